@@ -1,0 +1,291 @@
+"""Frozen values that travel the road. Instants are milliseconds since 1970 in UTC (`Millis`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Literal, NewType, TypeAlias
+
+from connector.errors import Problem, Scope
+
+Millis = NewType("Millis", int)
+Kind = Literal["event", "profile", "membership", "action"]
+Via = Literal["webhook", "poll", "backfill", "flow", "scan"]
+LaneId = NewType("LaneId", int)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a source says, as it said it.
+
+    `key` is the source's own id of the thing said, or a hash that stands for it: the same `key`
+    twice is a redelivery. With `repeat_window` (ms) the key counts again once the last record of
+    that key was received longer ago. `data` is the source's JSON, untouched. `person` is the
+    platform's id.
+    """
+
+    key: str
+    unique_id: str
+    name: str
+    occurred_at: Millis
+    data: bytes
+    person: str | None = None
+    email: str | None = None
+    repeat_window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a stream has been read. `cursor` is opaque to everyone but the source."""
+
+    stream: str
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One road out: all records of one kind from one connection to one destination."""
+
+    id: LaneId
+    connection: str
+    destination: str
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Records for one lane and the checkpoint that stands for them: stored together or not at
+    all. `checkpoint` belongs to the lane's connection."""
+
+    lane: Lane
+    via: Via
+    records: Sequence[Record]
+    received_at: Millis
+    checkpoint: Checkpoint | None = None
+    backfill: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of a page: `accepted` records are new, `duplicates` were known, `held` (a part
+    of accepted) wait for their person's address, `released` had waited for one that it brought."""
+
+    accepted: int
+    duplicates: int
+    held: int = 0
+    released: int = 0
+
+
+class State(IntEnum):
+    """Where a record stands. `READY` and `CLAIMED` are the backlog."""
+
+    READY = 0
+    CLAIMED = 1
+    ACCEPTED = 2
+    SKIPPED = 3
+    HELD = 4
+    DEAD = 5
+    DISCARDED = 6
+
+
+LaneMode = Literal["running", "paused", "held", "blocked"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """`paused`: a person did it. `held`: too many deaths, or a target is gone. `blocked`: the lane
+    or its account is refused at the far end; a probe tries again by itself."""
+
+    mode: LaneMode = "running"
+    problem: Problem | None = None
+    detail: str = ""
+    since: Millis = Millis(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A claimed record. `attempts` counts this attempt; `solo` entries may have been applied
+    before and must go where a repeat is harmless, rendered with `mapping` if it is set."""
+
+    seq: int
+    unique_id: str
+    name: str
+    occurred_at: Millis
+    received_at: Millis
+    email: str | None
+    person: int | None
+    data: bytes
+    attempts: int
+    solo: bool
+    mapping: str | None
+    backfill: bool
+    failing_since: Millis | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Entries that this holder alone may send, until it settles them or loses its lease."""
+
+    token: int
+    lane: Lane
+    entries: Sequence[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Requests that were allowed to an endpoint within one second, for the memory of quotas."""
+
+    account: str
+    endpoint: str
+    second: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request that left, for the timeline: route template, never a URL with data in it.
+
+    `status` is None when no answer came; `millis` is how long the answer took.
+    """
+
+    id: str
+    endpoint: str
+    sent_at: Millis
+    status: int | None
+    millis: int
+    problem: Problem | None = None
+
+
+# ── outcomes: one per entry, by `seq` ────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The far end took it."""
+
+    seq: int
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A named rule says that it is not sent."""
+
+    seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """It did not fit into this request, or the lane stopped first. Costs no attempt."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Certainly not applied: try again, `after` seconds from now at the earliest."""
+
+    seq: int
+    problem: Problem
+    after: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """It may have been applied: from now on it goes singly, rendered as it was."""
+
+    seq: int
+    problem: Problem
+    after: float = 0.0
+    detail: str = ""
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """It will not be taken as it is. `detail` says what to do and is shown to a person."""
+
+    seq: int
+    problem: Problem
+    detail: str = ""
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """It waits for something that a person or a later record brings."""
+
+    seq: int
+    problem: Problem
+    detail: str = ""
+
+
+Outcome: TypeAlias = Accepted | Skipped | Unsent | Retry | Doubt | Dead | Held
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Nothing of this scope goes out until something outside changes."""
+
+    scope: Scope
+    problem: Problem
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a sink made of a claim: an outcome for every entry, the requests it sent, and why it
+    stopped early, if it did."""
+
+    outcomes: Sequence[Outcome]
+    requests: Sequence[Request] = ()
+    stop: Stop | None = None
+
+
+# ── what the mapping makes of a view ─────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class EventMessage:
+    """An event as the mapping renders it, in Klaviyo's words but not yet in its JSON.
+
+    `identity` holds email, phone_number or external_id; `attributes` the person's fresh fields in
+    the form of Klaviyo's `profile.data.attributes`. `notes` names what was left out and why.
+    """
+
+    metric: str
+    unique_id: str
+    occurred_at: Millis
+    identity: Mapping[str, str]
+    properties: Mapping[str, Any]
+    value: float | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The mapping does not send this record; `reason` is a closed word for the metric's label."""
+
+    reason: Literal["disabled", "unknown_event", "shadow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The mapping cannot render this record."""
+
+    problem: Problem
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `connector check`: what was looked at, whether it is well, and what to do."""
+
+    what: str
+    level: Literal["ok", "warning", "fault"]
+    detail: str = ""
+    problem: Problem | None = None

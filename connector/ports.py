@@ -1,0 +1,468 @@
+"""The seams. The loops lean on these and on `model`, never on a platform or a database.
+
+Each store port is small and one intent wide; every method is one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from connector.model import (
+    Appended,
+    Check,
+    Checkpoint,
+    Claim,
+    Delivery,
+    Entry,
+    Fault,
+    Kind,
+    Lane,
+    LaneId,
+    LaneState,
+    Millis,
+    Outcome,
+    Page,
+    Record,
+    Request,
+    Skip,
+    Spend,
+    State,
+)
+
+
+class Clock(Protocol):
+    """Time, injected: no other module asks the system what time it is."""
+
+    def now(self) -> Millis:
+        """Wall clock, ms since 1970 UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    async def wait(self, event: asyncio.Event, timeout: float | None) -> bool:
+        """True when `event` was set within `timeout` seconds (None: for ever)."""
+        ...
+
+
+# ── the store ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a lane could take now. Counts stop at the limit that was asked for. `next_due` is when
+    the earliest record that is not ready yet becomes so."""
+
+    fresh: int
+    solo: int
+    next_due: Millis | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Proof of a lease: a store call that carries a fence of a lost lease changes nothing and
+    raises StoreError(STORE_HELD)."""
+
+    resource: str
+    holder: str
+    token: int
+
+
+class Outbox(Protocol):
+    """Records between receipt and receipt: promises 1, 2 and 10."""
+
+    async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
+        """Store all pages with their checkpoints in one transaction; one answer per page.
+
+        A record known by its key is a duplicate and changes nothing. One without an address is
+        completed from its person where that person has been seen, else held; a page that brings a
+        person's address releases what was held for that person.
+        """
+        ...
+
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready: ...
+
+    async def claim(
+        self,
+        lane: Lane,
+        fence: Fence,
+        *,
+        now: Millis,
+        limit: int,
+        solo: bool,
+        mapping: str,
+        spend: Sequence[Spend] = (),
+    ) -> Claim | None:
+        """Mark up to `limit` ready entries as sent by this holder, live before backfill, oldest
+        first; the spend of quota is saved with it. None when nothing was ready.
+
+        An entry in doubt keeps the mapping version it was first sent with.
+        """
+        ...
+
+    async def settle(
+        self,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        *,
+        now: Millis,
+        requests: Sequence[Request] = (),
+        horizon: int,
+    ) -> int:
+        """Write outcomes; returns how many entries changed.
+
+        Only entries that this claim still holds change: a late or second settle changes nothing.
+        A Retry whose first failure is `horizon` ms ago or longer becomes a dead letter.
+        """
+        ...
+
+    async def recover(self, fence: Fence, *, now: Millis) -> int:
+        """Entries claimed by holders that are gone go back in doubt; returns how many."""
+        ...
+
+    async def extend(self, lane: LaneId, pause: int) -> int:
+        """Push the retry horizon of a lane's entries back by `pause` ms: time in a pause does not
+        count. Returns how many entries were retrying."""
+        ...
+
+    async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
+        """Forget settled records older than `keep[state]` ms, at most `limit`; returns how many.
+        What is ready, claimed or not named in `keep` stays."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A held or dead record as a person sees it: no address in it."""
+
+    id: int
+    connection: str
+    destination: str
+    kind: Kind
+    state: State
+    name: str
+    unique_id: str
+    problem: str
+    detail: str
+    attempts: int
+    received_at: Millis
+    settled_at: Millis | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A record whole, for a person who asked for this one."""
+
+    letter: Letter
+    entry: Entry
+    request: Request | None
+
+
+class DeadLetters(Protocol):
+    """Records that ended badly or wait for a person. Nothing leaves except by an order."""
+
+    async def groups(self) -> Sequence[tuple[str, State, str, int]]:
+        """(connection, state, problem code, how many), most first."""
+        ...
+
+    async def find(
+        self, *, problem: str | None = None, connection: str | None = None, limit: int = 100
+    ) -> Sequence[Letter]: ...
+
+    async def show(self, id: int) -> Stored | None: ...
+
+    async def retry(
+        self,
+        *,
+        ids: Sequence[int] = (),
+        problem: str | None = None,
+        every: bool = False,
+        now: Millis,
+    ) -> int:
+        """Put dead letters back in line with the same unique id; returns how many."""
+        ...
+
+    async def discard(self, ids: Sequence[int], *, reason: str, now: Millis) -> int: ...
+
+
+class Lanes(Protocol):
+    """The roads out and whether they run."""
+
+    async def ensure(self, connection: str, destination: str, kind: Kind) -> Lane: ...
+
+    async def all(self) -> Sequence[tuple[Lane, LaneState]]: ...
+
+    async def set_state(self, lane: LaneId, state: LaneState) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A lane at one instant. `oldest` is when its oldest undelivered record was received."""
+
+    lane: Lane
+    state: LaneState
+    ready: int
+    claimed: int
+    held: int
+    dead: int
+    oldest: Millis | None
+
+
+class Insight(Protocol):
+    """Read-only views for status, metrics and timelines."""
+
+    async def backlog(self) -> Sequence[Backlog]: ...
+
+    async def dead_by_cause(self) -> Sequence[tuple[str, str, int]]:
+        """(connection, problem code, dead letters)."""
+        ...
+
+    async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
+        """(connection, stream, cursor, saved at)."""
+        ...
+
+    async def recent_requests(self, limit: int) -> Sequence[tuple[str, str, Request]]:
+        """(connection, destination, request), newest first."""
+        ...
+
+    async def latencies(self, lane: LaneId, limit: int) -> Sequence[int]:
+        """ms from receipt to acceptance of the newest accepted records."""
+        ...
+
+
+class Checkpoints(Protocol):
+    """Cursors of streams. They are saved only by Outbox.append, with their records."""
+
+    async def load(self, connection: str, stream: str) -> Checkpoint | None: ...
+
+
+class Memory(Protocol):
+    """Small durable facts that the loops need after a restart."""
+
+    async def spent(self, *, since_second: int) -> Sequence[Spend]: ...
+
+    async def remember_spend(self, spend: Sequence[Spend]) -> None: ...
+
+    async def remember_mapping(self, version: str, text: str, *, now: Millis) -> None:
+        """Keep the text of a mapping version for as long as an entry in doubt names it."""
+        ...
+
+    async def mapping(self, version: str) -> str | None: ...
+
+    async def pin_account(self, connection: str, account: str) -> str:
+        """The account this connection belongs to: `account` at first contact, else what it was."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lease, and until when."""
+
+    holder: str
+    expires_at: Millis
+
+
+class Leases(Protocol):
+    """At most one holder per resource: promise 12."""
+
+    async def acquire(self, resource: str, holder: str, *, now: Millis, ttl: int) -> Fence | Holder:
+        """The fence when it was free, expired or already ours; else who holds it."""
+        ...
+
+    async def renew(self, fence: Fence, *, now: Millis, ttl: int) -> bool: ...
+
+    async def release(self, fence: Fence) -> None: ...
+
+    async def holder(self, resource: str) -> Holder | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a person asked for, as a row: whoever holds the store carries it out."""
+
+    id: int
+    kind: str
+    args: Mapping[str, Any]
+    placed_at: Millis
+    done_at: Millis | None = None
+    ok: bool | None = None
+    result: Mapping[str, Any] | None = None
+
+
+class Orders(Protocol):
+    async def place(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int: ...
+
+    async def take(self, *, now: Millis) -> Sequence[Order]:
+        """Orders that nobody has taken, oldest first, now taken by the caller."""
+        ...
+
+    async def finish(
+        self, id: int, *, ok: bool, result: Mapping[str, Any], now: Millis
+    ) -> None: ...
+
+    async def get(self, id: int) -> Order | None: ...
+
+
+class Store(Outbox, Protocol):
+    """Everything that is remembered, by intent."""
+
+    @property
+    def dead_letters(self) -> DeadLetters: ...
+    @property
+    def lanes(self) -> Lanes: ...
+    @property
+    def insight(self) -> Insight: ...
+    @property
+    def checkpoints(self) -> Checkpoints: ...
+    @property
+    def memory(self) -> Memory: ...
+    @property
+    def leases(self) -> Leases: ...
+    @property
+    def orders(self) -> Orders: ...
+
+    async def aclose(self) -> None: ...
+
+
+# ── the platforms ────────────────────────────────────────────────────────────────────────────────
+
+
+class Webhook(Protocol):
+    """A platform's way of telling us things."""
+
+    def verify(self, headers: Mapping[str, str], body: bytes, secret: str | None) -> None:
+        """Raise Unauthorised unless the caller proved itself. `headers` are lower case, `secret`
+        is the last part of the URL where there is one."""
+        ...
+
+    def parse(self, headers: Mapping[str, str], body: bytes) -> Sequence[Record]:
+        """Raise Malformed, saying what was wrong and where, or return what the body says."""
+        ...
+
+
+Offer = Literal[
+    "events",
+    "profiles",
+    "people",
+    "audiences",
+    "segments",
+    "increase",
+    "decrease",
+    "adjust",
+    "push",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What a platform declares of itself: INTERFACE 7.
+
+    `settings` validates `[connections.settings]`; `event_view` is the pure view of an event (see
+    connector.rendering.EventView); `webhook` makes its receiver from validated settings, None
+    where the platform pushes nothing.
+    """
+
+    source: str
+    title: str
+    settings: type[BaseModel]
+    offers: frozenset[Offer]
+    event_view: Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
+    webhook: Callable[[Any], Webhook] | None = None
+    api_version: int = 1
+
+
+M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing(Generic[M]):
+    """An entry and what the mapping made of it."""
+
+    entry: Entry
+    message: M
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A way to deliver: `size` entries a request at most, `parallel` requests at a time."""
+
+    endpoint: str
+    size: int
+    parallel: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Quota for `count` requests; when it is 0, ask again after `wait` seconds."""
+
+    count: int
+    wait: float
+    spend: Sequence[Spend] = ()
+
+
+class Quota(Protocol):
+    """The only way to be allowed a request: promise 9 and 'a self-inflicted 429 is a defect'."""
+
+    def reserve(self, endpoint: str, want: int, *, backfill: bool = False) -> Grant: ...
+
+    def release(self, endpoint: str, count: int) -> None:
+        """Give back grants that were not used."""
+        ...
+
+
+class Sink(Protocol[M]):
+    """Delivers rendered entries. Sending twice must be harmless in `single` mode."""
+
+    @property
+    def single(self) -> Mode: ...
+    @property
+    def bulk(self) -> Mode | None: ...
+    @property
+    def quota(self) -> Quota: ...
+
+    def deliver(
+        self, batch: Sequence[Outgoing[M]], *, bulk: bool, permits: int
+    ) -> AsyncIterator[Delivery]:
+        """Send and yield outcomes as they become known. Every entry ends in exactly one outcome.
+        `permits` requests of quota are already reserved; more are asked for as needed. Raises
+        nothing that a far end can cause."""
+        ...
+
+    def preview(self, out: Outgoing[M]) -> tuple[str, bytes]:
+        """The route and body that this entry alone would be sent with. Sends nothing."""
+        ...
+
+    async def check(self) -> Sequence[Check]:
+        """Can it be reached, is the credential good? A Check of level fault where not."""
+        ...
+
+
+class Renderer(Protocol[M_co]):
+    """What the mapping makes of an entry. `version` is the mapping's, for the claim."""
+
+    @property
+    def version(self) -> str: ...
+
+    async def prepare(self, entries: Sequence[Entry]) -> None:
+        """Fetch the older mapping versions that these entries must be rendered with."""
+        ...
+
+    def render(self, entry: Entry) -> M_co | Skip | Fault: ...
+
+
+class Lease(Protocol):
+    """Ours for now, by the monotonic clock: asked right before every send."""
+
+    @property
+    def fence(self) -> Fence: ...
+
+    def valid(self) -> bool: ...
