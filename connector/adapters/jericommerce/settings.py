@@ -1,0 +1,65 @@
+"""What `[connections.settings]` holds for JeriCommerce.
+
+Names and limits that no public page of JeriCommerce states are settings here; docs/unverified.md
+says how to find them out on a live account.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+
+from connector.config import DurationOrNever, PlatformSettings, Secrets, Url, Words, setting
+
+
+class Settings(PlatformSettings):
+    """The settings, frozen. `push_url` holds the full address, with base_url put in."""
+
+    base_url: Url = setting("https://api.jericommerce.com", "Where JeriCommerce's API answers.")
+    program: Annotated[
+        str,
+        Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$"),
+        Words("the program's slug or UUID"),
+    ] = Field(description="The program: its slug or UUID.")
+    api_key: SecretStr = setting("", "The program's API key.", needed=True)
+    webhook_secret: Secrets = setting(
+        (), "Secret of the event subscription; a list while it is being changed."
+    )
+    webhook_encoding: Literal["auto", "hex", "base64"] = setting(
+        "auto", "How signatures are written; auto takes both."
+    )
+    link_base_url: Url = setting("https://jeri.link", "Where wallet pass links begin.")
+    push_url: Annotated[
+        str,
+        Field(pattern=r"^(https?://|\{base_url\})[^\s]*$"),
+        Words("an address; {base_url} stands for base_url"),
+    ] = setting("{base_url}/v1/push", "Where a push notification is posted.")
+    push_auth: Literal["bearer", "api-key"] = setting(
+        "bearer", "How the API key goes along with a push: Authorization: Bearer, or api-key."
+    )
+    segment_feature: Annotated[str, Field(min_length=1)] = setting(
+        "segments", "The feature's name when segment membership is told."
+    )
+    segment_batch: Annotated[int, Field(ge=1, le=250)] = setting(
+        100, "Memberships told in one call."
+    )
+    pass_token_expires_in: str = setting(
+        "", "How long a pass link shall be good, in JeriCommerce's words; empty is its default."
+    )
+    pass_url_refresh: DurationOrNever = setting(
+        "never", "Age at which a pass link is fetched again, besides after pass events."
+    )
+    rate_per_second: Annotated[float, Field(gt=0)] = setting(
+        5, "Requests per second, over all connections with this key."
+    )
+
+    @field_validator("base_url", "link_base_url")
+    @classmethod
+    def _without_slash(cls, url: str) -> str:
+        return url.rstrip("/")
+
+    @field_validator("push_url")
+    @classmethod
+    def _complete(cls, url: str, info: ValidationInfo) -> str:
+        return url.replace("{base_url}", str(info.data.get("base_url", "")))

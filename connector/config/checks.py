@@ -1,0 +1,242 @@
+"""Faults that no key shows alone: what does not fit together."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, SecretStr
+
+from connector.config.connections import Connection, Join
+from connector.config.expand import variable
+from connector.config.faults import Faults, Loc, without_password
+from connector.config.models import Config
+from connector.config.values import Section, mark
+
+STORE_SCHEMES = ("sqlite", "postgresql", "postgres")
+
+
+def check(config: Config, written: dict[str, Any], faults: Faults) -> None:
+    """Adds every fault between keys. `written` is the tree before expansion."""
+    _server(config, faults)
+    _store(config, faults)
+    _encryption(config, faults)
+    _retries(config, faults)
+    _names(config, faults)
+    _lists(config, faults)
+    for index, connection in enumerate(config.connections):
+        loc: Loc = ("connections", index)
+        _credentials(config, connection, loc, written, faults)
+        _actions(connection, loc, written, faults)
+        _joins(connection, loc, faults)
+    _tls(config, written, faults)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address means this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host(url: str) -> str | None:
+    """The host of an address; None when it has none that can be read."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _at(tree: Any, loc: Loc) -> Any:
+    for part in loc:
+        try:
+            tree = tree[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return tree
+
+
+def _server(config: Config, faults: Faults) -> None:
+    server = config.server
+    host = _host(server.public_url)
+    if host is None:
+        faults.add(("server", "public_url"), "found an address without a host, allowed one with")
+    elif not is_loopback(host) and not config.console.password and not server.admin_port:
+        faults.add(
+            ("server", "public_url"),
+            f"found the public host {host} while nothing guards the console, allowed with "
+            "[console] password (CONNECTOR_CONSOLE_PASSWORD) or [server] admin_port",
+        )
+    if server.admin_port == server.port:
+        faults.add(
+            ("server", "admin_port"),
+            f"found {server.admin_port}, which is [server] port too, allowed another port or 0",
+        )
+
+
+def _store(config: Config, faults: Faults) -> None:
+    scheme, _, rest = config.store.url.partition("://")
+    if scheme not in STORE_SCHEMES or not rest.strip("/"):
+        # Without a scheme the text may be anything, a password included.
+        found = f'the scheme "{scheme}"' if rest and scheme.isalnum() else "text that is no address"
+        faults.add(
+            ("store", "url"),
+            f"found {found}, allowed sqlite:///path or postgresql://user:password@host/database",
+        )
+
+
+def _encryption(config: Config, faults: Faults) -> None:
+    for key in config.security.encryption_key:
+        try:
+            good = (
+                len(base64.b64decode(key.get_secret_value(), altchars=b"-_", validate=True)) == 32
+            )
+        except (binascii.Error, ValueError):
+            good = False
+        if not good:
+            faults.add(
+                ("security", "encryption_key"),
+                "found text that is no Fernet key, allowed 32 bytes in URL-safe base64 "
+                "(44 characters), or a list of them",
+            )
+
+
+def _retries(config: Config, faults: Faults) -> None:
+    if config.delivery.retry_base > config.delivery.retry_max:
+        faults.add(
+            ("delivery", "retry_base"), "found more than retry_max, allowed at most retry_max"
+        )
+
+
+def _names(config: Config, faults: Faults) -> None:
+    seen: dict[str, int] = {}
+    for index, connection in enumerate(config.connections):
+        first = seen.setdefault(connection.name, index)
+        if first != index:
+            faults.add(
+                ("connections", index, "name"),
+                f'found "{connection.name}", which connections.{first} has too, allowed a name '
+                "of its own",
+            )
+
+
+def _lists(config: Config, faults: Faults) -> None:
+    seen: dict[str, tuple[int, int]] = {}
+    for index, connection in enumerate(config.connections):
+        for number, audience in enumerate(connection.audiences):
+            first = seen.setdefault(audience.list, (index, number))
+            if first == (index, number):
+                continue
+            owner = config.connections[first[0]].name
+            faults.add(
+                ("connections", index, "audiences", number, "list"),
+                f'found "{audience.list}", which connections.{owner}.audiences.{first[1]} has '
+                "too, allowed a list that nobody else fills (two accounts with lists of one "
+                "name: write the ids)",
+            )
+
+
+def _fill_from(written: Any, suggestion: str) -> str:
+    """How a person fills an empty secret: through the variable that the file names, if any."""
+    name = variable(written)
+    if name:
+        return f"set {name} in the environment or in .env"
+    return f'write "${{{suggestion}}}" here and set {suggestion} in the environment or in .env'
+
+
+def _prefix(connection: Connection) -> str:
+    return connection.name.upper().replace("-", "_")
+
+
+def _credentials(
+    config: Config, connection: Connection, loc: Loc, written: dict[str, Any], faults: Faults
+) -> None:
+    if not connection.enabled:
+        return
+    if connection.klaviyo.auth == "oauth":
+        for name in ("client_id", "client_secret"):
+            value = getattr(config.klaviyo_app, name)
+            if not (value.get_secret_value() if isinstance(value, SecretStr) else value):
+                key: Loc = ("klaviyo_app", name)
+                how = _fill_from(_at(written, key), f"KLAVIYO_{name.upper()}")
+                faults.add(key, f'found "", allowed the app\'s {name} for OAuth: {how}')
+    elif not connection.klaviyo.private_key.get_secret_value():
+        key = (*loc, "klaviyo", "private_key")
+        how = _fill_from(_at(written, key), "KLAVIYO_PRIVATE_KEY")
+        faults.add(key, f'found "", allowed a private key: {how}')
+    if not isinstance(connection.settings, BaseModel):
+        return
+    for name, field in type(connection.settings).model_fields.items():
+        value = getattr(connection.settings, name)
+        plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if mark(field, "needed") and not plain:
+            key = (*loc, "settings", name)
+            how = _fill_from(_at(written, key), f"{_prefix(connection)}_{name.upper()}")
+            faults.add(key, f'found "", allowed a value that is not empty: {how}')
+
+
+def _actions(connection: Connection, loc: Loc, written: dict[str, Any], faults: Faults) -> None:
+    if connection.actions is not None and not connection.actions.secret:
+        key = (*loc, "actions", "secret")
+        how = _fill_from(_at(written, key), f"{_prefix(connection)}_FLOW_SECRET")
+        faults.add(key, f"found no secret, allowed one or a list of them: {how}")
+
+
+def _joins(connection: Connection, loc: Loc, faults: Faults) -> None:
+    for number, segment in enumerate(connection.segments):
+        for place, join in enumerate(segment.on_join):
+            for name in _unfilled(join):
+                faults.add(
+                    (*loc, "segments", number, "on_join", place, name),
+                    f'found nothing, allowed a value that is not empty for action "{join.action}"',
+                )
+
+
+def _unfilled(join: Join) -> list[str]:
+    if join.action == "push":
+        return [] if join.message else ["message"]
+    return [] if join.amount else ["amount"]
+
+
+def _addresses(config: Config) -> Iterator[tuple[Loc, str]]:
+    """Every address that is called or handed out, with its key."""
+    for number, notify in enumerate(config.notify):
+        yield ("notify", number, "url"), notify.url.get_secret_value()
+    for index, connection in enumerate(config.connections):
+        tables: tuple[tuple[str, Section | Any], ...] = (
+            ("klaviyo", connection.klaviyo),
+            ("settings", connection.settings),
+        )
+        for name, table in tables:
+            values = dict(table) if isinstance(table, BaseModel | dict) else {}
+            for key, value in values.items():
+                if (key == "url" or key.endswith("_url")) and isinstance(value, str):
+                    yield ("connections", index, name, key), value
+
+
+def _tls(config: Config, written: dict[str, Any], faults: Faults) -> None:
+    allowed = {host.lower() for host in config.security.allow_http}
+    seen: set[tuple[Loc, str]] = set()
+    for loc, url in _addresses(config):
+        if not url:
+            continue
+        host = _host(url)
+        if host is None or not url.lower().startswith(("http://", "https://")):
+            faults.add(loc, "found no address, allowed https:// and a host")
+        elif url.lower().startswith("http://") and not is_loopback(host) and host not in allowed:
+            # A default that was built from a faulty base_url is mended with it.
+            if _at(written, loc) is None and (loc[:-1], host) in seen:
+                continue
+            seen.add((loc[:-1], host))
+            faults.add(
+                loc,
+                f"found http:// to {without_password(host)}, allowed https://, or the host in "
+                "[security] allow_http",
+            )

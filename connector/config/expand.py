@@ -1,0 +1,103 @@
+"""`${NAME}`, `${NAME:-default}`, `${file:/path}` and `$$` in the strings of a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from connector.config.faults import Faults, Loc
+
+_TOKEN = re.compile(r"\$\$|\$\{([^}]*)(\})?")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_SECRETIVE = re.compile(r"secret|password|passwd|token|key|credential", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
+
+
+class Unexpandable(ValueError):
+    """A reference that cannot be replaced; the text says which and what is allowed."""
+
+
+def escaped(text: str) -> str:
+    """The text as it must be written so that expansion gives it back."""
+    return text.replace("$", "$$")
+
+
+def variable(written: object) -> str | None:
+    """The first variable that a written string names."""
+    match = _VARIABLE.search(written.replace("$$", "")) if isinstance(written, str) else None
+    return match[1] if match else None
+
+
+class Expander:
+    """Replaces references by what `environ` and files hold.
+
+    `sensitive` gathers the values of files, and of variables whose names sound like a secret, so
+    that a fault never repeats one that stands in the wrong place.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.sensitive: set[str] = set()
+
+    def text(self, written: str, folder: Path) -> str:
+        """`written` with every reference replaced. Unexpandable when one cannot be."""
+
+        def replaced(match: re.Match[str]) -> str:
+            if match[0] == "$$":
+                return "$"
+            if match[2] is None:
+                raise Unexpandable("found ${ without }, allowed ${NAME}; a literal $ is $$")
+            return self._value(match[1], folder)
+
+        return _TOKEN.sub(replaced, written)
+
+    def tree(self, value: Any, loc: Loc, folder_of: Callable[[Loc], Path], faults: Faults) -> Any:
+        """A copy with all strings expanded. What cannot be is left out, and is a fault."""
+        if isinstance(value, str):
+            return self.text(value, folder_of(loc))
+        if not isinstance(value, dict | list):
+            return value
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        done: dict[Any, Any] = {}
+        for key, item in pairs:
+            try:
+                done[key] = self.tree(item, (*loc, key), folder_of, faults)
+            except Unexpandable as error:
+                faults.add((*loc, key), str(error))
+        return done if isinstance(value, dict) else list(done.values())
+
+    def _value(self, reference: str, folder: Path) -> str:
+        if reference.startswith("file:"):
+            return self._file(reference.removeprefix("file:"), folder)
+        name, has_default, default = reference.partition(":-")
+        if _NAME.fullmatch(name) is None or "${" in default:
+            raise Unexpandable(
+                "found a ${…} that cannot be read, allowed ${NAME}, ${NAME:-default} and "
+                "${file:/path}, none inside another; a literal $ is $$"
+            )
+        value = self._environ.get(name)
+        if value and _SECRETIVE.search(name):
+            self.sensitive.add(value)
+        if has_default:
+            return value or default
+        if value is None:
+            raise Unexpandable(
+                f"found ${{{name}}} but {name} is not set, allowed: set it in the environment or "
+                f"in .env, or write ${{{name}:-default}}"
+            )
+        return value
+
+    def _file(self, name: str, folder: Path) -> str:
+        try:
+            text = (folder / name).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise Unexpandable(
+                f"found ${{file:{name}}}, which cannot be read ({reason}), allowed a readable file"
+            ) from None
+        text = text.removesuffix("\n")
+        if text:
+            self.sensitive.add(text)
+        return text

@@ -1,0 +1,207 @@
+"""From files to a `Config`: read, fill in, expand, validate, check; every fault at once."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from connector.config.checks import check
+from connector.config.expand import Expander, escaped
+from connector.config.faults import Faults, Loc, connection_label, type_at
+from connector.config.files import Merged, environment, read
+from connector.config.models import Config
+from connector.config.values import FROM_FILE, mark, parts
+from connector.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    settings_models: Mapping[str, type[BaseModel]] | None = None,
+) -> Config:
+    """The configuration of `path`, else of `CONNECTOR_CONFIG`, else of ./connector.toml.
+
+    `environ` stands for the process's environment. `settings_models` (source to model) validates
+    `[connections.settings]`; only `get` and iteration are used, so it may import lazily. Without
+    it settings stay plain dicts and any source passes. ConfigError lists all faults.
+    """
+    real = os.environ if environ is None else environ
+    path = Path(path or real.get("CONNECTOR_CONFIG") or "connector.toml").absolute()
+    faults = Faults()
+    expander = Expander(environment(path.parent, real))
+    faults.sensitive = expander.sensitive
+    merged = read(path, expander, faults)
+    written = copy.deepcopy(merged.tree)
+    _fill(Config, written, settings_models or {})
+    tree = expander.tree(written, (), merged.folder_of, faults)
+    labels = copy.deepcopy(tree)
+    _resolve(tree, merged)
+    _read_settings(tree, settings_models, faults)
+    config = _validated(Config, tree, (), faults)
+    if config is not None:
+        check(config, written, faults)
+    if faults or merged.unread or config is None:
+        raise ConfigError(merged.unread + faults.lines(labels))
+    config._files = tuple(merged.files)
+    config._written = frozenset(_keys(merged.tree, labels))
+    return config
+
+
+def _tables(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _fill(
+    model: type[BaseModel], table: dict[str, Any], settings: Mapping[str, type[BaseModel]]
+) -> None:
+    """Writes the defaults that name a variable into `table`, as if they stood in the file."""
+    for key, field in model.model_fields.items():
+        plain, _ = parts(field.annotation)
+        env = mark(field, "env")
+        if env and key not in table:
+            default = field.default if isinstance(field.default, str) else ""
+            table[key] = f"${{{env}:-{escaped(default)}}}"
+        elif key == "settings" and model.__name__ == "Connection":
+            inner = settings.get(str(table.get("source")))
+            if inner is not None and isinstance(table.setdefault(key, {}), dict):
+                _fill(inner, table[key], settings)
+        elif isinstance(plain, type) and issubclass(plain, BaseModel):
+            # A section whose absence means something (actions) is not brought into being.
+            if key in table or field.default_factory is not None:
+                section = table.setdefault(key, {})
+                if isinstance(section, dict):
+                    _fill(plain, section, settings)
+        elif get_origin(plain) is tuple:
+            item = get_args(plain)[0]
+            if isinstance(item, type) and issubclass(item, BaseModel):
+                for entry in _tables(table.get(key)):
+                    _fill(item, entry, settings)
+
+
+def _resolve(tree: dict[str, Any], merged: Merged) -> None:
+    """Makes paths absolute, from the folder of the file that wrote them."""
+    store = tree.get("store")
+    if isinstance(store, dict) and isinstance(store.get("url"), str):
+        store["url"] = _store_url(store["url"], merged.folder_of(("store", "url")))
+    connections = tree.get("connections")
+    for index, item in enumerate(connections if isinstance(connections, list) else []):
+        if not isinstance(item, dict):
+            continue
+        folder = merged.folder_of(("connections", index))
+        if "mapping" not in item:
+            item["mapping"] = "mappings/{source}.toml"
+            folder = merged.path.parent
+        if isinstance(item["mapping"], str) and item["mapping"]:
+            item["mapping"] = str(folder / item["mapping"])
+
+
+def _store_url(url: str, folder: Path) -> str:
+    name = url.removeprefix("sqlite:///")
+    if name == url or name.startswith("/") or name in ("", ":memory:"):
+        return url
+    return f"sqlite:///{folder / name}"
+
+
+def _read_settings(
+    tree: dict[str, Any], models: Mapping[str, type[BaseModel]] | None, faults: Faults
+) -> None:
+    """Puts an instance of the platform's model in the place of each settings table."""
+    connections = tree.get("connections")
+    for index, item in enumerate(connections if isinstance(connections, list) else []):
+        if not isinstance(item, dict):
+            continue
+        loc: Loc = ("connections", index, "settings")
+        raw = item.setdefault("settings", {})
+        if not isinstance(raw, dict):
+            faults.add(loc, f"found {faults.shown(raw, hidden=True)}, allowed a table")
+            raw = item["settings"] = {}
+        source = item.get("source")
+        if models is None or not isinstance(source, str) or not source:
+            continue
+        model = models.get(source)
+        if model is None:
+            faults.add((*loc[:2], "source"), _unknown_source(source, models, faults))
+            continue
+        item["settings"] = _validated(model, raw, loc, faults) or {}
+
+
+def _unknown_source(source: str, models: Mapping[str, type[BaseModel]], faults: Faults) -> str:
+    known = sorted(models)
+    text = f"found {faults.shown(source)}, allowed " + " | ".join(f'"{name}"' for name in known)
+    close = difflib.get_close_matches(source, known, n=1)
+    return text + (f'; did you mean "{close[0]}"?' if close else "")
+
+
+def _validated(
+    model: type[Model], tree: dict[str, Any], prefix: Loc, faults: Faults
+) -> Model | None:
+    """The model. After faults, that of what is left, so that the cross checks see the rest."""
+    try:
+        return model.model_validate(tree, context=FROM_FILE)
+    except ValidationError as error:
+        faults.add_errors(error, model, prefix)
+        # Backwards, so that what is dropped from a list moves nothing that is still to be dropped.
+        for number, item in reversed(list(enumerate(error.errors(include_url=False)))):
+            _drop(model, tree, item["loc"], number)
+    try:
+        return model.model_validate(tree, context=FROM_FILE)
+    except ValidationError:
+        return None
+
+
+def _drop(model: type[BaseModel], tree: dict[str, Any], loc: Loc, number: int) -> None:
+    if not loc:
+        return
+    holder: Any = tree
+    for part in loc[:-1]:
+        try:
+            holder = holder[part]
+        except (KeyError, IndexError, TypeError):
+            return
+    key = loc[-1]
+    required = isinstance(key, str) and _stand_in(model, loc, number)
+    if required and isinstance(holder, dict):
+        holder[key] = required
+    elif loc[:1] == ("connections",) and len(loc) == 2 and isinstance(key, int):
+        holder[key] = {"name": f"connection-{number}", "source": "unknown", "enabled": False}
+    elif isinstance(holder, dict):
+        holder.pop(key, None)
+    elif isinstance(holder, list) and isinstance(key, int) and key < len(holder):
+        del holder[key]
+
+
+def _stand_in(model: type[BaseModel], loc: Loc, number: int) -> str | int | None:
+    """Something valid for a required key that is missing or wrong, unlike any other's."""
+    table: Any = type_at(model, loc[:-1])[0]
+    field = getattr(table, "model_fields", {}).get(loc[-1])
+    if field is None or not field.is_required():
+        return None
+    if loc[-1] == "action":
+        return "push"
+    return number if parts(field.annotation)[0] is int else f"stand-in-{number}"
+
+
+def _keys(value: object, labels: dict[str, Any], prefix: str = "") -> list[str]:
+    """All dotted keys that the files set, connections by name."""
+    found: list[str] = []
+    pairs: list[tuple[str, object]] = []
+    if isinstance(value, dict):
+        pairs = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list) and prefix == "connections":
+        connections = labels.get("connections")
+        pairs = [(connection_label(connections, n), item) for n, item in enumerate(value)]
+    elif isinstance(value, list):
+        pairs = [(str(n), item) for n, item in enumerate(value) if isinstance(item, dict)]
+    for key, item in pairs:
+        dotted = f"{prefix}.{key}" if prefix else key
+        found += [dotted, *_keys(item, labels, dotted)]
+    return found

@@ -1,0 +1,253 @@
+"""How a value is written in the file, what it becomes, and the words that describe it.
+
+A duration ("20s", "5m", "3d", "24h", "250ms", "0s") becomes seconds, "never" becomes None. A size
+("512MB", "1GiB") becomes bytes; KB, MB, GB, TB count by 1000 and KiB, MiB, GiB, TiB by 1024.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic.annotated_handlers import GetCoreSchemaHandler
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+# What a person wrote must carry its unit; code that builds a model may pass plain seconds or bytes.
+FROM_FILE: Mapping[str, bool] = {"from_file": True}
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_SIZES = {
+    "B": 1,
+    **{unit + "B": 1000**power for power, unit in enumerate("KMGT", 1)},
+    **{unit + "iB": 1024**power for power, unit in enumerate("KMGT", 1)},
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?B|B)", re.ASCII)
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, and a key it does not know is a fault."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
+    )
+
+
+def setting(default: Any, meaning: str, *, env: str = "", needed: bool = False, **rest: Any) -> Any:
+    """A key with its default as it would be written, and one line that says what it means.
+
+    `env` names the variable that fills the key where no file sets it. `needed`: empty is a fault
+    as long as the connection is enabled.
+    """
+    marks: Any = {"env": env, "needed": needed}
+    return Field(default=default, description=meaning, json_schema_extra=marks, **rest)
+
+
+def mark(field: FieldInfo, name: str) -> Any:
+    """What `setting` noted of a field under `name`, else None."""
+    extra = field.json_schema_extra
+    return extra.get(name) if isinstance(extra, dict) else None
+
+
+def seconds(text: str) -> float:
+    """A written duration in seconds. ValueError when it is none."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError("not a duration")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def written_duration(value: float | None) -> str:
+    """Seconds (None: never) as a person would write them: the largest unit without a fraction."""
+    if value is None:
+        return "never"
+    if value == 0:
+        return "0s"
+    for unit, size, least in (("d", 86400, 2), ("h", 3600, 1), ("m", 60, 1), ("s", 1, 1)):
+        if value % size == 0 and value >= size * least:
+            return f"{int(value // size)}{unit}"
+    milliseconds = round(value * 1000, 6)
+    return f"{milliseconds:g}ms" if value < 1 else f"{value:.10g}s"
+
+
+def written_size(value: int) -> str:
+    """Bytes as a person would write them: the largest unit without a fraction."""
+    for unit, size in sorted(_SIZES.items(), key=lambda item: -item[1]):
+        if value and value % size == 0:
+            return f"{value // size}{unit}"
+    return f"{value}B"
+
+
+def _plain_number(value: object, info: ValidationInfo) -> bool:
+    from_file = bool((info.context or {}).get("from_file"))
+    return not from_file and isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Marks a float of seconds that is written as a duration between `least` and `most`."""
+
+    least: str = "0s"
+    most: str = ""
+    never: bool = False
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            self.read,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                written_duration, when_used="json"
+            ),
+        )
+
+    def read(self, value: object, info: ValidationInfo) -> float | None:
+        if self.never and (value is None or value == "never"):
+            return None
+        if isinstance(value, str):
+            found = seconds(value)
+        elif _plain_number(value, info):
+            found = float(value)  # type: ignore[arg-type]
+        else:
+            raise ValueError("not a duration")
+        if found < seconds(self.least) or (self.most and found > seconds(self.most)):
+            raise ValueError("out of range")
+        return found
+
+    def words(self) -> str:
+        text = 'a duration such as "20s", "5m", "24h" or "3d"'
+        if self.most:
+            text += f", from {self.least} to {self.most}"
+        elif self.least != "0s":
+            text += ", more than 0s" if self.least == "1ms" else f", at least {self.least}"
+        return text + (', or "never"' if self.never else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """Marks an int of bytes that is written as a size."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            self.read,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                written_size, when_used="json"
+            ),
+        )
+
+    def read(self, value: object, info: ValidationInfo) -> int:
+        if _plain_number(value, info):
+            return int(value)  # type: ignore[call-overload, no-any-return]
+        match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError("not a size")
+        return int(float(match[1]) * _SIZES[match[2]])
+
+    def words(self) -> str:
+        return 'a size such as "512MB" or "1GiB"'
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Says what a value may be, where its type alone says too little."""
+
+    text: str
+
+    def words(self) -> str:
+        return self.text
+
+
+def _as_list(value: object) -> object:
+    items = [value] if isinstance(value, str | SecretStr) else value
+    if not isinstance(items, list | tuple):
+        return items
+    # An empty secret would let in whoever presents nothing.
+    return [item for item in items if item != "" and item != SecretStr("")]
+
+
+Duration: TypeAlias = Annotated[float, Span()]
+PositiveDuration: TypeAlias = Annotated[float, Span(least="1ms")]
+Interval: TypeAlias = Annotated[float, Span(least="1s", most="24h")]
+DurationOrNever: TypeAlias = Annotated[float | None, Span(never=True)]
+Size: TypeAlias = Annotated[int, Bytes()]
+Url: TypeAlias = Annotated[
+    str,
+    Field(pattern=r"^https?://[^\s/]+"),
+    Words("an address that begins with https:// or http://"),
+]
+Secrets: TypeAlias = Annotated[
+    tuple[SecretStr, ...],
+    BeforeValidator(_as_list),
+    Words("a secret, or a list of secrets of which the first is used and all are valid"),
+]
+
+
+def parts(annotation: Any, metadata: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, ...]]:
+    """An annotation without `Annotated` and `| None`, and all its metadata."""
+    if get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        for item in more:
+            metadata += tuple(item.metadata) if isinstance(item, FieldInfo) else (item,)
+        return parts(inner, metadata)
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = [arg for arg in get_args(annotation) if arg is not type(None)]
+        if len(inner) == 1:
+            return parts(inner[0], metadata)
+    return annotation, metadata
+
+
+def is_secret(annotation: Any) -> bool:
+    """Whether a value of this type may hold a secret."""
+    plain, _ = parts(annotation)
+    return plain is SecretStr or any(is_secret(arg) for arg in get_args(plain) if arg is not ...)
+
+
+def described(metadata: tuple[Any, ...]) -> bool:
+    """Whether the metadata itself says in words what is allowed."""
+    return any(isinstance(item, Span | Bytes | Words) for item in metadata)
+
+
+def _bounds(metadata: tuple[Any, ...]) -> str:
+    found = {
+        name: getattr(item, name)
+        for item in metadata
+        for name in ("ge", "gt", "le")
+        if getattr(item, name, None) is not None
+    }
+    if "ge" in found and "le" in found:
+        return f" from {found['ge']} to {found['le']}"
+    if "ge" in found:
+        return f", at least {found['ge']}"
+    return f", more than {found['gt']}" if "gt" in found else ""
+
+
+def words(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
+    """What a value of this type may be, for a fault and for the reference."""
+    plain, metadata = parts(annotation, metadata)
+    for item in reversed(metadata):
+        if isinstance(item, Span | Bytes | Words):
+            return item.words()
+    if get_origin(plain) is Literal:
+        return " | ".join(f'"{value}"' for value in get_args(plain))
+    if get_origin(plain) is tuple:
+        item = get_args(plain)[0]
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return "an array of tables"
+        return f"a list, each {words(item)}"
+    if isinstance(plain, type) and issubclass(plain, BaseModel):
+        return "a table"
+    simple = {bool: "true or false", str: "text", Path: "a path", SecretStr: "a secret"}
+    if plain in simple:
+        filled = any(getattr(item, "min_length", 0) for item in metadata)
+        return simple[plain] + (" that is not empty" if filled else "")
+    if plain in (int, float):
+        return ("a whole number" if plain is int else "a number") + _bounds(metadata)
+    return "a table" if plain is Any else "a value of another kind"

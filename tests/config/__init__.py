@@ -1,0 +1,1 @@
+"""The configuration: files in, models and faults out."""

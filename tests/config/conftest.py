@@ -1,0 +1,49 @@
+"""A folder with a connector.toml, and the loader on it with an environment of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from connector.adapters.jericommerce.settings import Settings
+from connector.config import Config, load
+from connector.errors import ConfigError
+
+MODELS: dict[str, type[BaseModel]] = {"jericommerce": Settings}
+ACME = """
+[[connections]]
+name = "acme"
+source = "jericommerce"
+settings = { program = "acme", api_key = "jk" }
+klaviyo = { private_key = "pk_1" }
+"""
+
+Loader = Callable[..., Config]
+Faults = Callable[..., list[str]]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Loader:
+    """`read(toml, environ)`: writes connector.toml and loads it."""
+
+    def loaded(text: str, environ: dict[str, str] | None = None, *, models: bool = True) -> Config:
+        path = tmp_path / "connector.toml"
+        path.write_text(text, encoding="utf-8")
+        return load(path, environ=environ or {}, settings_models=MODELS if models else None)
+
+    return loaded
+
+
+@pytest.fixture
+def faults(read: Loader) -> Faults:
+    """`faults(toml, environ)`: the faults of a connector.toml that has some."""
+
+    def found(text: str, environ: dict[str, str] | None = None) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            read(text, environ)
+        return list(caught.value.faults)
+
+    return found
