@@ -1,0 +1,37 @@
+"""The mapping language: what a platform says, in Klaviyo's words. docs/mappings.md explains it."""
+
+from __future__ import annotations
+
+from connector.mapping.compile import MappingFile, compile_mapping, load
+from connector.mapping.examples import run_examples
+from connector.mapping.functions import built_in
+from connector.mapping.paths import MISSING, PathError, format_path, getter, parse_path
+from connector.mapping.render import CompiledMapping
+from connector.mapping.rules import Change, EventRule, Identity, ProfileMessage
+from connector.mapping.types import TYPES, Unfit
+from connector.mapping.warn import warnings
+from connector.mapping.words import ATTRIBUTES, VIEW, WORDS
+
+__all__ = [
+    "ATTRIBUTES",
+    "MISSING",
+    "TYPES",
+    "VIEW",
+    "WORDS",
+    "Change",
+    "CompiledMapping",
+    "EventRule",
+    "Identity",
+    "MappingFile",
+    "PathError",
+    "ProfileMessage",
+    "Unfit",
+    "built_in",
+    "compile_mapping",
+    "format_path",
+    "getter",
+    "load",
+    "parse_path",
+    "run_examples",
+    "warnings",
+]

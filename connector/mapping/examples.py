@@ -1,0 +1,102 @@
+"""Runs the examples that are kept beside the mapping files (`mappings/examples/<platform>/`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from connector.errors import ConfigError
+from connector.mapping.compile import load
+from connector.mapping.render import CompiledMapping
+from connector.mapping.rules import ProfileMessage
+from connector.model import EventMessage, Fault, Millis, Skip
+
+View = Callable[..., dict[str, Any]]
+_WORDS = frozenset(
+    ("about", "mapping", "name", "email", "record", "customer", "pass_url", "covers", "expect")
+)
+# Only the view's event.time would show it, and no example depends on the clock.
+_OCCURRED_AT = Millis(1_767_225_600_000)
+
+
+def run_examples(directory: Path, view: View, person: View | None = None) -> list[str]:
+    """Renders every `*.json` in `directory` and compares; returns one line per difference.
+
+    `view(name, occurred_at, body, email)` and `person(customer, pass_url)` are the platform's view
+    functions. An example names a mapping file two folders up and has `name` and `record` (an
+    event, with `customer` as the fresh read if there is one) or only `customer` (a profile).
+    `expect` holds the words to compare; its numbers and texts must match in type too.
+    """
+    faults: list[str] = []
+    mappings: dict[str, CompiledMapping] = {}
+    files = sorted(directory.glob("*.json"))
+    if not files:
+        return [f"{directory}: no examples"]
+    for file in files:
+        try:
+            example = json.loads(file.read_text(encoding="utf-8"))
+            if strange := set(example) - _WORDS:
+                faults.append(f"{file}: unknown word {', '.join(sorted(strange))}")
+                continue
+            name = example["mapping"]
+            if name not in mappings:
+                mappings[name] = load(directory.parent.parent / name).mapping
+            expected = example["expect"]
+            found = _render(mappings[name], example, view, person)
+        except ConfigError as error:
+            faults += [f"{file}: {fault}" for fault in error.faults]
+            continue
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            faults.append(f"{file}: cannot be run: {type(error).__name__}: {error}")
+            continue
+        for word in expected:
+            wanted, got = _text(expected[word]), _text(found.get(word))
+            if wanted != got:
+                faults.append(f"{file}: expect.{word}: found {got}, expected {wanted}")
+    return faults
+
+
+def _render(
+    mapping: CompiledMapping, example: Mapping[str, Any], view: View, person: View | None
+) -> dict[str, Any]:
+    fresh = None
+    if "customer" in example:
+        if person is None:
+            raise ValueError("this platform has no person's view")
+        fresh = person(example["customer"], example.get("pass_url"))
+    covers = frozenset(example["covers"]) if "covers" in example else None
+    if "record" not in example:
+        return _profile(mapping.render_profile(fresh or {}, covers))
+    seen = view(example["name"], _OCCURRED_AT, example["record"], example.get("email"))
+    message = mapping.render_event(seen, unique_id="example", fresh=fresh)
+    return _event(message) | _profile(mapping.render_profile(seen))
+
+
+def _event(message: EventMessage | Skip | Fault) -> dict[str, Any]:
+    if isinstance(message, Skip):
+        return {"skip": message.reason}
+    if isinstance(message, Fault):
+        return {"fault": str(message.problem)}
+    return {
+        "metric": message.metric,
+        "identity": dict(message.identity),
+        "properties": dict(message.properties),
+        "value": message.value,
+        "attributes_with_event": dict(message.attributes),
+        "notes": list(message.notes),
+    }
+
+
+def _profile(message: ProfileMessage) -> dict[str, Any]:
+    return {
+        "fields": {name: change[1] for name, change in message.fields.items() if len(change) == 2},
+        "unset": sorted(message.unsets()),
+        "attributes": dict(message.attributes),
+        "problems": list(message.problems),
+    }
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,149 @@
+"""A path, or a named function over paths, as one ready-made function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import tzinfo
+from difflib import get_close_matches
+from typing import Any, cast
+
+from connector.mapping.functions import Function, built_in, installed
+from connector.mapping.paths import MISSING, Getter, PathError, Segment, blank, getter, parse_path
+from connector.mapping.reading import Reader, below
+from connector.mapping.rules import Pair
+from connector.mapping.types import Unfit
+from connector.mapping.words import VIEW, WORDS
+
+_EVENT_ROOTS = ("event", "raw")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A path or a function over paths. `of_person`: at least one path is outside event and raw."""
+
+    get: Pair
+    paths: tuple[tuple[Segment, ...], ...]
+    of_person: bool
+    direct: Getter | None = None
+
+    def alone(self) -> Getter:
+        """The expression over one view only."""
+        if self.direct is not None:
+            return self.direct
+        get = self.get
+        return lambda view: get(view, view)
+
+
+class Expressions:
+    """Reads expressions of one file; faults go to its reader."""
+
+    def __init__(self, reader: Reader, zone: tzinfo) -> None:
+        self._read = reader
+        self._functions = built_in(zone)
+
+    def compile(self, item: Any, where: str) -> Expression | None:
+        """The expression that stands at `where`, or None after a fault."""
+        if isinstance(item, dict):
+            return self._call(item, where)
+        path = self._path(item, where)
+        if path is None:
+            return None
+        get = getter(path)
+        of_person = path[0] not in _EVENT_ROOTS
+        pair = _on_person(get) if of_person else _on_event(get)
+        return Expression(pair, (path,), of_person, get)
+
+    def _path(self, item: Any, where: str) -> tuple[Segment, ...] | None:
+        if not isinstance(item, str):
+            self._read.wrong(where, item, 'a path such as "tier.name", or { fn = …, of = … }')
+            return None
+        try:
+            path = parse_path(item)
+        except PathError as error:
+            self._read.fault(
+                where, f'found the path "{item}": {error}, allowed: a.b, a."with space", a[0]'
+            )
+            return None
+        self._known(path, item, where)
+        return path
+
+    def _known(self, path: tuple[Segment, ...], item: str, where: str) -> None:
+        for word in VIEW:
+            parts = word.split(".")
+            if list(path[: len(parts)]) == parts and (
+                len(path) == len(parts) or word in ("raw", "event.properties")
+            ):
+                return
+        near = get_close_matches(item, VIEW, 1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        self._read.fault(
+            where,
+            f'found the path "{item}", which no view has, allowed: {", ".join(VIEW[:-2])}, '
+            f"and all below event.properties and raw{hint}",
+        )
+
+    def _call(self, table: dict[str, Any], where: str) -> Expression | None:
+        read = self._read
+        read.words(table, where, WORDS["function"])
+        function = self._function(table.get("fn"), below(where, "fn"))
+        several = isinstance(table.get("of"), list)
+        items = table["of"] if several else [table.get("of")]
+        if not items:
+            read.wrong(below(where, "of"), items, "a path, or a list of paths")
+        paths = [self._path(item, below(where, "of")) for item in items]
+        whole = tuple(path for path in paths if path is not None)
+        if function is None or not whole or len(whole) != len(paths):
+            return None
+        gets = tuple(
+            (_on_person if path[0] not in _EVENT_ROOTS else _on_event)(getter(path))
+            for path in whole
+        )
+        of_person = any(path[0] not in _EVENT_ROOTS for path in whole)
+        return Expression(_applied(function, gets), whole, of_person)
+
+    def _function(self, name: Any, where: str) -> Function | None:
+        if isinstance(name, str) and name in self._functions:
+            return self._functions[name]
+        known = sorted({*self._functions, *installed()})
+        point = installed().get(name) if isinstance(name, str) else None
+        if point is None:
+            near = get_close_matches(name, known, 1) if isinstance(name, str) else []
+            hint = f'; did you mean "{near[0]}"?' if near else ""
+            self._read.wrong(where, name, ", ".join(known) + hint)
+            return None
+        try:
+            function = point.load()
+        except Exception as error:  # a plug-in's import may raise anything
+            self._read.fault(where, f'"{name}" from {point.value} fails: {type(error).__name__}')
+            return None
+        if not callable(function):
+            self._read.fault(where, f'"{name}" from {point.value} is no function')
+            return None
+        self._functions[name] = function
+        return cast(Function, function)
+
+
+def _on_event(get: Getter) -> Pair:
+    return lambda view, fresh: get(view)
+
+
+def _on_person(get: Getter) -> Pair:
+    return lambda view, fresh: get(fresh)
+
+
+def _applied(function: Callable[..., Any], gets: tuple[Pair, ...]) -> Pair:
+    def call(view: Any, fresh: Any) -> Any:
+        found = [get(view, fresh) for get in gets]
+        values = [None if blank(value) else value for value in found]
+        if all(value is None for value in values):
+            return MISSING
+        try:
+            result = function(*values)
+        except Unfit:
+            raise
+        except Exception as error:  # whatever a function does, the event is not lost
+            raise Unfit(f"the function failed with {type(error).__name__}") from None
+        return MISSING if result is None else result
+
+    return call
