@@ -1,0 +1,23 @@
+"""The platforms, emulated: faithfully enough to be useful, strictly enough to be a test.
+
+`connector demo` and `connector sandbox` run these; tests drive them over real sockets. What is
+emulated by guess, because no public page states it, is marked "guess" where it is written.
+"""
+
+from __future__ import annotations
+
+from connector.sandbox.faults import Fault, Faults
+from connector.sandbox.jericommerce import JeriCommerceSandbox
+from connector.sandbox.klaviyo import KlaviyoSandbox
+from connector.sandbox.serve import Servers, serve
+from connector.sandbox.traffic import Traffic
+
+__all__ = [
+    "Fault",
+    "Faults",
+    "JeriCommerceSandbox",
+    "KlaviyoSandbox",
+    "Servers",
+    "Traffic",
+    "serve",
+]

@@ -1,0 +1,119 @@
+"""Faults that a sandbox shows on demand. Which fault meets which request is decided here; what it
+does to the connection is in `gate.py`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Kind = Literal["status", "reset_before", "reset_after", "stall", "truncate", "html403", "poison"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(slots=True)
+class Fault:
+    """One fault, in force until its `count` is used up or it is cleared.
+
+    `endpoint`  an endpoint's short name ("events"), or "*" for all
+    `method`    only requests of this method; None: all
+    `status`    what `status` (default 500) and an unapplied `stall` (default 503) answer
+    `applied`   whether the request takes effect (`status`, `stall`)
+    `count`     how many requests it meets at most; `probability`: the share that it meets
+    `seconds`   how long a `stall` lasts
+    `match`     only requests whose body contains this; `poison` needs it
+    `pointer`   whether `poison` names the place of the match or only `/data`
+    `retry_after`  seconds, sent as `Retry-After` with `status`
+    """
+
+    endpoint: str
+    kind: Kind
+    status: int | None = None
+    applied: bool = False
+    count: int | None = None
+    probability: float | None = None
+    seconds: float = 5.0
+    match: str | None = None
+    pointer: bool = False
+    method: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def takes_effect(self) -> bool:
+        """Whether the request is applied although its answer is disturbed."""
+        if self.kind in ("status", "stall"):
+            return self.applied
+        return self.kind in ("reset_after", "truncate")
+
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "endpoint": (str,),
+    "kind": (str,),
+    "status": (int,),
+    "applied": (bool,),
+    "count": (int,),
+    "probability": (int, float),
+    "seconds": (int, float),
+    "match": (str,),
+    "pointer": (bool,),
+    "method": (str,),
+    "retry_after": (int,),
+}
+
+
+class Faults:
+    """The faults in force, in the order in which they were added; the first that meets wins."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self._random = random.Random(seed)
+        self._faults: list[Fault] = []
+
+    def __len__(self) -> int:
+        return len(self._faults)
+
+    def add(self, endpoint: str, kind: Kind, **how: Any) -> Fault:
+        """Add a fault; `how` holds the other fields of `Fault`. ValueError when it is no fault."""
+        return self.parse({"endpoint": endpoint, "kind": kind, **how})
+
+    def parse(self, given: Mapping[str, Any]) -> Fault:
+        """Add a fault from its JSON form. ValueError says what is wrong with it."""
+        for name, value in given.items():
+            types = _TYPES.get(name)
+            if types is None:
+                raise ValueError(f"a fault has no {name!r}")
+            if value is not None and (
+                not isinstance(value, types) or (isinstance(value, bool) and bool not in types)
+            ):
+                raise ValueError(f"{name!r} has the wrong type")
+        if given.get("kind") not in KINDS:
+            raise ValueError(f"'kind' is one of {', '.join(KINDS)}")
+        if given.get("count") is not None and given["count"] < 1:
+            raise ValueError("'count' is at least 1")
+        if given["kind"] == "poison" and not given.get("match"):
+            raise ValueError("'poison' needs 'match'")
+        fields = {name: value for name, value in given.items() if value is not None}
+        fields.setdefault("endpoint", "*")
+        fault = Fault(**fields)
+        self._faults.append(fault)
+        return fault
+
+    def clear(self) -> None:
+        """Remove all faults."""
+        self._faults.clear()
+
+    def pick(self, endpoint: str, method: str, body: bytes) -> Fault | None:
+        """The fault that meets this request, if any; its count goes down by one."""
+        for fault in self._faults:
+            if fault.endpoint not in ("*", endpoint) or fault.method not in (None, method):
+                continue
+            if fault.match is not None and fault.match.encode() not in body:
+                continue
+            if fault.probability is not None and self._random.random() >= fault.probability:
+                continue
+            if fault.count is not None:
+                fault.count -= 1
+                if fault.count <= 0:
+                    self._faults.remove(fault)
+            return fault
+        return None

@@ -1,0 +1,237 @@
+"""The gate before a sandbox: admission (credentials, limits), faults and the count of requests.
+
+It stands outside the Starlette app because a fault has to apply a request and then lose, cut or
+delay its answer, which a handler cannot do to itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from connector.sandbox.faults import Fault, Faults
+from connector.sandbox.limits import Header
+
+TRANSPORT = "connector.sandbox.transport"
+"""Key in the ASGI scope's `extensions` under which `serve.py` leaves the connection's transport."""
+
+_CHALLENGE = (
+    b"<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>"
+    b"<h1>Checking if the site connection is secure</h1></body></html>"
+)
+_RESET_NOT_CLOSE = struct.pack("ii", 1, 0)
+
+
+class JSON(Response):
+    """A JSON answer written by orjson."""
+
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        return orjson.dumps(content)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`label` is the method and route template, `endpoint` the short name that faults go by."""
+
+    label: str
+    endpoint: str
+
+
+class Platform(Protocol):
+    """What the gate must know of the platform behind it."""
+
+    def operation(self, method: str, path: str) -> Operation:
+        """Which operation a request is; unknown paths share one."""
+
+    def admit(self, scope: Scope, operation: Operation) -> tuple[Response | None, Sequence[Header]]:
+        """The answer that refuses the request, if it is refused, and headers for every answer."""
+
+    def refusal(self, status: int, pointers: Sequence[str]) -> Response:
+        """An error in the platform's own shape."""
+
+    def locate(self, body: bytes, match: str) -> Sequence[str]:
+        """Where in the body `match` stands, as the platform would point at it."""
+
+    def state(self) -> dict[str, object]:
+        """Counters for `GET /_sandbox/state`."""
+
+
+class Gate:
+    """An ASGI app around `inner`. `requests` counts answers by operation, then by status, or by
+    "reset" where no answer was given."""
+
+    def __init__(self, inner: ASGIApp, platform: Platform, faults: Faults) -> None:
+        self._inner = inner
+        self._platform = platform
+        self._faults = faults
+        self.requests: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith("/_sandbox/"):
+            await self._inner(scope, receive, send)
+            return
+        body = await _read(receive)
+        operation = self._platform.operation(scope["method"], scope["path"])
+        refused, headers = self._platform.admit(scope, operation)
+        out = _Out(send, headers, self.requests[operation.label])
+        if refused is not None:
+            await refused(scope, receive, out)
+            return
+        fault = self._faults.pick(operation.endpoint, scope["method"], body)
+        if fault is None:
+            await self._inner(scope, _replay(body), out)
+            return
+        await self._disturb(fault, scope, body, receive, out)
+
+    async def _disturb(
+        self, fault: Fault, scope: Scope, body: bytes, receive: Receive, out: _Out
+    ) -> None:
+        answer: list[Message] = []
+        if fault.takes_effect:
+
+            async def keep(message: Message) -> None:
+                answer.append(message)
+
+            await self._inner(scope, _replay(body), keep)
+
+        match fault.kind:
+            case "reset_before" | "reset_after":
+                out.counter["reset"] += 1
+                await _break(scope, receive, reset=True)
+            case "truncate":
+                await _truncate(scope, receive, out, answer)
+            case "stall":
+                if await _gone(receive, fault.seconds):
+                    out.counter["reset"] += 1
+                    return
+                if not answer:
+                    await self._platform.refusal(fault.status or 503, ())(scope, receive, out)
+                for message in answer:
+                    await out(message)
+            case "html403":
+                await Response(
+                    _CHALLENGE,
+                    403,
+                    {"cf-mitigated": "challenge", "server": "cloudflare"},
+                    "text/html; charset=UTF-8",
+                )(scope, receive, out)
+            case "poison":
+                where = self._platform.locate(body, fault.match or "") if fault.pointer else ()
+                await self._platform.refusal(400, where)(scope, receive, out)
+            case "status":
+                response = self._platform.refusal(fault.status or 500, ())
+                if fault.retry_after is not None:
+                    response.headers["retry-after"] = str(fault.retry_after)
+                await response(scope, receive, out)
+
+
+class _Out:
+    """Sends on, adds headers to the answer's start and counts its status."""
+
+    def __init__(self, send: Send, headers: Sequence[Header], counter: Counter[str]) -> None:
+        self._send = send
+        self._headers = headers
+        self.counter = counter
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.counter[str(message["status"])] += 1
+            if self._headers:
+                message = {**message, "headers": [*message["headers"], *self._headers]}
+        await self._send(message)
+
+
+def control_routes(platform: Platform, faults: Faults) -> list[Route]:
+    """`/_sandbox/state` and `/_sandbox/faults`, the same for every platform."""
+
+    async def state(_: Request) -> Response:
+        return JSON(platform.state())
+
+    async def add(request: Request) -> Response:
+        try:
+            given = orjson.loads(await request.body())
+            if not isinstance(given, dict):
+                raise ValueError("a fault is a JSON object")
+            faults.parse(given)
+        except ValueError as error:
+            return JSON({"error": str(error)}, 400)
+        return JSON({"faults": len(faults)}, 201)
+
+    async def clear(_: Request) -> Response:
+        faults.clear()
+        return Response(status_code=204)
+
+    return [
+        Route("/_sandbox/state", state, methods=["GET"]),
+        Route("/_sandbox/faults", add, methods=["POST"]),
+        Route("/_sandbox/faults", clear, methods=["DELETE"]),
+    ]
+
+
+async def _read(receive: Receive) -> bytes:
+    message = await receive()
+    if not message.get("more_body"):
+        return bytes(message.get("body", b""))
+    parts = [message.get("body", b"")]
+    while message.get("more_body"):
+        message = await receive()
+        parts.append(message.get("body", b""))
+    return b"".join(parts)
+
+
+def _replay(body: bytes) -> Callable[[], Awaitable[Message]]:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+async def _gone(receive: Receive, seconds: float) -> bool:
+    """Wait; True as soon as the client has left, so that a stall does not outlive its client."""
+    try:
+        async with asyncio.timeout(seconds):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _break(scope: Scope, receive: Receive, *, reset: bool) -> None:
+    """End the connection: by a TCP reset, or after what was written has been flushed."""
+    transport: asyncio.Transport | None = (scope.get("extensions") or {}).get(TRANSPORT)
+    if transport is None:
+        raise ConnectionResetError("the sandbox reset the connection")
+    if reset:
+        connection = transport.get_extra_info("socket")
+        # Without this the kernel says FIN where a crash or a cut line would say RST.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_NOT_CLOSE)
+        transport.abort()
+    else:
+        transport.close()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _truncate(scope: Scope, receive: Receive, out: _Out, answer: Sequence[Message]) -> None:
+    start = next(m for m in answer if m["type"] == "http.response.start")
+    body = b"".join(m.get("body", b"") for m in answer if m["type"] == "http.response.body")
+    body = body or b'{"data":{"type":"nothing"}}'
+    headers = [h for h in start["headers"] if h[0].lower() != b"content-length"]
+    headers.append((b"content-length", str(len(body)).encode()))
+    await out({**start, "headers": headers})
+    await out({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+    await _break(scope, receive, reset=False)

@@ -1,0 +1,243 @@
+"""Members of a JeriCommerce programme, and what its events do to them.
+
+Names are those of the 2026 reference where it was read and of the preview pages elsewhere; the
+keys of `properties` besides `amount` and `rewardTitle` are guesses.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+TIERS = (("Bronze", 0), ("Silver", 500), ("Gold", 1500), ("Platinum", 4000))
+"""Tier names and the carry points at which each begins."""
+
+_FIRST = ("Ana", "Bruno", "Carla", "Diego", "Elena", "Fabio", "Greta", "Hugo", "Irene", "Jorge")
+_LAST = ("Garcia", "Lopez", "Rossi", "Martin", "Silva", "Moreau", "Weber", "Costa", "Ruiz", "Vega")
+
+
+@dataclass(slots=True)
+class Person:
+    """A member. `balance` are spendable points, `tier_balance` carry points."""
+
+    id: str
+    email: str
+    first_name: str
+    last_name: str
+    phone: str
+    birthdate: date
+    balance: int
+    tier: int
+    tier_balance: int
+    entered_at: date
+    expires_at: date
+    created: datetime
+    updated: datetime
+    verified: bool = False
+    passes: int = 0
+
+    def move(self, amount: int, now: datetime) -> None:
+        """Change the balance. Spending does not cost carry points."""
+        self.balance += amount
+        self.tier_balance += max(0, amount)
+        self.updated = now
+
+    def enter(self, tier: int, now: datetime) -> None:
+        """Enter a tier for a year."""
+        self.tier = tier
+        self.tier_balance = max(TIERS[tier][1], 0)
+        self.entered_at = now.date()
+        self.expires_at = now.date() + timedelta(days=365)
+        self.updated = now
+
+    def view(self, program: str) -> dict[str, Any]:
+        """The customer object of `GET …/customers/{email}`."""
+        created, updated = iso(self.created), iso(self.updated)
+        return {
+            "id": self.id,
+            "programId": program,
+            "email": self.email,
+            "origin": "JERICOMMERCE",
+            "referral": None,
+            "utmCampaign": None,
+            "utmSource": None,
+            "utmMedium": None,
+            "balanceNotifications": True,
+            "tierNotifications": True,
+            "rewardAvailableNotifications": True,
+            "locationNotifications": False,
+            "marketingNotifications": True,
+            "referralEarned": False,
+            "createdAt": created,
+            "updatedAt": updated,
+            "userData": {
+                "id": derived(self.id, "user"),
+                "customerId": self.id,
+                "externalCustomerId": self.id[:8],
+                "firstName": self.first_name,
+                "lastName": self.last_name,
+                "phone": self.phone,
+                "birthdate": self.birthdate.isoformat(),
+                "emailVerified": self.verified,
+                "createdAt": created,
+                "updatedAt": updated,
+            },
+            "loyaltyData": {
+                "id": derived(self.id, "loyalty"),
+                "customerId": self.id,
+                "loyaltyCustomerId": self.id[:8],
+                "balance": self.balance,
+                "memberSince": created,
+                "tierStatus": {
+                    "name": TIERS[self.tier][0],
+                    "balance": self.tier_balance,
+                    "enteredAt": self.entered_at.isoformat(),
+                    "expiresAt": self.expires_at.isoformat(),
+                },
+                "referralLink": f"https://jeri.link/{program}/r/{self.id[:8]}",
+            },
+        }
+
+
+def make_people(count: int, now: float, seed: int = 7) -> list[Person]:
+    """`count` members, the same for the same seed and day."""
+    pick = random.Random(seed)
+    today = datetime.fromtimestamp(now, UTC).replace(microsecond=0)
+    people = []
+    for number in range(count):
+        first, last = pick.choice(_FIRST), pick.choice(_LAST)
+        carry = int(pick.triangular(0, 5000, 300))
+        entered = today - timedelta(days=pick.randrange(1, 300))
+        people.append(
+            Person(
+                id=str(uuid.UUID(int=pick.getrandbits(128), version=4)),
+                email=f"{first}.{last}.{number:04d}@example.com".lower(),
+                first_name=first,
+                last_name=last,
+                phone=f"+3460{number % 10_000_000:07d}",
+                birthdate=date(pick.randrange(1950, 2005), 1, 1)
+                + timedelta(days=pick.randrange(365)),
+                balance=pick.randrange(0, carry + 1),
+                tier=max(at for at, (_, start) in enumerate(TIERS) if start <= carry),
+                tier_balance=carry,
+                entered_at=entered.date(),
+                expires_at=entered.date() + timedelta(days=365),
+                created=entered,
+                updated=entered,
+            )
+        )
+    return people
+
+
+Effect = Callable[[Person, random.Random, datetime], dict[str, Any]]
+
+
+def _earn_or_spend(person: Person, pick: random.Random, now: datetime) -> dict[str, Any]:
+    amount = pick.randrange(5, 250)
+    if pick.random() < 0.3 and person.balance > 0:
+        amount = -min(person.balance, amount)
+    return changed(person, amount, "purchase" if amount > 0 else "reward", now)
+
+
+def changed(person: Person, amount: int, reason: str, now: datetime) -> dict[str, Any]:
+    """Move the balance and say so: the properties of `Balance changed`."""
+    person.move(amount, now)
+    return {"amount": amount, "balance": person.balance, "reason": reason}
+
+
+def _enter(step: int) -> Effect:
+    def effect(person: Person, _: random.Random, now: datetime) -> dict[str, Any]:
+        before = person.tier
+        # At an end of the ladder the previous tier is told as one beyond the step, so that an
+        # upgrade always goes up.
+        after = min(max(before + step, 0), len(TIERS) - 1)
+        if after == before:
+            before = after - step
+        person.enter(after, now)
+        return {"previousTier": TIERS[before][0], "currentTier": TIERS[after][0]}
+
+    return effect
+
+
+def _redeem(person: Person, pick: random.Random, now: datetime) -> dict[str, Any]:
+    cost = min(person.balance, pick.choice((50, 100, 200)))
+    person.move(-cost, now)
+    return {"rewardTitle": f"{pick.choice((5, 10, 20))} EUR off", "cost": cost}
+
+
+def _refer(person: Person, pick: random.Random, now: datetime) -> dict[str, Any]:
+    person.move(100, now)
+    return {"amount": 100, "referredCustomerId": _uuid(pick)}
+
+
+def _verify(person: Person, _: random.Random, now: datetime) -> dict[str, Any]:
+    person.verified = True
+    person.updated = now
+    return {}
+
+
+def _passes(step: int) -> Effect:
+    def effect(person: Person, pick: random.Random, now: datetime) -> dict[str, Any]:
+        person.passes = max(0, person.passes + step)
+        person.updated = now
+        return {"platform": pick.choice(("apple", "google"))}
+
+    return effect
+
+
+def _place(_: Person, pick: random.Random, __: datetime) -> dict[str, Any]:
+    return {"location": pick.choice(("Madrid Centro", "Sevilla Triana", "Valencia Puerto"))}
+
+
+def _link(_: Person, pick: random.Random, __: datetime) -> dict[str, Any]:
+    return {"link": pick.choice(("rewards", "profile", "shop"))}
+
+
+def _nothing(_: Person, __: random.Random, ___: datetime) -> dict[str, Any]:
+    return {}
+
+
+EVENTS: dict[str, tuple[int, Effect]] = {
+    "Customer created": (2, _nothing),
+    "Customer birthday": (1, _nothing),
+    "Customer scanned": (6, _place),
+    "Customer tapped": (3, _place),
+    "Wallet pass requested": (4, _passes(0)),
+    "Wallet pass installed": (4, _passes(1)),
+    "Wallet pass uninstalled": (1, _passes(-1)),
+    "Wallet click": (8, _link),
+    "Wallet visit": (8, _link),
+    "Balance changed": (40, _earn_or_spend),
+    "Tier upgraded": (3, _enter(1)),
+    "Tier downgraded": (1, _enter(-1)),
+    "Reward redeemed (online)": (6, _redeem),
+    "Reward redeemed (in-store)": (4, _redeem),
+    "Referral completed": (2, _refer),
+    "Campaign assigned": (3, _nothing),
+    "Account verified": (2, _verify),
+    "Check-in at location": (3, _place),
+}
+"""The 18 event names, each with its weight in the traffic and what it does to the person."""
+
+WEB = frozenset(("Wallet pass requested", "Wallet click", "Wallet visit", "Account verified"))
+"""Events that come from a browser, and so carry `url` and `browser`."""
+
+
+def iso(moment: datetime) -> str:
+    """As the platform writes a moment: `2026-11-20T09:30:00.000Z`."""
+    return (
+        moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    )
+
+
+def derived(id: str, purpose: str) -> str:
+    """A second uuid that belongs to `id` for good."""
+    return str(uuid.uuid5(uuid.UUID(id), purpose))
+
+
+def _uuid(pick: random.Random) -> str:
+    return str(uuid.UUID(int=pick.getrandbits(128), version=4))

@@ -1,0 +1,63 @@
+"""Klaviyo's error answers in JSON:API. The shape was recorded live; some words are guesses."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from starlette.responses import Response
+
+from connector.sandbox.gate import JSON
+
+_TITLES = {
+    400: ("invalid", "Invalid input."),
+    401: ("authentication_failed", "Incorrect authentication credentials."),
+    403: ("permission_denied", "You do not have permission to perform this action."),
+    404: ("not_found", "Not found."),
+    405: ("method_not_allowed", "Method not allowed."),
+    409: ("conflict", "Conflict."),
+    410: ("gone", "The revision is no longer supported."),
+    413: ("request_too_large", "Payload too large."),
+    415: ("unsupported_media_type", "Unsupported media type."),
+    429: ("throttled", "Request was throttled."),
+    503: ("service_unavailable", "Service unavailable."),
+}
+
+
+_OTHER = ("error", "A server error occurred.")
+
+
+class ApiJSON(JSON):
+    """JSON:API."""
+
+    media_type = "application/vnd.api+json"
+
+
+def title(status: int) -> str:
+    """The title that goes with a status."""
+    return _TITLES.get(status, _OTHER)[1]
+
+
+def errors(
+    status: int, found: Sequence[tuple[str, dict[str, str]]], *, code: str | None = None
+) -> Response:
+    """An error answer from (detail, source) pairs."""
+    known, words = _TITLES.get(status, _OTHER)
+    return ApiJSON(
+        {
+            "errors": [
+                {
+                    "id": str(uuid.uuid4()),
+                    "status": status,
+                    "code": code or known,
+                    "title": words,
+                    "detail": detail,
+                    "source": source,
+                    "links": {},
+                    "meta": {},
+                }
+                for detail, source in found
+            ]
+        },
+        status,
+    )

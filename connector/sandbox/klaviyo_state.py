@@ -1,0 +1,224 @@
+"""What the Klaviyo sandbox remembers: profiles, metrics and events, in little memory.
+
+An event costs about 250 bytes for ever (for dedupe and counts) and its properties only while it is
+among the last `bodies` events.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from connector.sandbox.klaviyo_rules import STANDARD, EventIn, Group, ProfileIn
+
+_INDEXED = ("email", "phone_number", "external_id", "anonymous_id", "_kx")
+
+
+@dataclass(slots=True)
+class Profile:
+    """A person. `created` and `updated` are seconds since 1970; `events` holds event numbers."""
+
+    number: int
+    created: float
+    updated: float
+    identifiers: dict[str, str] = field(default_factory=dict)
+    standard: dict[str, Any] = field(default_factory=dict)
+    location: dict[str, Any] = field(default_factory=dict)
+    properties: dict[str, Any] = field(default_factory=dict)
+    events: array[int] = field(default_factory=lambda: array("I"))
+
+    @property
+    def id(self) -> str:
+        """An id in Klaviyo's form: 26 characters."""
+        return f"01SANDBX{self.number:018d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event read back. `time` is whole seconds since 1970; `properties` bear `$event_id`."""
+
+    number: int
+    profile: Profile
+    metric: int
+    unique_id: str
+    time: int
+    properties: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """An id in Klaviyo's form: 11 characters."""
+        return f"ev{self.number:09d}"
+
+
+class Memory:
+    """Profiles, metrics and events. `duplicates` counts repeats that were dropped silently."""
+
+    def __init__(self, bodies: int = 100_000) -> None:
+        self.profiles: list[Profile] = []
+        self.metrics: dict[str, int] = {}
+        self.metric_created: list[float] = []
+        self.duplicates = 0
+        self._index: dict[str, dict[str, Profile]] = {name: {} for name in _INDEXED}
+        self._bodies = bodies
+        self._properties: dict[int, str] = {}
+        self._profile = array("I")
+        self._metric = array("I")
+        self._time = array("q")
+        self._unique: list[str] = []
+        self._by_unique: dict[str, int | list[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._unique)
+
+    def find(self, given: ProfileIn) -> Profile | None:
+        """The profile that an event means: by id, else by the first identifier that is known."""
+        if given.id is not None:
+            return self.by_id(given.id)
+        for name, index in self._index.items():
+            value = given.attributes.get(name)
+            if value is not None:
+                found = index.get(_key(name, value))
+                if found is not None:
+                    return found
+        return None
+
+    def by_id(self, id: str) -> Profile | None:
+        """The profile of this id."""
+        digits = id.removeprefix("01SANDBX")
+        if len(id) != 26 or not digits.isdecimal() or int(digits) >= len(self.profiles):
+            return None
+        return self.profiles[int(digits)]
+
+    def by(self, name: str, value: str) -> Profile | None:
+        """The profile of this identifier."""
+        return self._index[name].get(_key(name, value))
+
+    def known(self, profile: Profile, metric: str, unique_id: str) -> bool:
+        """Whether an event of this dedupe key was recorded."""
+        number = self.metrics.get(metric)
+        return any(
+            self._profile[at] == profile.number and self._metric[at] == number
+            for at in self._numbers(unique_id)
+        )
+
+    def apply(self, group: Group, now: float) -> None:
+        """Upsert the profile, then record its events."""
+        profile = self.find(group.profile)
+        if profile is None:
+            profile = Profile(len(self.profiles), now, now)
+            self.profiles.append(profile)
+        self._update(profile, group.profile, now)
+        for event in group.events:
+            self._record(profile, event, now)
+
+    def recorded(self, unique_id: str) -> int:
+        """How many recorded events bear this unique id."""
+        return len(self._numbers(unique_id))
+
+    def unique_ids(self) -> Iterator[tuple[str, int]]:
+        """Every unique id and how many recorded events bear it."""
+        for unique_id, at in self._by_unique.items():
+            yield unique_id, 1 if isinstance(at, int) else len(at)
+
+    def bearing(self, unique_id: str) -> list[Event]:
+        """The recorded events that bear this unique id."""
+        return [self.event(at) for at in self._numbers(unique_id)]
+
+    def times(self, profile: Profile | None) -> Iterable[tuple[int, int, int]]:
+        """(time, event number, metric) of one profile's events, or of all."""
+        numbers: Iterable[int] = range(len(self)) if profile is None else profile.events
+        return ((self._time[at], at, self._metric[at]) for at in numbers)
+
+    def event(self, number: int) -> Event:
+        """An event by its number. Only its `$event_id` is left once its body has been dropped."""
+        unique_id = self._unique[number]
+        kept = self._properties.get(number)
+        return Event(
+            number,
+            self.profiles[self._profile[number]],
+            self._metric[number],
+            unique_id,
+            self._time[number],
+            orjson.loads(kept) if kept is not None else {"$event_id": unique_id},
+        )
+
+    def _numbers(self, unique_id: str) -> list[int]:
+        at = self._by_unique.get(unique_id)
+        if at is None:
+            return []
+        return [at] if isinstance(at, int) else at
+
+    def _update(self, profile: Profile, given: ProfileIn, now: float) -> None:
+        profile.updated = now
+        attributes = given.attributes
+        for name, index in self._index.items():
+            value = attributes.get(name)
+            if value is None or profile.identifiers.get(name) == value:
+                continue
+            # An identifier that already belongs to somebody else stays with them.
+            if index.setdefault(_key(name, value), profile) is profile:
+                profile.identifiers[name] = value
+        for name in STANDARD:
+            if name in attributes:
+                profile.standard[name] = attributes[name]
+        profile.location.update(attributes.get("location") or {})
+        profile.properties.update(attributes.get("properties") or {})
+        if given.meta:
+            _patch(profile.properties, given.meta.get("patch_properties") or {})
+
+    def _record(self, profile: Profile, event: EventIn, now: float) -> None:
+        time = event.time if event.time is not None else int(now)
+        # Without an id Klaviyo takes the second, so two such events in one second are one.
+        unique_id = event.unique_id if event.unique_id is not None else str(time)
+        metric = self.metrics.get(event.metric)
+        if metric is None:
+            metric = self.metrics[event.metric] = len(self.metrics)
+            self.metric_created.append(now)
+        number = len(self._unique)
+        at = self._by_unique.get(unique_id)
+        if at is None:
+            self._by_unique[unique_id] = number
+        elif self.known(profile, event.metric, unique_id):
+            self.duplicates += 1
+            return
+        elif isinstance(at, int):
+            self._by_unique[unique_id] = [at, number]
+        else:
+            at.append(number)
+        self._unique.append(unique_id)
+        self._profile.append(profile.number)
+        self._metric.append(metric)
+        self._time.append(time)
+        profile.events.append(number)
+        shown: dict[str, Any] = {**event.properties, "$event_id": unique_id}
+        if event.value is not None:
+            shown["$value"] = event.value
+        # orjson hands out its 4 KB buffer; the copy as text is as small as the text.
+        self._properties[number] = orjson.dumps(shown).decode()
+        self._properties.pop(number - self._bodies, None)
+
+
+def _key(name: str, value: str) -> str:
+    return value.lower() if name == "email" else value
+
+
+def _patch(properties: dict[str, Any], patch: dict[str, Any]) -> None:
+    """`meta.patch_properties`: append, unappend, unset."""
+    for name, value in (patch.get("append") or {}).items():
+        properties[name] = [*_list(properties.get(name)), *_list(value)]
+    for name, value in (patch.get("unappend") or {}).items():
+        gone = _list(value)
+        properties[name] = [item for item in _list(properties.get(name)) if item not in gone]
+    unset = patch.get("unset") or []
+    for name in [unset] if isinstance(unset, str) else unset:
+        properties.pop(name, None)
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,121 @@
+"""Sandboxes on loopback sockets inside the running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Generator, Mapping
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from connector.sandbox.gate import TRANSPORT
+
+HOST = "127.0.0.1"
+_GRACE = 1.0
+
+
+class _Protocol(HttpToolsProtocol):
+    """Leaves the transport in the scope: only with it can a fault break the connection itself."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {TRANSPORT: self.transport}  # type: ignore[dict-item]
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the process's signals to the program around it."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stopping = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        # As its own, but awake at once when it has to stop.
+        counter = 0
+        while not await self.on_tick(counter):
+            counter = (counter + 1) % 864_000
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), 0.1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        if self.server_state.tasks:
+            _, late = await asyncio.wait(self.server_state.tasks, timeout=_GRACE)
+            if late:
+                # A stalled request ends as soon as its connection does.
+                for connection in list(self.server_state.connections):
+                    connection.transport.abort()
+                await asyncio.wait(late, timeout=_GRACE)
+        # One turn of the loop for the transports to close in.
+        await asyncio.sleep(0)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+class Servers:
+    """Running servers. `ports` maps a name to its port on 127.0.0.1."""
+
+    def __init__(self) -> None:
+        self.ports: dict[str, int] = {}
+        self._running: list[tuple[_Server, asyncio.Task[None]]] = []
+
+    def url(self, name: str) -> str:
+        """The base URL of one server, without a slash at its end."""
+        return f"http://{HOST}:{self.ports[name]}"
+
+    async def start(self, name: str, app: ASGIApp, port: int) -> None:
+        """Start one app; returns once it accepts connections. OSError when the port is taken."""
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except OSError:
+            listener.close()
+            raise
+        config = uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+        )
+        server = _Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listener]), name=f"sandbox {name}")
+        self._running.append((server, task))
+        while not server.started:
+            if task.done():
+                await task
+                raise OSError(f"the {name} sandbox did not start")
+            await asyncio.sleep(0)
+        self.ports[name] = listener.getsockname()[1]
+
+    async def aclose(self) -> None:
+        """Stop all servers; requests in flight get a second, then their connections go."""
+        for server, _ in self._running:
+            server.should_exit = True
+            server.stopping.set()
+        await asyncio.gather(*(task for _, task in self._running))
+        self._running.clear()
+
+
+async def serve(apps: Mapping[str, tuple[ASGIApp, int]]) -> Servers:
+    """Serve each app on 127.0.0.1 at its port (0: a free one). Nothing stays up if one fails."""
+    servers = Servers()
+    try:
+        for name, (app, port) in apps.items():
+            await servers.start(name, app, port)
+    except BaseException:
+        await servers.aclose()
+        raise
+    return servers

@@ -1,0 +1,205 @@
+"""The JeriCommerce sandbox, and the traffic that its members make."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+from collections import Counter
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from connector.sandbox import JeriCommerceSandbox, Servers, Traffic, serve
+from connector.sandbox.jericommerce_people import EVENTS
+
+KEY = {"api-key": "jeri_sandbox"}
+BASE = "/v1/programs/demo"
+
+
+class Receiver:
+    """A webhook endpoint. `plan` holds statuses to answer before it answers 202."""
+
+    def __init__(self, *plan: int) -> None:
+        self.plan = list(plan)
+        self.got: list[tuple[str, str, bytes]] = []
+        self.app = Starlette(routes=[Route("/hook", self._take, methods=["POST"])])
+
+    async def _take(self, request: Request) -> Response:
+        status = self.plan.pop(0) if self.plan else 202
+        if status == 202:
+            headers = request.headers
+            self.got.append(
+                (
+                    headers["x-jericommerce-event-type"],
+                    headers["x-jericommerce-hmac-sha256"],
+                    await request.body(),
+                )
+            )
+        return Response(status_code=status)
+
+
+async def test_customer_has_the_documented_shape(
+    jericommerce: JeriCommerceSandbox, in_process: Any
+) -> None:
+    person = jericommerce.people[0]
+    async with in_process(jericommerce.app) as client:
+        client.headers = KEY
+        answer = await client.get(f"{BASE}/customers/{person.email.upper()}")
+        nobody = await client.get(f"{BASE}/customers/nobody@example.com")
+        client.headers = {"api-key": "wrong"}
+        stranger = await client.get(f"{BASE}/customers/{person.email}")
+    assert (answer.status_code, nobody.status_code, stranger.status_code) == (200, 404, 401)
+    body = answer.json()
+    assert body["email"] == person.email
+    assert {"firstName", "lastName", "phone", "birthdate"} <= body["userData"].keys()
+    assert body["loyaltyData"]["balance"] == person.balance
+    assert body["loyaltyData"]["tierStatus"].keys() == {
+        "name",
+        "balance",
+        "enteredAt",
+        "expiresAt",
+    }
+    assert jericommerce.state()["violations"] == {"api_key": 1}
+
+
+async def test_token_is_made_for_a_known_person(
+    jericommerce: JeriCommerceSandbox, in_process: Any
+) -> None:
+    async with in_process(jericommerce.app) as client:
+        client.headers = KEY
+        query = {"email": jericommerce.people[0].email, "token_type": "download"}
+        answer = await client.get(f"{BASE}/customers/token", params=query)
+        other = await client.get(f"{BASE}/customers/token", params={**query, "token_type": "x"})
+    assert answer.json()["accessToken"]
+    assert other.status_code == 400
+
+
+async def test_balance_changes_and_is_told(
+    jericommerce: JeriCommerceSandbox, in_process: Any
+) -> None:
+    person = jericommerce.people[0]
+    before = person.balance
+    item = {"email": person.email, "amount": 10, "reason": "flow 1"}
+    async with in_process(jericommerce.app) as client:
+        client.headers = KEY
+        up = await client.post(f"{BASE}/balance/increase", json=[item])
+        much = await client.post(f"{BASE}/balance/decrease", json=[{**item, "amount": 99_999}])
+        bad = await client.post(f"{BASE}/balance/decrease", json=[{**item, "amount": 0}])
+    assert (up.status_code, much.status_code, bad.status_code) == (201, 400, 400)
+    assert person.balance == before + 10
+    assert jericommerce.adjusted("flow 1") == 1
+    headers, body = Traffic(jericommerce, "").make_event()
+    assert headers["x-jericommerce-event-type"] == "Balance changed"
+    assert orjson.loads(body)["properties"]["amount"] == 10
+
+
+@pytest.mark.parametrize("form", ["hex", "base64"])
+def test_signature_covers_the_raw_body(jericommerce: JeriCommerceSandbox, form: Any) -> None:
+    headers, body = Traffic(jericommerce, "", signature=form).make_event()
+    digest = hmac.digest(b"jeri_webhook_secret", body, hashlib.sha256)
+    signed = digest.hex() if form == "hex" else base64.b64encode(digest).decode()
+    assert headers["x-jericommerce-hmac-sha256"] == signed
+    assert {"id", "customerId", "email", "createdAt", "properties"} <= orjson.loads(body).keys()
+
+
+def test_all_names_come_and_change_the_person(jericommerce: JeriCommerceSandbox) -> None:
+    traffic = Traffic(jericommerce, "")
+    balances = {person.id: person.balance for person in jericommerce.people}
+    names = Counter(traffic.make_event()[0]["x-jericommerce-event-type"] for _ in range(300))
+    assert names.keys() == EVENTS.keys()
+    assert len(EVENTS) == 18
+    assert balances != {person.id: person.balance for person in jericommerce.people}
+    assert all(person.balance >= 0 for person in jericommerce.people)
+
+
+async def test_refused_delivery_is_retried_until_it_is_taken(
+    jericommerce: JeriCommerceSandbox,
+) -> None:
+    receiver = Receiver(500, 503, 401)
+    servers = await serve({"hook": (receiver.app, 0)})
+    try:
+        traffic = Traffic(
+            jericommerce,
+            f"{servers.url('hook')}/hook",
+            backoff=0.0001,
+            redelivered=0.2,
+            older=0.5,
+        )
+        await traffic.burst(60)
+    finally:
+        await servers.aclose()
+    ids = Counter(orjson.loads(body)["id"] for _, _, body in receiver.got)
+    assert traffic.sent == 60 == len(ids)
+    assert ids.keys() == traffic.acknowledged
+    assert traffic.posts == 63 + traffic.redeliveries
+    assert traffic.redeliveries > 0
+    assert max(ids.values()) > 1
+    assert any("email" not in orjson.loads(body) for _, _, body in receiver.got)
+
+
+async def test_delivery_is_given_up_after_the_last_retry(
+    jericommerce: JeriCommerceSandbox,
+) -> None:
+    receiver = Receiver(*[500] * 4)
+    servers = await serve({"hook": (receiver.app, 0)})
+    try:
+        url = f"{servers.url('hook')}/hook"
+        traffic = Traffic(jericommerce, url, backoff=0.0001, retries=3)
+        await traffic.burst(1)
+    finally:
+        await servers.aclose()
+    assert (len(traffic.failed), len(traffic.acknowledged), traffic.posts) == (1, 0, 4)
+
+
+async def test_lost_connection_counts_as_refused(jericommerce: JeriCommerceSandbox) -> None:
+    servers = await serve({"hook": (Receiver().app, 0)})
+    url = f"{servers.url('hook')}/hook"
+    await servers.aclose()
+    traffic = Traffic(jericommerce, url, backoff=0.0001, retries=2)
+    await traffic.burst(1)
+    assert (len(traffic.failed), traffic.posts) == (1, 3)
+
+
+async def test_run_goes_on_until_it_is_stopped(jericommerce: JeriCommerceSandbox) -> None:
+    stop, enough = asyncio.Event(), 20
+
+    class Stopping(Receiver):
+        async def _take(self, request: Request) -> Response:
+            answer = await super()._take(request)
+            if len(self.got) >= enough:
+                stop.set()
+            return answer
+
+    receiver = Stopping()
+    servers = await serve({"hook": (receiver.app, 0)})
+    try:
+        traffic = Traffic(jericommerce, f"{servers.url('hook')}/hook", rate=1000)
+        await traffic.run(stop)
+    finally:
+        await servers.aclose()
+    assert len(receiver.got) >= enough
+    assert {orjson.loads(body)["id"] for _, _, body in receiver.got} == traffic.acknowledged
+
+
+async def test_faults_break_this_platform_too(
+    jericommerce: JeriCommerceSandbox, servers: Servers
+) -> None:
+    person = jericommerce.people[0]
+    before = person.balance
+    jericommerce.faults.add("balance/increase", "reset_after", count=1)
+    item = {"email": person.email, "amount": 10, "reason": "flow 2"}
+    async with httpx.AsyncClient(
+        base_url=servers.url("jericommerce"), headers=KEY, trust_env=False
+    ) as client:
+        with pytest.raises(httpx.TransportError):
+            await client.post(f"{BASE}/balance/increase", json=[item])
+        answer = await client.get(f"{BASE}/customers/{person.email}")
+    assert answer.json()["loyaltyData"]["balance"] == before + 10
