@@ -1,0 +1,182 @@
+"""One writer, many readers; the same sync functions on both engines.
+
+Every statement of the store is inside a function `work(connection)`. On SQLite one thread runs
+them and commits what has queued up meanwhile as a group, so that an fsync is shared; on PostgreSQL
+each runs in its own transaction through SQLAlchemy's asyncio bridge. A `work` may be run twice
+(after a rollback), so it must have no effect but on the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from connector.errors import Problem, StoreError
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+_GROUP = 256
+
+
+class Database(Protocol):
+    """Runs work in transactions. Raises StoreError(STORE_UNAVAILABLE) when the engine fails."""
+
+    dialect: str
+
+    async def write(self, work: Work[T]) -> T: ...
+
+    async def read(self, work: Work[T]) -> T: ...
+
+    async def aclose(self) -> None: ...
+
+
+def open_database(url: str) -> Database:
+    """`sqlite:///path` or `postgresql://user:pw@host/db`; any other scheme is a StoreError."""
+    scheme = make_url(url).get_backend_name()
+    if scheme == "sqlite":
+        return SqliteDatabase(url)
+    if scheme == "postgresql":
+        return PostgresDatabase(url)
+    raise StoreError(Problem.STORE_UNAVAILABLE, f"no store for {scheme}: sqlite or postgresql")
+
+
+def sqlite_engine(url: str) -> Engine:
+    """WAL with synchronous=FULL: a commit that was answered survives a power cut."""
+    path = make_url(url).database
+    if path and path != ":memory:":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": 10})
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, _: Any) -> None:
+        connection.isolation_level = None
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "busy_timeout=10000",
+            "temp_store=MEMORY",
+            "cache_size=-65536",
+            "wal_autocheckpoint=4000",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+class SqliteDatabase:
+    """A writer thread that commits groups, and a few reader threads beside it."""
+
+    dialect = "sqlite"
+
+    def __init__(self, url: str) -> None:
+        self._engine = sqlite_engine(url)
+        self._jobs: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="store-read")
+        self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
+        self._thread.start()
+
+    async def write(self, work: Work[T]) -> T:
+        done: Future[T] = Future()
+        self._jobs.put((work, done))
+        return await asyncio.wrap_future(done)
+
+    async def read(self, work: Work[T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._read, work)
+
+    async def aclose(self) -> None:
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._readers.shutdown()
+        self._engine.dispose()
+
+    def _read(self, work: Work[T]) -> T:
+        try:
+            with self._engine.connect() as connection:
+                return work(connection)
+        except SQLAlchemyError as error:
+            raise _unavailable(error) from error
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            group = [job]
+            last = False
+            while len(group) < _GROUP and not self._jobs.empty():
+                follower = self._jobs.get()
+                if follower is None:
+                    last = True
+                    break
+                group.append(follower)
+            self._commit(group)
+            if last:
+                return
+
+    def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
+        """All in one transaction; when one fails, each in its own, so that it fails alone."""
+        live = [job for job in group if not job[1].cancelled()]
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                results = [work(connection) for work, _ in live]
+                connection.commit()
+        except Exception as error:
+            if len(live) > 1:
+                for job in live:
+                    self._commit([job])
+            elif live:
+                _finish(live[0][1], error=error)
+            return
+        for (_, done), result in zip(live, results, strict=True):
+            _finish(done, result=result)
+
+
+def _finish(done: Future[Any], *, result: Any = None, error: Exception | None = None) -> None:
+    if not done.set_running_or_notify_cancel():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(_unavailable(error) if isinstance(error, SQLAlchemyError) else error)
+
+
+class PostgresDatabase:
+    """A pool of asyncpg connections, one transaction for each piece of work."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_async_engine(
+            make_url(url).set(drivername="postgresql+asyncpg"), pool_size=8, pool_pre_ping=True
+        )
+
+    async def write(self, work: Work[T]) -> T:
+        try:
+            async with self._engine.begin() as connection:
+                return await connection.run_sync(work)
+        except (SQLAlchemyError, OSError) as error:
+            raise _unavailable(error) from error
+
+    async def read(self, work: Work[T]) -> T:
+        return await self.write(work)
+
+    async def aclose(self) -> None:
+        await self._engine.dispose()
+
+
+def _unavailable(error: Exception) -> StoreError:
+    """Never the statement or its parameters: they hold personal data."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    words = str(cause).splitlines()[0][:200] if isinstance(cause, OSError | sqlite3.Error) else ""
+    return StoreError(Problem.STORE_UNAVAILABLE, f"{type(cause).__name__} {words}".strip())

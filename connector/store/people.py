@@ -1,0 +1,137 @@
+"""Whom a connection has seen: joins records without an address to their person (promise 1)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, insert, select, update
+
+from connector.model import Millis, Record
+from connector.store.tables import people
+
+
+class Known(NamedTuple):
+    """A person's row. `platform_id` is None while only the address has been seen."""
+
+    id: int
+    connection: str
+    platform_id: str | None
+    email: str | None
+
+
+class Seen:
+    """The people written lately, so that a well-known one costs no query.
+
+    Used only where a record brings the same id and address again: what it then saves is a write
+    that would change nothing.
+    """
+
+    def __init__(self, size: int = 50_000) -> None:
+        self._size = size
+        self._ids: OrderedDict[tuple[str, str | None, str | None], Known] = OrderedDict()
+
+    def find(self, connection: str, platform_id: str | None, email: str | None) -> Known | None:
+        return self._ids.get((connection, platform_id, email)) if email else None
+
+    def learn(self, people: Sequence[Known]) -> None:
+        for known in people:
+            self._ids[known[1:]] = known
+            self._ids.move_to_end(known[1:])
+        while len(self._ids) > self._size:
+            self._ids.popitem(last=False)
+
+
+@dataclass
+class Found:
+    """One person per record (None without id and address), and who got an address just now."""
+
+    people: list[Known | None]
+    addressed: dict[int, str] = field(default_factory=dict)
+
+
+def resolve(
+    c: Connection,
+    connection: str,
+    records: Sequence[Record],
+    seen: Seen,
+    learnt: list[Known],
+    now: Millis,
+) -> Found:
+    """Find or make the person of each record, in order, so that a later address wins."""
+    found = Found([])
+    unknown = [r for r in records if not seen.find(connection, r.person, r.email)]
+    by_id, by_email = _load(c, connection, unknown)
+    for record in records:
+        known = seen.find(connection, record.person, record.email)
+        if known is None:
+            known = _place(c, connection, record, by_id, by_email, found, now)
+            if known and known.email:
+                learnt.append(known)
+        found.people.append(known)
+    return found
+
+
+def _load(
+    c: Connection, connection: str, records: Sequence[Record]
+) -> tuple[dict[str, Known], dict[str, Known]]:
+    ids = {r.person for r in records if r.person}
+    emails = {r.email for r in records if r.email}
+    by_id: dict[str, Known] = {}
+    by_email: dict[str, Known] = {}
+    columns = (people.c.id, people.c.connection, people.c.platform_id, people.c.email)
+    for column, values in ((people.c.platform_id, ids), (people.c.email, emails)):
+        if not values:
+            continue
+        query = select(*columns).where(people.c.connection == connection, column.in_(values))
+        for row in c.execute(query.order_by(people.c.seen_at, people.c.id)):
+            known = Known(*row)
+            if known.platform_id:
+                by_id[known.platform_id] = known
+            if known.email:
+                by_email[known.email] = known
+    return by_id, by_email
+
+
+def _place(
+    c: Connection,
+    connection: str,
+    record: Record,
+    by_id: dict[str, Known],
+    by_email: dict[str, Known],
+    found: Found,
+    now: Millis,
+) -> Known | None:
+    if not record.person and not record.email:
+        return None
+    known = by_id.get(record.person) if record.person else by_email.get(record.email or "")
+    if known is None and record.person and record.email:
+        first_sighting = by_email.get(record.email)
+        if first_sighting and first_sighting.platform_id is None:
+            known = first_sighting
+    email = record.email or (known.email if known else None)
+    if known is None:
+        values: dict[str, Any] = {
+            "connection": connection,
+            "platform_id": record.person,
+            "email": email,
+            "seen_at": now,
+        }
+        row = c.execute(insert(people).values(values).returning(people.c.id)).scalar_one()
+        known = Known(row, connection, record.person, email)
+    elif (known.platform_id, known.email) != (record.person or known.platform_id, email):
+        if email and not known.email:
+            found.addressed[known.id] = email
+        known = Known(known.id, connection, record.person or known.platform_id, email)
+        c.execute(
+            update(people)
+            .where(people.c.id == known.id)
+            .values(platform_id=known.platform_id, email=email, seen_at=now)
+        )
+    if known.platform_id:
+        by_id[known.platform_id] = known
+    if known.email:
+        by_email[known.email] = known
+    return known

@@ -1,0 +1,131 @@
+"""The schema's versions: Alembic on both engines, and a look at a store's health.
+
+A migrated store equals a fresh one (tests/store/test_migrations.py). An SQLite file is copied
+beside itself before it is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from connector.errors import Problem, StoreError
+from connector.store.database import sqlite_engine
+
+T = TypeVar("T")
+
+HERE = Path(__file__).parent / "migrations"
+
+
+def alembic_config(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(HERE).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def head() -> str:
+    """The newest revision this version brings."""
+    revision = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+def prepare(url: str, migrate: Literal["auto", "manual"]) -> str | None:
+    """Bring a store up to date; returns the path of the copy made of an older SQLite file.
+
+    Blocking. Raises StoreError as `connector.store.sql.open_store` says.
+    """
+    try:
+        return _on(url, lambda c: _prepare(c, url, migrate))
+    except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+        raise StoreError(
+            Problem.STORE_UNAVAILABLE, f"cannot open the store: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _prepare(c: Connection, url: str, migrate: str) -> str | None:
+    current, newest = _current(c), head()
+    if current == newest:
+        return None
+    script = ScriptDirectory.from_config(alembic_config())
+    if current and current not in {r.revision for r in script.walk_revisions()}:
+        raise StoreError(
+            Problem.STORE_SCHEMA,
+            f"the store was written by a newer version (revision {current}); install that version",
+        )
+    if current and migrate == "manual":
+        raise StoreError(
+            Problem.STORE_SCHEMA,
+            f"the store is at revision {current}, this version needs {newest}: "
+            "run `connector store upgrade`",
+        )
+    copy = _copy(url, current) if current else None
+    command.upgrade(alembic_config(c), "head")
+    c.commit()
+    return copy
+
+
+def _current(c: Connection) -> str | None:
+    return MigrationContext.configure(c).get_current_revision()
+
+
+def _copy(url: str, revision: str) -> str | None:
+    path = make_url(url).database
+    if make_url(url).get_backend_name() != "sqlite" or not path:
+        return None
+    target = f"{path}.before-upgrade-from-{revision}"
+    with sqlite3.connect(path) as source, sqlite3.connect(target) as copy:
+        source.backup(copy)
+    return target
+
+
+def check(url: str) -> list[str]:
+    """What is wrong with a store, one line each; empty when all is well. Blocking."""
+    try:
+        return _on(url, _check)
+    except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+        return [f"{Problem.STORE_UNAVAILABLE}: {type(error).__name__}: {error}"]
+
+
+def _check(c: Connection) -> list[str]:
+    faults = []
+    current = _current(c)
+    if current != head():
+        faults.append(f"{Problem.STORE_SCHEMA}: revision {current}, needed {head()}")
+    if c.dialect.name == "sqlite":
+        said = [str(row[0]) for row in c.exec_driver_sql("PRAGMA integrity_check(20)")]
+        faults += [f"{Problem.STORE_DAMAGED}: {line}" for line in said if line != "ok"]
+    return faults
+
+
+def _on(url: str, work: Callable[[Connection], T]) -> T:
+    if make_url(url).get_backend_name() == "sqlite":
+        engine = sqlite_engine(url)
+        try:
+            with engine.connect() as connection:
+                return work(connection)
+        finally:
+            engine.dispose()
+    return asyncio.run(_on_postgres(url, work))
+
+
+async def _on_postgres(url: str, work: Callable[[Connection], T]) -> T:
+    engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(work)
+    finally:
+        await engine.dispose()

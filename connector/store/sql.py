@@ -1,0 +1,68 @@
+"""The SQL store whole: opens the database, checks or migrates its schema, offers the ports."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy.engine import make_url
+
+from connector.store import schema
+from connector.store.database import Database, open_database
+from connector.store.insight import SqlInsight
+from connector.store.lanes import SqlLanes, SqlOrders
+from connector.store.leases import SqlLeases
+from connector.store.letters import SqlDeadLetters
+from connector.store.memory import SqlCheckpoints, SqlMemory
+from connector.store.outbox import SqlOutbox
+
+
+class SqlStore(SqlOutbox):
+    """connector.ports.Store on SQLite or PostgreSQL."""
+
+    def __init__(self, url: str, database: Database) -> None:
+        super().__init__(database)
+        self.url = url
+        self.dead_letters = SqlDeadLetters(database)
+        self.lanes = SqlLanes(database)
+        self.insight = SqlInsight(database)
+        self.checkpoints = SqlCheckpoints(database)
+        self.memory = SqlMemory(database)
+        self.leases = SqlLeases(database)
+        self.orders = SqlOrders(database)
+
+    def free_bytes(self) -> int | None:
+        """Free disk where the store writes; None for a store on another machine."""
+        path = file_of(self.url)
+        return shutil.disk_usage(path.parent).free if path else None
+
+    def size_bytes(self) -> int | None:
+        """The store's files on disk, the write-ahead log included; None where not ours to see."""
+        path = file_of(self.url)
+        if path is None:
+            return None
+        files = (path, path.with_name(path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    async def aclose(self) -> None:
+        await self._database.aclose()
+
+
+def file_of(url: str) -> Path | None:
+    """The SQLite file of a store's address, None for PostgreSQL."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return Path(parsed.database)
+
+
+async def open_store(url: str, *, migrate: Literal["auto", "manual"] = "auto") -> SqlStore:
+    """Open the store, bringing its schema up to this version where `migrate` is auto.
+
+    Raises StoreError(STORE_SCHEMA) where it is not current and may not be changed, or was written
+    by a newer version; StoreError(STORE_UNAVAILABLE) where it cannot be opened.
+    """
+    await asyncio.to_thread(schema.prepare, url, migrate)
+    return SqlStore(url, open_database(url))

@@ -1,0 +1,233 @@
+"""The tables. Instants are ms since 1970 UTC in 64-bit columns, on both engines alike.
+
+`outbox` is log, ledger and timeline at once: a record keeps its row from receipt until retention
+ends, so one insert and two updates are all that a record costs (docs/decisions/0002-store.md).
+Hot paths use these tables through Core statements, never through the ORM.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    literal_column,
+    text,
+)
+from sqlmodel import Field, SQLModel
+
+from connector.model import State
+
+_Row = BigInteger().with_variant(Integer, "sqlite")
+
+
+class People(SQLModel, table=True):
+    """Whom a connection has seen, by the platform's id or, before it is known, by address."""
+
+    __tablename__ = "people"
+    __table_args__ = (
+        Index("people_by_platform_id", "connection", "platform_id", unique=True),
+        Index("people_by_email", "connection", "email"),
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    connection: str = Field(sa_type=Text)
+    platform_id: str | None = Field(default=None, sa_type=Text)
+    email: str | None = Field(default=None, sa_type=Text)
+    seen_at: int = Field(sa_type=BigInteger)
+
+
+class Lanes(SQLModel, table=True):
+    """Roads out and their state."""
+
+    __tablename__ = "lanes"
+    __table_args__ = (Index("lanes_by_road", "connection", "destination", "kind", unique=True),)
+
+    id: int | None = Field(default=None, sa_column=Column(Integer, primary_key=True))
+    connection: str = Field(sa_type=Text)
+    destination: str = Field(sa_type=Text)
+    kind: str = Field(sa_type=Text)
+    mode: str = Field(default="running", sa_type=Text)
+    problem: str | None = Field(default=None, sa_type=Text)
+    detail: str = Field(default="", sa_type=Text)
+    since: int = Field(default=0, sa_type=BigInteger)
+
+
+class Outbox(SQLModel, table=True):
+    """Records. `state` is model.State; `digest` is what a redelivery has in common."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index("outbox_by_digest", "digest", unique=True),
+        Index(
+            "outbox_ready",
+            "lane",
+            "solo",
+            "priority",
+            "due",
+            "seq",
+            sqlite_where=text("state = 0"),
+            postgresql_where=text("state = 0"),
+        ),
+        Index(
+            "outbox_claimed",
+            "claim",
+            sqlite_where=text("state = 1"),
+            postgresql_where=text("state = 1"),
+        ),
+        Index(
+            "outbox_stuck",
+            "lane",
+            "state",
+            "problem",
+            "seq",
+            sqlite_where=text("state IN (4, 5)"),
+            postgresql_where=text("state IN (4, 5)"),
+        ),
+        Index("outbox_by_person", "person", "seq"),
+    )
+
+    seq: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    lane: int = Field(sa_type=Integer)
+    digest: bytes = Field(sa_type=LargeBinary)
+    unique_id: str = Field(sa_type=Text)
+    name: str = Field(sa_type=Text)
+    occurred_at: int = Field(sa_type=BigInteger)
+    received_at: int = Field(sa_type=BigInteger)
+    via: str = Field(sa_type=Text)
+    priority: int = Field(default=0, sa_type=SmallInteger)
+    person: int | None = Field(default=None, sa_type=_Row)
+    email: str | None = Field(default=None, sa_type=Text)
+    data: bytes = Field(sa_type=LargeBinary)
+    state: int = Field(default=0, sa_type=SmallInteger)
+    solo: int = Field(default=0, sa_type=SmallInteger)
+    due: int = Field(sa_type=BigInteger)
+    attempts: int = Field(default=0, sa_type=Integer)
+    failing_since: int | None = Field(default=None, sa_type=BigInteger)
+    claim: int | None = Field(default=None, sa_type=BigInteger)
+    mapping: str | None = Field(default=None, sa_type=Text)
+    problem: str | None = Field(default=None, sa_type=Text)
+    detail: str = Field(default="", sa_type=Text)
+    settled_at: int | None = Field(default=None, sa_type=BigInteger)
+    request: str | None = Field(default=None, sa_type=Text)
+
+
+class Requests(SQLModel, table=True):
+    """Requests that left: the other half of a person's timeline."""
+
+    __tablename__ = "requests"
+    __table_args__ = (Index("requests_by_time", "sent_at"),)
+
+    id: str = Field(sa_column=Column(Text, primary_key=True))
+    lane: int = Field(sa_type=Integer)
+    endpoint: str = Field(sa_type=Text)
+    sent_at: int = Field(sa_type=BigInteger)
+    status: int | None = Field(default=None, sa_type=Integer)
+    millis: int = Field(sa_type=Integer)
+    problem: str | None = Field(default=None, sa_type=Text)
+
+
+class Checkpoints(SQLModel, table=True):
+    """How far each stream has been read."""
+
+    __tablename__ = "checkpoints"
+
+    connection: str = Field(sa_column=Column(Text, primary_key=True))
+    stream: str = Field(sa_column=Column(Text, primary_key=True))
+    cursor: str = Field(sa_type=Text)
+    saved_at: int = Field(sa_type=BigInteger)
+
+
+class Leases(SQLModel, table=True):
+    """Who may work. `token` grows with every change of hands and fences the one before."""
+
+    __tablename__ = "leases"
+
+    resource: str = Field(sa_column=Column(Text, primary_key=True))
+    holder: str = Field(sa_type=Text)
+    token: int = Field(sa_type=BigInteger)
+    expires_at: int = Field(sa_type=BigInteger)
+
+
+class Orders(SQLModel, table=True):
+    """What people asked for; the holder of the store carries it out."""
+
+    __tablename__ = "orders"
+    __table_args__ = (
+        Index(
+            "orders_open",
+            "id",
+            sqlite_where=text("taken_at IS NULL"),
+            postgresql_where=text("taken_at IS NULL"),
+        ),
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    kind: str = Field(sa_type=Text)
+    args: str = Field(sa_type=Text)
+    placed_by: str = Field(sa_type=Text)
+    placed_at: int = Field(sa_type=BigInteger)
+    taken_at: int | None = Field(default=None, sa_type=BigInteger)
+    done_at: int | None = Field(default=None, sa_type=BigInteger)
+    ok: int | None = Field(default=None, sa_type=SmallInteger)
+    result: str | None = Field(default=None, sa_type=Text)
+
+
+class Spends(SQLModel, table=True):
+    """Requests allowed per second, so that a restart does not forget the quota it has used."""
+
+    __tablename__ = "spend"
+
+    account: str = Field(sa_column=Column(Text, primary_key=True))
+    endpoint: str = Field(sa_column=Column(Text, primary_key=True))
+    second: int = Field(sa_column=Column(BigInteger, primary_key=True))
+    count: int = Field(sa_type=Integer)
+
+
+class Mappings(SQLModel, table=True):
+    """Texts of mapping versions that entries in doubt were rendered with."""
+
+    __tablename__ = "mappings"
+
+    version: str = Field(sa_column=Column(Text, primary_key=True))
+    text: str = Field(sa_type=Text)
+    first_used: int = Field(sa_type=BigInteger)
+
+
+class Accounts(SQLModel, table=True):
+    """The Klaviyo account each connection was first used with."""
+
+    __tablename__ = "accounts"
+
+    connection: str = Field(sa_column=Column(Text, primary_key=True))
+    account: str = Field(sa_type=Text)
+    pinned_at: int = Field(sa_type=BigInteger)
+
+
+metadata = SQLModel.metadata
+people = metadata.tables["people"]
+lanes = metadata.tables["lanes"]
+outbox = metadata.tables["outbox"]
+requests = metadata.tables["requests"]
+checkpoints = metadata.tables["checkpoints"]
+leases = metadata.tables["leases"]
+orders = metadata.tables["orders"]
+spends = metadata.tables["spend"]
+mappings = metadata.tables["mappings"]
+accounts = metadata.tables["accounts"]
+
+
+STUCK = (State.HELD, State.DEAD)
+is_stuck = literal_column("outbox.state IN (4, 5)", Boolean)
+
+
+def in_state(state: State) -> ColumnElement[bool]:
+    """`state` as a literal: SQLite uses a partial index only where it reads the index's words."""
+    words = literal_column(f"outbox.state = {int(state)}", Boolean)
+    return is_stuck & words if state in STUCK else words

@@ -1,0 +1,41 @@
+"""The fake and the SQL store on both engines keep one contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from connector.store.database import open_database
+from connector.store.sql import SqlStore, open_store
+from connector.store.tables import metadata
+from connector.testing.memory import MemoryStore
+from connector.testing.store_contract import DurableStoreContract, StoreContract
+
+
+class TestMemory(StoreContract):
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        return MemoryStore()
+
+
+class TestSqlite(DurableStoreContract):
+    @pytest.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[SqlStore]:
+        store = await open_store(f"sqlite:///{tmp_path}/s.db")
+        yield store
+        await store.aclose()
+
+
+class TestPostgres(DurableStoreContract):
+    @pytest.fixture
+    async def store(self, postgres_url: str) -> AsyncIterator[SqlStore]:
+        store = await open_store(postgres_url)
+        yield store
+        await store.aclose()
+        database = open_database(postgres_url)
+        await database.write(
+            lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
+        )
+        await database.aclose()
