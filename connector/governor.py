@@ -1,0 +1,155 @@
+"""The only rate limiter: nobody sends a request without a grant.
+
+The unit is an account (Klaviyo) or a credential (a platform). Each endpoint has windows, and no
+window of that length, wherever it begins, ever holds more than our share of the limit: a far
+end's fixed windows are then kept whatever their phase. Windows are kept a little longer than the
+far end's, because requests granted evenly can arrive bunched. What was granted is saved with the
+claim it was granted for and read at start, so a restart does not spend a minute's quota twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from connector.model import Spend
+from connector.ports import Clock, Grant
+
+_MARGIN = 0.02
+_MIN_WAIT = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What the far end allows: requests a second, a minute and, where it has one, a day."""
+
+    burst: int
+    steady: int
+    daily: int | None = None
+
+
+@dataclass(slots=True)
+class _Window:
+    name: str
+    limit: int
+    backfill_limit: int
+    seconds: float
+    granted: deque[float]
+
+    def forget(self, now: float) -> None:
+        while self.granted and self.granted[0] <= now - self.seconds:
+            self.granted.popleft()
+
+    def room(self, backfill: bool) -> int:
+        return (self.backfill_limit if backfill else self.limit) - len(self.granted)
+
+    def wait(self, now: float, backfill: bool) -> float:
+        """Seconds until one more fits."""
+        over = -self.room(backfill)
+        return self.granted[over] + self.seconds - now if over >= 0 else 0.0
+
+
+def _window(name: str, allowed: int, seconds: float, share: float, reserve: float) -> _Window:
+    """A window of our share; stretched where the share of it is less than one request."""
+    ours = allowed * share
+    if ours < 1:
+        seconds, ours = seconds / ours, 1
+    limit = math.floor(ours)
+    backfill = max(1, math.floor(limit * (1 - reserve)))
+    return _Window(name, limit, backfill, seconds * (1 + _MARGIN), deque())
+
+
+class Governor:
+    """connector.ports.Quota of one account. `share` is the part of every limit that is ours,
+    `live_reserve` the part of that share which no backfill may touch."""
+
+    def __init__(
+        self,
+        account: str,
+        limits: Mapping[str, Limit],
+        *,
+        clock: Clock,
+        share: float,
+        live_reserve: float = 0.0,
+        blocked: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self.account = account
+        self._clock = clock
+        self._blocked = blocked
+        self._until: dict[str, float] = {}
+        self._windows = {
+            endpoint: [
+                _window("second", limit.burst, 1.0, share, live_reserve),
+                _window("minute", limit.steady, 60.0, share, live_reserve),
+                *(
+                    [_window("day", limit.daily, 86_400.0, share, live_reserve)]
+                    if limit.daily
+                    else []
+                ),
+            ]
+            for endpoint, limit in limits.items()
+        }
+
+    def reserve(self, endpoint: str, want: int, *, backfill: bool = False) -> Grant:
+        """Up to `want` requests now. A grant of none says how long to wait for one."""
+        now = self._clock.monotonic()
+        windows = self._windows[endpoint]
+        blocked = self._until.get(endpoint, 0.0) - now
+        if blocked > 0:
+            return Grant(0, blocked)
+        for window in windows:
+            window.forget(now)
+        count = min(want, *(window.room(backfill) for window in windows))
+        if count <= 0:
+            wait = max(window.wait(now, backfill) for window in windows)
+            if self._blocked:
+                self._blocked(endpoint, wait)
+            return Grant(0, max(wait, _MIN_WAIT))
+        for window in windows:
+            window.granted.extend([now] * count)
+        second = self._clock.now() // 1000
+        return Grant(count, 0.0, (Spend(self.account, endpoint, second, count),))
+
+    def release(self, endpoint: str, count: int) -> None:
+        """Give back the newest grants that were not used."""
+        for window in self._windows[endpoint]:
+            for _ in range(min(count, len(window.granted))):
+                window.granted.pop()
+
+    def slow_down(self, endpoint: str, seconds: float) -> None:
+        """The far end said so (429, 503 with Retry-After, nothing remaining): nothing before."""
+        until = self._clock.monotonic() + seconds
+        self._until[endpoint] = max(until, self._until.get(endpoint, 0.0))
+
+    def observe(self, endpoint: str, headers: Mapping[str, str]) -> None:
+        """Believe the far end when it says that less remains than we think: others share the
+        account. The headers speak of the one-second window (facts, klaviyo.md 14)."""
+        if headers.get("ratelimit-remaining") == "0":
+            try:
+                reset = float(headers.get("ratelimit-reset", "1"))
+            except ValueError:
+                reset = 1.0
+            self.slow_down(endpoint, min(max(reset, 0.1), 60.0))
+
+    def load(self, spent: Iterable[Spend]) -> None:
+        """Remember what was granted before a restart, each at the end of its second."""
+        now, wall = self._clock.monotonic(), self._clock.now() / 1000
+        for spend in sorted(spent, key=lambda s: s.second):
+            if spend.account != self.account:
+                continue
+            at = min(now, now - (wall - spend.second - 1))
+            for window in self._windows.get(spend.endpoint, ()):
+                if at > now - window.seconds:
+                    window.granted.extend([at] * spend.count)
+
+    def remaining(self) -> Sequence[tuple[str, str, int]]:
+        """(endpoint, window, requests left to us), for metrics."""
+        now = self._clock.monotonic()
+        found = []
+        for endpoint, windows in self._windows.items():
+            for window in windows:
+                window.forget(now)
+                found.append((endpoint, window.name, max(0, window.room(False))))
+        return found

@@ -1,0 +1,259 @@
+"""The only module that imports httpx, and the only one that knows what a status means.
+
+`Http.call` turns whatever a far end or the network does into an `Answer` or into one of the four
+delivery errors. The table is DESIGN 3, "Answers":
+
+    2xx                       Answer
+    429, 503, non-JSON 403    Wait      certainly not applied
+    no connection             Wait      no byte left
+    400 405 409 413 415 422   Rejected  this record will not be taken
+    404                       Blocked   the target
+    403 with JSON, 3xx        Blocked   the lane
+    401, 410                  Blocked   the account
+    every other 5xx, 408      Unknown   it may have been applied
+    time-out, reset, torn     Unknown
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+
+from connector.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.ports import Clock
+
+Vendor = Literal["klaviyo", "platform"]
+
+_WORDS: dict[Vendor, dict[str, Problem]] = {
+    "klaviyo": {
+        "refused": Problem.KLAVIYO_REFUSED,
+        "key": Problem.KLAVIYO_KEY,
+        "scope": Problem.KLAVIYO_SCOPE,
+        "target": Problem.KLAVIYO_TARGET,
+        "conflict": Problem.KLAVIYO_CONFLICT,
+        "gone": Problem.KLAVIYO_REVISION,
+        "large": Problem.KLAVIYO_TOO_LARGE,
+        "throttled": Problem.KLAVIYO_THROTTLED,
+        "unavailable": Problem.KLAVIYO_UNAVAILABLE,
+    },
+    "platform": {
+        "refused": Problem.PLATFORM_REFUSED,
+        "key": Problem.PLATFORM_KEY,
+        "scope": Problem.PLATFORM_SCOPE,
+        "target": Problem.PLATFORM_TARGET,
+        "conflict": Problem.PLATFORM_REFUSED,
+        "gone": Problem.PLATFORM_TARGET,
+        "large": Problem.PLATFORM_REFUSED,
+        "throttled": Problem.PLATFORM_THROTTLED,
+        "unavailable": Problem.PLATFORM_UNAVAILABLE,
+    },
+}
+
+_CHALLENGE_PAUSE = 30.0
+_MAX_RETRY_AFTER = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A 2xx answer. `headers` are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body, decoded. Raises Unknown when it is not JSON."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError as error:
+            raise Unknown(Problem.ANSWER_UNREADABLE, str(error), status=self.status) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a call came to, for metrics and quotas: `status` is None when no answer came."""
+
+    route: str
+    status: int | None
+    headers: Mapping[str, str]
+    seconds: float
+
+
+def client(*, timeout: float = 30.0, max_connections: int = 20) -> httpx.AsyncClient:
+    """The only client factory. `timeout` in seconds for each of connect, read, write and pool.
+
+    httpcore's pool slows down with many connections (docs/decisions/0004-http.md), so few are kept.
+    """
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+        limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=20),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+class Http:
+    """Calls one far end. `vendor` picks the problem codes, `credential` yields the auth headers,
+    `seen` is told of every call that left or tried to."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        vendor: Vendor,
+        clock: Clock,
+        credential: Callable[[], Mapping[str, str]],
+        headers: Mapping[str, str] | None = None,
+        allow_http: frozenset[str] = frozenset(),
+        wait_statuses: frozenset[int] = frozenset({429, 503}),
+        seen: Callable[[Seen], None] | None = None,
+        http: httpx.AsyncClient | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        self._base = base_url.rstrip("/")
+        self._words = _WORDS[vendor]
+        self._clock = clock
+        self._credential = credential
+        self._headers = dict(headers or {})
+        self._wait_statuses = wait_statuses
+        self._seen = seen
+        self._client = http or client(timeout=timeout)
+        parts = urlsplit(self._base)
+        host = parts.hostname or ""
+        self._tls_fault = parts.scheme != "https" and not (is_loopback(host) or host in allow_http)
+        self._host = host
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def call(
+        self, method: str, path: str, *, route: str, content: bytes | None = None
+    ) -> Answer:
+        """One request, one answer or one DeliveryError. `path` may carry data and is never logged;
+        `route` is its template and is."""
+        if self._tls_fault:
+            raise Blocked(
+                Problem.TLS_REQUIRED,
+                f"{self._host} is called without TLS; if you mean it: [security] allow_http",
+                scope="account",
+            )
+        started = self._clock.monotonic()
+        status: int | None = None
+        headers: Mapping[str, str] = {}
+        try:
+            response = await self._client.request(
+                method,
+                self._base + path,
+                content=content,
+                headers={**self._headers, **self._credential()},
+            )
+            status = response.status_code
+            headers = response.headers
+            return self._judge(response)
+        except httpx.HTTPError as error:
+            raise translate(error) from error
+        finally:
+            if self._seen:
+                self._seen(Seen(route, status, headers, self._clock.monotonic() - started))
+
+    def _judge(self, response: httpx.Response) -> Answer:
+        status, words = response.status_code, self._words
+        if 200 <= status < 300:
+            return Answer(status, response.headers, response.content)
+        if status in self._wait_statuses:
+            word = "throttled" if status == 429 else "unavailable"
+            after = retry_after(response.headers)
+            raise Wait(words[word], _detail(response), status=status, after=after)
+        if status == 403 and not _is_json(response):
+            raise Wait(Problem.CHALLENGED, status=status, after=_CHALLENGE_PAUSE)
+        if status in {401, 410}:
+            problem = words["key" if status == 401 else "gone"]
+            raise Blocked(problem, _detail(response), scope="account", status=status)
+        if status == 404:
+            raise Blocked(words["target"], _detail(response), scope="target", status=status)
+        if status == 403 or 300 <= status < 400:
+            problem = words["scope" if status == 403 else "target"]
+            raise Blocked(problem, _detail(response), scope="lane", status=status)
+        if status >= 500 or status == 408:
+            raise Unknown(Problem.SERVER_FAULT, _detail(response), status=status)
+        word = {409: "conflict", 413: "large"}.get(status, "refused")
+        pointers, meta = _pointers(response)
+        raise Rejected(words[word], _detail(response), status=status, pointers=pointers, meta=meta)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds of a `Retry-After` header, at most an hour; 0 when there is none or it is a date."""
+    try:
+        return min(max(0.0, float(headers.get("retry-after", "0"))), _MAX_RETRY_AFTER)
+    except ValueError:
+        return 0.0
+
+
+def translate(error: httpx.HTTPError) -> DeliveryError:
+    """Every httpx error as a delivery error: did a byte leave or not?"""
+    if isinstance(error, httpx.ConnectError):
+        if _caused_by(error, socket.gaierror):
+            return Wait(Problem.NAME_NOT_RESOLVED, str(error))
+        if _caused_by(error, ssl.SSLError):
+            return Wait(Problem.NOT_CONNECTED, f"TLS: {error}")
+        return Wait(Problem.NOT_CONNECTED, str(error))
+    if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
+        return Wait(Problem.NOT_CONNECTED, "no connection in time")
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+        return Wait(Problem.NOT_CONNECTED, str(error))
+    if isinstance(error, httpx.TimeoutException):
+        return Unknown(Problem.TIMED_OUT)
+    if isinstance(error, httpx.NetworkError):
+        return Unknown(Problem.CONNECTION_LOST, str(error))
+    return Unknown(Problem.ANSWER_UNREADABLE, str(error))
+
+
+def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, kind):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _is_json(response: httpx.Response) -> bool:
+    return "json" in response.headers.get("content-type", "")
+
+
+def _errors(response: httpx.Response) -> list[dict[str, Any]]:
+    try:
+        body = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        return []
+    errors = body.get("errors") if isinstance(body, dict) else None
+    return [e for e in errors if isinstance(e, dict)] if isinstance(errors, list) else []
+
+
+def _detail(response: httpx.Response) -> str:
+    """What the far end said, without its echo of our data: codes and titles, not details."""
+    said = [f"{e.get('code', '?')}: {e.get('title', '')}" for e in _errors(response)[:3]]
+    return f"HTTP {response.status_code}" + (f" ({'; '.join(said)})" if said else "")
+
+
+def _pointers(response: httpx.Response) -> tuple[list[tuple[str, str]], dict[str, object]]:
+    found: list[tuple[str, str]] = []
+    meta: dict[str, object] = {}
+    for error in _errors(response):
+        source = error.get("source")
+        pointer = source.get("pointer") if isinstance(source, dict) else None
+        found.append((str(pointer or ""), f"{error.get('code', '?')}: {error.get('title', '')}"))
+        if not meta and isinstance(error.get("meta"), dict):
+            meta = error["meta"]
+    return found, meta

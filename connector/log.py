@@ -1,0 +1,90 @@
+"""Structured logs without secrets: one line when something breaks, one when it recovers.
+
+Promise 8: no secret, token or personal data. Whatever is logged passes `redact`, which masks
+addresses, bearer tokens and keys wherever they stand; callers log route templates, never URLs.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import orjson
+import structlog
+
+_ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+")
+_TOKEN = re.compile(
+    r"\b(pk_[A-Za-z0-9_]{4,}|(?:Bearer|Basic|Klaviyo-API-Key)\s+[^\s\"']+"
+    r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*)"
+)
+_SECRET_KEYS = re.compile(r"secret|password|token|api_?key|private_key|authorization", re.I)
+
+
+def redact(text: str) -> str:
+    """Addresses and tokens masked."""
+    return _TOKEN.sub("***", _ADDRESS.sub("<address>", text))
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {k: "***" if _SECRET_KEYS.search(str(k)) else _clean(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(v) for v in value]
+    return value
+
+
+def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        event[key] = "***" if _SECRET_KEYS.search(key) else _clean(value)
+    return event
+
+
+def _dumps(event: Any, **options: Any) -> str:
+    return orjson.dumps(event, default=options.get("default", str)).decode()
+
+
+def configure(
+    *, format: Literal["console", "json"] = "console", level: str = "info", stream: Any = None
+) -> None:
+    """Set up structlog and route the standard library's logging through it, to stderr."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _redact_event,
+    ]
+    renderer: Any = (
+        structlog.processors.JSONRenderer(serializer=_dumps)
+        if format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    number = logging.getLevelNamesMapping()[level.upper()]
+    out = stream or sys.stderr
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(number, logging.WARNING))
+
+
+def get(name: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger whose lines bear `part=name`."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(part=name)
+    return logger

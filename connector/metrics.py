@@ -1,0 +1,246 @@
+"""Every metric, declared once, on a registry of its own per app. Names are INTERFACE 6.
+
+Label values are closed lists: kinds, outcomes, problem codes, route templates, connection names.
+No address, id or free text is ever a label. Ages are computed at scrape time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter as Tally
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+from connector.model import (
+    Accepted,
+    Appended,
+    Dead,
+    Delivery,
+    Doubt,
+    Entry,
+    Held,
+    Lane,
+    LaneMode,
+    Millis,
+    Outcome,
+    Retry,
+    Skipped,
+)
+from connector.ports import Backlog
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LATENCY = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
+_MODES: tuple[LaneMode, ...] = ("running", "paused", "held", "blocked")
+
+
+def account_label(account: str) -> str:
+    """A short hash: an account's name is nobody's business in a metric."""
+    return hashlib.sha256(account.encode()).hexdigest()[:8]
+
+
+class Metrics:
+    """Counts what the loops do; renders itself for Prometheus."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(PLATFORM_COLLECTOR)
+        self.registry.register(GC_COLLECTOR)
+        ProcessCollector(registry=self.registry)
+        self.received = self._counter(
+            "records_received", "Records taken in, before dedupe.", "connection", "kind", "via"
+        )
+        self.duplicates = self._counter(
+            "records_duplicate", "Records already known by their id.", "connection", "kind"
+        )
+        self.skipped = self._counter(
+            "records_skipped", "Records that a rule does not send.", "connection", "reason"
+        )
+        self.rejected = self._counter(
+            "webhooks_rejected", "Webhooks refused, by reason.", "connection", "reason"
+        )
+        self.deliveries = self._counter(
+            "deliveries",
+            "Records that reached an end at their destination.",
+            "connection",
+            "destination",
+            "kind",
+            "outcome",
+        )
+        self.retries = self._counter(
+            "retries", "Attempts that will be repeated.", "connection", "destination", "reason"
+        )
+        self.latency = Histogram(
+            "connector_delivery_latency_seconds",
+            "From receipt to acceptance by the destination.",
+            ("connection", "kind"),
+            buckets=_LATENCY,
+            registry=self.registry,
+        )
+        self.outbox = self._gauge(
+            "outbox_records", "Records in the outbox.", "connection", "kind", "state"
+        )
+        self.oldest = self._gauge(
+            "outbox_oldest_seconds",
+            "Age of the oldest record that waits to be delivered.",
+            "connection",
+            "kind",
+        )
+        self.dead = self._gauge(
+            "dead_letters", "Records that will not be taken as they are.", "connection", "cause"
+        )
+        self.requests = self._counter(
+            "requests",
+            "Requests sent; status is the HTTP status or 'none'.",
+            "connection",
+            "destination",
+            "endpoint",
+            "status",
+        )
+        self.request_seconds = Histogram(
+            "connector_request_seconds",
+            "How long an answer took.",
+            ("destination", "endpoint"),
+            registry=self.registry,
+        )
+        self.batch = Histogram(
+            "connector_batch_size",
+            "Records per request.",
+            ("destination", "endpoint"),
+            buckets=(1, 2, 5, 10, 50, 100, 250, 500, 1000, 10_000),
+            registry=self.registry,
+        )
+        self.quota = self._gauge(
+            "rate_limit_remaining", "Requests left to us.", "account", "endpoint", "window"
+        )
+        self.quota_wait = self._counter(
+            "rate_limit_wait_seconds", "Time that quota made us wait.", "account", "endpoint"
+        )
+        self.last_received = self._gauge(
+            "last_received_timestamp_seconds", "When a record last came in.", "connection", "via"
+        )
+        self.last_delivered = self._gauge(
+            "last_delivered_timestamp_seconds",
+            "When a record was last accepted.",
+            "connection",
+            "destination",
+            "kind",
+        )
+        self.checkpoint = self._gauge(
+            "checkpoint_timestamp_seconds",
+            "When a stream's cursor was last saved.",
+            "connection",
+            "stream",
+        )
+        self.lanes = self._gauge(
+            "lane_state",
+            "1 for the state that a lane is in.",
+            "connection",
+            "destination",
+            "kind",
+            "state",
+        )
+        self.revision = self._gauge(
+            "klaviyo_revision_expiry_timestamp_seconds",
+            "When the configured Klaviyo revision stops being stable.",
+        )
+        self.store_bytes = self._gauge("store_bytes", "Size of the store on disk.")
+        self.store_free = self._gauge("store_free_bytes", "Free disk where the store writes.")
+        self.reload_ok = self._gauge(
+            "config_last_reload_successful", "1 when the last configuration was taken."
+        )
+        self.lease = self._gauge("lease_held", "1 while this process holds the lease.", "account")
+        self._gauge("build_info", "The version that runs.", "version").labels(version).set(1)
+        self.reload_ok.set(1)
+
+    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(f"connector_{name}", help, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
+        return Gauge(f"connector_{name}", help, labels, registry=self.registry)
+
+    # ── what the loops tell ──────────────────────────────────────────────────────────────────────
+
+    def took_in(self, lane: Lane, via: str, result: Appended, now: Millis) -> None:
+        connection, kind = lane.connection, lane.kind
+        self.received.labels(connection, kind, via).inc(result.accepted + result.duplicates)
+        self.last_received.labels(connection, via).set(now / 1000)
+        if result.duplicates:
+            self.duplicates.labels(connection, kind).inc(result.duplicates)
+
+    def turned_away(self, connection: str, reason: str) -> None:
+        self.rejected.labels(connection, reason).inc()
+
+    def settled(
+        self, lane: Lane, delivery: Delivery, entries: Mapping[int, Entry], now: Millis
+    ) -> None:
+        """Count a delivery's outcomes. Duration from receipt is observed for what was accepted."""
+        connection, destination, kind = lane.connection, lane.destination, lane.kind
+        tally: Tally[str] = Tally()
+        observe = self.latency.labels(connection, kind).observe
+        for outcome in delivery.outcomes:
+            if isinstance(outcome, Accepted):
+                observe((now - entries[outcome.seq].received_at) / 1000)
+            if word := _outcome(outcome):
+                tally[word] += 1
+            elif isinstance(outcome, Retry | Doubt):
+                self.retries.labels(connection, destination, outcome.problem.value).inc()
+            if isinstance(outcome, Skipped):
+                self.skipped.labels(connection, outcome.reason).inc()
+        for word, count in tally.items():
+            self.deliveries.labels(connection, destination, kind, word).inc(count)
+        if tally["accepted"]:
+            self.last_delivered.labels(connection, destination, kind).set(now / 1000)
+
+    def lane(self, lane: Lane, mode: LaneMode) -> None:
+        for word in _MODES:
+            self.lanes.labels(lane.connection, lane.destination, lane.kind, word).set(word == mode)
+
+    def requested(
+        self, connection: str, destination: str, route: str, status: int | None, seconds: float
+    ) -> None:
+        word = "none" if status is None else str(status)
+        self.requests.labels(connection, destination, route, word).inc()
+        self.request_seconds.labels(destination, route).observe(seconds)
+
+    # ── what is looked up at scrape time ─────────────────────────────────────────────────────────
+
+    def backlog(self, backlogs: Sequence[Backlog], now: Millis) -> None:
+        for b in backlogs:
+            connection, kind = b.lane.connection, b.lane.kind
+            for state in ("ready", "claimed", "held", "dead"):
+                self.outbox.labels(connection, kind, state).set(getattr(b, state))
+            age = max(0, now - b.oldest) / 1000 if b.oldest is not None else 0
+            self.oldest.labels(connection, kind).set(age)
+            self.lane(b.lane, b.state.mode)
+
+    def dead_letters(self, found: Sequence[tuple[str, str, int]]) -> None:
+        self.dead.clear()
+        for connection, cause, count in found:
+            self.dead.labels(connection, cause).set(count)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def _outcome(outcome: Outcome) -> str | None:
+    match outcome:
+        case Accepted():
+            return "accepted"
+        case Skipped():
+            return "skipped"
+        case Held():
+            return "held"
+        case Dead():
+            return "dead"
+        case _:
+            return None
