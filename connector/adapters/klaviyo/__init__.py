@@ -1,0 +1,1 @@
+"""Klaviyo: its limits, its HTTP, and the sinks that write to it."""

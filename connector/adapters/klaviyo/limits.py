@@ -1,0 +1,34 @@
+"""Klaviyo's published limits. Source: `x-klaviyo-ratelimit` of the OpenAPI document (2026-07-15;
+unchanged in revision 2026-10-15) and the page on rate limits, status codes and errors."""
+
+from __future__ import annotations
+
+from connector.governor import Limit
+
+CREATE_EVENT = "POST /api/events"
+BULK_EVENTS = "POST /api/event-bulk-create-jobs"
+GET_ACCOUNTS = "GET /api/accounts"
+GET_METRICS = "GET /api/metrics"
+GET_EVENTS = "GET /api/events"
+GET_PROFILES = "GET /api/profiles"
+
+LIMITS = {
+    CREATE_EVENT: Limit(350, 3500),
+    BULK_EVENTS: Limit(10, 150),
+    GET_ACCOUNTS: Limit(1, 15),
+    GET_METRICS: Limit(10, 150),
+    GET_EVENTS: Limit(350, 3500),
+    GET_PROFILES: Limit(75, 750),
+}
+
+BULK_EVENTS_MAX = 1_000
+BODY_MAX = 5_000_000
+PROPERTIES_MAX = 300
+STRING_MAX = 100_000
+ARRAY_MAX = 4_000
+DEPTH_MAX = 10
+METRIC_NAME_MAX = 127
+UNIQUE_ID_MAX = 255
+EARLIEST = 946_684_800_000
+"""2000-01-01: the docs' bound; the specification alone would take 1990."""
+LATEST_AHEAD = 365 * 86_400_000

@@ -1,0 +1,1 @@
+"""What Klaviyo can be told."""

@@ -1,0 +1,413 @@
+"""What goes out: claim, render, deliver, settle. One dispatcher per lane.
+
+A short queue goes one by one, each record as soon as it is there; a long one goes in bulk. A
+claim is made only with quota in hand, and is settled record by record as answers come in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from connector import log
+from connector.errors import Problem, StoreError
+from connector.metrics import Metrics
+from connector.model import (
+    Accepted,
+    Claim,
+    Dead,
+    Delivery,
+    Doubt,
+    Entry,
+    Fault,
+    Held,
+    Lane,
+    LaneMode,
+    LaneState,
+    Outcome,
+    Retry,
+    Skip,
+    Skipped,
+    Stop,
+    Unsent,
+)
+from connector.ports import Clock, Lease, Mode, Outgoing, Ready, Renderer, Sink, Store
+from connector.retry import Backoff
+
+M = TypeVar("M")
+
+_WAITS_FOR_A_PERSON = {Problem.NO_IDENTITY, Problem.BAD_ADDRESS}
+_RECENT = 100
+_TRIPS_AFTER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`[delivery]` as a lane needs it: seconds, and ms for `horizon`."""
+
+    bulk_threshold: int = 50
+    probe_every: float = 30.0
+    horizon: int = 3 * 86_400_000
+    retry_base: float = 1.0
+    retry_max: float = 300.0
+
+
+class Dispatcher(Generic[M]):
+    """Runs one lane until it is told to stop."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        state: LaneState,
+        *,
+        store: Store,
+        sink: Sink[M],
+        renderer: Renderer[M],
+        lease: Lease,
+        clock: Clock,
+        metrics: Metrics,
+        policy: Policy,
+    ) -> None:
+        self.lane = lane
+        self.state = state
+        self.renderer = renderer
+        self._store = store
+        self._sink = sink
+        self._lease = lease
+        self._clock = clock
+        self._metrics = metrics
+        self._policy = policy
+        self._backoff = Backoff(policy.retry_base, policy.retry_max)
+        self._bell = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._tasks: dict[asyncio.Task[None], tuple[Mode, int]] = {}
+        self._recent: deque[Problem | None] = deque(maxlen=_RECENT)
+        self.trouble: Problem | None = None
+        self._misses = 0
+        self._resume_at = 0.0
+        self._probe_at = 0.0
+        self._store_away = False
+        self._log = log.get("dispatch").bind(
+            connection=lane.connection, destination=lane.destination, kind=lane.kind
+        )
+        metrics.lane(lane, state.mode)
+
+    # ── from outside ─────────────────────────────────────────────────────────────────────────────
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._bell.set()
+
+    def probe_now(self) -> None:
+        """Something outside changed: try a held or blocked lane at once."""
+        self._probe_at = self._resume_at = 0.0
+        self._recent.clear()
+        self.wake()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is in flight."""
+        return not self._tasks
+
+    async def pause(self) -> None:
+        """A person stops deliveries; what is in flight is settled."""
+        await self._enter(LaneState("paused", Problem.PAUSED, "", self._clock.now()))
+
+    async def resume(self) -> None:
+        """A person starts deliveries again, whatever stopped them."""
+        if self.state.mode != "running":
+            await self._run_again()
+        self.wake()
+
+    async def run(self) -> None:
+        """Until `stop`. Nothing that the store or a far end does ends it earlier."""
+        while not self._stopping.is_set():
+            self._bell.clear()
+            try:
+                wait = await self._turn()
+                self._store_back()
+            except StoreError as error:
+                self._store_gone(error)
+                wait = 1.0
+            if wait != 0:
+                await self._clock.wait(self._bell, wait)
+
+    async def stop(self, timeout: float) -> None:
+        """No new claims; wait for what is in flight, at most `timeout` seconds. What is cut off
+        then is in doubt and goes singly after a restart."""
+        self._stopping.set()
+        self.wake()
+        if self._tasks:
+            _, late = await asyncio.wait(list(self._tasks), timeout=timeout)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    # ── one turn ─────────────────────────────────────────────────────────────────────────────────
+
+    async def _turn(self) -> float | None:
+        """Start what can be started. Seconds until the next look; None: when the bell rings."""
+        if not self._lease.valid():
+            return 1.0
+        now = self._clock.monotonic()
+        if self.state.mode == "paused":
+            return None
+        if self.state.mode != "running":
+            return await self._probe(now)
+        if now < self._resume_at:
+            return self._resume_at - now
+        limit = self._policy.bulk_threshold + 1
+        ready = await self._store.ready(self.lane.id, now=self._clock.now(), limit=limit)
+        waits = [self._until_due(ready)]
+        started = False
+        for solo, count in ((True, ready.solo), (False, ready.fresh)):
+            if count:
+                start = await self._start(count, solo=solo)
+                started |= start == 0
+                waits.append(start)
+        if started:
+            return 0
+        known = [wait for wait in waits if wait is not None]
+        return min(known) if known else None
+
+    def _until_due(self, ready: Ready) -> float | None:
+        if ready.next_due is None:
+            return None
+        return max(0.01, (ready.next_due - self._clock.now()) / 1000)
+
+    async def _start(self, count: int, *, solo: bool) -> float | None:
+        """Claim and send. 0 when something was started, else as `_turn`."""
+        bulk = self._sink.bulk
+        many = count > self._policy.bulk_threshold and not solo and not self._tripped
+        mode = bulk if bulk and many else self._sink.single
+        want = 1 if mode == bulk else count
+        room = (1 if self._tripped else mode.parallel) - self._in_flight(mode)
+        if room <= 0:
+            return None
+        grant = self._sink.quota.reserve(mode.endpoint, min(want, room))
+        if not grant.count:
+            return grant.wait
+        claim = await self._store.claim(
+            self.lane,
+            self._lease.fence,
+            now=self._clock.now(),
+            limit=grant.count * mode.size,
+            solo=solo,
+            mapping=self.renderer.version,
+            spend=grant.spend,
+        )
+        used = -(-len(claim.entries) // mode.size) if claim else 0
+        self._sink.quota.release(mode.endpoint, grant.count - used)
+        if claim is None:
+            return None
+        self._launch(claim, mode, used)
+        return 0
+
+    def _in_flight(self, mode: Mode) -> int:
+        return sum(count for running, count in self._tasks.values() if running == mode)
+
+    def _launch(self, claim: Claim, mode: Mode, permits: int) -> None:
+        task = asyncio.create_task(self._deliver(claim, mode, permits))
+        self._tasks[task] = (mode, permits)
+        task.add_done_callback(self._landed)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()):
+            self._log.error("a delivery ended unexpectedly", error=repr(error))
+        self._bell.set()
+
+    # ── one claim ────────────────────────────────────────────────────────────────────────────────
+
+    async def _deliver(self, claim: Claim, mode: Mode, permits: int) -> None:
+        open_entries = {entry.seq: entry for entry in claim.entries}
+        await self.renderer.prepare(claim.entries)
+        messages, settled = self._render(claim.entries)
+        try:
+            if settled:
+                await self._settle(claim, Delivery(settled), open_entries)
+            if not self._lease.valid():
+                left = [Unsent(seq) for seq in open_entries]
+                await self._settle(claim, Delivery(left), open_entries)
+                return
+            self._metrics.batch.labels(self.lane.destination, mode.endpoint).observe(
+                len(messages) / permits
+            )
+            bulk = mode == self._sink.bulk
+            async for delivery in self._sink.deliver(messages, bulk=bulk, permits=permits):
+                await self._settle(claim, delivery, open_entries)
+        finally:
+            # A fault of ours, or a stop in mid-air: nobody knows what the far end has.
+            if open_entries:
+                doubts = [Doubt(seq, Problem.INTERRUPTED) for seq in open_entries]
+                await self._settle(claim, Delivery(doubts), open_entries)
+
+    def _render(self, entries: Sequence[Entry]) -> tuple[list[Outgoing[M]], list[Outcome]]:
+        messages: list[Outgoing[M]] = []
+        settled: list[Outcome] = []
+        for entry in entries:
+            message = self.renderer.render(entry)
+            if isinstance(message, Skip):
+                settled.append(Skipped(entry.seq, message.reason))
+            elif isinstance(message, Fault):
+                end = Held if message.problem in _WAITS_FOR_A_PERSON else Dead
+                settled.append(end(entry.seq, message.problem, message.detail))
+            else:
+                messages.append(Outgoing(entry, message))
+        return messages, settled
+
+    async def _settle(
+        self, claim: Claim, delivery: Delivery, open_entries: dict[int, Entry]
+    ) -> None:
+        entries = {o.seq: open_entries.pop(o.seq) for o in delivery.outcomes}
+        delivery = self._judge(delivery, entries)
+        now = self._clock.now()
+        while True:
+            try:
+                await self._store.settle(
+                    claim,
+                    delivery.outcomes,
+                    now=now,
+                    requests=delivery.requests,
+                    horizon=self._policy.horizon,
+                )
+                break
+            except StoreError as error:
+                self._store_gone(error)
+                await self._clock.sleep(1.0)
+        self._store_back()
+        self._metrics.settled(self.lane, delivery, entries, now)
+        if delivery.stop:
+            await self._stopped(delivery.stop)
+        elif self.state.mode in ("held", "blocked"):
+            if any(isinstance(o, Accepted) for o in delivery.outcomes):
+                await self._run_again()
+        elif self.state.mode == "running":
+            await self._watch_deaths(delivery.outcomes)
+
+    def _judge(self, delivery: Delivery, entries: dict[int, Entry]) -> Delivery:
+        """Put in how long to wait; a probe of a held lane kills nobody."""
+        outcomes: list[Outcome] = []
+        failed: Retry | Doubt | None = None
+        for outcome in delivery.outcomes:
+            if isinstance(outcome, Retry | Doubt):
+                failed = outcome
+                wait = self._backoff(entries[outcome.seq].attempts, outcome.after)
+                outcome = replace(outcome, after=wait)
+            elif isinstance(outcome, Dead) and self.state.mode == "held":
+                outcome = Unsent(outcome.seq)
+            outcomes.append(outcome)
+        if failed:
+            self._missed(failed, len(outcomes))
+        elif any(isinstance(o, Accepted | Dead) for o in outcomes):
+            self._answered()
+        return replace(delivery, outcomes=outcomes)
+
+    # ── when things go wrong ─────────────────────────────────────────────────────────────────────
+
+    @property
+    def _tripped(self) -> bool:
+        """Failures and no success between them: one record at a time, ever more slowly."""
+        return self._misses >= _TRIPS_AFTER
+
+    def _missed(self, outcome: Retry | Doubt, count: int) -> None:
+        was = self._tripped
+        self._misses += 1 if count == 1 else _TRIPS_AFTER
+        if self._tripped:
+            wait = self._backoff(self._misses - _TRIPS_AFTER + 1, outcome.after)
+            self._resume_at = max(self._resume_at, self._clock.monotonic() + wait)
+        if self._tripped and not was:
+            self.trouble = outcome.problem
+            self._log.warning(
+                "the far end fails; going slowly until it answers",
+                problem=outcome.problem.value,
+                meaning=outcome.problem.meaning,
+                detail=outcome.detail,
+            )
+
+    def _answered(self) -> None:
+        if self._tripped:
+            self._log.info("the far end answers again")
+        self._misses, self._resume_at, self.trouble = 0, 0.0, None
+
+    async def _stopped(self, stop: Stop) -> None:
+        mode: LaneMode = "held" if stop.scope == "target" else "blocked"
+        self._probe_at = self._clock.monotonic() + self._policy.probe_every
+        if self.state.mode == "running":
+            await self._enter(LaneState(mode, stop.problem, stop.detail, self._clock.now()))
+
+    async def _watch_deaths(self, outcomes: Sequence[Outcome]) -> None:
+        """More than half of the last hundred dead of one cause: a fault of ours or of the set-up,
+        and no reason to kill the rest."""
+        for outcome in outcomes:
+            if isinstance(outcome, Dead):
+                self._recent.append(outcome.problem)
+            elif isinstance(outcome, Accepted):
+                self._recent.append(None)
+        if len(self._recent) < _RECENT:
+            return
+        [(cause, count)] = Counter(self._recent).most_common(1)
+        if cause is not None and count > _RECENT / 2:
+            self._recent.clear()
+            self._probe_at = self._clock.monotonic() + self._policy.probe_every
+            detail = f"{count} of the last {_RECENT} records died of {cause}: {cause.meaning}"
+            await self._enter(LaneState("held", Problem.MASS_DEATH, detail, self._clock.now()))
+
+    async def _probe(self, now: float) -> float | None:
+        """One record, or the sink's own check where none waits, tells whether it works again."""
+        if self._tasks:
+            return None
+        if now < self._probe_at:
+            return self._probe_at - now
+        self._probe_at = now + self._policy.probe_every
+        ready = await self._store.ready(self.lane.id, now=self._clock.now(), limit=1)
+        if ready.solo or ready.fresh:
+            self._misses = max(self._misses, _TRIPS_AFTER)
+            wait = await self._start(1, solo=not ready.fresh)
+            return wait or self._policy.probe_every
+        if self.state.mode == "blocked":
+            checks = await self._sink.check()
+            if all(check.level == "ok" for check in checks):
+                await self._run_again()
+                return 0
+        return self._policy.probe_every
+
+    async def _enter(self, state: LaneState) -> None:
+        self.state = state
+        self._metrics.lane(self.lane, state.mode)
+        await self._store.lanes.set_state(self.lane.id, state)
+        problem = state.problem
+        self._log.error(
+            f"lane {state.mode}",
+            problem=problem.value if problem else None,
+            meaning=problem.meaning if problem else None,
+            detail=state.detail,
+        )
+
+    async def _run_again(self) -> None:
+        """Time in a pause does not count against the retry horizon."""
+        now = self._clock.now()
+        paused = now - self.state.since
+        before = self.state
+        self.state = LaneState("running", None, "", now)
+        self._misses, self._resume_at, self.trouble = 0, 0.0, None
+        self._metrics.lane(self.lane, "running")
+        await self._store.extend(self.lane.id, paused)
+        await self._store.lanes.set_state(self.lane.id, self.state)
+        self._log.info("lane runs again", was=before.mode, seconds=round(paused / 1000))
+        self.wake()
+
+    def _store_gone(self, error: StoreError) -> None:
+        if not self._store_away:
+            self._store_away = True
+            self._log.error(
+                "the store does not answer", problem=error.problem.value, detail=error.detail
+            )
+
+    def _store_back(self) -> None:
+        if self._store_away:
+            self._store_away = False
+            self._log.info("the store answers again")
