@@ -257,3 +257,13 @@ def _pointers(response: httpx.Response) -> tuple[list[tuple[str, str]], dict[str
         if not meta and isinstance(error.get("meta"), dict):
             meta = error["meta"]
     return found, meta
+
+
+async def ask(url: str) -> tuple[int, str]:
+    """A GET for a person or a probe: (status, text), or (0, why there was no answer)."""
+    async with client(timeout=5.0) as asker:
+        try:
+            response = await asker.get(url)
+        except httpx.HTTPError as error:
+            return 0, f"no answer: {type(error).__name__}"
+        return response.status_code, response.text

@@ -257,8 +257,9 @@ class Memory(Protocol):
 
     async def mapping(self, version: str) -> str | None: ...
 
-    async def pin_account(self, connection: str, account: str) -> str:
-        """The account this connection belongs to: `account` at first contact, else what it was."""
+    async def pin_account(self, connection: str, account: str, *, anew: bool = False) -> str:
+        """The account this connection belongs to: `account` at first contact or `anew`, else
+        what it was."""
         ...
 
 
@@ -367,7 +368,9 @@ class Platform:
 
     `settings` validates `[connections.settings]`; `event_view` is the pure view of an event (see
     connector.rendering.EventView); `webhook` makes its receiver from validated settings, None
-    where the platform pushes nothing.
+    where the platform pushes nothing. `person_view` is the pure view of a person as the
+    platform's API shows it; `name_header` makes the headers that tell an event's name where it is
+    not in the body.
     """
 
     source: str
@@ -376,6 +379,8 @@ class Platform:
     offers: frozenset[Offer]
     event_view: Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
     webhook: Callable[[Any], Webhook] | None = None
+    person_view: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
     api_version: int = 1
 
 

@@ -23,7 +23,7 @@ class EventRenderer:
     with: another metric name or identity would make a second event of it.
     """
 
-    def __init__(self, mapping: CompiledMapping, view: EventView, memory: Memory) -> None:
+    def __init__(self, mapping: CompiledMapping, view: EventView, memory: Memory | None) -> None:
         self._mapping = mapping
         self._view = view
         self._memory = memory
@@ -35,6 +35,8 @@ class EventRenderer:
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
         known = {self.version, *self._older}
+        if self._memory is None:
+            return
         for version in {e.mapping for e in entries if e.solo and e.mapping} - known:
             text = await self._memory.mapping(version)
             if text is not None:

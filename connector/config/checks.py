@@ -74,7 +74,7 @@ def _server(config: Config, faults: Faults) -> None:
             f"found the public host {host} while nothing guards the console, allowed with "
             "[console] password (CONNECTOR_CONSOLE_PASSWORD) or [server] admin_port",
         )
-    if server.admin_port == server.port:
+    if server.admin_port and server.admin_port == server.port:
         faults.add(
             ("server", "admin_port"),
             f"found {server.admin_port}, which is [server] port too, allowed another port or 0",

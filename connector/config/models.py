@@ -20,8 +20,6 @@ from connector.config.values import (
     setting,
 )
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-
 
 class Store(Section):
     """`[store]`: where everything is kept. `url` may hold a password: never log it."""
@@ -50,7 +48,9 @@ class Server(Section):
     host: Annotated[str, Field(min_length=1)] = setting(
         "127.0.0.1", "The address to listen on.", env="CONNECTOR_HOST"
     )
-    port: Port = setting(8787, "The port to listen on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = setting(
+        8787, "The port to listen on; 0 is any free one."
+    )
     admin_port: Annotated[int, Field(ge=0, le=65535)] = setting(
         0,
         "A port of their own for console, /api and /metrics, so that an ingress can publish the "

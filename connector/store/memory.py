@@ -66,8 +66,10 @@ class SqlMemory:
 
         return await self._database.read(work)
 
-    async def pin_account(self, connection: str, account: str) -> str:
+    async def pin_account(self, connection: str, account: str, *, anew: bool = False) -> str:
         def work(c: Connection) -> str:
+            if anew:
+                c.execute(delete(accounts).where(accounts.c.connection == connection))
             query = select(accounts.c.account).where(accounts.c.connection == connection)
             pinned: str | None = c.execute(query).scalar_one_or_none()
             if pinned is None:

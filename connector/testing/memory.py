@@ -448,7 +448,9 @@ class MemoryStore:
     async def mapping(self, version: str) -> str | None:
         return self._mappings.get(version)
 
-    async def pin_account(self, connection: str, account: str) -> str:
+    async def pin_account(self, connection: str, account: str, *, anew: bool = False) -> str:
+        if anew:
+            self._accounts[connection] = account
         return self._accounts.setdefault(connection, account)
 
     # ── leases and orders ────────────────────────────────────────────────────────────────────────

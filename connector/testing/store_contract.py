@@ -358,6 +358,7 @@ class StoreContract:
         assert await store.memory.mapping("v2") is None
         assert await store.memory.pin_account("acme", "A1") == "A1"
         assert await store.memory.pin_account("acme", "B2") == "A1"
+        assert await store.memory.pin_account("acme", "B2", anew=True) == "B2"
 
     async def test_an_order_is_taken_once(self, store: Store) -> None:
         id = await store.orders.place("pause", {"connection": "acme"}, by="cli", now=NOW)

@@ -1,0 +1,330 @@
+"""The composition root: what starts in which order, and stops in which.
+
+Start: store, lease, what a dead holder left, lines, doors, lanes, bells.
+Stop: doors (nothing new comes in), lanes (what is in flight is settled), lease, store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from connector import __version__, log
+from connector.adapters.registry import SettingsModels
+from connector.clock import SystemClock
+from connector.config import Config
+from connector.config import load as load_config
+from connector.errors import ConfigError, Problem, StoreError
+from connector.intake import Intake
+from connector.lease import LeaseKeeper, holder_name
+from connector.lines import Workshop
+from connector.metrics import Metrics
+from connector.model import LaneId, State
+from connector.operate import Line, Operator
+from connector.ports import Clock
+from connector.schedule import Bells
+from connector.store.sql import SqlStore, open_store
+from connector.web.health import Health
+from connector.web.hooks import Hooks
+from connector.web.server import Server, application
+
+_DAY_MS = 86_400_000
+_IDLE_AHEAD = 60.0
+
+
+def read_config(path: Path | None = None) -> Config:
+    """The configuration with every platform's settings validated. Raises ConfigError."""
+    return load_config(path, settings_models=SettingsModels())
+
+
+class App:
+    """The daemon."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        reread: Callable[[], Config] | None = None,
+    ) -> None:
+        self.config = config
+        self.clock: Clock = clock or SystemClock()
+        self.metrics = Metrics(__version__)
+        self.lines: dict[str, Line] = {}
+        self.store: SqlStore
+        self.operator: Operator
+        self.intake: Intake
+        self.health: Health
+        self._reread = reread
+        self._workshop: Workshop
+        self._lease: LeaseKeeper
+        self._servers: list[Server] = []
+        self._bells = Bells()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._trouble: dict[str, str] = {}
+        self._lost = asyncio.Event()
+        self._log = log.get("app")
+
+    # ── start and stop ───────────────────────────────────────────────────────────────────────────
+
+    async def start(self, *, patience: float = 30.0, serve: bool = True) -> None:
+        """Raises ConfigError for what a person must mend, StoreError when another holds the
+        store longer than `patience` seconds or its schema does not fit."""
+        self.store = await self._open_store()
+        self.operator = Operator(
+            self.store,
+            self.clock,
+            lines=self.lines,
+            reload=self.reload,
+            trouble=lambda: list(self._trouble.values()),
+        )
+        self.intake = Intake(self.store, self.clock, self.metrics, arrived=self._arrived)
+        self.health = Health(self.clock, self.metrics, self.operator, self._scrape)
+        self._lease = LeaseKeeper(self.store, self.clock, holder_name())
+        await self._lease.acquire(patience)
+        await self._take_over()
+        self._workshop = Workshop(self.config, self.store, self._lease, self.clock, self.metrics)
+        for connection in self.config.connections:
+            self.lines[connection.name] = await self._workshop.build(connection)
+        if serve:
+            await self._serve()
+        for line in self.lines.values():
+            self._run_line(line)
+        self._ring()
+        self.health.ready = True
+        self._log.info("ready", version=__version__, connections=len(self.lines))
+
+    async def stop(self) -> None:
+        """Everything in flight is finished, within [server] shutdown_timeout."""
+        grace = self.config.server.shutdown_timeout
+        self.health.ready = False
+        self._bells.stop()
+        await asyncio.gather(*(server.stop() for server in self._servers))
+        await asyncio.gather(*(self._stop_line(line, grace) for line in self.lines.values()))
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._lease.release()
+        await self.store.aclose()
+        self._log.info("stopped")
+
+    @property
+    def port(self) -> int:
+        """The port that platforms call."""
+        return self._servers[0].port
+
+    async def until_idle(self) -> list[str]:
+        """Wait until nothing is ready, in flight or due within a minute; then one line for each
+        lane that a person or a probe must restart."""
+        while not all([await self._idle(line) for line in self.lines.values()]):
+            await self.clock.sleep(0.1)
+        return [
+            f"{line.name}: {line.dispatcher.state.mode}, {line.dispatcher.state.detail}"
+            for line in self.lines.values()
+            if line.dispatcher.state.mode != "running"
+        ]
+
+    async def _idle(self, line: Line) -> bool:
+        if not line.dispatcher.idle:
+            return False
+        if line.dispatcher.state.mode != "running":
+            return True
+        now = self.clock.now()
+        ready = await self.store.ready(line.lane.id, now=now, limit=1)
+        soon = ready.next_due is not None and ready.next_due <= now + _IDLE_AHEAD * 1000
+        return not (ready.fresh or ready.solo or soon) and line.dispatcher.idle
+
+    # ── pieces of the start ──────────────────────────────────────────────────────────────────────
+
+    async def _open_store(self) -> SqlStore:
+        """Wait for a database that is away: the daemon does not end because of it."""
+        told = False
+        while True:
+            try:
+                return await open_store(self.config.store.url, migrate=self.config.store.migrate)
+            except StoreError as error:
+                if error.problem is not Problem.STORE_UNAVAILABLE or _is_file(self.config):
+                    raise
+                if not told:
+                    self._log.error("waiting for the store", problem=error.problem.value)
+                told = True
+                await self.clock.sleep(5.0)
+
+    async def _take_over(self) -> None:
+        recovered = await self.store.recover(self._lease.fence, now=self.clock.now())
+        if recovered:
+            self._log.warning("records in doubt after a stop go singly", records=recovered)
+        self._lost.clear()
+        self._lease.keep(self._lost.set)
+        self.metrics.lease.labels("store").set(1)
+
+    async def _serve(self) -> None:
+        server = self.config.server
+        hooks = Hooks(self.lines.get, self.intake, self.metrics)
+        shared = server.admin_port == 0
+        grace = server.shutdown_timeout
+        doors = [
+            Server(
+                application(hooks, self.health, admin=shared), server.host, server.port, grace=grace
+            )
+        ]
+        if not shared:
+            app = application(None, self.health, admin=True)
+            doors.append(Server(app, server.host, server.admin_port, grace=grace))
+        for door in doors:
+            await door.start()
+            self._servers.append(door)
+
+    def _run_line(self, line: Line) -> None:
+        if line.enabled:
+            self._tasks[f"lane {line.name}"] = asyncio.create_task(line.dispatcher.run())
+
+    async def _stop_line(self, line: Line, grace: float) -> None:
+        await line.dispatcher.stop(grace)
+        task = self._tasks.pop(f"lane {line.name}", None)
+        if task:
+            await task
+        await line.close()
+
+    def _arrived(self, lane: LaneId) -> None:
+        for line in self.lines.values():
+            if line.lane.id == lane:
+                line.dispatcher.wake()
+
+    # ── bells ────────────────────────────────────────────────────────────────────────────────────
+
+    def _ring(self) -> None:
+        self._loop("orders", self._bells.every(0.5), self.operator.carry_out_all)
+        self._loop("pulse", self._bells.every(5.0), self._pulse)
+        self._loop("nightly", self._bells.nightly(), self.tidy)
+        self._tasks["lease"] = asyncio.create_task(self._regain())
+        self._bells.start()
+
+    def _loop(self, name: str, bell: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+        async def run() -> None:
+            while True:
+                await bell.wait()
+                bell.clear()
+                try:
+                    await work()
+                except StoreError as error:
+                    self._log.warning(f"{name}: the store does not answer", detail=error.detail)
+
+        self._tasks[name] = asyncio.create_task(run())
+
+    async def _pulse(self) -> None:
+        """The loop moves, the writer moves, and there is disk to write to."""
+        await self.store.memory.remember_spend(())
+        self.health.beat()
+        free = self.store.free_bytes()
+        low = free is not None and free < self.config.store.min_free
+        if low and self.intake.closed is None:
+            self._log.error("intake is closed: free disk is low", problem=Problem.DISK_LOW.value)
+        elif not low and self.intake.closed is not None:
+            self._log.info("intake is open again")
+        self.intake.closed = Problem.DISK_LOW if low else None
+        self._note("disk", f"{Problem.DISK_LOW}: {Problem.DISK_LOW.meaning}" if low else None)
+
+    async def tidy(self) -> None:
+        """Forget what retention says, a batch at a time so that live traffic hardly notices."""
+        keep = self.config.retention
+        ages = {
+            State.ACCEPTED: keep.event_ids,
+            State.SKIPPED: keep.event_ids,
+            State.HELD: keep.held,
+            State.DEAD: keep.dead_letters,
+            State.DISCARDED: keep.dead_letters,
+        }
+        wanted = {state: round(age * 1000) for state, age in ages.items()}
+        gone = 0
+        while count := await self.store.prune(now=self.clock.now(), keep=wanted, limit=2_000):
+            gone += count
+            await self.clock.sleep(0.05)
+        self._log.info("retention", records_forgotten=gone)
+
+    async def _regain(self) -> None:
+        """When another took the lease, wait until it is free and take over again."""
+        while True:
+            await self._lost.wait()
+            self.metrics.lease.labels("store").set(0)
+            await self._lease.acquire(float("inf"))
+            await self._take_over()
+
+    async def _scrape(self) -> None:
+        now = self.clock.now()
+        self.metrics.backlog(await self.store.insight.backlog(), now)
+        self.metrics.dead_letters(await self.store.insight.dead_by_cause())
+        for connection, stream, _, saved_at in await self.store.insight.streams():
+            self.metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
+        self._workshop.quotas.publish()
+        for gauge, value in (
+            (self.metrics.store_bytes, self.store.size_bytes()),
+            (self.metrics.store_free, self.store.free_bytes()),
+        ):
+            if value is not None:
+                gauge.set(value)
+
+    def _note(self, key: str, line: str | None) -> None:
+        if line:
+            self._trouble[key] = line
+        else:
+            self._trouble.pop(key, None)
+
+    # ── reload ───────────────────────────────────────────────────────────────────────────────────
+
+    async def reload(self) -> Mapping[str, Any]:
+        """Apply an edited configuration; a faulty one changes nothing and raises ConfigError."""
+        if self._reread is None:
+            return {"reloaded": False}
+        try:
+            config = self._reread()
+            old, workshop = (
+                self.lines.copy(),
+                Workshop(config, self.store, self._lease, self.clock, self.metrics),
+            )
+            workshop.quotas = self._workshop.quotas
+            fresh = {c.name: await workshop.build(c) for c in config.connections}
+        except ConfigError as error:
+            self.metrics.reload_ok.set(0)
+            self._note("reload", f"{Problem.RELOAD_REFUSED}: {error.faults[0]}")
+            self._log.error("configuration refused", problem=Problem.RELOAD_REFUSED.value)
+            raise
+        self._note("reload", None)
+        self.metrics.reload_ok.set(1)
+        await asyncio.gather(
+            *(self._stop_line(line, self.config.server.shutdown_timeout) for line in old.values())
+        )
+        fixed = {"store", "server"} & {
+            name
+            for name in ("store", "server")
+            if getattr(config, name) != getattr(self.config, name)
+        }
+        self.config, self._workshop = config, workshop
+        self.lines.clear()
+        self.lines.update(fresh)
+        for line in fresh.values():
+            line.dispatcher.probe_now()
+            self._run_line(line)
+        log.configure(format=config.log.format, level=config.log.level)
+        self._log.info("configuration taken", connections=len(fresh), needs_restart=sorted(fixed))
+        return {"reloaded": True, "needs_restart": sorted(fixed)}
+
+
+def _is_file(config: Config) -> bool:
+    return config.store.url.startswith("sqlite")
+
+
+async def run_until_signal(app: App, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    """Run a started app until `stop` is set; a set `reload` re-reads the configuration."""
+    while not stop.is_set():
+        waits = [asyncio.create_task(event.wait()) for event in (stop, reload)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
+        if reload.is_set() and not stop.is_set():
+            reload.clear()
+            with contextlib.suppress(ConfigError):
+                await app.reload()

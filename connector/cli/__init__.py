@@ -1,0 +1,67 @@
+"""The command line: parse, call, print, exit code. No logic lives here.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once. Results go
+to stdout, logs and progress to stderr. Exit codes: 0 done, 1 it failed, 2 usage or configuration.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from connector import __version__
+from connector.cli import daemon, letters, look, setup, stores
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Loyalty platforms and Klaviyo, connected durably.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"connector {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The configuration file; else CONNECTOR_CONFIG, else ./connector.toml."),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    context.obj = config
+
+
+for module in (daemon, look, setup):
+    module.register(app)
+app.add_typer(letters.app, name="dead-letters")
+app.add_typer(stores.app, name="store")
+app.add_typer(setup.mappings, name="mappings")
+app.add_typer(setup.configuration, name="config")
+
+
+def main() -> None:
+    """The entry point: known errors become a message and an exit code, never a traceback."""
+    from connector.errors import ConfigError, ConnectorError
+
+    try:
+        app()
+    except ConfigError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        sys.exit(2)
+    except ConnectorError as error:
+        print(f"{error.problem} {error.detail}", file=sys.stderr)
+        sys.exit(1)

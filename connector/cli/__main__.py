@@ -1,0 +1,7 @@
+"""`python -m connector.cli`."""
+
+from __future__ import annotations
+
+from connector.cli import main
+
+main()

@@ -1,0 +1,102 @@
+"""`connector dead-letters`: what died or is held, and what to do with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from connector.cli import session
+
+if TYPE_CHECKING:
+    from connector.ports import Letter, Stored
+
+app = typer.Typer(no_args_is_help=True, help="Records that died or wait for somebody.")
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    cause: Annotated[str | None, typer.Option(help="Only this problem code.")] = None,
+    connection: Annotated[str | None, typer.Option(help="Only this connection.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+) -> None:
+    """By cause, then one by one, newest first."""
+    groups, found = session.run(_find(session.read(context.obj), cause, connection, limit))
+    if as_json:
+        print(json.dumps([_plain(letter) for letter in found], indent=2))
+        return
+    for name, state, problem, meaning, count in groups:
+        print(f"{count:>8,}  {name}  {state:<5} {problem:<5} {meaning}")
+    for x in found:
+        when = datetime.fromtimestamp(x.received_at / 1000, UTC).isoformat(timespec="seconds")
+        print(f"{x.id:>8}  {when}  {x.connection}  {x.problem:<5} {x.name}  {x.detail}")
+
+
+async def _find(
+    config: Any, cause: str | None, connection: str | None, limit: int
+) -> tuple[list[tuple[str, str, str, str, int]], list[Letter]]:
+    async with session.operator(config) as who:
+        status = await who.status()
+        groups = [
+            (x["connection"], x["state"], x["problem"], x["meaning"], x["count"])
+            for x in status["letters"]
+        ]
+        return groups, list(await who.letters(cause, connection, limit))
+
+
+def _plain(letter: Letter) -> dict[str, Any]:
+    return dataclasses.asdict(letter) | {"state": letter.state.name.lower()}
+
+
+@app.command()
+def show(context: typer.Context, id: int) -> None:
+    """One record whole: what was received, what went wrong, what Klaviyo answered."""
+    found = session.run(_show(session.read(context.obj), id))
+    if found is None:
+        typer.echo(f"no record {id}", err=True)
+        raise typer.Exit(1)
+    request = dataclasses.asdict(found.request) if found.request else None
+    record = json.loads(found.entry.data)
+    print(json.dumps(_plain(found.letter) | {"record": record, "request": request}, indent=2))
+
+
+async def _show(config: Any, id: int) -> Stored | None:
+    async with session.operator(config) as who:
+        return await who.letter(id)
+
+
+@app.command()
+def retry(
+    context: typer.Context,
+    ids: Annotated[list[int] | None, typer.Argument(help="Records by their number.")] = None,
+    cause: Annotated[str | None, typer.Option(help="All of one problem code.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+) -> None:
+    """Put records back in line; their unique ids stay the same, so none can double."""
+    if not (ids or cause or every):
+        raise typer.BadParameter("name records, a --cause, or --all")
+    _order(context, "retry", {"ids": ids or [], "cause": cause, "all": every})
+
+
+@app.command()
+def discard(
+    context: typer.Context,
+    ids: Annotated[list[int], typer.Argument(help="Records by their number.")],
+    reason: Annotated[str, typer.Option(help="Why, for whoever looks later.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Give records up for good."""
+    if not yes:
+        typer.confirm(f"Discard {len(ids)} record(s) for good?", abort=True, err=True)
+    _order(context, "discard", {"ids": ids, "reason": reason})
+
+
+def _order(context: typer.Context, kind: str, args: dict[str, Any]) -> None:
+    done, result = session.run(session.order(session.read(context.obj), kind, args))
+    typer.echo(", ".join(f"{k}: {v}" for k, v in result.items()), err=not done)
+    raise typer.Exit(0 if done else 1)

@@ -1,0 +1,109 @@
+"""Commands that look: status and top."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from connector.cli import session
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(status)
+    app.command()(top)
+
+
+def status(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+) -> None:
+    """What stands where: lanes, backlog, lag, dead letters, quota."""
+    found = session.run(_status(session.read(context.obj)))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(table(found))
+
+
+async def _status(config: Any) -> dict[str, Any]:
+    async with session.operator(config) as who:
+        return await who.status()
+
+
+def top(context: typer.Context) -> None:
+    """`status`, live, until Ctrl-C."""
+    import contextlib
+
+    with contextlib.suppress(KeyboardInterrupt):
+        session.run(_top(session.read(context.obj)))
+
+
+async def _top(config: Any) -> None:
+    from rich.live import Live
+
+    async with session.operator(config) as who:
+        with Live(table(await who.status()), screen=True) as live:
+            while True:
+                await asyncio.sleep(1.0)
+                live.update(table(await who.status()))
+
+
+def table(found: dict[str, Any]) -> RenderableType:
+    """Status as a person reads it."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    lanes = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("connection", "lane", "state", "ready", "in flight", "held", "dead", "oldest"):
+        lanes.add_column(heading, justify="left" if heading in _WORDS else "right")
+    for name, connection in found["connections"].items():
+        for lane in connection["lanes"]:
+            style = {"running": "green", "paused": "yellow"}.get(lane["state"], "red")
+            problem = f" {lane['problem']}" if lane["problem"] else ""
+            lanes.add_row(
+                name,
+                f"{lane['kind']}s → {lane['destination']}",
+                Text(lane["state"] + problem, style=style),
+                *(f"{lane[key]:,}" for key in ("ready", "in_flight", "held", "dead")),
+                age(lane["oldest_seconds"]),
+            )
+    parts: list[RenderableType] = [
+        Text(f"run by {found['holder'] or 'nobody: start it with `connector run`'}"),
+        Text(),
+        lanes,
+    ]
+    if found["letters"]:
+        parts.append(Text("\nwaiting for somebody", style="bold"))
+        parts += [
+            Text(f"  {x['count']:>8,}  {x['state']:<5} {x['problem']:<5} {x['meaning']}")
+            for x in found["letters"]
+        ]
+    if found["quota"]:
+        parts.append(Text("\nrequests in the last minute", style="bold"))
+        parts += [Text(f"  {x['last_minute']:>8,}  {x['endpoint']}") for x in found["quota"]]
+    if found["needs_you"]:
+        parts.append(Text("\nneeds you", style="bold red"))
+        parts += [Text(f"  {line}") for line in found["needs_you"]]
+    return Group(*parts)
+
+
+_WORDS = {"connection", "lane", "state"}
+
+
+def age(seconds: float | None) -> str:
+    """`3.2 s`, `12 min`, `4 h`, `2 d`; a dash when there is nothing to be old."""
+    if seconds is None:
+        return "-"
+    for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.1f} {unit}" if size == 1 else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.1f} d"

@@ -1,0 +1,115 @@
+"""Commands for whoever sets it up: init, check, preview, mappings, config."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from connector.cli import session
+
+if TYPE_CHECKING:
+    from connector.config import Config
+    from connector.model import Check
+
+mappings = typer.Typer(no_args_is_help=True, help="What becomes what.")
+configuration = typer.Typer(no_args_is_help=True, help="The configuration as it is in effect.")
+_MARK = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(init)
+    app.command()(check)
+    app.command()(preview)
+
+
+def init(
+    source: Annotated[str, typer.Option(help="The loyalty platform.")] = "jericommerce",
+    name: Annotated[str, typer.Option(help="The connection's name.")] = "acme",
+) -> None:
+    """Write connector.toml, mappings/ and .env into this folder; overwrites nothing."""
+    from connector.templates import write
+
+    for line in write(Path.cwd(), source, name, token=lambda: secrets.token_urlsafe(24)):
+        print(line)
+
+
+def check(
+    context: typer.Context,
+    offline: Annotated[bool, typer.Option(help="Ask no platform.")] = False,
+    wait: Annotated[str, typer.Option(help="Try again for so long, as in 60s.")] = "0s",
+) -> None:
+    """Configuration, mapping, store, credentials: one line each, and what to do about a fault."""
+    from pydantic import TypeAdapter
+
+    from connector.config import Duration
+
+    patience = TypeAdapter(Duration).validate_python(wait)
+    found = session.run(_check(session.read(context.obj), offline, patience))
+    raise typer.Exit(_print(found))
+
+
+def _print(found: list[Check]) -> int:
+    for line in found:
+        code = f" {line.problem}" if line.problem else ""
+        print(
+            f"{_MARK[line.level]} {line.what}{code}" + (f": {line.detail}" if line.detail else "")
+        )
+    return 1 if any(line.level == "fault" for line in found) else 0
+
+
+async def _check(config: Config, offline: bool, patience: float) -> list[Check]:
+    import asyncio
+
+    from connector.checks import check as look
+
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    while True:
+        found = [line async for line in look(config, offline=offline)]
+        if loop.time() >= deadline or not any(line.level == "fault" for line in found):
+            return found
+        await asyncio.sleep(1.0)
+
+
+def preview(
+    context: typer.Context,
+    connection: str,
+    record: Annotated[Path, typer.Option(help="A JSON file: {name, record} or {headers, body}.")],
+) -> None:
+    """The exact requests that a record would cause. Sends nothing."""
+    from connector.checks import preview as look
+
+    config = session.read(context.obj)
+    print(json.dumps(look(config, _connection(config, connection), record), indent=2))
+
+
+def _connection(config: Config, name: str) -> Any:
+    try:
+        return config.connection(name)
+    except KeyError:
+        names = ", ".join(c.name for c in config.connections) or "none"
+        raise typer.BadParameter(f"no connection {name!r}; there are: {names}") from None
+
+
+@mappings.command("check")
+def mappings_check(context: typer.Context) -> None:
+    """Every mapping file in use: faults, examples, warnings."""
+    from connector.checks import mapping_checks
+
+    config = session.read(context.obj)
+    files = {(c.mapping, c.source) for c in config.connections}
+    found = [line for file, source in sorted(files) for line in mapping_checks(file, source)]
+    raise typer.Exit(_print(found))
+
+
+@configuration.command("show")
+def show(context: typer.Context) -> None:
+    """The configuration in effect, secrets masked."""
+    from connector.config import show as render
+
+    sys.stdout.write(render(session.read(context.obj)))

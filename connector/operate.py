@@ -1,0 +1,218 @@
+"""What a person can ask or order. CLI, API and console all call this and hold no logic.
+
+Questions are answered from the store, so they work beside a running daemon and without one.
+Orders are rows: whoever holds the store's lease carries them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from connector import log
+from connector.dispatch import Dispatcher
+from connector.errors import ConnectorError, Problem
+from connector.lease import STORE
+from connector.model import Lane, LaneState
+from connector.ports import Backlog, Clock, Letter, Order, Sink, Store, Stored, Webhook
+
+QUIET = {Problem.PAUSED}
+"""Stops that a person made on purpose: no news to anybody."""
+
+
+@dataclass(slots=True)
+class Line:
+    """A connection as it runs: its door for webhooks and its dispatcher."""
+
+    name: str
+    title: str
+    enabled: bool
+    lane: Lane
+    dispatcher: Dispatcher[Any]
+    sink: Sink[Any]
+    webhook: Webhook | None
+    account: str | None
+    close: Callable[[], Awaitable[None]]
+
+
+class Operator:
+    """Questions and orders. `lines` is empty where nothing runs in this process."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        lines: Mapping[str, Line] | None = None,
+        reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
+        trouble: Callable[[], list[str]] = list,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._lines: Mapping[str, Line] = lines if lines is not None else {}
+        self._reload = reload
+        self._trouble = trouble
+        self._log = log.get("operate")
+
+    # ── questions ────────────────────────────────────────────────────────────────────────────────
+
+    async def holder(self) -> str | None:
+        """Who runs on this store now, if anybody does."""
+        held = await self._store.leases.holder(STORE)
+        return held.holder if held and held.expires_at > self._clock.now() else None
+
+    async def status(self) -> dict[str, Any]:
+        """Connections, lanes, backlog, lag, dead letters and quota; ages in seconds."""
+        now = self._clock.now()
+        connections: dict[str, dict[str, Any]] = {}
+        backlogs = await self._store.insight.backlog()
+        for backlog in backlogs:
+            connection = connections.setdefault(
+                backlog.lane.connection, {"lanes": [], "streams": []}
+            )
+            connection["lanes"].append(_lane(backlog, now))
+        for name, stream, _, saved_at in await self._store.insight.streams():
+            connections.setdefault(name, {"lanes": [], "streams": []})["streams"].append(
+                {"stream": stream, "checkpoint_age": (now - saved_at) / 1000}
+            )
+        groups = await self._store.dead_letters.groups()
+        return {
+            "holder": await self.holder(),
+            "connections": connections,
+            "letters": [
+                {
+                    "connection": connection,
+                    "state": state.name.lower(),
+                    "problem": problem,
+                    "meaning": Problem.of(problem).meaning if problem else "",
+                    "count": count,
+                }
+                for connection, state, problem, count in groups
+            ],
+            "quota": await self._quota(now),
+            "needs_you": await self.needs_you(backlogs),
+        }
+
+    async def letters(
+        self, problem: str | None, connection: str | None, limit: int
+    ) -> Sequence[Letter]:
+        return await self._store.dead_letters.find(
+            problem=problem, connection=connection, limit=limit
+        )
+
+    async def letter(self, id: int) -> Stored | None:
+        return await self._store.dead_letters.show(id)
+
+    async def _quota(self, now: int) -> list[dict[str, Any]]:
+        spent: dict[tuple[str, str], int] = {}
+        for spend in await self._store.memory.spent(since_second=now // 1000 - 60):
+            key = (spend.account, spend.endpoint)
+            spent[key] = spent.get(key, 0) + spend.count
+        return [
+            {"account": account, "endpoint": endpoint, "last_minute": count}
+            for (account, endpoint), count in sorted(spent.items())
+        ]
+
+    async def needs_you(self, backlogs: Any = None) -> list[str]:
+        """One line per thing that a person must look at; empty when all is well."""
+        lines = self._trouble()
+        for b in backlogs if backlogs is not None else await self._store.insight.backlog():
+            road = f"{b.lane.connection} → {b.lane.destination} {b.lane.kind}s"
+            if b.state.mode != "running" and b.state.problem not in QUIET:
+                lines.append(f"{b.state.problem} {road}: {b.state.mode}, {b.state.detail}")
+            if b.dead:
+                lines.append(f"{road}: {b.dead} dead letters (connector dead-letters list)")
+        return lines
+
+    # ── orders ───────────────────────────────────────────────────────────────────────────────────
+
+    async def place(self, kind: str, args: Mapping[str, Any], *, by: str) -> int:
+        return await self._store.orders.place(kind, args, by=by, now=self._clock.now())
+
+    async def order(self, id: int) -> Order | None:
+        return await self._store.orders.get(id)
+
+    async def carry_out_all(self) -> None:
+        """Take every open order and carry it out; each gets its answer, whatever happens."""
+        for order in await self._store.orders.take(now=self._clock.now()):
+            ok, result = await self.carry_out(order.kind, order.args)
+            await self._store.orders.finish(order.id, ok=ok, result=result, now=self._clock.now())
+
+    async def carry_out(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+        """(whether it was done, what it came to or why not)."""
+        self._log.info("order", order=kind)
+        try:
+            match kind:
+                case "pause" | "resume":
+                    return await self._switch(kind, args["connection"])
+                case "retry":
+                    return True, {"retried": await self._retry(args)}
+                case "discard":
+                    reason = args.get("reason") or "discarded by a person"
+                    count = await self._store.dead_letters.discard(
+                        args["ids"], reason=reason, now=self._clock.now()
+                    )
+                    return True, {"discarded": count}
+                case "reload" if self._reload:
+                    return True, await self._reload()
+                case _:
+                    return False, {"error": f"nobody here carries out `{kind}`"}
+        except ConnectorError as error:
+            return False, {"error": str(error)}
+
+    async def _switch(self, kind: str, connection: str) -> tuple[bool, Mapping[str, Any]]:
+        lanes = [(x, s) for x, s in await self._store.lanes.all() if x.connection == connection]
+        if not lanes:
+            return False, {"error": f"no connection `{connection}` has run on this store"}
+        line = self._lines.get(connection)
+        for lane, state in lanes:
+            if line and line.lane.id == lane.id:
+                await self._switch_running(kind, line)
+            else:
+                await self._switch_stored(kind, lane, state)
+        return True, {f"{kind}d": connection}
+
+    async def _switch_running(self, kind: str, line: Line) -> None:
+        if kind == "pause":
+            await line.dispatcher.pause()
+            return
+        if line.dispatcher.state.problem is Problem.KLAVIYO_ACCOUNT and line.account:
+            await self._store.memory.pin_account(line.name, line.account, anew=True)
+        await line.dispatcher.resume()
+
+    async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:
+        now = self._clock.now()
+        if kind == "pause":
+            await self._store.lanes.set_state(lane.id, LaneState("paused", Problem.PAUSED, "", now))
+        elif state.mode != "running":
+            await self._store.extend(lane.id, now - state.since)
+            await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
+
+    async def _retry(self, args: Mapping[str, Any]) -> int:
+        count = await self._store.dead_letters.retry(
+            ids=args.get("ids") or (),
+            problem=args.get("cause"),
+            every=bool(args.get("all")),
+            now=self._clock.now(),
+        )
+        for line in self._lines.values():
+            line.dispatcher.probe_now()
+        return count
+
+
+def _lane(b: Backlog, now: int) -> dict[str, Any]:
+    return {
+        "destination": b.lane.destination,
+        "kind": b.lane.kind,
+        "state": b.state.mode,
+        "problem": b.state.problem.value if b.state.problem else None,
+        "meaning": b.state.problem.meaning if b.state.problem else None,
+        "detail": b.state.detail,
+        "since": b.state.since,
+        "ready": b.ready,
+        "in_flight": b.claimed,
+        "held": b.held,
+        "dead": b.dead,
+        "oldest_seconds": (now - b.oldest) / 1000 if b.oldest is not None else None,
+    }

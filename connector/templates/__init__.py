@@ -1,0 +1,93 @@
+"""What `connector init` writes."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from connector.adapters import registry
+
+SHIPPED = Path(__file__).parent.parent / "shipped" / "mappings"
+CHECKOUT = Path(__file__).parent.parent.parent / "mappings"
+
+
+def shipped_mappings() -> Path:
+    """The mapping files that come with this version: in a wheel, or beside it in a checkout."""
+    return SHIPPED if SHIPPED.is_dir() else CHECKOUT
+
+
+def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> list[str]:
+    """Write the files of a new set-up; returns one line for each. What exists stays as it is.
+
+    Raises ConfigError for an unknown platform. `token` makes a secret.
+    """
+    platform = registry.load(source)
+    prefix = name.upper().replace("-", "_")
+    fields = platform.settings.model_fields
+    secret = [key for key, field in fields.items() if _is_secret(field)]
+    named = [key for key, field in fields.items() if field.is_required() or key in secret]
+    values = {
+        "{{source}}": source,
+        "{{name}}": name,
+        "{{NAME}}": prefix,
+        "{{settings}}": "\n".join(
+            [f'{key} = "${{{prefix}_{key.upper()}}}"' for key in named]
+            + [_comment(key, field) for key, field in fields.items() if key not in named]
+        ),
+        "{{secrets}}": "\n".join(f"{prefix}_{key.upper()}=" for key in named),
+        "{{console_password}}": token(),
+        "{{flow_secret}}": token(),
+        "{{encryption_key}}": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+    }
+    templates = files("connector.templates")
+    said = [
+        _write(folder / "connector.toml", _fill(templates / "connector.toml", values), 0o644),
+        _write(folder / ".env", _fill(templates / "env", values), 0o600),
+    ]
+    target = folder / "mappings"
+    if target.exists():
+        said.append("kept     mappings/")
+    else:
+        for file in sorted(shipped_mappings().glob(f"{source}*.toml")):
+            target.mkdir(exist_ok=True)
+            shutil.copy(file, target / file.name)
+        examples = shipped_mappings() / "examples" / source
+        if examples.is_dir():
+            shutil.copytree(examples, target / "examples" / source)
+        said.append("written  mappings/")
+    return [*said, "next: fill in .env, then run `connector check`"]
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return "SecretStr" in str(field.annotation) or isinstance(field.default, SecretStr)
+
+
+def _comment(key: str, field: FieldInfo) -> str:
+    default: Any = field.default
+    shown = f'"{default}"' if isinstance(default, str) else default
+    return (
+        f"# {key} = {shown}" if not isinstance(default, float) else f"# {key}: {field.description}"
+    )
+
+
+def _fill(template: Any, values: dict[str, str]) -> str:
+    text: str = template.read_text()
+    for mark, value in values.items():
+        text = text.replace(mark, value)
+    return text
+
+
+def _write(path: Path, text: str, mode: int) -> str:
+    if path.exists():
+        return f"kept     {path.name}"
+    path.touch(mode)
+    path.write_text(text)
+    return f"written  {path.name}"

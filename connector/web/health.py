@@ -1,0 +1,58 @@
+"""Is it alive, can it take webhooks, does it need a person, what does it count (INTERFACE 4)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from connector.metrics import CONTENT_TYPE, Metrics
+from connector.operate import Operator
+from connector.ports import Clock
+
+STANDSTILL = 60.0
+
+
+class Health:
+    """`beat` is called whenever the loop and the store's writer have moved."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        metrics: Metrics,
+        operator: Operator,
+        refresh: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._operator = operator
+        self._refresh = refresh
+        self._last = clock.monotonic()
+        self.ready = False
+
+    def beat(self) -> None:
+        self._last = self._clock.monotonic()
+
+    async def livez(self, request: Request) -> Response:
+        stood = self._clock.monotonic() - self._last
+        if stood > STANDSTILL:
+            return PlainTextResponse(f"standstill for {stood:.0f} s\n", status_code=503)
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self, request: Request) -> Response:
+        if not self.ready:
+            return PlainTextResponse("not ready\n", status_code=503)
+        return PlainTextResponse("ok\n")
+
+    async def healthz(self, request: Request) -> Response:
+        lines = await self._operator.needs_you()
+        if lines:
+            return PlainTextResponse("\n".join(lines) + "\n", status_code=500)
+        return PlainTextResponse("ok\n")
+
+    async def metrics(self, request: Request) -> Response:
+        await self._refresh()
+        text = await asyncio.to_thread(self._metrics.render)
+        return Response(text, media_type=CONTENT_TYPE)

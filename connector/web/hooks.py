@@ -1,0 +1,97 @@
+"""`POST /webhooks/{connection}`: verified, parsed, committed, and only then 202 (INTERFACE 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from connector import log
+from connector.errors import Malformed, Problem, StoreError, Unauthorised
+from connector.intake import Intake
+from connector.metrics import Metrics
+from connector.operate import Line
+
+MAX_BODY = 1_048_576
+_RETRY_AFTER = "5"
+
+
+class Hooks:
+    """The doors for loyalty platforms."""
+
+    def __init__(
+        self, find: Callable[[str], Line | None], intake: Intake, metrics: Metrics
+    ) -> None:
+        self._find = find
+        self._intake = intake
+        self._metrics = metrics
+        self._log = log.get("hooks")
+
+    async def receive(self, request: Request) -> Response:
+        name = request.path_params["connection"]
+        line = self._find(name)
+        if line is None or line.webhook is None:
+            return _answer(404, "no such connection")
+        if not line.enabled:
+            return self._refuse(name, 409, "disabled", "this connection is disabled")
+        body = await _read(request)
+        if body is None:
+            return self._refuse(
+                name, 413, "too_large", "more than 1 MiB", Problem.WEBHOOK_TOO_LARGE
+            )
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in request.headers.raw}
+        try:
+            line.webhook.verify(headers, body, request.path_params.get("secret"))
+            records = line.webhook.parse(headers, body)
+            result = await self._intake.take(line.lane, "webhook", records)
+        except Unauthorised as error:
+            return self._refuse(name, 401, "signature", error.detail, error.problem)
+        except Malformed as error:
+            return self._refuse(name, 400, "malformed", error.detail, error.problem)
+        except StoreError as error:
+            refusal = self._refuse(name, 503, "not_stored", "not stored, try again", error.problem)
+            refusal.headers["retry-after"] = _RETRY_AFTER
+            return refusal
+        return Response(
+            b'{"accepted":%d,"duplicates":%d}' % (result.accepted, result.duplicates),
+            status_code=202,
+            media_type="application/json",
+        )
+
+    def _refuse(
+        self, connection: str, status: int, reason: str, detail: str, problem: Problem | None = None
+    ) -> Response:
+        self._metrics.turned_away(connection, reason)
+        self._log.warning(
+            "webhook refused",
+            connection=connection,
+            status=status,
+            problem=problem.value if problem else None,
+            detail=detail,
+        )
+        return _answer(status, detail, problem)
+
+
+async def _read(request: Request) -> bytes | None:
+    """The body, or None when it is larger than we take."""
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > MAX_BODY:
+        return None
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > MAX_BODY:
+                return None
+            parts.append(part)
+    except ClientDisconnect:
+        return b""
+    return b"".join(parts)
+
+
+def _answer(status: int, detail: str, problem: Problem | None = None) -> Response:
+    said = {"detail": detail} | ({"problem": problem.value} if problem else {})
+    return Response(orjson.dumps(said), status_code=status, media_type="application/json")

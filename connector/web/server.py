@@ -1,0 +1,87 @@
+"""Routes put together, and uvicorn inside the daemon's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from connector.errors import ConfigError
+from connector.web.health import Health
+from connector.web.hooks import Hooks
+
+
+def application(hooks: Hooks | None, health: Health, *, admin: bool) -> Starlette:
+    """The ASGI app of one port: `hooks` where platforms call, `admin` where people do."""
+    routes = [
+        Route("/livez", health.livez),
+        Route("/readyz", health.readyz),
+        Route("/healthz", health.healthz),
+    ]
+    if hooks:
+        routes += [
+            Route("/webhooks/{connection}", hooks.receive, methods=["POST"]),
+            Route("/webhooks/{connection}/{secret}", hooks.receive, methods=["POST"]),
+        ]
+    if admin:
+        routes.append(Route("/metrics", health.metrics))
+    return Starlette(routes=routes)
+
+
+class _Embedded(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals belong to the daemon, which stops intake first and lanes last."""
+        yield
+
+
+class Server:
+    """One port."""
+
+    def __init__(self, app: Starlette, host: str, port: int, *, grace: float) -> None:
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            loop="none",
+            http="httptools",
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(grace)),
+            timeout_keep_alive=65,
+        )
+        self._server = _Embedded(config)
+        self._host, self._port = host, port
+        self.port = port
+        """The port that is listened on, also where 0 was asked for."""
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError when the port is taken."""
+        # uvicorn would end the process where it cannot bind, so it is given a bound socket.
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((self._host, self._port))
+        except OSError as error:
+            listener.close()
+            fault = f"server.port: {self._host}:{self._port} cannot be listened on: {error}"
+            raise ConfigError([fault]) from error
+        self.port = int(listener.getsockname()[1])
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        """No new requests; those under way are answered, within the grace."""
+        self._server.should_exit = True
+        if self._task:
+            await self._task
