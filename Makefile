@@ -1,0 +1,56 @@
+# `make` shows what there is. Everything happens in .venv; nothing else is touched.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FOR ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench campaign format lock clean
+
+help: ## What there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/runtime: requirements.lock pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/development: requirements-dev.lock $(VENV)/runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: $(VENV)/runtime ## Set up and run the whole product on this machine (FOR=30s to end by itself)
+	$(BIN)/connector demo $(if $(FOR),--for $(FOR))
+
+test: $(VENV)/development check ## Set up and run every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/development ## Format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/development ## Speed, as ratios to a floor
+	$(BIN)/python -m bench
+
+campaign: $(VENV)/development ## Long runs: many kills
+	$(BIN)/python -m pytest -m campaign --timeout 3600 tests
+
+format: $(VENV)/development ## Format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## Pin what pyproject.toml asks for (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --extra dev --constraint requirements.lock pyproject.toml \
+	  --output-file requirements-dev.lock
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
