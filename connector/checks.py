@@ -25,7 +25,7 @@ from connector.metrics import Metrics
 from connector.model import Check, Entry, EventMessage
 from connector.rendering import EventRenderer
 from connector.store import schema
-from connector.store.sql import open_store
+from connector.store.sql import file_of, open_store
 
 
 def mapping_checks(path: Path, source: str) -> list[Check]:
@@ -47,11 +47,8 @@ def mapping_checks(path: Path, source: str) -> list[Check]:
 
 async def check(config: Config, *, offline: bool = False) -> AsyncIterator[Check]:
     """Everything that can be looked at without sending anything."""
-    faults = await asyncio.to_thread(schema.check, config.store.url)
-    for fault in faults:
-        yield Check("store", "fault", fault)
-    if not faults:
-        yield Check("store", "ok")
+    for found in await asyncio.to_thread(_store, config.store.url):
+        yield found
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
         yield Check(
             "server.public_url",
@@ -64,6 +61,14 @@ async def check(config: Config, *, offline: bool = False) -> AsyncIterator[Check
         if not offline and connection.enabled:
             for found in await _klaviyo(config, connection):
                 yield _of(connection, found)
+
+
+def _store(url: str) -> list[Check]:
+    path = file_of(url)
+    if path and not path.exists():
+        return [Check("store", "ok", f"{path} will be made at the first run")]
+    faults = schema.check(url)
+    return [Check("store", "fault", fault) for fault in faults] or [Check("store", "ok")]
 
 
 def _of(connection: Connection, check: Check) -> Check:

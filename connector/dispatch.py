@@ -380,7 +380,8 @@ class Dispatcher(Generic[M]):
         self._metrics.lane(self.lane, state.mode)
         await self._store.lanes.set_state(self.lane.id, state)
         problem = state.problem
-        self._log.error(
+        tell = self._log.info if problem is Problem.PAUSED else self._log.error
+        tell(
             f"lane {state.mode}",
             problem=problem.value if problem else None,
             meaning=problem.meaning if problem else None,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from connector import log
 from connector.adapters import registry
 from connector.adapters.klaviyo import api as klaviyo
-from connector.adapters.klaviyo.limits import LIMITS
+from connector.adapters.klaviyo.limits import GET_ACCOUNTS, LIMITS
 from connector.adapters.klaviyo.sink.events import EventSink
 from connector.config import Config, Connection
 from connector.dispatch import Dispatcher, Policy
@@ -158,7 +158,9 @@ class Workshop:
             )
             return api, None
         await api.aclose()
-        return self._api(connection, await self.quotas.of(account, connection)), account
+        governor = await self.quotas.of(account, connection)
+        governor.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
+        return self._api(connection, governor), account
 
     def _api(self, connection: Connection, governor: Governor) -> klaviyo.KlaviyoApi:
         watch = klaviyo.watch(governor)

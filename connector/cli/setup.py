@@ -46,10 +46,13 @@ def check(
     """Configuration, mapping, store, credentials: one line each, and what to do about a fault."""
     from pydantic import TypeAdapter
 
+    from connector import log
     from connector.config import Duration
 
     patience = TypeAdapter(Duration).validate_python(wait)
-    found = session.run(_check(session.read(context.obj), offline, patience))
+    config = session.read(context.obj)
+    log.configure(level="critical")
+    found = session.run(_check(config, offline, patience))
     raise typer.Exit(_print(found))
 
 

@@ -151,7 +151,7 @@ class EventSink:
             if isinstance(error, Blocked) and error.problem is Problem.KLAVIYO_SCOPE:
                 lacks = "accounts:read is missing: the account cannot be told apart by its id"
                 return [Check(what, "warning", lacks, error.problem)]
-            return [Check(what, "fault", str(error), error.problem)]
+            return [Check(what, "fault", error.detail, error.problem)]
         return [Check(what, "ok", f"account {account.id} {account.name}".strip())]
 
 
