@@ -59,6 +59,8 @@ class Problem(StrEnum):
 
     NO_IDENTITY = "I10", "the person has no address that Klaviyo can be told"
     BAD_ADDRESS = "I20", "the person's address is not a valid e-mail address"
+    SHARED_ADDRESS = "I30", "another person, active later, has the same address"
+    LEFT = "I40", "the platform no longer knows the person"
     MAPPING_FAILED = "M10", "the mapping could not render this record"
     UNKNOWN_EVENT = "M20", "the mapping sends unknown event names to the dead letters"
 
@@ -88,6 +90,13 @@ class Problem(StrEnum):
     PLATFORM_TARGET = "P404", "the platform does not know the target"
     PLATFORM_THROTTLED = "P429", "the platform asked us to slow down"
     PLATFORM_UNAVAILABLE = "P503", "the platform is unavailable"
+
+    WRONG_PROGRAM = "P410", "most people read before are unknown now: another program's key?"
+
+    JOB_CANCELLED = "J10", "Klaviyo cancelled an import job"
+    JOB_STUCK = "J20", "an import job has not ended for an hour"
+    JOB_LOST = "J30", "an import job is gone, or its id never reached us"
+    IMPORT_REFUSED = "J40", "Klaviyo's import job refused the profile"
 
     NAME_NOT_RESOLVED = "N10", "the host's name could not be resolved, or a filter answered for it"
     NOT_CONNECTED = "N20", "no connection could be made"

@@ -22,7 +22,7 @@ class Record:
     `key` is the source's own id of the thing said, or a hash that stands for it: the same `key`
     twice is a redelivery. With `repeat_window` (ms) the key counts again once the last record of
     that key was received longer ago. `data` is the source's JSON, untouched. `person` is the
-    platform's id.
+    platform's id. With `refresh` the person is to be read again.
     """
 
     key: str
@@ -33,6 +33,7 @@ class Record:
     person: str | None = None
     email: str | None = None
     repeat_window: int | None = None
+    refresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,11 @@ class Lane:
 @dataclass(frozen=True, slots=True)
 class Page:
     """Records for one lane and the checkpoint that stands for them: stored together or not at
-    all. `checkpoint` belongs to the lane's connection."""
+    all. `checkpoint` belongs to the lane's connection.
+
+    `reads` is the lane on which people are read again, for records that want it: not before `gap`
+    ms after the last read of the same person, and those records wait `attach_wait` ms for it.
+    """
 
     lane: Lane
     via: Via
@@ -64,6 +69,9 @@ class Page:
     received_at: Millis
     checkpoint: Checkpoint | None = None
     backfill: bool = False
+    reads: LaneId | None = None
+    attach_wait: int = 0
+    gap: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +165,87 @@ class Request:
     problem: Problem | None = None
 
 
+# ── people as states ─────────────────────────────────────────────────────────────────────────────
+
+EmailChange = Literal["new", "move"]
+OnLeave = Literal["keep", "unset"]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one read showed: the view, and the fields and identity that the mapping made of it.
+
+    `changes` holds only what the read covers (None: unset); `at` is when the read was sent.
+    `lane` is the profile lane, `address` a digest of account and address (None without one), and
+    `problem` says why the person cannot be told to Klaviyo, if he cannot.
+    """
+
+    person: int
+    view: Mapping[str, Any]
+    changes: Mapping[str, Any]
+    identity: Mapping[str, str]
+    at: Millis
+    mapping: str
+    lane: LaneId
+    address: bytes | None = None
+    email_change: EmailChange = "new"
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileWrite:
+    """What one write tells Klaviyo about a person.
+
+    `identity` holds email, phone_number or external_id; `profile_id` Klaviyo's own id where it is
+    known. `farewell` means the address is a former one, whose fields are all unset; with
+    `move_from` the profile of that identity is to get this one's address.
+    """
+
+    identity: Mapping[str, str]
+    sets: Mapping[str, Any]
+    unsets: tuple[str, ...] = ()
+    profile_id: str | None = None
+    farewell: bool = False
+    move_from: Mapping[str, str] | None = None
+
+
 # ── outcomes: one per entry, by `seq` ────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The far end took it."""
+    """The far end took it. `ref` is the far end's own id of what it took, where it says one."""
 
     seq: int
     request: str
+    ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """The far end queued it: the job `receipt` will say what became of the entry at `position`.
+    An empty receipt: a job may exist, and nobody told us its id."""
+
+    seq: int
+    receipt: str
+    position: int
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A person was read."""
+
+    seq: int
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The platform does not know the person (any more)."""
+
+    seq: int
+    on_leave: OnLeave
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +303,9 @@ class Held:
     detail: str = ""
 
 
-Outcome: TypeAlias = Accepted | Skipped | Unsent | Retry | Doubt | Dead | Held
+Outcome: TypeAlias = (
+    Accepted | Pending | Observed | Gone | Skipped | Unsent | Retry | Doubt | Dead | Held
+)
 
 
 @dataclass(frozen=True, slots=True)

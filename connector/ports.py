@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from connector.errors import Problem
 from connector.model import (
     Appended,
     Check,
@@ -76,7 +77,98 @@ class Fence:
     token: int
 
 
-class Outbox(Protocol):
+class Queue(Protocol):
+    """Entries that a lane takes out, one holder at a time."""
+
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready: ...
+
+    async def claim(
+        self,
+        lane: Lane,
+        fence: Fence,
+        *,
+        now: Millis,
+        limit: int,
+        solo: bool,
+        mapping: str,
+        spend: Sequence[Spend] = (),
+    ) -> Claim | None: ...
+
+    async def settle(
+        self,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        *,
+        now: Millis,
+        requests: Sequence[Request] = (),
+        horizon: int,
+    ) -> int: ...
+
+    async def recover(self, fence: Fence, *, now: Millis) -> int: ...
+
+    async def extend(self, lane: LaneId, pause: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FreshView:
+    """A person's newest view, when its read was sent, and whether a write of his profile is in
+    flight (then no other write may carry his fields)."""
+
+    view: Mapping[str, Any]
+    at: Millis
+    writing: bool
+
+
+class Reads(Queue, Protocol):
+    """People to read again at their platform. Settling takes Observed and Gone, and lets the
+    events that waited for a person go; what was asked for while a read was under way is read
+    once more after it."""
+
+    async def ask(
+        self, lane: LaneId, who: Mapping[int, Millis], *, gap: int = 0, backfill: bool = False
+    ) -> None:
+        """Have people read again: person → since when. Not before `gap` ms after the last read."""
+        ...
+
+    async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReceipt:
+    """An import job that holds writes in flight. An empty id: a job that may exist."""
+
+    id: str
+    since: Millis
+    people: int
+
+
+class Profiles(Queue, Protocol):
+    """People as states at the destination: promise 5. One write per address is in flight at a
+    time, whatever the lane; Pending keeps it in flight until its receipt is closed."""
+
+    async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]: ...
+
+    async def close_receipt(
+        self,
+        lane: LaneId,
+        receipt: str,
+        *,
+        now: Millis,
+        failed: Mapping[int, tuple[Problem, str]],
+    ) -> int:
+        """The job is over: `failed` by position die, the others are confirmed."""
+        ...
+
+    async def doubt_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
+        """Nobody will say what became of it: all that it held is told again."""
+        ...
+
+    async def outdated(self, lane: LaneId, mapping: str) -> int:
+        """How many people were rendered with another mapping version."""
+        ...
+
+
+class Outbox(Queue, Protocol):
     """Records between receipt and receipt: promises 1, 2 and 10."""
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
@@ -329,6 +421,10 @@ class Store(Outbox, Protocol):
     def leases(self) -> Leases: ...
     @property
     def orders(self) -> Orders: ...
+    @property
+    def reads(self) -> Reads: ...
+    @property
+    def profiles(self) -> Profiles: ...
 
     async def aclose(self) -> None: ...
 
@@ -382,6 +478,73 @@ class Platform:
     person_view: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
     api_version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Whom:
+    """A person to read: `view` is the JSON of the last view (empty: never read), `view_age` its
+    age in seconds; with `renew` what is fetched seldom is fetched again."""
+
+    person: int
+    platform_id: str | None
+    email: str | None
+    view: bytes
+    view_age: float
+    renew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a read showed: the platform's documented view, and the words of it that this read
+    could have shown, had they a value."""
+
+    view: dict[str, Any]
+    covers: frozenset[str]
+
+
+class Reader(Protocol):
+    """The side of a platform that tells about one person."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def parallel(self) -> int: ...
+    @property
+    def quota(self) -> Quota: ...
+
+    async def read(self, who: Whom, reads: frozenset[str]) -> Sight | None:
+        """The person now, or None where the platform does not know him. `reads` are the words of
+        the view that the mapping needs. One permit was given; more are asked for as needed.
+        Raises DeliveryError."""
+        ...
+
+    def renews(self, event: str) -> bool:
+        """Whether this event makes what is fetched seldom be fetched again."""
+        ...
+
+    async def check(self) -> Sequence[Check]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class EndedJob(Protocol):
+    """What became of an import job: `failed` by position in the request; `unplaced` failures
+    whose record the answer did not name."""
+
+    @property
+    def outcome(self) -> Literal["complete", "cancelled", "lost"]: ...
+    @property
+    def failed(self) -> Mapping[int, tuple[Problem, str]]: ...
+    @property
+    def unplaced(self) -> int: ...
+
+
+class Jobs(Protocol):
+    """The far end's jobs that hold our writes. Both raise DeliveryError."""
+
+    async def open(self) -> set[str]: ...
+
+    async def ended(self, id: str) -> EndedJob | None: ...
 
 
 M = TypeVar("M")

@@ -89,7 +89,10 @@ def table(found: dict[str, Any]) -> RenderableType:
         ]
     if found["quota"]:
         parts.append(Text("\nrequests in the last minute", style="bold"))
-        parts += [Text(f"  {x['last_minute']:>8,}  {x['endpoint']}  (account {x['account']})") for x in found["quota"]]
+        parts += [
+            Text(f"  {x['last_minute']:>8,}  {x['endpoint']}  (account {x['account']})")
+            for x in found["quota"]
+        ]
     if found["needs_you"]:
         parts.append(Text("\nneeds you", style="bold red"))
         parts += [Text(f"  {line}") for line in found["needs_you"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -33,9 +33,9 @@ from connector.model import (
     Unsent,
 )
 from connector.ports import Fence, Ready
-from connector.store import leases, memory, people
+from connector.store import leases, memory, people, queue, reads
 from connector.store.database import Database
-from connector.store.tables import checkpoints, in_state, outbox, requests
+from connector.store.tables import checkpoints, in_state, outbox
 
 ENTRY_COLUMNS = (
     outbox.c.seq,
@@ -52,17 +52,11 @@ ENTRY_COLUMNS = (
     outbox.c.priority,
     outbox.c.failing_since,
 )
-_IN = 10_000
 
 
 def digest_of(connection: str, kind: str, key: str) -> bytes:
     """16 bytes that stand for a record's identity within its connection."""
     return blake2b(f"{connection}\0{kind}\0{key}".encode(), digest_size=16).digest()
-
-
-def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), _IN):
-        yield values[start : start + _IN]
 
 
 class SqlOutbox:
@@ -78,7 +72,9 @@ class SqlOutbox:
         return appended
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
-        return await self._database.read(lambda c: ready(c, lane, now, limit))
+        return await self._database.read(
+            lambda c: queue.ready(c, outbox, outbox.c.seq, lane, now, limit)
+        )
 
     async def claim(
         self,
@@ -117,35 +113,12 @@ class SqlOutbox:
     async def recover(self, fence: Fence, *, now: Millis) -> int:
         def work(c: Connection) -> int:
             leases.require(c, fence, now)
-            return c.execute(
-                update(outbox)
-                .where(in_state(State.CLAIMED))
-                .values(
-                    state=State.READY,
-                    solo=1,
-                    claim=None,
-                    due=now,
-                    problem=Problem.INTERRUPTED.value,
-                    failing_since=func.coalesce(outbox.c.failing_since, now),
-                )
-            ).rowcount
+            return queue.recover(c, outbox, now, solo=1)
 
         return await self._database.write(work)
 
     async def extend(self, lane: LaneId, pause: int) -> int:
-        return await self._database.write(
-            lambda c: (
-                c.execute(
-                    update(outbox)
-                    .where(
-                        outbox.c.lane == lane,
-                        in_state(State.READY),
-                        outbox.c.failing_since.is_not(None),
-                    )
-                    .values(failing_since=outbox.c.failing_since + pause)
-                ).rowcount
-            )
-        )
+        return await self._database.write(lambda c: queue.extend(c, outbox, lane, pause))
 
     async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
         return await self._database.write(lambda c: prune(c, now, keep, limit))
@@ -179,6 +152,8 @@ def append(
             for (record, digest), person in zip(fresh, found.people, strict=True)
         ]
         rows += page_rows
+        if page.reads is not None:
+            _ask_for_reads(c, page, [record for record, _ in fresh], page_rows)
         released = _release(c, rows, found.addressed, page.received_at)
         held = sum(row["state"] == State.HELD for row in page_rows)
         appended.append(
@@ -193,7 +168,7 @@ def append(
 
 def _known(c: Connection, digests: set[bytes]) -> dict[bytes, Millis]:
     found: dict[bytes, Millis] = {}
-    for part in chunks(list(digests)):
+    for part in queue.chunks(list(digests)):
         query = select(outbox.c.digest, outbox.c.received_at).where(outbox.c.digest.in_(part))
         found.update((bytes(digest), at) for digest, at in c.execute(query))
     return found
@@ -240,6 +215,19 @@ def _row(page: Page, record: Record, digest: bytes, person: people.Known | None)
         "due": page.received_at,
         "problem": problem,
     }
+
+
+def _ask_for_reads(
+    c: Connection, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
+) -> None:
+    """The person is read again, and his event waits a little for the answer."""
+    assert page.reads is not None
+    who: dict[int, Millis] = {}
+    for record, row in zip(records, rows, strict=True):
+        if record.refresh and row["person"] and row["email"]:
+            who[row["person"]] = page.received_at
+            row["due"] += page.attach_wait
+    reads.ask(c, page.reads, who, page.gap, int(page.backfill))
 
 
 def _release(
@@ -290,75 +278,23 @@ def _save_checkpoint(c: Connection, page: Page) -> None:
 # ── claim ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ready(c: Connection, lane: LaneId, now: Millis, limit: int) -> Ready:
-    def count(solo: int) -> int:
-        part = (
-            select(outbox.c.seq)
-            .where(
-                outbox.c.lane == lane,
-                in_state(State.READY),
-                outbox.c.solo == solo,
-                outbox.c.priority.in_((0, 1)),
-                outbox.c.due <= now,
-            )
-            .limit(limit)
-        )
-        return c.execute(select(func.count()).select_from(part.subquery())).scalar_one()
-
-    later = [
-        c.execute(
-            select(func.min(outbox.c.due)).where(
-                outbox.c.lane == lane,
-                in_state(State.READY),
-                outbox.c.solo == solo,
-                outbox.c.priority == priority,
-                outbox.c.due > now,
-            )
-        ).scalar()
-        for solo in (0, 1)
-        for priority in (0, 1)
-    ]
-    due = [at for at in later if at is not None]
-    return Ready(count(0), count(1), min(due) if due else None)
-
-
 def claim_ready(
     c: Connection, lane: LaneId, token: int, now: Millis, limit: int, solo: bool, mapping: str
 ) -> list[Entry]:
-    rows: list[Any] = []
-    for priority in (0, 1):
-        if len(rows) == limit:
-            break
-        oldest = (
-            select(outbox.c.seq)
-            .where(
-                outbox.c.lane == lane,
-                in_state(State.READY),
-                outbox.c.solo == int(solo),
-                outbox.c.priority == priority,
-                outbox.c.due <= now,
-            )
-            .order_by(outbox.c.due, outbox.c.seq)
-            .limit(limit - len(rows))
-            .with_for_update(skip_locked=True)
-        )
-        rows += sorted(
-            c.execute(
-                update(outbox)
-                .where(outbox.c.seq.in_(oldest))
-                .values(
-                    state=State.CLAIMED,
-                    claim=token,
-                    attempts=outbox.c.attempts + 1,
-                    mapping=case(
-                        (outbox.c.solo == 1, func.coalesce(outbox.c.mapping, mapping)),
-                        else_=mapping,
-                    ),
-                )
-                .returning(*ENTRY_COLUMNS)
-            ),
-            key=lambda row: row.seq,
-        )
+    """An entry in doubt keeps the mapping version it was first sent with."""
+    first = case((outbox.c.solo == 1, func.coalesce(outbox.c.mapping, mapping)), else_=mapping)
+    rows = queue.claim(
+        c,
+        outbox,
+        outbox.c.seq,
+        lane,
+        now=now,
+        limit=limit,
+        solo=solo,
+        token=token,
+        values={"mapping": first},
+        returning=ENTRY_COLUMNS,
+    )
     return [entry_of(row) for row in rows]
 
 
@@ -394,7 +330,7 @@ def settle(
     sent: Sequence[Request],
     horizon: int,
 ) -> int:
-    _save_requests(c, claim.lane.id, sent)
+    queue.save_requests(c, claim.lane.id, sent)
     entries = {entry.seq: entry for entry in claim.entries}
     accepted: dict[str, list[int]] = {}
     changed = 0
@@ -405,8 +341,8 @@ def settle(
             values = _values(outcome, entries[outcome.seq], now, horizon)
             changed += _change(c, claim, [outcome.seq], values)
     for request, seqs in accepted.items():
-        values = _settled(State.ACCEPTED, now) | {"request": request}
-        for part in chunks(seqs):
+        values = queue.settled(State.ACCEPTED, now) | {"request": request}
+        for part in queue.chunks(seqs):
             changed += _change(c, claim, part, values)
     return changed
 
@@ -423,19 +359,15 @@ def _change(c: Connection, claim: Claim, seqs: Sequence[int], values: dict[str, 
     ).rowcount
 
 
-def _settled(state: State, now: Millis) -> dict[str, Any]:
-    return {"state": state, "claim": None, "settled_at": now, "problem": None, "detail": ""}
-
-
 def _values(outcome: Outcome, entry: Entry, now: Millis, horizon: int) -> dict[str, Any]:
     match outcome:
         case Skipped():
-            return _settled(State.SKIPPED, now) | {"detail": outcome.reason}
+            return queue.settled(State.SKIPPED, now) | {"detail": outcome.reason}
         case Held():
             problem = outcome.problem.value
-            return _settled(State.HELD, now) | {"problem": problem, "detail": outcome.detail}
+            return queue.settled(State.HELD, now) | {"problem": problem, "detail": outcome.detail}
         case Dead():
-            return _settled(State.DEAD, now) | {
+            return queue.settled(State.DEAD, now) | {
                 "problem": outcome.problem.value,
                 "detail": outcome.detail,
                 "request": outcome.request,
@@ -449,15 +381,15 @@ def _values(outcome: Outcome, entry: Entry, now: Millis, horizon: int) -> dict[s
             }
         case Retry() | Doubt():
             return _again(outcome, entry, now, horizon)
-        case Accepted():
-            raise AssertionError("settled in bulk above")
+        case _:
+            raise AssertionError(f"no outcome of a record: {outcome}")
 
 
 def _again(outcome: Retry | Doubt, entry: Entry, now: Millis, horizon: int) -> dict[str, Any]:
     since = entry.failing_since or now
     if now - since >= horizon:
         last = f"last: {outcome.problem} {outcome.detail}".strip()
-        return _settled(State.DEAD, now) | {
+        return queue.settled(State.DEAD, now) | {
             "problem": Problem.RETRIES_EXHAUSTED.value,
             "detail": last,
             "solo": int(entry.solo or isinstance(outcome, Doubt)),
@@ -473,25 +405,6 @@ def _again(outcome: Retry | Doubt, entry: Entry, now: Millis, horizon: int) -> d
         "solo": int(in_doubt),
         "mapping": entry.mapping if in_doubt else None,
     }
-
-
-def _save_requests(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
-    if sent:
-        c.execute(
-            insert(requests),
-            [
-                {
-                    "id": request.id,
-                    "lane": lane,
-                    "endpoint": request.endpoint,
-                    "sent_at": request.sent_at,
-                    "status": request.status,
-                    "millis": request.millis,
-                    "problem": request.problem.value if request.problem else None,
-                }
-                for request in sent
-            ],
-        )
 
 
 # ── retention ────────────────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,8 @@ from connector.store.leases import SqlLeases
 from connector.store.letters import SqlDeadLetters
 from connector.store.memory import SqlCheckpoints, SqlMemory
 from connector.store.outbox import SqlOutbox
+from connector.store.profiles import SqlProfiles
+from connector.store.reads import SqlReads
 
 
 class SqlStore(SqlOutbox):
@@ -32,6 +34,8 @@ class SqlStore(SqlOutbox):
         self.memory = SqlMemory(database)
         self.leases = SqlLeases(database)
         self.orders = SqlOrders(database)
+        self.profiles = SqlProfiles(database)
+        self.reads = SqlReads(database, self.profiles)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""

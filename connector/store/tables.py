@@ -16,6 +16,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     SmallInteger,
+    Table,
     Text,
     literal_column,
     text,
@@ -210,6 +211,130 @@ class Accounts(SQLModel, table=True):
     pinned_at: int = Field(sa_type=BigInteger)
 
 
+class Reads(SQLModel, table=True):
+    """People to read again at their platform. `asked_at`: when the newest event that wants it was
+    received; `sent_at`: when our last read was sent; a read is due while asked_at >= sent_at."""
+
+    __tablename__ = "reads"
+    __table_args__ = (
+        Index(
+            "reads_ready",
+            "lane",
+            "solo",
+            "priority",
+            "due",
+            "person",
+            sqlite_where=text("state = 0"),
+            postgresql_where=text("state = 0"),
+        ),
+        Index(
+            "reads_claimed",
+            "claim",
+            sqlite_where=text("state = 1"),
+            postgresql_where=text("state = 1"),
+        ),
+    )
+
+    person: int = Field(sa_column=Column(_Row, primary_key=True, autoincrement=False))
+    lane: int = Field(sa_type=Integer)
+    state: int = Field(sa_type=SmallInteger)
+    solo: int = Field(default=0, sa_type=SmallInteger)
+    priority: int = Field(default=0, sa_type=SmallInteger)
+    due: int = Field(sa_type=BigInteger)
+    asked_at: int = Field(sa_type=BigInteger)
+    sent_at: int = Field(default=0, sa_type=BigInteger)
+    attempts: int = Field(default=0, sa_type=Integer)
+    failing_since: int | None = Field(default=None, sa_type=BigInteger)
+    claim: int | None = Field(default=None, sa_type=BigInteger)
+    problem: str | None = Field(default=None, sa_type=Text)
+    detail: str = Field(default="", sa_type=Text)
+    view: bytes | None = Field(default=None, sa_type=LargeBinary)
+    view_at: int | None = Field(default=None, sa_type=BigInteger)
+    gone_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class Profiles(SQLModel, table=True):
+    """People as states at Klaviyo: connector.states.Profile and where its next write stands.
+
+    `address` is a digest of the account and the address: one write for it at a time. `receipt`
+    is the import job that holds the write in flight, `position` the person's place in it.
+    """
+
+    __tablename__ = "profiles"
+    __table_args__ = (
+        Index(
+            "profiles_ready",
+            "lane",
+            "solo",
+            "priority",
+            "due",
+            "person",
+            sqlite_where=text("state = 0"),
+            postgresql_where=text("state = 0"),
+        ),
+        Index(
+            "profiles_claimed",
+            "claim",
+            sqlite_where=text("state = 1"),
+            postgresql_where=text("state = 1"),
+        ),
+        Index(
+            "profiles_stuck",
+            "lane",
+            "state",
+            "problem",
+            "person",
+            sqlite_where=text("state IN (4, 5)"),
+            postgresql_where=text("state IN (4, 5)"),
+        ),
+        Index("profiles_by_address", "address"),
+    )
+
+    person: int = Field(sa_column=Column(_Row, primary_key=True, autoincrement=False))
+    lane: int = Field(sa_type=Integer)
+    address: bytes | None = Field(default=None, sa_type=LargeBinary)
+    state: int = Field(sa_type=SmallInteger)
+    solo: int = Field(default=0, sa_type=SmallInteger)
+    priority: int = Field(default=0, sa_type=SmallInteger)
+    due: int = Field(sa_type=BigInteger)
+    since: int = Field(default=0, sa_type=BigInteger)
+    attempts: int = Field(default=0, sa_type=Integer)
+    failing_since: int | None = Field(default=None, sa_type=BigInteger)
+    claim: int | None = Field(default=None, sa_type=BigInteger)
+    receipt: str | None = Field(default=None, sa_type=Text)
+    position: int | None = Field(default=None, sa_type=Integer)
+    sent: bytes | None = Field(default=None, sa_type=LargeBinary)
+    problem: str | None = Field(default=None, sa_type=Text)
+    detail: str = Field(default="", sa_type=Text)
+    request: str | None = Field(default=None, sa_type=Text)
+    settled_at: int | None = Field(default=None, sa_type=BigInteger)
+    mapping: str | None = Field(default=None, sa_type=Text)
+    identity: str = Field(sa_type=Text)
+    wanted: str = Field(sa_type=Text)
+    confirmed: str = Field(sa_type=Text)
+    farewells: str | None = Field(default=None, sa_type=Text)
+    move_from: str | None = Field(default=None, sa_type=Text)
+    profile_id: str | None = Field(default=None, sa_type=Text)
+
+
+class Journal(SQLModel, table=True):
+    """What happened to people beside their events: reads and writes, for their timelines."""
+
+    __tablename__ = "journal"
+    __table_args__ = (
+        Index("journal_by_person", "person", "id"),
+        Index("journal_by_time", "at"),
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    person: int = Field(sa_type=_Row)
+    at: int = Field(sa_type=BigInteger)
+    kind: str = Field(sa_type=Text)
+    outcome: str = Field(sa_type=Text)
+    request: str | None = Field(default=None, sa_type=Text)
+    data: bytes | None = Field(default=None, sa_type=LargeBinary)
+
+
 metadata = SQLModel.metadata
 people = metadata.tables["people"]
 lanes = metadata.tables["lanes"]
@@ -221,13 +346,18 @@ orders = metadata.tables["orders"]
 spends = metadata.tables["spend"]
 mappings = metadata.tables["mappings"]
 accounts = metadata.tables["accounts"]
+reads = metadata.tables["reads"]
+profiles = metadata.tables["profiles"]
+journal = metadata.tables["journal"]
 
 
 STUCK = (State.HELD, State.DEAD)
 is_stuck = literal_column("outbox.state IN (4, 5)", Boolean)
 
 
-def in_state(state: State) -> ColumnElement[bool]:
+def in_state(state: State, table: Table = outbox) -> ColumnElement[bool]:
     """`state` as a literal: SQLite uses a partial index only where it reads the index's words."""
-    words = literal_column(f"outbox.state = {int(state)}", Boolean)
-    return is_stuck & words if state in STUCK else words
+    words = literal_column(f"{table.name}.state = {int(state)}", Boolean)
+    if state in STUCK:
+        return literal_column(f"{table.name}.state IN (4, 5)", Boolean) & words
+    return words

@@ -11,6 +11,12 @@ GET_ACCOUNTS = "GET /api/accounts"
 GET_METRICS = "GET /api/metrics"
 GET_EVENTS = "GET /api/events"
 GET_PROFILES = "GET /api/profiles"
+UPSERT_PROFILE = "POST /api/profile-import"
+PATCH_PROFILE = "PATCH /api/profiles/{id}"
+BULK_PROFILES = "POST /api/profile-bulk-import-jobs"
+GET_IMPORT_JOBS = "GET /api/profile-bulk-import-jobs"
+GET_IMPORT_JOB = "GET /api/profile-bulk-import-jobs/{id}"
+GET_IMPORT_ERRORS = "GET /api/profile-bulk-import-jobs/{id}/import-errors"
 
 LIMITS = {
     CREATE_EVENT: Limit(350, 3500),
@@ -19,7 +25,16 @@ LIMITS = {
     GET_METRICS: Limit(10, 150),
     GET_EVENTS: Limit(350, 3500),
     GET_PROFILES: Limit(75, 750),
+    UPSERT_PROFILE: Limit(75, 750),
+    PATCH_PROFILE: Limit(75, 750),
+    BULK_PROFILES: Limit(10, 150),
+    GET_IMPORT_JOBS: Limit(10, 150),
+    GET_IMPORT_JOB: Limit(10, 150),
+    GET_IMPORT_ERRORS: Limit(10, 150),
 }
+
+BULK_PROFILES_MAX = 10_000
+PROFILE_MAX = 100_000
 
 BULK_EVENTS_MAX = 1_000
 BODY_MAX = 5_000_000

@@ -1,0 +1,129 @@
+"""What is queued at the far end, followed to its true end (promise 1): a job's receipt settles its
+people one by one. Where a job may exist that nobody told us of, its people stay in flight until
+the far end has no job left that is not accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from connector import log
+from connector.errors import DeliveryError, Problem, StoreError
+from connector.model import Lane
+from connector.ports import Clock, Jobs, Lease, OpenReceipt, Profiles
+
+SOON = 1.0
+LATER = 5.0
+_MAY_STILL_COME = 60_000
+"""ms: a request that we lost sight of may reach the far end for so long."""
+_STUCK_AFTER = 3_600_000
+
+
+class Receipts:
+    """Follows one lane's jobs. `settled` is called when people of it are free again."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        profiles: Profiles,
+        jobs: Jobs,
+        lease: Lease,
+        clock: Clock,
+        *,
+        settled: Callable[[], None],
+    ) -> None:
+        self._lane = lane
+        self._profiles = profiles
+        self._jobs = jobs
+        self._lease = lease
+        self._clock = clock
+        self._settled = settled
+        self._bell = asyncio.Event()
+        self._told: set[str] = set()
+        self.stuck: str | None = None
+        """What a person must look at, if anything."""
+        self._log = log.get("receipts").bind(connection=lane.connection)
+
+    def wake(self) -> None:
+        """Something was queued."""
+        self._bell.set()
+
+    async def run(self) -> None:
+        """For ever: soon after something was queued, then at leisure until all is settled."""
+        wait: float | None = SOON
+        while True:
+            await self._clock.wait(self._bell, wait)
+            self._bell.clear()
+            try:
+                wait = LATER if await self.follow() else None
+            except (DeliveryError, StoreError) as error:
+                self._log.warning("jobs cannot be followed now", problem=error.problem.value)
+                wait = LATER
+
+    async def follow(self) -> int:
+        """Settle what has ended; returns how many receipts stay open."""
+        if not self._lease.valid():
+            return 1
+        receipts = await self._profiles.receipts(self._lane.id)
+        if not receipts:
+            self.stuck = None
+            return 0
+        running = await self._jobs.open()
+        ours = {receipt.id for receipt in receipts}
+        unaccounted = running - ours
+        left = 0
+        for receipt in receipts:
+            done = await self._settle(receipt, running, unaccounted)
+            left += not done
+        self._watch([r for r in receipts if r.id in running])
+        return left
+
+    async def _settle(self, receipt: OpenReceipt, running: set[str], unaccounted: set[str]) -> bool:
+        now = self._clock.now()
+        if not receipt.id:
+            if unaccounted or now - receipt.since < _MAY_STILL_COME:
+                return False
+            await self._again(receipt, Problem.JOB_LOST)
+            return True
+        if receipt.id in running:
+            return False
+        ended = await self._jobs.ended(receipt.id)
+        if ended is None:
+            return False
+        if ended.outcome != "complete" or ended.unplaced:
+            cancelled = ended.outcome == "cancelled"
+            await self._again(receipt, Problem.JOB_CANCELLED if cancelled else Problem.JOB_LOST)
+            return True
+        await self._profiles.close_receipt(self._lane.id, receipt.id, now=now, failed=ended.failed)
+        self._settled()
+        return True
+
+    async def _again(self, receipt: OpenReceipt, problem: Problem) -> None:
+        self._log.warning(
+            "a job's people are told again",
+            problem=problem.value,
+            meaning=problem.meaning,
+            people=receipt.people,
+        )
+        await self._profiles.doubt_receipt(self._lane.id, receipt.id, now=self._clock.now())
+        self._settled()
+
+    def _watch(self, running: Sequence[OpenReceipt]) -> None:
+        """One line when a job stands still, not one for every look."""
+        now = self._clock.now()
+        old = [r for r in running if now - r.since >= _STUCK_AFTER]
+        self.stuck = None
+        for receipt in old:
+            hours = (now - receipt.since) / 3_600_000
+            self.stuck = (
+                f"{Problem.JOB_STUCK} {self._lane.connection}: Klaviyo's import job {receipt.id} "
+                f"of {receipt.people} people has not ended for {hours:.1f} h"
+            )
+            if receipt.id not in self._told:
+                self._told.add(receipt.id)
+                self._log.error(
+                    "an import job stands still",
+                    problem=Problem.JOB_STUCK.value,
+                    job=receipt.id,
+                    people=receipt.people,
+                )

@@ -1,0 +1,587 @@
+"""Profiles as states in SQL: observed, claimed one write per person at a time, confirmed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, bindparam, case, exists, func, insert, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from connector import states
+from connector.errors import Problem
+from connector.model import (
+    Accepted,
+    Claim,
+    Dead,
+    Doubt,
+    Entry,
+    Held,
+    Lane,
+    LaneId,
+    Millis,
+    Observation,
+    OnLeave,
+    Outcome,
+    Pending,
+    ProfileWrite,
+    Request,
+    Retry,
+    Skipped,
+    Spend,
+    State,
+    Unsent,
+)
+from connector.ports import Fence, OpenReceipt, Ready
+from connector.states import Farewell, Profile
+from connector.store import leases, memory, queue
+from connector.store.database import Database
+from connector.store.tables import in_state, journal, outbox, profiles
+
+_PROFILE = (
+    profiles.c.person,
+    profiles.c.identity,
+    profiles.c.wanted,
+    profiles.c.confirmed,
+    profiles.c.farewells,
+    profiles.c.move_from,
+    profiles.c.profile_id,
+    profiles.c.mapping,
+)
+_ROW = (
+    *_PROFILE,
+    profiles.c.state,
+    profiles.c.due,
+    profiles.c.attempts,
+    profiles.c.failing_since,
+    profiles.c.since,
+    profiles.c.problem,
+    profiles.c.address,
+)
+_DAY = 86_400_000
+_DOUBT_WAIT = 30_000
+"""ms: a request that timed out here may still be applied there for so long."""
+
+
+class SqlProfiles:
+    """connector.ports.Profiles."""
+
+    def __init__(self, database: Database, *, reconfirm_after: int = 30 * _DAY) -> None:
+        self._database = database
+        self.reconfirm_after = reconfirm_after
+
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
+        return await self._database.read(
+            lambda c: queue.ready(c, profiles, profiles.c.person, lane, now, limit)
+        )
+
+    async def claim(
+        self,
+        lane: Lane,
+        fence: Fence,
+        *,
+        now: Millis,
+        limit: int,
+        solo: bool,
+        mapping: str,
+        spend: Sequence[Spend] = (),
+    ) -> Claim | None:
+        token = secrets.randbits(62)
+
+        def work(c: Connection) -> Claim | None:
+            leases.require(c, fence, now)
+            memory.add_spend(c, spend)
+            entries = self._claim(c, lane.id, token, now, limit, solo)
+            return Claim(token, lane, entries) if entries else None
+
+        return await self._database.write(work)
+
+    def _claim(
+        self, c: Connection, lane: LaneId, token: int, now: Millis, limit: int, solo: bool
+    ) -> list[Entry]:
+        other = profiles.alias("other")
+        rows = queue.claim(
+            c,
+            profiles,
+            profiles.c.person,
+            lane,
+            now=now,
+            limit=limit,
+            solo=solo,
+            token=token,
+            values={"receipt": None, "position": None, "sent": None},
+            returning=_ROW,
+            only=(
+                ~exists(
+                    select(literal(1)).where(
+                        other.c.address == profiles.c.address,
+                        other.c.state == State.CLAIMED,
+                        other.c.person != profiles.c.person,
+                    )
+                ),
+                profiles.c.person.not_in(
+                    select(outbox.c.person).where(
+                        in_state(State.CLAIMED), outbox.c.person.is_not(None)
+                    )
+                ),
+            ),
+        )
+        entries: list[Entry] = []
+        addresses: set[bytes] = set()
+        for row in rows:
+            write = states.next_write(
+                profile_of(row), now=now, reconfirm_after=self.reconfirm_after
+            )
+            if write is None:
+                _put_back(c, row, token, state=State.ACCEPTED)
+            elif row.address in addresses:
+                _put_back(c, row, token)
+            elif not solo and states.needs_one_call(write):
+                _put_back(c, row, token, solo=1)
+            else:
+                addresses.add(row.address)
+                entries.append(_entry(row, write, solo))
+        return entries
+
+    async def settle(
+        self,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        *,
+        now: Millis,
+        requests: Sequence[Request] = (),
+        horizon: int,
+    ) -> int:
+        def work(c: Connection) -> int:
+            queue.save_requests(c, claim.lane.id, requests)
+            return self._settle(c, claim, outcomes, now, horizon)
+
+        return await self._database.write(work)
+
+    def _settle(
+        self,
+        c: Connection,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        now: Millis,
+        horizon: int,
+    ) -> int:
+        writes = {e.seq: states.write_of_json(e.data) for e in claim.entries}
+        rows = _rows(c, [outcome.seq for outcome in outcomes], claim=claim.token)
+        changes: list[dict[str, Any]] = []
+        notes: list[dict[str, Any]] = []
+        for outcome in outcomes:
+            row = rows.get(outcome.seq)
+            if row is None:
+                continue
+            write = writes[outcome.seq]
+            changes.append(self._after(row, write, outcome, now, horizon))
+            if note := _note(outcome, write, now):
+                notes.append(note)
+        _save(c, changes)
+        if notes:
+            c.execute(insert(journal), notes)
+        return len(changes)
+
+    def _after(
+        self, row: Any, write: ProfileWrite, outcome: Outcome, now: Millis, horizon: int
+    ) -> dict[str, Any]:
+        """The row after an outcome. What was observed while it was in flight is ready at once."""
+        profile = profile_of(row)
+        match outcome:
+            case Accepted():
+                after = states.took(profile, write, now, profile_id=outcome.ref)
+                return self._next(after, now, since=row.since) | {"request": outcome.request}
+            case Pending():
+                return {
+                    "state": State.CLAIMED,
+                    "receipt": outcome.receipt,
+                    "position": outcome.position,
+                    "sent": states.write_to_json(write),
+                    "request": outcome.request,
+                    "person": row.person,
+                }
+            case Retry() | Doubt():
+                return self._again(profile, row, outcome, now, horizon)
+            case Unsent():
+                again = self._next(profile, now, since=row.since, due=row.due)
+                return again | {"attempts": row.attempts - 1}
+            case Dead() | Held():
+                state = State.DEAD if isinstance(outcome, Dead) else State.HELD
+                return _columns(profile) | {
+                    "state": state,
+                    "settled_at": now,
+                    "problem": outcome.problem.value,
+                    "detail": outcome.detail,
+                }
+            case Skipped():
+                # Shadow mode: nothing was told, and nothing waits to be.
+                return _columns(profile) | {"state": State.ACCEPTED, "settled_at": now}
+            case _:
+                raise AssertionError(outcome)
+
+    def _again(
+        self, profile: Profile, row: Any, outcome: Retry | Doubt, now: Millis, horizon: int
+    ) -> dict[str, Any]:
+        failing_since = row.failing_since or now
+        after = round(outcome.after * 1000)
+        if isinstance(outcome, Doubt):
+            profile = states.doubted(profile, now)
+            after = max(after, _DOUBT_WAIT)
+        if now - failing_since >= horizon:
+            return _columns(profile) | {
+                "state": State.DEAD,
+                "settled_at": now,
+                "problem": Problem.RETRIES_EXHAUSTED.value,
+                "detail": f"last: {outcome.problem} {outcome.detail}".strip(),
+            }
+        return self._next(profile, now, since=row.since, due=Millis(now + after)) | {
+            "attempts": row.attempts,
+            "failing_since": failing_since,
+            "problem": outcome.problem.value,
+            "detail": outcome.detail,
+        }
+
+    def _next(
+        self, profile: Profile, now: Millis, *, since: int, due: Millis | None = None
+    ) -> dict[str, Any]:
+        """Ready again where something is left to tell, else at rest."""
+        write = states.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
+        return _columns(profile) | {
+            "state": State.READY if write else State.ACCEPTED,
+            "solo": int(bool(write) and states.needs_one_call(write)) if write else 0,
+            "due": due if due is not None else now,
+            "settled_at": now,
+            "since": since,
+        }
+
+    async def recover(self, fence: Fence, *, now: Millis) -> int:
+        """What was in flight when its holder went may have been applied, or may yet be: it stays
+        in flight until the far end's jobs are known to be accounted for."""
+
+        def work(c: Connection) -> int:
+            leases.require(c, fence, now)
+            return c.execute(
+                update(profiles)
+                .where(in_state(State.CLAIMED, profiles), profiles.c.receipt.is_(None))
+                .values(receipt="", since=now)
+            ).rowcount
+
+        return await self._database.write(work)
+
+    async def extend(self, lane: LaneId, pause: int) -> int:
+        return await self._database.write(lambda c: queue.extend(c, profiles, lane, pause))
+
+    # ── receipts ─────────────────────────────────────────────────────────────────────────────────
+
+    async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]:
+        def work(c: Connection) -> list[OpenReceipt]:
+            query = (
+                select(
+                    profiles.c.receipt,
+                    func.min(profiles.c.settled_at),
+                    func.max(profiles.c.since),
+                    func.count(),
+                )
+                .where(
+                    profiles.c.lane == lane,
+                    in_state(State.CLAIMED, profiles),
+                    profiles.c.receipt.is_not(None),
+                )
+                .group_by(profiles.c.receipt)
+            )
+            return [OpenReceipt(id, Millis(since or 0), n) for id, _, since, n in c.execute(query)]
+
+        return await self._database.read(work)
+
+    async def close_receipt(
+        self,
+        lane: LaneId,
+        receipt: str,
+        *,
+        now: Millis,
+        failed: Mapping[int, tuple[Problem, str]],
+    ) -> int:
+        """The job is over: `failed` by position, everybody else is confirmed."""
+        return await self._each_of(lane, receipt, lambda c, rows: self._close(c, rows, now, failed))
+
+    def _close(
+        self,
+        c: Connection,
+        rows: Sequence[Any],
+        now: Millis,
+        failed: Mapping[int, tuple[Problem, str]],
+    ) -> None:
+        changes, notes = [], []
+        for row in rows:
+            write = states.write_of_json(row.sent)
+            fault = failed.get(row.position)
+            outcome: Outcome = (
+                Dead(row.person, *fault) if fault else Accepted(row.person, row.request or "")
+            )
+            changes.append(self._after(row, write, outcome, now, 0))
+            if note := _note(outcome, write, now):
+                notes.append(note)
+        _save(c, changes)
+        c.execute(insert(journal), notes)
+
+    async def doubt_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
+        """Nobody will say what became of it: all that it held is told again."""
+
+        def again(c: Connection, rows: Sequence[Any]) -> None:
+            _save(
+                c,
+                [
+                    self._next(states.doubted(profile_of(row), now), now, since=row.since)
+                    for row in rows
+                ],
+            )
+
+        return await self._each_of(lane, receipt, again)
+
+    async def _each_of(self, lane: LaneId, receipt: str, work: Any) -> int:
+        """A thousand at a time, so that a job of ten thousand does not hold up the writer."""
+        total = 0
+        while True:
+
+            def part(c: Connection) -> int:
+                query = (
+                    select(*_ROW, profiles.c.position, profiles.c.sent, profiles.c.request)
+                    .where(
+                        profiles.c.lane == lane,
+                        in_state(State.CLAIMED, profiles),
+                        profiles.c.receipt == receipt,
+                    )
+                    .limit(1_000)
+                )
+                rows = list(c.execute(query))
+                if rows:
+                    work(c, rows)
+                return len(rows)
+
+            count = await self._database.write(part)
+            total += count
+            if count < 1_000:
+                return total
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────
+
+    async def outdated(self, lane: LaneId, mapping: str) -> int:
+        """How many people were rendered with another mapping version."""
+        query = select(func.count()).where(profiles.c.lane == lane, profiles.c.mapping != mapping)
+        return await self._database.read(lambda c: c.execute(query).scalar_one())
+
+
+# ── observing: called by the reads in their own transaction ──────────────────────────────────────
+
+
+def observe(
+    c: Connection, seen: Sequence[Observation], *, now: Millis, reconfirm_after: int
+) -> None:
+    rows = _rows(c, [o.person for o in seen])
+    _make_missing(c, [o for o in seen if o.person not in rows], now)
+    rows |= _rows(c, [o.person for o in seen if o.person not in rows])
+    changes = []
+    for o in seen:
+        row = rows[o.person]
+        profile = states.observe(profile_of(row), o, email_change=o.email_change)
+        if o.address and _displaces(c, o):
+            profile = states.doubted(profile, now)
+        changes.append(_observed(row, profile, o, now, reconfirm_after))
+    _save(c, changes)
+
+
+def leave(
+    c: Connection,
+    people: Mapping[int, OnLeave],
+    *,
+    at: Millis,
+    now: Millis,
+    reconfirm_after: int,
+) -> None:
+    """These people are no longer known to their platform."""
+    changes = []
+    for row in _rows(c, list(people)).values():
+        profile = states.leave(profile_of(row), at, on_leave=people[row.person])
+        changes.append(_ready(row, profile, now, reconfirm_after))
+    _save(c, changes)
+
+
+def _observed(
+    row: Any, profile: Profile, o: Observation, now: Millis, reconfirm_after: int
+) -> dict[str, Any]:
+    if o.problem:
+        held = {"state": State.HELD, "problem": o.problem.value, "settled_at": now}
+        return _columns(profile) | (held if row.state != State.CLAIMED else {})
+    return _ready(row, profile, now, reconfirm_after) | {"address": o.address}
+
+
+def _ready(row: Any, profile: Profile, now: Millis, reconfirm_after: int) -> dict[str, Any]:
+    if row.state == State.CLAIMED:
+        return _columns(profile)
+    write = states.next_write(profile, now=now, reconfirm_after=reconfirm_after)
+    if write is None:
+        return _columns(profile) | {"state": State.ACCEPTED, "problem": None}
+    waits = row.state == State.READY
+    return _columns(profile) | {
+        "state": State.READY,
+        "solo": int(states.needs_one_call(write)),
+        "due": row.due if waits else now,
+        "since": row.since if waits else now,
+        **({} if waits else {"attempts": 0, "failing_since": None, "problem": None}),
+    }
+
+
+def _displaces(c: Connection, o: Observation) -> bool:
+    """Whether another person had this address: the latest active wins, and the other is held."""
+    others = list(
+        c.execute(
+            select(profiles.c.person).where(
+                profiles.c.address == o.address,
+                profiles.c.person != o.person,
+                profiles.c.lane == o.lane,
+                profiles.c.problem.is_distinct_from(Problem.SHARED_ADDRESS.value),
+            )
+        ).scalars()
+    )
+    for person in others:
+        c.execute(
+            update(profiles)
+            .where(profiles.c.person == person)
+            .values(
+                state=case(
+                    (profiles.c.state == State.CLAIMED, int(State.CLAIMED)), else_=int(State.HELD)
+                ),
+                problem=Problem.SHARED_ADDRESS.value,
+                confirmed="{}",
+            )
+        )
+    return bool(others)
+
+
+def _make_missing(c: Connection, seen: Sequence[Observation], now: Millis) -> None:
+    if not seen:
+        return
+    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
+    empty = {"identity": "{}", "wanted": "{}", "confirmed": "{}", "state": State.ACCEPTED}
+    c.execute(
+        dialect.insert(profiles).on_conflict_do_nothing(index_elements=["person"]),
+        [empty | {"person": o.person, "lane": o.lane, "due": now, "since": now} for o in seen],
+    )
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def profile_of(row: Any) -> Profile:
+    return Profile(
+        person=row.person,
+        identity=orjson.loads(row.identity),
+        wanted=_pairs(row.wanted),
+        confirmed=_pairs(row.confirmed),
+        profile_id=row.profile_id,
+        farewells=tuple(
+            Farewell(f["identity"], tuple(f["names"])) for f in orjson.loads(row.farewells or "[]")
+        ),
+        move_from=orjson.loads(row.move_from) if row.move_from else None,
+        mapping=row.mapping,
+    )
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    return {name: (value, at) for name, (value, at) in orjson.loads(text).items()}
+
+
+def _columns(profile: Profile) -> dict[str, Any]:
+    """Every column that a settled or observed row may change, so that one statement serves all."""
+    return {
+        "person": profile.person,
+        "identity": orjson.dumps(profile.identity).decode(),
+        "wanted": orjson.dumps(profile.wanted).decode(),
+        "confirmed": orjson.dumps(profile.confirmed).decode(),
+        "farewells": orjson.dumps([asdict(f) for f in profile.farewells]).decode()
+        if profile.farewells
+        else None,
+        "move_from": orjson.dumps(profile.move_from).decode() if profile.move_from else None,
+        "profile_id": profile.profile_id,
+        "mapping": profile.mapping,
+    }
+
+
+def _rows(c: Connection, people: Sequence[int], claim: int | None = None) -> dict[int, Any]:
+    found: dict[int, Any] = {}
+    for part in queue.chunks(people):
+        query = select(*_ROW).where(profiles.c.person.in_(part))
+        if claim is not None:
+            query = query.where(in_state(State.CLAIMED, profiles), profiles.c.claim == claim)
+        found.update((row.person, row) for row in c.execute(query))
+    return found
+
+
+def _save(c: Connection, changes: Iterable[dict[str, Any]]) -> None:
+    """Rows of like shape are written together."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for change in changes:
+        if "settled_at" in change and change.get("state") != State.CLAIMED:
+            change = _AT_REST | change
+        alike.setdefault(tuple(sorted(change)), []).append(change)
+    for rows in alike.values():
+        c.execute(
+            update(profiles).where(profiles.c.person == bindparam("key")),
+            [{"key": row.pop("person"), **row} for row in rows],
+        )
+
+
+_AT_REST: dict[str, Any] = {
+    "claim": None,
+    "receipt": None,
+    "position": None,
+    "sent": None,
+    "problem": None,
+    "detail": "",
+    "attempts": 0,
+    "failing_since": None,
+}
+
+
+def _put_back(c: Connection, row: Any, token: int, **values: Any) -> None:
+    c.execute(
+        update(profiles)
+        .where(profiles.c.person == row.person, profiles.c.claim == token)
+        .values({"state": State.READY, "claim": None, "attempts": row.attempts - 1, **values})
+    )
+
+
+def _entry(row: Any, write: ProfileWrite, solo: bool) -> Entry:
+    return Entry(
+        seq=row.person,
+        unique_id=f"profile:{row.person}",
+        name="profile",
+        occurred_at=row.since,
+        received_at=row.since,
+        email=write.identity.get("email"),
+        person=row.person,
+        data=states.write_to_json(write),
+        attempts=row.attempts,
+        solo=solo,
+        mapping=row.mapping,
+        backfill=False,
+        failing_since=row.failing_since,
+    )
+
+
+def _note(outcome: Outcome, write: ProfileWrite, now: Millis) -> dict[str, Any] | None:
+    if not isinstance(outcome, Accepted | Pending | Dead | Doubt):
+        return None
+    word = {Accepted: "accepted", Pending: "queued", Dead: "dead", Doubt: "in doubt"}
+    return {
+        "person": outcome.seq,
+        "at": now,
+        "kind": "write",
+        "outcome": word[type(outcome)],
+        "request": outcome.request,
+        "data": states.write_to_json(write),
+    }

@@ -1,0 +1,153 @@
+"""What outbox, reads and profiles have in common as queues: the same columns, the same road from
+ready to claimed and back. Each statement is one intent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Column, Connection, Table, func, insert, select, update
+
+from connector.errors import Problem
+from connector.model import LaneId, Millis, Request, State
+from connector.ports import Ready
+from connector.store.tables import in_state, requests
+
+_IN = 10_000
+
+
+def ready(
+    c: Connection, table: Table, key: Column[Any], lane: LaneId, now: Millis, limit: int
+) -> Ready:
+    """How many could be claimed now, counted up to `limit`, and when the next becomes due."""
+
+    def count(solo: int) -> int:
+        part = (
+            select(key)
+            .where(
+                table.c.lane == lane,
+                in_state(State.READY, table),
+                table.c.solo == solo,
+                table.c.priority.in_((0, 1)),
+                table.c.due <= now,
+            )
+            .limit(limit)
+        )
+        return c.execute(select(func.count()).select_from(part.subquery())).scalar_one()
+
+    later = [
+        c.execute(
+            select(func.min(table.c.due)).where(
+                table.c.lane == lane,
+                in_state(State.READY, table),
+                table.c.solo == solo,
+                table.c.priority == priority,
+                table.c.due > now,
+            )
+        ).scalar()
+        for solo in (0, 1)
+        for priority in (0, 1)
+    ]
+    due = [at for at in later if at is not None]
+    return Ready(count(0), count(1), min(due) if due else None)
+
+
+def claim(
+    c: Connection,
+    table: Table,
+    key: Column[Any],
+    lane: LaneId,
+    *,
+    now: Millis,
+    limit: int,
+    solo: bool,
+    token: int,
+    values: dict[str, Any],
+    returning: tuple[Any, ...],
+    only: tuple[Any, ...] = (),
+) -> list[Any]:
+    """Claim the oldest ready rows, live before backfill; rows in the order of their key."""
+    rows: list[Any] = []
+    for priority in (0, 1):
+        if len(rows) >= limit:
+            break
+        oldest = (
+            select(key)
+            .where(
+                table.c.lane == lane,
+                in_state(State.READY, table),
+                table.c.solo == int(solo),
+                table.c.priority == priority,
+                table.c.due <= now,
+                *only,
+            )
+            .order_by(table.c.due, key)
+            .limit(limit - len(rows))
+            .with_for_update(skip_locked=True)
+        )
+        statement = (
+            update(table)
+            .where(key.in_(oldest))
+            .values(state=State.CLAIMED, claim=token, attempts=table.c.attempts + 1, **values)
+            .returning(*returning)
+        )
+        rows += sorted(c.execute(statement), key=lambda row: row._mapping[key])
+    return rows
+
+
+def extend(c: Connection, table: Table, lane: LaneId, pause: int) -> int:
+    """Time in a pause does not count against the retry horizon."""
+    return c.execute(
+        update(table)
+        .where(
+            table.c.lane == lane,
+            in_state(State.READY, table),
+            table.c.failing_since.is_not(None),
+        )
+        .values(failing_since=table.c.failing_since + pause)
+    ).rowcount
+
+
+def settled(state: State, now: Millis) -> dict[str, Any]:
+    """The columns of a row that has reached an end."""
+    return {"state": state, "claim": None, "settled_at": now, "problem": None, "detail": ""}
+
+
+def recover(c: Connection, table: Table, now: Millis, **values: Any) -> int:
+    """What holders that are gone had claimed is ready again, and in doubt."""
+    return c.execute(
+        update(table)
+        .where(in_state(State.CLAIMED, table))
+        .values(
+            state=State.READY,
+            claim=None,
+            due=now,
+            problem=Problem.INTERRUPTED.value,
+            failing_since=func.coalesce(table.c.failing_since, now),
+            **values,
+        )
+    ).rowcount
+
+
+def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), _IN):
+        yield values[start : start + _IN]
+
+
+def save_requests(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
+    if sent:
+        c.execute(
+            insert(requests),
+            [
+                {
+                    "id": request.id,
+                    "lane": lane,
+                    "endpoint": request.endpoint,
+                    "sent_at": request.sent_at,
+                    "status": request.status,
+                    "millis": request.millis,
+                    "problem": request.problem.value if request.problem else None,
+                }
+                for request in sent
+            ],
+        )

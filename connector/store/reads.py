@@ -1,0 +1,313 @@
+"""People to read again, in SQL: asked for with the event, observed with the answer."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, bindparam, case, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from connector.errors import Problem
+from connector.model import (
+    Claim,
+    Dead,
+    Doubt,
+    Entry,
+    Gone,
+    Held,
+    Lane,
+    LaneId,
+    Millis,
+    Observed,
+    Outcome,
+    Request,
+    Retry,
+    Skipped,
+    Spend,
+    State,
+)
+from connector.ports import Fence, FreshView, Ready
+from connector.store import leases, memory, profiles, queue
+from connector.store.database import Database
+from connector.store.tables import in_state, outbox, people, reads
+from connector.store.tables import profiles as profiles_table
+
+GAP = 2_000
+"""ms between two reads of one person where no event waits for the second."""
+
+
+class SqlReads:
+    """connector.ports.Reads."""
+
+    def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
+        self._database = database
+        self._states = states
+
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
+        return await self._database.read(
+            lambda c: queue.ready(c, reads, reads.c.person, lane, now, limit)
+        )
+
+    async def claim(
+        self,
+        lane: Lane,
+        fence: Fence,
+        *,
+        now: Millis,
+        limit: int,
+        solo: bool,
+        mapping: str,
+        spend: Sequence[Spend] = (),
+    ) -> Claim | None:
+        token = secrets.randbits(62)
+
+        def work(c: Connection) -> Claim | None:
+            leases.require(c, fence, now)
+            memory.add_spend(c, spend)
+            rows = queue.claim(
+                c,
+                reads,
+                reads.c.person,
+                lane.id,
+                now=now,
+                limit=limit,
+                solo=solo,
+                token=token,
+                values={"sent_at": now},
+                returning=_ROW,
+            )
+            if not rows:
+                return None
+            who = _people(c, [row.person for row in rows])
+            return Claim(token, lane, [_entry(row, who[row.person], now) for row in rows])
+
+        return await self._database.write(work)
+
+    async def settle(
+        self,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        *,
+        now: Millis,
+        requests: Sequence[Request] = (),
+        horizon: int,
+    ) -> int:
+        def work(c: Connection) -> int:
+            queue.save_requests(c, claim.lane.id, requests)
+            return self._settle(c, claim, outcomes, now, horizon)
+
+        return await self._database.write(work)
+
+    def _settle(
+        self,
+        c: Connection,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        now: Millis,
+        horizon: int,
+    ) -> int:
+        rows = _claimed(c, [outcome.seq for outcome in outcomes], claim.token)
+        known = [outcome for outcome in outcomes if outcome.seq in rows]
+        for outcome in known:
+            values = _after(rows[outcome.seq], outcome, now, horizon)
+            c.execute(update(reads).where(reads.c.person == outcome.seq).values(values))
+        seen = [o.observation for o in known if isinstance(o, Observed)]
+        gone = {o.seq: o.on_leave for o in known if isinstance(o, Gone)}
+        reconfirm = self._states.reconfirm_after
+        if seen:
+            profiles.observe(c, seen, now=now, reconfirm_after=reconfirm)
+        if gone:
+            profiles.leave(c, gone, at=now, now=now, reconfirm_after=reconfirm)
+        _release(c, [o.person for o in seen] + list(gone), now)
+        return len(known)
+
+    async def recover(self, fence: Fence, *, now: Millis) -> int:
+        def work(c: Connection) -> int:
+            leases.require(c, fence, now)
+            return queue.recover(c, reads, now)
+
+        return await self._database.write(work)
+
+    async def extend(self, lane: LaneId, pause: int) -> int:
+        return await self._database.write(lambda c: queue.extend(c, reads, lane, pause))
+
+    async def ask(
+        self, lane: LaneId, who: Mapping[int, Millis], *, gap: int = 0, backfill: bool = False
+    ) -> None:
+        """Have these people read again, each not before `gap` ms after his last read."""
+        await self._database.write(lambda c: ask(c, lane, who, gap, int(backfill)))
+
+    async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]:
+        """The newest views, and whether a write of the person's profile is in flight."""
+
+        def work(c: Connection) -> dict[int, FreshView]:
+            found: dict[int, FreshView] = {}
+            for part in queue.chunks(people):
+                query = (
+                    select(reads.c.person, reads.c.view, reads.c.view_at, profiles_table.c.state)
+                    .join(profiles_table, profiles_table.c.person == reads.c.person, isouter=True)
+                    .where(reads.c.person.in_(part), reads.c.view.is_not(None))
+                )
+                for person, view, at, state in c.execute(query):
+                    found[person] = FreshView(orjson.loads(view), at, state == State.CLAIMED)
+            return found
+
+        return await self._database.read(work)
+
+
+_ROW = (
+    reads.c.person,
+    reads.c.asked_at,
+    reads.c.sent_at,
+    reads.c.attempts,
+    reads.c.failing_since,
+    reads.c.view,
+    reads.c.view_at,
+)
+
+
+def ask(c: Connection, lane: LaneId, who: Mapping[int, Millis], gap: int, priority: int) -> None:
+    """One that waits already keeps its turn; one that is being read is read once more after."""
+    if not who:
+        return
+    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(reads)
+    new = statement.excluded
+    waits = (reads.c.state == State.READY) | (reads.c.state == State.CLAIMED)
+    earliest = reads.c.sent_at + gap
+    c.execute(
+        statement.on_conflict_do_update(
+            index_elements=["person"],
+            set_={
+                "lane": new.lane,
+                "asked_at": case(
+                    (reads.c.asked_at > new.asked_at, reads.c.asked_at), else_=new.asked_at
+                ),
+                "state": case(
+                    (reads.c.state == State.CLAIMED, int(State.CLAIMED)), else_=int(State.READY)
+                ),
+                "due": case(
+                    (reads.c.state == State.READY, reads.c.due),
+                    (earliest > new.due, earliest),
+                    else_=new.due,
+                ),
+                "priority": case(
+                    (waits & (reads.c.priority < new.priority), reads.c.priority),
+                    else_=new.priority,
+                ),
+                "attempts": case((waits, reads.c.attempts), else_=0),
+                "failing_since": case((waits, reads.c.failing_since), else_=None),
+            },
+        ),
+        [
+            {
+                "person": person,
+                "lane": lane,
+                "state": State.READY,
+                "due": at,
+                "asked_at": at,
+                "priority": priority,
+            }
+            for person, at in who.items()
+        ],
+    )
+
+
+def _after(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, Any]:
+    match outcome:
+        case Observed() | Gone():
+            again = row.asked_at > row.sent_at
+            values: dict[str, Any] = {
+                "state": State.READY if again else State.ACCEPTED,
+                "due": row.sent_at + GAP if again else row.sent_at,
+                "attempts": 0,
+                "failing_since": None,
+                "problem": None,
+                "detail": "",
+                "gone_at": now if isinstance(outcome, Gone) else None,
+            }
+            if isinstance(outcome, Observed):
+                values |= {
+                    "view": orjson.dumps(outcome.observation.view),
+                    "view_at": outcome.observation.at,
+                }
+        case Retry() | Doubt():
+            since = row.failing_since or now
+            over = now - since >= horizon
+            values = {
+                "state": State.DEAD if over else State.READY,
+                "due": now + round(outcome.after * 1000),
+                "failing_since": since,
+                "problem": Problem.RETRIES_EXHAUSTED.value if over else outcome.problem.value,
+                "detail": outcome.detail,
+            }
+        case Dead() | Held():
+            values = {
+                "state": State.DEAD if isinstance(outcome, Dead) else State.HELD,
+                "problem": outcome.problem.value,
+                "detail": outcome.detail,
+            }
+        case Skipped():
+            values = {"state": State.ACCEPTED}
+        case _:
+            values = {"state": State.READY, "attempts": row.attempts - 1}
+    return values | {"claim": None}
+
+
+def _release(c: Connection, who: Sequence[int], now: Millis) -> None:
+    """The events that waited for these people go now."""
+    if who:
+        c.execute(
+            update(outbox)
+            .where(
+                outbox.c.person == bindparam("who"),
+                in_state(State.READY),
+                outbox.c.due > now,
+                outbox.c.attempts == 0,
+            )
+            .values(due=now),
+            [{"who": person} for person in who],
+        )
+
+
+def _claimed(c: Connection, who: Sequence[int], token: int) -> dict[int, Any]:
+    found: dict[int, Any] = {}
+    for part in queue.chunks(who):
+        query = select(*_ROW).where(
+            reads.c.person.in_(part), in_state(State.CLAIMED, reads), reads.c.claim == token
+        )
+        found.update((row.person, row) for row in c.execute(query))
+    return found
+
+
+def _people(c: Connection, who: Sequence[int]) -> dict[int, tuple[str | None, str | None]]:
+    found: dict[int, tuple[str | None, str | None]] = {}
+    for part in queue.chunks(who):
+        query = select(people.c.id, people.c.platform_id, people.c.email)
+        found.update(
+            (id, (platform_id, email))
+            for id, platform_id, email in c.execute(query.where(people.c.id.in_(part)))
+        )
+    return found
+
+
+def _entry(row: Any, who: tuple[str | None, str | None], now: Millis) -> Entry:
+    platform_id, email = who
+    return Entry(
+        seq=row.person,
+        unique_id=platform_id or "",
+        name="read",
+        occurred_at=now,
+        received_at=row.asked_at,
+        email=email,
+        person=row.person,
+        data=row.view or b"",
+        attempts=row.attempts,
+        solo=False,
+        mapping=None,
+        backfill=False,
+        failing_since=row.failing_since,
+    )
