@@ -16,6 +16,7 @@ delivery errors. The table is DESIGN 3, "Answers":
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ import httpx
 import orjson
 
 from connector.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.log import redact
 from connector.ports import Clock
 
 Vendor = Literal["klaviyo", "platform"]
@@ -58,6 +60,7 @@ _WORDS: dict[Vendor, dict[str, Problem]] = {
 
 _CHALLENGE_PAUSE = 30.0
 _MAX_RETRY_AFTER = 3600.0
+_SAID_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,13 @@ def client(*, timeout: float = 30.0, max_connections: int = 20) -> httpx.AsyncCl
 
 
 def is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    """Whether a host stands for this machine. A name that begins with `127.` does not."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Http:
@@ -161,7 +170,15 @@ class Http:
             status = response.status_code
             headers = response.headers
             return self._judge(response)
-        except httpx.HTTPError as error:
+        except (httpx.LocalProtocolError, UnicodeEncodeError):
+            # Their text quotes the header that cannot be sent, and that may be the key.
+            raise Blocked(
+                self._words["key"],
+                "a header cannot be sent: does the key hold a line break or a letter that is not"
+                " ASCII?",
+                scope="account",
+            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise translate(error) from error
         finally:
             if self._seen:
@@ -200,7 +217,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
         return 0.0
 
 
-def translate(error: httpx.HTTPError) -> DeliveryError:
+def translate(error: httpx.HTTPError | httpx.InvalidURL) -> DeliveryError:
     """Every httpx error as a delivery error: did a byte leave or not?"""
     if isinstance(error, httpx.ConnectError):
         if _caused_by(error, socket.gaierror):
@@ -210,8 +227,8 @@ def translate(error: httpx.HTTPError) -> DeliveryError:
         return Wait(Problem.NOT_CONNECTED, str(error))
     if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
         return Wait(Problem.NOT_CONNECTED, "no connection in time")
-    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-        return Wait(Problem.NOT_CONNECTED, str(error))
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError | httpx.InvalidURL):
+        return Wait(Problem.NOT_CONNECTED, f"not sent: {type(error).__name__}")
     if isinstance(error, httpx.TimeoutException):
         return Unknown(Problem.TIMED_OUT)
     if isinstance(error, httpx.NetworkError):
@@ -229,7 +246,7 @@ def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
 
 
 def _is_json(response: httpx.Response) -> bool:
-    return "json" in response.headers.get("content-type", "")
+    return "json" in response.headers.get("content-type", "").lower()
 
 
 def _errors(response: httpx.Response) -> list[dict[str, Any]]:
@@ -243,8 +260,12 @@ def _errors(response: httpx.Response) -> list[dict[str, Any]]:
 
 def _detail(response: httpx.Response) -> str:
     """What the far end said, without its echo of our data: codes and titles, not details."""
-    said = [f"{e.get('code', '?')}: {e.get('title', '')}" for e in _errors(response)[:3]]
+    said = [_said(e) for e in _errors(response)[:3]]
     return f"HTTP {response.status_code}" + (f" ({'; '.join(said)})" if said else "")
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    return redact(f"{error.get('code', '?')}: {error.get('title', '')}")[:_SAID_MAX]
 
 
 def _pointers(response: httpx.Response) -> tuple[list[tuple[str, str]], dict[str, object]]:
@@ -253,7 +274,7 @@ def _pointers(response: httpx.Response) -> tuple[list[tuple[str, str]], dict[str
     for error in _errors(response):
         source = error.get("source")
         pointer = source.get("pointer") if isinstance(source, dict) else None
-        found.append((str(pointer or ""), f"{error.get('code', '?')}: {error.get('title', '')}"))
+        found.append((str(pointer or ""), _said(error)))
         if not meta and isinstance(error.get("meta"), dict):
             meta = error["meta"]
     return found, meta

@@ -6,6 +6,7 @@ addresses, bearer tokens and keys wherever they stand; callers log route templat
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -15,37 +16,51 @@ from typing import Any, Literal
 import orjson
 import structlog
 
-_ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+")
+_ADDRESS = re.compile(r"[\w.!#$&'*+^`{|}~-]+(?:@|%40)[\w-]+\.[\w.-]+")
+_PHONE = re.compile(r"(?<![\w.:])\+[1-9][0-9]{6,14}\b")
 _TOKEN = re.compile(
-    r"\b(pk_[A-Za-z0-9_]{4,}|(?:Bearer|Basic|Klaviyo-API-Key)\s+[^\s\"']+"
+    r"\b(pk_[A-Za-z0-9_]{4,}|(?:[Bb]earer|Basic|Klaviyo-API-Key)\s+[^\s\"']+"
     r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*)"
 )
-_SECRET_KEYS = re.compile(r"secret|password|token|api_?key|private_key|authorization", re.I)
+_SECRET_KEYS = re.compile(
+    r"secret|password|token|api[_-]?key|private_key|authorization|signature|hmac|cookie", re.I
+)
 
 
 def redact(text: str) -> str:
-    """Addresses and tokens masked."""
-    return _TOKEN.sub("***", _ADDRESS.sub("<address>", text))
+    """Addresses, phone numbers and tokens masked."""
+    return _TOKEN.sub("***", _PHONE.sub("<phone>", _ADDRESS.sub("<address>", text)))
 
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
-        return {k: "***" if _SECRET_KEYS.search(str(k)) else _clean(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
+        return {
+            redact(str(k)): "***" if _SECRET_KEYS.search(str(k)) else _clean(v)
+            for k, v in value.items()
+        }
+    if isinstance(value, list | tuple | set | frozenset):
         return [_clean(v) for v in value]
-    return value
+    if value is None or isinstance(value, int | float):
+        return value
+    # Whatever it is, its text is what would be written.
+    return redact(repr(value))
 
 
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        event[key] = "***" if _SECRET_KEYS.search(key) else _clean(value)
+        if not key.startswith("_"):
+            event[key] = "***" if _SECRET_KEYS.search(key) else _clean(value)
     return event
 
 
 def _dumps(event: Any, **options: Any) -> str:
-    return orjson.dumps(event, default=options.get("default", str)).decode()
+    try:
+        return orjson.dumps(event, default=options.get("default", str)).decode()
+    except TypeError:
+        # A lone surrogate or an integer over 64 bits must not make the caller fail.
+        return json.dumps(event, default=str)
 
 
 def configure(

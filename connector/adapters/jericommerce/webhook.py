@@ -30,11 +30,18 @@ class JeriCommerceWebhook:
     """connector.ports.Webhook."""
 
     def __init__(self, settings: Settings) -> None:
-        self._keys = [key.get_secret_value().encode() for key in settings.webhook_secret]
+        # An empty key would let in whoever signs with nothing.
+        keys = [key.get_secret_value() for key in settings.webhook_secret]
+        self._keys = [key.encode() for key in keys if key.strip()]
         self._hex = settings.webhook_encoding in ("auto", "hex")
         self._base64 = settings.webhook_encoding in ("auto", "base64")
 
     def verify(self, headers: Mapping[str, str], body: bytes, secret: str | None) -> None:
+        if not self._keys:
+            raise Unauthorised(
+                Problem.WEBHOOK_UNSIGNED,
+                "webhook_secret is not set: copy it from JeriCommerce's integration page",
+            )
         given = headers.get(SIGNATURE, "").strip()
         if not given:
             raise Unauthorised(Problem.WEBHOOK_UNSIGNED, f"header {SIGNATURE} is missing")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import SecretStr
 
 from connector.adapters.klaviyo.limits import GET_ACCOUNTS, GET_METRICS
 from connector.auth import HeaderKey
-from connector.errors import DeliveryError, Wait
+from connector.errors import DeliveryError, Problem, Unknown, Wait
 from connector.governor import Governor
 from connector.http import Answer, Http, Seen
 from connector.model import Request, Spend
 from connector.ports import Clock
 
 JSON_API = "application/vnd.api+json"
+_NOT_THIS_SHAPE = (AttributeError, IndexError, KeyError, TypeError)
 
 
 def headers(revision: str) -> dict[str, str]:
@@ -105,15 +107,17 @@ class KlaviyoApi:
 
     async def account(self) -> Account:
         """The account that the key belongs to. Scope accounts:read; raises DeliveryError."""
-        await self.permit(GET_ACCOUNTS)
-        answer = await self._http.call("GET", "/api/accounts", route=GET_ACCOUNTS)
-        first = answer.json()["data"][0]
-        contact = first["attributes"].get("contact_information") or {}
-        return Account(
-            id=first["id"],
-            name=contact.get("organization_name") or "",
-            timezone=first["attributes"].get("timezone") or "UTC",
-        )
+        page = await self._get(GET_ACCOUNTS, "/api/accounts")
+        try:
+            first = page["data"][0]
+            contact = first["attributes"].get("contact_information") or {}
+            return Account(
+                id=first["id"],
+                name=contact.get("organization_name") or "",
+                timezone=first["attributes"].get("timezone") or "UTC",
+            )
+        except _NOT_THIS_SHAPE as error:
+            raise _unreadable(GET_ACCOUNTS) from error
 
     async def metric_names(self) -> list[tuple[str, str]]:
         """(metric, the integration that sends it), every page. Scope metrics:read."""
@@ -122,17 +126,32 @@ class KlaviyoApi:
         seen: set[str] = set()
         while path and path not in seen:
             seen.add(path)
-            await self.permit(GET_METRICS)
-            page = (await self._http.call("GET", path, route=GET_METRICS)).json()
-            for metric in page["data"]:
-                integration = metric["attributes"].get("integration") or {}
-                found.append((metric["attributes"]["name"], integration.get("name") or ""))
-            following = (page.get("links") or {}).get("next")
-            path = "/api/metrics" + following.split("/api/metrics", 1)[1] if following else None
+            page = await self._get(GET_METRICS, path)
+            try:
+                for metric in page["data"]:
+                    integration = metric["attributes"].get("integration") or {}
+                    found.append((metric["attributes"]["name"], integration.get("name") or ""))
+                following = (page.get("links") or {}).get("next")
+                path = "/api/metrics" + following.split("/api/metrics", 1)[1] if following else None
+            except _NOT_THIS_SHAPE as error:
+                raise _unreadable(GET_METRICS) from error
         return found
+
+    async def _get(self, route: str, path: str) -> Any:
+        await self.permit(route)
+        try:
+            return (await self._http.call("GET", path, route=route)).json()
+        except Wait as failed:
+            if failed.after:
+                self._governor.slow_down(route, failed.after)
+            raise
 
     async def aclose(self) -> None:
         await self._http.aclose()
+
+
+def _unreadable(route: str) -> Unknown:
+    return Unknown(Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than published")
 
 
 def watch(governor: Governor) -> Callable[[Seen], None]:

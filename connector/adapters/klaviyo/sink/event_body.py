@@ -28,6 +28,9 @@ _BULK_HEAD = b'{"data":{"type":"event-bulk-create-job","attributes":{"events-bul
 _BULK_TAIL = b"]}}}}"
 BULK_ROOM = BODY_MAX - len(_BULK_HEAD) - len(_BULK_TAIL)
 ITEM_POINTER = "/data/attributes/events-bulk-create/data/"
+_BRACKETS = DEPTH_MAX + 10
+"""A single body opens 10 brackets of its own, one of them of `properties`; a group opens more. A
+value too deep adds DEPTH_MAX."""
 
 
 def single(message: EventMessage, *, backfill: bool) -> bytes:
@@ -61,7 +64,7 @@ def bulk(items: list[bytes]) -> bytes:
 def _attributes(message: EventMessage, backfill: bool) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "properties": message.properties,
-        "time": iso(message.occurred_at),
+        "time": _moment(message.occurred_at),
         "unique_id": message.unique_id,
         "metric": {"data": {"type": "metric", "attributes": {"name": message.metric}}},
     }
@@ -70,6 +73,14 @@ def _attributes(message: EventMessage, backfill: bool) -> dict[str, Any]:
     if backfill:
         attributes["backfill"] = True
     return attributes
+
+
+def _moment(millis: int) -> str:
+    """A moment that no calendar knows is still written, so that `fault_of` can name it."""
+    try:
+        return iso(millis)
+    except (ValueError, OverflowError, OSError):
+        return f"{millis} ms"
 
 
 def _profile(message: EventMessage) -> dict[str, Any]:
@@ -91,12 +102,18 @@ def fault_of(message: EventMessage, encoded: bytes, now: Millis) -> Fault | None
             Problem.TOO_MANY_PROPERTIES, f"{len(properties)} properties, {PROPERTIES_MAX} allowed"
         )
     if not EARLIEST <= message.occurred_at <= now + LATEST_AHEAD:
-        return Fault(Problem.TIME_OUT_OF_RANGE, f"the event's time is {iso(message.occurred_at)}")
+        found = _moment(message.occurred_at)
+        return Fault(Problem.TIME_OUT_OF_RANGE, f"the event's time is {found}")
     if len(encoded) > BULK_ROOM:
         return Fault(Problem.RECORD_TOO_LARGE, f"{len(encoded)} bytes, {BULK_ROOM} allowed")
-    if len(encoded) < 2 * ARRAY_MAX and encoded.count(b"[") + encoded.count(b"{") < DEPTH_MAX:
+    if len(encoded) < 2 * ARRAY_MAX and encoded.count(b"[") + encoded.count(b"{") < _BRACKETS:
         return None
-    return _inside(properties, 1, "properties")
+    if fault := _inside(properties, 1, "properties"):
+        return fault
+    for name, value in message.attributes.items():
+        if fault := _inside(value, 1, f"profile.{name}"):
+            return fault
+    return None
 
 
 def _inside(value: Any, depth: int, where: str) -> Fault | None:

@@ -59,8 +59,12 @@ class EventSink:
                 yield delivery
             return
         tasks = [asyncio.create_task(self._singly(seq, body)) for seq, body in good]
-        for done in asyncio.as_completed(tasks):
-            yield await done
+        try:
+            for done in asyncio.as_completed(tasks):
+                yield await done
+        finally:
+            for task in tasks:
+                task.cancel()
 
     def _encode(self, batch: Sequence[Out], bulk: bool) -> tuple[list[Encoded], list[Outcome]]:
         """What can be sent, and what Klaviyo would refuse, each dead with the limit it breaks."""
@@ -101,21 +105,23 @@ class EventSink:
 
     async def _in_bulk(self, good: list[Encoded], permits: int) -> AsyncIterator[Delivery]:
         """As many requests as there are permits; what does not fit waits for the next claim."""
-        rest = good
+        rest, halted = good, False
         for _ in range(permits):
             batch, rest = _cut(rest)
             if not batch:
                 break
             async for delivery in self._request(batch, permitted=True):
                 yield delivery
-                if delivery.stop:
-                    break
+                halted |= _halts(delivery)
+            if halted:
+                break
         if rest:
             yield Delivery([Unsent(seq) for seq, _ in rest])
 
     async def _request(self, batch: list[Encoded], *, permitted: bool) -> AsyncIterator[Delivery]:
         """One request; what Klaviyo names as bad is taken out and the rest sent at once, and
-        where it names none the batch is halved until the bad ones stand alone."""
+        where it names none the batch is halved until the bad ones stand alone. Once the far end
+        refuses all or says to wait, nothing more is sent."""
         if not permitted:
             await self._api.permit(BULK_EVENTS)
         sent = await self._api.post(BULK_EVENTS, event_body.bulk([body for _, body in batch]))
@@ -134,10 +140,14 @@ class EventSink:
         yield Delivery(dead, [sent.request])
         rest = [item for i, item in enumerate(batch) if i not in named]
         half = len(rest) if named else len(rest) // 2
+        halted = False
         for part in (rest[:half], rest[half:]):
-            if part:
+            if part and halted:
+                yield Delivery([Unsent(seq) for seq, _ in part])
+            elif part:
                 async for delivery in self._request(part, permitted=False):
                     yield delivery
+                    halted |= _halts(delivery)
 
     def preview(self, out: Out) -> tuple[str, bytes]:
         [(_, body)], _ = self._encode([out], bulk=False)
@@ -157,12 +167,16 @@ class EventSink:
 
 def _cut(items: list[Encoded]) -> tuple[list[Encoded], list[Encoded]]:
     """The longest start that one request takes."""
-    size = 0
+    size = -1
     for index, (_, body) in enumerate(items[:BULK_EVENTS_MAX]):
         size += len(body) + 1
         if size > event_body.BULK_ROOM:
             return items[:index], items[index:]
     return items[:BULK_EVENTS_MAX], items[BULK_EVENTS_MAX:]
+
+
+def _halts(delivery: Delivery) -> bool:
+    return delivery.stop is not None or any(isinstance(o, Retry) for o in delivery.outcomes)
 
 
 def _named(error: Rejected, count: int) -> dict[int, str]:
@@ -171,7 +185,7 @@ def _named(error: Rejected, count: int) -> dict[int, str]:
     for pointer, why in error.pointers:
         if pointer.startswith(event_body.ITEM_POINTER):
             index, _, inner = pointer[len(event_body.ITEM_POINTER) :].partition("/")
-            if index.isdigit() and int(index) < count:
+            if index.isdecimal() and int(index) < count:
                 named.setdefault(int(index), f"{why} at /{inner}")
     return named
 

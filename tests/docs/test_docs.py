@@ -1,0 +1,223 @@
+"""The documents say what the code does: codes, commands, links, metrics, and nothing of the place
+they were written in."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from connector.cli import app
+from connector.errors import Problem
+from connector.metrics import Metrics
+
+ROOT = Path(__file__).parent.parent.parent
+PROBLEMS = ROOT / "docs" / "problems"
+AT_TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = sorted(
+    [*(ROOT / name for name in AT_TOP if (ROOT / name).exists()), *ROOT.glob("docs/**/*.md")]
+)
+_FENCE = re.compile(r"^ *```.*?^ *```", re.M | re.S)
+_SPAN = re.compile(r"`([^`]+)`")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def prose(page: Path) -> str:
+    """A page without its code blocks."""
+    return _FENCE.sub("", page.read_text())
+
+
+# ── problem codes ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("problem", Problem, ids=str)
+def test_every_problem_has_a_page_that_names_it(problem: Problem) -> None:
+    text = (PROBLEMS / f"{problem}.md").read_text()
+    assert text.startswith(f"# {problem}: {problem.meaning}\n")
+    for label in ("Meanwhile", "Likely causes", "Look at", "Press", "The records"):
+        assert f"- **{label}.** " in text
+    assert 10 <= len(text.splitlines()) <= 25
+
+
+def test_the_index_has_every_problem_with_the_meaning_of_the_code() -> None:
+    text = (PROBLEMS / "README.md").read_text()
+    rows = re.findall(r"^\| \[(\w+)\]\((\w+)\.md\) \| (.+?) \| (.+) \|$", text, re.M)
+    assert all(code == page for code, page, _, _ in rows)
+    assert [(code, meaning) for code, _, meaning, _ in rows] == [
+        (problem.value, problem.meaning) for problem in Problem
+    ]
+
+
+def test_no_page_stands_for_a_code_that_does_not_exist() -> None:
+    pages = {page.stem for page in PROBLEMS.glob("*.md")}
+    assert pages == {problem.value for problem in Problem} | {"README"}
+
+
+# ── commands ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def commands(page: Path) -> Iterator[str]:
+    """What stands in code and begins with `connector `."""
+    for block in _FENCE.findall(page.read_text()):
+        for line in block.splitlines():
+            line = line.strip().removeprefix("$ ")
+            if line.startswith("connector "):
+                yield from re.split(r"\s(?:\||>|&&|;|#)\s*", line)[:1]
+    for span in _SPAN.findall(prose(page)):
+        text = " ".join(span.split())
+        if text.startswith("connector "):
+            yield text
+
+
+def fault_of(command: str) -> str | None:
+    """Why a command line would not be understood; None when it would. `…` and words in capitals
+    stand for something."""
+    here: Any = typer.main.get_command(app)
+    words = shlex.split(re.sub(r"[\[\]]", "", command))[1:]
+    given = 0
+    while words:
+        word = words.pop(0)
+        if word.startswith("-"):
+            name, equals, _ = word.partition("=")
+            options = {o: p for p in here.params for o in (*p.opts, *p.secondary_opts)}
+            if name == "--help":
+                continue
+            if name not in options:
+                return f"`{here.name}` has no option {name}"
+            if not equals and not options[name].is_flag and not (words and words.pop(0)):
+                return f"{name} needs a value"
+        elif hasattr(here, "commands"):
+            if word not in here.commands:
+                return f"no command `{word}` below `{here.name}`"
+            here = here.commands[word]
+        else:
+            arguments = [p for p in here.params if p.param_type_name == "argument"]
+            given += 1
+            if not any(p.nargs == -1 for p in arguments) and given > len(arguments):
+                return f"`{here.name}` takes no `{word}`"
+    return None
+
+
+@pytest.mark.parametrize(
+    ("command", "good"),
+    [
+        ("connector dead-letters list --cause E10", True),
+        ("connector --config PATH run --until-idle", True),
+        ("connector dead-letters retry [ID…]", True),
+        ("connector pause", True),
+        ("connector fly", False),
+        ("connector dead-letters burn", False),
+        ("connector run --fast", False),
+        ("connector status ID", False),
+    ],
+)
+def test_commands_are_told_from_inventions(command: str, good: bool) -> None:
+    assert (fault_of(command) is None) == good
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_that_a_page_names_exists(page: Path) -> None:
+    faults = {command: fault for command in commands(page) if (fault := fault_of(command))}
+    assert not faults
+
+
+# ── links ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    targets = _LINK.findall(_SPAN.sub("", prose(page)))
+    inside = [t.partition("#")[0] for t in targets if not re.match(r"[a-z]+:", t)]
+    assert not [target for target in inside if target and not (page.parent / target).exists()]
+
+
+# ── metrics ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def declared() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Name as Prometheus shows it → type and labels."""
+    registry = Metrics("test").registry
+    labels = {
+        name: tuple(getattr(collector, "_labelnames", ()))
+        for name, collector in registry._names_to_collectors.items()
+    }
+    found = {}
+    for family in registry.collect():
+        if family.name.startswith("connector_"):
+            shown = family.name + ("_total" if family.type == "counter" else "")
+            found[shown] = (family.type, labels[family.name])
+    return found
+
+
+def test_every_metric_is_documented_with_its_type_and_labels_and_none_other() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(connector_\w+)` \| (\w+) \| ([\w, ]*?) ?\| .+ \| .+ \|$", text, re.M)
+    documented = {
+        name: (kind, tuple(labels.split(", ")) if labels else ()) for name, kind, labels in rows
+    }
+    assert len(rows) == len(documented)
+    assert documented == declared()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_metric_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(r"\bconnector_[a-z_]+", page.read_text()))
+    shown = {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}
+    assert shown <= declared().keys()
+
+
+# ── what must stand in no file ───────────────────────────────────────────────────────────────────
+
+
+def tracked() -> list[Path]:
+    said = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if said.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in said.stdout.split("\0") if (ROOT / name).is_file()]
+
+
+def test_no_tracked_file_names_a_package_registry_or_a_path_of_a_machine() -> None:
+    # Put together here, so that this file does not name them itself.
+    hosts = [
+        ".".join(parts)
+        for parts in (
+            ("pypi", "org"),
+            ("pythonhosted", "org"),
+            ("npmjs", "org"),
+            ("npmjs", "com"),
+            ("anaconda", "org"),
+        )
+    ]
+    folders = [f"/{name}/" for name in ("work", "root", "home", "Users")]
+    looked_for = re.compile("|".join(re.escape(x) for x in (*hosts, *folders)), re.I)
+    found = [
+        f"{file.relative_to(ROOT)}: {hit[0]}"
+        for file in tracked()
+        if (hit := looked_for.search(file.read_bytes().decode("utf-8", "replace")))
+    ]
+    assert not found
+
+
+def test_httpx2_is_in_no_lock_file() -> None:
+    locks = sorted(ROOT.glob("requirements*.lock"))
+    assert locks
+    for lock in locks:
+        names = {
+            re.split(r"[=<>\[; ]", line)[0].lower()
+            for line in lock.read_text().splitlines()
+            if line[:1].isalpha()
+        }
+        assert "httpx" in names
+        assert not names & {"httpx2", "httpcore2"}
