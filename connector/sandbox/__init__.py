@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from connector.sandbox.faults import Fault, Faults
 from connector.sandbox.jericommerce import JeriCommerceSandbox
+from connector.sandbox.jericommerce_people import Person
 from connector.sandbox.klaviyo import KlaviyoSandbox
+from connector.sandbox.klaviyo_jobs import Job
+from connector.sandbox.klaviyo_ledger import Write
 from connector.sandbox.serve import Servers, serve
 from connector.sandbox.traffic import Traffic
 
@@ -16,8 +19,11 @@ __all__ = [
     "Fault",
     "Faults",
     "JeriCommerceSandbox",
+    "Job",
     "KlaviyoSandbox",
+    "Person",
     "Servers",
     "Traffic",
+    "Write",
     "serve",
 ]

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["status", "reset_before", "reset_after", "stall", "truncate", "html403", "poison"]
+Kind = Literal[
+    "status",
+    "reset_before",
+    "reset_after",
+    "stall",
+    "truncate",
+    "html403",
+    "poison",
+    "empty_job_id",
+]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
@@ -25,6 +34,8 @@ class Fault:
     `match`     only requests whose body contains this; `poison` needs it
     `pointer`   whether `poison` names the place of the match or only `/data`
     `retry_after`  seconds, sent as `Retry-After` with `status`
+
+    `empty_job_id` takes effect and answers as usual, but with "" for the id of what it made.
     """
 
     endpoint: str
@@ -44,7 +55,7 @@ class Fault:
         """Whether the request is applied although its answer is disturbed."""
         if self.kind in ("status", "stall"):
             return self.applied
-        return self.kind in ("reset_after", "truncate")
+        return self.kind in ("reset_after", "truncate", "empty_job_id")
 
 
 _TYPES: Mapping[str, tuple[type, ...]] = {

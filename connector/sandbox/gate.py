@@ -121,6 +121,9 @@ class Gate:
                     await self._platform.refusal(fault.status or 503, ())(scope, receive, out)
                 for message in answer:
                     await out(message)
+            case "empty_job_id":
+                for message in _without_id(answer):
+                    await out(message)
             case "html403":
                 await Response(
                     _CHALLENGE,
@@ -224,6 +227,21 @@ async def _break(scope: Scope, receive: Receive, *, reset: bool) -> None:
         transport.close()
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _without_id(answer: Sequence[Message]) -> list[Message]:
+    """The same answer with "" for `data.id`; an error stays as it is."""
+    start = next(m for m in answer if m["type"] == "http.response.start")
+    body = b"".join(m.get("body", b"") for m in answer if m["type"] == "http.response.body")
+    try:
+        parsed = orjson.loads(body)
+        parsed["data"]["id"] = ""
+    except (ValueError, KeyError, TypeError):
+        return list(answer)
+    body = orjson.dumps(parsed)
+    headers = [h for h in start["headers"] if h[0].lower() != b"content-length"]
+    headers.append((b"content-length", str(len(body)).encode()))
+    return [{**start, "headers": headers}, {"type": "http.response.body", "body": body}]
 
 
 async def _truncate(scope: Scope, receive: Receive, out: _Out, answer: Sequence[Message]) -> None:

@@ -2,7 +2,8 @@
 
 Sources: the guides and the public API index. Guesses: every error body (NestJS's usual shape), the
 answer to a balance change (201 with the items), a decrease below zero (400), an unknown address in
-a balance change (404, nothing of the request applied), the form of `accessToken`.
+a balance change (404, nothing of the request applied), the form of `accessToken`, the 429, a
+`tierStatus` of null for somebody without a tier.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,8 +29,17 @@ from starlette.types import ASGIApp, Scope
 
 from connector.sandbox.faults import Faults
 from connector.sandbox.gate import JSON, Gate, Operation, control_routes
-from connector.sandbox.jericommerce_people import EVENTS, Person, changed, make_people
+from connector.sandbox.jericommerce_people import (
+    EVENTS,
+    Person,
+    changed,
+    make_people,
+    make_person,
+)
+from connector.sandbox.jericommerce_register import Lagging, Register
 from connector.sandbox.limits import Header
+
+_RETRY: tuple[Header, ...] = ((b"retry-after", b"1"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +54,13 @@ class Said:
 class JeriCommerceSandbox:
     """One programme with `people` members. `now` gives seconds since 1970.
 
+    `rate_per_second` (default: no limit) requests are answered in a second, the others 429 with
+    `Retry-After`. With `lag` a customer is read as it was so many seconds ago.
+
     `app` is the ASGI app, `faults` what goes wrong, `waiting` what the API's callers made happen
     and no webhook has told yet (`Traffic` tells it), `violations` what callers did wrong.
+    `read_log` holds (time, address) of the last million reads of a customer, found or not;
+    `token_calls` counts requests for a token by address.
     """
 
     def __init__(
@@ -55,6 +71,8 @@ class JeriCommerceSandbox:
         webhook_secret: str = "jeri_webhook_secret",
         now: Callable[[], float] = time.time,
         people: int = 200,
+        rate_per_second: int | None = None,
+        lag: float = 0.0,
     ) -> None:
         self.program = program
         self.webhook_secret = webhook_secret
@@ -63,7 +81,16 @@ class JeriCommerceSandbox:
         self.waiting: deque[Said] = deque(maxlen=10_000)
         self._api_key = api_key.encode()
         self._now = now
-        self._people = {person.email: person for person in make_people(people, now())}
+        self.read_log: deque[tuple[float, str]] = deque(maxlen=1_000_000)
+        self.token_calls: Counter[str] = Counter()
+        self._register = Register(make_people(people, now()))
+        for person in self._register:
+            person.home = self
+        self._past = Lagging(self._register, lag) if lag > 0 else None
+        self._rate = rate_per_second
+        self._window = (-1, 0)
+        self._throttled = 0
+        self._added = 0
         self._adjusted: Counter[str] = Counter()
         prefix = f"/v1/programs/{program}"
         inner = Starlette(
@@ -88,11 +115,33 @@ class JeriCommerceSandbox:
     @property
     def people(self) -> list[Person]:
         """All members."""
-        return list(self._people.values())
+        return list(self._register)
 
     def person(self, email: str) -> Person | None:
-        """The member with this address, in any case."""
-        return self._people.get(email.lower())
+        """The member with this address, in any case; of several the latest to take it."""
+        return self._register.get(email)
+
+    def add(self, email: str, **fields: Any) -> Person:
+        """A new member; `fields` as `Person.change` takes them."""
+        self._added += 1
+        id = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.program} {self._added}"))
+        person = make_person(email, self._now(), id, **fields)
+        person.home = self
+        self.changed(person)
+        return person
+
+    def remove(self, person: Person) -> None:
+        """Remove a member; what becomes of it is seen nowhere any more."""
+        person.home = None
+        self._register.remove(person.id)
+        if self._past is not None:
+            self._past.note(self._now(), person.id, None)
+
+    def changed(self, person: Person) -> None:
+        """A member is different now; `Person.change` says so by itself."""
+        self._register.put(person)
+        if self._past is not None:
+            self._past.note(self._now(), person.id, person)
 
     def moment(self) -> datetime:
         """Now, in UTC."""
@@ -100,7 +149,10 @@ class JeriCommerceSandbox:
 
     def happen(self, name: str, person: Person, pick: random.Random) -> dict[str, Any]:
         """Let one of the 18 events happen to a person; the properties that tell it."""
-        return EVENTS[name][1](person, pick, self.moment())
+        told = EVENTS[name][1](person, pick, self.moment())
+        if person.home is self:
+            self.changed(person)
+        return told
 
     def adjusted(self, reason: str) -> int:
         """How many balance changes were applied with this reason."""
@@ -110,9 +162,11 @@ class JeriCommerceSandbox:
         """Counters; `requests` by route template, then by status or "reset"."""
         return {
             "requests": {label: dict(counts) for label, counts in self._gate.requests.items()},
-            "people": len(self._people),
+            "people": len(self._register),
             "adjustments": self._adjusted.total(),
             "waiting": len(self.waiting),
+            "token_calls": self.token_calls.total(),
+            "throttled": self._throttled,
             "violations": dict(self.violations),
         }
 
@@ -129,11 +183,18 @@ class JeriCommerceSandbox:
         return Operation("other", "other")
 
     def admit(self, scope: Scope, operation: Operation) -> tuple[Response | None, Sequence[Header]]:
-        """The `api-key` header."""
-        if dict(scope["headers"]).get(b"api-key") == self._api_key:
-            return None, ()
-        self.violations["api_key"] += 1
-        return self.refusal(401, ()), ()
+        """The `api-key` header, then the limit."""
+        if dict(scope["headers"]).get(b"api-key") != self._api_key:
+            self.violations["api_key"] += 1
+            return self.refusal(401, ()), ()
+        if self._rate is not None:
+            second = int(self._now())
+            used = self._window[1] if self._window[0] == second else 0
+            if used >= self._rate:
+                self._throttled += 1
+                return _error(429, "ThrottlerException: Too Many Requests"), _RETRY
+            self._window = (second, used + 1)
+        return None, ()
 
     def refusal(self, status: int, pointers: Sequence[str]) -> Response:
         """An error in the shape that NestJS gives by default."""
@@ -146,13 +207,16 @@ class JeriCommerceSandbox:
     # ── routes ───────────────────────────────────────────────────────────────────────────────────
 
     async def _customer(self, request: Request) -> Response:
-        person = self.person(str(request.path_params["email"]))
+        email, now = str(request.path_params["email"]), self._now()
+        self.read_log.append((now, email.lower()))
+        person = self._past.get(email, now) if self._past is not None else self.person(email)
         if person is None:
             return _error(404, "Customer not found")
         return JSON(person.view(self.program))
 
     async def _token(self, request: Request) -> Response:
         query = request.query_params
+        self.token_calls[query.get("email", "").lower()] += 1
         person = self.person(query.get("email", ""))
         kind = query.get("token_type")
         if kind not in ("auth", "download"):
@@ -191,6 +255,7 @@ class JeriCommerceSandbox:
         for person, amount, item in found:
             if person is not None:
                 properties = changed(person, amount, item["reason"], self.moment())
+                self.changed(person)
                 self._adjusted[item["reason"]] += 1
                 self.waiting.append(Said("Balance changed", person, properties))
                 answer.append({"email": person.email, "balance": person.balance})

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 TIERS = (("Bronze", 0), ("Silver", 500), ("Gold", 1500), ("Platinum", 4000))
 """Tier names and the carry points at which each begins."""
@@ -20,18 +20,29 @@ _FIRST = ("Ana", "Bruno", "Carla", "Diego", "Elena", "Fabio", "Greta", "Hugo", "
 _LAST = ("Garcia", "Lopez", "Rossi", "Martin", "Silva", "Moreau", "Weber", "Costa", "Ruiz", "Vega")
 
 
+class Home(Protocol):
+    """The platform that a person is a member of."""
+
+    def moment(self) -> datetime:
+        """Now."""
+
+    def changed(self, person: Person) -> None:
+        """A person is different now."""
+
+
 @dataclass(slots=True)
 class Person:
-    """A member. `balance` are spendable points, `tier_balance` carry points."""
+    """A member. `balance` are spendable points, `tier_balance` carry points. `tier` is None for
+    one who is in no tier. `extra` comes into `userData` as it is."""
 
     id: str
     email: str
     first_name: str
     last_name: str
-    phone: str
-    birthdate: date
+    phone: str | None
+    birthdate: date | None
     balance: int
-    tier: int
+    tier: int | None
     tier_balance: int
     entered_at: date
     expires_at: date
@@ -39,6 +50,27 @@ class Person:
     updated: datetime
     verified: bool = False
     passes: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+    home: Home | None = field(default=None, repr=False, compare=False)
+
+    def change(self, **fields: Any) -> None:
+        """Set fields, as their owner or a shop's clerk would: `balance=5, tier="Gold"`, `email=…`.
+
+        `tier` is a name, an index into `TIERS` or None; dates are dates or ISO strings.
+        """
+        for name, value in fields.items():
+            if name not in _CHANGEABLE:
+                raise ValueError(f"a person has no {name!r} to change")
+            if name == "tier" and isinstance(value, str):
+                value = [tier for tier, _ in TIERS].index(value)
+            elif name in _DATES and isinstance(value, str):
+                value = date.fromisoformat(value)
+            elif name == "email":
+                value = value.lower()
+            setattr(self, name, value)
+        if self.home is not None:
+            self.updated = self.home.moment()
+            self.home.changed(self)
 
     def move(self, amount: int, now: datetime) -> None:
         """Change the balance. Spending does not cost carry points."""
@@ -81,10 +113,11 @@ class Person:
                 "firstName": self.first_name,
                 "lastName": self.last_name,
                 "phone": self.phone,
-                "birthdate": self.birthdate.isoformat(),
+                "birthdate": self.birthdate.isoformat() if self.birthdate else None,
                 "emailVerified": self.verified,
                 "createdAt": created,
                 "updatedAt": updated,
+                **self.extra,
             },
             "loyaltyData": {
                 "id": derived(self.id, "loyalty"),
@@ -92,7 +125,9 @@ class Person:
                 "loyaltyCustomerId": self.id[:8],
                 "balance": self.balance,
                 "memberSince": created,
-                "tierStatus": {
+                "tierStatus": None
+                if self.tier is None
+                else {
                     "name": TIERS[self.tier][0],
                     "balance": self.tier_balance,
                     "enteredAt": self.entered_at.isoformat(),
@@ -101,6 +136,32 @@ class Person:
                 "referralLink": f"https://jeri.link/{program}/r/{self.id[:8]}",
             },
         }
+
+
+_CHANGEABLE = frozenset(Person.__slots__) - {"id", "home", "created", "updated"}
+_DATES = ("birthdate", "entered_at", "expires_at")
+
+
+def make_person(email: str, now: float, id: str, **fields: Any) -> Person:
+    """A plain new member: no points, the first tier."""
+    today = datetime.fromtimestamp(now, UTC).replace(microsecond=0)
+    person = Person(
+        id=id,
+        email=email.lower(),
+        first_name="Ana",
+        last_name="Garcia",
+        phone=None,
+        birthdate=None,
+        balance=0,
+        tier=0,
+        tier_balance=0,
+        entered_at=today.date(),
+        expires_at=today.date() + timedelta(days=365),
+        created=today,
+        updated=today,
+    )
+    person.change(**fields)
+    return person
 
 
 def make_people(count: int, now: float, seed: int = 7) -> list[Person]:
@@ -151,7 +212,7 @@ def changed(person: Person, amount: int, reason: str, now: datetime) -> dict[str
 
 def _enter(step: int) -> Effect:
     def effect(person: Person, _: random.Random, now: datetime) -> dict[str, Any]:
-        before = person.tier
+        before = person.tier or 0
         # At an end of the ladder the previous tier is told as one beyond the step, so that an
         # upgrade always goes up.
         after = min(max(before + step, 0), len(TIERS) - 1)

@@ -22,9 +22,31 @@ _TITLES = {
     429: ("throttled", "Request was throttled."),
     503: ("service_unavailable", "Service unavailable."),
 }
-
-
+_ATTRIBUTES = {"pointer": "/data/attributes"}
 _OTHER = ("error", "A server error occurred.")
+
+
+Problem = tuple[str, dict[str, str]]
+
+
+class Refused(Exception):
+    """A request ends with this error answer."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        super().__init__()
+
+
+def duplicate(id: str) -> Refused:
+    """409 as recorded live: an identifier belongs to the profile of this id."""
+    found = ("A profile already exists with one of these identifiers.", _ATTRIBUTES)
+    meta = {"duplicate_profile_id": id}
+    return Refused(errors(409, [found], code="duplicate_profile", meta=meta))
+
+
+def unknown(kind: str, id: str, pointer: str = "/data/") -> Refused:
+    """404 for an id that nothing of this kind has."""
+    return Refused(errors(404, [(f"A {kind} with id {id} does not exist.", {"pointer": pointer})]))
 
 
 class ApiJSON(JSON):
@@ -39,9 +61,13 @@ def title(status: int) -> str:
 
 
 def errors(
-    status: int, found: Sequence[tuple[str, dict[str, str]]], *, code: str | None = None
+    status: int,
+    found: Sequence[Problem],
+    *,
+    code: str | None = None,
+    meta: dict[str, str] | None = None,
 ) -> Response:
-    """An error answer from (detail, source) pairs."""
+    """An error answer from (detail, source) pairs; `meta` stands in every one of them."""
     known, words = _TITLES.get(status, _OTHER)
     return ApiJSON(
         {
@@ -54,7 +80,7 @@ def errors(
                     "detail": detail,
                     "source": source,
                     "links": {},
-                    "meta": {},
+                    "meta": meta or {},
                 }
                 for detail, source in found
             ]

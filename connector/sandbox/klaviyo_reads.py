@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from starlette.datastructures import URL, QueryParams
@@ -20,7 +21,7 @@ _TERM = re.compile(
 )
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _TIME_FIELDS = frozenset(("datetime", "timestamp"))
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
+COMPARE: dict[str, Callable[[float, float], bool]] = {
     "greater-than": lambda a, b: a > b,
     "greater-or-equal": lambda a, b: a >= b,
     "less-than": lambda a, b: a < b,
@@ -38,6 +39,25 @@ class Unreadable(Exception):
 
 
 Term = tuple[str, str, list[str]]
+Resource = dict[str, Any]
+
+_NEVER = {"consent": "NEVER_SUBSCRIBED", "consent_timestamp": None}
+_EXTRAS: Mapping[str, Any] = {
+    "subscriptions": {
+        "email": {
+            "marketing": {
+                "can_receive_email_marketing": False,
+                **_NEVER,
+                "suppression": [],
+                "list_suppressions": [],
+            }
+        },
+        "sms": {"marketing": {"can_receive_sms_marketing": False, **_NEVER}},
+        "mobile_push": {"marketing": {"can_receive_push_marketing": False, **_NEVER}},
+        "whatsapp": None,
+    },
+    "predictive_analytics": None,
+}
 
 
 def terms(text: str) -> list[Term]:
@@ -67,8 +87,8 @@ def events(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
         elif operator == "equals" and name == "metric_id":
             wanted = _metric_number(values[0])
             checks.append(lambda _, metric, wanted=wanted: metric == wanted)  # type: ignore[misc]
-        elif operator in _COMPARE and name in _TIME_FIELDS:
-            edge, test = _moment(values[0]), _COMPARE[operator]
+        elif operator in COMPARE and name in _TIME_FIELDS:
+            edge, test = moment_of(values[0]), COMPARE[operator]
             checks.append(lambda t, _, edge=edge, test=test: test(t, edge))  # type: ignore[misc]
         else:
             raise Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
@@ -84,20 +104,21 @@ def events(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
         ),
         reverse=descending,
     )
-    cursor = _cursor(query)
+    cursor = cursor_of(query)
     if cursor:
         after = (int(cursor[0]), int(cursor[-1]))
         keys = [key for key in keys if (key < after if descending else key > after)]
-    size = _size(query, default=200, most=1000)
+    size = size_of(query, default=200, most=1000)
     page = keys[:size]
     following = f"{page[-1][0]}|{page[-1][1]}" if len(keys) > size else None
-    return _collection([event(memory.event(n), url) for _, n in page], url, query, following)
+    return collection([event(memory.event(n), url) for _, n in page], url, query, following)
 
 
 def profiles(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
     """`GET /api/profiles`: filter equals and any by id, email, phone_number, external_id."""
-    found: Sequence[Profile] = memory.profiles
-    for operator, name, values in terms(query.get("filter", "")):
+    shown = extras(query)
+    found: Sequence[Profile] = memory.living()
+    for at, (operator, name, values) in enumerate(terms(query.get("filter", ""))):
         if operator not in ("equals", "any") or name not in (
             "id",
             "email",
@@ -106,13 +127,15 @@ def profiles(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
         ):
             raise Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
         hits = [memory.by_id(v) if name == "id" else memory.by(name, v) for v in values]
-        chosen = {hit.number for hit in hits if hit is not None}
-        found = [p for p in found if p.number in chosen] if chosen else []
-    size = _size(query, default=20, most=100)
-    start = _offset(query)
+        chosen = {hit.number: hit for hit in hits if hit is not None}
+        if at:
+            chosen = {p.number: p for p in found if p.number in chosen}
+        found = [chosen[number] for number in sorted(chosen)]
+    size = size_of(query, default=20, most=100)
+    start = offset_of(query)
     page = found[start : start + size]
     following = str(start + size) if len(found) > start + size else None
-    return _collection([profile(p, url) for p in page], url, query, following)
+    return collection([profile(p, url, shown) for p in page], url, query, following)
 
 
 def metrics(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
@@ -126,11 +149,11 @@ def metrics(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
         # Recorded live: the category "API" finds nothing, the name "API" finds what the API made.
         if name == "integration.category" or values[0] != "API":
             names = []
-    start = _offset(query)
+    start = offset_of(query)
     page = names[start : start + 200]
     following = str(start + 200) if len(names) > start + 200 else None
     made = [metric(memory, name, url) for name in page]
-    return _collection(made, url, query, following)
+    return collection(made, url, query, following)
 
 
 def event(event: Event, url: URL) -> dict[str, Any]:
@@ -152,8 +175,17 @@ def event(event: Event, url: URL) -> dict[str, Any]:
     }
 
 
-def profile(person: Profile, url: URL) -> dict[str, Any]:
-    """A profile as a resource."""
+def extras(query: QueryParams) -> dict[str, Any]:
+    """What `additional-fields[profile]` asks for. Nobody has ever given consent here."""
+    asked = query.get("additional-fields[profile]", "")
+    for name in filter(None, asked.split(",")):
+        if name not in _EXTRAS:
+            raise Unreadable("additional-fields[profile]", f"'{name}' is not an additional field.")
+    return {name: _EXTRAS[name] for name in asked.split(",") if name}
+
+
+def profile(person: Profile, url: URL, extra: Mapping[str, Any] = MappingProxyType({})) -> Resource:
+    """A profile as a resource, with `extra` among its attributes."""
     shown = ("email", "phone_number", "external_id")
     return {
         "type": "profile",
@@ -169,6 +201,7 @@ def profile(person: Profile, url: URL) -> dict[str, Any]:
             "last_event_date": None,
             "location": person.location,
             "properties": person.properties,
+            **extra,
         },
         "links": {"self": f"{url.scheme}://{url.netloc}/api/profiles/{person.id}/"},
     }
@@ -242,7 +275,8 @@ def _metric_number(id: str) -> int:
     return int(id[1:]) if re.fullmatch(r"M\d{5}", id) else -1
 
 
-def _moment(text: str) -> float:
+def moment_of(text: str) -> float:
+    """A time in a filter, as seconds since 1970."""
     try:
         return float(text)
     except ValueError:
@@ -254,14 +288,16 @@ def _moment(text: str) -> float:
         raise Unreadable("filter", f"'{text}' is no time.") from None
 
 
-def _size(query: QueryParams, *, default: int, most: int) -> int:
+def size_of(query: QueryParams, *, default: int, most: int) -> int:
+    """`page[size]`; more than `most` is refused."""
     text = query.get("page[size]", str(default))
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise Unreadable("page[size]", f"Page size must be an integer between 1 and {most}.")
     return int(text)
 
 
-def _cursor(query: QueryParams) -> list[str]:
+def cursor_of(query: QueryParams) -> list[str]:
+    """The numbers in `page[cursor]`; empty on the first page."""
     text = query.get("page[cursor]")
     if not text:
         return []
@@ -274,14 +310,16 @@ def _cursor(query: QueryParams) -> list[str]:
     return parts
 
 
-def _offset(query: QueryParams) -> int:
-    cursor = _cursor(query)
+def offset_of(query: QueryParams) -> int:
+    """The cursor of a collection that only ever grows at its end."""
+    cursor = cursor_of(query)
     return int(cursor[0]) if cursor else 0
 
 
-def _collection(
+def collection(
     data: list[dict[str, Any]], url: URL, query: QueryParams, following: str | None
 ) -> dict[str, Any]:
+    """A page and its links; `following` is the cursor of the next one."""
     more = None
     if following is not None:
         cursor = base64.urlsafe_b64encode(following.encode()).decode()

@@ -13,14 +13,18 @@ from typing import Any
 
 import orjson
 
-from connector.sandbox.klaviyo_rules import STANDARD, EventIn, Group, ProfileIn
+from connector.sandbox.klaviyo_event_rules import EventIn, Group
+from connector.sandbox.klaviyo_rules import EVENT_IDENTIFIERS, STANDARD, ProfileIn
 
-_INDEXED = ("email", "phone_number", "external_id", "anonymous_id", "_kx")
+_UNIQUE = ("email", "phone_number", "external_id")
 
 
 @dataclass(slots=True)
 class Profile:
-    """A person. `created` and `updated` are seconds since 1970; `events` holds event numbers."""
+    """A person. `created` and `updated` are seconds since 1970; `events` holds event numbers.
+
+    `merged` is the profile that this one was merged into; this one then is no more.
+    """
 
     number: int
     created: float
@@ -30,6 +34,7 @@ class Profile:
     location: dict[str, Any] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
     events: array[int] = field(default_factory=lambda: array("I"))
+    merged: Profile | None = None
 
     @property
     def id(self) -> str:
@@ -62,7 +67,8 @@ class Memory:
         self.metrics: dict[str, int] = {}
         self.metric_created: list[float] = []
         self.duplicates = 0
-        self._index: dict[str, dict[str, Profile]] = {name: {} for name in _INDEXED}
+        self.merges = 0
+        self._index: dict[str, dict[str, Profile]] = {name: {} for name in EVENT_IDENTIFIERS}
         self._bodies = bodies
         self._properties: dict[int, str] = {}
         self._profile = array("I")
@@ -75,23 +81,55 @@ class Memory:
         return len(self._unique)
 
     def find(self, given: ProfileIn) -> Profile | None:
-        """The profile that an event means: by id, else by the first identifier that is known."""
+        """The profile that is meant: by id, else by the first identifier that is known."""
         if given.id is not None:
             return self.by_id(given.id)
+        attributes = given.attributes
         for name, index in self._index.items():
-            value = given.attributes.get(name)
+            value = attributes.get(name)
             if value is not None:
-                found = index.get(_key(name, value))
+                found = index.get(value.lower() if name == "email" else value)
                 if found is not None:
                     return found
         return None
 
+    def clash(self, given: ProfileIn, found: Profile | None) -> tuple[str, Profile] | None:
+        """An identifier that belongs to another profile than `found`, and that profile."""
+        for name in _UNIQUE:
+            value = given.attributes.get(name)
+            if value is not None:
+                owner = self._index[name].get(value.lower() if name == "email" else value)
+                if owner is not None and owner is not found:
+                    return name, owner
+        patch = (given.meta.get("patch_identifiers") or {}).get("append") or {}
+        for value in _list(patch.get("email")):
+            owner = self.by("email", value)
+            if owner is not None and owner is not found:
+                return "email", owner
+        return None
+
+    def living(self) -> list[Profile]:
+        """All profiles that were not merged away."""
+        if not self.merges:
+            return self.profiles
+        return [profile for profile in self.profiles if profile.merged is None]
+
     def by_id(self, id: str) -> Profile | None:
-        """The profile of this id."""
-        digits = id.removeprefix("01SANDBX")
-        if len(id) != 26 or not digits.isdecimal() or int(digits) >= len(self.profiles):
+        """The profile of this id; that of a merged profile keeps leading to where it went."""
+        digits = id[8:]
+        if len(id) != 26 or id[:8] != "01SANDBX" or not digits.isdecimal():
             return None
-        return self.profiles[int(digits)]
+        number = int(digits)
+        if number >= len(self.profiles):
+            return None
+        return self.numbered(number)
+
+    def numbered(self, number: int) -> Profile:
+        """The profile of this number, or the one that it went into."""
+        profile = self.profiles[number]
+        while profile.merged is not None:
+            profile = profile.merged
+        return profile
 
     def by(self, name: str, value: str) -> Profile | None:
         """The profile of this identifier."""
@@ -107,13 +145,69 @@ class Memory:
 
     def apply(self, group: Group, now: float) -> None:
         """Upsert the profile, then record its events."""
-        profile = self.find(group.profile)
-        if profile is None:
-            profile = Profile(len(self.profiles), now, now)
-            self.profiles.append(profile)
-        self._update(profile, group.profile, now)
+        profile = self.find(group.profile) or self.create(now)
+        self.update(profile, group.profile, now)
         for event in group.events:
             self._record(profile, event, now)
+
+    def create(self, now: float) -> Profile:
+        """A new profile without anything."""
+        profile = Profile(len(self.profiles), now, now)
+        self.profiles.append(profile)
+        return profile
+
+    def update(
+        self,
+        profile: Profile,
+        given: ProfileIn,
+        now: float,
+        *,
+        nulls: bool = True,
+        patch: bool = True,
+    ) -> None:
+        """Write what is given. `nulls`: null clears, else it is passed over; `patch`: the meta
+        counts. An identifier that belongs to somebody else stays with them."""
+        profile.updated = now
+        attributes = given.attributes
+        for name, index in self._index.items():
+            if name not in attributes:
+                continue
+            value = attributes[name]
+            before = profile.identifiers.get(name)
+            if value == before or (value is None and not nulls):
+                continue
+            if value is None or index.setdefault(_key(name, value), profile) is profile:
+                if before is not None and (
+                    value is None or _key(name, value) != _key(name, before)
+                ):
+                    index.pop(_key(name, before), None)
+                _put(profile.identifiers, name, value)
+        for name in STANDARD:
+            if name in attributes and (nulls or attributes[name] is not None):
+                _put(profile.standard, name, attributes[name])
+        if "location" in attributes:
+            profile.location = _laid(profile.location, attributes["location"], nulls)
+        if "properties" in attributes:
+            profile.properties = _laid(profile.properties, attributes["properties"], nulls)
+        if given.meta and patch:
+            _patch(profile.properties, given.meta.get("patch_properties") or {})
+            self._patch_emails(profile, given.meta.get("patch_identifiers") or {})
+
+    def merge(self, source: Profile, into: Profile) -> None:
+        """`source` goes: its id leads to `into`, its identifiers to nobody. What `into` lacks it
+        inherits, save for identifiers; its own values win."""
+        source.merged = into
+        self.merges += 1
+        for index in self._index.values():
+            for key in [key for key, profile in index.items() if profile is source]:
+                del index[key]
+        for name in ("standard", "location", "properties"):
+            theirs, ours = getattr(source, name), getattr(into, name)
+            ours.update({key: value for key, value in theirs.items() if key not in ours})
+        for number in source.events:
+            self._profile[number] = into.number
+        into.events.extend(source.events)
+        source.events = array("I")
 
     def recorded(self, unique_id: str) -> int:
         """How many recorded events bear this unique id."""
@@ -152,23 +246,15 @@ class Memory:
             return []
         return [at] if isinstance(at, int) else at
 
-    def _update(self, profile: Profile, given: ProfileIn, now: float) -> None:
-        profile.updated = now
-        attributes = given.attributes
-        for name, index in self._index.items():
-            value = attributes.get(name)
-            if value is None or profile.identifiers.get(name) == value:
-                continue
-            # An identifier that already belongs to somebody else stays with them.
-            if index.setdefault(_key(name, value), profile) is profile:
-                profile.identifiers[name] = value
-        for name in STANDARD:
-            if name in attributes:
-                profile.standard[name] = attributes[name]
-        profile.location.update(attributes.get("location") or {})
-        profile.properties.update(attributes.get("properties") or {})
-        if given.meta:
-            _patch(profile.properties, given.meta.get("patch_properties") or {})
+    def _patch_emails(self, profile: Profile, patch: dict[str, Any]) -> None:
+        """`meta.patch_identifiers`: secondary addresses, which find the profile too."""
+        index = self._index["email"]
+        for value in _list((patch.get("append") or {}).get("email")):
+            index.setdefault(value.lower(), profile)
+        for value in _list((patch.get("unappend") or {}).get("email")):
+            own = profile.identifiers.get("email", "").lower()
+            if value.lower() != own and index.get(value.lower()) is profile:
+                del index[value.lower()]
 
     def _record(self, profile: Profile, event: EventIn, now: float) -> None:
         time = event.time if event.time is not None else int(now)
@@ -204,6 +290,29 @@ class Memory:
 
 def _key(name: str, value: str) -> str:
     return value.lower() if name == "email" else value
+
+
+def _laid(over: dict[str, Any], values: dict[str, Any] | None, nulls: bool) -> dict[str, Any]:
+    """`values` laid over what was there."""
+    if values is None:
+        return {} if nulls else over
+    if None not in values.values():
+        if not over:
+            # What a body brought belongs to nobody else, so it need not be copied.
+            return values
+        over.update(values)
+        return over
+    for key, value in values.items():
+        if value is not None or nulls:
+            _put(over, key, value)
+    return over
+
+
+def _put(holder: dict[str, Any], name: str, value: Any) -> None:
+    if value is None:
+        holder.pop(name, None)
+    else:
+        holder[name] = value
 
 
 def _patch(properties: dict[str, Any], patch: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Klaviyo's rate limits: two fixed windows per operation, 1 s (burst) and 60 s (steady).
+"""Klaviyo's rate limits: fixed windows per operation, 1 s (burst), 60 s (steady) and a day.
 
 Source of the numbers: `x-klaviyo-ratelimit` of the published spec. Source of the headers: live
 answers recorded by third parties, in which `Remaining` and `Reset` describe the burst window.
@@ -11,14 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Header = tuple[bytes, bytes]
+_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Requests allowed in one second (`burst`) and in one minute (`steady`)."""
+    """Requests allowed in one second (`burst`), in one minute (`steady`) and in a day."""
 
     burst: int
     steady: int
+    daily: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ class Limits:
         now = self._now()
         burst = self._count(operation, 1, now)
         steady = self._count(operation, 60, now)
+        daily = self._count(operation, _DAY, now)
+        if quota.daily is not None and daily >= quota.daily:
+            return self._refuse(max(1, math.ceil(_DAY - now % _DAY)))
         if steady >= quota.steady:
             return self._refuse(max(1, math.ceil(60 - now % 60)))
         if burst >= quota.burst:
@@ -51,6 +56,9 @@ class Limits:
         self._used[operation, 1] = (int(now), burst + 1)
         self._used[operation, 60] = (int(now // 60), steady + 1)
         limit = f"{quota.burst}, {quota.burst};w=1, {quota.steady};w=60"
+        if quota.daily is not None:
+            self._used[operation, _DAY] = (int(now // _DAY), daily + 1)
+            limit += f", {quota.daily};w={_DAY}"
         return Verdict(
             None,
             (

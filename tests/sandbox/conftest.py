@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Servers, serve
 
-NOW = 1_795_000_000.0  # 2026-11-18T10:26:40Z
+NOW = 1_795_000_000.0  # 2026-11-18T11:06:40Z
 
 HEADERS = {
     "authorization": "Klaviyo-API-Key pk_sandbox",
@@ -116,3 +116,21 @@ async def live(servers: Servers) -> AsyncIterator[httpx.AsyncClient]:
         base_url=servers.url("klaviyo"), headers=HEADERS, trust_env=False
     ) as client:
         yield client
+
+
+def make_import(email: str | None = "ana@example.com", **more: Any) -> dict[str, Any]:
+    """A profile as the bulk import takes it; `id` and `meta` go beside the attributes."""
+    beside = {name: more.pop(name) for name in ("id", "meta") if name in more}
+    attributes = {"email": email, **more} if email is not None else more
+    return {"type": "profile", **beside, "attributes": attributes}
+
+
+def make_job(*profiles: dict[str, Any], lists: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The body of `POST /api/profile-bulk-import-jobs`."""
+    data: dict[str, Any] = {
+        "type": "profile-bulk-import-job",
+        "attributes": {"profiles": {"data": list(profiles)}},
+    }
+    if lists:
+        data["relationships"] = {"lists": {"data": [{"type": "list", "id": id} for id in lists]}}
+    return {"data": data}
