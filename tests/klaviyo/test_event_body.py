@@ -19,7 +19,7 @@ from connector.adapters.klaviyo.limits import (
     EARLIEST,
     LATEST_AHEAD,
 )
-from connector.adapters.klaviyo.sink.event_body import BULK_ROOM, bulk, fault_of, item, single
+from connector.adapters.klaviyo.sink.event_body import ENVELOPE, fault_of, item, single
 from connector.adapters.klaviyo.sink.events import EventSink
 from connector.errors import Problem
 from connector.model import EventMessage, Fault
@@ -168,14 +168,14 @@ def of_size(size: int) -> EventMessage:
 
 
 def test_an_event_may_fill_a_request_and_no_more() -> None:
-    fits = item(of_size(BULK_ROOM), backfill=False)
-    assert len(bulk([fits])) == BODY_MAX
-    assert fault_of(of_size(BULK_ROOM), fits, now()) is None
-    over = of_size(BULK_ROOM + 1)
+    fits = item(of_size(ENVELOPE.room), backfill=False)
+    assert len(ENVELOPE.body([fits])) == BODY_MAX
+    assert fault_of(of_size(ENVELOPE.room), fits, now()) is None
+    over = of_size(ENVELOPE.room + 1)
     found = fault_of(over, item(over, backfill=False), now())
     assert found is not None
     assert found.problem is Problem.RECORD_TOO_LARGE
-    assert str(BULK_ROOM + 1) in found.detail
+    assert str(ENVELOPE.room + 1) in found.detail
 
 
 def test_faults_quote_no_data() -> None:
@@ -194,7 +194,7 @@ def violations(message: EventMessage, *, backfill: bool = False) -> list[str]:
     async def run() -> None:
         rig = Rig(klaviyo)
         one = single(message, backfill=backfill)
-        many = bulk([item(message, backfill=backfill)])
+        many = ENVELOPE.body([item(message, backfill=backfill)])
         sent = [await rig.api.post(CREATE_EVENT, one), await rig.api.post(BULK_EVENTS, many)]
         taken = [each.error is None for each in sent]
         assert all(taken) == (not klaviyo.violations), [str(each.error) for each in sent]
@@ -222,7 +222,7 @@ def assert_kept(ours: Any, theirs: Any, where: str = "") -> None:
 
 def assert_the_sdk_takes(message: EventMessage, *, backfill: bool = False) -> None:
     one = single(message, backfill=backfill)
-    many = bulk([item(message, backfill=backfill)] * 2)
+    many = ENVELOPE.body([item(message, backfill=backfill)] * 2)
     for model, body in ((EventCreateQueryV2, one), (EventsBulkCreateJob, many)):
         read = model.from_json(body.decode())
         assert read is not None

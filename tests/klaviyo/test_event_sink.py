@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connector.adapters.klaviyo.limits import BULK_EVENTS, CREATE_EVENT, LIMITS
-from connector.adapters.klaviyo.sink.event_body import BULK_ROOM, item
+from connector.adapters.klaviyo.sink.event_body import ENVELOPE, item
 from connector.errors import DeliveryError, Problem, Unknown, Wait
 from connector.model import Accepted, Dead, Delivery, Doubt, Retry, Unsent
 from connector.sandbox import KlaviyoSandbox, serve
@@ -136,13 +136,13 @@ async def test_an_event_that_fills_a_request_to_its_last_byte_is_sent(
     klaviyo: KlaviyoSandbox, rig: Rig
 ) -> None:
     """Were it left unsent, it would be left unsent for ever, and all behind it."""
-    outcomes = await rig.deliver([heavy(0, BULK_ROOM), make_out(1)])
+    outcomes = await rig.deliver([heavy(0, ENVELOPE.room), make_out(1)])
     assert kinds(outcomes) == {"Accepted": 1, "Unsent": 1}
     assert klaviyo.recorded("jericommerce:0") == 1
     assert klaviyo.state()["violations"] == {}
-    first, second = heavy(2, BULK_ROOM // 2), heavy(3, BULK_ROOM - BULK_ROOM // 2 - 1)
+    first, second = heavy(2, ENVELOPE.room // 2), heavy(3, ENVELOPE.room - ENVELOPE.room // 2 - 1)
     assert kinds(await rig.deliver([first, second])) == {"Accepted": 2}
-    first, second = heavy(4, BULK_ROOM // 2), heavy(5, BULK_ROOM - BULK_ROOM // 2)
+    first, second = heavy(4, ENVELOPE.room // 2), heavy(5, ENVELOPE.room - ENVELOPE.room // 2)
     assert kinds(await rig.deliver([first, second])) == {"Accepted": 1, "Unsent": 1}
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from connector.adapters.klaviyo.limits import GET_ACCOUNTS, GET_METRICS
+from connector.adapters.klaviyo.limits import GET_ACCOUNTS, GET_METRICS, GET_PROFILES
 from connector.auth import HeaderKey
-from connector.errors import DeliveryError, Problem, Unknown, Wait
+from connector.errors import Blocked, DeliveryError, Problem, Unknown, Wait
 from connector.governor import Governor
 from connector.http import Answer, Http, Seen
-from connector.model import Request, Spend
+from connector.model import Check, Request, Spend
 from connector.ports import Clock
 
 JSON_API = "application/vnd.api+json"
@@ -84,16 +85,20 @@ class KlaviyoApi:
 
     async def post(self, route: str, body: bytes) -> Sent:
         """Send what already has its permit. Raises nothing that the far end can cause."""
+        method, path = route.split(" ", 1)
+        return await self.send(method, path, route, body)
+
+    async def send(self, method: str, path: str, route: str, body: bytes) -> Sent:
+        """`post` for a path with data in it, which only its template `route` may tell of."""
         started, began = self._clock.now(), self._clock.monotonic()
         answer: Answer | None = None
         error: DeliveryError | None = None
-        method, path = route.split(" ", 1)
         try:
             answer = await self._http.call(method, path, route=route, content=body)
         except DeliveryError as failed:
             error = failed
-            if isinstance(failed, Wait) and failed.after:
-                self._governor.slow_down(route, failed.after)
+            if isinstance(failed, Wait) and (failed.after or failed.status == 429):
+                self._governor.slow_down(route, failed.after or 1.0)
         status = answer.status if answer else error.status if error else None
         request = Request(
             id=secrets.token_hex(8),
@@ -107,7 +112,7 @@ class KlaviyoApi:
 
     async def account(self) -> Account:
         """The account that the key belongs to. Scope accounts:read; raises DeliveryError."""
-        page = await self._get(GET_ACCOUNTS, "/api/accounts")
+        page = await self.get(GET_ACCOUNTS, "/api/accounts")
         try:
             first = page["data"][0]
             contact = first["attributes"].get("contact_information") or {}
@@ -119,25 +124,56 @@ class KlaviyoApi:
         except _NOT_THIS_SHAPE as error:
             raise _unreadable(GET_ACCOUNTS) from error
 
+    async def check(self) -> Sequence[Check]:
+        """Whether the key is good, and whose it is."""
+        what = "Klaviyo key"
+        try:
+            account = await self.account()
+        except DeliveryError as error:
+            if isinstance(error, Blocked) and error.problem is Problem.KLAVIYO_SCOPE:
+                lacks = "accounts:read is missing: the account cannot be told apart by its id"
+                return [Check(what, "warning", lacks, error.problem)]
+            return [Check(what, "fault", error.detail, error.problem)]
+        return [Check(what, "ok", f"account {account.id} {account.name}".strip())]
+
+    async def profile_id(self, email: str) -> str | None:
+        """Klaviyo's id of the profile with this address. Scope profiles:read."""
+        query = quote(f'equals(email,"{email}")', safe="")
+        page = await self.get(GET_PROFILES, f"/api/profiles?filter={query}&fields[profile]=email")
+        try:
+            return str(page["data"][0]["id"]) if page["data"] else None
+        except _NOT_THIS_SHAPE as error:
+            raise _unreadable(GET_PROFILES) from error
+
     async def metric_names(self) -> list[tuple[str, str]]:
         """(metric, the integration that sends it), every page. Scope metrics:read."""
         found: list[tuple[str, str]] = []
-        path: str | None = "/api/metrics"
-        seen: set[str] = set()
-        while path and path not in seen:
-            seen.add(path)
-            page = await self._get(GET_METRICS, path)
+        async for page in self.pages(GET_METRICS, "/api/metrics"):
             try:
-                for metric in page["data"]:
+                for metric in page:
                     integration = metric["attributes"].get("integration") or {}
                     found.append((metric["attributes"]["name"], integration.get("name") or ""))
-                following = (page.get("links") or {}).get("next")
-                path = "/api/metrics" + following.split("/api/metrics", 1)[1] if following else None
             except _NOT_THIS_SHAPE as error:
                 raise _unreadable(GET_METRICS) from error
         return found
 
-    async def _get(self, route: str, path: str) -> Any:
+    async def pages(self, route: str, path: str) -> AsyncIterator[list[Any]]:
+        """The `data` of every page, following `links.next` until there is none or it repeats."""
+        following: str | None = path
+        base = route.split(" ", 1)[1].split("{", 1)[0]
+        seen: set[str] = set()
+        while following and following not in seen:
+            seen.add(following)
+            page = await self.get(route, following)
+            try:
+                yield page["data"]
+                link = (page.get("links") or {}).get("next")
+                following = base + link.split(base, 1)[1] if link else None
+            except _NOT_THIS_SHAPE as error:
+                raise _unreadable(route) from error
+
+    async def get(self, route: str, path: str) -> Any:
+        """A read, with its own permit: the JSON. Raises DeliveryError."""
         await self.permit(route)
         try:
             return (await self._http.call("GET", path, route=route)).json()

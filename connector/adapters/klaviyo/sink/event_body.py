@@ -11,7 +11,8 @@ import orjson
 
 from connector.adapters.klaviyo.limits import (
     ARRAY_MAX,
-    BODY_MAX,
+    BULK_EVENTS,
+    BULK_EVENTS_MAX,
     DEPTH_MAX,
     EARLIEST,
     LATEST_AHEAD,
@@ -20,14 +21,18 @@ from connector.adapters.klaviyo.limits import (
     STRING_MAX,
     UNIQUE_ID_MAX,
 )
+from connector.adapters.klaviyo.sink.batches import Envelope
 from connector.clock import iso
 from connector.errors import Problem
 from connector.model import EventMessage, Fault, Millis
 
-_BULK_HEAD = b'{"data":{"type":"event-bulk-create-job","attributes":{"events-bulk-create":{"data":['
-_BULK_TAIL = b"]}}}}"
-BULK_ROOM = BODY_MAX - len(_BULK_HEAD) - len(_BULK_TAIL)
-ITEM_POINTER = "/data/attributes/events-bulk-create/data/"
+ENVELOPE = Envelope(
+    endpoint=BULK_EVENTS,
+    most=BULK_EVENTS_MAX,
+    head=b'{"data":{"type":"event-bulk-create-job","attributes":{"events-bulk-create":{"data":[',
+    tail=b"]}}}}",
+    pointer="/data/attributes/events-bulk-create/data/",
+)
 _BRACKETS = DEPTH_MAX + 10
 """A single body opens 10 brackets of its own, one of them of `properties`; a group opens more. A
 value too deep adds DEPTH_MAX."""
@@ -54,11 +59,6 @@ def item(message: EventMessage, *, backfill: bool) -> bytes:
             },
         }
     )
-
-
-def bulk(items: list[bytes]) -> bytes:
-    """The body around encoded items."""
-    return _BULK_HEAD + b",".join(items) + _BULK_TAIL
 
 
 def _attributes(message: EventMessage, backfill: bool) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def fault_of(message: EventMessage, encoded: bytes, now: Millis) -> Fault | None
     if not EARLIEST <= message.occurred_at <= now + LATEST_AHEAD:
         found = _moment(message.occurred_at)
         return Fault(Problem.TIME_OUT_OF_RANGE, f"the event's time is {found}")
-    if len(encoded) > BULK_ROOM:
-        return Fault(Problem.RECORD_TOO_LARGE, f"{len(encoded)} bytes, {BULK_ROOM} allowed")
+    if len(encoded) > ENVELOPE.room:
+        return Fault(Problem.RECORD_TOO_LARGE, f"{len(encoded)} bytes, {ENVELOPE.room} allowed")
     if len(encoded) < 2 * ARRAY_MAX and encoded.count(b"[") + encoded.count(b"{") < _BRACKETS:
         return None
     if fault := _inside(properties, 1, "properties"):

@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator, Sequence
 
 from connector.adapters.klaviyo.api import KlaviyoApi, Sent
 from connector.adapters.klaviyo.limits import BULK_EVENTS, BULK_EVENTS_MAX, CREATE_EVENT
-from connector.adapters.klaviyo.sink import event_body
-from connector.errors import Blocked, DeliveryError, Problem, Rejected, Wait
+from connector.adapters.klaviyo.sink import batches, event_body
+from connector.adapters.klaviyo.sink.batches import Batches, Encoded
+from connector.errors import Problem, Rejected
 from connector.model import (
     Accepted,
     Check,
@@ -22,14 +23,10 @@ from connector.model import (
     Doubt,
     EventMessage,
     Outcome,
-    Retry,
-    Stop,
-    Unsent,
 )
 from connector.ports import Clock, Mode, Outgoing, Quota
 
 Out = Outgoing[EventMessage]
-Encoded = tuple[int, bytes]
 
 
 class EventSink:
@@ -42,6 +39,7 @@ class EventSink:
     def __init__(self, api: KlaviyoApi, clock: Clock, *, late_after: float | None) -> None:
         self._api = api
         self._clock = clock
+        self._batches = Batches(api, event_body.ENVELOPE, _accepted, batches.doubted)
         self._late = None if late_after is None else round(late_after * 1000)
 
     @property
@@ -55,7 +53,7 @@ class EventSink:
         if refused:
             yield Delivery(refused)
         if bulk:
-            async for delivery in self._in_bulk(good, permits):
+            async for delivery in self._batches.deliver(good, permits):
                 yield delivery
             return
         tasks = [asyncio.create_task(self._singly(seq, body)) for seq, body in good]
@@ -98,114 +96,18 @@ class EventSink:
     async def _singly(self, seq: int, body: bytes) -> Delivery:
         sent = await self._api.post(CREATE_EVENT, body)
         if sent.error is None:
-            return Delivery([Accepted(seq, sent.request.id)], [sent.request])
+            return _accepted([seq], sent)
         if isinstance(sent.error, Rejected):
-            return Delivery([_dead(seq, sent)], [sent.request])
-        return _failed([seq], sent, sent.error)
-
-    async def _in_bulk(self, good: list[Encoded], permits: int) -> AsyncIterator[Delivery]:
-        """As many requests as there are permits; what does not fit waits for the next claim."""
-        rest, halted = good, False
-        for _ in range(permits):
-            batch, rest = _cut(rest)
-            if not batch:
-                break
-            async for delivery in self._request(batch, permitted=True):
-                yield delivery
-                halted |= _halts(delivery)
-            if halted:
-                break
-        if rest:
-            yield Delivery([Unsent(seq) for seq, _ in rest])
-
-    async def _request(self, batch: list[Encoded], *, permitted: bool) -> AsyncIterator[Delivery]:
-        """One request; what Klaviyo names as bad is taken out and the rest sent at once, and
-        where it names none the batch is halved until the bad ones stand alone. Once the far end
-        refuses all or says to wait, nothing more is sent."""
-        if not permitted:
-            await self._api.permit(BULK_EVENTS)
-        sent = await self._api.post(BULK_EVENTS, event_body.bulk([body for _, body in batch]))
-        if sent.error is None:
-            yield Delivery([Accepted(seq, sent.request.id) for seq, _ in batch], [sent.request])
-            return
-        if not isinstance(sent.error, Rejected):
-            yield _failed([seq for seq, _ in batch], sent, sent.error)
-            return
-        named = _named(sent.error, len(batch))
-        if len(batch) == 1:
-            named = {0: sent.error.pointers[0][1] if sent.error.pointers else ""}
-        dead: list[Outcome] = [
-            Dead(batch[i][0], sent.error.problem, why, sent.request.id) for i, why in named.items()
-        ]
-        yield Delivery(dead, [sent.request])
-        rest = [item for i, item in enumerate(batch) if i not in named]
-        half = len(rest) if named else len(rest) // 2
-        halted = False
-        for part in (rest[:half], rest[half:]):
-            if part and halted:
-                yield Delivery([Unsent(seq) for seq, _ in part])
-            elif part:
-                async for delivery in self._request(part, permitted=False):
-                    yield delivery
-                    halted |= _halts(delivery)
+            return batches.refused(seq, sent)
+        return batches.not_applied([seq], sent, sent.error) or batches.doubted([seq], sent)
 
     def preview(self, out: Out) -> tuple[str, bytes]:
         [(_, body)], _ = self._encode([out], bulk=False)
         return CREATE_EVENT, body
 
     async def check(self) -> Sequence[Check]:
-        what = "Klaviyo key"
-        try:
-            account = await self._api.account()
-        except DeliveryError as error:
-            if isinstance(error, Blocked) and error.problem is Problem.KLAVIYO_SCOPE:
-                lacks = "accounts:read is missing: the account cannot be told apart by its id"
-                return [Check(what, "warning", lacks, error.problem)]
-            return [Check(what, "fault", error.detail, error.problem)]
-        return [Check(what, "ok", f"account {account.id} {account.name}".strip())]
+        return await self._api.check()
 
 
-def _cut(items: list[Encoded]) -> tuple[list[Encoded], list[Encoded]]:
-    """The longest start that one request takes."""
-    size = -1
-    for index, (_, body) in enumerate(items[:BULK_EVENTS_MAX]):
-        size += len(body) + 1
-        if size > event_body.BULK_ROOM:
-            return items[:index], items[index:]
-    return items[:BULK_EVENTS_MAX], items[BULK_EVENTS_MAX:]
-
-
-def _halts(delivery: Delivery) -> bool:
-    return delivery.stop is not None or any(isinstance(o, Retry) for o in delivery.outcomes)
-
-
-def _named(error: Rejected, count: int) -> dict[int, str]:
-    """Index in the request → why, for every item that a pointer names."""
-    named: dict[int, str] = {}
-    for pointer, why in error.pointers:
-        if pointer.startswith(event_body.ITEM_POINTER):
-            index, _, inner = pointer[len(event_body.ITEM_POINTER) :].partition("/")
-            if index.isdecimal() and int(index) < count:
-                named.setdefault(int(index), f"{why} at /{inner}")
-    return named
-
-
-def _dead(seq: int, sent: Sent) -> Dead:
-    error = sent.error
-    assert isinstance(error, Rejected)
-    where = "; ".join(f"{why} at {pointer}" for pointer, why in error.pointers[:3])
-    return Dead(seq, error.problem, where or error.detail, sent.request.id)
-
-
-def _failed(seqs: list[int], sent: Sent, error: DeliveryError) -> Delivery:
-    """Everything that is about the far end and not about a record."""
-    outcomes: list[Outcome]
-    if isinstance(error, Blocked):
-        stop = Stop(error.scope, error.problem, error.detail)
-        return Delivery([Unsent(seq) for seq in seqs], [sent.request], stop)
-    if isinstance(error, Wait):
-        outcomes = [Retry(seq, error.problem, error.after, error.detail) for seq in seqs]
-    else:
-        request = sent.request.id
-        outcomes = [Doubt(seq, error.problem, 0.0, error.detail, request) for seq in seqs]
-    return Delivery(outcomes, [sent.request])
+def _accepted(seqs: Sequence[int], sent: Sent) -> Delivery:
+    return Delivery([Accepted(seq, sent.request.id) for seq in seqs], [sent.request])

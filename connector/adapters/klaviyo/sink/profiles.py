@@ -91,7 +91,7 @@ class ProfileSink:
             if not (isinstance(sent.error, Rejected) and sent.error.status == 409):
                 return _settled(seq, sent, requests)
             refused = sent
-            assert isinstance(refused.error, Rejected)
+        assert isinstance(refused.error, Rejected)
         twin = refused.error.meta.get("duplicate_profile_id")
         if not isinstance(twin, str) or not twin:
             return _with(requests, batches.refused(seq, refused))
