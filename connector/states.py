@@ -133,7 +133,7 @@ def observe(profile: Profile, seen: Observation, *, email_change: EmailChange) -
         return profile
     before = profile.identity.get("email")
     after = seen.identity.get("email")
-    if not before or before == after or not profile.confirmed:
+    if not before or before == after:
         return replace(profile, identity=seen.identity)
     if email_change == "move":
         return replace(profile, identity=seen.identity, move_from=profile.identity)
