@@ -167,7 +167,10 @@ def test_back_to_an_address_that_was_left_forgets_the_farewell() -> None:
     profile = states.took(profile, write, Millis(1))
     profile = observe(profile, {}, 2, email="new@example.com")
     profile = observe(profile, {}, 3)
-    write = write_of(profile)
+    farewell = write_of(profile)
+    assert farewell
+    assert (farewell.farewell, farewell.identity) == (True, {"email": "new@example.com"})
+    write = write_of(states.took(profile, farewell, Millis(3)))
     assert write
     assert not write.farewell
     assert (write.identity, write.sets) == ({"email": "ada@example.com"}, {"balance": 1})
