@@ -7,7 +7,6 @@ Stop: doors (nothing new comes in), lanes (what is in flight is settled), lease,
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -154,12 +153,21 @@ class App:
                 await self.clock.sleep(5.0)
 
     async def _take_over(self) -> None:
-        recovered = await self.store.recover(self._lease.fence, now=self.clock.now())
-        if recovered:
-            self._log.warning("records in doubt after a stop go singly", records=recovered)
+        await self._recover()
         self._lost.clear()
         self._lease.keep(self._lost.set)
         self.metrics.lease.labels("store").set(1)
+
+    async def _recover(self) -> None:
+        """While no delivery is in flight: what is claimed was cut off."""
+        try:
+            recovered = await self.store.recover(self._lease.fence, now=self.clock.now())
+        except StoreError as error:
+            if error.problem is not Problem.STORE_HELD or not self.lines:
+                raise
+            return  # whoever took the lease recovers
+        if recovered:
+            self._log.warning("records in doubt after a stop go singly", records=recovered)
 
     async def _serve(self) -> None:
         server = self.config.server
@@ -186,7 +194,10 @@ class App:
         await line.dispatcher.stop(grace)
         task = self._tasks.pop(f"lane {line.name}", None)
         if task:
-            await task
+            # A turn that hangs in the store is cut off; what it claimed is recovered at a start.
+            await asyncio.wait({task}, timeout=1.0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         await line.close()
 
     def _arrived(self, lane: LaneId) -> None:
@@ -250,8 +261,12 @@ class App:
         while True:
             await self._lost.wait()
             self.metrics.lease.labels("store").set(0)
-            await self._lease.acquire(float("inf"))
-            await self._take_over()
+            try:
+                await self._lease.acquire(float("inf"))
+                await self._take_over()
+            except StoreError as error:
+                self._log.warning("lease: the store does not answer", detail=error.detail)
+                await self.clock.sleep(1.0)
 
     async def _scrape(self) -> None:
         now = self.clock.now()
@@ -297,6 +312,7 @@ class App:
         await asyncio.gather(
             *(self._stop_line(line, self.config.server.shutdown_timeout) for line in old.values())
         )
+        await self._recover()
         fixed = {"store", "server"} & {
             name
             for name in ("store", "server")
@@ -326,5 +342,9 @@ async def run_until_signal(app: App, stop: asyncio.Event, reload: asyncio.Event)
             task.cancel()
         if reload.is_set() and not stop.is_set():
             reload.clear()
-            with contextlib.suppress(ConfigError):
+            try:
                 await app.reload()
+            except ConfigError:
+                pass  # said and counted where it was found
+            except StoreError as error:
+                log.get("app").error("not reloaded", problem=error.problem.value)

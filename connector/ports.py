@@ -274,8 +274,11 @@ class Holder:
 class Leases(Protocol):
     """At most one holder per resource: promise 12."""
 
-    async def acquire(self, resource: str, holder: str, *, now: Millis, ttl: int) -> Fence | Holder:
-        """The fence when it was free, expired or already ours; else who holds it."""
+    async def acquire(
+        self, resource: str, holder: str, *, now: Millis, ttl: int, gone: str | None = None
+    ) -> Fence | Holder:
+        """The fence when it was free, expired, already ours or held by `gone`, who is known to
+        be dead; else who holds it."""
         ...
 
     async def renew(self, fence: Fence, *, now: Millis, ttl: int) -> bool: ...

@@ -7,9 +7,10 @@ Hot paths use these tables through Core statements, never through the ORM.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
     ColumnElement,
     Index,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     LargeBinary,
     SmallInteger,
     Text,
+    and_,
     literal_column,
     text,
 )
@@ -224,10 +226,14 @@ accounts = metadata.tables["accounts"]
 
 
 STUCK = (State.HELD, State.DEAD)
-is_stuck = literal_column("outbox.state IN (4, 5)", Boolean)
+is_stuck: ColumnElement[Any] = literal_column("outbox.state IN (4, 5)")
 
 
-def in_state(state: State) -> ColumnElement[bool]:
-    """`state` as a literal: SQLite uses a partial index only where it reads the index's words."""
-    words = literal_column(f"outbox.state = {int(state)}", Boolean)
-    return is_stuck & words if state in STUCK else words
+def in_state(state: State) -> ColumnElement[Any]:
+    """`state` as a literal: SQLite uses a partial index only where it reads the index's words.
+
+    Without a type, because a Boolean is written as `state = 0 = 1` for SQLite, which is no such
+    words (tests/store/test_sqlite.py looks at the plans).
+    """
+    words: ColumnElement[Any] = literal_column(f"outbox.state = {int(state)}")
+    return and_(is_stuck, words) if state in STUCK else words
