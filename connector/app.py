@@ -7,7 +7,6 @@ Stop: doors (nothing new comes in), lanes (what is in flight is settled), lease,
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +82,7 @@ class App:
         )
         self.intake = Intake(self.store, self.clock, self.metrics, arrived=self._arrived)
         self.health = Health(self.clock, self.metrics, self.operator, self._scrape)
+        self.store.profiles.reconfirm_after = round(self.config.delivery.reconfirm_after * 1000)
         self._lease = LeaseKeeper(self.store, self.clock, holder_name())
         await self._lease.acquire(patience)
         await self._take_over()
@@ -122,20 +122,20 @@ class App:
         while not all([await self._idle(line) for line in self.lines.values()]):
             await self.clock.sleep(0.1)
         return [
-            f"{line.name}: {line.dispatcher.state.mode}, {line.dispatcher.state.detail}"
+            f"{line.name} {d.lane.kind}s → {d.lane.destination}: {d.state.mode}, {d.state.detail}"
             for line in self.lines.values()
-            if line.dispatcher.state.mode != "running"
+            for d in line.dispatchers
+            if d.state.mode != "running"
         ]
 
     async def _idle(self, line: Line) -> bool:
-        if not line.dispatcher.idle:
-            return False
-        if line.dispatcher.state.mode != "running":
+        """In the order of the road, so that what one lane hands to the next is seen there."""
+        if not line.enabled:
             return True
-        now = self.clock.now()
-        ready = await self.store.ready(line.lane.id, now=now, limit=1)
-        soon = ready.next_due is not None and ready.next_due <= now + _IDLE_AHEAD * 1000
-        return not (ready.fresh or ready.solo or soon) and line.dispatcher.idle
+        quiet = all([await d.quiet(_IDLE_AHEAD) for d in line.dispatchers])
+        if line.writes and await self.store.profiles.receipts(line.writes.lane.id):
+            return False
+        return quiet and all(d.idle for d in line.dispatchers)
 
     # ── pieces of the start ──────────────────────────────────────────────────────────────────────
 
@@ -154,16 +154,28 @@ class App:
                 await self.clock.sleep(5.0)
 
     async def _take_over(self) -> None:
-        recovered = await self.store.recover(self._lease.fence, now=self.clock.now())
-        if recovered:
-            self._log.warning("records in doubt after a stop go singly", records=recovered)
+        await self._recover()
         self._lost.clear()
         self._lease.keep(self._lost.set)
         self.metrics.lease.labels("store").set(1)
 
+    async def _recover(self) -> None:
+        """While no delivery is in flight: what is claimed was cut off."""
+        try:
+            now, fence = self.clock.now(), self._lease.fence
+            recovered = await self.store.recover(fence, now=now)
+            recovered += await self.store.reads.recover(fence, now=now)
+            recovered += await self.store.profiles.recover(fence, now=now)
+        except StoreError as error:
+            if error.problem is not Problem.STORE_HELD or not self.lines:
+                raise
+            return  # whoever took the lease recovers
+        if recovered:
+            self._log.warning("records in doubt after a stop go singly", records=recovered)
+
     async def _serve(self) -> None:
         server = self.config.server
-        hooks = Hooks(self.lines.get, self.intake, self.metrics)
+        hooks = Hooks(self.lines.get, self.intake, self.clock, self.metrics)
         shared = server.admin_port == 0
         grace = server.shutdown_timeout
         doors = [
@@ -179,20 +191,34 @@ class App:
             self._servers.append(door)
 
     def _run_line(self, line: Line) -> None:
-        if line.enabled:
-            self._tasks[f"lane {line.name}"] = asyncio.create_task(line.dispatcher.run())
+        if not line.enabled:
+            return
+        loops = [dispatcher.run() for dispatcher in line.dispatchers]
+        if line.receipts:
+            loops.append(line.receipts.run())
+        for number, loop in enumerate(loops):
+            self._tasks[f"lane {line.name} {number}"] = asyncio.create_task(loop)
 
     async def _stop_line(self, line: Line, grace: float) -> None:
-        await line.dispatcher.stop(grace)
-        task = self._tasks.pop(f"lane {line.name}", None)
-        if task:
-            await task
-        await line.close()
+        await asyncio.gather(*(dispatcher.stop(grace) for dispatcher in line.dispatchers))
+        names = [name for name in self._tasks if name.startswith(f"lane {line.name} ")]
+        tasks = [self._tasks.pop(name) for name in names]
+        if line.receipts and tasks:
+            tasks[-1].cancel()
+        if tasks:
+            # A turn that hangs in the store is cut off; what it claimed is recovered at a start.
+            await asyncio.wait(tasks, timeout=1.0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await line.aclose()
 
     def _arrived(self, lane: LaneId) -> None:
         for line in self.lines.values():
-            if line.lane.id == lane:
-                line.dispatcher.wake()
+            if line.events.lane.id == lane:
+                line.events.wake()
+                if line.reads:
+                    line.reads.wake()
 
     # ── bells ────────────────────────────────────────────────────────────────────────────────────
 
@@ -250,8 +276,12 @@ class App:
         while True:
             await self._lost.wait()
             self.metrics.lease.labels("store").set(0)
-            await self._lease.acquire(float("inf"))
-            await self._take_over()
+            try:
+                await self._lease.acquire(float("inf"))
+                await self._take_over()
+            except StoreError as error:
+                self._log.warning("lease: the store does not answer", detail=error.detail)
+                await self.clock.sleep(1.0)
 
     async def _scrape(self) -> None:
         now = self.clock.now()
@@ -283,9 +313,15 @@ class App:
             config = self._reread()
             old, workshop = (
                 self.lines.copy(),
-                Workshop(config, self.store, self._lease, self.clock, self.metrics),
+                Workshop(
+                    config,
+                    self.store,
+                    self._lease,
+                    self.clock,
+                    self.metrics,
+                    self._workshop.quotas,
+                ),
             )
-            workshop.quotas = self._workshop.quotas
             fresh = {c.name: await workshop.build(c) for c in config.connections}
         except ConfigError as error:
             self.metrics.reload_ok.set(0)
@@ -297,6 +333,7 @@ class App:
         await asyncio.gather(
             *(self._stop_line(line, self.config.server.shutdown_timeout) for line in old.values())
         )
+        await self._recover()
         fixed = {"store", "server"} & {
             name
             for name in ("store", "server")
@@ -306,7 +343,8 @@ class App:
         self.lines.clear()
         self.lines.update(fresh)
         for line in fresh.values():
-            line.dispatcher.probe_now()
+            for dispatcher in line.dispatchers:
+                dispatcher.probe_now()
             self._run_line(line)
         log.configure(format=config.log.format, level=config.log.level)
         self._log.info("configuration taken", connections=len(fresh), needs_restart=sorted(fixed))
@@ -326,5 +364,9 @@ async def run_until_signal(app: App, stop: asyncio.Event, reload: asyncio.Event)
             task.cancel()
         if reload.is_set() and not stop.is_set():
             reload.clear()
-            with contextlib.suppress(ConfigError):
+            try:
                 await app.reload()
+            except ConfigError:
+                pass  # said and counted where it was found
+            except StoreError as error:
+                log.get("app").error("not reloaded", problem=error.problem.value)

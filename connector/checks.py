@@ -83,9 +83,9 @@ async def _klaviyo(config: Config, connection: Connection) -> Sequence[Check]:
         workshop = Workshop(config, store, lease, clock, Metrics("check"))
         line = await workshop.build(connection)
         try:
-            return await line.sink.check()
+            return [found for look in line.checks for found in await look()]
         finally:
-            await line.close()
+            await line.aclose()
     except ConnectorError as error:
         return [Check("connection", "fault", error.detail, error.problem)]
     finally:

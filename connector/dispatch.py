@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from connector import log
 from connector.errors import Problem, StoreError
 from connector.metrics import Metrics
 from connector.model import (
-    Accepted,
+    SUCCESS,
     Claim,
     Dead,
     Delivery,
@@ -34,7 +34,7 @@ from connector.model import (
     Stop,
     Unsent,
 )
-from connector.ports import Clock, Lease, Mode, Outgoing, Ready, Renderer, Sink, Store
+from connector.ports import Clock, Lanes, Lease, Mode, Outgoing, Queue, Ready, Renderer, Sink
 from connector.retry import Backoff
 
 M = TypeVar("M")
@@ -42,6 +42,8 @@ M = TypeVar("M")
 _WAITS_FOR_A_PERSON = {Problem.NO_IDENTITY, Problem.BAD_ADDRESS}
 _RECENT = 100
 _TRIPS_AFTER = 3
+_LAST_WORDS = 5.0
+"""Seconds that deliveries which were cut off have to say so to the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +58,31 @@ class Policy:
 
 
 class Dispatcher(Generic[M]):
-    """Runs one lane until it is told to stop."""
+    """Runs one lane until it is told to stop. `settled` is told of every outcome written."""
 
     def __init__(
         self,
         lane: Lane,
         state: LaneState,
         *,
-        store: Store,
+        queue: Queue,
+        lanes: Lanes,
         sink: Sink[M],
         renderer: Renderer[M],
         lease: Lease,
         clock: Clock,
         metrics: Metrics,
         policy: Policy,
+        settled: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
     ) -> None:
         self.lane = lane
         self.state = state
+        self.hurried = False
+        """More waits than goes singly: no record should wait for anything."""
         self.renderer = renderer
-        self._store = store
+        self._queue = queue
+        self._lanes = lanes
+        self._settled = settled
         self._sink = sink
         self._lease = lease
         self._clock = clock
@@ -89,7 +97,12 @@ class Dispatcher(Generic[M]):
         self._misses = 0
         self._resume_at = 0.0
         self._probe_at = 0.0
-        self._store_away = False
+        self._last_was_solo = False
+        self._turning = False
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._cut_off = False
+        self._store_away: Literal["", "reading", "writing"] = ""
         self._log = log.get("dispatch").bind(
             connection=lane.connection, destination=lane.destination, kind=lane.kind
         )
@@ -112,9 +125,24 @@ class Dispatcher(Generic[M]):
         """Nothing is in flight."""
         return not self._tasks
 
+    async def quiet(self, ahead: float) -> bool:
+        """Nothing is in flight, and nothing is ready or becomes so within `ahead` seconds, as
+        long as the lane runs."""
+        if not self.idle:
+            return False
+        if self.state.mode != "running":
+            return True
+        now = self._clock.now()
+        ready = await self._queue.ready(self.lane.id, now=now, limit=1)
+        soon = ready.next_due is not None and ready.next_due <= now + ahead * 1000
+        return not (ready.fresh or ready.solo or soon) and self.idle
+
     async def pause(self) -> None:
         """A person stops deliveries; what is in flight is settled."""
-        await self._enter(LaneState("paused", Problem.PAUSED, "", self._clock.now()))
+        now = self._clock.now()
+        if self.state.mode != "running":
+            await self._queue.extend(self.lane.id, now - self.state.since)
+        await self._enter(LaneState("paused", Problem.PAUSED, "", now))
 
     async def resume(self) -> None:
         """A person starts deliveries again, whatever stopped them."""
@@ -126,12 +154,19 @@ class Dispatcher(Generic[M]):
         """Until `stop`. Nothing that the store or a far end does ends it earlier."""
         while not self._stopping.is_set():
             self._bell.clear()
+            self._turning = True
+            self._quiet.clear()
             try:
                 wait = await self._turn()
-                self._store_back()
             except StoreError as error:
                 self._store_gone(error)
                 wait = 1.0
+            except Exception as error:
+                self._log.error("a turn of the lane failed", error=repr(error))
+                wait = self._policy.probe_every
+            finally:
+                self._turning = False
+                self._calm()
             if wait != 0:
                 await self._clock.wait(self._bell, wait)
 
@@ -140,11 +175,19 @@ class Dispatcher(Generic[M]):
         then is in doubt and goes singly after a restart."""
         self._stopping.set()
         self.wake()
-        if self._tasks:
-            _, late = await asyncio.wait(list(self._tasks), timeout=timeout)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        if await self._clock.wait(self._quiet, timeout):
+            return
+        self._cut_off = True
+        late = list(self._tasks)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=_LAST_WORDS)
+
+    def _calm(self) -> None:
+        """Nothing is in flight and no claim is under way."""
+        if not self._turning and not self._tasks:
+            self._quiet.set()
 
     # ── one turn ─────────────────────────────────────────────────────────────────────────────────
 
@@ -160,10 +203,13 @@ class Dispatcher(Generic[M]):
         if now < self._resume_at:
             return self._resume_at - now
         limit = self._policy.bulk_threshold + 1
-        ready = await self._store.ready(self.lane.id, now=self._clock.now(), limit=limit)
+        ready = await self._look(limit)
+        self.hurried = ready.fresh > self._policy.bulk_threshold
         waits = [self._until_due(ready)]
         started = False
-        for solo, count in ((True, ready.solo), (False, ready.fresh)):
+        # In turn, so that neither holds back the other where only one may go.
+        for solo in (not self._last_was_solo, self._last_was_solo):
+            count = ready.solo if solo else ready.fresh
             if count:
                 start = await self._start(count, solo=solo)
                 started |= start == 0
@@ -172,6 +218,11 @@ class Dispatcher(Generic[M]):
             return 0
         known = [wait for wait in waits if wait is not None]
         return min(known) if known else None
+
+    async def _look(self, limit: int) -> Ready:
+        ready = await self._queue.ready(self.lane.id, now=self._clock.now(), limit=limit)
+        self._store_back("reading")
+        return ready
 
     def _until_due(self, ready: Ready) -> float | None:
         if ready.next_due is None:
@@ -190,19 +241,26 @@ class Dispatcher(Generic[M]):
         grant = self._sink.quota.reserve(mode.endpoint, min(want, room))
         if not grant.count:
             return grant.wait
-        claim = await self._store.claim(
-            self.lane,
-            self._lease.fence,
-            now=self._clock.now(),
-            limit=grant.count * mode.size,
-            solo=solo,
-            mapping=self.renderer.version,
-            spend=grant.spend,
-        )
+        try:
+            claim = await self._queue.claim(
+                self.lane,
+                self._lease.fence,
+                now=self._clock.now(),
+                limit=grant.count * mode.size,
+                solo=solo,
+                mapping=self.renderer.version,
+                spend=grant.spend,
+            )
+        except StoreError as error:
+            self._sink.quota.release(mode.endpoint, grant.count)
+            self._store_gone(error, "writing")
+            raise
+        self._store_back("writing")
         used = -(-len(claim.entries) // mode.size) if claim else 0
         self._sink.quota.release(mode.endpoint, grant.count - used)
-        if claim is None:
+        if claim is None or self._cut_off:
             return None
+        self._last_was_solo = solo
         self._launch(claim, mode, used)
         return 0
 
@@ -212,10 +270,12 @@ class Dispatcher(Generic[M]):
     def _launch(self, claim: Claim, mode: Mode, permits: int) -> None:
         task = asyncio.create_task(self._deliver(claim, mode, permits))
         self._tasks[task] = (mode, permits)
+        self._quiet.clear()
         task.add_done_callback(self._landed)
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
+        self._calm()
         if not task.cancelled() and (error := task.exception()):
             self._log.error("a delivery ended unexpectedly", error=repr(error))
         self._bell.set()
@@ -224,32 +284,60 @@ class Dispatcher(Generic[M]):
 
     async def _deliver(self, claim: Claim, mode: Mode, permits: int) -> None:
         open_entries = {entry.seq: entry for entry in claim.entries}
-        await self.renderer.prepare(claim.entries)
-        messages, settled = self._render(claim.entries)
+        left = False
         try:
+            await self.renderer.prepare(claim.entries)
+            messages, settled = self._render(claim.entries)
             if settled:
                 await self._settle(claim, Delivery(settled), open_entries)
-            if not self._lease.valid():
-                left = [Unsent(seq) for seq in open_entries]
-                await self._settle(claim, Delivery(left), open_entries)
-                return
-            self._metrics.batch.labels(self.lane.destination, mode.endpoint).observe(
-                len(messages) / permits
-            )
-            bulk = mode == self._sink.bulk
-            async for delivery in self._sink.deliver(messages, bulk=bulk, permits=permits):
-                await self._settle(claim, delivery, open_entries)
+            if messages and self._lease.valid():
+                left = True
+                await self._send(claim, messages, mode, permits, open_entries)
+        except StoreError as error:
+            self._store_gone(error)
+            self._resume_at = max(self._resume_at, self._clock.monotonic() + 1.0)
         finally:
             # A fault of ours, or a stop in mid-air: nobody knows what the far end has.
             if open_entries:
-                doubts = [Doubt(seq, Problem.INTERRUPTED) for seq in open_entries]
-                await self._settle(claim, Delivery(doubts), open_entries)
+                await self._settle(
+                    claim,
+                    Delivery(
+                        [
+                            Doubt(seq, Problem.INTERRUPTED) if left else Unsent(seq)
+                            for seq in open_entries
+                        ]
+                    ),
+                    open_entries,
+                )
+
+    async def _send(
+        self,
+        claim: Claim,
+        messages: list[Outgoing[M]],
+        mode: Mode,
+        permits: int,
+        open_entries: dict[int, Entry],
+    ) -> None:
+        self._metrics.batch.labels(self.lane.destination, mode.endpoint).observe(
+            len(messages) / permits
+        )
+        bulk = mode == self._sink.bulk
+        deliveries = self._sink.deliver(messages, bulk=bulk, permits=permits)
+        try:
+            async for delivery in deliveries:
+                await self._settle(claim, delivery, open_entries)
+                # Singly all have left by now; in bulk the next request waits for us.
+                if bulk and not self._lease.valid():
+                    return
+        finally:
+            if isinstance(deliveries, AsyncGenerator):
+                await deliveries.aclose()
 
     def _render(self, entries: Sequence[Entry]) -> tuple[list[Outgoing[M]], list[Outcome]]:
         messages: list[Outgoing[M]] = []
         settled: list[Outcome] = []
         for entry in entries:
-            message = self.renderer.render(entry)
+            message = self._render_one(entry)
             if isinstance(message, Skip):
                 settled.append(Skipped(entry.seq, message.reason))
             elif isinstance(message, Fault):
@@ -259,31 +347,56 @@ class Dispatcher(Generic[M]):
                 messages.append(Outgoing(entry, message))
         return messages, settled
 
+    def _render_one(self, entry: Entry) -> M | Skip | Fault:
+        try:
+            return self.renderer.render(entry)
+        except Exception as error:
+            return Fault(Problem.MAPPING_FAILED, f"{type(error).__name__} while rendering")
+
     async def _settle(
         self, claim: Claim, delivery: Delivery, open_entries: dict[int, Entry]
     ) -> None:
-        entries = {o.seq: open_entries.pop(o.seq) for o in delivery.outcomes}
-        delivery = self._judge(delivery, entries)
+        outcomes: list[Outcome] = []
+        entries: dict[int, Entry] = {}
+        for outcome in delivery.outcomes:
+            # The first word about an entry counts.
+            if entry := open_entries.pop(outcome.seq, None):
+                entries[entry.seq] = entry
+                outcomes.append(outcome)
+        delivery = self._judge(replace(delivery, outcomes=outcomes), entries)
         now = self._clock.now()
+        horizon = self._policy.horizon
+        if self.state.mode != "running":
+            horizon += now - self.state.since
         while True:
             try:
-                await self._store.settle(
+                await self._queue.settle(
                     claim,
                     delivery.outcomes,
                     now=now,
                     requests=delivery.requests,
-                    horizon=self._policy.horizon,
+                    horizon=horizon,
                 )
                 break
             except StoreError as error:
-                self._store_gone(error)
+                self._store_gone(error, "writing")
+                if self._cut_off:
+                    return  # still claimed: in doubt at the next start
                 await self._clock.sleep(1.0)
-        self._store_back()
+        self._store_back("writing")
         self._metrics.settled(self.lane, delivery, entries, now)
+        self._settled(delivery.outcomes)
+        try:
+            await self._conclude(delivery)
+        except StoreError as error:
+            self._store_gone(error, "writing")
+
+    async def _conclude(self, delivery: Delivery) -> None:
+        """What a delivery says about the lane."""
         if delivery.stop:
             await self._stopped(delivery.stop)
         elif self.state.mode in ("held", "blocked"):
-            if any(isinstance(o, Accepted) for o in delivery.outcomes):
+            if any(isinstance(o, SUCCESS) for o in delivery.outcomes):
                 await self._run_again()
         elif self.state.mode == "running":
             await self._watch_deaths(delivery.outcomes)
@@ -298,11 +411,13 @@ class Dispatcher(Generic[M]):
                 wait = self._backoff(entries[outcome.seq].attempts, outcome.after)
                 outcome = replace(outcome, after=wait)
             elif isinstance(outcome, Dead) and self.state.mode == "held":
-                outcome = Unsent(outcome.seq)
+                # The next probe takes another: this one may be bad by itself.
+                wait = self._policy.probe_every / 2
+                outcome = Retry(outcome.seq, outcome.problem, wait, outcome.detail)
             outcomes.append(outcome)
         if failed:
             self._missed(failed, len(outcomes))
-        elif any(isinstance(o, Accepted | Dead) for o in outcomes):
+        elif any(isinstance(o, (*SUCCESS, Dead)) for o in outcomes):
             self._answered()
         return replace(delivery, outcomes=outcomes)
 
@@ -345,7 +460,7 @@ class Dispatcher(Generic[M]):
         for outcome in outcomes:
             if isinstance(outcome, Dead):
                 self._recent.append(outcome.problem)
-            elif isinstance(outcome, Accepted):
+            elif isinstance(outcome, SUCCESS):
                 self._recent.append(None)
         if len(self._recent) < _RECENT:
             return
@@ -363,7 +478,7 @@ class Dispatcher(Generic[M]):
         if now < self._probe_at:
             return self._probe_at - now
         self._probe_at = now + self._policy.probe_every
-        ready = await self._store.ready(self.lane.id, now=self._clock.now(), limit=1)
+        ready = await self._look(1)
         if ready.solo or ready.fresh:
             self._misses = max(self._misses, _TRIPS_AFTER)
             wait = await self._start(1, solo=not ready.fresh)
@@ -378,7 +493,7 @@ class Dispatcher(Generic[M]):
     async def _enter(self, state: LaneState) -> None:
         self.state = state
         self._metrics.lane(self.lane, state.mode)
-        await self._store.lanes.set_state(self.lane.id, state)
+        await self._lanes.set_state(self.lane.id, state)
         problem = state.problem
         tell = self._log.info if problem is Problem.PAUSED else self._log.error
         tell(
@@ -391,24 +506,29 @@ class Dispatcher(Generic[M]):
     async def _run_again(self) -> None:
         """Time in a pause does not count against the retry horizon."""
         now = self._clock.now()
-        paused = now - self.state.since
         before = self.state
-        self.state = LaneState("running", None, "", now)
+        state = LaneState("running", None, "", now)
+        paused = now - before.since
+        await self._queue.extend(self.lane.id, paused)
+        await self._lanes.set_state(self.lane.id, state)
+        self.state = state
         self._misses, self._resume_at, self.trouble = 0, 0.0, None
         self._metrics.lane(self.lane, "running")
-        await self._store.extend(self.lane.id, paused)
-        await self._store.lanes.set_state(self.lane.id, self.state)
         self._log.info("lane runs again", was=before.mode, seconds=round(paused / 1000))
         self.wake()
 
-    def _store_gone(self, error: StoreError) -> None:
+    def _store_gone(
+        self, error: StoreError, doing: Literal["reading", "writing"] = "reading"
+    ) -> None:
         if not self._store_away:
-            self._store_away = True
             self._log.error(
                 "the store does not answer", problem=error.problem.value, detail=error.detail
             )
+        if self._store_away != "writing":
+            self._store_away = doing
 
-    def _store_back(self) -> None:
-        if self._store_away:
-            self._store_away = False
+    def _store_back(self, doing: Literal["reading", "writing"]) -> None:
+        """A store that can be read is not yet one that can be written."""
+        if self._store_away and doing in ("writing", self._store_away):
+            self._store_away = ""
             self._log.info("the store answers again")

@@ -76,6 +76,7 @@ class Governor:
         blocked: Callable[[str, float], None] | None = None,
     ) -> None:
         self.account = account
+        self.share = share
         self._clock = clock
         self._blocked = blocked
         self._until: dict[str, float] = {}

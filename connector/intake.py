@@ -7,15 +7,53 @@ fsyncs and not one each. Nobody is told "accepted" before the commit that holds 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from connector.errors import Problem, StoreError
 from connector.metrics import Metrics
-from connector.model import Appended, Lane, LaneId, Page, Record, Via
-from connector.ports import Clock, Outbox
+from connector.model import Appended, Lane, LaneId, Millis, Page, Record, Via
+from connector.ports import Clock, Outbox, Webhook
 
 _GROUP = 2_000
 _WAITING = 50_000
+_NO_HURRY = 2_000
+"""ms between two reads of one person where no event waits for the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where a platform's webhooks come in: who verifies and parses them, and what follows.
+
+    `wants_read` says whether an event makes its person be read again, on the lane `reads`.
+    `attach_wait` ms an event waits for that read while its lane goes singly (`hurried` says no).
+    """
+
+    lane: Lane
+    webhook: Webhook
+    reads: LaneId | None = None
+    wants_read: Callable[[str], bool] = lambda name: False
+    attach_wait: int = 0
+    hurried: Callable[[], bool] = lambda: False
+
+    def page(
+        self, headers: Mapping[str, str], body: bytes, secret: str | None, now: Millis
+    ) -> Page:
+        """What a delivery says, verified. Raises Unauthorised and Malformed."""
+        self.webhook.verify(headers, body, secret)
+        records = self.webhook.parse(headers, body)
+        if self.reads is None:
+            return Page(self.lane, "webhook", records, now)
+        waits = self.attach_wait and not self.hurried()
+        return Page(
+            self.lane,
+            "webhook",
+            [replace(r, refresh=True) if self.wants_read(r.name) else r for r in records],
+            now,
+            reads=self.reads,
+            attach_wait=self.attach_wait if waits else 0,
+            gap=self.attach_wait // 2 if waits else _NO_HURRY,
+        )
 
 
 class Intake:

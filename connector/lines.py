@@ -1,37 +1,60 @@
 """From a connection's configuration to a line that runs: the only place where adapters, mapping,
-quota and dispatcher are put together."""
+quota and dispatchers are put together.
+
+A line has up to three lanes: events out, people read again at the platform, and profiles out. An
+event asks for a read in the transaction that stores it; the read settles an observation; and the
+observation makes the profile ready.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from connector import log
 from connector.adapters import registry
+from connector.adapters.kit import Kit
 from connector.adapters.klaviyo import api as klaviyo
 from connector.adapters.klaviyo.limits import GET_ACCOUNTS, LIMITS
 from connector.adapters.klaviyo.sink.events import EventSink
+from connector.adapters.klaviyo.sink.jobs import ImportJobs
+from connector.adapters.klaviyo.sink.profiles import ProfileSink
 from connector.config import Config, Connection
 from connector.dispatch import Dispatcher, Policy
-from connector.errors import DeliveryError, Problem
-from connector.governor import Governor
-from connector.http import Http, Seen
+from connector.errors import ConfigError, DeliveryError, Problem
+from connector.governor import Governor, Limit
+from connector.http import Http, Seen, Vendor
+from connector.intake import Door
 from connector.mapping import CompiledMapping
 from connector.mapping import load as load_mapping
 from connector.metrics import Metrics, account_label
-from connector.model import Entry, EventMessage, Fault, LaneState, Skip, Spend
+from connector.model import (
+    Entry,
+    Fault,
+    Kind,
+    Lane,
+    LaneState,
+    Outcome,
+    Pending,
+    ProfileWrite,
+    Skip,
+)
 from connector.operate import Line
-from connector.ports import Clock, Lease, Platform, Renderer, Store
-from connector.rendering import EventRenderer
+from connector.ports import Clock, Lease, Platform, Queue, Reader, Renderer, Sink, Store
+from connector.receipts import Receipts
+from connector.refresh import PassThrough, Refresher
+from connector.rendering import EventRenderer, ProfileRenderer
 
 KLAVIYO = "klaviyo"
+M = TypeVar("M")
 
 
-class Muted:
+class Muted(Generic[M]):
     """A renderer that renders and sends nothing: shadow mode, or a module that is off."""
 
-    def __init__(self, inner: Renderer[EventMessage], reason: Skip) -> None:
+    def __init__(self, inner: Renderer[M], reason: Skip) -> None:
         self._inner = inner
         self._reason = reason
 
@@ -42,40 +65,48 @@ class Muted:
     async def prepare(self, entries: Sequence[Entry]) -> None:
         await self._inner.prepare(entries)
 
-    def render(self, entry: Entry) -> EventMessage | Skip | Fault:
+    def render(self, entry: Entry) -> M | Skip | Fault:
         message = self._inner.render(entry)
-        return self._reason if isinstance(message, EventMessage) else message
+        return message if isinstance(message, Skip | Fault) else self._reason
 
 
 class Quotas:
-    """One governor per account, however many connections share it."""
+    """One governor per account or credential, however many connections share it."""
 
     def __init__(self, store: Store, clock: Clock, metrics: Metrics) -> None:
         self._store = store
         self._clock = clock
         self._metrics = metrics
-        self._governors: dict[tuple[str, float, float], Governor] = {}
+        self._governors: dict[str, Governor] = {}
 
-    async def of(self, account: str, connection: Connection) -> Governor:
-        """The governor of an account, remembering what was granted before a restart."""
-        share = connection.klaviyo.effective_rate_share
-        key = (account, share, connection.klaviyo.live_reserve)
-        if key not in self._governors:
-            label = account_label(account)
-            governor = Governor(
-                label,
-                LIMITS,
-                clock=self._clock,
-                share=share,
-                live_reserve=connection.klaviyo.live_reserve,
-                blocked=lambda endpoint, wait: self._metrics.quota_wait.labels(label, endpoint).inc(
-                    wait
-                ),
-            )
-            since = self._clock.now() // 1000 - 86_400
-            governor.load(await self._store.memory.spent(since_second=since))
-            self._governors[key] = governor
-        return self._governors[key]
+    async def of(
+        self,
+        account: str,
+        limits: Mapping[str, Limit],
+        *,
+        share: float = 1.0,
+        live_reserve: float = 0.0,
+    ) -> Governor:
+        """The governor of an account, remembering what was granted before a restart. Of several
+        shares of one account the smallest counts: they are shares of one quota."""
+        known = self._governors.get(account)
+        if known is not None and known.share <= share:
+            return known
+        label = account_label(account)
+        governor = Governor(
+            label,
+            limits,
+            clock=self._clock,
+            share=share,
+            live_reserve=live_reserve,
+            blocked=lambda endpoint, wait: self._metrics.quota_wait.labels(label, endpoint).inc(
+                wait
+            ),
+        )
+        since = self._clock.now() // 1000 - 86_400
+        governor.load(await self._store.memory.spent(since_second=since))
+        self._governors[account] = governor
+        return governor
 
     def publish(self) -> None:
         for governor in self._governors.values():
@@ -83,63 +114,236 @@ class Quotas:
                 self._metrics.quota.labels(governor.account, endpoint, window).set(left)
 
 
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """What every part of one line needs."""
+
+    connection: Connection
+    platform: Platform
+    mapping: CompiledMapping
+    account: str | None
+    api: klaviyo.KlaviyoApi
+
+    @property
+    def profiles(self) -> bool:
+        """Whether people are read and their fields are written."""
+        return "profiles" in self.connection.modules and self.platform.reader is not None
+
+
 class Workshop:
     """Builds lines."""
 
     def __init__(
-        self, config: Config, store: Store, lease: Lease, clock: Clock, metrics: Metrics
+        self,
+        config: Config,
+        store: Store,
+        lease: Lease,
+        clock: Clock,
+        metrics: Metrics,
+        quotas: Quotas | None = None,
     ) -> None:
         self.config = config
         self._store = store
         self._lease = lease
         self._clock = clock
         self._metrics = metrics
-        self.quotas = Quotas(store, clock, metrics)
+        self.quotas = quotas or Quotas(store, clock, metrics)
         self._log = log.get("lines")
 
     async def build(self, connection: Connection) -> Line:
         """A line, stopped. Raises ConfigError for a platform or mapping that cannot be used."""
         platform = registry.load(connection.source)
         mapping = load_mapping(connection.mapping).mapping
+        if mapping.source != connection.source:
+            raise ConfigError(
+                [
+                    f"connections.{connection.name}.mapping: found a mapping for {mapping.source}, "
+                    f"allowed one for {connection.source}"
+                ]
+            )
         await self._store.memory.remember_mapping(
             mapping.version, mapping.text, now=self._clock.now()
         )
-        lane = await self._store.lanes.ensure(connection.name, KLAVIYO, "event")
-        state = next(s for x, s in await self._store.lanes.all() if x.id == lane.id)
         api, account = await self._connect(connection)
-        sink = EventSink(api, self._clock, late_after=self.config.delivery.late_after)
-        dispatcher = Dispatcher(
+        site = _Site(connection, platform, mapping, account, api)
+        line = Line(
+            name=connection.name,
+            title=platform.title,
+            enabled=connection.enabled,
+            mapping=mapping.version,
+            account=account,
+            events=await self._events(site),
+            checks=[api.check],
+            close=[api.aclose],
+        )
+        if site.profiles:
+            await self._states(site, line)
+        line.door = self._door(site, line)
+        return line
+
+    # ── events out ───────────────────────────────────────────────────────────────────────────────
+
+    async def _events(self, site: _Site) -> Dispatcher[Any]:
+        reads = self._store.reads if site.profiles else None
+        renderer = EventRenderer(site.mapping, site.platform.event_view, self._store.memory, reads)
+        sink = EventSink(site.api, self._clock, late_after=self.config.delivery.late_after)
+        on = "events" in site.connection.modules
+        return await self._dispatcher(
+            site, KLAVIYO, "event", self._store, sink, self._muted(site, renderer, on=on)
+        )
+
+    def _door(self, site: _Site, line: Line) -> Door | None:
+        if site.platform.webhook is None:
+            return None
+        webhook = site.platform.webhook(site.connection.settings)
+        if line.reads is None:
+            return Door(line.events.lane, webhook)
+        wait = self.config.delivery.attach_wait if site.mapping.attach_profile else 0.0
+        events = line.events
+        return Door(
+            events.lane,
+            webhook,
+            reads=line.reads.lane.id,
+            wants_read=site.mapping.refreshes,
+            attach_wait=round(wait * 1000),
+            hurried=lambda: events.hurried,
+        )
+
+    # ── people in, profiles out ──────────────────────────────────────────────────────────────────
+
+    async def _states(self, site: _Site, line: Line) -> None:
+        """The two lanes of states, and who follows the jobs. Each wakes the next."""
+        connection, platform = site.connection, site.platform
+        assert platform.reader is not None
+        reader: Reader = await platform.reader(connection.settings, self._kit(connection))
+        line.checks.append(reader.check)
+        line.close.append(reader.aclose)
+        sink = ProfileSink(site.api)
+
+        def written(outcomes: Sequence[Outcome]) -> None:
+            if any(isinstance(o, Pending) for o in outcomes) and line.receipts:
+                line.receipts.wake()
+
+        renderer: Renderer[ProfileWrite] = ProfileRenderer()
+        line.writes = await self._dispatcher(
+            site,
+            KLAVIYO,
+            "profile",
+            self._store.profiles,
+            sink,
+            self._muted(site, renderer),
+            settled=written,
+        )
+        line.receipts = Receipts(
+            line.writes.lane,
+            self._store.profiles,
+            ImportJobs(site.api),
+            self._lease,
+            self._clock,
+            settled=line.writes.wake,
+        )
+        refresher = Refresher(
+            reader,
+            site.mapping,
+            self._clock,
+            lane=line.writes.lane.id,
+            account=site.account or connection.klaviyo.base_url,
+            email_change=connection.email_change,
+            on_leave=connection.on_leave,
+        )
+
+        def seen(outcomes: Sequence[Outcome]) -> None:
+            line.events.wake()
+            if line.writes:
+                line.writes.wake()
+
+        line.reads = await self._dispatcher(
+            site,
+            connection.source,
+            "profile",
+            self._store.reads,
+            refresher,
+            PassThrough(),
+            settled=seen,
+        )
+
+    def _kit(self, connection: Connection) -> Kit:
+        async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
+            return await self.quotas.of(credential, limits)
+
+        def http(
+            base_url: str,
+            credential: Callable[[], Mapping[str, str]],
+            not_applied: frozenset[int],
+        ) -> Http:
+            return self._http(
+                connection,
+                base_url,
+                connection.source,
+                vendor="platform",
+                credential=credential,
+                wait_statuses=not_applied,
+            )
+
+        return Kit(self._clock, http, quota, self._store.memory.remember_spend)
+
+    # ── parts ────────────────────────────────────────────────────────────────────────────────────
+
+    async def _dispatcher(
+        self,
+        site: _Site,
+        destination: str,
+        kind: Kind,
+        queue: Queue,
+        sink: Sink[Any],
+        renderer: Renderer[Any],
+        settled: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
+    ) -> Dispatcher[Any]:
+        lane = await self._store.lanes.ensure(site.connection.name, destination, kind)
+        state = next(s for x, s in await self._store.lanes.all() if x.id == lane.id)
+        if destination == KLAVIYO:
+            state = await self._pinned(site, lane, state)
+        return Dispatcher(
             lane,
-            await self._pinned(connection, account, state),
-            store=self._store,
+            state,
+            queue=queue,
+            lanes=self._store.lanes,
             sink=sink,
-            renderer=self.renderer(connection, platform, mapping),
+            renderer=renderer,
             lease=self._lease,
             clock=self._clock,
             metrics=self._metrics,
             policy=policy(self.config),
-        )
-        return Line(
-            name=connection.name,
-            title=platform.title,
-            enabled=connection.enabled,
-            lane=lane,
-            dispatcher=dispatcher,
-            sink=sink,
-            webhook=platform.webhook(connection.settings) if platform.webhook else None,
-            account=account,
-            close=api.aclose,
+            settled=settled,
         )
 
-    def renderer(
-        self, connection: Connection, platform: Platform, mapping: CompiledMapping
-    ) -> Renderer[EventMessage]:
-        renderer = EventRenderer(mapping, platform.event_view, self._store.memory)
-        if connection.mode == "shadow":
+    def _muted(self, site: _Site, renderer: Renderer[M], *, on: bool = True) -> Renderer[M]:
+        if site.connection.mode == "shadow":
             return Muted(renderer, Skip("shadow"))
-        if "events" not in connection.modules:
-            return Muted(renderer, Skip("disabled"))
-        return renderer
+        return renderer if on else Muted(renderer, Skip("disabled"))
+
+    async def _pinned(self, site: _Site, lane: Lane, state: LaneState) -> LaneState:
+        """Another account than before is a question for a person, not a place to send to."""
+        if site.account is None:
+            return state
+        name = site.connection.name
+        pinned = await self._store.memory.pin_account(name, site.account)
+        if pinned == site.account:
+            if state.problem is not Problem.KLAVIYO_ACCOUNT:
+                return state
+            state = replace(state, mode="running", problem=None, detail="")
+        elif state.problem is not Problem.KLAVIYO_ACCOUNT:
+            detail = (
+                f"the key belongs to account {site.account}, this connection to {pinned}; "
+                f"if you mean it: connector resume {name}"
+            )
+            now = self._clock.now()
+            state = LaneState("paused", Problem.KLAVIYO_ACCOUNT, detail, now)
+            self._log.error(
+                "another account", connection=name, problem=state.problem, detail=detail
+            )
+        await self._store.lanes.set_state(lane.id, state)
+        return state
 
     # ── the Klaviyo side ─────────────────────────────────────────────────────────────────────────
 
@@ -147,58 +351,69 @@ class Workshop:
         """The API on the quota of its account, and the account's id where it can be read."""
         secret = connection.klaviyo.private_key.get_secret_value()
         credential = f"{connection.klaviyo.base_url} {secret}"
-        api = self._api(connection, await self.quotas.of(credential, connection))
+        api = self._api(connection, await self._quota(credential, connection))
         if not connection.enabled:
             return api, None
         try:
             account = (await asyncio.wait_for(api.account(), 5.0)).id
-        except (DeliveryError, TimeoutError, KeyError, IndexError) as error:
+        except (DeliveryError, TimeoutError) as error:
             self._log.warning(
                 "the Klaviyo account cannot be read", connection=connection.name, error=str(error)
             )
             return api, None
         await api.aclose()
-        governor = await self.quotas.of(account, connection)
+        governor = await self._quota(account, connection)
         governor.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
         return self._api(connection, governor), account
 
+    async def _quota(self, account: str, connection: Connection) -> Governor:
+        return await self.quotas.of(
+            account,
+            LIMITS,
+            share=connection.klaviyo.effective_rate_share,
+            live_reserve=connection.klaviyo.live_reserve,
+        )
+
     def _api(self, connection: Connection, governor: Governor) -> klaviyo.KlaviyoApi:
-        watch = klaviyo.watch(governor)
-
-        def seen(call: Seen) -> None:
-            watch(call)
-            self._metrics.requested(connection.name, KLAVIYO, call.route, call.status, call.seconds)
-
-        async def remember(spend: Sequence[Spend]) -> None:
-            await self._store.memory.remember_spend(spend)
-
-        http = Http(
+        http = self._http(
+            connection,
             connection.klaviyo.base_url,
+            KLAVIYO,
             vendor="klaviyo",
-            clock=self._clock,
             credential=klaviyo.private_key(connection.klaviyo.private_key),
             headers=klaviyo.headers(connection.klaviyo.revision),
+            watch=klaviyo.watch(governor),
+        )
+        return klaviyo.KlaviyoApi(http, governor, self._clock, self._store.memory.remember_spend)
+
+    def _http(
+        self,
+        connection: Connection,
+        base_url: str,
+        destination: str,
+        *,
+        vendor: Vendor,
+        credential: Callable[[], Mapping[str, str]],
+        headers: Mapping[str, str] | None = None,
+        wait_statuses: frozenset[int] = frozenset({429, 503}),
+        watch: Callable[[Seen], None] = lambda seen: None,
+    ) -> Http:
+        def seen(call: Seen) -> None:
+            watch(call)
+            self._metrics.requested(
+                connection.name, destination, call.route, call.status, call.seconds
+            )
+
+        return Http(
+            base_url,
+            vendor=vendor,
+            clock=self._clock,
+            credential=credential,
+            headers=headers,
             allow_http=frozenset(self.config.security.allow_http),
+            wait_statuses=wait_statuses,
             seen=seen,
         )
-        return klaviyo.KlaviyoApi(http, governor, self._clock, remember)
-
-    async def _pinned(
-        self, connection: Connection, account: str | None, state: LaneState
-    ) -> LaneState:
-        """Another account than before is a question for a person, not a place to send to."""
-        if account is None:
-            return state
-        pinned = await self._store.memory.pin_account(connection.name, account)
-        if pinned == account:
-            if state.problem is Problem.KLAVIYO_ACCOUNT:
-                return replace(state, mode="running", problem=None, detail="")
-            return state
-        detail = (
-            f"the key belongs to account {account}, this connection to {pinned}; "
-            f"if you mean it: connector resume {connection.name}"
-        )
-        return LaneState("paused", Problem.KLAVIYO_ACCOUNT, detail, self._clock.now())
 
 
 def policy(config: Config) -> Policy:

@@ -29,10 +29,12 @@ from connector.model import (
     Delivery,
     Doubt,
     Entry,
+    Gone,
     Held,
     Lane,
     LaneMode,
     Millis,
+    Observed,
     Outcome,
     Retry,
     Skipped,
@@ -236,8 +238,10 @@ class Metrics:
 
 def _outcome(outcome: Outcome) -> str | None:
     match outcome:
-        case Accepted():
+        case Accepted() | Observed():
             return "accepted"
+        case Gone():
+            return "unchanged"
         case Skipped():
             return "skipped"
         case Held():

@@ -308,6 +308,10 @@ Outcome: TypeAlias = (
 )
 
 
+SUCCESS = (Accepted, Pending, Observed, Gone)
+"""Outcomes that show the far end working."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Nothing of this scope goes out until something outside changes."""

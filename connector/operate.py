@@ -13,9 +13,11 @@ from typing import Any
 from connector import log
 from connector.dispatch import Dispatcher
 from connector.errors import ConnectorError, Problem
+from connector.intake import Door
 from connector.lease import STORE
-from connector.model import Lane, LaneState
-from connector.ports import Backlog, Clock, Letter, Order, Sink, Store, Stored, Webhook
+from connector.model import Check, Lane, LaneState
+from connector.ports import Backlog, Clock, Letter, Order, Store, Stored
+from connector.receipts import Receipts
 
 QUIET = {Problem.PAUSED}
 """Stops that a person made on purpose: no news to anybody."""
@@ -23,17 +25,31 @@ QUIET = {Problem.PAUSED}
 
 @dataclass(slots=True)
 class Line:
-    """A connection as it runs: its door for webhooks and its dispatcher."""
+    """A connection as it runs: its door for webhooks, its lanes, and who follows its jobs.
+
+    `mapping` is the version in use, `account` Klaviyo's id where it could be read."""
 
     name: str
     title: str
     enabled: bool
-    lane: Lane
-    dispatcher: Dispatcher[Any]
-    sink: Sink[Any]
-    webhook: Webhook | None
+    mapping: str
     account: str | None
-    close: Callable[[], Awaitable[None]]
+    events: Dispatcher[Any]
+    checks: list[Callable[[], Awaitable[Sequence[Check]]]]
+    close: list[Callable[[], Awaitable[None]]]
+    door: Door | None = None
+    reads: Dispatcher[Any] | None = None
+    writes: Dispatcher[Any] | None = None
+    receipts: Receipts | None = None
+
+    async def aclose(self) -> None:
+        for close in self.close:
+            await close()
+
+    @property
+    def dispatchers(self) -> list[Dispatcher[Any]]:
+        found = (self.reads, self.events, self.writes)
+        return [dispatcher for dispatcher in found if dispatcher is not None]
 
 
 class Operator:
@@ -167,19 +183,20 @@ class Operator:
             return False, {"error": f"no connection `{connection}` has run on this store"}
         line = self._lines.get(connection)
         for lane, state in lanes:
-            if line and line.lane.id == lane.id:
-                await self._switch_running(kind, line)
+            running = [d for d in line.dispatchers if d.lane.id == lane.id] if line else []
+            if line and running:
+                await self._switch_running(kind, line, running[0])
             else:
                 await self._switch_stored(kind, lane, state)
         return True, {f"{kind}d": connection}
 
-    async def _switch_running(self, kind: str, line: Line) -> None:
+    async def _switch_running(self, kind: str, line: Line, dispatcher: Dispatcher[Any]) -> None:
         if kind == "pause":
-            await line.dispatcher.pause()
+            await dispatcher.pause()
             return
-        if line.dispatcher.state.problem is Problem.KLAVIYO_ACCOUNT and line.account:
+        if dispatcher.state.problem is Problem.KLAVIYO_ACCOUNT and line.account:
             await self._store.memory.pin_account(line.name, line.account, anew=True)
-        await line.dispatcher.resume()
+        await dispatcher.resume()
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:
         now = self._clock.now()
@@ -197,7 +214,8 @@ class Operator:
             now=self._clock.now(),
         )
         for line in self._lines.values():
-            line.dispatcher.probe_now()
+            for dispatcher in line.dispatchers:
+                dispatcher.probe_now()
         return count
 
 

@@ -6,7 +6,7 @@ Each store port is small and one intent wide; every method is one transaction.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -366,8 +366,11 @@ class Holder:
 class Leases(Protocol):
     """At most one holder per resource: promise 12."""
 
-    async def acquire(self, resource: str, holder: str, *, now: Millis, ttl: int) -> Fence | Holder:
-        """The fence when it was free, expired or already ours; else who holds it."""
+    async def acquire(
+        self, resource: str, holder: str, *, now: Millis, ttl: int, gone: str | None = None
+    ) -> Fence | Holder:
+        """The fence when it was free, expired, already ours or held by `gone`, who is known to
+        be dead; else who holds it."""
         ...
 
     async def renew(self, fence: Fence, *, now: Millis, ttl: int) -> bool: ...
@@ -464,9 +467,10 @@ class Platform:
 
     `settings` validates `[connections.settings]`; `event_view` is the pure view of an event (see
     connector.rendering.EventView); `webhook` makes its receiver from validated settings, None
-    where the platform pushes nothing. `person_view` is the pure view of a person as the
-    platform's API shows it; `name_header` makes the headers that tell an event's name where it is
-    not in the body.
+    where the platform pushes nothing. `reader` makes, of settings and a connector.adapters.kit.Kit,
+    what reads one person, None where nobody can be read. `person_view` is the pure view of a
+    person as the platform's API shows it; `name_header` makes the headers that tell an event's
+    name where it is not in the body.
     """
 
     source: str
@@ -475,6 +479,7 @@ class Platform:
     offers: frozenset[Offer]
     event_view: Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
     webhook: Callable[[Any], Webhook] | None = None
+    reader: Callable[[Any, Any], Awaitable[Reader]] | None = None
     person_view: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
     api_version: int = 1

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from connector.errors import ConfigError, Problem
 from connector.mapping import CompiledMapping, compile_mapping
-from connector.model import Entry, EventMessage, Fault, Skip
-from connector.ports import Memory
+from connector.model import Entry, EventMessage, Fault, ProfileWrite, Skip
+from connector.ports import FreshView, Memory, Reads
+from connector.states import write_of_json
 
 EventView = Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
 """(name, occurred at in ms, the source's JSON, address) → the platform's documented view."""
+
+
+_VIEWS = 20_000
 
 
 class EventRenderer:
@@ -23,10 +27,18 @@ class EventRenderer:
     with: another metric name or identity would make a second event of it.
     """
 
-    def __init__(self, mapping: CompiledMapping, view: EventView, memory: Memory | None) -> None:
+    def __init__(
+        self,
+        mapping: CompiledMapping,
+        view: EventView,
+        memory: Memory | None,
+        reads: Reads | None = None,
+    ) -> None:
         self._mapping = mapping
         self._view = view
         self._memory = memory
+        self._reads = reads if mapping.attach_profile else None
+        self._fresh: dict[int, FreshView] = {}
         self._older: dict[str, CompiledMapping] = {}
 
     @property
@@ -34,6 +46,7 @@ class EventRenderer:
         return self._mapping.version
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
+        await self._read_views(entries)
         known = {self.version, *self._older}
         if self._memory is None:
             return
@@ -46,6 +59,22 @@ class EventRenderer:
                     # Only a newer program refuses what an older one took: today's words then.
                     self._older[version] = self._mapping
 
+    async def _read_views(self, entries: Sequence[Entry]) -> None:
+        if self._reads is None:
+            return
+        people = [entry.person for entry in entries if entry.person is not None]
+        if len(self._fresh) > _VIEWS:
+            self._fresh.clear()
+        self._fresh.update(await self._reads.fresh(people))
+
+    def _fresh_view(self, entry: Entry) -> Mapping[str, Any] | None:
+        """The person as read after this event was received. Not while a write of the profile is
+        in flight, for then two writes would be; not where the address has changed meanwhile."""
+        fresh = self._fresh.get(entry.person or 0)
+        if fresh is None or fresh.writing or fresh.at < entry.received_at:
+            return None
+        return fresh.view if _address(fresh.view) == entry.email else None
+
     def render(self, entry: Entry) -> EventMessage | Skip | Fault:
         mapping = self._mapping
         if entry.solo and entry.mapping:
@@ -53,8 +82,27 @@ class EventRenderer:
         try:
             view = self._view(entry.name, entry.occurred_at, orjson.loads(entry.data), entry.email)
             return mapping.render_event(
-                view, unique_id=entry.unique_id, occurred_at=entry.occurred_at
+                view,
+                unique_id=entry.unique_id,
+                occurred_at=entry.occurred_at,
+                fresh=self._fresh_view(entry) if self._reads else None,
             )
         except Exception as error:
             # One record must not stop its lane, whatever is wrong with it or with a plug-in.
             return Fault(Problem.MAPPING_FAILED, f"{type(error).__name__} while rendering")
+
+
+class ProfileRenderer:
+    """connector.ports.Renderer of profile writes: what is to be told was decided by the claim."""
+
+    version = ""
+
+    async def prepare(self, entries: Sequence[Entry]) -> None: ...
+
+    def render(self, entry: Entry) -> ProfileWrite | Skip | Fault:
+        return write_of_json(entry.data)
+
+
+def _address(view: Mapping[str, Any]) -> str | None:
+    email = view.get("email")
+    return email.strip().lower() if isinstance(email, str) else None

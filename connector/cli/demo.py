@@ -143,7 +143,7 @@ async def _summary(console: Console, app: App, klaviyo: KlaviyoSandbox, traffic:
     doubled = [id for id in ids if counts.get(id, 0) > 1]
     held = sum(b.held for b in await app.store.insight.backlog())
     state = klaviyo.state()
-    lane = app.lines["demo"].lane
+    lane = app.lines["demo"].events.lane
     latencies = sorted(await app.store.insight.latencies(lane.id, 100_000))
     console.print(f"\nreceived   {len(ids):,}   ({traffic.redeliveries} redeliveries recognised)")
     console.print(f"accepted   {len(ids) - len(missing):,}")

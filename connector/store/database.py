@@ -85,9 +85,12 @@ class SqliteDatabase:
         self._jobs: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="store-read")
         self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
+        self._closed = False
         self._thread.start()
 
     async def write(self, work: Work[T]) -> T:
+        if self._closed:
+            raise StoreError(Problem.STORE_UNAVAILABLE, "the store is closed")
         done: Future[T] = Future()
         self._jobs.put((work, done))
         return await asyncio.wrap_future(done)
@@ -97,6 +100,7 @@ class SqliteDatabase:
         return await loop.run_in_executor(self._readers, self._read, work)
 
     async def aclose(self) -> None:
+        self._closed = True
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
         self._readers.shutdown()

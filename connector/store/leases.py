@@ -12,11 +12,12 @@ from connector.store.tables import leases
 
 
 def require(c: Connection, fence: Fence, now: Millis) -> None:
-    """Raise StoreError(STORE_HELD) unless this fence is the newest and has not expired."""
+    """Raise StoreError(STORE_HELD) unless this fence is the newest and has not expired. Nobody
+    takes the lease before this transaction ends."""
     row = c.execute(
-        select(leases.c.holder, leases.c.token, leases.c.expires_at).where(
-            leases.c.resource == fence.resource
-        )
+        select(leases.c.holder, leases.c.token, leases.c.expires_at)
+        .where(leases.c.resource == fence.resource)
+        .with_for_update(read=True)
     ).one_or_none()
     if row is None or row.token != fence.token or row.holder != fence.holder:
         who = row.holder if row else "nobody"
@@ -31,7 +32,9 @@ class SqlLeases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def acquire(self, resource: str, holder: str, *, now: Millis, ttl: int) -> Fence | Holder:
+    async def acquire(
+        self, resource: str, holder: str, *, now: Millis, ttl: int, gone: str | None = None
+    ) -> Fence | Holder:
         def work(c: Connection) -> Fence | Holder:
             row = c.execute(
                 select(leases).where(leases.c.resource == resource).with_for_update()
@@ -40,7 +43,7 @@ class SqlLeases:
                 values = {"resource": resource, "holder": holder, "token": 1}
                 c.execute(insert(leases).values(values | {"expires_at": now + ttl}))
                 return Fence(resource, holder, 1)
-            if row.holder != holder and row.expires_at > now:
+            if row.holder not in (holder, gone) and row.expires_at > now:
                 return Holder(row.holder, row.expires_at)
             c.execute(
                 update(leases)

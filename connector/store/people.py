@@ -26,22 +26,29 @@ class Seen:
     """The people written lately, so that a well-known one costs no query.
 
     Used only where a record brings the same id and address again: what it then saves is a write
-    that would change nothing.
+    that would change nothing. So of a person only the newest id and address are kept.
     """
 
     def __init__(self, size: int = 50_000) -> None:
         self._size = size
         self._ids: OrderedDict[tuple[str, str | None, str | None], Known] = OrderedDict()
+        self._newest: dict[int, Known] = {}
 
     def find(self, connection: str, platform_id: str | None, email: str | None) -> Known | None:
         return self._ids.get((connection, platform_id, email)) if email else None
 
     def learn(self, people: Sequence[Known]) -> None:
         for known in people:
-            self._ids[known[1:]] = known
-            self._ids.move_to_end(known[1:])
+            older = self._newest.get(known.id)
+            if older and self._ids.get(older[1:]) == older:
+                del self._ids[older[1:]]
+            displaced = self._ids.pop(known[1:], None)
+            if displaced:
+                self._newest.pop(displaced.id, None)
+            self._ids[known[1:]] = self._newest[known.id] = known
         while len(self._ids) > self._size:
-            self._ids.popitem(last=False)
+            _, oldest = self._ids.popitem(last=False)
+            self._newest.pop(oldest.id, None)
 
 
 @dataclass
@@ -62,14 +69,20 @@ def resolve(
 ) -> Found:
     """Find or make the person of each record, in order, so that a later address wins."""
     found = Found([])
-    unknown = [r for r in records if not seen.find(connection, r.person, r.email)]
+    changed = {known.id for known in learnt}  # in this transaction, by earlier pages
+    unknown = []
+    for record in records:
+        known = seen.find(connection, record.person, record.email)
+        if known is None or known.id in changed:
+            unknown.append(record)
     by_id, by_email = _load(c, connection, unknown)
     for record in records:
         known = seen.find(connection, record.person, record.email)
-        if known is None:
+        if known is None or known.id in changed:
             known = _place(c, connection, record, by_id, by_email, found, now)
             if known and known.email:
                 learnt.append(known)
+                changed.add(known.id)
         found.people.append(known)
     return found
 

@@ -7,9 +7,10 @@ Hot paths use these tables through Core statements, never through the ORM.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
     ColumnElement,
     Index,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    and_,
     literal_column,
     text,
 )
@@ -352,12 +354,16 @@ journal = metadata.tables["journal"]
 
 
 STUCK = (State.HELD, State.DEAD)
-is_stuck = literal_column("outbox.state IN (4, 5)", Boolean)
+is_stuck: ColumnElement[Any] = literal_column("outbox.state IN (4, 5)")
 
 
-def in_state(state: State, table: Table = outbox) -> ColumnElement[bool]:
-    """`state` as a literal: SQLite uses a partial index only where it reads the index's words."""
-    words = literal_column(f"{table.name}.state = {int(state)}", Boolean)
+def in_state(state: State, table: Table = outbox) -> ColumnElement[Any]:
+    """`state` as a literal: SQLite uses a partial index only where it reads the index's words.
+
+    Without a type, because a Boolean is written as `state = 0 = 1` for SQLite, which is no such
+    words (tests/store/test_sqlite.py looks at the plans).
+    """
+    words: ColumnElement[Any] = literal_column(f"{table.name}.state = {int(state)}")
     if state in STUCK:
-        return literal_column(f"{table.name}.state IN (4, 5)", Boolean) & words
+        return and_(literal_column(f"{table.name}.state IN (4, 5)"), words)
     return words

@@ -110,14 +110,18 @@ class MemoryStore:
         self.dead_letters = self.lanes = self.insight = self.checkpoints = self
         self.memory = self.leases = self.orders = self
         self.broken: StoreError | None = None
+        """While it is set, every call of the outbox and of `set_state` raises it."""
 
     async def aclose(self) -> None: ...
+
+    def _answer(self) -> None:
+        if self.broken:
+            raise self.broken
 
     # ── outbox ───────────────────────────────────────────────────────────────────────────────────
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
-        if self.broken:
-            raise self.broken
+        self._answer()
         return [self._append(page) for page in pages]
 
     def _append(self, page: Page) -> Appended:
@@ -195,6 +199,7 @@ class MemoryStore:
         ]
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
+        self._answer()
         fresh, solo = self._ready(lane, False), self._ready(lane, True)
         later = [row.due for row in fresh + solo if row.due > now]
         return Ready(
@@ -214,6 +219,7 @@ class MemoryStore:
         mapping: str,
         spend: Sequence[Spend] = (),
     ) -> Claim | None:
+        self._answer()
         self._require(fence, now)
         await self.remember_spend(spend)
         due = [row for row in self._ready(lane.id, solo) if row.due <= now]
@@ -235,6 +241,7 @@ class MemoryStore:
         requests: Sequence[Request] = (),
         horizon: int,
     ) -> int:
+        self._answer()
         for request in requests:
             self._requests[request.id] = (claim.lane.id, request)
         changed = 0
@@ -276,6 +283,7 @@ class MemoryStore:
                     row.mapping = row.mapping if row.solo else None
 
     async def recover(self, fence: Fence, *, now: Millis) -> int:
+        self._answer()
         self._require(fence, now)
         gone = [row for row in self.rows.values() if row.state == State.CLAIMED]
         for row in gone:
@@ -285,6 +293,7 @@ class MemoryStore:
         return len(gone)
 
     async def extend(self, lane: LaneId, pause: int) -> int:
+        self._answer()
         rows = self._ready(lane, True) + self._ready(lane, False)
         failing = [row for row in rows if row.failing_since is not None]
         for row in failing:
@@ -373,6 +382,7 @@ class MemoryStore:
         return sorted(self._lanes.values(), key=lambda pair: (pair[0].connection, pair[0].id))
 
     async def set_state(self, lane: LaneId, state: LaneState) -> None:
+        self._answer()
         self._lanes[lane] = (self._lanes[lane][0], state)
 
     async def backlog(self) -> Sequence[Backlog]:
@@ -462,9 +472,11 @@ class MemoryStore:
         if expires_at <= now:
             raise StoreError(Problem.STORE_HELD, f"our lease of {fence.resource} has expired")
 
-    async def acquire(self, resource: str, holder: str, *, now: Millis, ttl: int) -> Fence | Holder:
+    async def acquire(
+        self, resource: str, holder: str, *, now: Millis, ttl: int, gone: str | None = None
+    ) -> Fence | Holder:
         had, token, expires_at = self._leases.get(resource, (holder, 0, Millis(0)))
-        if had != holder and expires_at > now:
+        if had not in (holder, gone) and expires_at > now:
             return Holder(had, expires_at)
         self._leases[resource] = (holder, token + 1, Millis(now + ttl))
         return Fence(resource, holder, token + 1)

@@ -13,6 +13,7 @@ from connector.errors import Malformed, Problem, StoreError, Unauthorised
 from connector.intake import Intake
 from connector.metrics import Metrics
 from connector.operate import Line
+from connector.ports import Clock
 
 MAX_BODY = 1_048_576
 _RETRY_AFTER = "5"
@@ -22,8 +23,13 @@ class Hooks:
     """The doors for loyalty platforms."""
 
     def __init__(
-        self, find: Callable[[str], Line | None], intake: Intake, metrics: Metrics
+        self,
+        find: Callable[[str], Line | None],
+        intake: Intake,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
+        self._clock = clock
         self._find = find
         self._intake = intake
         self._metrics = metrics
@@ -32,7 +38,7 @@ class Hooks:
     async def receive(self, request: Request) -> Response:
         name = request.path_params["connection"]
         line = self._find(name)
-        if line is None or line.webhook is None:
+        if line is None or line.door is None:
             return _answer(404, "no such connection")
         if not line.enabled:
             return self._refuse(name, 409, "disabled", "this connection is disabled")
@@ -43,9 +49,9 @@ class Hooks:
             )
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in request.headers.raw}
         try:
-            line.webhook.verify(headers, body, request.path_params.get("secret"))
-            records = line.webhook.parse(headers, body)
-            result = await self._intake.take(line.lane, "webhook", records)
+            secret = request.path_params.get("secret")
+            page = line.door.page(headers, body, secret, self._clock.now())
+            result = await self._intake.page(page)
         except Unauthorised as error:
             return self._refuse(name, 401, "signature", error.detail, error.problem)
         except Malformed as error:

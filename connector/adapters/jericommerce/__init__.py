@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from connector.adapters.jericommerce.api import JeriCommerceApi, limits
 from connector.adapters.jericommerce.settings import Settings
+from connector.adapters.jericommerce.source import JeriCommerceReader
 from connector.adapters.jericommerce.view import event_view, person_view
 from connector.adapters.jericommerce.webhook import EVENT_TYPE, JeriCommerceWebhook
+from connector.adapters.kit import NOT_APPLIED, Kit
+from connector.auth import HeaderKey
 from connector.ports import Platform
+
+
+async def reader(settings: Settings, kit: Kit) -> JeriCommerceReader:
+    """Reads people of the program that the settings name."""
+    credential = HeaderKey("api-key", settings.api_key)
+    secret = settings.api_key.get_secret_value()
+    governor = await kit.quota(f"{settings.base_url} {secret}", limits(settings))
+    http = kit.http(settings.base_url, credential, NOT_APPLIED)
+    api = JeriCommerceApi(settings, http, governor, kit.clock, kit.remember)
+    return JeriCommerceReader(settings, api)
+
 
 PLATFORM = Platform(
     source="jericommerce",
     title="JeriCommerce",
     settings=Settings,
-    offers=frozenset({"events"}),
+    offers=frozenset({"events", "profiles"}),
     event_view=event_view,
     webhook=JeriCommerceWebhook,
+    reader=reader,
     person_view=person_view,
     name_header=lambda name: {EVENT_TYPE: name},
 )

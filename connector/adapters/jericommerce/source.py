@@ -11,7 +11,7 @@ from connector.adapters.jericommerce.settings import Settings
 from connector.adapters.jericommerce.view import person_covers, person_view
 from connector.errors import Blocked, DeliveryError, Rejected
 from connector.model import Check
-from connector.ports import Clock, Quota, Sight, Whom
+from connector.ports import Quota, Sight, Whom
 
 _PASS_EVENTS = frozenset({"wallet pass requested", "wallet pass uninstalled"})
 
@@ -21,11 +21,10 @@ class JeriCommerceReader:
 
     endpoint = GET_CUSTOMER
 
-    def __init__(self, settings: Settings, api: JeriCommerceApi, clock: Clock) -> None:
+    def __init__(self, settings: Settings, api: JeriCommerceApi) -> None:
         self._refresh = settings.pass_url_refresh
         self.parallel = settings.max_concurrency
         self._api = api
-        self._clock = clock
 
     @property
     def quota(self) -> Quota:

@@ -1,0 +1,1 @@
+"""What the connector costs, against the least that could do the same work (README.md)."""

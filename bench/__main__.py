@@ -1,0 +1,165 @@
+"""`python -m bench`: both sides in turn, then a table. Always exits 0: a timing proves nothing
+about another machine, so it is shown and never asserted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import drain, intake
+from bench.load import signed_requests
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One goal: `met` compares the medians of this run only."""
+
+    what: str
+    ours: str
+    floor: str
+    found: str
+    goal: str
+    met: bool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", choices=("intake", "drain"))
+    parser.add_argument("--seconds", type=float, default=3.0, help="measured, for each intake run")
+    parser.add_argument("--repeats", type=int, default=3, help="of each side, one after the other")
+    parser.add_argument("--events", type=int, default=100_000, help="in the backlog to drain")
+    parser.add_argument("--json", action="store_true", help="every run, for machines")
+    options = parser.parse_args()
+    lines: list[Line] = []
+    runs: dict[str, Any] = {}
+    if options.only != "drain":
+        _say("intake: making webhooks")
+        requests = signed_requests(intake.requests_needed(options.seconds))
+        ours, floor = _in_turn(
+            "intake",
+            options.repeats,
+            lambda: intake.ours(requests, options.seconds),
+            lambda: intake.floor(requests, options.seconds),
+        )
+        lines += _intake(ours, floor)
+        runs["intake"] = {"ours": [asdict(r) for r in ours], "floor": [asdict(r) for r in floor]}
+        del requests
+    if options.only != "intake":
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            _say("drain: filling a backlog")
+            bench = drain.Bench(options.events, Path(folder))
+            sent, least = _in_turn("drain", options.repeats, bench.ours, bench.floor)
+        lines += _drain(sent, least)
+        runs["drain"] = {"ours": [asdict(r) for r in sent], "floor": [asdict(r) for r in least]}
+    if options.json:
+        print(json.dumps({"goals": [asdict(line) for line in lines], "runs": runs}, indent=2))
+    else:
+        _show(lines)
+
+
+def _in_turn(
+    name: str, repeats: int, ours: Callable[[], R], floor: Callable[[], R]
+) -> tuple[list[R], list[R]]:
+    """Ours and the floor one after the other, so that a slow minute of the machine hits both."""
+    left: list[R] = []
+    right: list[R] = []
+    for number in range(1, repeats + 1):
+        _say(f"{name}: {number} of {repeats}")
+        left.append(ours())
+        right.append(floor())
+    return left, right
+
+
+def _intake(ours: Sequence[intake.Run], floor: Sequence[intake.Run]) -> list[Line]:
+    for run in (*ours, *floor):
+        if run.refused or run.stored < run.acknowledged:
+            _say(f"intake: {run.refused} refused, {run.acknowledged - run.stored} not found stored")
+    rate, least = _median(r.rate for r in ours), _median(r.rate for r in floor)
+    cpu, cheap = _median(r.cpu for r in ours), _median(r.cpu for r in floor)
+    ratio = rate / least
+    return [
+        Line(
+            "intake, webhooks/s",
+            f"{rate:,.0f}",
+            f"{least:,.0f}",
+            f"{ratio:.0%}",
+            ">= 60 %",
+            ratio >= 0.6,
+        ),
+        Line(
+            "intake, CPU µs/webhook",
+            f"{cpu * 1e6:.1f}",
+            f"{cheap * 1e6:.1f}",
+            f"{cpu / cheap:.1f}x" if cheap else "-",
+            "",
+            True,
+        ),
+        Line(
+            "intake, ms p50 / p99",
+            _latency(ours),
+            _latency(floor),
+            "",
+            "",
+            True,
+        ),
+    ]
+
+
+def _drain(ours: Sequence[drain.Run], floor: Sequence[drain.Run]) -> list[Line]:
+    rate, least = _median(r.rate for r in ours), _median(r.rate for r in floor)
+    cpu, cheap = _median(r.cpu for r in ours), _median(r.cpu for r in floor)
+    return [
+        Line(
+            "drain, events/s",
+            f"{rate:,.0f}",
+            f"{least:,.0f}",
+            f"{rate / least:.0%}",
+            ">= 10,000/s",
+            rate >= 10_000,
+        ),
+        Line(
+            "drain, CPU µs/event",
+            f"{cpu * 1e6:.1f}",
+            f"{cheap * 1e6:.1f}",
+            f"{cpu / cheap:.1f}x",
+            "<= 5x",
+            cpu <= 5 * cheap,
+        ),
+    ]
+
+
+def _latency(runs: Sequence[intake.Run]) -> str:
+    p50, p99 = _median(r.p50 for r in runs), _median(r.p99 for r in runs)
+    return f"{p50 * 1000:.1f} / {p99 * 1000:.1f}"
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def _show(lines: Sequence[Line]) -> None:
+    table = Table("", "ours", "floor", "ratio", "goal", "met")
+    for line in lines:
+        met = ("yes" if line.met else "NO") if line.goal else ""
+        table.add_row(line.what, line.ours, line.floor, line.found, line.goal, met)
+    Console().print(table)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

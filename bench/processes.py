@@ -1,0 +1,107 @@
+"""Processes under test: started, pinned, watched and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench.load import Mark
+
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def pin(pid: int, core: int) -> None:
+    """Keep a process and its later threads on one core, where the system can and has several."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) > core:
+            os.sched_setaffinity(pid, {cores[core]})
+
+
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """This process on one core for a while."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    pin(0, core)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], *, folder: Path, port: int, core: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server, from when it answers on `port` until it has ended by SIGTERM."""
+    with (folder / "stderr.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command], stdout=log, stderr=log, env=environment(folder)
+        )
+    if core is not None:
+        pin(process.pid, core)
+    try:
+        _await_port(process, port, folder)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Ours, with the root of this tree on the path and nothing that configures a connector."""
+    root = str(Path(__file__).resolve().parent.parent)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("CONNECTOR_", "KLAVIYO_"))}
+    return kept | {"PYTHONPATH": root, "TMPDIR": str(folder)}
+
+
+def _await_port(process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    said = (folder / "stderr.log").read_text(errors="replace")[-2000:]
+    raise RuntimeError(f"a process under test did not start:\n{said}")
+
+
+class CpuMark(Mark):
+    """CPU seconds that a process used in the measured window (Linux; elsewhere 0)."""
+
+    def __init__(self, pid: int) -> None:
+        self._stat = Path(f"/proc/{pid}/stat")
+        self._began = 0.0
+        self.seconds = 0.0
+
+    def begin(self) -> None:
+        self._began = self._used()
+
+    def end(self) -> None:
+        self.seconds = self._used() - self._began
+
+    def _used(self) -> float:
+        if not self._stat.exists():
+            return 0.0
+        fields = self._stat.read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICK

@@ -1,0 +1,26 @@
+"""What an adapter is handed to reach its platform: HTTP, quota and time, already counted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from connector.governor import Governor, Limit
+from connector.http import Http
+from connector.model import Spend
+from connector.ports import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """`http` makes a client of a base address with a credential (its headers, asked for at each
+    call) and the statuses that mean "not applied, try again"; `quota` the governor of a credential,
+    shared by all connections that use it; `remember` saves quota granted outside a claim."""
+
+    clock: Clock
+    http: Callable[[str, Callable[[], Mapping[str, str]], frozenset[int]], Http]
+    quota: Callable[[str, Mapping[str, Limit]], Awaitable[Governor]]
+    remember: Callable[[Sequence[Spend]], Awaitable[None]]
+
+
+NOT_APPLIED = frozenset({429, 503})

@@ -1,0 +1,187 @@
+"""The real daemon as a process, and the platforms in a thread of this one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
+
+CONFIG = """\
+[store]
+url = "sqlite:///state/crash.db"
+min_free = "1MB"
+
+[server]
+port = {port}
+shutdown_timeout = "10s"
+
+[delivery]
+bulk_threshold = 5
+retry_base = "50ms"
+retry_max = "400ms"
+probe_every = "1s"
+
+[[connections]]
+name = "demo"
+source = "jericommerce"
+mapping = "mappings/jericommerce.toml"
+
+[connections.settings]
+base_url = "{jericommerce}"
+program = "demo"
+api_key = "jeri_sandbox"
+webhook_secret = "jeri_webhook_secret"
+
+[connections.klaviyo]
+base_url = "{klaviyo}"
+private_key = "pk_sandbox"
+rate_share = 1.0
+"""
+
+
+def until(what: str, look: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Look again and again until it is so; fails naming `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+class Platforms:
+    """Both sandboxes on loopback, in a thread with a loop of its own."""
+
+    def __init__(self) -> None:
+        self.klaviyo = KlaviyoSandbox()
+        self.jericommerce = JeriCommerceSandbox()
+        self.urls: dict[str, str] = {}
+        self._started = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread.start()
+        assert self._started.wait(10)
+
+    async def _run(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        servers = await serve(
+            {"klaviyo": (self.klaviyo.app, 0), "jericommerce": (self.jericommerce.app, 0)}
+        )
+        self.urls = {name: servers.url(name) for name in servers.ports}
+        self._started.set()
+        await self._stop.wait()
+        await servers.aclose()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+
+class Daemon:
+    """`connector run` in a folder of its own."""
+
+    def __init__(self, folder: Path, platforms: Platforms, mappings: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        shutil.copytree(mappings, folder / "mappings")
+        self.config = folder / "connector.toml"
+        self.config.write_text(CONFIG.format(port=self.port, **platforms.urls))
+        self.process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    def start(self) -> None:
+        self._log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "connector.cli", "--config", str(self.config), "run"],
+            cwd=self.folder,
+            stdout=self._log,
+            stderr=self._log,
+            env={"PYTHONPATH": str(Path(__file__).parent.parent.parent), "NO_COLOR": "1"},
+        )
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process
+        self.process.send_signal(number)
+
+    def end(self, seconds: float = 20.0) -> int:
+        """Wait for its end; its exit code."""
+        assert self.process
+        assert self._log
+        code = self.process.wait(seconds)
+        self._log.close()
+        self.process = None
+        return code
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        self.end()
+
+    def clean(self) -> None:
+        if self.process:
+            self.kill()
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def ask(self, path: str) -> tuple[int, str]:
+        """(status, text) of a GET; status 0 where there was no answer."""
+        return self._call("GET", path, None, {})
+
+    def post(self, headers: dict[str, str], body: bytes, connection: str = "demo") -> int:
+        """The status that a webhook was answered with; 0 where there was no answer."""
+        return self._call("POST", f"/webhooks/{connection}", body, headers)[0]
+
+    def _call(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, str]:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, 5)) as caller:
+            try:
+                caller.request(method, path, body, headers)
+                answer = caller.getresponse()
+                return answer.status, answer.read().decode()
+            except (OSError, http.client.HTTPException):
+                return 0, ""
+
+    def ready(self) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            raise AssertionError(f"the daemon has ended:\n{self.said}")
+        return self.ask("/readyz")[0] == 200
+
+    def wait_until_ready(self) -> None:
+        until("the daemon is ready", self.ready)
+
+
+@pytest.fixture
+def platforms() -> Iterator[Platforms]:
+    running = Platforms()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def daemon(platforms: Platforms, tmp_path: Path, root: Path) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path, platforms, root / "mappings")
+    yield daemon
+    daemon.clean()
+
+
+@pytest.fixture
+def traffic(platforms: Platforms) -> Traffic:
+    """Only makes signed webhooks: the test posts them."""
+    return Traffic(platforms.jericommerce, "unused")

@@ -1,0 +1,131 @@
+"""Promises 1 and 3 with the real process: killed whenever, it loses nothing and doubles nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+
+from connector.sandbox import Traffic
+
+from .conftest import Daemon, Platforms, until
+
+_PER_SECOND = 60
+
+
+class Posting:
+    """Posts new events until told to stop, each again until it is acknowledged or given up."""
+
+    def __init__(self, daemon: Daemon, traffic: Traffic, seed: int) -> None:
+        self.issued: set[str] = set()
+        self.acknowledged: set[str] = set()
+        self._daemon, self._traffic = daemon, traffic
+        self._random = random.Random(seed)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join(10)
+
+    def _run(self) -> None:
+        unanswered: list[tuple[str, dict[str, str], bytes]] = []
+        while not self._stop.wait(self._random.expovariate(_PER_SECOND)):
+            if unanswered and self._random.random() < 0.4:
+                id, headers, body = unanswered.pop(0)
+            else:
+                headers, body = self._traffic.make_event()
+                id = f"jericommerce:{json.loads(body)['id']}"
+                self.issued.add(id)
+            if self._daemon.post(headers, body) == 202:
+                self.acknowledged.add(id)
+                if self._random.random() < 0.05:
+                    self._daemon.post(headers, body)  # a redelivery
+            elif len(unanswered) < 50:
+                unanswered.append((id, headers, body))
+
+
+def make_trouble(platforms: Platforms) -> None:
+    faults = platforms.klaviyo.faults
+    for endpoint in ("events", "event-bulk-create-jobs"):
+        faults.add(endpoint, "reset_before", probability=0.03)
+        faults.add(endpoint, "reset_after", probability=0.03)
+        faults.add(endpoint, "truncate", probability=0.03)
+        faults.add(endpoint, "status", status=500, applied=True, probability=0.03)
+        faults.add(endpoint, "status", status=500, applied=False, probability=0.03)
+        faults.add(endpoint, "status", status=503, probability=0.03)
+        faults.add(endpoint, "status", status=429, retry_after=1, probability=0.01)
+        faults.add(endpoint, "stall", applied=True, seconds=0.6, probability=0.03)
+
+
+def backlog(daemon: Daemon) -> int:
+    with closing(sqlite3.connect(daemon.folder / "state" / "crash.db")) as store:
+        [(count,)] = store.execute("SELECT count(*) FROM outbox WHERE state IN (0, 1)")
+    return int(count)
+
+
+def stuck(daemon: Daemon) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(daemon.folder / "state" / "crash.db")) as store:
+        return store.execute(
+            "SELECT state, problem, detail FROM outbox WHERE state NOT IN (0, 1, 2)"
+        ).fetchall()
+
+
+def survive(daemon: Daemon, platforms: Platforms, traffic: Traffic, kills: int, seed: int) -> None:
+    chance = random.Random(seed)
+    posting = Posting(daemon, traffic, seed)
+    make_trouble(platforms)
+    daemon.start()
+    daemon.wait_until_ready()
+    with posting.going_on():
+        for _ in range(kills):
+            # Some while it starts, most while it works.
+            if chance.random() < 0.8:
+                daemon.wait_until_ready()
+            threading.Event().wait(chance.uniform(0.05, 1.2))
+            daemon.kill()
+            daemon.start()
+        daemon.wait_until_ready()
+    platforms.klaviyo.faults.clear()
+    daemon.kill()
+    daemon.start()
+    daemon.wait_until_ready()
+    recorded = platforms.klaviyo.unique_ids
+    until("all is delivered", lambda: backlog(daemon) == 0, 30.0 + kills)
+
+    counts = recorded()
+    assert len(posting.acknowledged) > 20 * kills
+    assert posting.acknowledged - set(counts) == set()
+    assert set(counts) - posting.issued == set()
+    assert {id: n for id, n in counts.items() if n != 1} == {}
+    assert stuck(daemon) == []
+    state = platforms.klaviyo.state()
+    assert state["violations"] == {}
+    assert state["throttled"] == 0
+
+
+def test_killed_at_random_it_delivers_every_acknowledged_event_exactly_once(
+    daemon: Daemon, platforms: Platforms, traffic: Traffic
+) -> None:
+    survive(daemon, platforms, traffic, kills=8, seed=int(os.environ.get("CRASH_SEED", "1")))
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif("CRASH_KILLS" not in os.environ, reason="CRASH_KILLS says how many")
+def test_a_long_campaign_of_kills_loses_and_doubles_nothing(
+    daemon: Daemon, platforms: Platforms, traffic: Traffic
+) -> None:
+    kills = int(os.environ["CRASH_KILLS"])
+    survive(daemon, platforms, traffic, kills, int(os.environ.get("CRASH_SEED", "1")))

@@ -1,0 +1,222 @@
+"""Signals to the real process: promise 11, and the reload."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from connector.app import App, read_config
+from connector.http import ask
+from connector.lease import holder_name, is_gone
+from connector.sandbox import Traffic
+
+from .conftest import Daemon, Platforms, until
+
+
+def states(daemon: Daemon) -> dict[int, int]:
+    with closing(sqlite3.connect(daemon.folder / "state" / "crash.db")) as store:
+        return dict(store.execute("SELECT state, count(*) FROM outbox GROUP BY state").fetchall())
+
+
+def post(daemon: Daemon, traffic: Traffic) -> str:
+    headers, body = traffic.make_event()
+    assert daemon.post(headers, body) == 202
+    return f"jericommerce:{json.loads(body)['id']}"
+
+
+def test_sigterm_finishes_what_is_in_flight_and_exits_0(
+    daemon: Daemon, platforms: Platforms, traffic: Traffic
+) -> None:
+    platforms.klaviyo.faults.add("events", "stall", applied=True, seconds=1.5, count=1)
+    daemon.start()
+    daemon.wait_until_ready()
+    id = post(daemon, traffic)
+    until("the far end has it", lambda: platforms.klaviyo.recorded(id) == 1)
+    assert states(daemon) == {1: 1}
+    daemon.send(signal.SIGTERM)
+    said: list[int] = [daemon.ask("/readyz")[0]]
+    assert daemon.process
+    while daemon.process.poll() is None:
+        said.append(daemon.ask("/readyz")[0])
+    assert daemon.end() == 0
+    # Never ready again once it has said that it is not.
+    first = next(i for i, status in enumerate(said) if status != 200)
+    assert 200 not in said[first:]
+    assert set(said) <= {200, 503, 0}
+    assert states(daemon) == {2: 1}
+    assert platforms.klaviyo.unique_ids() == {id: 1}
+    assert platforms.klaviyo.state()["duplicates"] == 0
+
+
+def test_sigterm_cuts_off_what_outlasts_the_time_out_and_loses_nothing(
+    daemon: Daemon, platforms: Platforms, traffic: Traffic
+) -> None:
+    daemon.config.write_text(daemon.config.read_text().replace('"10s"', '"500ms"'))
+    platforms.klaviyo.faults.add("events", "stall", applied=True, seconds=25.0, count=1)
+    daemon.start()
+    daemon.wait_until_ready()
+    id = post(daemon, traffic)
+    until("the far end has it", lambda: platforms.klaviyo.recorded(id) == 1)
+    daemon.send(signal.SIGTERM)
+    assert daemon.end(8.0) == 0
+    assert states(daemon) == {0: 1}
+    daemon.start()
+    daemon.wait_until_ready()
+    until("it is settled", lambda: states(daemon) == {2: 1})
+    assert platforms.klaviyo.unique_ids() == {id: 1}
+    assert platforms.klaviyo.state()["violations"] == {}
+
+
+async def test_readyz_says_no_before_the_doors_close(daemon: Daemon) -> None:
+    app = App(read_config(daemon.config))
+    await app.start()
+    [door] = app._servers
+    close, said = door.stop, []
+
+    async def stop() -> None:
+        said.append((await ask(f"http://127.0.0.1:{app.port}/readyz"))[0])
+        await close()
+
+    door.stop = stop  # type: ignore[method-assign]
+    await app.stop()
+    assert said == [503]
+
+
+def test_sighup_applies_an_edited_file_and_a_faulty_one_changes_nothing(
+    daemon: Daemon, platforms: Platforms, traffic: Traffic
+) -> None:
+    daemon.start()
+    daemon.wait_until_ready()
+    before = daemon.config.read_text()
+    headers, body = traffic.make_event()
+    assert daemon.post(headers, body, "second") == 404
+
+    second = before[before.index("[[connections]]") :].replace('"demo"', '"second"', 1)
+    daemon.config.write_text(f"{before}\n{second}")
+    daemon.send(signal.SIGHUP)
+    until("the second connection takes webhooks", lambda: _takes(daemon, traffic, "second"))
+    post(daemon, traffic)
+
+    daemon.config.write_text(before + "\n[delivery]\nbulk_threshold = 'many'\n")
+    daemon.send(signal.SIGHUP)
+    until("the faulty file is refused", lambda: "C30" in daemon.ask("/healthz")[1])
+    assert "connector_config_last_reload_successful 0.0" in daemon.ask("/metrics")[1]
+    assert daemon.ready()
+    assert _takes(daemon, traffic, "second")
+    id = post(daemon, traffic)
+    until("it is delivered", lambda: platforms.klaviyo.recorded(id) == 1)
+
+    daemon.config.write_text(before)
+    daemon.send(signal.SIGHUP)
+    until("the second connection is gone", lambda: daemon.post(headers, body, "second") == 404)
+    assert "C30" not in daemon.ask("/healthz")[1]
+    daemon.send(signal.SIGTERM)
+    assert daemon.end() == 0
+
+
+def _takes(daemon: Daemon, traffic: Traffic, connection: str) -> bool:
+    headers, body = traffic.make_event()
+    return daemon.post(headers, body, connection) == 202
+
+
+# ── who is dead ──────────────────────────────────────────────────────────────────────────────────
+
+Somebody: TypeAlias = tuple[subprocess.Popen[str], str]
+_NAME = "from connector.lease import holder_name; print(holder_name(), flush=True); input()"
+
+
+@pytest.fixture
+def somebody(root: Path) -> Iterator[Somebody]:
+    """Another process that lives, and its name as a holder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _NAME],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    yield process, process.stdout.readline().strip()
+    process.kill()
+    process.communicate()
+
+
+def test_a_living_holder_is_never_taken_for_dead(
+    somebody: tuple[subprocess.Popen[str], str],
+) -> None:
+    process, name = somebody
+    assert str(process.pid) in name
+    assert not is_gone(name)
+    assert not is_gone(holder_name())
+    os.kill(process.pid, signal.SIGSTOP)
+    assert not is_gone(name)
+
+
+def test_a_dead_holder_of_this_machine_is_known_to_be_dead(somebody: Somebody) -> None:
+    process, name = somebody
+    process.kill()
+    process.wait()
+    assert is_gone(name)
+
+
+def test_a_new_process_of_the_same_id_is_not_the_dead_one() -> None:
+    host, pid, proof, nonce = holder_name().rsplit("/", 3)
+    machine, _, started = proof.partition(".")
+    assert is_gone(f"{host}/{pid}/{machine}.{int(started) - 1}/{nonce}")
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_what_cannot_be_proved_counts_as_alive(part: int, somebody: Somebody) -> None:
+    process, name = somebody
+    process.kill()
+    process.wait()
+    parts = name.rsplit("/", 3)
+    elsewhere = [
+        ["other-host", *parts[1:]],
+        [*parts[:2], "-", parts[3]],
+        [*parts[:2], "000000000000." + parts[2].partition(".")[2], parts[3]],
+    ]
+    assert not is_gone("/".join(elsewhere[part]))
+    assert not is_gone("")
+    assert not is_gone("a-person/with/a/name")
+
+
+def test_a_second_daemon_on_one_store_waits_for_the_living(
+    daemon: Daemon, platforms: Platforms, root: Path
+) -> None:
+    daemon.start()
+    daemon.wait_until_ready()
+    code = (
+        "import asyncio\n"
+        "from connector.app import App, read_config\n"
+        "from connector.errors import StoreError\n"
+        "async def main():\n"
+        "    app = App(read_config())\n"
+        "    try:\n"
+        "        await app.start(patience=1.0, serve=False)\n"
+        "    except StoreError as error:\n"
+        "        print(error.problem.value, error.detail)\n"
+        "asyncio.run(main())\n"
+    )
+    assert daemon.process
+    second = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=daemon.folder,
+        env={"PYTHONPATH": str(root), "CONNECTOR_CONFIG": str(daemon.config)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert second.stdout.startswith("S40")
+    assert f"/{daemon.process.pid}/" in second.stdout
+    assert daemon.ready()

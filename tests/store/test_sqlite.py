@@ -1,0 +1,338 @@
+"""What only real engines show: durability settings, groups, plans, and eight who want the same."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, insert, text
+
+from connector.errors import Problem, StoreError
+from connector.model import Lane, LaneId, Millis, Page, Record, State
+from connector.ports import Fence
+from connector.store import leases, outbox, queue, tables
+from connector.store.database import SqliteDatabase, open_database
+from connector.store.sql import SqlStore, open_store
+from connector.store.tables import metadata
+
+NOW = Millis(1_790_000_000_000)
+LANE = Lane(LaneId(1), "acme", "klaviyo", "event")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    store = await open_store(f"sqlite:///{tmp_path}/s.db")
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def on_postgres(postgres_url: str) -> AsyncIterator[SqlStore]:
+    store = await open_store(postgres_url)
+    yield store
+    await store._database.write(
+        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
+    )
+    await store.aclose()
+
+
+def records(count: int) -> list[Record]:
+    return [
+        Record(f"k{i}", f"test:k{i}", "Added", NOW, b"{}", f"p{i % 50}", f"p{i % 50}@example.com")
+        for i in range(count)
+    ]
+
+
+# ── what a commit is worth ───────────────────────────────────────────────────────────────────────
+
+
+async def test_the_writer_commits_to_a_log_with_full_synchronous(store: SqlStore) -> None:
+    def settings(c: Connection) -> list[Any]:
+        return [
+            c.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "busy_timeout")
+        ]
+
+    assert await store._database.write(settings) == ["wal", 2, 10_000]
+    assert await store._database.read(settings) == ["wal", 2, 10_000]
+
+
+async def test_what_queues_up_during_a_commit_shares_the_next_one(store: SqlStore) -> None:
+    database = store._database
+    assert isinstance(database, SqliteDatabase)
+    commits: list[int] = []
+    event.listen(database._engine, "commit", lambda c: commits.append(1))
+    gate = threading.Event()
+    first = asyncio.create_task(database.write(lambda c: gate.wait(5)))
+    rest = [asyncio.create_task(database.write(lambda c, i=i: i)) for i in range(100)]
+    await asyncio.sleep(0)
+    gate.set()
+    await first
+    assert await asyncio.gather(*rest) == list(range(100))
+    assert len(commits) <= 3
+
+
+async def test_a_failing_job_fails_alone_and_leaves_nothing(store: SqlStore) -> None:
+    database = store._database
+    gate = threading.Event()
+    mapping = metadata.tables["mappings"]
+
+    def add(version: str, fails: bool = False) -> Any:
+        def work(c: Connection) -> str:
+            c.execute(insert(mapping).values(version=version, text="t", first_used=0))
+            if fails:
+                raise ValueError("ours")
+            return version
+
+        return work
+
+    first = asyncio.create_task(database.write(lambda c: gate.wait(5)))
+    jobs = [asyncio.create_task(database.write(add(f"v{i}", i == 3))) for i in range(8)]
+    await asyncio.sleep(0)
+    gate.set()
+    await first
+    results = await asyncio.gather(*jobs, return_exceptions=True)
+    assert [r for r in results if isinstance(r, str)] == [f"v{i}" for i in range(8) if i != 3]
+    assert isinstance(results[3], ValueError)
+    stored = await database.read(lambda c: set(c.execute(text("SELECT version FROM mappings"))))
+    assert {version for (version,) in stored} == {f"v{i}" for i in range(8) if i != 3}
+
+
+async def test_an_error_of_the_engine_tells_no_data(store: SqlStore) -> None:
+    mapping = metadata.tables["mappings"]
+    same = {"version": "ada@example.com", "text": "secret", "first_used": 0}
+
+    def twice(c: Connection) -> None:
+        c.execute(insert(mapping).values(same))
+        c.execute(insert(mapping).values(same))
+
+    with pytest.raises(StoreError) as caught:
+        await store._database.write(twice)
+    assert caught.value.problem == Problem.STORE_UNAVAILABLE
+    assert "ada" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_closed_store_answers_with_an_error_instead_of_never(tmp_path: Path) -> None:
+    store = await open_store(f"sqlite:///{tmp_path}/closed.db")
+    await store.aclose()
+    with pytest.raises(StoreError):
+        await asyncio.wait_for(store.append([Page(LANE, "webhook", records(1), NOW)]), 5)
+
+
+# ── plans ────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def plans(store: SqlStore, work: Any) -> list[str]:
+    """EXPLAIN QUERY PLAN of every statement on the outbox that `work` runs, as it is run."""
+    found: list[str] = []
+
+    def explained(c: Connection) -> None:
+        said: list[tuple[str, Any]] = []
+
+        def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+            said.append((statement, values))
+
+        event.listen(c, "before_cursor_execute", note)
+        work(c)
+        event.remove(c, "before_cursor_execute", note)
+        for statement, values in said:
+            if "outbox" in statement and not statement.startswith("INSERT"):
+                rows = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+                found.extend(str(row[3]) for row in rows)
+
+    await store._database.write(explained)
+    return found
+
+
+def no_scan(found: list[str]) -> bool:
+    return not any(line.startswith("SCAN outbox") and "INDEX" not in line for line in found)
+
+
+def in_order(found: list[str]) -> bool:
+    return not any("TEMP B-TREE" in line for line in found)
+
+
+async def filled(store: SqlStore) -> Lane:
+    lane = await store.lanes.ensure("acme", "klaviyo", "event")
+    await store.append([Page(lane, "webhook", records(500), NOW)])
+    await store._database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    return lane
+
+
+async def test_ready_is_answered_from_the_index_of_what_is_ready(store: SqlStore) -> None:
+    lane = await filled(store)
+    found = await plans(store, lambda c: queue.ready(c, tables.outbox, tables.outbox.c.seq, lane.id, NOW, 51))
+    assert len(found) >= 6
+    assert no_scan(found)
+    assert sum("outbox_ready" in line for line in found) >= 6
+
+
+async def test_a_claim_reads_the_index_of_what_is_ready_in_its_order(store: SqlStore) -> None:
+    lane = await filled(store)
+    found = await plans(store, lambda c: outbox.claim_ready(c, lane.id, 7, NOW, 100, False, "v1"))
+    assert any("outbox_ready" in line for line in found)
+    assert no_scan(found)
+    assert in_order(found)
+
+
+async def test_stuck_records_are_counted_from_the_index_of_what_is_stuck(store: SqlStore) -> None:
+    from connector.store import insight
+
+    lane = await filled(store)
+
+    def work(c: Connection) -> None:
+        insight._count(c, lane.id, State.DEAD)
+        insight._count(c, lane.id, State.HELD)
+
+    found = await plans(store, work)
+    assert ["outbox_stuck" in line for line in found] == [True, True]
+
+
+async def test_the_views_of_a_person_scan_no_outbox(store: SqlStore) -> None:
+    await filled(store)
+    statements: list[tuple[str, Any]] = []
+    database = store._database
+    assert isinstance(database, SqliteDatabase)
+
+    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+        statements.append((statement, values))
+
+    event.listen(database._engine, "before_cursor_execute", note)
+    await store.insight.backlog()
+    await store.insight.dead_by_cause()
+    await store.dead_letters.groups()
+    await store.dead_letters.find()
+    await store.dead_letters.retry(problem="K400", now=NOW)
+    event.remove(database._engine, "before_cursor_execute", note)
+    for statement, values in statements:
+        if "outbox" not in statement:
+            continue
+        rows = await database.read(
+            lambda c, s=statement, v=values: c.exec_driver_sql(f"EXPLAIN QUERY PLAN {s}", v).all()
+        )
+        assert no_scan([str(row[3]) for row in rows]), (statement, rows)
+
+
+async def test_recovery_reads_only_what_is_claimed(store: SqlStore) -> None:
+    await filled(store)
+    fence = await store.leases.acquire("store", "one", now=NOW, ttl=60_000)
+    assert isinstance(fence, Fence)
+    database = store._database
+    assert isinstance(database, SqliteDatabase)
+    statements: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+        statements.append((statement, values))
+
+    event.listen(database._engine, "before_cursor_execute", note)
+    await store.recover(fence, now=NOW)
+    event.remove(database._engine, "before_cursor_execute", note)
+    [(statement, values)] = [x for x in statements if "UPDATE outbox" in x[0]]
+    rows = await database.read(
+        lambda c: c.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+    )
+    assert "outbox_claimed" in str(rows[0][3])
+
+
+# ── many at once ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def race(stores: list[SqlStore], entries: int) -> Counter[str]:
+    """All claim until nothing is left; how often each entry was handed out."""
+    first = stores[0]
+    lane = await first.lanes.ensure("acme", "klaviyo", "event")
+    await first.append([Page(lane, "webhook", records(entries), NOW)])
+    fence = await first.leases.acquire("store", "one", now=NOW, ttl=60_000)
+    assert isinstance(fence, Fence)
+    handed: Counter[str] = Counter()
+
+    async def claim_all(store: SqlStore) -> None:
+        empty = 0
+        while empty < 3:
+            claim = await store.claim(lane, fence, now=NOW, limit=7, solo=False, mapping="v1")
+            if claim is None:
+                empty += 1
+                continue
+            assert len(claim.entries) <= 7
+            handed.update(entry.unique_id for entry in claim.entries)
+
+    await asyncio.gather(*(claim_all(store) for store in stores))
+    return handed
+
+
+async def test_eight_claimers_on_postgresql_get_each_entry_once(
+    on_postgres: SqlStore, postgres_url: str
+) -> None:
+    stores = [on_postgres, *[await open_store(postgres_url) for _ in range(7)]]
+    try:
+        handed = await race(stores, 400)
+    finally:
+        for store in stores[1:]:
+            await store.aclose()
+    assert set(handed.values()) == {1}
+    assert len(handed) == 400
+
+
+async def test_eight_claimers_on_sqlite_get_each_entry_once(store: SqlStore) -> None:
+    handed = await race([store] * 8, 400)
+    assert set(handed.values()) == {1}
+    assert len(handed) == 400
+
+
+async def test_nobody_takes_a_lease_while_its_holder_claims(
+    on_postgres: SqlStore, postgres_url: str
+) -> None:
+    """Else the entries would be claimed after the other has recovered what was claimed."""
+    fence = await on_postgres.leases.acquire("store", "one", now=NOW, ttl=1_000)
+    assert isinstance(fence, Fence)
+    claims, done = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def claiming(c: Connection) -> None:
+        from sqlalchemy.util import await_only
+
+        leases.require(c, fence, NOW)
+        loop.call_soon(claims.set)
+        await_only(done.wait())
+
+    holder = asyncio.create_task(on_postgres._database.write(claiming))
+    await claims.wait()
+    later = Millis(NOW + 2_000)
+    other = asyncio.create_task(on_postgres.leases.acquire("store", "two", now=later, ttl=1_000))
+    watch = await open_store(postgres_url)
+    try:
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        for _ in range(500):
+            if other.done() or await watch._database.read(
+                lambda c: c.execute(waiting).scalar_one()
+            ):
+                break
+            await asyncio.sleep(0.01)
+        assert not other.done()
+        done.set()
+        await holder
+        assert isinstance(await other, Fence)
+    finally:
+        done.set()
+        await watch.aclose()
+
+
+async def test_a_database_that_refuses_us_is_a_store_that_does_not_answer(
+    postgres_url: str,
+) -> None:
+    from sqlalchemy.engine import make_url
+
+    wrong = make_url(postgres_url).set(database="no_such_database")
+    database = open_database(wrong.render_as_string(hide_password=False))
+    try:
+        with pytest.raises(StoreError) as caught:
+            await database.read(lambda c: c.execute(text("SELECT 1")).scalar_one())
+        assert caught.value.problem == Problem.STORE_UNAVAILABLE
+    finally:
+        await database.aclose()
