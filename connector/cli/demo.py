@@ -62,12 +62,13 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
         )
     )
     config = read_config(folder / "connector.toml")
-    log.configure(level="warning", stream=(folder / "demo.log").open("a"))
+    said = (folder / "demo.log").open("a")
+    log.configure(level="warning", stream=said)
     app = App(config)
-    await app.start()
-    url = f"http://127.0.0.1:{app.port}"
-    traffic = Traffic(jericommerce, f"{url}/webhooks/demo", rate=rate)
     try:
+        await app.start()
+        url = f"http://127.0.0.1:{app.port}"
+        traffic = Traffic(jericommerce, f"{url}/webhooks/demo", rate=rate)
         await _watch(console, app, klaviyo, traffic, url, folder, seconds)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(app.until_idle(), 30)
@@ -75,6 +76,8 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
     finally:
         await app.stop()
         await servers.aclose()
+        log.configure(level="warning")
+        said.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
