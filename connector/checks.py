@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,21 +11,24 @@ from urllib.parse import urlsplit
 import orjson
 
 from connector.adapters import registry
+from connector.adapters.kit import Kit
 from connector.adapters.klaviyo import api as klaviyo
+from connector.adapters.klaviyo.limits import LIMITS
 from connector.adapters.klaviyo.sink import event_body
 from connector.clock import SystemClock
 from connector.config import Config, Connection
-from connector.errors import ConfigError, ConnectorError, Malformed, Problem
-from connector.http import is_loopback
-from connector.lease import LeaseKeeper, holder_name
-from connector.lines import Workshop
+from connector.errors import ConfigError, Malformed, Problem
+from connector.governor import Governor, Limit
+from connector.http import Http, is_loopback
 from connector.mapping import load as load_mapping
 from connector.mapping import run_examples, warnings
-from connector.metrics import Metrics
-from connector.model import Check, Entry, EventMessage
+from connector.metrics import account_label
+from connector.model import Check, Entry, EventMessage, Spend
 from connector.rendering import EventRenderer
 from connector.store import schema
-from connector.store.sql import file_of, open_store
+from connector.store.sql import file_of
+
+_LOOK_AGAIN = 5.0
 
 
 def mapping_checks(path: Path, source: str) -> list[Check]:
@@ -45,22 +48,31 @@ def mapping_checks(path: Path, source: str) -> list[Check]:
     return found or [Check(what, "ok", f"version {mapping.version}")]
 
 
-async def check(config: Config, *, offline: bool = False) -> AsyncIterator[Check]:
-    """Everything that can be looked at without sending anything."""
-    for found in await asyncio.to_thread(_store, config.store.url):
-        yield found
+async def check(config: Config, *, offline: bool = False, patience: float = 0.0) -> list[Check]:
+    """Everything that can be looked at without sending or changing anything; while there is a
+    fault, again and again for `patience` seconds."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    keys = None if offline else _Keys(config)
+    while True:
+        found = await _look(config, keys)
+        left = deadline - loop.time()
+        if left <= 0 or not any(line.level == "fault" for line in found):
+            return found
+        await asyncio.sleep(min(left, _LOOK_AGAIN))
+
+
+async def _look(config: Config, keys: _Keys | None) -> list[Check]:
+    found = await asyncio.to_thread(_store, config.store.url)
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
-        yield Check(
-            "server.public_url",
-            "warning",
-            f"{config.server.public_url} cannot be reached from outside this machine",
-        )
+        what = f"{config.server.public_url} cannot be reached from outside this machine"
+        found.append(Check("server.public_url", "warning", what))
     for connection in config.connections:
-        for found in mapping_checks(connection.mapping, connection.source):
-            yield _of(connection, found)
-        if not offline and connection.enabled:
-            for found in await _klaviyo(config, connection):
-                yield _of(connection, found)
+        of = mapping_checks(connection.mapping, connection.source)
+        if keys and connection.enabled:
+            of += await keys.check(connection)
+        found += [_of(connection, line) for line in of]
+    return found
 
 
 def _store(url: str) -> list[Check]:
@@ -75,21 +87,79 @@ def _of(connection: Connection, check: Check) -> Check:
     return Check(f"{connection.name}: {check.what}", check.level, check.detail, check.problem)
 
 
-async def _klaviyo(config: Config, connection: Connection) -> Sequence[Check]:
-    clock = SystemClock()
-    store = await open_store(config.store.url, migrate=config.store.migrate)
-    lease = LeaseKeeper(store, clock, holder_name())
-    try:
-        workshop = Workshop(config, store, lease, clock, Metrics("check"))
-        line = await workshop.build(connection)
+class _Keys:
+    """Asks Klaviyo and the platforms about keys, within their quota and without a store."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._clock = SystemClock()
+        self._governors: dict[tuple[str, str], Governor] = {}
+
+    async def check(self, connection: Connection) -> list[Check]:
+        return [*await self._klaviyo(connection), *await self._platform(connection)]
+
+    async def _platform(self, connection: Connection) -> Sequence[Check]:
+        platform = registry.load(connection.source)
+        if platform.reader is None:
+            return []
+
+        def http(
+            base_url: str, credential: Callable[[], Mapping[str, str]], waits: frozenset[int]
+        ) -> Http:
+            return Http(
+                base_url,
+                vendor="platform",
+                clock=self._clock,
+                credential=credential,
+                allow_http=frozenset(self._config.security.allow_http),
+                wait_statuses=waits,
+            )
+
+        async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
+            return Governor(account_label(credential), limits, clock=self._clock, share=1.0)
+
+        kit = Kit(self._clock, http, quota, _forget)
+        reader = await platform.reader(connection.settings, kit)
         try:
-            return [found for look in line.checks for found in await look()]
+            return await reader.check()
         finally:
-            await line.aclose()
-    except ConnectorError as error:
-        return [Check("connection", "fault", error.detail, error.problem)]
-    finally:
-        await store.aclose()
+            await reader.aclose()
+
+    async def _klaviyo(self, connection: Connection) -> Sequence[Check]:
+        api = klaviyo.KlaviyoApi(
+            Http(
+                connection.klaviyo.base_url,
+                vendor="klaviyo",
+                clock=self._clock,
+                credential=klaviyo.private_key(connection.klaviyo.private_key),
+                headers=klaviyo.headers(connection.klaviyo.revision),
+                allow_http=frozenset(self._config.security.allow_http),
+            ),
+            self._governor(connection),
+            self._clock,
+            _forget,
+        )
+        try:
+            return await api.check()
+        finally:
+            await api.aclose()
+
+    def _governor(self, connection: Connection) -> Governor:
+        """One for each key, so that a second look keeps to the quota too."""
+        key = (connection.klaviyo.base_url, connection.klaviyo.private_key.get_secret_value())
+        if key not in self._governors:
+            self._governors[key] = Governor(
+                account_label(" ".join(key)),
+                LIMITS,
+                clock=self._clock,
+                share=connection.klaviyo.effective_rate_share,
+                live_reserve=connection.klaviyo.live_reserve,
+            )
+        return self._governors[key]
+
+
+async def _forget(_: Sequence[Spend]) -> None:
+    """A look has no store to note quota in."""
 
 
 def preview(config: Config, connection: Connection, file: Path) -> list[dict[str, Any]]:

@@ -12,10 +12,10 @@ from typing import Any
 
 from connector import log
 from connector.dispatch import Dispatcher
-from connector.errors import ConnectorError, Problem
+from connector.errors import ConfigError, ConnectorError, Problem
 from connector.intake import Door
 from connector.lease import STORE
-from connector.model import Check, Lane, LaneState
+from connector.model import Check, Lane, LaneState, State
 from connector.ports import Backlog, Clock, Letter, Order, Store, Stored
 from connector.receipts import Receipts
 
@@ -163,7 +163,7 @@ class Operator:
                 case "pause" | "resume":
                     return await self._switch(kind, args["connection"])
                 case "retry":
-                    return True, {"retried": await self._retry(args)}
+                    return True, await self._retry(args)
                 case "discard":
                     reason = args.get("reason") or "discarded by a person"
                     count = await self._store.dead_letters.discard(
@@ -172,10 +172,20 @@ class Operator:
                     return True, {"discarded": count}
                 case "reload" if self._reload:
                     return True, await self._reload()
+                case "reload":
+                    return False, {"error": "no daemon runs on this store, so nothing to reload"}
                 case _:
                     return False, {"error": f"nobody here carries out `{kind}`"}
+        except ConfigError as error:
+            self._log.error("order refused", order=kind, faults=list(error.faults))
+            return False, {"error": str(error), "faults": list(error.faults)}
         except ConnectorError as error:
+            self._log.error("order failed", order=kind, problem=error.problem.value)
             return False, {"error": str(error)}
+        except Exception as error:
+            # A fault of ours must neither end the loop nor leave the order without its answer.
+            self._log.exception("order failed", order=kind)
+            return False, {"error": f"{type(error).__name__}, see the log"}
 
     async def _switch(self, kind: str, connection: str) -> tuple[bool, Mapping[str, Any]]:
         lanes = [(x, s) for x, s in await self._store.lanes.all() if x.connection == connection]
@@ -206,17 +216,29 @@ class Operator:
             await self._store.extend(lane.id, now - state.since)
             await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
 
-    async def _retry(self, args: Mapping[str, Any]) -> int:
+    async def _retry(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        ids, cause = args.get("ids") or (), args.get("cause")
         count = await self._store.dead_letters.retry(
-            ids=args.get("ids") or (),
-            problem=args.get("cause"),
-            every=bool(args.get("all")),
-            now=self._clock.now(),
+            ids=ids, problem=cause, every=bool(args.get("all")), now=self._clock.now()
         )
+        # Whatever is held now has no address: a retry takes every other.
+        waiting = await (self._held_of(ids) if ids else self._held_by(cause))
         for line in self._lines.values():
             for dispatcher in line.dispatchers:
                 dispatcher.probe_now()
-        return count
+        return {"retried": count, "waiting_for_an_address": waiting}
+
+    async def _held_of(self, ids: Sequence[int]) -> int:
+        found = [await self._store.dead_letters.show(id) for id in ids]
+        return sum(x is not None and x.letter.state == State.HELD for x in found)
+
+    async def _held_by(self, cause: str | None) -> int:
+        groups = await self._store.dead_letters.groups()
+        return sum(
+            count
+            for _, state, problem, count in groups
+            if state == State.HELD and cause in (None, problem)
+        )
 
 
 def _lane(b: Backlog, now: int) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from connector.cli import session
+
+if TYPE_CHECKING:
+    from connector.app import App
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +40,8 @@ def run(
 
 
 async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
-    from connector.app import App, read_config, run_until_signal
+    from connector.app import App, read_config
+    from connector.errors import ConfigError
 
     app = App(config, reread=lambda: read_config(path))
     stop, reread = asyncio.Event(), asyncio.Event()
@@ -46,7 +49,12 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reread.set)
-    await app.start()
+    try:
+        await app.start()
+    except ConfigError:
+        await app.stop()  # gives back what it has taken, the lease above all
+        raise
+    reading = asyncio.create_task(_read_again(app, reread))
     try:
         if until_idle:
             idle = asyncio.create_task(app.until_idle())
@@ -54,10 +62,19 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
             await asyncio.wait({idle, stopped}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             return idle.result() if idle.done() else []
-        await run_until_signal(app, stop, reread)
+        await stop.wait()
         return []
     finally:
+        reading.cancel()
         await app.stop()
+
+
+async def _read_again(app: App, asked: asyncio.Event) -> None:
+    """SIGHUP is the order `reload`."""
+    while True:
+        await asked.wait()
+        asked.clear()
+        await app.operator.carry_out("reload", {})
 
 
 def demo(
@@ -67,18 +84,10 @@ def demo(
     ] = "",
     rate: Annotated[float, typer.Option(help="Events a second.")] = 20.0,
 ) -> None:
-    """The whole product on this machine, with no account: sandbox platforms and live traffic."""
-    from pydantic import TypeAdapter, ValidationError
-
+    """The whole product on this machine, with no account. Sandbox platforms and live traffic."""
     from connector.cli.demo import demonstrate
-    from connector.config import Duration
 
-    length: float | None = None
-    if seconds:
-        try:
-            length = TypeAdapter(Duration).validate_python(seconds)
-        except ValidationError:
-            raise typer.BadParameter(f"{seconds!r} is no duration such as 30s") from None
+    length = session.seconds(seconds) if seconds else None
     raise typer.Exit(session.run(demonstrate(port, length, rate)))
 
 
@@ -119,42 +128,25 @@ def healthcheck(
     context: typer.Context,
     ready: Annotated[bool, typer.Option(help="Ask whether webhooks can be taken.")] = False,
 ) -> None:
-    """Ask the running daemon how it is; exit 0 when it is well (for HEALTHCHECK and probes)."""
+    """Ask the running daemon how it is. Exit 0 when it is well (for HEALTHCHECK and probes)."""
     from connector.app import read_config
 
     server = read_config(context.obj).server
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
-    said = session.run(_ask(host, server.port, "/readyz" if ready else "/livez"))
+    said = session.run(session.ask(server, "/readyz" if ready else "/livez"))
     print(said[1].strip())
     raise typer.Exit(0 if said[0] == 200 else 1)
 
 
-async def _ask(host: str, port: int, path: str) -> tuple[int, str]:
-    from connector.http import ask
-
-    return await ask(f"http://{f'[{host}]' if ':' in host else host}:{port}{path}")
-
-
-def _order(context: typer.Context, kind: str, **args: Any) -> None:
-    done, result = session.run(session.order(session.read(context.obj), kind, args))
-    print(", ".join(f"{key}: {value}" for key, value in result.items()), file=_out(done))
-    raise typer.Exit(0 if done else 1)
-
-
-def _out(done: bool) -> Any:
-    return sys.stdout if done else sys.stderr
-
-
 def pause(context: typer.Context, connection: str) -> None:
     """Stop a connection's deliveries; intake goes on."""
-    _order(context, "pause", connection=connection)
+    session.follow(context.obj, "pause", {"connection": connection})
 
 
 def resume(context: typer.Context, connection: str) -> None:
-    """Start a connection's deliveries again, whatever stopped them."""
-    _order(context, "resume", connection=connection)
+    """Start a connection's deliveries again. It does not matter what stopped them."""
+    session.follow(context.obj, "resume", {"connection": connection})
 
 
 def reload(context: typer.Context) -> None:
-    """Have the running daemon read its configuration again; a faulty one changes nothing."""
-    _order(context, "reload")
+    """Have the running daemon read its configuration again. A faulty one changes nothing."""
+    session.follow(context.obj, "reload", {})

@@ -42,6 +42,7 @@ base_url = "{jericommerce}"
 program = "demo"
 api_key = "jeri_sandbox"
 webhook_secret = "jeri_webhook_secret"
+rate_per_second = 100    # the sandbox has no limit; JeriCommerce publishes none, the default is 5
 
 [connections.klaviyo]
 base_url = "{klaviyo}"
@@ -62,19 +63,22 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
         )
     )
     config = read_config(folder / "connector.toml")
-    log.configure(level="warning", stream=(folder / "demo.log").open("a"))
+    said = (folder / "demo.log").open("a")
+    log.configure(level="warning", stream=said)
     app = App(config)
-    await app.start()
-    url = f"http://127.0.0.1:{app.port}"
-    traffic = Traffic(jericommerce, f"{url}/webhooks/demo", rate=rate)
     try:
+        await app.start()
+        url = f"http://127.0.0.1:{app.port}"
+        traffic = Traffic(jericommerce, f"{url}/webhooks/demo", rate=rate)
         await _watch(console, app, klaviyo, traffic, url, folder, seconds)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(app.until_idle(), 30)
-        return await _summary(console, app, klaviyo, traffic)
+        return await _summary(console, app, klaviyo, jericommerce, traffic)
     finally:
         await app.stop()
         await servers.aclose()
+        log.configure(level="warning")
+        said.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -112,7 +116,8 @@ async def _view(
     app: App, klaviyo: KlaviyoSandbox, traffic: Traffic, elapsed: float
 ) -> RenderableType:
     found = await app.operator.status()
-    [lane] = found["connections"]["demo"]["lanes"]
+    lanes = {(x["kind"], x["destination"]): x for x in found["connections"]["demo"]["lanes"]}
+    lane = lanes["event", "klaviyo"]
     grid = Table.grid(padding=(0, 2))
     waiting = lane["ready"] + lane["in_flight"]
     quota = ", ".join(f"{x['last_minute']} {x['endpoint']}" for x in found["quota"])
@@ -121,11 +126,19 @@ async def _view(
         ("received", f"{len(traffic.acknowledged):,} acknowledged of {traffic.sent:,} sent"),
         ("accepted", f"{klaviyo.state()['events']:,} events recorded at Klaviyo"),
         ("waiting", f"{waiting:,}, oldest {age(lane['oldest_seconds'])}; held {lane['held']}"),
+        ("profiles", _profiles(lanes, klaviyo)),
         ("last minute", quota or "-"),
         ("last problem", await _last_problem(app)),
     ):
         grid.add_row(Text(name, style="bold"), value)
     return Group(grid)
+
+
+def _profiles(lanes: dict[tuple[str, str], dict[str, Any]], klaviyo: KlaviyoSandbox) -> str:
+    reads, writes = lanes["profile", "jericommerce"], lanes["profile", "klaviyo"]
+    waiting = reads["ready"] + reads["in_flight"], writes["ready"] + writes["in_flight"]
+    known = klaviyo.state()["profiles"]
+    return f"{known:,} at Klaviyo; {waiting[0]} to read, {waiting[1]} to write"
 
 
 async def _last_problem(app: App) -> str:
@@ -135,7 +148,13 @@ async def _last_problem(app: App) -> str:
     return "none"
 
 
-async def _summary(console: Console, app: App, klaviyo: KlaviyoSandbox, traffic: Traffic) -> int:
+async def _summary(
+    console: Console,
+    app: App,
+    klaviyo: KlaviyoSandbox,
+    jericommerce: JeriCommerceSandbox,
+    traffic: Traffic,
+) -> int:
     """Compare what the traffic was told was taken with what Klaviyo's sandbox recorded."""
     counts = klaviyo.unique_ids()
     ids = {f"jericommerce:{id}" for id in traffic.acknowledged}
@@ -143,6 +162,7 @@ async def _summary(console: Console, app: App, klaviyo: KlaviyoSandbox, traffic:
     doubled = [id for id in ids if counts.get(id, 0) > 1]
     held = sum(b.held for b in await app.store.insight.backlog())
     state = klaviyo.state()
+    wrong = _stale(klaviyo, jericommerce)
     lane = app.lines["demo"].events.lane
     latencies = sorted(await app.store.insight.latencies(lane.id, 100_000))
     console.print(f"\nreceived   {len(ids):,}   ({traffic.redeliveries} redeliveries recognised)")
@@ -154,9 +174,23 @@ async def _summary(console: Console, app: App, klaviyo: KlaviyoSandbox, traffic:
         console.print(
             f"receipt → accepted: median {statistics.median(latencies):.0f} ms, p99 {p99} ms"
         )
-    well = not missing and not doubled and not state["throttled"] and not state["violations"]
+    console.print(f"profiles   {state['profiles']} at Klaviyo, {len(wrong)} not as at JeriCommerce")
+    well = not (missing or doubled or wrong or state["throttled"] or state["violations"])
     console.print("all well" if well and ids else "NOT well")
     return 0 if well and ids else 1
+
+
+def _stale(klaviyo: KlaviyoSandbox, jericommerce: JeriCommerceSandbox) -> list[str]:
+    """Addresses that were told a balance at Klaviyo which is not what JeriCommerce says."""
+    wrong = []
+    for person in jericommerce.people:
+        profile = klaviyo.profile(person.email)
+        if profile is None:
+            continue
+        fields = profile["properties"]
+        if "balance" in fields and fields["balance"] != person.balance:
+            wrong.append(person.email)
+    return wrong
 
 
 def _rules(state: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def _plain(letter: Letter) -> dict[str, Any]:
 
 @app.command()
 def show(context: typer.Context, id: int) -> None:
-    """One record whole: what was received, what went wrong, what Klaviyo answered."""
+    """One record whole. What was received, what went wrong, what Klaviyo answered."""
     found = session.run(_show(session.read(context.obj), id))
     if found is None:
         typer.echo(f"no record {id}", err=True)
@@ -77,10 +77,11 @@ def retry(
     cause: Annotated[str | None, typer.Option(help="All of one problem code.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
 ) -> None:
-    """Put records back in line; their unique ids stay the same, so none can double."""
+    """Put records back in line. Their unique ids stay the same, so none can double; what has no
+    address goes on waiting for one."""
     if not (ids or cause or every):
         raise typer.BadParameter("name records, a --cause, or --all")
-    _order(context, "retry", {"ids": ids or [], "cause": cause, "all": every})
+    session.follow(context.obj, "retry", {"ids": ids or [], "cause": cause, "all": every})
 
 
 @app.command()
@@ -93,10 +94,4 @@ def discard(
     """Give records up for good."""
     if not yes:
         typer.confirm(f"Discard {len(ids)} record(s) for good?", abort=True, err=True)
-    _order(context, "discard", {"ids": ids, "reason": reason})
-
-
-def _order(context: typer.Context, kind: str, args: dict[str, Any]) -> None:
-    done, result = session.run(session.order(session.read(context.obj), kind, args))
-    typer.echo(", ".join(f"{k}: {v}" for k, v in result.items()), err=not done)
-    raise typer.Exit(0 if done else 1)
+    session.follow(context.obj, "discard", {"ids": ids, "reason": reason})

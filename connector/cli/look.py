@@ -13,6 +13,11 @@ from connector.cli import session
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from connector.config import Config, Server
+    from connector.operate import Operator
+
+_PATIENCE = 2.0
+
 
 def register(app: typer.Typer) -> None:
     app.command()(status)
@@ -35,7 +40,26 @@ def status(
 
 async def _status(config: Any) -> dict[str, Any]:
     async with session.operator(config) as who:
-        return await who.status()
+        return await _look(who, config)
+
+
+async def _look(who: Operator, config: Config) -> dict[str, Any]:
+    """The status, with what only the running process knows."""
+    found = await who.status()
+    if found["holder"] and config.server.port:
+        known = found["needs_you"]
+        known += [line for line in await _daemon_says(config.server) if line not in known]
+    return found
+
+
+async def _daemon_says(server: Server) -> list[str]:
+    """The lines of /healthz: free disk, a refused reload. None where it does not answer."""
+    try:
+        status, text = await asyncio.wait_for(session.ask(server, "/healthz"), _PATIENCE)
+    except Exception:
+        # Whatever listens there, status answers from the store.
+        return []
+    return text.splitlines() if status == 500 and not text.lstrip().startswith("<") else []
 
 
 def top(context: typer.Context) -> None:
@@ -50,10 +74,10 @@ async def _top(config: Any) -> None:
     from rich.live import Live
 
     async with session.operator(config) as who:
-        with Live(table(await who.status()), screen=True) as live:
+        with Live(table(await _look(who, config)), screen=True) as live:
             while True:
                 await asyncio.sleep(1.0)
-                live.update(table(await who.status()))
+                live.update(table(await _look(who, config)))
 
 
 def table(found: dict[str, Any]) -> RenderableType:

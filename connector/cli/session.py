@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import typer
 
 if TYPE_CHECKING:
-    from connector.config import Config
+    from connector.config import Config, Server
     from connector.operate import Operator
 
 T = TypeVar("T")
@@ -37,6 +40,26 @@ def read(path: Path | None) -> Config:
     return config
 
 
+def seconds(text: str) -> float:
+    """A duration such as 30s that was given as an option."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from connector.config import Duration
+
+    try:
+        return TypeAdapter[float](Duration).validate_python(text)
+    except ValidationError:
+        raise typer.BadParameter(f"{text!r} is no duration such as 30s") from None
+
+
+async def ask(server: Server, path: str) -> tuple[int, str]:
+    """What the daemon of this configuration answers; status 0 where it does not."""
+    from connector.http import ask as get
+
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
+    return await get(f"http://{f'[{host}]' if ':' in host else host}:{server.port}{path}")
+
+
 @contextlib.asynccontextmanager
 async def operator(config: Config) -> AsyncIterator[Operator]:
     """An operator on the configured store, whether or not a daemon runs on it."""
@@ -49,6 +72,18 @@ async def operator(config: Config) -> AsyncIterator[Operator]:
         yield Operator(store, SystemClock())
     finally:
         await store.aclose()
+
+
+def follow(path: Path | None, kind: str, args: Mapping[str, Any]) -> NoReturn:
+    """Have an order carried out, say what it came to, and end with its exit code."""
+    done, result = run(order(read(path), kind, args))
+    if done:
+        print(", ".join(f"{key}: {value}" for key, value in result.items()))
+        raise typer.Exit(0)
+    faults = result.get("faults")
+    for line in faults or [result["error"]]:
+        print(line, file=sys.stderr)
+    raise typer.Exit(2 if faults else 1)
 
 
 async def order(

@@ -31,7 +31,7 @@ def init(
     source: Annotated[str, typer.Option(help="The loyalty platform.")] = "jericommerce",
     name: Annotated[str, typer.Option(help="The connection's name.")] = "acme",
 ) -> None:
-    """Write connector.toml, mappings/ and .env into this folder; overwrites nothing."""
+    """Write connector.toml, mappings/ and .env into this folder. Overwrites nothing."""
     from connector.templates import write
 
     for line in write(Path.cwd(), source, name, token=lambda: secrets.token_urlsafe(24)):
@@ -43,17 +43,15 @@ def check(
     offline: Annotated[bool, typer.Option(help="Ask no platform.")] = False,
     wait: Annotated[str, typer.Option(help="Try again for so long, as in 60s.")] = "0s",
 ) -> None:
-    """Configuration, mapping, store, credentials: one line each, and what to do about a fault."""
-    from pydantic import TypeAdapter
-
+    """Configuration, mapping, store and credentials. One line each, and what to do about a fault;
+    nothing is changed."""
     from connector import log
-    from connector.config import Duration
+    from connector.checks import check as look
 
-    patience = TypeAdapter(Duration).validate_python(wait)
+    patience = session.seconds(wait)
     config = session.read(context.obj)
     log.configure(level="critical")
-    found = session.run(_check(config, offline, patience))
-    raise typer.Exit(_print(found))
+    raise typer.Exit(_print(session.run(look(config, offline=offline, patience=patience))))
 
 
 def _print(found: list[Check]) -> int:
@@ -65,24 +63,15 @@ def _print(found: list[Check]) -> int:
     return 1 if any(line.level == "fault" for line in found) else 0
 
 
-async def _check(config: Config, offline: bool, patience: float) -> list[Check]:
-    import asyncio
-
-    from connector.checks import check as look
-
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience
-    while True:
-        found = [line async for line in look(config, offline=offline)]
-        if loop.time() >= deadline or not any(line.level == "fault" for line in found):
-            return found
-        await asyncio.sleep(1.0)
-
-
 def preview(
     context: typer.Context,
     connection: str,
-    record: Annotated[Path, typer.Option(help="A JSON file: {name, record} or {headers, body}.")],
+    record: Annotated[
+        Path,
+        typer.Option(
+            help="A JSON file: {name, record} or {headers, body}.", exists=True, dir_okay=False
+        ),
+    ],
 ) -> None:
     """The exact requests that a record would cause. Sends nothing."""
     from connector.checks import preview as look

@@ -11,7 +11,7 @@ app = typer.Typer(no_args_is_help=True, help="The store's schema and health.")
 
 @app.command()
 def upgrade(context: typer.Context) -> None:
-    """Bring the store up to this version; an SQLite file is copied beside itself first."""
+    """Bring the store up to this version. An SQLite file is copied beside itself first."""
     from connector.store import schema
 
     copy = schema.prepare(session.read(context.obj).store.url, "auto")
@@ -20,7 +20,7 @@ def upgrade(context: typer.Context) -> None:
 
 @app.command()
 def check(context: typer.Context) -> None:
-    """Look for damage and for a schema of another version; exit 1 where anything is wrong."""
+    """Look for damage and for a schema of another version. Exit 1 where anything is wrong."""
     from connector.store import schema
 
     faults = schema.check(session.read(context.obj).store.url)

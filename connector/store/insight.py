@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Column, Connection, Table, func, select
 
-from connector.model import LaneId, Millis, Request, State
+from connector.model import Lane, LaneId, Millis, Request, State
 from connector.ports import Backlog
 from connector.store.database import Database
 from connector.store.lanes import lane_of, state_of
 from connector.store.letters import request_of
-from connector.store.tables import checkpoints, in_state, lanes, outbox, requests
+from connector.store.tables import (
+    checkpoints,
+    in_state,
+    lanes,
+    outbox,
+    profiles,
+    reads,
+    requests,
+)
 
 
 class SqlInsight:
@@ -25,7 +34,7 @@ class SqlInsight:
             found = []
             for row in c.execute(select(lanes).order_by(lanes.c.connection, lanes.c.id)):
                 lane = lane_of(row)
-                counts = {state: _count(c, lane.id, state) for state in _COUNTED}
+                counts = {state: _count(c, lane, state) for state in _COUNTED}
                 found.append(
                     Backlog(
                         lane,
@@ -34,7 +43,7 @@ class SqlInsight:
                         claimed=counts[State.CLAIMED],
                         held=counts[State.HELD],
                         dead=counts[State.DEAD],
-                        oldest=_oldest(c, lane.id),
+                        oldest=_oldest(c, lane),
                     )
                 )
             return found
@@ -43,15 +52,19 @@ class SqlInsight:
 
     async def dead_by_cause(self) -> Sequence[tuple[str, str, int]]:
         def work(c: Connection) -> list[tuple[str, str, int]]:
-            keys = (lanes.c.connection, outbox.c.problem)
-            query = (
-                select(*keys, func.count())
-                .join(lanes, lanes.c.id == outbox.c.lane)
-                .where(in_state(State.DEAD))
-                .group_by(*keys)
-                .order_by(*keys)
-            )
-            return [(a, problem or "", n) for a, problem, n in c.execute(query)]
+            found: dict[tuple[str, str], int] = {}
+            for table in (outbox, profiles):
+                keys = (lanes.c.connection, table.c.problem)
+                query = (
+                    select(*keys, func.count())
+                    .join(lanes, lanes.c.id == table.c.lane)
+                    .where(in_state(State.DEAD, table))
+                    .group_by(*keys)
+                )
+                for connection, problem, count in c.execute(query):
+                    key = (connection, problem or "")
+                    found[key] = found.get(key, 0) + count
+            return sorted((*key, count) for key, count in found.items())
 
         return await self._database.read(work)
 
@@ -90,22 +103,33 @@ class SqlInsight:
 _COUNTED = (State.READY, State.CLAIMED, State.HELD, State.DEAD)
 
 
-def _count(c: Connection, lane: int, state: State) -> int:
-    query = select(func.count()).select_from(outbox)
-    return c.execute(query.where(outbox.c.lane == lane, in_state(state))).scalar_one()
+def queue_of(lane: Lane) -> tuple[Table, Column[Any]]:
+    """The table that a lane takes its entries from, and when each of them came to be."""
+    if lane.kind != "profile":
+        return outbox, outbox.c.received_at
+    if lane.destination == "klaviyo":
+        return profiles, profiles.c.since
+    return reads, reads.c.asked_at
 
 
-def _oldest(c: Connection, lane: int) -> Millis | None:
+def _count(c: Connection, lane: Lane, state: State) -> int:
+    table, _ = queue_of(lane)
+    query = select(func.count()).select_from(table)
+    return c.execute(query.where(table.c.lane == lane.id, in_state(state, table))).scalar_one()
+
+
+def _oldest(c: Connection, lane: Lane) -> Millis | None:
+    table, since = queue_of(lane)
     first = [
         c.execute(
-            select(outbox.c.received_at)
+            select(since)
             .where(
-                outbox.c.lane == lane,
-                in_state(State.READY),
-                outbox.c.solo == solo,
-                outbox.c.priority == priority,
+                table.c.lane == lane.id,
+                in_state(State.READY, table),
+                table.c.solo == solo,
+                table.c.priority == priority,
             )
-            .order_by(outbox.c.due, outbox.c.seq)
+            .order_by(table.c.due)
             .limit(1)
         ).scalar()
         for solo in (0, 1)

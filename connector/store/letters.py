@@ -12,7 +12,7 @@ from connector.model import Kind, Millis, Request, State
 from connector.ports import Letter, Stored
 from connector.store.database import Database
 from connector.store.outbox import ENTRY_COLUMNS, entry_of
-from connector.store.tables import is_stuck, lanes, outbox, requests
+from connector.store.tables import is_stuck, lanes, outbox, profiles, requests
 
 _LETTER = (
     outbox.c.seq,
@@ -38,16 +38,20 @@ class SqlDeadLetters:
 
     async def groups(self) -> Sequence[tuple[str, State, str, int]]:
         def work(c: Connection) -> list[tuple[str, State, str, int]]:
-            count = func.count()
-            keys = (lanes.c.connection, outbox.c.state, outbox.c.problem)
-            query = (
-                select(*keys, count)
-                .join(lanes, lanes.c.id == outbox.c.lane)
-                .where(is_stuck)
-                .group_by(*keys)
-                .order_by(count.desc(), lanes.c.connection, outbox.c.problem)
-            )
-            return [(a, State(b), problem or "", n) for a, b, problem, n in c.execute(query)]
+            found: dict[tuple[str, State, str], int] = {}
+            for table in (outbox, profiles):
+                keys = (lanes.c.connection, table.c.state, table.c.problem)
+                query = (
+                    select(*keys, func.count())
+                    .join(lanes, lanes.c.id == table.c.lane)
+                    .where(is_stuck(table))
+                    .group_by(*keys)
+                )
+                for connection, state, problem, count in c.execute(query):
+                    key = (connection, State(state), problem or "")
+                    found[key] = found.get(key, 0) + count
+            groups = [(*key, count) for key, count in found.items()]
+            return sorted(groups, key=lambda group: (-group[3], group[0], group[2]))
 
         return await self._database.read(work)
 
@@ -58,7 +62,7 @@ class SqlDeadLetters:
             query = (
                 select(*_LETTER)
                 .join(lanes, lanes.c.id == outbox.c.lane)
-                .where(is_stuck)
+                .where(is_stuck(outbox))
                 .order_by(outbox.c.seq.desc())
                 .limit(limit)
             )
@@ -96,7 +100,7 @@ class SqlDeadLetters:
         now: Millis,
     ) -> int:
         # A record without an address would only be held again: it waits for its person instead.
-        condition = [is_stuck, outbox.c.email.is_not(None)]
+        condition = [is_stuck(outbox), outbox.c.email.is_not(None)]
         if ids:
             condition.append(outbox.c.seq.in_(ids))
         elif problem:
@@ -119,7 +123,7 @@ class SqlDeadLetters:
     async def discard(self, ids: Sequence[int], *, reason: str, now: Millis) -> int:
         statement = (
             update(outbox)
-            .where(outbox.c.seq.in_(ids), is_stuck)
+            .where(outbox.c.seq.in_(ids), is_stuck(outbox))
             .values(state=State.DISCARDED, settled_at=now, detail=reason)
         )
         return await self._database.write(lambda c: c.execute(statement).rowcount)

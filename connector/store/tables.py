@@ -354,7 +354,11 @@ journal = metadata.tables["journal"]
 
 
 STUCK = (State.HELD, State.DEAD)
-is_stuck: ColumnElement[Any] = literal_column("outbox.state IN (4, 5)")
+
+
+def is_stuck(table: Table) -> ColumnElement[Any]:
+    """Held or dead, in the words of the partial index."""
+    return literal_column(f"{table.name}.state IN (4, 5)")
 
 
 def in_state(state: State, table: Table = outbox) -> ColumnElement[Any]:
@@ -365,5 +369,5 @@ def in_state(state: State, table: Table = outbox) -> ColumnElement[Any]:
     """
     words: ColumnElement[Any] = literal_column(f"{table.name}.state = {int(state)}")
     if state in STUCK:
-        return and_(literal_column(f"{table.name}.state IN (4, 5)"), words)
+        return and_(is_stuck(table), words)
     return words

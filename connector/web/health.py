@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from connector import log
+from connector.errors import StoreError
 from connector.metrics import CONTENT_TYPE, Metrics
 from connector.operate import Operator
 from connector.ports import Clock
@@ -31,6 +33,7 @@ class Health:
         self._refresh = refresh
         self._last = clock.monotonic()
         self.ready = False
+        self._log = log.get("health")
 
     def beat(self) -> None:
         self._last = self._clock.monotonic()
@@ -47,12 +50,19 @@ class Health:
         return PlainTextResponse("ok\n")
 
     async def healthz(self, request: Request) -> Response:
-        lines = await self._operator.needs_you()
+        try:
+            lines = await self._operator.needs_you()
+        except StoreError as error:
+            lines = [f"{error.problem}: {error.problem.meaning}"]
         if lines:
             return PlainTextResponse("\n".join(lines) + "\n", status_code=500)
         return PlainTextResponse("ok\n")
 
     async def metrics(self, request: Request) -> Response:
-        await self._refresh()
+        try:
+            await self._refresh()
+        except StoreError as error:
+            # What this process counts is worth more than ever then.
+            self._log.warning("metrics without those of the store", problem=error.problem.value)
         text = await asyncio.to_thread(self._metrics.render)
         return Response(text, media_type=CONTENT_TYPE)

@@ -42,7 +42,10 @@ class Hooks:
             return _answer(404, "no such connection")
         if not line.enabled:
             return self._refuse(name, 409, "disabled", "this connection is disabled")
-        body = await _read(request)
+        try:
+            body = await _read(request)
+        except ClientDisconnect:
+            return self._refuse(name, 400, "malformed", "the caller left before the body's end")
         if body is None:
             return self._refuse(
                 name, 413, "too_large", "more than 1 MiB", Problem.WEBHOOK_TOO_LARGE
@@ -81,20 +84,17 @@ class Hooks:
 
 
 async def _read(request: Request) -> bytes | None:
-    """The body, or None when it is larger than we take."""
+    """The body, or None when it is larger than we take. Raises ClientDisconnect."""
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > MAX_BODY:
         return None
     parts: list[bytes] = []
     size = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > MAX_BODY:
-                return None
-            parts.append(part)
-    except ClientDisconnect:
-        return b""
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY:
+            return None
+        parts.append(part)
     return b"".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -14,6 +15,8 @@ from starlette.routing import Route
 from connector.errors import ConfigError
 from connector.web.health import Health
 from connector.web.hooks import Hooks
+
+_BACKLOG = 2048
 
 
 def application(hooks: Hooks | None, health: Health, *, admin: bool) -> Starlette:
@@ -30,7 +33,9 @@ def application(hooks: Hooks | None, health: Health, *, admin: bool) -> Starlett
         ]
     if admin:
         routes.append(Route("/metrics", health.metrics))
-    return Starlette(routes=routes)
+    app = Starlette(routes=routes)
+    app.state.port_key = "server.port" if hooks else "server.admin_port"
+    return app
 
 
 class _Embedded(uvicorn.Server):
@@ -58,27 +63,37 @@ class Server:
             timeout_keep_alive=65,
         )
         self._server = _Embedded(config)
+        self._port_key: str = app.state.port_key
         self._host, self._port = host, port
         self.port = port
         """The port that is listened on, also where 0 was asked for."""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError when the port is taken."""
-        # uvicorn would end the process where it cannot bind, so it is given a bound socket.
+        """Listen. Raises ConfigError when the port is taken or the host is not ours."""
+        # uvicorn would end the process where it cannot bind, so it is given a bound socket. Only
+        # listening takes a port for certain: two may bind it with SO_REUSEADDR.
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((self._host, self._port))
+            listener.listen(_BACKLOG)
         except OSError as error:
             listener.close()
-            fault = f"server.port: {self._host}:{self._port} cannot be listened on: {error}"
-            raise ConfigError([fault]) from error
+            raise ConfigError([self._fault(error)]) from error
         self.port = int(listener.getsockname()[1])
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         while not self._server.started and not self._task.done():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+    def _fault(self, error: OSError) -> str:
+        """Which key is to be changed, and why."""
+        where = f"{self._host}:{self._port}"
+        if error.errno == errno.EADDRINUSE:
+            return f"{self._port_key}: {where} is taken by another program, allowed a free port"
+        key = self._port_key if isinstance(error, PermissionError) else "server.host"
+        return f"{key}: {where} cannot be listened on: {error.strerror or error}"
 
     async def stop(self) -> None:
         """No new requests; those under way are answered, within the grace."""

@@ -167,7 +167,9 @@ async def filled(store: SqlStore) -> Lane:
 
 async def test_ready_is_answered_from_the_index_of_what_is_ready(store: SqlStore) -> None:
     lane = await filled(store)
-    found = await plans(store, lambda c: queue.ready(c, tables.outbox, tables.outbox.c.seq, lane.id, NOW, 51))
+    found = await plans(
+        store, lambda c: queue.ready(c, tables.outbox, tables.outbox.c.seq, lane.id, NOW, 51)
+    )
     assert len(found) >= 6
     assert no_scan(found)
     assert sum("outbox_ready" in line for line in found) >= 6

@@ -1,0 +1,304 @@
+"""The command line in this process where that is enough, as a process where it is not, and the
+platforms in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import io
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+from starlette.types import Message, Receive, Scope, Send
+
+from connector import cli
+from connector.clock import SystemClock
+from connector.model import Appended, Page, Record
+from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
+from connector.store.sql import open_store
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = """\
+[store]
+url = "sqlite:///state/cli.db"
+min_free = "1MB"
+
+[server]
+port = {port}
+shutdown_timeout = "5s"
+
+[delivery]
+retry_base = "50ms"
+probe_every = "1s"
+
+[[connections]]
+name = "acme"
+source = "jericommerce"
+mapping = "mappings/jericommerce.toml"
+
+[connections.settings]
+base_url = "{jericommerce}"
+program = "demo"
+api_key = "jeri_sandbox"
+webhook_secret = "jeri_webhook_secret"
+
+[connections.klaviyo]
+base_url = "{klaviyo}"
+private_key = "{key}"
+"""
+
+
+def until(what: str, look: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Look again and again until it is so; fails naming `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+# ── the platforms ────────────────────────────────────────────────────────────────────────────────
+
+
+class Platforms:
+    """Both sandboxes on loopback. `bodies` holds what was posted to Klaviyo, (path, headers,
+    body)."""
+
+    def __init__(self) -> None:
+        # No limits: the commands of many stores call one account, none knowing of the others.
+        self.klaviyo = KlaviyoSandbox(limits=False)
+        self.jericommerce = JeriCommerceSandbox()
+        self.traffic = Traffic(self.jericommerce, "unused")
+        self.bodies: list[tuple[str, dict[str, str], Any]] = []
+        self.urls: dict[str, str] = {}
+        self._started = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread.start()
+        assert self._started.wait(10)
+
+    async def _run(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+
+        async def klaviyo(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._klaviyo(scope, receive, send)
+
+        servers = await serve({"klaviyo": (klaviyo, 0), "jericommerce": (self.jericommerce.app, 0)})
+        self.urls = {name: servers.url(name) for name in servers.ports}
+        self._started.set()
+        await self._stop.wait()
+        await servers.aclose()
+
+    async def _klaviyo(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts: list[bytes] = []
+
+        async def listen() -> Message:
+            message = await receive()
+            parts.append(message.get("body", b""))
+            if scope["method"] == "POST" and not message.get("more_body"):
+                headers = {k.decode(): v.decode() for k, v in scope["headers"]}
+                self.bodies.append((scope["path"], headers, orjson.loads(b"".join(parts) or b"{}")))
+            return message
+
+        await self.klaviyo.app(scope, listen, send)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def platforms() -> Iterator[Platforms]:
+    """One pair for all: a test looks for what it sent itself."""
+    running = Platforms()
+    yield running
+    running.stop()
+
+
+# ── a folder with a configuration ────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Folder:
+    """A configured folder, and processes that run in it."""
+
+    def __init__(self, path: Path, platforms: Platforms, *, key: str = "pk_sandbox") -> None:
+        self.path, self.platforms = path, platforms
+        self.port = free_port()
+        self.mapping = path / "mappings" / "jericommerce.toml"
+        self.mapping.parent.mkdir(parents=True)
+        self.mapping.write_text((ROOT / "mappings" / "jericommerce.toml").read_text())
+        self.config = path / "connector.toml"
+        self.write(key=key)
+        self._running: list[subprocess.Popen[str]] = []
+
+    def write(self, *, key: str = "pk_sandbox", port: int | None = None) -> None:
+        text = CONFIG.format(port=port or self.port, key=key, **self.platforms.urls)
+        self.config.write_text(text)
+
+    @property
+    def store(self) -> Path:
+        return self.path / "state" / "cli.db"
+
+    @property
+    def log(self) -> str:
+        """What all processes here have written to stderr."""
+        return (self.path / "stderr").read_text()
+
+    def spawn(self, *args: str) -> subprocess.Popen[str]:
+        """`connector ARGS` as a process; its stderr goes to `log`."""
+        with (self.path / "stderr").open("a") as err:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "connector.cli", *args],
+                cwd=self.path,
+                env={"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PATH": os.environ["PATH"]},
+                stdout=subprocess.PIPE,
+                stderr=err,
+                text=True,
+            )
+        self._running.append(process)
+        return process
+
+    def finished(self, *args: str) -> tuple[int, str]:
+        """Exit code and stdout of a process that ends by itself."""
+        process = self.spawn(*args)
+        out, _ = process.communicate(timeout=30)
+        return process.returncode, out
+
+    def stop(self) -> None:
+        for process in self._running:
+            if process.poll() is None:
+                process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=10)
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+    def take_in(self, *emails: str | None) -> Appended:
+        """Put one record for each address into the store, as intake does it."""
+
+        async def work() -> Appended:
+            store = await open_store(f"sqlite:///{self.store}")
+            lane = await store.lanes.ensure("acme", "klaviyo", "event")
+            now = SystemClock().now()
+            body = orjson.dumps({"properties": {"amount": 5}})
+            records = [
+                Record(f"r{n}", f"cli:{self.path.name}:{n}", "Balance changed", now, body, email=e)
+                for n, e in enumerate(emails)
+            ]
+            [result] = await store.append([Page(lane, "webhook", records, now)])
+            await store.aclose()
+            return result
+
+        return asyncio.run(work())
+
+    def delivered(self) -> int:
+        """How many of the records of `take_in` Klaviyo has."""
+        ids = self.platforms.klaviyo.unique_ids()
+        return sum(count for id, count in ids.items() if id.startswith(f"cli:{self.path.name}:"))
+
+    # ── the daemon here ──────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> subprocess.Popen[str]:
+        process = self.spawn("run")
+
+        def ready() -> bool:
+            assert process.poll() is None, self.log
+            return self.ask("GET", "/readyz")[0] == 200
+
+        until("the daemon is ready", ready)
+        return process
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Any = None
+    ) -> tuple[int, str]:
+        """(status, text); status 0 where there was no answer."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, 5)) as caller:
+            try:
+                caller.request(method, path, body, headers or {})
+                answer = caller.getresponse()
+                return answer.status, answer.read().decode()
+            except (OSError, http.client.HTTPException):
+                return 0, ""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, platforms: Platforms) -> Iterator[Folder]:
+    made = Folder(tmp_path / tmp_path.name, platforms)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, platforms: Platforms) -> Iterator[Folder]:
+    """A folder whose daemon runs while a whole file of tests does."""
+    path = tmp_path_factory.mktemp("daemon")
+    made = Folder(path / path.name, platforms)
+    made.start()
+    yield made
+    made.stop()
+
+
+# ── the command line in this process ─────────────────────────────────────────────────────────────
+
+Call = Callable[..., Said]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """Calls `connector ARGS` here, in the folder `at`; nobody answers its questions."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("CONNECTOR_CONFIG", raising=False)
+
+    def run(*args: str, at: Path | Folder | None = None) -> Said:
+        if at is not None:
+            monkeypatch.chdir(at.path if isinstance(at, Folder) else at)
+        monkeypatch.setattr(sys, "argv", ["connector", *args])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        code = end.value.code
+        return Said(code if isinstance(code, int) else int(code is not None), *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Set up before anything captures, so put back after: a command configures logging."""
+    root, before = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)

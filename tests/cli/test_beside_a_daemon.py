@@ -1,0 +1,161 @@
+"""The same commands while a daemon runs on the store."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.app import App, read_config
+from connector.errors import StoreError
+
+from .conftest import ROOT, Call, Folder, until
+
+EXAMPLES = ROOT / "mappings" / "examples" / "jericommerce"
+SECRET = b"jeri_webhook_secret"
+
+
+def post(daemon: Folder, name: str, body: bytes) -> None:
+    headers = {
+        "x-jericommerce-event-type": name,
+        "x-jericommerce-hmac-sha256": hmac.digest(SECRET, body, "sha256").hex(),
+    }
+    assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+
+
+def lane(call: Call, daemon: Folder) -> dict[str, Any]:
+    said = call("status", "--json", at=daemon)
+    assert said.code == 0
+    [found] = json.loads(said.out)["connections"]["acme"]["lanes"]
+    return dict(found)
+
+
+def test_status_names_the_holder_and_needs_nobody(call: Call, daemon: Folder) -> None:
+    status = json.loads(call("status", "--json", at=daemon).out)
+    assert "/" in status["holder"]
+    assert status["needs_you"] == []
+
+
+def test_pause_status_resume_beside_a_daemon(call: Call, daemon: Folder) -> None:
+    assert call("pause", "acme", at=daemon).out == "paused: acme\n"
+    assert (lane(call, daemon)["state"], lane(call, daemon)["problem"]) == ("paused", "L40")
+    headers, body = daemon.platforms.traffic.make_event()
+    assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    id = f"jericommerce:{json.loads(body)['id']}"
+    assert lane(call, daemon)["ready"] == 1
+    assert daemon.platforms.klaviyo.recorded(id) == 0
+    assert call("resume", "acme", at=daemon).out == "resumed: acme\n"
+    until("it is delivered", lambda: daemon.platforms.klaviyo.recorded(id) == 1)
+    assert lane(call, daemon)["state"] == "running"
+
+
+@pytest.mark.parametrize("name", ["balance-changed-up", "tier-upgraded", "unknown-event"])
+def test_preview_shows_exactly_what_the_same_webhook_causes(
+    call: Call, daemon: Folder, tmp_path: Path, name: str
+) -> None:
+    example = json.loads((EXAMPLES / f"{name}.json").read_text())
+    example["record"]["id"] = f"preview-{name}"
+    (tmp_path / "record.json").write_text(json.dumps(example))
+    said = call("preview", "acme", "--record", str(tmp_path / "record.json"), at=daemon)
+    assert (said.code, said.err) == (0, "")
+    [shown] = json.loads(said.out)
+
+    sent = daemon.platforms.bodies
+    before = len(sent)
+    post(daemon, example["name"], json.dumps(example["record"]).encode())
+    until("Klaviyo was called", lambda: len(sent) > before)
+    path, headers, body = sent[before]
+    assert shown["request"] == f"POST {daemon.platforms.urls['klaviyo']}{path}"
+    assert shown["body"] == body
+    assert shown["headers"].items() <= headers.items()
+    assert "pk_sandbox" not in said.out
+    assert "authorization" not in {key.lower() for key in shown["headers"]}
+
+
+def test_a_held_record_is_passed_over_by_a_retry_that_says_so(call: Call, daemon: Folder) -> None:
+    body = {"id": "held-1", "customerId": "nobody-knows", "createdAt": "2026-01-01T10:00:00Z"}
+    post(daemon, "Balance changed", json.dumps(body).encode())
+    said = call("dead-letters", "retry", "--cause", "I10", at=daemon)
+    assert (said.code, said.out) == (0, "retried: 0, waiting_for_an_address: 1\n")
+    [letter] = json.loads(call("dead-letters", "list", "--json", at=daemon).out)
+    gone = call("dead-letters", "discard", str(letter["id"]), "--yes", at=daemon)
+    assert gone.out == "discarded: 1\n"
+
+
+def test_the_daemon_is_healthy_and_ready(call: Call, daemon: Folder) -> None:
+    for words in (["healthcheck"], ["healthcheck", "--ready"]):
+        said = call(*words, at=daemon)
+        assert (said.code, said.out) == (0, "ok\n")
+
+
+def test_reload_takes_an_edited_file(call: Call, daemon: Folder) -> None:
+    said = call("reload", at=daemon)
+    assert (said.code, said.out) == (0, "reloaded: True, needs_restart: []\n")
+
+
+def test_a_refused_reload_prints_and_logs_every_fault_and_status_shows_it(
+    call: Call, daemon: Folder
+) -> None:
+    good = daemon.mapping.read_text()
+    daemon.mapping.write_text(f"fly = true\nswim = 1\n{good}")
+    try:
+        said = call("reload", at=daemon)
+        assert (said.code, said.out) == (2, "")
+        faults = [line for line in said.err.splitlines() if "fly" in line or "swim" in line]
+        assert len(faults) == 2
+        assert all(word in daemon.log for word in ("fly", "swim"))
+        assert re.search(r"needs you\n +C30: ", call("status", at=daemon).out)
+    finally:
+        daemon.mapping.write_text(good)
+    assert call("reload", at=daemon).code == 0
+    assert json.loads(call("status", "--json", at=daemon).out)["needs_you"] == []
+
+
+def test_a_sighup_that_is_refused_logs_every_fault(daemon: Folder) -> None:
+    good = daemon.config.read_text()
+    daemon.config.write_text(f"{good}\n[delivering]\nx = 1\n[retaining]\ny = 1\n")
+    process = daemon._running[0]
+    try:
+        process.send_signal(signal.SIGHUP)
+        until("it is refused", lambda: "C30" in daemon.ask("GET", "/healthz")[1])
+        until("a fault is logged", lambda: "delivering: found" in daemon.log)
+        assert "retaining: found" in daemon.log
+    finally:
+        daemon.config.write_text(good)
+    process.send_signal(signal.SIGHUP)
+    until("it is taken", lambda: daemon.ask("GET", "/healthz")[0] == 200)
+
+
+def test_status_does_not_fail_where_the_daemon_cannot_be_asked(
+    call: Call, daemon: Folder, folder: Folder
+) -> None:
+    text = daemon.config.read_text().replace("sqlite:///state/", f"sqlite:///{daemon.path}/state/")
+    folder.config.write_text(text.replace(f"port = {daemon.port}", f"port = {folder.port}"))
+    said = call("status", "--json", at=folder)
+    assert said.code == 0
+    assert json.loads(said.out)["holder"]
+
+
+async def test_a_second_run_on_the_store_ends_and_names_the_first(
+    daemon: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(daemon.path)
+    app = App(read_config())
+    with pytest.raises(StoreError, match="holds this store") as found:
+        await app.start(patience=0.0)
+    assert found.value.problem == "S40"
+    assert f"/{daemon._running[0].pid}/" in found.value.detail
+    await app.stop()
+
+
+def test_the_daemon_wrote_nothing_to_stdout_and_ends_with_0_on_sigterm(daemon: Folder) -> None:
+    process = daemon._running[0]
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "")
+    assert "@example.com" not in daemon.log

@@ -1,0 +1,531 @@
+"""Every command without a daemon: its exit code, what it prints where, what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer.main
+from rich.console import Console
+
+from connector import cli, operate
+from connector.clock import SystemClock
+from connector.errors import StoreError
+from connector.lease import LeaseKeeper, holder_name
+from connector.sandbox import KlaviyoSandbox
+from connector.store.sql import open_store
+from connector.testing.clock import FakeClock
+from connector.testing.memory import MemoryStore
+
+from .conftest import ROOT, Call, Folder, free_port
+
+SECRETS = {
+    "ACME_KLAVIYO_PRIVATE_KEY": "pk_sandbox",
+    "ACME_PROGRAM": "demo",
+    "ACME_API_KEY": "jeri_sandbox",
+    "ACME_WEBHOOK_SECRET": "jeri_webhook_secret",
+}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder and what it holds."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if not p.is_dir()}
+
+
+# ── help ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def groups() -> list[list[str]]:
+    found: list[list[str]] = []
+
+    def walk(command: Any, words: list[str]) -> None:
+        found.append(words)
+        for name, inner in getattr(command, "commands", {}).items():
+            walk(inner, [*words, name])
+
+    walk(typer.main.get_command(cli.app), [])
+    return found
+
+
+def test_no_help_is_cut_off_at_80_columns(call: Call) -> None:
+    for words in groups():
+        said = call(*words, "--help")
+        assert said.code == 0
+        _, _, below = said.out.partition("\n")
+        assert not re.search(r"\.\.\.$", below, re.M), f"{words}\n{said.out}"
+        assert all(len(line) <= 80 for line in said.out.splitlines())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, atexit\n"
+        "sys.argv = ['connector', '--help']\n"
+        "from connector.cli import main\n"
+        "heavy = {'sqlalchemy', 'sqlmodel', 'httpx', 'alembic', 'starlette', 'pydantic'}\n"
+        "atexit.register(lambda: print(sorted(heavy & sys.modules.keys()), file=sys.stderr))\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.strip() == "[]"
+
+
+def test_the_version_is_a_result(call: Call) -> None:
+    said = call("--version")
+    assert (said.code, said.err) == (0, "")
+    assert re.fullmatch(r"connector \d+\.\d+\.\S+\n", said.out)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fly"],
+        ["run", "--fast"],
+        ["pause"],
+        ["preview", "acme"],
+        ["preview", "acme", "--record", "missing.json"],
+        ["dead-letters", "retry"],
+        ["dead-letters", "show", "x"],
+        ["check", "--wait", "soon"],
+        ["demo", "--for", "ever"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2_and_a_word_on_stderr(
+    call: Call, folder: Folder, words: list[str]
+) -> None:
+    said = call(*words, at=folder)
+    assert (said.code, said.out) == (2, "")
+    assert said.err
+    assert "Traceback" not in said.err
+
+
+# ── init and check ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_init_writes_a_folder_that_passes_an_offline_check_once_its_secrets_are_filled(
+    call: Call, tmp_path: Path
+) -> None:
+    said = call("init", at=tmp_path)
+    assert (said.code, said.err) == (0, "")
+    env = tmp_path / ".env"
+    assert stat.S_IMODE(env.stat().st_mode) == 0o600
+
+    empty = call("check", "--offline")
+    assert (empty.code, empty.out) == (2, "")
+    for key in ("program", "klaviyo.private_key", "api_key"):
+        assert re.search(rf"^connections\.acme\.\S*{key}: ", empty.err, re.M)
+
+    text = env.read_text()
+    for name, value in SECRETS.items():
+        assert f"\n{name}=\n" in text
+        text = text.replace(f"\n{name}=\n", f"\n{name}={value}\n")
+    env.write_text(text)
+    before = files(tmp_path)
+    filled = call("check", "--offline")
+    assert filled.code == 0, filled.out + filled.err
+    assert "FAULT" not in filled.out
+    assert files(tmp_path) == before
+
+    config = tmp_path / "connector.toml"
+    config.write_text(
+        config.read_text().replace("http://127.0.0.1:8787", "https://loyalty.example.com")
+    )
+    public = call("check", "--offline")
+    assert public.code == 0, public.err
+    assert "warning" not in public.out
+
+
+def test_init_never_overwrites(call: Call, tmp_path: Path) -> None:
+    call("init", at=tmp_path)
+    for name in ("connector.toml", ".env", "mappings/jericommerce.toml"):
+        (tmp_path / name).write_text(f"mine: {name}")
+    before = files(tmp_path)
+    again = call("init", "--name", "other")
+    assert again.code == 0
+    assert files(tmp_path) == before
+    assert again.out.count("kept") == 3
+
+
+def test_init_makes_new_secrets_each_time_and_prints_none(call: Call, tmp_path: Path) -> None:
+    seen = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        said = call("init", at=tmp_path / name)
+        filled = re.findall(r"^\w+=(.+)$", (tmp_path / name / ".env").read_text(), re.M)
+        assert filled
+        assert not [secret for secret in filled if secret in said.out]
+        seen += filled
+    assert len(set(seen)) == len(seen)
+
+
+def test_what_init_writes_names_only_commands_that_exist(call: Call, tmp_path: Path) -> None:
+    call("init", at=tmp_path)
+    text = (tmp_path / "connector.toml").read_text() + (tmp_path / ".env").read_text()
+    known = {words[0] for words in groups() if words}
+    assert set(re.findall(r"`connector ([\w-]+)", text)) <= known
+    assert "connections.actions" not in text
+    assert "FLOW_SECRET" not in text
+    assert not re.search(r"\bconsole\b(?! \|)", re.sub(r"# format.*", "", text))
+
+
+def test_init_for_an_unknown_platform_is_a_fault_that_names_the_known(
+    call: Call, tmp_path: Path
+) -> None:
+    said = call("init", "--source", "nobody", at=tmp_path)
+    assert (said.code, said.out) == (2, "")
+    assert "jericommerce" in said.err
+    assert not files(tmp_path)
+
+
+def test_a_faulty_configuration_prints_every_fault_and_ends_with_2(
+    call: Call, folder: Folder
+) -> None:
+    text = folder.config.read_text()
+    for old, new in (
+        ('min_free = "1MB"', 'min_free = "much"'),
+        ('probe_every = "1s"', 'probe_every = "often"'),
+        ('private_key = "pk_sandbox"', 'private_key = ""'),
+    ):
+        text = text.replace(old, new)
+    folder.config.write_text(text + "\n[serve]\nport = 1\n")
+    for words in (["check", "--offline"], ["status"], ["run"], ["config", "show"], ["reload"]):
+        said = call(*words, at=folder)
+        assert (said.code, said.out) == (2, "")
+        for key in (
+            "store.min_free",
+            "delivery.probe_every",
+            "connections.acme.klaviyo.private_key",
+            "serve",
+        ):
+            assert re.search(rf"^{re.escape(key)}: found ", said.err, re.M), said.err
+    assert not folder.store.exists()
+
+
+def test_without_a_configuration_it_says_how_to_make_one(call: Call, tmp_path: Path) -> None:
+    said = call("run", at=tmp_path)
+    assert (said.code, said.out) == (2, "")
+    assert "connector init" in said.err
+
+
+def test_check_asks_klaviyo_and_changes_nothing(call: Call, folder: Folder) -> None:
+    before = files(folder.path)
+    said = call("check", at=folder)
+    assert said.code == 0, said.out + said.err
+    assert "ok      acme: Klaviyo key: account SANDBX" in said.out
+    assert files(folder.path) == before
+
+
+def test_check_leaves_an_existing_store_as_it_is(call: Call, folder: Folder) -> None:
+    folder.take_in("ana@example.com")
+    before = files(folder.path)
+    assert call("check", at=folder).code == 0
+    assert files(folder.path) == before
+
+
+def test_check_ends_with_1_and_the_code_when_klaviyo_refuses_the_key(
+    call: Call, folder: Folder
+) -> None:
+    folder.write(key="pk_somebody_elses")
+    said = call("check", at=folder)
+    assert said.code == 1
+    assert "FAULT   acme: Klaviyo key K401: HTTP 401" in said.out
+    assert "pk_somebody_elses" not in said.out + said.err
+
+
+def test_check_wait_looks_again_until_klaviyo_answers(call: Call, folder: Folder) -> None:
+    folder.platforms.klaviyo.faults.add("accounts", "status", status=503, count=1)
+    said = call("check", "--wait", "1s", at=folder)
+    assert said.code == 0, said.out
+    assert not folder.platforms.klaviyo.faults
+
+
+def test_check_names_a_faulty_mapping(call: Call, folder: Folder) -> None:
+    folder.mapping.write_text("version = 1\nsource = 'jericommerce'\nfly = true\n")
+    for words in (["check", "--offline"], ["mappings", "check"]):
+        said = call(*words, at=folder)
+        assert said.code == 1
+        assert re.search(r"FAULT .*mapping jericommerce.toml C20: .*fly", said.out)
+
+
+def test_the_shipped_mapping_passes_its_check(call: Call, folder: Folder) -> None:
+    said = call("mappings", "check", at=folder)
+    assert (said.code, said.err) == (0, "")
+    assert "ok      mapping jericommerce.toml" in said.out
+
+
+def test_config_show_masks_every_secret(call: Call, folder: Folder) -> None:
+    said = call("config", "show", at=folder)
+    assert said.code == 0
+    assert 'name = "acme"' in said.out
+    for secret in ("pk_sandbox", "jeri_sandbox", "jeri_webhook_secret"):
+        assert secret not in said.out + said.err
+
+
+@pytest.mark.parametrize("words", [["preview", "nobody", "--record", "connector.toml"]])
+def test_an_unknown_connection_is_named_beside_the_known(
+    call: Call, folder: Folder, words: list[str]
+) -> None:
+    said = call(*words, at=folder)
+    assert (said.code, said.out) == (2, "")
+    assert "nobody" in said.err
+    assert "acme" in said.err
+
+
+def test_preview_of_a_record_that_is_not_readable_ends_with_1(call: Call, folder: Folder) -> None:
+    (folder.path / "record.json").write_text('{"name": "Balance changed", "record": {}}')
+    said = call("preview", "acme", "--record", "record.json", at=folder)
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("W400 ")
+
+
+# ── orders and looks without a daemon ────────────────────────────────────────────────────────────
+
+
+def test_pause_status_resume_without_a_daemon(call: Call, folder: Folder) -> None:
+    folder.take_in("ana@example.com")
+    states = []
+    for order in ("pause", "resume"):
+        said = call(order, "acme", at=folder)
+        assert (said.code, said.out) == (0, f"{order}d: acme\n")
+        status = json.loads(call("status", "--json").out)
+        assert status["holder"] is None
+        [lane] = status["connections"]["acme"]["lanes"]
+        states.append((lane["state"], lane["problem"], lane["ready"]))
+    assert states == [("paused", "L40", 1), ("running", None, 1)]
+
+
+def test_an_order_for_a_connection_that_never_ran_ends_with_1(call: Call, folder: Folder) -> None:
+    said = call("pause", "nobody", at=folder)
+    assert (said.code, said.out) == (1, "")
+    assert "nobody" in said.err
+
+
+def test_reload_without_a_daemon_says_so(call: Call, folder: Folder) -> None:
+    said = call("reload", at=folder)
+    assert (said.code, said.out) == (1, "")
+    assert said.err.splitlines()[-1] == "no daemon runs on this store, so nothing to reload"
+
+
+def test_status_for_a_person_says_who_runs_and_what_waits(call: Call, folder: Folder) -> None:
+    folder.take_in("ana@example.com", None)
+    said = call("status", at=folder)
+    assert said.code == 0
+    assert "nobody: start it with `connector run`" in said.out
+    assert re.search(r"acme +events → klaviyo +running +1 +0 +1 +0 ", said.out)
+    assert "1  held  I10" in said.out
+
+
+def test_a_retry_says_how_many_still_wait_for_an_address(call: Call, folder: Folder) -> None:
+    folder.take_in("ana@example.com", None, None)
+    [first, second] = json.loads(call("dead-letters", "list", "--json", at=folder).out)
+    assert {first["state"], first["problem"]} == {"held", "I10"}
+    for words, waiting in (
+        (["--all"], 2),
+        (["--cause", "I10"], 2),
+        (["--cause", "K400"], 0),
+        ([str(first["id"])], 1),
+        ([str(first["id"]), str(second["id"]), "999"], 2),
+    ):
+        said = call("dead-letters", "retry", *words)
+        assert (said.code, said.out) == (0, f"retried: 0, waiting_for_an_address: {waiting}\n")
+
+
+def test_dead_letters_are_listed_shown_and_discarded(call: Call, folder: Folder) -> None:
+    folder.take_in(None)
+    listed = call("dead-letters", "list", at=folder)
+    assert (listed.code, listed.err) == (0, "")
+    [found] = json.loads(call("dead-letters", "list", "--json").out)
+    id = str(found["id"])
+    assert f"       {id}  " in listed.out
+    shown = json.loads(call("dead-letters", "show", id).out)
+    assert shown["record"] == {"properties": {"amount": 5}}
+    said = call("dead-letters", "show", "999")
+    assert (said.code, said.out) == (1, "")
+    asked = call("dead-letters", "discard", id)
+    assert asked.code == 1  # nobody is there to say yes
+    gone = call("dead-letters", "discard", id, "--yes", "--reason", "test")
+    assert (gone.code, gone.out) == (0, "discarded: 1\n")
+    assert json.loads(call("dead-letters", "list", "--json").out) == []
+
+
+def test_store_upgrade_makes_a_store_and_store_check_finds_damage(
+    call: Call, folder: Folder
+) -> None:
+    made = call("store", "upgrade", at=folder)
+    assert made.code == 0
+    assert made.out.startswith("at revision ")
+    well = call("store", "check")
+    assert (well.code, well.out) == (0, "the store is well\n")
+    folder.store.write_bytes(b"no database at all" * 100)
+    broken = call("store", "check")
+    assert broken.code == 1
+    assert broken.out.startswith("S10")
+
+
+def test_a_daemon_that_is_not_there_is_not_healthy(call: Call, folder: Folder) -> None:
+    for words in (["healthcheck"], ["healthcheck", "--ready"]):
+        said = call(*words, at=folder)
+        assert said.code == 1
+        assert said.out.startswith("no answer")
+
+
+async def test_an_order_is_answered_even_when_carrying_it_out_fails_inside() -> None:
+    store, clock = MemoryStore(), FakeClock()
+    who = operate.Operator(store, clock)
+    id = await who.place("pause", {}, by="test")
+    await who.carry_out_all()
+    done = await who.order(id)
+    assert done
+    assert (done.ok, done.result) == (False, {"error": "KeyError, see the log"})
+
+
+# ── run ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_run_until_idle_drains_a_backlog_and_ends_with_0(folder: Folder) -> None:
+    folder.take_in(*(f"p{n}@example.com" for n in range(70)), None)
+    assert folder.finished("run", "--until-idle") == (0, "")
+    assert folder.delivered() == 70
+    assert "ready" in folder.log
+    assert "@example.com" not in folder.log
+
+
+def test_run_until_idle_ends_with_1_and_a_line_when_klaviyo_refuses_the_key(
+    folder: Folder,
+) -> None:
+    folder.write(key="pk_somebody_elses")
+    folder.take_in("ana@example.com")
+    code, out = folder.finished("run", "--until-idle")
+    assert code == 1
+    [line] = out.splitlines()
+    assert line.startswith("acme: blocked, ")
+    assert "HTTP 401" in line
+    assert folder.delivered() == 0
+    assert "pk_somebody_elses" not in folder.log
+
+
+@pytest.mark.parametrize("key", ["port", "admin_port"])
+def test_run_on_a_taken_port_names_the_key_ends_with_2_and_gives_the_lease_back(
+    call: Call, folder: Folder, key: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        folder.write(port=port if key == "port" else None)
+        if key == "admin_port":
+            text = folder.config.read_text()
+            folder.config.write_text(text.replace("[server]", f"[server]\nadmin_port = {port}"))
+        assert folder.finished("run") == (2, "")
+    [line] = [line for line in folder.log.splitlines() if line.startswith("server.")]
+    assert (
+        line == f"server.{key}: 127.0.0.1:{port} is taken by another program, allowed a free port"
+    )
+    assert "Traceback" not in folder.log
+    status = json.loads(call("status", "--json", at=folder).out)
+    assert status["holder"] is None
+
+
+async def test_a_second_holder_waits_and_then_names_the_first(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'held.db'}"
+    one, two = await open_store(url), await open_store(url)
+    first = LeaseKeeper(one, SystemClock(), holder_name())
+    second = LeaseKeeper(two, SystemClock(), "second")
+    await first.acquire(0.0)
+    with pytest.raises(StoreError, match=re.escape(first.fence.holder)) as found:
+        await second.acquire(0.2)
+    assert found.value.problem == "S40"
+    await first.release()
+    await second.acquire(0.0)
+    await second.release()
+    await asyncio.gather(one.aclose(), two.aclose())
+
+
+# ── sandbox and demo ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_sandbox_prints_its_addresses_and_ends_with_0_on_sigterm(folder: Folder) -> None:
+    ports = {"klaviyo": free_port(), "jericommerce": free_port()}
+    words = [f"--{name}-port={port}" for name, port in ports.items()]
+    process = folder.spawn("sandbox", *words)
+    assert process.stdout
+    said = [process.stdout.readline() for _ in ports]
+    assert said == [f"{name}: http://127.0.0.1:{port}\n" for name, port in ports.items()]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
+def test_the_demo_is_well_and_its_summary_is_true(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[KlaviyoSandbox] = []
+
+    def sandbox() -> KlaviyoSandbox:
+        made.append(KlaviyoSandbox())
+        return made[0]
+
+    monkeypatch.setattr("connector.cli.demo.KlaviyoSandbox", sandbox)
+    said = call("demo", "--for", "3s", "--rate", "40")
+    assert said.code == 0, said.out + said.err
+    told = dict(re.findall(r"^(received|accepted|missing) +([\d,]+)", said.out, re.M))
+    counts = made[0].unique_ids()
+    assert int(told["accepted"].replace(",", "")) == len(counts) > 20
+    assert (told["received"], told["missing"]) == (told["accepted"], "0")
+    assert set(counts.values()) == {1}
+    assert said.out.splitlines()[-1] == "all well"
+    folder = re.search(r"files:\s+(\S+)", said.out)
+    assert folder
+    assert not Path(folder[1]).exists()
+
+
+def test_the_demo_on_a_taken_port_ends_with_2_and_leaves_nothing_behind(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        said = call("demo", "--port", str(taken.getsockname()[1]))
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("server.port: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_demo_does_not_call_it_well_when_an_event_is_missing_or_doubled() -> None:
+    from connector.cli.demo import _summary
+
+    async def nothing(*_: object) -> list[Any]:
+        return []
+
+    insight = SimpleNamespace(backlog=nothing, latencies=nothing)
+    app = SimpleNamespace(
+        store=SimpleNamespace(insight=insight),
+        lines={"demo": SimpleNamespace(lane=SimpleNamespace(id=1))},
+    )
+    for recorded, code in (({"a": 1, "b": 1}, 0), ({"a": 1}, 1), ({"a": 1, "b": 2}, 1)):
+        counts = {f"jericommerce:{id}": n for id, n in recorded.items()}
+        klaviyo = SimpleNamespace(
+            unique_ids=lambda counts=counts: counts,
+            state=lambda: {"throttled": 0, "violations": {}},
+        )
+        traffic = SimpleNamespace(acknowledged={"a", "b"}, redeliveries=0)
+        out = Console(file=io.StringIO())
+        assert await _summary(out, app, klaviyo, traffic) == code  # type: ignore[arg-type]

@@ -1,0 +1,112 @@
+"""The ASGI apps of a daemon on a store in memory, without a socket."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+import structlog
+
+from connector import log
+from connector.adapters.jericommerce import PLATFORM
+from connector.adapters.jericommerce.settings import Settings
+from connector.intake import Intake
+from connector.metrics import Metrics
+from connector.model import Lane, LaneId
+from connector.operate import Line, Operator
+from connector.sandbox import JeriCommerceSandbox, Traffic
+from connector.testing.clock import FakeClock
+from connector.testing.memory import MemoryStore
+from connector.testing.sinks import ScriptedSink
+from connector.web.health import Health
+from connector.web.hooks import Hooks
+from connector.web.server import application
+
+SECRET = "jeri_webhook_secret"
+
+
+class Door:
+    """What a platform calls, what a person asks, and what stands behind both."""
+
+    def __init__(self, lane: Lane, store: MemoryStore) -> None:
+        self.store, self.clock, self.lane = store, FakeClock(), lane
+        self.metrics = Metrics("test")
+        self.arrived: list[LaneId] = []
+        self.trouble: list[str] = []
+        self.scrapes = 0
+        self.lines: dict[str, Line] = {}
+        self.intake = Intake(store, self.clock, self.metrics, arrived=self.arrived.append)
+        self.operator = Operator(
+            store, self.clock, lines=self.lines, trouble=lambda: list(self.trouble)
+        )
+        self.health = Health(self.clock, self.metrics, self.operator, self._scrape)
+        hooks = Hooks(self.lines.get, self.intake, self.metrics)
+        self.shared = application(hooks, self.health, admin=True)
+        self.public = application(hooks, self.health, admin=False)
+        self.admin = application(None, self.health, admin=True)
+
+    async def _scrape(self) -> None:
+        self.scrapes += 1
+        self.metrics.backlog(await self.store.insight.backlog(), self.clock.now())
+        self.metrics.dead_letters(await self.store.insight.dead_by_cause())
+
+    def connect(self, name: str, *, enabled: bool = True, pushes: bool = True) -> None:
+        """A connection to JeriCommerce. Its lane is not run: nothing here delivers."""
+        settings = Settings(program="demo", api_key="jeri_sandbox", webhook_secret=(SECRET,))
+        assert PLATFORM.webhook
+        self.lines[name] = Line(
+            name=name,
+            title=PLATFORM.title,
+            enabled=enabled,
+            lane=self.lane,
+            dispatcher=None,  # type: ignore[arg-type]
+            sink=ScriptedSink(bulk=None),
+            webhook=PLATFORM.webhook(settings) if pushes else None,
+            account=None,
+            close=self.store.aclose,
+        )
+
+    def refused(self) -> dict[str, float]:
+        """Reason → how many webhooks were refused for it."""
+        [family] = self.metrics.rejected.collect()
+        return {s.labels["reason"]: s.value for s in family.samples if s.value}
+
+
+@pytest.fixture
+async def door() -> Door:
+    store = MemoryStore()
+    made = Door(await store.ensure("acme", "klaviyo", "event"), store)
+    made.connect("acme")
+    made.connect("resting", enabled=False)
+    made.connect("pollable", pushes=False)
+    return made
+
+
+@pytest.fixture
+async def http(door: Door) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(door.shared), base_url="http://connector.test"
+    ) as caller:
+        yield caller
+
+
+@pytest.fixture
+def traffic() -> Traffic:
+    """Only makes signed webhooks."""
+    return Traffic(JeriCommerceSandbox(), "unused")
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """Everything that is logged, as it would be written."""
+    out, before = io.StringIO(), structlog.get_config()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    log.configure(format="json", level="debug", stream=out)
+    yield out
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)

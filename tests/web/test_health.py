@@ -1,0 +1,230 @@
+"""Alive, ready, in need of a person, and what is counted: four questions, four answers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from connector.errors import ConfigError, Problem, StoreError
+from connector.model import Dead, LaneState, Page, Record
+from connector.ports import Fence
+from connector.sandbox import Traffic
+from connector.web.server import Server
+
+from .conftest import Door
+
+
+async def die(door: Door, email: str = "ana@example.com") -> None:
+    """A record of the lane becomes a dead letter."""
+    record = Record("k", "test:k", "Balance changed", door.clock.now(), b"{}", email=email)
+    await door.store.append([Page(door.lane, "webhook", [record], door.clock.now())])
+    fence = await door.store.acquire("store", "one", now=door.clock.now(), ttl=1_000)
+    assert isinstance(fence, Fence)
+    claim = await door.store.claim(
+        door.lane, fence, now=door.clock.now(), limit=1, solo=False, mapping="v1"
+    )
+    assert claim
+    dead = Dead(claim.entries[0].seq, Problem.KLAVIYO_REFUSED)
+    await door.store.settle(claim, [dead], now=door.clock.now(), horizon=1)
+
+
+# ── alive and ready ──────────────────────────────────────────────────────────────────────────────
+
+
+async def test_livez_fails_after_60_seconds_of_standstill_and_recovers_with_a_beat(
+    door: Door, http: httpx.AsyncClient
+) -> None:
+    door.clock.move(60.0)
+    assert (await http.get("/livez")).status_code == 200
+    door.clock.move(1.0)
+    answer = await http.get("/livez")
+    assert (answer.status_code, answer.text) == (503, "standstill for 61 s\n")
+    door.health.beat()
+    assert (await http.get("/livez")).status_code == 200
+
+
+async def test_readyz_is_200_only_between_the_start_and_the_stop(
+    door: Door, http: httpx.AsyncClient
+) -> None:
+    assert (await http.get("/readyz")).status_code == 503
+    door.health.ready = True
+    assert (await http.get("/readyz")).status_code == 200
+    door.health.ready = False
+    assert (await http.get("/readyz")).status_code == 503
+
+
+async def test_klaviyo_away_a_block_and_dead_letters_leave_it_alive_and_ready(
+    door: Door, http: httpx.AsyncClient
+) -> None:
+    door.health.ready = True
+    await die(door)
+    state = LaneState("blocked", Problem.KLAVIYO_UNAVAILABLE, "HTTP 503", door.clock.now())
+    await door.store.set_state(door.lane.id, state)
+    assert (await http.get("/readyz")).status_code == 200
+    assert (await http.get("/livez")).status_code == 200
+
+
+async def test_neither_liveness_nor_readiness_asks_the_store(
+    door: Door, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door.health.ready = True
+    monkeypatch.setattr(door.store, "backlog", None)
+    assert (await http.get("/readyz")).status_code == 200
+    assert (await http.get("/livez")).status_code == 200
+
+
+# ── in need of a person ──────────────────────────────────────────────────────────────────────────
+
+
+async def test_healthz_is_well_while_nothing_needs_a_person(
+    door: Door, http: httpx.AsyncClient
+) -> None:
+    answer = await http.get("/healthz")
+    assert (answer.status_code, answer.text) == (200, "ok\n")
+
+
+async def test_healthz_names_each_blocked_lane_and_dead_letters_in_a_line_of_their_own(
+    door: Door, http: httpx.AsyncClient
+) -> None:
+    await die(door)
+    state = LaneState("blocked", Problem.KLAVIYO_KEY, "HTTP 401", door.clock.now())
+    await door.store.set_state(door.lane.id, state)
+    door.trouble = ["S20: free disk space is below [store] min_free"]
+    answer = await http.get("/healthz")
+    assert answer.status_code == 500
+    assert answer.text.splitlines() == [
+        "S20: free disk space is below [store] min_free",
+        "K401 acme → klaviyo events: blocked, HTTP 401",
+        "acme → klaviyo events: 1 dead letters (connector dead-letters list)",
+    ]
+
+
+async def test_a_pause_by_a_person_is_no_news(door: Door, http: httpx.AsyncClient) -> None:
+    paused = LaneState("paused", Problem.PAUSED, "", door.clock.now())
+    await door.store.set_state(door.lane.id, paused)
+    assert (await http.get("/healthz")).status_code == 200
+    other = LaneState("paused", Problem.KLAVIYO_ACCOUNT, "another account", door.clock.now())
+    await door.store.set_state(door.lane.id, other)
+    assert (await http.get("/healthz")).text.startswith("K600 acme")
+
+
+async def test_healthz_says_when_the_store_does_not_answer(
+    door: Door, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door.store, "backlog", unanswered)
+    answer = await http.get("/healthz")
+    assert (answer.status_code, answer.text) == (500, "S10: the store does not answer\n")
+
+
+async def unanswered() -> Any:
+    raise StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
+
+
+# ── counted ──────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_metrics_parse_and_hold_no_address_and_no_id(
+    door: Door, http: httpx.AsyncClient, traffic: Traffic
+) -> None:
+    headers, body = traffic.make_event()
+    await http.post("/webhooks/acme", content=body, headers=headers)
+    await http.post("/webhooks/acme", content=body)
+    await die(door, email="secret.person@example.com")
+    answer = await http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    acme, event = ("connection", "acme"), ("kind", "event")
+    assert samples["connector_records_received_total", acme, event, ("via", "webhook")] == 1
+    assert samples["connector_outbox_records", acme, event, ("state", "dead")] == 1
+    assert samples["connector_dead_letters", ("cause", "K400"), acme] == 1
+    assert samples["connector_build_info", ("version", "test")] == 1
+    assert "@" not in answer.text
+    assert "jericommerce:" not in answer.text
+
+
+async def test_metrics_are_served_while_the_store_does_not_answer(
+    door: Door, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door.store, "backlog", unanswered)
+    answer = await http.get("/metrics")
+    assert answer.status_code == 200
+    assert "connector_build_info" in answer.text
+
+
+async def test_with_an_admin_port_metrics_are_there_only_and_webhooks_only_here(
+    door: Door, traffic: Traffic
+) -> None:
+    headers, body = traffic.make_event()
+    statuses = {}
+    for name, app in (("public", door.public), ("admin", door.admin), ("shared", door.shared)):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://c.test") as caller:
+            posted = await caller.post("/webhooks/acme", content=body, headers=headers)
+            statuses[name] = (
+                (await caller.get("/metrics")).status_code,
+                posted.status_code,
+                *[(await caller.get(path)).status_code for path in ("/livez", "/healthz")],
+            )
+    assert statuses == {
+        "public": (404, 202, 200, 200),
+        "admin": (200, 404, 200, 200),
+        "shared": (200, 202, 200, 200),
+    }
+
+
+# ── the port ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("which", "key"), [("public", "server.port"), ("admin", "server.admin_port")]
+)
+async def test_a_taken_port_is_a_fault_of_its_key(door: Door, which: str, key: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = Server(getattr(door, which), "127.0.0.1", taken.getsockname()[1], grace=1)
+        with pytest.raises(ConfigError) as found:
+            await server.start()
+    [fault] = found.value.faults
+    assert fault.startswith(f"{key}: 127.0.0.1:")
+    assert "taken" in fault
+
+
+async def test_a_host_that_is_not_ours_is_a_fault_of_server_host(door: Door) -> None:
+    with pytest.raises(ConfigError) as found:
+        await Server(door.public, "192.0.2.1", 0, grace=1).start()
+    [fault] = found.value.faults
+    assert fault.startswith("server.host: 192.0.2.1:0 cannot be listened on")
+
+
+async def test_a_request_under_way_is_answered_before_the_server_has_stopped(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        begun.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(door.health, "_refresh", slow)
+    server = Server(door.shared, "127.0.0.1", 0, grace=5)
+    await server.start()
+    address = f"http://127.0.0.1:{server.port}"
+    async with httpx.AsyncClient(base_url=address, trust_env=False) as caller:
+        asking = asyncio.create_task(caller.get("/metrics"))
+        await begun.wait()
+        stopping = asyncio.create_task(server.stop())
+        go_on.set()
+        assert (await asking).status_code == 200
+        await stopping
+        with pytest.raises(httpx.ConnectError):
+            await caller.get("/livez")
