@@ -25,7 +25,8 @@ _NO_HURRY = 2_000
 class Door:
     """Where a platform's webhooks come in: who verifies and parses them, and what follows.
 
-    `wants_read` says whether an event makes its person be read again, on the lane `reads`.
+    `wants_read` says whether an event makes its person be read again, on the lane `reads`, and
+    `renews` whether that read fetches what is fetched seldom.
     `attach_wait` ms an event waits for that read while its lane goes singly (`hurried` says no).
     """
 
@@ -33,6 +34,7 @@ class Door:
     webhook: Webhook
     reads: LaneId | None = None
     wants_read: Callable[[str], bool] = lambda name: False
+    renews: Callable[[str], bool] = lambda name: False
     attach_wait: int = 0
     hurried: Callable[[], bool] = lambda: False
 
@@ -48,12 +50,18 @@ class Door:
         return Page(
             self.lane,
             "webhook",
-            [replace(r, refresh=True) if self.wants_read(r.name) else r for r in records],
+            [self._with_read(r) for r in records],
             now,
             reads=self.reads,
             attach_wait=self.attach_wait if waits else 0,
             gap=self.attach_wait // 2 if waits else _NO_HURRY,
         )
+
+    def _with_read(self, record: Record) -> Record:
+        renew = self.renews(record.name)
+        if not renew and not self.wants_read(record.name):
+            return record
+        return replace(record, refresh=True, renew=renew)
 
 
 class Intake:

@@ -205,6 +205,7 @@ class Workshop:
             webhook,
             reads=line.reads.lane.id,
             wants_read=site.mapping.refreshes,
+            renews=line.renews,
             attach_wait=round(wait * 1000),
             hurried=lambda: events.hurried,
         )
@@ -216,6 +217,7 @@ class Workshop:
         connection, platform = site.connection, site.platform
         assert platform.reader is not None
         reader: Reader = await platform.reader(connection.settings, self._kit(connection))
+        line.renews = reader.renews
         line.checks.append(reader.check)
         line.close.append(reader.aclose)
         sink = ProfileSink(site.api)

@@ -22,7 +22,8 @@ class Record:
     `key` is the source's own id of the thing said, or a hash that stands for it: the same `key`
     twice is a redelivery. With `repeat_window` (ms) the key counts again once the last record of
     that key was received longer ago. `data` is the source's JSON, untouched. `person` is the
-    platform's id. With `refresh` the person is to be read again.
+    platform's id. With `refresh` the person is to be read again,
+    with `renew` also what is fetched seldom.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Record:
     email: str | None = None
     repeat_window: int | None = None
     refresh: bool = False
+    renew: bool = False
 
 
 @dataclass(frozen=True, slots=True)

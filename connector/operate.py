@@ -41,6 +41,7 @@ class Line:
     reads: Dispatcher[Any] | None = None
     writes: Dispatcher[Any] | None = None
     receipts: Receipts | None = None
+    renews: Callable[[str], bool] = lambda name: False
 
     async def aclose(self) -> None:
         for close in self.close:

@@ -84,17 +84,12 @@ class Refresher:
         self._account = account
         self._email_change: EmailChange = email_change
         self._on_leave: OnLeave = on_leave
-        self._renew: set[int] = set()
         self._known_found: deque[bool] = deque(maxlen=_WATCHED)
         self.single = Mode(reader.endpoint, size=1, parallel=reader.parallel)
 
     @property
     def quota(self) -> Quota:
         return self._reader.quota
-
-    def renew(self, person: int) -> None:
-        """Fetch again, with the next read, what is fetched seldom."""
-        self._renew.add(person)
 
     async def deliver(
         self, batch: Sequence[Outgoing[Entry]], *, bulk: bool, permits: int
@@ -118,7 +113,6 @@ class Refresher:
             if sight is None and self._known_found.count(False) > _TOO_MANY:
                 problem = Problem.WRONG_PROGRAM
                 return Delivery([Unsent(entry.seq)], stop=Stop("target", problem, problem.meaning))
-        self._renew.discard(entry.seq)
         if sight is None:
             return Delivery([Gone(entry.seq, self._on_leave)])
         return Delivery([Observed(entry.seq, self.observation(entry.seq, sight, at))])
@@ -131,7 +125,7 @@ class Refresher:
             email=entry.email,
             view=entry.data,
             view_age=age,
-            renew=entry.seq in self._renew,
+            renew=entry.name == "renew",
         )
 
     def observation(self, person: int, sight: Sight, at: Millis) -> Observation:

@@ -223,11 +223,14 @@ def _ask_for_reads(
     """The person is read again, and his event waits a little for the answer."""
     assert page.reads is not None
     who: dict[int, Millis] = {}
+    renew: set[int] = set()
     for record, row in zip(records, rows, strict=True):
         if record.refresh and row["person"] and row["email"]:
             who[row["person"]] = page.received_at
             row["due"] += page.attach_wait
-    reads.ask(c, page.reads, who, page.gap, int(page.backfill))
+            if record.renew:
+                renew.add(row["person"])
+    reads.ask(c, page.reads, who, page.gap, int(page.backfill), frozenset(renew))
 
 
 def _release(

@@ -166,10 +166,18 @@ _ROW = (
     reads.c.failing_since,
     reads.c.view,
     reads.c.view_at,
+    reads.c.renew,
 )
 
 
-def ask(c: Connection, lane: LaneId, who: Mapping[int, Millis], gap: int, priority: int) -> None:
+def ask(
+    c: Connection,
+    lane: LaneId,
+    who: Mapping[int, Millis],
+    gap: int,
+    priority: int,
+    renew: frozenset[int] = frozenset(),
+) -> None:
     """One that waits already keeps its turn; one that is being read is read once more after."""
     if not who:
         return
@@ -183,6 +191,7 @@ def ask(c: Connection, lane: LaneId, who: Mapping[int, Millis], gap: int, priori
             index_elements=["person"],
             set_={
                 "lane": new.lane,
+                "renew": case((new.renew > reads.c.renew, new.renew), else_=reads.c.renew),
                 "asked_at": case(
                     (reads.c.asked_at > new.asked_at, reads.c.asked_at), else_=new.asked_at
                 ),
@@ -210,6 +219,7 @@ def ask(c: Connection, lane: LaneId, who: Mapping[int, Millis], gap: int, priori
                 "due": at,
                 "asked_at": at,
                 "priority": priority,
+                "renew": int(person in renew),
             }
             for person, at in who.items()
         ],
@@ -233,6 +243,7 @@ def _after(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, A
                 values |= {
                     "view": orjson.dumps(outcome.observation.view),
                     "view_at": outcome.observation.at,
+                    "renew": row.renew if again else 0,
                 }
         case Retry() | Doubt():
             since = row.failing_since or now
@@ -299,7 +310,7 @@ def _entry(row: Any, who: tuple[str | None, str | None], now: Millis) -> Entry:
     return Entry(
         seq=row.person,
         unique_id=platform_id or "",
-        name="read",
+        name="renew" if row.renew else "read",
         occurred_at=now,
         received_at=row.asked_at,
         email=email,

@@ -215,7 +215,8 @@ class Accounts(SQLModel, table=True):
 
 class Reads(SQLModel, table=True):
     """People to read again at their platform. `asked_at`: when the newest event that wants it was
-    received; `sent_at`: when our last read was sent; a read is due while asked_at >= sent_at."""
+    received; `sent_at`: when our last read was sent; a read is due while asked_at > sent_at.
+    `renew`: the next read fetches again what is fetched seldom."""
 
     __tablename__ = "reads"
     __table_args__ = (
@@ -253,6 +254,7 @@ class Reads(SQLModel, table=True):
     view: bytes | None = Field(default=None, sa_type=LargeBinary)
     view_at: int | None = Field(default=None, sa_type=BigInteger)
     gone_at: int | None = Field(default=None, sa_type=BigInteger)
+    renew: int = Field(default=0, sa_type=SmallInteger)
 
 
 class Profiles(SQLModel, table=True):

@@ -31,7 +31,8 @@ def post(daemon: Folder, name: str, body: bytes) -> None:
 def lane(call: Call, daemon: Folder) -> dict[str, Any]:
     said = call("status", "--json", at=daemon)
     assert said.code == 0
-    [found] = json.loads(said.out)["connections"]["acme"]["lanes"]
+    lanes = json.loads(said.out)["connections"]["acme"]["lanes"]
+    [found] = [x for x in lanes if x["kind"] == "event"]
     return dict(found)
 
 

@@ -109,6 +109,7 @@ def upgrade() -> None:
         sa.Column("view", sa.LargeBinary(), nullable=True),
         sa.Column("view_at", sa.BigInteger(), nullable=True),
         sa.Column("gone_at", sa.BigInteger(), nullable=True),
+        sa.Column("renew", sa.SmallInteger(), nullable=False),
         sa.PrimaryKeyConstraint("person"),
     )
     with op.batch_alter_table("reads", schema=None) as batch_op:
