@@ -176,16 +176,16 @@ class App:
     async def _serve(self) -> None:
         server = self.config.server
         hooks = Hooks(self.lines.get, self.intake, self.clock, self.metrics)
-        shared = server.admin_port == 0
-        grace = server.shutdown_timeout
-        doors = [
-            Server(
-                application(hooks, self.health, admin=shared), server.host, server.port, grace=grace
-            )
-        ]
+        shared, grace = server.admin_port == 0, server.shutdown_timeout
+        public = application(hooks, self.health, admin=shared)
+        doors = [Server(public, server.host, server.port, grace=grace, key="server.port")]
         if not shared:
-            app = application(None, self.health, admin=True)
-            doors.append(Server(app, server.host, server.admin_port, grace=grace))
+            private = application(None, self.health, admin=True)
+            doors.append(
+                Server(
+                    private, server.host, server.admin_port, grace=grace, key="server.admin_port"
+                )
+            )
         for door in doors:
             await door.start()
             self._servers.append(door)

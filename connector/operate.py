@@ -6,8 +6,9 @@ Orders are rows: whoever holds the store's lease carries them out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from connector import log
@@ -16,8 +17,9 @@ from connector.errors import ConfigError, ConnectorError, Problem
 from connector.intake import Door
 from connector.lease import STORE
 from connector.model import Check, Lane, LaneState, State
-from connector.ports import Backlog, Clock, Letter, Order, Store, Stored
+from connector.ports import Backlog, Clock, Letter, Order, PersonState, Store, Stored
 from connector.receipts import Receipts
+from connector.states import digest
 
 QUIET = {Problem.PAUSED}
 """Stops that a person made on purpose: no news to anybody."""
@@ -121,6 +123,12 @@ class Operator:
     async def letter(self, id: int) -> Stored | None:
         return await self._store.dead_letters.show(id)
 
+    async def explain(self, connection: str, who: str) -> list[dict[str, Any]]:
+        """Everybody of this connection with this address or platform id: what came in, what it
+        became, which request carried it, what the far end answered."""
+        found = await self._store.insight.people(connection, who)
+        return [_story(await self._store.insight.person(id, _TIMELINE)) for id in found]
+
     async def _quota(self, now: int) -> list[dict[str, Any]]:
         spent: dict[tuple[str, str], int] = {}
         for spend in await self._store.memory.spent(since_second=now // 1000 - 60):
@@ -163,6 +171,8 @@ class Operator:
             match kind:
                 case "pause" | "resume":
                     return await self._switch(kind, args["connection"])
+                case "refresh":
+                    return await self._read_again(args["connection"], args["person"])
                 case "retry":
                     return True, await self._retry(args)
                 case "discard":
@@ -187,6 +197,18 @@ class Operator:
             # A fault of ours must neither end the loop nor leave the order without its answer.
             self._log.exception("order failed", order=kind)
             return False, {"error": f"{type(error).__name__}, see the log"}
+
+    async def _read_again(self, connection: str, who: str) -> tuple[bool, Mapping[str, Any]]:
+        line = self._lines.get(connection)
+        if line is None or line.reads is None:
+            return False, {"error": "only a running daemon that reads people can refresh one"}
+        found = await self._store.insight.people(connection, who)
+        if not found:
+            return False, {"error": f"{connection} has never seen this person"}
+        now = self._clock.now()
+        await self._store.reads.ask(line.reads.lane.id, dict.fromkeys(found, now))
+        line.reads.wake()
+        return True, {"asked": len(found), "since": now}
 
     async def _switch(self, kind: str, connection: str) -> tuple[bool, Mapping[str, Any]]:
         lanes = [(x, s) for x, s in await self._store.lanes.all() if x.connection == connection]
@@ -240,6 +262,39 @@ class Operator:
             for _, state, problem, count in groups
             if state == State.HELD and cause in (None, problem)
         )
+
+
+_TIMELINE = 50
+
+
+def _story(person: PersonState) -> dict[str, Any]:
+    fields = {
+        name: {
+            "value": value,
+            "confirmed": person.confirmed.get(name, (None,))[0] == digest(value),
+        }
+        for name, (value, _) in person.wanted.items()
+    }
+    return {
+        "platform_id": person.platform_id,
+        "email": person.email,
+        "read": {"state": person.read_state, "at": person.read_at},
+        "write": {"state": person.write_state, "problem": person.problem},
+        "fields": fields,
+        "timeline": [
+            {
+                "at": m.at,
+                "what": m.what,
+                "name": m.name,
+                "state": m.state,
+                "problem": m.problem,
+                "detail": m.detail,
+                "data": json.loads(m.data) if m.data else None,
+                "request": asdict(m.request) if m.request else None,
+            }
+            for m in person.moments
+        ],
+    }
 
 
 def _lane(b: Backlog, now: int) -> dict[str, Any]:

@@ -308,8 +308,47 @@ class Backlog:
     oldest: Millis | None
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One line of a person's timeline: what (`event`, `read`, `write`), where it stands, why, and
+    the request that carried it. `data` is the source's record or the fields written, as JSON."""
+
+    at: Millis
+    what: str
+    name: str
+    state: str
+    problem: str | None
+    detail: str
+    data: bytes | None
+    request: Request | None
+
+
+@dataclass(frozen=True, slots=True)
+class PersonState:
+    """A person as the store knows him: `wanted` and `confirmed` as connector.states has them."""
+
+    id: int
+    platform_id: str | None
+    email: str | None
+    read_state: str | None
+    read_at: Millis | None
+    write_state: str | None
+    problem: str | None
+    wanted: Mapping[str, Any]
+    confirmed: Mapping[str, Any]
+    moments: Sequence[Moment]
+
+
 class Insight(Protocol):
     """Read-only views for status, metrics and timelines."""
+
+    async def people(self, connection: str, who: str) -> Sequence[int]:
+        """Numbers of the people with this platform id or address."""
+        ...
+
+    async def person(self, id: int, limit: int) -> PersonState:
+        """One person with the newest `limit` moments, oldest first."""
+        ...
 
     async def backlog(self) -> Sequence[Backlog]: ...
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, func, select
+import orjson
+from sqlalchemy import Column, Connection, Table, func, or_, select
 
+from connector.errors import Problem
 from connector.model import Lane, LaneId, Millis, Request, State
-from connector.ports import Backlog
+from connector.ports import Backlog, Moment, PersonState
 from connector.store.database import Database
 from connector.store.lanes import lane_of, state_of
 from connector.store.letters import request_of
 from connector.store.tables import (
     checkpoints,
     in_state,
+    journal,
     lanes,
     outbox,
+    people,
     profiles,
     reads,
     requests,
@@ -98,6 +102,91 @@ class SqlInsight:
             return list(c.execute(query).scalars())
 
         return await self._database.read(work)
+
+    async def people(self, connection: str, who: str) -> Sequence[int]:
+        either = or_(people.c.platform_id == who, people.c.email == who.strip().lower())
+        query = select(people.c.id).where(people.c.connection == connection, either)
+        return await self._database.read(lambda c: list(c.execute(query).scalars()))
+
+    async def person(self, id: int, limit: int) -> PersonState:
+        return await self._database.read(lambda c: _person(c, id, limit))
+
+
+def _person(c: Connection, id: int, limit: int) -> PersonState:
+    who = c.execute(select(people).where(people.c.id == id)).one()
+    read = c.execute(
+        select(reads.c.state, reads.c.view_at, reads.c.problem).where(reads.c.person == id)
+    ).one_or_none()
+    write = c.execute(
+        select(profiles.c.state, profiles.c.problem, profiles.c.wanted, profiles.c.confirmed).where(
+            profiles.c.person == id
+        )
+    ).one_or_none()
+    problem = (write.problem if write else None) or (read.problem if read else None)
+    return PersonState(
+        id=id,
+        platform_id=who.platform_id,
+        email=who.email,
+        read_state=State(read.state).name.lower() if read else None,
+        read_at=read.view_at if read else None,
+        write_state=State(write.state).name.lower() if write else None,
+        problem=problem,
+        wanted=orjson.loads(write.wanted) if write else {},
+        confirmed=orjson.loads(write.confirmed) if write else {},
+        moments=_moments(c, id, limit),
+    )
+
+
+def _moments(c: Connection, person: int, limit: int) -> list[Moment]:
+    """Events as received, and writes as told, each with the request that carried it."""
+    events = (
+        select(
+            outbox.c.received_at,
+            outbox.c.name,
+            outbox.c.state,
+            outbox.c.problem,
+            outbox.c.detail,
+            outbox.c.data,
+            *_REQUEST,
+        )
+        .join(requests, requests.c.id == outbox.c.request, isouter=True)
+        .where(outbox.c.person == person)
+        .order_by(outbox.c.seq.desc())
+        .limit(limit)
+    )
+    told = (
+        select(journal.c.at, journal.c.kind, journal.c.outcome, journal.c.data, *_REQUEST)
+        .join(requests, requests.c.id == journal.c.request, isouter=True)
+        .where(journal.c.person == person)
+        .order_by(journal.c.id.desc())
+        .limit(limit)
+    )
+    found = [
+        Moment(at, "event", name, State(state).name.lower(), problem, detail, data, _carried(sent))
+        for at, name, state, problem, detail, data, *sent in c.execute(events)
+    ]
+    found += [
+        Moment(at, kind, "profile", outcome, None, "", data, _carried(sent))
+        for at, kind, outcome, data, *sent in c.execute(told)
+    ]
+    return sorted(found, key=lambda moment: moment.at)[-limit:]
+
+
+_REQUEST = (
+    requests.c.id,
+    requests.c.endpoint,
+    requests.c.sent_at,
+    requests.c.status,
+    requests.c.millis,
+    requests.c.problem,
+)
+
+
+def _carried(sent: Sequence[Any]) -> Request | None:
+    id, endpoint, sent_at, status, millis, problem = sent
+    if id is None:
+        return None
+    return Request(id, endpoint, sent_at, status, millis, Problem.of(problem) if problem else None)
 
 
 _COUNTED = (State.READY, State.CLAIMED, State.HELD, State.DEAD)

@@ -1,12 +1,13 @@
-"""`POST /webhooks/{connection}`: verified, parsed, committed, and only then 202 (INTERFACE 4)."""
+"""`POST /webhooks/{connection}[/{secret}]`: verified, parsed, committed, and only then 202
+(INTERFACE 4). Plain ASGI, for this is the hot path: routing and request objects would cost more
+than all that is done here (bench/README.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import orjson
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 
 from connector import log
 from connector.errors import Malformed, Problem, StoreError, Unauthorised
@@ -15,8 +16,13 @@ from connector.metrics import Metrics
 from connector.operate import Line
 from connector.ports import Clock
 
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+PREFIX = "/webhooks/"
 MAX_BODY = 1_048_576
-_RETRY_AFTER = "5"
+_JSON = (b"content-type", b"application/json")
+_RETRY_AFTER = (b"retry-after", b"5")
 
 
 class Hooks:
@@ -29,49 +35,65 @@ class Hooks:
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        self._clock = clock
         self._find = find
         self._intake = intake
+        self._clock = clock
         self._metrics = metrics
         self._log = log.get("hooks")
 
-    async def receive(self, request: Request) -> Response:
-        name = request.path_params["connection"]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name, _, secret = str(scope["path"])[len(PREFIX) :].partition("/")
         line = self._find(name)
-        if line is None or line.door is None:
-            return _answer(404, "no such connection")
-        if not line.enabled:
-            return self._refuse(name, 409, "disabled", "this connection is disabled")
+        if line is None or line.door is None or "/" in secret:
+            await _answer(send, 404, {"detail": "no such connection"})
+        elif scope["method"] != "POST":
+            said = {"detail": "a webhook is posted"}
+            await _answer(send, 405, said, (b"allow", b"POST"))
+        elif not line.enabled:
+            await self._refuse(send, name, 409, "disabled", "this connection is disabled")
+        else:
+            await self._take(line, secret or None, scope, receive, send)
+
+    async def _take(
+        self, line: Line, secret: str | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        assert line.door is not None
+        name = line.name
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         try:
-            body = await _read(request)
-        except ClientDisconnect:
-            return self._refuse(name, 400, "malformed", "the caller left before the body's end")
-        if body is None:
-            return self._refuse(
-                name, 413, "too_large", "more than 1 MiB", Problem.WEBHOOK_TOO_LARGE
-            )
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in request.headers.raw}
+            body = await _read(headers, receive)
+        except _TooLarge:
+            problem = Problem.WEBHOOK_TOO_LARGE
+            await self._refuse(send, name, 413, "too_large", "more than 1 MiB", problem)
+            return
+        except _Left:
+            detail = "the caller left before the body's end"
+            await self._refuse(send, name, 400, "malformed", detail)
+            return
         try:
-            secret = request.path_params.get("secret")
             page = line.door.page(headers, body, secret, self._clock.now())
             result = await self._intake.page(page)
         except Unauthorised as error:
-            return self._refuse(name, 401, "signature", error.detail, error.problem)
+            await self._refuse(send, name, 401, "signature", error.detail, error.problem)
         except Malformed as error:
-            return self._refuse(name, 400, "malformed", error.detail, error.problem)
+            await self._refuse(send, name, 400, "malformed", error.detail, error.problem)
         except StoreError as error:
-            refusal = self._refuse(name, 503, "not_stored", "not stored, try again", error.problem)
-            refusal.headers["retry-after"] = _RETRY_AFTER
-            return refusal
-        return Response(
-            b'{"accepted":%d,"duplicates":%d}' % (result.accepted, result.duplicates),
-            status_code=202,
-            media_type="application/json",
-        )
+            detail = "not stored, try again"
+            await self._refuse(send, name, 503, "not_stored", detail, error.problem, _RETRY_AFTER)
+        else:
+            said = b'{"accepted":%d,"duplicates":%d}' % (result.accepted, result.duplicates)
+            await _send(send, 202, said, _JSON)
 
-    def _refuse(
-        self, connection: str, status: int, reason: str, detail: str, problem: Problem | None = None
-    ) -> Response:
+    async def _refuse(
+        self,
+        send: Send,
+        connection: str,
+        status: int,
+        reason: str,
+        detail: str,
+        problem: Problem | None = None,
+        *headers: tuple[bytes, bytes],
+    ) -> None:
         self._metrics.turned_away(connection, reason)
         self._log.warning(
             "webhook refused",
@@ -80,24 +102,44 @@ class Hooks:
             problem=problem.value if problem else None,
             detail=detail,
         )
-        return _answer(status, detail, problem)
+        said = {"detail": detail} | ({"problem": problem.value} if problem else {})
+        await _answer(send, status, said, *headers)
 
 
-async def _read(request: Request) -> bytes | None:
-    """The body, or None when it is larger than we take. Raises ClientDisconnect."""
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > MAX_BODY:
-        return None
+class _TooLarge(Exception):
+    """More than MAX_BODY."""
+
+
+class _Left(Exception):
+    """The caller went away in mid-body."""
+
+
+async def _read(headers: dict[str, str], receive: Receive) -> bytes:
+    declared = headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > MAX_BODY:
+        raise _TooLarge
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise _Left
+        part = message.get("body", b"")
         size += len(part)
         if size > MAX_BODY:
-            return None
+            raise _TooLarge
+        if not message.get("more_body"):
+            return b"".join((*parts, part)) if parts else part
         parts.append(part)
-    return b"".join(parts)
 
 
-def _answer(status: int, detail: str, problem: Problem | None = None) -> Response:
-    said = {"detail": detail} | ({"problem": problem.value} if problem else {})
-    return Response(orjson.dumps(said), status_code=status, media_type="application/json")
+async def _answer(
+    send: Send, status: int, said: dict[str, str], *headers: tuple[bytes, bytes]
+) -> None:
+    await _send(send, status, orjson.dumps(said), _JSON, *headers)
+
+
+async def _send(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})

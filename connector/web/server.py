@@ -11,30 +11,32 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.errors import ConfigError
 from connector.web.health import Health
-from connector.web.hooks import Hooks
+from connector.web.hooks import PREFIX, Hooks
 
 _BACKLOG = 2048
 
 
-def application(hooks: Hooks | None, health: Health, *, admin: bool) -> Starlette:
+def application(hooks: Hooks | None, health: Health, *, admin: bool) -> ASGIApp:
     """The ASGI app of one port: `hooks` where platforms call, `admin` where people do."""
     routes = [
         Route("/livez", health.livez),
         Route("/readyz", health.readyz),
         Route("/healthz", health.healthz),
     ]
-    if hooks:
-        routes += [
-            Route("/webhooks/{connection}", hooks.receive, methods=["POST"]),
-            Route("/webhooks/{connection}/{secret}", hooks.receive, methods=["POST"]),
-        ]
     if admin:
         routes.append(Route("/metrics", health.metrics))
-    app = Starlette(routes=routes)
-    app.state.port_key = "server.port" if hooks else "server.admin_port"
+    pages = Starlette(routes=routes)
+    if hooks is None:
+        return pages
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        hot = scope["type"] == "http" and scope["path"].startswith(PREFIX)
+        await (hooks if hot else pages)(scope, receive, send)
+
     return app
 
 
@@ -46,9 +48,9 @@ class _Embedded(uvicorn.Server):
 
 
 class Server:
-    """One port."""
+    """One port; `key` is what it is called in the configuration."""
 
-    def __init__(self, app: Starlette, host: str, port: int, *, grace: float) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, *, grace: float, key: str) -> None:
         config = uvicorn.Config(
             app,
             host=host,
@@ -59,11 +61,12 @@ class Server:
             loop="none",
             http="httptools",
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(grace)),
             timeout_keep_alive=65,
         )
         self._server = _Embedded(config)
-        self._port_key: str = app.state.port_key
+        self._port_key = key
         self._host, self._port = host, port
         self.port = port
         """The port that is listened on, also where 0 was asked for."""

@@ -73,7 +73,8 @@ class Rig:
         self.dispatcher = Dispatcher(
             self.lane,
             state,
-            store=self.store,
+            queue=self.store,
+            lanes=self.store.lanes,
             sink=self.sink,
             renderer=self.renderer,
             lease=self.lease,

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import structlog
 
+from connector import intake as taking
 from connector import log
 from connector.adapters.jericommerce import PLATFORM
 from connector.adapters.jericommerce.settings import Settings
@@ -20,7 +21,6 @@ from connector.operate import Line, Operator
 from connector.sandbox import JeriCommerceSandbox, Traffic
 from connector.testing.clock import FakeClock
 from connector.testing.memory import MemoryStore
-from connector.testing.sinks import ScriptedSink
 from connector.web.health import Health
 from connector.web.hooks import Hooks
 from connector.web.server import application
@@ -43,7 +43,7 @@ class Door:
             store, self.clock, lines=self.lines, trouble=lambda: list(self.trouble)
         )
         self.health = Health(self.clock, self.metrics, self.operator, self._scrape)
-        hooks = Hooks(self.lines.get, self.intake, self.metrics)
+        hooks = Hooks(self.lines.get, self.intake, self.clock, self.metrics)
         self.shared = application(hooks, self.health, admin=True)
         self.public = application(hooks, self.health, admin=False)
         self.admin = application(None, self.health, admin=True)
@@ -61,12 +61,12 @@ class Door:
             name=name,
             title=PLATFORM.title,
             enabled=enabled,
-            lane=self.lane,
-            dispatcher=None,  # type: ignore[arg-type]
-            sink=ScriptedSink(bulk=None),
-            webhook=PLATFORM.webhook(settings) if pushes else None,
+            mapping="v1",
             account=None,
-            close=self.store.aclose,
+            events=None,  # type: ignore[arg-type]
+            checks=[],
+            close=[],
+            door=taking.Door(self.lane, PLATFORM.webhook(settings)) if pushes else None,
         )
 
     def refused(self) -> dict[str, float]:

@@ -191,7 +191,7 @@ async def test_a_taken_port_is_a_fault_of_its_key(door: Door, which: str, key: s
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        server = Server(getattr(door, which), "127.0.0.1", taken.getsockname()[1], grace=1)
+        server = Server(getattr(door, which), "127.0.0.1", taken.getsockname()[1], grace=1, key=key)
         with pytest.raises(ConfigError) as found:
             await server.start()
     [fault] = found.value.faults
@@ -201,7 +201,7 @@ async def test_a_taken_port_is_a_fault_of_its_key(door: Door, which: str, key: s
 
 async def test_a_host_that_is_not_ours_is_a_fault_of_server_host(door: Door) -> None:
     with pytest.raises(ConfigError) as found:
-        await Server(door.public, "192.0.2.1", 0, grace=1).start()
+        await Server(door.public, "192.0.2.1", 0, grace=1, key="server.port").start()
     [fault] = found.value.faults
     assert fault.startswith("server.host: 192.0.2.1:0 cannot be listened on")
 
@@ -216,7 +216,7 @@ async def test_a_request_under_way_is_answered_before_the_server_has_stopped(
         await go_on.wait()
 
     monkeypatch.setattr(door.health, "_refresh", slow)
-    server = Server(door.shared, "127.0.0.1", 0, grace=5)
+    server = Server(door.shared, "127.0.0.1", 0, grace=5, key="server.port")
     await server.start()
     address = f"http://127.0.0.1:{server.port}"
     async with httpx.AsyncClient(base_url=address, trust_env=False) as caller:

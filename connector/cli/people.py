@@ -1,0 +1,108 @@
+"""`connector explain` and `refresh`: one person, from what came in to what Klaviyo answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from connector.cli import session
+
+_PATIENCE = 30.0
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(explain)
+    app.command()(refresh)
+
+
+def explain(
+    context: typer.Context,
+    connection: str,
+    person: Annotated[str, typer.Argument(help="Address, or the platform's id.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with the records.")] = False,
+) -> None:
+    """One person's timeline: received, told, answered."""
+    stories = session.run(_stories(session.read(context.obj), connection, person))
+    if not stories:
+        typer.echo(f"{connection} has never seen this person", err=True)
+        raise typer.Exit(1)
+    if as_json:
+        print(json.dumps(stories, indent=2))
+        return
+    for story in stories:
+        _tell(story)
+
+
+async def _stories(config: Any, connection: str, person: str) -> list[dict[str, Any]]:
+    async with session.operator(config) as who:
+        return await who.explain(connection, person)
+
+
+def _tell(story: dict[str, Any]) -> None:
+    print(f"{story['email'] or 'no address'}  (platform id {story['platform_id'] or 'unknown'})")
+    for moment in story["timeline"]:
+        request = moment["request"]
+        answer = ""
+        if request:
+            answer = f"  {request['endpoint']} → {request['status'] or 'no answer'}"
+        problem = f"  {moment['problem']} {moment['detail']}" if moment["problem"] else ""
+        print(
+            f"  {_time(moment['at'])}  {moment['what']:<6} {moment['name']:<28} "
+            f"{moment['state']}{answer}{problem}"
+        )
+    if story["fields"]:
+        print(f"  as read {_time(story['read']['at'])}, writes {story['write']['state']}:")
+        for name, field in sorted(story["fields"].items()):
+            mark = "confirmed" if field["confirmed"] else "not confirmed"
+            shown = "unset" if field["value"] is None else json.dumps(field["value"])
+            print(f"    {name:<44} {shown:<28} {mark}")
+
+
+def _time(millis: int | None) -> str:
+    if millis is None:
+        return "never"
+    return datetime.fromtimestamp(millis / 1000, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
+
+
+def refresh(
+    context: typer.Context,
+    connection: str,
+    person: Annotated[str, typer.Argument(help="Address, or the platform's id.")],
+) -> None:
+    """Read, tell and show one person now."""
+    config = session.read(context.obj)
+    done, result = session.run(
+        session.order(config, "refresh", {"connection": connection, "person": person})
+    )
+    if not done:
+        typer.echo(str(result.get("error")), err=True)
+        raise typer.Exit(1)
+    stories, settled = session.run(_follow(config, connection, person, int(result["since"])))
+    for story in stories:
+        _tell(story)
+    raise typer.Exit(0 if settled else 1)
+
+
+async def _follow(
+    config: Any, connection: str, person: str, since: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Until everybody has been read since then and nothing is left to tell."""
+    async with session.operator(config) as who:
+        stories: list[dict[str, Any]] = []
+        for _ in range(round(_PATIENCE / 0.2)):
+            stories = await who.explain(connection, person)
+            if all(_settled(story, since) for story in stories):
+                return stories, True
+            await asyncio.sleep(0.2)
+        return stories, False
+
+
+def _settled(story: dict[str, Any], since: int) -> bool:
+    read, write = story["read"], story["write"]
+    been_read = read["state"] == "accepted" and (read["at"] or 0) >= since
+    gone = read["state"] == "accepted" and read["at"] is None
+    return (been_read or gone) and write["state"] not in ("ready", "claimed")
