@@ -7,7 +7,7 @@ location.city) bear a leading `@`; every other name is a custom property.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -41,6 +41,16 @@ def merge(wanted: Wanted, changes: Mapping[str, Any], at: Millis) -> Wanted:
         if known is None or known[1] <= at:
             merged[name] = (value, at)
     return merged
+
+
+def left_behind(before: Wanted, after: Wanted, confirmed: Confirmed) -> Iterator[str]:
+    """The fields whose former value may be at Klaviyo although nothing says so: an event carried
+    it, or a write that is still in flight. What comes after it must be told, whatever it is."""
+    for name, (value, _) in before.items():
+        if value is not None and after[name][0] != value:
+            took = confirmed.get(name)
+            if took is None or took[0] != digest(value):
+                yield name
 
 
 def pending(
@@ -126,9 +136,7 @@ class Profile:
 def observe(profile: Profile, seen: Observation, *, email_change: EmailChange) -> Profile:
     """The profile after a read. An older read than what is known changes nothing newer."""
     newest = max((at for _, at in profile.wanted.values()), default=Millis(0))
-    profile = replace(
-        profile, wanted=merge(profile.wanted, seen.changes, seen.at), mapping=seen.mapping
-    )
+    profile = replace(_want(profile, seen.changes, seen.at), mapping=seen.mapping)
     if seen.at < newest or not seen.identity or seen.identity == profile.identity:
         return profile
     before = profile.identity.get("email")
@@ -138,6 +146,13 @@ def observe(profile: Profile, seen: Observation, *, email_change: EmailChange) -
     if email_change == "move":
         return replace(profile, identity=seen.identity, move_from=profile.identity)
     return _part(profile, seen.identity)
+
+
+def _want(profile: Profile, changes: Mapping[str, Any], at: Millis) -> Profile:
+    wanted = merge(profile.wanted, changes, at)
+    doubtful = list(left_behind(profile.wanted, wanted, profile.confirmed))
+    confirmed = lose(profile.confirmed, doubtful, at) if doubtful else profile.confirmed
+    return replace(profile, wanted=wanted, confirmed=confirmed)
 
 
 def _part(profile: Profile, identity: Mapping[str, str]) -> Profile:
@@ -159,7 +174,7 @@ def leave(profile: Profile, at: Millis, *, on_leave: OnLeave) -> Profile:
     """The platform no longer knows the person."""
     if on_leave == "keep":
         return profile
-    return replace(profile, wanted=merge(profile.wanted, dict.fromkeys(profile.wanted), at))
+    return _want(profile, dict.fromkeys(profile.wanted), at)
 
 
 def next_write(profile: Profile, *, now: Millis, reconfirm_after: int) -> ProfileWrite | None:

@@ -86,6 +86,7 @@ class SqliteDatabase:
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="store-read")
         self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
         self._closed = False
+        self._writer: Connection | None = None
         self._thread.start()
 
     async def write(self, work: Work[T]) -> T:
@@ -125,17 +126,20 @@ class SqliteDatabase:
                 group.append(follower)
             self._commit(group)
             if last:
-                return
+                break
+        if self._writer is not None:
+            self._writer.close()
 
     def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
         """All in one transaction; when one fails, each in its own, so that it fails alone."""
         live = [job for job in group if not job[1].cancelled()]
         try:
-            with self._engine.connect() as connection:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                results = [work(connection) for work, _ in live]
-                connection.commit()
+            connection = self._writer = self._writer or self._engine.connect()
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            results = [work(connection) for work, _ in live]
+            connection.commit()
         except Exception as error:
+            self._roll_back()
             if len(live) > 1:
                 for job in live:
                     self._commit([job])
@@ -144,6 +148,18 @@ class SqliteDatabase:
             return
         for (_, done), result in zip(live, results, strict=True):
             _finish(done, result=result)
+
+    def _roll_back(self) -> None:
+        """Leave nothing of a failed group; a connection that cannot even do that is given up."""
+        connection = self._writer
+        if connection is None:
+            return
+        try:
+            connection.rollback()
+        except SQLAlchemyError:
+            connection.invalidate()
+            connection.close()
+            self._writer = None
 
 
 def _finish(done: Future[Any], *, result: Any = None, error: Exception | None = None) -> None:

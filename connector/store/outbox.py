@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
@@ -130,22 +130,31 @@ class SqlOutbox:
 def append(
     c: Connection, pages: Sequence[Page], seen: people.Seen
 ) -> tuple[list[Appended], list[people.Known]]:
-    appended: list[Appended] = []
-    learnt: list[people.Known] = []
     rows: list[dict[str, Any]] = []
+    asked: _Asked = {}
     wanted = [
         [digest_of(page.lane.connection, page.lane.kind, r.key) for r in page.records]
         for page in pages
     ]
     known = _known(c, {digest for page in wanted for digest in page})
+    directories = {
+        connection: people.Directory(
+            c,
+            connection,
+            [r for page in pages if page.lane.connection == connection for r in page.records],
+            seen,
+        )
+        for connection in {page.lane.connection for page in pages}
+    }
+    appended: list[Appended] = []
     for page, digests in zip(pages, wanted, strict=True):
         fresh: list[tuple[Record, bytes]] = []
         for record, digest in zip(page.records, digests, strict=True):
             if _is_new(c, known, rows, record, digest, page.received_at):
                 known[digest] = page.received_at
                 fresh.append((record, digest))
-        found = people.resolve(
-            c, page.lane.connection, [r for r, _ in fresh], seen, learnt, page.received_at
+        found = directories[page.lane.connection].resolve(
+            [record for record, _ in fresh], page.received_at
         )
         page_rows = [
             _row(page, record, digest, person)
@@ -153,7 +162,7 @@ def append(
         ]
         rows += page_rows
         if page.reads is not None:
-            _ask_for_reads(c, page, [record for record, _ in fresh], page_rows)
+            _ask_for_reads(asked, page, [record for record, _ in fresh], page_rows)
         released = _release(c, rows, found.addressed, page.received_at)
         held = sum(row["state"] == State.HELD for row in page_rows)
         appended.append(
@@ -162,15 +171,24 @@ def append(
         if page.checkpoint:
             _save_checkpoint(c, page)
     if rows:
-        c.execute(insert(outbox), rows)
-    return appended, learnt
+        c.execute(_INSERT, rows)
+    for (lane, gap, priority), (who, renew) in asked.items():
+        reads.ask(c, lane, who, gap, priority, frozenset(renew))
+    return appended, [known for d in directories.values() for known in d.learnt]
+
+
+_INSERT = insert(outbox)
+_KNOWN = select(outbox.c.digest, outbox.c.received_at).where(
+    outbox.c.digest.in_(bindparam("digests", expanding=True))
+)
+_Asked = dict[tuple[LaneId, int, int], tuple[dict[int, Millis], set[int]]]
 
 
 def _known(c: Connection, digests: set[bytes]) -> dict[bytes, Millis]:
     found: dict[bytes, Millis] = {}
     for part in queue.chunks(list(digests)):
-        query = select(outbox.c.digest, outbox.c.received_at).where(outbox.c.digest.in_(part))
-        found.update((bytes(digest), at) for digest, at in c.execute(query))
+        rows = c.execute(_KNOWN, {"digests": part})
+        found.update((bytes(digest), at) for digest, at in rows)
     return found
 
 
@@ -218,19 +236,18 @@ def _row(page: Page, record: Record, digest: bytes, person: people.Known | None)
 
 
 def _ask_for_reads(
-    c: Connection, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
+    asked: _Asked, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
 ) -> None:
     """The person is read again, and his event waits a little for the answer."""
     assert page.reads is not None
-    who: dict[int, Millis] = {}
-    renew: set[int] = set()
+    key = (page.reads, page.gap, int(page.backfill))
     for record, row in zip(records, rows, strict=True):
         if record.refresh and row["person"] and row["email"]:
+            who, renew = asked.setdefault(key, ({}, set()))
             who[row["person"]] = page.received_at
             row["due"] += page.attach_wait
             if record.renew:
                 renew.add(row["person"])
-    reads.ask(c, page.reads, who, page.gap, int(page.backfill), frozenset(renew))
 
 
 def _release(

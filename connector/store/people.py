@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from connector.model import Millis, Record
+from connector.store.queue import chunks
 from connector.store.tables import people
 
 
@@ -59,32 +60,47 @@ class Found:
     addressed: dict[int, str] = field(default_factory=dict)
 
 
-def resolve(
-    c: Connection,
-    connection: str,
-    records: Sequence[Record],
-    seen: Seen,
-    learnt: list[Known],
-    now: Millis,
-) -> Found:
-    """Find or make the person of each record, in order, so that a later address wins."""
-    found = Found([])
-    changed = {known.id for known in learnt}  # in this transaction, by earlier pages
-    unknown = []
-    for record in records:
-        known = seen.find(connection, record.person, record.email)
-        if known is None or known.id in changed:
-            unknown.append(record)
-    by_id, by_email = _load(c, connection, unknown)
-    for record in records:
-        known = seen.find(connection, record.person, record.email)
-        if known is None or known.id in changed:
-            known = _place(c, connection, record, by_id, by_email, found, now)
-            if known and known.email:
-                learnt.append(known)
-                changed.add(known.id)
-        found.people.append(known)
-    return found
+class Directory:
+    """The people of one connection, for one transaction: those whom `seen` does not know are
+    looked up at once, for all the pages of a group."""
+
+    def __init__(
+        self, c: Connection, connection: str, records: Sequence[Record], seen: Seen
+    ) -> None:
+        self._c = c
+        self._connection = connection
+        self._seen = seen
+        self._changed: set[int] = set()
+        self.learnt: list[Known] = []
+        unknown = [r for r in records if seen.find(connection, r.person, r.email) is None]
+        self._by_id, self._by_email = _load(c, connection, unknown)
+
+    def resolve(self, records: Sequence[Record], now: Millis) -> Found:
+        """Find or make the person of each record, in order, so that a later address wins."""
+        found = Found([])
+        for record in records:
+            known = self._seen.find(self._connection, record.person, record.email)
+            if known is None or known.id in self._changed:
+                known = _place(
+                    self._c, self._connection, record, self._by_id, self._by_email, found, now
+                )
+                if known and known.email:
+                    self.learnt.append(known)
+                    self._changed.add(known.id)
+            found.people.append(known)
+        return found
+
+
+_COLUMNS = (people.c.id, people.c.connection, people.c.platform_id, people.c.email)
+_BY = tuple(
+    select(*_COLUMNS)
+    .where(
+        people.c.connection == bindparam("connection"),
+        column.in_(bindparam("values", expanding=True)),
+    )
+    .order_by(people.c.seen_at, people.c.id)
+    for column in (people.c.platform_id, people.c.email)
+)
 
 
 def _load(
@@ -94,17 +110,14 @@ def _load(
     emails = {r.email for r in records if r.email}
     by_id: dict[str, Known] = {}
     by_email: dict[str, Known] = {}
-    columns = (people.c.id, people.c.connection, people.c.platform_id, people.c.email)
-    for column, values in ((people.c.platform_id, ids), (people.c.email, emails)):
-        if not values:
-            continue
-        query = select(*columns).where(people.c.connection == connection, column.in_(values))
-        for row in c.execute(query.order_by(people.c.seen_at, people.c.id)):
-            known = Known(*row)
-            if known.platform_id:
-                by_id[known.platform_id] = known
-            if known.email:
-                by_email[known.email] = known
+    for query, values in zip(_BY, (ids, emails), strict=True):
+        for part in chunks(list(values)):
+            for row in c.execute(query, {"connection": connection, "values": part}):
+                known = Known(*row)
+                if known.platform_id:
+                    by_id[known.platform_id] = known
+                if known.email:
+                    by_email[known.email] = known
     return by_id, by_email
 
 

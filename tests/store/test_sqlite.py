@@ -189,8 +189,8 @@ async def test_stuck_records_are_counted_from_the_index_of_what_is_stuck(store: 
     lane = await filled(store)
 
     def work(c: Connection) -> None:
-        insight._count(c, lane.id, State.DEAD)
-        insight._count(c, lane.id, State.HELD)
+        insight._count(c, lane, State.DEAD)
+        insight._count(c, lane, State.HELD)
 
     found = await plans(store, work)
     assert ["outbox_stuck" in line for line in found] == [True, True]
