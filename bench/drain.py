@@ -121,7 +121,8 @@ async def drain(path: Path, url: str) -> dict[str, float]:
     await app.start(serve=False)
     began, used = time.monotonic(), _cpu()
     (line,) = app.lines.values()
-    labels = (line.lane.connection, line.lane.destination, line.lane.kind, "accepted")
+    lane = line.events.lane
+    labels = (lane.connection, lane.destination, lane.kind, "accepted")
     accepted = app.metrics.deliveries.labels(*labels)
     while accepted._value.get() < waiting:
         if time.monotonic() - began > _PATIENCE:

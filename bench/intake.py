@@ -43,6 +43,7 @@ level = "error"
 name = "bench"
 source = "jericommerce"
 mapping = "{mapping}"
+modules = ["events"]
 
 [connections.settings]
 program = "demo"
