@@ -4,6 +4,7 @@ about another machine, so it is shown and never asserted."""
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import statistics
 import sys
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench import drain, intake
+from bench import drain, intake, states
 from bench.load import signed_requests
 
 R = TypeVar("R")
@@ -36,12 +37,18 @@ class Line:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", choices=("intake", "drain"))
+    parser.add_argument("--only", choices=("intake", "drain", "states"))
     parser.add_argument("--seconds", type=float, default=3.0, help="measured, for each intake run")
     parser.add_argument("--repeats", type=int, default=3, help="of each side, one after the other")
     parser.add_argument("--events", type=int, default=100_000, help="in the backlog to drain")
     parser.add_argument("--json", action="store_true", help="every run, for machines")
+    parser.add_argument("--people", type=int, default=100_000, help="of states (--only states)")
     options = parser.parse_args()
+    if options.only == "states":
+        _say(f"states: {options.people} people")
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            print(states.text(asyncio.run(states.measure(options.people, Path(folder)))))
+        return
     lines: list[Line] = []
     runs: dict[str, Any] = {}
     if options.only != "drain":

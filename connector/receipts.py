@@ -59,6 +59,9 @@ class Receipts:
             except (DeliveryError, StoreError) as error:
                 self._log.warning("jobs cannot be followed now", problem=error.problem.value)
                 wait = LATER
+            except Exception as error:
+                self._log.error("a look at the jobs failed", error=repr(error))
+                wait = LATER
 
     async def follow(self) -> int:
         """Settle what has ended; returns how many receipts stay open."""

@@ -40,6 +40,7 @@ from connector.states import changes_of
 
 _WATCHED = 10
 _TOO_MANY = 5
+_NOT_THE_NEXT_PROBE = 300.0
 
 
 def address_of(account: str, email: str) -> bytes:
@@ -112,7 +113,9 @@ class Refresher:
             self._known_found.append(sight is not None)
             if sight is None and self._known_found.count(False) > _TOO_MANY:
                 problem = Problem.WRONG_PROGRAM
-                return Delivery([Unsent(entry.seq)], stop=Stop("target", problem, problem.meaning))
+                # The next probe asks for another: this one may be gone for good.
+                later = Retry(entry.seq, problem, _NOT_THE_NEXT_PROBE)
+                return Delivery([later], stop=Stop("target", problem, problem.meaning))
         if sight is None:
             return Delivery([Gone(entry.seq, self._on_leave)])
         return Delivery([Observed(entry.seq, self.observation(entry.seq, sight, at))])

@@ -21,6 +21,8 @@ Wanted = dict[str, tuple[Any, Millis]]
 Confirmed = dict[str, tuple[str, Millis]]
 
 UNSET = "unset"
+ADDRESS, TO = "address", "to"
+"""In `move_from`, beside the identity: the digests of the former address and of the new one."""
 LOST = "?"
 """A digest that equals none: Klaviyo may hold anything, so the field is sent again."""
 
@@ -117,6 +119,9 @@ class Farewell:
 
     identity: Mapping[str, str]
     names: tuple[str, ...]
+    address: str = ""
+    to: str = ""
+    """Digests in hex: of this address, which who has it now inherits, and of the person's next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,8 @@ class Profile:
     farewells: tuple[Farewell, ...] = ()
     move_from: Mapping[str, str] | None = None
     mapping: str | None = None
+    address: str = ""
+    """The digest of his address, in hex."""
 
 
 def observe(profile: Profile, seen: Observation, *, email_change: EmailChange) -> Profile:
@@ -141,11 +148,16 @@ def observe(profile: Profile, seen: Observation, *, email_change: EmailChange) -
         return profile
     before = profile.identity.get("email")
     after = seen.identity.get("email")
+    address = seen.address.hex() if seen.address else ""
     if not before or before == after:
-        return replace(profile, identity=seen.identity)
-    if email_change == "move":
-        return replace(profile, identity=seen.identity, move_from=profile.identity)
-    return _part(profile, seen.identity)
+        return replace(profile, identity=seen.identity, address=address)
+    if email_change == "new":
+        parted = _with_farewell(profile, seen.identity, address)
+        return replace(parted, profile_id=None, move_from=None)
+    if profile.move_from is None:
+        former = {**profile.identity, ADDRESS: profile.address, TO: address}
+        return replace(profile, identity=seen.identity, move_from=former, address=address)
+    return _move_on(profile, seen.identity, address)
 
 
 def _want(profile: Profile, changes: Mapping[str, Any], at: Millis) -> Profile:
@@ -155,19 +167,39 @@ def _want(profile: Profile, changes: Mapping[str, Any], at: Millis) -> Profile:
     return replace(profile, wanted=wanted, confirmed=confirmed)
 
 
-def _part(profile: Profile, identity: Mapping[str, str]) -> Profile:
-    """The old address loses our fields, those in flight to it too; the new one starts afresh."""
-    told = {name for name, (took, _) in profile.confirmed.items() if took != UNSET}
-    told |= {name for name, (value, _) in profile.wanted.items() if value is not None}
-    kept = tuple(f for f in profile.farewells if f.identity != identity)
-    return replace(
-        profile,
-        identity=identity,
-        confirmed={},
-        profile_id=None,
-        farewells=(*kept, Farewell(profile.identity, tuple(sorted(told)))),
-        move_from=None,
-    )
+def _move_on(profile: Profile, identity: Mapping[str, str], address: str) -> Profile:
+    """Another address before the move to the last one is known to have happened: it may stand at
+    either. What is found at the one between loses our fields, and the first is moved from."""
+    assert profile.move_from is not None
+    at_home = profile.move_from.get("email") == identity.get("email")
+    moved = inherit(_with_farewell(profile, identity, address), told(profile))
+    return replace(moved, move_from=None if at_home else {**profile.move_from, TO: address})
+
+
+def _with_farewell(profile: Profile, identity: Mapping[str, str], address: str) -> Profile:
+    """The old address loses our fields, those in flight to it too; to the new one nothing was told
+    yet but what was left there."""
+    names = tuple(sorted(told(profile)))
+    back = {name for f in profile.farewells if f.identity == identity for name in f.names}
+    kept = tuple(f for f in profile.farewells if f.identity not in (identity, profile.identity))
+    farewells = (*kept, Farewell(profile.identity, names, profile.address, address))
+    afresh = replace(profile, identity=identity, confirmed={}, farewells=farewells, address=address)
+    return inherit(afresh, back)
+
+
+def told(profile: Profile) -> set[str]:
+    """The fields that may stand at the profile's address."""
+    names = {name for name, (took, _) in profile.confirmed.items() if took != UNSET}
+    return names | {name for name, (value, _) in profile.wanted.items() if value is not None}
+
+
+def inherit(profile: Profile, names: Iterable[str]) -> Profile:
+    """Somebody else's state, or one of long ago, stands in these fields at the profile's address:
+    each is told again, and unset where the person has none."""
+    names = set(names)
+    unknown = {name: (None, Millis(0)) for name in names - profile.wanted.keys()}
+    confirmed = lose(profile.confirmed, names, Millis(0)) if names else profile.confirmed
+    return replace(profile, wanted={**profile.wanted, **unknown}, confirmed=confirmed)
 
 
 def leave(profile: Profile, at: Millis, *, on_leave: OnLeave) -> Profile:
@@ -185,13 +217,44 @@ def next_write(profile: Profile, *, now: Millis, reconfirm_after: int) -> Profil
         sets = {name: None for name in first.names if name[0] == "@"}
         unsets = tuple(name for name in first.names if name[0] != "@")
         return ProfileWrite(first.identity, sets, unsets, farewell=True)
-    changes = pending(profile.wanted, profile.confirmed, now=now, reconfirm_after=reconfirm_after)
+    if profile.move_from is None:
+        changes = pending(
+            profile.wanted, profile.confirmed, now=now, reconfirm_after=reconfirm_after
+        )
+    else:
+        # Whole, for the address may turn out to have a profile of its own.
+        names = told(profile)
+        changes = {name: value for name, (value, _) in profile.wanted.items() if name in names}
     if not changes and profile.move_from is None:
         return None
     sets, unsets = split(changes)
     return ProfileWrite(
         profile.identity, sets, unsets, profile.profile_id, move_from=profile.move_from
     )
+
+
+def address_now(profile: Profile) -> str:
+    """The digest of the person's own address, which `address` is not while a write to another one
+    is in flight."""
+    if profile.farewells and profile.farewells[-1].to:
+        return profile.farewells[-1].to
+    return (profile.move_from or {}).get(TO) or profile.address
+
+
+def address_of_write(profile: Profile) -> str:
+    """The digest of the address that the next write is about."""
+    if profile.farewells:
+        return profile.farewells[0].address
+    return (profile.move_from or {}).get(ADDRESS) or profile.address
+
+
+def give_up(profile: Profile) -> tuple[Profile, tuple[str, ...]]:
+    """The address whose turn it is has become another person's: it is neither cleared nor moved.
+    Also returned are the fields that the other inherits with it."""
+    if profile.farewells:
+        return replace(profile, farewells=profile.farewells[1:]), profile.farewells[0].names
+    names = tuple(sorted(told(profile)))
+    return inherit(replace(profile, move_from=None, profile_id=None), names), names
 
 
 def needs_one_call(write: ProfileWrite) -> bool:

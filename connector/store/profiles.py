@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
@@ -60,8 +60,10 @@ _ROW = (
     profiles.c.since,
     profiles.c.problem,
     profiles.c.address,
+    profiles.c.lane,
 )
 _DAY = 86_400_000
+_LOOK_AGAIN = 1_000
 _DOUBT_WAIT = 30_000
 """ms: a request that timed out here may still be applied there for so long."""
 
@@ -74,9 +76,16 @@ class SqlProfiles:
         self.reconfirm_after = reconfirm_after
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
-        return await self._database.read(
+        """What is ready may still be held back, by an event of the person in flight or by a write
+        to his address on another lane: nobody says when that ends, so look again soon."""
+        found = await self._database.read(
             lambda c: queue.ready(c, profiles, profiles.c.person, lane, now, limit)
         )
+        if not (found.fresh or found.solo):
+            return found
+        again = Millis(now + _LOOK_AGAIN)
+        due = again if found.next_due is None else min(again, found.next_due)
+        return replace(found, next_due=due)
 
     async def claim(
         self,
@@ -130,19 +139,26 @@ class SqlProfiles:
             ),
         )
         entries: list[Entry] = []
-        addresses: set[bytes] = set()
+        addresses: set[str] = set()
         for row in rows:
-            write = states.next_write(
-                profile_of(row), now=now, reconfirm_after=self.reconfirm_after
-            )
+            profile = profile_of(row)
+            write = states.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
             if write is None:
                 _put_back(c, row, token, state=State.ACCEPTED)
-            elif row.address in addresses:
+                continue
+            address = states.address_of_write(profile)
+            elsewhere = address != profile.address
+            if elsewhere and _hand_over(c, profile, lane, now, self.reconfirm_after):
+                left, _ = states.give_up(profile)
+                _save(c, [self._next(left, row, now)])
+            elif address in addresses or (elsewhere and _in_flight(c, address, row.person)):
                 _put_back(c, row, token)
             elif not solo and states.needs_one_call(write):
                 _put_back(c, row, token, solo=1)
             else:
-                addresses.add(row.address)
+                addresses |= {address, profile.address} - {""}
+                if elsewhere:
+                    _save(c, [{"person": row.person, "address": bytes.fromhex(address)}])
                 entries.append(_entry(row, write, solo))
         return entries
 
@@ -194,7 +210,7 @@ class SqlProfiles:
         match outcome:
             case Accepted():
                 after = states.took(profile, write, now, profile_id=outcome.ref)
-                return self._next(after, now, since=row.since) | {"request": outcome.request}
+                return self._next(after, row, now) | {"request": outcome.request}
             case Pending():
                 return {
                     "state": State.CLAIMED,
@@ -203,15 +219,18 @@ class SqlProfiles:
                     "sent": states.write_to_json(write),
                     "request": outcome.request,
                     "person": row.person,
+                    "since": now,
                 }
             case Retry() | Doubt():
                 return self._again(profile, row, outcome, now, horizon)
             case Unsent():
-                again = self._next(profile, now, since=row.since, due=row.due)
+                again = self._next(profile, row, now, due=row.due)
                 return again | {"attempts": row.attempts - 1}
             case Dead() | Held():
+                if self._has_news(profile, write, now):
+                    return self._next(profile, row, now)
                 state = State.DEAD if isinstance(outcome, Dead) else State.HELD
-                return _columns(profile) | {
+                return _at_rest(profile) | {
                     "state": state,
                     "settled_at": now,
                     "problem": outcome.problem.value,
@@ -219,7 +238,7 @@ class SqlProfiles:
                 }
             case Skipped():
                 # Shadow mode: nothing was told, and nothing waits to be.
-                return _columns(profile) | {"state": State.ACCEPTED, "settled_at": now}
+                return _at_rest(profile) | {"state": State.ACCEPTED, "settled_at": now}
             case _:
                 raise AssertionError(outcome)
 
@@ -232,30 +251,52 @@ class SqlProfiles:
             profile = states.doubted(profile, now)
             after = max(after, _DOUBT_WAIT)
         if now - failing_since >= horizon:
-            return _columns(profile) | {
+            if row.problem == Problem.SHARED_ADDRESS.value:
+                return self._next(profile, row, now)
+            return _at_rest(profile) | {
                 "state": State.DEAD,
                 "settled_at": now,
                 "problem": Problem.RETRIES_EXHAUSTED.value,
                 "detail": f"last: {outcome.problem} {outcome.detail}".strip(),
             }
-        return self._next(profile, now, since=row.since, due=Millis(now + after)) | {
+        again = self._next(profile, row, now, due=Millis(now + after))
+        if again["state"] == State.HELD:
+            return again
+        return again | {
             "attempts": row.attempts,
             "failing_since": failing_since,
             "problem": outcome.problem.value,
             "detail": outcome.detail,
         }
 
+    def _has_news(self, profile: Profile, write: ProfileWrite, now: Millis) -> bool:
+        """Whether something else than what was refused is to be told: it came meanwhile."""
+        following = states.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
+        return following is not None and (
+            (following.identity, following.sets, following.farewell)
+            != (write.identity, write.sets, write.farewell)
+            or set(following.unsets) != set(write.unsets)
+        )
+
     def _next(
-        self, profile: Profile, now: Millis, *, since: int, due: Millis | None = None
+        self, profile: Profile, row: Any, now: Millis, *, due: Millis | None = None
     ) -> dict[str, Any]:
-        """Ready again where something is left to tell, else at rest."""
+        """Ready again where something is left to tell, else at rest. One whose address became
+        another person's while his write was in flight tells nothing more."""
+        if row.problem == Problem.SHARED_ADDRESS.value:
+            return _at_rest(profile) | {
+                "state": State.HELD,
+                "problem": row.problem,
+                "confirmed": "{}",
+                "settled_at": now,
+            }
         write = states.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
-        return _columns(profile) | {
+        return _at_rest(profile) | {
             "state": State.READY if write else State.ACCEPTED,
             "solo": int(bool(write) and states.needs_one_call(write)) if write else 0,
             "due": due if due is not None else now,
             "settled_at": now,
-            "since": since,
+            "since": row.since,
         }
 
     async def recover(self, fence: Fence, *, now: Millis) -> int:
@@ -334,10 +375,7 @@ class SqlProfiles:
         def again(c: Connection, rows: Sequence[Any]) -> None:
             _save(
                 c,
-                [
-                    self._next(states.doubted(profile_of(row), now), now, since=row.since)
-                    for row in rows
-                ],
+                [self._next(states.doubted(profile_of(row), now), row, now) for row in rows],
             )
 
         return await self._each_of(lane, receipt, again)
@@ -388,8 +426,8 @@ def observe(
     for o in seen:
         row = rows[o.person]
         profile = states.observe(profile_of(row), o, email_change=o.email_change)
-        if o.address and _displaces(c, o):
-            profile = states.doubted(profile, now)
+        if o.address and (left := _displaced(c, o)):
+            profile = states.inherit(states.doubted(profile, now), left)
         changes.append(_observed(row, profile, o, now, reconfirm_after))
     _save(c, changes)
 
@@ -404,7 +442,10 @@ def leave(
 ) -> None:
     """These people are no longer known to their platform."""
     changes = []
-    for row in _rows(c, list(people)).values():
+    gone = [person for person, rule in people.items() if rule == "unset"]
+    for row in _rows(c, gone).values():
+        if row.state == State.HELD and row.problem == Problem.SHARED_ADDRESS.value:
+            continue
         profile = states.leave(profile_of(row), at, on_leave=people[row.person])
         changes.append(_ready(row, profile, now, reconfirm_after))
     _save(c, changes)
@@ -416,7 +457,12 @@ def _observed(
     if o.problem:
         held = {"state": State.HELD, "problem": o.problem.value, "settled_at": now}
         return _columns(profile) | (held if row.state != State.CLAIMED else {})
-    return _ready(row, profile, now, reconfirm_after) | {"address": o.address}
+    changes = _ready(row, profile, now, reconfirm_after)
+    if row.state == State.CLAIMED and o.address:
+        changes["problem"] = None  # he has an address of his own again, if it was that
+        if row.address is None:
+            changes["address"] = o.address
+    return changes
 
 
 def _ready(row: Any, profile: Profile, now: Millis, reconfirm_after: int) -> dict[str, Any]:
@@ -424,9 +470,9 @@ def _ready(row: Any, profile: Profile, now: Millis, reconfirm_after: int) -> dic
         return _columns(profile)
     write = states.next_write(profile, now=now, reconfirm_after=reconfirm_after)
     if write is None:
-        return _columns(profile) | {"state": State.ACCEPTED, "problem": None}
+        return _at_rest(profile) | {"state": State.ACCEPTED, "problem": None}
     waits = row.state == State.READY
-    return _columns(profile) | {
+    return _at_rest(profile) | {
         "state": State.READY,
         "solo": int(states.needs_one_call(write)),
         "due": row.due if waits else now,
@@ -435,22 +481,15 @@ def _ready(row: Any, profile: Profile, now: Millis, reconfirm_after: int) -> dic
     }
 
 
-def _displaces(c: Connection, o: Observation) -> bool:
-    """Whether another person had this address: the latest active wins, and the other is held."""
-    others = list(
-        c.execute(
-            select(profiles.c.person).where(
-                profiles.c.address == o.address,
-                profiles.c.person != o.person,
-                profiles.c.lane == o.lane,
-                profiles.c.problem.is_distinct_from(Problem.SHARED_ADDRESS.value),
-            )
-        ).scalars()
-    )
-    for person in others:
+def _displaced(c: Connection, o: Observation) -> set[str]:
+    """Others who had this address are held, for the latest active has it: the fields of theirs
+    that may stand there."""
+    left: set[str] = set()
+    for row in _at_address(c, o.address, o.lane, o.person):
+        left |= states.told(profile_of(row))
         c.execute(
             update(profiles)
-            .where(profiles.c.person == person)
+            .where(profiles.c.person == row.person)
             .values(
                 state=case(
                     (profiles.c.state == State.CLAIMED, int(State.CLAIMED)), else_=int(State.HELD)
@@ -459,7 +498,48 @@ def _displaces(c: Connection, o: Observation) -> bool:
                 confirmed="{}",
             )
         )
-    return bool(others)
+    return left
+
+
+def _at_address(c: Connection, address: bytes | None, lane: LaneId, but: int) -> list[Any]:
+    """Rows of others who have this address."""
+    query = select(*_ROW).where(
+        profiles.c.address == address,
+        profiles.c.person != but,
+        profiles.c.lane == lane,
+        profiles.c.problem.is_distinct_from(Problem.SHARED_ADDRESS.value),
+    )
+    return [row for row in c.execute(query) if profile_of(row).address == (address or b"").hex()]
+
+
+def _in_flight(c: Connection, address: str, but: int) -> bool:
+    """Whether another's write to this address is in flight, or a move to it. Asked only for those
+    who leave an address, who are few."""
+    query = select(profiles.c.address, profiles.c.move_from).where(
+        in_state(State.CLAIMED, profiles),
+        profiles.c.person != but,
+        (profiles.c.address == bytes.fromhex(address)) | profiles.c.move_from.is_not(None),
+    )
+    return any(
+        found == bytes.fromhex(address) or orjson.loads(moved)[states.TO] == address
+        for found, moved in c.execute(query)
+    )
+
+
+def _hand_over(
+    c: Connection, profile: Profile, lane: LaneId, now: Millis, reconfirm_after: int
+) -> bool:
+    """Where the address that a person left is another's by now, it is the other's write that puts
+    the fields right: a farewell would take away what is his, and a move his profile."""
+    address = bytes.fromhex(states.address_of_write(profile))
+    heirs = _at_address(c, address, lane, profile.person) if address else []
+    if heirs:
+        _, names = states.give_up(profile)
+        changes = [
+            _ready(h, states.inherit(profile_of(h), names), now, reconfirm_after) for h in heirs
+        ]
+        _save(c, changes)
+    return bool(heirs)
 
 
 def _make_missing(c: Connection, seen: Sequence[Observation], now: Millis) -> None:
@@ -477,18 +557,21 @@ def _make_missing(c: Connection, seen: Sequence[Observation], now: Millis) -> No
 
 
 def profile_of(row: Any) -> Profile:
-    return Profile(
+    profile = Profile(
         person=row.person,
         identity=orjson.loads(row.identity),
         wanted=_pairs(row.wanted),
         confirmed=_pairs(row.confirmed),
         profile_id=row.profile_id,
         farewells=tuple(
-            Farewell(f["identity"], tuple(f["names"])) for f in orjson.loads(row.farewells or "[]")
+            Farewell(**f | {"names": tuple(f["names"])})
+            for f in orjson.loads(row.farewells or "[]")
         ),
         move_from=orjson.loads(row.move_from) if row.move_from else None,
         mapping=row.mapping,
+        address=row.address.hex() if row.address else "",
     )
+    return replace(profile, address=states.address_now(profile))
 
 
 def _pairs(text: str) -> dict[str, Any]:
@@ -509,6 +592,12 @@ def _columns(profile: Profile) -> dict[str, Any]:
         "profile_id": profile.profile_id,
         "mapping": profile.mapping,
     }
+
+
+def _at_rest(profile: Profile) -> dict[str, Any]:
+    """`_columns` of a row without a write in flight, whose address is the person's own again."""
+    own = bytes.fromhex(profile.address) if profile.address else None
+    return _columns(profile) | {"address": own}
 
 
 def _rows(c: Connection, people: Sequence[int], claim: int | None = None) -> dict[int, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, bindparam, case, select, update
+from sqlalchemy import Connection, bindparam, case, exists, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
@@ -141,18 +141,29 @@ class SqlReads:
         await self._database.write(lambda c: ask(c, lane, who, gap, int(backfill)))
 
     async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]:
-        """The newest views, and whether a write of the person's profile is in flight."""
+        """The newest views, and whether a write of the person's profile is in flight, be it
+        another's who had the address before."""
+
+        other = profiles_table.alias("other")
+        writing = or_(
+            profiles_table.c.state == State.CLAIMED,
+            exists(
+                select(literal(1)).where(
+                    other.c.address == profiles_table.c.address, other.c.state == State.CLAIMED
+                )
+            ),
+        )
 
         def work(c: Connection) -> dict[int, FreshView]:
             found: dict[int, FreshView] = {}
             for part in queue.chunks(people):
                 query = (
-                    select(reads.c.person, reads.c.view, reads.c.view_at, profiles_table.c.state)
+                    select(reads.c.person, reads.c.view, reads.c.view_at, writing)
                     .join(profiles_table, profiles_table.c.person == reads.c.person, isouter=True)
                     .where(reads.c.person.in_(part), reads.c.view.is_not(None))
                 )
-                for person, view, at, state in c.execute(query):
-                    found[person] = FreshView(orjson.loads(view), at, state == State.CLAIMED)
+                for person, view, at, busy in c.execute(query):
+                    found[person] = FreshView(orjson.loads(view), at, bool(busy))
             return found
 
         return await self._database.read(work)
@@ -186,6 +197,12 @@ def ask(
     new = statement.excluded
     waits = (reads.c.state == State.READY) | (reads.c.state == State.CLAIMED)
     earliest = reads.c.sent_at + gap
+    # Received before the read was sent, and stored after: it may have brought another address.
+    missed = (
+        (reads.c.state == State.CLAIMED)
+        & (new.asked_at <= reads.c.sent_at)
+        & (reads.c.asked_at <= reads.c.sent_at)
+    )
     c.execute(
         statement.on_conflict_do_update(
             index_elements=["person"],
@@ -193,7 +210,9 @@ def ask(
                 "lane": new.lane,
                 "renew": case((new.renew > reads.c.renew, new.renew), else_=reads.c.renew),
                 "asked_at": case(
-                    (reads.c.asked_at > new.asked_at, reads.c.asked_at), else_=new.asked_at
+                    (missed, reads.c.sent_at + 1),
+                    (reads.c.asked_at > new.asked_at, reads.c.asked_at),
+                    else_=new.asked_at,
                 ),
                 "state": case(
                     (reads.c.state == State.CLAIMED, int(State.CLAIMED)), else_=int(State.READY)

@@ -97,6 +97,28 @@ def told(claim: Claim | None) -> dict[str, Any]:
     return {**write.sets, **dict.fromkeys(write.unsets)}
 
 
+async def _another_at(
+    store: Store, fence: Fence, name: str, at: int = LATER, **changes: Any
+) -> int:
+    """Another person turns up at this address."""
+    events, reads, _ = await lanes(store)
+    twin = record(email=f"{name}@example.com", person="twin", refresh=True)
+    await store.append([Page(events, "webhook", [twin], Millis(at), reads=reads.id)])
+    return await read(store, fence, name, at, **changes)
+
+
+async def _two_at_one_address(
+    store: Store, fence: Fence, one: dict[str, Any], other: dict[str, Any]
+) -> tuple[int, int]:
+    """The first was told to Klaviyo before the second turned up."""
+    await happen(store, "ada")
+    first = await read(store, fence, "ada", **one)
+    claim = await claim_writes(store, fence)
+    assert claim
+    await settle(store, claim, Accepted(first, "r1"))
+    return first, await _another_at(store, fence, "ada", **other)
+
+
 class StatesContract:
     """Each test is a sentence about every store."""
 
@@ -273,6 +295,28 @@ class StatesContract:
         assert told(await claim_writes(store, other, NOW + TTL)) == {"balance": 1}
         assert await settle(store, claim, Accepted(person, "late")) == 0
 
+    async def test_an_unset_that_was_in_flight_when_its_holder_died_is_made_good(
+        self, store: Store
+    ) -> None:
+        """What was confirmed before may be gone, so it confirms nothing any more."""
+        fence = await hold(store)
+        _, _, profiles = await lanes(store)
+        await happen(store, "ada")
+        person = await read(store, fence, "ada", tier="Gold")
+        claim = await claim_writes(store, fence)
+        assert claim
+        await settle(store, claim, Accepted(person, "r1"))
+        await happen(store, "ada", at=LATER)
+        await read(store, fence, "ada", LATER, tier=None)
+        assert told(await claim_writes(store, fence, LATER, solo=True)) == {"tier": None}
+        at = NOW + TTL + 1000
+        other = await hold(store, "two", at)
+        await store.profiles.recover(other, now=Millis(at))
+        await happen(store, "ada", at=at)
+        await read(store, other, "ada", at, tier="Gold")
+        await store.profiles.doubt_receipt(profiles.id, "", now=Millis(at))
+        assert told(await claim_writes(store, other, at)) == {"tier": "Gold"}
+
     async def test_a_doubtful_write_is_told_again_after_a_while(self, store: Store) -> None:
         fence = await hold(store)
         await happen(store, "ada")
@@ -345,6 +389,132 @@ class StatesContract:
         assert told(claim) == {"balance": 2}
         assert claim
         assert claim.entries[0].seq == second
+
+    async def test_what_the_other_person_left_at_the_shared_address_is_unset(
+        self, store: Store
+    ) -> None:
+        fence = await hold(store)
+        await _two_at_one_address(store, fence, {"balance": 1, "tier": "Gold"}, {"balance": 2})
+        assert told(await claim_writes(store, fence, LATER, solo=True)) == {
+            "balance": 2,
+            "tier": None,
+        }
+
+    async def test_who_lost_his_address_while_his_write_was_in_flight_tells_nothing_more(
+        self, store: Store
+    ) -> None:
+        fence = await hold(store)
+        await happen(store, "ada")
+        first = await read(store, fence, "ada", balance=1)
+        flying = await claim_writes(store, fence)
+        assert flying
+        second = await _another_at(store, fence, "ada", balance=2)
+        assert await claim_writes(store, fence, LATER) is None
+        await settle(store, flying, Retry(first, Problem.KLAVIYO_THROTTLED), at=LATER)
+        claim = await claim_writes(store, fence, LATER, solo=False)
+        assert claim
+        assert [entry.seq for entry in claim.entries] == [second]
+        await settle(store, claim, Accepted(second, "r"), at=LATER)
+        for solo in (True, False):
+            assert await claim_writes(store, fence, LATER + 9, solo=solo) is None
+
+    async def test_an_unknown_person_whose_address_is_anothers_is_not_told(
+        self, store: Store
+    ) -> None:
+        fence = await hold(store)
+        first, second = await _two_at_one_address(store, fence, {"balance": 1}, {"balance": 2})
+        claim = await claim_writes(store, fence, LATER)
+        assert claim
+        await settle(store, claim, Accepted(second, "r"), at=LATER)
+        for at, rule in ((LATER + 10, "keep"), (LATER + 20, "unset")):
+            await happen(store, "ada", at=at)
+            gone = await claim_reads(store, fence, at)
+            assert gone
+            outcomes = [
+                Gone(entry.seq, rule)  # type: ignore[arg-type]
+                for entry in gone.entries
+                if entry.seq == first
+            ]
+            await store.reads.settle(gone, outcomes, now=Millis(at), horizon=HORIZON)
+            for solo in (True, False):
+                assert await claim_writes(store, fence, at, solo=solo) is None
+
+    async def test_an_address_that_another_has_by_now_is_not_cleared(self, store: Store) -> None:
+        fence = await hold(store)
+        events, reads, _ = await lanes(store)
+        await happen(store, "ada")
+        person = await read(store, fence, "ada", balance=1, tier="Gold")
+        claim = await claim_writes(store, fence)
+        assert claim
+        await settle(store, claim, Accepted(person, "r1"))
+        moved = record(email="new@example.com", person="ada", refresh=True)
+        await store.append([Page(events, "webhook", [moved], LATER, reads=reads.id)])
+        await read(store, fence, "new", LATER, balance=1, tier="Gold")
+        heir = await _another_at(store, fence, "ada", LATER + 1, balance=7)
+        # The heir's write goes first, and what it may lack comes with the next one.
+        writes: dict[int, dict[str, Any]] = {person: {}, heir: {}}
+        for at in range(LATER + 2, LATER + 8):
+            for solo in (True, False):
+                claim = await claim_writes(store, fence, at, solo=solo)
+                for entry in claim.entries if claim else ():
+                    write = write_of_json(entry.data)
+                    assert not write.farewell
+                    writes[entry.seq] |= {**write.sets, **dict.fromkeys(write.unsets)}
+                    assert claim
+                    await settle(store, claim, Accepted(entry.seq, "r"), at=at)
+        assert writes == {
+            person: {"balance": 1, "tier": "Gold"},
+            heir: {"balance": 7, "tier": None},
+        }
+
+    async def test_what_an_event_may_have_carried_is_corrected(self, store: Store) -> None:
+        """Nothing confirms what an event carries, so a value that was wanted may be there."""
+        fence = await hold(store)
+        await happen(store, "ada")
+        person = await read(store, fence, "ada", balance=1)
+        claim = await claim_writes(store, fence)
+        assert claim
+        await settle(store, claim, Accepted(person, "r1"))
+        for at, balance, tier in ((LATER, 2, "Gold"), (LATER + 5000, 1, None)):
+            await happen(store, "ada", at=at)
+            await read(store, fence, "ada", at, balance=balance, tier=tier)
+        write = await claim_writes(store, fence, LATER + 5000, solo=True)
+        assert told(write) == {"balance": 1, "tier": None}
+
+    async def test_who_is_asked_for_while_he_is_read_is_read_again(self, store: Store) -> None:
+        """Though the event was received before: it may have brought another address."""
+        fence = await hold(store)
+        _, reads, profiles = await lanes(store)
+        await happen(store, "ada")
+        claim = await claim_reads(store, fence, NOW + 5)
+        assert claim
+        await happen(store, "ada", at=NOW + 3)
+        entry = claim.entries[0]
+        answer = Observed(entry.seq, seen(entry.seq, "ada", NOW + 5, profiles.id))
+        await store.reads.settle(claim, [answer], now=Millis(NOW + 9), horizon=HORIZON)
+        ready = await store.reads.ready(reads.id, now=Millis(NOW + 9), limit=9)
+        assert ready.next_due
+
+    async def test_what_is_held_back_is_looked_at_again_soon(self, store: Store) -> None:
+        fence = await hold(store)
+        events, _, profiles = await lanes(store)
+        await happen(store, "ada")
+        await read(store, fence, "ada", balance=1)
+        assert await store.claim(events, fence, now=NOW, limit=1, solo=False, mapping="v1")
+        assert await claim_writes(store, fence) is None
+        ready = await store.profiles.ready(profiles.id, now=NOW, limit=9)
+        assert ready.next_due is not None
+        assert NOW < ready.next_due <= NOW + 1000
+
+    async def test_an_event_does_not_carry_fields_while_a_write_to_the_address_is_in_flight(
+        self, store: Store
+    ) -> None:
+        fence = await hold(store)
+        await happen(store, "ada")
+        await read(store, fence, "ada", balance=1)
+        assert await claim_writes(store, fence)
+        second = await _another_at(store, fence, "ada", balance=2)
+        assert (await store.reads.fresh([second]))[second].writing
 
     async def test_a_person_who_left_keeps_or_loses_his_fields(self, store: Store) -> None:
         fence = await hold(store)

@@ -151,11 +151,12 @@ def test_with_move_the_profile_gets_the_new_address() -> None:
     profile = observe(profile, {"balance": 1}, 2, email="new@example.com", email_change="move")
     write = write_of(profile)
     assert write
-    assert write.move_from == {"email": "ada@example.com"}
+    assert write.move_from
+    assert write.move_from["email"] == "ada@example.com"
     assert (write.identity, write.profile_id, write.sets) == (
         {"email": "new@example.com"},
         "K1",
-        {},
+        {"balance": 1},
     )
     assert write_of(states.took(profile, write, Millis(2), profile_id="K1")) is None
 

@@ -11,7 +11,7 @@ from connector.adapters.jericommerce.settings import Settings
 from connector.errors import Blocked, Problem, Unknown
 from connector.governor import Governor, Limit
 from connector.http import Http
-from connector.model import Spend
+from connector.model import Millis, Spend
 from connector.ports import Clock
 
 GET_CUSTOMER = "GET /v1/programs/{program}/customers/{email}"
@@ -46,39 +46,43 @@ class JeriCommerceApi:
     def governor(self) -> Governor:
         return self._governor
 
+    def now(self) -> Millis:
+        return self._clock.now()
+
     async def customer(self, email: str) -> dict[str, Any] | None:
         """The customer object, None for an unknown person. Its permit was given by the caller.
         Raises DeliveryError."""
         path = f"/v1/programs/{self._settings.program}/customers/{quote(email, safe='')}"
-        found = await self._get(GET_CUSTOMER, path)
-        return found if found is None else _object(found)
+        return await self._get(GET_CUSTOMER, path)
 
     async def pass_link(self, email: str) -> str | None:
         """The address that downloads the person's wallet pass: whoever has it has the pass.
         None when JeriCommerce makes none. Asks for its own permit."""
-        await self._permit()
+        await self.permit()
         query = {"email": email, "token_type": "download"}
         if self._settings.pass_token_expires_in:
             query["expires_in"] = self._settings.pass_token_expires_in
         path = f"/v1/programs/{self._settings.program}/customers/token?{urlencode(query)}"
         found = await self._get(GET_TOKEN, path)
-        token = _object(found).get("accessToken") if found is not None else None
+        token = found.get("accessToken") if found is not None else None
         if not isinstance(token, str) or not token:
             return None
         encoded = base64.b64encode(token.encode()).decode()
         base, program = self._settings.link_base_url, self._settings.program
         return f"{base}/{program}/download?token={quote(encoded, safe='')}"
 
-    async def _get(self, route: str, path: str) -> Any:
+    async def _get(self, route: str, path: str) -> dict[str, Any] | None:
+        """The JSON object, None where there is nothing of that name."""
         try:
             answer = await self._http.call("GET", path, route=route)
         except Blocked as error:
             if error.status == 404:
                 return None
             raise
-        return answer.json()
+        return _object(answer.json())
 
-    async def _permit(self) -> None:
+    async def permit(self) -> None:
+        """Wait for quota for one call and save that it was granted."""
         while True:
             grant = self._governor.reserve(GET_CUSTOMER, 1)
             if grant.count:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 
@@ -13,6 +14,8 @@ from connector.errors import Blocked, DeliveryError, Rejected
 from connector.model import Check
 from connector.ports import Quota, Sight, Whom
 
+_FETCHED_AT = "pass_url_at"
+"""Beside the link in a view: when it was fetched, ms. A view is read much more often."""
 _PASS_EVENTS = frozenset({"wallet pass requested", "wallet pass uninstalled"})
 
 
@@ -34,24 +37,29 @@ class JeriCommerceReader:
         if who.email is None:
             return None
         customer = await self._api.customer(who.email)
-        if customer is None:
+        if customer is None or _is_another(customer, who):
             return None
-        link = await self._pass_link(who) if "pass_url" in reads else None
-        return Sight(person_view(customer, link), person_covers(customer, link))
+        link, at = await self._pass_link(who) if "pass_url" in reads else (None, 0)
+        view = person_view(customer, link)
+        if link is not None:
+            view[_FETCHED_AT] = at
+        return Sight(view, person_covers(customer, link))
 
-    async def _pass_link(self, who: Whom) -> str | None:
-        """The link we have, unless it has aged or a pass event asks for a new one. Without it the
-        rest of the person is still worth telling."""
+    async def _pass_link(self, who: Whom) -> tuple[str | None, int]:
+        """The link we have and when it was fetched, unless it has aged or a pass event asks for a
+        new one. Without it the rest of the person is still worth telling."""
         known = orjson.loads(who.view) if who.view else {}
-        link = known.get("pass_url")
-        aged = self._refresh is not None and who.view_age > self._refresh
+        link, at = known.get("pass_url"), known.get(_FETCHED_AT, 0)
+        now = self._api.now()
+        aged = self._refresh is not None and now - at > self._refresh * 1000
         if isinstance(link, str) and not aged and not who.renew:
-            return link
+            return link, at
         assert who.email is not None
         try:
-            return await self._api.pass_link(who.email) or link
+            fetched = await self._api.pass_link(who.email)
         except Rejected:
-            return link
+            fetched = None
+        return (fetched, now) if fetched else (link, at)
 
     def renews(self, event: str) -> bool:
         """Whether this event means that what is fetched seldom must be fetched again."""
@@ -59,6 +67,7 @@ class JeriCommerceReader:
 
     async def check(self) -> Sequence[Check]:
         what = "JeriCommerce key"
+        await self._api.permit()
         try:
             await self._api.customer("nobody@example.com")
         except DeliveryError as error:
@@ -69,3 +78,11 @@ class JeriCommerceReader:
 
     async def aclose(self) -> None:
         await self._api.aclose()
+
+
+def _is_another(customer: Mapping[str, Any], who: Whom) -> bool:
+    """An address is all that can be asked for, and it may have become somebody else's."""
+    user = customer.get("userData")
+    ids = {customer.get("id"), user.get("customerId") if isinstance(user, dict) else None}
+    ids.discard(None)
+    return who.platform_id is not None and bool(ids) and who.platform_id not in ids

@@ -14,10 +14,11 @@ from urllib.parse import quote
 
 from connector.adapters.klaviyo.api import KlaviyoApi
 from connector.adapters.klaviyo.limits import GET_IMPORT_ERRORS, GET_IMPORT_JOB, GET_IMPORT_JOBS
-from connector.errors import Blocked, Problem
+from connector.errors import Blocked, Problem, Unknown
 from connector.log import redact
 
 _OPEN = quote('any(status,["queued","processing"])', safe="")
+_NOT_THIS_SHAPE = (AttributeError, KeyError, TypeError)
 _POINTER = "/data/attributes/profiles/data/"
 
 
@@ -42,7 +43,10 @@ class ImportJobs:
             GET_IMPORT_JOBS,
             f"/api/profile-bulk-import-jobs?filter={_OPEN}&page[size]=100",
         )
-        return {str(job["id"]) async for page in pages for job in page}
+        try:
+            return {str(job["id"]) async for page in pages for job in page}
+        except _NOT_THIS_SHAPE as error:
+            raise _unreadable(GET_IMPORT_JOBS) from error
 
     async def ended(self, id: str) -> Ended | None:
         """None while the job runs. Raises DeliveryError when Klaviyo cannot be asked."""
@@ -52,7 +56,10 @@ class ImportJobs:
             if error.status == 404:
                 return Ended("lost", {})
             raise
-        status = found["data"]["attributes"].get("status")
+        try:
+            status = found["data"]["attributes"]["status"]
+        except _NOT_THIS_SHAPE as error:
+            raise _unreadable(GET_IMPORT_JOB) from error
         if status in ("queued", "processing"):
             return None
         if status != "complete":
@@ -65,12 +72,20 @@ class ImportJobs:
         path = f"/api/profile-bulk-import-jobs/{id}/import-errors?page[size]=100"
         async for page in self._api.pages(GET_IMPORT_ERRORS, path):
             for error in page:
-                place = _place(error.get("attributes") or {})
+                try:
+                    said = error["attributes"]
+                    place = _place(said)
+                except _NOT_THIS_SHAPE as fault:
+                    raise _unreadable(GET_IMPORT_ERRORS) from fault
                 if place is None:
                     unplaced += 1
                 else:
-                    failed[place] = (Problem.IMPORT_REFUSED, _why(error["attributes"]))
+                    failed[place] = (Problem.IMPORT_REFUSED, _why(said))
         return Ended("complete", failed, unplaced)
+
+
+def _unreadable(route: str) -> Unknown:
+    return Unknown(Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than published")
 
 
 def _place(error: Mapping[str, Any]) -> int | None:

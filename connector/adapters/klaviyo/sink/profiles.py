@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
+from connector import states
 from connector.adapters.klaviyo.api import KlaviyoApi, Sent
 from connector.adapters.klaviyo.limits import BULK_PROFILES, PATCH_PROFILE, UPSERT_PROFILE
 from connector.adapters.klaviyo.sink import batches, profile_body
@@ -24,7 +25,7 @@ from connector.model import (
     Pending,
     ProfileWrite,
     Request,
-    Unsent,
+    Retry,
 )
 from connector.ports import Mode, Outgoing, Quota
 
@@ -126,11 +127,12 @@ class ProfileSink:
         """The new address has a profile already: that one gets our fields, the old one loses
         them. Two profiles are never merged by us, for a merge cannot be undone."""
         requests = [refused.request]
-        names = tuple(name for name in write.sets if name[0] != "@")
-        cleared = await self._patch(
-            ProfileWrite({}, {}, tuple({*names, *write.unsets}), farewell=True), former
-        )
+        sets, unsets = states.split(dict.fromkeys([*write.sets, *write.unsets]))
+        cleared = await self._patch(ProfileWrite({}, sets, unsets, farewell=True), former)
         requests.append(cleared.request)
+        if cleared.error is not None:
+            # The address is still taken when all of this is tried again.
+            return _settled(seq, cleared, requests)
         await self._api.permit(UPSERT_PROFILE)
         sent = await self._api.post(
             UPSERT_PROFILE, profile_body.upsert(replace(write, move_from=None))
@@ -180,8 +182,8 @@ def _with(requests: Sequence[Request], delivery: Delivery) -> Delivery:
 def _unread(seq: int, error: DeliveryError) -> Delivery:
     """A look-up before the write failed: nothing was written."""
     sent = Sent(_NO_REQUEST, None, error)
-    found = batches.not_applied([seq], sent, error) or Delivery([Unsent(seq)])
-    return replace(found, requests=())
+    again = Delivery([Retry(seq, error.problem, 0.0, error.detail)])
+    return replace(batches.not_applied([seq], sent, error) or again, requests=())
 
 
 _NO_REQUEST = Request("", "", 0, None, 0)  # type: ignore[arg-type]

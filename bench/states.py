@@ -1,0 +1,269 @@
+"""People as states: how many requests a backfill, a change and a second look cost, against the
+least that could do.
+
+Everybody is observed once as a read shows him, then one in a hundred changes, then everybody is
+observed again and nothing has changed. The store, the lane, the sink and the receipts are the
+daemon's, on an SQLite file; Klaviyo is the sandbox in this process, its limits out of the way. The
+reads themselves are left out: their number is the platform's affair (one a person).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+from pydantic import SecretStr
+from sqlalchemy import insert
+
+from connector import states
+from connector.adapters.jericommerce.view import person_covers, person_view
+from connector.adapters.klaviyo.api import KlaviyoApi, headers, private_key
+from connector.adapters.klaviyo.limits import BULK_PROFILES_MAX, LIMITS
+from connector.adapters.klaviyo.sink import profile_body
+from connector.adapters.klaviyo.sink.jobs import ImportJobs
+from connector.adapters.klaviyo.sink.profiles import ProfileSink
+from connector.clock import SystemClock
+from connector.dispatch import Dispatcher, Policy
+from connector.governor import Governor, Limit
+from connector.http import Http
+from connector.mapping import load
+from connector.metrics import Metrics
+from connector.model import Lane, LaneState, Millis, Observation, Observed, ProfileWrite, Spend
+from connector.ports import Fence, Lease, Reader, Sight
+from connector.receipts import Receipts
+from connector.refresh import Refresher
+from connector.rendering import ProfileRenderer
+from connector.sandbox import KlaviyoSandbox
+from connector.sandbox.jericommerce_people import Person, make_people
+from connector.store.sql import SqlStore, open_store
+from connector.store.tables import people
+
+ROOT = Path(__file__).parent.parent
+_HORIZON = 3 * 86_400_000
+_AT_ONCE = 1_000
+_BULK_THRESHOLD = 50
+_WRITES = ("POST /api/profile-import", "POST /api/profile-bulk-import-jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step cost: requests by endpoint, and the least number of requests that write."""
+
+    what: str
+    changed: int
+    minimum: int
+    requests: dict[str, int]
+    seconds: float
+    wrong: int = 0
+
+    @property
+    def writes(self) -> int:
+        return sum(count for label, count in self.requests.items() if label in _WRITES)
+
+
+class _Held(Lease):
+    def __init__(self, fence: Fence) -> None:
+        self._fence = fence
+
+    @property
+    def fence(self) -> Fence:
+        return self._fence
+
+    def valid(self) -> bool:
+        return True
+
+
+@dataclass
+class Site:
+    """A store, a lane of profiles and Klaviyo."""
+
+    store: SqlStore
+    lane: Lane
+    reads: Lane
+    lease: _Held
+    klaviyo: KlaviyoSandbox
+    api: KlaviyoApi
+    refresher: Refresher
+    dispatcher: Dispatcher[ProfileWrite]
+    receipts: Receipts
+    clock: SystemClock = field(default_factory=SystemClock)
+
+    async def observe(self, crowd: Sequence[Person]) -> None:
+        """These people as a read would show them now."""
+        now = self.clock.now()
+        await self.store.reads.ask(self.reads.id, dict.fromkeys(range(1, len(crowd) + 1), now))
+        while claim := await self.store.reads.claim(
+            self.reads,
+            self.lease.fence,
+            now=self.clock.now(),
+            limit=_AT_ONCE,
+            solo=False,
+            mapping="",
+        ):
+            seen = [
+                Observed(e.seq, self._seen(e.seq, crowd[e.seq - 1], Millis(e.occurred_at)))
+                for e in claim.entries
+            ]
+            await self.store.reads.settle(claim, seen, now=self.clock.now(), horizon=_HORIZON)
+
+    def _seen(self, number: int, person: Person, at: Millis) -> Observation:
+        customer = person.view("demo")
+        link = f"https://jeri.link/demo/download?token={'and0Lj' * 8}{number}"
+        sight = Sight(person_view(customer, link), person_covers(customer, link))
+        return self.refresher.observation(number, sight, at)
+
+    async def deliver(self) -> None:
+        """Until Klaviyo has everything and said so."""
+        self.dispatcher.wake()
+        while True:
+            await asyncio.sleep(0.01)
+            if await self.dispatcher.quiet(60) and not await self.receipts.follow():
+                return
+
+    def requests(self) -> dict[str, int]:
+        found = cast(dict[str, dict[str, int]], self.klaviyo.state()["requests"])
+        return {label: sum(by.values()) for label, by in found.items()}
+
+    def wrong(self, crowd: Sequence[Person]) -> int:
+        """People whose fields at Klaviyo are not the platform's."""
+        count = 0
+        for number, person in enumerate(crowd, 1):
+            seen = self._seen(number, person, Millis(0))
+            wanted = {name: value for name, value in seen.changes.items() if value is not None}
+            found = self.klaviyo.profile(person.email)
+            count += found is None or found["properties"] != wanted
+        return count
+
+
+async def measure(count: int, folder: Path, *, share: float = 0.01) -> list[Step]:
+    """The three steps for so many people, of whom `share` change."""
+    crowd = make_people(count, time.time())
+    site = await _site(folder, crowd)
+    loop = asyncio.create_task(site.dispatcher.run())
+    steps = []
+    some = crowd[:: round(1 / share)]
+    try:
+        steps.append(await _step(site, "backfill", crowd, crowd))
+        for person in some:
+            person.balance += 1
+        steps.append(await _step(site, f"{share:.0%} change", crowd, some))
+        steps.append(await _step(site, "second look", crowd, []))
+    finally:
+        await site.dispatcher.stop(5.0)
+        await loop
+        await site.api.aclose()
+        await site.store.aclose()
+    return steps
+
+
+async def _step(site: Site, what: str, crowd: list[Person], changed: list[Person]) -> Step:
+    before, began = site.requests(), time.monotonic()
+    await site.observe(crowd)
+    await site.deliver()
+    seconds = time.monotonic() - began
+    after = site.requests()
+    return Step(
+        what,
+        len(changed),
+        _minimum(site, changed, whole=changed is crowd),
+        {label: n - before.get(label, 0) for label, n in after.items() if n > before.get(label, 0)},
+        seconds,
+        site.wrong(crowd),
+    )
+
+
+def _minimum(site: Site, changed: Sequence[Person], *, whole: bool) -> int:
+    """One request each while they are few, else as many import jobs as count or bytes ask for."""
+    if len(changed) <= _BULK_THRESHOLD:
+        return len(changed)
+    room = sum(len(body) + 1 for body in _bodies(site, changed, whole))
+    by_bytes = math.ceil(room / profile_body.ENVELOPE.room)
+    return max(math.ceil(len(changed) / BULK_PROFILES_MAX), by_bytes)
+
+
+def _bodies(site: Site, changed: Sequence[Person], whole: bool) -> Iterator[bytes]:
+    for number, person in enumerate(changed, 1):
+        fields = site._seen(number, person, Millis(0)).changes
+        told = fields if whole else {"balance": fields["balance"]}
+        sets, _ = states.split(told)
+        yield profile_body.item(ProfileWrite({"email": person.email}, sets))
+
+
+async def _site(folder: Path, crowd: Sequence[Person]) -> Site:
+    clock = SystemClock()
+    store = await open_store(f"sqlite:///{folder}/connector.db")
+    lane = await store.lanes.ensure("bench", "klaviyo", "profile")
+    reads = await store.lanes.ensure("bench", "jericommerce", "profile")
+    rows = [
+        {
+            "id": number,
+            "connection": "bench",
+            "platform_id": person.id,
+            "email": person.email,
+            "seen_at": clock.now(),
+        }
+        for number, person in enumerate(crowd, 1)
+    ]
+    await store._database.write(lambda c: c.execute(insert(people), rows))
+    fence = await store.leases.acquire("store", "bench", now=clock.now(), ttl=10**9)
+    assert isinstance(fence, Fence)
+    klaviyo = KlaviyoSandbox(limits=False, job_delay=0.2)
+    governor = Governor("bench", dict.fromkeys(LIMITS, Limit(10**6, 10**7)), clock=clock, share=1.0)
+    http = Http(
+        "http://127.0.0.1",
+        vendor="klaviyo",
+        clock=clock,
+        credential=private_key(SecretStr("pk_sandbox")),
+        headers=headers("2026-10-15"),
+        http=httpx.AsyncClient(transport=httpx.ASGITransport(klaviyo.app)),
+    )
+
+    async def remember(spend: Sequence[Spend]) -> None:
+        await store.memory.remember_spend(spend)
+
+    api = KlaviyoApi(http, governor, clock, remember)
+    lease = _Held(fence)
+    dispatcher: Dispatcher[Any] = Dispatcher(
+        lane,
+        LaneState(),
+        queue=store.profiles,
+        lanes=store.lanes,
+        sink=ProfileSink(api),
+        renderer=ProfileRenderer(),
+        lease=lease,
+        clock=clock,
+        metrics=Metrics("bench"),
+        policy=Policy(bulk_threshold=_BULK_THRESHOLD),
+    )
+    receipts = Receipts(
+        lane, store.profiles, ImportJobs(api), lease, clock, settled=dispatcher.wake
+    )
+    refresher = Refresher(
+        cast(Reader, SimpleNamespace(endpoint="", parallel=1)),
+        load(ROOT / "mappings" / "jericommerce.toml").mapping,
+        clock,
+        lane=lane.id,
+        account="bench",
+        email_change="new",
+        on_leave="keep",
+    )
+    return Site(store, lane, reads, lease, klaviyo, api, refresher, dispatcher, receipts, clock)
+
+
+def text(steps: Sequence[Step]) -> str:
+    """A few lines for a person."""
+    lines = []
+    for step in steps:
+        lines.append(
+            f"{step.what}: {step.changed:,} people to tell, {step.writes:,} requests write "
+            f"(least {step.minimum:,}), {step.wrong} people wrong, {step.seconds:.1f} s"
+        )
+        lines += [f"    {label}: {count:,}" for label, count in sorted(step.requests.items())]
+    return "\n".join(lines)

@@ -1,0 +1,403 @@
+"""An import job is followed to its true end, and its people are told again where nobody can say."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import structlog
+from sqlalchemy import select
+
+from connector.adapters.klaviyo.limits import LIMITS
+from connector.adapters.klaviyo.sink.jobs import ImportJobs
+from connector.adapters.klaviyo.sink.profiles import ProfileSink
+from connector.errors import DeliveryError, Problem, Unknown, Wait
+from connector.model import Lane, Millis, Observation, Observed, Page, Record, State
+from connector.ports import Fence, Lease, Outgoing
+from connector.receipts import Receipts
+from connector.sandbox import KlaviyoSandbox
+from connector.states import write_of_json
+from connector.store.sql import SqlStore, open_store
+from connector.store.tables import journal, profiles
+
+from .conftest import WIDE, Hasty, Rig
+from .test_profile_sink import Watched
+
+HORIZON = 3 * 86_400_000
+JOBS = "profile-bulk-import-jobs"
+
+
+class _Lasting(Lease):
+    def __init__(self, fence: Fence) -> None:
+        self._fence = fence
+        self.ours = True
+
+    @property
+    def fence(self) -> Fence:
+        return self._fence
+
+    def valid(self) -> bool:
+        return self.ours
+
+
+class Follower:
+    """People, jobs that hold their writes, and who follows them; the store is a real one."""
+
+    def __init__(self, store: SqlStore, lane: Lane, reads: Lane, lease: _Lasting) -> None:
+        self.clock = clock = Hasty()
+        self.klaviyo = KlaviyoSandbox(now=lambda: clock.now() / 1000, limits=False, job_delay=10**9)
+        http = httpx.AsyncClient(transport=Watched(self.klaviyo.app))
+        self.rig = Rig(http=http, limits=dict.fromkeys(LIMITS, WIDE), clock=clock)
+        self.sink = ProfileSink(self.rig.api)
+        self.store, self.lane, self.reads, self.lease = store, lane, reads, lease
+        self.freed = 0
+        self.jobs = ImportJobs(self.rig.api)
+        self.receipts = Receipts(
+            lane, store.profiles, self.jobs, lease, clock, settled=self._settled
+        )
+
+    def _settled(self) -> None:
+        self.freed += 1
+
+    async def observe(self, count: int, **changes: Any) -> list[int]:
+        """People p0 to p{count-1} as a read shows them."""
+        now = self.clock.now()
+        records = [
+            Record(
+                f"{n}-{now}",
+                f"x:{n}",
+                "e",
+                now,
+                b"{}",
+                person=f"p{n}",
+                email=f"p{n}@example.com",
+                refresh=True,
+            )
+            for n in range(count)
+        ]
+        events = await self.store.lanes.ensure("acme", "klaviyo", "event")
+        await self.store.append([Page(events, "webhook", records, now, reads=self.reads.id)])
+        claim = await self.store.reads.claim(
+            self.reads, self.lease.fence, now=now, limit=10_000, solo=False, mapping=""
+        )
+        assert claim
+        seen = [
+            Observed(
+                entry.seq,
+                Observation(
+                    person=entry.seq,
+                    view={},
+                    changes={"balance": 1, **changes},
+                    identity={"email": entry.email or ""},
+                    at=now,
+                    mapping="v1",
+                    lane=self.lane.id,
+                    address=(entry.email or "").encode(),
+                ),
+            )
+            for entry in claim.entries
+        ]
+        await self.store.reads.settle(claim, seen, now=now, horizon=HORIZON)
+        return [entry.seq for entry in claim.entries]
+
+    async def send(self) -> int:
+        """One import job of all that is ready; how many people it holds."""
+        now = self.clock.now()
+        claim = await self.store.profiles.claim(
+            self.lane, self.lease.fence, now=now, limit=10_000, solo=False, mapping=""
+        )
+        if claim is None:
+            return 0
+        outs = [Outgoing(entry, write_of_json(entry.data)) for entry in claim.entries]
+        async for delivery in self.sink.deliver(outs, bulk=True, permits=1):
+            await self.store.profiles.settle(
+                claim, delivery.outcomes, now=now, requests=delivery.requests, horizon=HORIZON
+            )
+        return len(outs)
+
+    async def rows(self) -> list[Any]:
+        query = select(profiles).order_by(profiles.c.person)
+        return await self.store._database.read(lambda c: list(c.execute(query)))
+
+    async def states(self) -> list[State]:
+        return [State(row.state) for row in await self.rows()]
+
+    @property
+    def job(self) -> str:
+        [job] = self.klaviyo.jobs.open()
+        return job.id
+
+
+@pytest.fixture
+async def follower(tmp_path: Path) -> AsyncIterator[Follower]:
+    store = await open_store(f"sqlite:///{tmp_path}/s.db")
+    lane = await store.lanes.ensure("acme", "klaviyo", "profile")
+    reads = await store.lanes.ensure("acme", "jericommerce", "profile")
+    fence = await store.leases.acquire("store", "one", now=Millis(0), ttl=10**16)
+    assert isinstance(fence, Fence)
+    made = Follower(store, lane, reads, _Lasting(fence))
+    yield made
+    await made.rig.api.aclose()
+    await store.aclose()
+
+
+async def test_a_complete_job_confirms_its_people(follower: Follower) -> None:
+    await follower.observe(3)
+    await follower.send()
+    assert await follower.receipts.follow() == 1
+    assert await follower.states() == [State.CLAIMED] * 3
+    follower.klaviyo.jobs.run(follower.job)
+    assert await follower.receipts.follow() == 0
+    assert await follower.states() == [State.ACCEPTED] * 3
+    assert follower.freed == 1
+    assert await follower.send() == 0
+    assert follower.klaviyo.profile("p2@example.com") == {
+        "email": "p2@example.com",
+        "properties": {"balance": 1},
+    }
+
+
+async def test_every_page_of_errors_is_read_and_each_error_settles_its_own_person(
+    follower: Follower,
+) -> None:
+    await follower.observe(260)
+    await follower.send()
+    follower.klaviyo.jobs.fail_matching("5@example.com", "invalid", "Invalid input.")
+    follower.klaviyo.jobs.fail_matching("p1", "invalid_phone", "No such number.")
+    follower.klaviyo.jobs.run(follower.job)
+    await follower.receipts.follow()
+    requests: dict[str, Any] = follower.klaviyo.state()["requests"]  # type: ignore[assignment]
+    pages = requests["GET /api/profile-bulk-import-jobs/{id}/import-errors"]["200"]
+    refused = [n for n in range(260) if str(n)[0] == "1" or str(n)[-1] == "5"]
+    assert len(refused) > 100
+    assert pages == 2
+    rows = await follower.rows()
+    dead = [n for n, row in enumerate(rows) if row.state == State.DEAD]
+    assert dead == refused
+    assert {row.problem for row in rows if row.state == State.DEAD} == {
+        Problem.IMPORT_REFUSED.value
+    }
+    assert {row.detail for row in rows if row.state == State.DEAD} == {
+        "invalid: Invalid input. at /",
+        "invalid_phone: No such number. at /",
+    }
+    assert all(follower.klaviyo.profile(f"p{n}@example.com") is None for n in refused[:5])
+
+
+async def test_who_was_refused_is_told_his_newer_state_that_came_meanwhile(
+    follower: Follower,
+) -> None:
+    await follower.observe(2)
+    await follower.send()
+    follower.clock.move(1.0)
+    await follower.observe(1, balance=2)
+    follower.klaviyo.jobs.fail_matching("p0@", "invalid", "Invalid input.")
+    follower.klaviyo.jobs.run(follower.job)
+    follower.klaviyo.jobs.clear_failures()
+    await follower.receipts.follow()
+    assert await follower.states() == [State.READY, State.ACCEPTED]
+    assert await follower.send() == 1
+    follower.klaviyo.jobs.run(follower.job)
+    await follower.receipts.follow()
+    found = follower.klaviyo.profile("p0@example.com")
+    assert found is not None
+    assert found["properties"] == {"balance": 2}
+
+
+@pytest.mark.parametrize("end", ["cancel", "expire"])
+async def test_people_of_a_job_that_was_cancelled_or_is_gone_are_told_again(
+    follower: Follower, end: str
+) -> None:
+    await follower.observe(2)
+    await follower.send()
+    getattr(follower.klaviyo.jobs, end)(follower.job)
+    with structlog.testing.capture_logs() as said:
+        assert await follower.receipts.follow() == 0
+    problem = Problem.JOB_CANCELLED if end == "cancel" else Problem.JOB_LOST
+    assert [line["problem"] for line in said] == [problem.value]
+    assert said[0]["people"] == 2
+    assert await follower.send() == 2
+    follower.klaviyo.jobs.run(follower.job)
+    await follower.receipts.follow()
+    assert await follower.states() == [State.ACCEPTED] * 2
+
+
+async def test_a_job_that_stands_still_is_said_once_and_shown_as_long_as_it_stands(
+    follower: Follower,
+) -> None:
+    await follower.observe(2)
+    # They waited for hours before the job was made: that is not the job's fault.
+    follower.clock.move(5 * 3600)
+    await follower.send()
+    follower.klaviyo.jobs.stall(follower.job)
+    with structlog.testing.capture_logs() as said:
+        await follower.receipts.follow()
+        assert follower.receipts.stuck is None
+        follower.clock.move(3601)
+        for _ in range(3):
+            await follower.receipts.follow()
+            follower.clock.move(60)
+    assert [line["problem"] for line in said] == [Problem.JOB_STUCK.value]
+    assert follower.receipts.stuck is not None
+    assert "of 2 people" in follower.receipts.stuck
+    assert await follower.states() == [State.CLAIMED] * 2
+    follower.klaviyo.jobs.run(follower.job)
+    await follower.receipts.follow()
+    assert follower.receipts.stuck is None
+    assert await follower.states() == [State.ACCEPTED] * 2
+
+
+async def test_an_error_that_names_nobody_makes_all_be_told_again(
+    follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await follower.observe(3)
+    await follower.send()
+    follower.klaviyo.jobs.fail_matching("p1@", "invalid", "Invalid input.")
+    follower.klaviyo.jobs.run(follower.job)
+    from connector.sandbox import klaviyo_job_api
+
+    monkeypatch.setattr(klaviyo_job_api, "pointer_of", lambda error: "/data/attributes")
+    assert await follower.receipts.follow() == 0
+    assert await follower.states() == [State.READY] * 3
+    assert await follower.send() == 3
+
+
+async def test_somebody_elses_job_confuses_nobody(follower: Follower) -> None:
+    await follower.observe(1)
+    await follower.send()
+    ours = follower.job
+    other = {
+        "data": {
+            "type": "profile-bulk-import-job",
+            "attributes": {
+                "profiles": {
+                    "data": [{"type": "profile", "attributes": {"email": "x@example.com"}}]
+                }
+            },
+        }
+    }
+    await follower.rig.api.post("POST /api/profile-bulk-import-jobs", orjson.dumps(other))
+    follower.klaviyo.jobs.run(ours)
+    assert await follower.receipts.follow() == 0
+    assert await follower.states() == [State.ACCEPTED]
+    assert len(follower.klaviyo.jobs.open()) == 1
+
+
+@pytest.mark.parametrize("kind", ["empty_job_id", "reset_after"])
+async def test_a_job_that_nobody_told_us_of_keeps_its_people_until_it_has_ended(
+    follower: Follower, kind: Any
+) -> None:
+    await follower.observe(2)
+    # Waiting for their turn counts for nothing.
+    follower.clock.move(600)
+    follower.klaviyo.faults.add(JOBS, kind, method="POST", count=1)
+    await follower.send()
+    unaccounted = follower.job
+    assert await follower.receipts.follow() == 1
+    follower.clock.move(120)
+    assert await follower.receipts.follow() == 1
+    assert await follower.states() == [State.CLAIMED] * 2
+    follower.klaviyo.jobs.run(unaccounted)
+    assert await follower.receipts.follow() == 0
+    assert await follower.states() == [State.READY] * 2
+
+
+async def test_a_request_that_was_lost_may_still_arrive_for_a_minute(follower: Follower) -> None:
+    await follower.observe(2)
+    follower.clock.move(600)
+    follower.klaviyo.faults.add(JOBS, "reset_before", count=1)
+    await follower.send()
+    for _ in range(2):
+        assert await follower.receipts.follow() == 1
+        follower.clock.move(29)
+    follower.clock.move(3)
+    assert await follower.receipts.follow() == 0
+    assert await follower.send() == 2
+
+
+@pytest.mark.parametrize("endpoint", [JOBS, f"{JOBS}/{{id}}", f"{JOBS}/{{id}}/import-errors"])
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_following_survives_a_klaviyo_that_fails(
+    follower: Follower, endpoint: str, status: int
+) -> None:
+    await follower.observe(2)
+    await follower.send()
+    follower.klaviyo.jobs.run(follower.job)
+    follower.klaviyo.faults.add(endpoint, "status", status=status, count=1, method="GET")
+    with pytest.raises(DeliveryError) as caught:
+        await follower.receipts.follow()
+    assert isinstance(caught.value, Unknown if status == 500 else Wait)
+    assert await follower.states() == [State.CLAIMED] * 2
+    assert await follower.receipts.follow() == 0
+    assert await follower.states() == [State.ACCEPTED] * 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"data": []},
+        {"data": None},
+        {"data": {"attributes": {}}},
+        [],
+        {"data": {"id": "x", "attributes": None}},
+    ],
+)
+async def test_an_answer_of_another_shape_is_no_end_of_a_job(body: Any) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=body)
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    rig = Rig(http=http, limits=dict.fromkeys(LIMITS, WIDE))
+    with pytest.raises(Unknown):
+        await ImportJobs(rig.api).ended("x")
+
+
+async def test_the_open_jobs_of_all_pages_are_found(follower: Follower) -> None:
+    wanted = set()
+    for n in range(130):
+        job = await follower.rig.api.post(
+            "POST /api/profile-bulk-import-jobs",
+            orjson.dumps(
+                {
+                    "data": {
+                        "type": "profile-bulk-import-job",
+                        "attributes": {
+                            "profiles": {
+                                "data": [
+                                    {"type": "profile", "attributes": {"email": f"q{n}@a.com"}}
+                                ]
+                            }
+                        },
+                    }
+                }
+            ),
+        )
+        assert job.answer
+        wanted.add(job.answer.json()["data"]["id"])
+    assert await follower.jobs.open() == wanted
+
+
+async def test_without_a_lease_nothing_is_asked_or_settled(follower: Follower) -> None:
+    await follower.observe(1)
+    await follower.send()
+    follower.klaviyo.jobs.run(follower.job)
+    follower.lease.ours = False
+    assert await follower.receipts.follow() == 1
+    assert await follower.states() == [State.CLAIMED]
+
+
+async def test_each_end_is_kept_for_the_persons_timeline(follower: Follower) -> None:
+    await follower.observe(2)
+    await follower.send()
+    follower.klaviyo.jobs.fail_matching("p1@", "invalid", "Invalid input.")
+    follower.klaviyo.jobs.run(follower.job)
+    await follower.receipts.follow()
+    query = select(journal.c.outcome).where(journal.c.kind == "write").order_by(journal.c.id)
+    told: Sequence[str] = await follower.store._database.read(
+        lambda c: list(c.execute(query).scalars())
+    )
+    assert list(told) == ["queued", "queued", "accepted", "dead"]

@@ -1,0 +1,17 @@
+"""What people as states cost: as many requests as are needed, and none for nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench import states
+
+
+async def test_a_backfill_a_change_and_a_second_look_cost_no_request_too_many(
+    tmp_path: Path,
+) -> None:
+    backfill, change, second = await states.measure(2_000, tmp_path)
+    assert (backfill.wrong, change.wrong, second.wrong) == (0, 0, 0)
+    assert (backfill.writes, backfill.minimum) == (1, 1)
+    assert (change.changed, change.writes, change.minimum) == (20, 20, 20)
+    assert second.requests == {}
