@@ -63,7 +63,7 @@ async def check(config: Config, *, offline: bool = False, patience: float = 0.0)
 
 
 async def _look(config: Config, keys: _Keys | None) -> list[Check]:
-    found = await asyncio.to_thread(_store, config.store.url)
+    found = await asyncio.to_thread(_store, config.store.url, config.store.migrate == "auto")
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
         what = f"{config.server.public_url} cannot be reached from outside this machine"
         found.append(Check("server.public_url", "warning", what))
@@ -75,12 +75,16 @@ async def _look(config: Config, keys: _Keys | None) -> list[Check]:
     return found
 
 
-def _store(url: str) -> list[Check]:
+def _store(url: str, mends: bool) -> list[Check]:
+    """`mends`: the next run brings an older schema up to date by itself."""
     path = file_of(url)
     if path and not path.exists():
         return [Check("store", "ok", f"{path} will be made at the first run")]
     faults = schema.check(url)
-    return [Check("store", "fault", fault) for fault in faults] or [Check("store", "ok")]
+    return [
+        Check("store", "warning" if mends and fault.startswith("S30") else "fault", fault)
+        for fault in faults
+    ] or [Check("store", "ok")]
 
 
 def _of(connection: Connection, check: Check) -> Check:

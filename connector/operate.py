@@ -15,7 +15,7 @@ from connector import log
 from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem
 from connector.intake import Door
-from connector.lease import STORE
+from connector.lease import STORE, is_gone
 from connector.model import Check, Lane, LaneState, State
 from connector.ports import Backlog, Clock, Letter, Order, PersonState, Store, Stored
 from connector.receipts import Receipts
@@ -79,7 +79,9 @@ class Operator:
     async def holder(self) -> str | None:
         """Who runs on this store now, if anybody does."""
         held = await self._store.leases.holder(STORE)
-        return held.holder if held and held.expires_at > self._clock.now() else None
+        if held is None or held.expires_at <= self._clock.now() or is_gone(held.holder):
+            return None
+        return held.holder
 
     async def status(self) -> dict[str, Any]:
         """Connections, lanes, backlog, lag, dead letters and quota; ages in seconds."""
@@ -141,7 +143,7 @@ class Operator:
 
     async def needs_you(self, backlogs: Any = None) -> list[str]:
         """One line per thing that a person must look at; empty when all is well."""
-        lines = self._trouble()
+        lines = self._trouble() + self._seen_here()
         for b in backlogs if backlogs is not None else await self._store.insight.backlog():
             road = f"{b.lane.connection} → {b.lane.destination} {b.lane.kind}s"
             if b.state.mode != "running" and b.state.problem not in QUIET:
@@ -149,6 +151,18 @@ class Operator:
             if b.dead:
                 lines.append(f"{road}: {b.dead} dead letters (connector dead-letters list)")
         return lines
+
+    def _seen_here(self) -> list[str]:
+        """What only the process that runs the lanes can know."""
+        found = []
+        for line in self._lines.values():
+            for d in line.dispatchers:
+                if d.trouble:
+                    road = f"{line.name} {d.lane.kind}s, {d.lane.destination}"
+                    found.append(f"{d.trouble} {road}: {d.trouble.meaning}; going slowly")
+            if line.receipts and line.receipts.stuck:
+                found.append(line.receipts.stuck)
+        return found
 
     # ── orders ───────────────────────────────────────────────────────────────────────────────────
 
@@ -206,7 +220,7 @@ class Operator:
         if not found:
             return False, {"error": f"{connection} has never seen this person"}
         now = self._clock.now()
-        await self._store.reads.ask(line.reads.lane.id, dict.fromkeys(found, now))
+        await self._store.reads.ask(line.reads.lane.id, dict.fromkeys(found, now), first=True)
         line.reads.wake()
         return True, {"asked": len(found), "since": now}
 

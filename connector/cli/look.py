@@ -95,7 +95,7 @@ def table(found: dict[str, Any]) -> RenderableType:
             problem = f" {lane['problem']}" if lane["problem"] else ""
             lanes.add_row(
                 name,
-                f"{lane['kind']}s → {lane['destination']}",
+                road(lane),
                 Text(lane["state"] + problem, style=style),
                 *(f"{lane[key]:,}" for key in ("ready", "in_flight", "held", "dead")),
                 age(lane["oldest_seconds"]),
@@ -121,6 +121,13 @@ def table(found: dict[str, Any]) -> RenderableType:
         parts.append(Text("\nneeds you", style="bold red"))
         parts += [Text(f"  {line}") for line in found["needs_you"]]
     return Group(*parts)
+
+
+def road(lane: dict[str, Any]) -> str:
+    """`events → klaviyo`; reading people again goes the other way."""
+    arrow = "←" if lane["kind"] == "profile" and lane["destination"] != "klaviyo" else "→"
+    what = "people" if arrow == "←" else f"{lane['kind']}s"
+    return f"{what} {arrow} {lane['destination']}"
 
 
 _WORDS = {"connection", "lane", "state"}
