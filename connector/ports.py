@@ -531,7 +531,7 @@ class Platform:
     event_view: Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
     webhook: Callable[[Any], Webhook] | None = None
     reader: Callable[[Any, Any], Awaitable[Reader]] | None = None
-    person_view: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    person_view: Callable[[dict[str, Any], str | None], dict[str, Any]] | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
     api_version: int = 1
 
