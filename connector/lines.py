@@ -42,14 +42,13 @@ from connector.model import (
     ProfileWrite,
     Skip,
 )
-from connector.operate import Line
+from connector.operate import KLAVIYO, Line
 from connector.ports import Clock, Lease, Platform, Queue, Reader, Renderer, Sink, Store
 from connector.receipts import Receipts
 from connector.refresh import PassThrough, Refresher
 from connector.rendering import EventRenderer, ProfileRenderer
 from connector.retry import reading
 
-KLAVIYO = "klaviyo"
 M = TypeVar("M")
 
 

@@ -21,6 +21,7 @@ from connector.ports import Backlog, Clock, Letter, Order, PersonState, Store, S
 from connector.receipts import Receipts
 from connector.states import digest
 
+KLAVIYO = "klaviyo"
 QUIET = {Problem.PAUSED}
 """Stops that a person made on purpose: no news to anybody."""
 
@@ -83,8 +84,12 @@ class Operator:
             return None
         return held.holder
 
-    async def status(self) -> dict[str, Any]:
-        """Connections, lanes, backlog, lag, dead letters and quota; ages in seconds."""
+    async def status(self, mappings: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Connections, lanes, backlog, lag, dead letters and quota; ages in seconds.
+
+        With `mappings` (connection → version in use) it also tells how many people were rendered
+        with another version: a changed mapping re-sends nobody by itself.
+        """
         now = self._clock.now()
         connections: dict[str, dict[str, Any]] = {}
         backlogs = await self._store.insight.backlog()
@@ -93,6 +98,10 @@ class Operator:
                 backlog.lane.connection, {"lanes": [], "streams": []}
             )
             connection["lanes"].append(_lane(backlog, now))
+            version = (mappings or {}).get(backlog.lane.connection)
+            if version and backlog.lane.kind == "profile" and backlog.lane.destination == KLAVIYO:
+                older = await self._store.profiles.outdated(backlog.lane.id, version)
+                connection["people_with_another_mapping"] = older
         for name, stream, _, saved_at in await self._store.insight.streams():
             connections.setdefault(name, {"lanes": [], "streams": []})["streams"].append(
                 {"stream": stream, "checkpoint_age": (now - saved_at) / 1000}
