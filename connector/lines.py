@@ -388,7 +388,9 @@ class Workshop:
             headers=klaviyo.headers(connection.klaviyo.revision),
             watch=klaviyo.watch(governor),
         )
-        return klaviyo.KlaviyoApi(http, governor, self._clock, self._store.memory.remember_spend)
+        return klaviyo.KlaviyoApi(
+            http, governor, self._clock, self._store.memory.remember_spend, self._lease.valid
+        )
 
     def _http(
         self,

@@ -256,10 +256,11 @@ class Operator:
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:
         now = self._clock.now()
+        if state.mode != "running":
+            await self._store.extend(lane.id, now - state.since)
         if kind == "pause":
             await self._store.lanes.set_state(lane.id, LaneState("paused", Problem.PAUSED, "", now))
         elif state.mode != "running":
-            await self._store.extend(lane.id, now - state.since)
             await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
 
     async def _retry(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
