@@ -22,7 +22,7 @@ from rich.terminal_theme import DIMMED_MONOKAI
 from connector.cli import demo
 
 PICTURE = Path(__file__).with_name("demo.svg")
-WIDTH = 96
+WIDTH = 116
 _RATE = 20.0
 _FONT_FACE = re.compile(r"@font-face\s*\{.*?\}\s*", re.S)
 _COMMENT = re.compile(r"<!--.*?-->\s*", re.S)
