@@ -157,7 +157,10 @@ class Operator:
             road = f"{b.lane.connection} → {b.lane.destination} {b.lane.kind}s"
             if b.state.mode != "running" and b.state.problem not in QUIET:
                 lines.append(f"{b.state.problem} {road}: {b.state.mode}, {b.state.detail}")
-            if b.dead:
+            if b.dead and b.lane.kind == "profile":
+                again = "the next change, or `connector refresh`, tries again"
+                lines.append(f"{road}: {b.dead} refused; {again}")
+            elif b.dead:
                 lines.append(f"{road}: {b.dead} dead letters (connector dead-letters list)")
         return lines
 

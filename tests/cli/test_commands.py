@@ -530,3 +530,19 @@ async def test_the_demo_does_not_call_it_well_when_an_event_is_missing_or_double
         traffic = SimpleNamespace(acknowledged={"a", "b"}, redeliveries=0)
         out = Console(file=io.StringIO())
         assert await _summary(out, app, klaviyo, jericommerce, traffic) == code  # type: ignore[arg-type]
+
+
+def test_a_person_is_refreshed_without_a_daemon(call: Call, folder: Folder) -> None:
+    platforms = folder.platforms
+    headers, body = platforms.traffic.make_event()
+    email = json.loads(body)["email"]
+    folder.start()
+    assert folder.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    folder.stop()
+    platforms.jericommerce.person(email).change(balance=777)
+    said = call("refresh", "acme", email, at=folder)
+    assert said.code == 0, said.err
+    assert re.search(r"balance +777 +confirmed", said.out)
+    assert platforms.klaviyo.profile(email)["properties"]["balance"] == 777
+    # The lease is given back: the next one need not wait.
+    assert call("pause", "acme", at=folder).code == 0
