@@ -21,7 +21,7 @@ from connector.intake import Intake
 from connector.lease import LeaseKeeper, holder_name
 from connector.lines import Workshop
 from connector.metrics import Metrics
-from connector.model import LaneId, State
+from connector.model import LaneId, Millis, State
 from connector.operate import Line, Operator
 from connector.ports import Clock
 from connector.schedule import Bells
@@ -89,6 +89,7 @@ class App:
         self._workshop = Workshop(self.config, self.store, self._lease, self.clock, self.metrics)
         for connection in self.config.connections:
             self.lines[connection.name] = await self._workshop.build(connection)
+        await self._pulse()
         if serve:
             await self._serve()
         for line in self.lines.values():
@@ -149,7 +150,9 @@ class App:
                 if error.problem is not Problem.STORE_UNAVAILABLE or _is_file(self.config):
                     raise
                 if not told:
-                    self._log.error("waiting for the store", problem=error.problem.value)
+                    self._log.error(
+                        "waiting for the store", problem=error.problem.value, detail=error.detail
+                    )
                 told = True
                 await self.clock.sleep(5.0)
 
@@ -223,7 +226,7 @@ class App:
     # ── bells ────────────────────────────────────────────────────────────────────────────────────
 
     def _ring(self) -> None:
-        self._loop("orders", self._bells.every(0.5), self.operator.carry_out_all)
+        self._loop("orders", self._bells.every(0.5), self._carry_out)
         self._loop("pulse", self._bells.every(5.0), self._pulse)
         self._loop("nightly", self._bells.nightly(), self.tidy)
         self._tasks["lease"] = asyncio.create_task(self._regain())
@@ -240,6 +243,11 @@ class App:
                     self._log.warning(f"{name}: the store does not answer", detail=error.detail)
 
         self._tasks[name] = asyncio.create_task(run())
+
+    async def _carry_out(self) -> None:
+        """Orders belong to whoever holds the store."""
+        if self._lease.valid():
+            await self.operator.carry_out_all()
 
     async def _pulse(self) -> None:
         """The loop moves, the writer moves, and there is disk to write to."""
@@ -268,6 +276,9 @@ class App:
         gone = 0
         while count := await self.store.prune(now=self.clock.now(), keep=wanted, limit=2_000):
             gone += count
+            await self.clock.sleep(0.05)
+        before = self.clock.now() - round(keep.timeline * 1000)
+        while await self.store.forget_timeline(before=Millis(before), limit=2_000):
             await self.clock.sleep(0.05)
         self._log.info("retention", records_forgotten=gone)
 
@@ -326,7 +337,6 @@ class App:
         except ConfigError as error:
             self.metrics.reload_ok.set(0)
             self._note("reload", f"{Problem.RELOAD_REFUSED}: {error.faults[0]}")
-            self._log.error("configuration refused", problem=Problem.RELOAD_REFUSED.value)
             raise
         self._note("reload", None)
         self.metrics.reload_ok.set(1)
@@ -353,20 +363,3 @@ class App:
 
 def _is_file(config: Config) -> bool:
     return config.store.url.startswith("sqlite")
-
-
-async def run_until_signal(app: App, stop: asyncio.Event, reload: asyncio.Event) -> None:
-    """Run a started app until `stop` is set; a set `reload` re-reads the configuration."""
-    while not stop.is_set():
-        waits = [asyncio.create_task(event.wait()) for event in (stop, reload)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for task in waits:
-            task.cancel()
-        if reload.is_set() and not stop.is_set():
-            reload.clear()
-            try:
-                await app.reload()
-            except ConfigError:
-                pass  # said and counted where it was found
-            except StoreError as error:
-                log.get("app").error("not reloaded", problem=error.problem.value)

@@ -1,30 +1,25 @@
-"""`connector check` and `connector preview`: what would happen, found out before it does."""
+"""`connector check`: everything that can be looked at without sending anything."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
-
-import orjson
 
 from connector.adapters import registry
 from connector.adapters.kit import Kit
 from connector.adapters.klaviyo import api as klaviyo
 from connector.adapters.klaviyo.limits import LIMITS
-from connector.adapters.klaviyo.sink import event_body
 from connector.clock import SystemClock
 from connector.config import Config, Connection
-from connector.errors import ConfigError, Malformed, Problem
+from connector.errors import ConfigError, Problem
 from connector.governor import Governor, Limit
 from connector.http import Http, is_loopback
 from connector.mapping import load as load_mapping
 from connector.mapping import run_examples, warnings
 from connector.metrics import account_label
-from connector.model import Check, Entry, EventMessage, Spend
-from connector.rendering import EventRenderer
+from connector.model import Check, Spend
 from connector.store import schema
 from connector.store.sql import file_of
 
@@ -63,7 +58,7 @@ async def check(config: Config, *, offline: bool = False, patience: float = 0.0)
 
 
 async def _look(config: Config, keys: _Keys | None) -> list[Check]:
-    found = await asyncio.to_thread(_store, config.store.url)
+    found = await asyncio.to_thread(_store, config.store.url, config.store.migrate == "auto")
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
         what = f"{config.server.public_url} cannot be reached from outside this machine"
         found.append(Check("server.public_url", "warning", what))
@@ -75,12 +70,16 @@ async def _look(config: Config, keys: _Keys | None) -> list[Check]:
     return found
 
 
-def _store(url: str) -> list[Check]:
+def _store(url: str, mends: bool) -> list[Check]:
+    """`mends`: the next run brings an older schema up to date by itself."""
     path = file_of(url)
     if path and not path.exists():
         return [Check("store", "ok", f"{path} will be made at the first run")]
     faults = schema.check(url)
-    return [Check("store", "fault", fault) for fault in faults] or [Check("store", "ok")]
+    return [
+        Check("store", "warning" if mends and fault.startswith("S30") else "fault", fault)
+        for fault in faults
+    ] or [Check("store", "ok")]
 
 
 def _of(connection: Connection, check: Check) -> Check:
@@ -160,51 +159,3 @@ class _Keys:
 
 async def _forget(_: Sequence[Spend]) -> None:
     """A look has no store to note quota in."""
-
-
-def preview(config: Config, connection: Connection, file: Path) -> list[dict[str, Any]]:
-    """The exact requests that a record would cause: route, headers without the key, body.
-
-    The file holds either `{"name": …, "record": {…}}`, as the mapping examples do, or
-    `{"headers": {…}, "body": {…}}`, as a webhook arrives. Raises Malformed and ConfigError.
-    """
-    platform = registry.load(connection.source)
-    if platform.webhook is None:
-        raise ConfigError([f"{platform.title} has no webhooks to preview"])
-    said = _read(file)
-    headers = {str(k).lower(): str(v) for k, v in said.get("headers", {}).items()}
-    if "name" in said:
-        headers |= platform.name_header(str(said["name"]))
-    body = orjson.dumps(said.get("record", said.get("body", {})))
-    clock, late_after = SystemClock(), config.delivery.late_after
-    renderer = EventRenderer(load_mapping(connection.mapping).mapping, platform.event_view, None)
-    found: list[dict[str, Any]] = []
-    for seq, record in enumerate(platform.webhook(connection.settings).parse(headers, body), 1):
-        entry = Entry(
-            seq, record.unique_id, record.name, record.occurred_at, clock.now(), record.email,
-            None, record.data, 1, False, None, False,
-        )  # fmt: skip
-        message = renderer.render(entry)
-        if isinstance(message, EventMessage):
-            late = late_after is not None and clock.now() - record.occurred_at > late_after * 1000
-            found.append(
-                {
-                    "request": f"POST {connection.klaviyo.base_url}/api/events",
-                    "headers": klaviyo.headers(connection.klaviyo.revision),
-                    "body": orjson.loads(event_body.single(message, backfill=late)),
-                    "left_out": list(message.notes),
-                }
-            )
-        else:
-            found.append({"request": None, "why": str(message)})
-    return found
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        said = orjson.loads(file.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise Malformed(Problem.WEBHOOK_MALFORMED, f"{file}: {error}") from error
-    if not isinstance(said, dict):
-        raise Malformed(Problem.WEBHOOK_MALFORMED, f"{file}: must hold a JSON object")
-    return said

@@ -252,12 +252,12 @@ class Dispatcher(Generic[M]):
                 spend=grant.spend,
             )
         except StoreError as error:
-            self._sink.quota.release(mode.endpoint, grant.count)
+            self._sink.quota.release(mode.endpoint, grant, grant.count)
             self._store_gone(error, "writing")
             raise
         self._store_back("writing")
         used = -(-len(claim.entries) // mode.size) if claim else 0
-        self._sink.quota.release(mode.endpoint, grant.count - used)
+        self._sink.quota.release(mode.endpoint, grant, grant.count - used)
         if claim is None or self._cut_off:
             return None
         self._last_was_solo = solo

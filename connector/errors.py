@@ -60,7 +60,6 @@ class Problem(StrEnum):
     NO_IDENTITY = "I10", "the person has no address that Klaviyo can be told"
     BAD_ADDRESS = "I20", "the person's address is not a valid e-mail address"
     SHARED_ADDRESS = "I30", "another person, active later, has the same address"
-    LEFT = "I40", "the platform no longer knows the person"
     MAPPING_FAILED = "M10", "the mapping could not render this record"
     UNKNOWN_EVENT = "M20", "the mapping sends unknown event names to the dead letters"
 

@@ -111,13 +111,13 @@ class Governor:
         for window in windows:
             window.granted.extend([now] * count)
         second = self._clock.now() // 1000
-        return Grant(count, 0.0, (Spend(self.account, endpoint, second, count),))
+        return Grant(count, 0.0, (Spend(self.account, endpoint, second, count),), now)
 
-    def release(self, endpoint: str, count: int) -> None:
-        """Give back the newest grants that were not used."""
+    def release(self, endpoint: str, grant: Grant, unused: int) -> None:
+        """Give back what was not used of this grant, and of no other that came after it."""
         for window in self._windows[endpoint]:
-            for _ in range(min(count, len(window.granted))):
-                window.granted.pop()
+            for _ in range(min(unused, window.granted.count(grant.at))):
+                window.granted.remove(grant.at)
 
     def slow_down(self, endpoint: str, seconds: float) -> None:
         """The far end said so (429, 503 with Retry-After, nothing remaining): nothing before."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from connector import log
@@ -41,13 +42,13 @@ from connector.model import (
     ProfileWrite,
     Skip,
 )
-from connector.operate import Line
+from connector.operate import KLAVIYO, Line
 from connector.ports import Clock, Lease, Platform, Queue, Reader, Renderer, Sink, Store
 from connector.receipts import Receipts
 from connector.refresh import PassThrough, Refresher
 from connector.rendering import EventRenderer, ProfileRenderer
+from connector.retry import reading
 
-KLAVIYO = "klaviyo"
 M = TypeVar("M")
 
 
@@ -164,6 +165,7 @@ class Workshop:
         await self._store.memory.remember_mapping(
             mapping.version, mapping.text, now=self._clock.now()
         )
+        self._metrics.revision.set(_stable_until(connection.klaviyo.revision))
         api, account = await self._connect(connection)
         site = _Site(connection, platform, mapping, account, api)
         line = Line(
@@ -357,7 +359,7 @@ class Workshop:
         if not connection.enabled:
             return api, None
         try:
-            account = (await asyncio.wait_for(api.account(), 5.0)).id
+            account = (await asyncio.wait_for(reading(api.account, clock=self._clock), 8.0)).id
         except (DeliveryError, TimeoutError) as error:
             self._log.warning(
                 "the Klaviyo account cannot be read", connection=connection.name, error=str(error)
@@ -386,7 +388,9 @@ class Workshop:
             headers=klaviyo.headers(connection.klaviyo.revision),
             watch=klaviyo.watch(governor),
         )
-        return klaviyo.KlaviyoApi(http, governor, self._clock, self._store.memory.remember_spend)
+        return klaviyo.KlaviyoApi(
+            http, governor, self._clock, self._store.memory.remember_spend, self._lease.valid
+        )
 
     def _http(
         self,
@@ -416,6 +420,12 @@ class Workshop:
             wait_statuses=wait_statuses,
             seen=seen,
         )
+
+
+def _stable_until(revision: str) -> float:
+    """Klaviyo keeps a revision stable for a year (facts of its versioning policy)."""
+    day = datetime.fromisoformat(revision.partition(".")[0]).replace(tzinfo=UTC)
+    return (day + timedelta(days=365)).timestamp()
 
 
 def policy(config: Config) -> Policy:

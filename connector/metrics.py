@@ -219,13 +219,20 @@ class Metrics:
     # ── what is looked up at scrape time ─────────────────────────────────────────────────────────
 
     def backlog(self, backlogs: Sequence[Backlog], now: Millis) -> None:
+        """Lanes of one kind are told together: profiles are read on one and written on another."""
+        waiting: Tally[tuple[str, str, str]] = Tally()
+        oldest: dict[tuple[str, str], float] = {}
         for b in backlogs:
             connection, kind = b.lane.connection, b.lane.kind
             for state in ("ready", "claimed", "held", "dead"):
-                self.outbox.labels(connection, kind, state).set(getattr(b, state))
-            age = max(0, now - b.oldest) / 1000 if b.oldest is not None else 0
-            self.oldest.labels(connection, kind).set(age)
+                waiting[connection, kind, state] += getattr(b, state)
+            age = max(0, now - b.oldest) / 1000 if b.oldest is not None else 0.0
+            oldest[connection, kind] = max(age, oldest.get((connection, kind), 0.0))
             self.lane(b.lane, b.state.mode)
+        for labels, count in waiting.items():
+            self.outbox.labels(*labels).set(count)
+        for road, age in oldest.items():
+            self.oldest.labels(*road).set(age)
 
     def dead_letters(self, found: Sequence[tuple[str, str, int]]) -> None:
         self.dead.clear()

@@ -15,12 +15,13 @@ from connector import log
 from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem
 from connector.intake import Door
-from connector.lease import STORE
+from connector.lease import STORE, is_gone
 from connector.model import Check, Lane, LaneState, State
 from connector.ports import Backlog, Clock, Letter, Order, PersonState, Store, Stored
 from connector.receipts import Receipts
 from connector.states import digest
 
+KLAVIYO = "klaviyo"
 QUIET = {Problem.PAUSED}
 """Stops that a person made on purpose: no news to anybody."""
 
@@ -79,10 +80,16 @@ class Operator:
     async def holder(self) -> str | None:
         """Who runs on this store now, if anybody does."""
         held = await self._store.leases.holder(STORE)
-        return held.holder if held and held.expires_at > self._clock.now() else None
+        if held is None or held.expires_at <= self._clock.now() or is_gone(held.holder):
+            return None
+        return held.holder
 
-    async def status(self) -> dict[str, Any]:
-        """Connections, lanes, backlog, lag, dead letters and quota; ages in seconds."""
+    async def status(self, mappings: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Connections, lanes, backlog, lag, dead letters and quota; ages in seconds.
+
+        With `mappings` (connection → version in use) it also tells how many people were rendered
+        with another version: a changed mapping re-sends nobody by itself.
+        """
         now = self._clock.now()
         connections: dict[str, dict[str, Any]] = {}
         backlogs = await self._store.insight.backlog()
@@ -91,6 +98,10 @@ class Operator:
                 backlog.lane.connection, {"lanes": [], "streams": []}
             )
             connection["lanes"].append(_lane(backlog, now))
+            version = (mappings or {}).get(backlog.lane.connection)
+            if version and backlog.lane.kind == "profile" and backlog.lane.destination == KLAVIYO:
+                older = await self._store.profiles.outdated(backlog.lane.id, version)
+                connection["people_with_another_mapping"] = older
         for name, stream, _, saved_at in await self._store.insight.streams():
             connections.setdefault(name, {"lanes": [], "streams": []})["streams"].append(
                 {"stream": stream, "checkpoint_age": (now - saved_at) / 1000}
@@ -141,14 +152,29 @@ class Operator:
 
     async def needs_you(self, backlogs: Any = None) -> list[str]:
         """One line per thing that a person must look at; empty when all is well."""
-        lines = self._trouble()
+        lines = self._trouble() + self._seen_here()
         for b in backlogs if backlogs is not None else await self._store.insight.backlog():
             road = f"{b.lane.connection} → {b.lane.destination} {b.lane.kind}s"
             if b.state.mode != "running" and b.state.problem not in QUIET:
                 lines.append(f"{b.state.problem} {road}: {b.state.mode}, {b.state.detail}")
-            if b.dead:
+            if b.dead and b.lane.kind == "profile":
+                again = "the next change, or `connector refresh`, tries again"
+                lines.append(f"{road}: {b.dead} refused; {again}")
+            elif b.dead:
                 lines.append(f"{road}: {b.dead} dead letters (connector dead-letters list)")
         return lines
+
+    def _seen_here(self) -> list[str]:
+        """What only the process that runs the lanes can know."""
+        found = []
+        for line in self._lines.values():
+            for d in line.dispatchers:
+                if d.trouble:
+                    road = f"{line.name} {d.lane.kind}s, {d.lane.destination}"
+                    found.append(f"{d.trouble} {road}: {d.trouble.meaning}; going slowly")
+            if line.receipts and line.receipts.stuck:
+                found.append(line.receipts.stuck)
+        return found
 
     # ── orders ───────────────────────────────────────────────────────────────────────────────────
 
@@ -206,7 +232,7 @@ class Operator:
         if not found:
             return False, {"error": f"{connection} has never seen this person"}
         now = self._clock.now()
-        await self._store.reads.ask(line.reads.lane.id, dict.fromkeys(found, now))
+        await self._store.reads.ask(line.reads.lane.id, dict.fromkeys(found, now), first=True)
         line.reads.wake()
         return True, {"asked": len(found), "since": now}
 
@@ -233,10 +259,11 @@ class Operator:
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:
         now = self._clock.now()
+        if state.mode != "running":
+            await self._store.extend(lane.id, now - state.since)
         if kind == "pause":
             await self._store.lanes.set_state(lane.id, LaneState("paused", Problem.PAUSED, "", now))
         elif state.mode != "running":
-            await self._store.extend(lane.id, now - state.since)
             await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
 
     async def _retry(self, args: Mapping[str, Any]) -> Mapping[str, Any]:

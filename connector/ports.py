@@ -125,9 +125,16 @@ class Reads(Queue, Protocol):
     once more after it."""
 
     async def ask(
-        self, lane: LaneId, who: Mapping[int, Millis], *, gap: int = 0, backfill: bool = False
+        self,
+        lane: LaneId,
+        who: Mapping[int, Millis],
+        *,
+        gap: int = 0,
+        backfill: bool = False,
+        first: bool = False,
     ) -> None:
-        """Have people read again: person → since when. Not before `gap` ms after the last read."""
+        """Have people read again: person → since when. Not before `gap` ms after the last read;
+        `first`: before everybody else."""
         ...
 
     async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]: ...
@@ -223,6 +230,11 @@ class Outbox(Queue, Protocol):
     async def extend(self, lane: LaneId, pause: int) -> int:
         """Push the retry horizon of a lane's entries back by `pause` ms: time in a pause does not
         count. Returns how many entries were retrying."""
+        ...
+
+    async def forget_timeline(self, *, before: Millis, limit: int) -> int:
+        """Forget what only timelines need: requests, the journal, orders that are done, and the
+        bodies of accepted records. At most `limit` of each; returns how many in all."""
         ...
 
     async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
@@ -519,7 +531,7 @@ class Platform:
     event_view: Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
     webhook: Callable[[Any], Webhook] | None = None
     reader: Callable[[Any, Any], Awaitable[Reader]] | None = None
-    person_view: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    person_view: Callable[[dict[str, Any], str | None], dict[str, Any]] | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
     api_version: int = 1
 
@@ -614,11 +626,13 @@ class Mode:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Quota for `count` requests; when it is 0, ask again after `wait` seconds."""
+    """Quota for `count` requests, given `at` (monotonic); when it is 0, ask again after `wait`
+    seconds."""
 
     count: int
     wait: float
     spend: Sequence[Spend] = ()
+    at: float = 0.0
 
 
 class Quota(Protocol):
@@ -626,8 +640,8 @@ class Quota(Protocol):
 
     def reserve(self, endpoint: str, want: int, *, backfill: bool = False) -> Grant: ...
 
-    def release(self, endpoint: str, count: int) -> None:
-        """Give back grants that were not used."""
+    def release(self, endpoint: str, grant: Grant, unused: int) -> None:
+        """Give back a part of a grant that was not used."""
         ...
 
 

@@ -123,11 +123,11 @@ async def _sandbox(klaviyo_port: int, jericommerce_port: int, url: str, rate: fl
             "jericommerce": (jericommerce.app, jericommerce_port),
         }
     )
-    for name, port in servers.ports.items():
-        print(f"{name}: http://127.0.0.1:{port}", flush=True)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for name, port in servers.ports.items():
+        print(f"{name}: http://127.0.0.1:{port}", flush=True)
     if url:
         await Traffic(jericommerce, url, rate=rate).run(stop)
     await stop.wait()

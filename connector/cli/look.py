@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,10 +46,22 @@ async def _status(config: Any) -> dict[str, Any]:
 
 async def _look(who: Operator, config: Config) -> dict[str, Any]:
     """The status, with what only the running process knows."""
-    found = await who.status()
+    found = await who.status(_versions(config))
     if found["holder"] and config.server.port:
         known = found["needs_you"]
         known += [line for line in await _daemon_says(config.server) if line not in known]
+    return found
+
+
+def _versions(config: Config) -> dict[str, str]:
+    """Connection → the mapping version that its file holds now."""
+    from connector.errors import ConfigError
+    from connector.mapping import load
+
+    found: dict[str, str] = {}
+    for connection in config.connections:
+        with contextlib.suppress(ConfigError):
+            found[connection.name] = load(connection.mapping).mapping.version
     return found
 
 
@@ -64,8 +77,6 @@ async def _daemon_says(server: Server) -> list[str]:
 
 def top(context: typer.Context) -> None:
     """`status`, live, until Ctrl-C."""
-    import contextlib
-
     with contextlib.suppress(KeyboardInterrupt):
         session.run(_top(session.read(context.obj)))
 
@@ -95,7 +106,7 @@ def table(found: dict[str, Any]) -> RenderableType:
             problem = f" {lane['problem']}" if lane["problem"] else ""
             lanes.add_row(
                 name,
-                f"{lane['kind']}s → {lane['destination']}",
+                road(lane),
                 Text(lane["state"] + problem, style=style),
                 *(f"{lane[key]:,}" for key in ("ready", "in_flight", "held", "dead")),
                 age(lane["oldest_seconds"]),
@@ -105,6 +116,9 @@ def table(found: dict[str, Any]) -> RenderableType:
         Text(),
         lanes,
     ]
+    for name, connection in found["connections"].items():
+        if older := connection.get("people_with_another_mapping"):
+            parts.append(Text(f"{name}: {older:,} people were rendered with another mapping"))
     if found["letters"]:
         parts.append(Text("\nwaiting for somebody", style="bold"))
         parts += [
@@ -121,6 +135,13 @@ def table(found: dict[str, Any]) -> RenderableType:
         parts.append(Text("\nneeds you", style="bold red"))
         parts += [Text(f"  {line}") for line in found["needs_you"]]
     return Group(*parts)
+
+
+def road(lane: dict[str, Any]) -> str:
+    """`events → klaviyo`; reading people again goes the other way."""
+    arrow = "←" if lane["kind"] == "profile" and lane["destination"] != "klaviyo" else "→"
+    what = "people" if arrow == "←" else f"{lane['kind']}s"
+    return f"{what} {arrow} {lane['destination']}"
 
 
 _WORDS = {"connection", "lane", "state"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -75,30 +76,48 @@ def refresh(
 ) -> None:
     """Read, tell and show one person now."""
     config = session.read(context.obj)
-    done, result = session.run(
-        session.order(config, "refresh", {"connection": connection, "person": person})
-    )
-    if not done:
-        typer.echo(str(result.get("error")), err=True)
-        raise typer.Exit(1)
-    stories, settled = session.run(_follow(config, connection, person, int(result["since"])))
+    stories, wrong = session.run(_refresh(config, connection, person))
     for story in stories:
         _tell(story)
-    raise typer.Exit(0 if settled else 1)
+    if wrong:
+        typer.echo(wrong, err=True)
+    raise typer.Exit(1 if wrong else 0)
+
+
+async def _refresh(config: Any, connection: str, person: str) -> tuple[list[dict[str, Any]], str]:
+    """The person's stories, and what is wrong, if anything. By the running daemon, else by the
+    lanes of this process, for as long as it takes."""
+    args = {"connection": connection, "person": person}
+    async with session.operator(config) as who:
+        alone = await who.holder() is None
+    if not alone:
+        done, result = await session.order(config, "refresh", args)
+        return await _follow(config, args, done, result)
+    from connector.app import App
+
+    app = App(config)
+    try:
+        await app.start(patience=0.0, serve=False)
+        done, result = await app.operator.carry_out("refresh", args)
+        return await _follow(config, args, done, result)
+    finally:
+        await app.stop()
 
 
 async def _follow(
-    config: Any, connection: str, person: str, since: int
-) -> tuple[list[dict[str, Any]], bool]:
-    """Until everybody has been read since then and nothing is left to tell."""
+    config: Any, args: dict[str, str], done: bool, result: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], str]:
+    """Until everybody has been read since the order and nothing is left to tell."""
+    if not done:
+        return [], str(result.get("error"))
     async with session.operator(config) as who:
         stories: list[dict[str, Any]] = []
         for _ in range(round(_PATIENCE / 0.2)):
-            stories = await who.explain(connection, person)
-            if all(_settled(story, since) for story in stories):
-                return stories, True
+            stories = await who.explain(args["connection"], args["person"])
+            if all(_settled(story, int(result["since"])) for story in stories):
+                return stories, ""
             await asyncio.sleep(0.2)
-        return stories, False
+        return stories, f"not settled within {_PATIENCE:.0f} s"
 
 
 def _settled(story: dict[str, Any], since: int) -> bool:

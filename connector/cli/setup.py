@@ -69,12 +69,12 @@ def preview(
     record: Annotated[
         Path,
         typer.Option(
-            help="A JSON file: {name, record} or {headers, body}.", exists=True, dir_okay=False
+            help="JSON: {name, record}, {headers, body} or {customer}.", exists=True, dir_okay=False
         ),
     ],
 ) -> None:
     """The exact requests that a record would cause. Sends nothing."""
-    from connector.checks import preview as look
+    from connector.previews import preview as look
 
     config = session.read(context.obj)
     print(json.dumps(look(config, _connection(config, connection), record), indent=2))

@@ -35,7 +35,7 @@ from connector.model import (
 from connector.ports import Fence, Ready
 from connector.store import leases, memory, people, queue, reads
 from connector.store.database import Database
-from connector.store.tables import checkpoints, in_state, outbox
+from connector.store.tables import checkpoints, in_state, journal, orders, outbox, requests
 
 ENTRY_COLUMNS = (
     outbox.c.seq,
@@ -119,6 +119,9 @@ class SqlOutbox:
 
     async def extend(self, lane: LaneId, pause: int) -> int:
         return await self._database.write(lambda c: queue.extend(c, outbox, lane, pause))
+
+    async def forget_timeline(self, *, before: Millis, limit: int) -> int:
+        return await self._database.write(lambda c: forget_timeline(c, before, limit))
 
     async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
         return await self._database.write(lambda c: prune(c, now, keep, limit))
@@ -436,14 +439,62 @@ def prune(c: Connection, now: Millis, keep: Mapping[State, int], limit: int) -> 
     old = (
         select(outbox.c.seq)
         .where(
+            outbox.c.seq <= _last_before(c, now - min(keep.values())),
             or_(
                 *(
                     (outbox.c.state == state) & (outbox.c.received_at < now - age)
                     for state, age in keep.items()
                 )
-            )
+            ),
         )
         .order_by(outbox.c.seq)
         .limit(limit)
     )
     return c.execute(delete(outbox).where(outbox.c.seq.in_(old))).rowcount
+
+
+def forget_timeline(c: Connection, before: Millis, limit: int) -> int:
+    gone = 0
+    for table, key, at in (
+        (requests, requests.c.id, requests.c.sent_at),
+        (journal, journal.c.id, journal.c.at),
+        (orders, orders.c.id, orders.c.done_at),
+    ):
+        old = select(key).where(at < before).order_by(at).limit(limit)
+        gone += c.execute(delete(table).where(key.in_(old))).rowcount
+    full = (
+        select(outbox.c.seq)
+        .where(
+            outbox.c.seq > _last_before(c, before - _DAYS),
+            outbox.c.seq <= _last_before(c, before),
+            outbox.c.state == State.ACCEPTED,
+            outbox.c.data != _NO_DATA,
+        )
+        .limit(limit)
+    )
+    emptied = update(outbox).where(outbox.c.seq.in_(full)).values(data=_NO_DATA)
+    return gone + c.execute(emptied).rowcount
+
+
+_NO_DATA = b"null"
+_DAYS = 7 * 86_400_000
+"""ms: so much is looked through each night, so that a few missed nights leave nothing behind."""
+
+
+def _last_before(c: Connection, at: int) -> int:
+    """The newest seq received before `at`, by halving: seq grows with time, and an index on the
+    time would cost every insert for the sake of one night's work. Off by the few records that
+    were received at once and stored in another order."""
+    low, high = c.execute(select(func.min(outbox.c.seq), func.max(outbox.c.seq))).one()
+    if low is None:
+        return 0
+    low -= 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        query = select(outbox.c.received_at).where(outbox.c.seq <= middle)
+        newest = c.execute(query.order_by(outbox.c.seq.desc()).limit(1)).scalar()
+        if newest is None or newest < at:
+            low = middle
+        else:
+            high = middle - 1
+    return int(low)

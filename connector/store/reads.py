@@ -135,10 +135,21 @@ class SqlReads:
         return await self._database.write(lambda c: queue.extend(c, reads, lane, pause))
 
     async def ask(
-        self, lane: LaneId, who: Mapping[int, Millis], *, gap: int = 0, backfill: bool = False
+        self,
+        lane: LaneId,
+        who: Mapping[int, Millis],
+        *,
+        gap: int = 0,
+        backfill: bool = False,
+        first: bool = False,
     ) -> None:
-        """Have these people read again, each not before `gap` ms after his last read."""
-        await self._database.write(lambda c: ask(c, lane, who, gap, int(backfill)))
+        def work(c: Connection) -> None:
+            ask(c, lane, who, gap, int(backfill))
+            if first:
+                mine = reads.c.person.in_(list(who)), in_state(State.READY, reads)
+                c.execute(update(reads).where(*mine).values(due=0))
+
+        await self._database.write(work)
 
     async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]:
         """The newest views, and whether a write of the person's profile is in flight, be it

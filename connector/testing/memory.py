@@ -300,6 +300,12 @@ class MemoryStore:
             row.failing_since = Millis((row.failing_since or 0) + pause)
         return len(failing)
 
+    async def forget_timeline(self, *, before: Millis, limit: int) -> int:
+        old = [id for id, (_, sent) in self._requests.items() if sent.sent_at < before][:limit]
+        for id in old:
+            del self._requests[id]
+        return len(old)
+
     async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
         old = [
             row

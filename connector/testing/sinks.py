@@ -71,9 +71,9 @@ class Allowance:
             self.left -= count
         return Grant(count, 0.0 if count else self.wait)
 
-    def release(self, endpoint: str, count: int) -> None:
+    def release(self, endpoint: str, grant: Grant, unused: int) -> None:
         if self.left is not None:
-            self.left += count
+            self.left += unused
 
 
 @dataclass(frozen=True, slots=True)

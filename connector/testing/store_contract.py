@@ -331,6 +331,21 @@ class StoreContract:
         assert await store.append([page(lane, record("a"))]) == [Appended(1, 0)]
         assert await store.append([page(lane, record("b"), record("waits"))]) == [Appended(0, 2)]
 
+    async def test_the_timeline_is_forgotten_before_the_ids(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record("a"))])
+        claim = await take(store, lane, fence)
+        assert claim
+        seq = claim.entries[0].seq
+        sent = Request("r1", "POST /api/events", NOW, 202, 5)
+        await store.settle(claim, [Accepted(seq, "r1")], now=NOW, requests=[sent], horizon=HORIZON)
+        assert await store.forget_timeline(before=NOW, limit=10) == 0
+        assert await store.insight.recent_requests(5) == [("acme", "klaviyo", sent)]
+        assert await store.forget_timeline(before=Millis(NOW + 1), limit=10) > 0
+        assert await store.forget_timeline(before=Millis(NOW + 1), limit=10) == 0
+        assert await store.insight.recent_requests(5) == []
+        assert await store.append([page(lane, record("a"))]) == [Appended(0, 1)]
+
     async def test_lanes_remember_their_state(self, store: Store) -> None:
         lane = await events(store)
         assert await events(store) == lane

@@ -55,6 +55,47 @@ def test_pause_status_resume_beside_a_daemon(call: Call, daemon: Folder) -> None
     assert lane(call, daemon)["state"] == "running"
 
 
+def test_a_person_is_read_told_and_explained(call: Call, daemon: Folder) -> None:
+    headers, body = daemon.platforms.traffic.make_event()
+    assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    said = json.loads(body)
+    email, klaviyo = said["email"], daemon.platforms.klaviyo
+    id = f"jericommerce:{said['id']}"
+    until("it is delivered", lambda: klaviyo.recorded(id) == 1)
+    person = daemon.platforms.jericommerce.person(email)
+    person.change(balance=4321)
+    told = call("refresh", "acme", email, at=daemon)
+    assert told.code == 0, told.err
+    assert re.search(r"balance +4321 +confirmed", told.out)
+    assert klaviyo.profile(email)["properties"]["balance"] == 4321
+    [story] = json.loads(call("explain", "acme", said["customerId"], "--json", at=daemon).out)
+    events = [m for m in story["timeline"] if m["what"] == "event"]
+    assert [(m["state"], m["request"]["status"]) for m in events] == [("accepted", 202)]
+    assert events[0]["data"] == said
+    writes = [m for m in story["timeline"] if m["what"] == "write"]
+    assert writes[-1]["data"]["sets"]["balance"] == 4321
+    assert writes[-1]["request"]["endpoint"] == "POST /api/profile-import"
+    assert all(field["confirmed"] for field in story["fields"].values())
+
+
+def test_a_person_nobody_has_seen_is_said_so(call: Call, daemon: Folder) -> None:
+    for command in ("explain", "refresh"):
+        said = call(command, "acme", "nobody@example.com", at=daemon)
+        assert (said.code, said.out) == (1, "")
+        assert "never seen" in said.err
+
+
+def test_preview_of_a_person_is_what_klaviyo_is_told_of_a_new_one(
+    call: Call, daemon: Folder
+) -> None:
+    example = EXAMPLES / "profile.json"
+    said = json.loads(call("preview", "acme", "--record", str(example), at=daemon).out)
+    expected = json.loads(example.read_text())["expect"]["fields"]
+    [request] = said
+    assert request["request"].endswith("/api/profile-import")
+    assert request["body"]["data"]["attributes"]["properties"] == expected
+
+
 @pytest.mark.parametrize("name", ["balance-changed-up", "tier-upgraded", "unknown-event"])
 def test_preview_shows_exactly_what_the_same_webhook_causes(
     call: Call, daemon: Folder, tmp_path: Path, name: str
@@ -69,8 +110,13 @@ def test_preview_shows_exactly_what_the_same_webhook_causes(
     sent = daemon.platforms.bodies
     before = len(sent)
     post(daemon, example["name"], json.dumps(example["record"]).encode())
-    until("Klaviyo was called", lambda: len(sent) > before)
-    path, headers, body = sent[before]
+    id = f"preview-{name}"
+
+    def events() -> list[tuple[str, dict[str, str], Any]]:
+        return [x for x in sent[before:] if x[0] == "/api/events" and id in json.dumps(x[2])]
+
+    until("Klaviyo was called", lambda: bool(events()))
+    [(path, headers, body)] = events()
     assert shown["request"] == f"POST {daemon.platforms.urls['klaviyo']}{path}"
     assert shown["body"] == body
     assert shown["headers"].items() <= headers.items()

@@ -416,7 +416,7 @@ def test_run_until_idle_ends_with_1_and_a_line_when_klaviyo_refuses_the_key(
     code, out = folder.finished("run", "--until-idle")
     assert code == 1
     [line] = out.splitlines()
-    assert line.startswith("acme: blocked, ")
+    assert line.startswith("acme events → klaviyo: blocked, ")
     assert "HTTP 401" in line
     assert folder.delivered() == 0
     assert "pk_somebody_elses" not in folder.log
@@ -518,14 +518,31 @@ async def test_the_demo_does_not_call_it_well_when_an_event_is_missing_or_double
     insight = SimpleNamespace(backlog=nothing, latencies=nothing)
     app = SimpleNamespace(
         store=SimpleNamespace(insight=insight),
-        lines={"demo": SimpleNamespace(lane=SimpleNamespace(id=1))},
+        lines={"demo": SimpleNamespace(events=SimpleNamespace(lane=SimpleNamespace(id=1)))},
     )
     for recorded, code in (({"a": 1, "b": 1}, 0), ({"a": 1}, 1), ({"a": 1, "b": 2}, 1)):
         counts = {f"jericommerce:{id}": n for id, n in recorded.items()}
         klaviyo = SimpleNamespace(
             unique_ids=lambda counts=counts: counts,
-            state=lambda: {"throttled": 0, "violations": {}},
+            state=lambda: {"throttled": 0, "violations": {}, "profiles": 0},
         )
+        jericommerce = SimpleNamespace(people=[])
         traffic = SimpleNamespace(acknowledged={"a", "b"}, redeliveries=0)
         out = Console(file=io.StringIO())
-        assert await _summary(out, app, klaviyo, traffic) == code  # type: ignore[arg-type]
+        assert await _summary(out, app, klaviyo, jericommerce, traffic) == code  # type: ignore[arg-type]
+
+
+def test_a_person_is_refreshed_without_a_daemon(call: Call, folder: Folder) -> None:
+    platforms = folder.platforms
+    headers, body = platforms.traffic.make_event()
+    email = json.loads(body)["email"]
+    folder.start()
+    assert folder.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    folder.stop()
+    platforms.jericommerce.person(email).change(balance=777)
+    said = call("refresh", "acme", email, at=folder)
+    assert said.code == 0, said.err
+    assert re.search(r"balance +777 +confirmed", said.out)
+    assert platforms.klaviyo.profile(email)["properties"]["balance"] == 777
+    # The lease is given back: the next one need not wait.
+    assert call("pause", "acme", at=folder).code == 0

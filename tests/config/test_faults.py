@@ -51,7 +51,7 @@ segments = [{ segment = "S", every = "16m" }]
 EXPECTED = {
     "store.url": 'scheme "mysql"',
     "store.min_free": 'found "much", allowed a size',
-    "server.port": "found 70000, allowed a whole number from 1 to 65535",
+    "server.port": "found 70000, allowed a whole number from 0 to 65535",
     "server.public_url": "admin_port",
     "server.shutdown_timeout": "found 20, allowed a duration",
     "security.encryption_key": "Fernet",

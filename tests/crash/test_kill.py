@@ -89,11 +89,14 @@ def survive(daemon: Daemon, platforms: Platforms, traffic: Traffic, kills: int, 
     daemon.start()
     daemon.wait_until_ready()
     with posting.going_on():
-        for _ in range(kills):
+        for number in range(kills):
             # Some while it starts, most while it works.
-            if chance.random() < 0.8:
+            if number == 0 or chance.random() < 0.8:
                 daemon.wait_until_ready()
-            threading.Event().wait(chance.uniform(0.05, 1.2))
+                wanted = len(posting.acknowledged) + chance.randint(5, 50)
+                until("work goes on", lambda: len(posting.acknowledged) >= wanted)  # noqa: B023
+            else:
+                threading.Event().wait(chance.uniform(0.05, 1.2))
             daemon.kill()
             daemon.start()
         daemon.wait_until_ready()
@@ -105,7 +108,7 @@ def survive(daemon: Daemon, platforms: Platforms, traffic: Traffic, kills: int, 
     until("all is delivered", lambda: backlog(daemon) == 0, 30.0 + kills)
 
     counts = recorded()
-    assert len(posting.acknowledged) > 20 * kills
+    assert len(posting.acknowledged) >= 5
     assert posting.acknowledged - set(counts) == set()
     assert set(counts) - posting.issued == set()
     assert {id: n for id, n in counts.items() if n != 1} == {}
@@ -113,6 +116,9 @@ def survive(daemon: Daemon, platforms: Platforms, traffic: Traffic, kills: int, 
     state = platforms.klaviyo.state()
     assert state["violations"] == {}
     assert state["throttled"] == 0
+    # All this says something only if the far end was in trouble.
+    met = {status for statuses in state["requests"].values() for status in statuses}  # type: ignore[attr-defined]
+    assert {"reset", "500"} & met
 
 
 def test_killed_at_random_it_delivers_every_acknowledged_event_exactly_once(

@@ -123,7 +123,7 @@ async def test_more_than_can_wait_is_refused_at_once(door: Door) -> None:
     door.store.free.clear()
     first = door.take("first")
     await settle_down()
-    big = [door.take(*(f"{n}-{i}" for i in range(10_000))) for n in range(5)]
+    big = [door.take(*(f"{n}-{i}" for i in range(10_000)), email=None) for n in range(5)]
     await settle_down()
     with pytest.raises(StoreError, match="too much waits"):
         await door.take("one too many")

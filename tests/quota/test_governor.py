@@ -87,7 +87,7 @@ def test_no_window_ever_holds_more_than_our_share(
         elif what == "give back":
             grant = governor.reserve(E, first)
             unused = min(second, grant.count)
-            governor.release(E, unused)
+            governor.release(E, grant, unused)
             used += [clock.monotonic()] * (grant.count - unused)
         elif what == "move":
             clock.move(first)
@@ -310,11 +310,23 @@ def test_the_far_end_is_believed_when_nothing_remains(headers: dict[str, str], w
 
 def test_what_is_given_back_can_be_granted_again() -> None:
     governor = make_governor(Limit(10, 10))
-    assert governor.reserve(E, 10).count == 10
-    governor.release(E, 4)
+    first = governor.reserve(E, 10)
+    assert first.count == 10
+    governor.release(E, first, 4)
     assert drain(governor) == 4
-    governor.release(E, 1_000)
-    assert drain(governor) == 10
+
+
+def test_a_grant_gives_back_its_own_and_nobody_elses() -> None:
+    clock = FakeClock()
+    governor = make_governor(Limit(2, 150), clock=clock)
+    early = governor.reserve(E, 1)
+    clock.move(0.9)
+    assert governor.reserve(E, 1).count == 1
+    clock.move(0.05)
+    governor.release(E, early, 1)
+    # The late one still counts: only one more fits into the second that it is in.
+    clock.move(0.1)
+    assert drain(governor) == 1
 
 
 def test_what_remains_is_told_for_every_window() -> None:

@@ -56,7 +56,8 @@ class Account:
 
 
 class KlaviyoApi:
-    """One connection's calls. `remember` saves quota that was granted outside a claim."""
+    """One connection's calls. `remember` saves quota that was granted outside a claim, and
+    `may_send` is asked right before each write: Klaviyo cannot be fenced (promise 12)."""
 
     def __init__(
         self,
@@ -64,11 +65,13 @@ class KlaviyoApi:
         governor: Governor,
         clock: Clock,
         remember: Callable[[Sequence[Spend]], Awaitable[None]],
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         self._http = http
         self._governor = governor
         self._clock = clock
         self._remember = remember
+        self._may_send = may_send
 
     @property
     def governor(self) -> Governor:
@@ -94,6 +97,8 @@ class KlaviyoApi:
         answer: Answer | None = None
         error: DeliveryError | None = None
         try:
+            if not self._may_send():
+                raise Wait(Problem.STORE_HELD, "the lease ended before the request left")
             answer = await self._http.call(method, path, route=route, content=body)
         except DeliveryError as failed:
             error = failed

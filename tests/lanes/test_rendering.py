@@ -1,0 +1,108 @@
+"""From a stored record to a message: what must not depend on the attempt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+
+from connector.adapters.jericommerce.view import event_view
+from connector.errors import Problem
+from connector.mapping import compile_mapping, load
+from connector.model import Entry, EventMessage, Fault, Millis
+from connector.ports import FreshView
+from connector.rendering import EventRenderer
+from connector.testing.memory import MemoryStore
+
+NOW = Millis(1_790_000_000_000)
+ROOT = Path(__file__).parent.parent.parent
+MAPPING = load(ROOT / "mappings" / "jericommerce.toml").mapping
+
+
+def entry(**fields: object) -> Entry:
+    body = {"id": "e1", "email": "ada@example.com", "properties": {"amount": 5}}
+    made = Entry(
+        seq=1,
+        unique_id="jericommerce:e1",
+        name="Balance changed",
+        occurred_at=NOW,
+        received_at=NOW,
+        email="ada@example.com",
+        person=7,
+        data=orjson.dumps(body),
+        attempts=1,
+        solo=False,
+        mapping=MAPPING.version,
+        backfill=False,
+    )
+    return replace(made, **fields)  # type: ignore[arg-type]
+
+
+class Views:
+    """connector.ports.Reads, as far as a renderer asks it."""
+
+    def __init__(self, view: FreshView) -> None:
+        self.view = view
+
+    async def fresh(self, people: object) -> dict[int, FreshView]:
+        return {7: self.view}
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 9])
+@pytest.mark.parametrize("solo", [False, True])
+def test_the_unique_id_and_the_identity_are_the_same_at_every_attempt(
+    attempts: int, solo: bool
+) -> None:
+    renderer = EventRenderer(MAPPING, event_view, MemoryStore())
+    first = renderer.render(entry())
+    again = renderer.render(entry(attempts=attempts, solo=solo))
+    assert isinstance(first, EventMessage)
+    assert again == first
+    assert first.unique_id == "jericommerce:e1"
+
+
+async def test_what_may_have_been_applied_is_rendered_with_its_first_mapping() -> None:
+    store = MemoryStore()
+    older = compile_mapping(
+        MAPPING.text.replace('name = "Balance changed"', 'name = "Points"')
+        if 'name = "Balance changed"' in MAPPING.text
+        else MAPPING.text.replace('prefix = ""', 'prefix = "Old "')
+    )
+    await store.remember_mapping(older.version, older.text, now=NOW)
+    renderer = EventRenderer(MAPPING, event_view, store)
+    doubtful = entry(solo=True, mapping=older.version)
+    await renderer.prepare([doubtful])
+    told, fresh = renderer.render(doubtful), renderer.render(entry())
+    assert isinstance(told, EventMessage)
+    assert isinstance(fresh, EventMessage)
+    assert told.metric != fresh.metric
+
+
+@pytest.mark.parametrize(
+    ("view", "at", "writing", "attached"),
+    [
+        ({"email": "ada@example.com", "balance": 9}, NOW, False, True),
+        ({"email": "ada@example.com", "balance": 9}, NOW - 1, False, False),
+        ({"email": "ada@example.com", "balance": 9}, NOW, True, False),
+        ({"email": "new@example.com", "balance": 9}, NOW, False, False),
+    ],
+    ids=["fresh", "read before the event", "a write is in flight", "another address"],
+)
+async def test_only_a_fresh_view_of_the_same_address_is_attached(
+    view: dict[str, object], at: int, writing: bool, attached: bool
+) -> None:
+    reads = Views(FreshView(view, Millis(at), writing))
+    renderer = EventRenderer(MAPPING, event_view, MemoryStore(), reads)  # type: ignore[arg-type]
+    await renderer.prepare([entry()])
+    message = renderer.render(entry())
+    assert isinstance(message, EventMessage)
+    assert ("properties" in message.attributes) == attached
+    assert ("balance_after" in message.properties) == attached
+
+
+def test_a_record_that_cannot_be_rendered_says_so() -> None:
+    fault = EventRenderer(MAPPING, event_view, None).render(entry(data=b"[]"))
+    assert isinstance(fault, Fault)
+    assert fault.problem is Problem.MAPPING_FAILED
