@@ -148,15 +148,16 @@ class SqlProfiles:
                 continue
             address = states.address_of_write(profile)
             elsewhere = address != profile.address
+            both = {address, profile.address} - {""}
             if elsewhere and _hand_over(c, profile, lane, now, self.reconfirm_after):
                 left, _ = states.give_up(profile)
                 _save(c, [self._next(left, row, now)])
-            elif address in addresses or (elsewhere and _in_flight(c, address, row.person)):
+            elif addresses & both or (elsewhere and _in_flight(c, address, row.person)):
                 _put_back(c, row, token)
             elif not solo and states.needs_one_call(write):
                 _put_back(c, row, token, solo=1)
             else:
-                addresses |= {address, profile.address} - {""}
+                addresses |= both
                 if elsewhere:
                     _save(c, [{"person": row.person, "address": bytes.fromhex(address)}])
                 entries.append(_entry(row, write, solo))

@@ -390,6 +390,26 @@ class StatesContract:
         assert claim
         assert claim.entries[0].seq == second
 
+    async def test_who_gets_his_address_back_is_told_again(self, store: Store) -> None:
+        fence = await hold(store)
+        events, reads, _ = await lanes(store)
+        first, second = await _two_at_one_address(store, fence, {"balance": 1}, {"balance": 2})
+        claim = await claim_writes(store, fence, LATER)
+        assert claim
+        await settle(store, claim, Accepted(second, "r2"), at=LATER)
+        moved = record(email="new@example.com", person="twin", refresh=True)
+        at = LATER + 10
+        await store.append([Page(events, "webhook", [moved], Millis(at), reads=reads.id)])
+        await read(store, fence, "new", at, balance=2)
+        farewell = await claim_writes(store, fence, at, solo=True)
+        assert farewell
+        await settle(store, farewell, Accepted(second, "r3"), at=at)
+        await happen(store, "ada", at=at + 10)
+        assert await read(store, fence, "ada", at + 10, balance=1) == first
+        claim = await claim_writes(store, fence, at + 10)
+        assert claim
+        assert first in [entry.seq for entry in claim.entries]
+
     async def test_what_the_other_person_left_at_the_shared_address_is_unset(
         self, store: Store
     ) -> None:

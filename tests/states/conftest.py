@@ -239,8 +239,12 @@ class Site:
         workshop = _Wired(self.config, self.store, Held(fence), self.clock, metrics)
         workshop.wires = self.wires
         building = asyncio.create_task(workshop.build(self.config.connections[0]))
+        # A start that cannot read the account scopes addresses by the base URL instead, so that
+        # those of before and after are not the same: that is another test's affair.
+        faults, self.klaviyo.faults._faults = self.klaviyo.faults._faults, []
         while not building.done():
             await self.clock.advance(0.5)
+        self.klaviyo.faults._faults = faults
         self.line = building.result()
         self.intake = Intake(self.store, self.clock, metrics, arrived=self._arrived)
         loops = [dispatcher.run() for dispatcher in self.line.dispatchers]

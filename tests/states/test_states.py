@@ -161,6 +161,24 @@ def test_with_move_the_profile_gets_the_new_address() -> None:
     assert write_of(states.took(profile, write, Millis(2), profile_id="K1")) is None
 
 
+def test_a_second_move_before_the_first_still_moves_the_profile_that_there_is() -> None:
+    profile = observe(Profile(1), {"balance": 1}, 1)
+    write = write_of(profile)
+    assert write
+    profile = states.took(profile, write, Millis(1))
+    for at, email in ((2, "b@example.com"), (3, "c@example.com")):
+        profile = observe(profile, {"balance": 1}, at, email=email, email_change="move")
+    # The first move may have happened without our knowing: then its address bears our fields.
+    farewell = write_of(profile)
+    assert farewell
+    assert (farewell.farewell, farewell.identity) == (True, {"email": "b@example.com"})
+    move = write_of(states.took(profile, farewell, Millis(3)))
+    assert move
+    assert move.move_from
+    assert move.move_from["email"] == "ada@example.com"
+    assert (move.identity, move.sets) == ({"email": "c@example.com"}, {"balance": 1})
+
+
 def test_back_to_an_address_that_was_left_forgets_the_farewell() -> None:
     profile = observe(Profile(1), {"balance": 1}, 1)
     write = write_of(profile)
@@ -190,6 +208,20 @@ def test_a_profile_id_that_differs_means_a_merge_and_all_is_told_again() -> None
     assert again
     assert again.sets == {"tier": "Gold"}
     assert profile.profile_id == "K2"
+
+
+def test_a_field_that_was_left_behind_is_unset_on_the_way_back() -> None:
+    profile = observe(Profile(1), {"balance": 1, "tier": "Gold"}, 1)
+    write = write_of(profile)
+    assert write
+    profile = states.took(profile, write, Millis(1))
+    profile = observe(profile, {"tier": None}, 2, email="new@example.com")
+    profile = observe(profile, {}, 3)
+    farewell = write_of(profile)
+    assert farewell
+    write = write_of(states.took(profile, farewell, Millis(3)))
+    assert write
+    assert (write.sets, write.unsets) == ({"balance": 1}, ("tier",))
 
 
 def test_who_leaves_keeps_or_loses_his_fields() -> None:
