@@ -146,6 +146,7 @@ class Dispatcher(Generic[M]):
 
     async def resume(self) -> None:
         """A person starts deliveries again, whatever stopped them."""
+        self._sink.resumed()
         if self.state.mode != "running":
             await self._run_again()
         self.wake()

@@ -380,6 +380,10 @@ class Insight(Protocol):
         """ms from receipt to acceptance of the newest accepted records."""
         ...
 
+    async def write_latencies(self, limit: int) -> Sequence[int]:
+        """ms from the receipt of what asked for it to the acceptance of people's last writes."""
+        ...
+
 
 class Checkpoints(Protocol):
     """Cursors of streams. They are saved only by Outbox.append, with their records."""
@@ -661,6 +665,10 @@ class Sink(Protocol[M]):
         """Send and yield outcomes as they become known. Every entry ends in exactly one outcome.
         `permits` requests of quota are already reserved; more are asked for as needed. Raises
         nothing that a far end can cause."""
+        ...
+
+    def resumed(self) -> None:
+        """A person has started deliveries again, whatever stopped them."""
         ...
 
     def preview(self, out: Outgoing[M]) -> tuple[str, bytes]:

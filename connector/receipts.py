@@ -40,6 +40,7 @@ class Receipts:
         self._settled = settled
         self._bell = asyncio.Event()
         self._told: set[str] = set()
+        self._trouble = ""
         self.stuck: str | None = None
         """What a person must look at, if anything."""
         self._log = log.get("receipts").bind(connection=lane.connection)
@@ -56,12 +57,22 @@ class Receipts:
             self._bell.clear()
             try:
                 wait = LATER if await self.follow() else None
+                self._say("")
             except (DeliveryError, StoreError) as error:
-                self._log.warning("jobs cannot be followed now", problem=error.problem.value)
+                self._say(error.problem.value)
                 wait = LATER
             except Exception as error:
-                self._log.error("a look at the jobs failed", error=repr(error))
+                # Whatever is wrong with one look, the jobs must be looked at again.
+                self._say(repr(error))
                 wait = LATER
+
+    def _say(self, trouble: str) -> None:
+        """One line when the jobs cannot be followed, and one when they can again."""
+        if trouble and not self._trouble:
+            self._log.error("jobs cannot be followed", problem=trouble)
+        elif self._trouble and not trouble:
+            self._log.info("jobs are followed again")
+        self._trouble = trouble
 
     async def follow(self) -> int:
         """Settle what has ended; returns how many receipts stay open."""

@@ -103,6 +103,18 @@ class SqlInsight:
 
         return await self._database.read(work)
 
+    async def write_latencies(self, limit: int) -> Sequence[int]:
+        query = (
+            select(profiles.c.settled_at - profiles.c.since)
+            .where(
+                profiles.c.state == State.ACCEPTED,
+                profiles.c.request.is_not(None),
+                profiles.c.settled_at >= profiles.c.since,
+            )
+            .limit(limit)
+        )
+        return await self._database.read(lambda c: list(c.execute(query).scalars()))
+
     async def people(self, connection: str, who: str) -> Sequence[int]:
         either = or_(people.c.platform_id == who, people.c.email == who.strip().lower())
         query = select(people.c.id).where(people.c.connection == connection, either)

@@ -447,7 +447,7 @@ def leave(
         if row.state == State.HELD and row.problem == Problem.SHARED_ADDRESS.value:
             continue
         profile = states.leave(profile_of(row), at, on_leave=people[row.person])
-        changes.append(_ready(row, profile, now, reconfirm_after))
+        changes.append(_ready(row, profile, now, reconfirm_after, since=now))
     _save(c, changes)
 
 
@@ -457,7 +457,7 @@ def _observed(
     if o.problem:
         held = {"state": State.HELD, "problem": o.problem.value, "settled_at": now}
         return _columns(profile) | (held if row.state != State.CLAIMED else {})
-    changes = _ready(row, profile, now, reconfirm_after)
+    changes = _ready(row, profile, now, reconfirm_after, since=o.since or now)
     if row.state == State.CLAIMED and o.address:
         changes["problem"] = None  # he has an address of his own again, if it was that
         if row.address is None:
@@ -465,7 +465,9 @@ def _observed(
     return changes
 
 
-def _ready(row: Any, profile: Profile, now: Millis, reconfirm_after: int) -> dict[str, Any]:
+def _ready(
+    row: Any, profile: Profile, now: Millis, reconfirm_after: int, *, since: Millis
+) -> dict[str, Any]:
     if row.state == State.CLAIMED:
         return _columns(profile)
     write = states.next_write(profile, now=now, reconfirm_after=reconfirm_after)
@@ -476,7 +478,7 @@ def _ready(row: Any, profile: Profile, now: Millis, reconfirm_after: int) -> dic
         "state": State.READY,
         "solo": int(states.needs_one_call(write)),
         "due": row.due if waits else now,
-        "since": row.since if waits else now,
+        "since": row.since if waits else since,
         **({} if waits else {"attempts": 0, "failing_since": None, "problem": None}),
     }
 
@@ -536,7 +538,8 @@ def _hand_over(
     if heirs:
         _, names = states.give_up(profile)
         changes = [
-            _ready(h, states.inherit(profile_of(h), names), now, reconfirm_after) for h in heirs
+            _ready(h, states.inherit(profile_of(h), names), now, reconfirm_after, since=now)
+            for h in heirs
         ]
         _save(c, changes)
     return bool(heirs)

@@ -145,6 +145,8 @@ class ProfileSink:
             "PATCH", f"/api/profiles/{id}", PATCH_PROFILE, profile_body.update(write, id)
         )
 
+    def resumed(self) -> None: ...
+
     def preview(self, out: Out) -> tuple[str, bytes]:
         return UPSERT_PROFILE, profile_body.upsert(out.message)
 
