@@ -73,6 +73,8 @@ class App:
         """Raises ConfigError for what a person must mend, StoreError when another holds the
         store longer than `patience` seconds or its schema does not fit."""
         self.store = await self._open_store()
+        if self.store.size_bytes() is None:
+            self.metrics.without_disk()
         self.operator = Operator(
             self.store,
             self.clock,

@@ -109,6 +109,10 @@ class Quotas:
         self._governors[account] = governor
         return governor
 
+    def forget(self, account: str) -> None:
+        """Drop a governor that another has taken over from: what it granted is in the store."""
+        self._governors.pop(account, None)
+
     def publish(self) -> None:
         for governor in self._governors.values():
             for endpoint, window, left in governor.remaining():
@@ -165,7 +169,7 @@ class Workshop:
         await self._store.memory.remember_mapping(
             mapping.version, mapping.text, now=self._clock.now()
         )
-        self._metrics.revision.set(_stable_until(connection.klaviyo.revision))
+        self._metrics.expects(connection.name, _stable_until(connection.klaviyo.revision))
         api, account = await self._connect(connection)
         site = _Site(connection, platform, mapping, account, api)
         line = Line(
@@ -366,6 +370,7 @@ class Workshop:
             )
             return api, None
         await api.aclose()
+        self.quotas.forget(credential)
         governor = await self._quota(account, connection)
         governor.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
         return self._api(connection, governor), account
