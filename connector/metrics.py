@@ -220,6 +220,15 @@ class Metrics:
         if tally["accepted"]:
             self.last_delivered.labels(connection, destination, kind).set(now / 1000)
 
+    def closed(self, lane: Lane, accepted: int, dead: int, now: Millis) -> None:
+        """An import job is over: what its receipt said of its people."""
+        connection, destination, kind = lane.connection, lane.destination, lane.kind
+        for word, count in (("accepted", accepted), ("dead", dead)):
+            if count > 0:
+                self.deliveries.labels(connection, destination, kind, word).inc(count)
+        if accepted > 0:
+            self.last_delivered.labels(connection, destination, kind).set(now / 1000)
+
     def lane(self, lane: Lane, mode: LaneMode) -> None:
         for word in _MODES:
             self.lanes.labels(lane.connection, lane.destination, lane.kind, word).set(word == mode)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from connector import log
 from connector.errors import DeliveryError, Problem, StoreError
+from connector.metrics import Metrics
 from connector.model import Lane
 from connector.ports import Clock, Jobs, Lease, OpenReceipt, Profiles
 
@@ -29,6 +30,7 @@ class Receipts:
         jobs: Jobs,
         lease: Lease,
         clock: Clock,
+        metrics: Metrics,
         *,
         settled: Callable[[], None],
     ) -> None:
@@ -37,6 +39,7 @@ class Receipts:
         self._jobs = jobs
         self._lease = lease
         self._clock = clock
+        self._metrics = metrics
         self._settled = settled
         self._bell = asyncio.Event()
         self._told: set[str] = set()
@@ -83,8 +86,7 @@ class Receipts:
             self.stuck = None
             return 0
         running = await self._jobs.open()
-        ours = {receipt.id for receipt in receipts}
-        unaccounted = running - ours
+        unaccounted = running - await self._profiles.open_jobs()
         left = 0
         for receipt in receipts:
             done = await self._settle(receipt, running, unaccounted)
@@ -95,7 +97,9 @@ class Receipts:
     async def _settle(self, receipt: OpenReceipt, running: set[str], unaccounted: set[str]) -> bool:
         now = self._clock.now()
         if not receipt.id:
-            if unaccounted or now - receipt.since < _MAY_STILL_COME:
+            # Other programs have jobs too: one that is ours ends within the hour.
+            age = now - receipt.since
+            if age < _MAY_STILL_COME or (unaccounted and age < _STUCK_AFTER):
                 return False
             await self._again(receipt, Problem.JOB_LOST)
             return True
@@ -108,7 +112,10 @@ class Receipts:
             cancelled = ended.outcome == "cancelled"
             await self._again(receipt, Problem.JOB_CANCELLED if cancelled else Problem.JOB_LOST)
             return True
-        await self._profiles.close_receipt(self._lane.id, receipt.id, now=now, failed=ended.failed)
+        closed = await self._profiles.close_receipt(
+            self._lane.id, receipt.id, now=now, failed=ended.failed
+        )
+        self._metrics.closed(self._lane, closed - len(ended.failed), len(ended.failed), now)
         self._settled()
         return True
 

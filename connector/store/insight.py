@@ -127,7 +127,9 @@ class SqlInsight:
 def _person(c: Connection, id: int, limit: int) -> PersonState:
     who = c.execute(select(people).where(people.c.id == id)).one()
     read = c.execute(
-        select(reads.c.state, reads.c.view_at, reads.c.problem).where(reads.c.person == id)
+        select(reads.c.state, reads.c.view_at, reads.c.gone_at, reads.c.problem).where(
+            reads.c.person == id
+        )
     ).one_or_none()
     write = c.execute(
         select(profiles.c.state, profiles.c.problem, profiles.c.wanted, profiles.c.confirmed).where(
@@ -141,6 +143,7 @@ def _person(c: Connection, id: int, limit: int) -> PersonState:
         email=who.email,
         read_state=State(read.state).name.lower() if read else None,
         read_at=read.view_at if read else None,
+        gone_at=read.gone_at if read else None,
         write_state=State(write.state).name.lower() if write else None,
         problem=problem,
         wanted=orjson.loads(write.wanted) if write else {},
