@@ -73,6 +73,8 @@ class App:
         """Raises ConfigError for what a person must mend, StoreError when another holds the
         store longer than `patience` seconds or its schema does not fit."""
         self.store = await self._open_store()
+        if self.store.size_bytes() is None:
+            self.metrics.without_disk()
         self.operator = Operator(
             self.store,
             self.clock,
@@ -81,14 +83,23 @@ class App:
             trouble=lambda: list(self._trouble.values()),
         )
         self.intake = Intake(self.store, self.clock, self.metrics, arrived=self._arrived)
-        self.health = Health(self.clock, self.metrics, self.operator, self._scrape)
+        self.health = Health(
+            self.clock,
+            self.metrics,
+            self.operator,
+            self._scrape,
+            shut=lambda: self.intake.closed is not None or "store" in self._trouble,
+        )
         self.store.profiles.reconfirm_after = round(self.config.delivery.reconfirm_after * 1000)
         self._lease = LeaseKeeper(self.store, self.clock, holder_name())
         await self._lease.acquire(patience)
         await self._take_over()
         self._workshop = Workshop(self.config, self.store, self._lease, self.clock, self.metrics)
-        for connection in self.config.connections:
-            self.lines[connection.name] = await self._workshop.build(connection)
+        # Together, so that a far end that does not answer costs its wait once.
+        for line in await asyncio.gather(
+            *(self._workshop.build(connection) for connection in self.config.connections)
+        ):
+            self.lines[line.name] = line
         await self._pulse()
         if serve:
             await self._serve()
@@ -97,6 +108,13 @@ class App:
         self._ring()
         self.health.ready = True
         self._log.info("ready", version=__version__, connections=len(self.lines))
+
+    async def abandon(self) -> None:
+        """Give back what a start that was cut off had taken."""
+        if hasattr(self, "_lease"):
+            await self._lease.release()
+        if hasattr(self, "store"):
+            await self.store.aclose()
 
     async def stop(self) -> None:
         """Everything in flight is finished, within [server] shutdown_timeout."""
@@ -158,6 +176,7 @@ class App:
 
     async def _take_over(self) -> None:
         await self._recover()
+        await self.store.orders.reopen()
         self._lost.clear()
         self._lease.keep(self._lost.set)
         self.metrics.lease.labels("store").set(1)
@@ -241,6 +260,9 @@ class App:
                     await work()
                 except StoreError as error:
                     self._log.warning(f"{name}: the store does not answer", detail=error.detail)
+                except Exception:
+                    # A bell must go on ringing, whatever one stroke came to.
+                    self._log.exception(f"{name} failed")
 
         self._tasks[name] = asyncio.create_task(run())
 
@@ -251,8 +273,15 @@ class App:
 
     async def _pulse(self) -> None:
         """The loop moves, the writer moves, and there is disk to write to."""
-        await self.store.memory.remember_spend(())
-        self.health.beat()
+        try:
+            await self.store.memory.remember_spend(())
+            self._note("store", None)
+        except StoreError as error:
+            # The loop moves and the store has answered, if only to say no.
+            self._note("store", f"{error.problem}: {error.problem.meaning}")
+            raise
+        finally:
+            self.health.beat()
         free = self.store.free_bytes()
         low = free is not None and free < self.config.store.min_free
         if low and self.intake.closed is None:
@@ -277,9 +306,13 @@ class App:
         while count := await self.store.prune(now=self.clock.now(), keep=wanted, limit=2_000):
             gone += count
             await self.clock.sleep(0.05)
-        before = self.clock.now() - round(keep.timeline * 1000)
-        while await self.store.forget_timeline(before=Millis(before), limit=2_000):
+        before = Millis(self.clock.now() - round(keep.timeline * 1000))
+        while await self.store.forget_timeline(before=before, limit=2_000):
             await self.clock.sleep(0.05)
+        after: int | None = 0
+        while after is not None:
+            after = await self.store.empty_bodies(before=before, after=after, limit=5_000)
+            await self.clock.sleep(0.01)
         self._log.info("retention", records_forgotten=gone)
 
     async def _regain(self) -> None:
@@ -322,6 +355,7 @@ class App:
             return {"reloaded": False}
         try:
             config = self._reread()
+            self._workshop.quotas.start_over()
             old, workshop = (
                 self.lines.copy(),
                 Workshop(
@@ -333,7 +367,14 @@ class App:
                     self._workshop.quotas,
                 ),
             )
-            fresh = {c.name: await workshop.build(c) for c in config.connections}
+            fresh: dict[str, Line] = {}
+            try:
+                for connection in config.connections:
+                    fresh[connection.name] = await workshop.build(connection)
+            except ConfigError:
+                for line in fresh.values():
+                    await line.aclose()
+                raise
         except ConfigError as error:
             self.metrics.reload_ok.set(0)
             self._note("reload", f"{Problem.RELOAD_REFUSED}: {error.faults[0]}")

@@ -140,12 +140,15 @@ class Dispatcher(Generic[M]):
     async def pause(self) -> None:
         """A person stops deliveries; what is in flight is settled."""
         now = self._clock.now()
+        if self.state.problem is Problem.KLAVIYO_ACCOUNT:
+            return  # it stands already, and for a reason that only `resume` may answer
         if self.state.mode != "running":
             await self._queue.extend(self.lane.id, now - self.state.since)
         await self._enter(LaneState("paused", Problem.PAUSED, "", now))
 
     async def resume(self) -> None:
         """A person starts deliveries again, whatever stopped them."""
+        self._sink.resumed()
         if self.state.mode != "running":
             await self._run_again()
         self.wake()
@@ -521,8 +524,11 @@ class Dispatcher(Generic[M]):
         self, error: StoreError, doing: Literal["reading", "writing"] = "reading"
     ) -> None:
         if not self._store_away:
+            held = error.problem is Problem.STORE_HELD
             self._log.error(
-                "the store does not answer", problem=error.problem.value, detail=error.detail
+                "no lease: nothing is sent" if held else "the store does not answer",
+                problem=error.problem.value,
+                detail=error.detail,
             )
         if self._store_away != "writing":
             self._store_away = doing

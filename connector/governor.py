@@ -76,10 +76,17 @@ class Governor:
         blocked: Callable[[str, float], None] | None = None,
     ) -> None:
         self.account = account
-        self.share = share
         self._clock = clock
         self._blocked = blocked
         self._until: dict[str, float] = {}
+        self._windows: dict[str, list[_Window]] = {}
+        self.adjust(limits, share=share, live_reserve=live_reserve)
+
+    def adjust(
+        self, limits: Mapping[str, Limit], *, share: float, live_reserve: float = 0.0
+    ) -> None:
+        """Other limits or another share from now on; what was granted goes on counting."""
+        before = self._windows
         self._windows = {
             endpoint: [
                 _window("second", limit.burst, 1.0, share, live_reserve),
@@ -92,6 +99,10 @@ class Governor:
             ]
             for endpoint, limit in limits.items()
         }
+        for endpoint, windows in self._windows.items():
+            granted = max((w.granted for w in before.get(endpoint, [])), key=len, default=deque())
+            for window in windows:
+                window.granted.extend(granted)
 
     def reserve(self, endpoint: str, want: int, *, backfill: bool = False) -> Grant:
         """Up to `want` requests now. A grant of none says how long to wait for one."""

@@ -50,6 +50,8 @@ from connector.rendering import EventRenderer, ProfileRenderer
 from connector.retry import reading
 
 M = TypeVar("M")
+_DAY, _MINUTES = 86_400, 180
+"""Seconds of spent quota that are read at start: as long as the longest window, and more."""
 
 
 class Muted(Generic[M]):
@@ -79,20 +81,28 @@ class Quotas:
         self._clock = clock
         self._metrics = metrics
         self._governors: dict[str, Governor] = {}
+        self._uses: dict[str, dict[str, tuple[float, float]]] = {}
 
     async def of(
         self,
         account: str,
         limits: Mapping[str, Limit],
         *,
+        connection: str,
         share: float = 1.0,
         live_reserve: float = 0.0,
     ) -> Governor:
-        """The governor of an account, remembering what was granted before a restart. Of several
-        shares of one account the smallest counts: they are shares of one quota."""
-        known = self._governors.get(account)
-        if known is not None and known.share <= share:
-            return known
+        """The governor of an account, remembering what was granted before a restart. Connections
+        that share an account are shares of one quota: the smallest share of those that use it
+        counts, and the largest reserve."""
+        uses = self._uses.setdefault(account, {})
+        uses[connection] = (share, live_reserve)
+        share = min(share for share, _ in uses.values())
+        live_reserve = max(reserve for _, reserve in uses.values())
+        governor = self._governors.get(account)
+        if governor is not None:
+            governor.adjust(limits, share=share, live_reserve=live_reserve)
+            return governor
         label = account_label(account)
         governor = Governor(
             label,
@@ -104,10 +114,20 @@ class Quotas:
                 wait
             ),
         )
-        since = self._clock.now() // 1000 - 86_400
+        longest = _DAY if any(limit.daily for limit in limits.values()) else _MINUTES
+        since = self._clock.now() // 1000 - longest
         governor.load(await self._store.memory.spent(since_second=since))
         self._governors[account] = governor
         return governor
+
+    def start_over(self) -> None:
+        """The configuration is read again: who uses which account is told anew."""
+        self._uses.clear()
+
+    def forget(self, account: str) -> None:
+        """Drop a governor that another has taken over from: what it granted is in the store."""
+        self._governors.pop(account, None)
+        self._uses.pop(account, None)
 
     def publish(self) -> None:
         for governor in self._governors.values():
@@ -165,7 +185,7 @@ class Workshop:
         await self._store.memory.remember_mapping(
             mapping.version, mapping.text, now=self._clock.now()
         )
-        self._metrics.revision.set(_stable_until(connection.klaviyo.revision))
+        self._metrics.expects(connection.name, _stable_until(connection.klaviyo.revision))
         api, account = await self._connect(connection)
         site = _Site(connection, platform, mapping, account, api)
         line = Line(
@@ -244,6 +264,7 @@ class Workshop:
             ImportJobs(site.api),
             self._lease,
             self._clock,
+            self._metrics,
             settled=line.writes.wake,
         )
         refresher = Refresher(
@@ -273,7 +294,7 @@ class Workshop:
 
     def _kit(self, connection: Connection) -> Kit:
         async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
-            return await self.quotas.of(credential, limits)
+            return await self.quotas.of(credential, limits, connection=connection.name)
 
         def http(
             base_url: str,
@@ -361,11 +382,18 @@ class Workshop:
         try:
             account = (await asyncio.wait_for(reading(api.account, clock=self._clock), 8.0)).id
         except (DeliveryError, TimeoutError) as error:
+            pinned = await self._store.memory.pinned(connection.name)
             self._log.warning(
-                "the Klaviyo account cannot be read", connection=connection.name, error=str(error)
+                "the Klaviyo account cannot be read now",
+                connection=connection.name,
+                error=str(error),
+                taken_to_be=pinned or "unknown",
             )
-            return api, None
+            if pinned is None:
+                return api, None
+            account = pinned
         await api.aclose()
+        self.quotas.forget(credential)
         governor = await self._quota(account, connection)
         governor.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
         return self._api(connection, governor), account
@@ -374,6 +402,7 @@ class Workshop:
         return await self.quotas.of(
             account,
             LIMITS,
+            connection=connection.name,
             share=connection.klaviyo.effective_rate_share,
             live_reserve=connection.klaviyo.live_reserve,
         )

@@ -43,6 +43,7 @@ from connector.ports import Backlog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
+_REFUSALS = ("disabled", "malformed", "not_stored", "signature", "too_large")
 _MODES: tuple[LaneMode, ...] = ("running", "paused", "held", "blocked")
 
 
@@ -165,12 +166,26 @@ class Metrics:
         self.lease = self._gauge("lease_held", "1 while this process holds the lease.", "account")
         self._gauge("build_info", "The version that runs.", "version").labels(version).set(1)
         self.reload_ok.set(1)
+        self._revisions: dict[str, float] = {}
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
         return Counter(f"connector_{name}", help, labels, registry=self.registry)
 
     def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
         return Gauge(f"connector_{name}", help, labels, registry=self.registry)
+
+    def expects(self, connection: str, revision_until: float) -> None:
+        """A connection begins: what will be counted of it starts at 0, so that its first time is
+        an increase; of several revisions the one that ends first is told."""
+        for reason in _REFUSALS:
+            self.rejected.labels(connection, reason)
+        self._revisions[connection] = revision_until
+        self.revision.set(min(self._revisions.values()))
+
+    def without_disk(self) -> None:
+        """The store writes to another machine's disk: better no number than a 0."""
+        self.registry.unregister(self.store_bytes)
+        self.registry.unregister(self.store_free)
 
     # ── what the loops tell ──────────────────────────────────────────────────────────────────────
 
@@ -203,6 +218,15 @@ class Metrics:
         for word, count in tally.items():
             self.deliveries.labels(connection, destination, kind, word).inc(count)
         if tally["accepted"]:
+            self.last_delivered.labels(connection, destination, kind).set(now / 1000)
+
+    def closed(self, lane: Lane, accepted: int, dead: int, now: Millis) -> None:
+        """An import job is over: what its receipt said of its people."""
+        connection, destination, kind = lane.connection, lane.destination, lane.kind
+        for word, count in (("accepted", accepted), ("dead", dead)):
+            if count > 0:
+                self.deliveries.labels(connection, destination, kind, word).inc(count)
+        if accepted > 0:
             self.last_delivered.labels(connection, destination, kind).set(now / 1000)
 
     def lane(self, lane: Lane, mode: LaneMode) -> None:

@@ -178,8 +178,9 @@ class Observation:
     """What one read showed: the view, and the fields and identity that the mapping made of it.
 
     `changes` holds only what the read covers (None: unset); `at` is when the read was sent.
-    `lane` is the profile lane, `address` a digest of account and address (None without one), and
-    `problem` says why the person cannot be told to Klaviyo, if he cannot.
+    `lane` is the profile lane, `since` when what asked for the read was received, `address` a
+    digest of account and address (None without one), and `problem` says why the person cannot be
+    told to Klaviyo, if he cannot.
     """
 
     person: int
@@ -189,6 +190,7 @@ class Observation:
     at: Millis
     mapping: str
     lane: LaneId
+    since: Millis = Millis(0)
     address: bytes | None = None
     email_change: EmailChange = "new"
     problem: Problem | None = None

@@ -13,11 +13,11 @@ from typing import Any
 
 from connector import log
 from connector.dispatch import Dispatcher
-from connector.errors import ConfigError, ConnectorError, Problem
+from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
 from connector.lease import STORE, is_gone
 from connector.model import Check, Lane, LaneState, State
-from connector.ports import Backlog, Clock, Letter, Order, PersonState, Store, Stored
+from connector.ports import Backlog, Clock, Letter, Order, PersonState, Queue, Store, Stored
 from connector.receipts import Receipts
 from connector.states import digest
 
@@ -255,16 +255,27 @@ class Operator:
             return
         if dispatcher.state.problem is Problem.KLAVIYO_ACCOUNT and line.account:
             await self._store.memory.pin_account(line.name, line.account, anew=True)
+            if dispatcher.lane.kind == "profile":
+                await self._store.profiles.start_anew(dispatcher.lane.id, now=self._clock.now())
         await dispatcher.resume()
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:
         now = self._clock.now()
+        if state.problem is Problem.KLAVIYO_ACCOUNT:
+            raise StoreError(
+                Problem.KLAVIYO_ACCOUNT, f"{state.detail} (only while the daemon runs)"
+            )
         if state.mode != "running":
-            await self._store.extend(lane.id, now - state.since)
+            await self._queue_of(lane).extend(lane.id, now - state.since)
         if kind == "pause":
             await self._store.lanes.set_state(lane.id, LaneState("paused", Problem.PAUSED, "", now))
         elif state.mode != "running":
             await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
+
+    def _queue_of(self, lane: Lane) -> Queue:
+        if lane.kind != "profile":
+            return self._store
+        return self._store.profiles if lane.destination == KLAVIYO else self._store.reads
 
     async def _retry(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         ids, cause = args.get("ids") or (), args.get("cause")
@@ -305,7 +316,11 @@ def _story(person: PersonState) -> dict[str, Any]:
     return {
         "platform_id": person.platform_id,
         "email": person.email,
-        "read": {"state": person.read_state, "at": person.read_at},
+        "read": {
+            "state": person.read_state,
+            "at": person.read_at,
+            "unknown_since": person.gone_at,
+        },
         "write": {"state": person.write_state, "problem": person.problem},
         "fields": fields,
         "timeline": [

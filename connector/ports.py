@@ -92,7 +92,13 @@ class Queue(Protocol):
         solo: bool,
         mapping: str,
         spend: Sequence[Spend] = (),
-    ) -> Claim | None: ...
+    ) -> Claim | None:
+        """Mark up to `limit` ready entries as sent by this holder, live before backfill, oldest
+        first; the spend of quota is saved with it. None when nothing was ready.
+
+        An entry in doubt keeps the mapping version it was first sent with.
+        """
+        ...
 
     async def settle(
         self,
@@ -102,11 +108,22 @@ class Queue(Protocol):
         now: Millis,
         requests: Sequence[Request] = (),
         horizon: int,
-    ) -> int: ...
+    ) -> int:
+        """Write outcomes; returns how many entries changed.
 
-    async def recover(self, fence: Fence, *, now: Millis) -> int: ...
+        Only entries that this claim still holds change: a late or second settle changes nothing.
+        A Retry whose first failure is `horizon` ms ago or longer becomes a dead letter.
+        """
+        ...
 
-    async def extend(self, lane: LaneId, pause: int) -> int: ...
+    async def recover(self, fence: Fence, *, now: Millis) -> int:
+        """Entries claimed by holders that are gone go back in doubt; returns how many."""
+        ...
+
+    async def extend(self, lane: LaneId, pause: int) -> int:
+        """Push the retry horizon of a lane's entries back by `pause` ms: time in a pause does not
+        count. Returns how many entries were retrying."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +187,14 @@ class Profiles(Queue, Protocol):
         """Nobody will say what became of it: all that it held is told again."""
         ...
 
+    async def start_anew(self, lane: LaneId, *, now: Millis) -> int:
+        """Forget what was confirmed: the lane belongs to another account from now on."""
+        ...
+
+    async def open_jobs(self) -> set[str]:
+        """Receipts that hold writes in flight, of all lanes."""
+        ...
+
     async def outdated(self, lane: LaneId, mapping: str) -> int:
         """How many people were rendered with another mapping version."""
         ...
@@ -187,54 +212,14 @@ class Outbox(Queue, Protocol):
         """
         ...
 
-    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready: ...
-
-    async def claim(
-        self,
-        lane: Lane,
-        fence: Fence,
-        *,
-        now: Millis,
-        limit: int,
-        solo: bool,
-        mapping: str,
-        spend: Sequence[Spend] = (),
-    ) -> Claim | None:
-        """Mark up to `limit` ready entries as sent by this holder, live before backfill, oldest
-        first; the spend of quota is saved with it. None when nothing was ready.
-
-        An entry in doubt keeps the mapping version it was first sent with.
-        """
-        ...
-
-    async def settle(
-        self,
-        claim: Claim,
-        outcomes: Sequence[Outcome],
-        *,
-        now: Millis,
-        requests: Sequence[Request] = (),
-        horizon: int,
-    ) -> int:
-        """Write outcomes; returns how many entries changed.
-
-        Only entries that this claim still holds change: a late or second settle changes nothing.
-        A Retry whose first failure is `horizon` ms ago or longer becomes a dead letter.
-        """
-        ...
-
-    async def recover(self, fence: Fence, *, now: Millis) -> int:
-        """Entries claimed by holders that are gone go back in doubt; returns how many."""
-        ...
-
-    async def extend(self, lane: LaneId, pause: int) -> int:
-        """Push the retry horizon of a lane's entries back by `pause` ms: time in a pause does not
-        count. Returns how many entries were retrying."""
-        ...
-
     async def forget_timeline(self, *, before: Millis, limit: int) -> int:
-        """Forget what only timelines need: requests, the journal, orders that are done, and the
-        bodies of accepted records. At most `limit` of each; returns how many in all."""
+        """Forget what only timelines need: requests, the journal, orders that are done. At most
+        `limit` of each; returns how many in all."""
+        ...
+
+    async def empty_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
+        """Forget the bodies of settled records received before then, looking at `limit` records
+        after number `after`; returns where to go on, None at the end. Their ids stay known."""
         ...
 
     async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
@@ -344,6 +329,7 @@ class PersonState:
     email: str | None
     read_state: str | None
     read_at: Millis | None
+    gone_at: Millis | None
     write_state: str | None
     problem: str | None
     wanted: Mapping[str, Any]
@@ -380,6 +366,10 @@ class Insight(Protocol):
         """ms from receipt to acceptance of the newest accepted records."""
         ...
 
+    async def write_latencies(self, limit: int) -> Sequence[int]:
+        """ms from the receipt of what asked for it to the acceptance of people's last writes."""
+        ...
+
 
 class Checkpoints(Protocol):
     """Cursors of streams. They are saved only by Outbox.append, with their records."""
@@ -399,6 +389,10 @@ class Memory(Protocol):
         ...
 
     async def mapping(self, version: str) -> str | None: ...
+
+    async def pinned(self, connection: str) -> str | None:
+        """The account this connection belongs to, None before its first contact."""
+        ...
 
     async def pin_account(self, connection: str, account: str, *, anew: bool = False) -> str:
         """The account this connection belongs to: `account` at first contact or `anew`, else
@@ -449,6 +443,10 @@ class Orders(Protocol):
 
     async def take(self, *, now: Millis) -> Sequence[Order]:
         """Orders that nobody has taken, oldest first, now taken by the caller."""
+        ...
+
+    async def reopen(self) -> int:
+        """What was taken by somebody who is gone, and never finished, is to be taken again."""
         ...
 
     async def finish(
@@ -661,6 +659,10 @@ class Sink(Protocol[M]):
         """Send and yield outcomes as they become known. Every entry ends in exactly one outcome.
         `permits` requests of quota are already reserved; more are asked for as needed. Raises
         nothing that a far end can cause."""
+        ...
+
+    def resumed(self) -> None:
+        """A person has started deliveries again, whatever stopped them."""
         ...
 
     def preview(self, out: Outgoing[M]) -> tuple[str, bytes]:

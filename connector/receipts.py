@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from connector import log
 from connector.errors import DeliveryError, Problem, StoreError
+from connector.metrics import Metrics
 from connector.model import Lane
 from connector.ports import Clock, Jobs, Lease, OpenReceipt, Profiles
 
@@ -29,6 +30,7 @@ class Receipts:
         jobs: Jobs,
         lease: Lease,
         clock: Clock,
+        metrics: Metrics,
         *,
         settled: Callable[[], None],
     ) -> None:
@@ -37,9 +39,11 @@ class Receipts:
         self._jobs = jobs
         self._lease = lease
         self._clock = clock
+        self._metrics = metrics
         self._settled = settled
         self._bell = asyncio.Event()
         self._told: set[str] = set()
+        self._trouble = ""
         self.stuck: str | None = None
         """What a person must look at, if anything."""
         self._log = log.get("receipts").bind(connection=lane.connection)
@@ -56,12 +60,22 @@ class Receipts:
             self._bell.clear()
             try:
                 wait = LATER if await self.follow() else None
+                self._say("")
             except (DeliveryError, StoreError) as error:
-                self._log.warning("jobs cannot be followed now", problem=error.problem.value)
+                self._say(error.problem.value)
                 wait = LATER
             except Exception as error:
-                self._log.error("a look at the jobs failed", error=repr(error))
+                # Whatever is wrong with one look, the jobs must be looked at again.
+                self._say(repr(error))
                 wait = LATER
+
+    def _say(self, trouble: str) -> None:
+        """One line when the jobs cannot be followed, and one when they can again."""
+        if trouble and not self._trouble:
+            self._log.error("jobs cannot be followed", problem=trouble)
+        elif self._trouble and not trouble:
+            self._log.info("jobs are followed again")
+        self._trouble = trouble
 
     async def follow(self) -> int:
         """Settle what has ended; returns how many receipts stay open."""
@@ -72,8 +86,7 @@ class Receipts:
             self.stuck = None
             return 0
         running = await self._jobs.open()
-        ours = {receipt.id for receipt in receipts}
-        unaccounted = running - ours
+        unaccounted = running - await self._profiles.open_jobs()
         left = 0
         for receipt in receipts:
             done = await self._settle(receipt, running, unaccounted)
@@ -84,7 +97,9 @@ class Receipts:
     async def _settle(self, receipt: OpenReceipt, running: set[str], unaccounted: set[str]) -> bool:
         now = self._clock.now()
         if not receipt.id:
-            if unaccounted or now - receipt.since < _MAY_STILL_COME:
+            # Other programs have jobs too: one that is ours ends within the hour.
+            age = now - receipt.since
+            if age < _MAY_STILL_COME or (unaccounted and age < _STUCK_AFTER):
                 return False
             await self._again(receipt, Problem.JOB_LOST)
             return True
@@ -97,7 +112,10 @@ class Receipts:
             cancelled = ended.outcome == "cancelled"
             await self._again(receipt, Problem.JOB_CANCELLED if cancelled else Problem.JOB_LOST)
             return True
-        await self._profiles.close_receipt(self._lane.id, receipt.id, now=now, failed=ended.failed)
+        closed = await self._profiles.close_receipt(
+            self._lane.id, receipt.id, now=now, failed=ended.failed
+        )
+        self._metrics.closed(self._lane, closed - len(ended.failed), len(ended.failed), now)
         self._settled()
         return True
 

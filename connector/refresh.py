@@ -104,7 +104,6 @@ class Refresher:
                 task.cancel()
 
     async def _read(self, entry: Entry) -> Delivery:
-        at = Millis(entry.occurred_at)
         try:
             sight = await self._reader.read(self._whom(entry), self._mapping.reads)
         except DeliveryError as error:
@@ -118,7 +117,7 @@ class Refresher:
                 return Delivery([later], stop=Stop("target", problem, problem.meaning))
         if sight is None:
             return Delivery([Gone(entry.seq, self._on_leave)])
-        return Delivery([Observed(entry.seq, self.observation(entry.seq, sight, at))])
+        return Delivery([Observed(entry.seq, self.observation(entry, sight))])
 
     def _whom(self, entry: Entry) -> Whom:
         age = max(0.0, (self._clock.now() - entry.occurred_at) / 1000)
@@ -131,7 +130,7 @@ class Refresher:
             renew=entry.name == "renew",
         )
 
-    def observation(self, person: int, sight: Sight, at: Millis) -> Observation:
+    def observation(self, entry: Entry, sight: Sight) -> Observation:
         """What the mapping makes of a sight. A person without a usable address is observed too:
         he is held, and told once he has one."""
         identity = self._mapping.identify(sight.view)
@@ -139,17 +138,22 @@ class Refresher:
         values = {} if isinstance(identity, Fault) else dict(identity.values)
         email = values.get("email")
         return Observation(
-            person=person,
+            person=entry.seq,
             view=sight.view,
             changes=changes_of(self._mapping.render_profile(sight.view, sight.covers)),
             identity=values,
-            at=at,
+            at=Millis(entry.occurred_at),
             mapping=self._mapping.version,
             lane=self._lane,
+            since=entry.received_at,
             address=address_of(self._account, email) if email else None,
             email_change=self._email_change,
             problem=fault.problem if fault else None,
         )
+
+    def resumed(self) -> None:
+        """A person says that they really left: none of them counts against the program now."""
+        self._known_found.clear()
 
     def preview(self, out: Outgoing[Entry]) -> tuple[str, bytes]:
         return self._reader.endpoint, b""

@@ -17,9 +17,6 @@ EventView = Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
 """(name, occurred at in ms, the source's JSON, address) → the platform's documented view."""
 
 
-_VIEWS = 20_000
-
-
 class EventRenderer:
     """connector.ports.Renderer of events.
 
@@ -38,7 +35,7 @@ class EventRenderer:
         self._view = view
         self._memory = memory
         self._reads = reads if mapping.attach_profile else None
-        self._fresh: dict[int, FreshView] = {}
+        self._fresh: Mapping[int, FreshView] = {}
         self._older: dict[str, CompiledMapping] = {}
 
     @property
@@ -46,26 +43,19 @@ class EventRenderer:
         return self._mapping.version
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
-        await self._read_views(entries)
         known = {self.version, *self._older}
-        if self._memory is None:
-            return
         for version in {e.mapping for e in entries if e.solo and e.mapping} - known:
-            text = await self._memory.mapping(version)
+            text = await self._memory.mapping(version) if self._memory else None
             if text is not None:
                 try:
                     self._older[version] = compile_mapping(text, origin=f"version {version}")
                 except ConfigError:
                     # Only a newer program refuses what an older one took: today's words then.
                     self._older[version] = self._mapping
-
-    async def _read_views(self, entries: Sequence[Entry]) -> None:
-        if self._reads is None:
-            return
-        people = [entry.person for entry in entries if entry.person is not None]
-        if len(self._fresh) > _VIEWS:
-            self._fresh.clear()
-        self._fresh.update(await self._reads.fresh(people))
+        if self._reads is not None:
+            # Last, so that nothing is awaited between this and the rendering of these entries.
+            people = [entry.person for entry in entries if entry.person is not None]
+            self._fresh = await self._reads.fresh(people)
 
     def _fresh_view(self, entry: Entry) -> Mapping[str, Any] | None:
         """The person as read after this event was received. Not while a write of the profile is

@@ -51,7 +51,16 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reread.set)
     try:
-        await app.start()
+        starting = asyncio.create_task(app.start())
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not starting.done():
+            starting.cancel()  # a stop while it waits for its store or its lease
+            await asyncio.gather(starting, return_exceptions=True)
+            await app.abandon()
+            return []
+        starting.result()
         _settle_heap()
     except ConfigError:
         await app.stop()  # gives back what it has taken, the lease above all
@@ -63,7 +72,10 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait({idle, stopped}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
-            return idle.result() if idle.done() else []
+            if not idle.done():
+                return []
+            await app.tidy()  # nobody else does, where a run is all there is
+            return idle.result()
         await stop.wait()
         return []
     finally:

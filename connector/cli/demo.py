@@ -8,6 +8,7 @@ import shutil
 import signal
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,16 +165,18 @@ async def _summary(
     state = klaviyo.state()
     wrong = _stale(klaviyo, jericommerce)
     lane = app.lines["demo"].events.lane
-    latencies = sorted(await app.store.insight.latencies(lane.id, 100_000))
+    latencies = await app.store.insight.latencies(lane.id, 100_000)
     console.print(f"\nreceived   {len(ids):,}   ({traffic.redeliveries} redeliveries recognised)")
     console.print(f"accepted   {len(ids) - len(missing):,}")
     console.print(f"missing    {len(missing)}   doubled {len(doubled)}   held {held}")
     console.print(f"throttled  {state['throttled']}   rules broken {_rules(state)}")
     if latencies:
-        p99 = latencies[min(len(latencies) - 1, round(len(latencies) * 0.99))]
-        console.print(
-            f"receipt → accepted: median {statistics.median(latencies):.0f} ms, p99 {p99} ms"
-        )
+        middle, late = _quantiles(latencies)
+        console.print(f"receipt → accepted: median {middle:.0f} ms, p99 {late} ms")
+    told = await app.store.insight.write_latencies(100_000)
+    if told:
+        middle, late = _quantiles(told)
+        console.print(f"receipt → profile accepted: median {middle:.0f} ms, p99 {late} ms")
     console.print(f"profiles   {state['profiles']} at Klaviyo, {len(wrong)} not as at JeriCommerce")
     well = not (missing or doubled or wrong or state["throttled"] or state["violations"])
     console.print("all well" if well and ids else "NOT well")
@@ -191,6 +194,12 @@ def _stale(klaviyo: KlaviyoSandbox, jericommerce: JeriCommerceSandbox) -> list[s
         if "balance" in fields and fields["balance"] != person.balance:
             wrong.append(person.email)
     return wrong
+
+
+def _quantiles(millis: Sequence[int]) -> tuple[float, int]:
+    """Median and 99th percentile."""
+    ordered = sorted(millis)
+    return statistics.median(ordered), ordered[min(len(ordered) - 1, round(len(ordered) * 0.99))]
 
 
 def _rules(state: dict[str, Any]) -> str:

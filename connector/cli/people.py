@@ -55,6 +55,8 @@ def _tell(story: dict[str, Any]) -> None:
             f"  {_time(moment['at'])}  {moment['what']:<6} {moment['name']:<28} "
             f"{moment['state']}{answer}{problem}"
         )
+    if story["read"]["unknown_since"]:
+        print(f"  unknown to the platform since {_time(story['read']['unknown_since'])}")
     if story["fields"]:
         print(f"  as read {_time(story['read']['at'])}, writes {story['write']['state']}:")
         for name, field in sorted(story["fields"].items()):
@@ -122,6 +124,6 @@ async def _follow(
 
 def _settled(story: dict[str, Any], since: int) -> bool:
     read, write = story["read"], story["write"]
-    been_read = read["state"] == "accepted" and (read["at"] or 0) >= since
-    gone = read["state"] == "accepted" and read["at"] is None
-    return (been_read or gone) and write["state"] not in ("ready", "claimed")
+    answered = max(read["at"] or 0, read["unknown_since"] or 0)
+    been_read = read["state"] == "accepted" and answered >= since
+    return been_read and write["state"] not in ("ready", "claimed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import os
 import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PATIENCE = 10.0
+_PATIENCE = 60.0
 _LOOK_AGAIN = 0.1
 
 
@@ -67,7 +68,8 @@ async def operator(config: Config) -> AsyncIterator[Operator]:
     from connector.operate import Operator
     from connector.store.sql import open_store
 
-    store = await open_store(config.store.url, migrate=config.store.migrate)
+    # Who only looks must not change the schema under a daemon of another version.
+    store = await open_store(config.store.url, migrate="manual")
     try:
         yield Operator(store, SystemClock())
     finally:
@@ -93,7 +95,7 @@ async def order(
     async with operator(config) as who:
         if await who.holder() is None:
             return await _alone(config, kind, args)
-        id = await who.place(kind, args, by=getpass.getuser())
+        id = await who.place(kind, args, by=_who())
         for _ in range(round(_PATIENCE / _LOOK_AGAIN)):
             await asyncio.sleep(_LOOK_AGAIN)
             placed = await who.order(id)
@@ -101,6 +103,14 @@ async def order(
                 return placed.ok, placed.result or {}
         holder = await who.holder()
     return False, {"error": f"order {id} waits: {holder or 'nobody'} has not taken it yet"}
+
+
+def _who() -> str:
+    """The user's name; his number where the system knows no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 async def _alone(

@@ -74,6 +74,9 @@ def _server(config: Config, faults: Faults) -> None:
             f"found the public host {host} while nothing guards the console, allowed with "
             "[console] password (CONNECTOR_CONSOLE_PASSWORD) or [server] admin_port",
         )
+    if config.delivery.bulk_unset:
+        # Nobody has seen Klaviyo's bulk import clear a field (docs/unverified.md).
+        faults.add(("delivery", "bulk_unset"), "found true, allowed false in this version")
     if server.admin_port and server.admin_port == server.port:
         faults.add(
             ("server", "admin_port"),

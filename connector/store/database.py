@@ -131,20 +131,25 @@ class SqliteDatabase:
             self._writer.close()
 
     def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
-        """All in one transaction; when one fails, each in its own, so that it fails alone."""
+        """All in one transaction; when a piece of work fails, each in its own, so that it fails
+        alone. When the database itself does, all have failed."""
         live = [job for job in group if not job[1].cancelled()]
+        working = False
         try:
             connection = self._writer = self._writer or self._engine.connect()
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+            working = True
             results = [work(connection) for work, _ in live]
+            working = False
             connection.commit()
         except Exception as error:
             self._roll_back()
-            if len(live) > 1:
+            if working and len(live) > 1:
                 for job in live:
                     self._commit([job])
-            elif live:
-                _finish(live[0][1], error=error)
+            else:
+                for _, done in live:
+                    _finish(done, error=error)
             return
         for (_, done), result in zip(live, results, strict=True):
             _finish(done, result=result)

@@ -103,6 +103,18 @@ class SqlInsight:
 
         return await self._database.read(work)
 
+    async def write_latencies(self, limit: int) -> Sequence[int]:
+        query = (
+            select(profiles.c.settled_at - profiles.c.since)
+            .where(
+                profiles.c.state == State.ACCEPTED,
+                profiles.c.request.is_not(None),
+                profiles.c.settled_at >= profiles.c.since,
+            )
+            .limit(limit)
+        )
+        return await self._database.read(lambda c: list(c.execute(query).scalars()))
+
     async def people(self, connection: str, who: str) -> Sequence[int]:
         either = or_(people.c.platform_id == who, people.c.email == who.strip().lower())
         query = select(people.c.id).where(people.c.connection == connection, either)
@@ -115,7 +127,9 @@ class SqlInsight:
 def _person(c: Connection, id: int, limit: int) -> PersonState:
     who = c.execute(select(people).where(people.c.id == id)).one()
     read = c.execute(
-        select(reads.c.state, reads.c.view_at, reads.c.problem).where(reads.c.person == id)
+        select(reads.c.state, reads.c.view_at, reads.c.gone_at, reads.c.problem).where(
+            reads.c.person == id
+        )
     ).one_or_none()
     write = c.execute(
         select(profiles.c.state, profiles.c.problem, profiles.c.wanted, profiles.c.confirmed).where(
@@ -129,6 +143,7 @@ def _person(c: Connection, id: int, limit: int) -> PersonState:
         email=who.email,
         read_state=State(read.state).name.lower() if read else None,
         read_at=read.view_at if read else None,
+        gone_at=read.gone_at if read else None,
         write_state=State(write.state).name.lower() if write else None,
         problem=problem,
         wanted=orjson.loads(write.wanted) if write else {},

@@ -93,6 +93,14 @@ class SqlOrders:
 
         return await self._database.write(work)
 
+    async def reopen(self) -> int:
+        statement = (
+            update(orders)
+            .where(orders.c.taken_at.is_not(None), orders.c.done_at.is_(None))
+            .values(taken_at=None)
+        )
+        return await self._database.write(lambda c: c.execute(statement).rowcount)
+
     async def finish(self, id: int, *, ok: bool, result: Mapping[str, Any], now: Millis) -> None:
         values = {"done_at": now, "ok": int(ok), "result": orjson.dumps(result).decode()}
         await self._database.write(

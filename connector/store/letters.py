@@ -63,7 +63,7 @@ class SqlDeadLetters:
                 select(*_LETTER)
                 .join(lanes, lanes.c.id == outbox.c.lane)
                 .where(is_stuck(outbox))
-                .order_by(outbox.c.seq.desc())
+                .order_by((outbox.c.seq + 0).desc())  # by the index of what is stuck, not all rows
                 .limit(limit)
             )
             if problem:

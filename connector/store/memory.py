@@ -66,6 +66,10 @@ class SqlMemory:
 
         return await self._database.read(work)
 
+    async def pinned(self, connection: str) -> str | None:
+        query = select(accounts.c.account).where(accounts.c.connection == connection)
+        return await self._database.read(lambda c: c.execute(query).scalar_one_or_none())
+
     async def pin_account(self, connection: str, account: str, *, anew: bool = False) -> str:
         def work(c: Connection) -> str:
             if anew:

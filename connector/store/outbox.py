@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
@@ -35,7 +35,7 @@ from connector.model import (
 from connector.ports import Fence, Ready
 from connector.store import leases, memory, people, queue, reads
 from connector.store.database import Database
-from connector.store.tables import checkpoints, in_state, journal, orders, outbox, requests
+from connector.store.tables import STUCK, checkpoints, in_state, journal, orders, outbox, requests
 
 ENTRY_COLUMNS = (
     outbox.c.seq,
@@ -122,6 +122,9 @@ class SqlOutbox:
 
     async def forget_timeline(self, *, before: Millis, limit: int) -> int:
         return await self._database.write(lambda c: forget_timeline(c, before, limit))
+
+    async def empty_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
+        return await self._database.write(lambda c: empty_bodies(c, before, after, limit))
 
     async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
         return await self._database.write(lambda c: prune(c, now, keep, limit))
@@ -434,23 +437,19 @@ def _again(outcome: Retry | Doubt, entry: Entry, now: Millis, horizon: int) -> d
 
 
 def prune(c: Connection, now: Millis, keep: Mapping[State, int], limit: int) -> int:
-    if not keep:
-        return 0
-    old = (
-        select(outbox.c.seq)
-        .where(
-            outbox.c.seq <= _last_before(c, now - min(keep.values())),
-            or_(
-                *(
-                    (outbox.c.state == state) & (outbox.c.received_at < now - age)
-                    for state, age in keep.items()
-                )
-            ),
-        )
-        .order_by(outbox.c.seq)
-        .limit(limit)
-    )
-    return c.execute(delete(outbox).where(outbox.c.seq.in_(old))).rowcount
+    """Each state within its own bound, so that no kept record is looked at twice: what is stuck by
+    its index, everything else by its number, which grows with time."""
+    gone = 0
+    for state, age in keep.items():
+        cutoff = now - age
+        query = select(outbox.c.seq).where(in_state(state), outbox.c.received_at < cutoff)
+        if state not in STUCK:
+            query = query.where(outbox.c.seq <= _last_before(c, cutoff)).order_by(outbox.c.seq)
+        old = query.limit(limit - gone)
+        gone += c.execute(delete(outbox).where(outbox.c.seq.in_(old))).rowcount
+        if gone >= limit:
+            break
+    return gone
 
 
 def forget_timeline(c: Connection, before: Millis, limit: int) -> int:
@@ -462,22 +461,29 @@ def forget_timeline(c: Connection, before: Millis, limit: int) -> int:
     ):
         old = select(key).where(at < before).order_by(at).limit(limit)
         gone += c.execute(delete(table).where(key.in_(old))).rowcount
-    full = (
-        select(outbox.c.seq)
+    return gone
+
+
+def empty_bodies(c: Connection, before: Millis, after: int, limit: int) -> int | None:
+    start = max(after, _last_before(c, before - _DAYS))
+    end = min(start + limit, _last_before(c, before))
+    if end <= start:
+        return None
+    c.execute(
+        update(outbox)
         .where(
-            outbox.c.seq > _last_before(c, before - _DAYS),
-            outbox.c.seq <= _last_before(c, before),
-            outbox.c.state == State.ACCEPTED,
+            outbox.c.seq > start,
+            outbox.c.seq <= end,
+            outbox.c.state.in_((State.ACCEPTED, State.SKIPPED)),
             outbox.c.data != _NO_DATA,
         )
-        .limit(limit)
+        .values(data=_NO_DATA)
     )
-    emptied = update(outbox).where(outbox.c.seq.in_(full)).values(data=_NO_DATA)
-    return gone + c.execute(emptied).rowcount
+    return end
 
 
 _NO_DATA = b"null"
-_DAYS = 7 * 86_400_000
+_DAYS = 14 * 86_400_000
 """ms: so much is looked through each night, so that a few missed nights leave nothing behind."""
 
 

@@ -75,6 +75,26 @@ class SqlProfiles:
         self._database = database
         self.reconfirm_after = reconfirm_after
 
+    async def start_anew(self, lane: LaneId, *, now: Millis) -> int:
+        """Another account knows nothing of what the one before was told."""
+
+        def work(c: Connection) -> int:
+            empty = {"confirmed": "{}", "profile_id": None, "farewells": None, "move_from": None}
+            return c.execute(
+                update(profiles)
+                .where(profiles.c.lane == lane)
+                .values(**empty, state=State.READY, due=now, claim=None, receipt=None)
+            ).rowcount
+
+        return await self._database.write(work)
+
+    async def open_jobs(self) -> set[str]:
+        """Receipts that hold writes in flight, of all lanes."""
+        query = select(profiles.c.receipt).where(
+            in_state(State.CLAIMED, profiles), profiles.c.receipt.is_not(None)
+        )
+        return await self._database.read(lambda c: set(c.execute(query.distinct()).scalars()))
+
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
         """What is ready may still be held back, by an event of the person in flight or by a write
         to his address on another lane: nobody says when that ends, so look again soon."""
@@ -131,9 +151,9 @@ class SqlProfiles:
                         other.c.person != profiles.c.person,
                     )
                 ),
-                profiles.c.person.not_in(
-                    select(outbox.c.person).where(
-                        in_state(State.CLAIMED), outbox.c.person.is_not(None)
+                ~exists(
+                    select(literal(1)).where(
+                        outbox.c.person == profiles.c.person, in_state(State.CLAIMED)
                     )
                 ),
             ),
@@ -371,13 +391,16 @@ class SqlProfiles:
         c.execute(insert(journal), notes)
 
     async def doubt_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
-        """Nobody will say what became of it: all that it held is told again."""
+        """Nobody will say what became of it: all that it held is told again, singly, so that one
+        bad profile cannot take a whole job along for ever, and with an end in sight."""
 
         def again(c: Connection, rows: Sequence[Any]) -> None:
-            _save(
-                c,
-                [self._next(states.doubted(profile_of(row), now), row, now) for row in rows],
-            )
+            told = []
+            for row in rows:
+                after = self._next(states.doubted(profile_of(row), now), row, now)
+                since = row.failing_since or now
+                told.append(_AT_REST | after | {"solo": 1, "failing_since": since})
+            _save(c, told)
 
         return await self._each_of(lane, receipt, again)
 
@@ -394,7 +417,9 @@ class SqlProfiles:
                         in_state(State.CLAIMED, profiles),
                         profiles.c.receipt == receipt,
                     )
+                    .order_by(profiles.c.person)
                     .limit(1_000)
+                    .with_for_update()
                 )
                 rows = list(c.execute(query))
                 if rows:
@@ -448,7 +473,7 @@ def leave(
         if row.state == State.HELD and row.problem == Problem.SHARED_ADDRESS.value:
             continue
         profile = states.leave(profile_of(row), at, on_leave=people[row.person])
-        changes.append(_ready(row, profile, now, reconfirm_after))
+        changes.append(_ready(row, profile, now, reconfirm_after, since=now))
     _save(c, changes)
 
 
@@ -458,7 +483,7 @@ def _observed(
     if o.problem:
         held = {"state": State.HELD, "problem": o.problem.value, "settled_at": now}
         return _columns(profile) | (held if row.state != State.CLAIMED else {})
-    changes = _ready(row, profile, now, reconfirm_after)
+    changes = _ready(row, profile, now, reconfirm_after, since=o.since or now)
     if row.state == State.CLAIMED and o.address:
         changes["problem"] = None  # he has an address of his own again, if it was that
         if row.address is None:
@@ -466,7 +491,9 @@ def _observed(
     return changes
 
 
-def _ready(row: Any, profile: Profile, now: Millis, reconfirm_after: int) -> dict[str, Any]:
+def _ready(
+    row: Any, profile: Profile, now: Millis, reconfirm_after: int, *, since: Millis
+) -> dict[str, Any]:
     if row.state == State.CLAIMED:
         return _columns(profile)
     write = states.next_write(profile, now=now, reconfirm_after=reconfirm_after)
@@ -477,7 +504,7 @@ def _ready(row: Any, profile: Profile, now: Millis, reconfirm_after: int) -> dic
         "state": State.READY,
         "solo": int(states.needs_one_call(write)),
         "due": row.due if waits else now,
-        "since": row.since if waits else now,
+        "since": row.since if waits else since,
         **({} if waits else {"attempts": 0, "failing_since": None, "problem": None}),
     }
 
@@ -537,7 +564,8 @@ def _hand_over(
     if heirs:
         _, names = states.give_up(profile)
         changes = [
-            _ready(h, states.inherit(profile_of(h), names), now, reconfirm_after) for h in heirs
+            _ready(h, states.inherit(profile_of(h), names), now, reconfirm_after, since=now)
+            for h in heirs
         ]
         _save(c, changes)
     return bool(heirs)
@@ -607,7 +635,9 @@ def _rows(c: Connection, people: Sequence[int], claim: int | None = None) -> dic
         query = select(*_ROW).where(profiles.c.person.in_(part))
         if claim is not None:
             query = query.where(in_state(State.CLAIMED, profiles), profiles.c.claim == claim)
-        found.update((row.person, row) for row in c.execute(query))
+        # What is read here is written back whole: nobody may change it in between.
+        locked = query.order_by(profiles.c.person).with_for_update()
+        found.update((row.person, row) for row in c.execute(locked))
     return found
 
 

@@ -320,7 +320,9 @@ def _claimed(c: Connection, who: Sequence[int], token: int) -> dict[int, Any]:
         query = select(*_ROW).where(
             reads.c.person.in_(part), in_state(State.CLAIMED, reads), reads.c.claim == token
         )
-        found.update((row.person, row) for row in c.execute(query))
+        # What is read here is written back: no event may ask for another read in between.
+        locked = query.order_by(reads.c.person).with_for_update()
+        found.update((row.person, row) for row in c.execute(locked))
     return found
 
 

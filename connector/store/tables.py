@@ -186,6 +186,7 @@ class Spends(SQLModel, table=True):
     """Requests allowed per second, so that a restart does not forget the quota it has used."""
 
     __tablename__ = "spend"
+    __table_args__ = (Index("spend_by_second", "second"),)
 
     account: str = Field(sa_column=Column(Text, primary_key=True))
     endpoint: str = Field(sa_column=Column(Text, primary_key=True))
@@ -229,6 +230,13 @@ class Reads(SQLModel, table=True):
             "person",
             sqlite_where=text("state = 0"),
             postgresql_where=text("state = 0"),
+        ),
+        Index(
+            "reads_stuck",
+            "lane",
+            "state",
+            sqlite_where=text("state IN (4, 5)"),
+            postgresql_where=text("state IN (4, 5)"),
         ),
         Index(
             "reads_claimed",

@@ -300,6 +300,9 @@ class MemoryStore:
             row.failing_since = Millis((row.failing_since or 0) + pause)
         return len(failing)
 
+    async def empty_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
+        return None
+
     async def forget_timeline(self, *, before: Millis, limit: int) -> int:
         old = [id for id, (_, sent) in self._requests.items() if sent.sent_at < before][:limit]
         for id in old:
@@ -464,6 +467,9 @@ class MemoryStore:
     async def mapping(self, version: str) -> str | None:
         return self._mappings.get(version)
 
+    async def pinned(self, connection: str) -> str | None:
+        return self._accounts.get(connection)
+
     async def pin_account(self, connection: str, account: str, *, anew: bool = False) -> str:
         if anew:
             self._accounts[connection] = account
@@ -510,6 +516,11 @@ class MemoryStore:
         found = [order for order in self._orders.values() if order.id not in self._taken]
         self._taken.update(order.id for order in found)
         return found
+
+    async def reopen(self) -> int:
+        open_ = {id for id in self._taken if self._orders[id].done_at is None}
+        self._taken -= open_
+        return len(open_)
 
     async def finish(self, id: int, *, ok: bool, result: Mapping[str, Any], now: Millis) -> None:
         order = self._orders[id]

@@ -170,6 +170,8 @@ class ScriptedSink(Generic[M]):
         id = f"request-{first.seq}-{first.attempts}"
         return Delivery(outcomes, [Request(id, endpoint, first.received_at, 202, 1)], stop)
 
+    def resumed(self) -> None: ...
+
     def preview(self, out: Outgoing[M]) -> tuple[str, bytes]:
         return self._single.endpoint, repr(out.message).encode()
 

@@ -18,7 +18,8 @@ STANDSTILL = 60.0
 
 
 class Health:
-    """`beat` is called whenever the loop and the store's writer have moved."""
+    """`beat` is called whenever the loop has moved and the store has answered; `shut` tells when
+    webhooks could not be stored."""
 
     def __init__(
         self,
@@ -26,7 +27,10 @@ class Health:
         metrics: Metrics,
         operator: Operator,
         refresh: Callable[[], Awaitable[None]],
+        *,
+        shut: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._shut = shut
         self._clock = clock
         self._metrics = metrics
         self._operator = operator
@@ -45,7 +49,7 @@ class Health:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        if not self.ready:
+        if not self.ready or self._shut():
             return PlainTextResponse("not ready\n", status_code=503)
         return PlainTextResponse("ok\n")
 

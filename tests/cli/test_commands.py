@@ -515,7 +515,7 @@ async def test_the_demo_does_not_call_it_well_when_an_event_is_missing_or_double
     async def nothing(*_: object) -> list[Any]:
         return []
 
-    insight = SimpleNamespace(backlog=nothing, latencies=nothing)
+    insight = SimpleNamespace(backlog=nothing, latencies=nothing, write_latencies=nothing)
     app = SimpleNamespace(
         store=SimpleNamespace(insight=insight),
         lines={"demo": SimpleNamespace(events=SimpleNamespace(lane=SimpleNamespace(id=1)))},

@@ -10,7 +10,7 @@ import orjson
 from connector.adapters.jericommerce.api import GET_CUSTOMER, JeriCommerceApi
 from connector.adapters.jericommerce.settings import Settings
 from connector.adapters.jericommerce.view import person_covers, person_view
-from connector.errors import Blocked, DeliveryError, Rejected
+from connector.errors import Blocked, DeliveryError, Rejected, Unknown
 from connector.model import Check
 from connector.ports import Quota, Sight, Whom
 
@@ -57,7 +57,11 @@ class JeriCommerceReader:
         assert who.email is not None
         try:
             fetched = await self._api.pass_link(who.email)
-        except Rejected:
+        except (Rejected, Unknown):
+            fetched = None
+        except Blocked as error:
+            if error.scope == "account":
+                raise
             fetched = None
         return (fetched, now) if fetched else (link, at)
 
@@ -71,10 +75,9 @@ class JeriCommerceReader:
         try:
             await self._api.customer("nobody@example.com")
         except DeliveryError as error:
-            if isinstance(error, Blocked) and error.status == 404:
-                return [Check(what, "ok")]
             return [Check(what, "fault", error.detail, error.problem)]
-        return [Check(what, "ok")]
+        # An unknown person and an unknown program may be answered alike.
+        return [Check(what, "ok", "taken; whether the program exists cannot be told")]
 
     async def aclose(self) -> None:
         await self._api.aclose()

@@ -101,6 +101,8 @@ class EventSink:
             return batches.refused(seq, sent)
         return batches.not_applied([seq], sent, sent.error) or batches.doubted([seq], sent)
 
+    def resumed(self) -> None: ...
+
     def preview(self, out: Out) -> tuple[str, bytes]:
         [(_, body)], _ = self._encode([out], bulk=False)
         return CREATE_EVENT, body

@@ -33,8 +33,7 @@ Out = Outgoing[ProfileWrite]
 
 
 class ProfileSink:
-    """connector.ports.Sink of profile writes. With `bulk_unset` fields are cleared in the import
-    job too, which nobody has seen Klaviyo do (docs/unverified.md)."""
+    """connector.ports.Sink of profile writes."""
 
     single = Mode(UPSERT_PROFILE, size=1, parallel=8)
     bulk: Mode | None = Mode(BULK_PROFILES, size=10_000, parallel=1)
@@ -144,6 +143,8 @@ class ProfileSink:
         return await self._api.send(
             "PATCH", f"/api/profiles/{id}", PATCH_PROFILE, profile_body.update(write, id)
         )
+
+    def resumed(self) -> None: ...
 
     def preview(self, out: Out) -> tuple[str, bytes]:
         return UPSERT_PROFILE, profile_body.upsert(out.message)

@@ -112,7 +112,16 @@ def upgrade() -> None:
         sa.Column("renew", sa.SmallInteger(), nullable=False),
         sa.PrimaryKeyConstraint("person"),
     )
+    with op.batch_alter_table("spend", schema=None) as batch_op:
+        batch_op.create_index("spend_by_second", ["second"], unique=False)
     with op.batch_alter_table("reads", schema=None) as batch_op:
+        batch_op.create_index(
+            "reads_stuck",
+            ["lane", "state"],
+            unique=False,
+            sqlite_where=sa.text("state IN (4, 5)"),
+            postgresql_where=sa.text("state IN (4, 5)"),
+        )
         batch_op.create_index(
             "reads_claimed",
             ["claim"],

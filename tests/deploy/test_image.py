@@ -1,0 +1,301 @@
+"""The image, as far as a machine without a container engine can tell: the steps of its Dockerfile
+replayed below a folder, and what came of it run from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from connector import __version__
+from connector.config import Config
+from connector.config import load as load_config
+
+from .places import (
+    CONFIG,
+    DEPLOY,
+    MAPPINGS,
+    ROOT,
+    SECRETS,
+    STATE,
+    UID,
+    dockerfile,
+    secret_files,
+)
+
+_PLACES = re.compile(r"(?<![\w.}/])/(?=(?:src|dist|opt|usr/share/connector|etc/connector)\b)")
+
+
+def only(word: str) -> str:
+    """The text of the final stage's one instruction of that name."""
+    last = dockerfile()[-1].stage
+    (text,) = [s.text for s in dockerfile() if s.stage == last and s.word == word]
+    return text
+
+
+# ── what it says ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_runs_as_nobody_in_particular_and_is_stopped_as_the_daemon_expects() -> None:
+    assert only("USER") == f"{UID}:{UID}"
+    assert only("STOPSIGNAL") == "SIGTERM"
+    assert only("VOLUME") == only("WORKDIR") == STATE
+    assert only("EXPOSE") == str(Config().server.port)
+    assert only("ENTRYPOINT") == '["connector"]'
+    assert only("CMD") == '["run"]'
+    assert only("HEALTHCHECK").endswith('CMD ["connector", "healthcheck"]')
+    made = only("RUN")
+    assert f"--uid {UID}" in made
+    assert f"--owner={UID} --group={UID} --mode=0750 {STATE}" in made
+
+
+def test_its_environment_names_the_places_that_the_other_files_mount() -> None:
+    (env,) = [s.settings() for s in dockerfile() if s.stage == 1 and s.word == "ENV"]
+    assert env["CONNECTOR_CONFIG"] == CONFIG
+    assert env["CONNECTOR_STORE_URL"] == f"sqlite:///{STATE}/connector.db"
+    assert env["CONNECTOR_HOST"] == "0.0.0.0"
+    assert env["LOGNAME"]
+    copied = [s.text for s in dockerfile() if s.stage == 1 and s.word == "COPY"]
+    assert f"mappings {MAPPINGS}" in copied
+    assert f"deploy/connector.toml {CONFIG}" in copied
+
+
+def test_the_base_is_an_argument_and_every_requirement_bears_a_hash() -> None:
+    first = dockerfile()[0]
+    assert (first.word, first.stage) == ("ARG", -1)
+    assert re.fullmatch(r"BASE=[a-z/]+:[\w.-]+", first.text)
+    froms = [s.text for s in dockerfile() if s.word == "FROM"]
+    assert froms == ["${BASE} AS build", "${BASE}"]
+    installs = [s.text for s in dockerfile() if s.word == "RUN" and " install " in s.text]
+    assert all("--require-hashes" in t or "--no-deps" in t for t in installs if "pip" in t)
+
+
+def test_what_the_dockerfile_copies_is_sent_along_and_nothing_else() -> None:
+    ignore = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert next(line for line in ignore if line[:1] not in ("", "#")) == "*"
+    sent = {line[1:] for line in ignore if line.startswith("!")} - {"deploy"}
+    steps = [s for s in dockerfile() if s.word == "COPY" and not s.text.startswith("--from")]
+    copied = {source for s in steps for source in s.text.split()[:-1]}
+    assert sent == copied
+    assert all((ROOT / name).exists() for name in sent)
+
+
+# ── replayed: some 20 seconds, most of them pip's ────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Image:
+    top: Path
+    env: dict[str, str]
+
+    def at(self, path: str) -> Path:
+        return self.top / path.lstrip("/")
+
+    def moved(self, text: str) -> str:
+        """A text with the image's places below `top`."""
+        return _PLACES.sub(f"{self.top}/", text)
+
+    def say(self, *words: str, cwd: Path, code: int = 0, **env: str) -> str:
+        said = subprocess.run(
+            [self.at("/opt/connector/bin/connector"), *words],
+            cwd=cwd,
+            env=self.env | env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert said.returncode == code, said.stdout + said.stderr
+        return said.stdout
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PYTHON", "CONNECTOR_", "KLAVIYO_", "SHOP_", "VIRTUAL_ENV"))
+    }
+    image = Image(tmp_path_factory.mktemp("image"), inherited | {"KLAVIYO_BASE_URL": NOWHERE})
+    _needs_a_registry(image.top)
+    here = image.top
+    for step in dockerfile():
+        if step.word == "WORKDIR" and step.stage == 0:
+            here = image.at(step.text)
+            here.mkdir(parents=True)
+        elif step.word == "COPY" and not step.text.startswith("--from"):
+            *sources, target = step.text.split()
+            for source in sources:
+                _copy(ROOT / source, Path(here, image.moved(target)))
+        elif step.word == "RUN" and step.stage == 0:
+            command = re.sub(r"^python\b", shlex.quote(sys.executable), image.moved(step.text))
+            done = subprocess.run(
+                command,
+                shell=True,
+                cwd=here,
+                env=image.env | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+                capture_output=True,
+                text=True,
+                timeout=180,
+                check=False,
+            )
+            assert done.returncode == 0, f"{step.text}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return image
+
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+def _needs_a_registry(top: Path) -> None:
+    """Everything that follows is a failure; this alone may be the machine's fault."""
+    (backend,) = re.findall(r'requires = \["([^"]+)"\]', (ROOT / "pyproject.toml").read_text())
+    words = ["download", "--quiet", "--no-deps", "--dest", str(top / "probe"), backend]
+    probe = subprocess.run(
+        [sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False
+    )
+    if probe.returncode:
+        pytest.skip(f"pip cannot fetch {backend}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        return
+    target = target / source.name if target.is_dir() else target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+
+
+@pytest.mark.timeout(240)
+def test_the_wheel_sets_a_folder_up_from_what_it_brings(image: Image, tmp_path: Path) -> None:
+    assert image.say("--version", cwd=tmp_path).split() == ["connector", __version__]
+    image.say("init", "--name", "shop", cwd=tmp_path)
+    shipped = sorted(f.relative_to(ROOT) for f in ROOT.glob("mappings/jericommerce*.toml"))
+    assert shipped
+    assert all((tmp_path / f).read_bytes() == (ROOT / f).read_bytes() for f in shipped)
+    assert list((tmp_path / "mappings/examples/jericommerce").glob("*.json"))
+    env = tmp_path / ".env"
+    env.write_text(re.sub(r"^(SHOP_\w+)=$", r"\1=something", env.read_text(), flags=re.M))
+    said = image.say("check", "--offline", cwd=tmp_path)
+    assert "shop: mapping jericommerce.toml: version " in said
+    assert "FAULT" not in said
+
+
+@pytest.fixture
+def container(image: Image, tmp_path: Path) -> tuple[Image, dict[str, str]]:
+    """The image with its secrets mounted, its state below tmp_path and a port of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    for name in secret_files():
+        (secrets / name).write_text(f"{name}-of-a-test\n")
+    text = image.moved((DEPLOY / "connector.toml").read_text()).replace(SECRETS, str(secrets))
+    text = text.replace("port = 8787", f"port = {port}")
+    text = text.replace("[connections.settings]", f'[connections.settings]\nbase_url = "{NOWHERE}"')
+    file = tmp_path / "etc" / "connector.toml"
+    file.parent.mkdir()
+    file.write_text(text)
+    (env,) = [s.settings() for s in dockerfile() if s.stage == 1 and s.word == "ENV"]
+    return image, {
+        **{key: value for key, value in env.items() if key.startswith("PYTHON")},
+        "CONNECTOR_CONFIG": str(file),
+        "CONNECTOR_STORE_URL": env["CONNECTOR_STORE_URL"].replace(STATE, str(tmp_path / "state")),
+        "CONNECTOR_HOST": "127.0.0.1",  # not 0.0.0.0: a test speaks to this machine alone
+        "SHOP_PROGRAM": "test",
+    }
+
+
+@pytest.mark.timeout(120)
+def test_it_runs_on_the_file_for_containers_answers_its_healthcheck_and_stops(
+    container: tuple[Image, dict[str, str]], tmp_path: Path
+) -> None:
+    image, env = container
+    (tmp_path / "empty").mkdir()
+    here = tmp_path / "empty"
+    assert "FAULT" not in image.say("check", "--offline", cwd=here, **env)
+    words = [str(image.at("/opt/connector/bin/connector")), "run"]
+    with open(tmp_path / "log", "w+") as log:
+        daemon = subprocess.Popen(words, cwd=here, env=image.env | env, stderr=log)
+        try:
+            deadline = time.monotonic() + 30
+            while '"ready"' not in (tmp_path / "log").read_text():
+                assert daemon.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert image.say("healthcheck", cwd=here, **env) == "ok\n"
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(30) == 0
+        finally:
+            daemon.kill()
+            daemon.wait()
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert all(line.startswith("{") for line in lines), "JSON, every line"
+    image.say("healthcheck", cwd=here, code=1, **env)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["connector.db"]
+    assert not list(here.iterdir())
+
+
+@pytest.mark.timeout(120)
+def test_the_backup_that_the_page_names_is_a_store(tmp_path: Path) -> None:
+    (code,) = re.findall(r"python -c \"(.+)\"$", (ROOT / "docs/deploy.md").read_text(), re.M)
+    store = tmp_path / "connector.db"
+    with sqlite3.connect(store) as kept:
+        kept.execute("CREATE TABLE x (y)")
+    kept.close()
+    subprocess.run([sys.executable, "-c", code.replace(STATE, str(tmp_path))], check=True)
+    copy = sqlite3.connect(tmp_path / "backup.db")
+    assert copy.execute("SELECT name FROM sqlite_master").fetchall() == [("x",)]
+    copy.close()
+
+
+# ── the file for containers ──────────────────────────────────────────────────────────────────────
+
+
+def test_the_file_for_containers_has_no_fault_with_its_environment_and_its_secrets(
+    tmp_path: Path,
+) -> None:
+    from connector.adapters.registry import SettingsModels
+
+    for name in secret_files():
+        (tmp_path / name).write_text(f"{name}-of-a-test\n")
+    (tmp_path / "postgres_password").write_text("p%40ss\n")
+    text = (DEPLOY / "connector.toml").read_text()
+    file = tmp_path / "connector.toml"
+    file.write_text(text.replace(SECRETS, str(tmp_path)).replace(MAPPINGS, f"{ROOT}/mappings"))
+    environ = {
+        "SHOP_PROGRAM": "acme",
+        "CONNECTOR_PUBLIC_URL": "https://loyalty.example.com",
+        "CONNECTOR_STORE_URL": f"sqlite:///{STATE}/connector.db",
+    }
+    config = load_config(file, environ=environ, settings_models=SettingsModels())
+    assert config.log.format == "json"
+    assert config.store.url == f"sqlite:///{STATE}/connector.db"
+    assert config.server.host == "0.0.0.0"
+    assert config.server.port == Config().server.port
+    assert config.connections[0].mapping.is_file()
+
+    (tmp_path / "conf.d").mkdir()
+    more = (DEPLOY / "store-postgresql.toml").read_text().replace(SECRETS, str(tmp_path))
+    (tmp_path / "conf.d" / "store.toml").write_text(more)
+    config = load_config(file, environ=environ, settings_models=SettingsModels())
+    assert config.store.url == "postgresql://connector:p%40ss@postgres:5432/connector"
+
+
+def test_no_secret_stands_in_the_file_for_containers() -> None:
+    text = (DEPLOY / "connector.toml").read_text()
+    said = re.findall(r'^(\w*(?:password|secret|key)) = "(.*)"$', text, re.M)
+    assert said
+    assert all(value.startswith(f"${{file:{SECRETS}/") for _, value in said)

@@ -1,0 +1,246 @@
+"""Compose and Kubernetes: they agree with each other, with the image and with the code."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.config import Config
+from connector.web import server as web
+
+from .places import CONFIG, DEPLOY, SECRETS, STATE, UID, dockerfile, secret_files
+
+yaml = pytest.importorskip("yaml")
+
+KUBERNETES = DEPLOY / "kubernetes"
+BOTH = pytest.mark.parametrize("name", ["sidecar.yaml", "standalone.yaml"])
+GRACE = Config().server.shutdown_timeout + 10
+
+
+def of(name: str) -> dict[str, Any]:
+    """The documents of a manifest, by kind."""
+    found = list(yaml.safe_load_all((KUBERNETES / name).read_text()))
+    assert len({each["kind"] for each in found}) == len(found)
+    return {each["kind"]: each for each in found}
+
+
+def pod(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = of(name)["Deployment"]["spec"]["template"]["spec"]
+    return spec
+
+
+def container(name: str) -> dict[str, Any]:
+    spec = pod(name)
+    (found,) = [
+        each
+        for each in spec.get("initContainers", []) + spec["containers"]
+        if each["name"] == "connector"
+    ]
+    return dict(found)
+
+
+def compose() -> dict[str, Any]:
+    return dict(yaml.safe_load((DEPLOY / "compose.yaml").read_text()))
+
+
+def routes() -> set[str]:
+    return set(re.findall(r'Route\("(/\w+)"', Path(web.__file__).read_text()))
+
+
+def test_every_yaml_file_can_be_read_and_no_key_stands_twice() -> None:
+    class Strict(yaml.SafeLoader):  # type: ignore[name-defined,misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value if key.value != "<<"]
+            assert len(keys) == len(set(keys)), keys
+            return super().construct_mapping(node, deep)
+
+    files = [*KUBERNETES.glob("*.yaml"), DEPLOY / "compose.yaml"]
+    for file in files:
+        assert all(yaml.load_all(file.read_text(), Loader=Strict)), file.name
+
+
+# ── Kubernetes ───────────────────────────────────────────────────────────────────────────────────
+
+
+@BOTH
+def test_it_runs_as_the_image_says_and_writes_to_its_volumes_alone(name: str) -> None:
+    said = container(name)["securityContext"]
+    assert said["runAsUser"] == said["runAsGroup"] == UID
+    assert said["runAsNonRoot"] is said["readOnlyRootFilesystem"] is True
+    assert said["allowPrivilegeEscalation"] is False
+    assert said["capabilities"] == {"drop": ["ALL"]}
+    assert pod(name)["securityContext"]["fsGroup"] == UID
+    mounts = {m["mountPath"]: m for m in container(name)["volumeMounts"]}
+    assert set(mounts) == {STATE, str(Path(CONFIG).parent), SECRETS, "/tmp"}
+    assert {path for path, m in mounts.items() if not m.get("readOnly")} == {STATE, "/tmp"}
+    assert {m["name"] for m in mounts.values()} == {v["name"] for v in pod(name)["volumes"]}
+
+
+@BOTH
+def test_its_volumes_are_the_objects_beside_it(name: str) -> None:
+    objects, volumes = of(name), {v["name"]: v for v in pod(name)["volumes"]}
+    claim = volumes["connector-state"]["persistentVolumeClaim"]["claimName"]
+    assert claim == objects["PersistentVolumeClaim"]["metadata"]["name"]
+    assert "ReadWriteMany" not in objects["PersistentVolumeClaim"]["spec"]["accessModes"]
+    config = volumes["connector-config"]["configMap"]["name"]
+    assert config == objects["ConfigMap"]["metadata"]["name"]
+    secret = volumes["connector-secrets"]["secret"]
+    assert secret["secretName"] == objects["Secret"]["metadata"]["name"]
+    assert secret["defaultMode"] == 0o440
+    assert set(objects["Secret"]["stringData"]) == secret_files()
+    assert set(objects["Secret"]["stringData"].values()) == {"CHANGE-ME"}
+
+
+@BOTH
+def test_its_configuration_is_the_file_for_containers(name: str) -> None:
+    text = of(name)["ConfigMap"]["data"][Path(CONFIG).name]
+    assert text == (DEPLOY / "connector.toml").read_text()
+    required = set(re.findall(r"\${(\w+)}", re.sub(r"^#.*$", "", text, flags=re.M)))
+    assert required <= {each["name"] for each in container(name)["env"]}
+
+
+@BOTH
+def test_its_probes_ask_routes_that_exist_on_the_port_that_is_named(name: str) -> None:
+    said = container(name)
+    (port,) = said["ports"]
+    assert port["containerPort"] == Config().server.port
+    assert len(port["name"]) <= 15
+    probes = {key: value["httpGet"] for key, value in said.items() if key.endswith("Probe")}
+    assert all(probe["port"] == port["name"] for probe in probes.values())
+    assert {probe["path"] for probe in probes.values()} <= routes()
+    assert probes["startupProbe"]["path"] == probes["livenessProbe"]["path"] == "/livez"
+    (service,) = of(name)["Service"]["spec"]["ports"]
+    assert service["targetPort"] == port["name"]
+    labels = of(name)["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert of(name)["Service"]["spec"]["selector"].items() <= labels.items()
+
+
+def test_only_on_its_own_does_its_readiness_count() -> None:
+    assert container("standalone.yaml")["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert "readinessProbe" not in container("sidecar.yaml")
+    assert of("sidecar.yaml")["Service"]["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_the_sidecar_is_a_native_one() -> None:
+    (said,) = pod("sidecar.yaml")["initContainers"]
+    assert (said["name"], said["restartPolicy"]) == ("connector", "Always")
+    assert "initContainers" not in pod("standalone.yaml")
+
+
+@BOTH
+def test_one_store_has_one_daemon_that_has_time_to_stop(name: str) -> None:
+    spec = of(name)["Deployment"]["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert pod(name)["terminationGracePeriodSeconds"] >= GRACE
+    start = container(name)["startupProbe"]
+    # A predecessor's lease is waited for 30 s; an old store is copied and migrated.
+    assert start["periodSeconds"] * start["failureThreshold"] >= 120
+
+
+def test_prometheus_finds_the_pods_by_label_and_port() -> None:
+    (monitor,) = of("podmonitor.yaml").values()
+    wanted = monitor["spec"]["selector"]["matchLabels"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["path"] in routes()
+    for name in ("sidecar.yaml", "standalone.yaml"):
+        labels = of(name)["Deployment"]["spec"]["template"]["metadata"]["labels"]
+        assert wanted.items() <= labels.items()
+        assert endpoint["port"] in [port["name"] for port in container(name)["ports"]]
+
+
+def test_kubectl_can_put_it_together() -> None:
+    tool = shutil.which("kubectl")
+    if tool is None:
+        pytest.skip("no kubectl")
+    run = subprocess.run(
+        [tool, "kustomize", KUBERNETES], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert len(list(yaml.safe_load_all(run.stdout))) == len(of("standalone.yaml"))
+
+
+def test_every_file_means_the_same_image() -> None:
+    names = {container(name)["image"] for name in ("sidecar.yaml", "standalone.yaml")}
+    names.add(compose()["services"]["connector"]["image"])
+    (name,) = names
+    assert f"--tag {name} " in (DEPLOY / "Dockerfile").read_text()
+    assert not name.endswith(":latest")
+    (image,) = of("kustomization.yaml")["Kustomization"]["images"]
+    assert f"{image['name']}:{image['newTag']}" == name
+
+
+# ── Compose ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_service_is_locked_down_and_looked_after() -> None:
+    services = compose()["services"]
+    assert set(services) == {"connector", "postgres", "prometheus", "grafana"}
+    for said in services.values():
+        assert said["read_only"] is True
+        assert said["cap_drop"] == ["ALL"]
+        assert said["security_opt"] == ["no-new-privileges:true"]
+        assert "/tmp" in said["tmpfs"]
+        assert said["healthcheck"]["test"][0] == "CMD"
+        assert all(port.startswith("127.0.0.1:") for port in said.get("ports", []))
+        assert ":" in said["image"]
+        assert not said["image"].endswith(":latest")
+
+
+def test_compose_runs_the_connector_as_the_image_says() -> None:
+    said = compose()["services"]["connector"]
+    assert said["user"] == f"{UID}:{UID}"
+    assert said["healthcheck"]["test"] == ["CMD", "connector", "healthcheck"]
+    assert int(said["stop_grace_period"].removesuffix("s")) >= GRACE
+    port = Config().server.port
+    assert said["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert f"./connector.toml:{CONFIG}:ro" in said["volumes"]
+    (name,) = [s.text for s in dockerfile() if s.word == "USER"]
+    assert name == said["user"]
+
+
+def test_compose_hands_over_every_secret_as_a_file() -> None:
+    whole = compose()
+    said = whole["services"]["connector"]["secrets"]
+    targets = {each["source"]: each["target"] for each in said}
+    assert targets == {name: f"{SECRETS}/{name}" for name in targets}
+    assert set(targets) == secret_files() | {"postgres_password"}
+    used = {
+        each if isinstance(each, str) else each["source"]
+        for service in whole["services"].values()
+        for each in service.get("secrets", [])
+    }
+    assert used == set(whole["secrets"])
+    assert whole["secrets"] == {name: {"file": f"./secrets/{name}"} for name in used}
+    assert "secrets/" in (DEPLOY / ".gitignore").read_text().splitlines()
+
+
+def test_what_compose_mounts_is_there() -> None:
+    for service in compose()["services"].values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("./"):
+                assert (DEPLOY / source).exists(), source
+            else:
+                assert source in compose()["volumes"]
+
+
+def test_grafana_and_prometheus_find_what_is_mounted() -> None:
+    services = compose()["services"]
+    folder = DEPLOY / "grafana" / "provisioning"
+    mounted = {volume.split(":")[1] for volume in services["grafana"]["volumes"]}
+    for file in folder.glob("dashboards/*.y*ml"):
+        for provider in yaml.safe_load(file.read_text())["providers"]:
+            assert provider["options"]["path"] in mounted
+    for file in folder.glob("datasources/*.y*ml"):
+        for source in yaml.safe_load(file.read_text())["datasources"]:
+            assert source["url"] == "http://prometheus:9090"
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    (job,) = scraped["scrape_configs"]
+    assert job["static_configs"] == [{"targets": [f"connector:{Config().server.port}"]}]
+    (endpoint,) = of("podmonitor.yaml")["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    assert {"targetLabel": "job", "replacement": job["job_name"]} in endpoint["relabelings"]
