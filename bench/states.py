@@ -257,7 +257,13 @@ async def _site(folder: Path, crowd: Sequence[Person]) -> Site:
         policy=Policy(bulk_threshold=_BULK_THRESHOLD),
     )
     receipts = Receipts(
-        lane, store.profiles, ImportJobs(api), lease, clock, settled=dispatcher.wake
+        lane,
+        store.profiles,
+        ImportJobs(api),
+        lease,
+        clock,
+        Metrics("bench"),
+        settled=dispatcher.wake,
     )
     refresher = Refresher(
         cast(Reader, SimpleNamespace(endpoint="", parallel=1)),

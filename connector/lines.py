@@ -188,13 +188,18 @@ class Workshop:
         self._metrics.expects(connection.name, _stable_until(connection.klaviyo.revision))
         api, account = await self._connect(connection)
         site = _Site(connection, platform, mapping, account, api)
+
+        def freed() -> None:
+            if line.writes:
+                line.writes.wake()
+
         line = Line(
             name=connection.name,
             title=platform.title,
             enabled=connection.enabled,
             mapping=mapping.version,
             account=account,
-            events=await self._events(site),
+            events=await self._events(site, freed),
             checks=[api.check],
             close=[api.aclose],
         )
@@ -205,13 +210,15 @@ class Workshop:
 
     # ── events out ───────────────────────────────────────────────────────────────────────────────
 
-    async def _events(self, site: _Site) -> Dispatcher[Any]:
+    async def _events(self, site: _Site, freed: Callable[[], None]) -> Dispatcher[Any]:
+        """`freed` is called when people may be written again whom an event was carrying."""
         reads = self._store.reads if site.profiles else None
         renderer = EventRenderer(site.mapping, site.platform.event_view, self._store.memory, reads)
         sink = EventSink(site.api, self._clock, late_after=self.config.delivery.late_after)
         on = "events" in site.connection.modules
+        muted = self._muted(site, renderer, on=on)
         return await self._dispatcher(
-            site, KLAVIYO, "event", self._store, sink, self._muted(site, renderer, on=on)
+            site, KLAVIYO, "event", self._store, sink, muted, settled=lambda _: freed()
         )
 
     def _door(self, site: _Site, line: Line) -> Door | None:

@@ -125,7 +125,8 @@ class Delivery(Section):
         "30s", "How often a paused lane or account is tried again."
     )
     bulk_unset: bool = setting(
-        False, "Let the bulk import clear fields, which is unverified at Klaviyo."
+        False,
+        "Let the bulk import clear fields: not in this version, for nobody has seen Klaviyo do it.",
     )
     reconfirm_after: Duration = setting(
         "30d", "A field accepted longer ago is sent again with the next observation."

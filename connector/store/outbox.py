@@ -443,7 +443,9 @@ def prune(c: Connection, now: Millis, keep: Mapping[State, int], limit: int) -> 
     for state, age in keep.items():
         cutoff = now - age
         query = select(outbox.c.seq).where(in_state(state), outbox.c.received_at < cutoff)
-        if state not in STUCK:
+        if state in STUCK:
+            query = query.order_by(outbox.c.seq + 0)
+        else:
             query = query.where(outbox.c.seq <= _last_before(c, cutoff)).order_by(outbox.c.seq)
         old = query.limit(limit - gone)
         gone += c.execute(delete(outbox).where(outbox.c.seq.in_(old))).rowcount

@@ -312,8 +312,9 @@ class MemoryStore:
     async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
         old = [
             row
-            for row in self.rows.values()
-            if row.state in keep and row.page.received_at < now - keep[row.state]
+            for state, age in keep.items()
+            for row in sorted(self.rows.values(), key=lambda row: row.seq)
+            if row.state == state and row.page.received_at < now - age
         ][:limit]
         for row in old:
             del self.rows[row.seq]

@@ -98,10 +98,13 @@ def test_defaults_expand_without_a_line_in_the_file(read: Loader) -> None:
 
 
 def test_numbers_and_truths_may_come_from_a_variable(read: Loader) -> None:
-    text = '[server]\nport = "${PORT}"\n[delivery]\nbulk_unset = "${UNSET}"\n'
-    config = read(text, {"PORT": "9000", "UNSET": "true"})
+    text = (
+        '[server]\nport = "${PORT}"\n[[connections]]\nname = "acme"\nsource = "jericommerce"\n'
+        'enabled = "${ON}"\n[connections.settings]\nprogram = "demo"\n'
+    )
+    config = read(text, {"PORT": "9000", "ON": "false"})
     assert config.server.port == 9000
-    assert config.delivery.bulk_unset is True
+    assert config.connections[0].enabled is False
 
 
 def test_dot_env_is_read_and_the_real_environment_wins(tmp_path: Path) -> None:

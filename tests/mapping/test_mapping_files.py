@@ -155,7 +155,7 @@ def test_every_list_on_the_page_is_complete() -> None:
     assert documented("## Functions by name") == list(built_in(UTC))
     assert tuple(documented("### View words")) == VIEW
     heading = PAGE.index("### [profile.attributes.NAME]")
-    names = PAGE[heading : PAGE.index("They are set", heading)]
+    names = PAGE[heading : PAGE.index("A read sets them", heading)]
     assert set(re.findall(r"`([^`]+)`", names)) == set(ATTRIBUTES)
 
 
