@@ -89,7 +89,7 @@ class Follower:
         events = await self.store.lanes.ensure("acme", "klaviyo", "event")
         await self.store.append([Page(events, "webhook", records, now, reads=self.reads.id)])
         claim = await self.store.reads.claim(
-            self.reads, self.lease.fence, now=now, limit=10_000, solo=solo, mapping=""
+            self.reads, self.lease.fence, now=now, limit=10_000, solo=False, mapping=""
         )
         assert claim
         seen = [
@@ -115,7 +115,7 @@ class Follower:
         """One import job of all that is ready, or each singly; how many people."""
         now = self.clock.now()
         claim = await self.store.profiles.claim(
-            self.lane, self.lease.fence, now=now, limit=10_000, solo=False, mapping=""
+            self.lane, self.lease.fence, now=now, limit=10_000, solo=solo, mapping=""
         )
         if claim is None:
             return 0
