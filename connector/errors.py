@@ -97,7 +97,7 @@ class Problem(StrEnum):
     JOB_LOST = "J30", "an import job is gone, or its id never reached us"
     IMPORT_REFUSED = "J40", "Klaviyo's import job refused the profile"
 
-    NAME_NOT_RESOLVED = "N10", "the host's name could not be resolved, or a filter answered for it"
+    NAME_NOT_RESOLVED = "N10", "the host's name could not be resolved"
     NOT_CONNECTED = "N20", "no connection could be made"
     TIMED_OUT = "N30", "no answer in time; it may have been applied"
     CONNECTION_LOST = "N40", "the connection broke after the request left; it may have been applied"
