@@ -53,13 +53,17 @@ class Receipts:
         self._bell.set()
 
     async def run(self) -> None:
-        """For ever: soon after something was queued, then at leisure until all is settled."""
+        """For ever: soon after something was queued, then ever more at leisure until all is
+        settled."""
+        pace = SOON
         wait: float | None = SOON
         while True:
-            await self._clock.wait(self._bell, wait)
-            self._bell.clear()
+            if await self._clock.wait(self._bell, wait):
+                self._bell.clear()
+                pace = SOON
+                await self._clock.sleep(SOON)
             try:
-                wait = LATER if await self.follow() else None
+                wait = pace if await self.follow() else None
                 self._say("")
             except (DeliveryError, StoreError) as error:
                 self._say(error.problem.value)
@@ -68,6 +72,7 @@ class Receipts:
                 # Whatever is wrong with one look, the jobs must be looked at again.
                 self._say(repr(error))
                 wait = LATER
+            pace = min(2 * pace, LATER)
 
     def _say(self, trouble: str) -> None:
         """One line when the jobs cannot be followed, and one when they can again."""
