@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, bindparam, case, exists, literal, or_, select, update
+from sqlalchemy import Connection, Insert, bindparam, case, exists, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
@@ -200,60 +201,64 @@ def ask(
     priority: int,
     renew: frozenset[int] = frozenset(),
 ) -> None:
-    """One that waits already keeps its turn; one that is being read is read once more after."""
-    if not who:
-        return
-    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(reads)
+    """Ask for these people to be read: person → when what asks for it was received."""
+    if who:
+        c.execute(
+            _asking(c.dialect.name, gap),
+            [
+                {
+                    "person": person,
+                    "lane": lane,
+                    "state": State.READY,
+                    "due": at,
+                    "asked_at": at,
+                    "priority": priority,
+                    "renew": int(person in renew),
+                }
+                for person, at in who.items()
+            ],
+        )
+
+
+@functools.cache
+def _asking(dialect: str, gap: int) -> Insert:
+    """One that waits already keeps its turn; one that is being read is read once more after.
+
+    Made once: it is longer to make than to run, and every webhook's commit runs it.
+    """
+    made = postgresql if dialect == "postgresql" else sqlite
+    statement: Any = made.insert(reads)
     new = statement.excluded
-    waits = (reads.c.state == State.READY) | (reads.c.state == State.CLAIMED)
+    being_read = reads.c.state == State.CLAIMED
+    waits = (reads.c.state == State.READY) | being_read
     earliest = reads.c.sent_at + gap
     # Received before the read was sent, and stored after: it may have brought another address.
-    missed = (
-        (reads.c.state == State.CLAIMED)
-        & (new.asked_at <= reads.c.sent_at)
-        & (reads.c.asked_at <= reads.c.sent_at)
+    missed = being_read & (new.asked_at <= reads.c.sent_at) & (reads.c.asked_at <= reads.c.sent_at)
+    asking: Insert = statement.on_conflict_do_update(
+        index_elements=["person"],
+        set_={
+            "lane": new.lane,
+            "renew": case((new.renew > reads.c.renew, new.renew), else_=reads.c.renew),
+            "asked_at": case(
+                (missed, reads.c.sent_at + 1),
+                (reads.c.asked_at > new.asked_at, reads.c.asked_at),
+                else_=new.asked_at,
+            ),
+            "state": case((being_read, int(State.CLAIMED)), else_=int(State.READY)),
+            "due": case(
+                (reads.c.state == State.READY, reads.c.due),
+                (earliest > new.due, earliest),
+                else_=new.due,
+            ),
+            "priority": case(
+                (waits & (reads.c.priority < new.priority), reads.c.priority),
+                else_=new.priority,
+            ),
+            "attempts": case((waits, reads.c.attempts), else_=0),
+            "failing_since": case((waits, reads.c.failing_since), else_=None),
+        },
     )
-    c.execute(
-        statement.on_conflict_do_update(
-            index_elements=["person"],
-            set_={
-                "lane": new.lane,
-                "renew": case((new.renew > reads.c.renew, new.renew), else_=reads.c.renew),
-                "asked_at": case(
-                    (missed, reads.c.sent_at + 1),
-                    (reads.c.asked_at > new.asked_at, reads.c.asked_at),
-                    else_=new.asked_at,
-                ),
-                "state": case(
-                    (reads.c.state == State.CLAIMED, int(State.CLAIMED)), else_=int(State.READY)
-                ),
-                "due": case(
-                    (reads.c.state == State.READY, reads.c.due),
-                    (earliest > new.due, earliest),
-                    else_=new.due,
-                ),
-                "priority": case(
-                    (waits & (reads.c.priority < new.priority), reads.c.priority),
-                    else_=new.priority,
-                ),
-                "attempts": case((waits, reads.c.attempts), else_=0),
-                "failing_since": case((waits, reads.c.failing_since), else_=None),
-            },
-        ),
-        [
-            {
-                "person": person,
-                "lane": lane,
-                "state": State.READY,
-                "due": at,
-                "asked_at": at,
-                "priority": priority,
-                "renew": int(person in renew),
-            }
-            for person, at in who.items()
-        ],
-    )
+    return asking
 
 
 def _after(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, Any]:
