@@ -19,21 +19,17 @@ from connector.model import (
     Doubt,
     Entry,
     Held,
-    Lane,
     LaneId,
     Millis,
     Outcome,
     Page,
     Record,
-    Request,
     Retry,
     Skipped,
-    Spend,
     State,
     Unsent,
 )
-from connector.ports import Fence, Ready
-from connector.store import leases, memory, people, queue, reads
+from connector.store import people, queue, reads
 from connector.store.database import Database
 from connector.store.tables import STUCK, checkpoints, in_state, journal, orders, outbox, requests
 
@@ -59,11 +55,11 @@ def digest_of(connection: str, kind: str, key: str) -> bytes:
     return blake2b(f"{connection}\0{kind}\0{key}".encode(), digest_size=16).digest()
 
 
-class SqlOutbox:
+class SqlOutbox(queue.SqlQueue):
     """connector.ports.Outbox on SQLite and PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        super().__init__(database, outbox, outbox.c.seq)
         self._seen = people.Seen()
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
@@ -71,54 +67,16 @@ class SqlOutbox:
         self._seen.learn(learnt)
         return appended
 
-    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
-        return await self._database.read(
-            lambda c: queue.ready(c, outbox, outbox.c.seq, lane, now, limit)
-        )
+    def _take(self, c: Connection, taking: queue.Taking) -> list[Entry]:
+        return claim_ready(c, taking)
 
-    async def claim(
-        self,
-        lane: Lane,
-        fence: Fence,
-        *,
-        now: Millis,
-        limit: int,
-        solo: bool,
-        mapping: str,
-        spend: Sequence[Spend] = (),
-    ) -> Claim | None:
-        token = secrets.randbits(62)
-
-        def work(c: Connection) -> Claim | None:
-            leases.require(c, fence, now)
-            memory.add_spend(c, spend)
-            entries = claim_ready(c, lane.id, token, now, limit, solo, mapping)
-            return Claim(token, lane, entries) if entries else None
-
-        return await self._database.write(work)
-
-    async def settle(
-        self,
-        claim: Claim,
-        outcomes: Sequence[Outcome],
-        *,
-        now: Millis,
-        requests: Sequence[Request] = (),
-        horizon: int,
+    def _settle(
+        self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
     ) -> int:
-        return await self._database.write(
-            lambda c: settle(c, claim, outcomes, now, requests, horizon)
-        )
+        return settle(c, claim, outcomes, now, horizon)
 
-    async def recover(self, fence: Fence, *, now: Millis) -> int:
-        def work(c: Connection) -> int:
-            leases.require(c, fence, now)
-            return queue.recover(c, outbox, now, solo=1)
-
-        return await self._database.write(work)
-
-    async def extend(self, lane: LaneId, pause: int) -> int:
-        return await self._database.write(lambda c: queue.extend(c, outbox, lane, pause))
+    def _recover(self, c: Connection, now: Millis) -> int:
+        return queue.recover(c, outbox, now, solo=1)
 
     async def forget_timeline(self, *, before: Millis, limit: int) -> int:
         return await self._database.write(lambda c: forget_timeline(c, before, limit))
@@ -304,22 +262,12 @@ def _save_checkpoint(c: Connection, page: Page) -> None:
 # ── claim ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def claim_ready(
-    c: Connection, lane: LaneId, token: int, now: Millis, limit: int, solo: bool, mapping: str
-) -> list[Entry]:
+def claim_ready(c: Connection, taking: queue.Taking) -> list[Entry]:
     """An entry in doubt keeps the mapping version it was first sent with."""
+    mapping = taking.mapping
     first = case((outbox.c.solo == 1, func.coalesce(outbox.c.mapping, mapping)), else_=mapping)
     rows = queue.claim(
-        c,
-        outbox,
-        outbox.c.seq,
-        lane,
-        now=now,
-        limit=limit,
-        solo=solo,
-        token=token,
-        values={"mapping": first},
-        returning=ENTRY_COLUMNS,
+        c, outbox, outbox.c.seq, taking, values={"mapping": first}, returning=ENTRY_COLUMNS
     )
     return [entry_of(row) for row in rows]
 
@@ -349,14 +297,8 @@ def entry_of(row: Any) -> Entry:
 
 
 def settle(
-    c: Connection,
-    claim: Claim,
-    outcomes: Sequence[Outcome],
-    now: Millis,
-    sent: Sequence[Request],
-    horizon: int,
+    c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
 ) -> int:
-    queue.save_requests(c, claim.lane.id, sent)
     entries = {entry.seq: entry for entry in claim.entries}
     accepted: dict[str, list[int]] = {}
     changed = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -20,7 +19,6 @@ from connector.model import (
     Doubt,
     Entry,
     Held,
-    Lane,
     LaneId,
     Millis,
     Observation,
@@ -28,16 +26,14 @@ from connector.model import (
     Outcome,
     Pending,
     ProfileWrite,
-    Request,
     Retry,
     Skipped,
-    Spend,
     State,
     Unsent,
 )
-from connector.ports import Fence, OpenReceipt, Ready
+from connector.ports import OpenReceipt, Ready
 from connector.states import Farewell, Profile
-from connector.store import leases, memory, queue
+from connector.store import queue
 from connector.store.database import Database
 from connector.store.tables import in_state, journal, outbox, profiles
 
@@ -68,11 +64,11 @@ _DOUBT_WAIT = 30_000
 """ms: a request that timed out here may still be applied there for so long."""
 
 
-class SqlProfiles:
+class SqlProfiles(queue.SqlQueue):
     """connector.ports.Profiles."""
 
     def __init__(self, database: Database, *, reconfirm_after: int = 30 * _DAY) -> None:
-        self._database = database
+        super().__init__(database, profiles, profiles.c.person)
         self.reconfirm_after = reconfirm_after
 
     async def start_anew(self, lane: LaneId, *, now: Millis) -> int:
@@ -98,49 +94,21 @@ class SqlProfiles:
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
         """What is ready may still be held back, by an event of the person in flight or by a write
         to his address on another lane: nobody says when that ends, so look again soon."""
-        found = await self._database.read(
-            lambda c: queue.ready(c, profiles, profiles.c.person, lane, now, limit)
-        )
+        found = await super().ready(lane, now=now, limit=limit)
         if not (found.fresh or found.solo):
             return found
         again = Millis(now + _LOOK_AGAIN)
         due = again if found.next_due is None else min(again, found.next_due)
         return replace(found, next_due=due)
 
-    async def claim(
-        self,
-        lane: Lane,
-        fence: Fence,
-        *,
-        now: Millis,
-        limit: int,
-        solo: bool,
-        mapping: str,
-        spend: Sequence[Spend] = (),
-    ) -> Claim | None:
-        token = secrets.randbits(62)
-
-        def work(c: Connection) -> Claim | None:
-            leases.require(c, fence, now)
-            memory.add_spend(c, spend)
-            entries = self._claim(c, lane.id, token, now, limit, solo)
-            return Claim(token, lane, entries) if entries else None
-
-        return await self._database.write(work)
-
-    def _claim(
-        self, c: Connection, lane: LaneId, token: int, now: Millis, limit: int, solo: bool
-    ) -> list[Entry]:
+    def _take(self, c: Connection, taking: queue.Taking) -> list[Entry]:
+        lane, token, now, solo = taking.lane, taking.token, taking.now, taking.solo
         other = profiles.alias("other")
         rows = queue.claim(
             c,
             profiles,
             profiles.c.person,
-            lane,
-            now=now,
-            limit=limit,
-            solo=solo,
-            token=token,
+            taking,
             values={"receipt": None, "position": None, "sent": None},
             returning=_ROW,
             only=(
@@ -182,21 +150,6 @@ class SqlProfiles:
                     _save(c, [{"person": row.person, "address": bytes.fromhex(address)}])
                 entries.append(_entry(row, write, solo))
         return entries
-
-    async def settle(
-        self,
-        claim: Claim,
-        outcomes: Sequence[Outcome],
-        *,
-        now: Millis,
-        requests: Sequence[Request] = (),
-        horizon: int,
-    ) -> int:
-        def work(c: Connection) -> int:
-            queue.save_requests(c, claim.lane.id, requests)
-            return self._settle(c, claim, outcomes, now, horizon)
-
-        return await self._database.write(work)
 
     def _settle(
         self,
@@ -320,22 +273,14 @@ class SqlProfiles:
             "since": row.since,
         }
 
-    async def recover(self, fence: Fence, *, now: Millis) -> int:
+    def _recover(self, c: Connection, now: Millis) -> int:
         """What was in flight when its holder went may have been applied, or may yet be: it stays
         in flight until the far end's jobs are known to be accounted for."""
-
-        def work(c: Connection) -> int:
-            leases.require(c, fence, now)
-            return c.execute(
-                update(profiles)
-                .where(in_state(State.CLAIMED, profiles), profiles.c.receipt.is_(None))
-                .values(receipt="", since=now)
-            ).rowcount
-
-        return await self._database.write(work)
-
-    async def extend(self, lane: LaneId, pause: int) -> int:
-        return await self._database.write(lambda c: queue.extend(c, profiles, lane, pause))
+        return c.execute(
+            update(profiles)
+            .where(in_state(State.CLAIMED, profiles), profiles.c.receipt.is_(None))
+            .values(receipt="", since=now)
+        ).rowcount
 
     # ── receipts ─────────────────────────────────────────────────────────────────────────────────
 

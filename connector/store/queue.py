@@ -3,14 +3,29 @@ ready to claimed and back. Each statement is one intent."""
 
 from __future__ import annotations
 
+import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Column, Connection, Table, func, insert, select, update
 
 from connector.errors import Problem
-from connector.model import LaneId, Millis, Request, State
-from connector.ports import Ready
+from connector.model import (
+    Claim,
+    Entry,
+    Lane,
+    LaneId,
+    Millis,
+    Outcome,
+    Request,
+    Spend,
+    State,
+)
+from connector.ports import Fence, Ready
+from connector.store import leases, memory
+from connector.store.database import Database
 from connector.store.tables import in_state, requests
 
 _IN = 10_000
@@ -56,12 +71,8 @@ def claim(
     c: Connection,
     table: Table,
     key: Column[Any],
-    lane: LaneId,
+    taking: Taking,
     *,
-    now: Millis,
-    limit: int,
-    solo: bool,
-    token: int,
     values: dict[str, Any],
     returning: tuple[Any, ...],
     only: tuple[Any, ...] = (),
@@ -69,26 +80,28 @@ def claim(
     """Claim the oldest ready rows, live before backfill; rows in the order of their key."""
     rows: list[Any] = []
     for priority in (0, 1):
-        if len(rows) >= limit:
+        if len(rows) >= taking.limit:
             break
         oldest = (
             select(key)
             .where(
-                table.c.lane == lane,
+                table.c.lane == taking.lane,
                 in_state(State.READY, table),
-                table.c.solo == int(solo),
+                table.c.solo == int(taking.solo),
                 table.c.priority == priority,
-                table.c.due <= now,
+                table.c.due <= taking.now,
                 *only,
             )
             .order_by(table.c.due, key)
-            .limit(limit - len(rows))
+            .limit(taking.limit - len(rows))
             .with_for_update(skip_locked=True)
         )
         statement = (
             update(table)
             .where(key.in_(oldest))
-            .values(state=State.CLAIMED, claim=token, attempts=table.c.attempts + 1, **values)
+            .values(
+                state=State.CLAIMED, claim=taking.token, attempts=table.c.attempts + 1, **values
+            )
             .returning(*returning)
         )
         rows += sorted(c.execute(statement), key=lambda row: row._mapping[key])
@@ -151,3 +164,89 @@ def save_requests(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
                 for request in sent
             ],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """A claim in the making: what it is called, when, how many and which kind."""
+
+    lane: LaneId
+    token: int
+    now: Millis
+    limit: int
+    solo: bool
+    mapping: str
+
+
+class SqlQueue(ABC):
+    """connector.ports.Queue over one table; what differs is how rows are taken and settled."""
+
+    def __init__(self, database: Database, table: Table, key: Column[Any]) -> None:
+        self._database = database
+        self._table = table
+        self._key = key
+
+    @abstractmethod
+    def _take(self, c: Connection, taking: Taking) -> list[Entry]:
+        """Claim rows under `taking.token` and make entries of them."""
+
+    @abstractmethod
+    def _settle(
+        self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
+    ) -> int:
+        """Write outcomes to the rows that this claim still holds; how many changed."""
+
+    @abstractmethod
+    def _recover(self, c: Connection, now: Millis) -> int:
+        """What holders that are gone had claimed; how many."""
+
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
+        return await self._database.read(
+            lambda c: ready(c, self._table, self._key, lane, now, limit)
+        )
+
+    async def claim(
+        self,
+        lane: Lane,
+        fence: Fence,
+        *,
+        now: Millis,
+        limit: int,
+        solo: bool,
+        mapping: str,
+        spend: Sequence[Spend] = (),
+    ) -> Claim | None:
+        taking = Taking(lane.id, secrets.randbits(62), now, limit, solo, mapping)
+
+        def work(c: Connection) -> Claim | None:
+            leases.require(c, fence, now)
+            memory.add_spend(c, spend)
+            entries = self._take(c, taking)
+            return Claim(taking.token, lane, entries) if entries else None
+
+        return await self._database.write(work)
+
+    async def settle(
+        self,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        *,
+        now: Millis,
+        requests: Sequence[Request] = (),
+        horizon: int,
+    ) -> int:
+        def work(c: Connection) -> int:
+            save_requests(c, claim.lane.id, requests)
+            return self._settle(c, claim, outcomes, now, horizon)
+
+        return await self._database.write(work)
+
+    async def recover(self, fence: Fence, *, now: Millis) -> int:
+        def work(c: Connection) -> int:
+            leases.require(c, fence, now)
+            return self._recover(c, now)
+
+        return await self._database.write(work)
+
+    async def extend(self, lane: LaneId, pause: int) -> int:
+        return await self._database.write(lambda c: extend(c, self._table, lane, pause))

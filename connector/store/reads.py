@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,19 +18,16 @@ from connector.model import (
     Entry,
     Gone,
     Held,
-    Lane,
     LaneId,
     Millis,
     Observed,
     Outcome,
-    Request,
     Retry,
     Skipped,
-    Spend,
     State,
 )
-from connector.ports import Fence, FreshView, Ready
-from connector.store import leases, memory, profiles, queue
+from connector.ports import FreshView
+from connector.store import profiles, queue
 from connector.store.database import Database
 from connector.store.tables import in_state, outbox, people, reads
 from connector.store.tables import profiles as profiles_table
@@ -40,67 +36,18 @@ GAP = 2_000
 """ms between two reads of one person where no event waits for the second."""
 
 
-class SqlReads:
+class SqlReads(queue.SqlQueue):
     """connector.ports.Reads."""
 
     def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
-        self._database = database
+        super().__init__(database, reads, reads.c.person)
         self._states = states
 
-    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
-        return await self._database.read(
-            lambda c: queue.ready(c, reads, reads.c.person, lane, now, limit)
-        )
-
-    async def claim(
-        self,
-        lane: Lane,
-        fence: Fence,
-        *,
-        now: Millis,
-        limit: int,
-        solo: bool,
-        mapping: str,
-        spend: Sequence[Spend] = (),
-    ) -> Claim | None:
-        token = secrets.randbits(62)
-
-        def work(c: Connection) -> Claim | None:
-            leases.require(c, fence, now)
-            memory.add_spend(c, spend)
-            rows = queue.claim(
-                c,
-                reads,
-                reads.c.person,
-                lane.id,
-                now=now,
-                limit=limit,
-                solo=solo,
-                token=token,
-                values={"sent_at": now},
-                returning=_ROW,
-            )
-            if not rows:
-                return None
-            who = _people(c, [row.person for row in rows])
-            return Claim(token, lane, [_entry(row, who[row.person], now) for row in rows])
-
-        return await self._database.write(work)
-
-    async def settle(
-        self,
-        claim: Claim,
-        outcomes: Sequence[Outcome],
-        *,
-        now: Millis,
-        requests: Sequence[Request] = (),
-        horizon: int,
-    ) -> int:
-        def work(c: Connection) -> int:
-            queue.save_requests(c, claim.lane.id, requests)
-            return self._settle(c, claim, outcomes, now, horizon)
-
-        return await self._database.write(work)
+    def _take(self, c: Connection, taking: queue.Taking) -> list[Entry]:
+        sent = {"sent_at": taking.now}
+        rows = queue.claim(c, reads, reads.c.person, taking, values=sent, returning=_ROW)
+        who = _people(c, [row.person for row in rows])
+        return [_entry(row, who[row.person], taking.now) for row in rows]
 
     def _settle(
         self,
@@ -125,15 +72,8 @@ class SqlReads:
         _release(c, [o.person for o in seen] + list(gone), now)
         return len(known)
 
-    async def recover(self, fence: Fence, *, now: Millis) -> int:
-        def work(c: Connection) -> int:
-            leases.require(c, fence, now)
-            return queue.recover(c, reads, now)
-
-        return await self._database.write(work)
-
-    async def extend(self, lane: LaneId, pause: int) -> int:
-        return await self._database.write(lambda c: queue.extend(c, reads, lane, pause))
+    def _recover(self, c: Connection, now: Millis) -> int:
+        return queue.recover(c, reads, now)
 
     async def ask(
         self,

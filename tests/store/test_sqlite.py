@@ -177,10 +177,22 @@ async def test_ready_is_answered_from_the_index_of_what_is_ready(store: SqlStore
 
 async def test_a_claim_reads_the_index_of_what_is_ready_in_its_order(store: SqlStore) -> None:
     lane = await filled(store)
-    found = await plans(store, lambda c: outbox.claim_ready(c, lane.id, 7, NOW, 100, False, "v1"))
+    taking = queue.Taking(lane.id, 7, NOW, 100, False, "v1")
+    found = await plans(store, lambda c: outbox.claim_ready(c, taking))
     assert any("outbox_ready" in line for line in found)
     assert no_scan(found)
     assert in_order(found)
+
+
+async def test_a_claim_of_profiles_looks_at_one_persons_events_and_not_at_all(
+    store: SqlStore,
+) -> None:
+    lane = await filled(store)
+    taking = queue.Taking(lane.id, 7, NOW, 100, False, "")
+    found = await plans(store, lambda c: store.profiles._take(c, taking))
+    asked = [line for line in found if "outbox" in line]
+    assert asked
+    assert all("person=?" in line or "outbox_claimed" in line for line in asked)
 
 
 async def test_stuck_records_are_counted_from_the_index_of_what_is_stuck(store: SqlStore) -> None:
