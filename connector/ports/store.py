@@ -1,26 +1,19 @@
-"""The seams. The loops lean on these and on `model`, never on a platform or a database.
-
-Each store port is small and one intent wide; every method is one transaction.
-"""
+"""Time, and the ports of the store: each is small and one intent wide, every method is one
+transaction."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
-
-from pydantic import BaseModel
+from typing import Any, Protocol
 
 from connector.errors import Problem
 from connector.model import (
     Appended,
-    Check,
     Checkpoint,
     Claim,
-    Delivery,
     Entry,
-    Fault,
     Kind,
     Lane,
     LaneId,
@@ -28,9 +21,7 @@ from connector.model import (
     Millis,
     Outcome,
     Page,
-    Record,
     Request,
-    Skip,
     Spend,
     State,
 )
@@ -479,218 +470,3 @@ class Store(Outbox, Protocol):
     def profiles(self) -> Profiles: ...
 
     async def aclose(self) -> None: ...
-
-
-# ── the platforms ────────────────────────────────────────────────────────────────────────────────
-
-
-class Webhook(Protocol):
-    """A platform's way of telling us things."""
-
-    def verify(self, headers: Mapping[str, str], body: bytes, secret: str | None) -> None:
-        """Raise Unauthorised unless the caller proved itself. `headers` are lower case, `secret`
-        is the last part of the URL where there is one."""
-        ...
-
-    def parse(self, headers: Mapping[str, str], body: bytes) -> Sequence[Record]:
-        """Raise Malformed, saying what was wrong and where, or return what the body says."""
-        ...
-
-
-Offer = Literal[
-    "events",
-    "profiles",
-    "people",
-    "audiences",
-    "segments",
-    "increase",
-    "decrease",
-    "adjust",
-    "push",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """What a platform declares of itself: INTERFACE 7.
-
-    `settings` validates `[connections.settings]`; `event_view` is the pure view of an event (see
-    connector.rendering.EventView); `webhook` makes its receiver from validated settings, None
-    where the platform pushes nothing. `reader` makes, of settings and a connector.adapters.kit.Kit,
-    what reads one person, None where nobody can be read. `person_view` is the pure view of a
-    person as the platform's API shows it; `name_header` makes the headers that tell an event's
-    name where it is not in the body.
-    """
-
-    source: str
-    title: str
-    settings: type[BaseModel]
-    offers: frozenset[Offer]
-    event_view: Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
-    webhook: Callable[[Any], Webhook] | None = None
-    reader: Callable[[Any, Any], Awaitable[Reader]] | None = None
-    person_view: Callable[[dict[str, Any], str | None], dict[str, Any]] | None = None
-    name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
-    api_version: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Whom:
-    """A person to read: `view` is the JSON of the last view (empty: never read), `view_age` its
-    age in seconds; with `renew` what is fetched seldom is fetched again."""
-
-    person: int
-    platform_id: str | None
-    email: str | None
-    view: bytes
-    view_age: float
-    renew: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What a read showed: the platform's documented view, and the words of it that this read
-    could have shown, had they a value."""
-
-    view: dict[str, Any]
-    covers: frozenset[str]
-
-
-class Reader(Protocol):
-    """The side of a platform that tells about one person."""
-
-    @property
-    def endpoint(self) -> str: ...
-    @property
-    def parallel(self) -> int: ...
-    @property
-    def quota(self) -> Quota: ...
-
-    async def read(self, who: Whom, reads: frozenset[str]) -> Sight | None:
-        """The person now, or None where the platform does not know him. `reads` are the words of
-        the view that the mapping needs. One permit was given; more are asked for as needed.
-        Raises DeliveryError."""
-        ...
-
-    def renews(self, event: str) -> bool:
-        """Whether this event makes what is fetched seldom be fetched again."""
-        ...
-
-    async def check(self) -> Sequence[Check]: ...
-
-    async def aclose(self) -> None: ...
-
-
-class EndedJob(Protocol):
-    """What became of an import job: `failed` by position in the request; `unplaced` failures
-    whose record the answer did not name."""
-
-    @property
-    def outcome(self) -> Literal["complete", "cancelled", "lost"]: ...
-    @property
-    def failed(self) -> Mapping[int, tuple[Problem, str]]: ...
-    @property
-    def unplaced(self) -> int: ...
-
-
-class Jobs(Protocol):
-    """The far end's jobs that hold our writes. Both raise DeliveryError."""
-
-    async def open(self) -> set[str]: ...
-
-    async def ended(self, id: str) -> EndedJob | None: ...
-
-
-M = TypeVar("M")
-M_co = TypeVar("M_co", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing(Generic[M]):
-    """An entry and what the mapping made of it."""
-
-    entry: Entry
-    message: M
-
-
-@dataclass(frozen=True, slots=True)
-class Mode:
-    """A way to deliver: `size` entries a request at most, `parallel` requests at a time."""
-
-    endpoint: str
-    size: int
-    parallel: int
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Quota for `count` requests, given `at` (monotonic); when it is 0, ask again after `wait`
-    seconds."""
-
-    count: int
-    wait: float
-    spend: Sequence[Spend] = ()
-    at: float = 0.0
-
-
-class Quota(Protocol):
-    """The only way to be allowed a request: promise 9 and 'a self-inflicted 429 is a defect'."""
-
-    def reserve(self, endpoint: str, want: int, *, backfill: bool = False) -> Grant: ...
-
-    def release(self, endpoint: str, grant: Grant, unused: int) -> None:
-        """Give back a part of a grant that was not used."""
-        ...
-
-
-class Sink(Protocol[M]):
-    """Delivers rendered entries. Sending twice must be harmless in `single` mode."""
-
-    @property
-    def single(self) -> Mode: ...
-    @property
-    def bulk(self) -> Mode | None: ...
-    @property
-    def quota(self) -> Quota: ...
-
-    def deliver(
-        self, batch: Sequence[Outgoing[M]], *, bulk: bool, permits: int
-    ) -> AsyncIterator[Delivery]:
-        """Send and yield outcomes as they become known. Every entry ends in exactly one outcome.
-        `permits` requests of quota are already reserved; more are asked for as needed. Raises
-        nothing that a far end can cause."""
-        ...
-
-    def resumed(self) -> None:
-        """A person has started deliveries again, whatever stopped them."""
-        ...
-
-    def preview(self, out: Outgoing[M]) -> tuple[str, bytes]:
-        """The route and body that this entry alone would be sent with. Sends nothing."""
-        ...
-
-    async def check(self) -> Sequence[Check]:
-        """Can it be reached, is the credential good? A Check of level fault where not."""
-        ...
-
-
-class Renderer(Protocol[M_co]):
-    """What the mapping makes of an entry. `version` is the mapping's, for the claim."""
-
-    @property
-    def version(self) -> str: ...
-
-    async def prepare(self, entries: Sequence[Entry]) -> None:
-        """Fetch the older mapping versions that these entries must be rendered with."""
-        ...
-
-    def render(self, entry: Entry) -> M_co | Skip | Fault: ...
-
-
-class Lease(Protocol):
-    """Ours for now, by the monotonic clock: asked right before every send."""
-
-    @property
-    def fence(self) -> Fence: ...
-
-    def valid(self) -> bool: ...
