@@ -106,7 +106,7 @@ async def drain(path: Path, url: str) -> dict[str, float]:
     """Run the daemon's parts on this file until nothing is left. Limits are off."""
     from connector import log
     from connector.adapters.klaviyo import limits
-    from connector.app import App, read_config
+    from connector.app import App, read_config, settle_heap
     from connector.governor import Limit
 
     for endpoint in limits.LIMITS:
@@ -119,6 +119,7 @@ async def drain(path: Path, url: str) -> dict[str, float]:
     with contextlib.closing(sqlite3.connect(path)) as db:
         waiting = int(db.execute("SELECT count(*) FROM outbox WHERE state = 0").fetchone()[0])
     await app.start(serve=False)
+    settle_heap()  # as `connector run` does
     began, used = time.monotonic(), _cpu()
     (line,) = app.lines.values()
     lane = line.events.lane

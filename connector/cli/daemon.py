@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,7 +40,7 @@ def run(
 
 
 async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
-    from connector.app import App, read_config
+    from connector.app import App, read_config, settle_heap
     from connector.errors import ConfigError
 
     app = App(config, reread=lambda: read_config(path))
@@ -61,7 +60,7 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
             await app.abandon()
             return []
         starting.result()
-        _settle_heap()
+        settle_heap()
     except ConfigError:
         await app.stop()  # gives back what it has taken, the lease above all
         raise
@@ -89,14 +88,6 @@ async def _read_again(app: App, asked: asyncio.Event) -> None:
         await asked.wait()
         asked.clear()
         await app.operator.carry_out("reload", {})
-
-
-def _settle_heap() -> None:
-    """What start-up made stays for good: keep the collector from walking through it for ever
-    (a sixth of the CPU of a drain, bench/README.md)."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 def demo(
