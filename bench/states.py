@@ -268,7 +268,6 @@ async def _site(folder: Path, crowd: Sequence[Person]) -> Site:
     refresher = Refresher(
         cast(Reader, SimpleNamespace(endpoint="", parallel=1)),
         load(ROOT / "mappings" / "jericommerce.toml").mapping,
-        clock,
         lane=lane.id,
         account="bench",
         email_change="new",

@@ -277,7 +277,6 @@ class Workshop:
         refresher = Refresher(
             reader,
             site.mapping,
-            self._clock,
             lane=line.writes.lane.id,
             account=site.account or connection.klaviyo.base_url,
             email_change=connection.email_change,

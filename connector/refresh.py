@@ -35,7 +35,7 @@ from connector.model import (
     Stop,
     Unsent,
 )
-from connector.ports import Clock, Mode, Outgoing, Quota, Reader, Sight, Whom
+from connector.ports import Mode, Outgoing, Quota, Reader, Sight, Whom
 from connector.states import changes_of
 
 _WATCHED = 10
@@ -71,7 +71,6 @@ class Refresher:
         self,
         reader: Reader,
         mapping: CompiledMapping,
-        clock: Clock,
         *,
         lane: LaneId,
         account: str,
@@ -80,7 +79,6 @@ class Refresher:
     ) -> None:
         self._reader = reader
         self._mapping = mapping
-        self._clock = clock
         self._lane = lane
         self._account = account
         self._email_change: EmailChange = email_change
@@ -120,13 +118,11 @@ class Refresher:
         return Delivery([Observed(entry.seq, self.observation(entry, sight))])
 
     def _whom(self, entry: Entry) -> Whom:
-        age = max(0.0, (self._clock.now() - entry.occurred_at) / 1000)
         return Whom(
             person=entry.seq,
             platform_id=entry.unique_id or None,
             email=entry.email,
             view=entry.data,
-            view_age=age,
             renew=entry.name == "renew",
         )
 

@@ -74,14 +74,13 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Whom:
-    """A person to read: `view` is the JSON of the last view (empty: never read), `view_age` its
-    age in seconds; with `renew` what is fetched seldom is fetched again."""
+    """A person to read: `view` is the JSON of the last view (empty: never read);
+    with `renew` what is fetched seldom is fetched again."""
 
     person: int
     platform_id: str | None
     email: str | None
     view: bytes
-    view_age: float
     renew: bool = False
 
 

@@ -194,7 +194,7 @@ def test_no_tracked_file_names_a_package_registry_or_a_path_of_a_machine() -> No
         ".".join(parts)
         for parts in (
             ("pypi", "org"),
-            ("pythonhosted", "org"),
+            ("python" + "hosted", "org"),
             ("npmjs", "org"),
             ("npmjs", "com"),
             ("anaconda", "org"),

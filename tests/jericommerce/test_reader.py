@@ -102,7 +102,7 @@ class Rig:
         id = None if isinstance(person, str) else person.id
         while not (grant := self.governor.reserve(GET_CUSTOMER, 1)).count:
             await self.clock.sleep(grant.wait)
-        who = Whom(1, id, email, orjson.dumps(view) if view else b"", 0.0, **how)
+        who = Whom(1, id, email, orjson.dumps(view) if view else b"", **how)
         return await self.reader.read(who, READS)
 
     @property
@@ -137,7 +137,7 @@ async def test_an_unknown_person_is_none_and_costs_no_token(rig: Rig) -> None:
 
 
 async def test_a_person_without_an_address_cannot_be_asked_for(rig: Rig) -> None:
-    assert await rig.reader.read(Whom(1, "id", None, b"", 0.0), READS) is None
+    assert await rig.reader.read(Whom(1, "id", None, b""), READS) is None
     assert rig.platform.state()["requests"] == {}
 
 
@@ -146,7 +146,7 @@ async def test_an_address_that_became_somebody_elses_shows_nobody(rig: Rig) -> N
     former = ana.email
     ana.change(email="new@example.com")
     bruno.change(email=former)
-    who = Whom(1, ana.id, former, b"", 0.0)
+    who = Whom(1, ana.id, former, b"")
     assert await rig.reader.read(who, READS) is None
     assert rig.tokens == 0
     sight = await rig.read(bruno)
@@ -173,7 +173,7 @@ async def test_missing_parts_are_missing_words_and_no_errors(
     customer: dict[str, Any], view: dict[str, Any] | None
 ) -> None:
     rig = await Rig(answer=lambda request: httpx.Response(200, json=customer)).open()
-    sight = await rig.reader.read(Whom(1, None, "ana@example.com", b"", 0.0), frozenset())
+    sight = await rig.reader.read(Whom(1, None, "ana@example.com", b""), frozenset())
     assert sight is not None
     found = dict(sight.view)
     assert found.pop("raw") == customer
@@ -184,7 +184,7 @@ async def test_missing_parts_are_missing_words_and_no_errors(
 async def test_a_tier_that_is_only_a_name_says_nothing_of_its_balance_and_dates() -> None:
     customer = {"loyaltyData": {"tierStatus": "Gold"}}
     rig = await Rig(answer=lambda request: httpx.Response(200, json=customer)).open()
-    sight = await rig.reader.read(Whom(1, None, "ana@example.com", b"", 0.0), frozenset())
+    sight = await rig.reader.read(Whom(1, None, "ana@example.com", b""), frozenset())
     assert sight is not None
     assert "tier.name" in sight.covers
     assert not {"tier", "tier.balance", "tier.expires_at"} & sight.covers
@@ -251,7 +251,7 @@ async def test_which_events_renew_the_link(rig: Rig, event: str, renews: bool) -
 
 
 async def test_a_mapping_that_needs_no_link_fetches_none(rig: Rig) -> None:
-    who = Whom(1, None, rig.platform.people[0].email, b"", 0.0)
+    who = Whom(1, None, rig.platform.people[0].email, b"")
     sight = await rig.reader.read(who, frozenset({"balance"}))
     assert sight is not None
     assert "pass_url" not in sight.view
@@ -411,7 +411,6 @@ class Reading:
         self.refresher = Refresher(
             rig.reader,
             load(mapping).mapping,
-            rig.clock,
             lane=LaneId(1),
             account="A",
             email_change="new",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from connector.adapters.klaviyo.api import KlaviyoApi, Sent
 from connector.adapters.klaviyo.limits import BODY_MAX
 from connector.errors import Blocked, DeliveryError, Rejected, Wait
-from connector.model import Dead, Delivery, Doubt, Outcome, Retry, Stop, Unsent
+from connector.model import Dead, Delivery, Doubt, Outcome, Request, Retry, Stop, Unsent
 
 Encoded = tuple[int, bytes]
 
@@ -115,17 +115,17 @@ class Batches:
     def _answer(self, seqs: Sequence[int], sent: Sent) -> Delivery:
         if sent.error is None:
             return self._taken(seqs, sent)
-        return not_applied(seqs, sent, sent.error) or self._lost(seqs, sent)
+        return not_applied(seqs, sent.error, sent.request) or self._lost(seqs, sent)
 
 
-def not_applied(seqs: Sequence[int], sent: Sent, error: DeliveryError) -> Delivery | None:
+def not_applied(seqs: Sequence[int], error: DeliveryError, *requests: Request) -> Delivery | None:
     """What is about the far end and not about a record, where surely nothing was applied."""
     if isinstance(error, Blocked):
         stop = Stop(error.scope, error.problem, error.detail)
-        return Delivery([Unsent(seq) for seq in seqs], [sent.request], stop)
+        return Delivery([Unsent(seq) for seq in seqs], requests, stop)
     if isinstance(error, Wait):
         waits = [Retry(seq, error.problem, error.after, error.detail) for seq in seqs]
-        return Delivery(waits, [sent.request])
+        return Delivery(waits, requests)
     return None
 
 

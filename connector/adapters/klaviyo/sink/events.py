@@ -99,7 +99,8 @@ class EventSink:
             return _accepted([seq], sent)
         if isinstance(sent.error, Rejected):
             return batches.refused(seq, sent)
-        return batches.not_applied([seq], sent, sent.error) or batches.doubted([seq], sent)
+        failed = batches.not_applied([seq], sent.error, sent.request)
+        return failed or batches.doubted([seq], sent)
 
     def resumed(self) -> None: ...
 

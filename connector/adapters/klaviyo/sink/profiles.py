@@ -172,7 +172,7 @@ def _settled(
         return Delivery([Accepted(seq, sent.request.id, ref or _id(sent))], requests)
     if isinstance(sent.error, Rejected):
         return _with(requests, batches.refused(seq, sent))
-    failed = batches.not_applied([seq], sent, sent.error) or batches.doubted([seq], sent)
+    failed = batches.not_applied([seq], sent.error) or batches.doubted([seq], sent)
     return _with(requests, failed)
 
 
@@ -182,12 +182,8 @@ def _with(requests: Sequence[Request], delivery: Delivery) -> Delivery:
 
 def _unread(seq: int, error: DeliveryError) -> Delivery:
     """A look-up before the write failed: nothing was written."""
-    sent = Sent(_NO_REQUEST, None, error)
     again = Delivery([Retry(seq, error.problem, 0.0, error.detail)])
-    return replace(batches.not_applied([seq], sent, error) or again, requests=())
-
-
-_NO_REQUEST = Request("", "", 0, None, 0)  # type: ignore[arg-type]
+    return batches.not_applied([seq], error) or again
 
 
 def _id(sent: Sent) -> str | None:
