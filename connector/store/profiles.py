@@ -76,10 +76,18 @@ class SqlProfiles(queue.SqlQueue):
 
         def work(c: Connection) -> int:
             empty = {"confirmed": "{}", "profile_id": None, "farewells": None, "move_from": None}
+            held = (profiles.c.state == State.HELD, int(State.HELD))
             return c.execute(
                 update(profiles)
                 .where(profiles.c.lane == lane)
-                .values(**empty, state=State.READY, due=now, claim=None, receipt=None)
+                .values(
+                    **empty,
+                    state=case(held, else_=int(State.READY)),
+                    solo=0,
+                    due=now,
+                    claim=None,
+                    receipt=None,
+                )
             ).rowcount
 
         return await self._database.write(work)

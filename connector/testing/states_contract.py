@@ -556,6 +556,18 @@ class StatesContract:
             write = await claim_writes(store, fence, at, solo=True)
             assert (told(write) if write else None) == expected
 
+    async def test_another_account_starts_empty_and_is_told_everything(self, store: Store) -> None:
+        fence = await hold(store)
+        _, _, profiles = await lanes(store)
+        await happen(store, "ada")
+        person = await read(store, fence, "ada", balance=1, tier="Gold")
+        claim = await claim_writes(store, fence)
+        assert claim
+        await settle(store, claim, Accepted(person, "r1", "K1"))
+        assert await claim_writes(store, fence) is None
+        assert await store.profiles.start_anew(profiles.id, now=NOW) == 1
+        assert told(await claim_writes(store, fence)) == {"balance": 1, "tier": "Gold"}
+
     async def test_mapping_versions_are_counted(self, store: Store) -> None:
         fence = await hold(store)
         _, _, profiles = await lanes(store)
