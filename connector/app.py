@@ -153,9 +153,8 @@ class App:
         if not line.enabled:
             return True
         quiet = all([await d.quiet(_IDLE_AHEAD) for d in line.dispatchers])
-        if line.writes and await self.store.profiles.receipts(line.writes.lane.id):
-            return False
-        return quiet and all(d.idle for d in line.dispatchers)
+        done = all([await idle() for idle in line.idle])
+        return quiet and done and all(d.idle for d in line.dispatchers)
 
     # ── pieces of the start ──────────────────────────────────────────────────────────────────────
 
@@ -216,18 +215,16 @@ class App:
     def _run_line(self, line: Line) -> None:
         if not line.enabled:
             return
-        loops = [dispatcher.run() for dispatcher in line.dispatchers]
-        if line.receipts:
-            loops.append(line.receipts.run())
-        for number, loop in enumerate(loops):
-            self._tasks[f"lane {line.name} {number}"] = asyncio.create_task(loop)
+        for number, dispatcher in enumerate(line.dispatchers):
+            self._tasks[f"lane {line.name} {number}"] = asyncio.create_task(dispatcher.run())
+        for number, loop in enumerate(line.loops):
+            self._tasks[f"loop {line.name} {number}"] = asyncio.ensure_future(loop())
 
     async def _stop_line(self, line: Line, grace: float) -> None:
+        for task in self._tasks_of(f"loop {line.name} "):
+            task.cancel()
         await asyncio.gather(*(dispatcher.stop(grace) for dispatcher in line.dispatchers))
-        names = [name for name in self._tasks if name.startswith(f"lane {line.name} ")]
-        tasks = [self._tasks.pop(name) for name in names]
-        if line.receipts and tasks:
-            tasks[-1].cancel()
+        tasks = self._tasks_of(f"lane {line.name} ")
         if tasks:
             # A turn that hangs in the store is cut off; what it claimed is recovered at a start.
             await asyncio.wait(tasks, timeout=1.0)
@@ -235,6 +232,9 @@ class App:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await line.aclose()
+
+    def _tasks_of(self, prefix: str) -> list[asyncio.Task[None]]:
+        return [self._tasks.pop(name) for name in list(self._tasks) if name.startswith(prefix)]
 
     def _arrived(self, lane: LaneId) -> None:
         for line in self.lines.values():
@@ -334,6 +334,7 @@ class App:
         self.metrics.dead_letters(await self.store.insight.dead_by_cause())
         for connection, stream, _, saved_at in await self.store.insight.streams():
             self.metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
+        self.metrics.questions(await self.store.approvals.find())
         self._workshop.quotas.publish()
         for gauge, value in (
             (self.metrics.store_bytes, self.store.size_bytes()),

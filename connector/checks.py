@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +15,7 @@ from connector.clock import SystemClock
 from connector.config import Config, Connection
 from connector.errors import ConfigError, Problem
 from connector.governor import Governor, Limit
-from connector.http import Http, is_loopback
+from connector.http import Credential, Http, is_loopback
 from connector.mapping import load as load_mapping
 from connector.mapping import run_examples, warnings
 from connector.metrics import account_label
@@ -99,12 +99,10 @@ class _Keys:
 
     async def _platform(self, connection: Connection) -> Sequence[Check]:
         platform = registry.load(connection.source)
-        if platform.reader is None:
+        if platform.open is None:
             return []
 
-        def http(
-            base_url: str, credential: Callable[[], Mapping[str, str]], waits: frozenset[int]
-        ) -> Http:
+        def http(base_url: str, credential: Credential, waits: frozenset[int]) -> Http:
             return Http(
                 base_url,
                 vendor="platform",
@@ -118,11 +116,11 @@ class _Keys:
             return Governor(account_label(credential), limits, clock=self._clock, share=1.0)
 
         kit = Kit(self._clock, http, quota, _forget)
-        reader = await platform.reader(connection.settings, kit)
+        client = await platform.open(connection.settings, kit)
         try:
-            return await reader.check()
+            return await client.check()
         finally:
-            await reader.aclose()
+            await client.aclose()
 
     async def _klaviyo(self, connection: Connection) -> Sequence[Check]:
         api = klaviyo.KlaviyoApi(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -112,6 +112,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+Credential = Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+"""What proves us to a far end: headers, asked for at each call; a token may have to be fetched."""
+
+
 class Http:
     """Calls one far end. `vendor` picks the problem codes, `credential` yields the auth headers,
     `seen` is told of every call that left or tried to."""
@@ -122,7 +126,7 @@ class Http:
         *,
         vendor: Vendor,
         clock: Clock,
-        credential: Callable[[], Mapping[str, str]],
+        credential: Credential,
         headers: Mapping[str, str] | None = None,
         allow_http: frozenset[str] = frozenset(),
         wait_statuses: frozenset[int] = frozenset({429, 503}),
@@ -165,7 +169,7 @@ class Http:
                 method,
                 self._base + path,
                 content=content,
-                headers={**self._headers, **self._credential()},
+                headers={**self._headers, **await self._authorised()},
             )
             status = response.status_code
             headers = response.headers
@@ -183,6 +187,10 @@ class Http:
         finally:
             if self._seen:
                 self._seen(Seen(route, status, headers, self._clock.monotonic() - started))
+
+    async def _authorised(self) -> Mapping[str, str]:
+        headers = self._credential()
+        return await headers if isinstance(headers, Awaitable) else headers
 
     def _judge(self, response: httpx.Response) -> Answer:
         status, words = response.status_code, self._words

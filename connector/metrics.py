@@ -39,7 +39,7 @@ from connector.model import (
     Retry,
     Skipped,
 )
-from connector.ports import Backlog
+from connector.ports import Approval, Backlog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
@@ -102,6 +102,9 @@ class Metrics:
         )
         self.dead = self._gauge(
             "dead_letters", "Records that will not be taken as they are.", "connection", "cause"
+        )
+        self.approvals = self._gauge(
+            "approvals_pending", "Questions that wait for a person.", "connection", "what"
         )
         self.requests = self._counter(
             "requests",
@@ -262,6 +265,11 @@ class Metrics:
         self.dead.clear()
         for connection, cause, count in found:
             self.dead.labels(connection, cause).set(count)
+
+    def questions(self, pending: Sequence[Approval]) -> None:
+        self.approvals.clear()
+        for (connection, what), count in Tally((a.connection, a.what) for a in pending).items():
+            self.approvals.labels(connection, what).set(count)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

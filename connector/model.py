@@ -23,7 +23,8 @@ class Record:
     twice is a redelivery. With `repeat_window` (ms) the key counts again once the last record of
     that key was received longer ago. `data` is the source's JSON, untouched. `person` is the
     platform's id. With `refresh` the person is to be read again,
-    with `renew` also what is fetched seldom.
+    with `renew` also what is fetched seldom. `membership` is an audience, by the platform's id or
+    name, and whether the person is in it from now on.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Record:
     repeat_window: int | None = None
     refresh: bool = False
     renew: bool = False
+    membership: tuple[str, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,34 @@ class ProfileWrite:
     profile_id: str | None = None
     farewell: bool = False
     move_from: Mapping[str, str] | None = None
+
+
+# ── what Klaviyo asks of a platform ──────────────────────────────────────────────────────────────
+
+ActionName = Literal["increase", "decrease", "adjust", "push"]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One adjustment or push, as it was asked for.
+
+    `amount` is signed: more or fewer points; `earned` whether it also counts towards points ever
+    earned, `visible` whether the person sees it. `ref` is ours: what the action is known by at the
+    platform where it keeps one. `customer` is the id that the caller gave, the platform's or
+    Klaviyo's; `email` and `person` (the platform's id) are what is known of him.
+    """
+
+    name: ActionName
+    ref: str
+    email: str | None = None
+    person: str | None = None
+    customer: str | None = None
+    amount: int = 0
+    reason: str = ""
+    earned: bool | None = None
+    visible: bool = True
+    message: str = ""
+    url: str = ""
 
 
 # ── outcomes: one per entry, by `seq` ────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from connector import log
@@ -17,8 +17,18 @@ from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
 from connector.lease import STORE, is_gone
 from connector.model import Check, Lane, LaneState, State
-from connector.ports import Backlog, Clock, Letter, Order, PersonState, Queue, Store, Stored
-from connector.receipts import Receipts
+from connector.ports import (
+    Approval,
+    Backlog,
+    Clock,
+    Letter,
+    Order,
+    PersonState,
+    Queue,
+    Store,
+    Stored,
+)
+from connector.refresh import Refresher
 from connector.states import digest
 
 KLAVIYO = "klaviyo"
@@ -26,25 +36,47 @@ QUIET = {Problem.PAUSED}
 """Stops that a person made on purpose: no news to anybody."""
 
 
+Handler = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]]]
+"""Carries out one kind of order: (whether it was done, what it came to or why not)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that a person must look at. `key` stays the same while it is the same thing."""
+
+    key: str
+    text: str
+
+
 @dataclass(slots=True)
 class Line:
-    """A connection as it runs: its door for webhooks, its lanes, and who follows its jobs.
+    """A connection as it runs: its door for webhooks, its lanes, and what runs beside them.
 
-    `mapping` is the version in use, `account` Klaviyo's id where it could be read."""
+    `mapping` is the version in use, `account` Klaviyo's id where it could be read. `more` are
+    lanes besides events, reads and writes; `loops` run for ever beside the lanes; `idle` say
+    whether those have nothing to do; `needs` what a person must look at; `orders` which orders
+    this line carries out, for those that name its connection; `decided` is told of every answer
+    to a question that this connection asked."""
 
     name: str
     title: str
     enabled: bool
     mapping: str
     account: str | None
-    events: Dispatcher[Any]
     checks: list[Callable[[], Awaitable[Sequence[Check]]]]
     close: list[Callable[[], Awaitable[None]]]
+    events: Dispatcher[Any] = field(init=False)
     door: Door | None = None
     reads: Dispatcher[Any] | None = None
     writes: Dispatcher[Any] | None = None
-    receipts: Receipts | None = None
+    refresher: Refresher | None = None
     renews: Callable[[str], bool] = lambda name: False
+    more: list[Dispatcher[Any]] = field(default_factory=list)
+    loops: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    idle: list[Callable[[], Awaitable[bool]]] = field(default_factory=list)
+    needs: list[Callable[[], Awaitable[Sequence[Need]]]] = field(default_factory=list)
+    orders: dict[str, Handler] = field(default_factory=dict)
+    decided: list[Callable[[Approval], None]] = field(default_factory=list)
 
     async def aclose(self) -> None:
         for close in self.close:
@@ -52,7 +84,7 @@ class Line:
 
     @property
     def dispatchers(self) -> list[Dispatcher[Any]]:
-        found = (self.reads, self.events, self.writes)
+        found = (self.reads, self.events, self.writes, *self.more)
         return [dispatcher for dispatcher in found if dispatcher is not None]
 
 
@@ -121,6 +153,17 @@ class Operator:
                 for connection, state, problem, count in groups
             ],
             "quota": await self._quota(now),
+            "approvals": [
+                {
+                    "id": asked.id,
+                    "connection": asked.connection,
+                    "what": asked.what,
+                    "subject": asked.subject,
+                    "detail": asked.detail,
+                    "since": asked.asked_at,
+                }
+                for asked in await self._store.approvals.find()
+            ],
             "needs_you": await self.needs_you(backlogs),
         }
 
@@ -150,30 +193,44 @@ class Operator:
             for (account, endpoint), count in sorted(spent.items())
         ]
 
-    async def needs_you(self, backlogs: Any = None) -> list[str]:
+    async def needs_you(self, backlogs: Sequence[Backlog] | None = None) -> list[str]:
         """One line per thing that a person must look at; empty when all is well."""
-        lines = self._trouble() + self._seen_here()
+        return [need.text for need in await self.needs(backlogs)]
+
+    async def needs(self, backlogs: Sequence[Backlog] | None = None) -> list[Need]:
+        """The same, each with the key by which it is known again."""
+        found = [Need(f"trouble {line.split(':')[0]}", line) for line in self._trouble()]
+        found += await self._seen_here()
         for b in backlogs if backlogs is not None else await self._store.insight.backlog():
             road = f"{b.lane.connection} → {b.lane.destination} {b.lane.kind}s"
             if b.state.mode != "running" and b.state.problem not in QUIET:
-                lines.append(f"{b.state.problem} {road}: {b.state.mode}, {b.state.detail}")
+                text = f"{b.state.problem} {road}: {b.state.mode}, {b.state.detail}"
+                found.append(Need(f"lane {road}", text))
             if b.dead and b.lane.kind == "profile":
                 again = "the next change, or `connector refresh`, tries again"
-                lines.append(f"{road}: {b.dead} refused; {again}")
+                found.append(Need(f"dead {road}", f"{road}: {b.dead} refused; {again}"))
             elif b.dead:
-                lines.append(f"{road}: {b.dead} dead letters (connector dead-letters list)")
-        return lines
+                text = f"{road}: {b.dead} dead letters (connector dead-letters list)"
+                found.append(Need(f"dead {road}", text))
+        for asked in await self._store.approvals.find():
+            text = (
+                f"{asked.connection}: {asked.what} of {asked.subject} waits for a person "
+                f"(connector approvals approve {asked.id})"
+            )
+            found.append(Need(f"approval {asked.id}", text))
+        return found
 
-    def _seen_here(self) -> list[str]:
+    async def _seen_here(self) -> list[Need]:
         """What only the process that runs the lanes can know."""
-        found = []
+        found: list[Need] = []
         for line in self._lines.values():
             for d in line.dispatchers:
                 if d.trouble:
                     road = f"{line.name} {d.lane.kind}s, {d.lane.destination}"
-                    found.append(f"{d.trouble} {road}: {d.trouble.meaning}; going slowly")
-            if line.receipts and line.receipts.stuck:
-                found.append(line.receipts.stuck)
+                    text = f"{d.trouble} {road}: {d.trouble.meaning}; going slowly"
+                    found.append(Need(f"slow {road}", text))
+            for needs in line.needs:
+                found += await needs()
         return found
 
     # ── orders ───────────────────────────────────────────────────────────────────────────────────
@@ -211,8 +268,10 @@ class Operator:
                     return True, await self._reload()
                 case "reload":
                     return False, {"error": "no daemon runs on this store, so nothing to reload"}
+                case "approve" | "reject":
+                    return await self._decide(args["id"], kind == "approve", args.get("by", ""))
                 case _:
-                    return False, {"error": f"nobody here carries out `{kind}`"}
+                    return await self._by_line(kind, args)
         except ConfigError as error:
             self._log.error("order refused", order=kind, faults=list(error.faults))
             return False, {"error": str(error), "faults": list(error.faults)}
@@ -223,6 +282,26 @@ class Operator:
             # A fault of ours must neither end the loop nor leave the order without its answer.
             self._log.exception("order failed", order=kind)
             return False, {"error": f"{type(error).__name__}, see the log"}
+
+    async def _by_line(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+        """Orders of a connection's own parts."""
+        name = str(args.get("connection", ""))
+        line = self._lines.get(name)
+        if line is None:
+            return False, {"error": f"no connection `{name}` runs here"}
+        if kind not in line.orders:
+            return False, {"error": f"{name} does not carry out `{kind}`"}
+        return await line.orders[kind](args)
+
+    async def _decide(self, id: int, approved: bool, by: str) -> tuple[bool, Mapping[str, Any]]:
+        now = self._clock.now()
+        answer = await self._store.approvals.decide(id, approved=approved, by=by, now=now)
+        if answer is None:
+            return False, {"error": f"no open question has the number {id}"}
+        line = self._lines.get(answer.connection)
+        for told in line.decided if line else ():
+            told(answer)
+        return True, {answer.state: f"{answer.what} of {answer.subject}"}
 
     async def _read_again(self, connection: str, who: str) -> tuple[bool, Mapping[str, Any]]:
         line = self._lines.get(connection)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from connector.governor import Governor, Limit
-from connector.http import Http
+from connector.http import Credential, Http
 from connector.model import Spend
 from connector.ports import Clock
 
@@ -18,7 +18,7 @@ class Kit:
     shared by all connections that use it; `remember` saves quota granted outside a claim."""
 
     clock: Clock
-    http: Callable[[str, Callable[[], Mapping[str, str]], frozenset[int]], Http]
+    http: Callable[[str, Credential, frozenset[int]], Http]
     quota: Callable[[str, Mapping[str, Limit]], Awaitable[Governor]]
     remember: Callable[[Sequence[Spend]], Awaitable[None]]
 

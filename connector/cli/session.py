@@ -92,20 +92,20 @@ async def order(
     config: Config, kind: str, args: Mapping[str, Any]
 ) -> tuple[bool, Mapping[str, Any]]:
     """Have an order carried out: by the running daemon, else here under the store's lease."""
-    async with operator(config) as who:
-        if await who.holder() is None:
+    async with operator(config) as desk:
+        if await desk.holder() is None:
             return await _alone(config, kind, args)
-        id = await who.place(kind, args, by=_who())
+        id = await desk.place(kind, args, by=who())
         for _ in range(round(_PATIENCE / _LOOK_AGAIN)):
             await asyncio.sleep(_LOOK_AGAIN)
-            placed = await who.order(id)
+            placed = await desk.order(id)
             if placed and placed.ok is not None:
                 return placed.ok, placed.result or {}
-        holder = await who.holder()
+        holder = await desk.holder()
     return False, {"error": f"order {id} waits: {holder or 'nobody'} has not taken it yet"}
 
 
-def _who() -> str:
+def who() -> str:
     """The user's name; his number where the system knows no name for it."""
     try:
         return getpass.getuser()

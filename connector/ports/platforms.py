@@ -11,10 +11,12 @@ from pydantic import BaseModel
 
 from connector.errors import Problem
 from connector.model import (
+    Action,
     Check,
     Delivery,
     Entry,
     Fault,
+    Millis,
     Record,
     Skip,
     Spend,
@@ -54,9 +56,9 @@ class Platform:
 
     `settings` validates `[connections.settings]`; `event_view` is the pure view of an event (see
     connector.rendering.EventView); `webhook` makes its receiver from validated settings, None
-    where the platform pushes nothing. `reader` makes, of settings and a connector.adapters.kit.Kit,
-    what reads one person, None where nobody can be read. `person_view` is the pure view of a
-    person as the platform's API shows it; `name_header` makes the headers that tell an event's
+    where the platform pushes nothing. `open` makes, of settings and a connector.adapters.kit.Kit,
+    the connection's client, None where the platform has no API. `person_view` is the pure view of
+    a person as the platform's API shows it; `name_header` makes the headers that tell an event's
     name where it is not in the body.
     """
 
@@ -66,10 +68,29 @@ class Platform:
     offers: frozenset[Offer]
     event_view: Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
     webhook: Callable[[Any], Webhook] | None = None
-    reader: Callable[[Any, Any], Awaitable[Reader]] | None = None
+    open: Callable[[Any, Any], Awaitable[Client]] | None = None
     person_view: Callable[[dict[str, Any], str | None], dict[str, Any]] | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
     api_version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A platform's API as one connection uses it: its sides, None where it has none.
+
+    `people` lists everybody, for a backfill; `changes` tells who changed since its cursor, for a
+    poll. `check` asks whether it can be reached and the credential is good.
+    """
+
+    check: Callable[[], Awaitable[Sequence[Check]]]
+    aclose: Callable[[], Awaitable[None]]
+    reader: Reader | None = None
+    people: Stream | None = None
+    changes: Stream | None = None
+    history: History | None = None
+    audiences: Audiences | None = None
+    members: Members | None = None
+    actions: Actions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +136,124 @@ class Reader(Protocol):
 
     async def check(self) -> Sequence[Check]: ...
 
-    async def aclose(self) -> None: ...
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A person as a listing shows him. `at` is the source's own time of it, None where it says
+    none: then the page's counts."""
+
+    platform_id: str | None
+    email: str | None
+    sight: Sight
+    at: Millis | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeoplePage:
+    """`cursor` is where the next page begins, to be kept when `more` is False too; `at` is when
+    the page was asked for; `total` how many people there are in all, where the platform says."""
+
+    people: Sequence[Listed]
+    cursor: str | None
+    more: bool
+    at: Millis
+    total: int | None = None
+
+
+class Stream(Protocol):
+    """People page by page. Asks for its own permits; `backfill` leaves the live reserve alone."""
+
+    async def page(
+        self, cursor: str | None, reads: frozenset[str], *, backfill: bool = False
+    ) -> PeoplePage:
+        """The page at `cursor`, None: the first. Raises DeliveryError."""
+        ...
+
+
+class History(Protocol):
+    """What happened to a person before the connector was there."""
+
+    async def events(self, who: Whom, since: Millis | None) -> Sequence[Record]:
+        """Everything since then, oldest first. Asks for its own permits, as a backfill. Raises
+        DeliveryError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who is in an audience, a list or a segment. `profile` is Klaviyo's id, `since` when he
+    joined, where it is said."""
+
+    platform_id: str | None = None
+    email: str | None = None
+    profile: str | None = None
+    since: Millis | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MembersPage:
+    """`cursor` is where the next page begins; with `more` False the scan is complete."""
+
+    members: Sequence[Member]
+    cursor: str | None
+    more: bool
+
+
+class Audiences(Protocol):
+    """A platform's own groups of people. Asks for its own permits. Both raise DeliveryError."""
+
+    async def names(self) -> Mapping[str, str]:
+        """Audience id → name."""
+        ...
+
+    async def members(self, audience: str, cursor: str | None) -> MembersPage: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of one membership change: `confirmed`, taken but not confirmed, or refused."""
+
+    word: Literal["confirmed", "unconfirmed", "refused"]
+    problem: Problem | None = None
+    detail: str = ""
+
+
+class Members(Protocol):
+    """Where a platform is told who is in a Klaviyo segment. `size` changes go in one call."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def quota(self) -> Quota: ...
+
+    async def tell(self, target: str, changes: Sequence[tuple[Member, bool]]) -> Sequence[Told]:
+        """One answer per change (True: is in it), in order. One permit was given. Repeating it is
+        harmless. Raises DeliveryError where the call as a whole failed."""
+        ...
+
+
+class Actions(Protocol):
+    """Where a platform is told to change points or push a message: promise 4."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def quota(self) -> Quota: ...
+    @property
+    def parallel(self) -> int: ...
+
+    async def apply(self, action: Action) -> str | None:
+        """Do it, once. One permit was given. The platform's own id of it, where it says one.
+        Raises DeliveryError: Wait where it is certain that nothing was done, Unknown where it may
+        have been, Rejected or Blocked where the platform refused."""
+        ...
+
+    async def look_up(self, action: Action) -> Literal["applied", "absent", "unknowable"]:
+        """Whether the platform did it. Never `absent` where a missing item proves nothing. One
+        permit was given. Raises DeliveryError."""
+        ...
 
 
 class EndedJob(Protocol):

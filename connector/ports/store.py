@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from connector.errors import Problem
 from connector.model import (
@@ -447,6 +447,46 @@ class Orders(Protocol):
     async def get(self, id: int) -> Order | None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Something that waits for a person's yes. `what` is a closed word (a metric's label),
+    `subject` what it is about within the connection, `detail` what the person should know: numbers
+    and names, no addresses."""
+
+    id: int
+    connection: str
+    what: str
+    subject: str
+    detail: Mapping[str, Any]
+    state: Literal["pending", "approved", "rejected"]
+    asked_at: Millis
+    decided_at: Millis | None = None
+    decided_by: str | None = None
+
+
+class Approvals(Protocol):
+    """Promise 9, and promise 6's second half."""
+
+    async def ask(
+        self, connection: str, what: str, subject: str, detail: Mapping[str, Any], *, now: Millis
+    ) -> Approval:
+        """The open question about this subject, made if there is none; one that still waits gets
+        the newest detail. An answer stands until it is closed."""
+        ...
+
+    async def find(self, *, pending: bool = True) -> Sequence[Approval]:
+        """Open questions, oldest first; also those that were answered and not yet closed."""
+        ...
+
+    async def decide(self, id: int, *, approved: bool, by: str, now: Millis) -> Approval | None:
+        """Answer it. None where there is no such open question, or it was answered already."""
+        ...
+
+    async def close(self, connection: str, what: str, subject: str) -> None:
+        """The answer was acted on, or the question is no more: the next one is asked anew."""
+        ...
+
+
 class Store(Outbox, Protocol):
     """Everything that is remembered, by intent."""
 
@@ -468,5 +508,7 @@ class Store(Outbox, Protocol):
     def reads(self) -> Reads: ...
     @property
     def profiles(self) -> Profiles: ...
+    @property
+    def approvals(self) -> Approvals: ...
 
     async def aclose(self) -> None: ...

@@ -10,6 +10,7 @@ from typing import Literal
 from sqlalchemy.engine import make_url
 
 from connector.store import schema
+from connector.store.approvals import SqlApprovals
 from connector.store.database import Database, open_database
 from connector.store.insight import SqlInsight
 from connector.store.lanes import SqlLanes, SqlOrders
@@ -36,6 +37,7 @@ class SqlStore(SqlOutbox):
         self.orders = SqlOrders(database)
         self.profiles = SqlProfiles(database)
         self.reads = SqlReads(database, self.profiles)
+        self.approvals = SqlApprovals(database)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""

@@ -347,6 +347,26 @@ class Journal(SQLModel, table=True):
     data: bytes | None = Field(default=None, sa_type=LargeBinary)
 
 
+class Approvals(SQLModel, table=True):
+    """Questions that a person answers; one open question per subject."""
+
+    __tablename__ = "approvals"
+    __table_args__ = (
+        Index("approvals_by_subject", "connection", "what", "subject", unique=True),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    connection: str = Field(sa_type=Text)
+    what: str = Field(sa_type=Text)
+    subject: str = Field(sa_type=Text)
+    detail: str = Field(sa_type=Text)
+    state: str = Field(sa_type=Text)
+    asked_at: int = Field(sa_type=BigInteger)
+    decided_at: int | None = Field(default=None, sa_type=BigInteger)
+    decided_by: str | None = Field(default=None, sa_type=Text)
+
+
 metadata = SQLModel.metadata
 people = metadata.tables["people"]
 lanes = metadata.tables["lanes"]
@@ -361,6 +381,7 @@ accounts = metadata.tables["accounts"]
 reads = metadata.tables["reads"]
 profiles = metadata.tables["profiles"]
 journal = metadata.tables["journal"]
+approvals = metadata.tables["approvals"]
 
 
 STUCK = (State.HELD, State.DEAD)

@@ -6,7 +6,7 @@ import itertools
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from connector.errors import Problem, StoreError
 from connector.model import (
@@ -33,7 +33,7 @@ from connector.model import (
     State,
     Unsent,
 )
-from connector.ports import Backlog, Fence, Holder, Letter, Order, Ready, Stored
+from connector.ports import Approval, Backlog, Fence, Holder, Letter, Order, Ready, Stored
 
 _STUCK = (State.HELD, State.DEAD)
 
@@ -90,6 +90,42 @@ class Person:
     email: str | None
 
 
+class MemoryApprovals:
+    """connector.ports.Approvals."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, str, str], Approval] = {}
+        self._ids = itertools.count(1)
+
+    async def ask(
+        self, connection: str, what: str, subject: str, detail: Mapping[str, Any], *, now: Millis
+    ) -> Approval:
+        key = (connection, what, subject)
+        found = self._open.get(key)
+        if found is None:
+            found = Approval(next(self._ids), *key, dict(detail), "pending", now)
+        elif found.state == "pending":
+            found = replace(found, detail=dict(detail))
+        self._open[key] = found
+        return found
+
+    async def find(self, *, pending: bool = True) -> Sequence[Approval]:
+        found = sorted(self._open.values(), key=lambda a: a.id)
+        return [a for a in found if a.state == "pending" or not pending]
+
+    async def decide(self, id: int, *, approved: bool, by: str, now: Millis) -> Approval | None:
+        for key, found in self._open.items():
+            if found.id == id and found.state == "pending":
+                word: Literal["approved", "rejected"] = "approved" if approved else "rejected"
+                answered = replace(found, state=word, decided_at=now, decided_by=by)
+                self._open[key] = answered
+                return answered
+        return None
+
+    async def close(self, connection: str, what: str, subject: str) -> None:
+        self._open.pop((connection, what, subject), None)
+
+
 class MemoryStore:
     """connector.ports.Store in memory. Every port is this one object."""
 
@@ -109,6 +145,7 @@ class MemoryStore:
         self._seq = itertools.count(1)
         self.dead_letters = self.lanes = self.insight = self.checkpoints = self
         self.memory = self.leases = self.orders = self
+        self.approvals = MemoryApprovals()
         self.broken: StoreError | None = None
         """While it is set, every call of the outbox and of `set_state` raises it."""
 

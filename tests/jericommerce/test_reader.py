@@ -11,7 +11,7 @@ import orjson
 import pytest
 import structlog
 
-from connector.adapters.jericommerce import reader as make_reader
+from connector.adapters.jericommerce import open as open_client
 from connector.adapters.jericommerce.api import GET_CUSTOMER, GET_TOKEN, limits
 from connector.adapters.jericommerce.settings import Settings
 from connector.adapters.jericommerce.source import JeriCommerceReader
@@ -93,7 +93,9 @@ class Rig:
                 http=httpx.AsyncClient(transport=transport),
             )
 
-        self.reader = await make_reader(self.settings, Kit(self.clock, http, quota, remember))
+        client = await open_client(self.settings, Kit(self.clock, http, quota, remember))
+        assert isinstance(client.reader, JeriCommerceReader)
+        self.reader = client.reader
         return self
 
     async def read(self, person: Person | str, view: Any = None, **how: Any) -> Sight | None:

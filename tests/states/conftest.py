@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from connector.config import Config
 from connector.http import Http
 from connector.intake import Intake
 from connector.lines import Workshop
+from connector.lines.site import Shop
 from connector.metrics import Metrics
 from connector.model import LaneId, Page, State
 from connector.operate import Line
@@ -157,16 +158,17 @@ class Held(Lease):
         return True
 
 
-class _Wired(Workshop):
-    """Lines whose HTTP goes over the rig's wires."""
+@dataclass(frozen=True, slots=True)
+class _Wired(Shop):
+    """A shop whose HTTP goes over the rig's wires."""
 
     wires: Mapping[str, Wire]
 
-    def _http(self, connection: Any, base_url: str, destination: str, **how: Any) -> Http:
+    def http(self, connection: Any, base_url: str, destination: str, **how: Any) -> Http:
         watch = how.pop("watch", None)
         return Http(
             base_url,
-            clock=self._clock,
+            clock=self.clock,
             seen=watch,
             http=httpx.AsyncClient(transport=self.wires[destination]),
             **how,
@@ -236,8 +238,17 @@ class Site:
         for queue in (self.store, self.store.reads, self.store.profiles):
             await queue.recover(fence, now=now)
         metrics = Metrics("test")
-        workshop = _Wired(self.config, self.store, Held(fence), self.clock, metrics)
-        workshop.wires = self.wires
+        workshop = Workshop(self.config, self.store, Held(fence), self.clock, metrics)
+        shop = workshop._shop
+        workshop._shop = _Wired(
+            shop.config,
+            shop.store,
+            shop.lease,
+            shop.clock,
+            shop.metrics,
+            shop.quotas,
+            wires=self.wires,
+        )
         building = asyncio.create_task(workshop.build(self.config.connections[0]))
         # A start that cannot read the account scopes addresses by the base URL instead, so that
         # those of before and after are not the same: that is another test's affair.
@@ -248,8 +259,7 @@ class Site:
         self.line = building.result()
         self.intake = Intake(self.store, self.clock, metrics, arrived=self._arrived)
         loops = [dispatcher.run() for dispatcher in self.line.dispatchers]
-        assert self.line.receipts
-        loops.append(self.line.receipts.run())
+        loops += [loop() for loop in self.line.loops]
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
     def _arrived(self, lane: LaneId) -> None:

@@ -10,17 +10,18 @@ import pytest
 from connector.store.database import open_database
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
+from connector.testing.approvals_contract import ApprovalsContract
 from connector.testing.memory import MemoryStore
 from connector.testing.store_contract import DurableStoreContract, StoreContract
 
 
-class TestMemory(StoreContract):
+class TestMemory(ApprovalsContract, StoreContract):
     @pytest.fixture
     def store(self) -> MemoryStore:
         return MemoryStore()
 
 
-class TestSqlite(DurableStoreContract):
+class TestSqlite(ApprovalsContract, DurableStoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SqlStore]:
         store = await open_store(f"sqlite:///{tmp_path}/s.db")
@@ -28,7 +29,7 @@ class TestSqlite(DurableStoreContract):
         await store.aclose()
 
 
-class TestPostgres(DurableStoreContract):
+class TestPostgres(ApprovalsContract, DurableStoreContract):
     @pytest.fixture
     async def store(self, postgres_url: str) -> AsyncIterator[SqlStore]:
         store = await open_store(postgres_url)

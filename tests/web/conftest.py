@@ -63,11 +63,11 @@ class Door:
             enabled=enabled,
             mapping="v1",
             account=None,
-            events=None,  # type: ignore[arg-type]
             checks=[],
             close=[],
             door=taking.Door(self.lane, PLATFORM.webhook(settings)) if pushes else None,
         )
+        self.lines[name].events = None  # type: ignore[assignment]
 
     def refused(self) -> dict[str, float]:
         """Reason → how many webhooks were refused for it."""

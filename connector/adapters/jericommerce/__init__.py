@@ -9,17 +9,18 @@ from connector.adapters.jericommerce.view import event_view, person_view
 from connector.adapters.jericommerce.webhook import EVENT_TYPE, JeriCommerceWebhook
 from connector.adapters.kit import NOT_APPLIED, Kit
 from connector.auth import HeaderKey
-from connector.ports import Platform
+from connector.ports import Client, Platform
 
 
-async def reader(settings: Settings, kit: Kit) -> JeriCommerceReader:
-    """Reads people of the program that the settings name."""
+async def open(settings: Settings, kit: Kit) -> Client:
+    """The program that the settings name."""
     credential = HeaderKey("api-key", settings.api_key)
     secret = settings.api_key.get_secret_value()
     governor = await kit.quota(f"{settings.base_url} {secret}", limits(settings))
     http = kit.http(settings.base_url, credential, NOT_APPLIED)
     api = JeriCommerceApi(settings, http, governor, kit.clock, kit.remember)
-    return JeriCommerceReader(settings, api)
+    reader = JeriCommerceReader(settings, api)
+    return Client(check=reader.check, aclose=api.aclose, reader=reader)
 
 
 PLATFORM = Platform(
@@ -29,7 +30,7 @@ PLATFORM = Platform(
     offers=frozenset({"events", "profiles"}),
     event_view=event_view,
     webhook=JeriCommerceWebhook,
-    reader=reader,
+    open=open,
     person_view=person_view,
     name_header=lambda name: {EVENT_TYPE: name},
 )

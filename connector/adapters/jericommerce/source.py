@@ -79,9 +79,6 @@ class JeriCommerceReader:
         # An unknown person and an unknown program may be answered alike.
         return [Check(what, "ok", "taken; whether the program exists cannot be told")]
 
-    async def aclose(self) -> None:
-        await self._api.aclose()
-
 
 def _is_another(customer: Mapping[str, Any], who: Whom) -> bool:
     """An address is all that can be asked for, and it may have become somebody else's."""

@@ -1,0 +1,55 @@
+"""`connector approvals`: what waits for a person's yes, and the answer."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from connector.cli import session
+
+if TYPE_CHECKING:
+    from connector.config import Config
+
+app = typer.Typer(no_args_is_help=True, help="Questions that wait for a person.")
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+) -> None:
+    """What waits, oldest first: what it is about and what would happen."""
+    found = session.run(_find(session.read(context.obj)))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for x in found:
+        when = datetime.fromtimestamp(x["since"] / 1000, UTC).isoformat(timespec="seconds")
+        print(f"{x['id']:>6}  {when}  {x['connection']}  {x['what']} of {x['subject']}")
+        for key, value in x["detail"].items():
+            print(f"        {key.replace('_', ' ')}: {_words(value)}")
+
+
+def _words(value: Any) -> str:
+    return ", ".join(str(x) for x in value) if isinstance(value, list) else str(value)
+
+
+async def _find(config: Config) -> list[dict[str, Any]]:
+    async with session.operator(config) as who:
+        found: list[dict[str, Any]] = (await who.status())["approvals"]
+        return found
+
+
+@app.command()
+def approve(context: typer.Context, id: int) -> None:
+    """Let it happen."""
+    session.follow(context.obj, "approve", {"id": id, "by": session.who()})
+
+
+@app.command()
+def reject(context: typer.Context, id: int) -> None:
+    """It does not happen, and nothing is lost."""
+    session.follow(context.obj, "reject", {"id": id, "by": session.who()})

@@ -1,0 +1,77 @@
+"""From a connection's configuration to a line that runs: the only place where adapters, mapping,
+quota and dispatchers are put together.
+
+`build` lays the parts one after another: events, states, and what else the connection's modules
+ask for. Each part is a module here that adds its lanes, loops and orders to the line.
+"""
+
+from __future__ import annotations
+
+from connector.adapters import registry
+from connector.config import Config, Connection
+from connector.errors import ConfigError
+from connector.lines import accounts, events, states
+from connector.lines.quotas import Quotas
+from connector.lines.site import Shop, Site
+from connector.mapping import load as load_mapping
+from connector.metrics import Metrics
+from connector.operate import Line
+from connector.ports import Clock, Lease, Store
+
+
+class Workshop:
+    """Builds lines."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        lease: Lease,
+        clock: Clock,
+        metrics: Metrics,
+        quotas: Quotas | None = None,
+    ) -> None:
+        self.quotas = quotas or Quotas(store, clock, metrics)
+        self._shop = Shop(config, store, lease, clock, metrics, self.quotas)
+
+    async def build(self, connection: Connection) -> Line:
+        """A line, stopped. Raises ConfigError for a platform or mapping that cannot be used."""
+        site = await self._site(connection)
+        line = Line(
+            name=connection.name,
+            title=site.platform.title,
+            enabled=connection.enabled,
+            mapping=site.mapping.version,
+            account=site.account,
+            checks=[site.api.check],
+            close=[site.api.aclose],
+        )
+        if site.client:
+            line.checks.append(site.client.check)
+            line.close.append(site.client.aclose)
+        await events.build(site, line)
+        if site.profiles:
+            await states.build(site, line)
+        line.door = events.door(site, line)
+        return line
+
+    async def _site(self, connection: Connection) -> Site:
+        shop = self._shop
+        platform = registry.load(connection.source)
+        mapping = load_mapping(connection.mapping).mapping
+        if mapping.source != connection.source:
+            raise ConfigError(
+                [
+                    f"connections.{connection.name}.mapping: found a mapping for {mapping.source}, "
+                    f"allowed one for {connection.source}"
+                ]
+            )
+        await shop.store.memory.remember_mapping(
+            mapping.version, mapping.text, now=shop.clock.now()
+        )
+        shop.metrics.expects(connection.name, accounts.stable_until(connection.klaviyo.revision))
+        api, account = await accounts.connect(shop, connection)
+        client = None
+        if platform.open is not None:
+            client = await platform.open(connection.settings, shop.kit(connection))
+        return Site(shop, connection, platform, client, mapping, account, api)

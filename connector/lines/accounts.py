@@ -1,0 +1,76 @@
+"""The Klaviyo side of a line: whose account it is, and the API on that account's quota."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from connector import log
+from connector.adapters.klaviyo import api as klaviyo
+from connector.adapters.klaviyo.limits import GET_ACCOUNTS, LIMITS
+from connector.config import Connection
+from connector.errors import DeliveryError
+from connector.governor import Governor
+from connector.lines.site import Shop
+from connector.operate import KLAVIYO
+from connector.retry import reading
+
+_PATIENCE = 8.0
+
+
+async def connect(shop: Shop, connection: Connection) -> tuple[klaviyo.KlaviyoApi, str | None]:
+    """The API on the quota of its account, and the account's id where it can be read."""
+    secret = connection.klaviyo.private_key.get_secret_value()
+    credential = f"{connection.klaviyo.base_url} {secret}"
+    api = _api(shop, connection, await _quota(shop, credential, connection))
+    if not connection.enabled:
+        return api, None
+    try:
+        account = (await asyncio.wait_for(reading(api.account, clock=shop.clock), _PATIENCE)).id
+    except (DeliveryError, TimeoutError) as error:
+        pinned = await shop.store.memory.pinned(connection.name)
+        log.get("lines").warning(
+            "the Klaviyo account cannot be read now",
+            connection=connection.name,
+            error=str(error),
+            taken_to_be=pinned or "unknown",
+        )
+        if pinned is None:
+            return api, None
+        account = pinned
+    await api.aclose()
+    shop.quotas.forget(credential)
+    governor = await _quota(shop, account, connection)
+    governor.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
+    return _api(shop, connection, governor), account
+
+
+async def _quota(shop: Shop, account: str, connection: Connection) -> Governor:
+    return await shop.quotas.of(
+        account,
+        LIMITS,
+        connection=connection.name,
+        share=connection.klaviyo.effective_rate_share,
+        live_reserve=connection.klaviyo.live_reserve,
+    )
+
+
+def _api(shop: Shop, connection: Connection, governor: Governor) -> klaviyo.KlaviyoApi:
+    http = shop.http(
+        connection,
+        connection.klaviyo.base_url,
+        KLAVIYO,
+        vendor="klaviyo",
+        credential=klaviyo.private_key(connection.klaviyo.private_key),
+        headers=klaviyo.headers(connection.klaviyo.revision),
+        watch=klaviyo.watch(governor),
+    )
+    return klaviyo.KlaviyoApi(
+        http, governor, shop.clock, shop.store.memory.remember_spend, shop.lease.valid
+    )
+
+
+def stable_until(revision: str) -> float:
+    """Klaviyo keeps a revision stable for a year (facts of its versioning policy)."""
+    day = datetime.fromisoformat(revision.partition(".")[0]).replace(tzinfo=UTC)
+    return (day + timedelta(days=365)).timestamp()

@@ -1,0 +1,204 @@
+"""What every part of a line is built with, and how its lanes are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from connector import log
+from connector.adapters.kit import Kit
+from connector.adapters.klaviyo.api import KlaviyoApi
+from connector.config import Config, Connection
+from connector.dispatch import Dispatcher, Policy
+from connector.errors import Problem
+from connector.governor import Governor, Limit
+from connector.http import Credential, Http, Seen, Vendor
+from connector.lines.quotas import Quotas
+from connector.mapping import CompiledMapping
+from connector.metrics import Metrics
+from connector.model import Entry, Fault, Kind, Lane, LaneState, Outcome, Skip
+from connector.operate import KLAVIYO
+from connector.ports import Client, Clock, Lease, Platform, Queue, Renderer, Sink, Store
+
+M = TypeVar("M")
+
+
+class Muted(Generic[M]):
+    """A renderer that renders and sends nothing: shadow mode, or a module that is off."""
+
+    def __init__(self, inner: Renderer[M], reason: Skip) -> None:
+        self._inner = inner
+        self._reason = reason
+
+    @property
+    def version(self) -> str:
+        return self._inner.version
+
+    async def prepare(self, entries: Sequence[Entry]) -> None:
+        await self._inner.prepare(entries)
+
+    def render(self, entry: Entry) -> M | Skip | Fault:
+        message = self._inner.render(entry)
+        return message if isinstance(message, Skip | Fault) else self._reason
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What all lines share."""
+
+    config: Config
+    store: Store
+    lease: Lease
+    clock: Clock
+    metrics: Metrics
+    quotas: Quotas
+
+    def http(
+        self,
+        connection: Connection,
+        base_url: str,
+        destination: str,
+        *,
+        vendor: Vendor,
+        credential: Credential,
+        headers: Mapping[str, str] | None = None,
+        wait_statuses: frozenset[int] = frozenset({429, 503}),
+        watch: Callable[[Seen], None] = lambda seen: None,
+    ) -> Http:
+        """A client whose calls are counted as this connection's."""
+
+        def seen(call: Seen) -> None:
+            watch(call)
+            self.metrics.requested(
+                connection.name, destination, call.route, call.status, call.seconds
+            )
+
+        return Http(
+            base_url,
+            vendor=vendor,
+            clock=self.clock,
+            credential=credential,
+            headers=headers,
+            allow_http=frozenset(self.config.security.allow_http),
+            wait_statuses=wait_statuses,
+            seen=seen,
+        )
+
+    def kit(self, connection: Connection) -> Kit:
+        """What the connection's adapter reaches its platform with."""
+
+        async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
+            return await self.quotas.of(
+                credential,
+                limits,
+                connection=connection.name,
+                live_reserve=connection.klaviyo.live_reserve,
+            )
+
+        def http(base_url: str, credential: Credential, not_applied: frozenset[int]) -> Http:
+            return self.http(
+                connection,
+                base_url,
+                connection.source,
+                vendor="platform",
+                credential=credential,
+                wait_statuses=not_applied,
+            )
+
+        return Kit(self.clock, http, quota, self.store.memory.remember_spend)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every part of one line needs. `client` is None where nothing of the platform's API is
+    used, `account` where Klaviyo's id could not be read."""
+
+    shop: Shop
+    connection: Connection
+    platform: Platform
+    client: Client | None
+    mapping: CompiledMapping
+    account: str | None
+    api: KlaviyoApi
+
+    def has(self, module: str) -> bool:
+        """Whether the connection has this module switched on."""
+        return module in self.connection.modules
+
+    @property
+    def profiles(self) -> bool:
+        """Whether people are read and their fields are written."""
+        return self.has("profiles") and self.client is not None and self.client.reader is not None
+
+    @property
+    def shadow(self) -> bool:
+        return self.connection.mode == "shadow"
+
+    def muted(self, renderer: Renderer[M], *, on: bool = True) -> Renderer[M]:
+        """The renderer, or one that sends nothing where the mode or the module says so."""
+        if self.shadow:
+            return Muted(renderer, Skip("shadow"))
+        return renderer if on else Muted(renderer, Skip("disabled"))
+
+    async def dispatcher(
+        self,
+        destination: str,
+        kind: Kind,
+        queue: Queue,
+        sink: Sink[Any],
+        renderer: Renderer[Any],
+        settled: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
+    ) -> Dispatcher[Any]:
+        """A lane of this line, stopped."""
+        shop = self.shop
+        lane = await shop.store.lanes.ensure(self.connection.name, destination, kind)
+        state = next(s for x, s in await shop.store.lanes.all() if x.id == lane.id)
+        if destination == KLAVIYO:
+            state = await self._pinned(lane, state)
+        return Dispatcher(
+            lane,
+            state,
+            queue=queue,
+            lanes=shop.store.lanes,
+            sink=sink,
+            renderer=renderer,
+            lease=shop.lease,
+            clock=shop.clock,
+            metrics=shop.metrics,
+            policy=policy(shop.config),
+            settled=settled,
+        )
+
+    async def _pinned(self, lane: Lane, state: LaneState) -> LaneState:
+        """Another account than before is a question for a person, not a place to send to."""
+        if self.account is None:
+            return state
+        name, store = self.connection.name, self.shop.store
+        pinned = await store.memory.pin_account(name, self.account)
+        if pinned == self.account:
+            if state.problem is not Problem.KLAVIYO_ACCOUNT:
+                return state
+            state = replace(state, mode="running", problem=None, detail="")
+        elif state.problem is not Problem.KLAVIYO_ACCOUNT:
+            detail = (
+                f"the key belongs to account {self.account}, this connection to {pinned}; "
+                f"if you mean it: connector resume {name}"
+            )
+            state = LaneState("paused", Problem.KLAVIYO_ACCOUNT, detail, self.shop.clock.now())
+            log.get("lines").error(
+                "another account", connection=name, problem=state.problem, detail=detail
+            )
+        await store.lanes.set_state(lane.id, state)
+        return state
+
+
+def policy(config: Config) -> Policy:
+    delivery = config.delivery
+    return Policy(
+        bulk_threshold=delivery.bulk_threshold,
+        probe_every=delivery.probe_every,
+        horizon=round(delivery.retry_horizon * 1000),
+        retry_base=delivery.retry_base,
+        retry_max=delivery.retry_max,
+    )

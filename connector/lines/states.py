@@ -1,0 +1,74 @@
+"""People in, profiles out: the two lanes of states, and who follows the jobs. Each wakes the
+next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from connector.adapters.klaviyo.sink.jobs import ImportJobs
+from connector.adapters.klaviyo.sink.profiles import ProfileSink
+from connector.lines.site import Site
+from connector.model import Outcome, Pending, ProfileWrite
+from connector.operate import KLAVIYO, Line, Need
+from connector.ports import Renderer
+from connector.receipts import Receipts
+from connector.refresh import PassThrough, Refresher
+from connector.rendering import ProfileRenderer
+
+
+async def build(site: Site, line: Line) -> None:
+    """Only for a site with profiles. Refresher and receipts are the line's from now on."""
+    connection, shop, client = site.connection, site.shop, site.client
+    assert client is not None
+    assert client.reader is not None
+    line.renews = client.reader.renews
+    sink = ProfileSink(site.api)
+
+    def written(outcomes: Sequence[Outcome]) -> None:
+        if any(isinstance(o, Pending) for o in outcomes):
+            receipts.wake()
+
+    renderer: Renderer[ProfileWrite] = ProfileRenderer()
+    line.writes = writes = await site.dispatcher(
+        KLAVIYO, "profile", shop.store.profiles, sink, site.muted(renderer), settled=written
+    )
+    receipts = Receipts(
+        writes.lane,
+        shop.store.profiles,
+        ImportJobs(site.api),
+        shop.lease,
+        shop.clock,
+        shop.metrics,
+        settled=writes.wake,
+    )
+
+    async def settled() -> bool:
+        return not await shop.store.profiles.receipts(writes.lane.id)
+
+    async def stuck() -> Sequence[Need]:
+        return [Need(f"job {line.name}", receipts.stuck)] if receipts.stuck else []
+
+    line.loops.append(receipts.run)
+    line.idle.append(settled)
+    line.needs.append(stuck)
+    line.refresher = Refresher(
+        client.reader,
+        site.mapping,
+        lane=writes.lane.id,
+        account=site.account or connection.klaviyo.base_url,
+        email_change=connection.email_change,
+        on_leave=connection.on_leave,
+    )
+
+    def seen(outcomes: Sequence[Outcome]) -> None:
+        line.events.wake()
+        writes.wake()
+
+    line.reads = await site.dispatcher(
+        connection.source,
+        "profile",
+        shop.store.reads,
+        line.refresher,
+        PassThrough(),
+        settled=seen,
+    )
