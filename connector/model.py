@@ -24,7 +24,8 @@ class Record:
     that key was received longer ago. `data` is the source's JSON, untouched. `person` is the
     platform's id. With `refresh` the person is to be read again,
     with `renew` also what is fetched seldom. `membership` is an audience, by the platform's id or
-    name, and whether the person is in it from now on.
+    name, and whether the person is in it from now on. `observation` is what the event itself says
+    of the person's fields, for whoever he turns out to be.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Record:
     refresh: bool = False
     renew: bool = False
     membership: tuple[str, bool] | None = None
+    observation: Observation | None = None
 
     def anew(self, received_at: Millis) -> Record:
         """The record when its key counts again: another event with the same content, which
@@ -187,7 +189,8 @@ class Observation:
     `changes` holds only what the read covers (None: unset); `at` is when the read was sent.
     `lane` is the profile lane, `since` when what asked for the read was received, `address` a
     digest of account and address (None without one), and `problem` says why the person cannot be
-    told to Klaviyo, if he cannot.
+    told to Klaviyo, if he cannot. With `partial` it was an event that said so, where reads know
+    better who the person is.
     """
 
     person: int
@@ -201,6 +204,7 @@ class Observation:
     address: bytes | None = None
     email_change: EmailChange = "new"
     problem: Problem | None = None
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
