@@ -58,6 +58,7 @@ from connector.ports.store import (
     Queue,
     Reads,
     Ready,
+    Sighting,
     Store,
     Stored,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "Ready",
     "Renderer",
     "Sight",
+    "Sighting",
     "Sink",
     "Store",
     "Stored",
