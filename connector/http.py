@@ -176,7 +176,8 @@ class Http:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request, one answer or one DeliveryError. `path` may carry data and is never logged;
-        `route` is its template and is. A token that is refused is renewed and tried once more."""
+        `route` is its template and is. `content` is JSON, unless the headers name another type.
+        A token that is refused is renewed and tried once more."""
         if self._tls_fault:
             raise Blocked(
                 Problem.TLS_REQUIRED,
@@ -184,7 +185,8 @@ class Http:
                 scope="account",
             )
         token = self._credential if isinstance(self._credential, Token) else None
-        sent = {**self._headers, **(headers or {})}
+        json = {} if content is None else {"content-type": "application/json"}
+        sent = {**json, **self._headers, **(headers or {})}
         proof = await self._proof()
         try:
             return await self._send(method, path, route, content, sent, proof)
