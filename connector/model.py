@@ -65,6 +65,8 @@ class Page:
 
     `reads` is the lane on which people are read again, for records that want it: not before `gap`
     ms after the last read of the same person, and those records wait `attach_wait` ms for it.
+    With `by_id` a person whose address is not known is read for each of his records: the platform
+    can be asked by its id alone.
     """
 
     lane: Lane
@@ -76,6 +78,7 @@ class Page:
     reads: LaneId | None = None
     attach_wait: int = 0
     gap: int = 0
+    by_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +185,9 @@ class Observation:
     `changes` holds only what the read covers (None: unset); `at` is when the read was sent.
     `lane` is the profile lane, `since` when what asked for the read was received, `address` a
     digest of account and address (None without one), and `problem` says why the person cannot be
-    told to Klaviyo, if he cannot.
+    told to Klaviyo, if he cannot. `email` is set where the platform was asked by its id: it is the
+    person's address from then on. Of one who is `withheld` nothing may be told, and his records
+    lose the address that they have.
     """
 
     person: int
@@ -196,6 +201,8 @@ class Observation:
     address: bytes | None = None
     email_change: EmailChange = "new"
     problem: Problem | None = None
+    email: str | None = None
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,7 +397,7 @@ class EventMessage:
 class Skip:
     """The mapping does not send this record; `reason` is a closed word for the metric's label."""
 
-    reason: Literal["disabled", "unknown_event", "shadow"]
+    reason: Literal["disabled", "unknown_event", "shadow", "placeholder", "restricted"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ class Line:
     writes: Dispatcher[Any] | None = None
     refresher: Refresher | None = None
     renews: Callable[[str], bool] = lambda name: False
+    by_id: bool = False
     more: list[Dispatcher[Any]] = field(default_factory=list)
     loops: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     idle: list[Callable[[], Awaitable[bool]]] = field(default_factory=list)

@@ -108,7 +108,10 @@ class Whom:
 @dataclass(frozen=True, slots=True)
 class Sight:
     """What a read showed: the platform's documented view, and the words of it that this read
-    could have shown, had they a value."""
+    could have shown, had they a value.
+
+    The view of a person of whom nothing may be told holds `withheld` alone: `placeholder` (the
+    address is nobody's) or `restricted` (the platform says so). His records are skipped."""
 
     view: dict[str, Any]
     covers: frozenset[str]
@@ -121,6 +124,11 @@ class Reader(Protocol):
     def endpoint(self) -> str: ...
     @property
     def parallel(self) -> int: ...
+    @property
+    def by_id(self) -> bool:
+        """Whether a person can be read of whom only the platform's id is known."""
+        ...
+
     @property
     def quota(self) -> Quota: ...
 

@@ -23,6 +23,7 @@ class JeriCommerceReader:
     """connector.ports.Reader."""
 
     endpoint = GET_CUSTOMER
+    by_id = False
 
     def __init__(self, settings: Settings, api: JeriCommerceApi) -> None:
         self._refresh = settings.pass_url_refresh
