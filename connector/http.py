@@ -154,7 +154,7 @@ class Http:
         self, method: str, path: str, *, route: str, content: bytes | None = None
     ) -> Answer:
         """One request, one answer or one DeliveryError. `path` may carry data and is never logged;
-        `route` is its template and is."""
+        `route` is its template and is. `content` is JSON, unless the headers name another type."""
         if self._tls_fault:
             raise Blocked(
                 Problem.TLS_REQUIRED,
@@ -164,12 +164,13 @@ class Http:
         started = self._clock.monotonic()
         status: int | None = None
         headers: Mapping[str, str] = {}
+        json = {} if content is None else {"content-type": "application/json"}
         try:
             response = await self._client.request(
                 method,
                 self._base + path,
                 content=content,
-                headers={**self._headers, **await self._authorised()},
+                headers={**json, **self._headers, **await self._authorised()},
             )
             status = response.status_code
             headers = response.headers
