@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from connector.adapters.jericommerce import open as open_client
-from connector.adapters.jericommerce.api import GET_CUSTOMER, GET_TOKEN, limits
+from connector.adapters.jericommerce.api import ANY_CALL, GET_CUSTOMER, GET_TOKEN, limits
 from connector.adapters.jericommerce.settings import Settings
 from connector.adapters.jericommerce.source import JeriCommerceReader
 from connector.adapters.kit import Kit
@@ -102,7 +102,7 @@ class Rig:
         """As the lane reads: with one permit in hand."""
         email = person if isinstance(person, str) else person.email
         id = None if isinstance(person, str) else person.id
-        while not (grant := self.governor.reserve(GET_CUSTOMER, 1)).count:
+        while not (grant := self.governor.reserve(ANY_CALL, 1)).count:
             await self.clock.sleep(grant.wait)
         who = Whom(1, id, email, orjson.dumps(view) if view else b"", **how)
         return await self.reader.read(who, READS)
@@ -349,7 +349,7 @@ async def test_both_calls_keep_the_quota() -> None:
 
 def test_a_slow_rate_is_still_a_rate() -> None:
     settings = Settings.model_validate({"program": "demo", "api_key": "x", "rate_per_second": 0.5})
-    assert limits(settings) == {GET_CUSTOMER: Limit(1, 30)}
+    assert limits(settings) == {ANY_CALL: Limit(1, 30)}
 
 
 @pytest.mark.parametrize(
