@@ -21,8 +21,9 @@ from typing import Any, Literal
 import orjson
 
 from connector.http import client
-from connector.sandbox.jericommerce import JeriCommerceSandbox, Said
+from connector.sandbox.jericommerce import JeriCommerceSandbox
 from connector.sandbox.jericommerce_people import EVENTS, WEB, iso
+from connector.sandbox.jericommerce_writes import Said
 
 Post = Callable[..., Awaitable[Any]]
 _CAMPAIGNS = ("spring", "summer", "autumn", "winter")

@@ -49,9 +49,8 @@ class JeriCommerceActions:
 
     async def _push(self, action: Action) -> None:
         customer = action.person or await self._customer(action)
-        await self._api.push(
-            {"customer_id": customer, "message": action.message, "url": action.url}
-        )
+        message = {"customer_id": customer, "message": action.message}
+        await self._api.push({**message, "url": action.url} if action.url else message)
 
     async def _customer(self, action: Action) -> str:
         """The platform's id of the person. The caller's `customer` may be Klaviyo's id of him, so

@@ -105,7 +105,8 @@ class JeriCommerceApi:
         _readable(answer)
 
     async def push(self, message: Mapping[str, str]) -> None:
-        """Send `{customer_id, message, url}`, once. Its permit was given. Raises DeliveryError."""
+        """Send `{customer_id, message, url}`, once; `url` may be missing. Its permit was given.
+        Raises DeliveryError."""
         answer = await self._ways.push.call("POST", "", route=PUSH, content=orjson.dumps(message))
         _readable(answer)
 
