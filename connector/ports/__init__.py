@@ -34,12 +34,16 @@ from connector.ports.platforms import (
     Whom,
 )
 from connector.ports.store import (
+    ActionQueue,
     Approval,
     Approvals,
     Backlog,
     Checkpoints,
     Clock,
     DeadLetters,
+    Decision,
+    Deed,
+    DeedState,
     Fence,
     FreshView,
     Holder,
@@ -53,6 +57,7 @@ from connector.ports.store import (
     Order,
     Orders,
     Outbox,
+    Pace,
     PersonState,
     Profiles,
     Queue,
@@ -63,6 +68,7 @@ from connector.ports.store import (
 )
 
 __all__ = [
+    "ActionQueue",
     "Actions",
     "Approval",
     "Approvals",
@@ -72,6 +78,9 @@ __all__ = [
     "Client",
     "Clock",
     "DeadLetters",
+    "Decision",
+    "Deed",
+    "DeedState",
     "EndedJob",
     "Fence",
     "FreshView",
@@ -97,6 +106,7 @@ __all__ = [
     "Orders",
     "Outbox",
     "Outgoing",
+    "Pace",
     "PeoplePage",
     "PersonState",
     "Platform",
