@@ -16,7 +16,7 @@ from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
 from connector.lease import STORE, is_gone
-from connector.model import Check, Lane, LaneState, Need, State
+from connector.model import Added, Asked, Check, Conflict, Lane, LaneState, Need, Origin, State
 from connector.ports import (
     Approval,
     Backlog,
@@ -48,7 +48,8 @@ class Line:
     lanes besides events, reads and writes; `loops` run for ever beside the lanes; `idle` say
     whether those have nothing to do; `needs` what a person must look at; `orders` which orders
     this line carries out, for those that name its connection; `decided` is told of every answer
-    to a question that this connection asked."""
+    to a question that this connection asked. `act` stores actions for the platform, None where it
+    takes none."""
 
     name: str
     title: str
@@ -69,6 +70,7 @@ class Line:
     idle: list[Callable[[], Awaitable[bool]]] = field(default_factory=list)
     needs: list[Callable[[], Awaitable[Sequence[Need]]]] = field(default_factory=list)
     orders: dict[str, Handler] = field(default_factory=dict)
+    act: Callable[[Origin, Sequence[Asked]], Awaitable[Added | Conflict]] | None = None
     decided: list[Callable[[Approval], None]] = field(default_factory=list)
 
     async def aclose(self) -> None:

@@ -34,12 +34,16 @@ from connector.ports.platforms import (
     Whom,
 )
 from connector.ports.store import (
+    ActionQueue,
     Approval,
     Approvals,
     Backlog,
     Checkpoints,
     Clock,
     DeadLetters,
+    Decision,
+    Deed,
+    DeedState,
     Fence,
     FreshView,
     Holder,
@@ -53,6 +57,7 @@ from connector.ports.store import (
     Order,
     Orders,
     Outbox,
+    Pace,
     PersonState,
     Profiles,
     Queue,
@@ -64,6 +69,7 @@ from connector.ports.store import (
 )
 
 __all__ = [
+    "ActionQueue",
     "Actions",
     "Approval",
     "Approvals",
@@ -73,6 +79,9 @@ __all__ = [
     "Client",
     "Clock",
     "DeadLetters",
+    "Decision",
+    "Deed",
+    "DeedState",
     "EndedJob",
     "Fence",
     "FreshView",
@@ -98,6 +107,7 @@ __all__ = [
     "Orders",
     "Outbox",
     "Outgoing",
+    "Pace",
     "PeoplePage",
     "PersonState",
     "Platform",
