@@ -487,6 +487,20 @@ class Approvals(Protocol):
         ...
 
 
+class Notices(Protocol):
+    """What each target of `[[notify]]` was told and is not over yet. `target` is a digest."""
+
+    async def told(self, target: str) -> Mapping[str, str]:
+        """key → text."""
+        ...
+
+    async def tell(
+        self, target: str, news: Mapping[str, str], *, over: Sequence[str], now: Millis
+    ) -> None:
+        """The target knows these now, and that those keys are over."""
+        ...
+
+
 class Store(Outbox, Protocol):
     """Everything that is remembered, by intent."""
 
@@ -510,5 +524,7 @@ class Store(Outbox, Protocol):
     def profiles(self) -> Profiles: ...
     @property
     def approvals(self) -> Approvals: ...
+    @property
+    def notices(self) -> Notices: ...
 
     async def aclose(self) -> None: ...
