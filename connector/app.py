@@ -335,7 +335,11 @@ class App:
         while after is not None:
             after = await self.store.empty_bodies(before=before, after=after, limit=5_000)
             await self.clock.sleep(0.01)
-        self._log.info("retention", records_forgotten=gone)
+        given = 0
+        while pages := await self.store.give_back(500):
+            given += pages
+            await self.clock.sleep(0.05)
+        self._log.info("retention", records_forgotten=gone, pages_given_back=given)
 
     async def _regain(self) -> None:
         """When another took the lease, wait until it is free and take over again."""

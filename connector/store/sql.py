@@ -9,7 +9,7 @@ from typing import Literal
 
 from sqlalchemy.engine import make_url
 
-from connector.store import schema
+from connector.store import schema, space
 from connector.store.approvals import SqlApprovals
 from connector.store.database import Database, open_database
 from connector.store.insight import SqlInsight
@@ -53,6 +53,11 @@ class SqlStore(SqlOutbox):
             return None
         files = (path, path.with_name(path.name + "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
+
+    async def give_back(self, pages: int) -> int:
+        """Return up to `pages` free pages to the disk, while much of the file is free; how many
+        were. One short transaction."""
+        return await self._database.write(lambda c: space.give_back(c, pages))
 
     async def aclose(self) -> None:
         await self._database.aclose()
