@@ -609,6 +609,20 @@ class ActionQueue(Queue, Protocol):
         ...
 
 
+class Notices(Protocol):
+    """What each target of `[[notify]]` was told and is not over yet. `target` is a digest."""
+
+    async def told(self, target: str) -> Mapping[str, str]:
+        """key → text."""
+        ...
+
+    async def tell(
+        self, target: str, news: Mapping[str, str], *, over: Sequence[str], now: Millis
+    ) -> None:
+        """The target knows these now, and that those keys are over."""
+        ...
+
+
 class Store(Outbox, Protocol):
     """Everything that is remembered, by intent."""
 
@@ -634,5 +648,7 @@ class Store(Outbox, Protocol):
     def approvals(self) -> Approvals: ...
     @property
     def actions(self) -> ActionQueue: ...
+    @property
+    def notices(self) -> Notices: ...
 
     async def aclose(self) -> None: ...
