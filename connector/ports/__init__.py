@@ -10,6 +10,7 @@ from connector.ports.platforms import (
     Audiences,
     Client,
     EndedJob,
+    Flows,
     Grant,
     History,
     Jobs,
@@ -30,6 +31,7 @@ from connector.ports.platforms import (
     Sink,
     Stream,
     Told,
+    Touched,
     Webhook,
     Whom,
 )
@@ -74,6 +76,7 @@ __all__ = [
     "DeadLetters",
     "EndedJob",
     "Fence",
+    "Flows",
     "FreshView",
     "Grant",
     "History",
@@ -113,6 +116,7 @@ __all__ = [
     "Stored",
     "Stream",
     "Told",
+    "Touched",
     "Webhook",
     "Whom",
 ]

@@ -256,6 +256,27 @@ class Actions(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What a bulk write moves at Klaviyo: list ids that people join, segment ids that they enter,
+    metric names that they get; with `fields` the fields of their profiles, and so any segment and
+    any date that flows hang on."""
+
+    lists: frozenset[str] = frozenset()
+    segments: frozenset[str] = frozenset()
+    metrics: frozenset[str] = frozenset()
+    fields: bool = False
+
+
+class Flows(Protocol):
+    """Klaviyo's automations."""
+
+    async def live(self, on: Touched) -> Sequence[str]:
+        """Names of the live flows that what is touched may start. Asks for its own permits.
+        Raises DeliveryError, Blocked with status 403 where the key may not see flows."""
+        ...
+
+
 class EndedJob(Protocol):
     """What became of an import job: `failed` by position in the request; `unplaced` failures
     whose record the answer did not name."""
