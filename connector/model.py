@@ -409,3 +409,11 @@ class Check:
     level: Literal["ok", "warning", "fault"]
     detail: str = ""
     problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that a person must look at. `key` stays the same while it is the same thing."""
+
+    key: str
+    text: str

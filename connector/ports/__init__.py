@@ -60,6 +60,7 @@ from connector.ports.store import (
     Queue,
     Reads,
     Ready,
+    Sighting,
     Store,
     Stored,
 )
@@ -111,6 +112,7 @@ __all__ = [
     "Ready",
     "Renderer",
     "Sight",
+    "Sighting",
     "Sink",
     "Store",
     "Stored",

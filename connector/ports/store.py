@@ -19,6 +19,7 @@ from connector.model import (
     LaneId,
     LaneState,
     Millis,
+    Observation,
     Outcome,
     Page,
     Request,
@@ -127,6 +128,17 @@ class FreshView:
     writing: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A person as a listing shows him: `person` is the platform's id. The observation has no
+    number of a person yet; `covers` are the words of its view that the listing could show."""
+
+    person: str | None
+    email: str | None
+    observation: Observation
+    covers: frozenset[str]
+
+
 class Reads(Queue, Protocol):
     """People to read again at their platform. Settling takes Observed and Gone, and lets the
     events that waited for a person go; what was asked for while a read was under way is read
@@ -143,6 +155,18 @@ class Reads(Queue, Protocol):
     ) -> None:
         """Have people read again: person → since when. Not before `gap` ms after the last read;
         `first`: before everybody else."""
+        ...
+
+    async def take_in(
+        self,
+        lane: Lane,
+        seen: Sequence[Sighting],
+        *,
+        now: Millis,
+        checkpoint: Checkpoint | None = None,
+    ) -> Sequence[int]:
+        """Observe listed people, each with an id or an address, and keep the cursor, in one
+        transaction; their numbers. Reads that are asked for are still made."""
         ...
 
     async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]: ...
@@ -363,7 +387,8 @@ class Insight(Protocol):
 
 
 class Checkpoints(Protocol):
-    """Cursors of streams. They are saved only by Outbox.append, with their records."""
+    """Cursors of streams. They are saved only with what they stand for: Outbox.append,
+    Reads.take_in."""
 
     async def load(self, connection: str, stream: str) -> Checkpoint | None: ...
 

@@ -12,12 +12,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
 from connector.model import (
+    Checkpoint,
     Claim,
     Dead,
     Doubt,
     Entry,
     Gone,
     Held,
+    Lane,
     LaneId,
     Millis,
     Observed,
@@ -26,8 +28,8 @@ from connector.model import (
     Skipped,
     State,
 )
-from connector.ports import FreshView
-from connector.store import profiles, queue
+from connector.ports import FreshView, Sighting
+from connector.store import listing, memory, profiles, queue
 from connector.store.database import Database
 from connector.store.tables import in_state, outbox, people, reads
 from connector.store.tables import profiles as profiles_table
@@ -91,6 +93,22 @@ class SqlReads(queue.SqlQueue):
                 c.execute(update(reads).where(*mine).values(due=0))
 
         await self._database.write(work)
+
+    async def take_in(
+        self,
+        lane: Lane,
+        seen: Sequence[Sighting],
+        *,
+        now: Millis,
+        checkpoint: Checkpoint | None = None,
+    ) -> Sequence[int]:
+        def work(c: Connection) -> list[int]:
+            if checkpoint:
+                memory.save_checkpoint(c, lane.connection, checkpoint, now)
+            reconfirm = self._states.reconfirm_after
+            return listing.take_in(c, lane, seen, now=now, reconfirm_after=reconfirm)
+
+        return await self._database.write(work)
 
     async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]:
         """The newest views, and whether a write of the person's profile is in flight, be it
