@@ -96,13 +96,15 @@ class Client:
 @dataclass(frozen=True, slots=True)
 class Whom:
     """A person to read: `view` is the JSON of the last view (empty: never read);
-    with `renew` what is fetched seldom is fetched again."""
+    with `renew` what is fetched seldom is fetched again. Further permits of a `backfill`'s read
+    are asked for as a backfill's too."""
 
     person: int
     platform_id: str | None
     email: str | None
     view: bytes
     renew: bool = False
+    backfill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
