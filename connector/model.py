@@ -187,7 +187,7 @@ class Observation:
     digest of account and address (None without one), and `problem` says why the person cannot be
     told to Klaviyo, if he cannot. `email` is set where the platform was asked by its id: it is the
     person's address from then on. Of one who is `withheld` nothing may be told, and his records
-    lose the address that they have.
+    lose the address that they have. What a `backfill` asked for is told after all live traffic.
     """
 
     person: int
@@ -203,6 +203,7 @@ class Observation:
     problem: Problem | None = None
     email: str | None = None
     withheld: bool = False
+    backfill: bool = False
 
 
 @dataclass(frozen=True, slots=True)

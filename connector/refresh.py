@@ -116,7 +116,9 @@ class Refresher:
         if sight is None:
             return Delivery([Gone(entry.seq, self._on_leave)])
         at = Millis(entry.occurred_at)
-        seen = self.observation(entry.seq, sight, at=at, since=entry.received_at)
+        seen = self.observation(
+            entry.seq, sight, at=at, since=entry.received_at, backfill=entry.backfill
+        )
         return Delivery([Observed(entry.seq, seen)])
 
     def _whom(self, entry: Entry) -> Whom:
@@ -126,9 +128,12 @@ class Refresher:
             email=entry.email,
             view=entry.data,
             renew=entry.name == "renew",
+            backfill=entry.backfill,
         )
 
-    def observation(self, person: int, sight: Sight, *, at: Millis, since: Millis) -> Observation:
+    def observation(
+        self, person: int, sight: Sight, *, at: Millis, since: Millis, backfill: bool = False
+    ) -> Observation:
         """What the mapping makes of a sight that was asked for `at`, because of what came in
         `since`. A person without a usable address is observed too: he is held, and told once he
         has one."""
@@ -150,6 +155,7 @@ class Refresher:
             problem=fault.problem if fault else None,
             email=email if self._reader.by_id else None,
             withheld="withheld" in sight.view,
+            backfill=backfill,
         )
 
     def resumed(self) -> None:

@@ -126,7 +126,7 @@ def append(
         rows += page_rows
         if page.reads is not None:
             _ask_for_reads(asked, page, [record for record, _ in fresh], page_rows)
-        released = _release(c, rows, found.addressed, page.received_at)
+        released = release(c, rows, found.addressed, page.received_at)
         held = sum(row["state"] == State.HELD for row in page_rows)
         appended.append(
             Appended(len(fresh), len(page.records) - len(fresh), held=held, released=released)
@@ -215,7 +215,7 @@ def _ask_for_reads(
                 renew.add(row["person"])
 
 
-def _release(
+def release(
     c: Connection, rows: list[dict[str, Any]], addressed: Mapping[int, str], now: Millis
 ) -> int:
     """Give the records that wait for these people their address."""

@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Insert, bindparam, case, exists, literal, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Insert,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
@@ -70,7 +81,8 @@ class SqlReads(queue.SqlQueue):
         if seen:
             profiles.observe(c, seen, now=now, reconfirm_after=reconfirm)
         if gone:
-            profiles.leave(c, gone, at=now, now=now, reconfirm_after=reconfirm)
+            old = frozenset(person for person in gone if rows[person].priority)
+            profiles.leave(c, gone, at=now, now=now, reconfirm_after=reconfirm, backfill=old)
         _release(c, [o.person for o in seen] + list(gone), now)
         return len(known)
 
@@ -148,6 +160,7 @@ _ROW = (
     reads.c.view,
     reads.c.view_at,
     reads.c.renew,
+    reads.c.priority,
 )
 
 
@@ -158,8 +171,10 @@ def ask(
     gap: int,
     priority: int,
     renew: frozenset[int] = frozenset(),
+    backfill: int | None = None,
 ) -> None:
-    """Ask for these people to be read: person → when what asks for it was received."""
+    """Ask for these people to be read: person → when what asks for it was received. `backfill` is
+    the number of the one that asks."""
     if who:
         c.execute(
             _asking(c.dialect.name, gap),
@@ -172,6 +187,7 @@ def ask(
                     "asked_at": at,
                     "priority": priority,
                     "renew": int(person in renew),
+                    "backfill": backfill,
                 }
                 for person, at in who.items()
             ],
@@ -197,6 +213,7 @@ def _asking(dialect: str, gap: int) -> Insert:
         set_={
             "lane": new.lane,
             "renew": case((new.renew > reads.c.renew, new.renew), else_=reads.c.renew),
+            "backfill": func.coalesce(new.backfill, reads.c.backfill),
             "asked_at": case(
                 (missed, reads.c.sent_at + 1),
                 (reads.c.asked_at > new.asked_at, reads.c.asked_at),
@@ -314,6 +331,6 @@ def _entry(row: Any, who: tuple[str | None, str | None], now: Millis) -> Entry:
         attempts=row.attempts,
         solo=False,
         mapping=None,
-        backfill=False,
+        backfill=bool(row.priority),
         failing_since=row.failing_since,
     )
