@@ -47,6 +47,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
 from connector.adapters.kit import Kit
+from connector.adapters.registry import shaped_views
 from connector.config import PlatformSettings, load
 from connector.errors import (
     Blocked,
@@ -103,6 +104,29 @@ class Hasty(FakeClock):
 
     async def sleep(self, seconds: float) -> None:
         self.move(seconds)
+
+
+def kit_at(app: App, clock: FakeClock | None = None) -> Kit:
+    """What an adapter reaches its platform with, where the platform is an ASGI application in this
+    process. Nobody waits: a clock that is not given moves by itself."""
+    now = clock or Hasty()
+
+    async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
+        return Governor("contract", limits, clock=now, share=1.0)
+
+    async def remember(spend: Sequence[Spend]) -> None: ...
+
+    def http(base_url: str, credential: Credential, not_applied: frozenset[int]) -> Http:
+        return Http(
+            base_url,
+            vendor="platform",
+            clock=now,
+            credential=credential,
+            wait_statuses=not_applied,
+            http=in_process(app),
+        )
+
+    return Kit(now, http, quota, remember)
 
 
 class PlatformContract:
@@ -218,7 +242,7 @@ class PlatformContract:
         refused()
 
     def test_what_cannot_be_read_is_malformed_and_nothing_else(self) -> None:
-        webhook, view = self._webhook(), self.platform.event_view
+        webhook, view = self._webhook(), self._shaped.event_view
         pushes = self._pushes()
 
         @self._tried(at=st.integers(0, len(pushes) - 1), body=st.binary(max_size=60) | _JSON)
@@ -262,7 +286,7 @@ class PlatformContract:
                 said = orjson.loads(record.data)
                 before = copy.deepcopy(said)
                 views = [
-                    self.platform.event_view(record.name, record.occurred_at, said, record.email)
+                    self._shaped.event_view(record.name, record.occurred_at, said, record.email)
                     for _ in range(2)
                 ]
                 assert said == before, "a view changes nothing of what it is given"
@@ -271,7 +295,7 @@ class PlatformContract:
                 assert views[0]["event"]["name"] == record.name
 
     def test_a_person_has_a_pure_and_total_view_in_documented_words(self) -> None:
-        shown = self.platform.person_view
+        shown = self._shaped.person_view
         customers = [e["customer"] for e in self._examples() if "customer" in e]
         if shown is None:
             assert not customers
@@ -481,7 +505,7 @@ class PlatformContract:
     # ── what is declared ─────────────────────────────────────────────────────────────────────────
 
     async def test_what_is_offered_is_there_and_what_is_there_is_offered(self) -> None:
-        platform = self.platform
+        platform = self._shaped
         sides: dict[str, bool] = {"events": platform.webhook is not None}
         if platform.open is None:
             assert platform.offers <= {"events"}
@@ -501,8 +525,8 @@ class PlatformContract:
 
     def test_the_mapping_examples_pass(self) -> None:
         folder = self.mappings / "examples" / self.platform.source
-        view, person = self.platform.event_view, self.platform.person_view
-        assert run_examples(folder, view, person) == []
+        view, person = self._shaped.event_view, self._shaped.person_view
+        assert run_examples(folder, view, person, shaped_views(self.platform)) == []
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -512,6 +536,11 @@ class PlatformContract:
             return cast(Callable[[], None], tried(given(**what)(function)))
 
         return wrap
+
+    @property
+    def _shaped(self) -> Platform:
+        shape = self.platform.shape
+        return shape(self._model()) if shape else self.platform
 
     def _model(self, changes: Mapping[str, Any] | None = None) -> Any:
         return self.platform.settings.model_validate({**self.settings, **(changes or {})})
@@ -539,7 +568,7 @@ class PlatformContract:
 
     def _pushes(self) -> list[Push]:
         found = [
-            Push(dict(self.platform.name_header(e["name"])), orjson.dumps(e["record"]))
+            Push(dict(self._shaped.name_header(e["name"])), orjson.dumps(e["record"]))
             for e in self._examples()
             if "record" in e
         ]
@@ -564,24 +593,7 @@ class PlatformContract:
     async def _client(self, app: App) -> AsyncIterator[Client]:
         if self.platform.open is None:
             pytest.skip("the platform has no API")
-        clock = Hasty()
-
-        async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
-            return Governor("contract", limits, clock=clock, share=1.0)
-
-        async def remember(spend: Sequence[Spend]) -> None: ...
-
-        def http(base_url: str, credential: Credential, not_applied: frozenset[int]) -> Http:
-            return Http(
-                base_url,
-                vendor="platform",
-                clock=clock,
-                credential=credential,
-                wait_statuses=not_applied,
-                http=in_process(app),
-            )
-
-        client = await self.platform.open(self._model(), Kit(clock, http, quota, remember))
+        client = await self.platform.open(self._model(), kit_at(app))
         try:
             yield client
         finally:
@@ -772,7 +784,8 @@ def _secrets(model: BaseModel) -> set[str]:
     """Every secret in the settings that holds something."""
     found: set[str] = set()
     for value in dict(model).values():
-        for item in value if isinstance(value, tuple | list) else (value,):
+        items = value.values() if isinstance(value, Mapping) else value
+        for item in items if isinstance(value, Mapping | tuple | list) else (value,):
             if isinstance(item, SecretStr) and item.get_secret_value().strip():
                 found.add(item.get_secret_value())
             elif isinstance(item, BaseModel):
