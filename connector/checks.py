@@ -21,7 +21,7 @@ from connector.mapping import load as load_mapping
 from connector.mapping import run_examples, warnings
 from connector.metrics import account_label
 from connector.model import Check, Spend
-from connector.store import schema
+from connector.store import care
 from connector.store.sql import file_of
 
 _LOOK_AGAIN = 5.0
@@ -78,7 +78,7 @@ def _store(url: str, mends: bool) -> list[Check]:
     path = file_of(url)
     if path and not path.exists():
         return [Check("store", "ok", f"{path} will be made at the first run")]
-    faults = schema.check(url)
+    faults = care.check(url)
     return [
         Check("store", "warning" if mends and fault.startswith("S30") else "fault", fault)
         for fault in faults

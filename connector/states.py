@@ -140,9 +140,10 @@ class Profile:
     """The digest of his address, in hex."""
 
 
-def as_known(profile: Profile, seen: Observation) -> Observation:
-    """Where people are read, an event says who he is only as long as nothing else does."""
-    if not seen.partial or not profile.identity:
+def as_known(profile: Profile, seen: Observation, *, held: bool) -> Observation:
+    """Where people are read, an event says who he is only as long as nothing else does, and not
+    of one who is held: a read may have shown that nothing may be told of him."""
+    if not seen.partial or not (profile.identity or held):
         return seen
     return replace(seen, identity={}, address=None, mapping=profile.mapping or seen.mapping)
 

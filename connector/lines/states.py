@@ -9,8 +9,8 @@ from connector.adapters.klaviyo.sink.jobs import ImportJobs
 from connector.adapters.klaviyo.sink.profiles import ProfileSink
 from connector.dispatch import Dispatcher
 from connector.lines.site import Site
-from connector.model import Outcome, Pending, ProfileWrite
-from connector.operate import KLAVIYO, Line, Need
+from connector.model import Need, Outcome, Pending, ProfileWrite
+from connector.operate import KLAVIYO, Line
 from connector.ports import Reader, Renderer
 from connector.receipts import Receipts
 from connector.refresh import PassThrough, Refresher
@@ -56,7 +56,7 @@ async def build(site: Site, line: Line) -> None:
 
 async def _reads(site: Site, line: Line, reader: Reader, writes: Dispatcher[ProfileWrite]) -> None:
     connection = site.connection
-    line.renews = reader.renews
+    line.renews, line.by_id = reader.renews, reader.by_id
     line.refresher = Refresher(
         reader,
         site.mapping,

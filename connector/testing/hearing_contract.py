@@ -190,3 +190,17 @@ class HearingContract:
         await store.reads.settle(claim, [Observed(bad.person, bad)], now=NOW, horizon=HORIZON)
         await said(store, LATER, tier="Gold")
         assert await claim_writes(store, fence, LATER) is None
+
+    async def test_of_who_is_withheld_an_event_tells_nothing(self, store: Store) -> None:
+        fence = await hold(store)
+        _, _, profiles = await lanes(store)
+        await happen(store, "ada")
+        claim = await claim_reads(store, fence)
+        assert claim
+        nobody = seen(claim.entries[0].seq, "ada", NOW, profiles.id)
+        nobody = replace(
+            nobody, identity={}, address=None, problem=Problem.NO_IDENTITY, withheld=True
+        )
+        await store.reads.settle(claim, [Observed(nobody.person, nobody)], now=NOW, horizon=HORIZON)
+        await said(store, LATER, tier="Gold")
+        assert await claim_writes(store, fence, LATER) is None
