@@ -35,7 +35,8 @@ def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]
         mapping = load_mapping(path).mapping
         platform = registry.load(source, settings)
     except ConfigError as error:
-        return [Check(what, "fault", fault, error.problem) for fault in error.faults]
+        about = f"package of {source}" if error.problem is Problem.PLUGIN_BROKEN else what
+        return [Check(about, "fault", fault, error.problem) for fault in error.faults]
     found = [Check(what, "warning", line) for line in warnings(mapping)]
     examples = path.parent / "examples" / source
     if examples.is_dir():
@@ -101,7 +102,10 @@ class _Keys:
         return [*await self._klaviyo(connection), *await self._platform(connection)]
 
     async def _platform(self, connection: Connection) -> Sequence[Check]:
-        platform = registry.load(connection.source)
+        try:
+            platform = registry.load(connection.source, connection.settings)
+        except ConfigError:
+            return []  # said already, beside its mapping
         if platform.open is None:
             return []
 
@@ -119,11 +123,15 @@ class _Keys:
             return Governor(account_label(credential), limits, clock=self._clock, share=1.0)
 
         kit = Kit(self._clock, http, quota, _forget)
-        client = await platform.open(connection.settings, kit)
         try:
-            return await client.check()
-        finally:
-            await client.aclose()
+            with registry.theirs(connection.source):
+                client = await platform.open(connection.settings, kit)
+                try:
+                    return await client.check()
+                finally:
+                    await client.aclose()
+        except ConfigError as error:
+            return [Check(connection.source, "fault", error.faults[0], error.problem)]
 
     async def _klaviyo(self, connection: Connection) -> Sequence[Check]:
         api = klaviyo.KlaviyoApi(

@@ -7,9 +7,13 @@ ask for. Each part is a module here that adds its lanes, loops and orders to the
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from connector.adapters import registry
 from connector.config import Config, Connection
-from connector.errors import ConfigError
+from connector.errors import ConfigError, Problem
 from connector.lines import accounts, events, polling, states
 from connector.lines.quotas import Quotas
 from connector.lines.site import Shop, Site
@@ -17,6 +21,14 @@ from connector.mapping import load as load_mapping
 from connector.metrics import Metrics
 from connector.operate import Line
 from connector.ports import Clock, Lease, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """Lines by connection, and why enabled connections without one have none."""
+
+    lines: dict[str, Line]
+    broken: dict[str, str]
 
 
 class Workshop:
@@ -34,6 +46,25 @@ class Workshop:
         self.quotas = quotas or Quotas(store, clock, metrics)
         self._shop = Shop(config, store, lease, clock, metrics, self.quotas)
 
+    async def lay(self, connections: Sequence[Connection]) -> Laid:
+        """The lines of all connections. Raises ConfigError, with nothing left open, for what is
+        wrong in a file; a package that fails stops its own connections only."""
+        # Together, so that a far end that does not answer costs its wait once.
+        built = await asyncio.gather(*map(self.build, connections), return_exceptions=True)
+        laid, failed = Laid({}, {}), []
+        for connection, found in zip(connections, built, strict=True):
+            if isinstance(found, Line):
+                laid.lines[connection.name] = found
+            elif isinstance(found, ConfigError) and found.problem is Problem.PLUGIN_BROKEN:
+                if connection.enabled:
+                    laid.broken[connection.name] = found.faults[0]
+            else:
+                failed.append(found)
+        if failed:
+            await asyncio.gather(*(line.aclose() for line in laid.lines.values()))
+            raise failed[0]
+        return laid
+
     async def build(self, connection: Connection) -> Line:
         """A line, stopped. Raises ConfigError for a platform or mapping that cannot be used."""
         site = await self._site(connection)
@@ -49,13 +80,21 @@ class Workshop:
         if site.client:
             line.checks.append(site.client.check)
             line.close.append(site.client.aclose)
+        try:
+            await self._parts(site, line)
+        except BaseException:
+            await line.aclose()
+            raise
+        return line
+
+    async def _parts(self, site: Site, line: Line) -> None:
         await events.build(site, line)
         if site.profiles:
             await states.build(site, line)
         if site.reader:
             polling.build(site, line)
-        line.door = events.door(site, line)
-        return line
+        with registry.theirs(site.connection.source):
+            line.door = events.door(site, line)
 
     async def _site(self, connection: Connection) -> Site:
         shop = self._shop
@@ -75,5 +114,10 @@ class Workshop:
         api, account = await accounts.connect(shop, connection)
         client = None
         if platform.open is not None:
-            client = await platform.open(connection.settings, shop.kit(connection))
+            try:
+                with registry.theirs(connection.source):
+                    client = await platform.open(connection.settings, shop.kit(connection))
+            except BaseException:
+                await api.aclose()
+                raise
         return Site(shop, connection, platform, client, mapping, account, api)
