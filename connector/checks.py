@@ -13,14 +13,17 @@ from connector.adapters.kit import Kit
 from connector.adapters.klaviyo import api as klaviyo
 from connector.adapters.klaviyo.limits import LIMITS
 from connector.clock import SystemClock
-from connector.config import Config, Connection
+from connector.config import Config, Connection, Reward, Tier
 from connector.errors import ConfigError, Problem
 from connector.governor import Governor, Limit
 from connector.http import Credential, Http, is_loopback
 from connector.mapping import load as load_mapping
 from connector.mapping import run_examples, warnings
+from connector.mapping.examples import Shape, View
 from connector.metrics import account_label
 from connector.model import Check, Spend
+from connector.ports import Platform, Sight
+from connector.signals import signals
 from connector.store import care
 from connector.store.sql import file_of
 
@@ -41,10 +44,28 @@ def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]
     examples = path.parent / "examples" / source
     if examples.is_dir():
         faults = run_examples(
-            examples, platform.event_view, platform.person_view, registry.shaped_views(platform)
+            examples, platform.event_view, platform.person_view, example_views(platform)
         )
         found += [Check(what, "fault", line, Problem.MAPPING_FAULTY) for line in faults]
     return found or [Check(what, "ok", f"version {mapping.version}")]
+
+
+def example_views(platform: Platform) -> Shape:
+    """The views that a mapping example is run with: of the platform as the example's `settings`
+    shape it, with what its `tiers` and `rewards` add to a person's."""
+
+    def views(example: Mapping[str, Any]) -> tuple[View, View | None]:
+        shaped = platform
+        if platform.shape is not None and "settings" in example:
+            shaped = platform.shape(platform.settings.model_validate(example["settings"]))
+        tiers = [Tier.model_validate(tier) for tier in example.get("tiers", ())]
+        rewards = [Reward.model_validate(reward) for reward in example.get("rewards", ())]
+        sharpen, person = signals(tiers, rewards), shaped.person_view
+        if person is None:
+            return shaped.event_view, None
+        return shaped.event_view, lambda *given: sharpen(Sight(person(*given), frozenset())).view
+
+    return views
 
 
 async def check(config: Config, *, offline: bool = False, patience: float = 0.0) -> list[Check]:

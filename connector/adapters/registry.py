@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -56,20 +56,6 @@ def load(source: str, settings: Any = None) -> Platform:
         return platform
     with theirs(source):
         return platform.shape(settings)
-
-
-def shaped_views(platform: Platform) -> Callable[[Any], tuple[Any, Any]] | None:
-    """Of the settings that a mapping example holds, the views of the platform that they describe;
-    None where settings decide nothing. Settings that cannot be used raise ValueError."""
-    shape = platform.shape
-    if shape is None:
-        return None
-
-    def views(settings: Any) -> tuple[Any, Any]:
-        shaped = shape(platform.settings.model_validate(settings))
-        return shaped.event_view, shaped.person_view
-
-    return views
 
 
 def names() -> str:

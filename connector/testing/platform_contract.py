@@ -48,7 +48,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
 from connector.adapters.kit import Kit
-from connector.adapters.registry import shaped_views
+from connector.checks import example_views
 from connector.config import PlatformSettings, load
 from connector.errors import (
     Blocked,
@@ -542,7 +542,7 @@ class PlatformContract:
     def test_the_mapping_examples_pass(self) -> None:
         folder = self.mappings / "examples" / self.platform.source
         view, person = self._shaped.event_view, self._shaped.person_view
-        faults = run_examples(folder, view, person, shaped_views(self.platform))
+        faults = run_examples(folder, view, person, example_views(self.platform))
         assert not faults, "\n".join(faults)
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────────
