@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
-from pydantic import SecretStr
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from connector.adapters import registry
+from connector.config.values import is_secret, parts
 
 SHIPPED = Path(__file__).parent.parent / "shipped" / "mappings"
 CHECKOUT = Path(__file__).parent.parent.parent / "mappings"
@@ -32,15 +33,17 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
     platform = registry.load(source)
     prefix = name.upper().replace("-", "_")
     fields = platform.settings.model_fields
-    secret = [key for key, field in fields.items() if _is_secret(field)]
-    named = [key for key, field in fields.items() if field.is_required() or key in secret]
+    tables = {key: table for key, field in fields.items() if (table := _table(field))}
+    plain = {key: field for key, field in fields.items() if key not in tables}
+    named = [key for key, field in plain.items() if field.is_required() or _is_secret(field)]
     values = {
         "{{source}}": source,
         "{{name}}": name,
         "{{NAME}}": prefix,
         "{{settings}}": "\n".join(
             [f'{key} = "${{{prefix}_{key.upper()}}}"' for key in named]
-            + [_comment(key, field) for key, field in fields.items() if key not in named]
+            + [_comment(key, field) for key, field in plain.items() if key not in named]
+            + [line for key, table in tables.items() for line in _commented(key, table)]
         ),
         "{{secrets}}": "\n".join(f"{prefix}_{key.upper()}=" for key in named),
         "{{console_password}}": token(),
@@ -66,11 +69,26 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
 
 
 def _is_secret(field: FieldInfo) -> bool:
-    return "SecretStr" in str(field.annotation) or isinstance(field.default, SecretStr)
+    """Whether it is filled from one variable of the environment."""
+    several = get_origin(parts(field.annotation)[0]) is Mapping
+    return not several and is_secret(field.annotation)
+
+
+def _table(field: FieldInfo) -> type[BaseModel] | None:
+    found, _ = parts(field.annotation)
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
+def _commented(key: str, table: type[BaseModel]) -> list[str]:
+    """A table of its own within the settings, to be filled in by a person."""
+    lines = [_comment(name, field) for name, field in table.model_fields.items()]
+    return ["", f"# [connections.settings.{key}]", *lines]
 
 
 def _comment(key: str, field: FieldInfo) -> str:
-    default: Any = field.default
+    empty: Any = "" if parts(field.annotation)[0] is str else {}
+    default: Any = empty if field.is_required() else field.default
+    default = list(default) if isinstance(default, tuple) else default
     shown = f'"{default}"' if isinstance(default, str) else default
     return (
         f"# {key} = {shown}" if not isinstance(default, float) else f"# {key}: {field.description}"
