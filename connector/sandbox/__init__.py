@@ -14,6 +14,7 @@ from connector.sandbox.klaviyo_jobs import Job
 from connector.sandbox.klaviyo_ledger import Write
 from connector.sandbox.serve import Servers, serve
 from connector.sandbox.traffic import Teller, Traffic, Webhook
+from connector.sandbox.yotpo import YotpoSandbox
 
 __all__ = [
     "Fault",
@@ -27,5 +28,6 @@ __all__ = [
     "Traffic",
     "Webhook",
     "Write",
+    "YotpoSandbox",
     "serve",
 ]
