@@ -105,6 +105,28 @@ def client(*, timeout: float = 30.0, max_connections: int = 20) -> httpx.AsyncCl
     )
 
 
+class _InProcess(httpx.AsyncBaseTransport):
+    def __init__(self, app: Any) -> None:
+        self._inner = httpx.ASGITransport(app)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await self._inner.handle_async_request(request)
+        except ConnectionResetError as error:
+            raise httpx.ReadError("reset") from error
+        except ConnectionRefusedError as error:
+            raise httpx.ConnectError("refused") from error
+        except TimeoutError as error:
+            raise httpx.ReadTimeout("no answer in time") from error
+
+
+def in_process(app: Any) -> httpx.AsyncClient:
+    """A client whose far end is an ASGI application in this process, for tests. An application
+    that raises ConnectionResetError, ConnectionRefusedError or TimeoutError is a line that broke
+    after the request left, one that never stood, and one that stays silent."""
+    return httpx.AsyncClient(transport=_InProcess(app), follow_redirects=False)
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host stands for this machine. A name that begins with `127.` does not."""
     if host == "localhost":
@@ -261,9 +283,11 @@ class Http:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds of a `Retry-After` header, at most an hour; 0 when there is none or it is a date."""
+    """Seconds of a `Retry-After` header, else of `RateLimit-Reset`, at most an hour; 0 when there
+    is neither or it is a date."""
+    said = headers.get("retry-after") or headers.get("ratelimit-reset", "0")
     try:
-        return min(max(0.0, float(headers.get("retry-after", "0"))), _MAX_RETRY_AFTER)
+        return min(max(0.0, float(said)), _MAX_RETRY_AFTER)
     except ValueError:
         return 0.0
 

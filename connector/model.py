@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal, NewType, TypeAlias
 
@@ -38,6 +38,11 @@ class Record:
     refresh: bool = False
     renew: bool = False
     membership: tuple[str, bool] | None = None
+
+    def anew(self, received_at: Millis) -> Record:
+        """The record when its key counts again: another event with the same content, which
+        Klaviyo would take for a repeat of the first one."""
+        return replace(self, unique_id=f"{self.unique_id}:{received_at}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from connector.sandbox.klaviyo import KlaviyoSandbox
 from connector.sandbox.klaviyo_jobs import Job
 from connector.sandbox.klaviyo_ledger import Write
 from connector.sandbox.serve import Servers, serve
-from connector.sandbox.traffic import Traffic
+from connector.sandbox.traffic import Teller, Traffic, Webhook
+from connector.sandbox.yotpo import YotpoSandbox
 
 __all__ = [
     "Fault",
@@ -23,7 +24,10 @@ __all__ = [
     "KlaviyoSandbox",
     "Person",
     "Servers",
+    "Teller",
     "Traffic",
+    "Webhook",
     "Write",
+    "YotpoSandbox",
     "serve",
 ]

@@ -14,7 +14,6 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -37,28 +36,22 @@ from connector.sandbox.jericommerce_people import (
     make_person,
 )
 from connector.sandbox.jericommerce_register import Lagging, Register
+from connector.sandbox.jericommerce_telling import Said, Signature, Telling
 from connector.sandbox.limits import Header
+from connector.sandbox.traffic import Webhook
 
 _RETRY: tuple[Header, ...] = ((b"retry-after", b"1"),)
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """Something that happened at the platform and waits to be told by webhook."""
-
-    name: str
-    person: Person
-    properties: dict[str, Any]
 
 
 class JeriCommerceSandbox:
     """One programme with `people` members. `now` gives seconds since 1970.
 
     `rate_per_second` (default: no limit) requests are answered in a second, the others 429 with
-    `Retry-After`. With `lag` a customer is read as it was so many seconds ago.
+    `Retry-After`. With `lag` a customer is read as it was so many seconds ago. `signature` and
+    `older` say how webhooks are signed and which share of them has the older body, without `email`.
 
     `app` is the ASGI app, `faults` what goes wrong, `waiting` what the API's callers made happen
-    and no webhook has told yet (`Traffic` tells it), `violations` what callers did wrong.
+    and no webhook has told yet (`next_webhook` does), `violations` what callers did wrong.
     `read_log` holds (time, address) of the last million reads of a customer, found or not;
     `token_calls` counts requests for a token by address.
     """
@@ -73,9 +66,12 @@ class JeriCommerceSandbox:
         people: int = 200,
         rate_per_second: int | None = None,
         lag: float = 0.0,
+        signature: Signature = "hex",
+        older: float = 0.02,
     ) -> None:
         self.program = program
         self.webhook_secret = webhook_secret
+        self._telling = Telling(program, webhook_secret, signature, older)
         self.faults = Faults()
         self.violations: Counter[str] = Counter()
         self.waiting: deque[Said] = deque(maxlen=10_000)
@@ -153,6 +149,15 @@ class JeriCommerceSandbox:
         if person.home is self:
             self.changed(person)
         return told
+
+    def next_webhook(self, pick: random.Random) -> Webhook:
+        """The next thing happens to a member, and this tells of it (connector.sandbox.Teller)."""
+        if self.waiting:
+            said = self.waiting.popleft()
+        else:
+            name, person = self._telling.next_name(pick), pick.choice(self.people)
+            said = Said(name, person, self.happen(name, person, pick))
+        return self._telling.webhook(said, self.moment(), pick)
 
     def adjusted(self, reason: str) -> int:
         """How many balance changes were applied with this reason."""

@@ -115,8 +115,9 @@ def append(
         fresh: list[tuple[Record, bytes]] = []
         for record, digest in zip(page.records, digests, strict=True):
             if _is_new(c, known, rows, record, digest, page.received_at):
+                again = digest in known
                 known[digest] = page.received_at
-                fresh.append((record, digest))
+                fresh.append((record.anew(page.received_at) if again else record, digest))
         found = directories[page.lane.connection].resolve(
             [record for record, _ in fresh], page.received_at
         )

@@ -172,6 +172,8 @@ class MemoryStore:
                 or page.received_at - old.page.received_at <= record.repeat_window
             ):
                 continue
+            if old:
+                record = record.anew(page.received_at)
             person = self._person(page.lane.connection, record)
             email = record.email or (person.email if person else None)
             row = Row(

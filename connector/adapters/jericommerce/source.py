@@ -84,6 +84,6 @@ class JeriCommerceReader:
 def _is_another(customer: Mapping[str, Any], who: Whom) -> bool:
     """An address is all that can be asked for, and it may have become somebody else's."""
     user = customer.get("userData")
-    ids = {customer.get("id"), user.get("customerId") if isinstance(user, dict) else None}
-    ids.discard(None)
+    said = [customer.get("id"), user.get("customerId") if isinstance(user, dict) else None]
+    ids = [id for id in said if isinstance(id, str)]
     return who.platform_id is not None and bool(ids) and who.platform_id not in ids
