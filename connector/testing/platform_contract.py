@@ -46,7 +46,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
-from connector.adapters.kit import Kit
+from connector.adapters.kit import NOT_APPLIED, Kit
 from connector.adapters.registry import shaped_views
 from connector.config import PlatformSettings, load
 from connector.errors import (
@@ -126,7 +126,7 @@ def kit_at(app: App, clock: FakeClock | None = None) -> Kit:
             http=in_process(app),
         )
 
-    return Kit(now, http, quota, remember)
+    return Kit(now, http, quota, remember, NOT_APPLIED)
 
 
 class PlatformContract:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import orjson
 
 from connector.adapters.http.settings import Adjust, Profile, Settings
-from connector.adapters.http.template import Unfilled, fill, fill_path
+from connector.adapters.http.template import Unfilled, fill, fill_path, places
 from connector.adapters.http.view import at, person_view
 from connector.adapters.kit import Kit
 from connector.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
@@ -38,6 +38,7 @@ class HttpReader:
         self, settings: Settings, profile: Profile, http: Http, governor: Governor
     ) -> None:
         self.parallel = settings.max_concurrency
+        self.by_id = set(places(profile.path)) <= {"person"}
         self._profile = profile
         self._http = http
         self._governor = governor

@@ -36,6 +36,7 @@ class YotpoReader:
     """connector.ports.Reader."""
 
     endpoint = ANY
+    by_id = True
 
     def __init__(self, settings: Settings, api: YotpoApi) -> None:
         self.parallel = settings.max_concurrency
