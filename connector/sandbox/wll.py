@@ -3,7 +3,7 @@ that moves points. `/oauth/token` is the authorisation service, everything else 
 
 Sources: the vendor's pages on tokens, limits and webhooks. Guesses: every error body, the token
 call's own limit (20 an hour), what an unknown client is answered (401 `invalid_client`), `next` as
-a number, that a repeated idempotencyKey is applied again, the payloads of events.
+a number, that a repeated idempotencyKey is applied again.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -29,17 +27,8 @@ from connector.sandbox.faults import Faults
 from connector.sandbox.gate import JSON, Gate, Operation, control_routes
 from connector.sandbox.limits import Header
 from connector.sandbox.traffic import Webhook
-from connector.sandbox.wll_users import (
-    REWARDS,
-    Audience,
-    Crowd,
-    Tier,
-    User,
-    Users,
-    rewards,
-    stamp,
-    tiers,
-)
+from connector.sandbox.wll_telling import Said, Telling, happen
+from connector.sandbox.wll_users import Audience, Crowd, Tier, User, Users, rewards, tiers
 
 _RETRY: tuple[Header, ...] = ((b"retry-after", b"1"),)
 _LIFE = 86_400
@@ -56,15 +45,6 @@ _TEMPLATES = {
     ("users", "*"): "users/{subject}",
     ("audiences", "*", "members"): "audiences/{id}/members",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """Something that happened and waits to be told by webhook."""
-
-    type: str
-    user: User
-    payload: dict[str, Any]
 
 
 class WllSandbox:
@@ -105,8 +85,7 @@ class WllSandbox:
         self._asked: deque[float] = deque()
         self._room, self._filled_at = float(_BURST), now()
         self._throttled = 0
-        self._told = 0
-        self._last_stamp = 0
+        self._telling = Telling(webhook_secret)
         self._adjusted: Counter[str] = Counter()
         inner = Starlette(
             routes=[
@@ -129,6 +108,11 @@ class WllSandbox:
     def app(self) -> ASGIApp:
         """The ASGI app."""
         return self._gate
+
+    @property
+    def people(self) -> list[User]:
+        """Everybody who registered."""
+        return list(self.users)
 
     def moment(self) -> datetime:
         """Now, in UTC."""
@@ -155,17 +139,8 @@ class WllSandbox:
 
     def next_webhook(self, pick: random.Random) -> Webhook:
         """The next thing happens to a user, and this tells of it (connector.sandbox.Teller)."""
-        said = self.waiting.popleft() if self.waiting else self._happen(pick)
-        self._told += 1
-        body = {
-            "type": said.type,
-            "reportedAt": self._stamp(),
-            "subject": said.user.auth,
-            "payload": said.payload,
-        }
-        headers = {"content-type": "application/json"}
-        suffix = f"/{self.webhook_secret}"
-        return Webhook(f"wll-{self._told}", headers, orjson.dumps(body), suffix)
+        said = self.waiting.popleft() if self.waiting else happen(pick.choice(self.people), pick)
+        return self._telling.webhook(said, self._now())
 
     def adjusted(self, key: str) -> int:
         """How many adjustments were applied with this idempotencyKey."""
@@ -186,24 +161,6 @@ class WllSandbox:
             "throttled": self._throttled,
             "violations": dict(self.violations),
         }
-
-    def _happen(self, pick: random.Random) -> Said:
-        user = pick.choice(self.users.page(0, len(self.users)))
-        affordable = [reward for reward in REWARDS if reward[1] <= user.points]
-        if affordable and pick.random() < 0.3:
-            name, price = pick.choice(affordable)
-            user.move(-price)
-            return Said("PURCHASED_REWARD", user, {"rewardName": name, "price": price})
-        amount = pick.randrange(5, 200)
-        user.move(amount)
-        if pick.random() < 0.5:
-            return Said("POINTS_ADJUSTED", user, {"amount": amount})
-        return Said("CASHBACK_REGISTERED", user, {"amount": amount / 10, "points": amount})
-
-    def _stamp(self) -> str:
-        """The time, each once: an event is known by nothing else."""
-        self._last_stamp = max(int(self._now() * 1000), self._last_stamp + 1)
-        return stamp(datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=self._last_stamp))
 
     # ── what the gate asks ───────────────────────────────────────────────────────────────────────
 

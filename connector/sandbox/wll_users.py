@@ -1,7 +1,7 @@
 """A WLL tenant's users and audiences.
 
-The shape of a user is the one that INTERFACE 5 reads out of the vendor's pages. Guesses: what the
-payloads of events hold, how tiers and rewards are priced, the order of listings (by joining).
+The parts of a user are those of the vendor's pages and its SDK's types. Guesses: that one answer
+holds them all, how tiers and rewards are priced, the order of listings (by joining).
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ class User:
     joined: datetime
     restricted: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def balance(self) -> int:
+        """What the connector calls the points."""
+        return self.points
 
     @property
     def tier(self) -> tuple[str, int]:
