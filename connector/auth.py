@@ -190,15 +190,10 @@ class OAuthToken:
         client = ClientAuth(
             self._client_id, self._client_secret.get_secret_value(), self._auth_method
         )
-        headers = {
-            "Accept": "application/json",
-            "Content-Type": "application/x-www-form-urlencoded",
-        }
-        _, headers, body = client.prepare("POST", "", headers, body)
-        if not self._as_json:
-            return headers, body.encode()
-        pairs = dict(parse_qsl(body, keep_blank_values=True))
-        return {**headers, "Content-Type": "application/json"}, orjson.dumps(pairs)
+        _, headers, body = client.prepare("POST", "", {"accept": "application/json"}, body)
+        if self._as_json:
+            return headers, orjson.dumps(dict(parse_qsl(body, keep_blank_values=True)))
+        return {**headers, "content-type": "application/x-www-form-urlencoded"}, body.encode()
 
 
 def _as_failure(error: DeliveryError, problem: Problem) -> Wait | Blocked:

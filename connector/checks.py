@@ -22,7 +22,7 @@ from connector.mapping import Writer, clashes, run_examples, warnings
 from connector.mapping import load as load_mapping
 from connector.metrics import account_label
 from connector.model import Check, Spend
-from connector.store import schema
+from connector.store import care
 from connector.store.sql import file_of
 
 _LOOK_AGAIN = 5.0
@@ -98,7 +98,7 @@ def _store(url: str, mends: bool) -> list[Check]:
     path = file_of(url)
     if path and not path.exists():
         return [Check("store", "ok", f"{path} will be made at the first run")]
-    faults = schema.check(url)
+    faults = care.check(url)
     return [
         Check("store", "warning" if mends and fault.startswith("S30") else "fault", fault)
         for fault in faults

@@ -198,7 +198,8 @@ class Http:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request, one answer or one DeliveryError. `path` may carry data and is never logged;
-        `route` is its template and is. A token that is refused is renewed and tried once more."""
+        `route` is its template and is. `content` is JSON, unless the headers name another type.
+        A token that is refused is renewed and tried once more."""
         if self._tls_fault:
             raise Blocked(
                 Problem.TLS_REQUIRED,
@@ -206,7 +207,8 @@ class Http:
                 scope="account",
             )
         token = self._credential if isinstance(self._credential, Token) else None
-        sent = {**self._headers, **(headers or {})}
+        json = {} if content is None else {"content-type": "application/json"}
+        sent = {**json, **self._headers, **(headers or {})}
         proof = await self._proof()
         try:
             return await self._send(method, path, route, content, sent, proof)
@@ -355,6 +357,29 @@ def _pointers(response: httpx.Response) -> tuple[list[tuple[str, str]], dict[str
         if not meta and isinstance(error.get("meta"), dict):
             meta = error["meta"]
     return found, meta
+
+
+async def post(
+    url: str, body: bytes, *, clock: Clock, allow_http: frozenset[str] = frozenset()
+) -> int:
+    """POST JSON to an address that is a credential itself, and so stands in no error; the status of
+    a 2xx answer. Raises DeliveryError."""
+    parts = urlsplit(url)
+    base = f"{parts.scheme}://{parts.netloc}"
+    kind = {"content-type": "application/json"}
+    # Not a platform; but what its statuses mean is the same.
+    http = Http(
+        base,
+        vendor="platform",
+        clock=clock,
+        credential=lambda: kind,
+        allow_http=allow_http,
+        timeout=10.0,
+    )
+    try:
+        return (await http.call("POST", url[len(base) :], route="POST", content=body)).status
+    finally:
+        await http.aclose()
 
 
 async def ask(url: str) -> tuple[int, str]:

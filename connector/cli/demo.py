@@ -115,7 +115,7 @@ def _write(folder: Path, port: int, url: Callable[[str], str]) -> Path:
 
 def _unique_id(connection: Connection) -> Callable[[Webhook], str]:
     """What the connector will tell Klaviyo that a webhook's event is called; "" for none."""
-    platform = registry.load(connection.source)
+    platform = registry.load(connection.source, connection.settings)
     assert platform.webhook is not None
     webhook = platform.webhook(connection.settings)
 

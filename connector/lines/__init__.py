@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from connector.adapters import registry
 from connector.config import Config, Connection
 from connector.errors import ConfigError, Problem
-from connector.lines import accounts, events, states
+from connector.lines import accounts, events, polling, states
 from connector.lines.quotas import Quotas
 from connector.lines.site import Shop, Site
 from connector.mapping import Writer, clashes
@@ -73,6 +73,7 @@ class Workshop:
         await events.build(site, line)
         if site.profiles:
             await states.build(site, line)
+            polling.build(site, line)
         line.door = events.door(site, line)
         return line
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from connector.adapters.yotpo import PLATFORM
 from connector.model import Action
@@ -31,7 +31,7 @@ APP = {
 class TestYotpo(PlatformContract):
     platform = PLATFORM
     settings = SETTINGS
-    refused = {
+    refused: ClassVar[dict[str, Any]] = {
         "base_url": "no address",
         "rate_per_second": 0,
         "repeat_window": "0s",
@@ -59,12 +59,17 @@ class TestYotpo(PlatformContract):
 
 
 class TestYotpoWithHeader(TestYotpo):
-    settings = {**SETTINGS, "webhook_secret_header": "X-Yotpo-Code"}
+    settings: ClassVar[dict[str, Any]] = {**SETTINGS, "webhook_secret_header": "X-Yotpo-Code"}
 
     def sign(self, push: Push, key: str) -> Push:
         return replace(push, headers={**push.headers, "x-yotpo-code": key})
 
 
 class TestYotpoApp(TestYotpo):
-    settings = {**SETTINGS, **APP}
-    refused = {"adjust_url": "", "client_id": "", "client_secret": "", "refresh_token": ""}
+    settings: ClassVar[dict[str, Any]] = {**SETTINGS, **APP}
+    refused: ClassVar[dict[str, Any]] = {
+        "adjust_url": "",
+        "client_id": "",
+        "client_secret": "",
+        "refresh_token": "",
+    }
