@@ -359,6 +359,29 @@ def _pointers(response: httpx.Response) -> tuple[list[tuple[str, str]], dict[str
     return found, meta
 
 
+async def post(
+    url: str, body: bytes, *, clock: Clock, allow_http: frozenset[str] = frozenset()
+) -> int:
+    """POST JSON to an address that is a credential itself, and so stands in no error; the status of
+    a 2xx answer. Raises DeliveryError."""
+    parts = urlsplit(url)
+    base = f"{parts.scheme}://{parts.netloc}"
+    kind = {"content-type": "application/json"}
+    # Not a platform; but what its statuses mean is the same.
+    http = Http(
+        base,
+        vendor="platform",
+        clock=clock,
+        credential=lambda: kind,
+        allow_http=allow_http,
+        timeout=10.0,
+    )
+    try:
+        return (await http.call("POST", url[len(base) :], route="POST", content=body)).status
+    finally:
+        await http.aclose()
+
+
 async def ask(url: str) -> tuple[int, str]:
     """A GET for a person or a probe: (status, text), or (0, why there was no answer)."""
     async with client(timeout=5.0) as asker:

@@ -20,9 +20,8 @@ _PATIENCE = 8.0
 
 async def connect(shop: Shop, connection: Connection) -> tuple[klaviyo.KlaviyoApi, str | None]:
     """The API on the quota of its account, and the account's id where it can be read."""
-    secret = connection.klaviyo.private_key.get_secret_value()
-    credential = f"{connection.klaviyo.base_url} {secret}"
-    api = _api(shop, connection, await _quota(shop, credential, connection))
+    unread = credential(connection)
+    api = _api(shop, connection, await _quota(shop, unread, connection))
     if not connection.enabled:
         return api, None
     try:
@@ -39,10 +38,21 @@ async def connect(shop: Shop, connection: Connection) -> tuple[klaviyo.KlaviyoAp
             return api, None
         account = pinned
     await api.aclose()
-    shop.quotas.forget(credential)
+    shop.quotas.forget(unread)
     governor = await _quota(shop, account, connection)
     governor.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
     return _api(shop, connection, governor), account
+
+
+def credential(connection: Connection) -> str:
+    """What stands for an account that could not be read: where it is, and the key. A secret."""
+    return f"{connection.klaviyo.base_url} {connection.klaviyo.private_key.get_secret_value()}"
+
+
+def known_by(connection: Connection, account: str | None = None) -> frozenset[str]:
+    """What two connections have in common when they belong to one account. Holds a secret."""
+    key = credential(connection) if connection.klaviyo.private_key.get_secret_value() else None
+    return frozenset(filter(None, (account, key)))
 
 
 async def _quota(shop: Shop, account: str, connection: Connection) -> Governor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from connector.adapters.jericommerce.api import GET_CUSTOMER, JeriCommerceApi
+from connector.adapters.jericommerce.api import ANY_CALL, JeriCommerceApi
 from connector.adapters.jericommerce.settings import Settings
 from connector.adapters.jericommerce.view import person_covers, person_view
 from connector.errors import Blocked, DeliveryError, Rejected, Unknown
@@ -22,7 +22,7 @@ _PASS_EVENTS = frozenset({"wallet pass requested", "wallet pass uninstalled"})
 class JeriCommerceReader:
     """connector.ports.Reader."""
 
-    endpoint = GET_CUSTOMER
+    endpoint = ANY_CALL
     by_id = False
 
     def __init__(self, settings: Settings, api: JeriCommerceApi) -> None:
@@ -57,7 +57,7 @@ class JeriCommerceReader:
             return link, at
         assert who.email is not None
         try:
-            fetched = await self._api.pass_link(who.email)
+            fetched = await self._api.pass_link(who.email, backfill=who.backfill)
         except (Rejected, Unknown):
             fetched = None
         except Blocked as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from connector.adapters.kit import NOT_APPLIED, Kit
 from connector.adapters.yotpo.actions import YotpoActions
 from connector.adapters.yotpo.api import YotpoApi, limits
@@ -13,8 +15,8 @@ from connector.adapters.yotpo.webhook import YotpoWebhook
 from connector.auth import HeaderKey
 from connector.ports import Client, Platform
 
-_NOT_APPLIED = NOT_APPLIED | {423}
-"""423: the customer's record is being written."""
+_BUSY = 423
+"""The customer's record is being written: nothing was done."""
 
 
 async def open(settings: Settings, kit: Kit) -> Client:
@@ -22,9 +24,18 @@ async def open(settings: Settings, kit: Kit) -> Client:
     secret = settings.api_key.get_secret_value()
     governor = await kit.quota(f"{settings.base_url} {settings.guid} {secret}", limits(settings))
     key = HeaderKey("x-api-key", settings.api_key)
-    http = kit.http(settings.base_url, lambda: {"x-guid": settings.guid, **key()}, _NOT_APPLIED)
-    api = YotpoApi(http, governor, kit.clock, kit.remember)
-    app = await open_app(settings, kit, _NOT_APPLIED) if settings.api == "app" else None
+
+    def both() -> Mapping[str, str]:
+        return {"x-guid": settings.guid, **key()}
+
+    api = YotpoApi(
+        kit.http(settings.base_url, both, NOT_APPLIED | {_BUSY}),
+        kit.http(settings.base_url, both, kit.retry_statuses),
+        governor,
+        kit.clock,
+        kit.remember,
+    )
+    app = await open_app(settings, kit) if settings.api == "app" else None
     reader = YotpoReader(settings, api)
 
     async def aclose() -> None:

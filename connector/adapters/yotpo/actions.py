@@ -47,13 +47,15 @@ class YotpoActions:
     async def apply(self, action: Action) -> str | None:
         if action.name == "push":
             raise Rejected(Problem.PLATFORM_REFUSED, "Yotpo sends no push notifications")
+        if not action.amount:
+            raise Rejected(Problem.PLATFORM_REFUSED, "an amount of 0 changes nothing")
         try:
             said = await self._through.adjust(self.body(action))
         except Blocked as error:
             if error.status != 404:
                 raise
             detail = "Yotpo does not know this customer"
-            raise Rejected(Problem.PLATFORM_REFUSED, detail, status=404) from error
+            raise Rejected(Problem.PLATFORM_TARGET, detail, status=404) from error
         id = said.get("id") if isinstance(said, dict) else None
         return str(id) if isinstance(id, int | str) and not isinstance(id, bool) else None
 
@@ -104,5 +106,5 @@ def _whom(action: Action) -> dict[str, str]:
         return {"customer_email": action.email}
     id = action.person or action.customer
     if not id:
-        raise Rejected(Problem.PLATFORM_REFUSED, "neither an address nor an id says for whom")
+        raise Rejected(Problem.NO_IDENTITY, "neither an address nor an id says for whom")
     return {"customer_id": id}

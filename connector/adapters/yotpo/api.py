@@ -50,19 +50,21 @@ class RecentPage:
 
 
 class YotpoApi:
-    """One merchant's account."""
+    """One merchant's account. `changes` is for what must not be done twice."""
 
     endpoint = ANY
 
     def __init__(
         self,
-        http: Http,
+        reads: Http,
+        changes: Http,
         governor: Governor,
         clock: Clock,
         remember: Callable[[Sequence[Spend]], Awaitable[None]],
     ) -> None:
         self.governor = governor
-        self._http = http
+        self._reads = reads
+        self._changes = changes
         self._clock = clock
         self._remember = remember
         self._catalogue: Catalogue | None = None
@@ -105,12 +107,12 @@ class YotpoApi:
             following if isinstance(following, str) and following else None,
         )
 
-    async def catalogue(self) -> Catalogue:
+    async def catalogue(self, *, backfill: bool = False) -> Catalogue:
         """The account's tiers and rewards, fetched at most once an hour. Asks for its own permits.
         Raises DeliveryError."""
         now = self._clock.monotonic()
         if self._catalogue is None or now - self._catalogue_at > _CATALOGUE_FOR:
-            tiers, rewards = [await self._listed(route) for route in (TIERS, REWARDS)]
+            tiers, rewards = [await self._listed(route, backfill) for route in (TIERS, REWARDS)]
             self._catalogue = Catalogue(
                 [one["name"] for one in tiers if isinstance(one.get("name"), str)],
                 [
@@ -126,7 +128,7 @@ class YotpoApi:
         """What Yotpo answers to an adjustment; it has been made then. The caller has a permit.
         Raises DeliveryError."""
         path = ADJUST.removeprefix("POST ")
-        return await self._call("POST", ADJUST, path, orjson.dumps(body))
+        return await self._call(self._changes, "POST", ADJUST, path, orjson.dumps(body))
 
     async def permit(self, *, backfill: bool = False) -> None:
         """Wait for quota for one call and save that it was granted."""
@@ -138,24 +140,25 @@ class YotpoApi:
             await self._clock.sleep(grant.wait)
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        await self._reads.aclose()
+        await self._changes.aclose()
 
-    async def _listed(self, route: str) -> list[dict[str, Any]]:
-        await self.permit()
+    async def _listed(self, route: str, backfill: bool) -> list[dict[str, Any]]:
+        await self.permit(backfill=backfill)
         found = await self._get(route, {})
         return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
     async def _get(self, route: str, query: Mapping[str, str]) -> Any:
         path = route.removeprefix("GET ") + (f"?{urlencode(query)}" if query else "")
-        return await self._call("GET", route, path)
+        return await self._call(self._reads, "GET", route, path)
 
-    async def _call(self, method: str, route: str, path: str, content: bytes | None = None) -> Any:
+    async def _call(
+        self, http: Http, method: str, route: str, path: str, content: bytes | None = None
+    ) -> Any:
         """The JSON of the answer. What its headers say of the limit is believed."""
         headers = {"content-type": "application/json"} if content is not None else None
         try:
-            answer = await self._http.call(
-                method, path, route=route, content=content, headers=headers
-            )
+            answer = await http.call(method, path, route=route, content=content, headers=headers)
         except Wait as error:
             if error.status == 429:
                 self.governor.slow_down(ANY, max(error.after, _LEAST_PAUSE))

@@ -38,7 +38,7 @@ class AppApi:
         """Raises DeliveryError. The app's page wants an address, and `visible` as a text."""
         if "customer_email" not in body:
             detail = "the app API takes an e-mail address only, and the customer's is not known"
-            raise Rejected(Problem.PLATFORM_REFUSED, detail)
+            raise Rejected(Problem.NO_IDENTITY, detail)
         visible = "true" if body["visible_to_customer"] else "false"
         content = orjson.dumps({**body, "visible_to_customer": visible})
         headers = {"content-type": "application/json"}
@@ -59,7 +59,7 @@ class AppApi:
             await self._token.aclose()
 
 
-async def open_app(settings: Settings, kit: Kit, not_applied: frozenset[int]) -> AppApi:
+async def open_app(settings: Settings, kit: Kit) -> AppApi:
     """The app that the settings name. A refresh token that Yotpo replaces is replaced here for as
     long as this process runs; docs/unverified.md says what follows."""
     url = urlsplit(settings.adjust_url)
@@ -87,5 +87,5 @@ async def open_app(settings: Settings, kit: Kit, not_applied: frozenset[int]) ->
         )
     limit = Limit(_A_SECOND, settings.rate_per_minute)
     governor = await kit.quota(f"{url.netloc} {settings.app_key}", {ADJUST: limit})
-    http = kit.http(f"{url.scheme}://{url.netloc}", credential, not_applied)
+    http = kit.http(f"{url.scheme}://{url.netloc}", credential, kit.retry_statuses)
     return AppApi(http, url.path + (f"?{query}" if query else ""), governor, token)

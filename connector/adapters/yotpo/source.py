@@ -52,14 +52,14 @@ class YotpoReader:
         customer = await self._api.customer(email=who.email, id=who.platform_id)
         if customer is None or _is_another(customer, who):
             return None
-        catalogue = await self._catalogue() if reads & _OF_CATALOGUE else None
+        catalogue = await self._catalogue(who) if reads & _OF_CATALOGUE else None
         view = person_view(customer, catalogue=catalogue or NOTHING)
         return Sight(view, person_covers(catalogue))
 
-    async def _catalogue(self) -> Catalogue | None:
+    async def _catalogue(self, who: Whom) -> Catalogue | None:
         """None where it cannot be had: the rest of the person is still worth telling."""
         try:
-            return await self._api.catalogue()
+            return await self._api.catalogue(backfill=who.backfill)
         except (Rejected, Unknown):
             return None
         except Blocked as error:
