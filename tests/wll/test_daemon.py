@@ -28,7 +28,7 @@ port = 0
 shutdown_timeout = "1s"
 
 [delivery]
-attach_wait = "20s"    # however slow the machine: no event goes before its person was read
+attach_wait = "3s"     # enough on a slow machine: no event goes before its person was read
 
 [log]
 level = "error"
