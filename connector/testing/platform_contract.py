@@ -126,7 +126,7 @@ def kit_at(app: App, clock: FakeClock | None = None) -> Kit:
             http=in_process(app),
         )
 
-    return Kit(now, http, quota, remember)
+    return Kit(now, http, quota, remember, frozenset({423, 429, 503}))
 
 
 class PlatformContract:
