@@ -8,14 +8,13 @@ late, or with a cursor that comes again.
 
 from __future__ import annotations
 
-import base64
 import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
@@ -30,6 +29,7 @@ from connector.sandbox.faults import Faults
 from connector.sandbox.gate import JSON, Gate, Operation, control_routes
 from connector.sandbox.limits import Header
 from connector.sandbox.traffic import Webhook
+from connector.sandbox.yotpo_listing import Listing, Order
 from connector.sandbox.yotpo_people import (
     REWARDS,
     TIERS,
@@ -41,7 +41,6 @@ from connector.sandbox.yotpo_people import (
 )
 from connector.sandbox.yotpo_telling import TOPICS, Telling, changed
 
-Order = Literal["newest", "oldest", "shuffled"]
 _V2 = "/api/v2/"
 _ENDPOINTS = {
     "customers": {"with_referral_code", "with_history", "country_iso_code"},
@@ -52,7 +51,6 @@ _ENDPOINTS = {
 }
 _ONE_OF = {"customer_email", "customer_id", "phone_number", "pos_account_id"}
 _MOST_PER_PAGE = 100
-_WALKS_KEPT = 20
 
 
 class YotpoSandbox:
@@ -87,18 +85,13 @@ class YotpoSandbox:
         self.violations: Counter[str] = Counter()
         self.waiting: deque[tuple[Customer, dict[str, Any]]] = deque(maxlen=10_000)
         self.app_token, self.refresh_token = "app-token-0", "refresh-0"
-        self.order: Order = order
-        self.lag = lag
-        self.repeats_cursor = repeats_cursor
+        self._listing = Listing(order, lag, repeats_cursor)
         self._now = now
         self._telling = Telling(webhook_secret, secret_header, event_ids)
         self._people: dict[str, Customer] = {}
-        self._listed: dict[str, dict[str, Any]] = {}
-        self._updated: deque[tuple[float, str, dict[str, Any]]] = deque()
-        self._walks: dict[str, list[dict[str, Any]]] = {}
         self._rate = rate_per_second
         self._windows: dict[tuple[str, int], tuple[int, int]] = {}
-        self._throttled = self._tokens = self._begun = 0
+        self._throttled = self._tokens = 0
         self._adjusted: Counter[str] = Counter()
         for one in make_customers(people, self.moment()):
             self._join(one, 0.0)
@@ -142,7 +135,8 @@ class YotpoSandbox:
     def remove(self, customer: Customer) -> None:
         """Remove a customer: the API no longer knows of one."""
         del self._people[customer.id]
-        self._listed.pop(customer.id, None)
+        customer.home = lambda _: None
+        self._listing.note(self._now(), customer.id, None)
 
     def moment(self) -> datetime:
         """Now, in UTC."""
@@ -263,35 +257,11 @@ class YotpoSandbox:
         size = min(int(request.query_params.get("per_page", "25")), _MOST_PER_PAGE)
         cursor = request.query_params.get("page_info")
         try:
-            walk, at = (self._start_walk(), 0) if cursor is None else _unpack(cursor)
-            shown = self._walks[walk]
+            page, following = self._listing.page(cursor, size, self._now())
         except (KeyError, ValueError):
             self.violations["page_info"] += 1
             return _error(400, "page_info is not known")
-        page, following = shown[at : at + size], at + size
-        more = following < len(shown)
-        if self.repeats_cursor and not more and at:
-            following, more = size, True
-        info = _pack(walk, following) if more else None
-        return JSON({"customers": page, "metadata": {"next_page_info": info}})
-
-    def _start_walk(self) -> str:
-        """The name of a new walk, whose pages show the customers as they were `lag` seconds ago."""
-        while self._updated and self._updated[0][0] <= self._now() - self.lag:
-            _, id, view = self._updated.popleft()
-            if id in self._people:
-                self._listed.pop(id, None)
-                self._listed[id] = view
-        shown = list(self._listed.values())
-        if self.order == "newest":
-            shown.reverse()
-        elif self.order == "shuffled":
-            random.Random(self._begun).shuffle(shown)
-        self._begun += 1
-        name = f"walk{self._begun}"
-        self._walks[name] = shown
-        self._walks.pop(f"walk{self._begun - _WALKS_KEPT}", None)
-        return name
+        return JSON({"customers": page, "metadata": {"next_page_info": following}})
 
     async def _tiers(self, _: Request) -> Response:
         return JSON([tier_view(index) for index in range(len(TIERS))])
@@ -344,7 +314,7 @@ class YotpoSandbox:
         self._changed(customer, at)
 
     def _changed(self, customer: Customer, at: float) -> None:
-        self._updated.append((at, customer.id, customer.view(listed=True)))
+        self._listing.note(at, customer.id, customer.view(listed=True))
 
 
 def _adjustment_fault(body: dict[str, Any], app: bool) -> str:
@@ -376,15 +346,6 @@ def _decoded(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _pack(walk: str, at: int) -> str:
-    return base64.urlsafe_b64encode(f"{walk}:{at}".encode()).decode()
-
-
-def _unpack(cursor: str) -> tuple[str, int]:
-    walk, _, at = base64.urlsafe_b64decode(cursor).decode().partition(":")
-    return walk, int(at)
 
 
 def _error(status: int, message: str) -> Response:

@@ -49,6 +49,27 @@ class RecentPage:
     next: str | None
 
 
+async def call(
+    http: Http,
+    governor: Governor,
+    quota: str,
+    method: str,
+    path: str,
+    route: str,
+    content: bytes | None = None,
+) -> Any:
+    """The JSON that Yotpo answers. What it says of the limit is believed. Raises DeliveryError."""
+    headers = {"content-type": "application/json"} if content is not None else None
+    try:
+        answer = await http.call(method, path, route=route, content=content, headers=headers)
+    except Wait as error:
+        if error.status == 429:
+            governor.slow_down(quota, max(error.after, _LEAST_PAUSE))
+        raise
+    governor.observe(quota, answer.headers)
+    return answer.json()
+
+
 class YotpoApi:
     """One merchant's account. `changes` is for what must not be done twice."""
 
@@ -127,8 +148,8 @@ class YotpoApi:
     async def adjust(self, body: Mapping[str, Any]) -> Any:
         """What Yotpo answers to an adjustment; it has been made then. The caller has a permit.
         Raises DeliveryError."""
-        path = ADJUST.removeprefix("POST ")
-        return await self._call(self._changes, "POST", ADJUST, path, orjson.dumps(body))
+        path, content = ADJUST.removeprefix("POST "), orjson.dumps(body)
+        return await call(self._changes, self.governor, ANY, "POST", path, ADJUST, content)
 
     async def permit(self, *, backfill: bool = False) -> None:
         """Wait for quota for one call and save that it was granted."""
@@ -150,18 +171,4 @@ class YotpoApi:
 
     async def _get(self, route: str, query: Mapping[str, str]) -> Any:
         path = route.removeprefix("GET ") + (f"?{urlencode(query)}" if query else "")
-        return await self._call(self._reads, "GET", route, path)
-
-    async def _call(
-        self, http: Http, method: str, route: str, path: str, content: bytes | None = None
-    ) -> Any:
-        """The JSON of the answer. What its headers say of the limit is believed."""
-        headers = {"content-type": "application/json"} if content is not None else None
-        try:
-            answer = await http.call(method, path, route=route, content=content, headers=headers)
-        except Wait as error:
-            if error.status == 429:
-                self.governor.slow_down(ANY, max(error.after, _LEAST_PAUSE))
-            raise
-        self.governor.observe(ANY, answer.headers)
-        return answer.json()
+        return await call(self._reads, self.governor, ANY, "GET", path, route)

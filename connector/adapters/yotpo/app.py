@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 import orjson
 
 from connector.adapters.kit import NOT_APPLIED, Kit
+from connector.adapters.yotpo.api import call
 from connector.adapters.yotpo.settings import TOKEN_IN_QUERY, Settings
 from connector.auth import HeaderKey, OAuthToken, QueryKey
-from connector.errors import Problem, Rejected, Wait
+from connector.errors import Problem, Rejected
 from connector.governor import Governor, Limit
 from connector.http import Credential, Http
 
 ADJUST = "POST app points/adjust"
 _A_SECOND = 5
-_LEAST_PAUSE = 1.0
 
 
 class AppApi:
@@ -41,17 +41,7 @@ class AppApi:
             raise Rejected(Problem.NO_IDENTITY, detail)
         visible = "true" if body["visible_to_customer"] else "false"
         content = orjson.dumps({**body, "visible_to_customer": visible})
-        headers = {"content-type": "application/json"}
-        try:
-            answer = await self._http.call(
-                "POST", self._path, route=ADJUST, content=content, headers=headers
-            )
-        except Wait as error:
-            if error.status == 429:
-                self.governor.slow_down(ADJUST, max(error.after, _LEAST_PAUSE))
-            raise
-        self.governor.observe(ADJUST, answer.headers)
-        return answer.json()
+        return await call(self._http, self.governor, ADJUST, "POST", self._path, ADJUST, content)
 
     async def aclose(self) -> None:
         await self._http.aclose()

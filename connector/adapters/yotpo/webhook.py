@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -22,6 +22,7 @@ from connector.model import Millis, Record
 
 EVENT_ID = "eventid"
 _NAME_MAX = _ID_MAX = 200
+_EARLIEST = 2000
 _CLOCK = SystemClock()
 _OWN_PREFIXES = ("swell ", "yotpo ")
 _MOMENTS = ("awarded_at", "awarded", "completed_at", "completed", "created_at", "date")
@@ -90,13 +91,14 @@ class YotpoWebhook:
 
 def moment(text: Any) -> Millis | None:
     """An instant in any of the forms that Yotpo writes: a date, ISO 8601 with or without a zone
-    (then UTC), or with ` UTC` behind it. None for everything else."""
+    (then UTC), or with ` UTC` behind it. None for everything else, and for times before 2000, which
+    Klaviyo would not take."""
     if not isinstance(text, str):
         return None
     text = text.strip().removesuffix(" UTC")
     try:
         found = datetime.fromisoformat(text)
-        return millis_of(found if found.tzinfo else found.replace(tzinfo=UTC))
+        return millis_of(found) if found.year >= _EARLIEST else None
     except (ValueError, OverflowError):
         return None
 
