@@ -62,7 +62,8 @@ def webhook_builder(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
 ) -> None:
-    """URL, headers and JSON body to paste into a webhook step of a Klaviyo flow. Calls nobody."""
+    """A webhook to paste into a Klaviyo flow. URL, headers, JSON body and a line to try it with;
+    calls nobody."""
     from connector.flows import PRESETS, Step, Unfit, build, build_direct
 
     config = session.read(context.obj)

@@ -30,7 +30,7 @@ def init(
     source: Annotated[str, typer.Option(help="The loyalty platform.")] = "jericommerce",
     name: Annotated[str, typer.Option(help="The connection's name.")] = "acme",
 ) -> None:
-    """Write connector.toml, mappings/ and .env into this folder. Overwrites nothing."""
+    """Write connector.toml, mappings/ and .env here. Overwrites nothing."""
     from connector.templates import write
 
     for line in write(Path.cwd(), source, name, token=lambda: secrets.token_urlsafe(24)):
