@@ -276,7 +276,7 @@ def test_the_platform_says_what_it_offers() -> None:
 
 def test_a_connections_retry_statuses_reach_its_adapter() -> None:
     clock: Any = FakeClock()
-    shop = Shop(Config(), MemoryStore(), cast(Any, None), clock, Metrics(), cast(Any, None))
+    shop = Shop(Config(), MemoryStore(), cast(Any, None), clock, Metrics("0"), cast(Any, None))
     plain = Connection(name="shop", source="jericommerce")
     own = plain.model_copy(update={"actions": ActionRules(secret=("x",), retry_statuses=(418,))})
     assert shop.kit(plain).retry_statuses == {423, 429, 503}
