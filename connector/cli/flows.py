@@ -135,6 +135,7 @@ def _place(config: Config, name: str) -> Place:
         offers=platform.offers,
         secret=connection.actions.secret[0].get_secret_value(),
         max_amount=connection.actions.max_amount,
+        repeats=connection.actions.dedupe_window,
         keys_kept=config.retention.action_keys,
         direct=platform.direct and partial(platform.direct, connection.settings),
     )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from connector.config.values import seconds
+from connector.config.values import seconds, written_duration
 from connector.flows import templates
 from connector.flows.templates import Unfit
 from connector.model import ActionName
@@ -76,14 +76,15 @@ class Step:
 class Place:
     """The connection that the flow calls: its `address` ends in its name. `offers` is what its
     platform can be asked for, `secret` what proves the flow, `max_amount` the most points of one
-    adjustment, `keys_kept` for how many seconds a key is remembered. `direct` makes the call to
-    the platform itself, where the platform documents one."""
+    adjustment. `repeats` is for how many seconds a call may be repeated, `keys_kept` for how many a
+    key is remembered. `direct` makes the call to the platform itself, where it documents one."""
 
     address: str
     title: str
     offers: frozenset[Offer]
     secret: str
     max_amount: int
+    repeats: float
     keys_kept: float
     direct: Callable[[Any], DirectCall] | None = None
 
@@ -167,8 +168,8 @@ class Checked:
         elif step.trigger == "metric":
             counts = "Counts once per event, however often Klaviyo repeats the call."
         else:
-            days = self._place.keys_kept // 86400
-            counts = f"Counts once per person: for {days:.0f} days, [retention] action_keys."
+            kept = written_duration(self._place.keys_kept)
+            counts = f"Counts once per person in {kept}, [retention] action_keys."
         changed = (
             f"Another amount or text is another step: give it another name than {step.name!r},"
             " or whoever had the old one is refused (409)."
@@ -188,8 +189,8 @@ class Checked:
             return f"{step.name}:{PERSON}"
         id = step.event_id or EVENT_ID
         shown = templates.Expression("event", id).shown()
-        # Without an id the key must be empty, and the call refused: a name alone would let all
-        # events of a person pass for one.
+        # Without an id the key must be empty, and a repeat is known by its content for a day: a
+        # name alone would let all events of a person pass for one, for good.
         return f"{{% if {id} %}}{step.name}:{shown}{{% endif %}}"
 
     # ── checks ───────────────────────────────────────────────────────────────────────────────────
@@ -224,11 +225,11 @@ class Checked:
         except ValueError:
             self.faults.append(f"once-per {step.once_per!r} is no duration such as 300d")
             return
-        if not 0 < period <= self._place.keys_kept:
-            kept = self._place.keys_kept // 86400
+        least, most = self._place.repeats, self._place.keys_kept
+        if not least <= period <= most:
             self.faults.append(
-                f"once-per {step.once_per} cannot be kept: keys are remembered for {kept:.0f} days"
-                " ([retention] action_keys)"
+                f"once-per {step.once_per} must be {written_duration(least)} (a call is repeated"
+                f" for a day) to {written_duration(most)} ([retention] action_keys)"
             )
 
     def _text(self, name: Literal["reason", "message", "url"], limit: int) -> str:

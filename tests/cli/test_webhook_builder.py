@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from typing import Any
 
 import pytest
+import typer.main
 
-from .conftest import Call, Folder
+from connector import cli
+from connector.flows import PRESETS
+
+from .conftest import ROOT, Call, Folder
 
 ARGS = ("webhook-builder", "acme", "--action", "increase", "--amount", "100", "--reason", "Hello")
 
@@ -110,3 +116,44 @@ def test_without_the_table_it_says_that_every_flow_would_be_refused(
     answer = call(*ARGS, at=folder)
     assert answer.code == 2
     assert "no [connections.actions] table" in answer.err
+
+
+# ── docs/webhook-builder.md ──────────────────────────────────────────────────────────────────────
+
+PAGE = (ROOT / "docs" / "webhook-builder.md").read_text()
+GUIDE = (ROOT / "docs" / "guide.md").read_text()
+COMMANDS = re.findall(r"^connector (webhook-builder .+)$", PAGE + GUIDE, re.M)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_line_of_the_page_works_as_it_stands(call: Call, flows: Folder, line: str) -> None:
+    flows.config.write_text(flows.config.read_text().replace('"acme"', '"shop"'))
+    said = call(*shlex.split(line), at=flows)
+    assert (said.code, said.err) == (0, "")
+
+
+def test_the_page_shows_lines() -> None:
+    assert len(COMMANDS) >= 6
+
+
+def test_the_page_lists_every_option() -> None:
+    command = typer.main.get_command(cli.app).commands["webhook-builder"]  # type: ignore[attr-defined]
+    options = {option for p in command.params for option in p.opts if option.startswith("--")}
+    assert options - {"--help"} <= set(re.findall(r"--[a-z-]+", PAGE))
+
+
+def test_the_page_lists_every_preset_as_it_is() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| a (\w+) \| (.+) \| (.+) \|$", PAGE, re.M)
+    expected = []
+    for name, preset in PRESETS.items():
+        step = preset.step
+        bound = f" (at most {step.at_most})" if step.at_most else ""
+        amount = f"`{step.amount}`{bound}" if step.at_most else step.amount
+        what = (
+            f'push "{step.message}"' if step.message else f'{step.action} {amount}, "{step.reason}"'
+        )
+        once_per = "300d" if step.trigger == "date" else step.once_per
+        event = step.trigger == "metric" and not once_per
+        counts = "event" if event else "person" + (f" and {once_per}" if once_per else "")
+        expected.append((name, step.trigger, what, counts))
+    assert rows == expected

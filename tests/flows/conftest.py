@@ -27,6 +27,7 @@ PLACE = Place(
     offers=PLATFORM.offers,
     secret="flow_secret",
     max_amount=10_000,
+    repeats=25 * 3600,
     keys_kept=400 * 86_400,
 )
 

@@ -227,8 +227,8 @@ def test_an_amount_may_be_a_profiles_property_with_filters() -> None:
         ),
         (Step("adjust", amount="-5", reason="x", use_case="redeem"), "redeem has no sign"),
         (replace(WELCOME, once_per="yearly"), "is no duration such as 300d"),
-        (replace(WELCOME, once_per="0s"), "cannot be kept"),
-        (replace(WELCOME, once_per="401d"), "cannot be kept: keys are remembered for 400 days"),
+        (replace(WELCOME, once_per="24h"), "must be 25h (a call is repeated for a day) to 400d"),
+        (replace(WELCOME, once_per="401d"), "must be 25h (a call is repeated for a day) to 400d"),
         (replace(WELCOME, event_id="event.id|date:'Y'"), "the event's id is event.x"),
         (replace(WELCOME, event_id="person.id"), "the event's id is event.x"),
         (replace(WELCOME, event_id="event.id", trigger="list"), "a list flow has no event"),
@@ -272,7 +272,7 @@ def test_an_action_that_the_platform_does_not_take_names_those_it_does() -> None
     [
         (WELCOME, "once per event"),
         (replace(WELCOME, trigger="date"), "once per person in 300d"),
-        (replace(WELCOME, trigger="list"), "for 400 days"),
+        (replace(WELCOME, trigger="list"), "once per person in 400d"),
     ],
 )
 def test_the_notes_say_how_often_it_counts(step: Step, said: str) -> None:
