@@ -28,8 +28,10 @@ from connector.sandbox.faults import Faults
 from connector.sandbox.gate import JSON, Gate, Operation, control_routes
 from connector.sandbox.jericommerce_people import EVENTS, Person, make_people, make_person
 from connector.sandbox.jericommerce_register import Lagging, Register
-from connector.sandbox.jericommerce_writes import Adjustment, Push, Said, Writes, error
+from connector.sandbox.jericommerce_telling import Said, Signature, Telling
+from connector.sandbox.jericommerce_writes import Adjustment, Push, Writes, error
 from connector.sandbox.limits import Header
+from connector.sandbox.traffic import Webhook
 
 _NAMED = ("customers/token", "balance/increase", "balance/decrease", "integrations/api")
 _RETRY: tuple[Header, ...] = ((b"retry-after", b"1"),)
@@ -39,12 +41,14 @@ class JeriCommerceSandbox:
     """One programme with `people` members. `now` gives seconds since 1970.
 
     `rate_per_second` (default: no limit) requests are answered in a second, the others 429 with
-    `Retry-After`. With `lag` a customer is read as it was so many seconds ago. `push_auth` is how
-    a push must prove itself ("bearer", "api-key"), `batch` how many items `integrations/api` takes
-    at a time; with `lists_items` its answer says of each item whether it worked.
+    `Retry-After`. With `lag` a customer is read as it was so many seconds ago. `signature` and
+    `older` say how webhooks are signed and which share of them has the older body, without `email`.
+    `push_auth` is how a push must prove itself ("bearer", "api-key"), `batch` how many items
+    `integrations/api` takes at a time; with `lists_items` its answer says of each item whether it
+    worked.
 
     `app` is the ASGI app, `faults` what goes wrong, `waiting` what the API's callers made happen
-    and no webhook has told yet (`Traffic` tells it), `violations` what callers did wrong.
+    and no webhook has told yet (`next_webhook` does), `violations` what callers did wrong.
     `ledger` holds every balance change that was applied, with its reason; `pushes` every push;
     `segment(name)` the addresses of those who were told to be in it.
     `read_log` holds (time, address) of the last million reads of a customer, found or not;
@@ -61,12 +65,15 @@ class JeriCommerceSandbox:
         people: int = 200,
         rate_per_second: int | None = None,
         lag: float = 0.0,
+        signature: Signature = "hex",
+        older: float = 0.02,
         push_auth: Literal["bearer", "api-key"] = "bearer",
         batch: int = 100,
         lists_items: bool = False,
     ) -> None:
         self.program = program
         self.webhook_secret = webhook_secret
+        self._telling = Telling(program, webhook_secret, signature, older)
         self.faults = Faults()
         self.violations: Counter[str] = Counter()
         self._api_key = api_key.encode()
@@ -150,6 +157,15 @@ class JeriCommerceSandbox:
         if person.home is self:
             self.changed(person)
         return told
+
+    def next_webhook(self, pick: random.Random) -> Webhook:
+        """The next thing happens to a member, and this tells of it (connector.sandbox.Teller)."""
+        if self.waiting:
+            said = self.waiting.popleft()
+        else:
+            name, person = self._telling.next_name(pick), pick.choice(self.people)
+            said = Said(name, person, self.happen(name, person, pick))
+        return self._telling.webhook(said, self.moment(), pick)
 
     @property
     def waiting(self) -> deque[Said]:

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from connector.sandbox.gate import JSON
 from connector.sandbox.jericommerce_people import Person, changed
 from connector.sandbox.jericommerce_register import Register
+from connector.sandbox.jericommerce_telling import Said
 
 _KEPT = 1_000_000
 _FEATURE = "segments"
@@ -47,15 +48,6 @@ class Push:
     person: str
     message: str
     url: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """Something that happened at the platform and waits to be told by webhook."""
-
-    name: str
-    person: Person
-    properties: dict[str, Any]
 
 
 class Writes:

@@ -102,8 +102,8 @@ async def test_balance_changes_and_is_told(
 
 
 @pytest.mark.parametrize("form", ["hex", "base64"])
-def test_signature_covers_the_raw_body(jericommerce: JeriCommerceSandbox, form: Any) -> None:
-    headers, body = Traffic(jericommerce, "", signature=form).make_event()
+def test_signature_covers_the_raw_body(form: Any) -> None:
+    headers, body = Traffic(JeriCommerceSandbox(signature=form), "").make_event()
     digest = hmac.digest(b"jeri_webhook_secret", body, hashlib.sha256)
     signed = digest.hex() if form == "hex" else base64.b64encode(digest).decode()
     assert headers["x-jericommerce-hmac-sha256"] == signed
@@ -120,19 +120,12 @@ def test_all_names_come_and_change_the_person(jericommerce: JeriCommerceSandbox)
     assert all(person.balance >= 0 for person in jericommerce.people)
 
 
-async def test_refused_delivery_is_retried_until_it_is_taken(
-    jericommerce: JeriCommerceSandbox,
-) -> None:
+async def test_refused_delivery_is_retried_until_it_is_taken() -> None:
     receiver = Receiver(500, 503, 401)
     servers = await serve({"hook": (receiver.app, 0)})
     try:
-        traffic = Traffic(
-            jericommerce,
-            f"{servers.url('hook')}/hook",
-            backoff=0.0001,
-            redelivered=0.2,
-            older=0.5,
-        )
+        url = f"{servers.url('hook')}/hook"
+        traffic = Traffic(JeriCommerceSandbox(older=0.5), url, backoff=0.0001, redelivered=0.2)
         await traffic.burst(60)
     finally:
         await servers.aclose()
