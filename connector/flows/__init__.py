@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from connector.flows.builder import Place, Step, Trigger, UseCase, Webhook, build
+from connector.flows.builder import build
 from connector.flows.direct import build_direct
 from connector.flows.presets import PRESETS, Preset
+from connector.flows.step import Place, Step, Trigger, UseCase, Webhook
 from connector.flows.templates import Unfit
 
 __all__ = [

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from connector.flows.builder import ADDS, EMAIL, Checked, Place, Step, Webhook, webhook
+from connector.flows.builder import EMAIL, webhook
+from connector.flows.checks import check
+from connector.flows.step import Place, Step, Webhook
 from connector.flows.templates import Unfit
 from connector.model import Action
-
-_EARNED = {"reward": True, "remove_earned": True}
 
 WARNING = (
     "Not deduplicated: Klaviyo repeats a call whose answer it did not get, and the platform then"
     " does it again. once-per counts for nothing, and there is no cap, no record, no approval."
 )
 
+_EARNED = frozenset({"reward", "remove_earned"})
+"""Use cases that also change the points ever earned (facts: Yotpo, 2.1)."""
+
 
 def build_direct(step: Step, place: Place) -> Webhook:
     """The webhook that calls the platform. Raises Unfit with every fault of the step."""
-    made = Checked(step, place)
-    faults = list(made.faults)
+    made = check(step, place)
     if place.direct is None:
-        faults.append(f"{place.title} documents no call that a flow could make itself")
+        raise Unfit(f"{place.title} documents no call that a flow could make itself")
     if isinstance(made.amount, str):
-        faults.append("the platform wants the amount as a number: no {{ variables }} in it")
-    if faults or place.direct is None or isinstance(made.amount, str):
-        raise Unfit(*faults)
+        raise Unfit("the platform wants the amount as a number: no {{ variables }} in it")
     action = Action(
         name=step.action,
         ref="",
         email=EMAIL,
-        amount=made.amount if made.adds is not False else -made.amount,
+        amount=-made.amount if step.adds is False else made.amount,
         reason=made.reason,
         earned=_earned(step),
         message=made.message,
@@ -43,6 +43,4 @@ def build_direct(step: Step, place: Place) -> Webhook:
 
 def _earned(step: Step) -> bool | None:
     """Whether the points also count as earned: by the use case, else by the direction."""
-    if step.use_case:
-        return _EARNED.get(step.use_case, False)
-    return {"increase": ADDS["reward"], "decrease": ADDS["redeem"]}.get(step.action)
+    return step.use_case in _EARNED if step.use_case else step.adds

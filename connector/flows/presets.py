@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from connector.flows.builder import Step
+from connector.flows.step import Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connector.flows import PRESETS, Step, build
-from connector.flows.builder import MESSAGE_MAX, REASON_MAX
+from connector.flows.checks import MESSAGE_MAX, REASON_MAX
 
 from .conftest import PERSON, PLACE, rendered, sent
 
