@@ -30,7 +30,7 @@ def build_direct(step: Step, place: Place) -> Webhook:
         email=EMAIL,
         amount=-made.amount if step.adds is False else made.amount,
         reason=made.reason,
-        earned=_earned(step),
+        earned=earned(step),
         message=made.message,
         url=made.url,
     )
@@ -41,6 +41,6 @@ def build_direct(step: Step, place: Place) -> Webhook:
     return webhook(call.url, call.headers, call.body, (WARNING,))
 
 
-def _earned(step: Step) -> bool | None:
+def earned(step: Step) -> bool | None:
     """Whether the points also count as earned: by the use case, else by the direction."""
     return step.use_case in _EARNED if step.use_case else step.adds
