@@ -110,6 +110,18 @@ def test_a_mistake_is_a_usage_error_that_says_what_to_do(
     assert answer.out == ""
 
 
+def test_what_init_writes_is_ready_to_build_with(call: Call, folder: Folder) -> None:
+    fresh = folder.path / "fresh"
+    fresh.mkdir()
+    call("init", at=fresh)
+    [secret] = re.findall(r"^ACME_FLOW_SECRET=(\S{20,})$", (fresh / ".env").read_text(), re.M)
+    with (fresh / ".env").open("a") as env:
+        env.write("ACME_PROGRAM=demo\nACME_API_KEY=x\nACME_KLAVIYO_PRIVATE_KEY=pk\n")
+    said = call(*ARGS, "--show-secret", at=fresh)
+    assert (said.code, said.err) == (0, "")
+    assert f"api-key: {secret}\n" in said.out
+
+
 def test_without_the_table_it_says_that_every_flow_would_be_refused(
     call: Call, folder: Folder
 ) -> None:
