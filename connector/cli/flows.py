@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,10 +12,7 @@ import typer
 from connector.cli import session
 
 if TYPE_CHECKING:
-    from connector.config import Config
-    from connector.flows import Place, Webhook
-
-_MASK = "***"
+    from connector.flows import Webhook
 
 
 def register(app: typer.Typer) -> None:
@@ -64,9 +60,11 @@ def webhook_builder(
 ) -> None:
     """A webhook to paste into a Klaviyo flow. URL, headers, JSON body and a line to try it with;
     calls nobody."""
-    from connector.flows import PRESETS, Step, Unfit, build, build_direct
+    from connector.adapters import registry
+    from connector.flows import PRESETS, Place, Step, Unfit, build, build_direct
 
     config = session.read(context.obj)
+    named = session.connection(config, connection)
     if preset is not None and preset not in PRESETS:
         raise typer.BadParameter(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
     given = {
@@ -86,19 +84,21 @@ def webhook_builder(
         PRESETS[preset].step if preset else Step(),
         **{key: value for key, value in given.items() if value is not None},
     )
-    place = _place(config, connection)
     try:
+        place = Place.of(config, named, registry.load(named.source, named.settings))
         made = (build_direct if direct else build)(step, place)
     except Unfit as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
         raise typer.Exit(2) from None
+    notes = list(made.notes)
     if preset:
-        made = dataclasses.replace(
-            made, notes=(f"The flow starts with {PRESETS[preset].flow}.", *made.notes)
-        )
-    shown = made if show_secret or sys.stdout.isatty() else _masked(made)
-    print(json.dumps(dataclasses.asdict(shown), indent=2) if as_json else _sheet(shown))
+        notes.insert(0, f"The flow starts with {PRESETS[preset].flow}.")
+    if not (show_secret or sys.stdout.isatty()):
+        made = made.masked()
+        notes.append("The secret is shown on a terminal, or with --show-secret.")
+    parts = {"url": made.url, "headers": made.headers, "body": made.body, "curl": made.curl}
+    print(json.dumps({**parts, "notes": notes}, indent=2) if as_json else _sheet(made, notes))
 
 
 def _one_of(option: str, value: str | None) -> Any:
@@ -115,49 +115,10 @@ def _one_of(option: str, value: str | None) -> Any:
     return value
 
 
-def _place(config: Config, name: str) -> Place:
-    from connector.adapters import registry
-    from connector.errors import ConfigError
-    from connector.flows import Place
-
-    connection = session.connection(config, name)
-    if connection.actions is None:
-        raise ConfigError(
-            [
-                f"connection {name!r} has no [connections.actions] table: without it every flow"
-                " that calls it is answered 401; write one with a secret"
-            ]
-        )
-    platform = registry.load(connection.source)
-    return Place(
-        address=f"{config.server.public_url.rstrip('/')}/flows/{name}",
-        title=platform.title,
-        offers=platform.offers,
-        secret=connection.actions.secret[0].get_secret_value(),
-        max_amount=connection.actions.max_amount,
-        repeats=connection.actions.dedupe_window,
-        keys_kept=config.retention.action_keys,
-        direct=platform.direct and partial(platform.direct, connection.settings),
-    )
-
-
-def _masked(made: Webhook) -> Webhook:
-    """Without what proves the flow: a pipe may end in a log."""
-    secrets = [value for key, value in made.headers.items() if key != "Content-Type"]
-    curl = made.curl
-    for secret in secrets:
-        curl = curl.replace(secret, _MASK)
-    headers = {
-        key: value if key == "Content-Type" else _MASK for key, value in made.headers.items()
-    }
-    hint = "The secret is shown on a terminal, or with --show-secret."
-    return dataclasses.replace(made, headers=headers, curl=curl, notes=(*made.notes, hint))
-
-
-def _sheet(made: Webhook) -> str:
+def _sheet(made: Webhook, notes: list[str]) -> str:
     """As a person pastes it, from top to bottom of Klaviyo's form."""
     lines = ["URL", f"  {made.url}", "", "Headers"]
     lines += [f"  {key}: {value}" for key, value in made.headers.items()]
     lines += ["", "JSON body", made.body]
     lines += ["", "Try it (a real call: put your own address in)", f"  {made.curl}", "", "Notes"]
-    return "\n".join([*lines, *(f"  - {note}" for note in made.notes)])
+    return "\n".join([*lines, *(f"  - {note}" for note in notes)])

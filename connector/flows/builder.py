@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from connector.config.values import written_duration
 from connector.flows.checks import Checked, check
-from connector.flows.step import Place, Step, Webhook
+from connector.flows.step import CONTENT_TYPE, Place, Step, Webhook
 from connector.flows.templates import Expression
 
 EMAIL = Expression("person", "person.email").shown()
@@ -35,9 +34,10 @@ def build(step: Step, place: Place) -> Webhook:
 
 def webhook(url: str, headers: Mapping[str, str], body: Any, notes: tuple[str, ...]) -> Webhook:
     """A webhook of its parts. The body is spread over lines, so that no two braces of it meet."""
-    headers = {"Content-Type": "application/json", **headers}
-    written = json.dumps(body, indent=2, ensure_ascii=False)
-    return Webhook(url, headers, written, _curl(url, headers, body), notes)
+    headers = {CONTENT_TYPE: "application/json", **headers}
+    return Webhook(
+        url, headers, json.dumps(body, indent=2, ensure_ascii=False), _sample(body), notes
+    )
 
 
 def _call(made: Checked) -> tuple[str, Any]:
@@ -89,11 +89,9 @@ def _notes(step: Step, place: Place) -> tuple[str, ...]:
     return (counts, changed, reach)
 
 
-def _curl(url: str, headers: Mapping[str, str], body: Any) -> str:
-    """The same call with values in place of variables. It is a real call."""
-    content = re.sub(r"\{%.*?%\}", "", json.dumps(body, ensure_ascii=False))
-    content = content.replace(EMAIL, "you@example.com")
-    content = re.sub(r'(amount": )"\{\{.*?\}\}"', r"\g<1>1", content)
-    content = re.sub(r"\{\{.*?\}\}", "example", content)
-    given = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers.items())
-    return f"curl -i {shlex.quote(url)} {given} -d {shlex.quote(content)}"
+def _sample(body: Any) -> str:
+    """The body with values in place of variables."""
+    sample = re.sub(r"\{%.*?%\}", "", json.dumps(body, ensure_ascii=False))
+    sample = sample.replace(EMAIL, "you@example.com")
+    sample = re.sub(r'(amount": )"\{\{.*?\}\}"', r"\g<1>1", sample)
+    return re.sub(r"\{\{.*?\}\}", "example", sample)

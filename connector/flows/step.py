@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
-from connector.model import ActionName
-from connector.ports import DirectCall, Offer
+from connector.config import Config, Connection
+from connector.flows.templates import Unfit
+from connector.model import Action, ActionName
+from connector.ports import DirectCall, Offer, Platform
+
+CONTENT_TYPE = "Content-Type"
 
 Trigger = Literal["metric", "list", "date", "segment"]
 UseCase = Literal["reward", "refund", "redeem", "remove_earned", "expire"]
@@ -64,16 +70,47 @@ class Place:
     max_amount: int
     repeats: float
     keys_kept: float
-    direct: Callable[[Any], DirectCall] | None = None
+    direct: Callable[[Action], DirectCall] | None = None
+
+    @classmethod
+    def of(cls, config: Config, connection: Connection, platform: Platform) -> Place:
+        """The place that a configured connection is. Raises Unfit where it takes no flow calls."""
+        if connection.actions is None:
+            raise Unfit(
+                f"connection {connection.name!r} has no [connections.actions] table: without it"
+                " every flow that calls it is answered 401; write one with a secret"
+            )
+        direct = platform.direct
+        return cls(
+            address=f"{config.server.public_url.rstrip('/')}/flows/{connection.name}",
+            title=platform.title,
+            offers=platform.offers,
+            secret=connection.actions.secret[0].get_secret_value(),
+            max_amount=connection.actions.max_amount,
+            repeats=connection.actions.dedupe_window,
+            keys_kept=config.retention.action_keys,
+            direct=None if direct is None else partial(direct, connection.settings),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """What is pasted into Klaviyo. `body` is a template; rendered, it is JSON. `curl` makes the
-    same call with made-up values. `notes` is what the person should know."""
+    """What is pasted into Klaviyo. `body` is a template; rendered, it is JSON. `sample` is the body
+    with made-up values, `notes` what the person should know."""
 
     url: str
     headers: Mapping[str, str]
     body: str
-    curl: str
+    sample: str
     notes: tuple[str, ...]
+
+    @property
+    def curl(self) -> str:
+        """A line for a shell that makes the call with made-up values. It is a real call."""
+        headers = (f"-H {shlex.quote(f'{name}: {value}')}" for name, value in self.headers.items())
+        return f"curl -i {shlex.quote(self.url)} {' '.join(headers)} -d {shlex.quote(self.sample)}"
+
+    def masked(self) -> Webhook:
+        """The same without what proves the caller: a pipe may end in a log."""
+        shown = {k: v if k == CONTENT_TYPE else "***" for k, v in self.headers.items()}
+        return replace(self, headers=shown)

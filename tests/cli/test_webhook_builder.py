@@ -61,6 +61,14 @@ def test_a_pipe_is_shown_no_secret_unless_it_is_asked_for(
     assert ("jeri_sandbox" if "--direct" in extra else "flow_secret") in shown
 
 
+def test_no_part_of_a_secret_with_a_quote_in_it_is_shown(call: Call, folder: Folder) -> None:
+    with folder.config.open("a") as file:
+        file.write("\n[connections.actions]\nsecret = \"half'other\"\n")
+    masked = call(*ARGS, at=folder).out
+    assert "half" not in masked
+    assert "other" not in masked
+
+
 def test_a_terminal_is_shown_the_secret(
     call: Call, flows: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
