@@ -63,7 +63,7 @@ def test_a_pipe_is_shown_no_secret_unless_it_is_asked_for(
 
 def test_no_part_of_a_secret_with_a_quote_in_it_is_shown(call: Call, folder: Folder) -> None:
     with folder.config.open("a") as file:
-        file.write("\n[connections.actions]\nsecret = \"qqxx'zzyy\"\n")
+        file.write('\n[connections.actions]\nsecret = "qqxx\'zzyy"\n')
     masked = call(*ARGS, at=folder).out
     assert "qqxx" not in masked
     assert "zzyy" not in masked
