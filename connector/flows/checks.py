@@ -132,13 +132,13 @@ def _amount(step: Step, place: Place) -> int | str:
 
 
 def _number(step: Step, place: Place, written: str) -> int:
-    if step.at_most is not None:
-        raise Unfit("at-most is for an amount with {{ variables }}; this is a number")
     amount = int(float(written)) if _WHOLE.fullmatch(written) else 0
     if amount == 0:
         raise Unfit(f"the amount is a whole number other than 0, not {written!r}")
     if amount < 0 and step.adds is not None:
         raise Unfit(f"the amount of {step.use_case or step.action} has no sign: the word says it")
+    if step.at_most is not None and abs(amount) > step.at_most:
+        raise Unfit(f"the amount is above at-most, which is {step.at_most}")
     _bounded(abs(amount), "the amount", place)
     return amount
 

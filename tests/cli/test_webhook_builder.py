@@ -94,6 +94,9 @@ def test_a_preset_says_what_starts_its_flow_and_options_overrule_it(
     [item] = json.loads(json.loads(other.out)["body"])
     assert (item["amount"], item["once_per"]) == (7, "180d")
     assert item["idempotency_key"].startswith("birthday-bonus:")
+    refund = ("webhook-builder", "acme", "--preset", "refund-redeemed-points")
+    assert call(*refund, "--amount", "70", "--direct", at=flows).code == 0
+    assert "above at-most, which is 500" in call(*refund, "--amount", "700", at=flows).err
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_an_amount_may_be_a_profiles_property_with_filters() -> None:
         (replace(WELCOME, amount="many"), "a whole number other than 0"),
         (replace(WELCOME, amount="-5"), "the amount of increase has no sign"),
         (replace(WELCOME, amount="10001"), "1 to 10000 ([connections.actions] max_amount)"),
-        (replace(WELCOME, at_most=5), "at-most is for an amount with {{ variables }}"),
+        (replace(WELCOME, at_most=99), "the amount is above at-most, which is 99"),
         (replace(WELCOME, amount="{{ event.points }}"), "needs a bound: at-most"),
         (replace(WELCOME, amount="{{ event.points }}", at_most=20_000), "at-most must be 1 to"),
         (replace(WELCOME, amount="1{{ event.points }}", at_most=5), "nothing around it"),
