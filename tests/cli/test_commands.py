@@ -182,8 +182,6 @@ def test_what_init_writes_names_only_commands_that_exist(call: Call, tmp_path: P
     text = (tmp_path / "connector.toml").read_text() + (tmp_path / ".env").read_text()
     known = {words[0] for words in groups() if words}
     assert set(re.findall(r"`connector ([\w-]+)", text)) <= known
-    assert "connections.actions" not in text
-    assert "FLOW_SECRET" not in text
     assert not re.search(r"\bconsole\b(?! \|)", re.sub(r"# format.*", "", text))
 
 
