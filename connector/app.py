@@ -263,6 +263,8 @@ class App:
                 line.events.wake()
                 if line.reads:
                     line.reads.wake()
+                if line.writes and line.door and line.door.hears:
+                    line.writes.wake()
 
     # ── bells ────────────────────────────────────────────────────────────────────────────────────
 

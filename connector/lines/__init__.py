@@ -73,6 +73,7 @@ class Workshop:
         await events.build(site, line)
         if site.profiles:
             await states.build(site, line)
+        if site.reader:
             polling.build(site, line)
         line.door = events.door(site, line)
         return line

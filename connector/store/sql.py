@@ -28,7 +28,8 @@ class SqlStore(SqlOutbox):
     """connector.ports.Store on SQLite or PostgreSQL."""
 
     def __init__(self, url: str, database: Database) -> None:
-        super().__init__(database)
+        self.profiles = SqlProfiles(database)
+        super().__init__(database, self.profiles)
         self.url = url
         self.dead_letters = SqlDeadLetters(database)
         self.lanes = SqlLanes(database)
@@ -37,7 +38,6 @@ class SqlStore(SqlOutbox):
         self.memory = SqlMemory(database)
         self.leases = SqlLeases(database)
         self.orders = SqlOrders(database)
-        self.profiles = SqlProfiles(database)
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
         self.notices = SqlNotices(database)
