@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from connector import log
@@ -17,7 +17,7 @@ from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
 from connector.lease import STORE, is_gone
-from connector.model import Check, Lane, LaneState, Need, State
+from connector.model import Added, Asked, Check, Conflict, Lane, LaneState, Need, Origin, State
 from connector.ports import (
     Approval,
     Backfill,
@@ -50,7 +50,8 @@ class Line:
     lanes besides events, reads and writes; `loops` run for ever beside the lanes; `idle` say
     whether those have nothing to do; `needs` what a person must look at; `orders` which orders
     this line carries out, for those that name its connection; `decided` is told of every answer
-    to a question that this connection asked."""
+    to a question that this connection asked. `act` stores actions for the platform, None where it
+    takes none."""
 
     name: str
     title: str
@@ -65,11 +66,13 @@ class Line:
     writes: Dispatcher[Any] | None = None
     refresher: Refresher | None = None
     renews: Callable[[str], bool] = lambda name: False
+    by_id: bool = False
     more: list[Dispatcher[Any]] = field(default_factory=list)
     loops: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     idle: list[Callable[[], Awaitable[bool]]] = field(default_factory=list)
     needs: list[Callable[[], Awaitable[Sequence[Need]]]] = field(default_factory=list)
     orders: dict[str, Handler] = field(default_factory=dict)
+    act: Callable[[Origin, Sequence[Asked]], Awaitable[Added | Conflict]] | None = None
     decided: list[Callable[[Approval], None]] = field(default_factory=list)
 
     async def aclose(self) -> None:
@@ -184,7 +187,9 @@ class Operator:
         for run in await self._store.backfills.find(connection):
             waiting = (0, 0)
             if run.state == "running":
-                of = {x.destination == KLAVIYO: x.id for x in lanes if x.connection == run.connection}
+                of = {
+                    x.destination == KLAVIYO: x.id for x in lanes if x.connection == run.connection
+                }
                 waiting = await self._store.backfills.outstanding(
                     of[False], of[True], limit=_COUNTED
                 )
@@ -193,10 +198,14 @@ class Operator:
 
     async def backfill(self, id: int) -> dict[str, Any]:
         """One run whole: one that ended before its time is counted now."""
-        [run] = [run for run in await self.backfills() if run["id"] == id]
-        if run["state"] in ("stopped", "failed") and not run["dry_run"]:
-            run["people"] |= _ends(await self._store.backfills.tally(id))
-        return run
+        run = await self._store.backfills.get(id)
+        if run is None:
+            raise KeyError(id)
+        if run.state not in ("stopped", "failed") or run.args.get("dry_run"):
+            [found] = [x for x in await self.backfills(run.connection) if x["id"] == id]
+            return found
+        tally = await self._store.backfills.tally(id)
+        return _run(replace(run, counts={**run.counts, **tally}), (0, 0))
 
     async def _quota(self, now: int) -> list[dict[str, Any]]:
         spent: dict[tuple[str, str], int] = {}
@@ -398,7 +407,7 @@ class Operator:
 
 _TIMELINE = 50
 _COUNTED = 100_000
-_ENDS = ("sent", "unchanged", "held", "invalid", "unknown", "dead")
+_ENDS = ("sent", "unchanged", "held", "invalid", "unknown", "dead", "pending")
 _REHEARSED = ("would_send", "unchanged", "held", "invalid", "unknown", "dead", "new_to_klaviyo")
 
 
@@ -427,7 +436,7 @@ def _run(run: Backfill, waiting: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _ends(counts: Mapping[str, int], words: Sequence[str] = (*_ENDS, "pending")) -> dict[str, int]:
+def _ends(counts: Mapping[str, int], words: Sequence[str]) -> dict[str, int]:
     """People by where they ended; a row of the source without a usable address is one too."""
     found = {word: counts.get(word, 0) for word in words}
     found["held"] += counts.get("no_email", 0)

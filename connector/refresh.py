@@ -153,6 +153,8 @@ class Refresher:
             address=address_of(self._account, email) if email else None,
             email_change=self._email_change,
             problem=fault.problem if fault else None,
+            email=email if self._reader.by_id else None,
+            withheld="withheld" in sight.view,
             backfill=backfill,
         )
 

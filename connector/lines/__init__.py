@@ -59,7 +59,7 @@ class Workshop:
 
     async def _site(self, connection: Connection) -> Site:
         shop = self._shop
-        platform = registry.load(connection.source)
+        platform = registry.load(connection.source, connection.settings)
         mapping = load_mapping(connection.mapping).mapping
         if mapping.source != connection.source:
             raise ConfigError(

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, func, insert, select, update
+from sqlalchemy import Column, Connection, Table, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
 from connector.model import (
@@ -150,9 +151,11 @@ def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def save_requests(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
+    """Known ones are left as they are: the answer to a first commit may have been lost."""
     if sent:
+        dialect = postgresql if c.dialect.name == "postgresql" else sqlite
         c.execute(
-            insert(requests),
+            dialect.insert(requests).on_conflict_do_nothing(),
             [
                 {
                     "id": request.id,

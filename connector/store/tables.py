@@ -401,6 +401,17 @@ class Approvals(SQLModel, table=True):
     decided_by: str | None = Field(default=None, sa_type=Text)
 
 
+class Notices(SQLModel, table=True):
+    """What each target of `[[notify]]` was told and is not over yet."""
+
+    __tablename__ = "notices"
+
+    target: str = Field(sa_column=Column(Text, primary_key=True))
+    key: str = Field(sa_column=Column(Text, primary_key=True))
+    text: str = Field(sa_type=Text)
+    told_at: int = Field(sa_type=BigInteger)
+
+
 metadata = SQLModel.metadata
 people = metadata.tables["people"]
 lanes = metadata.tables["lanes"]
@@ -416,6 +427,7 @@ reads = metadata.tables["reads"]
 profiles = metadata.tables["profiles"]
 journal = metadata.tables["journal"]
 approvals = metadata.tables["approvals"]
+notices = metadata.tables["notices"]
 backfills = metadata.tables["backfills"]
 
 
