@@ -187,12 +187,10 @@ class Operator:
         for run in await self._store.backfills.find(connection):
             waiting = (0, 0)
             if run.state == "running":
-                of = {
-                    x.destination == KLAVIYO: x.id for x in lanes if x.connection == run.connection
-                }
-                waiting = await self._store.backfills.outstanding(
-                    of[False], of[True], limit=_COUNTED
-                )
+                mine = [lane for lane in lanes if lane.connection == run.connection]
+                [writes] = [lane.id for lane in mine if lane.destination == KLAVIYO]
+                [reads] = [lane.id for lane in mine if lane.destination != KLAVIYO]
+                waiting = await self._store.backfills.outstanding(reads, writes, limit=_COUNTED)
             found.append(_run(run, waiting))
         return found
 
