@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from connector import __version__
-from connector.cli import approvals, daemon, letters, look, people, setup, stores
+from connector.cli import actions, approvals, daemon, letters, look, people, setup, stores
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +48,7 @@ for module in (daemon, look, people, setup):
     module.register(app)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(actions.app, name="actions")
 app.add_typer(stores.app, name="store")
 app.add_typer(setup.mappings, name="mappings")
 app.add_typer(setup.configuration, name="config")

@@ -10,6 +10,7 @@ from typing import Literal
 from sqlalchemy.engine import make_url
 
 from connector.store import schema
+from connector.store.actions import SqlActions
 from connector.store.approvals import SqlApprovals
 from connector.store.database import Database, open_database
 from connector.store.insight import SqlInsight
@@ -38,6 +39,7 @@ class SqlStore(SqlOutbox):
         self.profiles = SqlProfiles(database)
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
+        self.actions = SqlActions(database)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""

@@ -14,7 +14,7 @@ import pytest
 from connector.errors import Problem, StoreError
 from connector.model import Page, Record
 from connector.sandbox import Traffic
-from connector.web.hooks import MAX_BODY
+from connector.web.wire import MAX_BODY
 
 from .conftest import SECRET, Door
 
