@@ -10,6 +10,12 @@ from typing import Any
 from connector.ports import Clock
 
 _ADDRESSES = 1_000
+_OURS = tuple(
+    ipaddress.ip_network(net)
+    for net in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
+    + ("::1/128", "fc00::/7", "fe80::/10")
+)
+"""Where a proxy of ours stands: this machine, or a private network."""
 
 
 class Throttle:
@@ -45,7 +51,7 @@ def caller(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:
     IPv6 address the network counts, for whoever has one has 2^64."""
     client = scope.get("client")
     peer = _address(client[0] if client else "")
-    if peer is None or peer.is_private or peer.is_loopback:
+    if peer is None or any(peer in net for net in _OURS):
         said = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
         peer = _address(said) or peer
     if isinstance(peer, ipaddress.IPv6Address):
