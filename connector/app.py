@@ -28,6 +28,7 @@ from connector.operate import Line, Operator
 from connector.ports import Clock
 from connector.schedule import Bells
 from connector.store.sql import SqlStore, open_store
+from connector.web.flows import Flows
 from connector.web.health import Health
 from connector.web.hooks import Hooks
 from connector.web.server import Server, application
@@ -190,6 +191,7 @@ class App:
             recovered = await self.store.recover(fence, now=now)
             recovered += await self.store.reads.recover(fence, now=now)
             recovered += await self.store.profiles.recover(fence, now=now)
+            recovered += await self.store.actions.recover(fence, now=now)
         except StoreError as error:
             if error.problem is not Problem.STORE_HELD or not self.lines:
                 raise
@@ -200,8 +202,9 @@ class App:
     async def _serve(self) -> None:
         server = self.config.server
         hooks = Hooks(self.lines.get, self.intake, self.clock, self.metrics)
+        flows = Flows(self.lines.get, self.clock, self.metrics, closed=lambda: self.intake.closed)
         shared, grace = server.admin_port == 0, server.shutdown_timeout
-        public = application(hooks, self.health, admin=shared)
+        public = application(hooks, self.health, admin=shared, flows=flows)
         doors = [Server(public, server.host, server.port, grace=grace, key="server.port")]
         if not shared:
             private = application(None, self.health, admin=True)
@@ -337,6 +340,10 @@ class App:
         while after is not None:
             after = await self.store.empty_bodies(before=before, after=after, limit=5_000)
             await self.clock.sleep(0.01)
+        before = Millis(self.clock.now() - round(keep.action_keys * 1000))
+        while count := await self.store.actions.forget(before=before, limit=2_000):
+            gone += count
+            await self.clock.sleep(0.05)
         given = 0
         while pages := await self.store.give_back(500):
             given += pages
@@ -362,6 +369,7 @@ class App:
         for connection, stream, _, saved_at in await self.store.insight.streams():
             self.metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
         self.metrics.questions(await self.store.approvals.find())
+        self.metrics.unknown(await self.store.actions.uncertain(), list(self.lines))
         self._workshop.quotas.publish()
         for gauge, value in (
             (self.metrics.store_bytes, self.store.size_bytes()),

@@ -43,7 +43,16 @@ from connector.ports import Approval, Backlog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
-_REFUSALS = ("disabled", "malformed", "not_stored", "signature", "too_large")
+_REFUSALS = (
+    "conflict",
+    "disabled",
+    "flow_secret",
+    "malformed",
+    "not_stored",
+    "signature",
+    "throttled",
+    "too_large",
+)
 _MODES: tuple[LaneMode, ...] = ("running", "paused", "held", "blocked")
 
 
@@ -71,7 +80,10 @@ class Metrics:
             "records_skipped", "Records that a rule does not send.", "connection", "reason"
         )
         self.rejected = self._counter(
-            "webhooks_rejected", "Webhooks refused, by reason.", "connection", "reason"
+            "webhooks_rejected",
+            "Webhooks and flow calls refused, by reason.",
+            "connection",
+            "reason",
         )
         self.deliveries = self._counter(
             "deliveries",
@@ -106,6 +118,18 @@ class Metrics:
         self.backfill = self._gauge(
             "backfill_progress_ratio",
             "How much of the running backfill is done: 0 to 1, 1 when none runs.",
+            "connection",
+        )
+        self.actions = self._counter(
+            "actions",
+            "Adjustments and pushes that reached an end, or wait for a person.",
+            "connection",
+            "action",
+            "outcome",
+        )
+        self.uncertain = self._gauge(
+            "actions_uncertain",
+            "Actions of which nobody knows whether the platform applied them.",
             "connection",
         )
         self.approvals = self._gauge(
@@ -204,6 +228,9 @@ class Metrics:
         if result.duplicates:
             self.duplicates.labels(connection, kind).inc(result.duplicates)
 
+    def acted(self, connection: str, action: str, outcome: str, count: int = 1) -> None:
+        self.actions.labels(connection, action, outcome).inc(count)
+
     def turned_away(self, connection: str, reason: str) -> None:
         self.rejected.labels(connection, reason).inc()
 
@@ -219,6 +246,8 @@ class Metrics:
                 observe((now - entries[outcome.seq].received_at) / 1000)
             if word := _outcome(outcome):
                 tally[word] += 1
+                if kind == "action":
+                    self.acted(connection, entries[outcome.seq].name, word)
             elif isinstance(outcome, Retry | Doubt):
                 self.retries.labels(connection, destination, outcome.problem.value).inc()
             if isinstance(outcome, Skipped):
@@ -270,6 +299,10 @@ class Metrics:
         self.dead.clear()
         for connection, cause, count in found:
             self.dead.labels(connection, cause).set(count)
+
+    def unknown(self, found: Mapping[str, int], connections: Sequence[str]) -> None:
+        for connection in connections:
+            self.uncertain.labels(connection).set(found.get(connection, 0))
 
     def questions(self, pending: Sequence[Approval]) -> None:
         self.approvals.clear()

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from connector import log
+from connector.actions.door import FlowDoor
 from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
@@ -23,6 +24,8 @@ from connector.ports import (
     Backfill,
     Backlog,
     Clock,
+    Decision,
+    Deed,
     Letter,
     Order,
     PersonState,
@@ -34,6 +37,9 @@ from connector.refresh import Refresher
 from connector.states import digest
 
 KLAVIYO = "klaviyo"
+_TOLD = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
+"""Why actions wait for a person; what a cap holds is a question of its own."""
+_SHOWN = 10
 QUIET = {Problem.PAUSED}
 """Stops that a person made on purpose: no news to anybody."""
 
@@ -44,7 +50,7 @@ Handler = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]
 
 @dataclass(slots=True)
 class Line:
-    """A connection as it runs: its door for webhooks, its lanes, and what runs beside them.
+    """A connection as it runs: its doors for webhooks and flows, its lanes, what runs beside them.
 
     `mapping` is the version in use, `account` Klaviyo's id where it could be read. `more` are
     lanes besides events, reads and writes; `loops` run for ever beside the lanes; `idle` say
@@ -62,6 +68,7 @@ class Line:
     close: list[Callable[[], Awaitable[None]]]
     events: Dispatcher[Any] = field(init=False)
     door: Door | None = None
+    flows: FlowDoor | None = None
     reads: Dispatcher[Any] | None = None
     writes: Dispatcher[Any] | None = None
     refresher: Refresher | None = None
@@ -127,6 +134,8 @@ class Operator:
                 backlog.lane.connection, {"lanes": [], "streams": []}
             )
             connection["lanes"].append(_lane(backlog, now))
+            if backlog.lane.kind == "action":
+                connection["actions"] = await self._pace(backlog.lane)
             version = (mappings or {}).get(backlog.lane.connection)
             if version and backlog.lane.kind == "profile" and backlog.lane.destination == KLAVIYO:
                 older = await self._store.profiles.outdated(backlog.lane.id, version)
@@ -163,6 +172,19 @@ class Operator:
             ],
             "needs_you": await self.needs_you(backlogs),
         }
+
+    async def _pace(self, lane: Lane) -> dict[str, Any]:
+        """How many wait to be sent, and how long it takes at the pace of the last minute."""
+        pace = await self._store.actions.pace(lane.id, now=self._clock.now())
+        return {
+            "waiting": pace.waiting,
+            "per_second": round(pace.per_second, 2),
+            "eta_seconds": pace.waiting / pace.per_second if pace.per_second else None,
+        }
+
+    async def deeds(self, connection: str | None, stuck: bool, limit: int) -> Sequence[Deed]:
+        """Adjustments and pushes, those that wait for a person first."""
+        return await self._store.actions.find(connection=connection, stuck=stuck, limit=limit)
 
     async def letters(
         self, problem: str | None, connection: str | None, limit: int
@@ -228,7 +250,9 @@ class Operator:
             if b.state.mode != "running" and b.state.problem not in QUIET:
                 text = f"{b.state.problem} {road}: {b.state.mode}, {b.state.detail}"
                 found.append(Need(f"lane {road}", text))
-            if b.dead and b.lane.kind == "profile":
+            if b.lane.kind == "action":
+                found += await self._actions_need(b)
+            elif b.dead and b.lane.kind == "profile":
                 again = "the next change, or `connector refresh`, tries again"
                 found.append(Need(f"dead {road}", f"{road}: {b.dead} refused; {again}"))
             elif b.dead:
@@ -240,6 +264,25 @@ class Operator:
                 f"(connector approvals approve {asked.id})"
             )
             found.append(Need(f"approval {asked.id}", text))
+        return found
+
+    async def _actions_need(self, b: Backlog) -> list[Need]:
+        """Adjustments and pushes that only a person can settle, by their numbers."""
+        name, found = b.lane.connection, []
+        if b.dead:
+            text = f"{name}: {b.dead} actions refused by the platform (connector actions list)"
+            found.append(Need(f"dead {name} actions", text))
+        stuck: dict[str, list[int]] = {}
+        for deed in await self._store.actions.find(connection=name, stuck=True) if b.held else ():
+            if deed.problem in _TOLD and deed.settled_at is not None:
+                stuck.setdefault(deed.problem, []).append(deed.id)
+        for code, ids in sorted(stuck.items()):
+            shown = ", ".join(map(str, sorted(ids)[:_SHOWN])) + (" …" if len(ids) > _SHOWN else "")
+            text = (
+                f"{code} {name}: {Problem.of(code).meaning}: {shown} (connector actions list; "
+                "then applied, again or refuse)"
+            )
+            found.append(Need(f"{code} {name}", text))
         return found
 
     async def _seen_here(self) -> list[Need]:
@@ -290,6 +333,8 @@ class Operator:
                     return True, await self._reload()
                 case "reload":
                     return False, {"error": "no daemon runs on this store, so nothing to reload"}
+                case "applied" | "again" | "refuse":
+                    return await self._of_action(kind, args)
                 case "approve" | "reject":
                     return await self._decide(args["id"], kind == "approve", args.get("by", ""))
                 case _:
@@ -314,6 +359,20 @@ class Operator:
         if kind not in line.orders:
             return False, {"error": f"{name} does not carry out `{kind}`"}
         return await line.orders[kind](args)
+
+    async def _of_action(
+        self, word: Decision, args: Mapping[str, Any]
+    ) -> tuple[bool, Mapping[str, Any]]:
+        """A person says what became of an action, or what shall."""
+        now = self._clock.now()
+        deed = await self._store.actions.decide(args["id"], word, by=args.get("by", ""), now=now)
+        if isinstance(deed, str):
+            return False, {"error": deed}
+        line = self._lines.get(deed.connection)
+        for dispatcher in line.dispatchers if line else ():
+            if dispatcher.lane.kind == "action":
+                dispatcher.wake()
+        return True, {f"action {deed.id}": deed.state}
 
     async def _decide(self, id: int, approved: bool, by: str) -> tuple[bool, Mapping[str, Any]]:
         now = self._clock.now()
@@ -374,6 +433,8 @@ class Operator:
             await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
 
     def _queue_of(self, lane: Lane) -> Queue:
+        if lane.kind == "action":
+            return self._store.actions
         if lane.kind != "profile":
             return self._store
         return self._store.profiles if lane.destination == KLAVIYO else self._store.reads

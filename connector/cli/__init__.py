@@ -14,6 +14,7 @@ import typer
 
 from connector import __version__
 from connector.cli import (
+    actions,
     approvals,
     backfill,
     daemon,
@@ -59,6 +60,7 @@ for module in (backfill, daemon, look, people, setup, flows):
     module.register(app)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(actions.app, name="actions")
 app.add_typer(stores.app, name="store")
 app.add_typer(notices.app, name="notify")
 app.add_typer(setup.mappings, name="mappings")

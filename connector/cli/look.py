@@ -119,6 +119,9 @@ def table(found: dict[str, Any]) -> RenderableType:
     for name, connection in found["connections"].items():
         if older := connection.get("people_with_another_mapping"):
             parts.append(Text(f"{name}: {older:,} people were rendered with another mapping"))
+        if (actions := connection.get("actions")) and actions["waiting"]:
+            pace = f"{actions['waiting']:,} actions wait, {actions['per_second']}/s now"
+            parts.append(Text(f"{name}: {pace}, done in {age(actions['eta_seconds'])}"))
     if found["letters"]:
         parts.append(Text("\nwaiting for somebody", style="bold"))
         parts += [

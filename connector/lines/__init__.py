@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from connector.adapters import registry
 from connector.config import Config, Connection
 from connector.errors import ConfigError, Problem
-from connector.lines import accounts, backfills, events, polling, states
+from connector.lines import accounts, actions, backfills, events, polling, states
 from connector.lines.quotas import Quotas
 from connector.lines.site import Shop, Site
 from connector.mapping import Writer, clashes
@@ -76,6 +76,7 @@ class Workshop:
         if site.reader:
             polling.build(site, line)
             backfills.build(site, line)
+        await actions.build(site, line)
         line.door = events.door(site, line)
         return line
 

@@ -10,6 +10,7 @@ from typing import Literal
 from sqlalchemy.engine import make_url
 
 from connector.store import schema, space
+from connector.store.actions import SqlActions
 from connector.store.approvals import SqlApprovals
 from connector.store.backfills import SqlBackfills
 from connector.store.database import Database, open_database
@@ -42,6 +43,7 @@ class SqlStore(SqlOutbox):
         self.approvals = SqlApprovals(database)
         self.notices = SqlNotices(database)
         self.backfills = SqlBackfills(database, self.profiles)
+        self.actions = SqlActions(database)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""

@@ -11,6 +11,7 @@ GET_ACCOUNTS = "GET /api/accounts"
 GET_METRICS = "GET /api/metrics"
 GET_EVENTS = "GET /api/events"
 GET_PROFILES = "GET /api/profiles"
+GET_PROFILE = "GET /api/profiles/{id}"
 UPSERT_PROFILE = "POST /api/profile-import"
 PATCH_PROFILE = "PATCH /api/profiles/{id}"
 BULK_PROFILES = "POST /api/profile-bulk-import-jobs"
@@ -34,6 +35,7 @@ LIMITS = {
     GET_METRICS: Limit(10, 150),
     GET_EVENTS: Limit(350, 3500),
     GET_PROFILES: Limit(75, 750),
+    GET_PROFILE: Limit(75, 750),
     UPSERT_PROFILE: Limit(75, 750),
     PATCH_PROFILE: Limit(75, 750),
     BULK_PROFILES: Limit(10, 150),
