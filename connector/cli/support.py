@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def support_bundle(context: typer.Context, file: Path) -> None:
-    """Write a zip for whoever helps: versions, configuration and state, with no secret in it."""
+    """A zip for whoever helps, with no secret in it. Versions, configuration and state."""
     from connector import log
     from connector.app import read_config
     from connector.support import bundle, write

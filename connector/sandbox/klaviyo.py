@@ -127,6 +127,11 @@ class KlaviyoSandbox:
         """Every unique id and how many recorded events bear it."""
         return dict(self._world.memory.unique_ids())
 
+    @property
+    def foreign_metrics(self) -> list[tuple[str, str]]:
+        """(metric, integration) that others of the account send; put in what they shall have."""
+        return self._world.memory.foreign_metrics
+
     def profile(self, email: str) -> dict[str, Any] | None:
         """The attributes of the profile with this address, in any case; None if there is none.
 
