@@ -38,8 +38,8 @@ def unsuited(folder: Path, table: str) -> str | None:
         return f"{folder} is on {kind}, {_GONE_WITH[kind]}"
     if _FAR.fullmatch(kind):
         return (
-            f"{folder} is on {kind}, a network file system: SQLite's locks and log are not safe there, "
-            "so use a local disk, or PostgreSQL"
+            f"{folder} is on {kind}, a network file system: SQLite's locks and log are not safe "
+            "there, so use a local disk, or PostgreSQL"
         )
     return None
 

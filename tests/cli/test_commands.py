@@ -268,12 +268,12 @@ def test_check_warns_of_a_store_on_a_file_system_that_forgets(
 
 
 def test_check_names_others_who_send_a_metric_of_ours(call: Call, folder: Folder) -> None:
-    klaviyo = folder.platforms.klaviyo
-    klaviyo.foreign_metrics += [("Balance changed", "Shopify"), ("Placed Order", "Shopify")]
+    foreign = folder.platforms.klaviyo.foreign_metrics
+    foreign.extend([("Balance changed", "Shopify"), ("Placed Order", "Shopify")])
     try:
         said = call("check", at=folder)
     finally:
-        klaviyo.foreign_metrics.clear()
+        foreign.clear()
     assert said.code == 0
     assert "warning acme: Klaviyo metrics: Shopify sends Balance changed too\n" in said.out
     assert "Placed Order" not in said.out
