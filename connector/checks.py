@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from connector.adapters import registry
@@ -26,19 +27,21 @@ from connector.store.sql import file_of
 _LOOK_AGAIN = 5.0
 
 
-def mapping_checks(path: Path, source: str) -> list[Check]:
+def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]:
     """A mapping file: its faults, its examples, its warnings. Examples are those beside the file,
     in `examples/{source}/`."""
     what = f"mapping {path.name}"
     try:
         mapping = load_mapping(path).mapping
-        platform = registry.load(source)
+        platform = registry.load(source, settings)
     except ConfigError as error:
         return [Check(what, "fault", fault, error.problem) for fault in error.faults]
     found = [Check(what, "warning", line) for line in warnings(mapping)]
     examples = path.parent / "examples" / source
     if examples.is_dir():
-        faults = run_examples(examples, platform.event_view, platform.person_view)
+        faults = run_examples(
+            examples, platform.event_view, platform.person_view, registry.shaped_views(platform)
+        )
         found += [Check(what, "fault", line, Problem.MAPPING_FAULTY) for line in faults]
     return found or [Check(what, "ok", f"version {mapping.version}")]
 
@@ -64,7 +67,7 @@ async def _look(config: Config, keys: _Keys | None) -> list[Check]:
         what = f"{config.server.public_url} cannot be reached from outside this machine"
         found.append(Check("server.public_url", "warning", what))
     for connection in config.connections:
-        of = mapping_checks(connection.mapping, connection.source)
+        of = mapping_checks(connection.mapping, connection.source, connection.settings)
         if keys and connection.enabled:
             of += await keys.check(connection)
         found += [_of(connection, line) for line in of]

@@ -16,7 +16,7 @@ from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
 from connector.lease import STORE, is_gone
-from connector.model import Check, Lane, LaneState, State
+from connector.model import Added, Asked, Check, Conflict, Lane, LaneState, Need, Origin, State
 from connector.ports import (
     Approval,
     Backlog,
@@ -40,14 +40,6 @@ Handler = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]
 """Carries out one kind of order: (whether it was done, what it came to or why not)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """Something that a person must look at. `key` stays the same while it is the same thing."""
-
-    key: str
-    text: str
-
-
 @dataclass(slots=True)
 class Line:
     """A connection as it runs: its door for webhooks, its lanes, and what runs beside them.
@@ -56,7 +48,8 @@ class Line:
     lanes besides events, reads and writes; `loops` run for ever beside the lanes; `idle` say
     whether those have nothing to do; `needs` what a person must look at; `orders` which orders
     this line carries out, for those that name its connection; `decided` is told of every answer
-    to a question that this connection asked."""
+    to a question that this connection asked. `act` stores actions for the platform, None where it
+    takes none."""
 
     name: str
     title: str
@@ -71,11 +64,13 @@ class Line:
     writes: Dispatcher[Any] | None = None
     refresher: Refresher | None = None
     renews: Callable[[str], bool] = lambda name: False
+    by_id: bool = False
     more: list[Dispatcher[Any]] = field(default_factory=list)
     loops: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     idle: list[Callable[[], Awaitable[bool]]] = field(default_factory=list)
     needs: list[Callable[[], Awaitable[Sequence[Need]]]] = field(default_factory=list)
     orders: dict[str, Handler] = field(default_factory=dict)
+    act: Callable[[Origin, Sequence[Asked]], Awaitable[Added | Conflict]] | None = None
     decided: list[Callable[[Approval], None]] = field(default_factory=list)
 
     async def aclose(self) -> None:

@@ -28,6 +28,8 @@ T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 _GROUP = 256
+_WRITER_CACHE, _READER_CACHE = 16_384, 4_096
+"""KiB of pages: SQLite fills them as the file grows, so they are what a long backlog costs."""
 
 
 class Database(Protocol):
@@ -72,7 +74,7 @@ def sqlite_engine(url: str) -> Engine:
             "synchronous=FULL",
             "busy_timeout=10000",
             "temp_store=MEMORY",
-            "cache_size=-65536",
+            f"cache_size=-{_READER_CACHE}",
             "wal_autocheckpoint=4000",
         ):
             connection.execute(f"PRAGMA {pragma}")
@@ -141,7 +143,7 @@ class SqliteDatabase:
         live = [job for job in group if not job[1].cancelled()]
         working = False
         try:
-            connection = self._writer = self._writer or self._engine.connect()
+            connection = self._writer = self._writer or self._open_writer()
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             working = True
             results = [work(connection) for work, _ in live]
@@ -158,6 +160,11 @@ class SqliteDatabase:
             return
         for (_, done), result in zip(live, results, strict=True):
             _finish(done, result=result)
+
+    def _open_writer(self) -> Connection:
+        connection = self._engine.connect()
+        connection.exec_driver_sql(f"PRAGMA cache_size=-{_WRITER_CACHE}")
+        return connection
 
     def _roll_back(self) -> None:
         """Leave nothing of a failed group; a connection that cannot even do that is given up."""
