@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 from connector import __version__
-from connector.cli import approvals, daemon, letters, look, notices, people, setup, stores, support
+from connector.cli import (
+    approvals,
+    backfill,
+    daemon,
+    letters,
+    look,
+    notices,
+    people,
+    setup,
+    stores,
+    support,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +55,7 @@ def options(
     context.obj = config
 
 
-for module in (daemon, look, people, setup, support):
+for module in (backfill, daemon, look, people, setup, support):
     module.register(app)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")

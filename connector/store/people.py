@@ -100,6 +100,15 @@ class Directory:
         return found
 
 
+def find(c: Connection, connection: str, whom: Sequence[Identified]) -> list[Known | None]:
+    """Who these are, where somebody has seen them."""
+    by_id, by_email = _load(c, connection, whom)
+    return [
+        (by_id.get(who.person) if who.person else None) or by_email.get(who.email or "")
+        for who in whom
+    ]
+
+
 _COLUMNS = (people.c.id, people.c.connection, people.c.platform_id, people.c.email)
 _BY = tuple(
     select(*_COLUMNS)
