@@ -71,9 +71,14 @@ class App:
 
     # ── start and stop ───────────────────────────────────────────────────────────────────────────
 
-    async def start(self, *, patience: float = 30.0, serve: bool = True) -> None:
-        """Raises ConfigError for what a person must mend, StoreError when another holds the
-        store longer than `patience` seconds or its schema does not fit."""
+    async def start(self, *, patience: float | None = None, serve: bool = True) -> None:
+        """Raises ConfigError for what a person must mend, StoreError when another holds the store
+        longer than `patience` seconds or its schema does not fit. By itself it waits 30 s where
+        the store is a file, and for ever where replicas share a database."""
+        if patience is None:
+            patience = 30.0 if _is_file(self.config) else float("inf")
+        if serve and not _is_file(self.config):
+            await self._listen()
         self.store = await self._open_store()
         if self.store.size_bytes() is None:
             self.metrics.without_disk()
@@ -114,6 +119,7 @@ class App:
 
     async def abandon(self) -> None:
         """Give back what a start that was cut off had taken."""
+        await asyncio.gather(*(server.stop() for server in self._servers))
         if hasattr(self, "_lease"):
             await self._lease.release()
         if hasattr(self, "store"):
@@ -121,11 +127,14 @@ class App:
 
     async def stop(self) -> None:
         """Everything in flight is finished, within [server] shutdown_timeout."""
-        grace = self.config.server.shutdown_timeout
+        if not hasattr(self, "health"):
+            return await self.abandon()
+        until = self.clock.monotonic() + self.config.server.shutdown_timeout
         self.health.ready = False
         self._bells.stop()
         await asyncio.gather(*(server.stop() for server in self._servers))
-        await asyncio.gather(*(self._stop_line(line, grace) for line in self.lines.values()))
+        left = max(0.0, until - self.clock.monotonic())
+        await asyncio.gather(*(self._stop_line(line, left) for line in self.lines.values()))
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -200,6 +209,16 @@ class App:
         if recovered:
             self._log.warning("records in doubt after a stop go singly", records=recovered)
 
+    async def _listen(self) -> None:
+        """Open the doors before there is anything behind them, for whoever asks for health while
+        a database or a lease is waited for."""
+        server = self.config.server
+        for key, port in (("server.port", server.port), ("server.admin_port", server.admin_port)):
+            if port or key == "server.port":
+                door = Server(None, server.host, port, grace=server.shutdown_timeout, key=key)
+                await door.start()
+                self._servers.append(door)
+
     async def _serve(self) -> None:
         server = self.config.server
         hooks = Hooks(self.lines.get, self.intake, self.clock, self.metrics)
@@ -213,9 +232,13 @@ class App:
                     private, server.host, server.admin_port, grace=grace, key="server.admin_port"
                 )
             )
+        early = {door.key: door for door in self._servers}
         for door in doors:
-            await door.start()
-            self._servers.append(door)
+            if door.key in early:
+                early[door.key].app = door.app
+            else:
+                await door.start()
+                self._servers.append(door)
 
     def _run_line(self, line: Line) -> None:
         if not line.enabled:

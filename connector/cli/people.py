@@ -75,9 +75,13 @@ def refresh(
     context: typer.Context,
     connection: str,
     person: Annotated[str, typer.Argument(help="Address, or the platform's id.")],
+    detach: session.Detach = False,
 ) -> None:
     """Read, tell and show one person now."""
     config = session.read(context.obj)
+    if detach and session.run(session.is_held(config)):
+        args = {"connection": connection, "person": person}
+        session.follow(context.obj, "refresh", args, detach=True)
     stories, wrong = session.run(_refresh(config, connection, person))
     for story in stories:
         _tell(story)

@@ -226,9 +226,10 @@ def test_no_events_for_an_hour_fires_where_there_were_some_a_day_ago(
     # The same hour of yesterday, and a little more: a day lasts 24 minutes here.
     for at in range(-1_600, -1_100):
         past.append(f'{name}{{job="connector",{labels}}} {at + 1_600} {now + at:.0f}')
+    post(daemon)
     watcher = watch(daemon, "\n".join(past) + "\n")
-    quiet_since = time.monotonic()
-    while time.monotonic() < quiet_since + 15:
+    busy_until = time.monotonic() + 15
+    while time.monotonic() < busy_until:
         post(daemon)
         assert "NoEvents" not in watcher.firing()
         time.sleep(0.5)
