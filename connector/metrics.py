@@ -199,7 +199,10 @@ class Metrics:
 
     def took_in(self, lane: Lane, via: str, result: Appended, now: Millis) -> None:
         connection, kind = lane.connection, lane.kind
-        self.received.labels(connection, kind, via).inc(result.accepted + result.duplicates)
+        told = result.accepted + result.duplicates + result.forgotten
+        self.received.labels(connection, kind, via).inc(told)
+        if result.forgotten:
+            self.skipped.labels(connection, "forgotten").inc(result.forgotten)
         self.last_received.labels(connection, via).set(now / 1000)
         if result.duplicates:
             self.duplicates.labels(connection, kind).inc(result.duplicates)

@@ -756,6 +756,33 @@ class Backfills(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Whom a name stands for: `people` of the connection, every address of theirs, and how many
+    rows were erased."""
+
+    people: int
+    emails: Sequence[str] = ()
+    rows: int = 0
+
+
+class Erasure(Protocol):
+    """Forgetting people for good. `who` is an address or the platform's id."""
+
+    async def find(self, connection: str, who: str) -> Forgotten:
+        """Whom it would be about. Nothing is erased."""
+        ...
+
+    async def forget(self, connection: str, who: str, *, now: Millis) -> Forgotten:
+        """Erase whoever has this name, and whoever shares his address, wherever he stands; leave
+        what stops him from being made again."""
+        ...
+
+    async def lift(self, connection: str, who: str) -> bool:
+        """He may come back. False where he was not forgotten by this name."""
+        ...
+
+
 class Store(Outbox, Protocol):
     """Everything that is remembered, by intent."""
 
@@ -783,6 +810,8 @@ class Store(Outbox, Protocol):
     def actions(self) -> ActionQueue: ...
     @property
     def notices(self) -> Notices: ...
+    @property
+    def erasure(self) -> Erasure: ...
     @property
     def backfills(self) -> Backfills: ...
 

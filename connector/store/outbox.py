@@ -120,9 +120,11 @@ def append(
         found = directories[page.lane.connection].resolve(
             [record for record, _ in fresh], page.received_at
         )
+        new = len(fresh)
+        fresh, seen_here = _not_forgotten(fresh, found)
         page_rows = [
             _row(page, record, digest, person)
-            for (record, digest), person in zip(fresh, found.people, strict=True)
+            for (record, digest), person in zip(fresh, seen_here, strict=True)
         ]
         rows += page_rows
         if page.reads is not None:
@@ -130,7 +132,13 @@ def append(
         released = release(c, rows, found.addressed, page.received_at)
         held = sum(row["state"] == State.HELD for row in page_rows)
         appended.append(
-            Appended(len(fresh), len(page.records) - len(fresh), held=held, released=released)
+            Appended(
+                len(fresh),
+                len(page.records) - new,
+                held=held,
+                released=released,
+                forgotten=len(found.forgotten),
+            )
         )
         if page.checkpoint:
             memory.save_checkpoint(c, page.lane.connection, page.checkpoint, page.received_at)
@@ -139,6 +147,16 @@ def append(
     for (lane, gap, priority), (who, renew) in asked.items():
         reads.ask(c, lane, who, gap, priority, frozenset(renew))
     return appended, [known for d in directories.values() for known in d.learnt]
+
+
+def _not_forgotten(
+    fresh: list[tuple[Record, bytes]], found: people.Found
+) -> tuple[list[tuple[Record, bytes]], list[people.Known | None]]:
+    """What is to be stored, and whom each is about."""
+    if not found.forgotten:
+        return fresh, found.people
+    kept = [place for place in range(len(fresh)) if place not in found.forgotten]
+    return [fresh[place] for place in kept], [found.people[place] for place in kept]
 
 
 _INSERT = insert(outbox)

@@ -13,6 +13,7 @@ from connector.store import schema, space
 from connector.store.approvals import SqlApprovals
 from connector.store.backfills import SqlBackfills
 from connector.store.database import Database, open_database
+from connector.store.erasure import SqlErasure
 from connector.store.insight import SqlInsight
 from connector.store.lanes import SqlLanes, SqlOrders
 from connector.store.leases import SqlLeases
@@ -41,6 +42,7 @@ class SqlStore(SqlOutbox):
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
         self.notices = SqlNotices(database)
+        self.erasure = SqlErasure(database)
         self.backfills = SqlBackfills(database, self.profiles)
 
     def free_bytes(self) -> int | None:

@@ -228,6 +228,9 @@ def test_no_events_for_an_hour_fires_where_there_were_some_a_day_ago(
         past.append(f'{name}{{job="connector",{labels}}} {at + 1_600} {now + at:.0f}')
     post(daemon)
     watcher = watch(daemon, "\n".join(past) + "\n")
+    # Targets are looked at 5 s after the start at the earliest: until then all is silent.
+    until("the daemon is looked at", lambda: bool(watcher.ask("up")))
+    until("it is not silent", lambda: "NoEvents" not in watcher.firing())
     busy_until = time.monotonic() + 15
     while time.monotonic() < busy_until:
         post(daemon)
