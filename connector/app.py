@@ -132,6 +132,7 @@ class App:
         until = self.clock.monotonic() + self.config.server.shutdown_timeout
         self.health.ready = False
         self._bells.stop()
+        await self.operator.stop()
         await asyncio.gather(*(server.stop() for server in self._servers))
         left = max(0.0, until - self.clock.monotonic())
         await asyncio.gather(*(self._stop_line(line, left) for line in self.lines.values()))

@@ -85,7 +85,12 @@ def follow(
     path: Path | None, kind: str, args: Mapping[str, Any], *, detach: bool = False
 ) -> NoReturn:
     """Have an order carried out, say what it came to, and end with its exit code."""
-    done, result = run(order(read(path), kind, args, detach=detach))
+    say(run(order(read(path), kind, args, detach=detach)))
+
+
+def say(answer: tuple[bool, Mapping[str, Any]]) -> NoReturn:
+    """Print what an order came to, and end with its exit code."""
+    done, result = answer
     if done:
         print(", ".join(f"{key}: {value}" for key, value in result.items()))
         raise typer.Exit(0)

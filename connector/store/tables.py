@@ -422,12 +422,14 @@ class Salts(SQLModel, table=True):
 
 
 class ForgottenPeople(SQLModel, table=True):
-    """Tombstones: ids and addresses that must not come back, as salted digests."""
+    """Tombstones: ids and addresses that must not come back, as salted digests. Those of one
+    forgetting share a `grave`, so that they are lifted together."""
 
     __tablename__ = "forgotten"
 
     connection: str = Field(sa_column=Column(Text, primary_key=True))
     digest: bytes = Field(sa_column=Column(LargeBinary, primary_key=True))
+    grave: str = Field(sa_type=Text)
     forgotten_at: int = Field(sa_type=BigInteger)
 
 

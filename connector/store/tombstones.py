@@ -58,22 +58,21 @@ def bury(c: Connection, connection: str, names: Iterable[tuple[str, str]], now: 
     if salt is None:
         salt = secrets.token_bytes(16)
         c.execute(insert(salts).values(connection=connection, salt=salt))
-    rows = [
-        {"connection": connection, "digest": _digest(bytes(salt), *name), "forgotten_at": now}
-        for name in names
-    ]
+    grave = {"connection": connection, "grave": secrets.token_hex(8), "forgotten_at": now}
+    rows = [grave | {"digest": _digest(bytes(salt), *name)} for name in names]
     dialect = postgresql if c.dialect.name == "postgresql" else sqlite
     c.execute(dialect.insert(forgotten).on_conflict_do_nothing(), rows)
 
 
 def lift(c: Connection, connection: str, names: Iterable[tuple[str, str]]) -> int:
-    """How many there were."""
+    """Also the other names that were forgotten with one of these; how many there were."""
     salt = c.execute(_SALT, {"connection": connection}).scalar()
     if salt is None:
         return 0
     digests = [_digest(bytes(salt), *name) for name in names]
-    mine = forgotten.c.connection == connection, forgotten.c.digest.in_(digests)
-    return c.execute(delete(forgotten).where(*mine)).rowcount
+    of_connection = forgotten.c.connection == connection
+    graves = select(forgotten.c.grave).where(of_connection, forgotten.c.digest.in_(digests))
+    return c.execute(delete(forgotten).where(of_connection, forgotten.c.grave.in_(graves))).rowcount
 
 
 def _of(salt: bytes | None, one: Identified) -> list[bytes]:

@@ -89,9 +89,8 @@ async def test_lifting_lets_him_come_back(store: SqlStore) -> None:
     await tell(store, "ada")
     await store.erasure.forget("acme", "ada", now=NOW)
     assert await store.erasure.lift("acme", "nobody") is False
-    assert await store.erasure.lift("acme", "ada") is True
     assert await store.erasure.lift("acme", "ADA@example.com ") is True
-    assert await store.erasure.lift("acme", "ada") is False
+    assert await store.erasure.lift("acme", "ada") is False  # it went with the address
     assert await tell(store, "ada") == Appended(1, 0)
     assert len(await store.insight.people("acme", "ada")) == 1
 

@@ -81,6 +81,7 @@ def upgrade() -> None:
         "forgotten",
         sa.Column("connection", sa.Text(), nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("grave", sa.Text(), nullable=False),
         sa.Column("forgotten_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("connection", "digest"),
     )
