@@ -34,6 +34,7 @@ from connector.web.server import Server, application
 
 _DAY_MS = 86_400_000
 _IDLE_AHEAD = 60.0
+_COUNT_PEOPLE_EVERY = 300.0
 
 
 def read_config(path: Path | None = None) -> Config:
@@ -63,6 +64,7 @@ class App:
         self._workshop: Workshop
         self._lease: LeaseKeeper
         self._servers: list[Server] = []
+        self._count_people_at = 0.0
         self._bells = Bells()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._trouble: dict[str, str] = {}
@@ -387,6 +389,10 @@ class App:
         for connection, stream, _, saved_at in await self.store.insight.streams():
             self.metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
         self.metrics.questions(await self.store.approvals.find())
+        if self.clock.monotonic() >= self._count_people_at:
+            # Everybody is looked at, so not at every scrape.
+            self._count_people_at = self.clock.monotonic() + _COUNT_PEOPLE_EVERY
+            self.metrics.population(await self.store.insight.population())
         self._workshop.quotas.publish()
         for gauge, value in (
             (self.metrics.store_bytes, self.store.size_bytes()),

@@ -111,6 +111,13 @@ class Metrics:
         self.approvals = self._gauge(
             "approvals_pending", "Questions that wait for a person.", "connection", "what"
         )
+        self.drift = self._gauge(
+            "reconcile_drift",
+            "What the last reconcile found to differ at the far end.",
+            "connection",
+            "kind",
+        )
+        self.people = self._gauge("people", "People seen.", "connection", "state")
         self.requests = self._counter(
             "requests",
             "Requests sent; status is the HTTP status or 'none'.",
@@ -278,6 +285,12 @@ class Metrics:
         self.approvals.clear()
         for (connection, what), count in Tally((a.connection, a.what) for a in pending).items():
             self.approvals.labels(connection, what).set(count)
+
+    def population(self, found: Mapping[tuple[str, str], int]) -> None:
+        """(connection, state) → how many people stand there."""
+        self.people.clear()
+        for labels, count in found.items():
+            self.people.labels(*labels).set(count)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -21,6 +21,7 @@ from connector.cli import (
     look,
     notices,
     people,
+    reconciles,
     setup,
     stores,
     support,
@@ -55,7 +56,7 @@ def options(
     context.obj = config
 
 
-for module in (backfill, daemon, look, people, setup, support):
+for module in (backfill, daemon, look, people, reconciles, setup, support):
     module.register(app)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")

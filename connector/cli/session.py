@@ -135,11 +135,11 @@ Orderer = Callable[[str, Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, 
 
 
 @contextlib.asynccontextmanager
-async def at_work(config: Config) -> AsyncIterator[Orderer]:
-    """Who carries out orders that need lanes: the running daemon, else this process, whose lanes
-    run for as long as the block does."""
+async def at_work(config: Config, *, patience: float = _PATIENCE) -> AsyncIterator[Orderer]:
+    """Who carries out orders that need lanes: the running daemon, waited for up to `patience`
+    seconds, else this process, whose lanes run for as long as the block does."""
     if await is_held(config):
-        yield lambda kind, args: order(config, kind, args)
+        yield lambda kind, args: order(config, kind, args, patience=patience)
         return
     from connector.app import App
 

@@ -17,6 +17,7 @@ from connector.store.erasure import SqlErasure
 from connector.store.insight import SqlInsight
 from connector.store.lanes import SqlLanes, SqlOrders
 from connector.store.leases import SqlLeases
+from connector.store.ledger import SqlLedger
 from connector.store.letters import SqlDeadLetters
 from connector.store.memory import SqlCheckpoints, SqlMemory
 from connector.store.notices import SqlNotices
@@ -43,6 +44,7 @@ class SqlStore(SqlOutbox):
         self.approvals = SqlApprovals(database)
         self.notices = SqlNotices(database)
         self.erasure = SqlErasure(database)
+        self.ledger = SqlLedger(database, self.profiles)
         self.backfills = SqlBackfills(database, self.profiles)
 
     def free_bytes(self) -> int | None:
