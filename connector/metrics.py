@@ -135,6 +135,13 @@ class Metrics:
         self.approvals = self._gauge(
             "approvals_pending", "Questions that wait for a person.", "connection", "what"
         )
+        self.drift = self._gauge(
+            "reconcile_drift",
+            "What the last reconcile found to differ at the far end.",
+            "connection",
+            "kind",
+        )
+        self.people = self._gauge("people", "People seen.", "connection", "state")
         self.requests = self._counter(
             "requests",
             "Requests sent; status is the HTTP status or 'none'.",
@@ -223,7 +230,10 @@ class Metrics:
 
     def took_in(self, lane: Lane, via: str, result: Appended, now: Millis) -> None:
         connection, kind = lane.connection, lane.kind
-        self.received.labels(connection, kind, via).inc(result.accepted + result.duplicates)
+        told = result.accepted + result.duplicates + result.forgotten
+        self.received.labels(connection, kind, via).inc(told)
+        if result.forgotten:
+            self.skipped.labels(connection, "forgotten").inc(result.forgotten)
         self.last_received.labels(connection, via).set(now / 1000)
         if result.duplicates:
             self.duplicates.labels(connection, kind).inc(result.duplicates)
@@ -308,6 +318,12 @@ class Metrics:
         self.approvals.clear()
         for (connection, what), count in Tally((a.connection, a.what) for a in pending).items():
             self.approvals.labels(connection, what).set(count)
+
+    def population(self, found: Mapping[tuple[str, str], int]) -> None:
+        """(connection, state) → how many people stand there."""
+        self.people.clear()
+        for labels, count in found.items():
+            self.people.labels(*labels).set(count)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

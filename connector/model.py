@@ -91,12 +91,14 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class Appended:
     """What became of a page: `accepted` records are new, `duplicates` were known, `held` (a part
-    of accepted) wait for their person's address, `released` had waited for one that it brought."""
+    of accepted) wait for their person's address, `released` had waited for one that it brought,
+    `forgotten` are about people who must not come back, and were not stored."""
 
     accepted: int
     duplicates: int
     held: int = 0
     released: int = 0
+    forgotten: int = 0
 
 
 class State(IntEnum):

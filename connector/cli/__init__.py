@@ -23,8 +23,10 @@ from connector.cli import (
     look,
     notices,
     people,
+    reconciles,
     setup,
     stores,
+    support,
 )
 
 app = typer.Typer(
@@ -56,7 +58,7 @@ def options(
     context.obj = config
 
 
-for module in (backfill, daemon, look, people, setup, flows):
+for module in (backfill, daemon, look, people, reconciles, setup, support, flows):
     module.register(app)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")

@@ -344,6 +344,27 @@ class Jobs(Protocol):
     async def ended(self, id: str) -> EndedJob | None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """A profile as the far end has it: its id there, and its fields by the names of
+    connector.states."""
+
+    id: str
+    fields: Mapping[str, Any]
+
+
+class Mirror(Protocol):
+    """The far end read back, at backfill priority. Both raise DeliveryError."""
+
+    async def profiles(self, emails: Sequence[str]) -> Mapping[str, Mirrored]:
+        """By address, those that exist."""
+        ...
+
+    async def has_event(self, profile: str, unique_id: str, at: Millis) -> bool:
+        """Whether the profile with this id has the event that happened `at`."""
+        ...
+
+
 M = TypeVar("M")
 M_co = TypeVar("M_co", covariant=True)
 

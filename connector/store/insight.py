@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Column, Connection, Table, func, or_, select
+from sqlalchemy import Column, Connection, Table, case, func, or_, select
 
 from connector.errors import Problem
 from connector.model import Lane, LaneId, Millis, Request, State
@@ -74,6 +74,21 @@ class SqlInsight:
             return sorted((*key, count) for key, count in found.items())
 
         return await self._database.read(work)
+
+    async def population(self) -> Mapping[tuple[str, str], int]:
+        where = case(
+            (reads.c.gone_at.is_not(None), "gone"),
+            (people.c.email.is_(None), "held"),
+            else_="known",
+        )
+        query = (
+            select(people.c.connection, where, func.count())
+            .join(reads, reads.c.person == people.c.id, isouter=True)
+            .group_by(people.c.connection, where)
+        )
+        return await self._database.read(
+            lambda c: {(connection, state): n for connection, state, n in c.execute(query)}
+        )
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
         def work(c: Connection) -> list[tuple[str, str, str, Millis]]:

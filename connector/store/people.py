@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import Connection, Text, bindparam, insert, select, update
 
 from connector.model import Millis, Observation, State
+from connector.store import tombstones
 from connector.store.queue import chunks
 from connector.store.tables import in_state, outbox, people
 
@@ -63,10 +64,12 @@ class Seen:
 
 @dataclass
 class Found:
-    """One person per record (None without id and address), and who got an address just now."""
+    """One person per record (None without id and address, and for one who was forgotten), which
+    records are about forgotten people, and who got an address just now."""
 
     people: list[Known | None]
     addressed: dict[int, str] = field(default_factory=dict)
+    forgotten: set[int] = field(default_factory=set)
 
 
 class Directory:
@@ -78,7 +81,9 @@ class Directory:
     ) -> None:
         self._c = c
         self._connection = connection
-        self._seen = seen
+        self._graves = tombstones.load(c, connection, records)
+        # What was learnt of people may be of one who was forgotten since, by another process.
+        self._seen = seen = Seen() if self._graves.salt else seen
         self._changed: set[int] = set()
         self.learnt: list[Known] = []
         unknown = [r for r in records if seen.find(connection, r.person, r.email) is None]
@@ -89,7 +94,11 @@ class Directory:
     def resolve(self, records: Sequence[Identified], now: Millis) -> Found:
         """Find or make the person of each record, in order, so that a later address wins."""
         found = Found([])
-        for record in records:
+        for place, record in enumerate(records):
+            if self._graves.cover(record):
+                found.people.append(None)
+                found.forgotten.add(place)
+                continue
             known = self._seen.find(self._connection, record.person, record.email)
             if known is None or known.id in self._changed:
                 known = _place(

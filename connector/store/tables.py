@@ -496,6 +496,27 @@ class Actions(SQLModel, table=True):
     decided_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
+class Salts(SQLModel, table=True):
+    """What a connection's tombstones are salted with; a row once it has forgotten somebody."""
+
+    __tablename__ = "salts"
+
+    connection: str = Field(sa_column=Column(Text, primary_key=True))
+    salt: bytes = Field(sa_type=LargeBinary)
+
+
+class ForgottenPeople(SQLModel, table=True):
+    """Tombstones: ids and addresses that must not come back, as salted digests. Those of one
+    forgetting share a `grave`, so that they are lifted together."""
+
+    __tablename__ = "forgotten"
+
+    connection: str = Field(sa_column=Column(Text, primary_key=True))
+    digest: bytes = Field(sa_column=Column(LargeBinary, primary_key=True))
+    grave: str = Field(sa_type=Text)
+    forgotten_at: int = Field(sa_type=BigInteger)
+
+
 metadata = SQLModel.metadata
 people = metadata.tables["people"]
 lanes = metadata.tables["lanes"]
@@ -512,6 +533,8 @@ profiles = metadata.tables["profiles"]
 journal = metadata.tables["journal"]
 approvals = metadata.tables["approvals"]
 notices = metadata.tables["notices"]
+salts = metadata.tables["salts"]
+forgotten = metadata.tables["forgotten"]
 backfills = metadata.tables["backfills"]
 actions = metadata.tables["actions"]
 

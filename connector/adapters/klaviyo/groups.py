@@ -88,7 +88,7 @@ class KlaviyoGroups:
 
     async def known(self, emails: Sequence[str]) -> set[str]:
         found: set[str] = set()
-        for part in _parts(emails):
+        for part in parts(emails):
             query = quote("any(email,[" + ",".join(f'"{email}"' for email in part) + "])", safe="")
             path = f"/api/profiles?filter={query}&fields[profile]=email&page[size]={PAGE}"
             page = await self._api.get(GET_PROFILES, path, backfill=True)
@@ -99,7 +99,7 @@ class KlaviyoGroups:
         return found
 
 
-def _parts(emails: Sequence[str]) -> Iterator[list[str]]:
+def parts(emails: Sequence[str]) -> Iterator[list[str]]:
     """As many at once as a page and a web address hold."""
     part: list[str] = []
     size = 0

@@ -27,6 +27,7 @@ GET_SEGMENT_PROFILES = "GET /api/segments/{id}/profiles"
 GET_LIST_COUNT = "GET /api/lists/{id} profile_count"
 GET_SEGMENT_COUNT = "GET /api/segments/{id} profile_count"
 GET_FLOWS = "GET /api/flows"
+ERASE_PROFILE = "POST /api/data-privacy-deletion-jobs"
 
 LIMITS = {
     CREATE_EVENT: Limit(350, 3500),
@@ -51,6 +52,7 @@ LIMITS = {
     GET_LIST_COUNT: Limit(1, 15),
     GET_SEGMENT_COUNT: Limit(1, 15),
     GET_FLOWS: Limit(3, 60),
+    ERASE_PROFILE: Limit(3, 60),
 }
 
 BULK_PROFILES_MAX = 10_000
