@@ -16,6 +16,7 @@ from connector.store.insight import SqlInsight
 from connector.store.lanes import SqlLanes, SqlOrders
 from connector.store.leases import SqlLeases
 from connector.store.letters import SqlDeadLetters
+from connector.store.memberships import SqlMemberships
 from connector.store.memory import SqlCheckpoints, SqlMemory
 from connector.store.outbox import SqlOutbox
 from connector.store.profiles import SqlProfiles
@@ -38,6 +39,7 @@ class SqlStore(SqlOutbox):
         self.profiles = SqlProfiles(database)
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
+        self.memberships = SqlMemberships(database)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""
