@@ -137,16 +137,19 @@ class App:
         return self._servers[0].port
 
     async def until_idle(self) -> list[str]:
-        """Wait until nothing is ready, in flight or due within a minute; then one line for each
-        lane that a person or a probe must restart."""
+        """Wait until nothing is ready, in flight or due within a minute and every poll has looked
+        once; then one line for each lane that a person or a probe must restart, and for each poll
+        that failed."""
         while not all([await self._idle(line) for line in self.lines.values()]):
             await self.clock.sleep(0.1)
-        return [
+        stopped = [
             f"{line.name} {d.lane.kind}s → {d.lane.destination}: {d.state.mode}, {d.state.detail}"
             for line in self.lines.values()
             for d in line.dispatchers
             if d.state.mode != "running"
         ]
+        needs = [need for line in self.lines.values() for ask in line.needs for need in await ask()]
+        return stopped + [need.text for need in needs if need.key.startswith("poll ")]
 
     async def _idle(self, line: Line) -> bool:
         """In the order of the road, so that what one lane hands to the next is seen there."""

@@ -135,7 +135,7 @@ class Dispatcher(Generic[M]):
         now = self._clock.now()
         ready = await self._queue.ready(self.lane.id, now=now, limit=1)
         soon = ready.next_due is not None and ready.next_due <= now + ahead * 1000
-        return not (ready.fresh or ready.solo or soon) and self.idle
+        return not (ready.any or soon) and self.idle
 
     async def pause(self) -> None:
         """A person stops deliveries; what is in flight is settled."""
@@ -210,13 +210,14 @@ class Dispatcher(Generic[M]):
         self.hurried = ready.fresh > self._policy.bulk_threshold
         waits = [self._until_due(ready)]
         started = False
-        # In turn, so that neither holds back the other where only one may go.
-        for solo in (not self._last_was_solo, self._last_was_solo):
-            count = ready.solo if solo else ready.fresh
-            if count:
-                start = await self._start(count, solo=solo)
-                started |= start == 0
-                waits.append(start)
+        # Live first: a backfill takes what that leaves. Doubtful and fresh in turn, so that
+        # neither holds back the other where only one may go.
+        for backfill in (False, True):
+            for solo in (not self._last_was_solo, self._last_was_solo):
+                if count := ready.count(solo=solo, backfill=backfill):
+                    start = await self._start(count, solo=solo, backfill=backfill)
+                    started |= start == 0
+                    waits.append(start)
         if started:
             return 0
         known = [wait for wait in waits if wait is not None]
@@ -232,7 +233,7 @@ class Dispatcher(Generic[M]):
             return None
         return max(0.01, (ready.next_due - self._clock.now()) / 1000)
 
-    async def _start(self, count: int, *, solo: bool) -> float | None:
+    async def _start(self, count: int, *, solo: bool, backfill: bool) -> float | None:
         """Claim and send. 0 when something was started, else as `_turn`."""
         bulk = self._sink.bulk
         many = count > self._policy.bulk_threshold and not solo and not self._tripped
@@ -241,7 +242,7 @@ class Dispatcher(Generic[M]):
         room = (1 if self._tripped else mode.parallel) - self._in_flight(mode)
         if room <= 0:
             return None
-        grant = self._sink.quota.reserve(mode.endpoint, min(want, room))
+        grant = self._sink.quota.reserve(mode.endpoint, min(want, room), backfill=backfill)
         if not grant.count:
             return grant.wait
         try:
@@ -253,6 +254,7 @@ class Dispatcher(Generic[M]):
                 solo=solo,
                 mapping=self.renderer.version,
                 spend=grant.spend,
+                backfill=backfill,
             )
         except StoreError as error:
             self._sink.quota.release(mode.endpoint, grant, grant.count)
@@ -482,9 +484,11 @@ class Dispatcher(Generic[M]):
             return self._probe_at - now
         self._probe_at = now + self._policy.probe_every
         ready = await self._look(1)
-        if ready.solo or ready.fresh:
+        if ready.any:
             self._misses = max(self._misses, _TRIPS_AFTER)
-            wait = await self._start(1, solo=not ready.fresh)
+            backfill = not (ready.fresh or ready.solo)
+            solo = not ready.count(solo=False, backfill=backfill)
+            wait = await self._start(1, solo=solo, backfill=backfill)
             return wait or self._policy.probe_every
         if self.state.mode == "blocked":
             checks = await self._sink.check()

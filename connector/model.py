@@ -182,7 +182,7 @@ class Observation:
     `changes` holds only what the read covers (None: unset); `at` is when the read was sent.
     `lane` is the profile lane, `since` when what asked for the read was received, `address` a
     digest of account and address (None without one), and `problem` says why the person cannot be
-    told to Klaviyo, if he cannot.
+    told to Klaviyo, if he cannot. What a `backfill` asked for is told after all live traffic.
     """
 
     person: int
@@ -196,6 +196,7 @@ class Observation:
     address: bytes | None = None
     email_change: EmailChange = "new"
     problem: Problem | None = None
+    backfill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,3 +473,11 @@ class Check:
     level: Literal["ok", "warning", "fault"]
     detail: str = ""
     problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that a person must look at. `key` stays the same while it is the same thing."""
+
+    key: str
+    text: str

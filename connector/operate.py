@@ -16,7 +16,7 @@ from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
 from connector.lease import STORE, is_gone
-from connector.model import Check, Lane, LaneState, State
+from connector.model import Check, Lane, LaneState, Need, State
 from connector.ports import (
     Approval,
     Backlog,
@@ -38,14 +38,6 @@ QUIET = {Problem.PAUSED}
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]]]
 """Carries out one kind of order: (whether it was done, what it came to or why not)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """Something that a person must look at. `key` stays the same while it is the same thing."""
-
-    key: str
-    text: str
 
 
 @dataclass(slots=True)

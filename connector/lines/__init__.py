@@ -10,7 +10,7 @@ from __future__ import annotations
 from connector.adapters import registry
 from connector.config import Config, Connection
 from connector.errors import ConfigError
-from connector.lines import accounts, events, states
+from connector.lines import accounts, events, polling, states
 from connector.lines.quotas import Quotas
 from connector.lines.site import Shop, Site
 from connector.mapping import load as load_mapping
@@ -52,6 +52,7 @@ class Workshop:
         await events.build(site, line)
         if site.profiles:
             await states.build(site, line)
+            polling.build(site, line)
         line.door = events.door(site, line)
         return line
 

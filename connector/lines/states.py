@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from connector.adapters.klaviyo.sink.jobs import ImportJobs
 from connector.adapters.klaviyo.sink.profiles import ProfileSink
 from connector.lines.site import Site
-from connector.model import Outcome, Pending, ProfileWrite
-from connector.operate import KLAVIYO, Line, Need
+from connector.model import Need, Outcome, Pending, ProfileWrite
+from connector.operate import KLAVIYO, Line
 from connector.ports import Renderer
 from connector.receipts import Receipts
 from connector.refresh import PassThrough, Refresher

@@ -96,13 +96,15 @@ class Client:
 @dataclass(frozen=True, slots=True)
 class Whom:
     """A person to read: `view` is the JSON of the last view (empty: never read);
-    with `renew` what is fetched seldom is fetched again."""
+    with `renew` what is fetched seldom is fetched again. Further permits of a `backfill`'s read
+    are asked for as a backfill's too."""
 
     person: int
     platform_id: str | None
     email: str | None
     view: bytes
     renew: bool = False
+    backfill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,27 @@ class Actions(Protocol):
     async def look_up(self, action: Action) -> Literal["applied", "absent", "unknowable"]:
         """Whether the platform did it. Never `absent` where a missing item proves nothing. One
         permit was given. Raises DeliveryError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What a bulk write moves at Klaviyo: list ids that people join, segment ids that they enter,
+    metric names that they get; with `fields` the fields of their profiles, and so any segment and
+    any date that flows hang on."""
+
+    lists: frozenset[str] = frozenset()
+    segments: frozenset[str] = frozenset()
+    metrics: frozenset[str] = frozenset()
+    fields: bool = False
+
+
+class Flows(Protocol):
+    """Klaviyo's automations."""
+
+    async def live(self, on: Touched) -> Sequence[str]:
+        """Names of the live flows that what is touched may start. Asks for its own permits.
+        Raises DeliveryError, Blocked with status 403 where the key may not see flows."""
         ...
 
 

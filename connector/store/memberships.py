@@ -76,7 +76,7 @@ class SqlMemberships(queue.ReceiptedQueue):
         """What is ready may be held back by a write to the same profile on another lane: nobody
         says when that ends, so look again soon."""
         found = await super().ready(lane, now=now, limit=limit)
-        if not found.fresh:
+        if not (found.fresh or found.backfill_fresh):
             return found
         again = Millis(now + _LOOK_AGAIN)
         due = again if found.next_due is None else min(again, found.next_due)
@@ -398,7 +398,8 @@ def _free() -> tuple[ColumnElement[bool], ...]:
 def _first_target(
     c: Connection, taking: queue.Taking, free: tuple[ColumnElement[bool], ...]
 ) -> int | None:
-    for priority in (0, 1):
+    priorities = (0, 1) if taking.backfill is None else (int(taking.backfill),)
+    for priority in priorities:
         query = (
             select(_M.target)
             .where(

@@ -8,7 +8,6 @@ from hashlib import blake2b
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
 from connector.model import (
@@ -29,9 +28,9 @@ from connector.model import (
     State,
     Unsent,
 )
-from connector.store import people, queue, reads
+from connector.store import memory, people, queue, reads
 from connector.store.database import Database
-from connector.store.tables import STUCK, checkpoints, in_state, journal, orders, outbox, requests
+from connector.store.tables import STUCK, in_state, journal, orders, outbox, requests
 
 ENTRY_COLUMNS = (
     outbox.c.seq,
@@ -127,13 +126,13 @@ def append(
         rows += page_rows
         if page.reads is not None:
             _ask_for_reads(asked, page, [record for record, _ in fresh], page_rows)
-        released = _release(c, rows, found.addressed, page.received_at)
+        released = release(c, rows, found.addressed, page.received_at)
         held = sum(row["state"] == State.HELD for row in page_rows)
         appended.append(
             Appended(len(fresh), len(page.records) - len(fresh), held=held, released=released)
         )
         if page.checkpoint:
-            _save_checkpoint(c, page)
+            memory.save_checkpoint(c, page.lane.connection, page.checkpoint, page.received_at)
     if rows:
         c.execute(_INSERT, rows)
     for (lane, gap, priority), (who, renew) in asked.items():
@@ -214,7 +213,7 @@ def _ask_for_reads(
                 renew.add(row["person"])
 
 
-def _release(
+def release(
     c: Connection, rows: list[dict[str, Any]], addressed: Mapping[int, str], now: Millis
 ) -> int:
     """Give the records that wait for these people their address."""
@@ -237,26 +236,6 @@ def _release(
             .values(state=State.READY, email=email, problem=None, detail="", due=now)
         ).rowcount
     return released
-
-
-def _save_checkpoint(c: Connection, page: Page) -> None:
-    assert page.checkpoint is not None
-    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(checkpoints).values(
-        connection=page.lane.connection,
-        stream=page.checkpoint.stream,
-        cursor=page.checkpoint.cursor,
-        saved_at=page.received_at,
-    )
-    c.execute(
-        statement.on_conflict_do_update(
-            index_elements=["connection", "stream"],
-            set_={
-                "cursor": statement.excluded.cursor,
-                "saved_at": statement.excluded.saved_at,
-            },
-        )
-    )
 
 
 # ── claim ────────────────────────────────────────────────────────────────────────────────────────

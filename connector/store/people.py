@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from connector.model import Millis, Record
+from connector.model import Millis
 from connector.store.queue import chunks
 from connector.store.tables import people
+
+
+class Identified(Protocol):
+    """Something said of a person: a record or a sighting."""
+
+    @property
+    def person(self) -> str | None: ...
+    @property
+    def email(self) -> str | None: ...
 
 
 class Known(NamedTuple):
@@ -65,7 +74,7 @@ class Directory:
     looked up at once, for all the pages of a group."""
 
     def __init__(
-        self, c: Connection, connection: str, records: Sequence[Record], seen: Seen
+        self, c: Connection, connection: str, records: Sequence[Identified], seen: Seen
     ) -> None:
         self._c = c
         self._connection = connection
@@ -75,7 +84,7 @@ class Directory:
         unknown = [r for r in records if seen.find(connection, r.person, r.email) is None]
         self._by_id, self._by_email = _load(c, connection, unknown)
 
-    def resolve(self, records: Sequence[Record], now: Millis) -> Found:
+    def resolve(self, records: Sequence[Identified], now: Millis) -> Found:
         """Find or make the person of each record, in order, so that a later address wins."""
         found = Found([])
         for record in records:
@@ -104,7 +113,7 @@ _BY = tuple(
 
 
 def _load(
-    c: Connection, connection: str, records: Sequence[Record]
+    c: Connection, connection: str, records: Sequence[Identified]
 ) -> tuple[dict[str, Known], dict[str, Known]]:
     ids = {r.person for r in records if r.person}
     emails = {r.email for r in records if r.email}
@@ -124,7 +133,7 @@ def _load(
 def _place(
     c: Connection,
     connection: str,
-    record: Record,
+    record: Identified,
     by_id: dict[str, Known],
     by_email: dict[str, Known],
     found: Found,

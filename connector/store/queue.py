@@ -47,14 +47,14 @@ def ready(
 ) -> Ready:
     """How many could be claimed now, counted up to `limit`, and when the next becomes due."""
 
-    def count(solo: int) -> int:
+    def count(solo: int, priority: int) -> int:
         part = (
             select(key)
             .where(
                 table.c.lane == lane,
                 in_state(State.READY, table),
                 table.c.solo == solo,
-                table.c.priority.in_((0, 1)),
+                table.c.priority == priority,
                 table.c.due <= now,
             )
             .limit(limit)
@@ -75,7 +75,8 @@ def ready(
         for priority in (0, 1)
     ]
     due = [at for at in later if at is not None]
-    return Ready(count(0), count(1), min(due) if due else None)
+    first = Millis(min(due)) if due else None
+    return Ready(count(0, 0), count(1, 0), first, count(0, 1), count(1, 1))
 
 
 def claim(
@@ -90,7 +91,8 @@ def claim(
 ) -> list[Any]:
     """Claim the oldest ready rows, live before backfill; rows in the order of their key."""
     rows: list[Any] = []
-    for priority in (0, 1):
+    priorities = (0, 1) if taking.backfill is None else (int(taking.backfill),)
+    for priority in priorities:
         if len(rows) >= taking.limit:
             break
         oldest = (
@@ -187,6 +189,7 @@ class Taking:
     limit: int
     solo: bool
     mapping: str
+    backfill: bool | None = None
 
 
 class SqlQueue(ABC):
@@ -226,8 +229,9 @@ class SqlQueue(ABC):
         solo: bool,
         mapping: str,
         spend: Sequence[Spend] = (),
+        backfill: bool | None = None,
     ) -> Claim | None:
-        taking = Taking(lane.id, secrets.randbits(62), now, limit, solo, mapping)
+        taking = Taking(lane.id, secrets.randbits(62), now, limit, solo, mapping, backfill)
 
         def work(c: Connection) -> Claim | None:
             leases.require(c, fence, now)

@@ -11,6 +11,7 @@ from sqlalchemy.engine import make_url
 
 from connector.store import schema
 from connector.store.approvals import SqlApprovals
+from connector.store.backfills import SqlBackfills
 from connector.store.database import Database, open_database
 from connector.store.insight import SqlInsight
 from connector.store.lanes import SqlLanes, SqlOrders
@@ -40,6 +41,7 @@ class SqlStore(SqlOutbox):
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
         self.memberships = SqlMemberships(database)
+        self.backfills = SqlBackfills(database, self.profiles)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""

@@ -218,7 +218,8 @@ class Accounts(SQLModel, table=True):
 class Reads(SQLModel, table=True):
     """People to read again at their platform. `asked_at`: when the newest event that wants it was
     received; `sent_at`: when our last read was sent; a read is due while asked_at > sent_at.
-    `renew`: the next read fetches again what is fetched seldom."""
+    `renew`: the next read fetches again what is fetched seldom; `backfill`: the last backfill that
+    wanted the person."""
 
     __tablename__ = "reads"
     __table_args__ = (
@@ -245,6 +246,12 @@ class Reads(SQLModel, table=True):
             sqlite_where=text("state = 1"),
             postgresql_where=text("state = 1"),
         ),
+        Index(
+            "reads_of_backfill",
+            "backfill",
+            sqlite_where=text("backfill IS NOT NULL"),
+            postgresql_where=text("backfill IS NOT NULL"),
+        ),
     )
 
     person: int = Field(sa_column=Column(_Row, primary_key=True, autoincrement=False))
@@ -264,6 +271,7 @@ class Reads(SQLModel, table=True):
     view_at: int | None = Field(default=None, sa_type=BigInteger)
     gone_at: int | None = Field(default=None, sa_type=BigInteger)
     renew: int = Field(default=0, sa_type=SmallInteger)
+    backfill: int | None = Field(default=None, sa_type=_Row)
 
 
 class Profiles(SQLModel, table=True):
@@ -346,6 +354,32 @@ class Journal(SQLModel, table=True):
     outcome: str = Field(sa_type=Text)
     request: str | None = Field(default=None, sa_type=Text)
     data: bytes | None = Field(default=None, sa_type=LargeBinary)
+
+
+class Backfills(SQLModel, table=True):
+    """One row per run: `cursor` is behind the last page whose people were asked for, `exhausted`
+    says that there is no page after it. `counts` and `notes` are what the feeding found."""
+
+    __tablename__ = "backfills"
+    __table_args__ = (
+        Index("backfills_by_connection", "connection", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    connection: str = Field(sa_type=Text)
+    source: str = Field(sa_type=Text)
+    args: str = Field(sa_type=Text)
+    state: str = Field(sa_type=Text)
+    cursor: str | None = Field(default=None, sa_type=Text)
+    exhausted: int = Field(default=0, sa_type=SmallInteger)
+    total: int | None = Field(default=None, sa_type=BigInteger)
+    counts: str = Field(default="{}", sa_type=Text)
+    notes: str = Field(default="[]", sa_type=Text)
+    started_at: int = Field(sa_type=BigInteger)
+    ended_at: int | None = Field(default=None, sa_type=BigInteger)
+    problem: str | None = Field(default=None, sa_type=Text)
+    detail: str = Field(default="", sa_type=Text)
 
 
 class Approvals(SQLModel, table=True):
@@ -534,6 +568,7 @@ approvals = metadata.tables["approvals"]
 groups = metadata.tables["groups"]
 sightings = metadata.tables["sightings"]
 memberships = metadata.tables["memberships"]
+backfills = metadata.tables["backfills"]
 
 
 STUCK = (State.HELD, State.DEAD)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -237,12 +238,15 @@ class MemoryStore:
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
         self._answer()
-        fresh, solo = self._ready(lane, False), self._ready(lane, True)
-        later = [row.due for row in fresh + solo if row.due > now]
+        waiting = self._ready(lane, False) + self._ready(lane, True)
+        later = [row.due for row in waiting if row.due > now]
+        counts = Counter((row.solo, row.page.backfill) for row in waiting if row.due <= now)
         return Ready(
-            min(limit, sum(row.due <= now for row in fresh)),
-            min(limit, sum(row.due <= now for row in solo)),
+            min(limit, counts[False, False]),
+            min(limit, counts[True, False]),
             min(later) if later else None,
+            min(limit, counts[False, True]),
+            min(limit, counts[True, True]),
         )
 
     async def claim(
@@ -255,11 +259,16 @@ class MemoryStore:
         solo: bool,
         mapping: str,
         spend: Sequence[Spend] = (),
+        backfill: bool | None = None,
     ) -> Claim | None:
         self._answer()
         self._require(fence, now)
         await self.remember_spend(spend)
-        due = [row for row in self._ready(lane.id, solo) if row.due <= now]
+        due = [
+            row
+            for row in self._ready(lane.id, solo)
+            if row.due <= now and backfill in (None, row.page.backfill)
+        ]
         due.sort(key=lambda row: (row.page.backfill, row.due, row.seq))
         token = secrets.randbits(62)
         for row in due[:limit]:

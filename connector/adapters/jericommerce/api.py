@@ -55,10 +55,10 @@ class JeriCommerceApi:
         path = f"/v1/programs/{self._settings.program}/customers/{quote(email, safe='')}"
         return await self._get(GET_CUSTOMER, path)
 
-    async def pass_link(self, email: str) -> str | None:
+    async def pass_link(self, email: str, *, backfill: bool = False) -> str | None:
         """The address that downloads the person's wallet pass: whoever has it has the pass.
         None when JeriCommerce makes none. Asks for its own permit."""
-        await self.permit()
+        await self.permit(backfill=backfill)
         query = {"email": email, "token_type": "download"}
         if self._settings.pass_token_expires_in:
             query["expires_in"] = self._settings.pass_token_expires_in
@@ -81,10 +81,10 @@ class JeriCommerceApi:
             raise
         return _object(answer.json())
 
-    async def permit(self) -> None:
+    async def permit(self, *, backfill: bool = False) -> None:
         """Wait for quota for one call and save that it was granted."""
         while True:
-            grant = self._governor.reserve(GET_CUSTOMER, 1)
+            grant = self._governor.reserve(GET_CUSTOMER, 1, backfill=backfill)
             if grant.count:
                 await self._remember(grant.spend)
                 return

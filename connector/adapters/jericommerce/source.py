@@ -56,7 +56,7 @@ class JeriCommerceReader:
             return link, at
         assert who.email is not None
         try:
-            fetched = await self._api.pass_link(who.email)
+            fetched = await self._api.pass_link(who.email, backfill=who.backfill)
         except (Rejected, Unknown):
             fetched = None
         except Blocked as error:
