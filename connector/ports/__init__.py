@@ -68,8 +68,8 @@ from connector.ports.store import (
     Reads,
     Ready,
     Receipted,
-    Standing,
     Sighting,
+    Standing,
     Store,
     Stored,
 )

@@ -51,7 +51,7 @@ def link(c: Connection, lane: Lane, links: Sequence[Link], account: str) -> None
     common = {"connection": lane.connection, "lane": lane.id, "account": account, "active": 1}
     for each in links:
         about = common | {"kind": target, "name": each.target, "removes": int(each.removes)}
-        kept = _ensure(c, about | {"target": 0})
+        kept = _ensure(c, about | {"target": 0} | ({"opened": 1} if target == "tag" else {}))
         _ensure(c, common | {"kind": source, "name": each.source, "target": kept})
 
 
