@@ -36,7 +36,6 @@ from connector.http import Http
 from connector.mapping import load
 from connector.metrics import Metrics
 from connector.model import (
-    Entry,
     Lane,
     LaneState,
     Millis,
@@ -126,7 +125,7 @@ class Site:
         customer = person.view("demo")
         link = f"https://jeri.link/demo/download?token={'and0Lj' * 8}{number}"
         sight = Sight(person_view(customer, link), person_covers(customer, link))
-        return self.refresher.observation(_entry(number, at), sight)
+        return self.refresher.observation(number, sight, at=at, since=at)
 
     async def deliver(self) -> None:
         """Until Klaviyo has everything and said so."""
@@ -195,11 +194,6 @@ def _minimum(site: Site, changed: Sequence[Person], *, whole: bool) -> int:
     room = sum(len(body) + 1 for body in _bodies(site, changed, whole))
     by_bytes = math.ceil(room / profile_body.ENVELOPE.room)
     return max(math.ceil(len(changed) / BULK_PROFILES_MAX), by_bytes)
-
-
-def _entry(number: int, at: Millis) -> Entry:
-    """A claimed read, as far as an observation looks at it."""
-    return Entry(number, "", "read", at, at, None, number, b"", 1, False, None, False)
 
 
 def _bodies(site: Site, changed: Sequence[Person], whole: bool) -> Iterator[bytes]:

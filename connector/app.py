@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from connector import __version__, log
+from connector import __version__, http, log, notify
 from connector.adapters.registry import SettingsModels
 from connector.clock import SystemClock
 from connector.config import Config
@@ -107,6 +108,7 @@ class App:
         for line in self.lines.values():
             self._run_line(line)
         self._ring()
+        self._watch_needs()
         self.health.ready = True
         self._log.info("ready", version=__version__, connections=len(self.lines))
 
@@ -236,6 +238,25 @@ class App:
             await asyncio.gather(*tasks, return_exceptions=True)
         await line.aclose()
 
+    def _watch_needs(self) -> None:
+        """Tell the targets of `[[notify]]` as the configuration has them now."""
+        for task in self._tasks_of("notify"):
+            task.cancel()
+        if targets := notify.targets(self.config.notify):
+            notifier = notify.Notifier(
+                targets,
+                self._needed,
+                self.store.notices,
+                self._lease,
+                self.clock,
+                poster(self.config, self.clock),
+                source=self.config.server.public_url,
+            )
+            self._tasks["notify"] = asyncio.create_task(notifier.run())
+
+    async def _needed(self) -> dict[str, str]:
+        return {need.key: need.text for need in await self.operator.needs()}
+
     def _tasks_of(self, prefix: str) -> list[asyncio.Task[None]]:
         return [self._tasks.pop(name) for name in list(self._tasks) if name.startswith(prefix)]
 
@@ -317,7 +338,11 @@ class App:
         while after is not None:
             after = await self.store.empty_bodies(before=before, after=after, limit=5_000)
             await self.clock.sleep(0.01)
-        self._log.info("retention", records_forgotten=gone)
+        given = 0
+        while pages := await self.store.give_back(500):
+            given += pages
+            await self.clock.sleep(0.05)
+        self._log.info("retention", records_forgotten=gone, pages_given_back=given)
 
     async def _regain(self) -> None:
         """When another took the lease, wait until it is free and take over again."""
@@ -402,9 +427,15 @@ class App:
             for dispatcher in line.dispatchers:
                 dispatcher.probe_now()
             self._run_line(line)
+        self._watch_needs()
         log.configure(format=config.log.format, level=config.log.level)
         self._log.info("configuration taken", connections=len(fresh), needs_restart=sorted(fixed))
         return {"reloaded": True, "needs_restart": sorted(fixed)}
+
+
+def poster(config: Config, clock: Clock) -> notify.Post:
+    """How a target of `[[notify]]` is reached."""
+    return partial(http.post, clock=clock, allow_http=frozenset(config.security.allow_http))
 
 
 def _is_file(config: Config) -> bool:

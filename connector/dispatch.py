@@ -7,6 +7,7 @@ claim is made only with quota in hand, and is settled record by record as answer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from connector.model import (
     Lane,
     LaneMode,
     LaneState,
+    Millis,
     Outcome,
     Retry,
     Skip,
@@ -370,6 +372,42 @@ class Dispatcher(Generic[M]):
                 outcomes.append(outcome)
         delivery = self._judge(replace(delivery, outcomes=outcomes), entries)
         now = self._clock.now()
+        written = await self._note(claim, delivery, now)
+        if delivery.outcomes and not written:
+            return
+        delivery = replace(delivery, outcomes=written)
+        self._store_back("writing")
+        self._metrics.settled(self.lane, delivery, entries, now)
+        self._settled(delivery.outcomes)
+        try:
+            await self._conclude(delivery)
+        except StoreError as error:
+            self._store_gone(error, "writing")
+
+    async def _note(self, claim: Claim, delivery: Delivery, now: Millis) -> Sequence[Outcome]:
+        """Have outcomes written, however long the store is away; those that were. What the store
+        will never take is a dead letter, and only that. What a stop cuts off stays claimed: in
+        doubt at the next start."""
+        try:
+            return delivery.outcomes if await self._write(claim, delivery, now) else ()
+        except Exception as error:
+            # Not an outage: a repeat would be refused again.
+            self._log.error("the store refuses an outcome", error=repr(error))
+            refused = f"{type(error).__name__} while noting what became of it"
+        parts = [Delivery((), [request]) for request in delivery.requests]
+        parts += [Delivery([outcome]) for outcome in delivery.outcomes]
+        written: list[Outcome] = []
+        for part in parts:
+            dead = [Dead(o.seq, Problem.STORE_REFUSED, refused) for o in part.outcomes]
+            for attempt in (part, Delivery(dead)):
+                with contextlib.suppress(Exception):
+                    if await self._write(claim, attempt, now):
+                        written += attempt.outcomes
+                    break
+        return written
+
+    async def _write(self, claim: Claim, delivery: Delivery, now: Millis) -> bool:
+        """False where a stop does not wait for the store. Raises what a repeat cannot mend."""
         horizon = self._policy.horizon
         if self.state.mode != "running":
             horizon += now - self.state.since
@@ -382,19 +420,14 @@ class Dispatcher(Generic[M]):
                     requests=delivery.requests,
                     horizon=horizon,
                 )
-                break
+                return True
             except StoreError as error:
+                if error.problem is Problem.STORE_REFUSED:
+                    raise
                 self._store_gone(error, "writing")
                 if self._cut_off:
-                    return  # still claimed: in doubt at the next start
+                    return False
                 await self._clock.sleep(1.0)
-        self._store_back("writing")
-        self._metrics.settled(self.lane, delivery, entries, now)
-        self._settled(delivery.outcomes)
-        try:
-            await self._conclude(delivery)
-        except StoreError as error:
-            self._store_gone(error, "writing")
 
     async def _conclude(self, delivery: Delivery) -> None:
         """What a delivery says about the lane."""

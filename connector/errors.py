@@ -52,6 +52,7 @@ class Problem(StrEnum):
     STORE_SCHEMA = "S30", "the store's schema is not the one this version needs"
     STORE_HELD = "S40", "another process holds the store"
     STORE_DAMAGED = "S50", "the store failed its integrity check"
+    STORE_REFUSED = "S60", "the database refuses for good what is to be written"
 
     WEBHOOK_MALFORMED = "W400", "a webhook could not be read"
     WEBHOOK_UNSIGNED = "W401", "a webhook's signature or secret is missing or wrong"
@@ -106,6 +107,10 @@ class Problem(StrEnum):
     INTERRUPTED = "N70", "this process stopped after the request may have left"
     CHALLENGED = "N80", "a gateway before the far end answered 403 with a page instead of JSON"
     TLS_REQUIRED = "N90", "the address is not TLS and its host is not allowed without"
+
+    BACKFILL_FILE = "B10", "a backfill's file cannot be used, or has changed since it began"
+    BACKFILL_REJECTED = "B20", "a person said no to a backfill"
+    BACKFILL_BLOCKED = "B30", "a backfill's source refuses to be read"
 
     MASS_DEATH = "L10", "more than half of the last records died of one cause, so the lane is held"
     RETRIES_EXHAUSTED = "L20", "the record was retried for [delivery] retry_horizon without success"

@@ -103,6 +103,11 @@ class Metrics:
         self.dead = self._gauge(
             "dead_letters", "Records that will not be taken as they are.", "connection", "cause"
         )
+        self.backfill = self._gauge(
+            "backfill_progress_ratio",
+            "How much of the running backfill is done: 0 to 1, 1 when none runs.",
+            "connection",
+        )
         self.approvals = self._gauge(
             "approvals_pending", "Questions that wait for a person.", "connection", "what"
         )

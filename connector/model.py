@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal, NewType, TypeAlias
 
@@ -39,6 +39,11 @@ class Record:
     renew: bool = False
     membership: tuple[str, bool] | None = None
 
+    def anew(self, received_at: Millis) -> Record:
+        """The record when its key counts again: another event with the same content, which
+        Klaviyo would take for a repeat of the first one."""
+        return replace(self, unique_id=f"{self.unique_id}:{received_at}")
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -65,6 +70,8 @@ class Page:
 
     `reads` is the lane on which people are read again, for records that want it: not before `gap`
     ms after the last read of the same person, and those records wait `attach_wait` ms for it.
+    With `by_id` a person whose address is not known is read for each of his records: the platform
+    can be asked by its id alone.
     """
 
     lane: Lane
@@ -76,6 +83,7 @@ class Page:
     reads: LaneId | None = None
     attach_wait: int = 0
     gap: int = 0
+    by_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +190,9 @@ class Observation:
     `changes` holds only what the read covers (None: unset); `at` is when the read was sent.
     `lane` is the profile lane, `since` when what asked for the read was received, `address` a
     digest of account and address (None without one), and `problem` says why the person cannot be
-    told to Klaviyo, if he cannot. What a `backfill` asked for is told after all live traffic.
+    told to Klaviyo, if he cannot. `email` is set where the platform was asked by its id: it is the
+    person's address from then on. Of one who is `withheld` nothing may be told, and his records
+    lose the address that they have. What a `backfill` asked for is told after all live traffic.
     """
 
     person: int
@@ -196,6 +206,8 @@ class Observation:
     address: bytes | None = None
     email_change: EmailChange = "new"
     problem: Problem | None = None
+    email: str | None = None
+    withheld: bool = False
     backfill: bool = False
 
 
@@ -217,8 +229,6 @@ class ProfileWrite:
 
 
 # ── people as members ────────────────────────────────────────────────────────────────────────────
-
-GroupKind = Literal["audience", "segment", "list", "tag"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +252,7 @@ class Group:
 
     id: int
     connection: str
-    kind: GroupKind
+    kind: Literal["audience", "segment", "list", "tag"]
     name: str
     target: int
     far_id: str | None
@@ -287,13 +297,14 @@ class Action:
     """One adjustment or push, as it was asked for.
 
     `amount` is signed: more or fewer points; `earned` whether it also counts towards points ever
-    earned, `visible` whether the person sees it. `ref` is ours: what the action is known by at the
-    platform where it keeps one. `customer` is the id that the caller gave, the platform's or
-    Klaviyo's; `email` and `person` (the platform's id) are what is known of him.
+    earned, `visible` whether the person sees it. `ref` is ours, given when it is stored: what the
+    action is known by at the platform where it keeps one. `customer` is the id that the caller
+    gave, the platform's or Klaviyo's; `email` and `person` (the platform's id) are what is known
+    of him.
     """
 
     name: ActionName
-    ref: str
+    ref: str = ""
     email: str | None = None
     person: str | None = None
     customer: str | None = None
@@ -303,6 +314,58 @@ class Action:
     visible: bool = True
     message: str = ""
     url: str = ""
+
+
+Origin = Literal["flow", "segment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An action and what it is known again by: the same `key` for the same person on the same
+    `route` is the same action, for `window` ms (None: for as long as keys are kept)."""
+
+    action: Action
+    route: str
+    key: str
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What a day (24 h) may hold before a person is asked: adjustments `per_person`, and points up
+    or down in `total` (0: as many as you like)."""
+
+    per_person: int
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Actions of one call: stored whole or not at all. `lane` is the platform's lane of actions."""
+
+    lane: Lane
+    origin: Origin
+    asked: Sequence[Asked]
+    received_at: Millis
+    caps: Caps
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of a call: new actions that go out, those known before, and new ones that wait
+    for a person because of a cap."""
+
+    accepted: int
+    duplicates: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Nothing of the call was stored: its `item` (from 1) has the key of another action with other
+    content."""
+
+    item: int
 
 
 # ── outcomes: one per entry, by `seq` ────────────────────────────────────────────────────────────
@@ -401,12 +464,20 @@ class Held:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """What was in doubt was looked up, and the far end does not have it, for now."""
+
+    seq: int
+    request: str | None = None
+
+
 Outcome: TypeAlias = (
-    Accepted | Pending | Observed | Gone | Skipped | Unsent | Retry | Doubt | Dead | Held
+    Accepted | Pending | Observed | Gone | Skipped | Unsent | Retry | Doubt | Dead | Held | Absent
 )
 
 
-SUCCESS = (Accepted, Pending, Observed, Gone)
+SUCCESS = (Accepted, Pending, Observed, Gone, Absent)
 """Outcomes that show the far end working."""
 
 
@@ -454,7 +525,7 @@ class EventMessage:
 class Skip:
     """The mapping does not send this record; `reason` is a closed word for the metric's label."""
 
-    reason: Literal["disabled", "unknown_event", "shadow"]
+    reason: Literal["disabled", "unknown_event", "shadow", "placeholder", "restricted"]
 
 
 @dataclass(frozen=True, slots=True)

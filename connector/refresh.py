@@ -34,7 +34,7 @@ from connector.model import (
     Stop,
     Unsent,
 )
-from connector.ports import Mode, Outgoing, Quota, Reader, Sight, Whom
+from connector.ports import Mode, Outgoing, PeoplePage, Quota, Reader, Sight, Sighting, Whom
 from connector.states import address_of, changes_of
 
 _WATCHED = 10
@@ -147,6 +147,8 @@ class Refresher:
             address=address_of(self._account, email) if email else None,
             email_change=self._email_change,
             problem=fault.problem if fault else None,
+            email=email if self._reader.by_id else None,
+            withheld="withheld" in sight.view,
             backfill=backfill,
         )
 
@@ -159,6 +161,25 @@ class Refresher:
 
     async def check(self) -> Sequence[Check]:
         return await self._reader.check()
+
+
+def sightings(
+    refresher: Refresher, page: PeoplePage, now: Millis, *, backfill: bool = False
+) -> list[Sighting]:
+    """What a page of a listing says, as the mapping renders it. Whoever has neither id nor address
+    cannot be told from others and is left out."""
+    return [
+        Sighting(
+            person=listed.platform_id,
+            email=listed.email,
+            observation=refresher.observation(
+                0, listed.sight, at=listed.at or page.at, since=now, backfill=backfill
+            ),
+            covers=listed.sight.covers,
+        )
+        for listed in page.people
+        if listed.platform_id or listed.email
+    ]
 
 
 def _failed(seq: int, error: DeliveryError) -> Delivery:

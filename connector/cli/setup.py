@@ -94,9 +94,10 @@ def mappings_check(context: typer.Context) -> None:
     from connector.checks import mapping_checks
 
     config = session.read(context.obj)
-    files = {(c.mapping, c.source) for c in config.connections}
-    found = [line for file, source in sorted(files) for line in mapping_checks(file, source)]
-    raise typer.Exit(_print(found))
+    found = [
+        line for c in config.connections for line in mapping_checks(c.mapping, c.source, c.settings)
+    ]
+    raise typer.Exit(_print(list(dict.fromkeys(found))))
 
 
 @configuration.command("show")

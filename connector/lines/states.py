@@ -21,7 +21,7 @@ async def build(site: Site, line: Line) -> None:
     connection, shop, client = site.connection, site.shop, site.client
     assert client is not None
     assert client.reader is not None
-    line.renews = client.reader.renews
+    line.renews, line.by_id = client.reader.renews, client.reader.by_id
     sink = ProfileSink(site.api)
 
     def written(outcomes: Sequence[Outcome]) -> None:

@@ -59,7 +59,8 @@ class Platform:
     where the platform pushes nothing. `open` makes, of settings and a connector.adapters.kit.Kit,
     the connection's client, None where the platform has no API. `person_view` is the pure view of
     a person as the platform's API shows it; `name_header` makes the headers that tell an event's
-    name where it is not in the body.
+    name where it is not in the body. Where settings decide about any of these, `shape` makes the
+    platform that they describe.
     """
 
     source: str
@@ -71,6 +72,7 @@ class Platform:
     open: Callable[[Any, Any], Awaitable[Client]] | None = None
     person_view: Callable[[dict[str, Any], str | None], dict[str, Any]] | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
+    shape: Callable[[Any], Platform] | None = None
     api_version: int = 1
 
 
@@ -110,7 +112,10 @@ class Whom:
 @dataclass(frozen=True, slots=True)
 class Sight:
     """What a read showed: the platform's documented view, and the words of it that this read
-    could have shown, had they a value."""
+    could have shown, had they a value.
+
+    The view of a person of whom nothing may be told holds `withheld` alone: `placeholder` (the
+    address is nobody's) or `restricted` (the platform says so). His records are skipped."""
 
     view: dict[str, Any]
     covers: frozenset[str]
@@ -123,6 +128,11 @@ class Reader(Protocol):
     def endpoint(self) -> str: ...
     @property
     def parallel(self) -> int: ...
+    @property
+    def by_id(self) -> bool:
+        """Whether a person can be read of whom only the platform's id is known."""
+        ...
+
     @property
     def quota(self) -> Quota: ...
 
@@ -276,6 +286,28 @@ class Flows(Protocol):
     async def live(self, on: Touched) -> Sequence[str]:
         """Names of the live flows that what is touched may start. Asks for its own permits.
         Raises DeliveryError, Blocked with status 403 where the key may not see flows."""
+        ...
+
+
+GroupKind = Literal["list", "segment"]
+
+
+class Groups(Protocol):
+    """Klaviyo's lists and segments, and who has a profile there. Asks for its own permits, as a
+    backfill. All raise DeliveryError."""
+
+    async def named(self, kind: GroupKind, name: str) -> Mapping[str, str]:
+        """Id → name of those that bear exactly this name, else of the one with this id."""
+        ...
+
+    async def count(self, kind: GroupKind, id: str) -> int | None:
+        """How many members it has, as Klaviyo counts them."""
+        ...
+
+    async def members(self, kind: GroupKind, id: str, cursor: str | None) -> MembersPage: ...
+
+    async def known(self, emails: Sequence[str]) -> set[str]:
+        """Those of these addresses, in lower case, that Klaviyo has a profile of."""
         ...
 
 

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from connector.errors import Problem
 from connector.model import (
+    Added,
     Appended,
+    Call,
     Checkpoint,
     Claim,
+    Conflict,
     Entry,
     Group,
     Kind,
@@ -651,6 +654,114 @@ class Approvals(Protocol):
         ...
 
 
+DeedState = Literal[
+    "waiting", "sending", "uncertain", "held", "applied", "skipped", "refused", "discarded"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """An action as a person sees it, who it is for included. `uncertain` is looked up until
+    `settled_at` is set: from then on a person decides. `ours` and `theirs` are what it is known by
+    here and at the platform; `evidence` is an answer that came too late to settle anything."""
+
+    id: int
+    connection: str
+    name: str
+    origin: str
+    who: str
+    amount: int
+    reason: str
+    state: DeedState
+    problem: str | None
+    detail: str
+    ours: str
+    theirs: str | None
+    received_at: Millis
+    sent_at: Millis | None
+    settled_at: Millis | None
+    looks: int
+    resent: bool
+    evidence: str | None
+    decided_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A lane of actions: how many wait to be sent, and requests a second in the last minute."""
+
+    waiting: int
+    per_second: float
+
+
+Decision = Literal["applied", "again", "refuse"]
+
+
+class ActionQueue(Queue, Protocol):
+    """Adjustments and pushes: promise 4. A claim is the mark "sent": what was claimed and never
+    settled is looked up, not sent again."""
+
+    def look_up_at(self, lane: LaneId, after: Sequence[int]) -> None:
+        """From now on this lane's unknown outcomes are looked up so many ms after the send."""
+        ...
+
+    async def add(self, calls: Sequence[Call]) -> Sequence[Added | Conflict]:
+        """Store calls in one transaction, each whole or not at all; one answer per call.
+
+        An action known by its identity and content is a duplicate and changes nothing. One beyond
+        a cap is held, and a question (`cap`) asked.
+        """
+        ...
+
+    async def find(
+        self, *, connection: str | None = None, stuck: bool = False, limit: int = 100
+    ) -> Sequence[Deed]:
+        """Uncertain and held ones first, then the newest; `stuck`: those that wait for a person."""
+        ...
+
+    async def decide(self, id: int, word: Decision, *, by: str, now: Millis) -> Deed | str:
+        """What a person says of an action: it was applied; send it (again); it shall not be sent.
+        The action as it is now, or why this cannot be said of it."""
+        ...
+
+    async def answer_cap(self, lane: Lane, asked: Approval, *, now: Millis) -> int:
+        """Release or refuse what a cap held until the question was answered, and close it; what
+        was held since is asked about anew. Returns how many changed."""
+        ...
+
+    async def resume_found(self, lane: LaneId, *, now: Millis) -> int:
+        """Release what was held because its person was not known, where he has been seen since."""
+        ...
+
+    async def platform_id(self, connection: str, email: str) -> str | None:
+        """The platform's id of the person with this address, where he has been seen."""
+        ...
+
+    async def uncertain(self) -> Mapping[str, int]:
+        """Connection → actions of which nobody knows whether they were applied."""
+        ...
+
+    async def pace(self, lane: LaneId, *, now: Millis) -> Pace: ...
+
+    async def forget(self, *, before: Millis, limit: int) -> int:
+        """Forget settled actions received before then, at most `limit`: their keys count again."""
+        ...
+
+
+class Notices(Protocol):
+    """What each target of `[[notify]]` was told and is not over yet. `target` is a digest."""
+
+    async def told(self, target: str) -> Mapping[str, str]:
+        """key → text."""
+        ...
+
+    async def tell(
+        self, target: str, news: Mapping[str, str], *, over: Sequence[str], now: Millis
+    ) -> None:
+        """The target knows these now, and that those keys are over."""
+        ...
+
+
 BackfillState = Literal["waiting", "running", "done", "stopped", "failed"]
 
 
@@ -687,14 +798,13 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """A page of a source. People come by name or number, to be read, or `seen` already. `cursor`
-    is where the next page begins, `more` whether there is one; `counts` and `notes` are added to
-    the run's, `total` replaces it."""
+    """A page of a source. People come `named`, to be read, or `seen` already. `cursor` is where
+    the next page begins, `more` whether there is one; `counts` and `notes` are added to the run's,
+    `total` replaces it."""
 
     cursor: str | None
     more: bool
     named: Sequence[Named] = ()
-    people: Sequence[int] = ()
     seen: Sequence[Sighting] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -728,6 +838,10 @@ class Backfills(Protocol):
         and they wait until it goes on. `counts` replaces some."""
         ...
 
+    async def start(self, id: int, *, total: int | None, notes: Sequence[str]) -> None:
+        """It may begin: from waiting to running, and from no other state."""
+        ...
+
     async def feed(self, id: int, reads: Lane, page: Fed, *, now: Millis) -> int | None:
         """Have a page's people read, after all live traffic, and keep the cursor, in one
         transaction; how many were new to this run. None, and nothing stored, where the run is not
@@ -736,8 +850,12 @@ class Backfills(Protocol):
 
     async def seen_after(
         self, connection: str, after: int, limit: int
-    ) -> Sequence[tuple[int, str | None, str | None]]:
-        """(number, platform id, address) of people ever seen, by number."""
+    ) -> Sequence[tuple[int, Named]]:
+        """People ever seen, by number."""
+        ...
+
+    async def ever_seen(self, connection: str) -> int:
+        """How many."""
         ...
 
     async def outstanding(self, reads: LaneId, writes: LaneId, *, limit: int) -> tuple[int, int]:
@@ -747,6 +865,13 @@ class Backfills(Protocol):
     async def tally(self, id: int) -> Mapping[str, int]:
         """What became of the run's people, live changes meanwhile included: sent, unchanged, held,
         invalid, unknown, dead, pending. Looks at each of them."""
+        ...
+
+    async def entries(
+        self, connection: str, named: Sequence[Named], *, now: Millis
+    ) -> Sequence[Entry]:
+        """These people as a claim of reads would hold them; a number below 0 stands for one whom
+        nobody has seen. Stores nothing."""
         ...
 
     async def compare(
@@ -781,6 +906,10 @@ class Store(Outbox, Protocol):
     def approvals(self) -> Approvals: ...
     @property
     def memberships(self) -> Memberships: ...
+    @property
+    def actions(self) -> ActionQueue: ...
+    @property
+    def notices(self) -> Notices: ...
     @property
     def backfills(self) -> Backfills: ...
 

@@ -115,8 +115,9 @@ def append(
         fresh: list[tuple[Record, bytes]] = []
         for record, digest in zip(page.records, digests, strict=True):
             if _is_new(c, known, rows, record, digest, page.received_at):
+                again = digest in known
                 known[digest] = page.received_at
-                fresh.append((record, digest))
+                fresh.append((record.anew(page.received_at) if again else record, digest))
         found = directories[page.lane.connection].resolve(
             [record for record, _ in fresh], page.received_at
         )
@@ -203,11 +204,13 @@ def _row(page: Page, record: Record, digest: bytes, person: people.Known | None)
 def _ask_for_reads(
     asked: _Asked, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
 ) -> None:
-    """The person is read again, and his event waits a little for the answer."""
+    """The person is read again, and his event waits a little for the answer. One without an
+    address is read where the platform can be asked by its id, for the read may bring it."""
     assert page.reads is not None
     key = (page.reads, page.gap, int(page.backfill))
     for record, row in zip(records, rows, strict=True):
-        if record.refresh and row["person"] and row["email"]:
+        wanted = record.refresh if row["email"] else page.by_id
+        if wanted and row["person"]:
             who, renew = asked.setdefault(key, ({}, set()))
             who[row["person"]] = page.received_at
             row["due"] += page.attach_wait

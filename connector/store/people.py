@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Text, bindparam, insert, select, update
 
-from connector.model import Millis
+from connector.model import Millis, Observation, State
 from connector.store.queue import chunks
-from connector.store.tables import people
+from connector.store.tables import in_state, outbox, people
 
 
 class Identified(Protocol):
@@ -100,6 +100,15 @@ class Directory:
         return found
 
 
+def find(c: Connection, connection: str, whom: Sequence[Identified]) -> list[Known | None]:
+    """Who these are, where somebody has seen them."""
+    by_id, by_email = _load(c, connection, whom)
+    return [
+        (by_id.get(who.person) if who.person else None) or by_email.get(who.email or "")
+        for who in whom
+    ]
+
+
 _COLUMNS = (people.c.id, people.c.connection, people.c.platform_id, people.c.email)
 _BY = tuple(
     select(*_COLUMNS)
@@ -170,3 +179,42 @@ def _place(
     if known.email:
         by_email[known.email] = known
     return known
+
+
+def reveal(c: Connection, seen: Sequence[Observation], now: Millis) -> None:
+    """What reads by id show of addresses is the people's from then on, unless something newer told
+    another. Records that wait for one get it and go; those of a person who is withheld lose theirs
+    and go too, for their lane to skip and count."""
+    told = [
+        {"who": o.person, "address": None if o.withheld else o.email, "at": o.at, "now": now}
+        for o in seen
+        if o.email or o.withheld
+    ]
+    if told:
+        c.execute(_REVEALED, told)
+        c.execute(_RELEASED, told)
+
+
+_ADDRESS = bindparam("address", type_=Text)
+_REVEALED = (
+    update(people)
+    .where(
+        people.c.id == bindparam("who"),
+        people.c.email.is_distinct_from(_ADDRESS),
+        people.c.email.is_(None) | (people.c.seen_at <= bindparam("at")),
+    )
+    .values(email=_ADDRESS, seen_at=bindparam("at"))
+)
+_KNOWN_ADDRESS = select(people.c.email).where(people.c.id == bindparam("who")).scalar_subquery()
+_WAITS = in_state(State.HELD) & outbox.c.email.is_(None)
+_GOES_ELSEWHERE = (
+    in_state(State.READY)
+    & (outbox.c.attempts == 0)
+    & (outbox.c.received_at <= bindparam("at"))
+    & outbox.c.email.is_distinct_from(_KNOWN_ADDRESS)
+)
+_RELEASED = (
+    update(outbox)
+    .where(outbox.c.person == bindparam("who"), _WAITS | _GOES_ELSEWHERE)
+    .values(state=State.READY, email=_KNOWN_ADDRESS, problem=None, detail="", due=bindparam("now"))
+)

@@ -33,7 +33,7 @@ from connector.model import (
 )
 from connector.ports import Ready
 from connector.states import Farewell, Profile
-from connector.store import queue
+from connector.store import people, queue
 from connector.store.database import Database
 from connector.store.tables import in_state, journal, outbox, profiles
 
@@ -354,6 +354,7 @@ def observe(
             profile = states.inherit(states.doubted(profile, now), left)
         changes.append(_observed(row, profile, o, now, reconfirm_after))
     _save(c, changes)
+    people.reveal(c, seen, now)
 
 
 def leave(

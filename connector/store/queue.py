@@ -16,11 +16,11 @@ from sqlalchemy import (
     Table,
     exists,
     func,
-    insert,
     literal,
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
 from connector.model import (
@@ -161,9 +161,11 @@ def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def save_requests(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
+    """Known ones are left as they are: the answer to a first commit may have been lost."""
     if sent:
+        dialect = postgresql if c.dialect.name == "postgresql" else sqlite
         c.execute(
-            insert(requests),
+            dialect.insert(requests).on_conflict_do_nothing(),
             [
                 {
                     "id": request.id,

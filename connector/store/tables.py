@@ -550,6 +550,17 @@ class Memberships(SQLModel, table=True):
     platform_id: str | None = Field(default=None, sa_type=Text)
 
 
+class Notices(SQLModel, table=True):
+    """What each target of `[[notify]]` was told and is not over yet."""
+
+    __tablename__ = "notices"
+
+    target: str = Field(sa_column=Column(Text, primary_key=True))
+    key: str = Field(sa_column=Column(Text, primary_key=True))
+    text: str = Field(sa_type=Text)
+    told_at: int = Field(sa_type=BigInteger)
+
+
 metadata = SQLModel.metadata
 people = metadata.tables["people"]
 lanes = metadata.tables["lanes"]
@@ -568,6 +579,7 @@ approvals = metadata.tables["approvals"]
 groups = metadata.tables["groups"]
 sightings = metadata.tables["sightings"]
 memberships = metadata.tables["memberships"]
+notices = metadata.tables["notices"]
 backfills = metadata.tables["backfills"]
 
 

@@ -127,6 +127,22 @@ class MemoryApprovals:
         self._open.pop((connection, what, subject), None)
 
 
+class MemoryNotices:
+    """connector.ports.Notices."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, dict[str, str]] = {}
+
+    async def told(self, target: str) -> Mapping[str, str]:
+        return dict(self._told.get(target, {}))
+
+    async def tell(
+        self, target: str, news: Mapping[str, str], *, over: Sequence[str], now: Millis
+    ) -> None:
+        known = self._told.get(target, {})
+        self._told[target] = {k: t for k, t in known.items() if k not in over} | dict(news)
+
+
 class MemoryStore:
     """connector.ports.Store in memory. Every port is this one object."""
 
@@ -147,6 +163,7 @@ class MemoryStore:
         self.dead_letters = self.lanes = self.insight = self.checkpoints = self
         self.memory = self.leases = self.orders = self
         self.approvals = MemoryApprovals()
+        self.notices = MemoryNotices()
         self.broken: StoreError | None = None
         """While it is set, every call of the outbox and of `set_state` raises it."""
 
@@ -173,6 +190,8 @@ class MemoryStore:
                 or page.received_at - old.page.received_at <= record.repeat_window
             ):
                 continue
+            if old:
+                record = record.anew(page.received_at)
             person = self._person(page.lane.connection, record)
             email = record.email or (person.email if person else None)
             row = Row(

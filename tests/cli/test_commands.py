@@ -377,7 +377,8 @@ def test_store_upgrade_makes_a_store_and_store_check_finds_damage(
     folder.store.write_bytes(b"no database at all" * 100)
     broken = call("store", "check")
     assert broken.code == 1
-    assert broken.out.startswith("S10")
+    assert broken.out.startswith("S50")
+    assert "restore a backup" in broken.out
 
 
 def test_a_daemon_that_is_not_there_is_not_healthy(call: Call, folder: Folder) -> None:

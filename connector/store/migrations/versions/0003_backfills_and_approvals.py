@@ -63,9 +63,18 @@ def upgrade() -> None:
         batch_op.create_index(
             "approvals_by_subject", ["connection", "what", "subject"], unique=True
         )
+    op.create_table(
+        "notices",
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("told_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("target", "key"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("notices")
     op.drop_table("approvals")
     with op.batch_alter_table("reads", schema=None) as batch_op:
         batch_op.drop_index("reads_of_backfill")
