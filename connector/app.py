@@ -193,6 +193,7 @@ class App:
             recovered = await self.store.recover(fence, now=now)
             recovered += await self.store.reads.recover(fence, now=now)
             recovered += await self.store.profiles.recover(fence, now=now)
+            recovered += await self.store.memberships.recover(fence, now=now)
         except StoreError as error:
             if error.problem is not Problem.STORE_HELD or not self.lines:
                 raise
@@ -266,6 +267,8 @@ class App:
                 line.events.wake()
                 if line.reads:
                     line.reads.wake()
+                for dispatcher in line.more:
+                    dispatcher.wake()
 
     # ── bells ────────────────────────────────────────────────────────────────────────────────────
 
@@ -363,6 +366,7 @@ class App:
         for connection, stream, _, saved_at in await self.store.insight.streams():
             self.metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
         self.metrics.questions(await self.store.approvals.find())
+        self.metrics.groups(await self.store.memberships.groups())
         self._workshop.quotas.publish()
         for gauge, value in (
             (self.metrics.store_bytes, self.store.size_bytes()),

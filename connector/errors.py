@@ -119,6 +119,7 @@ class Problem(StrEnum):
     REMOVED_BY_HAND = "L32", "somebody took a member off the list at Klaviyo"
     GROUP_NOT_FOUND = "L33", "no audience, list or segment has this id or name"
     GROUP_AMBIGUOUS = "L34", "more than one has this name, so the id is needed"
+    NOT_OFFERED = "L35", "the platform does not offer this"
     PAUSED = "L40", "paused by a person"
 
 

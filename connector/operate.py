@@ -356,8 +356,11 @@ class Operator:
             return
         if dispatcher.state.problem is Problem.KLAVIYO_ACCOUNT and line.account:
             await self._store.memory.pin_account(line.name, line.account, anew=True)
+            now = self._clock.now()
             if dispatcher.lane.kind == "profile":
-                await self._store.profiles.start_anew(dispatcher.lane.id, now=self._clock.now())
+                await self._store.profiles.start_anew(dispatcher.lane.id, now=now)
+            elif dispatcher.lane.kind == "event":
+                await self._store.memberships.forget_account(line.name, now=now)
         await dispatcher.resume()
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:
@@ -374,6 +377,8 @@ class Operator:
             await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
 
     def _queue_of(self, lane: Lane) -> Queue:
+        if lane.kind == "membership":
+            return self._store.memberships
         if lane.kind != "profile":
             return self._store
         return self._store.profiles if lane.destination == KLAVIYO else self._store.reads

@@ -10,7 +10,7 @@ from __future__ import annotations
 from connector.adapters import registry
 from connector.config import Config, Connection
 from connector.errors import ConfigError
-from connector.lines import accounts, backfills, events, polling, states
+from connector.lines import accounts, backfills, events, memberships, polling, states
 from connector.lines.quotas import Quotas
 from connector.lines.site import Shop, Site
 from connector.mapping import load as load_mapping
@@ -54,6 +54,7 @@ class Workshop:
             await states.build(site, line)
             polling.build(site, line)
             backfills.build(site, line)
+        await memberships.build(site, line)
         line.door = events.door(site, line)
         return line
 

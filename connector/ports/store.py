@@ -284,6 +284,10 @@ class Memberships(Receipted, Protocol):
         """The far end knows the group by this id; who waited for that may be told again."""
         ...
 
+    async def lost(self, group: int) -> None:
+        """Its id is not good any more: it is looked up by its name anew."""
+        ...
+
     async def failing(self, group: int, problem: Problem | None, detail: str = "") -> None:
         """Why the group cannot be read or kept now; None: it can."""
         ...

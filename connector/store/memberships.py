@@ -196,6 +196,12 @@ class SqlMemberships(queue.ReceiptedQueue):
         gone = (in_state(State.HELD, memberships), _M.problem == Problem.KLAVIYO_TARGET.value)
         await self._restart(select(_M.id).where(_M.target == group, *gone), now)
 
+    async def lost(self, group: int) -> None:
+        def work(c: Connection) -> None:
+            known.change(c, group, far_id=None)
+
+        await self._database.write(work)
+
     async def failing(self, group: int, problem: Problem | None, detail: str = "") -> None:
         word = problem.value if problem else None
 
