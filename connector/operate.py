@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from connector import log
+from connector.audiences import view
 from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
@@ -135,6 +136,9 @@ class Operator:
             connections.setdefault(name, {"lanes": [], "streams": []})["streams"].append(
                 {"stream": stream, "checkpoint_age": (now - saved_at) / 1000}
             )
+        for link in await self.links():
+            about = connections.setdefault(link["connection"], {"lanes": [], "streams": []})
+            about.setdefault(f"{link['kind']}s", []).append(link)
         groups = await self._store.dead_letters.groups()
         return {
             "holder": await self.holder(),
@@ -163,6 +167,10 @@ class Operator:
             ],
             "needs_you": await self.needs_you(backlogs),
         }
+
+    async def links(self) -> list[dict[str, Any]]:
+        """What is kept as what, and how that stands."""
+        return await view.links(self._store.memberships, self._clock.now())
 
     async def letters(
         self, problem: str | None, connection: str | None, limit: int
@@ -231,6 +239,10 @@ class Operator:
             if b.dead and b.lane.kind == "profile":
                 again = "the next change, or `connector refresh`, tries again"
                 found.append(Need(f"dead {road}", f"{road}: {b.dead} refused; {again}"))
+            elif b.dead and b.lane.kind == "membership":
+                which = "audiences" if b.lane.destination == KLAVIYO else "segments"
+                text = f"{road}: {b.dead} refused; `connector {which} sync` tries again"
+                found.append(Need(f"dead {road}", text))
             elif b.dead:
                 text = f"{road}: {b.dead} dead letters (connector dead-letters list)"
                 found.append(Need(f"dead {road}", text))
@@ -240,6 +252,8 @@ class Operator:
                 f"(connector approvals approve {asked.id})"
             )
             found.append(Need(f"approval {asked.id}", text))
+        known = {need.key for need in found}
+        found += [n for n in await view.needs(self._store.memberships) if n.key not in known]
         return found
 
     async def _seen_here(self) -> list[Need]:

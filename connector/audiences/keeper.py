@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from connector import log
 from connector.errors import Problem
 from connector.guard import Guard
-from connector.model import Group, Need
+from connector.model import Group
 from connector.ports import Approvals, Clock, Leaving, Memberships, Standing, Touched
 
 Named = Callable[[str], Awaitable[Mapping[str, str]]]
@@ -204,18 +204,6 @@ class Keeper:
     async def _group(self, id: int) -> Group:
         [found] = [g for g in await self._store.groups(self._connection) if g.id == id]
         return found
-
-    async def needs(self) -> Sequence[Need]:
-        """Whom somebody took off. What else a person must look at is a question, or a round that
-        fails, and told of by these."""
-        g = await self._group(self._target)
-        if g.problem is not Problem.REMOVED_BY_HAND:
-            return []
-        return [Need(f"group {g.connection} {g.name}", f"{g.problem} {g.connection}: {g.detail}")]
-
-    async def search(self) -> None:
-        """A person wants the list looked for, or made, anew."""
-        await self._store.lost(self._target)
 
 
 def _numbers(standing: Standing) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from connector import log
 from connector.audiences.keeper import Keeper
+from connector.audiences.view import need_of
 from connector.errors import Blocked, DeliveryError, Problem, Rejected, StoreError, Unknown, Wait
 from connector.mapping.address import valid_email
 from connector.model import Group, Millis, Need
@@ -87,12 +88,8 @@ class Round(ABC):
         return quiet
 
     async def needs(self) -> Sequence[Need]:
-        """Why it could not be read, since when it is so."""
-        if not self._failures:
-            return []
-        group = await self._now()
-        text = f"{group.problem} {group.connection}: {group.kind} {group.name}: {group.detail}"
-        return [Need(f"poll {group.connection} {group.kind} {group.name}", text)]
+        """Why it could not be read, if it could not."""
+        return [need_of(await self._now())] if self._failures else []
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 

@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 from connector import __version__
-from connector.cli import approvals, backfill, daemon, letters, look, notices, people, setup, stores
+from connector.cli import (
+    approvals,
+    backfill,
+    daemon,
+    groups,
+    letters,
+    look,
+    notices,
+    people,
+    setup,
+    stores,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +59,8 @@ for module in (backfill, daemon, look, people, setup):
     module.register(app)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(groups.audiences, name="audiences")
+app.add_typer(groups.segments, name="segments")
 app.add_typer(stores.app, name="store")
 app.add_typer(notices.app, name="notify")
 app.add_typer(setup.mappings, name="mappings")

@@ -67,7 +67,7 @@ class _Desk:
         self, target: Group, rules: Mapping[str, Rules], named: Mapping[str, Named], **more: Any
     ) -> Keeper:
         shop = self.site.shop
-        keeper = Keeper(
+        return Keeper(
             self.line.name,
             target.id,
             rules,
@@ -78,8 +78,6 @@ class _Desk:
             told=self.dispatcher.wake,
             **more,
         )
-        self.line.needs.append(keeper.needs)
-        return keeper
 
     def add(self, round: Round) -> None:
         self.rounds.append(round)

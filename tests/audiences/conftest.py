@@ -179,7 +179,7 @@ class Site:
             gone=f"holder{self.starts - 1}",
         )
         assert isinstance(fence, Fence)
-        for queue in (self.store, self.store.memberships, self.store.actions):
+        for queue in (self.store, self.store.memberships):
             await queue.recover(fence, now=now)
         self.metrics = Metrics("test")
         workshop = Workshop(self.config, self.store, Held(fence), self.clock, self.metrics)
@@ -200,7 +200,7 @@ class Site:
     async def kill(self) -> None:
         """As `kill -9`: whatever is in flight is cut off and nothing is settled."""
         self.database.dead = True
-        ours = asyncio.all_tasks() - self._outside
+        ours = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
         for task in ours:
             task.cancel()
         await asyncio.gather(*ours, return_exceptions=True)

@@ -60,7 +60,9 @@ class Side:
         WORLD.between(audience, cursor)
         WORLD.fail()
         WORLD.pages += 1
-        people = sorted(p for p in WORLD.audiences[audience.removeprefix("A-")] if p > (cursor or ""))
+        people = sorted(
+            p for p in WORLD.audiences[audience.removeprefix("A-")] if p > (cursor or "")
+        )
         page, more = people[: WORLD.size], len(people) > WORLD.size
         found = [Member(f"id-{p}", None if p.startswith("-") else address(p)) for p in page]
         return MembersPage(found, page[-1] if more else None, more)
