@@ -204,6 +204,7 @@ class App:
             recovered += await self.store.reads.recover(fence, now=now)
             recovered += await self.store.profiles.recover(fence, now=now)
             recovered += await self.store.actions.recover(fence, now=now)
+            recovered += await self.store.memberships.recover(fence, now=now)
         except StoreError as error:
             if error.problem is not Problem.STORE_HELD or not self.lines:
                 raise
@@ -294,6 +295,8 @@ class App:
                     line.reads.wake()
                 if line.writes and line.door and line.door.hears:
                     line.writes.wake()
+                for dispatcher in line.more:
+                    dispatcher.wake()
 
     # ── bells ────────────────────────────────────────────────────────────────────────────────────
 
@@ -400,6 +403,7 @@ class App:
             # Everybody is looked at, so not at every scrape.
             self._count_people_at = self.clock.monotonic() + _COUNT_PEOPLE_EVERY
             self.metrics.population(await self.store.insight.population())
+        self.metrics.groups(await self.store.memberships.groups())
         self._workshop.quotas.publish()
         for gauge, value in (
             (self.metrics.store_bytes, self.store.size_bytes()),

@@ -30,6 +30,7 @@ from connector.model import (
     Doubt,
     Entry,
     Gone,
+    Group,
     Held,
     Lane,
     LaneMode,
@@ -142,6 +143,24 @@ class Metrics:
             "kind",
         )
         self.people = self._gauge("people", "People seen.", "connection", "state")
+        self.members = self._gauge(
+            "audience_members",
+            "Members that the last full scan of an audience found.",
+            "connection",
+            "audience",
+        )
+        self.segment_members = self._gauge(
+            "segment_members",
+            "Members that the last full scan of a segment found.",
+            "connection",
+            "segment",
+        )
+        self.segment_seconds = self._gauge(
+            "segment_scan_seconds",
+            "How long the last full scan of a segment took.",
+            "connection",
+            "segment",
+        )
         self.requests = self._counter(
             "requests",
             "Requests sent; status is the HTTP status or 'none'.",
@@ -324,6 +343,21 @@ class Metrics:
         self.people.clear()
         for labels, count in found.items():
             self.people.labels(*labels).set(count)
+
+    def groups(self, found: Sequence[Group]) -> None:
+        """By their names as configured; tags are not read, so there is nothing to tell of them."""
+        for group in found:
+            labels = (group.connection, group.name)
+            if group.saved_at is not None:
+                stream = f"{group.kind} {group.name}"
+                self.checkpoint.labels(group.connection, stream).set(group.saved_at / 1000)
+            if not group.complete:
+                continue
+            if group.kind == "audience":
+                self.members.labels(*labels).set(group.members)
+            elif group.kind == "segment":
+                self.segment_members.labels(*labels).set(group.members)
+                self.segment_seconds.labels(*labels).set(group.took / 1000)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -15,6 +15,7 @@ from typing import Any
 
 from connector import log
 from connector.actions.door import FlowDoor
+from connector.audiences import view
 from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
@@ -148,6 +149,9 @@ class Operator:
             connections.setdefault(name, {"lanes": [], "streams": []})["streams"].append(
                 {"stream": stream, "checkpoint_age": (now - saved_at) / 1000}
             )
+        for link in await self.links():
+            about = connections.setdefault(link["connection"], {"lanes": [], "streams": []})
+            about.setdefault(f"{link['kind']}s", []).append(link)
         groups = await self._store.dead_letters.groups()
         return {
             "holder": await self.holder(),
@@ -189,6 +193,10 @@ class Operator:
     async def deeds(self, connection: str | None, stuck: bool, limit: int) -> Sequence[Deed]:
         """Adjustments and pushes, those that wait for a person first."""
         return await self._store.actions.find(connection=connection, stuck=stuck, limit=limit)
+
+    async def links(self) -> list[dict[str, Any]]:
+        """What is kept as what, and how that stands."""
+        return await view.links(self._store.memberships, self._clock.now())
 
     async def letters(
         self, problem: str | None, connection: str | None, limit: int
@@ -259,6 +267,10 @@ class Operator:
             elif b.dead and b.lane.kind == "profile":
                 again = "the next change, or `connector refresh`, tries again"
                 found.append(Need(f"dead {road}", f"{road}: {b.dead} refused; {again}"))
+            elif b.dead and b.lane.kind == "membership":
+                which = "audiences" if b.lane.destination == KLAVIYO else "segments"
+                text = f"{road}: {b.dead} refused; `connector {which} sync` tries again"
+                found.append(Need(f"dead {road}", text))
             elif b.dead:
                 text = f"{road}: {b.dead} dead letters (connector dead-letters list)"
                 found.append(Need(f"dead {road}", text))
@@ -268,6 +280,8 @@ class Operator:
                 f"(connector approvals approve {asked.id})"
             )
             found.append(Need(f"approval {asked.id}", text))
+        known = {need.key for need in found}
+        found += [n for n in await view.needs(self._store.memberships) if n.key not in known]
         return found
 
     async def _actions_need(self, b: Backlog) -> list[Need]:
@@ -459,8 +473,11 @@ class Operator:
             return
         if dispatcher.state.problem is Problem.KLAVIYO_ACCOUNT and line.account:
             await self._store.memory.pin_account(line.name, line.account, anew=True)
+            now = self._clock.now()
             if dispatcher.lane.kind == "profile":
-                await self._store.profiles.start_anew(dispatcher.lane.id, now=self._clock.now())
+                await self._store.profiles.start_anew(dispatcher.lane.id, now=now)
+            elif dispatcher.lane.kind == "event":
+                await self._store.memberships.forget_account(line.name, now=now)
         await dispatcher.resume()
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:
@@ -479,6 +496,8 @@ class Operator:
     def _queue_of(self, lane: Lane) -> Queue:
         if lane.kind == "action":
             return self._store.actions
+        if lane.kind == "membership":
+            return self._store.memberships
         if lane.kind != "profile":
             return self._store
         return self._store.profiles if lane.destination == KLAVIYO else self._store.reads

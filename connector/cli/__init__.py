@@ -19,6 +19,7 @@ from connector.cli import (
     backfill,
     daemon,
     flows,
+    groups,
     letters,
     look,
     notices,
@@ -63,6 +64,8 @@ for module in (backfill, daemon, look, people, reconciles, setup, support, flows
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(actions.app, name="actions")
+app.add_typer(groups.audiences, name="audiences")
+app.add_typer(groups.segments, name="segments")
 app.add_typer(stores.app, name="store")
 app.add_typer(notices.app, name="notify")
 app.add_typer(setup.mappings, name="mappings")

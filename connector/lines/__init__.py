@@ -19,6 +19,7 @@ from connector.lines import (
     backfills,
     erasures,
     events,
+    memberships,
     polling,
     reconciles,
     states,
@@ -88,6 +89,7 @@ class Workshop:
             backfills.build(site, line)
         await actions.build(site, line)
         erasures.build(site, line)
+        await memberships.build(site, line)
         line.door = events.door(site, line)
         return line
 

@@ -317,7 +317,15 @@ class Groups(Protocol):
         """How many members it has, as Klaviyo counts them."""
         ...
 
-    async def members(self, kind: GroupKind, id: str, cursor: str | None) -> MembersPage: ...
+    async def members(
+        self, kind: GroupKind, id: str, cursor: str | None, *, since: Millis | None = None
+    ) -> MembersPage:
+        """Oldest members first; with `since` only those who joined then or later."""
+        ...
+
+    async def create_list(self, name: str) -> str:
+        """The id of a new list. Unknown: there may be one now, so look before creating again."""
+        ...
 
     async def known(self, emails: Sequence[str]) -> set[str]:
         """Those of these addresses, in lower case, that Klaviyo has a profile of."""

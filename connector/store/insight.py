@@ -22,6 +22,7 @@ from connector.store.tables import (
     in_state,
     journal,
     lanes,
+    memberships,
     outbox,
     people,
     profiles,
@@ -60,7 +61,7 @@ class SqlInsight:
     async def dead_by_cause(self) -> Sequence[tuple[str, str, int]]:
         def work(c: Connection) -> list[tuple[str, str, int]]:
             found: dict[tuple[str, str], int] = {}
-            for table in (outbox, profiles, actions):
+            for table in (outbox, profiles, actions, memberships):
                 keys = (lanes.c.connection, table.c.problem)
                 query = (
                     select(*keys, func.count())
@@ -244,6 +245,8 @@ def queue_of(lane: Lane) -> tuple[Table, Column[Any]]:
     """The table that a lane takes its entries from, and when each of them came to be."""
     if lane.kind == "action":
         return actions, actions.c.received_at
+    if lane.kind == "membership":
+        return memberships, memberships.c.since
     if lane.kind != "profile":
         return outbox, outbox.c.received_at
     if lane.destination == "klaviyo":

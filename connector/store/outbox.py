@@ -30,7 +30,8 @@ from connector.model import (
     State,
     Unsent,
 )
-from connector.store import memory, people, profiles, queue, reads
+from connector.ports import Member
+from connector.store import groups, memory, people, profiles, queue, reads
 from connector.store.database import Database
 from connector.store.tables import STUCK, in_state, journal, orders, outbox, requests
 
@@ -141,6 +142,7 @@ def append(
         ]
         if page.reads is not None:
             _ask_for_reads(asked, page, [record for record, _ in fresh], page_rows)
+        _push_memberships(c, page, [record for record, _ in fresh], page_rows)
         released = release(c, rows, found.addressed, page.received_at)
         held = sum(row["state"] == State.HELD for row in page_rows)
         appended.append(
@@ -280,6 +282,18 @@ def release(
             .values(state=State.READY, email=email, problem=None, detail="", due=now)
         ).rowcount
     return released
+
+
+def _push_memberships(
+    c: Connection, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
+) -> None:
+    """Joins and leaves that the platform told by itself. Whose address is not known yet is found
+    by the audience's next full scan."""
+    for record, row in zip(records, rows, strict=True):
+        if record.membership is not None and row["email"]:
+            audience, joined = record.membership
+            who = Member(record.person, row["email"].strip().lower())
+            groups.push(c, page.lane.connection, audience, who, joined, page.received_at)
 
 
 # ── claim ────────────────────────────────────────────────────────────────────────────────────────

@@ -20,6 +20,7 @@ from connector.store.lanes import SqlLanes, SqlOrders
 from connector.store.leases import SqlLeases
 from connector.store.ledger import SqlLedger
 from connector.store.letters import SqlDeadLetters
+from connector.store.memberships import SqlMemberships
 from connector.store.memory import SqlCheckpoints, SqlMemory
 from connector.store.notices import SqlNotices
 from connector.store.outbox import SqlOutbox
@@ -43,6 +44,7 @@ class SqlStore(SqlOutbox):
         self.orders = SqlOrders(database)
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
+        self.memberships = SqlMemberships(database)
         self.notices = SqlNotices(database)
         self.erasure = SqlErasure(database)
         self.ledger = SqlLedger(database, self.profiles)
