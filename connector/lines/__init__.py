@@ -14,9 +14,20 @@ from dataclasses import dataclass
 from connector.adapters import registry
 from connector.config import Config, Connection
 from connector.errors import ConfigError, Problem
-from connector.lines import accounts, events, polling, states
+from connector.lines import (
+    accounts,
+    actions,
+    backfills,
+    erasures,
+    events,
+    memberships,
+    polling,
+    reconciles,
+    states,
+)
 from connector.lines.quotas import Quotas
 from connector.lines.site import Shop, Site
+from connector.mapping import Writer, clashes
 from connector.mapping import load as load_mapping
 from connector.metrics import Metrics
 from connector.operate import Line
@@ -45,24 +56,29 @@ class Workshop:
     ) -> None:
         self.quotas = quotas or Quotas(store, clock, metrics)
         self._shop = Shop(config, store, lease, clock, metrics, self.quotas)
+        self._writers: dict[str, Writer] = {}
 
-    async def lay(self, connections: Sequence[Connection]) -> Laid:
-        """The lines of all connections. Raises ConfigError, with nothing left open, for what is
-        wrong in a file; a package that fails stops its own connections only."""
+    async def build_all(self, connections: Sequence[Connection]) -> Laid:
+        """Their lines, stopped. A package that fails stops its own connections only. Raises
+        ConfigError for what is wrong in a file, and where two connections write the same thing at
+        one Klaviyo account; nothing stays open then."""
         # Together, so that a far end that does not answer costs its wait once.
-        built = await asyncio.gather(*map(self.build, connections), return_exceptions=True)
-        laid, failed = Laid({}, {}), []
+        built = await asyncio.gather(*(self.build(c) for c in connections), return_exceptions=True)
+        laid, faults = Laid({}, {}), list[BaseException]()
         for connection, found in zip(connections, built, strict=True):
             if isinstance(found, Line):
                 laid.lines[connection.name] = found
             elif isinstance(found, ConfigError) and found.problem is Problem.PLUGIN_BROKEN:
                 if connection.enabled:
                     laid.broken[connection.name] = found.faults[0]
-            else:
-                failed.append(found)
-        if failed:
+            elif isinstance(found, BaseException):
+                faults.append(found)
+        writers = [self._writers[c.name] for c in connections if c.name in self._writers]
+        if not faults and (clashing := clashes(writers)):
+            faults.append(ConfigError(clashing, Problem.MAPPING_FAULTY))
+        if faults:
             await asyncio.gather(*(line.aclose() for line in laid.lines.values()))
-            raise failed[0]
+            raise faults[0]
         return laid
 
     async def build(self, connection: Connection) -> Line:
@@ -91,8 +107,13 @@ class Workshop:
         await events.build(site, line)
         if site.profiles:
             await states.build(site, line)
+            reconciles.build(site, line)
         if site.reader:
             polling.build(site, line)
+            backfills.build(site, line)
+        await actions.build(site, line)
+        erasures.build(site, line)
+        await memberships.build(site, line)
         with registry.theirs(site.connection.source):
             line.door = events.door(site, line)
 
@@ -120,4 +141,13 @@ class Workshop:
             except BaseException:
                 await api.aclose()
                 raise
-        return Site(shop, connection, platform, client, mapping, account, api)
+        site = Site(shop, connection, platform, client, mapping, account, api)
+        if connection.enabled and not site.shadow:
+            self._writers[connection.name] = Writer(
+                connection.name,
+                accounts.known_by(connection, account),
+                mapping,
+                events=site.has("events"),
+                profiles=site.profiles,
+            )
+        return site

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from connector import log
@@ -45,7 +46,7 @@ class Muted(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """What all lines share."""
+    """What all lines share. `asked`: whose account it is, once for each key."""
 
     config: Config
     store: Store
@@ -53,6 +54,7 @@ class Shop:
     clock: Clock
     metrics: Metrics
     quotas: Quotas
+    asked: dict[str, asyncio.Task[str]] = field(default_factory=dict)
 
     def http(
         self,
@@ -166,6 +168,7 @@ class Site:
         sink: Sink[Any],
         renderer: Renderer[Any],
         settled: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
+        policy: Policy | None = None,
     ) -> Dispatcher[Any]:
         """A lane of this line, stopped."""
         shop = self.shop
@@ -183,7 +186,7 @@ class Site:
             lease=shop.lease,
             clock=shop.clock,
             metrics=shop.metrics,
-            policy=policy(shop.config),
+            policy=policy or policy_of(shop.config),
             settled=settled,
         )
 
@@ -210,7 +213,7 @@ class Site:
         return state
 
 
-def policy(config: Config) -> Policy:
+def policy_of(config: Config) -> Policy:
     delivery = config.delivery
     return Policy(
         bulk_threshold=delivery.bulk_threshold,

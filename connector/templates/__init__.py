@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_origin
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from connector.adapters import registry
-from connector.config.values import is_secret, parts
+from connector.config.values import is_secret, mark, parts
 
 SHIPPED = Path(__file__).parent.parent / "shipped" / "mappings"
 CHECKOUT = Path(__file__).parent.parent.parent / "mappings"
@@ -35,7 +35,7 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
     fields = platform.settings.model_fields
     tables = {key: table for key, field in fields.items() if (table := _table(field))}
     plain = {key: field for key, field in fields.items() if key not in tables}
-    named = [key for key, field in plain.items() if field.is_required() or _is_secret(field)]
+    named = [key for key, field in plain.items() if _is_asked_for(field)]
     values = {
         "{{source}}": source,
         "{{name}}": name,
@@ -47,6 +47,7 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
         ),
         "{{secrets}}": "\n".join(f"{prefix}_{key.upper()}=" for key in named),
         "{{console_password}}": token(),
+        "{{flow_secret}}": token(),
         "{{encryption_key}}": base64.urlsafe_b64encode(os.urandom(32)).decode(),
     }
     templates = files("connector.templates")
@@ -68,10 +69,13 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
     return [*said, "next: fill in .env, then run `connector check`"]
 
 
-def _is_secret(field: FieldInfo) -> bool:
-    """Whether it is filled from one variable of the environment."""
-    several = get_origin(parts(field.annotation)[0]) is Mapping
-    return not several and is_secret(field.annotation)
+def _is_asked_for(field: FieldInfo) -> bool:
+    """What nothing works without, and the secrets that callers of ours present."""
+    return field.is_required() or bool(mark(field, "needed")) or _is_presented(field.annotation)
+
+
+def _is_presented(annotation: Any) -> bool:
+    return get_origin(parts(annotation)[0]) is tuple and is_secret(annotation)
 
 
 def _table(field: FieldInfo) -> type[BaseModel] | None:
@@ -97,8 +101,8 @@ def _comment(key: str, field: FieldInfo) -> str:
 
 def _fill(template: Any, values: dict[str, str]) -> str:
     text: str = template.read_text()
-    for mark, value in values.items():
-        text = text.replace(mark, value)
+    for word, value in values.items():
+        text = text.replace(word, value)
     return text
 
 

@@ -85,7 +85,7 @@ class Push:
 @dataclass(frozen=True, slots=True)
 class Double:
     """The platform, emulated: `known` is somebody it knows, `stranger` somebody it does not,
-    `target` a segment that members can be told about."""
+    `target` a segment that members can be told about, `action` what it would do."""
 
     app: App
     known: Whom
@@ -93,12 +93,12 @@ class Double:
         default_factory=lambda: Whom(2, "no-such-person", "nobody@example.com", b"")
     )
     target: str = "spring"
+    action: Action | None = None
 
-    @property
-    def action(self) -> Action:
-        """Something that the platform would do for the known person."""
+    def something_to_do(self) -> Action:
+        """`action`, else five points for the known person."""
         who = self.known
-        return Action(
+        return self.action or Action(
             "increase",
             "ref-1",
             email=who.email,
@@ -515,8 +515,11 @@ class PlatformContract:
         async with self._client(double.app) as client:
             if client.actions is None:
                 return
-            await client.actions.apply(double.action)
-            assert await client.actions.look_up(double.action) in ("applied", "unknowable")
+            await client.actions.apply(double.something_to_do())
+            assert await client.actions.look_up(double.something_to_do()) in (
+                "applied",
+                "unknowable",
+            )
 
     # ── what is declared ─────────────────────────────────────────────────────────────────────────
 
@@ -706,7 +709,7 @@ def _calls(client: Client, double: Double) -> list[tuple[str, Callable[[], Await
         who = Member(platform_id=double.known.platform_id, email=double.known.email)
         found.append(("members.tell", lambda: members.tell(double.target, [(who, True)])))
     if actions := client.actions:
-        found.append(("actions", lambda: actions.apply(double.action)))
+        found.append(("actions", lambda: actions.apply(double.something_to_do())))
     return found
 
 
