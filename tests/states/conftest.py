@@ -270,7 +270,7 @@ class Site:
     async def kill(self) -> None:
         """As `kill -9`: whatever is in flight is cut off and nothing is settled."""
         self.database.dead = True
-        ours = asyncio.all_tasks() - self._outside
+        ours = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
         for task in ours:
             task.cancel()
         await asyncio.gather(*ours, return_exceptions=True)
