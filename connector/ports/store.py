@@ -223,6 +223,11 @@ class Profiles(Queue, Protocol):
         """Forget what was confirmed: the lane belongs to another account from now on."""
         ...
 
+    async def end_shadow(self, lane: LaneId, *, now: Millis) -> int:
+        """The lane sends from now on: whoever was passed over is told, at backfill priority; how
+        many they are."""
+        ...
+
     async def open_jobs(self) -> set[str]:
         """Receipts that hold writes in flight, of all lanes."""
         ...

@@ -46,8 +46,6 @@ INTERFACE = {
     "actions_uncertain": {"connection"},
     "approvals_pending": {"connection", "what"},
     "people": {"connection", "state"},
-    "reconcile_drift": {"connection", "kind"},
-    "people": {"connection", "state"},
     "requests_total": {"connection", "destination", "endpoint", "status"},
     "request_seconds": {"destination", "endpoint"},
     "batch_size": {"destination", "endpoint"},
