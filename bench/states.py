@@ -260,7 +260,7 @@ async def _site(folder: Path, crowd: Sequence[Person]) -> Site:
         settled=dispatcher.wake,
     )
     refresher = Refresher(
-        cast(Reader, SimpleNamespace(endpoint="", parallel=1)),
+        cast(Reader, SimpleNamespace(endpoint="", parallel=1, by_id=False)),
         load(ROOT / "mappings" / "jericommerce.toml").mapping,
         lane=lane.id,
         account="bench",

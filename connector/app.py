@@ -28,6 +28,7 @@ from connector.operate import Line, Operator
 from connector.ports import Clock
 from connector.schedule import Bells
 from connector.store.sql import SqlStore, open_store
+from connector.web.flows import Flows
 from connector.web.health import Health
 from connector.web.hooks import Hooks
 from connector.web.server import Server, application
@@ -104,10 +105,7 @@ class App:
         await self._lease.acquire(patience)
         await self._take_over()
         self._workshop = Workshop(self.config, self.store, self._lease, self.clock, self.metrics)
-        # Together, so that a far end that does not answer costs its wait once.
-        for line in await asyncio.gather(
-            *(self._workshop.build(connection) for connection in self.config.connections)
-        ):
+        for line in await self._workshop.build_all(self.config.connections):
             self.lines[line.name] = line
         await self._pulse()
         if serve:
@@ -205,6 +203,8 @@ class App:
             recovered = await self.store.recover(fence, now=now)
             recovered += await self.store.reads.recover(fence, now=now)
             recovered += await self.store.profiles.recover(fence, now=now)
+            recovered += await self.store.actions.recover(fence, now=now)
+            recovered += await self.store.memberships.recover(fence, now=now)
         except StoreError as error:
             if error.problem is not Problem.STORE_HELD or not self.lines:
                 raise
@@ -225,8 +225,9 @@ class App:
     async def _serve(self) -> None:
         server = self.config.server
         hooks = Hooks(self.lines.get, self.intake, self.clock, self.metrics)
+        flows = Flows(self.lines.get, self.clock, self.metrics, closed=lambda: self.intake.closed)
         shared, grace = server.admin_port == 0, server.shutdown_timeout
-        public = application(hooks, self.health, admin=shared)
+        public = application(hooks, self.health, admin=shared, flows=flows)
         doors = [Server(public, server.host, server.port, grace=grace, key="server.port")]
         if not shared:
             private = application(None, self.health, admin=True)
@@ -292,6 +293,10 @@ class App:
                 line.events.wake()
                 if line.reads:
                     line.reads.wake()
+                if line.writes and line.door and line.door.hears:
+                    line.writes.wake()
+                for dispatcher in line.more:
+                    dispatcher.wake()
 
     # ── bells ────────────────────────────────────────────────────────────────────────────────────
 
@@ -364,6 +369,10 @@ class App:
         while after is not None:
             after = await self.store.empty_bodies(before=before, after=after, limit=5_000)
             await self.clock.sleep(0.01)
+        before = Millis(self.clock.now() - round(keep.action_keys * 1000))
+        while count := await self.store.actions.forget(before=before, limit=2_000):
+            gone += count
+            await self.clock.sleep(0.05)
         given = 0
         while pages := await self.store.give_back(500):
             given += pages
@@ -389,10 +398,12 @@ class App:
         for connection, stream, _, saved_at in await self.store.insight.streams():
             self.metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
         self.metrics.questions(await self.store.approvals.find())
+        self.metrics.unknown(await self.store.actions.uncertain(), list(self.lines))
         if self.clock.monotonic() >= self._count_people_at:
             # Everybody is looked at, so not at every scrape.
             self._count_people_at = self.clock.monotonic() + _COUNT_PEOPLE_EVERY
             self.metrics.population(await self.store.insight.population())
+        self.metrics.groups(await self.store.memberships.groups())
         self._workshop.quotas.publish()
         for gauge, value in (
             (self.metrics.store_bytes, self.store.size_bytes()),
@@ -427,14 +438,8 @@ class App:
                     self._workshop.quotas,
                 ),
             )
-            fresh: dict[str, Line] = {}
-            try:
-                for connection in config.connections:
-                    fresh[connection.name] = await workshop.build(connection)
-            except ConfigError:
-                for line in fresh.values():
-                    await line.aclose()
-                raise
+            built = await workshop.build_all(config.connections)
+            fresh = {line.name: line for line in built}
         except ConfigError as error:
             self.metrics.reload_ok.set(0)
             self._note("reload", f"{Problem.RELOAD_REFUSED}: {error.faults[0]}")

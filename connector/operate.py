@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from connector import log
+from connector.actions.door import FlowDoor
+from connector.audiences import view
 from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
@@ -24,6 +26,8 @@ from connector.ports import (
     Backfill,
     Backlog,
     Clock,
+    Decision,
+    Deed,
     Letter,
     Order,
     PersonState,
@@ -35,6 +39,9 @@ from connector.refresh import Refresher
 from connector.states import digest
 
 KLAVIYO = "klaviyo"
+_TOLD = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
+"""Why actions wait for a person; what a cap holds is a question of its own."""
+_SHOWN = 10
 QUIET = {Problem.PAUSED}
 """Stops that a person made on purpose: no news to anybody."""
 
@@ -45,7 +52,7 @@ Handler = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]
 
 @dataclass(slots=True)
 class Line:
-    """A connection as it runs: its door for webhooks, its lanes, and what runs beside them.
+    """A connection as it runs: its doors for webhooks and flows, its lanes, what runs beside them.
 
     `mapping` is the version in use, `account` Klaviyo's id where it could be read. `more` are
     lanes besides events, reads and writes; `loops` run for ever beside the lanes; `idle` say
@@ -64,6 +71,7 @@ class Line:
     close: list[Callable[[], Awaitable[None]]]
     events: Dispatcher[Any] = field(init=False)
     door: Door | None = None
+    flows: FlowDoor | None = None
     reads: Dispatcher[Any] | None = None
     writes: Dispatcher[Any] | None = None
     refresher: Refresher | None = None
@@ -131,6 +139,8 @@ class Operator:
                 backlog.lane.connection, {"lanes": [], "streams": []}
             )
             connection["lanes"].append(_lane(backlog, now))
+            if backlog.lane.kind == "action":
+                connection["actions"] = await self._pace(backlog.lane)
             version = (mappings or {}).get(backlog.lane.connection)
             if version and backlog.lane.kind == "profile" and backlog.lane.destination == KLAVIYO:
                 older = await self._store.profiles.outdated(backlog.lane.id, version)
@@ -139,6 +149,9 @@ class Operator:
             connections.setdefault(name, {"lanes": [], "streams": []})["streams"].append(
                 {"stream": stream, "checkpoint_age": (now - saved_at) / 1000}
             )
+        for link in await self.links():
+            about = connections.setdefault(link["connection"], {"lanes": [], "streams": []})
+            about.setdefault(f"{link['kind']}s", []).append(link)
         groups = await self._store.dead_letters.groups()
         return {
             "holder": await self.holder(),
@@ -167,6 +180,23 @@ class Operator:
             ],
             "needs_you": await self.needs_you(backlogs),
         }
+
+    async def _pace(self, lane: Lane) -> dict[str, Any]:
+        """How many wait to be sent, and how long it takes at the pace of the last minute."""
+        pace = await self._store.actions.pace(lane.id, now=self._clock.now())
+        return {
+            "waiting": pace.waiting,
+            "per_second": round(pace.per_second, 2),
+            "eta_seconds": pace.waiting / pace.per_second if pace.per_second else None,
+        }
+
+    async def deeds(self, connection: str | None, stuck: bool, limit: int) -> Sequence[Deed]:
+        """Adjustments and pushes, those that wait for a person first."""
+        return await self._store.actions.find(connection=connection, stuck=stuck, limit=limit)
+
+    async def links(self) -> list[dict[str, Any]]:
+        """What is kept as what, and how that stands."""
+        return await view.links(self._store.memberships, self._clock.now())
 
     async def letters(
         self, problem: str | None, connection: str | None, limit: int
@@ -232,9 +262,15 @@ class Operator:
             if b.state.mode != "running" and b.state.problem not in QUIET:
                 text = f"{b.state.problem} {road}: {b.state.mode}, {b.state.detail}"
                 found.append(Need(f"lane {road}", text))
-            if b.dead and b.lane.kind == "profile":
+            if b.lane.kind == "action":
+                found += await self._actions_need(b)
+            elif b.dead and b.lane.kind == "profile":
                 again = "the next change, or `connector refresh`, tries again"
                 found.append(Need(f"dead {road}", f"{road}: {b.dead} refused; {again}"))
+            elif b.dead and b.lane.kind == "membership":
+                which = "audiences" if b.lane.destination == KLAVIYO else "segments"
+                text = f"{road}: {b.dead} refused; `connector {which} sync` tries again"
+                found.append(Need(f"dead {road}", text))
             elif b.dead:
                 text = f"{road}: {b.dead} dead letters (connector dead-letters list)"
                 found.append(Need(f"dead {road}", text))
@@ -244,6 +280,27 @@ class Operator:
                 f"(connector approvals approve {asked.id})"
             )
             found.append(Need(f"approval {asked.id}", text))
+        known = {need.key for need in found}
+        found += [n for n in await view.needs(self._store.memberships) if n.key not in known]
+        return found
+
+    async def _actions_need(self, b: Backlog) -> list[Need]:
+        """Adjustments and pushes that only a person can settle, by their numbers."""
+        name, found = b.lane.connection, []
+        if b.dead:
+            text = f"{name}: {b.dead} actions refused by the platform (connector actions list)"
+            found.append(Need(f"dead {name} actions", text))
+        stuck: dict[str, list[int]] = {}
+        for deed in await self._store.actions.find(connection=name, stuck=True) if b.held else ():
+            if deed.problem in _TOLD and deed.settled_at is not None:
+                stuck.setdefault(deed.problem, []).append(deed.id)
+        for code, ids in sorted(stuck.items()):
+            shown = ", ".join(map(str, sorted(ids)[:_SHOWN])) + (" …" if len(ids) > _SHOWN else "")
+            text = (
+                f"{code} {name}: {Problem.of(code).meaning}: {shown} (connector actions list; "
+                "then applied, again or refuse)"
+            )
+            found.append(Need(f"{code} {name}", text))
         return found
 
     async def _seen_here(self) -> list[Need]:
@@ -309,6 +366,8 @@ class Operator:
                     return True, await self._reload()
                 case "reload":
                     return False, {"error": "no daemon runs on this store, so nothing to reload"}
+                case "applied" | "again" | "refuse":
+                    return await self._of_action(kind, args)
                 case "forget" | "lift":
                     return await self._forget(kind, args)
                 case "approve" | "reject":
@@ -335,6 +394,20 @@ class Operator:
         if kind not in line.orders:
             return False, {"error": f"{name} does not carry out `{kind}`"}
         return await line.orders[kind](args)
+
+    async def _of_action(
+        self, word: Decision, args: Mapping[str, Any]
+    ) -> tuple[bool, Mapping[str, Any]]:
+        """A person says what became of an action, or what shall."""
+        now = self._clock.now()
+        deed = await self._store.actions.decide(args["id"], word, by=args.get("by", ""), now=now)
+        if isinstance(deed, str):
+            return False, {"error": deed}
+        line = self._lines.get(deed.connection)
+        for dispatcher in line.dispatchers if line else ():
+            if dispatcher.lane.kind == "action":
+                dispatcher.wake()
+        return True, {f"action {deed.id}": deed.state}
 
     async def _decide(self, id: int, approved: bool, by: str) -> tuple[bool, Mapping[str, Any]]:
         now = self._clock.now()
@@ -400,8 +473,11 @@ class Operator:
             return
         if dispatcher.state.problem is Problem.KLAVIYO_ACCOUNT and line.account:
             await self._store.memory.pin_account(line.name, line.account, anew=True)
+            now = self._clock.now()
             if dispatcher.lane.kind == "profile":
-                await self._store.profiles.start_anew(dispatcher.lane.id, now=self._clock.now())
+                await self._store.profiles.start_anew(dispatcher.lane.id, now=now)
+            elif dispatcher.lane.kind == "event":
+                await self._store.memberships.forget_account(line.name, now=now)
         await dispatcher.resume()
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:
@@ -418,6 +494,10 @@ class Operator:
             await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
 
     def _queue_of(self, lane: Lane) -> Queue:
+        if lane.kind == "action":
+            return self._store.actions
+        if lane.kind == "membership":
+            return self._store.memberships
         if lane.kind != "profile":
             return self._store
         return self._store.profiles if lane.destination == KLAVIYO else self._store.reads

@@ -51,6 +51,16 @@ Offer = Literal[
 
 
 @dataclass(frozen=True, slots=True)
+class DirectCall:
+    """What a Klaviyo flow sends to a platform itself: address, headers and the JSON body. Texts of
+    the body may be Klaviyo's templates."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Platform:
     """What a platform declares of itself: INTERFACE 7.
 
@@ -59,8 +69,10 @@ class Platform:
     where the platform pushes nothing. `open` makes, of settings and a connector.adapters.kit.Kit,
     the connection's client, None where the platform has no API. `person_view` is the pure view of
     a person as the platform's API shows it; `name_header` makes the headers that tell an event's
-    name where it is not in the body. Where settings decide about any of these, `shape` makes the
-    platform that they describe.
+    name where it is not in the body. `direct` makes, of settings and an action whose texts may be
+    Klaviyo's templates, the call that the platform's own guides have a flow make; None where
+    they have none, a ValueError says why this action has none. Where settings decide about any of
+    these, `shape` makes the platform that they describe.
     """
 
     source: str
@@ -72,6 +84,7 @@ class Platform:
     open: Callable[[Any, Any], Awaitable[Client]] | None = None
     person_view: Callable[[dict[str, Any], str | None], dict[str, Any]] | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
+    direct: Callable[[Any, Action], DirectCall] | None = None
     shape: Callable[[Any], Platform] | None = None
     api_version: int = 1
 
@@ -304,7 +317,15 @@ class Groups(Protocol):
         """How many members it has, as Klaviyo counts them."""
         ...
 
-    async def members(self, kind: GroupKind, id: str, cursor: str | None) -> MembersPage: ...
+    async def members(
+        self, kind: GroupKind, id: str, cursor: str | None, *, since: Millis | None = None
+    ) -> MembersPage:
+        """Oldest members first; with `since` only those who joined then or later."""
+        ...
+
+    async def create_list(self, name: str) -> str:
+        """The id of a new list. Unknown: there may be one now, so look before creating again."""
+        ...
 
     async def known(self, emails: Sequence[str]) -> set[str]:
         """Those of these addresses, in lower case, that Klaviyo has a profile of."""

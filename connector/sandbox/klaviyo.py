@@ -216,6 +216,13 @@ class KlaviyoSandbox:
             given = ProfileIn(None, {"email": email}, {}, "")
             memory.update(memory.find(given) or memory.create(now), given, now)
 
+    def make_metric(self, name: str) -> None:
+        """A metric that was there before us."""
+        memory = self._world.memory
+        if name not in memory.metrics:
+            memory.metrics[name] = len(memory.metrics)
+            memory.metric_created.append(self._world.now())
+
     def make_list(self, name: str, *emails: str) -> str:
         """A list of these profiles, made where there are none; its id."""
         self.make_people(*emails)

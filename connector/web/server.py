@@ -15,14 +15,20 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.errors import ConfigError
+from connector.web.flows import PREFIX as FLOWS
+from connector.web.flows import Flows
 from connector.web.health import Health
-from connector.web.hooks import PREFIX, Hooks
+from connector.web.hooks import PREFIX as WEBHOOKS
+from connector.web.hooks import Hooks
 
 _BACKLOG = 2048
 
 
-def application(hooks: Hooks | None, health: Health, *, admin: bool) -> ASGIApp:
-    """The ASGI app of one port: `hooks` where platforms call, `admin` where people do."""
+def application(
+    hooks: Hooks | None, health: Health, *, admin: bool, flows: Flows | None = None
+) -> ASGIApp:
+    """The ASGI app of one port: `hooks` where platforms call, `flows` where Klaviyo does, `admin`
+    where people do."""
     routes = [
         Route("/livez", health.livez),
         Route("/readyz", health.readyz),
@@ -31,12 +37,19 @@ def application(hooks: Hooks | None, health: Health, *, admin: bool) -> ASGIApp:
     if admin:
         routes.append(Route("/metrics", health.metrics))
     pages = Starlette(routes=routes)
-    if hooks is None:
-        return pages
+    hot: list[tuple[str, ASGIApp]] = []
+    if hooks:
+        hot.append((WEBHOOKS, hooks))
+    if flows:
+        hot.append((FLOWS, flows))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        hot = scope["type"] == "http" and scope["path"].startswith(PREFIX)
-        await (hooks if hot else pages)(scope, receive, send)
+        if scope["type"] == "http":
+            for prefix, doors in hot:
+                if scope["path"].startswith(prefix):
+                    await doors(scope, receive, send)
+                    return
+        await pages(scope, receive, send)
 
     return app
 

@@ -69,7 +69,7 @@ EXPECTED = {
     "connections.acme.actions.secret": "ACME_FLOW_SECRET",
     "connections.acme.audiences.0.every": "from 1s to 24h",
     "connections.1.name": 'found "Other One", allowed a name of a-z, 0-9 and -',
-    "connections.1.source": 'found "yotpoo", allowed "jericommerce"',
+    "connections.1.source": 'did you mean "yotpo"?',
     "connections.1.klaviyo.private_key": "allowed a secret",
     "connections.1.klaviyo.privat_key": 'did you mean "private_key"',
     "connections.1.audiences.0.list": "connections.acme.audiences.0",
@@ -145,8 +145,14 @@ def test_what_is_allowed(text: str, read: Loader) -> None:
             "connections.acme.segments.0.on_join.0.message",
         ),
         (
-            ACME + 'audiences = [{ audience = "a", list = "L" }, { audience = "b", list = "L" }]\n',
-            "connections.acme.audiences.1.list",
+            ACME + 'audiences = [{ audience = "a", list = "L" }, { audience = "a", list = "L" }]\n',
+            "connections.acme.audiences.1.audience",
+        ),
+        (
+            ACME
+            + 'audiences = [{ audience = "a", list = "L" }, '
+            + '{ audience = "b", list = "L", foreign_members = "remove" }]\n',
+            "connections.acme.audiences.1.foreign_members",
         ),
         ('connections = "x"\n', "connections"),
         ('store = "x"\n', "store"),

@@ -26,6 +26,7 @@ class NoReader:
     """connector.ports.Reader of a platform that is only listed here."""
 
     endpoint = "GET /people"
+    by_id = False
     parallel = 1
     quota: Quota
 
