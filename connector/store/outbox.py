@@ -137,7 +137,7 @@ def append(
         rows += page_rows
         heard += [
             (replace(record.observation, person=person.id), page.received_at)
-            for (record, _), person in zip(fresh, seen_here, strict=True)
+            for (record, _), person in zip(fresh, found.people, strict=True)
             if record.observation and person
         ]
         if page.reads is not None:
