@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -75,11 +76,11 @@ def _is_presented(annotation: Any) -> bool:
 
 
 def _comment(key: str, field: FieldInfo) -> str:
+    """The default, in JSON, which is TOML too. A float may be a duration, and a table is long."""
     default: Any = field.default
-    shown = f'"{default}"' if isinstance(default, str) else default
-    return (
-        f"# {key} = {shown}" if not isinstance(default, float) else f"# {key}: {field.description}"
-    )
+    if isinstance(default, str | int | tuple):
+        return f"# {key} = {json.dumps(default)}"
+    return f"# {key}: {field.description}"
 
 
 def _fill(template: Any, values: dict[str, str]) -> str:
