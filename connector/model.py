@@ -24,7 +24,8 @@ class Record:
     that key was received longer ago. `data` is the source's JSON, untouched. `person` is the
     platform's id. With `refresh` the person is to be read again,
     with `renew` also what is fetched seldom. `membership` is an audience, by the platform's id or
-    name, and whether the person is in it from now on.
+    name, and whether the person is in it from now on. `observation` is what the event itself says
+    of the person's fields, for whoever he turns out to be.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Record:
     refresh: bool = False
     renew: bool = False
     membership: tuple[str, bool] | None = None
+    observation: Observation | None = None
 
     def anew(self, received_at: Millis) -> Record:
         """The record when its key counts again: another event with the same content, which
@@ -89,12 +91,14 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class Appended:
     """What became of a page: `accepted` records are new, `duplicates` were known, `held` (a part
-    of accepted) wait for their person's address, `released` had waited for one that it brought."""
+    of accepted) wait for their person's address, `released` had waited for one that it brought,
+    `forgotten` are about people who must not come back, and were not stored."""
 
     accepted: int
     duplicates: int
     held: int = 0
     released: int = 0
+    forgotten: int = 0
 
 
 class State(IntEnum):
@@ -193,6 +197,7 @@ class Observation:
     told to Klaviyo, if he cannot. `email` is set where the platform was asked by its id: it is the
     person's address from then on. Of one who is `withheld` nothing may be told, and his records
     lose the address that they have. What a `backfill` asked for is told after all live traffic.
+    With `partial` it was an event that said so, where reads know better who the person is.
     """
 
     person: int
@@ -209,6 +214,7 @@ class Observation:
     email: str | None = None
     withheld: bool = False
     backfill: bool = False
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +232,65 @@ class ProfileWrite:
     profile_id: str | None = None
     farewell: bool = False
     move_from: Mapping[str, str] | None = None
+
+
+# ── people as members ────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An audience that is kept as a list, or a segment as a tag, by their names as configured.
+    With `removes` members of the list whom we did not put there are taken off."""
+
+    source: str
+    target: str
+    removes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of people: a source, which is read, or a target (`target` 0), which is kept.
+
+    A scan runs while `begun_at` is set, from `cursor` on; `complete` is the number of the last one
+    that came to its end, after `took` ms, and found `members`. While it is not `applied` those
+    whom it did not find have not left.
+    """
+
+    id: int
+    connection: str
+    kind: Literal["audience", "segment", "list", "tag"]
+    name: str
+    target: int
+    far_id: str | None
+    title: str
+    opened: bool
+    scan: int
+    cursor: str | None
+    begun_at: Millis | None
+    saved_at: Millis | None
+    complete: int
+    completed_at: Millis | None
+    took: int
+    applied: int
+    members: int
+    without_address: int
+    problem: Problem | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipWrite:
+    """What one write tells of a person: that he `joins` the group of this id, or leaves it.
+
+    `profile` is Klaviyo's id and `platform_id` the platform's, where they are known; `split` is how
+    often a job that held the person was lost."""
+
+    group: str
+    joins: bool
+    email: str
+    profile: str | None = None
+    platform_id: str | None = None
+    split: int = 0
 
 
 # ── what Klaviyo asks of a platform ──────────────────────────────────────────────────────────────
@@ -314,11 +379,13 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The far end took it. `ref` is the far end's own id of what it took, where it says one."""
+    """The far end took it. `ref` is the far end's own id of what it took, where it says one;
+    `confirmed` is False where it took it without saying what became of it."""
 
     seq: int
     request: str
     ref: str | None = None
+    confirmed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from connector.mapping import CompiledMapping
 from connector.metrics import Metrics
 from connector.model import Entry, Fault, Kind, Lane, LaneState, Outcome, Skip
 from connector.operate import KLAVIYO
-from connector.ports import Client, Clock, Lease, Platform, Queue, Renderer, Sink, Store
+from connector.ports import Client, Clock, Lease, Platform, Queue, Reader, Renderer, Sink, Store
 
 M = TypeVar("M")
 
@@ -136,9 +136,19 @@ class Site:
         return module in self.connection.modules
 
     @property
+    def reader(self) -> Reader | None:
+        """Who reads people, where their fields are written."""
+        return self.client.reader if self.has("profiles") and self.client else None
+
+    @property
     def profiles(self) -> bool:
-        """Whether people are read and their fields are written."""
-        return self.has("profiles") and self.client is not None and self.client.reader is not None
+        """Whether people's fields are written: read at the platform, or heard of in events."""
+        return self.reader is not None or (self.has("profiles") and bool(self.mapping.heard))
+
+    @property
+    def addresses(self) -> str:
+        """What a profile's address is scoped by: the account, as far as it is known."""
+        return self.account or self.connection.klaviyo.base_url
 
     @property
     def shadow(self) -> bool:
@@ -158,6 +168,7 @@ class Site:
         sink: Sink[Any],
         renderer: Renderer[Any],
         settled: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
+        policy: Policy | None = None,
     ) -> Dispatcher[Any]:
         """A lane of this line, stopped."""
         shop = self.shop
@@ -175,7 +186,7 @@ class Site:
             lease=shop.lease,
             clock=shop.clock,
             metrics=shop.metrics,
-            policy=policy(shop.config),
+            policy=policy or policy_of(shop.config),
             settled=settled,
         )
 
@@ -202,7 +213,7 @@ class Site:
         return state
 
 
-def policy(config: Config) -> Policy:
+def policy_of(config: Config) -> Policy:
     delivery = config.delivery
     return Policy(
         bulk_threshold=delivery.bulk_threshold,

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from connector.sandbox.jericommerce import JeriCommerceSandbox
 from connector.sandbox.traffic import Teller
+from connector.sandbox.wll import WllSandbox
 from connector.sandbox.yotpo import YotpoSandbox
 
 
@@ -67,6 +68,25 @@ api_key = "yotpo_sandbox"
 webhook_secret = "yotpo_webhook_secret"
 """,
         balance="yotpo_balance",
+        share=2,
+    ),
+    Stand(
+        "wll",
+        "White Label Loyalty",
+        WllSandbox,
+        """\
+base_url = "{url}/v1"
+auth_url = "{url}/oauth/token"
+api_key = "wll_sandbox"
+client_id = "wll_client"
+client_secret = "wll_client_secret"
+webhook_secret = "wll_webhook_secret"
+points_event_type = "FLOW_POINTS"
+points_event_secret = "wll_points_secret"
+join_event = "AUDIENCE_JOINED"
+leave_event = "AUDIENCE_LEFT"
+""",
+        balance="wll_balance",
         share=2,
     ),
 )
