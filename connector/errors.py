@@ -58,6 +58,15 @@ class Problem(StrEnum):
     WEBHOOK_UNSIGNED = "W401", "a webhook's signature or secret is missing or wrong"
     WEBHOOK_TOO_LARGE = "W413", "a webhook is larger than 1 MiB"
 
+    ACTION_UNCERTAIN = "A10", "nobody knows whether the platform applied an action"
+    ACTION_PERSON_CAP = "A20", "more adjustments for a person than a day may hold"
+    ACTION_TOTAL_CAP = "A30", "more points than a day may hold"
+    ACTION_PERSON = "A40", "the person of an action is not known"
+    FLOW_MALFORMED = "A400", "a flow's call could not be read"
+    FLOW_SECRET = "A401", "a flow's call has no secret or a wrong one"
+    FLOW_CONFLICT = "A409", "a flow's call repeats a key with other content"
+    FLOW_THROTTLED = "A429", "too many calls with a wrong secret from one address"
+
     NO_IDENTITY = "I10", "the person has no address that Klaviyo can be told"
     BAD_ADDRESS = "I20", "the person's address is not a valid e-mail address"
     SHARED_ADDRESS = "I30", "another person, active later, has the same address"
@@ -108,8 +117,18 @@ class Problem(StrEnum):
     CHALLENGED = "N80", "a gateway before the far end answered 403 with a page instead of JSON"
     TLS_REQUIRED = "N90", "the address is not TLS and its host is not allowed without"
 
+    BACKFILL_FILE = "B10", "a backfill's file cannot be used, or has changed since it began"
+    BACKFILL_REJECTED = "B20", "a person said no to a backfill"
+    BACKFILL_BLOCKED = "B30", "a backfill's source refuses to be read"
+
     MASS_DEATH = "L10", "more than half of the last records died of one cause, so the lane is held"
     RETRIES_EXHAUSTED = "L20", "the record was retried for [delivery] retry_horizon without success"
+    TOO_MANY_LEAVE = "L30", "a sync would take too many people off, so it waits for a person"
+    FIRST_SYNC = "L31", "nothing is told before a person has agreed to the first sync"
+    REMOVED_BY_HAND = "L32", "somebody took a member off the list at Klaviyo"
+    GROUP_NOT_FOUND = "L33", "no audience, list or segment has this id or name"
+    GROUP_AMBIGUOUS = "L34", "more than one has this name, so the id is needed"
+    NOT_OFFERED = "L35", "the platform does not offer this"
     PAUSED = "L40", "paused by a person"
 
 

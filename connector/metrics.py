@@ -30,6 +30,7 @@ from connector.model import (
     Doubt,
     Entry,
     Gone,
+    Group,
     Held,
     Lane,
     LaneMode,
@@ -43,7 +44,16 @@ from connector.ports import Approval, Backlog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
-_REFUSALS = ("disabled", "malformed", "not_stored", "signature", "too_large")
+_REFUSALS = (
+    "conflict",
+    "disabled",
+    "flow_secret",
+    "malformed",
+    "not_stored",
+    "signature",
+    "throttled",
+    "too_large",
+)
 _MODES: tuple[LaneMode, ...] = ("running", "paused", "held", "blocked")
 
 
@@ -71,7 +81,10 @@ class Metrics:
             "records_skipped", "Records that a rule does not send.", "connection", "reason"
         )
         self.rejected = self._counter(
-            "webhooks_rejected", "Webhooks refused, by reason.", "connection", "reason"
+            "webhooks_rejected",
+            "Webhooks and flow calls refused, by reason.",
+            "connection",
+            "reason",
         )
         self.deliveries = self._counter(
             "deliveries",
@@ -103,8 +116,50 @@ class Metrics:
         self.dead = self._gauge(
             "dead_letters", "Records that will not be taken as they are.", "connection", "cause"
         )
+        self.backfill = self._gauge(
+            "backfill_progress_ratio",
+            "How much of the running backfill is done: 0 to 1, 1 when none runs.",
+            "connection",
+        )
+        self.actions = self._counter(
+            "actions",
+            "Adjustments and pushes that reached an end, or wait for a person.",
+            "connection",
+            "action",
+            "outcome",
+        )
+        self.uncertain = self._gauge(
+            "actions_uncertain",
+            "Actions of which nobody knows whether the platform applied them.",
+            "connection",
+        )
         self.approvals = self._gauge(
             "approvals_pending", "Questions that wait for a person.", "connection", "what"
+        )
+        self.drift = self._gauge(
+            "reconcile_drift",
+            "What the last reconcile found to differ at the far end.",
+            "connection",
+            "kind",
+        )
+        self.people = self._gauge("people", "People seen.", "connection", "state")
+        self.members = self._gauge(
+            "audience_members",
+            "Members that the last full scan of an audience found.",
+            "connection",
+            "audience",
+        )
+        self.segment_members = self._gauge(
+            "segment_members",
+            "Members that the last full scan of a segment found.",
+            "connection",
+            "segment",
+        )
+        self.segment_seconds = self._gauge(
+            "segment_scan_seconds",
+            "How long the last full scan of a segment took.",
+            "connection",
+            "segment",
         )
         self.requests = self._counter(
             "requests",
@@ -194,10 +249,16 @@ class Metrics:
 
     def took_in(self, lane: Lane, via: str, result: Appended, now: Millis) -> None:
         connection, kind = lane.connection, lane.kind
-        self.received.labels(connection, kind, via).inc(result.accepted + result.duplicates)
+        told = result.accepted + result.duplicates + result.forgotten
+        self.received.labels(connection, kind, via).inc(told)
+        if result.forgotten:
+            self.skipped.labels(connection, "forgotten").inc(result.forgotten)
         self.last_received.labels(connection, via).set(now / 1000)
         if result.duplicates:
             self.duplicates.labels(connection, kind).inc(result.duplicates)
+
+    def acted(self, connection: str, action: str, outcome: str, count: int = 1) -> None:
+        self.actions.labels(connection, action, outcome).inc(count)
 
     def turned_away(self, connection: str, reason: str) -> None:
         self.rejected.labels(connection, reason).inc()
@@ -214,6 +275,8 @@ class Metrics:
                 observe((now - entries[outcome.seq].received_at) / 1000)
             if word := _outcome(outcome):
                 tally[word] += 1
+                if kind == "action":
+                    self.acted(connection, entries[outcome.seq].name, word)
             elif isinstance(outcome, Retry | Doubt):
                 self.retries.labels(connection, destination, outcome.problem.value).inc()
             if isinstance(outcome, Skipped):
@@ -266,10 +329,35 @@ class Metrics:
         for connection, cause, count in found:
             self.dead.labels(connection, cause).set(count)
 
+    def unknown(self, found: Mapping[str, int], connections: Sequence[str]) -> None:
+        for connection in connections:
+            self.uncertain.labels(connection).set(found.get(connection, 0))
+
     def questions(self, pending: Sequence[Approval]) -> None:
         self.approvals.clear()
         for (connection, what), count in Tally((a.connection, a.what) for a in pending).items():
             self.approvals.labels(connection, what).set(count)
+
+    def population(self, found: Mapping[tuple[str, str], int]) -> None:
+        """(connection, state) → how many people stand there."""
+        self.people.clear()
+        for labels, count in found.items():
+            self.people.labels(*labels).set(count)
+
+    def groups(self, found: Sequence[Group]) -> None:
+        """By their names as configured; tags are not read, so there is nothing to tell of them."""
+        for group in found:
+            labels = (group.connection, group.name)
+            if group.saved_at is not None:
+                stream = f"{group.kind} {group.name}"
+                self.checkpoint.labels(group.connection, stream).set(group.saved_at / 1000)
+            if not group.complete:
+                continue
+            if group.kind == "audience":
+                self.members.labels(*labels).set(group.members)
+            elif group.kind == "segment":
+                self.segment_members.labels(*labels).set(group.members)
+                self.segment_seconds.labels(*labels).set(group.took / 1000)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -39,17 +38,12 @@ from connector.model import (
     Stop,
     Unsent,
 )
-from connector.ports import Mode, Outgoing, Quota, Reader, Sight, Whom
-from connector.states import changes_of
+from connector.ports import Mode, Outgoing, PeoplePage, Quota, Reader, Sight, Sighting, Whom
+from connector.states import address_of, changes_of
 
 _WATCHED = 10
 _TOO_MANY = 5
 _NOT_THE_NEXT_PROBE = 300.0
-
-
-def address_of(account: str, email: str) -> bytes:
-    """16 bytes for a profile at its account: what one write at a time is about."""
-    return blake2b(f"{account}\0{email}".encode(), digest_size=16).digest()
 
 
 class PassThrough:
@@ -231,6 +225,25 @@ def _identity(
 ) -> tuple[dict[str, str], Fault | None]:
     identity = mapping.identify(view)
     return ({}, identity) if isinstance(identity, Fault) else (dict(identity.values), None)
+
+
+def sightings(
+    refresher: Refresher, page: PeoplePage, now: Millis, *, backfill: bool = False
+) -> list[Sighting]:
+    """What a page of a listing says, as the mapping renders it. Whoever has neither id nor address
+    cannot be told from others and is left out."""
+    return [
+        Sighting(
+            person=listed.platform_id,
+            email=listed.email,
+            observation=refresher.observation(
+                0, listed.sight, at=listed.at or page.at, since=now, backfill=backfill
+            ),
+            covers=listed.sight.covers,
+        )
+        for listed in page.people
+        if listed.platform_id or listed.email
+    ]
 
 
 def _failed(seq: int, error: DeliveryError) -> Delivery:
