@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from connector.actions.calls import USE_CASES
 from connector.config import Config, Connection
 from connector.flows.templates import Unfit
 from connector.model import Action, ActionName
@@ -17,15 +18,6 @@ CONTENT_TYPE = "Content-Type"
 
 Trigger = Literal["metric", "list", "date", "segment"]
 UseCase = Literal["reward", "refund", "redeem", "remove_earned", "expire"]
-
-ADDS: Mapping[UseCase, bool] = {
-    "reward": True,
-    "refund": True,
-    "redeem": False,
-    "remove_earned": False,
-    "expire": False,
-}
-"""Use case → whether it adds points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +44,7 @@ class Step:
     def adds(self) -> bool | None:
         """Whether points are added, None where the amount's own sign says it."""
         if self.use_case:
-            return ADDS[self.use_case]
+            return USE_CASES[self.use_case].sign > 0
         return {"increase": True, "decrease": False}.get(self.action)
 
 
