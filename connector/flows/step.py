@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from connector.actions.calls import USE_CASES
+from connector.actions.calls import USE_CASES, Route
 from connector.config import Config, Connection
 from connector.flows.templates import Unfit
 from connector.model import Action, ActionName
@@ -39,6 +39,15 @@ class Step:
     once_per: str = ""
     name: str = ""
     event_id: str = ""
+
+    @property
+    def route(self) -> Route:
+        """Where the connector takes this call, below the connection's address."""
+        if self.action == "push":
+            return "push"
+        if self.use_case or self.action == "adjust":
+            return "points/adjust"
+        return "balance/increase" if self.action == "increase" else "balance/decrease"
 
     @property
     def adds(self) -> bool | None:
