@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench import drain, intake, states
+from bench import backlog, drain, intake, quota, states
 from bench.load import signed_requests
 
 R = TypeVar("R")
@@ -35,19 +35,40 @@ class Line:
     met: bool
 
 
+def _states(options: argparse.Namespace, folder: Path) -> str:
+    return states.text(asyncio.run(states.measure(options.people, folder)))
+
+
+def _backlog(options: argparse.Namespace, folder: Path) -> str:
+    return backlog.text(backlog.measure((10_000, 1_000_000), 30.0, folder))
+
+
+def _quota(options: argparse.Namespace, folder: Path) -> str:
+    return quota.text([quota.measure(options.minutes, folder)])
+
+
+_ALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
+    "backlog": _backlog,
+    "quota": _quota,
+    "states": _states,
+}
+"""What is run by its name only: it has no floor to be run in turn with."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", choices=("intake", "drain", "states"))
+    parser.add_argument("--only", choices=("intake", "drain", *_ALONE))
     parser.add_argument("--seconds", type=float, default=3.0, help="measured, for each intake run")
     parser.add_argument("--repeats", type=int, default=3, help="of each side, one after the other")
     parser.add_argument("--events", type=int, default=100_000, help="in the backlog to drain")
     parser.add_argument("--json", action="store_true", help="every run, for machines")
     parser.add_argument("--people", type=int, default=100_000, help="of states (--only states)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="of quota (--only quota)")
     options = parser.parse_args()
-    if options.only == "states":
-        _say(f"states: {options.people} people")
+    if options.only in _ALONE:
+        _say(options.only)
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            print(states.text(asyncio.run(states.measure(options.people, Path(folder)))))
+            print(_ALONE[options.only](options, Path(folder)))
         return
     lines: list[Line] = []
     runs: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import resource
 import shutil
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,7 @@ class Bench:
         return Run(events / result["seconds"], result["cpu"] / events, events)
 
 
-async def fill(path: Path, bodies: Bodies) -> None:
+async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
     """An outbox with these events, taken in as webhooks are."""
     from connector.adapters.jericommerce.settings import Settings
     from connector.adapters.jericommerce.webhook import EVENT_TYPE, JeriCommerceWebhook
@@ -90,12 +91,9 @@ async def fill(path: Path, bodies: Bodies) -> None:
     store = await open_store(f"sqlite:///{path}")
     lane = await store.lanes.ensure("bench", "klaviyo", "event")
     now = SystemClock().now()
-    for start in range(0, len(bodies), 1000):
-        records = [
-            record
-            for name, body in bodies[start : start + 1000]
-            for record in webhook.parse({EVENT_TYPE: name}, body)
-        ]
+    left = iter(bodies)
+    while part := list(itertools.islice(left, 1000)):
+        records = [r for name, body in part for r in webhook.parse({EVENT_TYPE: name}, body)]
         await store.append([Page(lane, "webhook", records, now)])
     await store.aclose()
     with contextlib.closing(sqlite3.connect(path)) as db:

@@ -35,7 +35,8 @@ def event_bodies(
     The sandbox's bodies are short (about 240 bytes); order lines in `properties` bring each to
     about `size`, so that there is something to sign, parse and store.
     """
-    traffic = Traffic(JeriCommerceSandbox(webhook_secret=SECRET, people=people), "", older=0.0)
+    sandbox = JeriCommerceSandbox(webhook_secret=SECRET, people=people, older=0.0)
+    traffic = Traffic(sandbox, "")
     pick = random.Random(7)
     for _ in range(count):
         headers, raw = traffic.make_event()

@@ -36,7 +36,6 @@ from connector.http import Http
 from connector.mapping import load
 from connector.metrics import Metrics
 from connector.model import (
-    Entry,
     Lane,
     LaneState,
     Millis,
@@ -126,7 +125,7 @@ class Site:
         customer = person.view("demo")
         link = f"https://jeri.link/demo/download?token={'and0Lj' * 8}{number}"
         sight = Sight(person_view(customer, link), person_covers(customer, link))
-        return self.refresher.observation(_entry(number, at), sight)
+        return self.refresher.observation(number, sight, at=at, since=at)
 
     async def deliver(self) -> None:
         """Until Klaviyo has everything and said so."""
@@ -197,11 +196,6 @@ def _minimum(site: Site, changed: Sequence[Person], *, whole: bool) -> int:
     return max(math.ceil(len(changed) / BULK_PROFILES_MAX), by_bytes)
 
 
-def _entry(number: int, at: Millis) -> Entry:
-    """A claimed read, as far as an observation looks at it."""
-    return Entry(number, "", "read", at, at, None, number, b"", 1, False, None, False)
-
-
 def _bodies(site: Site, changed: Sequence[Person], whole: bool) -> Iterator[bytes]:
     for number, person in enumerate(changed, 1):
         fields = site._seen(number, person, Millis(0)).changes
@@ -266,7 +260,7 @@ async def _site(folder: Path, crowd: Sequence[Person]) -> Site:
         settled=dispatcher.wake,
     )
     refresher = Refresher(
-        cast(Reader, SimpleNamespace(endpoint="", parallel=1)),
+        cast(Reader, SimpleNamespace(endpoint="", parallel=1, by_id=False)),
         load(ROOT / "mappings" / "jericommerce.toml").mapping,
         lane=lane.id,
         account="bench",

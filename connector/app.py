@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from connector import __version__, log
+from connector import __version__, http, log, notify
 from connector.adapters.registry import SettingsModels
 from connector.clock import SystemClock
 from connector.config import Config
@@ -108,6 +109,7 @@ class App:
         for line in self.lines.values():
             self._run_line(line)
         self._ring()
+        self._watch_needs()
         self.health.ready = True
         self._log.info("ready", version=__version__, connections=len(self.lines))
 
@@ -138,16 +140,19 @@ class App:
         return self._servers[0].port
 
     async def until_idle(self) -> list[str]:
-        """Wait until nothing is ready, in flight or due within a minute; then one line for each
-        lane that a person or a probe must restart."""
+        """Wait until nothing is ready, in flight or due within a minute and every poll has looked
+        once; then one line for each lane that a person or a probe must restart, and for each poll
+        that failed."""
         while not all([await self._idle(line) for line in self.lines.values()]):
             await self.clock.sleep(0.1)
-        return [
+        stopped = [
             f"{line.name} {d.lane.kind}s → {d.lane.destination}: {d.state.mode}, {d.state.detail}"
             for line in self.lines.values()
             for d in line.dispatchers
             if d.state.mode != "running"
         ]
+        needs = [need for line in self.lines.values() for ask in line.needs for need in await ask()]
+        return stopped + [need.text for need in needs if need.key.startswith("poll ")]
 
     async def _idle(self, line: Line) -> bool:
         """In the order of the road, so that what one lane hands to the next is seen there."""
@@ -236,6 +241,25 @@ class App:
             await asyncio.gather(*tasks, return_exceptions=True)
         await line.aclose()
 
+    def _watch_needs(self) -> None:
+        """Tell the targets of `[[notify]]` as the configuration has them now."""
+        for task in self._tasks_of("notify"):
+            task.cancel()
+        if targets := notify.targets(self.config.notify):
+            notifier = notify.Notifier(
+                targets,
+                self._needed,
+                self.store.notices,
+                self._lease,
+                self.clock,
+                poster(self.config, self.clock),
+                source=self.config.server.public_url,
+            )
+            self._tasks["notify"] = asyncio.create_task(notifier.run())
+
+    async def _needed(self) -> dict[str, str]:
+        return {need.key: need.text for need in await self.operator.needs()}
+
     def _tasks_of(self, prefix: str) -> list[asyncio.Task[None]]:
         return [self._tasks.pop(name) for name in list(self._tasks) if name.startswith(prefix)]
 
@@ -321,7 +345,11 @@ class App:
         while count := await self.store.actions.forget(before=before, limit=2_000):
             gone += count
             await self.clock.sleep(0.05)
-        self._log.info("retention", records_forgotten=gone)
+        given = 0
+        while pages := await self.store.give_back(500):
+            given += pages
+            await self.clock.sleep(0.05)
+        self._log.info("retention", records_forgotten=gone, pages_given_back=given)
 
     async def _regain(self) -> None:
         """When another took the lease, wait until it is free and take over again."""
@@ -407,9 +435,15 @@ class App:
             for dispatcher in line.dispatchers:
                 dispatcher.probe_now()
             self._run_line(line)
+        self._watch_needs()
         log.configure(format=config.log.format, level=config.log.level)
         self._log.info("configuration taken", connections=len(fresh), needs_restart=sorted(fixed))
         return {"reloaded": True, "needs_restart": sorted(fixed)}
+
+
+def poster(config: Config, clock: Clock) -> notify.Post:
+    """How a target of `[[notify]]` is reached."""
+    return partial(http.post, clock=clock, allow_http=frozenset(config.security.allow_http))
 
 
 def _is_file(config: Config) -> bool:

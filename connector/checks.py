@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from connector.adapters import registry
@@ -20,25 +21,27 @@ from connector.mapping import load as load_mapping
 from connector.mapping import run_examples, warnings
 from connector.metrics import account_label
 from connector.model import Check, Spend
-from connector.store import schema
+from connector.store import care
 from connector.store.sql import file_of
 
 _LOOK_AGAIN = 5.0
 
 
-def mapping_checks(path: Path, source: str) -> list[Check]:
+def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]:
     """A mapping file: its faults, its examples, its warnings. Examples are those beside the file,
     in `examples/{source}/`."""
     what = f"mapping {path.name}"
     try:
         mapping = load_mapping(path).mapping
-        platform = registry.load(source)
+        platform = registry.load(source, settings)
     except ConfigError as error:
         return [Check(what, "fault", fault, error.problem) for fault in error.faults]
     found = [Check(what, "warning", line) for line in warnings(mapping)]
     examples = path.parent / "examples" / source
     if examples.is_dir():
-        faults = run_examples(examples, platform.event_view, platform.person_view)
+        faults = run_examples(
+            examples, platform.event_view, platform.person_view, registry.shaped_views(platform)
+        )
         found += [Check(what, "fault", line, Problem.MAPPING_FAULTY) for line in faults]
     return found or [Check(what, "ok", f"version {mapping.version}")]
 
@@ -63,7 +66,7 @@ async def _look(config: Config, keys: _Keys | None) -> list[Check]:
         what = f"{config.server.public_url} cannot be reached from outside this machine"
         found.append(Check("server.public_url", "warning", what))
     for connection in config.connections:
-        of = mapping_checks(connection.mapping, connection.source)
+        of = mapping_checks(connection.mapping, connection.source, connection.settings)
         if keys and connection.enabled:
             of += await keys.check(connection)
         found += [_of(connection, line) for line in of]
@@ -75,7 +78,7 @@ def _store(url: str, mends: bool) -> list[Check]:
     path = file_of(url)
     if path and not path.exists():
         return [Check("store", "ok", f"{path} will be made at the first run")]
-    faults = schema.check(url)
+    faults = care.check(url)
     return [
         Check("store", "warning" if mends and fault.startswith("S30") else "fault", fault)
         for fault in faults

@@ -7,6 +7,7 @@ claim is made only with quota in hand, and is settled record by record as answer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from connector.model import (
     Lane,
     LaneMode,
     LaneState,
+    Millis,
     Outcome,
     Retry,
     Skip,
@@ -135,7 +137,7 @@ class Dispatcher(Generic[M]):
         now = self._clock.now()
         ready = await self._queue.ready(self.lane.id, now=now, limit=1)
         soon = ready.next_due is not None and ready.next_due <= now + ahead * 1000
-        return not (ready.fresh or ready.solo or soon) and self.idle
+        return not (ready.any or soon) and self.idle
 
     async def pause(self) -> None:
         """A person stops deliveries; what is in flight is settled."""
@@ -210,13 +212,14 @@ class Dispatcher(Generic[M]):
         self.hurried = ready.fresh > self._policy.bulk_threshold
         waits = [self._until_due(ready)]
         started = False
-        # In turn, so that neither holds back the other where only one may go.
-        for solo in (not self._last_was_solo, self._last_was_solo):
-            count = ready.solo if solo else ready.fresh
-            if count:
-                start = await self._start(count, solo=solo)
-                started |= start == 0
-                waits.append(start)
+        # Live first: a backfill takes what that leaves. Doubtful and fresh in turn, so that
+        # neither holds back the other where only one may go.
+        for backfill in (False, True):
+            for solo in (not self._last_was_solo, self._last_was_solo):
+                if count := ready.count(solo=solo, backfill=backfill):
+                    start = await self._start(count, solo=solo, backfill=backfill)
+                    started |= start == 0
+                    waits.append(start)
         if started:
             return 0
         known = [wait for wait in waits if wait is not None]
@@ -232,7 +235,7 @@ class Dispatcher(Generic[M]):
             return None
         return max(0.01, (ready.next_due - self._clock.now()) / 1000)
 
-    async def _start(self, count: int, *, solo: bool) -> float | None:
+    async def _start(self, count: int, *, solo: bool, backfill: bool) -> float | None:
         """Claim and send. 0 when something was started, else as `_turn`."""
         bulk = self._sink.bulk
         many = count > self._policy.bulk_threshold and not solo and not self._tripped
@@ -241,7 +244,7 @@ class Dispatcher(Generic[M]):
         room = (1 if self._tripped else mode.parallel) - self._in_flight(mode)
         if room <= 0:
             return None
-        grant = self._sink.quota.reserve(mode.endpoint, min(want, room))
+        grant = self._sink.quota.reserve(mode.endpoint, min(want, room), backfill=backfill)
         if not grant.count:
             return grant.wait
         try:
@@ -253,6 +256,7 @@ class Dispatcher(Generic[M]):
                 solo=solo,
                 mapping=self.renderer.version,
                 spend=grant.spend,
+                backfill=backfill,
             )
         except StoreError as error:
             self._sink.quota.release(mode.endpoint, grant, grant.count)
@@ -368,6 +372,42 @@ class Dispatcher(Generic[M]):
                 outcomes.append(outcome)
         delivery = self._judge(replace(delivery, outcomes=outcomes), entries)
         now = self._clock.now()
+        written = await self._note(claim, delivery, now)
+        if delivery.outcomes and not written:
+            return
+        delivery = replace(delivery, outcomes=written)
+        self._store_back("writing")
+        self._metrics.settled(self.lane, delivery, entries, now)
+        self._settled(delivery.outcomes)
+        try:
+            await self._conclude(delivery)
+        except StoreError as error:
+            self._store_gone(error, "writing")
+
+    async def _note(self, claim: Claim, delivery: Delivery, now: Millis) -> Sequence[Outcome]:
+        """Have outcomes written, however long the store is away; those that were. What the store
+        will never take is a dead letter, and only that. What a stop cuts off stays claimed: in
+        doubt at the next start."""
+        try:
+            return delivery.outcomes if await self._write(claim, delivery, now) else ()
+        except Exception as error:
+            # Not an outage: a repeat would be refused again.
+            self._log.error("the store refuses an outcome", error=repr(error))
+            refused = f"{type(error).__name__} while noting what became of it"
+        parts = [Delivery((), [request]) for request in delivery.requests]
+        parts += [Delivery([outcome]) for outcome in delivery.outcomes]
+        written: list[Outcome] = []
+        for part in parts:
+            dead = [Dead(o.seq, Problem.STORE_REFUSED, refused) for o in part.outcomes]
+            for attempt in (part, Delivery(dead)):
+                with contextlib.suppress(Exception):
+                    if await self._write(claim, attempt, now):
+                        written += attempt.outcomes
+                    break
+        return written
+
+    async def _write(self, claim: Claim, delivery: Delivery, now: Millis) -> bool:
+        """False where a stop does not wait for the store. Raises what a repeat cannot mend."""
         horizon = self._policy.horizon
         if self.state.mode != "running":
             horizon += now - self.state.since
@@ -380,19 +420,14 @@ class Dispatcher(Generic[M]):
                     requests=delivery.requests,
                     horizon=horizon,
                 )
-                break
+                return True
             except StoreError as error:
+                if error.problem is Problem.STORE_REFUSED:
+                    raise
                 self._store_gone(error, "writing")
                 if self._cut_off:
-                    return  # still claimed: in doubt at the next start
+                    return False
                 await self._clock.sleep(1.0)
-        self._store_back("writing")
-        self._metrics.settled(self.lane, delivery, entries, now)
-        self._settled(delivery.outcomes)
-        try:
-            await self._conclude(delivery)
-        except StoreError as error:
-            self._store_gone(error, "writing")
 
     async def _conclude(self, delivery: Delivery) -> None:
         """What a delivery says about the lane."""
@@ -482,9 +517,11 @@ class Dispatcher(Generic[M]):
             return self._probe_at - now
         self._probe_at = now + self._policy.probe_every
         ready = await self._look(1)
-        if ready.solo or ready.fresh:
+        if ready.any:
             self._misses = max(self._misses, _TRIPS_AFTER)
-            wait = await self._start(1, solo=not ready.fresh)
+            backfill = not (ready.fresh or ready.solo)
+            solo = not ready.count(solo=False, backfill=backfill)
+            wait = await self._start(1, solo=solo, backfill=backfill)
             return wait or self._policy.probe_every
         if self.state.mode == "blocked":
             checks = await self._sink.check()

@@ -52,6 +52,7 @@ class Problem(StrEnum):
     STORE_SCHEMA = "S30", "the store's schema is not the one this version needs"
     STORE_HELD = "S40", "another process holds the store"
     STORE_DAMAGED = "S50", "the store failed its integrity check"
+    STORE_REFUSED = "S60", "the database refuses for good what is to be written"
 
     WEBHOOK_MALFORMED = "W400", "a webhook could not be read"
     WEBHOOK_UNSIGNED = "W401", "a webhook's signature or secret is missing or wrong"

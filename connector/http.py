@@ -17,12 +17,13 @@ delivery errors. The table is DESIGN 3, "Answers":
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal, Protocol, runtime_checkable
+from urllib.parse import urlencode, urlsplit
 
 import httpx
 import orjson
@@ -61,6 +62,8 @@ _WORDS: dict[Vendor, dict[str, Problem]] = {
 _CHALLENGE_PAUSE = 30.0
 _MAX_RETRY_AFTER = 3600.0
 _SAID_MAX = 200
+_ERROR_CODE = re.compile(r"[a-z_]{1,40}")
+"""How OAuth words its errors (RFC 6749, 5.2). What is not such a code may echo data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,28 @@ def client(*, timeout: float = 30.0, max_connections: int = 20) -> httpx.AsyncCl
     )
 
 
+class _InProcess(httpx.AsyncBaseTransport):
+    def __init__(self, app: Any) -> None:
+        self._inner = httpx.ASGITransport(app)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await self._inner.handle_async_request(request)
+        except ConnectionResetError as error:
+            raise httpx.ReadError("reset") from error
+        except ConnectionRefusedError as error:
+            raise httpx.ConnectError("refused") from error
+        except TimeoutError as error:
+            raise httpx.ReadTimeout("no answer in time") from error
+
+
+def in_process(app: Any) -> httpx.AsyncClient:
+    """A client whose far end is an ASGI application in this process, for tests. An application
+    that raises ConnectionResetError, ConnectionRefusedError or TimeoutError is a line that broke
+    after the request left, one that never stood, and one that stays silent."""
+    return httpx.AsyncClient(transport=_InProcess(app), follow_redirects=False)
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host stands for this machine. A name that begins with `127.` does not."""
     if host == "localhost":
@@ -114,6 +139,19 @@ def is_loopback(host: str) -> bool:
 
 Credential = Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 """What proves us to a far end: headers, asked for at each call; a token may have to be fetched."""
+
+
+@runtime_checkable
+class Token(Protocol):
+    """A credential that goes out of date. `in_query`: it belongs in the address, not in headers."""
+
+    in_query: bool
+
+    def __call__(self) -> Awaitable[Mapping[str, str]]: ...
+
+    def refused(self, proof: Mapping[str, str]) -> bool:
+        """The far end does not take this proof. Whether another one may be had."""
+        ...
 
 
 class Http:
@@ -151,26 +189,57 @@ class Http:
         await self._client.aclose()
 
     async def call(
-        self, method: str, path: str, *, route: str, content: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        route: str,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request, one answer or one DeliveryError. `path` may carry data and is never logged;
-        `route` is its template and is."""
+        `route` is its template and is. `content` is JSON, unless the headers name another type.
+        A token that is refused is renewed and tried once more."""
         if self._tls_fault:
             raise Blocked(
                 Problem.TLS_REQUIRED,
                 f"{self._host} is called without TLS; if you mean it: [security] allow_http",
                 scope="account",
             )
+        token = self._credential if isinstance(self._credential, Token) else None
+        json = {} if content is None else {"content-type": "application/json"}
+        sent = {**json, **self._headers, **(headers or {})}
+        proof = await self._proof()
+        try:
+            return await self._send(method, path, route, content, sent, proof)
+        except Blocked as error:
+            if error.status != 401 or token is None or not token.refused(proof):
+                raise
+        return await self._send(method, path, route, content, sent, await self._proof())
+
+    async def _proof(self) -> Mapping[str, str]:
+        proof = self._credential()
+        return await proof if isinstance(proof, Awaitable) else proof
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        route: str,
+        content: bytes | None,
+        sent: Mapping[str, str],
+        proof: Mapping[str, str],
+    ) -> Answer:
+        url = self._base + path
+        if isinstance(self._credential, Token) and self._credential.in_query:
+            url += ("&" if "?" in path else "?") + urlencode(proof)
+        else:
+            sent = {**sent, **proof}
         started = self._clock.monotonic()
         status: int | None = None
         headers: Mapping[str, str] = {}
         try:
-            response = await self._client.request(
-                method,
-                self._base + path,
-                content=content,
-                headers={**self._headers, **await self._authorised()},
-            )
+            response = await self._client.request(method, url, content=content, headers=sent)
             status = response.status_code
             headers = response.headers
             return self._judge(response)
@@ -187,10 +256,6 @@ class Http:
         finally:
             if self._seen:
                 self._seen(Seen(route, status, headers, self._clock.monotonic() - started))
-
-    async def _authorised(self) -> Mapping[str, str]:
-        headers = self._credential()
-        return await headers if isinstance(headers, Awaitable) else headers
 
     def _judge(self, response: httpx.Response) -> Answer:
         status, words = response.status_code, self._words
@@ -263,6 +328,9 @@ def _errors(response: httpx.Response) -> list[dict[str, Any]]:
     except orjson.JSONDecodeError:
         return []
     errors = body.get("errors") if isinstance(body, dict) else None
+    word = body.get("error") if isinstance(body, dict) else None
+    if isinstance(word, str) and _ERROR_CODE.fullmatch(word):
+        return [{"code": word}]
     return [e for e in errors if isinstance(e, dict)] if isinstance(errors, list) else []
 
 
@@ -273,7 +341,8 @@ def _detail(response: httpx.Response) -> str:
 
 
 def _said(error: Mapping[str, Any]) -> str:
-    return redact(f"{error.get('code', '?')}: {error.get('title', '')}")[:_SAID_MAX]
+    title = error.get("title", "")
+    return redact(f"{error.get('code', '?')}: {title}".removesuffix(": "))[:_SAID_MAX]
 
 
 def _pointers(response: httpx.Response) -> tuple[list[tuple[str, str]], dict[str, object]]:
@@ -286,6 +355,29 @@ def _pointers(response: httpx.Response) -> tuple[list[tuple[str, str]], dict[str
         if not meta and isinstance(error.get("meta"), dict):
             meta = error["meta"]
     return found, meta
+
+
+async def post(
+    url: str, body: bytes, *, clock: Clock, allow_http: frozenset[str] = frozenset()
+) -> int:
+    """POST JSON to an address that is a credential itself, and so stands in no error; the status of
+    a 2xx answer. Raises DeliveryError."""
+    parts = urlsplit(url)
+    base = f"{parts.scheme}://{parts.netloc}"
+    kind = {"content-type": "application/json"}
+    # Not a platform; but what its statuses mean is the same.
+    http = Http(
+        base,
+        vendor="platform",
+        clock=clock,
+        credential=lambda: kind,
+        allow_http=allow_http,
+        timeout=10.0,
+    )
+    try:
+        return (await http.call("POST", url[len(base) :], route="POST", content=body)).status
+    finally:
+        await http.aclose()
 
 
 async def ask(url: str) -> tuple[int, str]:

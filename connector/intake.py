@@ -21,7 +21,8 @@ class Door:
     """Where a platform's webhooks come in: who verifies and parses them, and what follows.
 
     `wants_read` says whether an event makes its person be read again, on the lane `reads`, and
-    `renews` whether that read fetches what is fetched seldom.
+    `renews` whether that read fetches what is fetched seldom. With `by_id` a read can also find
+    the address of somebody of whom only the id is known.
     `attach_wait` ms an event waits for that read while its lane goes singly (`hurried` says no).
     """
 
@@ -31,6 +32,7 @@ class Door:
     wants_read: Callable[[str], bool] = lambda name: False
     renews: Callable[[str], bool] = lambda name: False
     attach_wait: int = 0
+    by_id: bool = False
     hurried: Callable[[], bool] = lambda: False
 
     def page(
@@ -50,6 +52,7 @@ class Door:
             reads=self.reads,
             attach_wait=self.attach_wait if waits else 0,
             gap=self.attach_wait // 2 if waits else _NO_HURRY,
+            by_id=self.by_id,
         )
 
     def _with_read(self, record: Record) -> Record:
@@ -89,6 +92,6 @@ class Intake:
             raise StoreError(self.closed)
         result = await self._groups.put(page)
         self._metrics.took_in(page.lane, page.via, result, page.received_at)
-        if result.accepted > result.held or result.released:
+        if result.accepted > result.held or result.released or (result.held and page.by_id):
             self._arrived(page.lane.id)
         return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal, NewType, TypeAlias
 
@@ -39,6 +39,11 @@ class Record:
     renew: bool = False
     membership: tuple[str, bool] | None = None
 
+    def anew(self, received_at: Millis) -> Record:
+        """The record when its key counts again: another event with the same content, which
+        Klaviyo would take for a repeat of the first one."""
+        return replace(self, unique_id=f"{self.unique_id}:{received_at}")
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -65,6 +70,8 @@ class Page:
 
     `reads` is the lane on which people are read again, for records that want it: not before `gap`
     ms after the last read of the same person, and those records wait `attach_wait` ms for it.
+    With `by_id` a person whose address is not known is read for each of his records: the platform
+    can be asked by its id alone.
     """
 
     lane: Lane
@@ -76,6 +83,7 @@ class Page:
     reads: LaneId | None = None
     attach_wait: int = 0
     gap: int = 0
+    by_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +190,9 @@ class Observation:
     `changes` holds only what the read covers (None: unset); `at` is when the read was sent.
     `lane` is the profile lane, `since` when what asked for the read was received, `address` a
     digest of account and address (None without one), and `problem` says why the person cannot be
-    told to Klaviyo, if he cannot.
+    told to Klaviyo, if he cannot. `email` is set where the platform was asked by its id: it is the
+    person's address from then on. Of one who is `withheld` nothing may be told, and his records
+    lose the address that they have. What a `backfill` asked for is told after all live traffic.
     """
 
     person: int
@@ -196,6 +206,9 @@ class Observation:
     address: bytes | None = None
     email_change: EmailChange = "new"
     problem: Problem | None = None
+    email: str | None = None
+    withheld: bool = False
+    backfill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,7 +464,7 @@ class EventMessage:
 class Skip:
     """The mapping does not send this record; `reason` is a closed word for the metric's label."""
 
-    reason: Literal["disabled", "unknown_event", "shadow"]
+    reason: Literal["disabled", "unknown_event", "shadow", "placeholder", "restricted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,3 +483,11 @@ class Check:
     level: Literal["ok", "warning", "fault"]
     detail: str = ""
     problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something that a person must look at. `key` stays the same while it is the same thing."""
+
+    key: str
+    text: str

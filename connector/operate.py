@@ -17,7 +17,7 @@ from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
 from connector.lease import STORE, is_gone
-from connector.model import Added, Asked, Check, Conflict, Lane, LaneState, Origin, State
+from connector.model import Added, Asked, Check, Conflict, Lane, LaneState, Need, Origin, State
 from connector.ports import (
     Approval,
     Backlog,
@@ -46,14 +46,6 @@ Handler = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]
 """Carries out one kind of order: (whether it was done, what it came to or why not)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """Something that a person must look at. `key` stays the same while it is the same thing."""
-
-    key: str
-    text: str
-
-
 @dataclass(slots=True)
 class Line:
     """A connection as it runs: its doors for webhooks and flows, its lanes, what runs beside them.
@@ -79,6 +71,7 @@ class Line:
     writes: Dispatcher[Any] | None = None
     refresher: Refresher | None = None
     renews: Callable[[str], bool] = lambda name: False
+    by_id: bool = False
     more: list[Dispatcher[Any]] = field(default_factory=list)
     loops: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     idle: list[Callable[[], Awaitable[bool]]] = field(default_factory=list)

@@ -28,7 +28,7 @@ def preview(config: Config, connection: Connection, file: Path) -> list[dict[str
     mapping examples do, or `{"headers": {…}, "body": {…}}`, as a webhook arrives. Raises Malformed
     and ConfigError.
     """
-    platform = registry.load(connection.source)
+    platform = registry.load(connection.source, connection.settings)
     mapping = load_mapping(connection.mapping).mapping
     said = _read(file)
     if "customer" in said and "record" not in said:

@@ -115,7 +115,11 @@ class Refresher:
                 return Delivery([later], stop=Stop("target", problem, problem.meaning))
         if sight is None:
             return Delivery([Gone(entry.seq, self._on_leave)])
-        return Delivery([Observed(entry.seq, self.observation(entry, sight))])
+        at = Millis(entry.occurred_at)
+        seen = self.observation(
+            entry.seq, sight, at=at, since=entry.received_at, backfill=entry.backfill
+        )
+        return Delivery([Observed(entry.seq, seen)])
 
     def _whom(self, entry: Entry) -> Whom:
         return Whom(
@@ -124,27 +128,34 @@ class Refresher:
             email=entry.email,
             view=entry.data,
             renew=entry.name == "renew",
+            backfill=entry.backfill,
         )
 
-    def observation(self, entry: Entry, sight: Sight) -> Observation:
-        """What the mapping makes of a sight. A person without a usable address is observed too:
-        he is held, and told once he has one."""
+    def observation(
+        self, person: int, sight: Sight, *, at: Millis, since: Millis, backfill: bool = False
+    ) -> Observation:
+        """What the mapping makes of a sight that was asked for `at`, because of what came in
+        `since`. A person without a usable address is observed too: he is held, and told once he
+        has one."""
         identity = self._mapping.identify(sight.view)
         fault = identity if isinstance(identity, Fault) else None
         values = {} if isinstance(identity, Fault) else dict(identity.values)
         email = values.get("email")
         return Observation(
-            person=entry.seq,
+            person=person,
             view=sight.view,
             changes=changes_of(self._mapping.render_profile(sight.view, sight.covers)),
             identity=values,
-            at=Millis(entry.occurred_at),
+            at=at,
             mapping=self._mapping.version,
             lane=self._lane,
-            since=entry.received_at,
+            since=since,
             address=address_of(self._account, email) if email else None,
             email_change=self._email_change,
             problem=fault.problem if fault else None,
+            email=email if self._reader.by_id else None,
+            withheld="withheld" in sight.view,
+            backfill=backfill,
         )
 
     def resumed(self) -> None:

@@ -16,6 +16,11 @@ from connector.states import write_of_json
 EventView = Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
 """(name, occurred at in ms, the source's JSON, address) → the platform's documented view."""
 
+_WITHHELD: Mapping[Any, Skip] = {
+    "placeholder": Skip("placeholder"),
+    "restricted": Skip("restricted"),
+}
+
 
 class EventRenderer:
     """connector.ports.Renderer of events.
@@ -34,7 +39,8 @@ class EventRenderer:
         self._mapping = mapping
         self._view = view
         self._memory = memory
-        self._reads = reads if mapping.attach_profile else None
+        self._reads = reads
+        self._attach = mapping.attach_profile
         self._fresh: Mapping[int, FreshView] = {}
         self._older: dict[str, CompiledMapping] = {}
 
@@ -54,7 +60,8 @@ class EventRenderer:
                     self._older[version] = self._mapping
         if self._reads is not None:
             # Last, so that nothing is awaited between this and the rendering of these entries.
-            people = [entry.person for entry in entries if entry.person is not None]
+            asked = [entry for entry in entries if self._attach or entry.email is None]
+            people = [entry.person for entry in asked if entry.person is not None]
             self._fresh = await self._reads.fresh(people)
 
     def _fresh_view(self, entry: Entry) -> Mapping[str, Any] | None:
@@ -65,7 +72,14 @@ class EventRenderer:
             return None
         return fresh.view if _address(fresh.view) == entry.email else None
 
+    def _withheld(self, entry: Entry) -> Skip | None:
+        """A record whose address was taken from it is of somebody of whom nothing may be told."""
+        fresh = self._fresh.get(entry.person or 0) if entry.email is None else None
+        return _WITHHELD.get(fresh.view.get("withheld")) if fresh else None
+
     def render(self, entry: Entry) -> EventMessage | Skip | Fault:
+        if skip := self._withheld(entry):
+            return skip
         mapping = self._mapping
         if entry.solo and entry.mapping:
             mapping = self._older.get(entry.mapping, mapping)
@@ -75,7 +89,7 @@ class EventRenderer:
                 view,
                 unique_id=entry.unique_id,
                 occurred_at=entry.occurred_at,
-                fresh=self._fresh_view(entry) if self._reads else None,
+                fresh=self._fresh_view(entry) if self._attach else None,
             )
         except Exception as error:
             # One record must not stop its lane, whatever is wrong with it or with a plug-in.

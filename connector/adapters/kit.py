@@ -10,17 +10,19 @@ from connector.http import Credential, Http
 from connector.model import Spend
 from connector.ports import Clock
 
+NOT_APPLIED = frozenset({429, 503})
+
 
 @dataclass(frozen=True, slots=True)
 class Kit:
     """`http` makes a client of a base address with a credential (its headers, asked for at each
     call) and the statuses that mean "not applied, try again"; `quota` the governor of a credential,
-    shared by all connections that use it; `remember` saves quota granted outside a claim."""
+    shared by all connections that use it; `remember` saves quota granted outside a claim.
+    `retry_statuses` are those statuses for what must not be done twice, as the connection has
+    them; for everything else there is `NOT_APPLIED`."""
 
     clock: Clock
     http: Callable[[str, Credential, frozenset[int]], Http]
     quota: Callable[[str, Mapping[str, Limit]], Awaitable[Governor]]
     remember: Callable[[Sequence[Spend]], Awaitable[None]]
-
-
-NOT_APPLIED = frozenset({429, 503})
+    retry_statuses: frozenset[int] = NOT_APPLIED | {423}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -14,9 +15,12 @@ GROUP = "connector.platforms"
 API_VERSION = 1
 
 
-def load(source: str) -> Platform:
-    """The platform of a `source`. Raises ConfigError when it is unknown, does not import, or was
-    written for another version of this interface."""
+def load(source: str, settings: Any = None) -> Platform:
+    """The platform of a `source`, as its validated settings shape it.
+
+    Raises ConfigError when it is unknown, does not import, or was written for another version of
+    this interface.
+    """
     if ":" in source:
         module, _, name = source.partition(":")
         point = EntryPoint(name=source, value=f"{module}:{name}", group=GROUP)
@@ -32,7 +36,23 @@ def load(source: str) -> Platform:
         raise ConfigError([f"platform `{source}` does not import: {error!r}"]) from error
     if not isinstance(platform, Platform) or platform.api_version != API_VERSION:
         raise ConfigError([f"platform `{source}` is not written for interface {API_VERSION}"])
+    if platform.shape is not None and isinstance(settings, platform.settings):
+        return platform.shape(settings)
     return platform
+
+
+def shaped_views(platform: Platform) -> Callable[[Any], tuple[Any, Any]] | None:
+    """Of the settings that a mapping example holds, the views of the platform that they describe;
+    None where settings decide nothing. Settings that cannot be used raise ValueError."""
+    shape = platform.shape
+    if shape is None:
+        return None
+
+    def views(settings: Any) -> tuple[Any, Any]:
+        shaped = shape(platform.settings.model_validate(settings))
+        return shaped.event_view, shaped.person_view
+
+    return views
 
 
 def names() -> str:

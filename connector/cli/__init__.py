@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 from connector import __version__
-from connector.cli import actions, approvals, daemon, letters, look, people, setup, stores
+from connector.cli import (
+    actions,
+    approvals,
+    daemon,
+    flows,
+    letters,
+    look,
+    notices,
+    people,
+    setup,
+    stores,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,12 +55,13 @@ def options(
     context.obj = config
 
 
-for module in (daemon, look, people, setup):
+for module in (daemon, look, people, setup, flows):
     module.register(app)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(actions.app, name="actions")
 app.add_typer(stores.app, name="store")
+app.add_typer(notices.app, name="notify")
 app.add_typer(setup.mappings, name="mappings")
 app.add_typer(setup.configuration, name="config")
 

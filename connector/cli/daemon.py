@@ -31,7 +31,7 @@ def run(
         bool, typer.Option(help="End when nothing is ready, in flight or due within a minute.")
     ] = False,
 ) -> None:
-    """The daemon: takes webhooks in and delivers, until SIGTERM."""
+    """The daemon: takes webhooks in, delivers, until SIGTERM."""
     config = session.read(context.obj)
     blocked = session.run(_run(config, context.obj, until_idle))
     for line in blocked:

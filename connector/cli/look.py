@@ -29,7 +29,7 @@ def status(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
 ) -> None:
-    """What stands where: lanes, backlog, lag, dead letters, quota."""
+    """What stands where: lanes, lag, dead letters, quota."""
     found = session.run(_status(session.read(context.obj)))
     if as_json:
         print(json.dumps(found, indent=2))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from connector.config import Config, Server
+    from connector.config import Config, Connection, Server
     from connector.operate import Operator
 
 T = TypeVar("T")
@@ -39,6 +39,15 @@ def read(path: Path | None) -> Config:
     config = read_config(path)
     log.configure(format=config.log.format, level=config.log.level)
     return config
+
+
+def connection(config: Config, name: str) -> Connection:
+    """The connection that was named as an argument."""
+    try:
+        return config.connection(name)
+    except KeyError:
+        names = ", ".join(c.name for c in config.connections) or "none"
+        raise typer.BadParameter(f"no connection {name!r}; there are: {names}") from None
 
 
 def seconds(text: str) -> float:

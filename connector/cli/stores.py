@@ -1,12 +1,14 @@
-"""`connector store`: the store's schema and health."""
+"""`connector store`: the store's schema, health and backup."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import typer
 
 from connector.cli import session
 
-app = typer.Typer(no_args_is_help=True, help="The store's schema and health.")
+app = typer.Typer(no_args_is_help=True, help="The store's schema, health and backup.")
 
 
 @app.command()
@@ -21,11 +23,24 @@ def upgrade(context: typer.Context) -> None:
 @app.command()
 def check(context: typer.Context) -> None:
     """Look for damage and for a schema of another version. Exit 1 where anything is wrong."""
-    from connector.store import schema
+    from connector.errors import Problem
+    from connector.store import care
 
-    faults = schema.check(session.read(context.obj).store.url)
+    faults = care.check(session.read(context.obj).store.url)
     for fault in faults:
         print(fault)
+    if any(fault.startswith(Problem.STORE_DAMAGED) for fault in faults):
+        print("stop the daemon, keep the file, and restore a backup; without one, rescue what can")
+        print("be with `sqlite3 FILE .recover` (docs/problems/S50.md)")
     if not faults:
         print("the store is well")
     raise typer.Exit(1 if faults else 0)
+
+
+@app.command()
+def backup(context: typer.Context, file: Path) -> None:
+    """One consistent copy of an SQLite store, while it is in use. Overwrites nothing."""
+    from connector.store import care
+
+    size = care.backup(session.read(context.obj).store.url, file)
+    print(f"{file}: {size:,} bytes, checked")

@@ -39,8 +39,10 @@ def reference(settings_models: Mapping[str, type[BaseModel]] | None = None) -> s
     chapters = [_HEAD]
     chapters += [_chapter(title, model) for title, model in _sections(Config, "", False)]
     for source, model in sorted((settings_models or {}).items()):
-        title = f'`[connections.settings]` with `source = "{source}"`'
-        chapters.append(_chapter(title, model))
+        chapters += [
+            _chapter(f'{title} with `source = "{source}"`', table)
+            for title, table in _sections(model, "connections.settings", False)
+        ]
     return "\n".join(chapters)
 
 

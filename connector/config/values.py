@@ -250,4 +250,5 @@ def words(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         return simple[plain] + (" that is not empty" if filled else "")
     if plain in (int, float):
         return ("a whole number" if plain is int else "a number") + _bounds(metadata)
-    return "a table" if plain is Any else "a value of another kind"
+    table = plain is Any or get_origin(plain) in (dict, Mapping)
+    return "a table" if table else "a value of another kind"

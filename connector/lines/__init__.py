@@ -10,7 +10,7 @@ from __future__ import annotations
 from connector.adapters import registry
 from connector.config import Config, Connection
 from connector.errors import ConfigError
-from connector.lines import accounts, actions, events, states
+from connector.lines import accounts, actions, events, polling, states
 from connector.lines.quotas import Quotas
 from connector.lines.site import Shop, Site
 from connector.mapping import load as load_mapping
@@ -52,13 +52,14 @@ class Workshop:
         await events.build(site, line)
         if site.profiles:
             await states.build(site, line)
+            polling.build(site, line)
         await actions.build(site, line)
         line.door = events.door(site, line)
         return line
 
     async def _site(self, connection: Connection) -> Site:
         shop = self._shop
-        platform = registry.load(connection.source)
+        platform = registry.load(connection.source, connection.settings)
         mapping = load_mapping(connection.mapping).mapping
         if mapping.source != connection.source:
             raise ConfigError(

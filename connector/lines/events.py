@@ -46,6 +46,7 @@ def door(site: Site, line: Line) -> Door | None:
         reads=line.reads.lane.id,
         wants_read=site.mapping.refreshes,
         renews=line.renews,
+        by_id=line.by_id,
         attach_wait=round(wait * 1000),
         hurried=lambda: events.hurried,
     )

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from connector import log
 from connector.adapters.kit import Kit
 from connector.adapters.klaviyo.api import KlaviyoApi
-from connector.config import Config, Connection
+from connector.config import Actions, Config, Connection
 from connector.dispatch import Dispatcher, Policy
 from connector.errors import Problem
 from connector.governor import Governor, Limit
@@ -106,7 +106,14 @@ class Shop:
                 wait_statuses=not_applied,
             )
 
-        return Kit(self.clock, http, quota, self.store.memory.remember_spend)
+        actions = connection.actions or Actions()
+        return Kit(
+            self.clock,
+            http,
+            quota,
+            self.store.memory.remember_spend,
+            frozenset(actions.retry_statuses),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from connector.adapters.klaviyo.sink.jobs import ImportJobs
 from connector.adapters.klaviyo.sink.profiles import ProfileSink
 from connector.lines.site import Site
-from connector.model import Outcome, Pending, ProfileWrite
-from connector.operate import KLAVIYO, Line, Need
+from connector.model import Need, Outcome, Pending, ProfileWrite
+from connector.operate import KLAVIYO, Line
 from connector.ports import Renderer
 from connector.receipts import Receipts
 from connector.refresh import PassThrough, Refresher
@@ -21,7 +21,7 @@ async def build(site: Site, line: Line) -> None:
     connection, shop, client = site.connection, site.shop, site.client
     assert client is not None
     assert client.reader is not None
-    line.renews = client.reader.renews
+    line.renews, line.by_id = client.reader.renews, client.reader.by_id
     sink = ProfileSink(site.api)
 
     def written(outcomes: Sequence[Outcome]) -> None:

@@ -14,20 +14,24 @@ from connector.mapping.rules import ProfileMessage
 from connector.model import EventMessage, Fault, Millis, Skip
 
 View = Callable[..., dict[str, Any]]
-_WORDS = frozenset(
-    ("about", "mapping", "name", "email", "record", "customer", "pass_url", "covers", "expect")
-)
+Shape = Callable[[Any], tuple[View, View | None]]
+_ABOUT = ("about", "mapping", "settings", "expect")
+_GIVEN = ("name", "email", "record", "customer", "pass_url", "covers")
 # Only the view's event.time would show it, and no example depends on the clock.
 _OCCURRED_AT = Millis(1_767_225_600_000)
 
 
-def run_examples(directory: Path, view: View, person: View | None = None) -> list[str]:
+def run_examples(
+    directory: Path, view: View, person: View | None = None, shape: Shape | None = None
+) -> list[str]:
     """Renders every `*.json` in `directory` and compares; returns one line per difference.
 
     `view(name, occurred_at, body, email)` and `person(customer, pass_url)` are the platform's view
-    functions. An example names a mapping file two folders up and has `name` and `record` (an
-    event, with `customer` as the fresh read if there is one) or only `customer` (a profile).
-    `expect` holds the words to compare; its numbers and texts must match in type too.
+    functions; `shape` makes both of the `settings` that an example may have.
+
+    An example names a mapping file two folders up and has `name` and `record` (an event, with
+    `customer` as the fresh read if there is one) or only `customer` (a profile). `expect` holds
+    the words to compare; its numbers and texts must match in type too.
     """
     faults: list[str] = []
     mappings: dict[str, CompiledMapping] = {}
@@ -37,14 +41,17 @@ def run_examples(directory: Path, view: View, person: View | None = None) -> lis
     for file in files:
         try:
             example = json.loads(file.read_text(encoding="utf-8"))
-            if strange := set(example) - _WORDS:
+            if strange := set(example) - {*_ABOUT, *_GIVEN}:
                 faults.append(f"{file}: unknown word {', '.join(sorted(strange))}")
                 continue
             name = example["mapping"]
             if name not in mappings:
                 mappings[name] = load(directory.parent.parent / name).mapping
             expected = example["expect"]
-            found = _render(mappings[name], example, view, person)
+            views = (
+                shape(example["settings"]) if shape and "settings" in example else (view, person)
+            )
+            found = _render(mappings[name], example, *views)
         except ConfigError as error:
             faults += [f"{file}: {fault}" for fault in error.faults]
             continue

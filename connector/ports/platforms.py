@@ -51,6 +51,16 @@ Offer = Literal[
 
 
 @dataclass(frozen=True, slots=True)
+class DirectCall:
+    """What a Klaviyo flow sends to a platform itself: address, headers and the JSON body. Texts of
+    the body may be Klaviyo's templates."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Platform:
     """What a platform declares of itself: INTERFACE 7.
 
@@ -59,7 +69,10 @@ class Platform:
     where the platform pushes nothing. `open` makes, of settings and a connector.adapters.kit.Kit,
     the connection's client, None where the platform has no API. `person_view` is the pure view of
     a person as the platform's API shows it; `name_header` makes the headers that tell an event's
-    name where it is not in the body.
+    name where it is not in the body. `direct` makes, of settings and an action whose texts may be
+    Klaviyo's templates, the call that the platform's own guides have a flow make; None where
+    they have none, a ValueError says why this action has none. Where settings decide about any of
+    these, `shape` makes the platform that they describe.
     """
 
     source: str
@@ -71,6 +84,8 @@ class Platform:
     open: Callable[[Any, Any], Awaitable[Client]] | None = None
     person_view: Callable[[dict[str, Any], str | None], dict[str, Any]] | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
+    direct: Callable[[Any, Action], DirectCall] | None = None
+    shape: Callable[[Any], Platform] | None = None
     api_version: int = 1
 
 
@@ -96,19 +111,24 @@ class Client:
 @dataclass(frozen=True, slots=True)
 class Whom:
     """A person to read: `view` is the JSON of the last view (empty: never read);
-    with `renew` what is fetched seldom is fetched again."""
+    with `renew` what is fetched seldom is fetched again. Further permits of a `backfill`'s read
+    are asked for as a backfill's too."""
 
     person: int
     platform_id: str | None
     email: str | None
     view: bytes
     renew: bool = False
+    backfill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
     """What a read showed: the platform's documented view, and the words of it that this read
-    could have shown, had they a value."""
+    could have shown, had they a value.
+
+    The view of a person of whom nothing may be told holds `withheld` alone: `placeholder` (the
+    address is nobody's) or `restricted` (the platform says so). His records are skipped."""
 
     view: dict[str, Any]
     covers: frozenset[str]
@@ -121,6 +141,11 @@ class Reader(Protocol):
     def endpoint(self) -> str: ...
     @property
     def parallel(self) -> int: ...
+    @property
+    def by_id(self) -> bool:
+        """Whether a person can be read of whom only the platform's id is known."""
+        ...
+
     @property
     def quota(self) -> Quota: ...
 
@@ -253,6 +278,27 @@ class Actions(Protocol):
     async def look_up(self, action: Action) -> Literal["applied", "absent", "unknowable"]:
         """Whether the platform did it. Never `absent` where a missing item proves nothing. One
         permit was given. Raises DeliveryError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What a bulk write moves at Klaviyo: list ids that people join, segment ids that they enter,
+    metric names that they get; with `fields` the fields of their profiles, and so any segment and
+    any date that flows hang on."""
+
+    lists: frozenset[str] = frozenset()
+    segments: frozenset[str] = frozenset()
+    metrics: frozenset[str] = frozenset()
+    fields: bool = False
+
+
+class Flows(Protocol):
+    """Klaviyo's automations."""
+
+    async def live(self, on: Touched) -> Sequence[str]:
+        """Names of the live flows that what is touched may start. Asks for its own permits.
+        Raises DeliveryError, Blocked with status 403 where the key may not see flows."""
         ...
 
 

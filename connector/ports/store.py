@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from connector.errors import Problem
@@ -22,8 +22,10 @@ from connector.model import (
     LaneId,
     LaneState,
     Millis,
+    Observation,
     Outcome,
     Page,
+    ProfileWrite,
     Request,
     Spend,
     State,
@@ -53,12 +55,23 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a lane could take now. Counts stop at the limit that was asked for. `next_due` is when
-    the earliest record that is not ready yet becomes so."""
+    """What a lane could take now, live traffic and backfills apart. Counts stop at the limit that
+    was asked for. `next_due` is when the earliest record that is not ready yet becomes so."""
 
     fresh: int
     solo: int
     next_due: Millis | None
+    backfill_fresh: int = 0
+    backfill_solo: int = 0
+
+    def count(self, *, solo: bool, backfill: bool) -> int:
+        if backfill:
+            return self.backfill_solo if solo else self.backfill_fresh
+        return self.solo if solo else self.fresh
+
+    @property
+    def any(self) -> bool:
+        return bool(self.fresh or self.solo or self.backfill_fresh or self.backfill_solo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +99,11 @@ class Queue(Protocol):
         solo: bool,
         mapping: str,
         spend: Sequence[Spend] = (),
+        backfill: bool | None = None,
     ) -> Claim | None:
         """Mark up to `limit` ready entries as sent by this holder, live before backfill, oldest
-        first; the spend of quota is saved with it. None when nothing was ready.
+        first; the spend of quota is saved with it. None when nothing was ready. `backfill`: only
+        those of backfills, or only the others.
 
         An entry in doubt keeps the mapping version it was first sent with.
         """
@@ -130,6 +145,17 @@ class FreshView:
     writing: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A person as a listing shows him: `person` is the platform's id. The observation has no
+    number of a person yet; `covers` are the words of its view that the listing could show."""
+
+    person: str | None
+    email: str | None
+    observation: Observation
+    covers: frozenset[str]
+
+
 class Reads(Queue, Protocol):
     """People to read again at their platform. Settling takes Observed and Gone, and lets the
     events that waited for a person go; what was asked for while a read was under way is read
@@ -146,6 +172,18 @@ class Reads(Queue, Protocol):
     ) -> None:
         """Have people read again: person → since when. Not before `gap` ms after the last read;
         `first`: before everybody else."""
+        ...
+
+    async def take_in(
+        self,
+        lane: Lane,
+        seen: Sequence[Sighting],
+        *,
+        now: Millis,
+        checkpoint: Checkpoint | None = None,
+    ) -> Sequence[int]:
+        """Observe listed people, each with an id or an address, and keep the cursor, in one
+        transaction; their numbers. Reads that are asked for are still made."""
         ...
 
     async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]: ...
@@ -366,7 +404,8 @@ class Insight(Protocol):
 
 
 class Checkpoints(Protocol):
-    """Cursors of streams. They are saved only by Outbox.append, with their records."""
+    """Cursors of streams. They are saved only with what they stand for: Outbox.append,
+    Reads.take_in."""
 
     async def load(self, connection: str, stream: str) -> Checkpoint | None: ...
 
@@ -584,6 +623,125 @@ class ActionQueue(Queue, Protocol):
         ...
 
 
+class Notices(Protocol):
+    """What each target of `[[notify]]` was told and is not over yet. `target` is a digest."""
+
+    async def told(self, target: str) -> Mapping[str, str]:
+        """key → text."""
+        ...
+
+    async def tell(
+        self, target: str, news: Mapping[str, str], *, over: Sequence[str], now: Millis
+    ) -> None:
+        """The target knows these now, and that those keys are over."""
+        ...
+
+
+BackfillState = Literal["waiting", "running", "done", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """One run. `waiting`: for a person's yes. `cursor` is the source's own and stands behind the
+    last page that was fed; `exhausted`: there is no page after it. `counts` are what feeding found,
+    by closed words, `notes` a few lines about it for the person, `total` how many there are at the
+    source, where that is known."""
+
+    id: int
+    connection: str
+    source: str
+    args: Mapping[str, Any]
+    state: BackfillState
+    started_at: Millis
+    cursor: str | None = None
+    exhausted: bool = False
+    total: int | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    ended_at: Millis | None = None
+    problem: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A person as a source names him: by the platform's id, by address, or both."""
+
+    person: str | None
+    email: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """A page of a source. People come by name or number, to be read, or `seen` already. `cursor`
+    is where the next page begins, `more` whether there is one; `counts` and `notes` are added to
+    the run's, `total` replaces it."""
+
+    cursor: str | None
+    more: bool
+    named: Sequence[Named] = ()
+    people: Sequence[int] = ()
+    seen: Sequence[Sighting] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    total: int | None = None
+
+
+class Backfills(Protocol):
+    """Runs, and what becomes of their people (promise 9)."""
+
+    async def begin(
+        self, connection: str, source: str, args: Mapping[str, Any], *, now: Millis
+    ) -> Backfill: ...
+
+    async def find(self, connection: str | None = None, *, limit: int = 20) -> Sequence[Backfill]:
+        """The newest first."""
+        ...
+
+    async def get(self, id: int) -> Backfill | None: ...
+
+    async def move(
+        self,
+        id: int,
+        state: BackfillState,
+        *,
+        now: Millis,
+        problem: Problem | None = None,
+        detail: str = "",
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        """Another state. One that ends before its time withdraws its reads that nobody has begun,
+        and they wait until it goes on. `counts` replaces some."""
+        ...
+
+    async def feed(self, id: int, reads: Lane, page: Fed, *, now: Millis) -> int | None:
+        """Have a page's people read, after all live traffic, and keep the cursor, in one
+        transaction; how many were new to this run. None, and nothing stored, where the run is not
+        running. Where the run's args say `force`, what was confirmed of them is told again."""
+        ...
+
+    async def seen_after(
+        self, connection: str, after: int, limit: int
+    ) -> Sequence[tuple[int, str | None, str | None]]:
+        """(number, platform id, address) of people ever seen, by number."""
+        ...
+
+    async def outstanding(self, reads: LaneId, writes: LaneId, *, limit: int) -> tuple[int, int]:
+        """(people to be read, people to be told) of backfills, each counted up to `limit`."""
+        ...
+
+    async def tally(self, id: int) -> Mapping[str, int]:
+        """What became of the run's people, live changes meanwhile included: sent, unchanged, held,
+        invalid, unknown, dead, pending. Looks at each of them."""
+        ...
+
+    async def compare(
+        self, seen: Sequence[Observation], *, now: Millis
+    ) -> Sequence[ProfileWrite | None]:
+        """What each observation would have us tell, None: nothing. Stores nothing."""
+        ...
+
+
 class Store(Outbox, Protocol):
     """Everything that is remembered, by intent."""
 
@@ -609,5 +767,9 @@ class Store(Outbox, Protocol):
     def approvals(self) -> Approvals: ...
     @property
     def actions(self) -> ActionQueue: ...
+    @property
+    def notices(self) -> Notices: ...
+    @property
+    def backfills(self) -> Backfills: ...
 
     async def aclose(self) -> None: ...

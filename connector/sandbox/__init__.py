@@ -13,7 +13,7 @@ from connector.sandbox.klaviyo import KlaviyoSandbox
 from connector.sandbox.klaviyo_jobs import Job
 from connector.sandbox.klaviyo_ledger import Write
 from connector.sandbox.serve import Servers, serve
-from connector.sandbox.traffic import Traffic
+from connector.sandbox.traffic import Teller, Traffic, Webhook
 
 __all__ = [
     "Fault",
@@ -23,7 +23,9 @@ __all__ = [
     "KlaviyoSandbox",
     "Person",
     "Servers",
+    "Teller",
     "Traffic",
+    "Webhook",
     "Write",
     "serve",
 ]

@@ -1,94 +1,88 @@
-"""Live traffic: members of the JeriCommerce sandbox do things, and webhooks tell of them.
+"""Live traffic: a platform's members do things, and its webhooks tell of them.
 
-Delivery as the platform documents it: one POST an event, signed over the raw body (hex or base64:
-not stated), up to 10 retries with exponential backoff on anything but 2xx.
+What happens and how it is told is the double's own (`Teller`); here is what all platforms do alike:
+one POST an event, up to 10 retries with exponential backoff on anything but 2xx, and now and then
+an event twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
-import hmac
 import random
-import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import orjson
+from typing import Any, Protocol
 
 from connector.http import client
-from connector.sandbox.jericommerce import JeriCommerceSandbox, Said
-from connector.sandbox.jericommerce_people import EVENTS, WEB, iso
 
 Post = Callable[..., Awaitable[Any]]
-_CAMPAIGNS = ("spring", "summer", "autumn", "winter")
-_BROWSERS = ("Safari 19", "Chrome 142", "Firefox 145")
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A webhook ready to be posted. `id` is the event's own, `customer` the person's."""
+    """A webhook ready to be posted. `id` is what the platform calls the event, `suffix` what
+    follows the connection's address ("/secret"); `taken` is called once it was acknowledged."""
 
     id: str
-    customer: str
     headers: dict[str, str]
     body: bytes
+    suffix: str = ""
+    taken: Callable[[], None] = lambda: None
+
+
+class Teller(Protocol):
+    """A double whose members do things."""
+
+    def next_webhook(self, pick: random.Random) -> Webhook:
+        """The next thing happens, `pick` decides which and to whom, and this tells of it. What
+        callers of the double's API made happen comes first."""
 
 
 class Traffic:
-    """Posts events to `url`, `rate` a second.
+    """Posts what `teller` says to `url`, `rate` a second.
 
-    `redelivered` is the share of posts that repeat an acknowledged event, `older` the share of
-    events told in the older body, without `email`, of a person who was already told with it.
-    `backoff` is the first pause before a retry in seconds; it doubles `retries` times.
+    `redelivered` is the share of posts that repeat an acknowledged event. `backoff` is the first
+    pause before a retry in seconds; it doubles `retries` times.
 
     `sent` counts distinct events that were posted, `posts` every post, `redeliveries` the repeats
-    on purpose. `acknowledged` holds the ids that were answered 2xx, `failed` those given up.
+    on purpose. `acknowledged` holds the events that were answered 2xx, `failed` those given up, by
+    what `known_as` calls them.
     """
 
     def __init__(
         self,
-        jericommerce: JeriCommerceSandbox,
+        teller: Teller,
         url: str,
         *,
         rate: float = 20.0,
         seed: int = 1,
-        signature: Literal["hex", "base64"] = "hex",
         backoff: float = 0.2,
         retries: int = 10,
         redelivered: float = 0.02,
-        older: float = 0.02,
         concurrency: int = 16,
+        known_as: Callable[[Webhook], str] = lambda webhook: webhook.id,
     ) -> None:
         self.sent = 0
         self.posts = 0
         self.redeliveries = 0
         self.acknowledged: set[str] = set()
         self.failed: set[str] = set()
-        self._platform = jericommerce
+        self._teller = teller
         self._url = url
         self._rate = rate
         self._random = random.Random(seed)
-        self._signature = signature
         self._backoff = backoff
         self._retries = retries
         self._redelivered = redelivered
-        self._older = older
         self._concurrency = concurrency
-        self._people = jericommerce.people
-        self._told: set[str] = set()
+        self._known_as = known_as
         self._delivered: deque[Webhook] = deque(maxlen=200)
-        # Every name comes once before chance decides, so that even a short show has all 18.
-        self._first = list(EVENTS)
-        self._random.shuffle(self._first)
 
     def make_event(self) -> tuple[dict[str, str], bytes]:
         """The headers and body of the next event; it has happened to its person."""
-        made = self._next()
+        made = self._teller.next_webhook(self._random)
         return made.headers, made.body
 
     async def burst(self, n: int) -> None:
@@ -99,44 +93,6 @@ class Traffic:
         """Post `rate` events a second until `stop`. An event that waits for a retry then is
         dropped and stands in neither `acknowledged` nor `failed`."""
         await self._post_all(None, stop)
-
-    # ── making ───────────────────────────────────────────────────────────────────────────────────
-
-    def _next(self) -> Webhook:
-        if self._platform.waiting:
-            return self._tell(self._platform.waiting.popleft())
-        pick = self._random
-        if self._first:
-            name = self._first.pop()
-        else:
-            (name,) = pick.choices(list(EVENTS), [weight for weight, _ in EVENTS.values()])
-        person = pick.choice(self._people)
-        return self._tell(Said(name, person, self._platform.happen(name, person, pick)))
-
-    def _tell(self, said: Said) -> Webhook:
-        pick, person = self._random, said.person
-        id = str(uuid.UUID(int=pick.getrandbits(128), version=4))
-        body: dict[str, Any] = {"email": person.email, "id": id, "customerId": person.id}
-        if person.id in self._told and pick.random() < self._older:
-            del body["email"]
-        if said.name == "Campaign assigned":
-            body["campaignId"] = str(uuid.uuid5(uuid.NAMESPACE_DNS, pick.choice(_CAMPAIGNS)))
-        if said.name in WEB:
-            body["url"] = f"https://jeri.link/{self._platform.program}/loyalty/rewards"
-            body["browser"] = pick.choice(_BROWSERS)
-        body["createdAt"] = iso(self._platform.moment())
-        body["properties"] = said.properties
-        raw = orjson.dumps(body)
-        return Webhook(id, person.id, self._headers(said.name, raw), raw)
-
-    def _headers(self, name: str, raw: bytes) -> dict[str, str]:
-        digest = hmac.digest(self._platform.webhook_secret.encode(), raw, hashlib.sha256)
-        signed = digest.hex() if self._signature == "hex" else base64.b64encode(digest).decode()
-        return {
-            "content-type": "application/json",
-            "x-jericommerce-event-type": name,
-            "x-jericommerce-hmac-sha256": signed,
-        }
 
     # ── posting ──────────────────────────────────────────────────────────────────────────────────
 
@@ -152,7 +108,8 @@ class Traffic:
         ):
             while not stopped.is_set() and (total is None or made < total):
                 await room.acquire()
-                group.create_task(self._deliver(http.post, self._next(), stopped, room))
+                webhook = self._teller.next_webhook(self._random)
+                group.create_task(self._deliver(http.post, webhook, stopped, room))
                 made += 1
                 if self._delivered and self._random.random() < self._redelivered:
                     self.redeliveries += 1
@@ -180,20 +137,20 @@ class Traffic:
                     return
                 if await self._post(post, webhook):
                     if not again:
-                        self.acknowledged.add(webhook.id)
+                        self.acknowledged.add(self._known_as(webhook))
                         self._delivered.append(webhook)
-                        if b'"email"' in webhook.body:
-                            self._told.add(webhook.customer)
+                        webhook.taken()
                     return
             if not again:
-                self.failed.add(webhook.id)
+                self.failed.add(self._known_as(webhook))
         finally:
             room.release()
 
     async def _post(self, post: Post, webhook: Webhook) -> bool:
         self.posts += 1
         try:
-            answer = await post(self._url, content=webhook.body, headers=webhook.headers)
+            url = self._url + webhook.suffix
+            answer = await post(url, content=webhook.body, headers=webhook.headers)
         except Exception:
             # Whatever kept an answer from coming, the platform only knows that none came.
             return False

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from connector.errors import Problem, StoreError
@@ -28,10 +28,13 @@ T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 _GROUP = 256
+_WRITER_CACHE, _READER_CACHE = 16_384, 4_096
+"""KiB of pages: SQLite fills them as the file grows, so they are what a long backlog costs."""
 
 
 class Database(Protocol):
-    """Runs work in transactions. Raises StoreError(STORE_UNAVAILABLE) when the engine fails."""
+    """Runs work in transactions. Raises StoreError: STORE_UNAVAILABLE when the engine fails,
+    STORE_REFUSED when it will never take this work, STORE_DAMAGED where it meets damage."""
 
     dialect: str
 
@@ -62,12 +65,16 @@ def sqlite_engine(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None
+        if connection.execute("PRAGMA page_count").fetchone() == (0,):
+            # Only a new file can be told; an old one would be written to each time.
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in (
             "journal_mode=WAL",
+            "journal_size_limit=67108864",
             "synchronous=FULL",
             "busy_timeout=10000",
             "temp_store=MEMORY",
-            "cache_size=-65536",
+            f"cache_size=-{_READER_CACHE}",
             "wal_autocheckpoint=4000",
         ):
             connection.execute(f"PRAGMA {pragma}")
@@ -112,7 +119,7 @@ class SqliteDatabase:
             with self._engine.connect() as connection:
                 return work(connection)
         except SQLAlchemyError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -136,7 +143,7 @@ class SqliteDatabase:
         live = [job for job in group if not job[1].cancelled()]
         working = False
         try:
-            connection = self._writer = self._writer or self._engine.connect()
+            connection = self._writer = self._writer or self._open_writer()
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             working = True
             results = [work(connection) for work, _ in live]
@@ -153,6 +160,11 @@ class SqliteDatabase:
             return
         for (_, done), result in zip(live, results, strict=True):
             _finish(done, result=result)
+
+    def _open_writer(self) -> Connection:
+        connection = self._engine.connect()
+        connection.exec_driver_sql(f"PRAGMA cache_size=-{_WRITER_CACHE}")
+        return connection
 
     def _roll_back(self) -> None:
         """Leave nothing of a failed group; a connection that cannot even do that is given up."""
@@ -173,7 +185,7 @@ def _finish(done: Future[Any], *, result: Any = None, error: Exception | None = 
     if error is None:
         done.set_result(result)
     else:
-        done.set_exception(_unavailable(error) if isinstance(error, SQLAlchemyError) else error)
+        done.set_exception(unavailable(error) if isinstance(error, SQLAlchemyError) else error)
 
 
 class PostgresDatabase:
@@ -191,7 +203,7 @@ class PostgresDatabase:
             async with self._engine.begin() as connection:
                 return await connection.run_sync(work)
         except (SQLAlchemyError, OSError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     async def read(self, work: Work[T]) -> T:
         return await self.write(work)
@@ -200,8 +212,22 @@ class PostgresDatabase:
         await self._engine.dispose()
 
 
-def _unavailable(error: Exception) -> StoreError:
-    """Never the statement or its parameters: they hold personal data."""
+def unavailable(error: Exception) -> StoreError:
+    """What an engine's error means. Never the statement or its parameters: they hold personal
+    data."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     words = str(cause).splitlines()[0][:200] if isinstance(cause, OSError | sqlite3.Error) else ""
-    return StoreError(Problem.STORE_UNAVAILABLE, f"{type(cause).__name__} {words}".strip())
+    return StoreError(_problem(error, cause), f"{type(cause).__name__} {words}".strip())
+
+
+def _problem(error: Exception, cause: BaseException) -> Problem:
+    if isinstance(cause, sqlite3.Error):
+        name = getattr(cause, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            return Problem.STORE_DAMAGED
+    # A broken constraint is none: two who insert the same at once are told apart by a repeat.
+    # asyncpg names bad data by SQLSTATE 22, or finds it before it is sent.
+    state = str(getattr(cause, "sqlstate", None) or "")
+    if isinstance(error, DataError) or state[:2] == "22" or isinstance(cause.__cause__, ValueError):
+        return Problem.STORE_REFUSED
+    return Problem.STORE_UNAVAILABLE

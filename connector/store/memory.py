@@ -35,6 +35,21 @@ def add_spend(c: Connection, spend: Sequence[Spend]) -> None:
         c.execute(delete(spends).where(spends.c.second < newest - _DAY))
 
 
+def save_checkpoint(c: Connection, connection: str, checkpoint: Checkpoint, at: Millis) -> None:
+    """In the transaction of what the cursor stands for."""
+    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(checkpoints).values(
+        connection=connection, stream=checkpoint.stream, cursor=checkpoint.cursor, saved_at=at
+    )
+    new = statement.excluded
+    c.execute(
+        statement.on_conflict_do_update(
+            index_elements=["connection", "stream"],
+            set_={"cursor": new.cursor, "saved_at": new.saved_at},
+        )
+    )
+
+
 class SqlMemory:
     """connector.ports.Memory."""
 

@@ -8,7 +8,6 @@ from hashlib import blake2b
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
 from connector.model import (
@@ -29,9 +28,9 @@ from connector.model import (
     State,
     Unsent,
 )
-from connector.store import people, queue, reads
+from connector.store import memory, people, queue, reads
 from connector.store.database import Database
-from connector.store.tables import STUCK, checkpoints, in_state, journal, orders, outbox, requests
+from connector.store.tables import STUCK, in_state, journal, orders, outbox, requests
 
 ENTRY_COLUMNS = (
     outbox.c.seq,
@@ -115,8 +114,9 @@ def append(
         fresh: list[tuple[Record, bytes]] = []
         for record, digest in zip(page.records, digests, strict=True):
             if _is_new(c, known, rows, record, digest, page.received_at):
+                again = digest in known
                 known[digest] = page.received_at
-                fresh.append((record, digest))
+                fresh.append((record.anew(page.received_at) if again else record, digest))
         found = directories[page.lane.connection].resolve(
             [record for record, _ in fresh], page.received_at
         )
@@ -127,13 +127,13 @@ def append(
         rows += page_rows
         if page.reads is not None:
             _ask_for_reads(asked, page, [record for record, _ in fresh], page_rows)
-        released = _release(c, rows, found.addressed, page.received_at)
+        released = release(c, rows, found.addressed, page.received_at)
         held = sum(row["state"] == State.HELD for row in page_rows)
         appended.append(
             Appended(len(fresh), len(page.records) - len(fresh), held=held, released=released)
         )
         if page.checkpoint:
-            _save_checkpoint(c, page)
+            memory.save_checkpoint(c, page.lane.connection, page.checkpoint, page.received_at)
     if rows:
         c.execute(_INSERT, rows)
     for (lane, gap, priority), (who, renew) in asked.items():
@@ -202,11 +202,13 @@ def _row(page: Page, record: Record, digest: bytes, person: people.Known | None)
 def _ask_for_reads(
     asked: _Asked, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
 ) -> None:
-    """The person is read again, and his event waits a little for the answer."""
+    """The person is read again, and his event waits a little for the answer. One without an
+    address is read where the platform can be asked by its id, for the read may bring it."""
     assert page.reads is not None
     key = (page.reads, page.gap, int(page.backfill))
     for record, row in zip(records, rows, strict=True):
-        if record.refresh and row["person"] and row["email"]:
+        wanted = record.refresh if row["email"] else page.by_id
+        if wanted and row["person"]:
             who, renew = asked.setdefault(key, ({}, set()))
             who[row["person"]] = page.received_at
             row["due"] += page.attach_wait
@@ -214,7 +216,7 @@ def _ask_for_reads(
                 renew.add(row["person"])
 
 
-def _release(
+def release(
     c: Connection, rows: list[dict[str, Any]], addressed: Mapping[int, str], now: Millis
 ) -> int:
     """Give the records that wait for these people their address."""
@@ -237,26 +239,6 @@ def _release(
             .values(state=State.READY, email=email, problem=None, detail="", due=now)
         ).rowcount
     return released
-
-
-def _save_checkpoint(c: Connection, page: Page) -> None:
-    assert page.checkpoint is not None
-    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(checkpoints).values(
-        connection=page.lane.connection,
-        stream=page.checkpoint.stream,
-        cursor=page.checkpoint.cursor,
-        saved_at=page.received_at,
-    )
-    c.execute(
-        statement.on_conflict_do_update(
-            index_elements=["connection", "stream"],
-            set_={
-                "cursor": statement.excluded.cursor,
-                "saved_at": statement.excluded.saved_at,
-            },
-        )
-    )
 
 
 # ── claim ────────────────────────────────────────────────────────────────────────────────────────

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Text, bindparam, insert, select, update
 
-from connector.model import Millis, Record
+from connector.model import Millis, Observation, State
 from connector.store.queue import chunks
-from connector.store.tables import people
+from connector.store.tables import in_state, outbox, people
+
+
+class Identified(Protocol):
+    """Something said of a person: a record or a sighting."""
+
+    @property
+    def person(self) -> str | None: ...
+    @property
+    def email(self) -> str | None: ...
 
 
 class Known(NamedTuple):
@@ -65,7 +74,7 @@ class Directory:
     looked up at once, for all the pages of a group."""
 
     def __init__(
-        self, c: Connection, connection: str, records: Sequence[Record], seen: Seen
+        self, c: Connection, connection: str, records: Sequence[Identified], seen: Seen
     ) -> None:
         self._c = c
         self._connection = connection
@@ -77,7 +86,7 @@ class Directory:
         emails = {r.email for r in unknown if r.email}
         self._by_id, self._by_email = known(c, connection, ids, emails)
 
-    def resolve(self, records: Sequence[Record], now: Millis) -> Found:
+    def resolve(self, records: Sequence[Identified], now: Millis) -> Found:
         """Find or make the person of each record, in order, so that a later address wins."""
         found = Found([])
         for record in records:
@@ -151,7 +160,7 @@ def numbered(c: Connection, numbers: set[int]) -> dict[int, Known]:
 def _place(
     c: Connection,
     connection: str,
-    record: Record,
+    record: Identified,
     by_id: dict[str, Known],
     by_email: dict[str, Known],
     found: Found,
@@ -188,3 +197,42 @@ def _place(
     if known.email:
         by_email[known.email] = known
     return known
+
+
+def reveal(c: Connection, seen: Sequence[Observation], now: Millis) -> None:
+    """What reads by id show of addresses is the people's from then on, unless something newer told
+    another. Records that wait for one get it and go; those of a person who is withheld lose theirs
+    and go too, for their lane to skip and count."""
+    told = [
+        {"who": o.person, "address": None if o.withheld else o.email, "at": o.at, "now": now}
+        for o in seen
+        if o.email or o.withheld
+    ]
+    if told:
+        c.execute(_REVEALED, told)
+        c.execute(_RELEASED, told)
+
+
+_ADDRESS = bindparam("address", type_=Text)
+_REVEALED = (
+    update(people)
+    .where(
+        people.c.id == bindparam("who"),
+        people.c.email.is_distinct_from(_ADDRESS),
+        people.c.email.is_(None) | (people.c.seen_at <= bindparam("at")),
+    )
+    .values(email=_ADDRESS, seen_at=bindparam("at"))
+)
+_KNOWN_ADDRESS = select(people.c.email).where(people.c.id == bindparam("who")).scalar_subquery()
+_WAITS = in_state(State.HELD) & outbox.c.email.is_(None)
+_GOES_ELSEWHERE = (
+    in_state(State.READY)
+    & (outbox.c.attempts == 0)
+    & (outbox.c.received_at <= bindparam("at"))
+    & outbox.c.email.is_distinct_from(_KNOWN_ADDRESS)
+)
+_RELEASED = (
+    update(outbox)
+    .where(outbox.c.person == bindparam("who"), _WAITS | _GOES_ELSEWHERE)
+    .values(state=State.READY, email=_KNOWN_ADDRESS, problem=None, detail="", due=bindparam("now"))
+)

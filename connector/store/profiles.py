@@ -33,7 +33,7 @@ from connector.model import (
 )
 from connector.ports import OpenReceipt, Ready
 from connector.states import Farewell, Profile
-from connector.store import queue
+from connector.store import people, queue
 from connector.store.database import Database
 from connector.store.tables import in_state, journal, outbox, profiles
 
@@ -57,6 +57,7 @@ _ROW = (
     profiles.c.problem,
     profiles.c.address,
     profiles.c.lane,
+    profiles.c.priority,
 )
 _DAY = 86_400_000
 _LOOK_AGAIN = 1_000
@@ -103,7 +104,7 @@ class SqlProfiles(queue.SqlQueue):
         """What is ready may still be held back, by an event of the person in flight or by a write
         to his address on another lane: nobody says when that ends, so look again soon."""
         found = await super().ready(lane, now=now, limit=limit)
-        if not (found.fresh or found.solo):
+        if not found.any:
             return found
         again = Millis(now + _LOOK_AGAIN)
         due = again if found.next_due is None else min(again, found.next_due)
@@ -220,7 +221,8 @@ class SqlProfiles(queue.SqlQueue):
                 }
             case Skipped():
                 # Shadow mode: nothing was told, and nothing waits to be.
-                return _at_rest(profile) | {"state": State.ACCEPTED, "settled_at": now}
+                at_rest = {"state": State.ACCEPTED, "settled_at": now, "request": None}
+                return _at_rest(profile) | at_rest
             case _:
                 raise AssertionError(outcome)
 
@@ -409,6 +411,7 @@ def observe(
             profile = states.inherit(states.doubted(profile, now), left)
         changes.append(_observed(row, profile, o, now, reconfirm_after))
     _save(c, changes)
+    people.reveal(c, seen, now)
 
 
 def leave(
@@ -418,16 +421,44 @@ def leave(
     at: Millis,
     now: Millis,
     reconfirm_after: int,
+    backfill: frozenset[int] = frozenset(),
 ) -> None:
-    """These people are no longer known to their platform."""
+    """These people are no longer known to their platform; those of `backfill` were found so by
+    one."""
     changes = []
     gone = [person for person, rule in people.items() if rule == "unset"]
     for row in _rows(c, gone).values():
         if row.state == State.HELD and row.problem == Problem.SHARED_ADDRESS.value:
             continue
         profile = states.leave(profile_of(row), at, on_leave=people[row.person])
-        changes.append(_ready(row, profile, now, reconfirm_after, since=now))
+        old = row.person in backfill
+        changes.append(_ready(row, profile, now, reconfirm_after, since=now, backfill=old))
     _save(c, changes)
+
+
+def forget(c: Connection, people: Sequence[int], now: Millis) -> None:
+    """What was confirmed of these people is to be told again with what is observed next."""
+    rows = _rows(c, people).values()
+    _save(c, [_columns(states.doubted(profile_of(row), now)) for row in rows])
+
+
+def tell_again(c: Connection, people: Sequence[int], now: Millis, *, reconfirm_after: int) -> None:
+    """All that is wanted of these people is told again now, as by a backfill."""
+    changes = []
+    for row in _rows(c, people).values():
+        if row.state in (State.READY, State.CLAIMED, State.ACCEPTED):
+            profile = states.doubted(profile_of(row), now)
+            changes.append(_ready(row, profile, now, reconfirm_after, since=now, backfill=True))
+    _save(c, changes)
+
+
+def look(c: Connection, people: Sequence[int]) -> dict[int, Profile]:
+    """These people as they stand, for who changes nothing."""
+    found: dict[int, Profile] = {}
+    for part in queue.chunks(people):
+        query = select(*_ROW).where(profiles.c.person.in_(part))
+        found.update((row.person, profile_of(row)) for row in c.execute(query))
+    return found
 
 
 def _observed(
@@ -436,7 +467,7 @@ def _observed(
     if o.problem:
         held = {"state": State.HELD, "problem": o.problem.value, "settled_at": now}
         return _columns(profile) | (held if row.state != State.CLAIMED else {})
-    changes = _ready(row, profile, now, reconfirm_after, since=o.since or now)
+    changes = _ready(row, profile, now, reconfirm_after, since=o.since or now, backfill=o.backfill)
     if row.state == State.CLAIMED and o.address:
         changes["problem"] = None  # he has an address of his own again, if it was that
         if row.address is None:
@@ -445,10 +476,20 @@ def _observed(
 
 
 def _ready(
-    row: Any, profile: Profile, now: Millis, reconfirm_after: int, *, since: Millis
+    row: Any,
+    profile: Profile,
+    now: Millis,
+    reconfirm_after: int,
+    *,
+    since: Millis,
+    backfill: bool = False,
 ) -> dict[str, Any]:
+    """The row with something to tell, if there is something. What waits for live traffic keeps
+    its turn when a backfill comes by."""
+    busy = row.state in (State.READY, State.CLAIMED)
+    priority = row.priority if backfill and busy else int(backfill)
     if row.state == State.CLAIMED:
-        return _columns(profile)
+        return _columns(profile) | {"priority": priority}
     write = states.next_write(profile, now=now, reconfirm_after=reconfirm_after)
     if write is None:
         return _at_rest(profile) | {"state": State.ACCEPTED, "problem": None}
@@ -456,6 +497,7 @@ def _ready(
     return _at_rest(profile) | {
         "state": State.READY,
         "solo": int(states.needs_one_call(write)),
+        "priority": priority,
         "due": row.due if waits else now,
         "since": row.since if waits else since,
         **({} if waits else {"attempts": 0, "failing_since": None, "problem": None}),
@@ -641,7 +683,7 @@ def _entry(row: Any, write: ProfileWrite, solo: bool) -> Entry:
         attempts=row.attempts,
         solo=solo,
         mapping=row.mapping,
-        backfill=False,
+        backfill=bool(row.priority),
         failing_since=row.failing_since,
     )
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, func, insert, select, update
+from sqlalchemy import Column, Connection, Table, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
 from connector.model import (
@@ -44,14 +45,14 @@ def ready(
     """How many could be claimed now, counted up to `limit`, and when the next becomes due. `fresh`
     is what else holds of those that were never sent."""
 
-    def count(solo: int) -> int:
+    def count(solo: int, priority: int) -> int:
         part = (
             select(key)
             .where(
                 table.c.lane == lane,
                 in_state(State.READY, table),
                 table.c.solo == solo,
-                table.c.priority.in_((0, 1)),
+                table.c.priority == priority,
                 table.c.due <= now,
                 *(() if solo else fresh),
             )
@@ -73,7 +74,8 @@ def ready(
         for priority in (0, 1)
     ]
     due = [at for at in later if at is not None]
-    return Ready(count(0), count(1), min(due) if due else None)
+    first = Millis(min(due)) if due else None
+    return Ready(count(0, 0), count(1, 0), first, count(0, 1), count(1, 1))
 
 
 def claim(
@@ -88,7 +90,8 @@ def claim(
 ) -> list[Any]:
     """Claim the oldest ready rows, live before backfill; rows in the order of their key."""
     rows: list[Any] = []
-    for priority in (0, 1):
+    priorities = (0, 1) if taking.backfill is None else (int(taking.backfill),)
+    for priority in priorities:
         if len(rows) >= taking.limit:
             break
         oldest = (
@@ -157,9 +160,11 @@ def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def save_requests(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
+    """Known ones are left as they are: the answer to a first commit may have been lost."""
     if sent:
+        dialect = postgresql if c.dialect.name == "postgresql" else sqlite
         c.execute(
-            insert(requests),
+            dialect.insert(requests).on_conflict_do_nothing(),
             [
                 {
                     "id": request.id,
@@ -185,6 +190,7 @@ class Taking:
     limit: int
     solo: bool
     mapping: str
+    backfill: bool | None = None
 
 
 class SqlQueue(ABC):
@@ -224,8 +230,9 @@ class SqlQueue(ABC):
         solo: bool,
         mapping: str,
         spend: Sequence[Spend] = (),
+        backfill: bool | None = None,
     ) -> Claim | None:
-        taking = Taking(lane.id, secrets.randbits(62), now, limit, solo, mapping)
+        taking = Taking(lane.id, secrets.randbits(62), now, limit, solo, mapping, backfill)
 
         def work(c: Connection) -> Claim | None:
             leases.require(c, fence, now)

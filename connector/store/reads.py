@@ -7,17 +7,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Insert, bindparam, case, exists, literal, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Insert,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
 from connector.model import (
+    Checkpoint,
     Claim,
     Dead,
     Doubt,
     Entry,
     Gone,
     Held,
+    Lane,
     LaneId,
     Millis,
     Observed,
@@ -26,8 +39,8 @@ from connector.model import (
     Skipped,
     State,
 )
-from connector.ports import FreshView
-from connector.store import profiles, queue
+from connector.ports import FreshView, Sighting
+from connector.store import listing, memory, profiles, queue
 from connector.store.database import Database
 from connector.store.tables import in_state, outbox, people, reads
 from connector.store.tables import profiles as profiles_table
@@ -68,7 +81,8 @@ class SqlReads(queue.SqlQueue):
         if seen:
             profiles.observe(c, seen, now=now, reconfirm_after=reconfirm)
         if gone:
-            profiles.leave(c, gone, at=now, now=now, reconfirm_after=reconfirm)
+            old = frozenset(person for person in gone if rows[person].priority)
+            profiles.leave(c, gone, at=now, now=now, reconfirm_after=reconfirm, backfill=old)
         _release(c, [o.person for o in seen] + list(gone), now)
         return len(known)
 
@@ -91,6 +105,22 @@ class SqlReads(queue.SqlQueue):
                 c.execute(update(reads).where(*mine).values(due=0))
 
         await self._database.write(work)
+
+    async def take_in(
+        self,
+        lane: Lane,
+        seen: Sequence[Sighting],
+        *,
+        now: Millis,
+        checkpoint: Checkpoint | None = None,
+    ) -> Sequence[int]:
+        def work(c: Connection) -> list[int]:
+            if checkpoint:
+                memory.save_checkpoint(c, lane.connection, checkpoint, now)
+            reconfirm = self._states.reconfirm_after
+            return listing.take_in(c, lane, seen, now=now, reconfirm_after=reconfirm)
+
+        return await self._database.write(work)
 
     async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]:
         """The newest views, and whether a write of the person's profile is in flight, be it
@@ -130,6 +160,7 @@ _ROW = (
     reads.c.view,
     reads.c.view_at,
     reads.c.renew,
+    reads.c.priority,
 )
 
 
@@ -140,8 +171,10 @@ def ask(
     gap: int,
     priority: int,
     renew: frozenset[int] = frozenset(),
+    backfill: int | None = None,
 ) -> None:
-    """Ask for these people to be read: person → when what asks for it was received."""
+    """Ask for these people to be read: person → when what asks for it was received. `backfill` is
+    the number of the one that asks."""
     if who:
         c.execute(
             _asking(c.dialect.name, gap),
@@ -154,6 +187,7 @@ def ask(
                     "asked_at": at,
                     "priority": priority,
                     "renew": int(person in renew),
+                    "backfill": backfill,
                 }
                 for person, at in who.items()
             ],
@@ -179,6 +213,7 @@ def _asking(dialect: str, gap: int) -> Insert:
         set_={
             "lane": new.lane,
             "renew": case((new.renew > reads.c.renew, new.renew), else_=reads.c.renew),
+            "backfill": func.coalesce(new.backfill, reads.c.backfill),
             "asked_at": case(
                 (missed, reads.c.sent_at + 1),
                 (reads.c.asked_at > new.asked_at, reads.c.asked_at),
@@ -296,6 +331,6 @@ def _entry(row: Any, who: tuple[str | None, str | None], now: Millis) -> Entry:
         attempts=row.attempts,
         solo=False,
         mapping=None,
-        backfill=False,
+        backfill=bool(row.priority),
         failing_since=row.failing_since,
     )

@@ -1,4 +1,4 @@
-"""The schema's versions: Alembic on both engines, and a look at a store's health.
+"""The schema's versions: Alembic on both engines.
 
 A migrated store equals a fresh one (tests/store/test_migrations.py). An SQLite file is copied
 beside itself before it is changed.
@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from connector.errors import Problem, StoreError
-from connector.store.database import sqlite_engine
+from connector.store.database import sqlite_engine, unavailable
 
 T = TypeVar("T")
 
@@ -49,36 +49,35 @@ def prepare(url: str, migrate: Literal["auto", "manual"]) -> str | None:
     Blocking. Raises StoreError as `connector.store.sql.open_store` says.
     """
     try:
-        return _on(url, lambda c: _prepare(c, url, migrate))
+        return on(url, lambda c: _prepare(c, url, migrate))
     except (SQLAlchemyError, OSError, sqlite3.Error) as error:
-        raise StoreError(
-            Problem.STORE_UNAVAILABLE, f"cannot open the store: {type(error).__name__}: {error}"
-        ) from error
+        said = unavailable(error)
+        raise StoreError(said.problem, f"cannot open the store: {said.detail}") from error
 
 
 def _prepare(c: Connection, url: str, migrate: str) -> str | None:
-    current, newest = _current(c), head()
-    if current == newest:
+    found, newest = revision_of(c), head()
+    if found == newest:
         return None
     script = ScriptDirectory.from_config(alembic_config())
-    if current and current not in {r.revision for r in script.walk_revisions()}:
+    if found and found not in {r.revision for r in script.walk_revisions()}:
         raise StoreError(
             Problem.STORE_SCHEMA,
-            f"the store was written by a newer version (revision {current}); install that version",
+            f"the store was written by a newer version (revision {found}); install that version",
         )
-    if current and migrate == "manual":
+    if found and migrate == "manual":
         raise StoreError(
             Problem.STORE_SCHEMA,
-            f"the store is at revision {current}, this version needs {newest}: "
+            f"the store is at revision {found}, this version needs {newest}: "
             "run `connector store upgrade`",
         )
-    copy = _copy(url, current) if current else None
+    copy = _copy(url, found) if found else None
     command.upgrade(alembic_config(c), "head")
     c.commit()
     return copy
 
 
-def _current(c: Connection) -> str | None:
+def revision_of(c: Connection) -> str | None:
     return MigrationContext.configure(c).get_current_revision()
 
 
@@ -92,26 +91,8 @@ def _copy(url: str, revision: str) -> str | None:
     return target
 
 
-def check(url: str) -> list[str]:
-    """What is wrong with a store, one line each; empty when all is well. Blocking."""
-    try:
-        return _on(url, _check)
-    except (SQLAlchemyError, OSError, sqlite3.Error) as error:
-        return [f"{Problem.STORE_UNAVAILABLE}: {type(error).__name__}: {error}"]
-
-
-def _check(c: Connection) -> list[str]:
-    faults = []
-    current = _current(c)
-    if current != head():
-        faults.append(f"{Problem.STORE_SCHEMA}: revision {current}, needed {head()}")
-    if c.dialect.name == "sqlite":
-        said = [str(row[0]) for row in c.exec_driver_sql("PRAGMA integrity_check(20)")]
-        faults += [f"{Problem.STORE_DAMAGED}: {line}" for line in said if line != "ok"]
-    return faults
-
-
-def _on(url: str, work: Callable[[Connection], T]) -> T:
+def on(url: str, work: Callable[[Connection], T]) -> T:
+    """Do `work` on a connection of its own. Blocking; raises what the engine raises."""
     if make_url(url).get_backend_name() == "sqlite":
         engine = sqlite_engine(url)
         try:

@@ -9,15 +9,17 @@ from typing import Literal
 
 from sqlalchemy.engine import make_url
 
-from connector.store import schema
+from connector.store import schema, space
 from connector.store.actions import SqlActions
 from connector.store.approvals import SqlApprovals
+from connector.store.backfills import SqlBackfills
 from connector.store.database import Database, open_database
 from connector.store.insight import SqlInsight
 from connector.store.lanes import SqlLanes, SqlOrders
 from connector.store.leases import SqlLeases
 from connector.store.letters import SqlDeadLetters
 from connector.store.memory import SqlCheckpoints, SqlMemory
+from connector.store.notices import SqlNotices
 from connector.store.outbox import SqlOutbox
 from connector.store.profiles import SqlProfiles
 from connector.store.reads import SqlReads
@@ -40,6 +42,8 @@ class SqlStore(SqlOutbox):
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
         self.actions = SqlActions(database)
+        self.notices = SqlNotices(database)
+        self.backfills = SqlBackfills(database, self.profiles)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""
@@ -53,6 +57,11 @@ class SqlStore(SqlOutbox):
             return None
         files = (path, path.with_name(path.name + "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
+
+    async def give_back(self, pages: int) -> int:
+        """Return up to `pages` free pages to the disk, while much of the file is free; how many
+        were. One short transaction."""
+        return await self._database.write(lambda c: space.give_back(c, pages))
 
     async def aclose(self) -> None:
         await self._database.aclose()

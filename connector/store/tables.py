@@ -217,7 +217,8 @@ class Accounts(SQLModel, table=True):
 class Reads(SQLModel, table=True):
     """People to read again at their platform. `asked_at`: when the newest event that wants it was
     received; `sent_at`: when our last read was sent; a read is due while asked_at > sent_at.
-    `renew`: the next read fetches again what is fetched seldom."""
+    `renew`: the next read fetches again what is fetched seldom; `backfill`: the last backfill that
+    wanted the person."""
 
     __tablename__ = "reads"
     __table_args__ = (
@@ -244,6 +245,12 @@ class Reads(SQLModel, table=True):
             sqlite_where=text("state = 1"),
             postgresql_where=text("state = 1"),
         ),
+        Index(
+            "reads_of_backfill",
+            "backfill",
+            sqlite_where=text("backfill IS NOT NULL"),
+            postgresql_where=text("backfill IS NOT NULL"),
+        ),
     )
 
     person: int = Field(sa_column=Column(_Row, primary_key=True, autoincrement=False))
@@ -263,6 +270,7 @@ class Reads(SQLModel, table=True):
     view_at: int | None = Field(default=None, sa_type=BigInteger)
     gone_at: int | None = Field(default=None, sa_type=BigInteger)
     renew: int = Field(default=0, sa_type=SmallInteger)
+    backfill: int | None = Field(default=None, sa_type=_Row)
 
 
 class Profiles(SQLModel, table=True):
@@ -345,6 +353,32 @@ class Journal(SQLModel, table=True):
     outcome: str = Field(sa_type=Text)
     request: str | None = Field(default=None, sa_type=Text)
     data: bytes | None = Field(default=None, sa_type=LargeBinary)
+
+
+class Backfills(SQLModel, table=True):
+    """One row per run: `cursor` is behind the last page whose people were asked for, `exhausted`
+    says that there is no page after it. `counts` and `notes` are what the feeding found."""
+
+    __tablename__ = "backfills"
+    __table_args__ = (
+        Index("backfills_by_connection", "connection", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    connection: str = Field(sa_type=Text)
+    source: str = Field(sa_type=Text)
+    args: str = Field(sa_type=Text)
+    state: str = Field(sa_type=Text)
+    cursor: str | None = Field(default=None, sa_type=Text)
+    exhausted: int = Field(default=0, sa_type=SmallInteger)
+    total: int | None = Field(default=None, sa_type=BigInteger)
+    counts: str = Field(default="{}", sa_type=Text)
+    notes: str = Field(default="[]", sa_type=Text)
+    started_at: int = Field(sa_type=BigInteger)
+    ended_at: int | None = Field(default=None, sa_type=BigInteger)
+    problem: str | None = Field(default=None, sa_type=Text)
+    detail: str = Field(default="", sa_type=Text)
 
 
 class Approvals(SQLModel, table=True):
@@ -451,6 +485,17 @@ class Actions(SQLModel, table=True):
     decided_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
+class Notices(SQLModel, table=True):
+    """What each target of `[[notify]]` was told and is not over yet."""
+
+    __tablename__ = "notices"
+
+    target: str = Field(sa_column=Column(Text, primary_key=True))
+    key: str = Field(sa_column=Column(Text, primary_key=True))
+    text: str = Field(sa_type=Text)
+    told_at: int = Field(sa_type=BigInteger)
+
+
 metadata = SQLModel.metadata
 people = metadata.tables["people"]
 lanes = metadata.tables["lanes"]
@@ -467,6 +512,8 @@ profiles = metadata.tables["profiles"]
 journal = metadata.tables["journal"]
 approvals = metadata.tables["approvals"]
 actions = metadata.tables["actions"]
+notices = metadata.tables["notices"]
+backfills = metadata.tables["backfills"]
 
 
 STUCK = (State.HELD, State.DEAD)

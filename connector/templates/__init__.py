@@ -44,6 +44,7 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
         ),
         "{{secrets}}": "\n".join(f"{prefix}_{key.upper()}=" for key in named),
         "{{console_password}}": token(),
+        "{{flow_secret}}": token(),
         "{{encryption_key}}": base64.urlsafe_b64encode(os.urandom(32)).decode(),
     }
     templates = files("connector.templates")

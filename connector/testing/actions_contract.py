@@ -363,7 +363,9 @@ class ActionsContract:
             assert anew.detail["adjustments"] == 1
             closed = await store.approvals.decide(anew.id, approved=False, by="ana", now=_NOW)
             assert closed
-            await store.actions.answer_cap(desk.lane, replace(closed, decided_at=late), now=_NOW)
+            await store.actions.answer_cap(
+                desk.lane, replace(closed, decided_at=Millis(late)), now=_NOW
+            )
             assert not await store.approvals.find(pending=False)
 
     # ── what a person decides ────────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -126,6 +127,22 @@ class MemoryApprovals:
         self._open.pop((connection, what, subject), None)
 
 
+class MemoryNotices:
+    """connector.ports.Notices."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, dict[str, str]] = {}
+
+    async def told(self, target: str) -> Mapping[str, str]:
+        return dict(self._told.get(target, {}))
+
+    async def tell(
+        self, target: str, news: Mapping[str, str], *, over: Sequence[str], now: Millis
+    ) -> None:
+        known = self._told.get(target, {})
+        self._told[target] = {k: t for k, t in known.items() if k not in over} | dict(news)
+
+
 class MemoryStore:
     """connector.ports.Store in memory. Every port is this one object."""
 
@@ -146,6 +163,7 @@ class MemoryStore:
         self.dead_letters = self.lanes = self.insight = self.checkpoints = self
         self.memory = self.leases = self.orders = self
         self.approvals = MemoryApprovals()
+        self.notices = MemoryNotices()
         self.broken: StoreError | None = None
         """While it is set, every call of the outbox and of `set_state` raises it."""
 
@@ -172,6 +190,8 @@ class MemoryStore:
                 or page.received_at - old.page.received_at <= record.repeat_window
             ):
                 continue
+            if old:
+                record = record.anew(page.received_at)
             person = self._person(page.lane.connection, record)
             email = record.email or (person.email if person else None)
             row = Row(
@@ -237,12 +257,15 @@ class MemoryStore:
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
         self._answer()
-        fresh, solo = self._ready(lane, False), self._ready(lane, True)
-        later = [row.due for row in fresh + solo if row.due > now]
+        waiting = self._ready(lane, False) + self._ready(lane, True)
+        later = [row.due for row in waiting if row.due > now]
+        counts = Counter((row.solo, row.page.backfill) for row in waiting if row.due <= now)
         return Ready(
-            min(limit, sum(row.due <= now for row in fresh)),
-            min(limit, sum(row.due <= now for row in solo)),
+            min(limit, counts[False, False]),
+            min(limit, counts[True, False]),
             min(later) if later else None,
+            min(limit, counts[False, True]),
+            min(limit, counts[True, True]),
         )
 
     async def claim(
@@ -255,11 +278,16 @@ class MemoryStore:
         solo: bool,
         mapping: str,
         spend: Sequence[Spend] = (),
+        backfill: bool | None = None,
     ) -> Claim | None:
         self._answer()
         self._require(fence, now)
         await self.remember_spend(spend)
-        due = [row for row in self._ready(lane.id, solo) if row.due <= now]
+        due = [
+            row
+            for row in self._ready(lane.id, solo)
+            if row.due <= now and backfill in (None, row.page.backfill)
+        ]
         due.sort(key=lambda row: (row.page.backfill, row.due, row.seq))
         token = secrets.randbits(62)
         for row in due[:limit]:

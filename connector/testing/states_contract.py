@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from connector.errors import Problem
 from connector.model import (
     Accepted,
+    Appended,
     Claim,
     Dead,
     Doubt,
+    Entry,
     Gone,
     Lane,
     LaneId,
@@ -24,7 +28,7 @@ from connector.model import (
 )
 from connector.ports import Fence, Store
 from connector.states import write_of_json
-from connector.testing.store_contract import HORIZON, NOW, TTL, hold, record
+from connector.testing.store_contract import HORIZON, NOW, TTL, hold, record, take
 
 LATER = Millis(NOW + 1000)
 
@@ -575,3 +579,124 @@ class StatesContract:
         await read(store, fence, "ada", balance=1)
         assert await store.profiles.outdated(profiles.id, "v1") == 0
         assert await store.profiles.outdated(profiles.id, "v2") == 1
+
+    # ── people of whom an event tells the id alone ───────────────────────────────────────────────
+
+    async def test_a_person_without_address_is_read_where_the_platform_can_be_asked_by_id(
+        self, store: Store
+    ) -> None:
+        fence = await hold(store)
+        for who, by_id in (("ada", True), ("bob", False)):
+            assert await _tell(store, who, by_id=by_id) == Appended(1, 0, held=1)
+        claim = await claim_reads(store, fence)
+        assert claim
+        assert [(e.unique_id, e.email) for e in claim.entries] == [("ada", None)]
+
+    async def test_the_address_that_a_read_brings_releases_the_events(self, store: Store) -> None:
+        fence = await hold(store)
+        events, _, _ = await lanes(store)
+        await _tell(store, "ada")
+        await _tell(store, "ada")
+        await _reveal(store, fence, "ada@example.com")
+        claim = await take(store, events, fence)
+        assert claim
+        assert [e.email for e in claim.entries] == ["ada@example.com"] * 2
+        assert await _tell(store, "ada", at=LATER) == Appended(1, 0)
+
+    async def test_what_waits_goes_to_the_newest_address(self, store: Store) -> None:
+        """Not what was received after the read was sent: a later read tells of that."""
+        fence = await hold(store)
+        events, _, _ = await lanes(store)
+        await _tell(store, "ada")
+        await _reveal(store, fence, "old@example.com")
+        await _tell(store, "ada", at=LATER, refresh=True)
+        await _tell(store, "ada", at=LATER + 10)
+        await _reveal(store, fence, "new@example.com", at=LATER)
+        claim = await take(store, events, fence, at=LATER + 10)
+        assert claim
+        assert [(e.received_at, e.email) for e in claim.entries] == [
+            (NOW, "new@example.com"),
+            (LATER, "new@example.com"),
+            (LATER + 10, "old@example.com"),
+        ]
+        [entry] = await _claimed_after(store, fence, "ada", at=LATER + 20)
+        assert entry.email == "new@example.com"
+
+    async def test_an_older_read_does_not_take_back_an_address(self, store: Store) -> None:
+        fence = await hold(store)
+        events, reads, _ = await lanes(store)
+        await _tell(store, "ada")
+        claim = await claim_reads(store, fence)
+        assert claim
+        named = record(email="new@example.com", person="ada")
+        await store.append([Page(events, "webhook", [named], LATER, reads=reads.id, by_id=True)])
+        await _settle_read(store, claim, "old@example.com", NOW)
+        await _tell(store, "ada", at=LATER)
+        claim = await take(store, events, fence, at=LATER)
+        assert claim
+        assert {e.email for e in claim.entries} == {"new@example.com"}
+
+    async def test_of_a_person_who_is_withheld_nothing_keeps_an_address(self, store: Store) -> None:
+        """His events go without one, so that their lane skips and counts them."""
+        fence = await hold(store)
+        events, _, _ = await lanes(store)
+        await _tell(store, "ada")
+        await _reveal(store, fence, "ada@example.com", balance=1)
+        await _tell(store, "ada", at=LATER, refresh=True)
+        await _reveal(store, fence, None, at=LATER)
+        claim = await take(store, events, fence, at=LATER)
+        assert claim
+        assert [e.email for e in claim.entries] == [None, None]
+        assert await claim_writes(store, fence, LATER) is None
+        person = claim.entries[0].person or 0
+        assert (await store.reads.fresh([person]))[person].view == {"withheld": "restricted"}
+        # Held until a read says what he is now.
+        assert await _tell(store, "ada", at=LATER + 10) == Appended(1, 0, held=1)
+        await _reveal(store, fence, "ada@example.com", at=LATER + 10, balance=2)
+        [entry] = (await take(store, events, fence, at=LATER + 10) or claim).entries
+        assert entry.email == "ada@example.com"
+
+
+async def _tell(
+    store: Store, who: str, *, at: int = NOW, refresh: bool = False, by_id: bool = True
+) -> Appended:
+    """An event that says only who it is about."""
+    events, reads, _ = await lanes(store)
+    said = record(email=None, person=who, refresh=refresh)
+    page = Page(events, "webhook", [said], Millis(at), reads=reads.id, by_id=by_id)
+    [appended] = await store.append([page])
+    return appended
+
+
+async def _reveal(
+    store: Store, fence: Fence, email: str | None, *, at: int = NOW, **changes: Any
+) -> None:
+    """The one read that is due shows this address; None: nothing of the person may be told."""
+    claim = await claim_reads(store, fence, at)
+    assert claim
+    await _settle_read(store, claim, email, at, **changes)
+
+
+async def _settle_read(
+    store: Store, claim: Claim, email: str | None, at: int, **changes: Any
+) -> None:
+    _, _, profiles = await lanes(store)
+    [entry] = claim.entries
+    observation = replace(seen(entry.seq, "x", at, profiles.id, **changes), email=email)
+    if email is None:
+        nobody: Any = {"identity": {}, "address": None, "problem": Problem.NO_IDENTITY}
+        view = {"withheld": "restricted"}
+        observation = replace(observation, view=view, withheld=True, **nobody)
+    else:
+        observation = replace(observation, identity={"email": email}, address=email.encode())
+    await store.reads.settle(
+        claim, [Observed(entry.seq, observation)], now=Millis(at), horizon=HORIZON
+    )
+
+
+async def _claimed_after(store: Store, fence: Fence, who: str, *, at: int) -> Sequence[Entry]:
+    """The entries of one more event."""
+    events, _, _ = await lanes(store)
+    await _tell(store, who, at=at)
+    claim = await take(store, events, fence, at=at)
+    return claim.entries if claim else []

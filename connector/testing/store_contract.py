@@ -87,6 +87,11 @@ class StoreContract:
             said = record("daily", repeat_window=3_600_000)
             [result] = await store.append([page(lane, said, at=NOW + at)])
             assert result.accepted == accepted, at
+        fence = await hold(store, now=NOW + 7_200_001)
+        claim = await take(store, lane, fence, at=NOW + 7_200_001)
+        assert claim
+        again = f"test:daily:{NOW + 3_600_001}"
+        assert [e.unique_id for e in claim.entries] == ["test:daily", again]
 
     async def test_cursor_and_records_are_stored_together(self, store: Store) -> None:
         lane = await events(store)

@@ -74,6 +74,10 @@ class Hooks:
         except Malformed as error:
             await self._refuse(send, name, 400, "malformed", error.detail, error.problem)
         except StoreError as error:
+            if error.problem is Problem.STORE_REFUSED:
+                detail = "what it holds can never be stored"
+                await self._refuse(send, name, 400, "malformed", detail, error.problem)
+                return
             detail = "not stored, try again"
             await self._refuse(send, name, 503, "not_stored", detail, error.problem, RETRY_AFTER)
         else:

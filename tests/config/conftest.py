@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from connector.adapters.http.settings import Settings as HttpSettings
 from connector.adapters.jericommerce.settings import Settings
 from connector.config import Config, load
 from connector.errors import ConfigError
 
-MODELS: dict[str, type[BaseModel]] = {"jericommerce": Settings}
+MODELS: dict[str, type[BaseModel]] = {"http": HttpSettings, "jericommerce": Settings}
 ACME = """
 [[connections]]
 name = "acme"

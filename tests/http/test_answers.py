@@ -600,3 +600,18 @@ async def test_a_kept_connection_that_was_closed_in_between_is_replaced() -> Non
 
 async def test_asking_a_probe_says_why_there_was_no_answer() -> None:
     assert await ask(f"http://127.0.0.1:{free_port()}/ready") == (0, "no answer: ConnectError")
+
+
+async def test_a_body_is_called_json_unless_its_type_is_named() -> None:
+    seen: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("content-type"))
+        return httpx.Response(204)
+
+    plain = make_http(answer)
+    await plain.call("GET", "/x", route="GET /x")
+    await plain.call("POST", "/x", route="POST /x", content=BODY)
+    named = make_http(answer, headers={"content-type": "application/vnd.api+json"})
+    await named.call("POST", "/x", route="POST /x", content=BODY)
+    assert seen == [None, "application/json", "application/vnd.api+json"]

@@ -2,114 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
-import orjson
 import pytest
 import structlog
 
-from connector.adapters.jericommerce import open as open_client
-from connector.adapters.jericommerce.api import GET_CUSTOMER, GET_TOKEN, limits
+from connector.adapters.jericommerce.api import ANY_CALL, GET_CUSTOMER, GET_TOKEN, limits
 from connector.adapters.jericommerce.settings import Settings
-from connector.adapters.jericommerce.source import JeriCommerceReader
-from connector.adapters.kit import Kit
 from connector.errors import Blocked, DeliveryError, Problem, Unknown, Wait
-from connector.governor import Governor, Limit
-from connector.http import Http
+from connector.governor import Limit
 from connector.mapping import load
-from connector.model import Entry, Gone, LaneId, Observed, Retry, Spend
-from connector.ports import Outgoing, Sight, Whom
+from connector.model import Entry, Gone, LaneId, Observed, Retry
+from connector.ports import Outgoing, Whom
 from connector.refresh import Refresher
-from connector.sandbox import JeriCommerceSandbox
 from connector.sandbox.jericommerce_people import Person
 from connector.testing.clock import FakeClock
 
-READS = frozenset({"balance", "pass_url"})
+from .rig import READS, Rig
+
 PREFIX = "https://jeri.link/demo/download?token="
-
-
-class Broken(httpx.AsyncBaseTransport):
-    """The way to the sandbox: what it breaks off is a broken line."""
-
-    def __init__(self, app: Any) -> None:
-        self._inner = httpx.ASGITransport(app)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await self._inner.handle_async_request(request)
-        except ConnectionResetError as error:
-            raise httpx.ReadError("reset") from error
-
-
-class Hasty(FakeClock):
-    """Whoever sleeps wakes at once, and it is later."""
-
-    async def sleep(self, seconds: float) -> None:
-        self.move(seconds)
-
-
-class Rig:
-    """A reader at a sandbox."""
-
-    def __init__(self, *, rate: int | None = None, answer: Any = None, **settings: Any) -> None:
-        self.clock = Hasty()
-        self.platform = JeriCommerceSandbox(
-            now=lambda: self.clock.now() / 1000, people=20, rate_per_second=rate
-        )
-        self.settings = Settings.model_validate(
-            {
-                "base_url": "http://127.0.0.1",
-                "program": "demo",
-                "api_key": "jeri_sandbox",
-                **settings,
-            }
-        )
-        self.remembered: list[Spend] = []
-        self.answer = answer
-        self.reader: JeriCommerceReader
-        self.governor: Governor
-
-    async def open(self) -> Rig:
-        async def quota(credential: str, limits: Any) -> Governor:
-            self.governor = Governor(credential, limits, clock=self.clock, share=1.0)
-            return self.governor
-
-        async def remember(spend: Sequence[Spend]) -> None:
-            self.remembered.extend(spend)
-
-        def http(base_url: str, credential: Any, not_applied: frozenset[int]) -> Http:
-            transport: Any = Broken(self.platform.app)
-            if self.answer:
-                transport = httpx.MockTransport(self.answer)
-            return Http(
-                base_url,
-                vendor="platform",
-                clock=self.clock,
-                credential=credential,
-                wait_statuses=not_applied,
-                http=httpx.AsyncClient(transport=transport),
-            )
-
-        client = await open_client(self.settings, Kit(self.clock, http, quota, remember))
-        assert isinstance(client.reader, JeriCommerceReader)
-        self.reader = client.reader
-        return self
-
-    async def read(self, person: Person | str, view: Any = None, **how: Any) -> Sight | None:
-        """As the lane reads: with one permit in hand."""
-        email = person if isinstance(person, str) else person.email
-        id = None if isinstance(person, str) else person.id
-        while not (grant := self.governor.reserve(GET_CUSTOMER, 1)).count:
-            await self.clock.sleep(grant.wait)
-        who = Whom(1, id, email, orjson.dumps(view) if view else b"", **how)
-        return await self.reader.read(who, READS)
-
-    @property
-    def tokens(self) -> int:
-        return self.platform.token_calls.total()
 
 
 @pytest.fixture
@@ -349,7 +262,7 @@ async def test_both_calls_keep_the_quota() -> None:
 
 def test_a_slow_rate_is_still_a_rate() -> None:
     settings = Settings.model_validate({"program": "demo", "api_key": "x", "rate_per_second": 0.5})
-    assert limits(settings) == {GET_CUSTOMER: Limit(1, 30)}
+    assert limits(settings) == {ANY_CALL: Limit(1, 30)}
 
 
 @pytest.mark.parametrize(

@@ -272,8 +272,8 @@ def test_whatever_comes_is_read_or_refused(body: Any, name: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["hex", "base64"])
 def test_all_that_the_sandbox_says_is_let_in_and_read(encoding: Any) -> None:
-    sandbox = JeriCommerceSandbox(people=5)
-    traffic = Traffic(sandbox, "http://127.0.0.1", signature=encoding, older=0.5)
+    sandbox = JeriCommerceSandbox(people=5, signature=encoding, older=0.5)
+    traffic = Traffic(sandbox, "http://127.0.0.1")
     webhook = make_webhook(sandbox.webhook_secret)
     names, without = set(), 0
     for _ in range(18):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 import structlog.testing
 
 from connector.dispatch import Policy
@@ -618,6 +619,43 @@ async def test_a_store_away_at_the_settle_loses_no_answer_and_sends_nothing_twic
     assert sorted(rig.sink.ids) == ["test:a", "test:b"]
     assert errors(logs, "error") == ["the store does not answer"]
     assert errors(logs, "info") == ["the store answers again"]
+
+
+@pytest.mark.parametrize(
+    "refusal", [StoreError(Problem.STORE_REFUSED, "told by a test"), OverflowError("too large")]
+)
+async def test_what_the_store_will_never_take_dies_alone(rig: Rig, refusal: Exception) -> None:
+    settle = rig.store.settle
+
+    async def picky(claim: Any, outcomes: Any, **how: Any) -> int:
+        poisoned = rig.row("b").seq
+        if any(o.seq == poisoned and isinstance(o, Accepted) for o in outcomes):
+            raise refusal
+        return int(await settle(claim, outcomes, **how))
+
+    rig.store.settle = picky  # type: ignore[method-assign]
+    await rig.say(*"abcdefgh")  # more than the threshold: they are settled together
+    await rig.after(60.0)
+    assert rig.states() == {State.ACCEPTED: 7, State.DEAD: 1}
+    assert (rig.row("b").state, rig.row("b").problem) == (State.DEAD, "S60")
+    assert sorted(rig.sink.ids) == [f"test:{key}" for key in "abcdefgh"]
+    await rig.say("later")
+    await rig.after(1.0)
+    assert rig.row("later").state == State.ACCEPTED
+
+
+async def test_what_cannot_even_die_is_left_in_doubt_and_holds_up_nobody(rig: Rig) -> None:
+    settle = rig.store.settle
+
+    async def picky(claim: Any, outcomes: Any, **how: Any) -> int:
+        if any(o.seq == rig.row("a").seq for o in outcomes):
+            raise StoreError(Problem.STORE_REFUSED, "told by a test")
+        return int(await settle(claim, outcomes, **how))
+
+    rig.store.settle = picky  # type: ignore[method-assign]
+    await rig.say("a", "b")
+    await rig.after(60.0)
+    assert (rig.row("a").state, rig.row("b").state) == (State.CLAIMED, State.ACCEPTED)
 
 
 async def test_a_store_away_while_a_lane_is_blocked_or_resumed_loses_nothing(rig: Rig) -> None:

@@ -170,3 +170,12 @@ async def test_a_record_that_only_releases_others_wakes_the_lane(door: Door) -> 
     result = await door.take("a", "b", email="p1@example.com", person="p1")
     assert result == Appended(2, 0, released=1)
     assert door.woken == [door.lane.id]
+
+
+@pytest.mark.parametrize(("by_id", "woken"), [(True, 1), (False, 0)])
+async def test_a_held_record_wakes_its_line_only_where_a_read_may_release_it(
+    door: Door, by_id: bool, woken: int
+) -> None:
+    nameless = [door.record("a", email=None)]
+    await door.intake.page(Page(door.lane, "webhook", nameless, door.clock.now(), by_id=by_id))
+    assert len(door.woken) == woken

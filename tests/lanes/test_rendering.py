@@ -11,7 +11,7 @@ import pytest
 from connector.adapters.jericommerce.view import event_view
 from connector.errors import Problem
 from connector.mapping import compile_mapping, load
-from connector.model import Entry, EventMessage, Fault, Millis
+from connector.model import Entry, EventMessage, Fault, Millis, Skip
 from connector.ports import FreshView
 from connector.rendering import EventRenderer
 from connector.testing.memory import MemoryStore
@@ -100,6 +100,20 @@ async def test_only_a_fresh_view_of_the_same_address_is_attached(
     assert isinstance(message, EventMessage)
     assert ("properties" in message.attributes) == attached
     assert ("balance_after" in message.properties) == attached
+
+
+@pytest.mark.parametrize("attach", [True, False])
+async def test_a_record_that_lost_its_address_is_skipped_by_its_reason(attach: bool) -> None:
+    mapping = compile_mapping(
+        MAPPING.text.replace("attach_profile = true", f"attach_profile = {str(attach).lower()}")
+    )
+    for word in ("placeholder", "restricted"):
+        reads = Views(FreshView({"withheld": word}, NOW, False))
+        renderer = EventRenderer(mapping, event_view, MemoryStore(), reads)  # type: ignore[arg-type]
+        nameless = entry(email=None, data=orjson.dumps({"id": "e1", "properties": {}}))
+        await renderer.prepare([nameless])
+        assert renderer.render(nameless) == Skip(word)  # type: ignore[arg-type]
+        assert isinstance(renderer.render(entry()), EventMessage)
 
 
 def test_a_record_that_cannot_be_rendered_says_so() -> None:

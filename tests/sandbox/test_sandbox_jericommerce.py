@@ -102,8 +102,8 @@ async def test_balance_changes_and_is_told(
 
 
 @pytest.mark.parametrize("form", ["hex", "base64"])
-def test_signature_covers_the_raw_body(jericommerce: JeriCommerceSandbox, form: Any) -> None:
-    headers, body = Traffic(jericommerce, "", signature=form).make_event()
+def test_signature_covers_the_raw_body(form: Any) -> None:
+    headers, body = Traffic(JeriCommerceSandbox(signature=form), "").make_event()
     digest = hmac.digest(b"jeri_webhook_secret", body, hashlib.sha256)
     signed = digest.hex() if form == "hex" else base64.b64encode(digest).decode()
     assert headers["x-jericommerce-hmac-sha256"] == signed
@@ -120,19 +120,12 @@ def test_all_names_come_and_change_the_person(jericommerce: JeriCommerceSandbox)
     assert all(person.balance >= 0 for person in jericommerce.people)
 
 
-async def test_refused_delivery_is_retried_until_it_is_taken(
-    jericommerce: JeriCommerceSandbox,
-) -> None:
+async def test_refused_delivery_is_retried_until_it_is_taken() -> None:
     receiver = Receiver(500, 503, 401)
     servers = await serve({"hook": (receiver.app, 0)})
     try:
-        traffic = Traffic(
-            jericommerce,
-            f"{servers.url('hook')}/hook",
-            backoff=0.0001,
-            redelivered=0.2,
-            older=0.5,
-        )
+        url = f"{servers.url('hook')}/hook"
+        traffic = Traffic(JeriCommerceSandbox(older=0.5), url, backoff=0.0001, redelivered=0.2)
         await traffic.burst(60)
     finally:
         await servers.aclose()
@@ -203,3 +196,74 @@ async def test_faults_break_this_platform_too(
             await client.post(f"{BASE}/balance/increase", json=[item])
         answer = await client.get(f"{BASE}/customers/{person.email}")
     assert answer.json()["loyaltyData"]["balance"] == before + 10
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("balance/increase", [{"email": "a@b.c", "amount": 1, "reason": "x", "key": "y"}], 400),
+        ("balance/increase", {"email": "a@b.c", "amount": 1, "reason": "x"}, 400),
+        ("balance/increase", [{"email": "a@b.c", "amount": "1", "reason": "x"}], 400),
+        ("balance/increase", [{"email": "a@b.c", "amount": 1.5, "reason": "x"}], 400),
+        ("integrations/api", [], 400),
+        ("integrations/api", [{"email": "a@b.c"}] * 101, 400),
+        ("integrations/api", [{"email": "a@b.c", "feature": "tags", "payload": {}}], 404),
+    ],
+)
+async def test_what_the_guides_do_not_describe_is_refused_and_counted(
+    jericommerce: JeriCommerceSandbox, in_process: Any, path: str, body: Any, status: int
+) -> None:
+    async with in_process(jericommerce.app) as client:
+        client.headers = KEY
+        answer = await client.post(f"{BASE}/{path}", json=body)
+    assert answer.status_code == status
+    assert jericommerce.violations.total() > 0
+    assert not jericommerce.ledger
+
+
+async def test_of_several_balance_changes_all_are_applied_or_none(
+    jericommerce: JeriCommerceSandbox, in_process: Any
+) -> None:
+    ana, bruno = jericommerce.people[:2]
+    before = ana.balance
+    items = [
+        {"email": ana.email, "amount": 5, "reason": "both"},
+        {"email": bruno.email, "amount": bruno.balance + 1, "reason": "both"},
+    ]
+    async with in_process(jericommerce.app) as client:
+        client.headers = KEY
+        down = await client.post(f"{BASE}/balance/decrease", json=items)
+        up = await client.post(f"{BASE}/balance/increase", json=items)
+    assert (down.status_code, up.status_code) == (400, 201)
+    assert ana.balance == before + 5
+    assert [(c.email, c.amount) for c in jericommerce.ledger] == [
+        (ana.email, 5),
+        (bruno.email, items[1]["amount"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"authorization": "Bearer jeri_sandbox"}, {"message": "hello"}, 201),
+        ({"authorization": "Bearer jeri_sandbox"}, {"message": "hello", "url": "https://x.y"}, 201),
+        ({"authorization": "Bearer jeri_sandbox"}, {"message": ""}, 400),
+        ({"authorization": "Bearer jeri_sandbox"}, {"message": "hello", "url": "x"}, 400),
+        ({"authorization": "Bearer jeri_sandbox"}, {"message": "hello", "email": "a@b.c"}, 400),
+        ({"authorization": "Bearer jeri_sandbox"}, {"message": "hello", "customer_id": "?"}, 404),
+        (KEY, {"message": "hello"}, 401),
+    ],
+)
+async def test_push_is_strict(
+    jericommerce: JeriCommerceSandbox,
+    in_process: Any,
+    headers: dict[str, str],
+    body: dict[str, str],
+    status: int,
+) -> None:
+    async with in_process(jericommerce.app) as client:
+        client.headers = headers
+        body = {"customer_id": jericommerce.people[0].id, **body}
+        answer = await client.post("/v1/push", json=body)
+    assert answer.status_code == status
+    assert len(jericommerce.pushes) == int(status == 201)

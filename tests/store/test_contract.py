@@ -12,16 +12,17 @@ from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.approvals_contract import ApprovalsContract
 from connector.testing.memory import MemoryStore
+from connector.testing.notices_contract import NoticesContract
 from connector.testing.store_contract import DurableStoreContract, StoreContract
 
 
-class TestMemory(ApprovalsContract, StoreContract):
+class TestMemory(ApprovalsContract, NoticesContract, StoreContract):
     @pytest.fixture
     def store(self) -> MemoryStore:
         return MemoryStore()
 
 
-class TestSqlite(ApprovalsContract, DurableStoreContract):
+class TestSqlite(ApprovalsContract, NoticesContract, DurableStoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SqlStore]:
         store = await open_store(f"sqlite:///{tmp_path}/s.db")
@@ -29,7 +30,7 @@ class TestSqlite(ApprovalsContract, DurableStoreContract):
         await store.aclose()
 
 
-class TestPostgres(ApprovalsContract, DurableStoreContract):
+class TestPostgres(ApprovalsContract, NoticesContract, DurableStoreContract):
     @pytest.fixture
     async def store(self, postgres_url: str) -> AsyncIterator[SqlStore]:
         store = await open_store(postgres_url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sqlite3
 from contextlib import closing
@@ -14,8 +13,7 @@ from alembic import command
 from sqlalchemy import Connection, inspect, text
 
 from connector.errors import Problem, StoreError
-from connector.store import schema
-from connector.store.sql import open_store
+from connector.store import care, schema
 from connector.store.tables import metadata
 
 OLDER = "0000_older"
@@ -58,7 +56,7 @@ def stamp(url: str, revision: str) -> None:
         c.execute(text("UPDATE alembic_version SET version_num = :v"), {"v": revision})
         c.commit()
 
-    schema._on(url, work)
+    schema.on(url, work)
 
 
 @pytest.fixture
@@ -90,10 +88,10 @@ def compare_with_a_fresh_one(url: str) -> None:
         return found
 
     schema.prepare(url, "auto")
-    after = schema._on(url, migrated)
+    after = schema.on(url, migrated)
     assert set(after) == set(metadata.tables)
     other = url if url.startswith("postgresql") else url.replace("s.db", "fresh.db")
-    assert after == schema._on(other, fresh)
+    assert after == schema.on(other, fresh)
 
 
 def test_a_migrated_sqlite_store_equals_a_fresh_one(url: str) -> None:
@@ -109,12 +107,12 @@ def test_a_store_that_is_current_is_left_alone(url: str, tmp_path: Path) -> None
     assert schema.prepare(url, "auto") is None
     assert schema.prepare(url, "manual") is None
     assert [f.name for f in tmp_path.iterdir() if "before" in f.name] == []
-    assert schema.check(url) == []
+    assert care.check(url) == []
 
 
 def test_a_new_store_is_made_also_where_migrations_are_manual(url: str) -> None:
     assert schema.prepare(url, "manual") is None
-    assert schema.check(url) == []
+    assert care.check(url) == []
 
 
 def an_older_store(path: Path) -> None:
@@ -138,7 +136,7 @@ def test_an_older_store_is_copied_before_it_is_upgraded(url: str, tmp_path: Path
         assert old.execute("SELECT version_num FROM alembic_version").fetchall() == [(OLDER,)]
         tables = {name for (name,) in old.execute("SELECT name FROM sqlite_master")}
         assert "outbox" not in tables
-    assert schema.check(url) == []
+    assert care.check(url) == []
     with closing(sqlite3.connect(tmp_path / "s.db")) as new:
         assert new.execute("SELECT word FROM kept").fetchall() == [("before",)]
 
@@ -151,7 +149,7 @@ def test_where_migrations_are_manual_the_command_is_named(url: str, tmp_path: Pa
     assert caught.value.problem == Problem.STORE_SCHEMA
     assert OLDER in caught.value.detail
     assert not list(tmp_path.glob("*before-upgrade*"))
-    [fault] = schema.check(url)
+    [fault] = care.check(url)
     assert OLDER in fault
 
 
@@ -162,7 +160,7 @@ def test_a_store_of_a_newer_version_is_refused_by_its_name(url: str) -> None:
         with pytest.raises(StoreError, match="9999_from_the_future") as caught:
             schema.prepare(url, migrate)  # type: ignore[arg-type]
         assert caught.value.problem == Problem.STORE_SCHEMA
-    assert "9999_from_the_future" in schema.check(url)[0]
+    assert "9999_from_the_future" in care.check(url)[0]
 
 
 def test_a_migration_that_fails_leaves_the_store_as_it_was(
@@ -177,32 +175,4 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
     assert caught.value.problem == Problem.STORE_UNAVAILABLE
     monkeypatch.undo()
     assert schema.prepare(url, "auto") is None
-    assert schema.check(url) == []
-
-
-def test_check_finds_damage_in_a_file(url: str, tmp_path: Path) -> None:
-    schema.prepare(url, "auto")
-    path = tmp_path / "s.db"
-    with closing(sqlite3.connect(path)) as file:
-        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        page = file.execute("PRAGMA page_size").fetchone()[0]
-        root = file.execute(
-            "SELECT rootpage FROM sqlite_master WHERE name = 'outbox_by_digest'"
-        ).fetchone()[0]
-    whole = bytearray(path.read_bytes())
-    start = (root - 1) * page
-    whole[start : start + 64] = b"\xff" * 64
-    path.write_bytes(whole)
-    found = schema.check(url)
-    assert found
-    assert all(
-        line.startswith((Problem.STORE_DAMAGED, Problem.STORE_UNAVAILABLE)) for line in found
-    )
-
-
-def test_check_of_what_is_no_database_says_so(url: str, tmp_path: Path) -> None:
-    (tmp_path / "s.db").write_bytes(b"this is no database " * 400)
-    [fault] = schema.check(url)
-    assert fault.startswith(Problem.STORE_UNAVAILABLE)
-    with pytest.raises(StoreError):
-        asyncio.run(open_store(url))
+    assert care.check(url) == []

@@ -118,6 +118,27 @@ async def test_an_error_of_the_engine_tells_no_data(store: SqlStore) -> None:
     assert "secret" not in str(caught.value)
 
 
+async def test_a_value_that_no_engine_takes_is_no_outage(store: SqlStore) -> None:
+    lane = await store.lanes.ensure("acme", "klaviyo", "event")
+    huge = Record("k", "test:k", "Added", Millis(2**70), b"{}", email="ada@example.com")
+    with pytest.raises(OverflowError):
+        await store.append([Page(lane, "webhook", [huge], NOW)])
+    assert (await store.append([Page(lane, "webhook", records(1), NOW)]))[0].accepted == 1
+
+
+async def test_postgresql_refuses_values_for_good_and_answers_on(on_postgres: SqlStore) -> None:
+    lane = await on_postgres.lanes.ensure("acme", "klaviyo", "event")
+    for bad in (
+        Record("k", "test:k", "nul \x00", NOW, b"{}", email="ada@example.com"),
+        Record("k", "test:k", "Added", Millis(2**70), b"{}", email="ada@example.com"),
+    ):
+        with pytest.raises(StoreError) as caught:
+            await on_postgres.append([Page(lane, "webhook", [bad], NOW)])
+        assert caught.value.problem is Problem.STORE_REFUSED
+        assert "ada" not in str(caught.value)
+    assert (await on_postgres.append([Page(lane, "webhook", records(1), NOW)]))[0].accepted == 1
+
+
 async def test_a_closed_store_answers_with_an_error_instead_of_never(tmp_path: Path) -> None:
     store = await open_store(f"sqlite:///{tmp_path}/closed.db")
     await store.aclose()

@@ -10,10 +10,11 @@ import pytest
 from connector.store.database import open_database
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
+from connector.testing.listing_contract import ListingContract
 from connector.testing.states_contract import StatesContract
 
 
-class TestSqlite(StatesContract):
+class TestSqlite(ListingContract, StatesContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SqlStore]:
         store = await open_store(f"sqlite:///{tmp_path}/s.db")
@@ -21,7 +22,7 @@ class TestSqlite(StatesContract):
         await store.aclose()
 
 
-class TestPostgres(StatesContract):
+class TestPostgres(ListingContract, StatesContract):
     @pytest.fixture
     async def store(self, postgres_url: str) -> AsyncIterator[SqlStore]:
         store = await open_store(postgres_url)

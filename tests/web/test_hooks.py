@@ -228,6 +228,17 @@ async def disk_low(door: Door) -> None:
     door.intake.closed = Problem.DISK_LOW
 
 
+async def test_what_can_never_be_stored_is_not_asked_for_again(
+    door: Door, http: httpx.AsyncClient, traffic: Traffic
+) -> None:
+    door.store.broken = StoreError(Problem.STORE_REFUSED, f"bad data near {ADDRESS}")
+    headers, body = traffic.make_event()
+    answer = await http.post(ACME, content=body, headers=headers)
+    assert (answer.status_code, answer.json()["problem"]) == (400, "S60")
+    assert ADDRESS not in answer.text
+    assert door.refused() == {"malformed": 1}
+
+
 @pytest.mark.parametrize(
     ("trouble", "problem"), [(broken, "S10"), (disk_low, "S20"), (full, "S10")]
 )

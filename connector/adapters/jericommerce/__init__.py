@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from connector.adapters.jericommerce.api import JeriCommerceApi, limits
+from connector.adapters.jericommerce.actions import JeriCommerceActions
+from connector.adapters.jericommerce.api import JeriCommerceApi, Ways, limits
+from connector.adapters.jericommerce.flow import direct
+from connector.adapters.jericommerce.members import JeriCommerceMembers
 from connector.adapters.jericommerce.settings import Settings
 from connector.adapters.jericommerce.source import JeriCommerceReader
 from connector.adapters.jericommerce.view import event_view, person_view
@@ -15,22 +18,36 @@ from connector.ports import Client, Platform
 async def open(settings: Settings, kit: Kit) -> Client:
     """The program that the settings name."""
     credential = HeaderKey("api-key", settings.api_key)
+    for_push = credential
+    if settings.push_auth == "bearer":
+        for_push = HeaderKey("Authorization", settings.api_key, prefix="Bearer ")
     secret = settings.api_key.get_secret_value()
     governor = await kit.quota(f"{settings.base_url} {secret}", limits(settings))
-    http = kit.http(settings.base_url, credential, NOT_APPLIED)
-    api = JeriCommerceApi(settings, http, governor, kit.clock, kit.remember)
+    ways = Ways(
+        repeatable=kit.http(settings.base_url, credential, NOT_APPLIED),
+        changes=kit.http(settings.base_url, credential, kit.retry_statuses),
+        push=kit.http(settings.push_url, for_push, kit.retry_statuses),
+    )
+    api = JeriCommerceApi(settings, ways, governor, kit.clock, kit.remember)
     reader = JeriCommerceReader(settings, api)
-    return Client(check=reader.check, aclose=api.aclose, reader=reader)
+    return Client(
+        check=reader.check,
+        aclose=api.aclose,
+        reader=reader,
+        members=JeriCommerceMembers(settings, api),
+        actions=JeriCommerceActions(api, parallel=settings.max_concurrency),
+    )
 
 
 PLATFORM = Platform(
     source="jericommerce",
     title="JeriCommerce",
     settings=Settings,
-    offers=frozenset({"events", "profiles"}),
+    offers=frozenset({"events", "profiles", "segments", "increase", "decrease", "adjust", "push"}),
     event_view=event_view,
     webhook=JeriCommerceWebhook,
     open=open,
     person_view=person_view,
     name_header=lambda name: {EVENT_TYPE: name},
+    direct=direct,
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from connector.adapters.jericommerce.api import GET_CUSTOMER, JeriCommerceApi
+from connector.adapters.jericommerce.api import ANY_CALL, JeriCommerceApi
 from connector.adapters.jericommerce.settings import Settings
 from connector.adapters.jericommerce.view import person_covers, person_view
 from connector.errors import Blocked, DeliveryError, Rejected, Unknown
@@ -22,7 +22,8 @@ _PASS_EVENTS = frozenset({"wallet pass requested", "wallet pass uninstalled"})
 class JeriCommerceReader:
     """connector.ports.Reader."""
 
-    endpoint = GET_CUSTOMER
+    endpoint = ANY_CALL
+    by_id = False
 
     def __init__(self, settings: Settings, api: JeriCommerceApi) -> None:
         self._refresh = settings.pass_url_refresh
@@ -56,7 +57,7 @@ class JeriCommerceReader:
             return link, at
         assert who.email is not None
         try:
-            fetched = await self._api.pass_link(who.email)
+            fetched = await self._api.pass_link(who.email, backfill=who.backfill)
         except (Rejected, Unknown):
             fetched = None
         except Blocked as error:
@@ -83,6 +84,6 @@ class JeriCommerceReader:
 def _is_another(customer: Mapping[str, Any], who: Whom) -> bool:
     """An address is all that can be asked for, and it may have become somebody else's."""
     user = customer.get("userData")
-    ids = {customer.get("id"), user.get("customerId") if isinstance(user, dict) else None}
-    ids.discard(None)
+    said = [customer.get("id"), user.get("customerId") if isinstance(user, dict) else None]
+    ids = [id for id in said if isinstance(id, str)]
     return who.platform_id is not None and bool(ids) and who.platform_id not in ids

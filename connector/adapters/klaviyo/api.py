@@ -127,7 +127,7 @@ class KlaviyoApi:
                 timezone=first["attributes"].get("timezone") or "UTC",
             )
         except _NOT_THIS_SHAPE as error:
-            raise _unreadable(GET_ACCOUNTS) from error
+            raise unreadable(GET_ACCOUNTS) from error
 
     async def check(self) -> Sequence[Check]:
         """Whether the key is good, and whose it is."""
@@ -148,7 +148,7 @@ class KlaviyoApi:
         try:
             return str(page["data"][0]["id"]) if page["data"] else None
         except _NOT_THIS_SHAPE as error:
-            raise _unreadable(GET_PROFILES) from error
+            raise unreadable(GET_PROFILES) from error
 
     async def profile_address(self, id: str) -> str | None:
         """The address of a profile, None where there is none or no such profile. Scope
@@ -163,7 +163,7 @@ class KlaviyoApi:
         try:
             email = page["data"]["attributes"]["email"]
         except _NOT_THIS_SHAPE as error:
-            raise _unreadable(GET_PROFILE) from error
+            raise unreadable(GET_PROFILE) from error
         return email.strip().lower() or None if isinstance(email, str) else None
 
     async def metric_names(self) -> list[tuple[str, str]]:
@@ -175,11 +175,16 @@ class KlaviyoApi:
                     integration = metric["attributes"].get("integration") or {}
                     found.append((metric["attributes"]["name"], integration.get("name") or ""))
             except _NOT_THIS_SHAPE as error:
-                raise _unreadable(GET_METRICS) from error
+                raise unreadable(GET_METRICS) from error
         return found
 
     async def pages(self, route: str, path: str) -> AsyncIterator[list[Any]]:
         """The `data` of every page, following `links.next` until there is none or it repeats."""
+        async for document in self.documents(route, path):
+            yield document["data"]
+
+    async def documents(self, route: str, path: str) -> AsyncIterator[dict[str, Any]]:
+        """Every page whole, with what it includes besides its `data`."""
         following: str | None = path
         base = route.split(" ", 1)[1].split("{", 1)[0]
         seen: set[str] = set()
@@ -187,15 +192,16 @@ class KlaviyoApi:
             seen.add(following)
             page = await self.get(route, following)
             try:
-                yield page["data"]
+                assert isinstance(page["data"], list)
                 link = (page.get("links") or {}).get("next")
                 following = base + link.split(base, 1)[1] if link else None
-            except _NOT_THIS_SHAPE as error:
-                raise _unreadable(route) from error
+            except (AssertionError, *_NOT_THIS_SHAPE) as error:
+                raise unreadable(route) from error
+            yield page
 
-    async def get(self, route: str, path: str) -> Any:
+    async def get(self, route: str, path: str, *, backfill: bool = False) -> Any:
         """A read, with its own permit: the JSON. Raises DeliveryError."""
-        await self.permit(route)
+        await self.permit(route, backfill=backfill)
         try:
             return (await self._http.call("GET", path, route=route)).json()
         except Wait as failed:
@@ -207,7 +213,7 @@ class KlaviyoApi:
         await self._http.aclose()
 
 
-def _unreadable(route: str) -> Unknown:
+def unreadable(route: str) -> Unknown:
     return Unknown(Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than published")
 
 

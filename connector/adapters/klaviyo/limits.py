@@ -18,6 +18,13 @@ BULK_PROFILES = "POST /api/profile-bulk-import-jobs"
 GET_IMPORT_JOBS = "GET /api/profile-bulk-import-jobs"
 GET_IMPORT_JOB = "GET /api/profile-bulk-import-jobs/{id}"
 GET_IMPORT_ERRORS = "GET /api/profile-bulk-import-jobs/{id}/import-errors"
+GET_LIST = "GET /api/lists/{id}"
+GET_LISTS = "GET /api/lists"
+GET_LIST_PROFILES = "GET /api/lists/{id}/profiles"
+GET_SEGMENT = "GET /api/segments/{id}"
+GET_SEGMENTS = "GET /api/segments"
+GET_SEGMENT_PROFILES = "GET /api/segments/{id}/profiles"
+GET_FLOWS = "GET /api/flows"
 
 LIMITS = {
     CREATE_EVENT: Limit(350, 3500),
@@ -33,6 +40,13 @@ LIMITS = {
     GET_IMPORT_JOBS: Limit(10, 150),
     GET_IMPORT_JOB: Limit(10, 150),
     GET_IMPORT_ERRORS: Limit(10, 150),
+    GET_LIST: Limit(75, 750),
+    GET_LISTS: Limit(75, 750),
+    GET_LIST_PROFILES: Limit(75, 750),
+    GET_SEGMENT: Limit(75, 750),
+    GET_SEGMENTS: Limit(75, 750),
+    GET_SEGMENT_PROFILES: Limit(75, 750),
+    GET_FLOWS: Limit(3, 60),
 }
 
 BULK_PROFILES_MAX = 10_000

@@ -1,0 +1,92 @@
+"""How much memory a backlog takes: one daemon before 10,000 and one before 1,000,000 events.
+
+Klaviyo takes everything at once, at its published limits and our share of them; the daemon drains
+for a while and is scraped as Prometheus would. What is reported is the process's peak.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.drain import fill
+from bench.intake import config_text
+from bench.load import event_bodies
+from bench.processes import environment, free_port, running
+
+_SCRAPE_EVERY = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One backlog: MiB at the peak, and how many events were sent meanwhile."""
+
+    waiting: int
+    peak: float
+    sent: int
+
+
+def measure(sizes: Sequence[int], seconds: float, folder: Path) -> list[Run]:
+    """One run for each size, each in a process and on a file of its own."""
+    return [_run(size, seconds, folder) for size in sizes]
+
+
+def _run(size: int, seconds: float, folder: Path) -> Run:
+    with tempfile.TemporaryDirectory(prefix="bench-backlog-", dir=folder) as name:
+        place, port = Path(name), free_port()
+        asyncio.run(fill(place / "connector.db", event_bodies(size)))
+        with running(["-m", "bench.target", str(port)], folder=place, port=port):
+            said = subprocess.run(
+                [sys.executable, "-m", "bench.backlog", str(place), str(port), str(seconds)],
+                check=True,
+                stdout=subprocess.PIPE,
+                env=environment(place),
+            ).stdout
+    result = json.loads(said.splitlines()[-1])
+    return Run(size, result["peak"], int(result["sent"]))
+
+
+async def drain(folder: Path, port: int, seconds: float) -> dict[str, float]:
+    """The daemon without a port, on this folder's store, for so long."""
+    from connector import log
+    from connector.app import App, read_config, settle_heap
+
+    config = folder / "connector.toml"
+    config.write_text(config_text(folder, 0, port))
+    log.configure(level="error")
+    app = App(read_config(config))
+    await app.start(serve=False)
+    settle_heap()
+    for _ in range(max(1, round(seconds / _SCRAPE_EVERY))):
+        await asyncio.sleep(_SCRAPE_EVERY)
+        await app._scrape()
+        app.metrics.render()
+    (line,) = app.lines.values()
+    lane = line.events.lane
+    labels = (lane.connection, lane.destination, lane.kind, "accepted")
+    sent = app.metrics.deliveries.labels(*labels)._value.get()
+    await app.stop()
+    return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "sent": sent}
+
+
+def text(runs: Sequence[Run]) -> str:
+    """A line for each size, and what they differ by."""
+    lines = [
+        f"{run.waiting:>9,} waiting: peak {run.peak:,.0f} MiB, {run.sent:,} sent" for run in runs
+    ]
+    spread = max(run.peak for run in runs) - min(run.peak for run in runs)
+    return "\n".join([*lines, f"difference: {spread:,.0f} MiB (goal: at most 60)"])
+
+
+if __name__ == "__main__":
+    from connector.cli import session
+
+    where, far_end, length = sys.argv[1:]
+    print(json.dumps(session.run(drain(Path(where), int(far_end), float(length)))))

@@ -1,0 +1,46 @@
+"""`connector notify`: who is told when something needs a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from connector.cli import session
+
+if TYPE_CHECKING:
+    from connector.config import Config
+    from connector.notify import Target
+
+app = typer.Typer(no_args_is_help=True, help="Who is told when something needs a person.")
+
+
+@app.callback()
+def options() -> None:
+    """A group also while it has one command."""
+
+
+@app.command()
+def test(context: typer.Context) -> None:
+    """One POST to each [[notify]], and what came back. Exit 1 where one was not taken."""
+    told = session.run(_test(session.read(context.obj)))
+    if not told:
+        typer.echo("no [[notify]] with an address in the configuration", err=True)
+        raise typer.Exit(1)
+    for target, status, fault in told:
+        print(f"{target}: {'taken' if not fault else 'NOT TAKEN'}, {fault or f'HTTP {status}'}")
+    raise typer.Exit(1 if any(fault for _, _, fault in told) else 0)
+
+
+async def _test(config: Config) -> list[tuple[Target, int, str]]:
+    from connector import notify
+    from connector.app import poster
+    from connector.clock import SystemClock
+
+    clock = SystemClock()
+    return await notify.test(
+        notify.targets(config.notify),
+        poster(config, clock),
+        source=config.server.public_url,
+        now=clock.now(),
+    )

@@ -1,0 +1,49 @@
+"""JeriCommerce keeps the contract of platforms."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from connector.adapters.jericommerce import PLATFORM
+from connector.adapters.jericommerce.webhook import SIGNATURE
+from connector.model import Action
+from connector.ports import Whom
+from connector.sandbox import JeriCommerceSandbox
+from connector.testing.platform_contract import Double, PlatformContract, Push
+
+SETTINGS = {
+    "base_url": "http://127.0.0.1",
+    "program": "demo",
+    "api_key": "jeri_sandbox",
+    "webhook_secret": "whsec_0123456789",
+}
+REFUSED = {
+    "base_url": "no address",
+    "program": "a/b",
+    "webhook_encoding": "rot13",
+    "rate_per_second": 0,
+    "segment_batch": 0,
+}
+
+
+class TestJeriCommerce(PlatformContract):
+    platform = PLATFORM
+    settings = SETTINGS
+    refused = REFUSED
+    mappings = Path(__file__).parents[2] / "mappings"
+
+    def sign(self, push: Push, key: str) -> Push:
+        digest = hmac.digest(key.encode(), push.body, sha256).hex()
+        return replace(push, headers={**push.headers, SIGNATURE: digest})
+
+    def double(self) -> Double:
+        sandbox = JeriCommerceSandbox(people=3, rate_per_second=None)
+        person = sandbox.people[0]
+        return Double(
+            sandbox.app,
+            known=Whom(1, person.id, person.email, b""),
+            action=Action("increase", "ref-1", email=person.email, amount=5, reason="a reason"),
+        )
