@@ -98,10 +98,7 @@ class App:
         await self._lease.acquire(patience)
         await self._take_over()
         self._workshop = Workshop(self.config, self.store, self._lease, self.clock, self.metrics)
-        # Together, so that a far end that does not answer costs its wait once.
-        for line in await asyncio.gather(
-            *(self._workshop.build(connection) for connection in self.config.connections)
-        ):
+        for line in await self._workshop.build_all(self.config.connections):
             self.lines[line.name] = line
         await self._pulse()
         if serve:
@@ -269,6 +266,8 @@ class App:
                 line.events.wake()
                 if line.reads:
                     line.reads.wake()
+                if line.writes and line.door and line.door.hears:
+                    line.writes.wake()
 
     # ── bells ────────────────────────────────────────────────────────────────────────────────────
 
@@ -405,14 +404,8 @@ class App:
                     self._workshop.quotas,
                 ),
             )
-            fresh: dict[str, Line] = {}
-            try:
-                for connection in config.connections:
-                    fresh[connection.name] = await workshop.build(connection)
-            except ConfigError:
-                for line in fresh.values():
-                    await line.aclose()
-                raise
+            built = await workshop.build_all(config.connections)
+            fresh = {line.name: line for line in built}
         except ConfigError as error:
             self.metrics.reload_ok.set(0)
             self._note("reload", f"{Problem.RELOAD_REFUSED}: {error.faults[0]}")

@@ -17,8 +17,9 @@ from connector.config import Config, Connection
 from connector.errors import ConfigError, Problem
 from connector.governor import Governor, Limit
 from connector.http import Credential, Http, is_loopback
+from connector.lines import accounts
+from connector.mapping import Writer, clashes, run_examples, warnings
 from connector.mapping import load as load_mapping
-from connector.mapping import run_examples, warnings
 from connector.metrics import account_label
 from connector.model import Check, Spend
 from connector.store import care
@@ -70,7 +71,26 @@ async def _look(config: Config, keys: _Keys | None) -> list[Check]:
         if keys and connection.enabled:
             of += await keys.check(connection)
         found += [_of(connection, line) for line in of]
-    return found
+    return [*found, *_clashes(config)]
+
+
+def _clashes(config: Config) -> list[Check]:
+    """What two connections with one Klaviyo key write both. That two keys belong to one account is
+    found at the start."""
+    writers = []
+    for connection in config.connections:
+        if not connection.enabled or connection.mode == "shadow":
+            continue
+        try:
+            mapping = load_mapping(connection.mapping).mapping
+        except ConfigError:
+            continue  # said above
+        of = connection.modules
+        account = accounts.known_by(connection)
+        writers.append(Writer(connection.name, account, mapping, "events" in of, "profiles" in of))
+    return [
+        Check("connections", "fault", line, Problem.MAPPING_FAULTY) for line in clashes(writers)
+    ]
 
 
 def _store(url: str, mends: bool) -> list[Check]:

@@ -117,6 +117,10 @@ class Problem(StrEnum):
     CHALLENGED = "N80", "a gateway before the far end answered 403 with a page instead of JSON"
     TLS_REQUIRED = "N90", "the address is not TLS and its host is not allowed without"
 
+    BACKFILL_FILE = "B10", "a backfill's file cannot be used, or has changed since it began"
+    BACKFILL_REJECTED = "B20", "a person said no to a backfill"
+    BACKFILL_BLOCKED = "B30", "a backfill's source refuses to be read"
+
     MASS_DEATH = "L10", "more than half of the last records died of one cause, so the lane is held"
     RETRIES_EXHAUSTED = "L20", "the record was retried for [delivery] retry_horizon without success"
     PAUSED = "L40", "paused by a person"

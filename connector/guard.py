@@ -36,30 +36,38 @@ class Guard:
     async def __call__(
         self, what: str, subject: str, people: int | None, on: Touched, **known: Any
     ) -> Verdict:
-        """Whether it may begin now. Klaviyo is asked once; after `waiting` the same call tells
-        whether a person has answered, without asking anybody. `people` None: nobody knows how
-        many; `known` is said to the person too. Raises DeliveryError where Klaviyo cannot be
-        asked now."""
+        """Whether it may begin now."""
+        return (await self.rule(what, subject, people, on, **known))[0]
+
+    async def rule(
+        self, what: str, subject: str, people: int | None, on: Touched, **known: Any
+    ) -> tuple[Verdict, list[str] | str]:
+        """Whether it may begin now, and the live flows, or why nobody can know them.
+
+        Klaviyo is asked once; after `waiting` the same call tells whether a person has answered,
+        without asking anybody. `people` None: nobody knows how many; `known` is said to the person
+        too. Raises DeliveryError where Klaviyo cannot be asked now.
+        """
         if self._mode == "off":
-            return "allowed"
+            return "allowed", []
         for asked in await self._approvals.find(pending=False):
             if (asked.connection, asked.what, asked.subject) == (self._connection, what, subject):
-                return _VERDICTS[asked.state]
+                return _VERDICTS[asked.state], asked.detail["live_flows"]
         flows = await self.live(on)
         if not flows:
-            return "allowed"
+            return "allowed", flows
         if self._mode == "warn" or flows == CANNOT_KNOW:
             self._log.warning(
                 "live flows may start", what=what, subject=subject, people=people, flows=flows
             )
-            return "allowed"
+            return "allowed", flows
         said = "unknown" if people is None else people
         detail = {"people": said, **known, "live_flows": flows}
         asked = await self._approvals.ask(
             self._connection, what, subject, detail, now=self._clock.now()
         )
         self._log.warning("waits for a person", what=what, approval=asked.id, people=people)
-        return _VERDICTS[asked.state]
+        return _VERDICTS[asked.state], flows
 
     async def live(self, on: Touched) -> list[str] | str:
         """Names of the live flows that hang on it, or why nobody can know."""

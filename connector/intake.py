@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from connector.errors import Problem, StoreError
 from connector.grouping import Groups
 from connector.metrics import Metrics
-from connector.model import Appended, Lane, LaneId, Millis, Page, Record, Via
+from connector.model import Appended, Lane, LaneId, Millis, Observation, Page, Record, Via
 from connector.ports import Clock, Outbox, Webhook
 
 _NO_HURRY = 2_000
@@ -24,6 +24,7 @@ class Door:
     `renews` whether that read fetches what is fetched seldom. With `by_id` a read can also find
     the address of somebody of whom only the id is known.
     `attach_wait` ms an event waits for that read while its lane goes singly (`hurried` says no).
+    `hears` makes an observation of what an event received then says itself, where events do.
     """
 
     lane: Lane
@@ -34,6 +35,7 @@ class Door:
     attach_wait: int = 0
     by_id: bool = False
     hurried: Callable[[], bool] = lambda: False
+    hears: Callable[[Record, Millis], Observation | None] | None = None
 
     def page(
         self, headers: Mapping[str, str], body: bytes, secret: str | None, now: Millis
@@ -41,6 +43,8 @@ class Door:
         """What a delivery says, verified. Raises Unauthorised and Malformed."""
         self.webhook.verify(headers, body, secret)
         records = self.webhook.parse(headers, body)
+        if self.hears:
+            records = [replace(r, observation=self.hears(r, now)) for r in records]
         if self.reads is None:
             return Page(self.lane, "webhook", records, now)
         waits = self.attach_wait and not self.hurried()

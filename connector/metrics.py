@@ -127,6 +127,11 @@ class Metrics:
             "Actions of which nobody knows whether the platform applied them.",
             "connection",
         )
+        self.backfill = self._gauge(
+            "backfill_progress_ratio",
+            "How much of the running backfill is done: 0 to 1, 1 when none runs.",
+            "connection",
+        )
         self.approvals = self._gauge(
             "approvals_pending", "Questions that wait for a person.", "connection", "what"
         )

@@ -7,8 +7,9 @@ Orders are rows: whoever holds the store's lease carries them out.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from connector import log
@@ -20,6 +21,7 @@ from connector.lease import STORE, is_gone
 from connector.model import Added, Asked, Check, Conflict, Lane, LaneState, Need, Origin, State
 from connector.ports import (
     Approval,
+    Backfill,
     Backlog,
     Clock,
     Decision,
@@ -199,6 +201,31 @@ class Operator:
         became, which request carried it, what the far end answered."""
         found = await self._store.insight.people(connection, who)
         return [_story(await self._store.insight.person(id, _TIMELINE)) for id in found]
+
+    async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:
+        """Runs, the newest first: where they stand and what they came to. Ages in ms since 1970."""
+        lanes = [lane for lane, _ in await self._store.lanes.all() if lane.kind == "profile"]
+        found = []
+        for run in await self._store.backfills.find(connection):
+            waiting = (0, 0)
+            if run.state == "running":
+                mine = [lane for lane in lanes if lane.connection == run.connection]
+                [writes] = [lane.id for lane in mine if lane.destination == KLAVIYO]
+                [reads] = [lane.id for lane in mine if lane.destination != KLAVIYO]
+                waiting = await self._store.backfills.outstanding(reads, writes, limit=_COUNTED)
+            found.append(_run(run, waiting))
+        return found
+
+    async def backfill(self, id: int) -> dict[str, Any]:
+        """One run whole: one that ended before its time is counted now."""
+        run = await self._store.backfills.get(id)
+        if run is None:
+            raise KeyError(id)
+        if run.state not in ("stopped", "failed") or run.args.get("dry_run"):
+            [found] = [x for x in await self.backfills(run.connection) if x["id"] == id]
+            return found
+        tally = await self._store.backfills.tally(id)
+        return _run(replace(run, counts={**run.counts, **tally}), (0, 0))
 
     async def _quota(self, now: int) -> list[dict[str, Any]]:
         spent: dict[tuple[str, str], int] = {}
@@ -438,6 +465,42 @@ class Operator:
 
 
 _TIMELINE = 50
+_COUNTED = 100_000
+_ENDS = ("sent", "unchanged", "held", "invalid", "unknown", "dead", "pending")
+_REHEARSED = ("would_send", "unchanged", "held", "invalid", "unknown", "dead", "new_to_klaviyo")
+
+
+def _run(run: Backfill, waiting: tuple[int, int]) -> dict[str, Any]:
+    counts, dry = Counter(run.counts), bool(run.args.get("dry_run"))
+    rows = counts["rows"]
+    return {
+        "id": run.id,
+        "connection": run.connection,
+        "source": run.source,
+        "what": run.args.get("what"),
+        **{flag: bool(run.args.get(flag)) for flag in ("dry_run", "existing_only", "force")},
+        "state": run.state,
+        "rows": rows,
+        "total": run.total,
+        "done": max(0, rows - sum(waiting)),
+        "to_read": waiting[0],
+        "to_tell": waiting[1],
+        "people": _ends(counts, _REHEARSED if dry else _ENDS),
+        "not_at_klaviyo": counts["not_at_klaviyo"],
+        "notes": list(run.notes),
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+        "problem": run.problem,
+        "detail": run.detail,
+    }
+
+
+def _ends(counts: Mapping[str, int], words: Sequence[str]) -> dict[str, int]:
+    """People by where they ended; a row of the source without a usable address is one too."""
+    found = {word: counts.get(word, 0) for word in words}
+    found["held"] += counts.get("no_email", 0)
+    found["invalid"] += counts.get("invalid_rows", 0)
+    return found
 
 
 def _story(person: PersonState) -> dict[str, Any]:

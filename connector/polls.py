@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from connector import log
 from connector.errors import DeliveryError, StoreError
 from connector.metrics import Metrics
-from connector.model import Appended, Checkpoint, Lane, Millis, Need
-from connector.ports import Checkpoints, Clock, Lease, PeoplePage, Reads, Sighting, Stream
-from connector.refresh import Refresher
+from connector.model import Appended, Checkpoint, Lane, Need
+from connector.ports import Checkpoints, Clock, Lease, PeoplePage, Reads, Stream
+from connector.refresh import Refresher, sightings
 
 PEOPLE = "people"
 """The stream's name among the checkpoints."""
@@ -123,18 +123,3 @@ class Poll:
         self._metrics.took_in(self._lane, "poll", taken, now)
         if seen:
             self._seen()
-
-
-def sightings(refresher: Refresher, page: PeoplePage, now: Millis) -> list[Sighting]:
-    """What a page of a listing says, as the mapping renders it. Whoever has neither id nor address
-    cannot be told from others and is left out."""
-    return [
-        Sighting(
-            person=listed.platform_id,
-            email=listed.email,
-            observation=refresher.observation(0, listed.sight, at=listed.at or page.at, since=now),
-            covers=listed.sight.covers,
-        )
-        for listed in page.people
-        if listed.platform_id or listed.email
-    ]

@@ -16,6 +16,7 @@ from connector import __version__
 from connector.cli import (
     actions,
     approvals,
+    backfill,
     daemon,
     flows,
     letters,
@@ -55,7 +56,7 @@ def options(
     context.obj = config
 
 
-for module in (daemon, look, people, setup, flows):
+for module in (backfill, daemon, look, people, setup, flows):
     module.register(app)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")

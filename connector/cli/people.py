@@ -90,20 +90,9 @@ async def _refresh(config: Any, connection: str, person: str) -> tuple[list[dict
     """The person's stories, and what is wrong, if anything. By the running daemon, else by the
     lanes of this process, for as long as it takes."""
     args = {"connection": connection, "person": person}
-    async with session.operator(config) as who:
-        alone = await who.holder() is None
-    if not alone:
-        done, result = await session.order(config, "refresh", args)
+    async with session.at_work(config) as carry_out:
+        done, result = await carry_out("refresh", args)
         return await _follow(config, args, done, result)
-    from connector.app import App
-
-    app = App(config)
-    try:
-        await app.start(patience=0.0, serve=False)
-        done, result = await app.operator.carry_out("refresh", args)
-        return await _follow(config, args, done, result)
-    finally:
-        await app.stop()
 
 
 async def _follow(

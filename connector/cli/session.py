@@ -7,7 +7,7 @@ import contextlib
 import getpass
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -112,6 +112,28 @@ async def order(
                 return placed.ok, placed.result or {}
         holder = await desk.holder()
     return False, {"error": f"order {id} waits: {holder or 'nobody'} has not taken it yet"}
+
+
+Orderer = Callable[[str, Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]]]
+
+
+@contextlib.asynccontextmanager
+async def at_work(config: Config) -> AsyncIterator[Orderer]:
+    """Who carries out orders that need lanes: the running daemon, else this process, whose lanes
+    run for as long as the block does."""
+    async with operator(config) as desk:
+        alone = await desk.holder() is None
+    if not alone:
+        yield lambda kind, args: order(config, kind, args)
+        return
+    from connector.app import App
+
+    app = App(config)
+    try:
+        await app.start(patience=0.0, serve=False)
+        yield app.operator.carry_out
+    finally:
+        await app.stop()
 
 
 def who() -> str:

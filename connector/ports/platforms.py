@@ -302,6 +302,28 @@ class Flows(Protocol):
         ...
 
 
+GroupKind = Literal["list", "segment"]
+
+
+class Groups(Protocol):
+    """Klaviyo's lists and segments, and who has a profile there. Asks for its own permits, as a
+    backfill. All raise DeliveryError."""
+
+    async def named(self, kind: GroupKind, name: str) -> Mapping[str, str]:
+        """Id → name of those that bear exactly this name, else of the one with this id."""
+        ...
+
+    async def count(self, kind: GroupKind, id: str) -> int | None:
+        """How many members it has, as Klaviyo counts them."""
+        ...
+
+    async def members(self, kind: GroupKind, id: str, cursor: str | None) -> MembersPage: ...
+
+    async def known(self, emails: Sequence[str]) -> set[str]:
+        """Those of these addresses, in lower case, that Klaviyo has a profile of."""
+        ...
+
+
 class EndedJob(Protocol):
     """What became of an import job: `failed` by position in the request; `unplaced` failures
     whose record the answer did not name."""

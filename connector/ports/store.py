@@ -673,14 +673,13 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """A page of a source. People come by name or number, to be read, or `seen` already. `cursor`
-    is where the next page begins, `more` whether there is one; `counts` and `notes` are added to
-    the run's, `total` replaces it."""
+    """A page of a source. People come `named`, to be read, or `seen` already. `cursor` is where
+    the next page begins, `more` whether there is one; `counts` and `notes` are added to the run's,
+    `total` replaces it."""
 
     cursor: str | None
     more: bool
     named: Sequence[Named] = ()
-    people: Sequence[int] = ()
     seen: Sequence[Sighting] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -714,6 +713,10 @@ class Backfills(Protocol):
         and they wait until it goes on. `counts` replaces some."""
         ...
 
+    async def start(self, id: int, *, total: int | None, notes: Sequence[str]) -> None:
+        """It may begin: from waiting to running, and from no other state."""
+        ...
+
     async def feed(self, id: int, reads: Lane, page: Fed, *, now: Millis) -> int | None:
         """Have a page's people read, after all live traffic, and keep the cursor, in one
         transaction; how many were new to this run. None, and nothing stored, where the run is not
@@ -722,8 +725,12 @@ class Backfills(Protocol):
 
     async def seen_after(
         self, connection: str, after: int, limit: int
-    ) -> Sequence[tuple[int, str | None, str | None]]:
-        """(number, platform id, address) of people ever seen, by number."""
+    ) -> Sequence[tuple[int, Named]]:
+        """People ever seen, by number."""
+        ...
+
+    async def ever_seen(self, connection: str) -> int:
+        """How many."""
         ...
 
     async def outstanding(self, reads: LaneId, writes: LaneId, *, limit: int) -> tuple[int, int]:
@@ -733,6 +740,13 @@ class Backfills(Protocol):
     async def tally(self, id: int) -> Mapping[str, int]:
         """What became of the run's people, live changes meanwhile included: sent, unchanged, held,
         invalid, unknown, dead, pending. Looks at each of them."""
+        ...
+
+    async def entries(
+        self, connection: str, named: Sequence[Named], *, now: Millis
+    ) -> Sequence[Entry]:
+        """These people as a claim of reads would hold them; a number below 0 stands for one whom
+        nobody has seen. Stores nothing."""
         ...
 
     async def compare(

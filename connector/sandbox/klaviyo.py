@@ -26,11 +26,12 @@ from connector.sandbox.faults import Faults
 from connector.sandbox.gate import JSON, Gate, Operation, control_routes
 from connector.sandbox.klaviyo_errors import ApiJSON, Refused, errors, title
 from connector.sandbox.klaviyo_events import EventApi
+from connector.sandbox.klaviyo_flows import FlowApi, Flows
 from connector.sandbox.klaviyo_job_api import JobApi
 from connector.sandbox.klaviyo_jobs import Job, Jobs
 from connector.sandbox.klaviyo_ledger import Ledger, Write
 from connector.sandbox.klaviyo_list_api import ListApi
-from connector.sandbox.klaviyo_lists import Lists
+from connector.sandbox.klaviyo_lists import Lists, MemberList
 from connector.sandbox.klaviyo_operations import (
     CONSENT,
     QUOTAS,
@@ -40,6 +41,7 @@ from connector.sandbox.klaviyo_operations import (
 )
 from connector.sandbox.klaviyo_profiles import ProfileApi
 from connector.sandbox.klaviyo_rules import ProfileIn
+from connector.sandbox.klaviyo_segments import SegmentApi, Segments
 from connector.sandbox.klaviyo_state import Memory, Profile
 from connector.sandbox.klaviyo_world import World
 from connector.sandbox.limits import Header, Limits
@@ -47,7 +49,7 @@ from connector.sandbox.limits import Header, Limits
 
 class KlaviyoSandbox:
     """One Klaviyo account. `app` is the ASGI app, `faults` what goes wrong, `jobs` its imports.
-    `now` gives seconds since 1970.
+    `now` gives seconds since 1970, `flows` are its automations.
 
     What no public page states is an option; the default is the reading that forgives least.
     `bulk_repeat`: a unique id from an earlier request lets a bulk request of events "fail" or is
@@ -90,7 +92,9 @@ class KlaviyoSandbox:
             repeats=job_repeats,
             account=account_id,
         )
-        self._world = World(memory, ledger, lists, self.jobs, self.violations, now)
+        self.flows = Flows()
+        self._segments = Segments()
+        self._world = World(memory, ledger, lists, self.jobs, self.violations, now, self.flows)
         first = bulk_errors == "first"
         inner = Starlette(
             routes=[
@@ -98,6 +102,8 @@ class KlaviyoSandbox:
                 *ProfileApi(self._world).routes,
                 *JobApi(self._world, first=first).routes,
                 *ListApi(self._world).routes,
+                *SegmentApi(self._world, self._segments).routes,
+                *FlowApi(self.flows, now).routes,
                 Route("/api/accounts", self._get_accounts, methods=["GET"]),
                 Route("/_sandbox/events", self._sandbox_events, methods=["GET"]),
                 Route("/_sandbox/unique_ids", self._sandbox_unique_ids, methods=["GET"]),
@@ -192,6 +198,38 @@ class KlaviyoSandbox:
             raise ValueError(f"there is no list {list_id}")
         people = (self._world.memory.numbered(number) for number in found.members)
         return [person.identifiers.get("email", "") for person in people]
+
+    def make_people(self, *emails: str) -> None:
+        """Profiles that were there before us."""
+        memory, now = self._world.memory, self._world.now()
+        for email in emails:
+            given = ProfileIn(None, {"email": email}, {}, "")
+            memory.update(memory.find(given) or memory.create(now), given, now)
+
+    def make_metric(self, name: str) -> None:
+        """A metric that was there before us."""
+        memory = self._world.memory
+        if name not in memory.metrics:
+            memory.metrics[name] = len(memory.metrics)
+            memory.metric_created.append(self._world.now())
+
+    def make_list(self, name: str, *emails: str) -> str:
+        """A list of these profiles, made where there are none; its id."""
+        self.make_people(*emails)
+        made = self._world.lists.create(name, "single_opt_in", self._world.now())
+        return self._fill(made, emails)
+
+    def make_segment(self, name: str, *emails: str) -> str:
+        """A segment of these profiles, made where there are none; its id."""
+        self.make_people(*emails)
+        return self._fill(self._segments.create(name, self._world.now()), emails)
+
+    def _fill(self, made: MemberList, emails: Sequence[str]) -> str:
+        for email in emails:
+            person = self._world.memory.by("email", email)
+            assert person is not None
+            made.join(person, self._world.now())
+        return made.id
 
     def state(self) -> dict[str, object]:
         """Counters. `requests` is {"POST /api/events": {"202": 1, "reset": 1}, …}."""

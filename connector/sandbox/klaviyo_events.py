@@ -88,7 +88,10 @@ class EventApi:
         return ApiJSON(reads.events(self._world.memory, request.query_params, request.url))
 
     async def _metrics(self, request: Request) -> Response:
-        return ApiJSON(reads.metrics(self._world.memory, request.query_params, request.url))
+        query, url = request.query_params, request.url
+        made = reads.metrics(self._world.memory, query, url)
+        shown = [(metric, metric["attributes"]["name"]) for metric in made["data"]]
+        return ApiJSON(self._world.flows.include(query, url, shown, made))
 
 
 def _face(group: Group) -> tuple[str, str]:

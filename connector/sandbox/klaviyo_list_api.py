@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from connector.sandbox import klaviyo_members as members
 from connector.sandbox import klaviyo_reads as reads
 from connector.sandbox.klaviyo_errors import ApiJSON, unknown
 from connector.sandbox.klaviyo_lists import MemberList
@@ -68,30 +69,23 @@ class ListApi:
                 raise reads.Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
         size, start = reads.size_of(query, default=10, most=10), reads.offset_of(query)
         following = str(start + size) if len(found) > start + size else None
-        page = [_view(each, request.url) for each in found[start : start + size]]
-        return ApiJSON(reads.collection(page, request.url, query, following))
+        page = [(_view(each, request.url), each.id) for each in found[start : start + size]]
+        made = reads.collection([view for view, _ in page], request.url, query, following)
+        return ApiJSON(self._world.flows.include(query, request.url, page, made))
 
     async def _one(self, request: Request) -> Response:
-        found = self._list(request)
+        found, query = self._list(request), request.query_params
         view = _view(found, request.url)
-        if request.query_params.get("additional-fields[list]") == "profile_count":
+        if query.get("additional-fields[list]") == "profile_count":
             view["attributes"]["profile_count"] = len(found.members)
-        return ApiJSON({"data": view})
+        made = {"data": view}
+        return ApiJSON(self._world.flows.include(query, request.url, [(view, found.id)], made))
 
     async def _profiles(self, request: Request) -> Response:
-        page, following = self._page(request)
-        shown = reads.extras(request.query_params)
-        made = []
-        for at, person in page:
-            view = reads.profile(person, request.url, shown)
-            view["attributes"]["joined_group_at"] = reads.iso(at)
-            made.append(view)
-        return ApiJSON(reads.collection(made, request.url, request.query_params, following))
+        return ApiJSON(members.profiles(self._page(request), request.query_params, request.url))
 
     async def _ids(self, request: Request) -> Response:
-        page, following = self._page(request)
-        made = [{"type": "profile", "id": person.id} for _, person in page]
-        return ApiJSON(reads.collection(made, request.url, request.query_params, following))
+        return ApiJSON(members.ids(self._page(request), request.query_params, request.url))
 
     async def _add(self, request: Request) -> Response:
         found, now = self._list(request), self._world.now()
@@ -125,37 +119,9 @@ class ListApi:
             people.append(person)
         return people
 
-    def _page(self, request: Request) -> tuple[list[tuple[float, Profile]], str | None]:
-        query, memory = request.query_params, self._world.memory
-        members = self._list(request).members
-        # Whole microseconds, so that a cursor says exactly what it stands for.
-        keys = sorted((round(at * 1e6), number) for number, at in members.items())
-        for operator, name, values in reads.terms(query.get("filter", "")):
-            if operator in ("equals", "any") and name in ("email", "phone_number"):
-                hits = [memory.by(name, value) for value in values]
-                chosen = {hit.number for hit in hits if hit is not None}
-                keys = [key for key in keys if key[1] in chosen]
-            elif operator in reads.COMPARE and name == "joined_group_at":
-                edge, test = reads.moment_of(values[0]), reads.COMPARE[operator]
-                # Shown in whole seconds, so compared in whole seconds.
-                keys = [key for key in keys if test(key[0] // 1_000_000, edge)]
-            else:
-                raise reads.Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
-        sort = query.get("sort", "joined_group_at")
-        if sort.removeprefix("-") != "joined_group_at":
-            raise reads.Unreadable("sort", f"'{sort}' is not a valid sort.")
-        if sort.startswith("-"):
-            keys.reverse()
-        cursor = reads.cursor_of(query)
-        if cursor:
-            last = (int(cursor[0]), int(cursor[-1]))
-            down = sort.startswith("-")
-            keys = [key for key in keys if (key < last if down else key > last)]
-        size = reads.size_of(query, default=20, most=100)
-        following = None
-        if len(keys) > size:
-            following = f"{keys[size - 1][0]}|{keys[size - 1][1]}"
-        return [(at / 1e6, memory.numbered(number)) for at, number in keys[:size]], following
+    def _page(self, request: Request) -> members.Page:
+        people = self._list(request).members
+        return members.page_of(self._world.memory, people, request.query_params)
 
 
 def _view(found: MemberList, url: URL) -> dict[str, Any]:

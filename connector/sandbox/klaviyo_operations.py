@@ -45,13 +45,18 @@ QUOTAS = {
     "GET /api/lists/{id}/relationships/profiles": _L,
     "POST /api/lists/{id}/relationships/profiles": _M,
     "DELETE /api/lists/{id}/relationships/profiles": _M,
+    "GET /api/segments": _L,
+    "GET /api/segments/{id}": _L,
+    "GET /api/segments/{id}/profiles": _L,
+    "GET /api/segments/{id}/relationships/profiles": _L,
+    "GET /api/flows": Quota(3, 60),
 }
 """Requests a second, a minute and a day, per account, from the spec's `x-klaviyo-ratelimit`."""
 
 CONSENT = ("/api/profile-subscription-bulk-", "/api/profile-suppression-bulk-")
 """Where consent is given and taken. A loyalty connector has no business there."""
 
-_RESOURCE = re.compile(r"/api/(profiles|profile-bulk-import-jobs|lists)/[^/]+(/.+)?")
+_RESOURCE = re.compile(r"/api/(profiles|profile-bulk-import-jobs|lists|segments)/[^/]+(/.+)?")
 
 
 def operation(method: str, path: str) -> Operation:
@@ -75,6 +80,8 @@ def extra_quotas(label: str, query: QueryParams) -> Iterator[tuple[str, Quota]]:
         yield "predictive_analytics", _M
     if label == "GET /api/profiles/{id}" and query.get("include"):
         yield f"{label} include", _XS
+    if label == "GET /api/segments/{id}" and query.get("additional-fields[segment]"):
+        yield f"{label} profile_count", _XS
     if label == "GET /api/lists/{id}" and query.get("additional-fields[list]"):
         yield f"{label} profile_count", _XS
 

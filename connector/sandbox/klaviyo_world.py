@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from connector.sandbox.klaviyo_errors import Refused, errors
+from connector.sandbox.klaviyo_flows import Flows
 from connector.sandbox.klaviyo_jobs import Jobs
 from connector.sandbox.klaviyo_ledger import Ledger
 from connector.sandbox.klaviyo_lists import Lists
@@ -27,6 +28,7 @@ class World:
     jobs: Jobs
     violations: Counter[str]
     now: Callable[[], float]
+    flows: Flows
 
     def load(self, body: bytes, most: int = MAX_BYTES) -> Any:
         """The JSON of a body of at most so many bytes."""

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, and_, case, func, insert, select, update
 
 from connector import states
 from connector.errors import Problem
-from connector.model import Lane, LaneId, Millis, Observation, ProfileWrite, State
-from connector.ports import Backfill, BackfillState, Fed
+from connector.model import Entry, Lane, LaneId, Millis, Observation, ProfileWrite, State
+from connector.ports import Backfill, BackfillState, Fed, Named
 from connector.states import Profile
 from connector.store import listing, outbox, people, profiles, queue, reads
 from connector.store.database import Database
@@ -95,6 +95,18 @@ class SqlBackfills:
 
         await self._database.write(work)
 
+    async def start(self, id: int, *, total: int | None, notes: Sequence[str]) -> None:
+        def work(c: Connection) -> None:
+            row = c.execute(select(table).where(table.c.id == id).with_for_update()).one()
+            said = orjson.dumps([*orjson.loads(row.notes), *notes][:_NOTES]).decode()
+            c.execute(
+                update(table)
+                .where(table.c.id == id, table.c.state == "waiting")
+                .values(state="running", total=total, notes=said)
+            )
+
+        await self._database.write(work)
+
     async def feed(self, id: int, reads: Lane, page: Fed, *, now: Millis) -> int | None:
         def work(c: Connection) -> int | None:
             row = c.execute(select(table).where(table.c.id == id).with_for_update()).one()
@@ -132,7 +144,7 @@ class SqlBackfills:
                 mine = reads_table.c.person.in_(part)
                 c.execute(update(reads_table).where(mine).values(backfill=run.id))
             return len(new)
-        new = _not_of(c, run.id, [*_numbers(c, run.connection, page, now), *page.people])
+        new = _not_of(c, run.id, _numbers(c, run.connection, page, now))
         if force:
             profiles.forget(c, new, now)
         reads.ask(c, lane.id, dict.fromkeys(new, now), 0, 1, backfill=run.id)
@@ -140,14 +152,20 @@ class SqlBackfills:
 
     async def seen_after(
         self, connection: str, after: int, limit: int
-    ) -> Sequence[tuple[int, str | None, str | None]]:
+    ) -> Sequence[tuple[int, Named]]:
         query = (
             select(people_table.c.id, people_table.c.platform_id, people_table.c.email)
             .where(people_table.c.connection == connection, people_table.c.id > after)
             .order_by(people_table.c.id)
             .limit(limit)
         )
-        return await self._database.read(lambda c: [tuple(row) for row in c.execute(query)])
+        return await self._database.read(
+            lambda c: [(id, Named(person, email)) for id, person, email in c.execute(query)]
+        )
+
+    async def ever_seen(self, connection: str) -> int:
+        query = select(func.count()).where(people_table.c.connection == connection)
+        return await self._database.read(lambda c: c.execute(query).scalar_one())
 
     async def outstanding(self, reads: LaneId, writes: LaneId, *, limit: int) -> tuple[int, int]:
         def work(c: Connection) -> tuple[int, int]:
@@ -171,6 +189,25 @@ class SqlBackfills:
                 .group_by(end)
             )
             return {row.word: row.people for row in c.execute(query)}
+
+        return await self._database.read(work)
+
+    async def entries(
+        self, connection: str, named: Sequence[Named], *, now: Millis
+    ) -> Sequence[Entry]:
+        def work(c: Connection) -> list[Entry]:
+            known = people.find(c, connection, named)
+            ids = [who.id for who in known if who]
+            views: dict[int, bytes] = {}
+            for part in queue.chunks(ids):
+                query = select(reads_table.c.person, reads_table.c.view).where(
+                    reads_table.c.person.in_(part), reads_table.c.view.is_not(None)
+                )
+                views.update((row.person, row.view) for row in c.execute(query))
+            return [
+                _unclaimed(number, name, who, views, now)
+                for number, (name, who) in enumerate(zip(named, known, strict=True), 1)
+            ]
 
         return await self._database.read(work)
 
@@ -199,6 +236,25 @@ def _numbers(c: Connection, connection: str, page: Fed, now: Millis) -> list[int
     found = directory.resolve(page.named, now)
     outbox.release(c, [], found.addressed, now)
     return [known.id for known in found.people if known is not None]
+
+
+def _unclaimed(
+    number: int, name: Named, who: people.Known | None, views: Mapping[int, bytes], now: Millis
+) -> Entry:
+    return Entry(
+        seq=who.id if who else -number,
+        unique_id=(who.platform_id if who else None) or name.person or "",
+        name="read",
+        occurred_at=now,
+        received_at=now,
+        email=name.email or (who.email if who else None),
+        person=who.id if who else None,
+        data=views.get(who.id, b"") if who else b"",
+        attempts=1,
+        solo=False,
+        mapping=None,
+        backfill=True,
+    )
 
 
 def _not_of(c: Connection, id: int, numbers: Sequence[int]) -> list[int]:

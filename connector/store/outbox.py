@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -20,6 +21,7 @@ from connector.model import (
     Held,
     LaneId,
     Millis,
+    Observation,
     Outcome,
     Page,
     Record,
@@ -28,7 +30,7 @@ from connector.model import (
     State,
     Unsent,
 )
-from connector.store import memory, people, queue, reads
+from connector.store import memory, people, profiles, queue, reads
 from connector.store.database import Database
 from connector.store.tables import STUCK, in_state, journal, orders, outbox, requests
 
@@ -57,12 +59,16 @@ def digest_of(connection: str, kind: str, key: str) -> bytes:
 class SqlOutbox(queue.SqlQueue):
     """connector.ports.Outbox on SQLite and PostgreSQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
         super().__init__(database, outbox, outbox.c.seq)
+        self._states = states
         self._seen = people.Seen()
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
-        appended, learnt = await self._database.write(lambda c: append(c, pages, self._seen))
+        reconfirm = self._states.reconfirm_after
+        appended, learnt = await self._database.write(
+            lambda c: append(c, pages, self._seen, reconfirm)
+        )
         self._seen.learn(learnt)
         return appended
 
@@ -91,9 +97,10 @@ class SqlOutbox(queue.SqlQueue):
 
 
 def append(
-    c: Connection, pages: Sequence[Page], seen: people.Seen
+    c: Connection, pages: Sequence[Page], seen: people.Seen, reconfirm_after: int
 ) -> tuple[list[Appended], list[people.Known]]:
     rows: list[dict[str, Any]] = []
+    heard: list[tuple[Observation, Millis]] = []
     asked: _Asked = {}
     wanted = [
         [digest_of(page.lane.connection, page.lane.kind, r.key) for r in page.records]
@@ -125,6 +132,11 @@ def append(
             for (record, digest), person in zip(fresh, found.people, strict=True)
         ]
         rows += page_rows
+        heard += [
+            (replace(record.observation, person=person.id), page.received_at)
+            for (record, _), person in zip(fresh, found.people, strict=True)
+            if record.observation and person
+        ]
         if page.reads is not None:
             _ask_for_reads(asked, page, [record for record, _ in fresh], page_rows)
         released = release(c, rows, found.addressed, page.received_at)
@@ -138,7 +150,18 @@ def append(
         c.execute(_INSERT, rows)
     for (lane, gap, priority), (who, renew) in asked.items():
         reads.ask(c, lane, who, gap, priority, frozenset(renew))
+    _hear(c, heard, reconfirm_after)
     return appended, [known for d in directories.values() for known in d.learnt]
+
+
+def _hear(c: Connection, heard: Sequence[tuple[Observation, Millis]], reconfirm_after: int) -> None:
+    """What the events themselves say of people's fields, one of each person at a time."""
+    while heard:
+        first = {one[0].person: one for one in reversed(heard)}
+        now = max(at for _, at in first.values())
+        seen = [observation for observation, _ in first.values()]
+        profiles.observe(c, seen, now=now, reconfirm_after=reconfirm_after)
+        heard = [one for one in heard if one is not first[one[0].person]]
 
 
 _INSERT = insert(outbox)

@@ -82,9 +82,7 @@ class Directory:
         self._changed: set[int] = set()
         self.learnt: list[Known] = []
         unknown = [r for r in records if seen.find(connection, r.person, r.email) is None]
-        ids = {r.person for r in unknown if r.person}
-        emails = {r.email for r in unknown if r.email}
-        self._by_id, self._by_email = known(c, connection, ids, emails)
+        self._by_id, self._by_email = _load(c, connection, unknown)
 
     def resolve(self, records: Sequence[Identified], now: Millis) -> Found:
         """Find or make the person of each record, in order, so that a later address wins."""
@@ -102,6 +100,13 @@ class Directory:
         return found
 
 
+def _load(
+    c: Connection, connection: str, whom: Sequence[Identified]
+) -> tuple[dict[str, Known], dict[str, Known]]:
+    ids = {who.person for who in whom if who.person}
+    return known(c, connection, ids, {who.email for who in whom if who.email})
+
+
 def named(
     c: Connection, connection: str, ids: set[str], emails: set[str], now: Millis
 ) -> tuple[dict[str, Known], dict[str, Known]]:
@@ -116,6 +121,15 @@ def named(
         )
         by_email |= known(c, connection, set(), set(new))[1]
     return by_id, by_email
+
+
+def find(c: Connection, connection: str, whom: Sequence[Identified]) -> list[Known | None]:
+    """Who these are, where somebody has seen them."""
+    by_id, by_email = _load(c, connection, whom)
+    return [
+        (by_id.get(who.person) if who.person else None) or by_email.get(who.email or "")
+        for who in whom
+    ]
 
 
 _COLUMNS = (people.c.id, people.c.connection, people.c.platform_id, people.c.email)

@@ -29,7 +29,8 @@ class SqlStore(SqlOutbox):
     """connector.ports.Store on SQLite or PostgreSQL."""
 
     def __init__(self, url: str, database: Database) -> None:
-        super().__init__(database)
+        self.profiles = SqlProfiles(database)
+        super().__init__(database, self.profiles)
         self.url = url
         self.dead_letters = SqlDeadLetters(database)
         self.lanes = SqlLanes(database)
@@ -38,7 +39,6 @@ class SqlStore(SqlOutbox):
         self.memory = SqlMemory(database)
         self.leases = SqlLeases(database)
         self.orders = SqlOrders(database)
-        self.profiles = SqlProfiles(database)
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
         self.actions = SqlActions(database)

@@ -25,6 +25,7 @@ from connector.clock import SystemClock
 from connector.errors import StoreError
 from connector.lease import LeaseKeeper, holder_name
 from connector.sandbox import KlaviyoSandbox
+from connector.sandbox.stands import STANDS
 from connector.store.sql import open_store
 from connector.testing.clock import FakeClock
 from connector.testing.memory import MemoryStore
@@ -462,10 +463,10 @@ async def test_a_second_holder_waits_and_then_names_the_first(tmp_path: Path) ->
 
 
 def test_the_sandbox_prints_its_addresses_and_ends_with_0_on_sigterm(folder: Folder) -> None:
-    ports = {"klaviyo": free_port(), "jericommerce": free_port()}
-    words = [f"--{name}-port={port}" for name, port in ports.items()]
-    process = folder.spawn("sandbox", *words)
+    klaviyo, first = free_port(), free_port()
+    process = folder.spawn("sandbox", f"--klaviyo-port={klaviyo}", f"--jericommerce-port={first}")
     assert process.stdout
+    ports = {"klaviyo": klaviyo} | {stand.source: first + n for n, stand in enumerate(STANDS)}
     said = [process.stdout.readline() for _ in ports]
     assert said == [f"{name}: http://127.0.0.1:{port}\n" for name, port in ports.items()]
     process.send_signal(signal.SIGTERM)
@@ -509,7 +510,7 @@ def test_the_demo_on_a_taken_port_ends_with_2_and_leaves_nothing_behind(
 
 
 async def test_the_demo_does_not_call_it_well_when_an_event_is_missing_or_doubled() -> None:
-    from connector.cli.demo import _summary
+    from connector.cli.demo import Shown, _summary
 
     async def nothing(*_: object) -> list[Any]:
         return []
@@ -517,18 +518,18 @@ async def test_the_demo_does_not_call_it_well_when_an_event_is_missing_or_double
     insight = SimpleNamespace(backlog=nothing, latencies=nothing, write_latencies=nothing)
     app = SimpleNamespace(
         store=SimpleNamespace(insight=insight),
-        lines={"demo": SimpleNamespace(events=SimpleNamespace(lane=SimpleNamespace(id=1)))},
+        lines={"jericommerce": SimpleNamespace(events=SimpleNamespace(lane=SimpleNamespace(id=1)))},
     )
     for recorded, code in (({"a": 1, "b": 1}, 0), ({"a": 1}, 1), ({"a": 1, "b": 2}, 1)):
-        counts = {f"jericommerce:{id}": n for id, n in recorded.items()}
         klaviyo = SimpleNamespace(
-            unique_ids=lambda counts=counts: counts,
+            unique_ids=lambda counts=recorded: counts,
             state=lambda: {"throttled": 0, "violations": {}, "profiles": 0},
         )
-        jericommerce = SimpleNamespace(people=[])
-        traffic = SimpleNamespace(acknowledged={"a", "b"}, redeliveries=0)
+        double = SimpleNamespace(people=[], state=lambda: {"throttled": 0, "violations": {}})
+        traffic = SimpleNamespace(acknowledged={"a", "b", ""}, redeliveries=0)
+        shown = [Shown(STANDS[0], double, traffic)]  # type: ignore[arg-type]
         out = Console(file=io.StringIO())
-        assert await _summary(out, app, klaviyo, jericommerce, traffic) == code  # type: ignore[arg-type]
+        assert await _summary(out, app, klaviyo, shown) == code  # type: ignore[arg-type]
 
 
 def test_a_person_is_refreshed_without_a_daemon(call: Call, folder: Folder) -> None:

@@ -24,6 +24,8 @@ GET_LIST_PROFILES = "GET /api/lists/{id}/profiles"
 GET_SEGMENT = "GET /api/segments/{id}"
 GET_SEGMENTS = "GET /api/segments"
 GET_SEGMENT_PROFILES = "GET /api/segments/{id}/profiles"
+GET_LIST_COUNT = "GET /api/lists/{id} profile_count"
+GET_SEGMENT_COUNT = "GET /api/segments/{id} profile_count"
 GET_FLOWS = "GET /api/flows"
 
 LIMITS = {
@@ -46,6 +48,8 @@ LIMITS = {
     GET_SEGMENT: Limit(75, 750),
     GET_SEGMENTS: Limit(75, 750),
     GET_SEGMENT_PROFILES: Limit(75, 750),
+    GET_LIST_COUNT: Limit(1, 15),
+    GET_SEGMENT_COUNT: Limit(1, 15),
     GET_FLOWS: Limit(3, 60),
 }
 

@@ -1,0 +1,215 @@
+"""`connector backfill`: order it, follow it, say what it came to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from connector.cli import session
+
+if TYPE_CHECKING:
+    from connector.config import Config
+
+_LOOK, _SAY = 0.2, 10.0
+Run = dict[str, Any]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(backfill)
+
+
+def backfill(
+    context: typer.Context,
+    connection: str,
+    emails: Annotated[
+        Path | None, typer.Option(help="A file of separated values with a column of addresses.")
+    ] = None,
+    klaviyo_list: Annotated[
+        str, typer.Option(help="A Klaviyo list's id or exact name: its members.")
+    ] = "",
+    klaviyo_segment: Annotated[
+        str, typer.Option(help="A Klaviyo segment's id or exact name: its members.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option(help="Say what would change; send nothing.")] = False,
+    existing_only: Annotated[
+        bool, typer.Option(help="Only people of whom Klaviyo has a profile already.")
+    ] = False,
+    force: Annotated[bool, typer.Option(help="Tell again what is confirmed, too.")] = False,
+    restart: Annotated[
+        bool, typer.Option(help="From the beginning, not from where it was stopped.")
+    ] = False,
+    stop: Annotated[bool, typer.Option(help="Stop the one that runs.")] = False,
+    detach: Annotated[bool, typer.Option(help="Return when the daemon has taken it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
+) -> None:
+    """Tell Klaviyo about many people at once, after all live traffic. The same command goes on
+    with a run that was stopped or killed. People are the given ones, else all whom the platform
+    lists, else all who were ever seen."""
+    config = session.read(context.obj)
+    if connection not in {known.name for known in config.connections}:
+        raise typer.BadParameter(f"there is no connection `{connection}`")
+    if stop:
+        said = session.run(_stop(config, connection))
+        typer.echo(said, err=not said.startswith("stopped"))
+        raise typer.Exit(0 if said.startswith("stopped") else 1)
+    args = {
+        "connection": connection,
+        **_whom(emails, klaviyo_list, klaviyo_segment),
+        "dry_run": dry_run,
+        "existing_only": existing_only,
+        "force": force,
+        "restart": restart,
+    }
+    run, wrong = session.run(_work(config, args, detach))
+    if wrong or run is None:
+        typer.echo(wrong, err=True)
+        raise typer.Exit(1)
+    if as_json:
+        print(json.dumps(run, indent=2))
+    elif not detach:
+        _tell(run)
+    raise typer.Exit(0 if detach or run["state"] == "done" else 1)
+
+
+def _whom(emails: Path | None, of_list: str, of_segment: str) -> dict[str, str]:
+    """`source` and `what` of the order. A file is looked at here, for a mistake is mended sooner
+    by who made it."""
+    given = [bool(emails), bool(of_list), bool(of_segment)]
+    if sum(given) > 1:
+        raise typer.BadParameter("--emails, --klaviyo-list or --klaviyo-segment: one of them")
+    if emails:
+        from connector.backfill import addresses
+
+        try:
+            addresses.look(emails)
+        except addresses.FileFault as error:
+            raise typer.BadParameter(str(error)) from error
+        return {"source": "emails", "what": str(emails.resolve())}
+    if of_list:
+        return {"source": "klaviyo-list", "what": of_list}
+    return {"source": "klaviyo-segment", "what": of_segment} if of_segment else {}
+
+
+async def _stop(config: Config, connection: str) -> str:
+    async with session.at_work(config) as carry_out:
+        done, result = await carry_out("backfill-stop", {"connection": connection})
+    return f"stopped: backfill {result['stopped']}" if done else str(result["error"])
+
+
+async def _work(config: Config, args: dict[str, Any], detach: bool) -> tuple[Run | None, str]:
+    """(the run when it has ended, or when the daemon has it; what is wrong)."""
+    async with session.at_work(config) as carry_out:
+        done, result = await carry_out("backfill", args)
+        if not done:
+            return None, str(result["error"])
+        return await _follow(config, int(result["backfill"]), detach), ""
+
+
+async def _follow(config: Config, id: int, detach: bool) -> Run:
+    async with session.operator(config) as desk:
+        run = await desk.backfill(id)
+        if detach and await desk.holder():
+            print(f"backfill {id} is {run['state']}; this command again follows it")
+            return run
+        with _shown() as show:
+            while run["state"] in ("waiting", "running"):
+                show(run)
+                await asyncio.sleep(_LOOK)
+                run = await desk.backfill(id)
+            show(run)
+        return run
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[Callable[[Run], None]]:
+    """Progress on stderr: a bar on a terminal, else a line now and then."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.fields[total_text]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, total_text="", rate="")
+        pace = _Pace()
+
+        def show(run: Run) -> None:
+            bar.update(
+                task,
+                description=_standing(run),
+                completed=run["done"],
+                total=run["total"],
+                total_text=f"{run['total']:,}" if run["total"] is not None else "?",
+                rate=f"{pace(run['done']):,.0f}/s",
+            )
+
+        yield show
+
+
+class _Pace:
+    """People a second since it was first asked."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def __call__(self, done: int) -> float:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
+        began, before = self._first
+        return (done - before) / (now - began) if now > began else 0.0
+
+
+class _Lines:
+    """One line every ten seconds, and whenever it stands otherwise than before."""
+
+    def __init__(self) -> None:
+        self._pace = _Pace()
+        self._said = ("", float("-inf"))
+
+    def __call__(self, run: Run) -> None:
+        pace, standing, now = self._pace(run["done"]), _standing(run), time.monotonic()
+        if standing == self._said[0] and now - self._said[1] < _SAY:
+            return
+        self._said = (standing, now)
+        total, left = run["total"], ""
+        if total and pace > 0 and run["state"] == "running":
+            left = f", {max(0, total - run['done']) / pace / 60:.0f} min left"
+        of = f" of {total:,}" if total is not None else ""
+        print(f"{standing}: {run['done']:,}{of}, {pace:,.0f}/s{left}", file=sys.stderr)
+
+
+def _standing(run: Run) -> str:
+    name = f"{'dry run' if run['dry_run'] else 'backfill'} {run['id']}"
+    if run["state"] == "waiting":
+        return f"{name} waits (connector approvals list)"
+    return f"{name} {run['state']}"
+
+
+def _tell(run: Run) -> None:
+    why = f"; {run['detail']}" if run["detail"] else ""
+    print(f"{_standing(run)}: {run['rows']:,} looked at{why}")
+    for word, count in run["people"].items():
+        if count or word not in ("pending", "dead"):
+            print(f"  {word.replace('_', ' '):<16}{count:>12,}")
+    if run["existing_only"]:
+        print(f"  {'not at Klaviyo':<16}{run['not_at_klaviyo']:>12,}")
+    for note in run["notes"]:
+        print(f"  {note}")
+    if run["people"].get("new_to_klaviyo"):
+        print("  Klaviyo bills active profiles: those that are new to it will count")

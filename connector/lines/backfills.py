@@ -1,0 +1,82 @@
+"""A connection's backfills: their sources, the guard before them, and their orders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from connector.adapters.klaviyo.flows import FlowTriggers
+from connector.adapters.klaviyo.groups import KlaviyoGroups
+from connector.backfill.rehearsal import Rehearsal
+from connector.backfill.runs import Backfiller, Road
+from connector.backfill.sources import (
+    EMAILS,
+    GROUPS,
+    LISTING,
+    EmailFile,
+    EverSeen,
+    Group,
+    Listing,
+    Source,
+)
+from connector.guard import Guard
+from connector.lines.site import Site
+from connector.operate import Line
+
+
+def guard(site: Site) -> Guard:
+    """What asks before a bulk write of this connection."""
+    shop, connection = site.shop, site.connection
+    mode = connection.klaviyo.flow_guard
+    return Guard(connection.name, mode, FlowTriggers(site.api), shop.store.approvals, shop.clock)
+
+
+def build(site: Site, line: Line) -> None:
+    """Only for a site with profiles, after its states are laid."""
+    assert line.reads is not None
+    assert line.writes is not None
+    assert line.refresher is not None
+    shop, store, name = site.shop, site.shop.store, site.connection.name
+    groups = KlaviyoGroups(site.api)
+    reads, writes, refresher = line.reads, line.writes, line.refresher
+    stream = site.client.people if site.client else None
+
+    def wake() -> None:
+        reads.wake()
+        writes.wake()
+
+    def source(kind: str, args: Mapping[str, Any]) -> Source:
+        if kind == EMAILS:
+            return EmailFile(Path(args["what"]))
+        if kind in GROUPS:
+            return Group(groups, GROUPS[kind], args["group"])
+        if kind == LISTING and stream is not None:
+            return Listing(stream, refresher, site.mapping.reads, shop.clock)
+        return EverSeen(store.backfills, name)
+
+    backfiller = Backfiller(
+        name,
+        Road(reads.lane, writes.lane.id, wake),
+        source,
+        backfills=store.backfills,
+        guard=guard(site),
+        groups=groups,
+        rehearsal=Rehearsal(
+            name,
+            refresher,
+            groups,
+            backfills=store.backfills,
+            memory=store.memory,
+            clock=shop.clock,
+        ),
+        lease=shop.lease,
+        clock=shop.clock,
+        metrics=shop.metrics,
+        lists_people=stream is not None,
+    )
+    line.loops.append(backfiller.run)
+    line.idle.append(backfiller.idle)
+    line.orders["backfill"] = backfiller.order
+    line.orders["backfill-stop"] = backfiller.stop
+    line.decided.append(lambda answer: backfiller.wake())

@@ -1,0 +1,73 @@
+"""Members of a list or a segment, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.datastructures import URL, QueryParams
+
+from connector.sandbox import klaviyo_reads as reads
+from connector.sandbox.klaviyo_state import Memory, Profile
+
+Page = tuple[list[tuple[float, Profile]], str | None]
+
+
+def page_of(
+    memory: Memory,
+    members: Mapping[int, float],
+    query: QueryParams,
+    *,
+    by: Sequence[str] = ("email", "phone_number"),
+) -> Page:
+    """(when each joined and who), and the cursor behind them. `members` maps a profile's number to
+    when it joined; `by` are the words that equals and any may filter by."""
+    # Whole microseconds, so that a cursor says exactly what it stands for.
+    keys = sorted((round(at * 1e6), number) for number, at in members.items())
+    for operator, name, values in reads.terms(query.get("filter", "")):
+        if operator in ("equals", "any") and name in by:
+            hits = [
+                memory.by_id(value) if name == "profile_id" else memory.by(name, value)
+                for value in values
+            ]
+            chosen = {hit.number for hit in hits if hit is not None}
+            keys = [key for key in keys if key[1] in chosen]
+        elif operator in reads.COMPARE and name == "joined_group_at":
+            edge, test = reads.moment_of(values[0]), reads.COMPARE[operator]
+            # Shown in whole seconds, so compared in whole seconds.
+            keys = [key for key in keys if test(key[0] // 1_000_000, edge)]
+        else:
+            raise reads.Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+    sort = query.get("sort", "joined_group_at")
+    if sort.removeprefix("-") != "joined_group_at":
+        raise reads.Unreadable("sort", f"'{sort}' is not a valid sort.")
+    if sort.startswith("-"):
+        keys.reverse()
+    cursor = reads.cursor_of(query)
+    if cursor:
+        last = (int(cursor[0]), int(cursor[-1]))
+        down = sort.startswith("-")
+        keys = [key for key in keys if (key < last if down else key > last)]
+    size = reads.size_of(query, default=20, most=100)
+    following = None
+    if len(keys) > size:
+        following = f"{keys[size - 1][0]}|{keys[size - 1][1]}"
+    return [(at / 1e6, memory.numbered(number)) for at, number in keys[:size]], following
+
+
+def profiles(page: Page, query: QueryParams, url: URL) -> dict[str, Any]:
+    """The members' profiles as a collection."""
+    shown, (people, following) = reads.extras(query), page
+    made = []
+    for at, person in people:
+        view = reads.profile(person, url, shown)
+        view["attributes"]["joined_group_at"] = reads.iso(at)
+        made.append(view)
+    return reads.collection(made, url, query, following)
+
+
+def ids(page: Page, query: QueryParams, url: URL) -> dict[str, Any]:
+    """The members' ids as a collection."""
+    people, following = page
+    made = [{"type": "profile", "id": person.id} for _, person in people]
+    return reads.collection(made, url, query, following)
