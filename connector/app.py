@@ -35,6 +35,7 @@ from connector.web.server import Server, application
 
 _DAY_MS = 86_400_000
 _IDLE_AHEAD = 60.0
+_COUNT_PEOPLE_EVERY = 300.0
 
 
 def read_config(path: Path | None = None) -> Config:
@@ -64,6 +65,7 @@ class App:
         self._workshop: Workshop
         self._lease: LeaseKeeper
         self._servers: list[Server] = []
+        self._count_people_at = 0.0
         self._bells = Bells()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._trouble: dict[str, str] = {}
@@ -72,9 +74,14 @@ class App:
 
     # ── start and stop ───────────────────────────────────────────────────────────────────────────
 
-    async def start(self, *, patience: float = 30.0, serve: bool = True) -> None:
-        """Raises ConfigError for what a person must mend, StoreError when another holds the
-        store longer than `patience` seconds or its schema does not fit."""
+    async def start(self, *, patience: float | None = None, serve: bool = True) -> None:
+        """Raises ConfigError for what a person must mend, StoreError when another holds the store
+        longer than `patience` seconds or its schema does not fit. By itself it waits 30 s where
+        the store is a file, and for ever where replicas share a database."""
+        if patience is None:
+            patience = 30.0 if _is_file(self.config) else float("inf")
+        if serve and not _is_file(self.config):
+            await self._listen()
         self.store = await self._open_store()
         if self.store.size_bytes() is None:
             self.metrics.without_disk()
@@ -112,6 +119,7 @@ class App:
 
     async def abandon(self) -> None:
         """Give back what a start that was cut off had taken."""
+        await asyncio.gather(*(server.stop() for server in self._servers))
         if hasattr(self, "_lease"):
             await self._lease.release()
         if hasattr(self, "store"):
@@ -119,11 +127,15 @@ class App:
 
     async def stop(self) -> None:
         """Everything in flight is finished, within [server] shutdown_timeout."""
-        grace = self.config.server.shutdown_timeout
+        if not hasattr(self, "health"):
+            return await self.abandon()
+        until = self.clock.monotonic() + self.config.server.shutdown_timeout
         self.health.ready = False
         self._bells.stop()
+        await self.operator.stop()
         await asyncio.gather(*(server.stop() for server in self._servers))
-        await asyncio.gather(*(self._stop_line(line, grace) for line in self.lines.values()))
+        left = max(0.0, until - self.clock.monotonic())
+        await asyncio.gather(*(self._stop_line(line, left) for line in self.lines.values()))
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -192,12 +204,23 @@ class App:
             recovered += await self.store.reads.recover(fence, now=now)
             recovered += await self.store.profiles.recover(fence, now=now)
             recovered += await self.store.actions.recover(fence, now=now)
+            recovered += await self.store.memberships.recover(fence, now=now)
         except StoreError as error:
             if error.problem is not Problem.STORE_HELD or not self.lines:
                 raise
             return  # whoever took the lease recovers
         if recovered:
             self._log.warning("records in doubt after a stop go singly", records=recovered)
+
+    async def _listen(self) -> None:
+        """Open the doors before there is anything behind them, for whoever asks for health while
+        a database or a lease is waited for."""
+        server = self.config.server
+        for key, port in (("server.port", server.port), ("server.admin_port", server.admin_port)):
+            if port or key == "server.port":
+                door = Server(None, server.host, port, grace=server.shutdown_timeout, key=key)
+                await door.start()
+                self._servers.append(door)
 
     async def _serve(self) -> None:
         server = self.config.server
@@ -213,9 +236,13 @@ class App:
                     private, server.host, server.admin_port, grace=grace, key="server.admin_port"
                 )
             )
+        early = {door.key: door for door in self._servers}
         for door in doors:
-            await door.start()
-            self._servers.append(door)
+            if door.key in early:
+                early[door.key].app = door.app
+            else:
+                await door.start()
+                self._servers.append(door)
 
     def _run_line(self, line: Line) -> None:
         if not line.enabled:
@@ -268,6 +295,8 @@ class App:
                     line.reads.wake()
                 if line.writes and line.door and line.door.hears:
                     line.writes.wake()
+                for dispatcher in line.more:
+                    dispatcher.wake()
 
     # ── bells ────────────────────────────────────────────────────────────────────────────────────
 
@@ -370,6 +399,11 @@ class App:
             self.metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
         self.metrics.questions(await self.store.approvals.find())
         self.metrics.unknown(await self.store.actions.uncertain(), list(self.lines))
+        if self.clock.monotonic() >= self._count_people_at:
+            # Everybody is looked at, so not at every scrape.
+            self._count_people_at = self.clock.monotonic() + _COUNT_PEOPLE_EVERY
+            self.metrics.population(await self.store.insight.population())
+        self.metrics.groups(await self.store.memberships.groups())
         self._workshop.quotas.publish()
         for gauge, value in (
             (self.metrics.store_bytes, self.store.size_bytes()),

@@ -123,6 +123,12 @@ class Problem(StrEnum):
 
     MASS_DEATH = "L10", "more than half of the last records died of one cause, so the lane is held"
     RETRIES_EXHAUSTED = "L20", "the record was retried for [delivery] retry_horizon without success"
+    TOO_MANY_LEAVE = "L30", "a sync would take too many people off, so it waits for a person"
+    FIRST_SYNC = "L31", "nothing is told before a person has agreed to the first sync"
+    REMOVED_BY_HAND = "L32", "somebody took a member off the list at Klaviyo"
+    GROUP_NOT_FOUND = "L33", "no audience, list or segment has this id or name"
+    GROUP_AMBIGUOUS = "L34", "more than one has this name, so the id is needed"
+    NOT_OFFERED = "L35", "the platform does not offer this"
     PAUSED = "L40", "paused by a person"
 
 

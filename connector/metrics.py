@@ -30,6 +30,7 @@ from connector.model import (
     Doubt,
     Entry,
     Gone,
+    Group,
     Held,
     Lane,
     LaneMode,
@@ -115,6 +116,11 @@ class Metrics:
         self.dead = self._gauge(
             "dead_letters", "Records that will not be taken as they are.", "connection", "cause"
         )
+        self.backfill = self._gauge(
+            "backfill_progress_ratio",
+            "How much of the running backfill is done: 0 to 1, 1 when none runs.",
+            "connection",
+        )
         self.actions = self._counter(
             "actions",
             "Adjustments and pushes that reached an end, or wait for a person.",
@@ -127,13 +133,33 @@ class Metrics:
             "Actions of which nobody knows whether the platform applied them.",
             "connection",
         )
-        self.backfill = self._gauge(
-            "backfill_progress_ratio",
-            "How much of the running backfill is done: 0 to 1, 1 when none runs.",
-            "connection",
-        )
         self.approvals = self._gauge(
             "approvals_pending", "Questions that wait for a person.", "connection", "what"
+        )
+        self.drift = self._gauge(
+            "reconcile_drift",
+            "What the last reconcile found to differ at the far end.",
+            "connection",
+            "kind",
+        )
+        self.people = self._gauge("people", "People seen.", "connection", "state")
+        self.members = self._gauge(
+            "audience_members",
+            "Members that the last full scan of an audience found.",
+            "connection",
+            "audience",
+        )
+        self.segment_members = self._gauge(
+            "segment_members",
+            "Members that the last full scan of a segment found.",
+            "connection",
+            "segment",
+        )
+        self.segment_seconds = self._gauge(
+            "segment_scan_seconds",
+            "How long the last full scan of a segment took.",
+            "connection",
+            "segment",
         )
         self.requests = self._counter(
             "requests",
@@ -223,7 +249,10 @@ class Metrics:
 
     def took_in(self, lane: Lane, via: str, result: Appended, now: Millis) -> None:
         connection, kind = lane.connection, lane.kind
-        self.received.labels(connection, kind, via).inc(result.accepted + result.duplicates)
+        told = result.accepted + result.duplicates + result.forgotten
+        self.received.labels(connection, kind, via).inc(told)
+        if result.forgotten:
+            self.skipped.labels(connection, "forgotten").inc(result.forgotten)
         self.last_received.labels(connection, via).set(now / 1000)
         if result.duplicates:
             self.duplicates.labels(connection, kind).inc(result.duplicates)
@@ -308,6 +337,27 @@ class Metrics:
         self.approvals.clear()
         for (connection, what), count in Tally((a.connection, a.what) for a in pending).items():
             self.approvals.labels(connection, what).set(count)
+
+    def population(self, found: Mapping[tuple[str, str], int]) -> None:
+        """(connection, state) → how many people stand there."""
+        self.people.clear()
+        for labels, count in found.items():
+            self.people.labels(*labels).set(count)
+
+    def groups(self, found: Sequence[Group]) -> None:
+        """By their names as configured; tags are not read, so there is nothing to tell of them."""
+        for group in found:
+            labels = (group.connection, group.name)
+            if group.saved_at is not None:
+                stream = f"{group.kind} {group.name}"
+                self.checkpoint.labels(group.connection, stream).set(group.saved_at / 1000)
+            if not group.complete:
+                continue
+            if group.kind == "audience":
+                self.members.labels(*labels).set(group.members)
+            elif group.kind == "segment":
+                self.segment_members.labels(*labels).set(group.members)
+                self.segment_seconds.labels(*labels).set(group.took / 1000)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

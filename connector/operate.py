@@ -6,6 +6,7 @@ Orders are rows: whoever holds the store's lease carries them out.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 from connector import log
 from connector.actions.door import FlowDoor
+from connector.audiences import view
 from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem, StoreError
 from connector.intake import Door
@@ -55,7 +57,8 @@ class Line:
     `mapping` is the version in use, `account` Klaviyo's id where it could be read. `more` are
     lanes besides events, reads and writes; `loops` run for ever beside the lanes; `idle` say
     whether those have nothing to do; `needs` what a person must look at; `orders` which orders
-    this line carries out, for those that name its connection; `decided` is told of every answer
+    this line carries out, for those that name its connection, of which `errands` take their time
+    and hold up no other; `decided` is told of every answer
     to a question that this connection asked. `act` stores actions for the platform, None where it
     takes none."""
 
@@ -79,6 +82,7 @@ class Line:
     idle: list[Callable[[], Awaitable[bool]]] = field(default_factory=list)
     needs: list[Callable[[], Awaitable[Sequence[Need]]]] = field(default_factory=list)
     orders: dict[str, Handler] = field(default_factory=dict)
+    errands: set[str] = field(default_factory=set)
     act: Callable[[Origin, Sequence[Asked]], Awaitable[Added | Conflict]] | None = None
     decided: list[Callable[[Approval], None]] = field(default_factory=list)
 
@@ -109,6 +113,7 @@ class Operator:
         self._lines: Mapping[str, Line] = lines if lines is not None else {}
         self._reload = reload
         self._trouble = trouble
+        self._errands: set[asyncio.Task[None]] = set()
         self._log = log.get("operate")
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────
@@ -144,6 +149,9 @@ class Operator:
             connections.setdefault(name, {"lanes": [], "streams": []})["streams"].append(
                 {"stream": stream, "checkpoint_age": (now - saved_at) / 1000}
             )
+        for link in await self.links():
+            about = connections.setdefault(link["connection"], {"lanes": [], "streams": []})
+            about.setdefault(f"{link['kind']}s", []).append(link)
         groups = await self._store.dead_letters.groups()
         return {
             "holder": await self.holder(),
@@ -185,6 +193,10 @@ class Operator:
     async def deeds(self, connection: str | None, stuck: bool, limit: int) -> Sequence[Deed]:
         """Adjustments and pushes, those that wait for a person first."""
         return await self._store.actions.find(connection=connection, stuck=stuck, limit=limit)
+
+    async def links(self) -> list[dict[str, Any]]:
+        """What is kept as what, and how that stands."""
+        return await view.links(self._store.memberships, self._clock.now())
 
     async def letters(
         self, problem: str | None, connection: str | None, limit: int
@@ -255,6 +267,10 @@ class Operator:
             elif b.dead and b.lane.kind == "profile":
                 again = "the next change, or `connector refresh`, tries again"
                 found.append(Need(f"dead {road}", f"{road}: {b.dead} refused; {again}"))
+            elif b.dead and b.lane.kind == "membership":
+                which = "audiences" if b.lane.destination == KLAVIYO else "segments"
+                text = f"{road}: {b.dead} refused; `connector {which} sync` tries again"
+                found.append(Need(f"dead {road}", text))
             elif b.dead:
                 text = f"{road}: {b.dead} dead letters (connector dead-letters list)"
                 found.append(Need(f"dead {road}", text))
@@ -264,6 +280,8 @@ class Operator:
                 f"(connector approvals approve {asked.id})"
             )
             found.append(Need(f"approval {asked.id}", text))
+        known = {need.key for need in found}
+        found += [n for n in await view.needs(self._store.memberships) if n.key not in known]
         return found
 
     async def _actions_need(self, b: Backlog) -> list[Need]:
@@ -309,8 +327,23 @@ class Operator:
     async def carry_out_all(self) -> None:
         """Take every open order and carry it out; each gets its answer, whatever happens."""
         for order in await self._store.orders.take(now=self._clock.now()):
-            ok, result = await self.carry_out(order.kind, order.args)
-            await self._store.orders.finish(order.id, ok=ok, result=result, now=self._clock.now())
+            line = self._lines.get(str(order.args.get("connection", "")))
+            if line and order.kind in line.errands:
+                errand = asyncio.create_task(self._finish(order))
+                self._errands.add(errand)
+                errand.add_done_callback(self._errands.discard)
+            else:
+                await self._finish(order)
+
+    async def _finish(self, order: Order) -> None:
+        ok, result = await self.carry_out(order.kind, order.args)
+        await self._store.orders.finish(order.id, ok=ok, result=result, now=self._clock.now())
+
+    async def stop(self) -> None:
+        """Errands are cut off: their orders are carried out after the next start."""
+        for errand in (errands := list(self._errands)):
+            errand.cancel()
+        await asyncio.gather(*errands, return_exceptions=True)
 
     async def carry_out(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
         """(whether it was done, what it came to or why not)."""
@@ -335,6 +368,8 @@ class Operator:
                     return False, {"error": "no daemon runs on this store, so nothing to reload"}
                 case "applied" | "again" | "refuse":
                     return await self._of_action(kind, args)
+                case "forget" | "lift":
+                    return await self._forget(kind, args)
                 case "approve" | "reject":
                     return await self._decide(args["id"], kind == "approve", args.get("by", ""))
                 case _:
@@ -396,6 +431,29 @@ class Operator:
         line.reads.wake()
         return True, {"asked": len(found), "since": now}
 
+    async def whom(self, connection: str, who: str) -> int:
+        """How many people `forget` would erase."""
+        return (await self._store.erasure.find(connection, who)).people
+
+    async def _forget(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+        """Klaviyo is asked first: once a person is forgotten here, nobody knows whom to name."""
+        connection, who = args["connection"], args["person"]
+        if kind == "lift":
+            if await self._store.erasure.lift(connection, who):
+                return True, {"lifted": connection}
+            return False, {"error": f"{connection} has not forgotten anybody of this name"}
+        found = await self._store.erasure.find(connection, who)
+        if not found.people:
+            return False, {"error": f"{connection} has never seen this person"}
+        said: Mapping[str, Any] = {}
+        if args.get("klaviyo"):
+            asked = {"connection": connection, "emails": found.emails}
+            done, said = await self._by_line("erase", asked)
+            if not done:
+                return False, {"error": f"nothing was erased here: {said['error']}"}
+        gone = await self._store.erasure.forget(connection, who, now=self._clock.now())
+        return True, {"forgotten": gone.people, "rows": gone.rows, **said}
+
     async def _switch(self, kind: str, connection: str) -> tuple[bool, Mapping[str, Any]]:
         lanes = [(x, s) for x, s in await self._store.lanes.all() if x.connection == connection]
         if not lanes:
@@ -415,8 +473,11 @@ class Operator:
             return
         if dispatcher.state.problem is Problem.KLAVIYO_ACCOUNT and line.account:
             await self._store.memory.pin_account(line.name, line.account, anew=True)
+            now = self._clock.now()
             if dispatcher.lane.kind == "profile":
-                await self._store.profiles.start_anew(dispatcher.lane.id, now=self._clock.now())
+                await self._store.profiles.start_anew(dispatcher.lane.id, now=now)
+            elif dispatcher.lane.kind == "event":
+                await self._store.memberships.forget_account(line.name, now=now)
         await dispatcher.resume()
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:
@@ -435,6 +496,8 @@ class Operator:
     def _queue_of(self, lane: Lane) -> Queue:
         if lane.kind == "action":
             return self._store.actions
+        if lane.kind == "membership":
+            return self._store.memberships
         if lane.kind != "profile":
             return self._store
         return self._store.profiles if lane.destination == KLAVIYO else self._store.reads

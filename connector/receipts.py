@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from connector import log
 from connector.errors import DeliveryError, Problem, StoreError
 from connector.metrics import Metrics
-from connector.model import Lane
-from connector.ports import Clock, Jobs, Lease, OpenReceipt, Profiles
+from connector.model import Lane, Need
+from connector.ports import Clock, Jobs, Lease, OpenReceipt, Receipted
 
 SOON = 1.0
 LATER = 5.0
@@ -26,7 +26,7 @@ class Receipts:
     def __init__(
         self,
         lane: Lane,
-        profiles: Profiles,
+        queue: Receipted,
         jobs: Jobs,
         lease: Lease,
         clock: Clock,
@@ -35,7 +35,7 @@ class Receipts:
         settled: Callable[[], None],
     ) -> None:
         self._lane = lane
-        self._profiles = profiles
+        self._queue = queue
         self._jobs = jobs
         self._lease = lease
         self._clock = clock
@@ -51,6 +51,16 @@ class Receipts:
     def wake(self) -> None:
         """Something was queued."""
         self._bell.set()
+
+    async def idle(self) -> bool:
+        """Whether no job holds anybody."""
+        return not await self._queue.receipts(self._lane.id)
+
+    async def needs(self) -> Sequence[Need]:
+        """A job that stands still."""
+        if not self.stuck:
+            return []
+        return [Need(f"job {self._lane.connection} {self._lane.kind}", self.stuck)]
 
     async def run(self) -> None:
         """For ever: soon after something was queued, then ever more at leisure until all is
@@ -86,12 +96,12 @@ class Receipts:
         """Settle what has ended; returns how many receipts stay open."""
         if not self._lease.valid():
             return 1
-        receipts = await self._profiles.receipts(self._lane.id)
+        receipts = await self._queue.receipts(self._lane.id)
         if not receipts:
             self.stuck = None
             return 0
         running = await self._jobs.open()
-        unaccounted = running - await self._profiles.open_jobs()
+        unaccounted = running - await self._queue.open_jobs()
         left = 0
         for receipt in receipts:
             done = await self._settle(receipt, running, unaccounted)
@@ -117,7 +127,7 @@ class Receipts:
             cancelled = ended.outcome == "cancelled"
             await self._again(receipt, Problem.JOB_CANCELLED if cancelled else Problem.JOB_LOST)
             return True
-        closed = await self._profiles.close_receipt(
+        closed = await self._queue.close_receipt(
             self._lane.id, receipt.id, now=now, failed=ended.failed
         )
         self._metrics.closed(self._lane, closed - len(ended.failed), len(ended.failed), now)
@@ -131,7 +141,7 @@ class Receipts:
             meaning=problem.meaning,
             people=receipt.people,
         )
-        await self._profiles.doubt_receipt(self._lane.id, receipt.id, now=self._clock.now())
+        await self._queue.doubt_receipt(self._lane.id, receipt.id, now=self._clock.now())
         self._settled()
 
     def _watch(self, running: Sequence[OpenReceipt]) -> None:

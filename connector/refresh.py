@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -40,16 +39,11 @@ from connector.model import (
     Unsent,
 )
 from connector.ports import Mode, Outgoing, PeoplePage, Quota, Reader, Sight, Sighting, Whom
-from connector.states import changes_of
+from connector.states import address_of, changes_of
 
 _WATCHED = 10
 _TOO_MANY = 5
 _NOT_THE_NEXT_PROBE = 300.0
-
-
-def address_of(account: str, email: str) -> bytes:
-    """16 bytes for a profile at its account: what one write at a time is about."""
-    return blake2b(f"{account}\0{email}".encode(), digest_size=16).digest()
 
 
 class PassThrough:

@@ -9,7 +9,14 @@ import orjson
 
 from connector.errors import ConfigError, Problem
 from connector.mapping import CompiledMapping, compile_mapping
-from connector.model import Entry, EventMessage, Fault, ProfileWrite, Skip
+from connector.model import (
+    Entry,
+    EventMessage,
+    Fault,
+    MembershipWrite,
+    ProfileWrite,
+    Skip,
+)
 from connector.ports import FreshView, Memory, Reads
 from connector.states import write_of_json
 
@@ -105,6 +112,17 @@ class ProfileRenderer:
 
     def render(self, entry: Entry) -> ProfileWrite | Skip | Fault:
         return write_of_json(entry.data)
+
+
+class MembershipRenderer:
+    """connector.ports.Renderer of memberships: there is nothing to map."""
+
+    version = ""
+
+    async def prepare(self, entries: Sequence[Entry]) -> None: ...
+
+    def render(self, entry: Entry) -> MembershipWrite | Skip | Fault:
+        return MembershipWrite(**orjson.loads(entry.data))
 
 
 def _address(view: Mapping[str, Any]) -> str | None:

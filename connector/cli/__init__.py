@@ -19,12 +19,15 @@ from connector.cli import (
     backfill,
     daemon,
     flows,
+    groups,
     letters,
     look,
     notices,
     people,
+    reconciles,
     setup,
     stores,
+    support,
 )
 
 app = typer.Typer(
@@ -56,11 +59,13 @@ def options(
     context.obj = config
 
 
-for module in (backfill, daemon, look, people, setup, flows):
+for module in (backfill, daemon, look, people, reconciles, setup, support, flows):
     module.register(app)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(actions.app, name="actions")
+app.add_typer(groups.audiences, name="audiences")
+app.add_typer(groups.segments, name="segments")
 app.add_typer(stores.app, name="store")
 app.add_typer(notices.app, name="notify")
 app.add_typer(setup.mappings, name="mappings")

@@ -156,16 +156,16 @@ def healthcheck(
     raise typer.Exit(0 if said[0] == 200 else 1)
 
 
-def pause(context: typer.Context, connection: str) -> None:
+def pause(context: typer.Context, connection: str, detach: session.Detach = False) -> None:
     """Stop a connection's deliveries; intake goes on."""
-    session.follow(context.obj, "pause", {"connection": connection})
+    session.follow(context.obj, "pause", {"connection": connection}, detach=detach)
 
 
-def resume(context: typer.Context, connection: str) -> None:
+def resume(context: typer.Context, connection: str, detach: session.Detach = False) -> None:
     """Start a connection's deliveries again. It does not matter what stopped them."""
-    session.follow(context.obj, "resume", {"connection": connection})
+    session.follow(context.obj, "resume", {"connection": connection}, detach=detach)
 
 
-def reload(context: typer.Context) -> None:
+def reload(context: typer.Context, detach: session.Detach = False) -> None:
     """Have the running daemon read its configuration again. A faulty one changes nothing."""
-    session.follow(context.obj, "reload", {})
+    session.follow(context.obj, "reload", {}, detach=detach)

@@ -97,6 +97,8 @@ def table(found: dict[str, Any]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from connector.cli.groups import lines
+
     lanes = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("connection", "lane", "state", "ready", "in flight", "held", "dead", "oldest"):
         lanes.add_column(heading, justify="left" if heading in _WORDS else "right")
@@ -122,6 +124,10 @@ def table(found: dict[str, Any]) -> RenderableType:
         if (actions := connection.get("actions")) and actions["waiting"]:
             pace = f"{actions['waiting']:,} actions wait, {actions['per_second']}/s now"
             parts.append(Text(f"{name}: {pace}, done in {age(actions['eta_seconds'])}"))
+    kept = [x for c in found["connections"].values() for k in _KEPT for x in c.get(k, ())]
+    if kept:
+        parts.append(Text("\naudiences and segments", style="bold"))
+        parts += [Text(f"  {line}") for link in kept for line in lines(link)]
     if found["letters"]:
         parts.append(Text("\nwaiting for somebody", style="bold"))
         parts += [
@@ -148,6 +154,7 @@ def road(lane: dict[str, Any]) -> str:
 
 
 _WORDS = {"connection", "lane", "state"}
+_KEPT = ("audiences", "segments")
 
 
 def age(seconds: float | None) -> str:

@@ -131,19 +131,30 @@ def _names(config: Config, faults: Faults) -> None:
 
 
 def _lists(config: Config, faults: Faults) -> None:
+    """Several audiences of one connection may fill a list, if they agree on what becomes of it."""
     seen: dict[str, tuple[int, int]] = {}
     for index, connection in enumerate(config.connections):
         for number, audience in enumerate(connection.audiences):
             first = seen.setdefault(audience.list, (index, number))
-            if first == (index, number):
+            owner = config.connections[first[0]]
+            known = f"connections.{owner.name}.audiences.{first[1]}"
+            loc: Loc = ("connections", index, "audiences", number)
+            if first[0] != index:
+                faults.add(
+                    (*loc, "list"),
+                    f'found "{audience.list}", which {known} has too, allowed a list that no '
+                    "other connection fills (two accounts with lists of one name: write the ids)",
+                )
                 continue
-            owner = config.connections[first[0]].name
-            faults.add(
-                ("connections", index, "audiences", number, "list"),
-                f'found "{audience.list}", which connections.{owner}.audiences.{first[1]} has '
-                "too, allowed a list that nobody else fills (two accounts with lists of one "
-                "name: write the ids)",
-            )
+            if first[1] != number and audience.audience == owner.audiences[first[1]].audience:
+                faults.add((*loc, "audience"), f"found the audience and list of {known} again")
+            for key in ("foreign_members", "on_manual_removal"):
+                found, there = getattr(audience, key), getattr(owner.audiences[first[1]], key)
+                if found != there:
+                    faults.add(
+                        (*loc, key),
+                        f'found "{found}", allowed "{there}" as {known}, which fills the list too',
+                    )
 
 
 def _fill_from(written: Any, suggestion: str) -> str:

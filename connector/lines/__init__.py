@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from connector.adapters import registry
 from connector.config import Config, Connection
 from connector.errors import ConfigError, Problem
-from connector.lines import accounts, actions, backfills, events, polling, states
+from connector.lines import (
+    accounts,
+    actions,
+    backfills,
+    erasures,
+    events,
+    memberships,
+    polling,
+    reconciles,
+    states,
+)
 from connector.lines.quotas import Quotas
 from connector.lines.site import Shop, Site
 from connector.mapping import Writer, clashes
@@ -75,8 +85,11 @@ class Workshop:
             await states.build(site, line)
         if site.reader:
             polling.build(site, line)
+            reconciles.build(site, line)
             backfills.build(site, line)
         await actions.build(site, line)
+        erasures.build(site, line)
+        await memberships.build(site, line)
         line.door = events.door(site, line)
         return line
 

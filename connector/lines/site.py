@@ -168,6 +168,7 @@ class Site:
         sink: Sink[Any],
         renderer: Renderer[Any],
         settled: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
+        policy: Policy | None = None,
     ) -> Dispatcher[Any]:
         """A lane of this line, stopped."""
         shop = self.shop
@@ -185,7 +186,7 @@ class Site:
             lease=shop.lease,
             clock=shop.clock,
             metrics=shop.metrics,
-            policy=policy(shop.config),
+            policy=policy or policy_of(shop.config),
             settled=settled,
         )
 
@@ -212,7 +213,7 @@ class Site:
         return state
 
 
-def policy(config: Config) -> Policy:
+def policy_of(config: Config) -> Policy:
     delivery = config.delivery
     return Policy(
         bulk_threshold=delivery.bulk_threshold,

@@ -9,7 +9,7 @@ from connector.adapters.klaviyo.sink.jobs import ImportJobs
 from connector.adapters.klaviyo.sink.profiles import ProfileSink
 from connector.dispatch import Dispatcher
 from connector.lines.site import Site
-from connector.model import Need, Outcome, Pending, ProfileWrite
+from connector.model import Outcome, Pending, ProfileWrite
 from connector.operate import KLAVIYO, Line
 from connector.ports import Reader, Renderer
 from connector.receipts import Receipts
@@ -41,15 +41,9 @@ async def build(site: Site, line: Line) -> None:
         settled=writes.wake,
     )
 
-    async def settled() -> bool:
-        return not await shop.store.profiles.receipts(writes.lane.id)
-
-    async def stuck() -> Sequence[Need]:
-        return [Need(f"job {line.name}", receipts.stuck)] if receipts.stuck else []
-
     line.loops.append(receipts.run)
-    line.idle.append(settled)
-    line.needs.append(stuck)
+    line.idle.append(receipts.idle)
+    line.needs.append(receipts.needs)
     if site.reader is not None:
         await _reads(site, line, site.reader, writes)
 

@@ -75,6 +75,11 @@ class CompiledMapping:
         rule = self.event(name)
         return (rule.key if rule else name).strip().casefold()
 
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The metrics that are named here and sent; `unknown = "pass"` sends others besides."""
+        return frozenset(rule.metric for rule in self.rules.values() if rule.enabled)
+
     def refreshes(self, name: str) -> bool:
         """Whether this event makes the person be read again. Unknown names do unless dropped:
         what they changed is unknown too."""

@@ -317,7 +317,15 @@ class Groups(Protocol):
         """How many members it has, as Klaviyo counts them."""
         ...
 
-    async def members(self, kind: GroupKind, id: str, cursor: str | None) -> MembersPage: ...
+    async def members(
+        self, kind: GroupKind, id: str, cursor: str | None, *, since: Millis | None = None
+    ) -> MembersPage:
+        """Oldest members first; with `since` only those who joined then or later."""
+        ...
+
+    async def create_list(self, name: str) -> str:
+        """The id of a new list. Unknown: there may be one now, so look before creating again."""
+        ...
 
     async def known(self, emails: Sequence[str]) -> set[str]:
         """Those of these addresses, in lower case, that Klaviyo has a profile of."""
@@ -342,6 +350,27 @@ class Jobs(Protocol):
     async def open(self) -> set[str]: ...
 
     async def ended(self, id: str) -> EndedJob | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """A profile as the far end has it: its id there, and its fields by the names of
+    connector.states."""
+
+    id: str
+    fields: Mapping[str, Any]
+
+
+class Mirror(Protocol):
+    """The far end read back, at backfill priority. Both raise DeliveryError."""
+
+    async def profiles(self, emails: Sequence[str]) -> Mapping[str, Mirrored]:
+        """By address, those that exist."""
+        ...
+
+    async def has_event(self, profile: str, unique_id: str, at: Millis) -> bool:
+        """Whether the profile with this id has the event that happened `at`."""
+        ...
 
 
 M = TypeVar("M")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from connector.errors import Problem
 from connector.model import (
@@ -17,10 +17,12 @@ from connector.model import (
     Claim,
     Conflict,
     Entry,
+    Group,
     Kind,
     Lane,
     LaneId,
     LaneState,
+    Link,
     Millis,
     Observation,
     Outcome,
@@ -30,6 +32,9 @@ from connector.model import (
     Spend,
     State,
 )
+
+if TYPE_CHECKING:
+    from connector.ports.platforms import Member, MembersPage
 
 
 class Clock(Protocol):
@@ -198,9 +203,8 @@ class OpenReceipt:
     people: int
 
 
-class Profiles(Queue, Protocol):
-    """People as states at the destination: promise 5. One write per address is in flight at a
-    time, whatever the lane; Pending keeps it in flight until its receipt is closed."""
+class Receipted(Queue, Protocol):
+    """A queue whose entries an import job may hold in flight until its receipt is closed."""
 
     async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]: ...
 
@@ -219,16 +223,141 @@ class Profiles(Queue, Protocol):
         """Nobody will say what became of it: all that it held is told again."""
         ...
 
+    async def open_jobs(self) -> set[str]:
+        """Receipts that hold writes in flight, of all lanes of all such queues."""
+        ...
+
+
+class Profiles(Receipted, Protocol):
+    """People as states at the destination: promise 5. One write per address is in flight at a
+    time, whatever the lane; Pending keeps it in flight until its receipt is closed."""
+
     async def start_anew(self, lane: LaneId, *, now: Millis) -> int:
         """Forget what was confirmed: the lane belongs to another account from now on."""
         ...
 
-    async def open_jobs(self) -> set[str]:
-        """Receipts that hold writes in flight, of all lanes."""
-        ...
-
     async def outdated(self, lane: LaneId, mapping: str) -> int:
         """How many people were rendered with another mapping version."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """How many people a sync would take off a target, `of` how many who should be on it."""
+
+    count: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A target in numbers: who should be on it (`here`), who is as far as we know (`there`), in
+    `both`, whose change waits to be told (`waiting`), was told and not confirmed (`unsure`), whom
+    somebody took off by hand (`removed`), and whom nobody of ours put there (`foreign`)."""
+
+    here: int
+    there: int
+    both: int
+    waiting: int
+    unsure: int
+    removed: int
+    foreign: int
+
+
+class Memberships(Receipted, Protocol):
+    """People as members of lists and tags: promises 5 and 6. One write of a membership is in
+    flight at a time, so a leave never crosses a join; a leave is a `solo` entry.
+
+    Who should be on a target is the union of what its sources' last complete scans showed, of what
+    was pushed since, and of whom a scan that still runs has found; only a complete scan, applied,
+    makes anybody leave."""
+
+    async def link(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
+        """The lane's links are these from now on. `account` is where people are told apart."""
+        ...
+
+    async def groups(self, connection: str | None = None) -> Sequence[Group]:
+        """Those that are configured, a target before its sources."""
+        ...
+
+    async def found(self, group: int, far_id: str, title: str, *, now: Millis) -> None:
+        """The far end knows the group by this id; who waited for that may be told again."""
+        ...
+
+    async def lost(self, group: int) -> None:
+        """Its id is not good any more: it is looked up by its name anew."""
+        ...
+
+    async def failing(self, group: int, problem: Problem | None, detail: str = "") -> None:
+        """Why the group cannot be read or kept now; None: it can."""
+        ...
+
+    async def begin(self, group: int, fence: Fence, *, now: Millis) -> Group:
+        """A scan from the start; what an unfinished one had is not counted."""
+        ...
+
+    async def stage(
+        self,
+        group: int,
+        page: MembersPage,
+        fence: Fence,
+        *,
+        asked_at: Millis,
+        now: Millis,
+        greets: bool = False,
+        without_address: int = 0,
+    ) -> Group:
+        """A page of a source's scan, with its cursor: whom it names is a member now, unless a
+        newer word says otherwise. The last page completes the scan. With `greets` those who
+        joined are kept for `to_greet`. Members have addresses, in lower case."""
+        ...
+
+    async def read_back(
+        self, group: int, page: MembersPage, fence: Fence, *, asked_at: Millis, now: Millis
+    ) -> Group:
+        """A page of a list as it is, with its cursor. What was told after the page was asked for
+        counts more."""
+        ...
+
+    async def compare(self, target: int, *, re_add: bool, now: Millis) -> int:
+        """After a complete read-back: members who should be there and are not were taken off by
+        hand, and are put back if `re_add`; returns how many of them there are now."""
+        ...
+
+    async def leaving(self, source: int) -> Leaving:
+        """What `apply` would take off the source's target."""
+        ...
+
+    async def apply(self, source: int, *, now: Millis) -> int:
+        """Whom the last complete scan did not find leaves; returns how many are taken off."""
+        ...
+
+    async def repeat(self, target: int, *, now: Millis) -> int:
+        """Tell again what was taken and not confirmed, after everything else."""
+        ...
+
+    async def open(self, target: int, *, now: Millis) -> int:
+        """The target may be told from now on; returns how many wait for that."""
+        ...
+
+    async def dismiss(self, target: int, *, now: Millis) -> int:
+        """Foreign members leave."""
+        ...
+
+    async def standing(self, target: int) -> Standing: ...
+
+    async def to_greet(self, source: int, *, limit: int) -> Sequence[Member]:
+        """Who joined and was not greeted, in the order of their addresses."""
+        ...
+
+    async def greeted(self, source: int, emails: Sequence[str]) -> None: ...
+
+    async def try_again(self, lane: LaneId, states: Sequence[State], *, now: Millis) -> int:
+        """What ended in one of these states is ready again."""
+        ...
+
+    async def forget_account(self, connection: str, *, now: Millis) -> None:
+        """Klaviyo's side is another account from now on: its ids and what it was told is gone."""
         ...
 
 
@@ -384,6 +513,11 @@ class Insight(Protocol):
 
     async def dead_by_cause(self) -> Sequence[tuple[str, str, int]]:
         """(connection, problem code, dead letters)."""
+        ...
+
+    async def population(self) -> Mapping[tuple[str, str], int]:
+        """(connection, `known` | `held` | `gone`) → people: those with an address, those who wait
+        for one, and those whom the platform no longer knows (who are counted nowhere else)."""
         ...
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
@@ -756,6 +890,78 @@ class Backfills(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Whom a name stands for: `people` of the connection, every address of theirs, and how many
+    rows were erased."""
+
+    people: int
+    emails: Sequence[str] = ()
+    rows: int = 0
+
+
+class Erasure(Protocol):
+    """Forgetting people for good. `who` is an address or the platform's id."""
+
+    async def find(self, connection: str, who: str) -> Forgotten:
+        """Whom it would be about. Nothing is erased."""
+        ...
+
+    async def forget(self, connection: str, who: str, *, now: Millis) -> Forgotten:
+        """Erase whoever has this name, and whoever shares his address, wherever he stands; leave
+        what stops him from being made again."""
+        ...
+
+    async def lift(self, connection: str, who: str) -> bool:
+        """He may come back. False where he was not forgotten by this name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ToldPerson:
+    """A person of whom nothing waits to be told: the fields that were confirmed as they are now
+    (None: unset), by the names of connector.states."""
+
+    person: int
+    email: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToldEvent:
+    """An event that was accepted."""
+
+    seq: int
+    email: str
+    unique_id: str
+    at: Millis
+
+
+class Ledger(Protocol):
+    """What a far end has confirmed, for whoever reads it back."""
+
+    async def people(self, lane: LaneId, *, after: int, limit: int) -> Sequence[ToldPerson]:
+        """In the order of their numbers, from behind `after` on."""
+        ...
+
+    async def some_people(self, lane: LaneId, count: int) -> Sequence[ToldPerson]:
+        """By chance."""
+        ...
+
+    async def events(self, lane: LaneId, *, before: Millis, limit: int) -> Sequence[ToldEvent]:
+        """The newest that were accepted by then."""
+        ...
+
+    async def tell_people(self, people: Sequence[int], *, now: Millis) -> int:
+        """All that is wanted of them is told again, at backfill priority."""
+        ...
+
+    async def tell_events(self, events: Sequence[int], *, now: Millis) -> int:
+        """Put accepted events back in line with the same unique ids; how many still had their
+        body."""
+        ...
+
+
 class Store(Outbox, Protocol):
     """Everything that is remembered, by intent."""
 
@@ -780,9 +986,15 @@ class Store(Outbox, Protocol):
     @property
     def approvals(self) -> Approvals: ...
     @property
+    def memberships(self) -> Memberships: ...
+    @property
     def actions(self) -> ActionQueue: ...
     @property
     def notices(self) -> Notices: ...
+    @property
+    def erasure(self) -> Erasure: ...
+    @property
+    def ledger(self) -> Ledger: ...
     @property
     def backfills(self) -> Backfills: ...
 

@@ -133,6 +133,16 @@ class KlaviyoSandbox:
         """Every unique id and how many recorded events bear it."""
         return dict(self._world.memory.unique_ids())
 
+    @property
+    def foreign_metrics(self) -> list[tuple[str, str]]:
+        """(metric, integration) that others of the account send; put in what they shall have."""
+        return self._world.memory.foreign_metrics
+
+    @property
+    def erasures(self) -> list[str]:
+        """The addresses that deletion jobs were filed for."""
+        return self._world.memory.erasures
+
     def profile(self, email: str) -> dict[str, Any] | None:
         """The attributes of the profile with this address, in any case; None if there is none.
 

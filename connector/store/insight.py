@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Column, Connection, Table, func, or_, select
+from sqlalchemy import Column, Connection, Table, case, func, or_, select
 
 from connector.errors import Problem
 from connector.model import Lane, LaneId, Millis, Request, State
@@ -22,6 +22,7 @@ from connector.store.tables import (
     in_state,
     journal,
     lanes,
+    memberships,
     outbox,
     people,
     profiles,
@@ -60,7 +61,7 @@ class SqlInsight:
     async def dead_by_cause(self) -> Sequence[tuple[str, str, int]]:
         def work(c: Connection) -> list[tuple[str, str, int]]:
             found: dict[tuple[str, str], int] = {}
-            for table in (outbox, profiles, actions):
+            for table in (outbox, profiles, actions, memberships):
                 keys = (lanes.c.connection, table.c.problem)
                 query = (
                     select(*keys, func.count())
@@ -74,6 +75,21 @@ class SqlInsight:
             return sorted((*key, count) for key, count in found.items())
 
         return await self._database.read(work)
+
+    async def population(self) -> Mapping[tuple[str, str], int]:
+        where = case(
+            (reads.c.gone_at.is_not(None), "gone"),
+            (people.c.email.is_(None), "held"),
+            else_="known",
+        )
+        query = (
+            select(people.c.connection, where, func.count())
+            .join(reads, reads.c.person == people.c.id, isouter=True)
+            .group_by(people.c.connection, where)
+        )
+        return await self._database.read(
+            lambda c: {(connection, state): n for connection, state, n in c.execute(query)}
+        )
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
         def work(c: Connection) -> list[tuple[str, str, str, Millis]]:
@@ -229,6 +245,8 @@ def queue_of(lane: Lane) -> tuple[Table, Column[Any]]:
     """The table that a lane takes its entries from, and when each of them came to be."""
     if lane.kind == "action":
         return actions, actions.c.received_at
+    if lane.kind == "membership":
+        return memberships, memberships.c.since
     if lane.kind != "profile":
         return outbox, outbox.c.received_at
     if lane.destination == "klaviyo":

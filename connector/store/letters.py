@@ -12,7 +12,7 @@ from connector.model import Kind, Millis, Request, State
 from connector.ports import Letter, Stored
 from connector.store.database import Database
 from connector.store.outbox import ENTRY_COLUMNS, entry_of
-from connector.store.tables import is_stuck, lanes, outbox, profiles, requests
+from connector.store.tables import is_stuck, lanes, memberships, outbox, profiles, requests
 
 _LETTER = (
     outbox.c.seq,
@@ -39,7 +39,7 @@ class SqlDeadLetters:
     async def groups(self) -> Sequence[tuple[str, State, str, int]]:
         def work(c: Connection) -> list[tuple[str, State, str, int]]:
             found: dict[tuple[str, State, str], int] = {}
-            for table in (outbox, profiles):
+            for table in (outbox, profiles, memberships):
                 keys = (lanes.c.connection, table.c.state, table.c.problem)
                 query = (
                     select(*keys, func.count())

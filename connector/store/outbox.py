@@ -30,7 +30,8 @@ from connector.model import (
     State,
     Unsent,
 )
-from connector.store import memory, people, profiles, queue, reads
+from connector.ports import Member
+from connector.store import groups, memory, people, profiles, queue, reads
 from connector.store.database import Database
 from connector.store.tables import STUCK, in_state, journal, orders, outbox, requests
 
@@ -127,22 +128,31 @@ def append(
         found = directories[page.lane.connection].resolve(
             [record for record, _ in fresh], page.received_at
         )
+        new = len(fresh)
+        fresh, seen_here = _not_forgotten(fresh, found)
         page_rows = [
             _row(page, record, digest, person)
-            for (record, digest), person in zip(fresh, found.people, strict=True)
+            for (record, digest), person in zip(fresh, seen_here, strict=True)
         ]
         rows += page_rows
         heard += [
             (replace(record.observation, person=person.id), page.received_at)
-            for (record, _), person in zip(fresh, found.people, strict=True)
+            for (record, _), person in zip(fresh, seen_here, strict=True)
             if record.observation and person
         ]
         if page.reads is not None:
             _ask_for_reads(asked, page, [record for record, _ in fresh], page_rows)
+        _push_memberships(c, page, [record for record, _ in fresh], page_rows)
         released = release(c, rows, found.addressed, page.received_at)
         held = sum(row["state"] == State.HELD for row in page_rows)
         appended.append(
-            Appended(len(fresh), len(page.records) - len(fresh), held=held, released=released)
+            Appended(
+                len(fresh),
+                len(page.records) - new,
+                held=held,
+                released=released,
+                forgotten=len(found.forgotten),
+            )
         )
         if page.checkpoint:
             memory.save_checkpoint(c, page.lane.connection, page.checkpoint, page.received_at)
@@ -162,6 +172,16 @@ def _hear(c: Connection, heard: Sequence[tuple[Observation, Millis]], reconfirm_
         seen = [observation for observation, _ in first.values()]
         profiles.observe(c, seen, now=now, reconfirm_after=reconfirm_after)
         heard = [one for one in heard if one is not first[one[0].person]]
+
+
+def _not_forgotten(
+    fresh: list[tuple[Record, bytes]], found: people.Found
+) -> tuple[list[tuple[Record, bytes]], list[people.Known | None]]:
+    """What is to be stored, and whom each is about."""
+    if not found.forgotten:
+        return fresh, found.people
+    kept = [place for place in range(len(fresh)) if place not in found.forgotten]
+    return [fresh[place] for place in kept], [found.people[place] for place in kept]
 
 
 _INSERT = insert(outbox)
@@ -262,6 +282,18 @@ def release(
             .values(state=State.READY, email=email, problem=None, detail="", due=now)
         ).rowcount
     return released
+
+
+def _push_memberships(
+    c: Connection, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
+) -> None:
+    """Joins and leaves that the platform told by itself. Whose address is not known yet is found
+    by the audience's next full scan."""
+    for record, row in zip(records, rows, strict=True):
+        if record.membership is not None and row["email"]:
+            audience, joined = record.membership
+            who = Member(record.person, row["email"].strip().lower())
+            groups.push(c, page.lane.connection, audience, who, joined, page.received_at)
 
 
 # ── claim ────────────────────────────────────────────────────────────────────────────────────────

@@ -31,7 +31,7 @@ from connector.model import (
     State,
     Unsent,
 )
-from connector.ports import OpenReceipt, Ready
+from connector.ports import Ready
 from connector.states import Farewell, Profile
 from connector.store import people, queue
 from connector.store.database import Database
@@ -65,11 +65,11 @@ _DOUBT_WAIT = 30_000
 """ms: a request that timed out here may still be applied there for so long."""
 
 
-class SqlProfiles(queue.SqlQueue):
+class SqlProfiles(queue.ReceiptedQueue):
     """connector.ports.Profiles."""
 
     def __init__(self, database: Database, *, reconfirm_after: int = 30 * _DAY) -> None:
-        super().__init__(database, profiles, profiles.c.person)
+        super().__init__(database, profiles, profiles.c.person, profiles.c.since)
         self.reconfirm_after = reconfirm_after
 
     async def start_anew(self, lane: LaneId, *, now: Millis) -> int:
@@ -92,13 +92,6 @@ class SqlProfiles(queue.SqlQueue):
             ).rowcount
 
         return await self._database.write(work)
-
-    async def open_jobs(self) -> set[str]:
-        """Receipts that hold writes in flight, of all lanes."""
-        query = select(profiles.c.receipt).where(
-            in_state(State.CLAIMED, profiles), profiles.c.receipt.is_not(None)
-        )
-        return await self._database.read(lambda c: set(c.execute(query.distinct()).scalars()))
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
         """What is ready may still be held back, by an event of the person in flight or by a write
@@ -133,6 +126,7 @@ class SqlProfiles(queue.SqlQueue):
                         outbox.c.person == profiles.c.person, in_state(State.CLAIMED)
                     )
                 ),
+                ~queue.joins_a_list(profiles.c.address),
             ),
         )
         entries: list[Entry] = []
@@ -294,36 +288,16 @@ class SqlProfiles(queue.SqlQueue):
 
     # ── receipts ─────────────────────────────────────────────────────────────────────────────────
 
-    async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]:
-        def work(c: Connection) -> list[OpenReceipt]:
-            query = (
-                select(
-                    profiles.c.receipt,
-                    func.min(profiles.c.settled_at),
-                    func.max(profiles.c.since),
-                    func.count(),
-                )
-                .where(
-                    profiles.c.lane == lane,
-                    in_state(State.CLAIMED, profiles),
-                    profiles.c.receipt.is_not(None),
-                )
-                .group_by(profiles.c.receipt)
+    def _held_by(self, lane: LaneId, receipt: str) -> Any:
+        return (
+            select(*_ROW, profiles.c.position, profiles.c.sent, profiles.c.request)
+            .where(
+                profiles.c.lane == lane,
+                in_state(State.CLAIMED, profiles),
+                profiles.c.receipt == receipt,
             )
-            return [OpenReceipt(id, Millis(since or 0), n) for id, _, since, n in c.execute(query)]
-
-        return await self._database.read(work)
-
-    async def close_receipt(
-        self,
-        lane: LaneId,
-        receipt: str,
-        *,
-        now: Millis,
-        failed: Mapping[int, tuple[Problem, str]],
-    ) -> int:
-        """The job is over: `failed` by position, everybody else is confirmed."""
-        return await self._each_of(lane, receipt, lambda c, rows: self._close(c, rows, now, failed))
+            .order_by(profiles.c.person)
+        )
 
     def _close(
         self,
@@ -345,46 +319,15 @@ class SqlProfiles(queue.SqlQueue):
         _save(c, changes)
         c.execute(insert(journal), notes)
 
-    async def doubt_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
-        """Nobody will say what became of it: all that it held is told again, singly, so that one
-        bad profile cannot take a whole job along for ever, and with an end in sight."""
-
-        def again(c: Connection, rows: Sequence[Any]) -> None:
-            told = []
-            for row in rows:
-                after = self._next(states.doubted(profile_of(row), now), row, now)
-                since = row.failing_since or now
-                told.append(_AT_REST | after | {"solo": 1, "failing_since": since})
-            _save(c, told)
-
-        return await self._each_of(lane, receipt, again)
-
-    async def _each_of(self, lane: LaneId, receipt: str, work: Any) -> int:
-        """A thousand at a time, so that a job of ten thousand does not hold up the writer."""
-        total = 0
-        while True:
-
-            def part(c: Connection) -> int:
-                query = (
-                    select(*_ROW, profiles.c.position, profiles.c.sent, profiles.c.request)
-                    .where(
-                        profiles.c.lane == lane,
-                        in_state(State.CLAIMED, profiles),
-                        profiles.c.receipt == receipt,
-                    )
-                    .order_by(profiles.c.person)
-                    .limit(1_000)
-                    .with_for_update()
-                )
-                rows = list(c.execute(query))
-                if rows:
-                    work(c, rows)
-                return len(rows)
-
-            count = await self._database.write(part)
-            total += count
-            if count < 1_000:
-                return total
+    def _doubted(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
+        """All is told again, singly, so that one bad profile cannot take a whole job along for
+        ever, and with an end in sight."""
+        told = []
+        for row in rows:
+            after = self._next(states.doubted(profile_of(row), now), row, now)
+            since = row.failing_since or now
+            told.append(_AT_REST | after | {"solo": 1, "failing_since": since})
+        _save(c, told)
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────
 

@@ -5,11 +5,21 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, func, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Table,
+    exists,
+    func,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
@@ -24,10 +34,10 @@ from connector.model import (
     Spend,
     State,
 )
-from connector.ports import Fence, Ready
+from connector.ports import Fence, OpenReceipt, Ready
 from connector.store import leases, memory
 from connector.store.database import Database
-from connector.store.tables import in_state, requests
+from connector.store.tables import in_state, memberships, profiles, requests
 
 _IN = 10_000
 
@@ -266,3 +276,102 @@ class SqlQueue(ABC):
 
     async def extend(self, lane: LaneId, pause: int) -> int:
         return await self._database.write(lambda c: extend(c, self._table, lane, pause))
+
+
+def joins_a_list(address: Column[Any]) -> ColumnElement[bool]:
+    """Whether the person of this address is being told to join a list: an import job holds him."""
+    joining = memberships.alias("joining")
+    return exists(
+        select(literal(1)).where(
+            joining.c.address == address, in_state(State.CLAIMED, joining), joining.c.sent == 1
+        )
+    )
+
+
+class ReceiptedQueue(SqlQueue):
+    """connector.ports.Receipted over one table: entries that an import job holds in flight.
+
+    `told_at` is the column that says when such an entry was told."""
+
+    def __init__(
+        self, database: Database, table: Table, key: Column[Any], told_at: Column[Any]
+    ) -> None:
+        super().__init__(database, table, key)
+        self._told_at = told_at
+
+    @abstractmethod
+    def _held_by(self, lane: LaneId, receipt: str) -> Any:
+        """The query for rows of this receipt, in the order of their key."""
+
+    @abstractmethod
+    def _close(
+        self,
+        c: Connection,
+        rows: Sequence[Any],
+        now: Millis,
+        failed: Mapping[int, tuple[Problem, str]],
+    ) -> None:
+        """The job that held these rows is over: `failed` by position."""
+
+    @abstractmethod
+    def _doubted(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
+        """Nobody will say what became of these rows."""
+
+    async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]:
+        table = self._table
+        query = (
+            select(table.c.receipt, func.max(self._told_at), func.count())
+            .where(
+                table.c.lane == lane, in_state(State.CLAIMED, table), table.c.receipt.is_not(None)
+            )
+            .group_by(table.c.receipt)
+        )
+        return await self._database.read(
+            lambda c: [OpenReceipt(id, Millis(since or 0), n) for id, since, n in c.execute(query)]
+        )
+
+    async def close_receipt(
+        self,
+        lane: LaneId,
+        receipt: str,
+        *,
+        now: Millis,
+        failed: Mapping[int, tuple[Problem, str]],
+    ) -> int:
+        return await self._each_of(lane, receipt, lambda c, rows: self._close(c, rows, now, failed))
+
+    async def doubt_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
+        return await self._each_of(lane, receipt, lambda c, rows: self._doubted(c, rows, now))
+
+    async def _each_of(
+        self, lane: LaneId, receipt: str, work: Callable[[Connection, Sequence[Any]], None]
+    ) -> int:
+        """A thousand at a time, so that a job of ten thousand does not hold up the writer."""
+        total = 0
+        while True:
+
+            def part(c: Connection) -> int:
+                query = self._held_by(lane, receipt).limit(1_000).with_for_update()
+                rows = list(c.execute(query))
+                if rows:
+                    work(c, rows)
+                return len(rows)
+
+            count = await self._database.write(part)
+            total += count
+            if count < 1_000:
+                return total
+
+    async def open_jobs(self) -> set[str]:
+        """Receipts that hold writes in flight, of all lanes of all such queues."""
+
+        def work(c: Connection) -> set[str]:
+            found: set[str] = set()
+            for table in (profiles, memberships):
+                query = select(table.c.receipt).where(
+                    in_state(State.CLAIMED, table), table.c.receipt.is_not(None)
+                )
+                found.update(c.execute(query.distinct()).scalars())
+            return found
+
+        return await self._database.read(work)

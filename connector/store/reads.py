@@ -124,7 +124,7 @@ class SqlReads(queue.SqlQueue):
 
     async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]:
         """The newest views, and whether a write of the person's profile is in flight, be it
-        another's who had the address before."""
+        another's who had the address before, or his joining a list."""
 
         other = profiles_table.alias("other")
         writing = or_(
@@ -134,6 +134,7 @@ class SqlReads(queue.SqlQueue):
                     other.c.address == profiles_table.c.address, other.c.state == State.CLAIMED
                 )
             ),
+            queue.joins_a_list(profiles_table.c.address),
         )
 
         def work(c: Connection) -> dict[int, FreshView]:

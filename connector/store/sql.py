@@ -14,10 +14,13 @@ from connector.store.actions import SqlActions
 from connector.store.approvals import SqlApprovals
 from connector.store.backfills import SqlBackfills
 from connector.store.database import Database, open_database
+from connector.store.erasure import SqlErasure
 from connector.store.insight import SqlInsight
 from connector.store.lanes import SqlLanes, SqlOrders
 from connector.store.leases import SqlLeases
+from connector.store.ledger import SqlLedger
 from connector.store.letters import SqlDeadLetters
+from connector.store.memberships import SqlMemberships
 from connector.store.memory import SqlCheckpoints, SqlMemory
 from connector.store.notices import SqlNotices
 from connector.store.outbox import SqlOutbox
@@ -41,9 +44,12 @@ class SqlStore(SqlOutbox):
         self.orders = SqlOrders(database)
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
-        self.actions = SqlActions(database)
+        self.memberships = SqlMemberships(database)
         self.notices = SqlNotices(database)
+        self.erasure = SqlErasure(database)
+        self.ledger = SqlLedger(database, self.profiles)
         self.backfills = SqlBackfills(database, self.profiles)
+        self.actions = SqlActions(database)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""

@@ -23,6 +23,7 @@ from sqlalchemy import (
     literal_column,
     text,
 )
+from sqlalchemy.sql.selectable import NamedFromClause
 from sqlmodel import Field, SQLModel
 
 from connector.model import State
@@ -401,6 +402,165 @@ class Approvals(SQLModel, table=True):
     decided_by: str | None = Field(default=None, sa_type=Text)
 
 
+class Groups(SQLModel, table=True):
+    """Groups of people: an audience or a segment, which is read, and a list or a tag, which is
+    kept. A source names its `target` (a target: 0) and is `active` while it is configured; a
+    target has its `lane`, whether foreign members go (`removes`), and is told nothing before it
+    is `opened`.
+
+    `scan` numbers the scan that runs (`begun_at` is set) or ran last, `complete` the last one that
+    came to its end, `applied` the last one whose leavers have left. `name` is as configured,
+    `far_id` and `title` are the far end's.
+    """
+
+    __tablename__ = "groups"
+    __table_args__ = (
+        Index("groups_by_name", "connection", "kind", "name", "target", unique=True),
+        Index("groups_by_target", "target"),
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(Integer, primary_key=True))
+    connection: str = Field(sa_type=Text)
+    kind: str = Field(sa_type=Text)
+    name: str = Field(sa_type=Text)
+    target: int = Field(default=0, sa_type=Integer)
+    active: int = Field(default=1, sa_type=SmallInteger)
+    far_id: str | None = Field(default=None, sa_type=Text)
+    title: str = Field(default="", sa_type=Text)
+    lane: int = Field(sa_type=Integer)
+    account: str = Field(sa_type=Text)
+    removes: int = Field(default=0, sa_type=SmallInteger)
+    opened: int = Field(default=0, sa_type=SmallInteger)
+    scan: int = Field(default=0, sa_type=BigInteger)
+    cursor: str | None = Field(default=None, sa_type=Text)
+    begun_at: int | None = Field(default=None, sa_type=BigInteger)
+    saved_at: int | None = Field(default=None, sa_type=BigInteger)
+    complete: int = Field(default=0, sa_type=BigInteger)
+    completed_at: int | None = Field(default=None, sa_type=BigInteger)
+    took: int = Field(default=0, sa_type=BigInteger)
+    applied: int = Field(default=0, sa_type=BigInteger)
+    members: int = Field(default=0, sa_type=BigInteger)
+    without_address: int = Field(default=0, sa_type=BigInteger)
+    problem: str | None = Field(default=None, sa_type=Text)
+    detail: str = Field(default="", sa_type=Text)
+
+
+class Sightings(SQLModel, table=True):
+    """Who is in a source, as far as we have heard: `scan` is the last one that saw him, `at` when
+    the newest word about him was asked for or received, `gone` that it said he left. `greet`: he
+    joined, and what is done for those who join is not ordered yet."""
+
+    __tablename__ = "sightings"
+    __table_args__ = (
+        Index(
+            "sightings_to_greet",
+            "source",
+            "email",
+            sqlite_where=text("greet = 1"),
+            postgresql_where=text("greet = 1"),
+        ),
+        {"sqlite_with_rowid": False},
+    )
+
+    source: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    email: str = Field(sa_column=Column(Text, primary_key=True))
+    scan: int = Field(sa_type=BigInteger)
+    at: int = Field(sa_type=BigInteger)
+    gone: int = Field(default=0, sa_type=SmallInteger)
+    greet: int = Field(default=0, sa_type=SmallInteger)
+    joined_at: int | None = Field(default=None, sa_type=BigInteger)
+    profile_id: str | None = Field(default=None, sa_type=Text)
+    platform_id: str | None = Field(default=None, sa_type=Text)
+
+
+class Memberships(SQLModel, table=True):
+    """People as members of a target: `wanted`, `confirmed` (NULL: nobody knows) and `sent` are
+    1 for in and 0 for out. A leave is the lane's `solo` entry. `ours`: we may have put him there.
+
+    `address` is what a profile's write is told apart by, too; `seen` the read-back that last saw
+    him; `unsure` that the far end took the change and did not say what became of it; `split` how
+    often a job that held him was lost.
+    """
+
+    __tablename__ = "memberships"
+    __table_args__ = (
+        Index("memberships_by_email", "target", "email", unique=True),
+        Index(
+            "memberships_ready",
+            "lane",
+            "solo",
+            "priority",
+            "due",
+            "id",
+            sqlite_where=text("state = 0"),
+            postgresql_where=text("state = 0"),
+        ),
+        Index(
+            "memberships_in_flight",
+            "lane",
+            "receipt",
+            "id",
+            sqlite_where=text("state = 1"),
+            postgresql_where=text("state = 1"),
+        ),
+        Index(
+            "memberships_by_address",
+            "address",
+            sqlite_where=text("state = 1"),
+            postgresql_where=text("state = 1"),
+        ),
+        Index(
+            "memberships_stuck",
+            "lane",
+            "state",
+            "problem",
+            "id",
+            sqlite_where=text("state IN (4, 5)"),
+            postgresql_where=text("state IN (4, 5)"),
+        ),
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    lane: int = Field(sa_type=Integer)
+    target: int = Field(sa_type=Integer)
+    email: str = Field(sa_type=Text)
+    address: bytes = Field(sa_type=LargeBinary)
+    wanted: int = Field(sa_type=SmallInteger)
+    confirmed: int | None = Field(default=None, sa_type=SmallInteger)
+    sent: int | None = Field(default=None, sa_type=SmallInteger)
+    ours: int = Field(default=0, sa_type=SmallInteger)
+    unsure: int = Field(default=0, sa_type=SmallInteger)
+    seen: int = Field(default=0, sa_type=BigInteger)
+    split: int = Field(default=0, sa_type=SmallInteger)
+    state: int = Field(sa_type=SmallInteger)
+    solo: int = Field(default=0, sa_type=SmallInteger)
+    priority: int = Field(default=0, sa_type=SmallInteger)
+    due: int = Field(sa_type=BigInteger)
+    since: int = Field(sa_type=BigInteger)
+    attempts: int = Field(default=0, sa_type=Integer)
+    failing_since: int | None = Field(default=None, sa_type=BigInteger)
+    claim: int | None = Field(default=None, sa_type=BigInteger)
+    receipt: str | None = Field(default=None, sa_type=Text)
+    position: int | None = Field(default=None, sa_type=Integer)
+    problem: str | None = Field(default=None, sa_type=Text)
+    detail: str = Field(default="", sa_type=Text)
+    request: str | None = Field(default=None, sa_type=Text)
+    settled_at: int = Field(default=0, sa_type=BigInteger)
+    profile_id: str | None = Field(default=None, sa_type=Text)
+    platform_id: str | None = Field(default=None, sa_type=Text)
+
+
+class Notices(SQLModel, table=True):
+    """What each target of `[[notify]]` was told and is not over yet."""
+
+    __tablename__ = "notices"
+
+    target: str = Field(sa_column=Column(Text, primary_key=True))
+    key: str = Field(sa_column=Column(Text, primary_key=True))
+    text: str = Field(sa_type=Text)
+    told_at: int = Field(sa_type=BigInteger)
+
+
 class Actions(SQLModel, table=True):
     """What was asked of a platform: adjustments and pushes. The row is ledger and state at once.
 
@@ -485,15 +645,25 @@ class Actions(SQLModel, table=True):
     decided_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
-class Notices(SQLModel, table=True):
-    """What each target of `[[notify]]` was told and is not over yet."""
+class Salts(SQLModel, table=True):
+    """What a connection's tombstones are salted with; a row once it has forgotten somebody."""
 
-    __tablename__ = "notices"
+    __tablename__ = "salts"
 
-    target: str = Field(sa_column=Column(Text, primary_key=True))
-    key: str = Field(sa_column=Column(Text, primary_key=True))
-    text: str = Field(sa_type=Text)
-    told_at: int = Field(sa_type=BigInteger)
+    connection: str = Field(sa_column=Column(Text, primary_key=True))
+    salt: bytes = Field(sa_type=LargeBinary)
+
+
+class ForgottenPeople(SQLModel, table=True):
+    """Tombstones: ids and addresses that must not come back, as salted digests. Those of one
+    forgetting share a `grave`, so that they are lifted together."""
+
+    __tablename__ = "forgotten"
+
+    connection: str = Field(sa_column=Column(Text, primary_key=True))
+    digest: bytes = Field(sa_column=Column(LargeBinary, primary_key=True))
+    grave: str = Field(sa_type=Text)
+    forgotten_at: int = Field(sa_type=BigInteger)
 
 
 metadata = SQLModel.metadata
@@ -511,20 +681,26 @@ reads = metadata.tables["reads"]
 profiles = metadata.tables["profiles"]
 journal = metadata.tables["journal"]
 approvals = metadata.tables["approvals"]
-actions = metadata.tables["actions"]
+groups = metadata.tables["groups"]
+sightings = metadata.tables["sightings"]
+memberships = metadata.tables["memberships"]
 notices = metadata.tables["notices"]
+salts = metadata.tables["salts"]
+forgotten = metadata.tables["forgotten"]
 backfills = metadata.tables["backfills"]
+actions = metadata.tables["actions"]
 
 
 STUCK = (State.HELD, State.DEAD)
+Named = Table | NamedFromClause
 
 
-def is_stuck(table: Table) -> ColumnElement[Any]:
+def is_stuck(table: Named) -> ColumnElement[Any]:
     """Held or dead, in the words of the partial index."""
     return literal_column(f"{table.name}.state IN (4, 5)")
 
 
-def in_state(state: State, table: Table = outbox) -> ColumnElement[Any]:
+def in_state(state: State, table: Named = outbox) -> ColumnElement[Any]:
     """`state` as a literal: SQLite uses a partial index only where it reads the index's words.
 
     Without a type, because a Boolean is written as `state = 0 = 1` for SQLite, which is no such

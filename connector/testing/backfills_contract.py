@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from connector.errors import Problem
-from connector.model import Accepted, Claim, Dead, Gone, Lane, Millis, Observed
+from connector.model import Accepted, Claim, Dead, Gone, Lane, Millis, Observed, Outcome
 from connector.ports import Backfill, Fed, Fence, Named, Sighting, Store
 from connector.testing.states_contract import LATER, claim_reads, happen, lanes, read, seen
 from connector.testing.store_contract import HORIZON, NOW, hold
@@ -51,7 +51,8 @@ async def observe(
     _, reads, profiles = await lanes(store)
     claimed = await claim(store, fence, reads, backfill=True, at=at)
     assert claimed
-    who, outcomes = {}, []
+    who: dict[str, int] = {}
+    outcomes: list[Outcome] = []
     for entry in claimed.entries:
         assert entry.email
         name = entry.email.partition("@")[0]

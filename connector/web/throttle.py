@@ -11,12 +11,16 @@ from connector.ports import Clock
 
 _ADDRESSES = 1_000
 _OURS = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
-            *("::1/128", "fc00::/7", "fe80::/10"),
-        ),
+    ipaddress.ip_network(net)
+    for net in (
+        "127.0.0.0/8",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
     )
 )
 """Where a proxy of ours stands: this machine, or a private network."""

@@ -26,6 +26,7 @@ from connector.errors import StoreError
 from connector.lease import LeaseKeeper, holder_name
 from connector.sandbox import KlaviyoSandbox
 from connector.sandbox.stands import STANDS
+from connector.store import mounts
 from connector.store.sql import open_store
 from connector.testing.clock import FakeClock
 from connector.testing.memory import MemoryStore
@@ -247,6 +248,42 @@ def test_check_ends_with_1_and_the_code_when_klaviyo_refuses_the_key(
     assert said.code == 1
     assert "FAULT   acme: Klaviyo key K401: HTTP 401" in said.out
     assert "pk_somebody_elses" not in said.out + said.err
+
+
+def test_check_warns_of_a_store_on_a_file_system_that_forgets(
+    call: Call, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {folder.path} rw - tmpfs tmpfs rw\n"
+    monkeypatch.setattr(mounts, "read_table", lambda: table)
+    said = call("check", "--offline", at=folder)
+    assert said.code == 0
+    assert f"warning store: {folder.path} is on tmpfs, memory" in said.out
+    folder.config.write_text(
+        folder.config.read_text().replace(
+            "sqlite:///state/cli.db", "postgresql://u:p@localhost:1/d"
+        )
+    )
+    assert "tmpfs" not in call("check", "--offline", at=folder).out
+
+
+def test_check_names_others_who_send_a_metric_of_ours(call: Call, folder: Folder) -> None:
+    foreign = folder.platforms.klaviyo.foreign_metrics
+    foreign.extend([("Balance changed", "Shopify"), ("Placed Order", "Shopify")])
+    try:
+        said = call("check", at=folder)
+    finally:
+        foreign.clear()
+    assert said.code == 0
+    assert "warning acme: Klaviyo metrics: Shopify sends Balance changed too\n" in said.out
+    assert "Placed Order" not in said.out
+    assert "Klaviyo metrics" not in call("check", at=folder).out
+
+
+def test_check_says_when_it_may_not_see_who_sends_what(call: Call, folder: Folder) -> None:
+    folder.platforms.klaviyo.faults.add("metrics", "status", status=403, count=1)
+    said = call("check", at=folder)
+    assert said.code == 0
+    assert "warning acme: Klaviyo metrics K403: metrics:read is missing" in said.out
 
 
 def test_check_wait_looks_again_until_klaviyo_answers(call: Call, folder: Folder) -> None:

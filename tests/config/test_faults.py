@@ -145,8 +145,14 @@ def test_what_is_allowed(text: str, read: Loader) -> None:
             "connections.acme.segments.0.on_join.0.message",
         ),
         (
-            ACME + 'audiences = [{ audience = "a", list = "L" }, { audience = "b", list = "L" }]\n',
-            "connections.acme.audiences.1.list",
+            ACME + 'audiences = [{ audience = "a", list = "L" }, { audience = "a", list = "L" }]\n',
+            "connections.acme.audiences.1.audience",
+        ),
+        (
+            ACME
+            + 'audiences = [{ audience = "a", list = "L" }, '
+            + '{ audience = "b", list = "L", foreign_members = "remove" }]\n',
+            "connections.acme.audiences.1.foreign_members",
         ),
         ('connections = "x"\n', "connections"),
         ('store = "x"\n', "store"),

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
+import orjson
+
 from connector.adapters.klaviyo.api import KlaviyoApi, unreadable
 from connector.adapters.klaviyo.limits import (
+    CREATE_LIST,
     GET_LIST,
     GET_LIST_COUNT,
     GET_LIST_PROFILES,
@@ -24,7 +28,9 @@ from connector.adapters.klaviyo.limits import (
     GET_SEGMENT_PROFILES,
     GET_SEGMENTS,
 )
+from connector.clock import iso, millis_of
 from connector.errors import Blocked
+from connector.model import Millis
 from connector.ports import GroupKind, Member, MembersPage
 
 PAGE = 100
@@ -69,15 +75,37 @@ class KlaviyoGroups:
         except _NOT_THIS_SHAPE as error:
             raise unreadable(route) from error
 
-    async def members(self, kind: GroupKind, id: str, cursor: str | None) -> MembersPage:
+    async def create_list(self, name: str) -> str:
+        body = orjson.dumps({"data": {"type": "list", "attributes": {"name": name}}})
+        await self._api.permit(CREATE_LIST)
+        sent = await self._api.post(CREATE_LIST, body)
+        if sent.error is not None:
+            raise sent.error
+        try:
+            assert sent.answer is not None
+            return str(sent.answer.json()["data"]["id"])
+        except _NOT_THIS_SHAPE as error:
+            raise unreadable(CREATE_LIST) from error
+
+    async def members(
+        self, kind: GroupKind, id: str, cursor: str | None, *, since: Millis | None = None
+    ) -> MembersPage:
         route = _PROFILES[kind]
-        path = f"/api/{kind}s/{id}/profiles?fields[profile]=email&page[size]={PAGE}"
+        path = f"/api/{kind}s/{id}/profiles?fields[profile]=email,joined_group_at"
+        path += f"&sort=joined_group_at&page[size]={PAGE}"
+        if since is not None:
+            moment = quote(f"greater-or-equal(joined_group_at,{iso(since)})", safe="")
+            path += f"&filter={moment}"
         if cursor:
             path += f"&page[cursor]={quote(cursor, safe='')}"
         page = await self._api.get(route, path, backfill=True)
         try:
             members = [
-                Member(email=_lower(each["attributes"].get("email")), profile=str(each["id"]))
+                Member(
+                    email=_lower(each["attributes"].get("email")),
+                    profile=str(each["id"]),
+                    since=_moment(each["attributes"].get("joined_group_at")),
+                )
                 for each in page["data"]
             ]
             following = _cursor((page.get("links") or {}).get("next"))
@@ -87,19 +115,25 @@ class KlaviyoGroups:
         return MembersPage(members, following or cursor, more)
 
     async def known(self, emails: Sequence[str]) -> set[str]:
-        found: set[str] = set()
-        for part in _parts(emails):
+        return set(await self.ids(emails, backfill=True))
+
+    async def ids(self, emails: Sequence[str], *, backfill: bool = False) -> dict[str, str]:
+        """Address → Klaviyo's id, of those that have a profile."""
+        found: dict[str, str] = {}
+        for part in parts(emails):
             query = quote("any(email,[" + ",".join(f'"{email}"' for email in part) + "])", safe="")
             path = f"/api/profiles?filter={query}&fields[profile]=email&page[size]={PAGE}"
-            page = await self._api.get(GET_PROFILES, path, backfill=True)
+            page = await self._api.get(GET_PROFILES, path, backfill=backfill)
             try:
-                found |= {email for each in page["data"] if (email := _address(each))}
+                found |= {
+                    email: str(each["id"]) for each in page["data"] if (email := _address(each))
+                }
             except _NOT_THIS_SHAPE as error:
                 raise unreadable(GET_PROFILES) from error
         return found
 
 
-def _parts(emails: Sequence[str]) -> Iterator[list[str]]:
+def parts(emails: Sequence[str]) -> Iterator[list[str]]:
     """As many at once as a page and a web address hold."""
     part: list[str] = []
     size = 0
@@ -127,6 +161,13 @@ def _address(profile: Any) -> str | None:
 
 def _lower(email: Any) -> str | None:
     return email.strip().lower() if isinstance(email, str) and email.strip() else None
+
+
+def _moment(text: Any) -> Millis | None:
+    try:
+        return millis_of(datetime.fromisoformat(text))
+    except (TypeError, ValueError):
+        return None
 
 
 def _cursor(link: Any) -> str | None:

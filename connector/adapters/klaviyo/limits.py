@@ -27,6 +27,9 @@ GET_SEGMENT_PROFILES = "GET /api/segments/{id}/profiles"
 GET_LIST_COUNT = "GET /api/lists/{id} profile_count"
 GET_SEGMENT_COUNT = "GET /api/segments/{id} profile_count"
 GET_FLOWS = "GET /api/flows"
+ERASE_PROFILE = "POST /api/data-privacy-deletion-jobs"
+CREATE_LIST = "POST /api/lists"
+REMOVE_MEMBERS = "DELETE /api/lists/{id}/relationships/profiles"
 
 LIMITS = {
     CREATE_EVENT: Limit(350, 3500),
@@ -51,9 +54,13 @@ LIMITS = {
     GET_LIST_COUNT: Limit(1, 15),
     GET_SEGMENT_COUNT: Limit(1, 15),
     GET_FLOWS: Limit(3, 60),
+    ERASE_PROFILE: Limit(3, 60),
+    CREATE_LIST: Limit(10, 150, daily=150),
+    REMOVE_MEMBERS: Limit(10, 150),
 }
 
 BULK_PROFILES_MAX = 10_000
+MEMBERS_MAX = 1_000
 PROFILE_MAX = 100_000
 
 BULK_EVENTS_MAX = 1_000

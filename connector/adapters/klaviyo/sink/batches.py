@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from connector.adapters.klaviyo.api import KlaviyoApi, Sent
 from connector.adapters.klaviyo.limits import BODY_MAX
 from connector.errors import Blocked, DeliveryError, Rejected, Wait
-from connector.model import Dead, Delivery, Doubt, Outcome, Request, Retry, Stop, Unsent
+from connector.model import Dead, Delivery, Doubt, Outcome, Pending, Request, Retry, Stop, Unsent
 
 Encoded = tuple[int, bytes]
 
@@ -136,6 +136,33 @@ def doubted(seqs: Sequence[int], sent: Sent) -> Delivery:
     request = sent.request.id
     return Delivery(
         [Doubt(seq, error.problem, 0.0, error.detail, request) for seq in seqs], [sent.request]
+    )
+
+
+def id_of(sent: Sent) -> str | None:
+    """Klaviyo's id of what an answer is about."""
+    try:
+        data = sent.answer.json()["data"] if sent.answer else {}
+        return str(data["id"]) if data.get("id") else None
+    except (DeliveryError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def queued(seqs: Sequence[int], sent: Sent) -> Delivery:
+    """202: the job's id is the receipt. An empty id has been seen (docs/unverified.md): then a
+    job exists that nobody can ask for."""
+    job = id_of(sent) or ""
+    return Delivery(
+        [Pending(seq, job, place, sent.request.id) for place, seq in enumerate(seqs)],
+        [sent.request],
+    )
+
+
+def maybe_queued(seqs: Sequence[int], sent: Sent) -> Delivery:
+    """No readable answer: a job may exist."""
+    return Delivery(
+        [Pending(seq, "", place, sent.request.id) for place, seq in enumerate(seqs)],
+        [sent.request],
     )
 
 

@@ -22,7 +22,6 @@ from connector.model import (
     Dead,
     Delivery,
     Outcome,
-    Pending,
     ProfileWrite,
     Request,
     Retry,
@@ -40,7 +39,7 @@ class ProfileSink:
 
     def __init__(self, api: KlaviyoApi) -> None:
         self._api = api
-        self._batches = Batches(api, profile_body.ENVELOPE, _queued, _maybe_queued)
+        self._batches = Batches(api, profile_body.ENVELOPE, batches.queued, batches.maybe_queued)
 
     @property
     def quota(self) -> Quota:
@@ -169,7 +168,7 @@ def _settled(
     seq: int, sent: Sent, requests: Sequence[Request], *, ref: str | None = None
 ) -> Delivery:
     if sent.error is None:
-        return Delivery([Accepted(seq, sent.request.id, ref or _id(sent))], requests)
+        return Delivery([Accepted(seq, sent.request.id, ref or batches.id_of(sent))], requests)
     if isinstance(sent.error, Rejected):
         return _with(requests, batches.refused(seq, sent))
     failed = batches.not_applied([seq], sent.error) or batches.doubted([seq], sent)
@@ -184,30 +183,3 @@ def _unread(seq: int, error: DeliveryError) -> Delivery:
     """A look-up before the write failed: nothing was written."""
     again = Delivery([Retry(seq, error.problem, 0.0, error.detail)])
     return batches.not_applied([seq], error) or again
-
-
-def _id(sent: Sent) -> str | None:
-    """Klaviyo's id of the profile in an answer."""
-    try:
-        data = sent.answer.json()["data"] if sent.answer else {}
-        return str(data["id"]) if data.get("id") else None
-    except (DeliveryError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _queued(seqs: Sequence[int], sent: Sent) -> Delivery:
-    """202: the job's id is the receipt. An empty id has been seen (docs/unverified.md): then a
-    job exists that nobody can ask for."""
-    job = _id(sent) or ""
-    return Delivery(
-        [Pending(seq, job, place, sent.request.id) for place, seq in enumerate(seqs)],
-        [sent.request],
-    )
-
-
-def _maybe_queued(seqs: Sequence[int], sent: Sent) -> Delivery:
-    """No readable answer: a job may exist."""
-    return Delivery(
-        [Pending(seq, "", place, sent.request.id) for place, seq in enumerate(seqs)],
-        [sent.request],
-    )

@@ -1,0 +1,125 @@
+"""`connector audiences` and `connector segments`: what is kept as what, and a full sync now."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from connector.cli import session
+from connector.cli.look import age
+
+if TYPE_CHECKING:
+    from connector.config import Config
+
+Kind = Literal["audience", "segment"]
+_LOOK, _SAY = 0.2, 10.0
+
+
+def made(kind: Kind, help: str) -> typer.Typer:
+    """The commands of one direction."""
+    app = typer.Typer(no_args_is_help=True, help=help)
+
+    @app.command("list")
+    def list_(
+        context: typer.Context,
+        as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+    ) -> None:
+        """Every link, its numbers and its last full sync."""
+        found = session.run(_find(session.read(context.obj), kind))
+        if as_json:
+            print(json.dumps(found, indent=2))
+            return
+        for link in found:
+            print("\n".join(lines(link)))
+
+    @app.command()
+    def sync(context: typer.Context, connection: str, name: str) -> None:
+        """Read both sides in full now and tell what has changed, dead ones included."""
+        config = session.read(context.obj)
+        found, wrong = session.run(_sync(config, kind, connection, name))
+        for link in found:
+            print("\n".join(lines(link)))
+        if wrong:
+            print(wrong, file=sys.stderr)
+        raise typer.Exit(1 if wrong else 0)
+
+    return app
+
+
+audiences = made("audience", "Audiences kept as Klaviyo lists.")
+segments = made("segment", "Klaviyo segments kept as the platform's tags.")
+
+
+def lines(link: dict[str, Any]) -> list[str]:
+    """A link as a person reads it."""
+    head = f"{link['connection']}  {link['source']} → {link['target']}"
+    if "here" not in link:
+        return [f"{head}: {link['detail']}"]
+    synced = "never synced in full"
+    if link["full_sync_age"] is not None:
+        synced = f"{link['members']:,} members, full sync {age(link['full_sync_age'])} ago"
+    said = [f"{head}: {synced}" + (", reading now" if link["scanning"] else "")]
+    numbers = f"here {link['here']:,}, there {link['there']:,}, in both {link['both']:,}"
+    for key in ("waiting", "unconfirmed", "foreign", "removed_by_hand", "without_address"):
+        if link[key]:
+            numbers += f", {key.replace('_', ' ')} {link[key]:,}"
+    if link["kind"] == "audience":
+        numbers += f"; list read back {age(link['read_back_age'])} ago"
+    said.append(f"        {numbers}")
+    if link["problem"]:
+        said.append(f"        {link['problem']} {link['meaning']}: {link['detail']}")
+    return said
+
+
+async def _find(config: Config, kind: Kind) -> list[dict[str, Any]]:
+    """What has run, and what is configured and has not."""
+    async with session.operator(config) as who:
+        found = [link for link in await who.links() if link["kind"] == kind]
+    known = {(link["connection"], link["source"], link["target"]) for link in found}
+    for connection in config.connections:
+        entries = (
+            [(entry.audience, entry.list) for entry in connection.audiences]
+            if kind == "audience"
+            else [(entry.segment, entry.target) for entry in connection.segments]
+        )
+        on = connection.enabled and f"{kind}s" in connection.modules
+        for source, target in entries:
+            if (connection.name, source, target) not in known:
+                why = "has not run yet" if on else "is switched off"
+                link = {"connection": connection.name, "kind": kind, "source": source}
+                found.append(link | {"target": target, "detail": why})
+    return found
+
+
+async def _sync(
+    config: Config, kind: Kind, connection: str, name: str
+) -> tuple[list[dict[str, Any]], str]:
+    """The links of that name once they were read and told, and what went wrong."""
+    async with session.at_work(config) as carry_out, session.operator(config) as who:
+        began = time.time() * 1000
+        args = {"connection": connection, "name": name}
+        done, said = await carry_out(f"{kind}s-sync", args)
+        if not done:
+            return [], str(said["error"])
+        told = 0.0
+        while True:
+            mine = [
+                link
+                for link in await who.links()
+                if (link["connection"], link["kind"]) == (connection, kind)
+                and name in (link["source"], link["target"], link["target_id"])
+            ]
+            wrong = [link for link in mine if link["problem"]]
+            synced = all((link["last_full_sync"] or 0) >= began for link in mine)
+            if wrong or (synced and not any(link["waiting"] for link in mine)):
+                return mine, "; ".join(f"{x['problem']} {x['detail']}" for x in wrong)
+            if time.monotonic() - told >= _SAY:
+                told = time.monotonic()
+                waiting = sum(link["waiting"] for link in mine)
+                print(f"{name}: reading, {waiting:,} wait to be told", file=sys.stderr)
+            await asyncio.sleep(_LOOK)
