@@ -28,12 +28,14 @@ from connector.operate import Line, Operator
 from connector.ports import Clock
 from connector.schedule import Bells
 from connector.store.sql import SqlStore, open_store
+from connector.web.flows import Flows
 from connector.web.health import Health
 from connector.web.hooks import Hooks
 from connector.web.server import Server, application
 
 _DAY_MS = 86_400_000
 _IDLE_AHEAD = 60.0
+_COUNT_PEOPLE_EVERY = 300.0
 
 
 def read_config(path: Path | None = None) -> Config:
@@ -63,6 +65,7 @@ class App:
         self._workshop: Workshop
         self._lease: LeaseKeeper
         self._servers: list[Server] = []
+        self._count_people_at = 0.0
         self._bells = Bells()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._trouble: dict[str, str] = {}
@@ -71,9 +74,14 @@ class App:
 
     # ── start and stop ───────────────────────────────────────────────────────────────────────────
 
-    async def start(self, *, patience: float = 30.0, serve: bool = True) -> None:
-        """Raises ConfigError for what a person must mend, StoreError when another holds the
-        store longer than `patience` seconds or its schema does not fit."""
+    async def start(self, *, patience: float | None = None, serve: bool = True) -> None:
+        """Raises ConfigError for what a person must mend, StoreError when another holds the store
+        longer than `patience` seconds or its schema does not fit. By itself it waits 30 s where
+        the store is a file, and for ever where replicas share a database."""
+        if patience is None:
+            patience = 30.0 if _is_file(self.config) else float("inf")
+        if serve and not _is_file(self.config):
+            await self._listen()
         self.store = await self._open_store()
         if self.store.size_bytes() is None:
             self.metrics.without_disk()
@@ -97,10 +105,7 @@ class App:
         await self._lease.acquire(patience)
         await self._take_over()
         self._workshop = Workshop(self.config, self.store, self._lease, self.clock, self.metrics)
-        # Together, so that a far end that does not answer costs its wait once.
-        for line in await asyncio.gather(
-            *(self._workshop.build(connection) for connection in self.config.connections)
-        ):
+        for line in await self._workshop.build_all(self.config.connections):
             self.lines[line.name] = line
         await self._pulse()
         if serve:
@@ -114,6 +119,7 @@ class App:
 
     async def abandon(self) -> None:
         """Give back what a start that was cut off had taken."""
+        await asyncio.gather(*(server.stop() for server in self._servers))
         if hasattr(self, "_lease"):
             await self._lease.release()
         if hasattr(self, "store"):
@@ -121,11 +127,15 @@ class App:
 
     async def stop(self) -> None:
         """Everything in flight is finished, within [server] shutdown_timeout."""
-        grace = self.config.server.shutdown_timeout
+        if not hasattr(self, "health"):
+            return await self.abandon()
+        until = self.clock.monotonic() + self.config.server.shutdown_timeout
         self.health.ready = False
         self._bells.stop()
+        await self.operator.stop()
         await asyncio.gather(*(server.stop() for server in self._servers))
-        await asyncio.gather(*(self._stop_line(line, grace) for line in self.lines.values()))
+        left = max(0.0, until - self.clock.monotonic())
+        await asyncio.gather(*(self._stop_line(line, left) for line in self.lines.values()))
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -193,6 +203,7 @@ class App:
             recovered = await self.store.recover(fence, now=now)
             recovered += await self.store.reads.recover(fence, now=now)
             recovered += await self.store.profiles.recover(fence, now=now)
+            recovered += await self.store.actions.recover(fence, now=now)
             recovered += await self.store.memberships.recover(fence, now=now)
         except StoreError as error:
             if error.problem is not Problem.STORE_HELD or not self.lines:
@@ -201,11 +212,22 @@ class App:
         if recovered:
             self._log.warning("records in doubt after a stop go singly", records=recovered)
 
+    async def _listen(self) -> None:
+        """Open the doors before there is anything behind them, for whoever asks for health while
+        a database or a lease is waited for."""
+        server = self.config.server
+        for key, port in (("server.port", server.port), ("server.admin_port", server.admin_port)):
+            if port or key == "server.port":
+                door = Server(None, server.host, port, grace=server.shutdown_timeout, key=key)
+                await door.start()
+                self._servers.append(door)
+
     async def _serve(self) -> None:
         server = self.config.server
         hooks = Hooks(self.lines.get, self.intake, self.clock, self.metrics)
+        flows = Flows(self.lines.get, self.clock, self.metrics, closed=lambda: self.intake.closed)
         shared, grace = server.admin_port == 0, server.shutdown_timeout
-        public = application(hooks, self.health, admin=shared)
+        public = application(hooks, self.health, admin=shared, flows=flows)
         doors = [Server(public, server.host, server.port, grace=grace, key="server.port")]
         if not shared:
             private = application(None, self.health, admin=True)
@@ -214,9 +236,13 @@ class App:
                     private, server.host, server.admin_port, grace=grace, key="server.admin_port"
                 )
             )
+        early = {door.key: door for door in self._servers}
         for door in doors:
-            await door.start()
-            self._servers.append(door)
+            if door.key in early:
+                early[door.key].app = door.app
+            else:
+                await door.start()
+                self._servers.append(door)
 
     def _run_line(self, line: Line) -> None:
         if not line.enabled:
@@ -267,6 +293,8 @@ class App:
                 line.events.wake()
                 if line.reads:
                     line.reads.wake()
+                if line.writes and line.door and line.door.hears:
+                    line.writes.wake()
                 for dispatcher in line.more:
                     dispatcher.wake()
 
@@ -341,6 +369,10 @@ class App:
         while after is not None:
             after = await self.store.empty_bodies(before=before, after=after, limit=5_000)
             await self.clock.sleep(0.01)
+        before = Millis(self.clock.now() - round(keep.action_keys * 1000))
+        while count := await self.store.actions.forget(before=before, limit=2_000):
+            gone += count
+            await self.clock.sleep(0.05)
         given = 0
         while pages := await self.store.give_back(500):
             given += pages
@@ -366,6 +398,11 @@ class App:
         for connection, stream, _, saved_at in await self.store.insight.streams():
             self.metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
         self.metrics.questions(await self.store.approvals.find())
+        self.metrics.unknown(await self.store.actions.uncertain(), list(self.lines))
+        if self.clock.monotonic() >= self._count_people_at:
+            # Everybody is looked at, so not at every scrape.
+            self._count_people_at = self.clock.monotonic() + _COUNT_PEOPLE_EVERY
+            self.metrics.population(await self.store.insight.population())
         self.metrics.groups(await self.store.memberships.groups())
         self._workshop.quotas.publish()
         for gauge, value in (
@@ -401,14 +438,8 @@ class App:
                     self._workshop.quotas,
                 ),
             )
-            fresh: dict[str, Line] = {}
-            try:
-                for connection in config.connections:
-                    fresh[connection.name] = await workshop.build(connection)
-            except ConfigError:
-                for line in fresh.values():
-                    await line.aclose()
-                raise
+            built = await workshop.build_all(config.connections)
+            fresh = {line.name: line for line in built}
         except ConfigError as error:
             self.metrics.reload_ok.set(0)
             self._note("reload", f"{Problem.RELOAD_REFUSED}: {error.faults[0]}")

@@ -39,6 +39,25 @@ class HeaderKey:
         return f"HeaderKey({self._header!r}, ***)"
 
 
+class QueryKey:
+    """A fixed token in the address, for a far end that looks for it nowhere else."""
+
+    in_query = True
+
+    def __init__(self, name: str, key: SecretStr) -> None:
+        self._name, self._key = name, key
+
+    async def __call__(self) -> Mapping[str, str]:
+        return {self._name: self._key.get_secret_value()}
+
+    def refused(self, proof: Mapping[str, str]) -> bool:
+        """There is no other."""
+        return False
+
+    def __repr__(self) -> str:
+        return f"QueryKey({self._name!r}, ***)"
+
+
 class _Answer(Protocol):
     def json(self) -> Any: ...
 

@@ -14,14 +14,15 @@ from connector.adapters.klaviyo import api as klaviyo
 from connector.adapters.klaviyo.limits import LIMITS
 from connector.clock import SystemClock
 from connector.config import Config, Connection
-from connector.errors import ConfigError, Problem
+from connector.errors import ConfigError, DeliveryError, Problem
 from connector.governor import Governor, Limit
 from connector.http import Credential, Http, is_loopback
+from connector.lines import accounts
+from connector.mapping import Writer, clashes, run_examples, warnings
 from connector.mapping import load as load_mapping
-from connector.mapping import run_examples, warnings
 from connector.metrics import account_label
 from connector.model import Check, Spend
-from connector.store import care
+from connector.store import care, mounts
 from connector.store.sql import file_of
 
 _LOOK_AGAIN = 5.0
@@ -62,6 +63,7 @@ async def check(config: Config, *, offline: bool = False, patience: float = 0.0)
 
 async def _look(config: Config, keys: _Keys | None) -> list[Check]:
     found = await asyncio.to_thread(_store, config.store.url, config.store.migrate == "auto")
+    found += _place(config.store.url)
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
         what = f"{config.server.public_url} cannot be reached from outside this machine"
         found.append(Check("server.public_url", "warning", what))
@@ -70,7 +72,26 @@ async def _look(config: Config, keys: _Keys | None) -> list[Check]:
         if keys and connection.enabled:
             of += await keys.check(connection)
         found += [_of(connection, line) for line in of]
-    return found
+    return [*found, *_clashes(config)]
+
+
+def _clashes(config: Config) -> list[Check]:
+    """What two connections with one Klaviyo key write both. That two keys belong to one account is
+    found at the start."""
+    writers = []
+    for connection in config.connections:
+        if not connection.enabled or connection.mode == "shadow":
+            continue
+        try:
+            mapping = load_mapping(connection.mapping).mapping
+        except ConfigError:
+            continue  # said above
+        of = connection.modules
+        account = accounts.known_by(connection)
+        writers.append(Writer(connection.name, account, mapping, "events" in of, "profiles" in of))
+    return [
+        Check("connections", "fault", line, Problem.MAPPING_FAULTY) for line in clashes(writers)
+    ]
 
 
 def _store(url: str, mends: bool) -> list[Check]:
@@ -83,6 +104,16 @@ def _store(url: str, mends: bool) -> list[Check]:
         Check("store", "warning" if mends and fault.startswith("S30") else "fault", fault)
         for fault in faults
     ] or [Check("store", "ok")]
+
+
+def _place(url: str) -> list[Check]:
+    """Whether what is stored stays stored. A relative path has its folder made at the first run."""
+    path = file_of(url)
+    if path is None:
+        return []
+    folder = next(above for above in path.absolute().parents if above.exists())
+    fault = mounts.unsuited(folder, mounts.read_table())
+    return [Check("store", "warning", fault)] if fault else []
 
 
 def _of(connection: Connection, check: Check) -> Check:
@@ -140,7 +171,10 @@ class _Keys:
             _forget,
         )
         try:
-            return await api.check()
+            found = list(await api.check())
+            if all(line.level != "fault" for line in found):
+                found += await _other_senders(api, connection)
+            return found
         finally:
             await api.aclose()
 
@@ -156,6 +190,33 @@ class _Keys:
                 live_reserve=connection.klaviyo.live_reserve,
             )
         return self._governors[key]
+
+
+async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check]:
+    """Other integrations of the account that have a metric of a name that we send: flows and
+    reports see two metrics of one name, and people may get a message twice."""
+    what = "Klaviyo metrics"
+    try:
+        mapping = load_mapping(connection.mapping).mapping
+        found = await api.metric_names()
+    except ConfigError:
+        return []  # told of where mappings are checked
+    except DeliveryError as error:
+        lacks = f"{error.detail}: whether others send metrics of these names is not known"
+        if error.problem is Problem.KLAVIYO_SCOPE:
+            lacks = "metrics:read is missing: whether others send metrics of these names is unknown"
+        return [Check(what, "warning", lacks, error.problem)]
+    # What a private key sends bears the name API; an app's own name nobody tells us.
+    ours = "API" if connection.klaviyo.auth == "private-key" else None
+    others: dict[str, list[str]] = {}
+    for name, integration in found:
+        foreign = integration != ours if ours else integration == "API"
+        if name in mapping.metrics and foreign:
+            others.setdefault(integration or "an integration without a name", []).append(name)
+    return [
+        Check(what, "warning", f"{integration} sends {', '.join(sorted(names))} too")
+        for integration, names in sorted(others.items())
+    ]
 
 
 async def _forget(_: Sequence[Spend]) -> None:

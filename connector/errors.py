@@ -58,6 +58,15 @@ class Problem(StrEnum):
     WEBHOOK_UNSIGNED = "W401", "a webhook's signature or secret is missing or wrong"
     WEBHOOK_TOO_LARGE = "W413", "a webhook is larger than 1 MiB"
 
+    ACTION_UNCERTAIN = "A10", "nobody knows whether the platform applied an action"
+    ACTION_PERSON_CAP = "A20", "more adjustments for a person than a day may hold"
+    ACTION_TOTAL_CAP = "A30", "more points than a day may hold"
+    ACTION_PERSON = "A40", "the person of an action is not known"
+    FLOW_MALFORMED = "A400", "a flow's call could not be read"
+    FLOW_SECRET = "A401", "a flow's call has no secret or a wrong one"
+    FLOW_CONFLICT = "A409", "a flow's call repeats a key with other content"
+    FLOW_THROTTLED = "A429", "too many calls with a wrong secret from one address"
+
     NO_IDENTITY = "I10", "the person has no address that Klaviyo can be told"
     BAD_ADDRESS = "I20", "the person's address is not a valid e-mail address"
     SHARED_ADDRESS = "I30", "another person, active later, has the same address"

@@ -283,9 +283,11 @@ class Http:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds of a `Retry-After` header, at most an hour; 0 when there is none or it is a date."""
+    """Seconds of a `Retry-After` header, else of `RateLimit-Reset`, at most an hour; 0 when there
+    is neither or it is a date."""
+    said = headers.get("retry-after") or headers.get("ratelimit-reset", "0")
     try:
-        return min(max(0.0, float(headers.get("retry-after", "0"))), _MAX_RETRY_AFTER)
+        return min(max(0.0, float(said)), _MAX_RETRY_AFTER)
     except ValueError:
         return 0.0
 

@@ -1,22 +1,17 @@
-"""What comes in, durably: pages and webhook deliveries into the outbox, with their cursor.
-
-Deliveries that arrive while a commit is under way share the next one, so that a burst costs a few
-fsyncs and not one each. Nobody is told "accepted" before the commit that holds his record.
-"""
+"""What comes in, durably: pages and webhook deliveries into the outbox, with their cursor. Nobody
+is told "accepted" before the commit that holds his record."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from connector.errors import Problem, StoreError
+from connector.grouping import Groups
 from connector.metrics import Metrics
-from connector.model import Appended, Lane, LaneId, Millis, Page, Record, Via
+from connector.model import Appended, Lane, LaneId, Millis, Observation, Page, Record, Via
 from connector.ports import Clock, Outbox, Webhook
 
-_GROUP = 2_000
-_WAITING = 50_000
 _NO_HURRY = 2_000
 """ms between two reads of one person where no event waits for the second."""
 
@@ -29,6 +24,7 @@ class Door:
     `renews` whether that read fetches what is fetched seldom. With `by_id` a read can also find
     the address of somebody of whom only the id is known.
     `attach_wait` ms an event waits for that read while its lane goes singly (`hurried` says no).
+    `hears` makes an observation of what an event received then says itself, where events do.
     """
 
     lane: Lane
@@ -39,6 +35,7 @@ class Door:
     attach_wait: int = 0
     by_id: bool = False
     hurried: Callable[[], bool] = lambda: False
+    hears: Callable[[Record, Millis], Observation | None] | None = None
 
     def page(
         self, headers: Mapping[str, str], body: bytes, secret: str | None, now: Millis
@@ -46,6 +43,8 @@ class Door:
         """What a delivery says, verified. Raises Unauthorised and Malformed."""
         self.webhook.verify(headers, body, secret)
         records = self.webhook.parse(headers, body)
+        if self.hears:
+            records = [replace(r, observation=self.hears(r, now)) for r in records]
         if self.reads is None:
             return Page(self.lane, "webhook", records, now)
         waits = self.attach_wait and not self.hurried()
@@ -78,13 +77,12 @@ class Intake:
         *,
         arrived: Callable[[LaneId], None],
     ) -> None:
-        self._outbox = outbox
         self._clock = clock
         self._metrics = metrics
         self._arrived = arrived
-        self._waiting: list[tuple[Page, asyncio.Future[Appended]]] = []
-        self._records = 0
-        self._committing: asyncio.Task[None] | None = None
+        self._groups = Groups[Page, Appended](
+            lambda pages: outbox.append(pages), lambda page: len(page.records)
+        )
         self.closed: Problem | None = None
         """Set while nothing may be taken in (free disk too low); why."""
 
@@ -96,54 +94,8 @@ class Intake:
         """Store a page with its checkpoint. Raises StoreError when it is not stored."""
         if self.closed:
             raise StoreError(self.closed)
-        if self._records + len(page.records) > _WAITING:
-            raise StoreError(Problem.STORE_UNAVAILABLE, "too much waits to be stored")
-        done: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._waiting.append((page, done))
-        self._records += len(page.records)
-        if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_all())
-        result = await done
+        result = await self._groups.put(page)
         self._metrics.took_in(page.lane, page.via, result, page.received_at)
         if result.accepted > result.held or result.released or (result.held and page.by_id):
             self._arrived(page.lane.id)
         return result
-
-    async def _commit_all(self) -> None:
-        try:
-            while self._waiting:
-                group = self._next_group()
-                await self._commit(group)
-        finally:
-            self._committing = None
-
-    def _next_group(self) -> list[tuple[Page, asyncio.Future[Appended]]]:
-        size = count = 0
-        while count < len(self._waiting) and (count == 0 or size < _GROUP):
-            size += len(self._waiting[count][0].records)
-            count += 1
-        group, self._waiting = self._waiting[:count], self._waiting[count:]
-        self._records -= size
-        return group
-
-    async def _commit(self, group: list[tuple[Page, asyncio.Future[Appended]]]) -> None:
-        """All in one transaction; when that fails, each in its own, so that it fails alone."""
-        try:
-            results = await self._outbox.append([page for page, _ in group])
-        except Exception as error:
-            if len(group) > 1:
-                for one in group:
-                    await self._commit([one])
-                return
-            failure = error if isinstance(error, StoreError) else _broken(error)
-            for _, done in group:
-                if not done.done():
-                    done.set_exception(failure)
-            return
-        for (_, done), result in zip(group, results, strict=True):
-            if not done.done():
-                done.set_result(result)
-
-
-def _broken(error: Exception) -> StoreError:
-    return StoreError(Problem.STORE_UNAVAILABLE, type(error).__name__)

@@ -44,7 +44,16 @@ from connector.ports import Approval, Backlog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
-_REFUSALS = ("disabled", "malformed", "not_stored", "signature", "too_large")
+_REFUSALS = (
+    "conflict",
+    "disabled",
+    "flow_secret",
+    "malformed",
+    "not_stored",
+    "signature",
+    "throttled",
+    "too_large",
+)
 _MODES: tuple[LaneMode, ...] = ("running", "paused", "held", "blocked")
 
 
@@ -72,7 +81,10 @@ class Metrics:
             "records_skipped", "Records that a rule does not send.", "connection", "reason"
         )
         self.rejected = self._counter(
-            "webhooks_rejected", "Webhooks refused, by reason.", "connection", "reason"
+            "webhooks_rejected",
+            "Webhooks and flow calls refused, by reason.",
+            "connection",
+            "reason",
         )
         self.deliveries = self._counter(
             "deliveries",
@@ -109,9 +121,28 @@ class Metrics:
             "How much of the running backfill is done: 0 to 1, 1 when none runs.",
             "connection",
         )
+        self.actions = self._counter(
+            "actions",
+            "Adjustments and pushes that reached an end, or wait for a person.",
+            "connection",
+            "action",
+            "outcome",
+        )
+        self.uncertain = self._gauge(
+            "actions_uncertain",
+            "Actions of which nobody knows whether the platform applied them.",
+            "connection",
+        )
         self.approvals = self._gauge(
             "approvals_pending", "Questions that wait for a person.", "connection", "what"
         )
+        self.drift = self._gauge(
+            "reconcile_drift",
+            "What the last reconcile found to differ at the far end.",
+            "connection",
+            "kind",
+        )
+        self.people = self._gauge("people", "People seen.", "connection", "state")
         self.members = self._gauge(
             "audience_members",
             "Members that the last full scan of an audience found.",
@@ -218,10 +249,16 @@ class Metrics:
 
     def took_in(self, lane: Lane, via: str, result: Appended, now: Millis) -> None:
         connection, kind = lane.connection, lane.kind
-        self.received.labels(connection, kind, via).inc(result.accepted + result.duplicates)
+        told = result.accepted + result.duplicates + result.forgotten
+        self.received.labels(connection, kind, via).inc(told)
+        if result.forgotten:
+            self.skipped.labels(connection, "forgotten").inc(result.forgotten)
         self.last_received.labels(connection, via).set(now / 1000)
         if result.duplicates:
             self.duplicates.labels(connection, kind).inc(result.duplicates)
+
+    def acted(self, connection: str, action: str, outcome: str, count: int = 1) -> None:
+        self.actions.labels(connection, action, outcome).inc(count)
 
     def turned_away(self, connection: str, reason: str) -> None:
         self.rejected.labels(connection, reason).inc()
@@ -238,6 +275,8 @@ class Metrics:
                 observe((now - entries[outcome.seq].received_at) / 1000)
             if word := _outcome(outcome):
                 tally[word] += 1
+                if kind == "action":
+                    self.acted(connection, entries[outcome.seq].name, word)
             elif isinstance(outcome, Retry | Doubt):
                 self.retries.labels(connection, destination, outcome.problem.value).inc()
             if isinstance(outcome, Skipped):
@@ -290,10 +329,20 @@ class Metrics:
         for connection, cause, count in found:
             self.dead.labels(connection, cause).set(count)
 
+    def unknown(self, found: Mapping[str, int], connections: Sequence[str]) -> None:
+        for connection in connections:
+            self.uncertain.labels(connection).set(found.get(connection, 0))
+
     def questions(self, pending: Sequence[Approval]) -> None:
         self.approvals.clear()
         for (connection, what), count in Tally((a.connection, a.what) for a in pending).items():
             self.approvals.labels(connection, what).set(count)
+
+    def population(self, found: Mapping[tuple[str, str], int]) -> None:
+        """(connection, state) → how many people stand there."""
+        self.people.clear()
+        for labels, count in found.items():
+            self.people.labels(*labels).set(count)
 
     def groups(self, found: Sequence[Group]) -> None:
         """By their names as configured; tags are not read, so there is nothing to tell of them."""

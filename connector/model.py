@@ -24,7 +24,8 @@ class Record:
     that key was received longer ago. `data` is the source's JSON, untouched. `person` is the
     platform's id. With `refresh` the person is to be read again,
     with `renew` also what is fetched seldom. `membership` is an audience, by the platform's id or
-    name, and whether the person is in it from now on.
+    name, and whether the person is in it from now on. `observation` is what the event itself says
+    of the person's fields, for whoever he turns out to be.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Record:
     refresh: bool = False
     renew: bool = False
     membership: tuple[str, bool] | None = None
+    observation: Observation | None = None
 
     def anew(self, received_at: Millis) -> Record:
         """The record when its key counts again: another event with the same content, which
@@ -89,12 +91,14 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class Appended:
     """What became of a page: `accepted` records are new, `duplicates` were known, `held` (a part
-    of accepted) wait for their person's address, `released` had waited for one that it brought."""
+    of accepted) wait for their person's address, `released` had waited for one that it brought,
+    `forgotten` are about people who must not come back, and were not stored."""
 
     accepted: int
     duplicates: int
     held: int = 0
     released: int = 0
+    forgotten: int = 0
 
 
 class State(IntEnum):
@@ -193,6 +197,7 @@ class Observation:
     told to Klaviyo, if he cannot. `email` is set where the platform was asked by its id: it is the
     person's address from then on. Of one who is `withheld` nothing may be told, and his records
     lose the address that they have. What a `backfill` asked for is told after all live traffic.
+    With `partial` it was an event that said so, where reads know better who the person is.
     """
 
     person: int
@@ -209,6 +214,7 @@ class Observation:
     email: str | None = None
     withheld: bool = False
     backfill: bool = False
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

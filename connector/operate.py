@@ -6,6 +6,7 @@ Orders are rows: whoever holds the store's lease carries them out.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from connector import log
+from connector.actions.door import FlowDoor
 from connector.audiences import view
 from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, ConnectorError, Problem, StoreError
@@ -24,6 +26,8 @@ from connector.ports import (
     Backfill,
     Backlog,
     Clock,
+    Decision,
+    Deed,
     Letter,
     Order,
     PersonState,
@@ -35,6 +39,9 @@ from connector.refresh import Refresher
 from connector.states import digest
 
 KLAVIYO = "klaviyo"
+_TOLD = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
+"""Why actions wait for a person; what a cap holds is a question of its own."""
+_SHOWN = 10
 QUIET = {Problem.PAUSED}
 """Stops that a person made on purpose: no news to anybody."""
 
@@ -45,12 +52,13 @@ Handler = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]
 
 @dataclass(slots=True)
 class Line:
-    """A connection as it runs: its door for webhooks, its lanes, and what runs beside them.
+    """A connection as it runs: its doors for webhooks and flows, its lanes, what runs beside them.
 
     `mapping` is the version in use, `account` Klaviyo's id where it could be read. `more` are
     lanes besides events, reads and writes; `loops` run for ever beside the lanes; `idle` say
     whether those have nothing to do; `needs` what a person must look at; `orders` which orders
-    this line carries out, for those that name its connection; `decided` is told of every answer
+    this line carries out, for those that name its connection, of which `errands` take their time
+    and hold up no other; `decided` is told of every answer
     to a question that this connection asked. `act` stores actions for the platform, None where it
     takes none."""
 
@@ -63,6 +71,7 @@ class Line:
     close: list[Callable[[], Awaitable[None]]]
     events: Dispatcher[Any] = field(init=False)
     door: Door | None = None
+    flows: FlowDoor | None = None
     reads: Dispatcher[Any] | None = None
     writes: Dispatcher[Any] | None = None
     refresher: Refresher | None = None
@@ -73,6 +82,7 @@ class Line:
     idle: list[Callable[[], Awaitable[bool]]] = field(default_factory=list)
     needs: list[Callable[[], Awaitable[Sequence[Need]]]] = field(default_factory=list)
     orders: dict[str, Handler] = field(default_factory=dict)
+    errands: set[str] = field(default_factory=set)
     act: Callable[[Origin, Sequence[Asked]], Awaitable[Added | Conflict]] | None = None
     decided: list[Callable[[Approval], None]] = field(default_factory=list)
 
@@ -103,6 +113,7 @@ class Operator:
         self._lines: Mapping[str, Line] = lines if lines is not None else {}
         self._reload = reload
         self._trouble = trouble
+        self._errands: set[asyncio.Task[None]] = set()
         self._log = log.get("operate")
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────
@@ -128,6 +139,8 @@ class Operator:
                 backlog.lane.connection, {"lanes": [], "streams": []}
             )
             connection["lanes"].append(_lane(backlog, now))
+            if backlog.lane.kind == "action":
+                connection["actions"] = await self._pace(backlog.lane)
             version = (mappings or {}).get(backlog.lane.connection)
             if version and backlog.lane.kind == "profile" and backlog.lane.destination == KLAVIYO:
                 older = await self._store.profiles.outdated(backlog.lane.id, version)
@@ -167,6 +180,19 @@ class Operator:
             ],
             "needs_you": await self.needs_you(backlogs),
         }
+
+    async def _pace(self, lane: Lane) -> dict[str, Any]:
+        """How many wait to be sent, and how long it takes at the pace of the last minute."""
+        pace = await self._store.actions.pace(lane.id, now=self._clock.now())
+        return {
+            "waiting": pace.waiting,
+            "per_second": round(pace.per_second, 2),
+            "eta_seconds": pace.waiting / pace.per_second if pace.per_second else None,
+        }
+
+    async def deeds(self, connection: str | None, stuck: bool, limit: int) -> Sequence[Deed]:
+        """Adjustments and pushes, those that wait for a person first."""
+        return await self._store.actions.find(connection=connection, stuck=stuck, limit=limit)
 
     async def links(self) -> list[dict[str, Any]]:
         """What is kept as what, and how that stands."""
@@ -236,7 +262,9 @@ class Operator:
             if b.state.mode != "running" and b.state.problem not in QUIET:
                 text = f"{b.state.problem} {road}: {b.state.mode}, {b.state.detail}"
                 found.append(Need(f"lane {road}", text))
-            if b.dead and b.lane.kind == "profile":
+            if b.lane.kind == "action":
+                found += await self._actions_need(b)
+            elif b.dead and b.lane.kind == "profile":
                 again = "the next change, or `connector refresh`, tries again"
                 found.append(Need(f"dead {road}", f"{road}: {b.dead} refused; {again}"))
             elif b.dead and b.lane.kind == "membership":
@@ -254,6 +282,25 @@ class Operator:
             found.append(Need(f"approval {asked.id}", text))
         known = {need.key for need in found}
         found += [n for n in await view.needs(self._store.memberships) if n.key not in known]
+        return found
+
+    async def _actions_need(self, b: Backlog) -> list[Need]:
+        """Adjustments and pushes that only a person can settle, by their numbers."""
+        name, found = b.lane.connection, []
+        if b.dead:
+            text = f"{name}: {b.dead} actions refused by the platform (connector actions list)"
+            found.append(Need(f"dead {name} actions", text))
+        stuck: dict[str, list[int]] = {}
+        for deed in await self._store.actions.find(connection=name, stuck=True) if b.held else ():
+            if deed.problem in _TOLD and deed.settled_at is not None:
+                stuck.setdefault(deed.problem, []).append(deed.id)
+        for code, ids in sorted(stuck.items()):
+            shown = ", ".join(map(str, sorted(ids)[:_SHOWN])) + (" …" if len(ids) > _SHOWN else "")
+            text = (
+                f"{code} {name}: {Problem.of(code).meaning}: {shown} (connector actions list; "
+                "then applied, again or refuse)"
+            )
+            found.append(Need(f"{code} {name}", text))
         return found
 
     async def _seen_here(self) -> list[Need]:
@@ -280,8 +327,23 @@ class Operator:
     async def carry_out_all(self) -> None:
         """Take every open order and carry it out; each gets its answer, whatever happens."""
         for order in await self._store.orders.take(now=self._clock.now()):
-            ok, result = await self.carry_out(order.kind, order.args)
-            await self._store.orders.finish(order.id, ok=ok, result=result, now=self._clock.now())
+            line = self._lines.get(str(order.args.get("connection", "")))
+            if line and order.kind in line.errands:
+                errand = asyncio.create_task(self._finish(order))
+                self._errands.add(errand)
+                errand.add_done_callback(self._errands.discard)
+            else:
+                await self._finish(order)
+
+    async def _finish(self, order: Order) -> None:
+        ok, result = await self.carry_out(order.kind, order.args)
+        await self._store.orders.finish(order.id, ok=ok, result=result, now=self._clock.now())
+
+    async def stop(self) -> None:
+        """Errands are cut off: their orders are carried out after the next start."""
+        for errand in (errands := list(self._errands)):
+            errand.cancel()
+        await asyncio.gather(*errands, return_exceptions=True)
 
     async def carry_out(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
         """(whether it was done, what it came to or why not)."""
@@ -304,6 +366,10 @@ class Operator:
                     return True, await self._reload()
                 case "reload":
                     return False, {"error": "no daemon runs on this store, so nothing to reload"}
+                case "applied" | "again" | "refuse":
+                    return await self._of_action(kind, args)
+                case "forget" | "lift":
+                    return await self._forget(kind, args)
                 case "approve" | "reject":
                     return await self._decide(args["id"], kind == "approve", args.get("by", ""))
                 case _:
@@ -329,6 +395,20 @@ class Operator:
             return False, {"error": f"{name} does not carry out `{kind}`"}
         return await line.orders[kind](args)
 
+    async def _of_action(
+        self, word: Decision, args: Mapping[str, Any]
+    ) -> tuple[bool, Mapping[str, Any]]:
+        """A person says what became of an action, or what shall."""
+        now = self._clock.now()
+        deed = await self._store.actions.decide(args["id"], word, by=args.get("by", ""), now=now)
+        if isinstance(deed, str):
+            return False, {"error": deed}
+        line = self._lines.get(deed.connection)
+        for dispatcher in line.dispatchers if line else ():
+            if dispatcher.lane.kind == "action":
+                dispatcher.wake()
+        return True, {f"action {deed.id}": deed.state}
+
     async def _decide(self, id: int, approved: bool, by: str) -> tuple[bool, Mapping[str, Any]]:
         now = self._clock.now()
         answer = await self._store.approvals.decide(id, approved=approved, by=by, now=now)
@@ -350,6 +430,29 @@ class Operator:
         await self._store.reads.ask(line.reads.lane.id, dict.fromkeys(found, now), first=True)
         line.reads.wake()
         return True, {"asked": len(found), "since": now}
+
+    async def whom(self, connection: str, who: str) -> int:
+        """How many people `forget` would erase."""
+        return (await self._store.erasure.find(connection, who)).people
+
+    async def _forget(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+        """Klaviyo is asked first: once a person is forgotten here, nobody knows whom to name."""
+        connection, who = args["connection"], args["person"]
+        if kind == "lift":
+            if await self._store.erasure.lift(connection, who):
+                return True, {"lifted": connection}
+            return False, {"error": f"{connection} has not forgotten anybody of this name"}
+        found = await self._store.erasure.find(connection, who)
+        if not found.people:
+            return False, {"error": f"{connection} has never seen this person"}
+        said: Mapping[str, Any] = {}
+        if args.get("klaviyo"):
+            asked = {"connection": connection, "emails": found.emails}
+            done, said = await self._by_line("erase", asked)
+            if not done:
+                return False, {"error": f"nothing was erased here: {said['error']}"}
+        gone = await self._store.erasure.forget(connection, who, now=self._clock.now())
+        return True, {"forgotten": gone.people, "rows": gone.rows, **said}
 
     async def _switch(self, kind: str, connection: str) -> tuple[bool, Mapping[str, Any]]:
         lanes = [(x, s) for x, s in await self._store.lanes.all() if x.connection == connection]
@@ -391,6 +494,8 @@ class Operator:
             await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
 
     def _queue_of(self, lane: Lane) -> Queue:
+        if lane.kind == "action":
+            return self._store.actions
         if lane.kind == "membership":
             return self._store.memberships
         if lane.kind != "profile":

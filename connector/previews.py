@@ -75,16 +75,26 @@ def _events(
         late = late_after is not None and now - record.occurred_at > late_after * 1000
         event = event_body.single(message, backfill=late)
         found.append(_request(connection, "/api/events", event, list(message.notes)))
+        if "profiles" in connection.modules and mapping.hears(record.name):
+            body = orjson.loads(record.data)
+            view = platform.event_view(record.name, record.occurred_at, body, record.email)
+            found.append(_of_view(connection, mapping, view))
     return found
 
 
 def _profile(
     connection: Connection, platform: Platform, mapping: CompiledMapping, said: dict[str, Any]
 ) -> dict[str, Any]:
-    """As for a person of whom Klaviyo has been told nothing yet."""
     if platform.person_view is None:
         raise ConfigError([f"{platform.title} has no people to preview"])
     view = platform.person_view(said["customer"], said.get("pass_url"))
+    return _of_view(connection, mapping, view)
+
+
+def _of_view(
+    connection: Connection, mapping: CompiledMapping, view: dict[str, Any]
+) -> dict[str, Any]:
+    """The profile's write, as for a person of whom Klaviyo has been told nothing yet."""
     identity = mapping.identify(view)
     if isinstance(identity, Fault):
         return {"request": None, "why": str(identity)}

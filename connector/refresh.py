@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
 
 from connector.errors import (
     Blocked,
@@ -29,6 +32,7 @@ from connector.model import (
     Observed,
     OnLeave,
     Outcome,
+    Record,
     Retry,
     Skip,
     Stop,
@@ -131,9 +135,7 @@ class Refresher:
         """What the mapping makes of a sight that was asked for `at`, because of what came in
         `since`. A person without a usable address is observed too: he is held, and told once he
         has one."""
-        identity = self._mapping.identify(sight.view)
-        fault = identity if isinstance(identity, Fault) else None
-        values = {} if isinstance(identity, Fault) else dict(identity.values)
+        values, fault = _identity(self._mapping, sight.view)
         email = values.get("email")
         return Observation(
             person=person,
@@ -161,6 +163,68 @@ class Refresher:
 
     async def check(self) -> Sequence[Check]:
         return await self._reader.check()
+
+
+class Listener:
+    """What events say themselves: the mapping's `trusted` and `from_event`.
+
+    With `partial` people are read too, and only what the mapping names is heard of; else every
+    event of such a platform also says who the person is now.
+    """
+
+    def __init__(
+        self,
+        mapping: CompiledMapping,
+        view: Callable[[str, int, dict[str, Any], str | None], dict[str, Any]],
+        *,
+        lane: LaneId,
+        account: str,
+        email_change: EmailChange,
+        partial: bool,
+    ) -> None:
+        self._mapping = mapping
+        self._view = view
+        self._lane = lane
+        self._account = account
+        self._email_change: EmailChange = email_change
+        self._partial = partial
+
+    def observation(self, record: Record, received_at: Millis) -> Observation | None:
+        """Of the event's time, but never of a later one than its receipt. Its person is filled in
+        where the record is stored. None where the event says nothing."""
+        if self._partial and not self._mapping.hears(record.name):
+            return None
+        try:
+            said = orjson.loads(record.data)
+            view = self._view(record.name, record.occurred_at, said, record.email)
+            changes = changes_of(self._mapping.render_profile(view))
+            values, _ = _identity(self._mapping, view)
+        except Exception:
+            # A view may be a plug-in's. The event itself is kept, and dies of the same fault.
+            return None
+        if not changes and (self._partial or not values):
+            return None
+        email = values.get("email")
+        return Observation(
+            person=0,
+            view={},
+            changes=changes,
+            identity=values,
+            at=min(record.occurred_at, received_at),
+            mapping=self._mapping.version,
+            lane=self._lane,
+            since=received_at,
+            address=address_of(self._account, email) if email else None,
+            email_change=self._email_change,
+            partial=self._partial,
+        )
+
+
+def _identity(
+    mapping: CompiledMapping, view: Mapping[str, Any]
+) -> tuple[dict[str, str], Fault | None]:
+    identity = mapping.identify(view)
+    return ({}, identity) if isinstance(identity, Fault) else (dict(identity.values), None)
 
 
 def sightings(

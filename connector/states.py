@@ -145,11 +145,22 @@ class Profile:
     """The digest of his address, in hex."""
 
 
+def as_known(profile: Profile, seen: Observation, *, held: bool) -> Observation:
+    """Where people are read, an event says who he is only as long as nothing else does, and not
+    of one who is held: a read may have shown that nothing may be told of him."""
+    if not seen.partial or not (profile.identity or held):
+        return seen
+    return replace(seen, identity={}, address=None, mapping=profile.mapping or seen.mapping)
+
+
 def observe(profile: Profile, seen: Observation, *, email_change: EmailChange) -> Profile:
-    """The profile after a read. An older read than what is known changes nothing newer."""
+    """The profile after a read, or an event that says something of it. An older one than what is
+    known changes nothing newer."""
     newest = max((at for _, at in profile.wanted.values()), default=Millis(0))
     profile = replace(_want(profile, seen.changes, seen.at), mapping=seen.mapping)
-    if seen.at < newest or not seen.identity or seen.identity == profile.identity:
+    if not seen.identity or seen.identity == profile.identity:
+        return profile
+    if profile.identity and seen.at < newest:
         return profile
     before = profile.identity.get("email")
     after = seen.identity.get("email")

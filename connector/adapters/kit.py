@@ -10,6 +10,8 @@ from connector.http import Credential, Http
 from connector.model import Spend
 from connector.ports import Clock
 
+NOT_APPLIED = frozenset({429, 503})
+
 
 @dataclass(frozen=True, slots=True)
 class Kit:
@@ -23,7 +25,4 @@ class Kit:
     http: Callable[[str, Credential, frozenset[int]], Http]
     quota: Callable[[str, Mapping[str, Limit]], Awaitable[Governor]]
     remember: Callable[[Sequence[Spend]], Awaitable[None]]
-    retry_statuses: frozenset[int] = frozenset()
-
-
-NOT_APPLIED = frozenset({429, 503})
+    retry_statuses: frozenset[int] = NOT_APPLIED | {423}

@@ -14,16 +14,20 @@ import typer
 
 from connector import __version__
 from connector.cli import (
+    actions,
     approvals,
     backfill,
     daemon,
+    flows,
     groups,
     letters,
     look,
     notices,
     people,
+    reconciles,
     setup,
     stores,
+    support,
 )
 
 app = typer.Typer(
@@ -55,10 +59,11 @@ def options(
     context.obj = config
 
 
-for module in (backfill, daemon, look, people, setup):
+for module in (backfill, daemon, look, people, reconciles, setup, support, flows):
     module.register(app)
 app.add_typer(letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(actions.app, name="actions")
 app.add_typer(groups.audiences, name="audiences")
 app.add_typer(groups.segments, name="segments")
 app.add_typer(stores.app, name="store")

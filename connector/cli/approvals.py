@@ -44,12 +44,14 @@ async def _find(config: Config) -> list[dict[str, Any]]:
 
 
 @app.command()
-def approve(context: typer.Context, id: int) -> None:
+def approve(context: typer.Context, id: int, detach: session.Detach = False) -> None:
     """Let it happen."""
-    session.follow(context.obj, "approve", {"id": id, "by": session.who()})
+    args = {"id": id, "by": session.who()}
+    session.follow(context.obj, "approve", args, detach=detach)
 
 
 @app.command()
-def reject(context: typer.Context, id: int) -> None:
+def reject(context: typer.Context, id: int, detach: session.Detach = False) -> None:
     """It does not happen, and nothing is lost."""
-    session.follow(context.obj, "reject", {"id": id, "by": session.who()})
+    args = {"id": id, "by": session.who()}
+    session.follow(context.obj, "reject", args, detach=detach)

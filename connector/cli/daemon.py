@@ -31,7 +31,7 @@ def run(
         bool, typer.Option(help="End when nothing is ready, in flight or due within a minute.")
     ] = False,
 ) -> None:
-    """The daemon: takes webhooks in and delivers, until SIGTERM."""
+    """The daemon: takes webhooks in, delivers, until SIGTERM."""
     config = session.read(context.obj)
     blocked = session.run(_run(config, context.obj, until_idle))
     for line in blocked:
@@ -106,25 +106,31 @@ def demo(
 
 def sandbox(
     klaviyo_port: Annotated[int, typer.Option(help="Port of the Klaviyo sandbox.")] = 8791,
-    jericommerce_port: Annotated[int, typer.Option(help="Port of JeriCommerce's.")] = 8792,
+    jericommerce_port: Annotated[
+        int, typer.Option(help="Port of JeriCommerce's; the other platforms' are the next ones.")
+    ] = 8792,
+    source: Annotated[
+        str, typer.Option(help="The platform whose events are posted.")
+    ] = "jericommerce",
     traffic: Annotated[
         str, typer.Option(help="Address that events are posted to; none: no traffic.")
     ] = "",
     rate: Annotated[float, typer.Option(help="Events a second.")] = 20.0,
 ) -> None:
     """The sandbox platforms on loopback, until Ctrl-C."""
-    session.run(_sandbox(klaviyo_port, jericommerce_port, traffic, rate))
+    session.run(_sandbox(klaviyo_port, jericommerce_port, source, traffic, rate))
 
 
-async def _sandbox(klaviyo_port: int, jericommerce_port: int, url: str, rate: float) -> None:
-    from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
+async def _sandbox(klaviyo_port: int, first_port: int, source: str, url: str, rate: float) -> None:
+    from connector.sandbox import KlaviyoSandbox, Traffic, serve
+    from connector.sandbox.stands import STANDS
 
-    klaviyo, jericommerce = KlaviyoSandbox(), JeriCommerceSandbox()
+    doubles = {stand.source: stand.make() for stand in STANDS}
+    if source not in doubles:
+        raise typer.BadParameter(f"{source}: there are {', '.join(doubles)}", param_hint="--source")
     servers = await serve(
-        {
-            "klaviyo": (klaviyo.app, klaviyo_port),
-            "jericommerce": (jericommerce.app, jericommerce_port),
-        }
+        {"klaviyo": (KlaviyoSandbox().app, klaviyo_port)}
+        | {name: (doubles[name].app, first_port + n) for n, name in enumerate(doubles)}
     )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -132,7 +138,7 @@ async def _sandbox(klaviyo_port: int, jericommerce_port: int, url: str, rate: fl
     for name, port in servers.ports.items():
         print(f"{name}: http://127.0.0.1:{port}", flush=True)
     if url:
-        await Traffic(jericommerce, url, rate=rate).run(stop)
+        await Traffic(doubles[source], url, rate=rate).run(stop)
     await stop.wait()
     await servers.aclose()
 
@@ -150,16 +156,16 @@ def healthcheck(
     raise typer.Exit(0 if said[0] == 200 else 1)
 
 
-def pause(context: typer.Context, connection: str) -> None:
+def pause(context: typer.Context, connection: str, detach: session.Detach = False) -> None:
     """Stop a connection's deliveries; intake goes on."""
-    session.follow(context.obj, "pause", {"connection": connection})
+    session.follow(context.obj, "pause", {"connection": connection}, detach=detach)
 
 
-def resume(context: typer.Context, connection: str) -> None:
+def resume(context: typer.Context, connection: str, detach: session.Detach = False) -> None:
     """Start a connection's deliveries again. It does not matter what stopped them."""
-    session.follow(context.obj, "resume", {"connection": connection})
+    session.follow(context.obj, "resume", {"connection": connection}, detach=detach)
 
 
-def reload(context: typer.Context) -> None:
+def reload(context: typer.Context, detach: session.Detach = False) -> None:
     """Have the running daemon read its configuration again. A faulty one changes nothing."""
-    session.follow(context.obj, "reload", {})
+    session.follow(context.obj, "reload", {}, detach=detach)

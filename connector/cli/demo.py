@@ -8,7 +8,8 @@ import shutil
 import signal
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from connector import log
+from connector.adapters import registry
 from connector.app import App, read_config
 from connector.cli.look import age
-from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
+from connector.config import Connection
+from connector.sandbox import KlaviyoSandbox, Traffic, Webhook, serve
+from connector.sandbox.stands import STANDS, Double, Stand
 from connector.templates import shipped_mappings
 
 _CONFIG = """\
@@ -32,49 +36,64 @@ port = {port}
 
 [log]
 level = "warning"
-
+"""
+_CONNECTION = """
 [[connections]]
-name = "demo"
-source = "jericommerce"
-mapping = "mappings/jericommerce.toml"
+name = "{source}"
+source = "{source}"
 
 [connections.settings]
-base_url = "{jericommerce}"
-program = "demo"
-api_key = "jeri_sandbox"
-webhook_secret = "jeri_webhook_secret"
-rate_per_second = 100    # the sandbox has no limit; JeriCommerce publishes none, the default is 5
-
+{settings}
 [connections.klaviyo]
 base_url = "{klaviyo}"
 private_key = "pk_sandbox"
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A platform of the demo while it runs."""
+
+    stand: Stand
+    double: Double
+    traffic: Traffic
+
+
 async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
     """Run until Ctrl-C or for `seconds`; 0 only if what was received was accepted."""
     folder = Path(tempfile.mkdtemp(prefix="connector-demo-"))
     console = Console()
-    klaviyo, jericommerce = KlaviyoSandbox(), JeriCommerceSandbox()
-    servers = await serve({"klaviyo": (klaviyo.app, 0), "jericommerce": (jericommerce.app, 0)})
-    shutil.copytree(shipped_mappings(), folder / "mappings")
-    (folder / "connector.toml").write_text(
-        _CONFIG.format(
-            port=port, klaviyo=servers.url("klaviyo"), jericommerce=servers.url("jericommerce")
-        )
+    klaviyo = KlaviyoSandbox()
+    doubles = {stand.source: stand.make() for stand in STANDS}
+    servers = await serve(
+        {"klaviyo": (klaviyo.app, 0)} | {name: (double.app, 0) for name, double in doubles.items()}
     )
-    config = read_config(folder / "connector.toml")
+    shutil.copytree(shipped_mappings(), folder / "mappings")
+    config = read_config(_write(folder, port, servers.url))
     said = (folder / "demo.log").open("a")
     log.configure(level="warning", stream=said)
     app = App(config)
     try:
         await app.start()
         url = f"http://127.0.0.1:{app.port}"
-        traffic = Traffic(jericommerce, f"{url}/webhooks/demo", rate=rate)
-        await _watch(console, app, klaviyo, traffic, url, folder, seconds)
+        parts = sum(stand.share for stand in STANDS)
+        shown = [
+            Shown(
+                stand,
+                doubles[stand.source],
+                Traffic(
+                    doubles[stand.source],
+                    f"{url}/webhooks/{stand.source}",
+                    rate=rate * stand.share / parts,
+                    known_as=_unique_id(config.connection(stand.source)),
+                ),
+            )
+            for stand in STANDS
+        ]
+        await _watch(console, app, klaviyo, shown, url, folder, seconds)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(app.until_idle(), 30)
-        return await _summary(console, app, klaviyo, jericommerce, traffic)
+        return await _summary(console, app, klaviyo, shown)
     finally:
         await app.stop()
         await servers.aclose()
@@ -83,11 +102,35 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _write(folder: Path, port: int, url: Callable[[str], str]) -> Path:
+    """The connector.toml: one connection a platform, all of them to one Klaviyo account."""
+    text = _CONFIG.format(port=port)
+    for stand in STANDS:
+        settings = stand.settings.format(url=url(stand.source))
+        text += _CONNECTION.format(source=stand.source, settings=settings, klaviyo=url("klaviyo"))
+    path = folder / "connector.toml"
+    path.write_text(text)
+    return path
+
+
+def _unique_id(connection: Connection) -> Callable[[Webhook], str]:
+    """What the connector will tell Klaviyo that a webhook's event is called; "" for none."""
+    platform = registry.load(connection.source, connection.settings)
+    assert platform.webhook is not None
+    webhook = platform.webhook(connection.settings)
+
+    def unique_id(sent: Webhook) -> str:
+        records = webhook.parse(sent.headers, sent.body)
+        return records[0].unique_id if records else ""
+
+    return unique_id
+
+
 async def _watch(
     console: Console,
     app: App,
     klaviyo: KlaviyoSandbox,
-    traffic: Traffic,
+    shown: Sequence[Shown],
     url: str,
     folder: Path,
     seconds: float | None,
@@ -99,35 +142,34 @@ async def _watch(
         loop.add_signal_handler(number, stop.set)
     if seconds is not None:
         loop.call_later(seconds, stop.set)
-    console.print(f"connector demo: JeriCommerce sandbox → connector ({url}) → Klaviyo sandbox")
+    names = ", ".join(one.stand.title for one in shown)
+    console.print(f"connector demo: sandboxes of {names} → connector ({url}) → Klaviyo's sandbox")
     console.print(f"look: {url}/healthz  {url}/metrics  files: {folder}   stop: Ctrl-C\n")
-    sending = asyncio.create_task(traffic.run(stop))
+    sending = [asyncio.create_task(one.traffic.run(stop)) for one in shown]
     began = loop.time()
     with Live(console=console, refresh_per_second=4, transient=not console.is_terminal) as live:
         while not stop.is_set():
-            live.update(await _view(app, klaviyo, traffic, loop.time() - began))
+            live.update(await _view(app, klaviyo, shown, loop.time() - began))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.5)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
-    await sending
+    await asyncio.gather(*sending)
 
 
 async def _view(
-    app: App, klaviyo: KlaviyoSandbox, traffic: Traffic, elapsed: float
+    app: App, klaviyo: KlaviyoSandbox, shown: Sequence[Shown], elapsed: float
 ) -> RenderableType:
     found = await app.operator.status()
-    lanes = {(x["kind"], x["destination"]): x for x in found["connections"]["demo"]["lanes"]}
-    lane = lanes["event", "klaviyo"]
-    grid = Table.grid(padding=(0, 2))
-    waiting = lane["ready"] + lane["in_flight"]
+    state = klaviyo.state()
     quota = ", ".join(f"{x['last_minute']} {x['endpoint']}" for x in found["quota"])
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(Text("running", style="bold"), f"{elapsed:.0f} s")
+    for one in shown:
+        lanes = found["connections"][one.stand.source]["lanes"]
+        grid.add_row(Text(one.stand.title, style="bold"), _road(one, lanes))
     for name, value in (
-        ("running", f"{elapsed:.0f} s, lane {lane['state']}"),
-        ("received", f"{len(traffic.acknowledged):,} acknowledged of {traffic.sent:,} sent"),
-        ("accepted", f"{klaviyo.state()['events']:,} events recorded at Klaviyo"),
-        ("waiting", f"{waiting:,}, oldest {age(lane['oldest_seconds'])}; held {lane['held']}"),
-        ("profiles", _profiles(lanes, klaviyo)),
+        ("Klaviyo", f"{state['events']:,} events recorded, {state['profiles']:,} profiles"),
         ("last minute", quota or "-"),
         ("last problem", await _last_problem(app)),
     ):
@@ -135,11 +177,17 @@ async def _view(
     return Group(grid)
 
 
-def _profiles(lanes: dict[tuple[str, str], dict[str, Any]], klaviyo: KlaviyoSandbox) -> str:
-    reads, writes = lanes["profile", "jericommerce"], lanes["profile", "klaviyo"]
-    waiting = reads["ready"] + reads["in_flight"], writes["ready"] + writes["in_flight"]
-    known = klaviyo.state()["profiles"]
-    return f"{known:,} at Klaviyo; {waiting[0]} to read, {waiting[1]} to write"
+def _road(one: Shown, lanes: Sequence[Mapping[str, Any]]) -> str:
+    """How far what a platform said has come: its three lanes in a line."""
+    by_name = {(x["kind"], x["destination"]): x for x in lanes}
+    events = by_name["event", "klaviyo"]
+    waiting = {key: lane["ready"] + lane["in_flight"] for key, lane in by_name.items()}
+    return (
+        f"{len(one.traffic.acknowledged):,} acknowledged of {one.traffic.sent:,} sent; "
+        f"waiting {waiting['event', 'klaviyo']:,}, oldest {age(events['oldest_seconds'])}; "
+        f"{waiting['profile', one.stand.source]} people to read, "
+        f"{waiting['profile', 'klaviyo']} to write"
+    )
 
 
 async def _last_problem(app: App) -> str:
@@ -150,48 +198,62 @@ async def _last_problem(app: App) -> str:
 
 
 async def _summary(
-    console: Console,
-    app: App,
-    klaviyo: KlaviyoSandbox,
-    jericommerce: JeriCommerceSandbox,
-    traffic: Traffic,
+    console: Console, app: App, klaviyo: KlaviyoSandbox, shown: Sequence[Shown]
 ) -> int:
     """Compare what the traffic was told was taken with what Klaviyo's sandbox recorded."""
     counts = klaviyo.unique_ids()
-    ids = {f"jericommerce:{id}" for id in traffic.acknowledged}
+    ids = set().union(*(one.traffic.acknowledged for one in shown)) - {""}
     missing = [id for id in ids if counts.get(id, 0) == 0]
     doubled = [id for id in ids if counts.get(id, 0) > 1]
     held = sum(b.held for b in await app.store.insight.backlog())
     state = klaviyo.state()
-    wrong = _stale(klaviyo, jericommerce)
-    lane = app.lines["demo"].events.lane
-    latencies = await app.store.insight.latencies(lane.id, 100_000)
-    console.print(f"\nreceived   {len(ids):,}   ({traffic.redeliveries} redeliveries recognised)")
+    wrong = [email for one in shown for email in _stale(klaviyo, one)]
+    again = sum(one.traffic.redeliveries for one in shown)
+    console.print(f"\nreceived   {len(ids):,}   ({again} redeliveries recognised)")
     console.print(f"accepted   {len(ids) - len(missing):,}")
     console.print(f"missing    {len(missing)}   doubled {len(doubled)}   held {held}")
     console.print(f"throttled  {state['throttled']}   rules broken {_rules(state)}")
-    if latencies:
-        middle, late = _quantiles(latencies)
-        console.print(f"receipt → accepted: median {middle:.0f} ms, p99 {late} ms")
+    refused = _platforms(console, shown)
+    for one in shown:
+        lane = app.lines[one.stand.source].events.lane
+        latencies = await app.store.insight.latencies(lane.id, 100_000)
+        if latencies:
+            middle, late = _quantiles(latencies)
+            console.print(
+                f"{one.stand.title}: receipt → accepted: median {middle:.0f} ms, p99 {late} ms"
+            )
     told = await app.store.insight.write_latencies(100_000)
     if told:
         middle, late = _quantiles(told)
         console.print(f"receipt → profile accepted: median {middle:.0f} ms, p99 {late} ms")
-    console.print(f"profiles   {state['profiles']} at Klaviyo, {len(wrong)} not as at JeriCommerce")
-    well = not (missing or doubled or wrong or state["throttled"] or state["violations"])
-    console.print("all well" if well and ids else "NOT well")
-    return 0 if well and ids else 1
+    console.print(f"profiles   {state['profiles']} at Klaviyo, {len(wrong)} not as at the platform")
+    faults = missing or doubled or wrong or refused or state["throttled"] or state["violations"]
+    well = bool(ids) and not faults
+    console.print("all well" if well else "NOT well")
+    return 0 if well else 1
 
 
-def _stale(klaviyo: KlaviyoSandbox, jericommerce: JeriCommerceSandbox) -> list[str]:
-    """Addresses that were told a balance at Klaviyo which is not what JeriCommerce says."""
+def _platforms(console: Console, shown: Sequence[Shown]) -> int:
+    """Says what the platforms had to refuse of ours, and how much it was."""
+    refused = 0
+    for one in shown:
+        state = one.double.state()
+        refused += state["throttled"] + sum(state["violations"].values())
+        console.print(
+            f"{one.stand.title}: throttled {state['throttled']}, rules broken {_rules(state)}"
+        )
+    return refused
+
+
+def _stale(klaviyo: KlaviyoSandbox, one: Shown) -> list[str]:
+    """Addresses that were told a balance at Klaviyo which is not what the platform says."""
     wrong = []
-    for person in jericommerce.people:
+    for person in one.double.people:
         profile = klaviyo.profile(person.email)
         if profile is None:
             continue
         fields = profile["properties"]
-        if "balance" in fields and fields["balance"] != person.balance:
+        if one.stand.balance in fields and fields[one.stand.balance] != person.balance:
             wrong.append(person.email)
     return wrong
 
@@ -202,6 +264,6 @@ def _quantiles(millis: Sequence[int]) -> tuple[float, int]:
     return statistics.median(ordered), ordered[min(len(ordered) - 1, round(len(ordered) * 0.99))]
 
 
-def _rules(state: dict[str, Any]) -> str:
+def _rules(state: Mapping[str, Any]) -> str:
     broken = state["violations"]
     return ", ".join(f"{name} {count}" for name, count in broken.items()) or "none"

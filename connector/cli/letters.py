@@ -76,12 +76,14 @@ def retry(
     ids: Annotated[list[int] | None, typer.Argument(help="Records by their number.")] = None,
     cause: Annotated[str | None, typer.Option(help="All of one problem code.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    detach: session.Detach = False,
 ) -> None:
     """Put records back in line. Their unique ids stay the same, so none can double; what has no
     address goes on waiting for one."""
     if not (ids or cause or every):
         raise typer.BadParameter("name records, a --cause, or --all")
-    session.follow(context.obj, "retry", {"ids": ids or [], "cause": cause, "all": every})
+    args = {"ids": ids or [], "cause": cause, "all": every}
+    session.follow(context.obj, "retry", args, detach=detach)
 
 
 @app.command()
@@ -90,8 +92,9 @@ def discard(
     ids: Annotated[list[int], typer.Argument(help="Records by their number.")],
     reason: Annotated[str, typer.Option(help="Why, for whoever looks later.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    detach: session.Detach = False,
 ) -> None:
     """Give records up for good."""
     if not yes:
         typer.confirm(f"Discard {len(ids)} record(s) for good?", abort=True, err=True)
-    session.follow(context.obj, "discard", {"ids": ids, "reason": reason})
+    session.follow(context.obj, "discard", {"ids": ids, "reason": reason}, detach=detach)

@@ -29,7 +29,7 @@ def status(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
 ) -> None:
-    """What stands where: lanes, backlog, lag, dead letters, quota."""
+    """What stands where: lanes, lag, dead letters, quota."""
     found = session.run(_status(session.read(context.obj)))
     if as_json:
         print(json.dumps(found, indent=2))
@@ -121,6 +121,9 @@ def table(found: dict[str, Any]) -> RenderableType:
     for name, connection in found["connections"].items():
         if older := connection.get("people_with_another_mapping"):
             parts.append(Text(f"{name}: {older:,} people were rendered with another mapping"))
+        if (actions := connection.get("actions")) and actions["waiting"]:
+            pace = f"{actions['waiting']:,} actions wait, {actions['per_second']}/s now"
+            parts.append(Text(f"{name}: {pace}, done in {age(actions['eta_seconds'])}"))
     kept = [x for c in found["connections"].values() for k in _KEPT for x in c.get(k, ())]
     if kept:
         parts.append(Text("\naudiences and segments", style="bold"))

@@ -1,4 +1,5 @@
-"""`connector explain` and `refresh`: one person, from what came in to what Klaviyo answered."""
+"""`connector explain`, `refresh` and `forget`: one person, from what came in to what Klaviyo
+answered, and to nothing left."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ _PATIENCE = 30.0
 def register(app: typer.Typer) -> None:
     app.command()(explain)
     app.command()(refresh)
+    app.command()(forget)
 
 
 def explain(
@@ -75,9 +77,13 @@ def refresh(
     context: typer.Context,
     connection: str,
     person: Annotated[str, typer.Argument(help="Address, or the platform's id.")],
+    detach: session.Detach = False,
 ) -> None:
     """Read, tell and show one person now."""
     config = session.read(context.obj)
+    if detach and session.run(session.is_held(config)):
+        args = {"connection": connection, "person": person}
+        session.follow(context.obj, "refresh", args, detach=True)
     stories, wrong = session.run(_refresh(config, connection, person))
     for story in stories:
         _tell(story)
@@ -116,3 +122,41 @@ def _settled(story: dict[str, Any], since: int) -> bool:
     answered = max(read["at"] or 0, read["unknown_since"] or 0)
     been_read = read["state"] == "accepted" and answered >= since
     return been_read and write["state"] not in ("ready", "claimed")
+
+
+def forget(
+    context: typer.Context,
+    connection: str,
+    person: Annotated[str, typer.Argument(help="Address, or the platform's id.")],
+    klaviyo: Annotated[bool, typer.Option(help="Have Klaviyo delete the profile too.")] = False,
+    lift: Annotated[bool, typer.Option(help="Let one who was forgotten come back.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    detach: session.Detach = False,
+) -> None:
+    """Erase a person from the store, for good."""
+    config = session.read(context.obj)
+    args = {"connection": connection, "person": person}
+    if lift:
+        session.follow(context.obj, "lift", args, detach=detach)
+    found = session.run(_whom(config, connection, person))
+    if not found:
+        typer.echo(f"{connection} has never seen this person", err=True)
+        raise typer.Exit(1)
+    if not yes:
+        also = " and have Klaviyo delete them" if klaviyo else ""
+        question = f"Erase {found} person(s) of {connection} for good{also}?"
+        typer.confirm(question, abort=True, err=True)
+    if klaviyo:
+        session.say(session.run(_erase(config, args | {"klaviyo": True})))
+    session.follow(context.obj, "forget", args, detach=detach)
+
+
+async def _whom(config: Any, connection: str, person: str) -> int:
+    async with session.operator(config) as who:
+        return await who.whom(connection, person)
+
+
+async def _erase(config: Any, args: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+    """Klaviyo is asked by whoever runs the connection."""
+    async with session.at_work(config) as carry_out:
+        return await carry_out("forget", args)

@@ -9,12 +9,12 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from connector.config import Config, Server
+    from connector.config import Config, Connection, Server
     from connector.operate import Operator
 
 T = TypeVar("T")
@@ -39,6 +39,15 @@ def read(path: Path | None) -> Config:
     config = read_config(path)
     log.configure(format=config.log.format, level=config.log.level)
     return config
+
+
+def connection(config: Config, name: str) -> Connection:
+    """The connection that was named as an argument."""
+    try:
+        return config.connection(name)
+    except KeyError:
+        names = ", ".join(c.name for c in config.connections) or "none"
+        raise typer.BadParameter(f"no connection {name!r}; there are: {names}") from None
 
 
 def seconds(text: str) -> float:
@@ -76,9 +85,21 @@ async def operator(config: Config) -> AsyncIterator[Operator]:
         await store.aclose()
 
 
-def follow(path: Path | None, kind: str, args: Mapping[str, Any]) -> NoReturn:
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Return at once; the running daemon does it.")
+]
+
+
+def follow(
+    path: Path | None, kind: str, args: Mapping[str, Any], *, detach: bool = False
+) -> NoReturn:
     """Have an order carried out, say what it came to, and end with its exit code."""
-    done, result = run(order(read(path), kind, args))
+    say(run(order(read(path), kind, args, detach=detach)))
+
+
+def say(answer: tuple[bool, Mapping[str, Any]]) -> NoReturn:
+    """Print what an order came to, and end with its exit code."""
+    done, result = answer
     if done:
         print(", ".join(f"{key}: {value}" for key, value in result.items()))
         raise typer.Exit(0)
@@ -89,33 +110,45 @@ def follow(path: Path | None, kind: str, args: Mapping[str, Any]) -> NoReturn:
 
 
 async def order(
-    config: Config, kind: str, args: Mapping[str, Any]
+    config: Config,
+    kind: str,
+    args: Mapping[str, Any],
+    *,
+    detach: bool = False,
+    patience: float = _PATIENCE,
 ) -> tuple[bool, Mapping[str, Any]]:
-    """Have an order carried out: by the running daemon, else here under the store's lease."""
+    """Have an order carried out: by the running daemon, else here under the store's lease. With
+    `detach` a daemon is not waited for; `patience` in seconds is how long it is otherwise."""
     async with operator(config) as desk:
         if await desk.holder() is None:
             return await _alone(config, kind, args)
         id = await desk.place(kind, args, by=who())
-        for _ in range(round(_PATIENCE / _LOOK_AGAIN)):
+        if detach:
+            return True, {"order": id}
+        for _ in range(round(patience / _LOOK_AGAIN)):
             await asyncio.sleep(_LOOK_AGAIN)
             placed = await desk.order(id)
             if placed and placed.ok is not None:
                 return placed.ok, placed.result or {}
         holder = await desk.holder()
-    return False, {"error": f"order {id} waits: {holder or 'nobody'} has not taken it yet"}
+    return False, {"error": f"order {id} is not done yet; {holder or 'nobody'} works on this store"}
+
+
+async def is_held(config: Config) -> bool:
+    """Whether somebody works on this store now."""
+    async with operator(config) as desk:
+        return await desk.holder() is not None
 
 
 Orderer = Callable[[str, Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]]]
 
 
 @contextlib.asynccontextmanager
-async def at_work(config: Config) -> AsyncIterator[Orderer]:
-    """Who carries out orders that need lanes: the running daemon, else this process, whose lanes
-    run for as long as the block does."""
-    async with operator(config) as desk:
-        alone = await desk.holder() is None
-    if not alone:
-        yield lambda kind, args: order(config, kind, args)
+async def at_work(config: Config, *, patience: float = _PATIENCE) -> AsyncIterator[Orderer]:
+    """Who carries out orders that need lanes: the running daemon, waited for up to `patience`
+    seconds, else this process, whose lanes run for as long as the block does."""
+    if await is_held(config):
+        yield lambda kind, args: order(config, kind, args, patience=patience)
         return
     from connector.app import App
 

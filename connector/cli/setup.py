@@ -6,14 +6,13 @@ import json
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from connector.cli import session
 
 if TYPE_CHECKING:
-    from connector.config import Config
     from connector.model import Check
 
 mappings = typer.Typer(no_args_is_help=True, help="What becomes what.")
@@ -31,7 +30,7 @@ def init(
     source: Annotated[str, typer.Option(help="The loyalty platform.")] = "jericommerce",
     name: Annotated[str, typer.Option(help="The connection's name.")] = "acme",
 ) -> None:
-    """Write connector.toml, mappings/ and .env into this folder. Overwrites nothing."""
+    """Write connector.toml, mappings/ and .env here. Overwrites nothing."""
     from connector.templates import write
 
     for line in write(Path.cwd(), source, name, token=lambda: secrets.token_urlsafe(24)):
@@ -77,15 +76,7 @@ def preview(
     from connector.previews import preview as look
 
     config = session.read(context.obj)
-    print(json.dumps(look(config, _connection(config, connection), record), indent=2))
-
-
-def _connection(config: Config, name: str) -> Any:
-    try:
-        return config.connection(name)
-    except KeyError:
-        names = ", ".join(c.name for c in config.connections) or "none"
-        raise typer.BadParameter(f"no connection {name!r}; there are: {names}") from None
+    print(json.dumps(look(config, session.connection(config, connection), record), indent=2))
 
 
 @mappings.command("check")

@@ -7,12 +7,26 @@ ask for. Each part is a module here that adds its lanes, loops and orders to the
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 from connector.adapters import registry
 from connector.config import Config, Connection
-from connector.errors import ConfigError
-from connector.lines import accounts, backfills, events, memberships, polling, states
+from connector.errors import ConfigError, Problem
+from connector.lines import (
+    accounts,
+    actions,
+    backfills,
+    erasures,
+    events,
+    memberships,
+    polling,
+    reconciles,
+    states,
+)
 from connector.lines.quotas import Quotas
 from connector.lines.site import Shop, Site
+from connector.mapping import Writer, clashes
 from connector.mapping import load as load_mapping
 from connector.metrics import Metrics
 from connector.operate import Line
@@ -33,6 +47,23 @@ class Workshop:
     ) -> None:
         self.quotas = quotas or Quotas(store, clock, metrics)
         self._shop = Shop(config, store, lease, clock, metrics, self.quotas)
+        self._writers: dict[str, Writer] = {}
+
+    async def build_all(self, connections: Sequence[Connection]) -> list[Line]:
+        """Their lines, stopped. Raises ConfigError too where two connections write the same thing
+        at one Klaviyo account; nothing of them stays open then."""
+        # Together, so that a far end that does not answer costs its wait once.
+        built = await asyncio.gather(*(self.build(c) for c in connections), return_exceptions=True)
+        lines = [line for line in built if isinstance(line, Line)]
+        faults = [error for error in built if isinstance(error, BaseException)]
+        writers = [self._writers[c.name] for c in connections if c.name in self._writers]
+        if not faults and (found := clashes(writers)):
+            faults.append(ConfigError(found, Problem.MAPPING_FAULTY))
+        if faults:
+            for line in lines:
+                await line.aclose()
+            raise faults[0]
+        return lines
 
     async def build(self, connection: Connection) -> Line:
         """A line, stopped. Raises ConfigError for a platform or mapping that cannot be used."""
@@ -52,8 +83,12 @@ class Workshop:
         await events.build(site, line)
         if site.profiles:
             await states.build(site, line)
+        if site.reader:
             polling.build(site, line)
+            reconciles.build(site, line)
             backfills.build(site, line)
+        await actions.build(site, line)
+        erasures.build(site, line)
         await memberships.build(site, line)
         line.door = events.door(site, line)
         return line
@@ -77,4 +112,13 @@ class Workshop:
         client = None
         if platform.open is not None:
             client = await platform.open(connection.settings, shop.kit(connection))
-        return Site(shop, connection, platform, client, mapping, account, api)
+        site = Site(shop, connection, platform, client, mapping, account, api)
+        if connection.enabled and not site.shadow:
+            self._writers[connection.name] = Writer(
+                connection.name,
+                accounts.known_by(connection, account),
+                mapping,
+                events=site.has("events"),
+                profiles=site.profiles,
+            )
+        return site

@@ -20,13 +20,15 @@ _PATIENCE = 8.0
 
 async def connect(shop: Shop, connection: Connection) -> tuple[klaviyo.KlaviyoApi, str | None]:
     """The API on the quota of its account, and the account's id where it can be read."""
-    secret = connection.klaviyo.private_key.get_secret_value()
-    credential = f"{connection.klaviyo.base_url} {secret}"
-    api = _api(shop, connection, await _quota(shop, credential, connection))
+    unread = credential(connection)
+    api = _api(shop, connection, await _quota(shop, unread, connection))
     if not connection.enabled:
         return api, None
+    asked = unread in shop.asked
+    if not asked:
+        shop.asked[unread] = asyncio.create_task(_read(shop, api))
     try:
-        account = (await asyncio.wait_for(reading(api.account, clock=shop.clock), _PATIENCE)).id
+        account = await asyncio.shield(shop.asked[unread])
     except (DeliveryError, TimeoutError) as error:
         pinned = await shop.store.memory.pinned(connection.name)
         log.get("lines").warning(
@@ -39,10 +41,28 @@ async def connect(shop: Shop, connection: Connection) -> tuple[klaviyo.KlaviyoAp
             return api, None
         account = pinned
     await api.aclose()
-    shop.quotas.forget(credential)
+    shop.quotas.forget(unread)
     governor = await _quota(shop, account, connection)
-    governor.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
+    if not asked:
+        governor.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
     return _api(shop, connection, governor), account
+
+
+def credential(connection: Connection) -> str:
+    """What stands for an account that could not be read: where it is, and the key, or without one
+    the connection itself. A secret."""
+    key = connection.klaviyo.private_key.get_secret_value()
+    return f"{connection.klaviyo.base_url} {key or connection.name}"
+
+
+def known_by(connection: Connection, account: str | None = None) -> frozenset[str]:
+    """What two connections have in common when they belong to one account. Holds a secret."""
+    return frozenset(filter(None, (account, credential(connection))))
+
+
+async def _read(shop: Shop, api: klaviyo.KlaviyoApi) -> str:
+    """The account's id. Raises DeliveryError, and TimeoutError when it takes too long."""
+    return (await asyncio.wait_for(reading(api.account, clock=shop.clock), _PATIENCE)).id
 
 
 async def _quota(shop: Shop, account: str, connection: Connection) -> Governor:

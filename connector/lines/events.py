@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from connector.adapters.klaviyo.sink.events import EventSink
 from connector.intake import Door
 from connector.lines.site import Site
+from connector.model import Millis, Observation, Record
 from connector.operate import KLAVIYO, Line
+from connector.refresh import Listener
 from connector.rendering import EventRenderer
 
 
 async def build(site: Site, line: Line) -> None:
     """Events out. An event that ends may free its person's profile for writing."""
     store = site.shop.store
-    reads = store.reads if site.profiles else None
+    reads = store.reads if site.reader else None
     renderer = EventRenderer(site.mapping, site.platform.event_view, store.memory, reads)
     late_after = site.shop.config.delivery.late_after
     sink = EventSink(site.api, site.shop.clock, late_after=late_after)
@@ -36,8 +40,9 @@ def door(site: Site, line: Line) -> Door | None:
     if site.platform.webhook is None or line.events is None:
         return None
     webhook = site.platform.webhook(site.connection.settings)
+    hears = _hears(site, line)
     if line.reads is None:
-        return Door(line.events.lane, webhook)
+        return Door(line.events.lane, webhook, hears=hears)
     wait = site.shop.config.delivery.attach_wait if site.mapping.attach_profile else 0.0
     events = line.events
     return Door(
@@ -49,4 +54,19 @@ def door(site: Site, line: Line) -> Door | None:
         by_id=line.by_id,
         attach_wait=round(wait * 1000),
         hurried=lambda: events.hurried,
+        hears=hears,
     )
+
+
+def _hears(site: Site, line: Line) -> Callable[[Record, Millis], Observation | None] | None:
+    """What the mapping hears in events, where it does and profiles are written."""
+    if line.writes is None or not site.mapping.heard:
+        return None
+    return Listener(
+        site.mapping,
+        site.platform.event_view,
+        lane=line.writes.lane.id,
+        account=site.addresses,
+        email_change=site.connection.email_change,
+        partial=site.reader is not None,
+    ).observation

@@ -8,7 +8,7 @@ from connector.polls import Poll
 
 
 def build(site: Site, line: Line) -> None:
-    """Only for a site with profiles, after its states are laid."""
+    """Only for a site whose people are read, after its states are laid."""
     shop, client = site.shop, site.client
     if client is None or client.changes is None:
         return

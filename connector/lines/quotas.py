@@ -36,28 +36,29 @@ class Quotas:
         counts, and the largest reserve."""
         uses = self._uses.setdefault(account, {})
         uses[connection] = (share, live_reserve)
-        share = min(share for share, _ in uses.values())
-        live_reserve = max(reserve for _, reserve in uses.values())
-        governor = self._governors.get(account)
-        if governor is not None:
-            governor.adjust(limits, share=share, live_reserve=live_reserve)
-            return governor
-        label = account_label(account)
-        governor = Governor(
-            label,
+        if account not in self._governors:
+            longest = _DAY if any(limit.daily for limit in limits.values()) else _MINUTES
+            since = self._clock.now() // 1000 - longest
+            spent = await self._store.memory.spent(since_second=since)
+            # Connections start together: another may have made it while the store was asked.
+            if account not in self._governors:
+                self._governors[account] = self._new(account, limits)
+                self._governors[account].load(spent)
+        governor = self._governors[account]
+        governor.adjust(
             limits,
-            clock=self._clock,
-            share=share,
-            live_reserve=live_reserve,
-            blocked=lambda endpoint, wait: self._metrics.quota_wait.labels(label, endpoint).inc(
-                wait
-            ),
+            share=min(share for share, _ in uses.values()),
+            live_reserve=max(reserve for _, reserve in uses.values()),
         )
-        longest = _DAY if any(limit.daily for limit in limits.values()) else _MINUTES
-        since = self._clock.now() // 1000 - longest
-        governor.load(await self._store.memory.spent(since_second=since))
-        self._governors[account] = governor
         return governor
+
+    def _new(self, account: str, limits: Mapping[str, Limit]) -> Governor:
+        label = account_label(account)
+
+        def blocked(endpoint: str, wait: float) -> None:
+            self._metrics.quota_wait.labels(label, endpoint).inc(wait)
+
+        return Governor(label, limits, clock=self._clock, share=1.0, blocked=blocked)
 
     def start_over(self) -> None:
         """The configuration is read again: who uses which account is told anew."""

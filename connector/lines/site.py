@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from connector import log
@@ -19,7 +20,7 @@ from connector.mapping import CompiledMapping
 from connector.metrics import Metrics
 from connector.model import Entry, Fault, Kind, Lane, LaneState, Outcome, Skip
 from connector.operate import KLAVIYO
-from connector.ports import Client, Clock, Lease, Platform, Queue, Renderer, Sink, Store
+from connector.ports import Client, Clock, Lease, Platform, Queue, Reader, Renderer, Sink, Store
 
 M = TypeVar("M")
 
@@ -45,7 +46,7 @@ class Muted(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """What all lines share."""
+    """What all lines share. `asked`: whose account it is, once for each key."""
 
     config: Config
     store: Store
@@ -53,6 +54,7 @@ class Shop:
     clock: Clock
     metrics: Metrics
     quotas: Quotas
+    asked: dict[str, asyncio.Task[str]] = field(default_factory=dict)
 
     def http(
         self,
@@ -134,9 +136,19 @@ class Site:
         return module in self.connection.modules
 
     @property
+    def reader(self) -> Reader | None:
+        """Who reads people, where their fields are written."""
+        return self.client.reader if self.has("profiles") and self.client else None
+
+    @property
     def profiles(self) -> bool:
-        """Whether people are read and their fields are written."""
-        return self.has("profiles") and self.client is not None and self.client.reader is not None
+        """Whether people's fields are written: read at the platform, or heard of in events."""
+        return self.reader is not None or (self.has("profiles") and bool(self.mapping.heard))
+
+    @property
+    def addresses(self) -> str:
+        """What a profile's address is scoped by: the account, as far as it is known."""
+        return self.account or self.connection.klaviyo.base_url
 
     @property
     def shadow(self) -> bool:

@@ -7,21 +7,20 @@ from collections.abc import Sequence
 
 from connector.adapters.klaviyo.sink.jobs import ImportJobs
 from connector.adapters.klaviyo.sink.profiles import ProfileSink
+from connector.dispatch import Dispatcher
 from connector.lines.site import Site
 from connector.model import Outcome, Pending, ProfileWrite
 from connector.operate import KLAVIYO, Line
-from connector.ports import Renderer
+from connector.ports import Reader, Renderer
 from connector.receipts import Receipts
 from connector.refresh import PassThrough, Refresher
 from connector.rendering import ProfileRenderer
 
 
 async def build(site: Site, line: Line) -> None:
-    """Only for a site with profiles. Refresher and receipts are the line's from now on."""
-    connection, shop, client = site.connection, site.shop, site.client
-    assert client is not None
-    assert client.reader is not None
-    line.renews, line.by_id = client.reader.renews, client.reader.by_id
+    """Only for a site with profiles. Receipts are the line's from now on, the lane of reads too
+    where people can be read."""
+    shop = site.shop
     sink = ProfileSink(site.api)
 
     def written(outcomes: Sequence[Outcome]) -> None:
@@ -45,11 +44,18 @@ async def build(site: Site, line: Line) -> None:
     line.loops.append(receipts.run)
     line.idle.append(receipts.idle)
     line.needs.append(receipts.needs)
+    if site.reader is not None:
+        await _reads(site, line, site.reader, writes)
+
+
+async def _reads(site: Site, line: Line, reader: Reader, writes: Dispatcher[ProfileWrite]) -> None:
+    connection = site.connection
+    line.renews, line.by_id = reader.renews, reader.by_id
     line.refresher = Refresher(
-        client.reader,
+        reader,
         site.mapping,
         lane=writes.lane.id,
-        account=site.account or connection.klaviyo.base_url,
+        account=site.addresses,
         email_change=connection.email_change,
         on_leave=connection.on_leave,
     )
@@ -61,7 +67,7 @@ async def build(site: Site, line: Line) -> None:
     line.reads = await site.dispatcher(
         connection.source,
         "profile",
-        shop.store.reads,
+        site.shop.store.reads,
         line.refresher,
         PassThrough(),
         settled=seen,

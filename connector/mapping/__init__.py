@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from connector.mapping.clashes import Writer, clashes
 from connector.mapping.compile import MappingFile, compile_mapping, load
 from connector.mapping.examples import run_examples
 from connector.mapping.functions import built_in
@@ -26,7 +27,9 @@ __all__ = [
     "PathError",
     "ProfileMessage",
     "Unfit",
+    "Writer",
     "built_in",
+    "clashes",
     "compile_mapping",
     "format_path",
     "getter",

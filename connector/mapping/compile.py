@@ -115,6 +115,7 @@ class _Compiler:
                 for rule in dict.fromkeys(self._rules.values())
                 for name, _ in (*rule.own, *rule.person)
             ),
+            heard=frozenset(key for field in fields for key in (*field.trusted, *field.moments)),
         )
 
     def _zone(self, name: str) -> ZoneInfo:

@@ -68,6 +68,12 @@ def number(value: Any) -> int | float:
     return to_number(value)
 
 
+def link(value: Any) -> str:
+    """An address with https:// before it where it has neither that nor http://."""
+    text = _text(value).strip()
+    return text if "://" in text else f"https://{text}"
+
+
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
@@ -91,6 +97,7 @@ def built_in(zone: tzinfo) -> dict[str, Function]:
         "first": first,
         "number": number,
         "date": date,
+        "link": link,
     }
 
 

@@ -40,7 +40,8 @@ class CompiledMapping:
 
     `version` is 12 hex digits that change when a word of the file changes (comments do not
     count). `reads` are the person's paths that enabled fields use, so that a source need not
-    fetch more. `rules` goes by exact and by case-folded name.
+    fetch more. `rules` goes by exact and by case-folded name. `heard` are the events, by their key
+    without case, that themselves say something of a field.
     """
 
     text: str
@@ -60,10 +61,24 @@ class CompiledMapping:
     declared: tuple[str, ...]
     reads: frozenset[str]
     added: tuple[tuple[str, str], ...]
+    heard: frozenset[str]
 
     def event(self, name: str) -> EventRule | None:
         """The rule for an event's name or alias in any case, or None."""
         return self.rules.get(name) or self.rules.get(name.strip().casefold())
+
+    def hears(self, name: str) -> bool:
+        """Whether this event's own body is an observation of some field."""
+        return bool(self.heard) and self._key(name) in self.heard
+
+    def _key(self, name: str) -> str:
+        rule = self.event(name)
+        return (rule.key if rule else name).strip().casefold()
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The metrics that are named here and sent; `unknown = "pass"` sends others besides."""
+        return frozenset(rule.metric for rule in self.rules.values() if rule.enabled)
 
     def refreshes(self, name: str) -> bool:
         """Whether this event makes the person be read again. Unknown names do unless dropped:
@@ -202,8 +217,7 @@ class CompiledMapping:
         if event is not None:
             name = event.get("name") if isinstance(event, dict) else None
             if isinstance(name, str):
-                rule = self.event(name)
-                key = (rule.key if rule else name).strip().casefold()
+                key = self._key(name)
                 for field in self.fields:
                     _of_event(field, key, view, fields, problems)
             return ProfileMessage(fields, attributes, tuple(problems))

@@ -51,6 +51,16 @@ Offer = Literal[
 
 
 @dataclass(frozen=True, slots=True)
+class DirectCall:
+    """What a Klaviyo flow sends to a platform itself: address, headers and the JSON body. Texts of
+    the body may be Klaviyo's templates."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Platform:
     """What a platform declares of itself: INTERFACE 7.
 
@@ -59,8 +69,10 @@ class Platform:
     where the platform pushes nothing. `open` makes, of settings and a connector.adapters.kit.Kit,
     the connection's client, None where the platform has no API. `person_view` is the pure view of
     a person as the platform's API shows it; `name_header` makes the headers that tell an event's
-    name where it is not in the body. Where settings decide about any of these, `shape` makes the
-    platform that they describe.
+    name where it is not in the body. `direct` makes, of settings and an action whose texts may be
+    Klaviyo's templates, the call that the platform's own guides have a flow make; None where
+    they have none, a ValueError says why this action has none. Where settings decide about any of
+    these, `shape` makes the platform that they describe.
     """
 
     source: str
@@ -72,6 +84,7 @@ class Platform:
     open: Callable[[Any, Any], Awaitable[Client]] | None = None
     person_view: Callable[[dict[str, Any], str | None], dict[str, Any]] | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
+    direct: Callable[[Any, Action], DirectCall] | None = None
     shape: Callable[[Any], Platform] | None = None
     api_version: int = 1
 
@@ -337,6 +350,27 @@ class Jobs(Protocol):
     async def open(self) -> set[str]: ...
 
     async def ended(self, id: str) -> EndedJob | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """A profile as the far end has it: its id there, and its fields by the names of
+    connector.states."""
+
+    id: str
+    fields: Mapping[str, Any]
+
+
+class Mirror(Protocol):
+    """The far end read back, at backfill priority. Both raise DeliveryError."""
+
+    async def profiles(self, emails: Sequence[str]) -> Mapping[str, Mirrored]:
+        """By address, those that exist."""
+        ...
+
+    async def has_event(self, profile: str, unique_id: str, at: Millis) -> bool:
+        """Whether the profile with this id has the event that happened `at`."""
+        ...
 
 
 M = TypeVar("M")

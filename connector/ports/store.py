@@ -515,6 +515,11 @@ class Insight(Protocol):
         """(connection, problem code, dead letters)."""
         ...
 
+    async def population(self) -> Mapping[tuple[str, str], int]:
+        """(connection, `known` | `held` | `gone`) → people: those with an address, those who wait
+        for one, and those whom the platform no longer knows (who are counted nowhere else)."""
+        ...
+
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
         """(connection, stream, cursor, saved at)."""
         ...
@@ -885,6 +890,78 @@ class Backfills(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Whom a name stands for: `people` of the connection, every address of theirs, and how many
+    rows were erased."""
+
+    people: int
+    emails: Sequence[str] = ()
+    rows: int = 0
+
+
+class Erasure(Protocol):
+    """Forgetting people for good. `who` is an address or the platform's id."""
+
+    async def find(self, connection: str, who: str) -> Forgotten:
+        """Whom it would be about. Nothing is erased."""
+        ...
+
+    async def forget(self, connection: str, who: str, *, now: Millis) -> Forgotten:
+        """Erase whoever has this name, and whoever shares his address, wherever he stands; leave
+        what stops him from being made again."""
+        ...
+
+    async def lift(self, connection: str, who: str) -> bool:
+        """He may come back. False where he was not forgotten by this name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ToldPerson:
+    """A person of whom nothing waits to be told: the fields that were confirmed as they are now
+    (None: unset), by the names of connector.states."""
+
+    person: int
+    email: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToldEvent:
+    """An event that was accepted."""
+
+    seq: int
+    email: str
+    unique_id: str
+    at: Millis
+
+
+class Ledger(Protocol):
+    """What a far end has confirmed, for whoever reads it back."""
+
+    async def people(self, lane: LaneId, *, after: int, limit: int) -> Sequence[ToldPerson]:
+        """In the order of their numbers, from behind `after` on."""
+        ...
+
+    async def some_people(self, lane: LaneId, count: int) -> Sequence[ToldPerson]:
+        """By chance."""
+        ...
+
+    async def events(self, lane: LaneId, *, before: Millis, limit: int) -> Sequence[ToldEvent]:
+        """The newest that were accepted by then."""
+        ...
+
+    async def tell_people(self, people: Sequence[int], *, now: Millis) -> int:
+        """All that is wanted of them is told again, at backfill priority."""
+        ...
+
+    async def tell_events(self, events: Sequence[int], *, now: Millis) -> int:
+        """Put accepted events back in line with the same unique ids; how many still had their
+        body."""
+        ...
+
+
 class Store(Outbox, Protocol):
     """Everything that is remembered, by intent."""
 
@@ -914,6 +991,10 @@ class Store(Outbox, Protocol):
     def actions(self) -> ActionQueue: ...
     @property
     def notices(self) -> Notices: ...
+    @property
+    def erasure(self) -> Erasure: ...
+    @property
+    def ledger(self) -> Ledger: ...
     @property
     def backfills(self) -> Backfills: ...
 

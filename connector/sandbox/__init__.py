@@ -14,6 +14,8 @@ from connector.sandbox.klaviyo_jobs import Job
 from connector.sandbox.klaviyo_ledger import Write
 from connector.sandbox.serve import Servers, serve
 from connector.sandbox.traffic import Teller, Traffic, Webhook
+from connector.sandbox.wll import WllSandbox
+from connector.sandbox.yotpo import YotpoSandbox
 
 __all__ = [
     "Fault",
@@ -26,6 +28,8 @@ __all__ = [
     "Teller",
     "Traffic",
     "Webhook",
+    "WllSandbox",
     "Write",
+    "YotpoSandbox",
     "serve",
 ]

@@ -133,6 +133,16 @@ class KlaviyoSandbox:
         """Every unique id and how many recorded events bear it."""
         return dict(self._world.memory.unique_ids())
 
+    @property
+    def foreign_metrics(self) -> list[tuple[str, str]]:
+        """(metric, integration) that others of the account send; put in what they shall have."""
+        return self._world.memory.foreign_metrics
+
+    @property
+    def erasures(self) -> list[str]:
+        """The addresses that deletion jobs were filed for."""
+        return self._world.memory.erasures
+
     def profile(self, email: str) -> dict[str, Any] | None:
         """The attributes of the profile with this address, in any case; None if there is none.
 
@@ -205,6 +215,13 @@ class KlaviyoSandbox:
         for email in emails:
             given = ProfileIn(None, {"email": email}, {}, "")
             memory.update(memory.find(given) or memory.create(now), given, now)
+
+    def make_metric(self, name: str) -> None:
+        """A metric that was there before us."""
+        memory = self._world.memory
+        if name not in memory.metrics:
+            memory.metrics[name] = len(memory.metrics)
+            memory.metric_created.append(self._world.now())
 
     def make_list(self, name: str, *emails: str) -> str:
         """A list of these profiles, made where there are none; its id."""

@@ -50,6 +50,7 @@ QUOTAS = {
     "GET /api/segments/{id}/profiles": _L,
     "GET /api/segments/{id}/relationships/profiles": _L,
     "GET /api/flows": Quota(3, 60),
+    "POST /api/data-privacy-deletion-jobs": Quota(3, 60),
 }
 """Requests a second, a minute and a day, per account, from the spec's `x-klaviyo-ratelimit`."""
 

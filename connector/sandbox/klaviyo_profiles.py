@@ -37,7 +37,24 @@ class ProfileApi:
             Route("/api/profiles", self._all, methods=["GET"]),
             Route("/api/profiles/{id}", self._update, methods=["PATCH"]),
             Route("/api/profiles/{id}", self._one, methods=["GET"]),
+            Route("/api/data-privacy-deletion-jobs", self._erase, methods=["POST"]),
         ]
+
+    async def _erase(self, request: Request) -> Response:
+        """Noted, and no more: at Klaviyo the deletion follows at leisure."""
+        world = self._world
+        body = world.load(await request.body(), MAX_PROFILE_BYTES)
+        try:
+            named = body["data"]["attributes"]["profile"]["data"]["attributes"]
+            [(name, value)] = named.items()
+            good = body["data"]["type"] == "data-privacy-deletion-job"
+        except (KeyError, TypeError, ValueError, AttributeError):
+            good, name, value = False, "", ""
+        if not good or name not in ("email", "phone_number") or not isinstance(value, str):
+            detail = "Exactly one of email, phone_number and id is required."
+            world.check([Violation("erasure", "/data/attributes/profile", detail)])
+        world.memory.erasures.append(value)
+        return Response(status_code=202)
 
     async def _import(self, request: Request) -> Response:
         world = self._world

@@ -153,6 +153,8 @@ def metrics(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
     page = names[start : start + 200]
     following = str(start + 200) if len(names) > start + 200 else None
     made = [metric(memory, name, url) for name in page]
+    if following is None and not query.get("filter"):
+        made += [_foreign(at, *other, url) for at, other in enumerate(memory.foreign_metrics)]
     return collection(made, url, query, following)
 
 
@@ -227,6 +229,18 @@ def metric(memory: Memory, name: str, url: URL) -> dict[str, Any]:
             },
         },
         "links": {"self": f"{url.scheme}://{url.netloc}/api/metrics/{metric_id(number)}/"},
+    }
+
+
+def _foreign(at: int, name: str, integration: str, url: URL) -> dict[str, Any]:
+    """A metric of another integration."""
+    id = f"FRGN{at:02}"
+    about = {"object": "integration", "id": id, "key": integration.lower(), "name": integration}
+    return {
+        "type": "metric",
+        "id": id,
+        "attributes": {"name": name, "integration": {**about, "category": "eCommerce"}},
+        "links": {"self": f"{url.scheme}://{url.netloc}/api/metrics/{id}/"},
     }
 
 

@@ -60,11 +60,15 @@ class Event:
 
 
 class Memory:
-    """Profiles, metrics and events. `duplicates` counts repeats that were dropped silently."""
+    """Profiles, metrics and events. `duplicates` counts repeats that were dropped silently;
+    `foreign_metrics` are (name, integration) that others send, `erasures` whom to delete was
+    asked for."""
 
     def __init__(self, bodies: int = 100_000) -> None:
         self.profiles: list[Profile] = []
         self.metrics: dict[str, int] = {}
+        self.foreign_metrics: list[tuple[str, str]] = []
+        self.erasures: list[str] = []
         self.metric_created: list[float] = []
         self.duplicates = 0
         self.merges = 0

@@ -25,21 +25,9 @@ class SqlApprovals:
     async def ask(
         self, connection: str, what: str, subject: str, detail: Mapping[str, Any], *, now: Millis
     ) -> Approval:
-        about = {"connection": connection, "what": what, "subject": subject}
-        words = orjson.dumps(detail).decode()
-
-        def work(c: Connection) -> Approval:
-            of = [approvals.c[key] == value for key, value in about.items()]
-            query = select(approvals).where(*of)
-            row = c.execute(query).one_or_none()
-            if row is None:
-                values = about | {"detail": words, "state": _PENDING, "asked_at": now}
-                c.execute(insert(approvals).values(values))
-            elif row.state == _PENDING and row.detail != words:
-                c.execute(update(approvals).where(*of).values(detail=words))
-            return _approval(c.execute(query).one())
-
-        return await self._database.write(work)
+        return await self._database.write(
+            lambda c: ask(c, connection, what, subject, detail, now=now)
+        )
 
     async def find(self, *, pending: bool = True) -> Sequence[Approval]:
         query = select(approvals).order_by(approvals.c.id)
@@ -62,16 +50,40 @@ class SqlApprovals:
         return await self._database.write(work)
 
     async def close(self, connection: str, what: str, subject: str) -> None:
-        def work(c: Connection) -> None:
-            c.execute(
-                delete(approvals).where(
-                    approvals.c.connection == connection,
-                    approvals.c.what == what,
-                    approvals.c.subject == subject,
-                )
-            )
+        await self._database.write(lambda c: close(c, connection, what, subject))
 
-        await self._database.write(work)
+
+def ask(
+    c: Connection,
+    connection: str,
+    what: str,
+    subject: str,
+    detail: Mapping[str, Any],
+    *,
+    now: Millis,
+) -> Approval:
+    """Approvals.ask, within the transaction of what must wait."""
+    about = {"connection": connection, "what": what, "subject": subject}
+    words = orjson.dumps(detail).decode()
+    of = [approvals.c[key] == value for key, value in about.items()]
+    query = select(approvals).where(*of)
+    row = c.execute(query).one_or_none()
+    if row is None:
+        values = about | {"detail": words, "state": _PENDING, "asked_at": now}
+        c.execute(insert(approvals).values(values))
+    elif row.state == _PENDING and row.detail != words:
+        c.execute(update(approvals).where(*of).values(detail=words))
+    return _approval(c.execute(query).one())
+
+
+def close(c: Connection, connection: str, what: str, subject: str) -> None:
+    c.execute(
+        delete(approvals).where(
+            approvals.c.connection == connection,
+            approvals.c.what == what,
+            approvals.c.subject == subject,
+        )
+    )
 
 
 def _approval(row: Any) -> Approval:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Column, Connection, Table, func, or_, select
+from sqlalchemy import Column, Connection, Table, case, func, or_, select
 
 from connector.errors import Problem
 from connector.model import Lane, LaneId, Millis, Request, State
 from connector.ports import Backlog, Moment, PersonState
+from connector.store.actions import state_of as deed_state
+from connector.store.actions import who_of
 from connector.store.database import Database
 from connector.store.lanes import lane_of, state_of
 from connector.store.letters import request_of
 from connector.store.tables import (
+    actions,
     checkpoints,
     in_state,
     journal,
@@ -58,7 +61,7 @@ class SqlInsight:
     async def dead_by_cause(self) -> Sequence[tuple[str, str, int]]:
         def work(c: Connection) -> list[tuple[str, str, int]]:
             found: dict[tuple[str, str], int] = {}
-            for table in (outbox, profiles, memberships):
+            for table in (outbox, profiles, actions, memberships):
                 keys = (lanes.c.connection, table.c.problem)
                 query = (
                     select(*keys, func.count())
@@ -72,6 +75,21 @@ class SqlInsight:
             return sorted((*key, count) for key, count in found.items())
 
         return await self._database.read(work)
+
+    async def population(self) -> Mapping[tuple[str, str], int]:
+        where = case(
+            (reads.c.gone_at.is_not(None), "gone"),
+            (people.c.email.is_(None), "held"),
+            else_="known",
+        )
+        query = (
+            select(people.c.connection, where, func.count())
+            .join(reads, reads.c.person == people.c.id, isouter=True)
+            .group_by(people.c.connection, where)
+        )
+        return await self._database.read(
+            lambda c: {(connection, state): n for connection, state, n in c.execute(query)}
+        )
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
         def work(c: Connection) -> list[tuple[str, str, str, Millis]]:
@@ -149,12 +167,13 @@ def _person(c: Connection, id: int, limit: int) -> PersonState:
         problem=problem,
         wanted=orjson.loads(write.wanted) if write else {},
         confirmed=orjson.loads(write.confirmed) if write else {},
-        moments=_moments(c, id, limit),
+        moments=_moments(c, id, who.connection, limit),
     )
 
 
-def _moments(c: Connection, person: int, limit: int) -> list[Moment]:
-    """Events as received, and writes as told, each with the request that carried it."""
+def _moments(c: Connection, person: int, connection: str, limit: int) -> list[Moment]:
+    """Events as received, writes as told and actions as asked for, each with the request that
+    carried it."""
     events = (
         select(
             outbox.c.received_at,
@@ -185,6 +204,20 @@ def _moments(c: Connection, person: int, limit: int) -> list[Moment]:
         Moment(at, kind, "profile", outcome, None, "", data, _carried(sent))
         for at, kind, outcome, data, *sent in c.execute(told)
     ]
+    asked = (
+        select(actions, *_REQUEST)
+        .join(requests, requests.c.id == actions.c.request, isouter=True)
+        .where(actions.c.who == who_of(connection, person))
+        .order_by(actions.c.received_at.desc())
+        .limit(limit)
+    )
+    for row in c.execute(asked):
+        name = f"{row.name} {row.amount:+d}" if row.amount else row.name
+        at, problem, sent = row.received_at, row.problem, row[-len(_REQUEST) :]
+        state = deed_state(row)
+        found.append(
+            Moment(at, "action", name, state, problem, row.detail, row.data, _carried(sent))
+        )
     return sorted(found, key=lambda moment: moment.at)[-limit:]
 
 
@@ -210,6 +243,8 @@ _COUNTED = (State.READY, State.CLAIMED, State.HELD, State.DEAD)
 
 def queue_of(lane: Lane) -> tuple[Table, Column[Any]]:
     """The table that a lane takes its entries from, and when each of them came to be."""
+    if lane.kind == "action":
+        return actions, actions.c.received_at
     if lane.kind == "membership":
         return memberships, memberships.c.since
     if lane.kind != "profile":

@@ -23,13 +23,14 @@ def take_in(
     """The people's numbers, in order; None of them is asked for a read, and a read that is
     already asked for is still made."""
     directory = people.Directory(c, lane.connection, seen, people.Seen())
-    known = [person for person in directory.resolve(seen, now).people if person is not None]
+    found = zip(directory.resolve(seen, now).people, seen, strict=True)
+    known = [(who, sighting) for who, sighting in found if who is not None]
     # Of one who is listed twice the later line counts.
-    by_person = {who.id: s for who, s in zip(known, seen, strict=True)}
+    by_person = {who.id: sighting for who, sighting in known}
     _keep_views(c, lane, by_person)
     observed = [replace(s.observation, person=id) for id, s in by_person.items()]
     profiles.observe(c, observed, now=now, reconfirm_after=reconfirm_after)
-    return [who.id for who in known]
+    return [who.id for who, _ in known]
 
 
 def _keep_views(c: Connection, lane: Lane, seen: dict[int, Sighting]) -> None:

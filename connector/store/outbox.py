@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -20,6 +21,7 @@ from connector.model import (
     Held,
     LaneId,
     Millis,
+    Observation,
     Outcome,
     Page,
     Record,
@@ -29,7 +31,7 @@ from connector.model import (
     Unsent,
 )
 from connector.ports import Member
-from connector.store import groups, memory, people, queue, reads
+from connector.store import groups, memory, people, profiles, queue, reads
 from connector.store.database import Database
 from connector.store.tables import STUCK, in_state, journal, orders, outbox, requests
 
@@ -58,12 +60,16 @@ def digest_of(connection: str, kind: str, key: str) -> bytes:
 class SqlOutbox(queue.SqlQueue):
     """connector.ports.Outbox on SQLite and PostgreSQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
         super().__init__(database, outbox, outbox.c.seq)
+        self._states = states
         self._seen = people.Seen()
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
-        appended, learnt = await self._database.write(lambda c: append(c, pages, self._seen))
+        reconfirm = self._states.reconfirm_after
+        appended, learnt = await self._database.write(
+            lambda c: append(c, pages, self._seen, reconfirm)
+        )
         self._seen.learn(learnt)
         return appended
 
@@ -92,9 +98,10 @@ class SqlOutbox(queue.SqlQueue):
 
 
 def append(
-    c: Connection, pages: Sequence[Page], seen: people.Seen
+    c: Connection, pages: Sequence[Page], seen: people.Seen, reconfirm_after: int
 ) -> tuple[list[Appended], list[people.Known]]:
     rows: list[dict[str, Any]] = []
+    heard: list[tuple[Observation, Millis]] = []
     asked: _Asked = {}
     wanted = [
         [digest_of(page.lane.connection, page.lane.kind, r.key) for r in page.records]
@@ -121,18 +128,31 @@ def append(
         found = directories[page.lane.connection].resolve(
             [record for record, _ in fresh], page.received_at
         )
+        new = len(fresh)
+        fresh, seen_here = _not_forgotten(fresh, found)
         page_rows = [
             _row(page, record, digest, person)
-            for (record, digest), person in zip(fresh, found.people, strict=True)
+            for (record, digest), person in zip(fresh, seen_here, strict=True)
         ]
         rows += page_rows
+        heard += [
+            (replace(record.observation, person=person.id), page.received_at)
+            for (record, _), person in zip(fresh, seen_here, strict=True)
+            if record.observation and person
+        ]
         if page.reads is not None:
             _ask_for_reads(asked, page, [record for record, _ in fresh], page_rows)
         _push_memberships(c, page, [record for record, _ in fresh], page_rows)
         released = release(c, rows, found.addressed, page.received_at)
         held = sum(row["state"] == State.HELD for row in page_rows)
         appended.append(
-            Appended(len(fresh), len(page.records) - len(fresh), held=held, released=released)
+            Appended(
+                len(fresh),
+                len(page.records) - new,
+                held=held,
+                released=released,
+                forgotten=len(found.forgotten),
+            )
         )
         if page.checkpoint:
             memory.save_checkpoint(c, page.lane.connection, page.checkpoint, page.received_at)
@@ -140,7 +160,28 @@ def append(
         c.execute(_INSERT, rows)
     for (lane, gap, priority), (who, renew) in asked.items():
         reads.ask(c, lane, who, gap, priority, frozenset(renew))
+    _hear(c, heard, reconfirm_after)
     return appended, [known for d in directories.values() for known in d.learnt]
+
+
+def _hear(c: Connection, heard: Sequence[tuple[Observation, Millis]], reconfirm_after: int) -> None:
+    """What the events themselves say of people's fields, one of each person at a time."""
+    while heard:
+        first = {one[0].person: one for one in reversed(heard)}
+        now = max(at for _, at in first.values())
+        seen = [observation for observation, _ in first.values()]
+        profiles.observe(c, seen, now=now, reconfirm_after=reconfirm_after)
+        heard = [one for one in heard if one is not first[one[0].person]]
+
+
+def _not_forgotten(
+    fresh: list[tuple[Record, bytes]], found: people.Found
+) -> tuple[list[tuple[Record, bytes]], list[people.Known | None]]:
+    """What is to be stored, and whom each is about."""
+    if not found.forgotten:
+        return fresh, found.people
+    kept = [place for place in range(len(fresh)) if place not in found.forgotten]
+    return [fresh[place] for place in kept], [found.people[place] for place in kept]
 
 
 _INSERT = insert(outbox)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import Connection, Text, bindparam, insert, select, update
 
 from connector.model import Millis, Observation, State
+from connector.store import tombstones
 from connector.store.queue import chunks
 from connector.store.tables import in_state, outbox, people
 
@@ -63,10 +64,12 @@ class Seen:
 
 @dataclass
 class Found:
-    """One person per record (None without id and address), and who got an address just now."""
+    """One person per record (None without id and address, and for one who was forgotten), which
+    records are about forgotten people, and who got an address just now."""
 
     people: list[Known | None]
     addressed: dict[int, str] = field(default_factory=dict)
+    forgotten: set[int] = field(default_factory=set)
 
 
 class Directory:
@@ -78,16 +81,24 @@ class Directory:
     ) -> None:
         self._c = c
         self._connection = connection
-        self._seen = seen
+        self._graves = tombstones.load(c, connection, records)
+        # What was learnt of people may be of one who was forgotten since, by another process.
+        self._seen = seen = Seen() if self._graves.salt else seen
         self._changed: set[int] = set()
         self.learnt: list[Known] = []
         unknown = [r for r in records if seen.find(connection, r.person, r.email) is None]
-        self._by_id, self._by_email = _load(c, connection, unknown)
+        ids = {r.person for r in unknown if r.person}
+        emails = {r.email for r in unknown if r.email}
+        self._by_id, self._by_email = known(c, connection, ids, emails)
 
     def resolve(self, records: Sequence[Identified], now: Millis) -> Found:
         """Find or make the person of each record, in order, so that a later address wins."""
         found = Found([])
-        for record in records:
+        for place, record in enumerate(records):
+            if self._graves.cover(record):
+                found.people.append(None)
+                found.forgotten.add(place)
+                continue
             known = self._seen.find(self._connection, record.person, record.email)
             if known is None or known.id in self._changed:
                 known = _place(
@@ -102,11 +113,29 @@ class Directory:
 
 def find(c: Connection, connection: str, whom: Sequence[Identified]) -> list[Known | None]:
     """Who these are, where somebody has seen them."""
-    by_id, by_email = _load(c, connection, whom)
+    ids = {who.person for who in whom if who.person}
+    emails = {who.email for who in whom if who.email}
+    by_id, by_email = known(c, connection, ids, emails)
     return [
         (by_id.get(who.person) if who.person else None) or by_email.get(who.email or "")
         for who in whom
     ]
+
+
+def named(
+    c: Connection, connection: str, ids: set[str], emails: set[str], now: Millis
+) -> tuple[dict[str, Known], dict[str, Known]]:
+    """People by the platform's id, as far as they have been seen, and by address: whoever was
+    never seen is from now on, by his address alone."""
+    by_id, by_email = known(c, connection, ids, emails)
+    new = [email for email in emails if email not in by_email]
+    if new:
+        c.execute(
+            insert(people),
+            [{"connection": connection, "email": email, "seen_at": now} for email in new],
+        )
+        by_email |= known(c, connection, set(), set(new))[1]
+    return by_id, by_email
 
 
 _COLUMNS = (people.c.id, people.c.connection, people.c.platform_id, people.c.email)
@@ -121,22 +150,31 @@ _BY = tuple(
 )
 
 
-def _load(
-    c: Connection, connection: str, records: Sequence[Identified]
+def known(
+    c: Connection, connection: str, ids: set[str], emails: set[str]
 ) -> tuple[dict[str, Known], dict[str, Known]]:
-    ids = {r.person for r in records if r.person}
-    emails = {r.email for r in records if r.email}
+    """People who have been seen, by the platform's id and by address: the latest where several
+    have one."""
     by_id: dict[str, Known] = {}
     by_email: dict[str, Known] = {}
     for query, values in zip(_BY, (ids, emails), strict=True):
         for part in chunks(list(values)):
             for row in c.execute(query, {"connection": connection, "values": part}):
-                known = Known(*row)
-                if known.platform_id:
-                    by_id[known.platform_id] = known
-                if known.email:
-                    by_email[known.email] = known
+                found = Known(*row)
+                if found.platform_id:
+                    by_id[found.platform_id] = found
+                if found.email:
+                    by_email[found.email] = found
     return by_id, by_email
+
+
+def numbered(c: Connection, numbers: set[int]) -> dict[int, Known]:
+    """People by their number."""
+    found: dict[int, Known] = {}
+    for part in chunks(list(numbers)):
+        rows = c.execute(select(*_COLUMNS).where(people.c.id.in_(part)))
+        found.update((row.id, Known(*row)) for row in rows)
+    return found
 
 
 def _place(

@@ -347,9 +347,11 @@ def observe(
     _make_missing(c, [o for o in seen if o.person not in rows], now)
     rows |= _rows(c, [o.person for o in seen if o.person not in rows])
     changes = []
-    for o in seen:
-        row = rows[o.person]
-        profile = states.observe(profile_of(row), o, email_change=o.email_change)
+    for observed in seen:
+        row = rows[observed.person]
+        known = profile_of(row)
+        o = states.as_known(known, observed, held=row.state == State.HELD)
+        profile = states.observe(known, o, email_change=o.email_change)
         if o.address and (left := _displaced(c, o)):
             profile = states.inherit(states.doubted(profile, now), left)
         changes.append(_observed(row, profile, o, now, reconfirm_after))
@@ -407,8 +409,11 @@ def look(c: Connection, people: Sequence[int]) -> dict[int, Profile]:
 def _observed(
     row: Any, profile: Profile, o: Observation, now: Millis, reconfirm_after: int
 ) -> dict[str, Any]:
-    if o.problem:
-        held = {"state": State.HELD, "problem": o.problem.value, "settled_at": now}
+    if o.partial and row.state == State.HELD:
+        return _columns(profile)
+    problem = o.problem or (None if profile.identity else Problem.NO_IDENTITY)
+    if problem:
+        held = {"state": State.HELD, "problem": problem.value, "settled_at": now}
         return _columns(profile) | (held if row.state != State.CLAIMED else {})
     changes = _ready(row, profile, now, reconfirm_after, since=o.since or now, backfill=o.backfill)
     if row.state == State.CLAIMED and o.address:

@@ -43,9 +43,17 @@ _IN = 10_000
 
 
 def ready(
-    c: Connection, table: Table, key: Column[Any], lane: LaneId, now: Millis, limit: int
+    c: Connection,
+    table: Table,
+    key: Column[Any],
+    lane: LaneId,
+    now: Millis,
+    limit: int,
+    *,
+    fresh: tuple[Any, ...] = (),
 ) -> Ready:
-    """How many could be claimed now, counted up to `limit`, and when the next becomes due."""
+    """How many could be claimed now, counted up to `limit`, and when the next becomes due. `fresh`
+    is what else holds of those that were never sent."""
 
     def count(solo: int, priority: int) -> int:
         part = (
@@ -56,6 +64,7 @@ def ready(
                 table.c.solo == solo,
                 table.c.priority == priority,
                 table.c.due <= now,
+                *(() if solo else fresh),
             )
             .limit(limit)
         )

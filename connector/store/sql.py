@@ -10,12 +10,15 @@ from typing import Literal
 from sqlalchemy.engine import make_url
 
 from connector.store import schema, space
+from connector.store.actions import SqlActions
 from connector.store.approvals import SqlApprovals
 from connector.store.backfills import SqlBackfills
 from connector.store.database import Database, open_database
+from connector.store.erasure import SqlErasure
 from connector.store.insight import SqlInsight
 from connector.store.lanes import SqlLanes, SqlOrders
 from connector.store.leases import SqlLeases
+from connector.store.ledger import SqlLedger
 from connector.store.letters import SqlDeadLetters
 from connector.store.memberships import SqlMemberships
 from connector.store.memory import SqlCheckpoints, SqlMemory
@@ -29,7 +32,8 @@ class SqlStore(SqlOutbox):
     """connector.ports.Store on SQLite or PostgreSQL."""
 
     def __init__(self, url: str, database: Database) -> None:
-        super().__init__(database)
+        self.profiles = SqlProfiles(database)
+        super().__init__(database, self.profiles)
         self.url = url
         self.dead_letters = SqlDeadLetters(database)
         self.lanes = SqlLanes(database)
@@ -38,12 +42,14 @@ class SqlStore(SqlOutbox):
         self.memory = SqlMemory(database)
         self.leases = SqlLeases(database)
         self.orders = SqlOrders(database)
-        self.profiles = SqlProfiles(database)
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
         self.memberships = SqlMemberships(database)
         self.notices = SqlNotices(database)
+        self.erasure = SqlErasure(database)
+        self.ledger = SqlLedger(database, self.profiles)
         self.backfills = SqlBackfills(database, self.profiles)
+        self.actions = SqlActions(database)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""

@@ -561,6 +561,111 @@ class Notices(SQLModel, table=True):
     told_at: int = Field(sa_type=BigInteger)
 
 
+class Actions(SQLModel, table=True):
+    """What was asked of a platform: adjustments and pushes. The row is ledger and state at once.
+
+    `digest` is the identity (connection, route, person, key), `content` what else was said;
+    `who` stands for the person in order and caps. `solo` 1: sent, and nobody knows whether it was
+    applied; `looks` counts look-ups since, `resent` is 1 once it went a second time. `sent_at` is
+    the mark "sent", written before the request leaves.
+    """
+
+    __tablename__ = "actions"
+    __table_args__ = (
+        Index("actions_by_digest", "digest", unique=True),
+        Index(
+            "actions_ready",
+            "lane",
+            "solo",
+            "priority",
+            "due",
+            "seq",
+            sqlite_where=text("state = 0"),
+            postgresql_where=text("state = 0"),
+        ),
+        Index(
+            "actions_unsent",
+            "who",
+            "seq",
+            sqlite_where=text("state IN (0, 1) AND solo = 0"),
+            postgresql_where=text("state IN (0, 1) AND solo = 0"),
+        ),
+        Index(
+            "actions_claimed",
+            "claim",
+            sqlite_where=text("state = 1"),
+            postgresql_where=text("state = 1"),
+        ),
+        Index(
+            "actions_stuck",
+            "lane",
+            "state",
+            "problem",
+            "seq",
+            sqlite_where=text("state IN (4, 5)"),
+            postgresql_where=text("state IN (4, 5)"),
+        ),
+        Index("actions_by_who", "who", "received_at"),
+        Index("actions_by_time", "lane", "received_at"),
+        {"sqlite_autoincrement": True},
+    )
+
+    seq: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    lane: int = Field(sa_type=Integer)
+    digest: bytes = Field(sa_type=LargeBinary)
+    content: bytes = Field(sa_type=LargeBinary)
+    origin: str = Field(sa_type=Text)
+    route: str = Field(sa_type=Text)
+    name: str = Field(sa_type=Text)
+    ref: str = Field(sa_type=Text)
+    received_at: int = Field(sa_type=BigInteger)
+    who: bytes = Field(sa_type=LargeBinary)
+    person: int | None = Field(default=None, sa_type=_Row)
+    email: str | None = Field(default=None, sa_type=Text)
+    customer: str | None = Field(default=None, sa_type=Text)
+    amount: int = Field(sa_type=BigInteger)
+    data: bytes = Field(sa_type=LargeBinary)
+    state: int = Field(default=0, sa_type=SmallInteger)
+    solo: int = Field(default=0, sa_type=SmallInteger)
+    priority: int = Field(default=0, sa_type=SmallInteger)
+    due: int = Field(sa_type=BigInteger)
+    attempts: int = Field(default=0, sa_type=Integer)
+    failing_since: int | None = Field(default=None, sa_type=BigInteger)
+    claim: int | None = Field(default=None, sa_type=BigInteger)
+    sent_at: int | None = Field(default=None, sa_type=BigInteger)
+    looks: int = Field(default=0, sa_type=SmallInteger)
+    resent: int = Field(default=0, sa_type=SmallInteger)
+    problem: str | None = Field(default=None, sa_type=Text)
+    detail: str = Field(default="", sa_type=Text)
+    settled_at: int | None = Field(default=None, sa_type=BigInteger)
+    request: str | None = Field(default=None, sa_type=Text)
+    theirs: str | None = Field(default=None, sa_type=Text)
+    evidence: str | None = Field(default=None, sa_type=Text)
+    decided_by: str | None = Field(default=None, sa_type=Text)
+    decided_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class Salts(SQLModel, table=True):
+    """What a connection's tombstones are salted with; a row once it has forgotten somebody."""
+
+    __tablename__ = "salts"
+
+    connection: str = Field(sa_column=Column(Text, primary_key=True))
+    salt: bytes = Field(sa_type=LargeBinary)
+
+
+class ForgottenPeople(SQLModel, table=True):
+    """Tombstones: ids and addresses that must not come back, as salted digests. Those of one
+    forgetting share a `grave`, so that they are lifted together."""
+
+    __tablename__ = "forgotten"
+
+    connection: str = Field(sa_column=Column(Text, primary_key=True))
+    digest: bytes = Field(sa_column=Column(LargeBinary, primary_key=True))
+    grave: str = Field(sa_type=Text)
+    forgotten_at: int = Field(sa_type=BigInteger)
+
+
 metadata = SQLModel.metadata
 people = metadata.tables["people"]
 lanes = metadata.tables["lanes"]
@@ -580,7 +685,10 @@ groups = metadata.tables["groups"]
 sightings = metadata.tables["sightings"]
 memberships = metadata.tables["memberships"]
 notices = metadata.tables["notices"]
+salts = metadata.tables["salts"]
+forgotten = metadata.tables["forgotten"]
 backfills = metadata.tables["backfills"]
+actions = metadata.tables["actions"]
 
 
 STUCK = (State.HELD, State.DEAD)

@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
-from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from connector.adapters import registry
+from connector.config.values import is_secret, mark, parts
 
 SHIPPED = Path(__file__).parent.parent / "shipped" / "mappings"
 CHECKOUT = Path(__file__).parent.parent.parent / "mappings"
@@ -32,8 +32,7 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
     platform = registry.load(source)
     prefix = name.upper().replace("-", "_")
     fields = platform.settings.model_fields
-    secret = [key for key, field in fields.items() if _is_secret(field)]
-    named = [key for key, field in fields.items() if field.is_required() or key in secret]
+    named = [key for key, field in fields.items() if _is_asked_for(field)]
     values = {
         "{{source}}": source,
         "{{name}}": name,
@@ -44,6 +43,7 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
         ),
         "{{secrets}}": "\n".join(f"{prefix}_{key.upper()}=" for key in named),
         "{{console_password}}": token(),
+        "{{flow_secret}}": token(),
         "{{encryption_key}}": base64.urlsafe_b64encode(os.urandom(32)).decode(),
     }
     templates = files("connector.templates")
@@ -65,8 +65,13 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
     return [*said, "next: fill in .env, then run `connector check`"]
 
 
-def _is_secret(field: FieldInfo) -> bool:
-    return "SecretStr" in str(field.annotation) or isinstance(field.default, SecretStr)
+def _is_asked_for(field: FieldInfo) -> bool:
+    """What nothing works without, and the secrets that callers of ours present."""
+    return field.is_required() or bool(mark(field, "needed")) or _is_presented(field.annotation)
+
+
+def _is_presented(annotation: Any) -> bool:
+    return get_origin(parts(annotation)[0]) is tuple and is_secret(annotation)
 
 
 def _comment(key: str, field: FieldInfo) -> str:
@@ -79,8 +84,8 @@ def _comment(key: str, field: FieldInfo) -> str:
 
 def _fill(template: Any, values: dict[str, str]) -> str:
     text: str = template.read_text()
-    for mark, value in values.items():
-        text = text.replace(mark, value)
+    for word, value in values.items():
+        text = text.replace(word, value)
     return text
 
 

@@ -7,22 +7,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import orjson
-
 from connector import log
 from connector.errors import Malformed, Problem, StoreError, Unauthorised
 from connector.intake import Intake
 from connector.metrics import Metrics
 from connector.operate import Line
 from connector.ports import Clock
+from connector.web.wire import JSON, RETRY_AFTER, Left, TooLarge, answer, read_body, send_out
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 PREFIX = "/webhooks/"
-MAX_BODY = 1_048_576
-_JSON = (b"content-type", b"application/json")
-_RETRY_AFTER = (b"retry-after", b"5")
 
 
 class Hooks:
@@ -45,10 +41,10 @@ class Hooks:
         name, _, secret = str(scope["path"])[len(PREFIX) :].partition("/")
         line = self._find(name)
         if line is None or line.door is None or "/" in secret:
-            await _answer(send, 404, {"detail": "no such connection"})
+            await answer(send, 404, {"detail": "no such connection"})
         elif scope["method"] != "POST":
             said = {"detail": "a webhook is posted"}
-            await _answer(send, 405, said, (b"allow", b"POST"))
+            await answer(send, 405, said, (b"allow", b"POST"))
         elif not line.enabled:
             await self._refuse(send, name, 409, "disabled", "this connection is disabled")
         else:
@@ -61,12 +57,12 @@ class Hooks:
         name = line.name
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         try:
-            body = await _read(headers, receive)
-        except _TooLarge:
+            body = await read_body(headers, receive)
+        except TooLarge:
             problem = Problem.WEBHOOK_TOO_LARGE
             await self._refuse(send, name, 413, "too_large", "more than 1 MiB", problem)
             return
-        except _Left:
+        except Left:
             detail = "the caller left before the body's end"
             await self._refuse(send, name, 400, "malformed", detail)
             return
@@ -83,10 +79,10 @@ class Hooks:
                 await self._refuse(send, name, 400, "malformed", detail, error.problem)
                 return
             detail = "not stored, try again"
-            await self._refuse(send, name, 503, "not_stored", detail, error.problem, _RETRY_AFTER)
+            await self._refuse(send, name, 503, "not_stored", detail, error.problem, RETRY_AFTER)
         else:
             said = b'{"accepted":%d,"duplicates":%d}' % (result.accepted, result.duplicates)
-            await _send(send, 202, said, _JSON)
+            await send_out(send, 202, said, JSON)
 
     async def _refuse(
         self,
@@ -107,43 +103,4 @@ class Hooks:
             detail=detail,
         )
         said = {"detail": detail} | ({"problem": problem.value} if problem else {})
-        await _answer(send, status, said, *headers)
-
-
-class _TooLarge(Exception):
-    """More than MAX_BODY."""
-
-
-class _Left(Exception):
-    """The caller went away in mid-body."""
-
-
-async def _read(headers: dict[str, str], receive: Receive) -> bytes:
-    declared = headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > MAX_BODY:
-        raise _TooLarge
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise _Left
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY:
-            raise _TooLarge
-        if not message.get("more_body"):
-            return b"".join((*parts, part)) if parts else part
-        parts.append(part)
-
-
-async def _answer(
-    send: Send, status: int, said: dict[str, str], *headers: tuple[bytes, bytes]
-) -> None:
-    await _send(send, status, orjson.dumps(said), _JSON, *headers)
-
-
-async def _send(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body})
+        await answer(send, status, said, *headers)

@@ -10,18 +10,25 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.errors import ConfigError
+from connector.web.flows import PREFIX as FLOWS
+from connector.web.flows import Flows
 from connector.web.health import Health
-from connector.web.hooks import PREFIX, Hooks
+from connector.web.hooks import PREFIX as WEBHOOKS
+from connector.web.hooks import Hooks
 
 _BACKLOG = 2048
 
 
-def application(hooks: Hooks | None, health: Health, *, admin: bool) -> ASGIApp:
-    """The ASGI app of one port: `hooks` where platforms call, `admin` where people do."""
+def application(
+    hooks: Hooks | None, health: Health, *, admin: bool, flows: Flows | None = None
+) -> ASGIApp:
+    """The ASGI app of one port: `hooks` where platforms call, `flows` where Klaviyo does, `admin`
+    where people do."""
     routes = [
         Route("/livez", health.livez),
         Route("/readyz", health.readyz),
@@ -30,12 +37,19 @@ def application(hooks: Hooks | None, health: Health, *, admin: bool) -> ASGIApp:
     if admin:
         routes.append(Route("/metrics", health.metrics))
     pages = Starlette(routes=routes)
-    if hooks is None:
-        return pages
+    hot: list[tuple[str, ASGIApp]] = []
+    if hooks:
+        hot.append((WEBHOOKS, hooks))
+    if flows:
+        hot.append((FLOWS, flows))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        hot = scope["type"] == "http" and scope["path"].startswith(PREFIX)
-        await (hooks if hot else pages)(scope, receive, send)
+        if scope["type"] == "http":
+            for prefix, doors in hot:
+                if scope["path"].startswith(prefix):
+                    await doors(scope, receive, send)
+                    return
+        await pages(scope, receive, send)
 
     return app
 
@@ -48,15 +62,20 @@ class _Embedded(uvicorn.Server):
 
 
 class Server:
-    """One port; `key` is what it is called in the configuration."""
+    """One port; `key` is what it is called in the configuration. Until there is an `app` it says
+    that it is alive and not ready."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, *, grace: float, key: str) -> None:
+    def __init__(
+        self, app: ASGIApp | None, host: str, port: int, *, grace: float, key: str
+    ) -> None:
+        self.app = app
         config = uvicorn.Config(
-            app,
+            self._answer,
             host=host,
             port=port,
             log_config=None,
             access_log=False,
+            interface="asgi3",
             lifespan="off",
             loop="none",
             http="httptools",
@@ -66,7 +85,7 @@ class Server:
             timeout_keep_alive=65,
         )
         self._server = _Embedded(config)
-        self._port_key = key
+        self.key = key
         self._host, self._port = host, port
         self.port = port
         """The port that is listened on, also where 0 was asked for."""
@@ -90,12 +109,17 @@ class Server:
         while not self._server.started and not self._task.done():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        alive = scope["path"] == "/livez"
+        early = PlainTextResponse("starting\n", 200 if alive else 503, {"retry-after": "5"})
+        await (self.app or early)(scope, receive, send)
+
     def _fault(self, error: OSError) -> str:
         """Which key is to be changed, and why."""
         where = f"{self._host}:{self._port}"
         if error.errno == errno.EADDRINUSE:
-            return f"{self._port_key}: {where} is taken by another program, allowed a free port"
-        key = self._port_key if isinstance(error, PermissionError) else "server.host"
+            return f"{self.key}: {where} is taken by another program, allowed a free port"
+        key = self.key if isinstance(error, PermissionError) else "server.host"
         return f"{key}: {where} cannot be listened on: {error.strerror or error}"
 
     async def stop(self) -> None:

@@ -152,6 +152,7 @@ class Folder:
     def __init__(self, path: Path, platforms: Platforms, *, key: str = "pk_sandbox") -> None:
         self.path, self.platforms = path, platforms
         self.port = free_port()
+        self.env = {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PATH": os.environ["PATH"]}
         self.mapping = path / "mappings" / "jericommerce.toml"
         self.mapping.parent.mkdir(parents=True)
         self.mapping.write_text((ROOT / "mappings" / "jericommerce.toml").read_text())
@@ -178,7 +179,7 @@ class Folder:
             process = subprocess.Popen(
                 [sys.executable, "-m", "connector.cli", *args],
                 cwd=self.path,
-                env={"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PATH": os.environ["PATH"]},
+                env=self.env,
                 stdout=subprocess.PIPE,
                 stderr=err,
                 text=True,

@@ -25,6 +25,8 @@ from connector.clock import SystemClock
 from connector.errors import StoreError
 from connector.lease import LeaseKeeper, holder_name
 from connector.sandbox import KlaviyoSandbox
+from connector.sandbox.stands import STANDS
+from connector.store import mounts
 from connector.store.sql import open_store
 from connector.testing.clock import FakeClock
 from connector.testing.memory import MemoryStore
@@ -181,8 +183,6 @@ def test_what_init_writes_names_only_commands_that_exist(call: Call, tmp_path: P
     text = (tmp_path / "connector.toml").read_text() + (tmp_path / ".env").read_text()
     known = {words[0] for words in groups() if words}
     assert set(re.findall(r"`connector ([\w-]+)", text)) <= known
-    assert "connections.actions" not in text
-    assert "FLOW_SECRET" not in text
     assert not re.search(r"\bconsole\b(?! \|)", re.sub(r"# format.*", "", text))
 
 
@@ -248,6 +248,42 @@ def test_check_ends_with_1_and_the_code_when_klaviyo_refuses_the_key(
     assert said.code == 1
     assert "FAULT   acme: Klaviyo key K401: HTTP 401" in said.out
     assert "pk_somebody_elses" not in said.out + said.err
+
+
+def test_check_warns_of_a_store_on_a_file_system_that_forgets(
+    call: Call, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {folder.path} rw - tmpfs tmpfs rw\n"
+    monkeypatch.setattr(mounts, "read_table", lambda: table)
+    said = call("check", "--offline", at=folder)
+    assert said.code == 0
+    assert f"warning store: {folder.path} is on tmpfs, memory" in said.out
+    folder.config.write_text(
+        folder.config.read_text().replace(
+            "sqlite:///state/cli.db", "postgresql://u:p@localhost:1/d"
+        )
+    )
+    assert "tmpfs" not in call("check", "--offline", at=folder).out
+
+
+def test_check_names_others_who_send_a_metric_of_ours(call: Call, folder: Folder) -> None:
+    foreign = folder.platforms.klaviyo.foreign_metrics
+    foreign.extend([("Balance changed", "Shopify"), ("Placed Order", "Shopify")])
+    try:
+        said = call("check", at=folder)
+    finally:
+        foreign.clear()
+    assert said.code == 0
+    assert "warning acme: Klaviyo metrics: Shopify sends Balance changed too\n" in said.out
+    assert "Placed Order" not in said.out
+    assert "Klaviyo metrics" not in call("check", at=folder).out
+
+
+def test_check_says_when_it_may_not_see_who_sends_what(call: Call, folder: Folder) -> None:
+    folder.platforms.klaviyo.faults.add("metrics", "status", status=403, count=1)
+    said = call("check", at=folder)
+    assert said.code == 0
+    assert "warning acme: Klaviyo metrics K403: metrics:read is missing" in said.out
 
 
 def test_check_wait_looks_again_until_klaviyo_answers(call: Call, folder: Folder) -> None:
@@ -464,10 +500,10 @@ async def test_a_second_holder_waits_and_then_names_the_first(tmp_path: Path) ->
 
 
 def test_the_sandbox_prints_its_addresses_and_ends_with_0_on_sigterm(folder: Folder) -> None:
-    ports = {"klaviyo": free_port(), "jericommerce": free_port()}
-    words = [f"--{name}-port={port}" for name, port in ports.items()]
-    process = folder.spawn("sandbox", *words)
+    klaviyo, first = free_port(), free_port()
+    process = folder.spawn("sandbox", f"--klaviyo-port={klaviyo}", f"--jericommerce-port={first}")
     assert process.stdout
+    ports = {"klaviyo": klaviyo} | {stand.source: first + n for n, stand in enumerate(STANDS)}
     said = [process.stdout.readline() for _ in ports]
     assert said == [f"{name}: http://127.0.0.1:{port}\n" for name, port in ports.items()]
     process.send_signal(signal.SIGTERM)
@@ -511,7 +547,7 @@ def test_the_demo_on_a_taken_port_ends_with_2_and_leaves_nothing_behind(
 
 
 async def test_the_demo_does_not_call_it_well_when_an_event_is_missing_or_doubled() -> None:
-    from connector.cli.demo import _summary
+    from connector.cli.demo import Shown, _summary
 
     async def nothing(*_: object) -> list[Any]:
         return []
@@ -519,18 +555,18 @@ async def test_the_demo_does_not_call_it_well_when_an_event_is_missing_or_double
     insight = SimpleNamespace(backlog=nothing, latencies=nothing, write_latencies=nothing)
     app = SimpleNamespace(
         store=SimpleNamespace(insight=insight),
-        lines={"demo": SimpleNamespace(events=SimpleNamespace(lane=SimpleNamespace(id=1)))},
+        lines={"jericommerce": SimpleNamespace(events=SimpleNamespace(lane=SimpleNamespace(id=1)))},
     )
     for recorded, code in (({"a": 1, "b": 1}, 0), ({"a": 1}, 1), ({"a": 1, "b": 2}, 1)):
-        counts = {f"jericommerce:{id}": n for id, n in recorded.items()}
         klaviyo = SimpleNamespace(
-            unique_ids=lambda counts=counts: counts,
+            unique_ids=lambda counts=recorded: counts,
             state=lambda: {"throttled": 0, "violations": {}, "profiles": 0},
         )
-        jericommerce = SimpleNamespace(people=[])
-        traffic = SimpleNamespace(acknowledged={"a", "b"}, redeliveries=0)
+        double = SimpleNamespace(people=[], state=lambda: {"throttled": 0, "violations": {}})
+        traffic = SimpleNamespace(acknowledged={"a", "b", ""}, redeliveries=0)
+        shown = [Shown(STANDS[0], double, traffic)]  # type: ignore[arg-type]
         out = Console(file=io.StringIO())
-        assert await _summary(out, app, klaviyo, jericommerce, traffic) == code  # type: ignore[arg-type]
+        assert await _summary(out, app, klaviyo, shown) == code  # type: ignore[arg-type]
 
 
 def test_a_person_is_refreshed_without_a_daemon(call: Call, folder: Folder) -> None:

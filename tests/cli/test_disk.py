@@ -14,7 +14,7 @@ from .conftest import Folder
 async def test_a_full_disk_closes_intake_and_lets_deliveries_go_on(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder.take_in("ada@example.com")
+    await asyncio.to_thread(folder.take_in, "ada@example.com")
     app = App(read_config(folder.config))
     await app.start()
     try:
@@ -43,7 +43,7 @@ async def test_a_full_disk_closes_intake_and_lets_deliveries_go_on(
 
 
 async def test_a_night_gives_free_space_back(folder: Folder) -> None:
-    folder.take_in(None)
+    await asyncio.to_thread(folder.take_in, None)
     app = App(read_config(folder.config))
     await app.start(serve=False)
     given: list[int] = [500, 20, 0]

@@ -10,10 +10,15 @@ from pydantic import BaseModel
 
 from connector.adapters.http.settings import Settings as HttpSettings
 from connector.adapters.jericommerce.settings import Settings
+from connector.adapters.yotpo.settings import Settings as YotpoSettings
 from connector.config import Config, load
 from connector.errors import ConfigError
 
-MODELS: dict[str, type[BaseModel]] = {"http": HttpSettings, "jericommerce": Settings}
+MODELS: dict[str, type[BaseModel]] = {
+    "http": HttpSettings,
+    "jericommerce": Settings,
+    "yotpo": YotpoSettings,
+}
 ACME = """
 [[connections]]
 name = "acme"

@@ -69,7 +69,7 @@ EXPECTED = {
     "connections.acme.actions.secret": "ACME_FLOW_SECRET",
     "connections.acme.audiences.0.every": "from 1s to 24h",
     "connections.1.name": 'found "Other One", allowed a name of a-z, 0-9 and -',
-    "connections.1.source": 'found "yotpoo", allowed "jericommerce"',
+    "connections.1.source": 'did you mean "yotpo"?',
     "connections.1.klaviyo.private_key": "allowed a secret",
     "connections.1.klaviyo.privat_key": 'did you mean "private_key"',
     "connections.1.audiences.0.list": "connections.acme.audiences.0",

@@ -101,7 +101,9 @@ def test_sighup_applies_an_edited_file_and_a_faulty_one_changes_nothing(
     headers, body = traffic.make_event()
     assert daemon.post(headers, body, "second") == 404
 
-    second = before[before.index("[[connections]]") :].replace('"demo"', '"second"', 1)
+    second = before[before.index("[[connections]]") :].replace(
+        '"demo"', '"second"\nmode = "shadow"', 1
+    )
     daemon.config.write_text(f"{before}\n{second}")
     daemon.send(signal.SIGHUP)
     until("the second connection takes webhooks", lambda: _takes(daemon, traffic, "second"))

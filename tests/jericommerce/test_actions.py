@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import orjson
 import pytest
 
 from connector.adapters.jericommerce import PLATFORM
+from connector.config import Actions as ActionRules
+from connector.config import Config, Connection
 from connector.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.lines.site import Shop
+from connector.metrics import Metrics
 from connector.model import Action
 from connector.sandbox import Traffic
+from connector.testing.clock import FakeClock
+from connector.testing.memory import MemoryStore
 
 from .rig import Rig
 
@@ -266,3 +272,12 @@ async def test_actions_and_reads_share_one_quota() -> None:
 
 def test_the_platform_says_what_it_offers() -> None:
     assert {"increase", "decrease", "adjust", "push", "segments"} <= PLATFORM.offers
+
+
+def test_a_connections_retry_statuses_reach_its_adapter() -> None:
+    clock: Any = FakeClock()
+    shop = Shop(Config(), MemoryStore(), cast(Any, None), clock, Metrics("0"), cast(Any, None))
+    plain = Connection(name="shop", source="jericommerce")
+    own = plain.model_copy(update={"actions": ActionRules(secret=("x",), retry_statuses=(418,))})
+    assert shop.kit(plain).retry_statuses == {423, 429, 503}
+    assert shop.kit(own).retry_statuses == {418}

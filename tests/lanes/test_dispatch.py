@@ -10,6 +10,7 @@ import structlog.testing
 
 from connector.dispatch import Policy
 from connector.errors import Problem, StoreError
+from connector.governor import Governor, Limit
 from connector.model import (
     Accepted,
     Check,
@@ -23,12 +24,25 @@ from connector.model import (
     Stop,
     Unsent,
 )
-from connector.testing.clock import settle_down
+from connector.ports import Grant
+from connector.testing.clock import FakeClock, settle_down
 from connector.testing.sinks import Allowance, accept, block, die, doubt, fail, retry
 
 from .conftest import Rig
 
 AWAY = StoreError(Problem.STORE_UNAVAILABLE, "told by a test")
+
+
+class Noting(Allowance):
+    """Notes what it is asked for: (endpoint, whether for a backfill)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, bool]] = []
+
+    def reserve(self, endpoint: str, want: int, *, backfill: bool = False) -> Grant:
+        self.asked.append((endpoint, backfill))
+        return super().reserve(endpoint, want, backfill=backfill)
 
 
 def errors(logs: list[Any], level: str) -> list[str]:
@@ -84,6 +98,50 @@ async def test_live_goes_before_backfill(still: Rig) -> None:
     await still.say("live")
     await still.start()
     assert still.sink.ids == ["test:live", "test:old"]
+
+
+async def test_a_long_backfill_goes_in_bulk_and_live_records_go_singly_beside_it(
+    rig: Rig,
+) -> None:
+    rig.sink.open.clear()
+    await rig.say(*(f"old{i}" for i in range(150)), backfill=True)
+    await rig.say("live")
+    assert [(len(r.ids), r.bulk, r.entries[0].backfill) for r in rig.sink.sent] == [
+        (100, True, True),
+        (1, False, False),
+    ]
+    assert not rig.dispatcher.hurried
+    rig.sink.open.set()
+    await settle_down()
+    assert rig.states() == {State.ACCEPTED: 151}
+
+
+async def test_a_backfill_asks_for_quota_as_one(make_rig: Any) -> None:
+    quota = Noting()
+    rig: Rig = await make_rig(quota)
+    await rig.say("old", backfill=True)
+    await rig.say("live")
+    await rig.start()
+    assert quota.asked == [("single", False), ("single", True)]
+
+
+async def test_where_live_traffic_has_no_quota_a_backfill_does_not_take_its_turn(
+    make_rig: Any,
+) -> None:
+    clock = FakeClock()
+    governor = Governor(
+        "a",
+        {"single": Limit(10, 10), "bulk": Limit(10, 10)},
+        clock=clock,
+        share=1.0,
+        live_reserve=0.3,
+    )
+    rig: Rig = await make_rig(governor, bulk=None)
+    await rig.say(*(f"old{i}" for i in range(20)), backfill=True)
+    await rig.start()
+    assert len(rig.sink.ids) == 7
+    await rig.say(*(f"live{i}" for i in range(5)))
+    assert sorted(rig.sink.ids[7:]) == [f"test:live{i}" for i in range(3)]
 
 
 # ── quota ────────────────────────────────────────────────────────────────────────────────────────

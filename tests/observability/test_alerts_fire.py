@@ -1,9 +1,11 @@
-"""Alerts fire when what they speak of happens at the sandbox, with the rules' own expressions in
+"""Alerts fire when what they speak of happens to a real daemon, with the rules' own expressions in
 which a minute lasts a second."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from cli.conftest import Folder, Platforms, until
 
 from .running import Prometheus, post
-from .tools import RULES
+from .tools import RULES, program
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
 
@@ -28,7 +30,8 @@ def sixty_times_faster(rules: str) -> str:
         return f"{found[1]}{max(1, seconds)}s"
 
     rules = re.sub(r"((?:for: |\[|:|offset ))(\d+)([mhd])(?=\s|\]|:|\))", shorter, rules)
-    return re.sub(r"< 600$", "< 10", rules, flags=re.M)
+    rules = re.sub(r"< (600|3600)$", lambda found: f"< {int(found[1]) // 60}", rules, flags=re.M)
+    return rules.replace("], 86400)", "], 1440)")
 
 
 @pytest.fixture
@@ -44,9 +47,12 @@ def watch(prometheus: str, tmp_path: Path) -> Iterator[Callable[[Folder], Promet
     """Starts a Prometheus that looks at a daemon with the fast rules."""
     started: list[Prometheus] = []
 
-    def start(daemon: Folder) -> Prometheus:
+    def start(daemon: Folder, past: str = "") -> Prometheus:
         rules = sixty_times_faster(RULES.read_text())
-        started.append(Prometheus(prometheus, tmp_path / "prometheus", daemon.port, rules))
+        folder = tmp_path / "prometheus"
+        if past:
+            remember(folder, past)
+        started.append(Prometheus(prometheus, folder, daemon.port, rules))
         started[0].wait()
         return started[0]
 
@@ -56,13 +62,35 @@ def watch(prometheus: str, tmp_path: Path) -> Iterator[Callable[[Folder], Promet
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, platforms: Platforms) -> Iterator[Folder]:
-    made = Folder(tmp_path / tmp_path.name, platforms)
-    text = made.config.read_text()
-    made.config.write_text(text.replace('retry_base = "50ms"\n', DELIVERY))
+def daemon(make: Callable[..., Folder]) -> Folder:
+    made = make()
     made.start()
-    yield made
-    made.stop()
+    return made
+
+
+@pytest.fixture
+def make(tmp_path: Path, platforms: Platforms) -> Iterator[Callable[..., Folder]]:
+    """Folders whose daemon has not started; `delivery` and `min_free` go into the file."""
+    all_made: list[Folder] = []
+
+    def folder(delivery: str = "", min_free: str = "1MB") -> Folder:
+        made = Folder(tmp_path / tmp_path.name, platforms)
+        all_made.append(made)
+        text = made.config.read_text().replace('min_free = "1MB"', f'min_free = "{min_free}"')
+        made.config.write_text(text.replace('retry_base = "50ms"\n', DELIVERY + delivery))
+        return made
+
+    yield folder
+    for made in all_made:
+        made.stop()
+
+
+def remember(folder: Path, past: str) -> None:
+    """Give a Prometheus that has not started yet a past, in the OpenMetrics format."""
+    folder.mkdir(parents=True)
+    (folder / "past").write_text(past + "# EOF\n")
+    made = (program("promtool"), "tsdb", "create-blocks-from", "openmetrics")
+    subprocess.run([*made, folder / "past", folder / "data"], check=True, capture_output=True)
 
 
 def fires(name: str, daemon: Folder, watcher: Prometheus, *, traffic: bool = True) -> None:
@@ -73,7 +101,7 @@ def fires(name: str, daemon: Folder, watcher: Prometheus, *, traffic: bool = Tru
             post(daemon)
         return name in watcher.firing()
 
-    until(f"{name} fires", there, 90)
+    until(f"{name} fires", there, 150)
 
 
 def ends(name: str, daemon: Folder, watcher: Prometheus) -> None:
@@ -87,6 +115,8 @@ def ends(name: str, daemon: Folder, watcher: Prometheus) -> None:
 def test_a_minute_of_the_rules_lasts_a_second() -> None:
     assert sixty_times_faster("for: 90m\n") == "for: 90s\n"
     assert sixty_times_faster("[30m:1m]) offset 1d) < 600\n") == "[30s:1s]) offset 1440s) < 10\n"
+    assert sixty_times_faster("x[1h])) < 3600\n") == "x[60s])) < 60\n"
+    assert sixty_times_faster("predict_linear(x[6h], 86400)") == "predict_linear(x[360s], 1440)"
 
 
 def test_a_revoked_key_fires_and_a_good_one_ends_it(
@@ -130,3 +160,105 @@ def test_one_dead_letter_fires_the_first_of_its_cause_too(
     daemon.platforms.klaviyo.faults.add("events", "status", status=400, count=1)
     post(daemon)
     fires("DeadLetters", daemon, watcher, traffic=False)
+
+
+def test_a_backlog_that_grows_fires_and_one_that_is_worked_off_ends_it(
+    daemon: Folder, watch: Callable[[Folder], Prometheus]
+) -> None:
+    watcher = watch(daemon)
+    daemon.platforms.klaviyo.faults.add("*", "status", status=503)
+    daemon.take_in(*(f"waiting-{n}@example.com" for n in range(1_100)))
+    fires("BacklogGrowing", daemon, watcher)
+    daemon.platforms.klaviyo.faults.clear()
+    ends("BacklogGrowing", daemon, watcher)
+
+
+DISK = """\
+import os, shutil
+usage = shutil.disk_usage
+def disk_usage(path):
+    free = int(open(os.environ["FREE"]).read())
+    return usage(path)._replace(free=free)
+shutil.disk_usage = disk_usage
+"""
+
+
+def test_a_disk_that_fills_fires_long_before_it_is_full_and_again_when_it_is(
+    tmp_path: Path, make: Callable[..., Folder], watch: Callable[[Folder], Prometheus]
+) -> None:
+    made = make(min_free="1GB")
+    free = tmp_path / "free"
+    left = 15_000_000_000
+
+    def fill(by: int) -> None:
+        nonlocal left
+        left -= by
+        (tmp_path / "new").write_text(str(left))
+        (tmp_path / "new").rename(free)
+
+    (tmp_path / "sitecustomize.py").write_text(DISK)
+    made.env |= {"PYTHONPATH": f"{tmp_path}:{made.env['PYTHONPATH']}", "FREE": str(free)}
+    fill(0)
+    made.start()
+    watcher = watch(made)
+
+    def warned() -> bool:
+        fill(10_000_000)
+        time.sleep(0.2)
+        return "DiskFilling" in watcher.firing()
+
+    until("DiskFilling fires", warned, 90)
+    assert left > 10_000_000_000
+    assert "DiskNearlyFull" not in watcher.firing()
+    fill(left - 900_000_000)
+    until("intake closes", lambda: made.ask("GET", "/readyz")[0] == 503)
+    until("DiskNearlyFull fires", lambda: "DiskNearlyFull" in watcher.firing(), 30)
+    assert "S20" in made.ask("GET", "/healthz")[1]
+
+
+def test_no_events_for_an_hour_fires_where_there_were_some_a_day_ago(
+    daemon: Folder, watch: Callable[..., Prometheus]
+) -> None:
+    now = time.time()
+    labels = f'connection="acme",kind="event",via="webhook",instance="127.0.0.1:{daemon.port}"'
+    name = "connector_records_received_total"
+    past = [f"# TYPE {name.removesuffix('_total')} counter"]
+    # The same hour of yesterday, and a little more: a day lasts 24 minutes here.
+    for at in range(-1_600, -1_100):
+        past.append(f'{name}{{job="connector",{labels}}} {at + 1_600} {now + at:.0f}')
+    post(daemon)
+    watcher = watch(daemon, "\n".join(past) + "\n")
+    # Targets are looked at 5 s after the start at the earliest: until then all is silent.
+    until("the daemon is looked at", lambda: bool(watcher.ask("up")))
+    until("it is not silent", lambda: "NoEvents" not in watcher.firing())
+    busy_until = time.monotonic() + 15
+    while time.monotonic() < busy_until:
+        post(daemon)
+        assert "NoEvents" not in watcher.firing()
+        time.sleep(0.5)
+    quiet_since = time.monotonic()
+    fires("NoEvents", daemon, watcher, traffic=False)
+    assert time.monotonic() - quiet_since > 50
+    ends("NoEvents", daemon, watcher)
+
+
+def test_a_job_that_is_stuck_fires_and_its_end_ends_it(
+    make: Callable[..., Folder], watch: Callable[[Folder], Prometheus]
+) -> None:
+    daemon = make("bulk_threshold = 1\n")
+    daemon.start()
+    watcher = watch(daemon)
+    jobs = daemon.platforms.klaviyo.jobs
+
+    def stalled() -> bool:
+        post(daemon, 5)
+        open_jobs = [job.id for job in jobs.all() if job.open]
+        for id in open_jobs:
+            jobs.stall(id)
+        return bool(open_jobs)
+
+    until("a job stands still", stalled)
+    fires("ImportJobStuck", daemon, watcher, traffic=False)
+    for job in jobs.all():
+        jobs.run(job.id)
+    until("ImportJobStuck ends", lambda: "ImportJobStuck" not in watcher.firing(), 60)

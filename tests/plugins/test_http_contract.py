@@ -9,7 +9,6 @@ from hashlib import sha256
 from typing import Any
 
 from connector.adapters.http import PLATFORM
-from connector.model import Action
 from connector.ports import Whom
 from connector.testing.platform_contract import Double, PlatformContract, Push
 
@@ -43,8 +42,7 @@ class TestSigned(PlatformContract):
 
     def double(self) -> Double:
         ana = Whom(1, "m-7", "ana@example.com", b"")
-        action = Action("increase", "r-1", email="ana@example.com", amount=5, reason="welcome")
-        return Double(Acme().app, known=ana, action=action)
+        return Double(Acme().app, known=ana)
 
 
 class TestInBase64(TestSigned):

@@ -10,11 +10,13 @@ import pytest
 from connector.store.database import open_database
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
+from connector.testing.backfills_contract import BackfillsContract
+from connector.testing.hearing_contract import HearingContract
 from connector.testing.listing_contract import ListingContract
 from connector.testing.states_contract import StatesContract
 
 
-class TestSqlite(ListingContract, StatesContract):
+class TestSqlite(BackfillsContract, HearingContract, ListingContract, StatesContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SqlStore]:
         store = await open_store(f"sqlite:///{tmp_path}/s.db")
@@ -22,7 +24,7 @@ class TestSqlite(ListingContract, StatesContract):
         await store.aclose()
 
 
-class TestPostgres(ListingContract, StatesContract):
+class TestPostgres(BackfillsContract, HearingContract, ListingContract, StatesContract):
     @pytest.fixture
     async def store(self, postgres_url: str) -> AsyncIterator[SqlStore]:
         store = await open_store(postgres_url)

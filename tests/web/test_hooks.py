@@ -14,7 +14,7 @@ import pytest
 from connector.errors import Problem, StoreError
 from connector.model import Page, Record
 from connector.sandbox import Traffic
-from connector.web.hooks import MAX_BODY
+from connector.web.wire import MAX_BODY
 
 from .conftest import SECRET, Door
 
@@ -216,8 +216,8 @@ async def full(door: Door) -> None:
     """As much waits to be committed as may."""
     record = Record("k", "test:k", "Balance changed", door.clock.now(), b"{}", email="a@b.cd")
     page = Page(door.lane, "webhook", [record] * 50_000, door.clock.now())
-    door.intake._waiting.append((page, None))  # type: ignore[arg-type]
-    door.intake._records = 50_000
+    door.intake._groups._waiting.append((page, None))  # type: ignore[arg-type]
+    door.intake._groups._rows = 50_000
 
 
 async def broken(door: Door) -> None:

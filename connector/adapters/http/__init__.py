@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,14 +19,18 @@ async def open(settings: Settings, kit: Kit) -> Client:
     """The sides that the settings describe."""
     if not settings.base_url:
         return Client(check=_nothing, aclose=_nothing_to_close)
-    http, governor = await connect(settings, kit)
+    reading, changing, governor = await connect(settings, kit)
     reader = actions = None
     if settings.profile:
-        reader = HttpReader(settings, settings.profile, http, governor)
+        reader = HttpReader(settings, settings.profile, reading, governor)
     if settings.adjust:
-        actions = HttpActions(settings, settings.adjust, http, governor)
+        actions = HttpActions(settings, settings.adjust, changing, governor)
+
+    async def aclose() -> None:
+        await asyncio.gather(reading.aclose(), changing.aclose())
+
     check = reader.check if reader else _nothing
-    return Client(check=check, aclose=http.aclose, reader=reader, actions=actions)
+    return Client(check=check, aclose=aclose, reader=reader, actions=actions)
 
 
 def shape(settings: Settings) -> Platform:

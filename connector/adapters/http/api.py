@@ -8,9 +8,9 @@ from typing import Any, Literal
 import orjson
 
 from connector.adapters.http.settings import Adjust, Profile, Settings
-from connector.adapters.http.template import Unfilled, fill, fill_path
+from connector.adapters.http.template import Unfilled, fill, fill_path, places
 from connector.adapters.http.view import at, person_view
-from connector.adapters.kit import Kit
+from connector.adapters.kit import NOT_APPLIED, Kit
 from connector.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
 from connector.governor import Governor, Limit
 from connector.http import Answer, Http
@@ -38,6 +38,7 @@ class HttpReader:
         self, settings: Settings, profile: Profile, http: Http, governor: Governor
     ) -> None:
         self.parallel = settings.max_concurrency
+        self.by_id = "person" in places(profile.path) and "email" not in places(profile.path)
         self._profile = profile
         self._http = http
         self._governor = governor
@@ -165,8 +166,9 @@ def values_of(action: Action) -> dict[str, Any]:
     }
 
 
-async def connect(settings: Settings, kit: Kit) -> tuple[Http, Governor]:
-    """The way to the platform, with the headers as its credential."""
+async def connect(settings: Settings, kit: Kit) -> tuple[Http, Http, Governor]:
+    """The ways to the platform, for what may be repeated and what may not, with the headers as
+    their credential."""
 
     def credential() -> dict[str, str]:
         headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
@@ -174,5 +176,6 @@ async def connect(settings: Settings, kit: Kit) -> tuple[Http, Governor]:
 
     known = " ".join(f"{n}={v.get_secret_value()}" for n, v in sorted(settings.headers.items()))
     governor = await kit.quota(f"{settings.base_url} {known}", limits(settings))
-    not_applied = frozenset({423, 429, 503})
-    return kit.http(settings.base_url, credential, not_applied), governor
+    ways = (NOT_APPLIED, kit.retry_statuses)
+    reading, changing = (kit.http(settings.base_url, credential, statuses) for statuses in ways)
+    return reading, changing, governor

@@ -153,7 +153,7 @@ class Adjust(Section):
     refused: Statuses = setting(
         (400, 404, 409, 413, 422),
         "Statuses that mean: not done, and it never will be. Another 4xx leaves it uncertain; "
-        "423, 429 and 503 always mean: not done, try again.",
+        "those of [connections.actions] retry_statuses mean: not done, try again.",
     )
     reference: PathText = setting("", "Path of the platform's own id of it in the answer.")
 

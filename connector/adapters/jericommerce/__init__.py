@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from connector.adapters.jericommerce.actions import JeriCommerceActions
 from connector.adapters.jericommerce.api import JeriCommerceApi, Ways, limits
+from connector.adapters.jericommerce.flow import direct
 from connector.adapters.jericommerce.members import JeriCommerceMembers
 from connector.adapters.jericommerce.settings import Settings
 from connector.adapters.jericommerce.source import JeriCommerceReader
@@ -48,4 +49,5 @@ PLATFORM = Platform(
     open=open,
     person_view=person_view,
     name_header=lambda name: {EVENT_TYPE: name},
+    direct=direct,
 )

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from connector.adapters.klaviyo.limits import GET_ACCOUNTS, GET_METRICS, GET_PROFILES
+from connector.adapters.klaviyo.limits import GET_ACCOUNTS, GET_METRICS, GET_PROFILE, GET_PROFILES
 from connector.auth import HeaderKey
 from connector.errors import Blocked, DeliveryError, Problem, Unknown, Wait
 from connector.governor import Governor
@@ -149,6 +149,22 @@ class KlaviyoApi:
             return str(page["data"][0]["id"]) if page["data"] else None
         except _NOT_THIS_SHAPE as error:
             raise unreadable(GET_PROFILES) from error
+
+    async def profile_address(self, id: str) -> str | None:
+        """The address of a profile, None where there is none or no such profile. Scope
+        profiles:read."""
+        path = f"/api/profiles/{quote(id, safe='')}?fields[profile]=email"
+        try:
+            page = await self.get(GET_PROFILE, path)
+        except Blocked as error:
+            if error.status == 404:
+                return None
+            raise
+        try:
+            email = page["data"]["attributes"]["email"]
+        except _NOT_THIS_SHAPE as error:
+            raise unreadable(GET_PROFILE) from error
+        return email.strip().lower() or None if isinstance(email, str) else None
 
     async def metric_names(self) -> list[tuple[str, str]]:
         """(metric, the integration that sends it), every page. Scope metrics:read."""

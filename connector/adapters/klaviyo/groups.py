@@ -120,7 +120,7 @@ class KlaviyoGroups:
     async def ids(self, emails: Sequence[str], *, backfill: bool = False) -> dict[str, str]:
         """Address → Klaviyo's id, of those that have a profile."""
         found: dict[str, str] = {}
-        for part in _parts(emails):
+        for part in parts(emails):
             query = quote("any(email,[" + ",".join(f'"{email}"' for email in part) + "])", safe="")
             path = f"/api/profiles?filter={query}&fields[profile]=email&page[size]={PAGE}"
             page = await self._api.get(GET_PROFILES, path, backfill=backfill)
@@ -133,7 +133,7 @@ class KlaviyoGroups:
         return found
 
 
-def _parts(emails: Sequence[str]) -> Iterator[list[str]]:
+def parts(emails: Sequence[str]) -> Iterator[list[str]]:
     """As many at once as a page and a web address hold."""
     part: list[str] = []
     size = 0

@@ -11,6 +11,7 @@ GET_ACCOUNTS = "GET /api/accounts"
 GET_METRICS = "GET /api/metrics"
 GET_EVENTS = "GET /api/events"
 GET_PROFILES = "GET /api/profiles"
+GET_PROFILE = "GET /api/profiles/{id}"
 UPSERT_PROFILE = "POST /api/profile-import"
 PATCH_PROFILE = "PATCH /api/profiles/{id}"
 BULK_PROFILES = "POST /api/profile-bulk-import-jobs"
@@ -26,6 +27,7 @@ GET_SEGMENT_PROFILES = "GET /api/segments/{id}/profiles"
 GET_LIST_COUNT = "GET /api/lists/{id} profile_count"
 GET_SEGMENT_COUNT = "GET /api/segments/{id} profile_count"
 GET_FLOWS = "GET /api/flows"
+ERASE_PROFILE = "POST /api/data-privacy-deletion-jobs"
 CREATE_LIST = "POST /api/lists"
 REMOVE_MEMBERS = "DELETE /api/lists/{id}/relationships/profiles"
 
@@ -36,6 +38,7 @@ LIMITS = {
     GET_METRICS: Limit(10, 150),
     GET_EVENTS: Limit(350, 3500),
     GET_PROFILES: Limit(75, 750),
+    GET_PROFILE: Limit(75, 750),
     UPSERT_PROFILE: Limit(75, 750),
     PATCH_PROFILE: Limit(75, 750),
     BULK_PROFILES: Limit(10, 150),
@@ -51,6 +54,7 @@ LIMITS = {
     GET_LIST_COUNT: Limit(1, 15),
     GET_SEGMENT_COUNT: Limit(1, 15),
     GET_FLOWS: Limit(3, 60),
+    ERASE_PROFILE: Limit(3, 60),
     CREATE_LIST: Limit(10, 150, daily=150),
     REMOVE_MEMBERS: Limit(10, 150),
 }

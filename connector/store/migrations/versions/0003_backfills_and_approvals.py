@@ -71,9 +71,25 @@ def upgrade() -> None:
         sa.Column("told_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("target", "key"),
     )
+    op.create_table(
+        "salts",
+        sa.Column("connection", sa.Text(), nullable=False),
+        sa.Column("salt", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("connection"),
+    )
+    op.create_table(
+        "forgotten",
+        sa.Column("connection", sa.Text(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("grave", sa.Text(), nullable=False),
+        sa.Column("forgotten_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("connection", "digest"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("forgotten")
+    op.drop_table("salts")
     op.drop_table("notices")
     op.drop_table("approvals")
     with op.batch_alter_table("reads", schema=None) as batch_op:

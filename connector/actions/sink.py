@@ -1,0 +1,200 @@
+"""One action at a time to the platform, and what its answer means: promise 4, the table of
+answers. When to look up and when to send again is the queue's (connector.store.actions)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+
+import orjson
+
+from connector import log
+from connector.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.model import (
+    Absent,
+    Accepted,
+    Action,
+    Check,
+    Dead,
+    Delivery,
+    Doubt,
+    Entry,
+    Fault,
+    Held,
+    Outcome,
+    Request,
+    Retry,
+    Skip,
+    Stop,
+    Unsent,
+)
+from connector.ports import Actions, Clock, Mode, Outgoing, Quota
+
+_REFUSED = frozenset({400, 404, 409, 413, 422})
+_KLAVIYO_ID = re.compile(r"01[0-9A-HJKMNP-TV-Z]{24}", re.ASCII)
+_APPLIED = 200
+"""The port says only that it was taken, not with which 2xx."""
+
+
+class ActionRenderer:
+    """connector.ports.Renderer of actions: they go as they were asked for."""
+
+    version = ""
+
+    async def prepare(self, entries: Sequence[Entry]) -> None: ...
+
+    def render(self, entry: Entry) -> Action | Skip | Fault:
+        return Action(**orjson.loads(entry.data))
+
+
+class ActionSink:
+    """connector.ports.Sink over a platform's Actions. An entry in doubt is looked up instead.
+
+    `may_send` is asked right before each send (promise 12). `address_of` tells the address of a
+    Klaviyo profile id and `platform_id` the platform's id of an address, None where nobody knows.
+    """
+
+    bulk: Mode | None = None
+
+    def __init__(
+        self,
+        platform: Actions,
+        *,
+        clock: Clock,
+        may_send: Callable[[], bool],
+        not_applied: frozenset[int],
+        address_of: Callable[[str], Awaitable[str | None]],
+        platform_id: Callable[[str], Awaitable[str | None]],
+        check: Callable[[], Awaitable[Sequence[Check]]],
+    ) -> None:
+        self._platform = platform
+        self._clock = clock
+        self._may_send = may_send
+        self._not_applied = not_applied
+        self._address_of = address_of
+        self._platform_id = platform_id
+        self._check = check
+        self.single = Mode(platform.endpoint, size=1, parallel=platform.parallel)
+        self._log = log.get("actions")
+
+    @property
+    def quota(self) -> Quota:
+        return self._platform.quota
+
+    async def deliver(
+        self, batch: Sequence[Outgoing[Action]], *, bulk: bool, permits: int
+    ) -> AsyncIterator[Delivery]:
+        tasks = [asyncio.create_task(self._one(out.entry, out.message)) for out in batch]
+        try:
+            for done in asyncio.as_completed(tasks):
+                yield await done
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _one(self, entry: Entry, action: Action) -> Delivery:
+        seq = entry.seq
+        try:
+            named = await self._named(action)
+        except DeliveryError as error:
+            after = error.after if isinstance(error, Wait) else 0.0
+            return Delivery([Retry(seq, error.problem, after, "Klaviyo was asked who it is for")])
+        if named is None:
+            detail = "Klaviyo knows no profile with this customer_id, or it has no address"
+            return Delivery([Held(seq, Problem.ACTION_PERSON, detail)])
+        if entry.solo:
+            return await self._look_up(seq, named)
+        if not self._may_send():
+            return Delivery([Unsent(seq)])
+        return await self._apply(seq, named)
+
+    async def _named(self, action: Action) -> Action | None:
+        """With an address for Klaviyo's id; the platform's own id is left to the platform."""
+        id = action.customer or ""
+        if action.email or action.person or not _KLAVIYO_ID.fullmatch(id):
+            return action
+        email = await self._address_of(id)
+        if email is None:
+            return None
+        person = await self._platform_id(email)
+        return replace(action, email=email, person=person, customer=None)
+
+    async def _apply(self, seq: int, action: Action) -> Delivery:
+        sent_at, began = self._clock.now(), self._clock.monotonic()
+        id, error, theirs = secrets.token_hex(8), None, None
+        try:
+            theirs = await self._platform.apply(action)
+        except DeliveryError as failed:
+            error = failed
+        except Exception as fault:
+            # A fault of the adapter's, perhaps after the request left.
+            self._log.exception("an adapter failed", action=action.name)
+            error = Unknown(Problem.ANSWER_UNREADABLE, f"{type(fault).__name__} in the adapter")
+        request = Request(
+            id=id,
+            endpoint=self._platform.endpoint,
+            sent_at=sent_at,
+            status=error.status if error else _APPLIED,
+            millis=round((self._clock.monotonic() - began) * 1000),
+            problem=error.problem if error else None,
+        )
+        if error is None:
+            return Delivery([Accepted(seq, id, theirs)], [request])
+        outcome, stop = outcome_of(seq, error, self._not_applied, id)
+        return Delivery([outcome], [request], stop)
+
+    async def _look_up(self, seq: int, action: Action) -> Delivery:
+        """Looking changes nothing, so whatever is not an answer is asked again."""
+        try:
+            found = await self._platform.look_up(action)
+        except Blocked as error:
+            if error.status not in _REFUSED:
+                stop = Stop(error.scope, error.problem, error.detail)
+                return Delivery([Unsent(seq)], stop=stop)
+            return Delivery([_parked(seq, error)])
+        except Rejected as error:
+            return Delivery([_parked(seq, error)])
+        except DeliveryError as error:
+            after = error.after if isinstance(error, Wait) else 0.0
+            return Delivery([Retry(seq, error.problem, after, error.detail)])
+        if found == "applied":
+            return Delivery([Accepted(seq, "")])
+        if found == "absent":
+            return Delivery([Absent(seq)])
+        detail = "the platform keeps nothing by which it could be found"
+        return Delivery([Held(seq, Problem.ACTION_UNCERTAIN, detail)])
+
+    def resumed(self) -> None: ...
+
+    async def check(self) -> Sequence[Check]:
+        return await self._check()
+
+    def preview(self, out: Outgoing[Action]) -> tuple[str, bytes]:
+        return self._platform.endpoint, orjson.dumps(out.message)
+
+
+def outcome_of(
+    seq: int, error: DeliveryError, not_applied: frozenset[int], request: str
+) -> tuple[Outcome, Stop | None]:
+    """What a failed send means. Not applied for certain: the platform's side says so, or the status
+    is one of [connections.actions] retry_statuses. Whatever is neither that nor a refusal may have
+    been applied."""
+    problem, detail, status = error.problem, error.detail, error.status
+    after = error.after if isinstance(error, Wait) else 0.0
+    if isinstance(error, Wait) or status in not_applied:
+        return Retry(seq, problem, after, detail), None
+    if isinstance(error, Rejected) and problem is Problem.NO_IDENTITY:
+        return Held(seq, Problem.ACTION_PERSON, detail), None
+    if isinstance(error, Rejected) or (isinstance(error, Blocked) and status in _REFUSED):
+        return Dead(seq, problem, detail, request), None
+    if isinstance(error, Blocked):
+        return Unsent(seq), Stop(error.scope, problem, detail)
+    return Doubt(seq, problem, after, detail, request), None
+
+
+def _parked(seq: int, error: DeliveryError) -> Held:
+    detail = f"the look-up was refused: {error.problem} {error.detail}"
+    return Held(seq, Problem.ACTION_UNCERTAIN, detail)

@@ -1,0 +1,124 @@
+"""The command for whoever builds flows at Klaviyo: webhook-builder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from connector.cli import session
+
+if TYPE_CHECKING:
+    from connector.flows import Webhook
+
+
+def register(app: typer.Typer) -> None:
+    app.command("webhook-builder")(webhook_builder)
+
+
+def webhook_builder(
+    context: typer.Context,
+    connection: str,
+    action: Annotated[str | None, typer.Option(help="increase, decrease, adjust or push.")] = None,
+    amount: Annotated[
+        str | None, typer.Option(help="Points: a number, or one {{ variable }} with --at-most.")
+    ] = None,
+    at_most: Annotated[
+        int | None, typer.Option(help="The most that a variable amount may come to.")
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="What the person reads; may hold {{ variables }}.")
+    ] = None,
+    message: Annotated[str | None, typer.Option(help="Push: the text.")] = None,
+    url: Annotated[str | None, typer.Option(help="Push: the address that it opens.")] = None,
+    trigger: Annotated[
+        str | None, typer.Option(help="What starts the flow: metric, list, date or segment.")
+    ] = None,
+    once_per: Annotated[
+        str | None, typer.Option(help="It may count again after this, as in 300d.")
+    ] = None,
+    use_case: Annotated[
+        str | None, typer.Option(help="reward, refund, redeem, remove_earned or expire.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="A flow that people start with.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The step's name in its key; else made of the reason.")
+    ] = None,
+    event_id: Annotated[
+        str | None, typer.Option(help="Where the event has its id, as in event.order_id.")
+    ] = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Call the platform itself. Not deduplicated.")
+    ] = False,
+    show_secret: Annotated[
+        bool, typer.Option("--show-secret", help="Also where the output is no terminal.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+) -> None:
+    """A webhook to paste into a Klaviyo flow. URL, headers, JSON body and a line to try it with;
+    calls nobody."""
+    from connector.adapters import registry
+    from connector.flows import PRESETS, Place, Step, Unfit, build, build_direct
+
+    config = session.read(context.obj)
+    named = session.connection(config, connection)
+    if preset is not None and preset not in PRESETS:
+        raise typer.BadParameter(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
+    given = {
+        "action": _one_of("action", action),
+        "amount": amount,
+        "at_most": at_most,
+        "reason": reason,
+        "message": message,
+        "url": url,
+        "trigger": _one_of("trigger", trigger),
+        "once_per": once_per,
+        "use_case": _one_of("use_case", use_case),
+        "name": name if name is not None else preset,
+        "event_id": event_id,
+    }
+    step = dataclasses.replace(
+        PRESETS[preset].step if preset else Step(),
+        **{key: value for key, value in given.items() if value is not None},
+    )
+    try:
+        place = Place.of(config, named, registry.load(named.source, named.settings))
+        made = (build_direct if direct else build)(step, place)
+    except Unfit as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        raise typer.Exit(2) from None
+    notes = list(made.notes)
+    if preset:
+        notes.insert(0, f"The flow starts with {PRESETS[preset].flow}.")
+    if not (show_secret or sys.stdout.isatty()):
+        made = made.masked()
+        notes.append("The secret is shown on a terminal, or with --show-secret.")
+    parts = {"url": made.url, "headers": made.headers, "body": made.body, "curl": made.curl}
+    print(json.dumps({**parts, "notes": notes}, indent=2) if as_json else _sheet(made, notes))
+
+
+def _one_of(option: str, value: str | None) -> Any:
+    from typing import get_args
+
+    from connector.flows import Trigger, UseCase
+    from connector.model import ActionName
+
+    words = get_args({"action": ActionName, "trigger": Trigger, "use_case": UseCase}[option])
+    if value is not None and value not in words:
+        raise typer.BadParameter(
+            f"--{option.replace('_', '-')} is one of {', '.join(words)}, not {value!r}"
+        )
+    return value
+
+
+def _sheet(made: Webhook, notes: list[str]) -> str:
+    """As a person pastes it, from top to bottom of Klaviyo's form."""
+    lines = ["URL", f"  {made.url}", "", "Headers"]
+    lines += [f"  {key}: {value}" for key, value in made.headers.items()]
+    lines += ["", "JSON body", made.body]
+    lines += ["", "Try it (a real call: put your own address in)", f"  {made.curl}", "", "Notes"]
+    return "\n".join([*lines, *(f"  - {note}" for note in notes)])

@@ -1,0 +1,44 @@
+"""`connector reconcile`: what Klaviyo holds, compared with what it confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from connector.cli import session
+
+if TYPE_CHECKING:
+    from connector.config import Config
+
+_PATIENCE = 86_400.0
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(reconcile)
+
+
+def reconcile(
+    context: typer.Context,
+    connection: str,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="So many people and events; else everybody.")
+    ] = None,
+    fix: Annotated[bool, typer.Option(help="Tell again what differs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    detach: session.Detach = False,
+) -> None:
+    """Read Klaviyo back and report drift. Ctrl-C stops following, not the work."""
+    if fix and not yes:
+        typer.confirm("Tell Klaviyo again what differs there?", abort=True, err=True)
+    config = session.read(context.obj)
+    args = {"connection": connection, "sample": sample, "fix": fix}
+    if detach and session.run(session.is_held(config)):
+        session.follow(context.obj, "reconcile", args, detach=True)
+    session.say(session.run(_work(config, args)))
+
+
+async def _work(config: Config, args: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+    async with session.at_work(config, patience=_PATIENCE) as carry_out:
+        return await carry_out("reconcile", args)

@@ -1,0 +1,37 @@
+"""`connector support-bundle`: what somebody who helps needs to know."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from connector.cli import session
+
+if TYPE_CHECKING:
+    from connector.config import Config
+    from connector.support import Ask
+
+
+def register(app: typer.Typer) -> None:
+    app.command("support-bundle")(support_bundle)
+
+
+def support_bundle(context: typer.Context, file: Path) -> None:
+    """A zip for whoever helps, with no secret in it. Versions, configuration and state."""
+    from connector import log
+    from connector.app import read_config
+    from connector.support import bundle, write
+
+    log.configure(level="critical")
+    packed = session.run(bundle(lambda: read_config(context.obj), _asks))
+    write(file, packed)
+    print(f"{file}: {len(packed):,} bytes; secrets and addresses are masked, look through it still")
+
+
+def _asks(config: Config) -> Ask:
+    server = config.server
+    admin = server.model_copy(update={"port": server.admin_port or server.port})
+    return partial(session.ask, admin)

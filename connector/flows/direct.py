@@ -1,0 +1,46 @@
+"""A webhook that calls the platform itself, as the platform's own guides have it."""
+
+from __future__ import annotations
+
+from connector.flows.builder import EMAIL, webhook
+from connector.flows.checks import check
+from connector.flows.step import Place, Step, Webhook
+from connector.flows.templates import Unfit
+from connector.model import Action
+
+WARNING = (
+    "Not deduplicated: Klaviyo repeats a call whose answer it did not get, and the platform then"
+    " does it again. once-per counts for nothing, and there is no cap, no record, no approval."
+)
+
+_EARNED = frozenset({"reward", "remove_earned"})
+"""Use cases that also change the points ever earned (facts: Yotpo, 2.1)."""
+
+
+def build_direct(step: Step, place: Place) -> Webhook:
+    """The webhook that calls the platform. Raises Unfit with every fault of the step."""
+    made = check(step, place)
+    if place.direct is None:
+        raise Unfit(f"{place.title} documents no call that a flow could make itself")
+    if isinstance(made.amount, str):
+        raise Unfit("the platform wants the amount as a number: no {{ variables }} in it")
+    action = Action(
+        name=step.action,
+        ref="",
+        email=EMAIL,
+        amount=-made.amount if step.adds is False else made.amount,
+        reason=made.reason,
+        earned=earned(step),
+        message=made.message,
+        url=made.url,
+    )
+    try:
+        call = place.direct(action)
+    except ValueError as error:
+        raise Unfit(str(error)) from error
+    return webhook(call.url, call.headers, call.body, (WARNING,))
+
+
+def earned(step: Step) -> bool | None:
+    """Whether the points also count as earned: by the use case, else by the direction."""
+    return step.use_case in _EARNED if step.use_case else step.adds

@@ -1,0 +1,223 @@
+"""A WLL tenant's users and audiences.
+
+The parts of a user are those of the vendor's pages and its SDK's types. Guesses: that one answer
+holds them all, how tiers and rewards are priced, the order of listings (by joining).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+TIERS = (("Bronze", 0), ("Silver", 500), ("Gold", 1500), ("Platinum", 4000))
+"""Tier names and the points earned at which each begins."""
+REWARDS = (("Free coffee", 150), ("5 GBP off", 500), ("Breakfast for two", 1800))
+
+_GIVEN = ("Amy", "Ben", "Cora", "Dan", "Ella", "Finn", "Grace", "Hal", "Iris", "Jack")
+_FAMILY = ("Archer", "Bell", "Clarke", "Dunn", "Evans", "Frost", "Green", "Hill", "Iqbal", "Jones")
+_CROWD = "crowd-"
+
+
+@dataclass(slots=True)
+class User:
+    """A user. `points` can be spent, `earned` decide the tier; `extra` is shown as it is."""
+
+    id: str
+    auth: str
+    account: int
+    email: str
+    given: str
+    family: str
+    points: int
+    earned: int
+    joined: datetime
+    restricted: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def balance(self) -> int:
+        """What the connector calls the points."""
+        return self.points
+
+    @property
+    def tier(self) -> tuple[str, int]:
+        """The highest tier that the points earned reach, and where it begins."""
+        return [tier for tier in TIERS if tier[1] <= self.earned][-1]
+
+    def move(self, amount: int) -> None:
+        """Change the points. Spending costs nothing of what was earned."""
+        self.points += amount
+        self.earned += max(0, amount)
+
+    def view(self) -> dict[str, Any]:
+        """The user object of `GET /users/{subject}`."""
+        name, requirement = self.tier
+        return {
+            "id": self.id,
+            "authIdentifier": self.auth,
+            "accountNumber": str(self.account),
+            "emailAddress": self.email,
+            "givenName": self.given,
+            "familyName": self.family,
+            "telephone": f"+44770090{self.account % 10_000:04d}",
+            "birthDate": f"19{60 + self.account % 40}-0{1 + self.account % 9}-1{self.account % 10}",
+            "isRestricted": self.restricted,
+            "attributes": {"favouriteStore": "Soho" if self.account % 2 else "Camden"},
+            "wallet": {
+                "points": self.points,
+                "tier": {
+                    "id": _id(f"tier {name}"),
+                    "name": name,
+                    "pointsRequirement": requirement,
+                    "earnedPoints": self.earned,
+                    "effectivity": {
+                        "start": stamp(self.joined),
+                        "end": stamp(self.joined + timedelta(days=365)),
+                    },
+                },
+            },
+            **self.extra,
+        }
+
+
+class Users:
+    """Everybody who registered, in the order in which they did."""
+
+    def __init__(self, count: int, now: datetime) -> None:
+        self._users: list[User] = []
+        self._ids: dict[str, User] = {}
+        for i in range(count):
+            self.add(f"user{i}@wll.example.org", now, points=i * 37 % 2000, earned=i * 91 % 5000)
+
+    def __iter__(self) -> Iterator[User]:
+        return iter(self._users)
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def add(self, email: str, now: datetime, **fields: Any) -> User:
+        """A new user; `fields` as those of `User`."""
+        number = len(self._users)
+        made: dict[str, Any] = {
+            "id": _id(f"user {number}"),
+            "auth": f"crm-{1001 + number}",
+            "account": 1_000_001 + number,
+            "email": email,
+            "given": _GIVEN[number % 10],
+            "family": _FAMILY[number // 10 % 10],
+            "points": 0,
+            "earned": 0,
+            "joined": now,
+            **fields,
+        }
+        user = User(**made)
+        self._users.append(user)
+        self._ids |= {user.id: user, user.auth: user, str(user.account): user}
+        return user
+
+    def get(self, subject: str) -> User | None:
+        """Who has this id, authIdentifier or account number. Members of crowds are users too."""
+        known = self._ids.get(subject)
+        if known is None and subject.startswith(_CROWD) and subject[len(_CROWD) :].isdigit():
+            return crowd_member(int(subject[len(_CROWD) :]))
+        return known
+
+    def page(self, start: int, limit: int) -> list[User]:
+        """Users from number `start` on."""
+        return self._users[start : start + limit]
+
+
+@dataclass(slots=True)
+class Crowd:
+    """An audience of `size` people who are made when they are asked for: those from number `first`
+    on. Nothing is kept of them, so a million costs no memory."""
+
+    id: str
+    name: str
+    size: int
+    first: int = 0
+
+    def turn_over(self, share: float) -> int:
+        """This share of the members leaves, and as many others join; how many."""
+        count = round(self.size * share)
+        self.first += count
+        return count
+
+    def page(self, start: int, limit: int) -> list[User]:
+        """Members from place `start` on."""
+        end = min(start + limit, self.size)
+        return [crowd_member(self.first + place) for place in range(start, end)]
+
+
+@dataclass(slots=True)
+class Tier:
+    """An audience of the users in one tier, as they were when it was last refreshed."""
+
+    id: str
+    name: str
+    members: dict[str, User] = field(default_factory=dict)
+
+    def refresh(self, users: Users) -> tuple[list[User], list[User]]:
+        """Look again: who joined and who left."""
+        now = {user.id: user for user in users if user.tier[0] == self.name}
+        joined = [user for id, user in now.items() if id not in self.members]
+        left = [user for id, user in self.members.items() if id not in now]
+        self.members = now
+        return joined, left
+
+    def page(self, start: int, limit: int) -> list[User]:
+        """Members from place `start` on."""
+        return list(self.members.values())[start : start + limit]
+
+
+Audience = Crowd | Tier
+
+
+def crowd_member(number: int) -> User:
+    """The same for the same number."""
+    return User(
+        id=_id(f"crowd {number}"),
+        auth=f"{_CROWD}{number}",
+        account=5_000_000 + number,
+        email=f"crowd{number}@wll.example.org",
+        given=_GIVEN[number % 10],
+        family=_FAMILY[number // 10 % 10],
+        points=number % 2000,
+        earned=number % 5000,
+        joined=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+def tiers() -> list[dict[str, Any]]:
+    """What `GET /tiers` shows."""
+    return [
+        {"id": _id(f"tier {name}"), "name": name, "priority": place, "pointsRequirement": points}
+        for place, (name, points) in enumerate(TIERS)
+    ]
+
+
+def rewards() -> list[dict[str, Any]]:
+    """What `GET /rewards` shows."""
+    return [
+        {
+            "id": _id(f"reward {name}"),
+            "name": name,
+            "price": price,
+            "value": None,
+            "availability": {"start": "2026-01-01T00:00:00.000Z", "end": None},
+            "purchasable": True,
+        }
+        for name, price in REWARDS
+    ]
+
+
+def stamp(moment: datetime) -> str:
+    """`2026-11-20T09:30:00.000Z`."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def _id(name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"wll {name}"))

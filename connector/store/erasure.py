@@ -1,0 +1,146 @@
+"""Forgetting a person: every row that names him, in every table, and a tombstone in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, or_, select, update
+
+from connector.model import Millis
+from connector.ports import Forgotten
+from connector.store import tombstones
+from connector.store.database import Database
+from connector.store.tables import lanes, metadata, orders, people, profiles
+
+
+@dataclass
+class _Whom:
+    """One human as a connection knows him: perhaps under several ids and addresses."""
+
+    connection: str
+    rows: set[int] = field(default_factory=set)
+    ids: set[str] = field(default_factory=set)
+    emails: set[str] = field(default_factory=set)
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        return [("person", id) for id in self.ids] + [("email", email) for email in self.emails]
+
+
+class SqlErasure:
+    """connector.ports.Erasure."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, connection: str, who: str) -> Forgotten:
+        def work(c: Connection) -> Forgotten:
+            whom = _find(c, connection, who)
+            return Forgotten(len(whom.rows), tuple(sorted(whom.emails)))
+
+        return await self._database.read(work)
+
+    async def forget(self, connection: str, who: str, *, now: Millis) -> Forgotten:
+        def work(c: Connection) -> Forgotten:
+            whom = _find(c, connection, who)
+            if not whom.rows:
+                return Forgotten(0)
+            if c.dialect.name == "sqlite":
+                # What is deleted is overwritten too, not only marked as free.
+                c.exec_driver_sql("PRAGMA secure_delete = ON")
+            gone = sum(_erase(c, table, whom) for table in metadata.sorted_tables)
+            _clean_orders(c, whom)
+            tombstones.bury(c, connection, whom.names, now)
+            if c.dialect.name == "sqlite":
+                c.exec_driver_sql("PRAGMA secure_delete = OFF")
+            return Forgotten(len(whom.rows), tuple(sorted(whom.emails)), gone)
+
+        return await self._database.write(work)
+
+    async def lift(self, connection: str, who: str) -> bool:
+        names = [("person", who), ("email", who)]
+        return await self._database.write(lambda c: tombstones.lift(c, connection, names) > 0)
+
+
+def _find(c: Connection, connection: str, who: str) -> _Whom:
+    """Everybody with this id or address, and with theirs in turn: one address is one human."""
+    whom = _Whom(connection)
+    ids, emails = {who}, {who.strip().lower()}
+    while True:
+        mine = or_(people.c.platform_id.in_(ids), people.c.email.in_(emails))
+        known = select(people).where(people.c.connection == connection, mine)
+        found = [row for row in c.execute(known) if row.id not in whom.rows]
+        if not found:
+            return whom
+        whom.rows |= {row.id for row in found}
+        whom.ids |= {row.platform_id for row in found if row.platform_id}
+        whom.emails |= {row.email for row in found if row.email}
+        whom.emails |= _former(c, [row.id for row in found])
+        ids, emails = whom.ids, whom.emails
+
+
+def _former(c: Connection, rows: Sequence[int]) -> set[str]:
+    """Addresses that a person's profile has, had, or is to lose."""
+    columns = (profiles.c.identity, profiles.c.farewells, profiles.c.move_from)
+    query = select(*columns).where(profiles.c.person.in_(rows))
+    texts = [text for row in c.execute(query) for text in row if text]
+    return {email.strip().lower() for text in texts for email in _emails(orjson.loads(text))}
+
+
+def _emails(said: Any) -> Iterator[str]:
+    if isinstance(said, dict):
+        if isinstance(said.get("email"), str):
+            yield said["email"]
+        said = list(said.values())
+    if isinstance(said, list):
+        for item in said:
+            yield from _emails(item)
+
+
+def _erase(c: Connection, table: Table, whom: _Whom) -> int:
+    if table is people:
+        return c.execute(delete(people).where(people.c.id.in_(whom.rows))).rowcount
+    wanted = _about(table, whom)
+    return 0 if wanted is None else c.execute(delete(table).where(wanted)).rowcount
+
+
+def _about(table: Table, whom: _Whom) -> ColumnElement[Any] | None:
+    """The rows of a table that are about him: by his number, and within the connection by his
+    address. None where a table holds nobody. Raises LookupError for one that nobody thought of."""
+    found: list[ColumnElement[Any]] = []
+    if "person" in table.c:
+        found.append(table.c.person.in_(whom.rows))
+    if "email" in table.c:
+        found.append(and_(_within(table, whom.connection), table.c.email.in_(whom.emails)))
+    return or_(*found) if found else None
+
+
+def _within(table: Table, connection: str) -> ColumnElement[Any]:
+    if "connection" in table.c:
+        return table.c.connection == connection
+    if "lane" in table.c:
+        return table.c.lane.in_(select(lanes.c.id).where(lanes.c.connection == connection))
+    raise LookupError(f"{table.name} holds addresses, and nothing says of which connection")
+
+
+def _clean_orders(c: Connection, whom: _Whom) -> None:
+    """What people asked for named him by his id or address; that they asked stays."""
+    names = whom.ids | whom.emails
+    for id, text in c.execute(select(orders.c.id, orders.c.args)).all():
+        args = orjson.loads(text)
+        if args.get("connection") != whom.connection:
+            continue
+        clean = {
+            key: "forgotten" if isinstance(value, str) and _is_one_of(value, names) else value
+            for key, value in args.items()
+        }
+        if clean != args:
+            values = {"args": orjson.dumps(clean).decode()}
+            c.execute(update(orders).where(orders.c.id == id).values(values))
+
+
+def _is_one_of(value: str, names: set[str]) -> bool:
+    return value in names or value.strip().lower() in names

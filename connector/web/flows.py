@@ -1,0 +1,154 @@
+"""`POST /flows/{connection}/{route}`: proved, read whole, committed, and only then 202 (INTERFACE
+4). Plain ASGI like the webhooks: a campaign of 50,000 people arrives at once.
+
+Klaviyo repeats 429, 500, 502 and 503 for a day and skips a call for good after any other code. So
+whatever is our trouble is 503, and whatever a repeat cannot mend is 4xx.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from connector import log
+from connector.actions.calls import Route
+from connector.actions.door import FlowDoor
+from connector.errors import Malformed, Problem, StoreError
+from connector.metrics import Metrics
+from connector.model import Conflict
+from connector.operate import Line
+from connector.ports import Clock
+from connector.web.throttle import Throttle, caller
+from connector.web.wire import JSON, RETRY_AFTER, Left, TooLarge, answer, read_body, send_out
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+PREFIX = "/flows/"
+
+
+class Flows:
+    """The doors for Klaviyo's flows. `closed` says why nothing may be stored, if so."""
+
+    def __init__(
+        self,
+        find: Callable[[str], Line | None],
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        closed: Callable[[], Problem | None] = lambda: None,
+    ) -> None:
+        self._find = find
+        self._metrics = metrics
+        self._closed = closed
+        self._throttle = Throttle(clock)
+        self._log = log.get("flows")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name, _, route = str(scope["path"])[len(PREFIX) :].partition("/")
+        line = self._find(name)
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        if line is None or line.flows is None:
+            await answer(send, 404, {"detail": "no such connection"})
+        elif scope["method"] != "POST":
+            await answer(send, 405, {"detail": "a flow's call is posted"}, (b"allow", b"POST"))
+        elif await self._proved(line.name, line.flows, scope, headers, send):
+            await self._route(line, line.flows, route, headers, receive, send)
+
+    async def _proved(
+        self, name: str, door: FlowDoor, scope: Scope, headers: dict[str, str], send: Send
+    ) -> bool:
+        """Whether the caller has the secret; else he has been answered."""
+        address = caller(scope, headers)
+        wait = self._throttle.wait(address)
+        if wait > 0:
+            self._metrics.turned_away(name, "throttled")
+            problem = Problem.FLOW_THROTTLED
+            said = {"detail": problem.meaning, "problem": problem.value}
+            after = (b"retry-after", str(math.ceil(wait)).encode())
+            await answer(send, 429, said, after)
+        elif not door.admits(headers):
+            self._throttle.failed(address)
+            detail = "header api-key is missing or wrong: [connections.actions] secret"
+            await self._refuse(send, name, 401, "flow_secret", detail, Problem.FLOW_SECRET)
+        else:
+            return True
+        return False
+
+    async def _route(
+        self,
+        line: Line,
+        door: FlowDoor,
+        route: str,
+        headers: dict[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        name = line.name
+        if not line.enabled or not door.on:
+            detail = "this connection takes nothing now: it or its actions are switched off"
+            await self._refuse(send, name, 503, "disabled", detail, None, RETRY_AFTER)
+        elif route not in door.routes:
+            offered = ", ".join(f"{PREFIX}{name}/{r}" for r in door.routes) or "none"
+            detail = f"{line.title} does not offer this; offered: {offered}"
+            await self._refuse(send, name, 404, "malformed", detail)
+        else:
+            await self._take(name, door, cast(Route, route), headers, receive, send)
+
+    async def _take(
+        self,
+        name: str,
+        door: FlowDoor,
+        route: Route,
+        headers: dict[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        try:
+            body = await read_body(headers, receive)
+            asked = door.read(route, headers, body)
+            if closed := self._closed():
+                raise StoreError(closed)
+            added = await door.take("flow", asked)
+        except TooLarge:
+            problem = Problem.WEBHOOK_TOO_LARGE
+            await self._refuse(send, name, 413, "too_large", "more than 1 MiB", problem)
+        except Left:
+            detail = "the caller left before the body's end"
+            await self._refuse(send, name, 400, "malformed", detail)
+        except Malformed as error:
+            await self._refuse(send, name, 400, "malformed", error.detail, error.problem)
+        except StoreError as error:
+            detail = "not stored, try again"
+            await self._refuse(send, name, 503, "not_stored", detail, error.problem, RETRY_AFTER)
+        else:
+            if isinstance(added, Conflict):
+                detail = f"item {added.item}: this key was used for another action; nothing stored"
+                problem = Problem.FLOW_CONFLICT
+                await self._refuse(send, name, 409, "conflict", detail, problem)
+                return
+            counts = (added.accepted, added.duplicates, added.held)
+            said = b'{"accepted":%d,"duplicates":%d,"held":%d}' % counts
+            await send_out(send, 202, said, JSON)
+
+    async def _refuse(
+        self,
+        send: Send,
+        connection: str,
+        status: int,
+        reason: str,
+        detail: str,
+        problem: Problem | None = None,
+        *headers: tuple[bytes, bytes],
+    ) -> None:
+        self._metrics.turned_away(connection, reason)
+        self._log.warning(
+            "flow call refused",
+            connection=connection,
+            status=status,
+            problem=problem.value if problem else None,
+            detail=detail,
+        )
+        said = {"detail": detail} | ({"problem": problem.value} if problem else {})
+        await answer(send, status, said, *headers)

@@ -1,0 +1,74 @@
+"""How often one address may fail to prove itself."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from connector.ports import Clock
+
+_ADDRESSES = 1_000
+_OURS = tuple(
+    ipaddress.ip_network(net)
+    for net in (
+        "127.0.0.0/8",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)
+"""Where a proxy of ours stands: this machine, or a private network."""
+
+
+class Throttle:
+    """A bucket of failures for each address: `burst` at once, then one every `seconds`. Only the
+    latest addresses are remembered, so that memory is bounded."""
+
+    def __init__(self, clock: Clock, *, burst: int = 20, seconds: float = 1.0) -> None:
+        self._clock = clock
+        self._burst = burst
+        self._seconds = seconds
+        self._failures: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait(self, address: str) -> float:
+        """Seconds until it may try again; 0: now."""
+        return max(0.0, (self._standing(address) - self._burst + 1) * self._seconds)
+
+    def failed(self, address: str) -> None:
+        standing = self._standing(address) + 1
+        self._failures[address] = (standing, self._clock.monotonic())
+        self._failures.move_to_end(address)
+        if len(self._failures) > _ADDRESSES:
+            self._failures.popitem(last=False)
+
+    def _standing(self, address: str) -> float:
+        """Failures that still count."""
+        count, at = self._failures.get(address, (0.0, 0.0))
+        return max(0.0, count - (self._clock.monotonic() - at) / self._seconds)
+
+
+def caller(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+    """The address that calls. Behind a proxy of ours (this machine's, or a private network's) it is
+    the one that the proxy wrote down last; what came before that anybody may have invented. Of an
+    IPv6 address the network counts, for whoever has one has 2^64."""
+    client = scope.get("client")
+    peer = _address(client[0] if client else "")
+    if peer is None or any(peer in net for net in _OURS):
+        said = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        peer = _address(said) or peer
+    if isinstance(peer, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((peer, 64), strict=False))
+    return str(peer or "")
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None

@@ -1,0 +1,280 @@
+"""A lane of actions under the test's hand: a fake clock, a platform that fails as it is told, and a
+process that can be killed at any point around a send."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+from inline import InlineDatabase
+from sqlalchemy import create_engine
+from sqlalchemy.pool import StaticPool
+
+from connector import log
+from connector.actions.calls import Rules, routes_of
+from connector.actions.clerk import Clerk
+from connector.actions.door import FlowDoor
+from connector.actions.sink import ActionRenderer, ActionSink
+from connector.dispatch import Dispatcher, Policy
+from connector.errors import DeliveryError, Problem, Unknown, Wait
+from connector.metrics import Metrics
+from connector.model import (
+    Action,
+    Added,
+    Asked,
+    Call,
+    Caps,
+    Check,
+    Claim,
+    Conflict,
+    Lane,
+    LaneState,
+    Millis,
+    Outcome,
+)
+from connector.ports import Deed, Fence
+from connector.store.actions import SqlActions
+from connector.store.sql import SqlStore
+from connector.store.tables import metadata
+from connector.testing.clock import FakeClock
+from connector.testing.sinks import Allowance
+
+SECRET = "flow-secret"
+LOOK_UPS = (0, 60_000, 600_000)
+_FOREVER = 10**15
+_HOUR = 3_600_000
+
+Fault = Literal["", "before", "after", "wait"] | DeliveryError
+"""What befalls a send: nothing, a break before or after it was applied, certainly not applied."""
+
+
+async def _go_on(point: str) -> None: ...
+
+
+@dataclass
+class Platform:
+    """connector.ports.Actions with a ledger. With `remembers` it can be asked for a reference."""
+
+    remembers: bool = True
+    parallel: int = 4
+    endpoint: str = "POST /adjust"
+    ledger: Counter[str] = field(default_factory=Counter)
+    sent: list[Action] = field(default_factory=list)
+    looked: list[tuple[str, int]] = field(default_factory=list)
+    faults: deque[Fault] = field(default_factory=deque)
+    otherwise: Callable[[], Fault] = lambda: ""
+    reached: Callable[[str], Awaitable[None]] = _go_on
+    now: Callable[[], int] = lambda: 0
+    quota: Any = field(default_factory=Allowance)
+
+    async def apply(self, action: Action) -> str:
+        self.sent.append(action)
+        await self.reached("left")
+        fault = self.faults.popleft() if self.faults else self.otherwise()
+        if isinstance(fault, DeliveryError):
+            raise fault
+        if fault == "wait":
+            raise Wait(Problem.PLATFORM_UNAVAILABLE, status=503)
+        if fault == "before":
+            raise Unknown(Problem.CONNECTION_LOST)
+        self.ledger[action.ref] += 1
+        await self.reached("applied")
+        if fault == "after":
+            raise Unknown(Problem.TIMED_OUT)
+        return f"theirs-{action.ref}"
+
+    async def look_up(self, action: Action) -> Literal["applied", "absent", "unknowable"]:
+        self.looked.append((action.ref, self.now()))
+        await self.reached("looking")
+        if not self.remembers:
+            return "unknowable"
+        return "applied" if self.ledger[action.ref] else "absent"
+
+
+class Watched(SqlActions):
+    """The queue, telling where it stands."""
+
+    reached: Callable[[str], Awaitable[None]] = staticmethod(_go_on)
+
+    async def add(self, calls: Sequence[Call]) -> Sequence[Added | Conflict]:
+        await self.reached("taken")
+        answers = await super().add(calls)
+        await self.reached("stored")
+        return answers
+
+    async def claim(self, *args: Any, **how: Any) -> Claim | None:
+        claim = await super().claim(*args, **how)
+        await self.reached("claimed")
+        return claim
+
+    async def settle(self, claim: Claim, outcomes: Sequence[Outcome], **how: Any) -> int:
+        await self.reached("answered")
+        changed = await super().settle(claim, outcomes, **how)
+        await self.reached("settled")
+        return changed
+
+
+class Lease:
+    """A lease that the test takes away."""
+
+    def __init__(self, fence: Fence) -> None:
+        self.fence = fence
+        self.ours = True
+
+    def valid(self) -> bool:
+        return self.ours
+
+
+class Rig:
+    """A daemon's part that deals with actions. The store and the platform outlive it."""
+
+    def __init__(self, platform: Platform, *, caps: Caps | None = None, **how: Any) -> None:
+        self.clock = FakeClock()
+        self.platform = platform
+        platform.now = self.clock.now
+        self.caps = caps or Caps(per_person=1_000)
+        self.how = how
+        self.metrics = Metrics("test")
+        self.addresses: dict[str, str] = {}
+        self.engine = create_engine(
+            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+        )
+        metadata.create_all(self.engine)
+        self.starts = 0
+        self.store: SqlStore
+        self.queue: Watched
+        self.lane: Lane
+        self.lease: Lease
+        self.door: FlowDoor
+        self.dispatcher: Dispatcher[Action]
+        self._outside: set[asyncio.Task[Any]] = set()
+
+    async def start(self, reached: Callable[[str], Awaitable[None]] = _go_on) -> None:
+        self._outside = asyncio.all_tasks()
+        self.database = InlineDatabase(self.engine)
+        self.store = store = SqlStore("sqlite://", self.database)
+        self.queue = store.actions = queue = Watched(self.database)
+        queue.reached = self.platform.reached = reached
+        self.starts += 1
+        now, us, before = self.clock.now(), f"us{self.starts}", f"us{self.starts - 1}"
+        fence = await store.leases.acquire("store", us, now=now, ttl=_FOREVER, gone=before)
+        assert isinstance(fence, Fence)
+        await queue.recover(fence, now=now)
+        self.lease = Lease(fence)
+        self.lane = await store.lanes.ensure("acme", "fake", "action")
+        queue.look_up_at(self.lane.id, self.how.get("look_ups", LOOK_UPS))
+        self.dispatcher = self._dispatcher(queue)
+        self.door = self._door(queue)
+        clerk = Clerk(self.lane, queue, store.approvals, self.clock, released=self.dispatcher.wake)
+        self.clerk = clerk
+        self.running = asyncio.create_task(self.dispatcher.run())
+        asyncio.create_task(clerk.run())  # noqa: RUF006
+
+    def _dispatcher(self, queue: SqlActions) -> Dispatcher[Action]:
+        async def address_of(id: str) -> str | None:
+            return self.addresses.get(id)
+
+        async def platform_id(email: str) -> str | None:
+            return await queue.platform_id("acme", email)
+
+        async def check() -> Sequence[Check]:
+            return [Check("fake", "ok")]
+
+        sink = ActionSink(
+            self.platform,
+            clock=self.clock,
+            may_send=lambda: self.lease.valid(),
+            not_applied=frozenset({423, 429, 503}),
+            address_of=address_of,
+            platform_id=platform_id,
+            check=check,
+        )
+        return Dispatcher(
+            self.lane,
+            LaneState(),
+            queue=queue,
+            lanes=self.store.lanes,
+            sink=sink,
+            renderer=ActionRenderer(),
+            lease=self.lease,
+            clock=self.clock,
+            metrics=self.metrics,
+            policy=Policy(retry_base=0.1, retry_max=0.5),
+        )
+
+    def _door(self, queue: SqlActions) -> FlowDoor:
+        return FlowDoor(
+            self.lane,
+            routes=routes_of(frozenset({"adjust", "push"})),
+            secrets=[SECRET, "next-secret"],
+            rules=Rules(10_000, 25 * _HOUR, 400 * 24 * _HOUR),
+            caps=self.caps,
+            queue=queue,
+            clock=self.clock,
+            metrics=self.metrics,
+            arrived=self.dispatcher.wake,
+        )
+
+    async def ask(self, *keys: str, email: str = "ana@example.com", amount: int = 10) -> Added:
+        """One call with an adjustment by each key."""
+        action = Action("increase", email=email, amount=amount, reason="r")
+        answer = await self.door.take("flow", [Asked(action, "r", key) for key in keys])
+        assert isinstance(answer, Added)
+        await self.after(0.0)
+        return answer
+
+    async def after(self, seconds: float) -> None:
+        await self.clock.advance(seconds)
+
+    async def kill(self) -> None:
+        """As `kill -9`: what is in flight is cut off and nothing is settled."""
+        self.database.dead = True
+        self.queue.reached = self.platform.reached = _go_on
+        ours = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
+        for task in ours:
+            task.cancel()
+        await asyncio.gather(*ours, return_exceptions=True)
+
+    async def deeds(self) -> list[Deed]:
+        found = await self.store.actions.find(limit=100_000)
+        return sorted(found, key=lambda deed: deed.id)
+
+    async def states(self) -> list[str]:
+        return [deed.state for deed in await self.deeds()]
+
+
+@pytest.fixture
+async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(platform: Platform | None = None, **how: Any) -> Rig:
+        made.append(Rig(platform or Platform(), **how))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        if rig.starts:
+            await rig.kill()
+        rig.engine.dispose()
+
+
+@pytest.fixture
+async def rig(make_rig: Callable[..., Rig]) -> Rig:
+    made = make_rig()
+    await made.start()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """The log of planned faults is no news."""
+    log.configure(format="json", level="critical")
+    yield
+    log.configure(format="console", level="info")
+
+
+__all__ = ["LOOK_UPS", "SECRET", "Millis", "Platform", "Rig"]

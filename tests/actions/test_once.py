@@ -1,0 +1,336 @@
+"""Promise 4: an adjustment is applied at most once, whatever the platform answers or does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from connector.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.model import Action, Asked, Caps
+
+from .conftest import Platform, Rig
+
+
+def status(kind: type[DeliveryError], code: int | None, **how: Any) -> DeliveryError:
+    return kind(Problem.PLATFORM_REFUSED, status=code, **how)
+
+
+# ── the table of answers ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Wait(Problem.NOT_CONNECTED),
+        Wait(Problem.CHALLENGED, status=403),
+        *(status(Wait, code) for code in (423, 429, 503)),
+        status(Rejected, 423),
+        status(Unknown, 503),
+    ],
+    ids=repr,
+)
+async def test_certainly_not_applied_is_sent_again(rig: Rig, fault: DeliveryError) -> None:
+    rig.platform.faults.append(fault)
+    await rig.ask("k")
+    assert await rig.states() == ["waiting"]
+    await rig.after(5.0)
+    assert await rig.states() == ["applied"]
+    assert len(rig.platform.sent) == 2
+    assert not rig.platform.looked
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(status(Rejected, code) for code in (400, 405, 409, 413, 415, 422)),
+        status(Blocked, 404, scope="target"),
+    ],
+    ids=repr,
+)
+async def test_refused_is_never_sent_again(rig: Rig, fault: DeliveryError) -> None:
+    rig.platform.faults.append(fault)
+    await rig.ask("k")
+    await rig.after(3600.0)
+    assert await rig.states() == ["refused"]
+    assert len(rig.platform.sent) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(status(Unknown, code) for code in (200, 500, 502, 504)),
+        Unknown(Problem.TIMED_OUT),
+        Unknown(Problem.CONNECTION_LOST),
+    ],
+    ids=repr,
+)
+async def test_unknown_is_looked_up_and_never_simply_repeated(
+    rig: Rig, fault: DeliveryError
+) -> None:
+    rig.platform.faults.append(fault)
+    await rig.ask("k")
+    await rig.after(599.0)
+    assert await rig.states() == ["uncertain"]
+    assert len(rig.platform.sent) == 1
+    assert len(rig.platform.looked) == 2
+
+
+async def test_a_fault_of_the_adapter_is_unknown_and_hurts_no_other(rig: Rig) -> None:
+    class Broken(DeliveryError): ...
+
+    rig.platform.faults.append(Broken(Problem.PLATFORM_REFUSED))
+    await rig.ask("k")
+    await rig.ask("l", email="bo@example.com")
+    assert await rig.states() == ["uncertain", "applied"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Blocked(Problem.PLATFORM_KEY, scope="account", status=401),
+        status(Blocked, 403, scope="lane"),
+    ],
+    ids=repr,
+)
+async def test_a_refused_credential_stops_the_lane_and_sends_it_later(
+    rig: Rig, fault: DeliveryError
+) -> None:
+    rig.platform.faults.append(fault)
+    await rig.ask("k")
+    assert rig.dispatcher.state.mode == "blocked"
+    [deed] = await rig.deeds()
+    assert (deed.state, deed.sent_at) == ("waiting", None)
+    await rig.after(31.0)
+    assert await rig.states() == ["applied"]
+
+
+# ── look-ups ─────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_it_is_looked_up_at_once_after_a_minute_and_after_ten(rig: Rig) -> None:
+    rig.platform.faults.append("before")
+    start = rig.clock.now()
+    await rig.ask("k")
+    await rig.after(601.0)
+    assert [at - start for _, at in rig.platform.looked] == [0, 60_000, 600_000]
+    assert await rig.states() == ["applied"]
+    [first, second] = rig.platform.sent
+    assert first.ref == second.ref
+    assert rig.platform.ledger == {first.ref: 1}
+
+
+async def test_found_at_a_look_up_it_is_applied_and_not_sent_again(rig: Rig) -> None:
+    rig.platform.faults.append("after")
+    await rig.ask("k")
+    await rig.after(3600.0)
+    assert await rig.states() == ["applied"]
+    assert len(rig.platform.sent) == 1
+
+
+async def test_uncertain_twice_it_waits_for_a_person(rig: Rig) -> None:
+    rig.platform.faults.extend(["before", "before"])
+    await rig.ask("k")
+    await rig.after(3600.0)
+    [deed] = await rig.deeds()
+    assert (deed.state, deed.problem, deed.resent) == ("uncertain", "A10", True)
+    assert len(rig.platform.sent) == 2
+    assert len(rig.platform.looked) == 6
+
+
+async def test_where_nothing_can_be_looked_up_it_waits_for_a_person_at_once(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(Platform(remembers=False))
+    await rig.start()
+    rig.platform.faults.append("after")
+    await rig.ask("k")
+    [deed] = await rig.deeds()
+    assert (deed.state, deed.problem) == ("uncertain", "A10")
+    await rig.after(3600.0)
+    assert len(rig.platform.sent) == 1
+
+
+async def test_without_look_ups_an_unknown_one_waits_for_a_person(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(look_ups=())
+    await rig.start()
+    rig.platform.faults.append("before")
+    await rig.ask("k")
+    await rig.after(3600.0)
+    assert [(d.state, d.problem) for d in await rig.deeds()] == [("uncertain", "A10")]
+    assert not rig.platform.looked
+
+
+async def test_a_person_says_what_became_of_it(rig: Rig) -> None:
+    rig.platform.faults.extend(["before", "before"])
+    await rig.ask("k")
+    await rig.after(3600.0)
+    [deed] = await rig.deeds()
+    await rig.store.actions.decide(deed.id, "again", by="ana", now=rig.clock.now())
+    rig.dispatcher.wake()
+    await rig.after(1.0)
+    assert await rig.states() == ["applied"]
+    assert sum(rig.platform.ledger.values()) == 1
+
+
+# ── order ────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_person_s_actions_start_in_order_and_an_uncertain_one_holds_back_nothing(
+    rig: Rig,
+) -> None:
+    rig.platform.faults.extend(["wait", "before"])
+    await rig.ask("1", "2", "3")
+    await rig.after(10.0)
+    refs = [deed.ours for deed in await rig.deeds()]
+    assert [a.ref for a in rig.platform.sent] == [refs[0], refs[0], refs[1], refs[2]]
+    assert await rig.states() == ["uncertain", "applied", "applied"]
+
+
+# ── leases and ends ──────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_lease_lost_between_claim_and_send_sends_nothing(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig()
+
+    async def lose(point: str) -> None:
+        if point == "claimed":
+            rig.lease.ours = False
+
+    await rig.start(lose)
+    await rig.ask("k")
+    await rig.after(5.0)
+    assert not rig.platform.sent
+    [deed] = await rig.deeds()
+    assert (deed.state, deed.sent_at) == ("waiting", None)
+
+
+async def test_a_frozen_holder_s_late_answer_settles_nothing_and_is_kept(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig()
+    frozen = asyncio.Event()
+
+    async def freeze(point: str) -> None:
+        if point == "applied":
+            await frozen.wait()
+
+    await rig.start(freeze)
+    await rig.ask("k")
+    assert await rig.states() == ["sending"]
+    late, rig.platform.reached = rig.dispatcher, rig.platform.reached
+    rig.lease.ours = False
+    taken = await rig.store.leases.acquire(
+        "store", "another", now=rig.clock.now(), ttl=10**9, gone=f"us{rig.starts}"
+    )
+    await rig.store.actions.recover(taken, now=rig.clock.now())  # type: ignore[arg-type]
+    assert await rig.states() == ["uncertain"]
+    frozen.set()
+    await rig.after(1.0)
+    assert late.idle
+    [deed] = await rig.deeds()
+    assert deed.state == "uncertain"
+    assert deed.evidence
+    assert "accepted" in deed.evidence
+
+
+async def test_a_stop_finishes_what_is_in_flight(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    slow = asyncio.Event()
+
+    async def wait(point: str) -> None:
+        if point == "applied":
+            await slow.wait()
+
+    await rig.start(wait)
+    await rig.ask("k")
+    await rig.ask("l")
+    stopping = asyncio.create_task(rig.dispatcher.stop(20.0))
+    await rig.after(1.0)
+    slow.set()
+    await rig.after(1.0)
+    assert stopping.done()
+    assert await rig.states() == ["applied", "waiting"]
+
+
+async def test_a_stop_that_cuts_off_leaves_it_to_be_looked_up(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+
+    async def hang(point: str) -> None:
+        if point == "applied":
+            await asyncio.Event().wait()
+
+    await rig.start(hang)
+    await rig.ask("k")
+    stopping = asyncio.create_task(rig.dispatcher.stop(1.0))
+    await rig.after(10.0)
+    await stopping
+    assert await rig.states() == ["uncertain"]
+    await rig.kill()
+    await rig.start()
+    await rig.after(1.0)
+    assert await rig.states() == ["applied"]
+    assert sum(rig.platform.ledger.values()) == 1
+
+
+# ── whom it is for ───────────────────────────────────────────────────────────────────────────────
+
+KLAVIYO_ID = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
+
+
+async def _push(rig: Rig, customer: str) -> None:
+    action = Action("push", customer=customer, message="Hi")
+    await rig.door.take("flow", [Asked(action, "push", customer)])
+    await rig.after(0.0)
+
+
+async def test_klaviyo_s_id_is_resolved_to_an_address(rig: Rig) -> None:
+    rig.addresses[KLAVIYO_ID] = "ana@example.com"
+    await _push(rig, KLAVIYO_ID)
+    [sent] = rig.platform.sent
+    assert (sent.email, sent.customer) == ("ana@example.com", None)
+
+
+async def test_an_id_that_klaviyo_does_not_know_is_held_and_says_so(rig: Rig) -> None:
+    await _push(rig, KLAVIYO_ID)
+    assert not rig.platform.sent
+    [deed] = await rig.deeds()
+    assert (deed.state, deed.problem, deed.sent_at) == ("held", "A40", None)
+
+
+async def test_the_platform_s_own_id_is_left_to_the_platform(rig: Rig) -> None:
+    await _push(rig, "c7")
+    assert [a.customer for a in rig.platform.sent] == ["c7"]
+
+
+async def test_a_person_whom_the_platform_cannot_name_is_held(rig: Rig) -> None:
+    rig.platform.faults.append(Rejected(Problem.NO_IDENTITY, "by address only"))
+    await _push(rig, "c7")
+    assert [(d.state, d.problem, d.detail) for d in await rig.deeds()] == [
+        ("held", "A40", "by address only")
+    ]
+
+
+# ── caps ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_approved_cap_lets_go_what_it_held(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(caps=Caps(per_person=1))
+    await rig.start()
+    await rig.ask("1", "2", "3")
+    assert await rig.states() == ["applied", "held", "held"]
+    [question] = await rig.store.approvals.find()
+    answer = await rig.store.approvals.decide(
+        question.id, approved=True, by="ana", now=rig.clock.now()
+    )
+    assert answer
+    rig.clerk.decided(answer)
+    await rig.after(1.0)
+    assert await rig.states() == ["applied", "applied", "applied"]
+    assert not await rig.store.approvals.find(pending=False)

@@ -1,0 +1,66 @@
+"""`connector forget`: with a daemon and without, here and at Klaviyo, and how it is undone."""
+
+from __future__ import annotations
+
+import hmac
+import json
+
+from .conftest import Call, Folder, until
+
+ADA = "ada@example.com"
+
+
+def test_forgetting_asks_first_and_then_leaves_nobody(call: Call, folder: Folder) -> None:
+    folder.take_in(ADA, "bo@example.com")
+    asked = call("forget", "acme", ADA, at=folder)
+    assert asked.code == 1
+    assert "Erase 1 person(s) of acme for good?" in asked.err
+    assert call("explain", "acme", ADA).code == 0
+    gone = call("forget", "acme", ADA.upper(), "--yes")
+    assert (gone.code, gone.out) == (0, "forgotten: 1, rows: 2\n")
+    assert call("explain", "acme", ADA).code == 1
+    assert call("explain", "acme", "bo@example.com").code == 0
+    assert call("forget", "acme", ADA, "--yes").code == 1
+    assert call("forget", "acme", "nobody@example.com", "--lift").code == 1
+    assert call("forget", "acme", ADA, "--lift").out == "lifted: acme\n"
+
+
+def test_beside_a_daemon_later_webhooks_bring_nobody_back_until_it_is_lifted(
+    call: Call, folder: Folder
+) -> None:
+    folder.start()
+
+    headers, body = folder.platforms.traffic.make_event()
+    email = json.loads(body)["email"]
+    assert folder.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    id = f"jericommerce:{json.loads(body)['id']}"
+    until("it is delivered", lambda: folder.platforms.klaviyo.recorded(id) == 1)
+    gone = call("forget", "acme", email, "--klaviyo", "--yes", at=folder)
+    assert gone.code == 0, gone.err
+    assert "deletion_jobs_at_klaviyo: 1" in gone.out
+    assert folder.platforms.klaviyo.erasures[-1:] == [email]
+    assert email not in folder.log
+
+    def tell_again(id: str) -> dict[str, int]:
+        said = json.dumps(json.loads(body) | {"id": id}).encode()
+        sign = hmac.digest(b"jeri_webhook_secret", said, "sha256").hex()
+        signed = headers | {"x-jericommerce-hmac-sha256": sign}
+        status, answer = folder.ask("POST", "/webhooks/acme", said, signed)
+        assert status == 202
+        return dict(json.loads(answer))
+
+    assert tell_again("after-the-end") == {"accepted": 0, "duplicates": 0}
+    skipped = 'connector_records_skipped_total{connection="acme",reason="forgotten"} 1.0'
+    assert skipped in folder.ask("GET", "/metrics")[1]
+    assert call("explain", "acme", email, at=folder).code == 1
+    assert call("forget", "acme", email, "--lift", at=folder).code == 0
+    assert tell_again("after-the-end") == {"accepted": 1, "duplicates": 0}
+
+
+def test_what_klaviyo_refuses_erases_nothing_here(call: Call, folder: Folder) -> None:
+    folder.take_in(ADA)
+    folder.platforms.klaviyo.faults.add("data-privacy-deletion-jobs", "status", status=403, count=1)
+    said = call("forget", "acme", ADA, "--klaviyo", "--yes", at=folder)
+    assert said.code == 1
+    assert "nothing was erased here" in said.err
+    assert call("explain", "acme", ADA).code == 0

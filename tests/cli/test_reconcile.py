@@ -1,0 +1,140 @@
+"""Klaviyo read back: what differs there is named, and told again where a person says so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.app import App, read_config
+from connector.reconcile import same
+
+from .conftest import Folder, Platforms
+
+
+@pytest.fixture
+def platforms() -> Iterator[Platforms]:
+    """A pair of its own: what Klaviyo holds is changed behind our back."""
+    running = Platforms()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, platforms: Platforms) -> Iterator[Folder]:
+    made = Folder(tmp_path / tmp_path.name, platforms)
+    yield made
+    made.stop()
+
+
+async def told(app: App, folder: Folder, count: int) -> list[str]:
+    """So many people's events and profiles are at Klaviyo; their addresses."""
+    emails: list[str] = []
+    while len(emails) < count:
+        headers, body = folder.platforms.traffic.make_event()
+        posted = ("POST", "/webhooks/acme", body, headers)
+        assert (await asyncio.to_thread(folder.ask, *posted))[0] == 202
+        email = json.loads(body)["email"]
+        emails += [email] if email not in emails else []
+    async with asyncio.timeout(30):
+        await app.until_idle()
+    return emails
+
+
+def reads(folder: Folder) -> int:
+    """How often Klaviyo's profiles were read."""
+    return sum(folder.platforms.klaviyo.state()["requests"].get("GET /api/profiles", {}).values())
+
+
+async def reconcile(app: App, **args: Any) -> dict[str, Any]:
+    done, result = await app.operator.carry_out("reconcile", {"connection": "acme", **args})
+    assert done, result
+    return dict(result)
+
+
+async def test_drift_is_named_and_healed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connector.reconcile._SETTLED", 0)
+    klaviyo = folder.platforms.klaviyo
+    app = App(read_config(folder.config))
+    await app.start()
+    try:
+        await told(app, folder, 6)
+        writes = app.lines["acme"].writes
+        assert writes
+        people = await app.store.ledger.people(writes.lane.id, after=0, limit=10)
+        emails = [person.email for person in people]
+        well = await reconcile(app)
+        assert well["people"] == len(emails) > 2
+        assert well["people_that_differ"] == well["people_missing"] == 0
+        assert well["events"] >= 4
+        assert well["events_missing"] == well["told_again"] == 0
+
+        memory = klaviyo._world.memory
+        changed = memory.by("email", emails[0])
+        assert changed
+        changed.properties["balance"] = "somebody else was here"
+        del changed.properties["jericommerce_download_wallet_pass_url"]
+        gone = memory.by("email", emails[1])
+        assert gone
+        del memory._index["email"][emails[1]]
+        found = await reconcile(app)
+        assert (found["people_that_differ"], found["people_missing"]) == (1, 1)
+        assert found["fields"] == {"balance": 1, "jericommerce_download_wallet_pass_url": 1}
+        assert found["events_missing"] >= 1
+        assert found["told_again"] == 0
+        metrics = (await asyncio.to_thread(folder.ask, "GET", "/metrics"))[1]
+        assert 'connector_reconcile_drift{connection="acme",kind="profile"} 2.0' in metrics
+        assert 'connector_people{connection="acme",state="known"} ' in metrics
+
+        healed = await reconcile(app, fix=True)
+        assert healed["told_again"] >= 3
+        async with asyncio.timeout(30):
+            await app.until_idle()
+        after = await reconcile(app)
+        assert after["people_that_differ"] == after["people_missing"] == 0
+        assert after["events_missing"] == 0
+        assert klaviyo.profile(emails[0])["properties"]["balance"] != "somebody else was here"
+        assert klaviyo.state()["violations"] == {}
+    finally:
+        await app.stop()
+
+
+async def test_a_sample_asks_for_no_more(folder: Folder) -> None:
+    app = App(read_config(folder.config))
+    await app.start()
+    try:
+        await told(app, folder, 5)
+        before = reads(folder)
+        found = await reconcile(app, sample=2)
+        assert found["people"] == 2
+        assert found["events"] == 0  # all were taken a moment ago: Klaviyo may still work on them
+        assert reads(folder) - before == 1
+    finally:
+        await app.stop()
+
+
+async def test_what_klaviyo_does_not_tell_is_an_error_and_no_drift(folder: Folder) -> None:
+    app = App(read_config(folder.config))
+    await app.start()
+    try:
+        await told(app, folder, 1)
+        folder.platforms.klaviyo.faults.add("profiles", "status", status=403, method="GET")
+        order = {"connection": "acme", "fix": True}
+        done, result = await app.operator.carry_out("reconcile", order)
+        assert not done
+        assert "K403" in result["error"]
+    finally:
+        await app.stop()
+
+
+def test_numbers_are_compared_as_numbers_and_truth_is_none() -> None:
+    assert same(5, 5.0)
+    assert same(None, None)
+    assert same(["a", 1], ["a", 1.0])
+    assert not same(1, True)
+    assert not same(0, None)
+    assert not same("5", 5)

@@ -1,0 +1,144 @@
+"""Two processes on one store: promise 12, with real processes and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from connector.sandbox import Traffic
+from connector.store.database import open_database
+from connector.store.tables import metadata
+
+from .conftest import Daemon, Platforms, until
+
+TAKES_OVER_WITHIN = 15.0
+
+
+async def _empty(url: str) -> None:
+    database = open_database(url)
+    await database.write(
+        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
+    )
+    await database.aclose()
+
+
+@pytest.fixture
+def replica(
+    platforms: Platforms, tmp_path: Path, root: Path, postgres_url: str
+) -> Iterator[Callable[[str], Daemon]]:
+    """Daemons on one PostgreSQL, each with a port of its own."""
+    made: list[Daemon] = []
+
+    def make(name: str) -> Daemon:
+        folder = tmp_path / name
+        folder.mkdir()
+        daemon = Daemon(folder, platforms, root / "mappings")
+        text = daemon.config.read_text()
+        daemon.config.write_text(text.replace("sqlite:///state/crash.db", postgres_url))
+        made.append(daemon)
+        daemon.start()
+        return daemon
+
+    yield make
+    for daemon in made:
+        daemon.clean()
+    asyncio.run(_empty(postgres_url))
+
+
+def deliver(daemon: Daemon, platforms: Platforms, traffic: Traffic) -> None:
+    headers, body = traffic.make_event()
+    assert daemon.post(headers, body) == 202
+    id = f"jericommerce:{json.loads(body)['id']}"
+    until("it is delivered", lambda: platforms.klaviyo.recorded(id) == 1)
+
+
+def test_another_takes_over_from_one_that_stops_and_from_one_that_is_killed(
+    replica: Callable[[str], Daemon], platforms: Platforms, traffic: Traffic
+) -> None:
+    one = replica("one")
+    one.wait_until_ready()
+    deliver(one, platforms, traffic)
+    two = replica("two")
+    until("two answers", lambda: two.ask("/livez")[0] == 200)
+    # It waits for the lease as long as it takes, alive and taking nothing.
+    assert two.ask("/readyz")[0] == 503
+    headers, body = traffic.make_event()
+    assert two.post(headers, body) == 503
+
+    one.send(signal.SIGTERM)
+    assert one.end() == 0
+    until("two has taken over", two.ready, TAKES_OVER_WITHIN)
+    deliver(two, platforms, traffic)
+
+    one.start()
+    until("one waits", lambda: one.ask("/livez")[0] == 200)
+    platforms.klaviyo.faults.add("events", "stall", applied=True, seconds=30.0, count=1)
+    headers, body = traffic.make_event()
+    assert two.post(headers, body) == 202
+    id = f"jericommerce:{json.loads(body)['id']}"
+    until("it is in flight", lambda: platforms.klaviyo.recorded(id) == 1)
+    two.kill()
+    until("one has taken over", one.ready, TAKES_OVER_WITHIN)
+    deliver(one, platforms, traffic)
+    # What was in flight went again, singly, and Klaviyo knew it.
+    until("it is settled", lambda: platforms.klaviyo.state()["duplicates"] == 1)
+    assert set(platforms.klaviyo.unique_ids().values()) == {1}
+    assert platforms.klaviyo.state()["violations"] == {}
+
+
+@pytest.mark.campaign
+def test_one_that_is_frozen_is_waited_out_and_sends_nothing_when_it_wakes(
+    replica: Callable[[str], Daemon], platforms: Platforms, traffic: Traffic
+) -> None:
+    one = replica("one")
+    one.wait_until_ready()
+    two = replica("two")
+    until("two waits", lambda: two.ask("/livez")[0] == 200)
+    one.send(signal.SIGSTOP)
+    try:
+        until("two has taken over", two.ready, TAKES_OVER_WITHIN)
+        deliver(two, platforms, traffic)
+    finally:
+        one.send(signal.SIGCONT)
+    until(
+        "one knows that it lost", lambda: 'lease_held{account="store"} 0' in one.ask("/metrics")[1]
+    )
+    deliver(two, platforms, traffic)
+    assert set(platforms.klaviyo.unique_ids().values()) == {1}
+
+
+def test_a_second_run_on_one_file_waits_and_then_names_the_holder(
+    daemon: Daemon, platforms: Platforms, root: Path
+) -> None:
+    daemon.start()
+    daemon.wait_until_ready()
+    assert daemon.process
+    # The command itself, only less patient than 30 s.
+    code = (
+        "import sys, connector.app as app\n"
+        "start = app.App.start\n"
+        "async def hasty(self, **how): return await start(self, patience=1.0, **how)\n"
+        "app.App.start = hasty\n"
+        "sys.argv = ['connector', 'run']\n"
+        "from connector.cli import main\n"
+        "main()\n"
+    )
+    second = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=daemon.folder,
+        env={"PYTHONPATH": str(root), "CONNECTOR_CONFIG": str(daemon.config), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1].startswith("S40 ")
+    assert f"/{daemon.process.pid}/" in second.stderr.splitlines()[-1]
+    assert daemon.ready()

@@ -1,0 +1,130 @@
+"""Lists, segments and flows read from the sandbox, whose shapes the official SDK has judged."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from connector.adapters.klaviyo.flows import FlowTriggers
+from connector.adapters.klaviyo.groups import KlaviyoGroups
+from connector.adapters.klaviyo.limits import LIMITS
+from connector.errors import Blocked, Unknown
+from connector.ports import GroupKind, Touched
+from connector.sandbox import KlaviyoSandbox
+
+from .conftest import WIDE, Rig, scripted
+
+EVERYTHING = dict.fromkeys(LIMITS, WIDE)
+
+
+@pytest.fixture
+def groups(klaviyo: KlaviyoSandbox) -> KlaviyoGroups:
+    return KlaviyoGroups(Rig(klaviyo, limits=EVERYTHING).api)
+
+
+@pytest.fixture
+def flows(klaviyo: KlaviyoSandbox) -> FlowTriggers:
+    return FlowTriggers(Rig(klaviyo, limits=EVERYTHING).api)
+
+
+def people(count: int) -> list[str]:
+    return [f"p{n}@example.com" for n in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["list", "segment"])
+async def test_members_come_page_by_page_with_a_cursor_that_lasts(
+    klaviyo: KlaviyoSandbox, groups: KlaviyoGroups, kind: GroupKind
+) -> None:
+    make = klaviyo.make_list if kind == "list" else klaviyo.make_segment
+    id = make('VIP "gold"', *people(250))
+    assert await groups.named(kind, 'VIP "gold"') == {id: 'VIP "gold"'}
+    assert await groups.named(kind, id) == {id: 'VIP "gold"'}
+    assert await groups.count(kind, id) == 250
+    found, cursor, more = [], None, True
+    while more:
+        page = await groups.members(kind, id, cursor)
+        found += [member.email for member in page.members]
+        cursor, more = page.cursor, page.more
+    assert found == people(250)
+    assert len({member.profile for member in page.members}) == 50
+
+
+async def test_a_name_that_two_bear_gives_both_and_an_unknown_one_none(
+    klaviyo: KlaviyoSandbox, groups: KlaviyoGroups
+) -> None:
+    ids = {klaviyo.make_list("Members"), klaviyo.make_list("Members")}
+    assert set(await groups.named("list", "Members")) == ids
+    assert await groups.named("list", "Nobody's") == {}
+    assert await groups.named("segment", "S99999") == {}
+
+
+async def test_who_is_known_is_asked_a_hundred_at_a_time(
+    klaviyo: KlaviyoSandbox, groups: KlaviyoGroups
+) -> None:
+    klaviyo.make_people("Ada@example.com", "p7@example.com")
+    assert await groups.known([*people(250), "ada@example.com"]) == {
+        "ada@example.com",
+        "p7@example.com",
+    }
+    assert klaviyo.state()["requests"] == {"GET /api/profiles": {"200": 3}}
+    assert await groups.known([]) == set()
+
+
+async def test_long_addresses_keep_the_web_address_short(
+    klaviyo: KlaviyoSandbox, groups: KlaviyoGroups
+) -> None:
+    long = [f"{'x' * 60}@{'y' * 60}.{'z' * 60}.{n:04d}.example.com" for n in range(60)]
+    klaviyo.make_people(*long)
+    assert await groups.known(long) == set(long)
+    counts = klaviyo.state()["requests"]
+    assert counts == {"GET /api/profiles": {"200": 3}}
+
+
+async def test_live_flows_are_named_by_what_they_hang_on(
+    klaviyo: KlaviyoSandbox, flows: FlowTriggers
+) -> None:
+    club, other = klaviyo.make_list("Club"), klaviyo.make_list("Other")
+    gold = [klaviyo.make_segment(f"Gold {n}") for n in range(12)]
+    add = klaviyo.flows.add
+    add("Welcome", "live", "Added to List", club)
+    add("Old welcome", "live", "Added to List", club, archived=True)
+    add("Draft", "draft", "Added to List", club)
+    add("Elsewhere", "live", "Added to List", other)
+    add("Now gold", "live", "Added to List", gold[11])
+    add("Almost gold", "manual", "Added to List", gold[0])
+    add("Birthday", "live", "Date Based", "")
+    add("On points", "live", "Metric", "Balance changed")
+    add("On orders", "live", "Metric", "Placed Order")
+    for metric in ("Balance changed", "Placed Order"):
+        klaviyo.make_metric(metric)
+    assert await flows.live(Touched(lists=frozenset({club}))) == ["Welcome"]
+    assert await flows.live(Touched(segments=frozenset({gold[11]}))) == ["Now gold"]
+    assert await flows.live(Touched(fields=True)) == ["Birthday", "Now gold"]
+    assert await flows.live(Touched(metrics=frozenset({"Balance changed"}))) == ["On points"]
+    everything = Touched(frozenset({club, "L99999"}), metrics=frozenset({"none"}), fields=True)
+    assert await flows.live(everything) == ["Birthday", "Now gold", "Welcome"]
+    assert await flows.live(Touched()) == []
+    assert klaviyo.violations == {}
+
+
+async def test_a_key_without_the_scope_says_so(
+    klaviyo: KlaviyoSandbox, flows: FlowTriggers
+) -> None:
+    klaviyo.flows.readable = False
+    klaviyo.make_segment("Gold")
+    with pytest.raises(Blocked) as caught:
+        await flows.live(Touched(fields=True))
+    assert caught.value.status == 403
+
+
+@pytest.mark.parametrize("body", ["[]", '{"data": [{}]}', '{"data": [7]}', "{}"])
+async def test_an_answer_of_another_shape_is_no_answer(body: str) -> None:
+    rig = scripted(lambda request: httpx.Response(200, text=body))
+    rig.governor.adjust(EVERYTHING, share=1.0)
+    groups = KlaviyoGroups(rig.api)
+    with pytest.raises(Unknown):
+        await groups.members("list", "L1", None)
+    with pytest.raises(Unknown):
+        await groups.known(["a@example.com"])
+    with pytest.raises(Unknown):
+        await groups.named("list", "Members")

@@ -1,0 +1,34 @@
+"""Actions keep one contract on both engines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from connector.store.database import open_database
+from connector.store.sql import SqlStore, open_store
+from connector.store.tables import metadata
+from connector.testing.actions_contract import ActionsContract
+
+
+class TestSqlite(ActionsContract):
+    @pytest.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[SqlStore]:
+        store = await open_store(f"sqlite:///{tmp_path}/s.db")
+        yield store
+        await store.aclose()
+
+
+class TestPostgres(ActionsContract):
+    @pytest.fixture
+    async def store(self, postgres_url: str) -> AsyncIterator[SqlStore]:
+        store = await open_store(postgres_url)
+        yield store
+        await store.aclose()
+        database = open_database(postgres_url)
+        await database.write(
+            lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
+        )
+        await database.aclose()

@@ -1,0 +1,168 @@
+"""Forgetting people, on both engines: nothing of them is left, and they do not come back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from connector.model import Appended, Millis, Observed, Page
+from connector.ports import Forgotten
+from connector.store import erasure
+from connector.store.sql import SqlStore, open_store
+from connector.store.tables import metadata
+from connector.testing.states_contract import claim_reads, lanes, seen
+from connector.testing.store_contract import HORIZON, NOW, hold, record
+
+LATER = Millis(NOW + 60_000)
+
+
+async def tell(store: SqlStore, *who: str, email: str = "", at: int = NOW) -> Appended:
+    """An event of each of these platform ids; its address is the id's unless one is given."""
+    events, reads, _ = await lanes(store)
+    records = [
+        record(person=name, email=email or f"{name}@example.com", refresh=True) for name in who
+    ]
+    [result] = await store.append([Page(events, "webhook", records, Millis(at), reads=reads.id)])
+    return result
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
+    on_file = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/s.db" if on_file else request.getfixturevalue("postgres_url")
+    made = await open_store(url)
+    yield made
+    await made._database.write(
+        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
+    )
+    await made.aclose()
+
+
+async def test_whom_a_name_stands_for_is_said_before(store: SqlStore) -> None:
+    await tell(store, "ada", "bo")
+    found = await store.erasure.find("acme", " ADA@example.com ")
+    assert found == Forgotten(1, ("ada@example.com",))
+    assert await store.erasure.find("acme", "bo") == Forgotten(1, ("bo@example.com",))
+    assert await store.erasure.find("acme", "nobody") == Forgotten(0)
+    assert await store.erasure.find("other", "ada") == Forgotten(0)
+
+
+async def test_a_forgotten_person_is_in_no_table_and_others_are(store: SqlStore) -> None:
+    await tell(store, "ada", "bo")
+    await _read(store, "ada", "bo")
+    await store.orders.place(
+        "refresh", {"connection": "acme", "person": "Ada@example.com"}, by="x", now=NOW
+    )
+    gone = await store.erasure.forget("acme", "ada@example.com", now=NOW)
+    assert (gone.people, gone.emails) == (1, ("ada@example.com",))
+    assert gone.rows > 3
+    text = await everything(store)
+    assert "ada" not in text
+    assert "bo@example.com" in text
+    assert len(await store.insight.people("acme", "bo")) == 1
+
+
+async def test_he_is_not_made_again_by_id_or_address(store: SqlStore) -> None:
+    await tell(store, "ada", "bo")
+    await store.erasure.forget("acme", "ada", now=NOW)
+    assert await tell(store, "ada", email="new@example.com") == Appended(0, 0, forgotten=1)
+    assert await tell(store, "other-id", email="ada@example.com") == Appended(0, 0, forgotten=1)
+    assert (await tell(store, "ada", "bo", "cy")) == Appended(2, 0, forgotten=1)
+    assert "ada" not in await everything(store)
+
+
+async def test_another_connection_does_not_forget_him(store: SqlStore) -> None:
+    await tell(store, "ada")
+    other = await store.lanes.ensure("other", "klaviyo", "event")
+    again = record(person="ada", email="ada@example.com")
+    await store.append([Page(other, "webhook", [again], NOW)])
+    await store.erasure.forget("acme", "ada", now=NOW)
+    assert len(await store.insight.people("other", "ada@example.com")) == 1
+    more = record(person="ada", email="ada@example.com")
+    assert await store.append([Page(other, "webhook", [more], NOW)]) == [Appended(1, 0)]
+
+
+async def test_lifting_lets_him_come_back(store: SqlStore) -> None:
+    await tell(store, "ada")
+    await store.erasure.forget("acme", "ada", now=NOW)
+    assert await store.erasure.lift("acme", "nobody") is False
+    assert await store.erasure.lift("acme", "ADA@example.com ") is True
+    assert await store.erasure.lift("acme", "ada") is False  # it went with the address
+    assert await tell(store, "ada") == Appended(1, 0)
+    assert len(await store.insight.people("acme", "ada")) == 1
+
+
+async def test_one_address_is_one_human(store: SqlStore) -> None:
+    """Two ids that share an address go together, with the addresses of both."""
+    await tell(store, "ada", email="shared@example.com")
+    await tell(store, "ada-2", email="second@example.com")
+    await tell(store, "ada-2", email="shared@example.com")
+    gone = await store.erasure.forget("acme", "ada", now=NOW)
+    assert gone.people == 2
+    assert "shared@" not in await everything(store)
+    assert (await tell(store, "ada-2", email="fresh@example.com")).forgotten == 1
+
+
+async def test_a_read_that_was_under_way_brings_nobody_back(store: SqlStore) -> None:
+    fence = await hold(store)
+    await tell(store, "ada")
+    claim = await claim_reads(store, fence)
+    assert claim
+    await store.erasure.forget("acme", "ada", now=NOW)
+    [entry] = claim.entries
+    _, _, profiles = await lanes(store)
+    observed = Observed(entry.seq, seen(entry.seq, "ada", LATER, profiles.id))
+    await store.reads.settle(claim, [observed], now=LATER, horizon=HORIZON)
+    assert "ada" not in await everything(store)
+
+
+async def test_who_was_never_seen_leaves_no_stone(store: SqlStore) -> None:
+    assert await store.erasure.forget("acme", "ada", now=NOW) == Forgotten(0)
+    assert await tell(store, "ada") == Appended(1, 0)
+
+
+async def _read(store: SqlStore, *who: str) -> None:
+    """Everybody who waits to be read is, and has a profile to write."""
+    fence = await hold(store)
+    claim = await claim_reads(store, fence)
+    assert claim
+    assert len(claim.entries) == len(who)
+    _, _, profiles = await lanes(store)
+    outcomes = [
+        Observed(e.seq, seen(e.seq, e.unique_id, NOW, profiles.id, balance=1))
+        for e in claim.entries
+    ]
+    await store.reads.settle(claim, outcomes, now=NOW, horizon=HORIZON)
+
+
+async def everything(store: SqlStore) -> str:
+    """Every value of every row, as text."""
+
+    def work(c: Connection) -> str:
+        return repr([list(c.execute(table.select())) for table in metadata.tables.values()])
+
+    return await store._database.read(work)
+
+
+async def test_an_sqlite_file_holds_no_trace_of_him(tmp_path: Path) -> None:
+    store = await open_store(f"sqlite:///{tmp_path}/s.db")
+    await tell(store, "ada", "bo")
+    await _read(store, "ada", "bo")
+    await store.erasure.forget("acme", "ada", now=NOW)
+    await store.aclose()
+    left = _bytes_of(tmp_path)
+    assert b"bo@example.com" in left
+    assert b"ada@example.com" not in left
+
+
+def _bytes_of(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+def test_every_table_that_may_hold_somebody_is_known_to_be_of_a_connection() -> None:
+    whom = erasure._Whom("acme", {1}, {"ada"}, {"ada@example.com"})
+    asked = {t.name for t in metadata.sorted_tables if erasure._about(t, whom) is not None}
+    assert asked >= {"outbox", "people", "reads", "profiles", "journal"}

@@ -1,0 +1,40 @@
+"""White Label Loyalty keeps the contract of platforms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from connector.adapters.wll import PLATFORM
+from connector.model import Action
+from connector.ports import Whom
+from connector.sandbox import WllSandbox
+from connector.testing.platform_contract import Double, PlatformContract, Push
+
+from .rig import SETTINGS
+
+REFUSED = {
+    "base_url": "no address",
+    "auth_url": "no address",
+    "rate_per_second": 0,
+    "paths": {"user": "/users"},
+}
+
+
+class TestWll(PlatformContract):
+    platform = PLATFORM
+    settings = SETTINGS
+    refused = REFUSED
+    mappings = Path(__file__).parents[2] / "mappings"
+
+    def sign(self, push: Push, key: str) -> Push:
+        return replace(push, secret=key)
+
+    def faulty(self, path: str) -> bool:
+        return path != "/oauth/token"
+
+    def double(self) -> Double:
+        sandbox = WllSandbox(people=450)
+        user = next(iter(sandbox.users))
+        action = Action("increase", "ref-1", person=user.auth, amount=5, reason="a reason")
+        return Double(sandbox.app, known=Whom(1, user.auth, user.email, b""), action=action)

@@ -1,0 +1,159 @@
+"""Yotpo and a second programme at one Klaviyo account, in a running daemon."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import orjson
+import pytest
+from plugins.daemon import Running, running
+
+from connector.app import read_config
+from connector.checks import check
+from connector.errors import ConfigError, Problem
+from connector.sandbox import JeriCommerceSandbox, Traffic, YotpoSandbox
+
+ROOT = Path(__file__).parents[2]
+SECRET = "yotpo_webhook_secret"
+HEAD = """
+[server]
+port = 0
+shutdown_timeout = "1s"
+"""
+SHOP = """
+[[connections]]
+name = "shop"
+source = "yotpo"
+[connections.settings]
+base_url = "${YOTPO_URL}"
+guid = "guid-sandbox"
+api_key = "yotpo_sandbox"
+webhook_secret = "yotpo_webhook_secret"
+poll_every = "1s"
+[connections.klaviyo]
+private_key = "pk_sandbox"
+"""
+WALLET = """
+[[connections]]
+name = "wallet"
+source = "jericommerce"
+[connections.settings]
+base_url = "${JERICOMMERCE_URL}"
+program = "demo"
+api_key = "jeri_sandbox"
+webhook_secret = "jeri_webhook_secret"
+[connections.klaviyo]
+private_key = "pk_sandbox"
+"""
+AGAIN = SHOP.replace('"shop"', '"shop-two"')
+
+
+@pytest.fixture
+def yotpo() -> YotpoSandbox:
+    return YotpoSandbox(people=5)
+
+
+@pytest.fixture
+def wallet() -> JeriCommerceSandbox:
+    return JeriCommerceSandbox(people=5)
+
+
+@pytest.fixture
+async def daemon(
+    tmp_path: Path,
+    yotpo: YotpoSandbox,
+    wallet: JeriCommerceSandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Running]:
+    shutil.copytree(ROOT / "mappings", tmp_path / "mappings")
+    platforms = {"yotpo": yotpo.app, "jericommerce": wallet.app}
+    async with running(tmp_path, HEAD + SHOP + WALLET, platforms, {}, monkeypatch) as found:
+        yield found
+
+
+async def test_a_webhook_becomes_an_event_and_the_fields_of_its_customer(
+    daemon: Running, yotpo: YotpoSandbox
+) -> None:
+    ana = yotpo.add("ana@example.com", balance=100, earned=600, tier="Silver")
+    sent = yotpo.tell("swell/points/changed", ana, random.Random(1))
+    assert (await daemon.post("shop", sent.body, sent.headers))[0] == 401
+    assert (await daemon.post("shop", sent.body, sent.headers, "wrong"))[0] == 401
+    taken = (202, '{"accepted":1,"duplicates":0}')
+    assert await daemon.post("shop", sent.body, sent.headers, SECRET) == taken
+    again = (202, '{"accepted":0,"duplicates":1}')
+    assert await daemon.post("shop", sent.body, sent.headers, SECRET) == again
+    await daemon.until(lambda: daemon.klaviyo.recorded(f"yotpo:{sent.id}"))
+    await daemon.until(lambda: daemon.properties(ana.email).get("yotpo_balance") == ana.balance)
+    assert daemon.klaviyo.recorded(f"yotpo:{sent.id}") == 1
+    fields = daemon.properties(ana.email)
+    assert fields["yotpo_tier_name"] == "Silver"
+    assert fields["yotpo_referral_url"] == f"https://{ana.link}"
+    assert not [name for name in fields if name.startswith("swell")]
+    # A change that no webhook tells of is found by the poll.
+    ana.change(balance=4321)
+    await daemon.until(lambda: daemon.properties(ana.email).get("yotpo_balance") == 4321)
+    assert daemon.properties(ana.email)["yotpo_referral_url"] == f"https://{ana.link}"
+    assert yotpo.state()["throttled"] == 0
+
+
+async def test_what_is_no_json_is_refused_and_counted(daemon: Running) -> None:
+    status, said = await daemon.post("shop", b'{{"topic": "swell/points/earned"}', {}, SECRET)
+    assert (status, orjson.loads(said)["problem"]) == (400, "W400")
+    metrics = (await daemon.get("/metrics"))[1]
+    counted = 'connector_webhooks_rejected_total{connection="shop",reason="malformed"} 1.0'
+    assert counted in metrics
+
+
+async def test_somebody_in_two_programmes_is_one_profile_with_the_fields_of_both(
+    daemon: Running, yotpo: YotpoSandbox, wallet: JeriCommerceSandbox
+) -> None:
+    ana = yotpo.add("ana@example.com", balance=11)
+    card = wallet.add("ana@example.com", balance=22)
+    sent = yotpo.tell("loyalty/opt_in", ana, random.Random(1))
+    await daemon.post("shop", sent.body, sent.headers, SECRET)
+    traffic = Traffic(wallet, "")
+    while True:
+        headers, body = traffic.make_event()
+        if orjson.loads(body).get("email") == card.email:
+            break
+    await daemon.post("wallet", body, headers)
+
+    def both() -> bool:
+        fields = daemon.properties("ana@example.com")
+        return (fields.get("yotpo_balance"), fields.get("balance")) == (ana.balance, card.balance)
+
+    await daemon.until(both)
+    assert daemon.klaviyo.state()["violations"] == {}
+
+
+async def test_two_connections_that_write_the_same_are_a_fault_at_start_and_reload(
+    daemon: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "connector.toml").write_text(HEAD + SHOP + WALLET + AGAIN)
+    with pytest.raises(ConfigError) as caught:
+        await daemon.app.reload()
+    assert caught.value.problem is Problem.MAPPING_FAULTY
+    assert "connections.shop-two.mapping" in caught.value.faults[0]
+    assert "connections.shop " in caught.value.faults[0]
+    assert list(daemon.app.lines) == ["shop", "wallet"]
+    found = await check(read_config(tmp_path / "connector.toml"), offline=True)
+    faults = [line for line in found if line.level == "fault"]
+    assert {line.problem for line in faults} == {Problem.MAPPING_FAULTY}
+    assert "yotpo_balance" in str(faults)
+
+    async def started(text: str) -> list[str]:
+        folder = tmp_path / "other"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(ROOT / "mappings", folder / "mappings")
+        platforms = {"yotpo": YotpoSandbox().app, "jericommerce": JeriCommerceSandbox().app}
+        async with running(folder, text, platforms, {}, monkeypatch) as found:
+            return list(found.app.lines)
+
+    with pytest.raises(ConfigError):
+        await started(HEAD + SHOP + AGAIN)
+    for harmless in ("enabled = false", 'mode = "shadow"'):
+        again = AGAIN.replace("[connections.settings]", f"{harmless}\n[connections.settings]")
+        assert await started(HEAD + SHOP + again) == ["shop", "shop-two"]
