@@ -1,7 +1,7 @@
 """An audience kept as a list: what a first sync and a change cost, against the least that could do.
 
 The audience is made up page by page and never in memory; store, rounds, lane, sink and receipts
-are the daemon's, on an SQLite file, in this process. Klaviyo is the sandbox in a process of its own,
+are the daemon's, on an SQLite file, in this process. Klaviyo is the sandbox in another process,
 its limits out of the way, so that the peak of memory is ours alone.
 """
 
