@@ -275,6 +275,26 @@ async def test_each_join_is_greeted_once_whatever_dies_between(start: Start, cle
     assert clerk.greeted == ["increase bob", "increase bob", "push bob", "push bob"]
 
 
+async def test_a_greeting_is_an_action_like_any_other(start: Start) -> None:
+    site = await start(GREETED)
+    members(site, "ada")
+    await site.start()
+    await site.rest(20)
+    members(site, "ada", "bob")
+    await site.sync("segments", "Winback")
+    await site.rest(20)
+    done = [(a.name, a.email, a.amount, a.message) for a in site.toy.applied]
+    assert sorted(done) == [
+        ("increase", address("bob"), 5, ""),
+        ("push", address("bob"), 0, "Hello"),
+    ]
+    await site.sync("segments", "Winback")
+    await site.kill()
+    await site.start()
+    await site.rest(20)
+    assert len(site.toy.applied) == 2
+
+
 async def test_greetings_that_the_platform_does_not_offer_are_a_fault(start: Start) -> None:
     from connector.errors import ConfigError
 
