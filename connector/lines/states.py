@@ -15,6 +15,7 @@ from connector.ports import Reader, Renderer
 from connector.receipts import Receipts
 from connector.refresh import PassThrough, Refresher
 from connector.rendering import ProfileRenderer
+from connector.signals import signals
 
 
 async def build(site: Site, line: Line) -> None:
@@ -60,6 +61,7 @@ async def _reads(site: Site, line: Line, reader: Reader, writes: Dispatcher[Prof
         account=site.addresses,
         email_change=connection.email_change,
         on_leave=connection.on_leave,
+        signals=signals(connection.tiers, connection.rewards),
     )
 
     def seen(outcomes: Sequence[Outcome]) -> None:

@@ -320,7 +320,7 @@ def _end(began: Millis) -> Any:
         (p.state == State.DEAD, "dead"),
         (and_(p.state == State.HELD, p.problem == Problem.BAD_ADDRESS.value), "invalid"),
         (p.state == State.HELD, "held"),
-        (and_(p.settled_at > began, p.request.is_not(None)), "sent"),
+        (and_(p.settled_at >= began, p.request.is_not(None)), "sent"),
         else_="unchanged",
     ).label("word")
 

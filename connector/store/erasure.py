@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, or_, select, update
 
 from connector.model import Millis, State
 from connector.ports import Forgotten
@@ -17,6 +17,7 @@ from connector.store.tables import (
     actions,
     groups,
     lanes,
+    memberships,
     metadata,
     orders,
     people,
@@ -35,6 +36,11 @@ class _Whom:
     emails: set[str] = field(default_factory=set)
 
     @property
+    def people(self) -> int:
+        """How many they are; one whom groups alone know is one, too."""
+        return len(self.rows) or int(bool(self.emails))
+
+    @property
     def names(self) -> list[tuple[str, str]]:
         return [("person", id) for id in self.ids] + [("email", email) for email in self.emails]
 
@@ -48,14 +54,14 @@ class SqlErasure:
     async def find(self, connection: str, who: str) -> Forgotten:
         def work(c: Connection) -> Forgotten:
             whom = _find(c, connection, who)
-            return Forgotten(len(whom.rows), tuple(sorted(whom.emails)))
+            return Forgotten(whom.people, tuple(sorted(whom.emails)))
 
         return await self._database.read(work)
 
     async def forget(self, connection: str, who: str, *, now: Millis) -> Forgotten:
         def work(c: Connection) -> Forgotten:
             whom = _find(c, connection, who)
-            if not whom.rows:
+            if not whom.people:
                 return Forgotten(0)
             if c.dialect.name == "sqlite":
                 # What is deleted is overwritten too, not only marked as free.
@@ -65,7 +71,7 @@ class SqlErasure:
             tombstones.bury(c, connection, whom.names, now)
             if c.dialect.name == "sqlite":
                 c.exec_driver_sql("PRAGMA secure_delete = OFF")
-            return Forgotten(len(whom.rows), tuple(sorted(whom.emails)), gone)
+            return Forgotten(whom.people, tuple(sorted(whom.emails)), gone)
 
         return await self._database.write(work)
 
@@ -83,12 +89,27 @@ def _find(c: Connection, connection: str, who: str) -> _Whom:
         known = select(people).where(people.c.connection == connection, mine)
         found = [row for row in c.execute(known) if row.id not in whom.rows]
         if not found:
+            whom.emails |= _as_member(c, connection, ids, emails)
             return whom
         whom.rows |= {row.id for row in found}
         whom.ids |= {row.platform_id for row in found if row.platform_id}
         whom.emails |= {row.email for row in found if row.email}
         whom.emails |= _former(c, [row.id for row in found])
         ids, emails = whom.ids, whom.emails
+
+
+def _as_member(c: Connection, connection: str, ids: set[str], emails: set[str]) -> set[str]:
+    """Addresses by which groups alone may know him."""
+    named = or_(sightings.c.platform_id.in_(ids), sightings.c.email.in_(emails))
+    of_groups = sightings.c.source.in_(_groups(connection))
+    on_targets = memberships.c.target.in_(_groups(connection))
+    found = set(c.execute(select(sightings.c.email).where(of_groups, named)).scalars())
+    kept = select(memberships.c.email).where(on_targets, memberships.c.email.in_(emails | found))
+    return found | set(c.execute(kept).scalars())
+
+
+def _groups(connection: str) -> Select[tuple[int]]:
+    return select(groups.c.id).where(groups.c.connection == connection)
 
 
 def _former(c: Connection, rows: Sequence[int]) -> set[str]:
@@ -146,11 +167,10 @@ def _about(table: Table, whom: _Whom) -> ColumnElement[Any] | None:
 def _within(table: Table, connection: str) -> ColumnElement[Any]:
     if "connection" in table.c:
         return table.c.connection == connection
+    if "source" in table.c:
+        return table.c.source.in_(_groups(connection))
     if "lane" in table.c:
         return table.c.lane.in_(select(lanes.c.id).where(lanes.c.connection == connection))
-    if table is sightings:
-        sources = select(groups.c.id).where(groups.c.connection == connection)
-        return sightings.c.source.in_(sources)
     raise LookupError(f"{table.name} holds addresses, and nothing says of which connection")
 
 

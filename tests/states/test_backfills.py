@@ -114,6 +114,7 @@ async def test_everybody_is_told_and_the_second_run_sends_nothing(make: Any) -> 
     assert (first["state"], ends(first)) == ("done", {"sent": 70})
     assert [desk.site.wrong(person) for person in desk.site.platform.people] == [None] * 70
     sent = desk.site.profile_requests()
+    await desk.site.clock.advance(1)
     second = await desk.run(what=file)
     assert second["id"] != first["id"]
     assert ends(second) == {"unchanged": 70}
@@ -254,6 +255,7 @@ async def test_a_no_stops_it_and_the_same_order_asks_anew(make: Any) -> None:
 async def test_stop_stops_at_once_and_the_same_order_goes_on(make: Any) -> None:
     desk: Desk = await make(160)
     site = desk.site
+    site.wires["jericommerce"].before = lambda: 0.1
     file = desk.everybody()
     id = await desk.begin(what=file)
     await desk.after(60)
@@ -276,6 +278,7 @@ async def test_stop_stops_at_once_and_the_same_order_goes_on(make: Any) -> None:
 async def test_two_kills_lose_nobody_and_read_nobody_twice_over(make: Any) -> None:
     desk: Desk = await make(160)
     site = desk.site
+    site.wires["jericommerce"].before = lambda: 0.1
     id = await desk.begin(what=desk.everybody())
     for reads_made in (30, 90):
         await desk.after(reads_made)
