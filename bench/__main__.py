@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench import backlog, drain, intake, quota, states
+from bench import backlog, blast, drain, intake, quota, states
 from bench.load import signed_requests
 
 R = TypeVar("R")
@@ -47,8 +47,13 @@ def _quota(options: argparse.Namespace, folder: Path) -> str:
     return quota.text([quota.measure(options.minutes, folder)])
 
 
+def _blast(options: argparse.Namespace, folder: Path) -> str:
+    return blast.text([blast.measure(options.minutes, folder)])
+
+
 _ALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "backlog": _backlog,
+    "blast": _blast,
     "quota": _quota,
     "states": _states,
 }
@@ -63,7 +68,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100_000, help="in the backlog to drain")
     parser.add_argument("--json", action="store_true", help="every run, for machines")
     parser.add_argument("--people", type=int, default=100_000, help="of states (--only states)")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of quota (--only quota)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="of quota and blast")
     options = parser.parse_args()
     if options.only in _ALONE:
         _say(options.only)

@@ -9,11 +9,20 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, or_, select, update
 
-from connector.model import Millis
+from connector.model import Millis, State
 from connector.ports import Forgotten
 from connector.store import tombstones
 from connector.store.database import Database
-from connector.store.tables import lanes, metadata, orders, people, profiles
+from connector.store.tables import (
+    actions,
+    groups,
+    lanes,
+    metadata,
+    orders,
+    people,
+    profiles,
+    sightings,
+)
 
 
 @dataclass
@@ -51,7 +60,7 @@ class SqlErasure:
             if c.dialect.name == "sqlite":
                 # What is deleted is overwritten too, not only marked as free.
                 c.exec_driver_sql("PRAGMA secure_delete = ON")
-            gone = sum(_erase(c, table, whom) for table in metadata.sorted_tables)
+            gone = sum(_erase(c, table, whom, now) for table in metadata.sorted_tables)
             _clean_orders(c, whom)
             tombstones.bury(c, connection, whom.names, now)
             if c.dialect.name == "sqlite":
@@ -100,11 +109,27 @@ def _emails(said: Any) -> Iterator[str]:
             yield from _emails(item)
 
 
-def _erase(c: Connection, table: Table, whom: _Whom) -> int:
+def _erase(c: Connection, table: Table, whom: _Whom, now: Millis) -> int:
     if table is people:
         return c.execute(delete(people).where(people.c.id.in_(whom.rows))).rowcount
+    if table is actions:
+        return _empty_actions(c, whom, now)
     wanted = _about(table, whom)
     return 0 if wanted is None else c.execute(delete(table).where(wanted)).rowcount
+
+
+def _empty_actions(c: Connection, whom: _Whom, now: Millis) -> int:
+    """The row stays, without anything of him: it is what keeps a repeated call from being applied
+    a second time (promise 4). What was not sent yet is not sent any more."""
+    customer = and_(_within(actions, whom.connection), actions.c.customer.in_(whom.ids))
+    named = _about(actions, whom)
+    assert named is not None
+    mine = or_(named, customer)
+    waits = mine, actions.c.state.in_((State.READY, State.HELD)), actions.c.sent_at.is_(None)
+    given_up = {"state": State.DISCARDED, "problem": None, "detail": "", "settled_at": now}
+    c.execute(update(actions).where(*waits).values(given_up))
+    empty = {"person": None, "email": None, "customer": None, "data": b"{}", "evidence": None}
+    return c.execute(update(actions).where(mine).values(empty | {"who": b""})).rowcount
 
 
 def _about(table: Table, whom: _Whom) -> ColumnElement[Any] | None:
@@ -123,6 +148,9 @@ def _within(table: Table, connection: str) -> ColumnElement[Any]:
         return table.c.connection == connection
     if "lane" in table.c:
         return table.c.lane.in_(select(lanes.c.id).where(lanes.c.connection == connection))
+    if table is sightings:
+        sources = select(groups.c.id).where(groups.c.connection == connection)
+        return sightings.c.source.in_(sources)
     raise LookupError(f"{table.name} holds addresses, and nothing says of which connection")
 
 

@@ -30,8 +30,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
 from connector.model import Group, Lane, Link, Millis, State
-from connector.ports import Member, MembersPage
+from connector.ports import Member, MembersPage, Named
 from connector.states import address_of
+from connector.store import tombstones
 from connector.store.queue import chunks
 from connector.store.tables import groups, memberships, sightings
 
@@ -147,7 +148,12 @@ def stage(
     greets: bool,
 ) -> None:
     """These people are in the source, says a page that was asked for then."""
-    people = {member.email: member for member in members if member.email}
+    graves = tombstones.load(c, row.connection, [Named(m.platform_id, m.email) for m in members])
+    people = {
+        member.email: member
+        for member in members
+        if member.email and not graves.cover(Named(member.platform_id, member.email))
+    }
     known = _known(c, row.id, list(people))
     told = [e for e in people if not (e in known and known[e].gone and known[e].at >= asked_at)]
     if told:
