@@ -106,7 +106,7 @@ class App:
         await self._lease.acquire(patience)
         await self._take_over()
         self._workshop = Workshop(self.config, self.store, self._lease, self.clock, self.metrics)
-        self._take(await self._workshop.build_all(self.config.connections))
+        self._take(await self._workshop.lay(self.config.connections))
         await self._pulse()
         if serve:
             await self._serve()
@@ -457,7 +457,7 @@ class App:
                     self._workshop.quotas,
                 ),
             )
-            laid = await workshop.build_all(config.connections)
+            laid = await workshop.lay(config.connections)
         except ConfigError as error:
             self.metrics.reload_ok.set(0)
             self._note("reload", f"{Problem.RELOAD_REFUSED}: {error.faults[0]}")

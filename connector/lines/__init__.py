@@ -58,27 +58,27 @@ class Workshop:
         self._shop = Shop(config, store, lease, clock, metrics, self.quotas)
         self._writers: dict[str, Writer] = {}
 
-    async def build_all(self, connections: Sequence[Connection]) -> Laid:
-        """Their lines, stopped. A package that fails stops its own connections only. Raises
-        ConfigError for what is wrong in a file, and where two connections write the same thing at
-        one Klaviyo account; nothing stays open then."""
+    async def lay(self, connections: Sequence[Connection]) -> Laid:
+        """The lines of all connections. Raises ConfigError, with nothing left open, for what is
+        wrong in a file, and where two connections write the same thing at one Klaviyo account; a
+        package that fails stops its own connections only."""
         # Together, so that a far end that does not answer costs its wait once.
-        built = await asyncio.gather(*(self.build(c) for c in connections), return_exceptions=True)
-        laid, faults = Laid({}, {}), list[BaseException]()
+        built = await asyncio.gather(*map(self.build, connections), return_exceptions=True)
+        laid, failed = Laid({}, {}), []
         for connection, found in zip(connections, built, strict=True):
             if isinstance(found, Line):
                 laid.lines[connection.name] = found
             elif isinstance(found, ConfigError) and found.problem is Problem.PLUGIN_BROKEN:
                 if connection.enabled:
                     laid.broken[connection.name] = found.faults[0]
-            elif isinstance(found, BaseException):
-                faults.append(found)
+            else:
+                failed.append(found)
         writers = [self._writers[c.name] for c in connections if c.name in self._writers]
-        if not faults and (clashing := clashes(writers)):
-            faults.append(ConfigError(clashing, Problem.MAPPING_FAULTY))
-        if faults:
+        if not failed and (both := clashes(writers)):
+            failed.append(ConfigError(both, Problem.MAPPING_FAULTY))
+        if failed:
             await asyncio.gather(*(line.aclose() for line in laid.lines.values()))
-            raise faults[0]
+            raise failed[0]
         return laid
 
     async def build(self, connection: Connection) -> Line:

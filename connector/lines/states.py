@@ -32,6 +32,8 @@ async def build(site: Site, line: Line) -> None:
     line.writes = writes = await site.dispatcher(
         KLAVIYO, "profile", shop.store.profiles, sink, site.muted(renderer), settled=written
     )
+    if not site.shadow:
+        await shop.store.profiles.end_shadow(writes.lane.id, now=shop.clock.now())
     receipts = Receipts(
         writes.lane,
         shop.store.profiles,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -90,13 +91,11 @@ def _commented(key: str, table: type[BaseModel]) -> list[str]:
 
 
 def _comment(key: str, field: FieldInfo) -> str:
-    empty: Any = "" if parts(field.annotation)[0] is str else {}
-    default: Any = empty if field.is_required() else field.default
-    default = list(default) if isinstance(default, tuple) else default
-    shown = f'"{default}"' if isinstance(default, str) else default
-    return (
-        f"# {key} = {shown}" if not isinstance(default, float) else f"# {key}: {field.description}"
-    )
+    """The default, in JSON, which is TOML too. A float may be a duration, and a table is long."""
+    default: Any = "" if field.is_required() else field.default
+    if isinstance(default, str | int | tuple):
+        return f"# {key} = {json.dumps(default)}"
+    return f"# {key}: {field.description}"
 
 
 def _fill(template: Any, values: dict[str, str]) -> str:
