@@ -208,6 +208,12 @@ class PlatformContract:
                 said = orjson.loads(record.data)
                 _check_view(view(record.name, record.occurred_at, said, record.email), event=True)
 
+        for push in pushes:
+            body = orjson.loads(push.body)
+            for place in places(body):
+                for odd in ODD:
+                    one = replace(push, body=encoded(put_at(body, place, odd)))
+                    self._read_or_refused(webhook, one)
         any_body()
         touched()
 
