@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench import backfill, backlog, drain, intake, quota, states
+from bench import audience, backfill, backlog, blast, drain, intake, quota, states
 from bench.load import signed_requests
 
 R = TypeVar("R")
@@ -51,9 +51,19 @@ def _quota(options: argparse.Namespace, folder: Path) -> str:
     return quota.text([quota.measure(options.minutes, folder)])
 
 
+def _blast(options: argparse.Namespace, folder: Path) -> str:
+    return blast.text([blast.measure(options.minutes, folder)])
+
+
+def _audience(options: argparse.Namespace, folder: Path) -> str:
+    return audience.text(asyncio.run(audience.measure(options.people or 100_000, folder)))
+
+
 _ALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
+    "audience": _audience,
     "backfill": _backfill,
     "backlog": _backlog,
+    "blast": _blast,
     "quota": _quota,
     "states": _states,
 }
@@ -67,8 +77,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of each side, one after the other")
     parser.add_argument("--events", type=int, default=100_000, help="in the backlog to drain")
     parser.add_argument("--json", action="store_true", help="every run, for machines")
-    parser.add_argument("--people", type=int, help="of states (100,000) or backfill (200,000)")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of quota (--only quota)")
+    parser.add_argument(
+        "--people", type=int, help="of states, audience (100,000) or backfill (200,000)"
+    )
+    parser.add_argument("--minutes", type=float, default=3.0, help="of quota and blast")
     options = parser.parse_args()
     if options.only in _ALONE:
         _say(options.only)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -323,6 +324,8 @@ class Action:
 
 
 Origin = Literal["flow", "segment"]
+REFERENCE = re.compile(r"\blc[0-9a-f]{10}\b", re.ASCII)
+"""What `Action.ref` looks like wherever a platform gives it back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -10,6 +11,7 @@ import orjson
 from connector.errors import ConfigError, Problem
 from connector.mapping import CompiledMapping, compile_mapping
 from connector.model import (
+    REFERENCE,
     Entry,
     EventMessage,
     Fault,
@@ -23,6 +25,8 @@ from connector.states import write_of_json
 EventView = Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
 """(name, occurred at in ms, the source's JSON, address) → the platform's documented view."""
 
+ORIGIN = "connector_action"
+"""The property of an event that an action of ours caused: its reference."""
 _WITHHELD: Mapping[Any, Skip] = {
     "placeholder": Skip("placeholder"),
     "restricted": Skip("restricted"),
@@ -92,15 +96,25 @@ class EventRenderer:
             mapping = self._older.get(entry.mapping, mapping)
         try:
             view = self._view(entry.name, entry.occurred_at, orjson.loads(entry.data), entry.email)
-            return mapping.render_event(
+            message = mapping.render_event(
                 view,
                 unique_id=entry.unique_id,
                 occurred_at=entry.occurred_at,
                 fresh=self._fresh_view(entry) if self._attach else None,
             )
+            return _with_origin(message, entry)
         except Exception as error:
             # One record must not stop its lane, whatever is wrong with it or with a plug-in.
             return Fault(Problem.MAPPING_FAILED, f"{type(error).__name__} while rendering")
+
+
+def _with_origin(message: EventMessage | Skip | Fault, entry: Entry) -> EventMessage | Skip | Fault:
+    """What an action of ours made happen says so, where the platform gives back its reference: a
+    flow must be able to pass over it, or it would start itself again."""
+    found = REFERENCE.search(entry.data.decode(errors="ignore"))
+    if found is None or not isinstance(message, EventMessage):
+        return message
+    return replace(message, properties={**message.properties, ORIGIN: found[0]})
 
 
 class ProfileRenderer:

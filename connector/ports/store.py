@@ -236,6 +236,11 @@ class Profiles(Receipted, Protocol):
         """Forget what was confirmed: the lane belongs to another account from now on."""
         ...
 
+    async def end_shadow(self, lane: LaneId, *, now: Millis) -> int:
+        """The lane sends from now on: whoever was passed over is told, at backfill priority; how
+        many they are."""
+        ...
+
     async def outdated(self, lane: LaneId, mapping: str) -> int:
         """How many people were rendered with another mapping version."""
         ...

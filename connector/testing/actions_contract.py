@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from connector.errors import Problem
 from connector.model import (
+    REFERENCE,
     Absent,
     Accepted,
     Action,
@@ -151,6 +152,7 @@ class ActionsContract:
         assert (entry.name, entry.email, entry.solo) == ("increase", "ana@example.com", False)
         assert await desk.settle(claim, Accepted(entry.seq, "r1", "their-7"), now=_NOW + 9) == 1
         deed = await desk.one()
+        assert REFERENCE.fullmatch(deed.ours)
         assert (deed.state, deed.theirs, deed.settled_at) == ("applied", "their-7", _NOW + 9)
         assert await desk.settle(claim, Dead(entry.seq, Problem.PLATFORM_REFUSED)) == 0
         assert (await desk.one()).state == "applied"

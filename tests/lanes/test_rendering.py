@@ -120,3 +120,16 @@ def test_a_record_that_cannot_be_rendered_says_so() -> None:
     fault = EventRenderer(MAPPING, event_view, None).render(entry(data=b"[]"))
     assert isinstance(fault, Fault)
     assert fault.problem is Problem.MAPPING_FAILED
+
+
+def test_an_event_that_an_action_of_ours_caused_carries_its_reference() -> None:
+    renderer = EventRenderer(MAPPING, event_view, MemoryStore())
+    body = {"id": "e1", "properties": {"amount": 5, "reason": "Survey \u00b7 lc0123456789"}}
+    echo = renderer.render(entry(data=orjson.dumps(body)))
+    plain = renderer.render(
+        entry(data=orjson.dumps(body | {"id": "xlc0123456789", "properties": {}}))
+    )
+    assert isinstance(echo, EventMessage)
+    assert isinstance(plain, EventMessage)
+    assert echo.properties["connector_action"] == "lc0123456789"
+    assert "connector_action" not in plain.properties

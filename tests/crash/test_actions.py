@@ -1,0 +1,164 @@
+"""Promise 4 with the real process: killed whenever, it gives no points twice and loses no call."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from .conftest import Daemon, Platforms, until
+from .test_kill import Posting as Webhooks
+
+_SECRET = "flow-secret"
+_TABLE = f"""
+[connections.actions]
+secret = "{_SECRET}"
+daily_per_person = 100000
+"""
+
+
+class Posting(Webhooks):
+    """Klaviyo: each call again until it is acknowledged, and some once more after that."""
+
+    def _run(self) -> None:
+        unanswered: list[str] = []
+        number = 0
+        while not self._stop.wait(self._random.expovariate(60)):
+            if unanswered and self._random.random() < 0.5:
+                reason = unanswered.pop(0)
+            else:
+                number += 1
+                reason = f"call-{number}"
+                self.issued.add(reason)
+            if self._call(reason) == 202:
+                self.acknowledged.add(reason)
+                if self._random.random() < 0.1:
+                    self._call(reason)
+            else:
+                unanswered.append(reason)
+
+    def _call(self, reason: str) -> int:
+        email = f"person{int(reason[5:]) % 20}@example.com"
+        return call(self._daemon, email, reason)
+
+
+def call(daemon: Daemon, email: str, reason: str, amount: int = 5) -> int:
+    body = json.dumps([{"email": email, "amount": amount, "reason": reason}]).encode()
+    headers = {"api-key": _SECRET, "x-klaviyo-flow-id": "F1"}
+    return daemon._call("POST", "/flows/demo/balance/increase", body, headers)[0]
+
+
+def rows(daemon: Daemon) -> dict[str, tuple[int, str | None]]:
+    """Reason → (state, problem)."""
+    with closing(sqlite3.connect(daemon.folder / "state" / "crash.db")) as store:
+        found = store.execute("SELECT data, state, problem FROM actions").fetchall()
+    return {json.loads(data)["reason"]: (state, problem) for data, state, problem in found}
+
+
+def busy(daemon: Daemon) -> int:
+    return sum(state in (0, 1) for state, _ in rows(daemon).values())
+
+
+@pytest.fixture
+def shop(daemon: Daemon, platforms: Platforms) -> Daemon:
+    """A daemon with actions, and twenty people who have a balance."""
+    text = daemon.config.read_text()
+    fast = text.replace('program = "demo"', 'program = "demo"\nrate_per_second = 500')
+    daemon.config.write_text(fast + _TABLE)
+    for number in range(20):
+        platforms.jericommerce.add(f"person{number}@example.com")
+    return daemon
+
+
+def survive(daemon: Daemon, platforms: Platforms, kills: int, seed: int) -> int:
+    """How many were parked."""
+    chance = random.Random(seed)
+    posting = Posting(daemon, None, seed)  # type: ignore[arg-type]
+    faults = platforms.jericommerce.faults
+    for kind in ("reset_before", "reset_after", "truncate"):
+        faults.add("balance/increase", kind, probability=0.05)
+    for status, applied in ((500, True), (502, False), (503, False), (429, False), (423, False)):
+        faults.add("balance/increase", "status", status=status, applied=applied, probability=0.05)
+    daemon.start()
+    daemon.wait_until_ready()
+    with posting.going_on():
+        for _ in range(kills):
+            wanted = len(posting.acknowledged) + chance.randint(5, 30)
+            until("work goes on", lambda: len(posting.acknowledged) >= wanted)  # noqa: B023
+            daemon.kill()
+            daemon.start()
+            daemon.wait_until_ready()
+    faults.clear()
+    until("all is sent or parked", lambda: busy(daemon) == 0, 30.0 + kills)
+    found = rows(daemon)
+    applied = {reason: platforms.jericommerce.adjusted(reason) for reason in posting.issued}
+    assert posting.acknowledged <= set(found) <= posting.issued
+    assert {reason: n for reason, n in applied.items() if n > 1} == {}
+    assert {reason for reason in posting.issued - set(found) if applied[reason]} == set()
+    wrong = {
+        reason: (state, problem, applied[reason])
+        for reason, (state, problem) in found.items()
+        if (state, problem) not in ((2, None), (4, "A10")) or (state == 2 and applied[reason] != 1)
+    }
+    assert wrong == {}
+    assert len(posting.acknowledged) > 10
+    return Counter(problem for _, problem in found.values())["A10"]
+
+
+def test_killed_at_random_it_gives_nobody_points_twice(shop: Daemon, platforms: Platforms) -> None:
+    assert survive(shop, platforms, kills=2, seed=int(os.environ.get("CRASH_SEED", "1"))) > 0
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif("CRASH_KILLS" not in os.environ, reason="CRASH_KILLS says how many")
+def test_a_long_campaign_of_kills_gives_nobody_points_twice(
+    shop: Daemon, platforms: Platforms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kills = int(os.environ["CRASH_KILLS"])
+    parked = survive(shop, platforms, kills, int(os.environ.get("CRASH_SEED", "1")))
+    with capsys.disabled():
+        total = len(rows(shop))
+        print(f"\n{kills} kills of the daemon: {total} adjustments, {parked} parked, 0 doubled")
+
+
+def connector(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "connector.cli", "--config", str(daemon.config), *words],
+        cwd=daemon.folder,
+        env={"PYTHONPATH": str(Path(__file__).parent.parent.parent), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_person_settles_an_uncertain_one_beside_the_daemon(
+    shop: Daemon, platforms: Platforms
+) -> None:
+    platforms.jericommerce.faults.add("balance/increase", "reset_after", count=1)
+    platforms.jericommerce.faults.add("balance/increase", "reset_before", count=1)
+    shop.start()
+    shop.wait_until_ready()
+    for reason in ("lost-after", "lost-before"):
+        assert call(shop, "person1@example.com", reason) == 202
+        until("it is parked", lambda: rows(shop).get(reason) == (4, "A10"))  # noqa: B023
+    assert "A10" in shop.ask("/healthz")[1]
+    assert 'connector_actions_uncertain{connection="demo"} 2.0' in shop.ask("/metrics")[1]
+    listed = json.loads(connector(shop, "actions", "list", "--stuck", "--json").stdout)
+    ids = {deed["reason"]: str(deed["id"]) for deed in listed}
+    assert connector(shop, "actions", "applied", ids["lost-after"]).returncode == 0
+    assert connector(shop, "actions", "again", ids["lost-before"]).returncode == 0
+    until("it is applied", lambda: rows(shop)["lost-before"] == (2, None))
+    assert [platforms.jericommerce.adjusted(reason) for reason in ids] == [1, 1]
+    told = connector(shop, "explain", "demo", "person1@example.com").stdout
+    assert told.count("increase +5") == 2
+    assert "/flows/demo/push" in shop._call("POST", "/flows/demo/x", b"", {"api-key": _SECRET})[1]
