@@ -219,16 +219,10 @@ def push(
             unwant(c, row_of(c, row.target), here, at, priority=0)
 
 
-def keep(
-    c: Connection,
-    connection: str,
-    person: int,
-    record: Record,
-    change: tuple[str, bool],
-    at: Millis,
-) -> None:
+def keep(c: Connection, connection: str, person: int, record: Record, at: Millis) -> None:
     """A push about somebody whose address is not known yet waits for it."""
-    audience, joined = change
+    assert record.membership is not None
+    audience, joined = record.membership
     values = {"connection": connection, "person": person, "audience": audience}
     values |= {"joined": int(joined), "platform_id": record.person, "at": at}
     c.execute(insert(pushes).values(values))
