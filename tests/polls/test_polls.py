@@ -127,22 +127,43 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[[Pages], Any]]:
     await store.aclose()
 
 
-async def test_it_goes_through_all_pages_and_next_time_begins_where_it_ended(make: Any) -> None:
+async def test_the_first_poll_finds_where_to_begin_and_tells_nobody(make: Any) -> None:
     rig = make(Pages(5))
-    assert await rig.poll.poll() == 5
+    assert await rig.poll.poll() == 0
     assert rig.pages.asked == [None, "2", "4"]
     assert await rig.cursor() == Checkpoint(PEOPLE, "5")
+    assert rig.seen == 0
+    assert not await rig.store.insight.people("acme", "p0")
+
+
+async def test_a_first_poll_that_was_cut_off_begins_again(make: Any) -> None:
+    rig = make(Pages(5))
+    rig.lease.ours = False
+    assert await rig.poll.poll() == 0
+    assert await rig.cursor() is None
+
+
+async def test_it_goes_through_all_pages_and_next_time_begins_where_it_ended(make: Any) -> None:
+    rig = make(Pages(1))
+    await rig.poll.poll()
+    rig.pages.people += ["a", "b", "c"]
+    assert await rig.poll.poll() == 3
+    assert rig.pages.asked == [None, "1", "3"]
+    assert await rig.cursor() == Checkpoint(PEOPLE, "4")
     rig.pages.people += ["late"]
     assert await rig.poll.poll() == 1
-    assert rig.pages.asked[3:] == ["5"]
-    assert rig.seen == 4
+    assert rig.pages.asked[3:] == ["4"]
+    assert rig.seen == 3
 
 
 async def test_a_cursor_that_repeats_ends_the_poll_and_loses_nobody(make: Any) -> None:
-    rig = make(Pages(2))
+    rig = make(Pages(0))
+    await rig.poll.poll()
+    rig.pages.people += ["a", "b"]
     rig.pages.stuck = True
-    assert await rig.poll.poll() == 4
+    assert await rig.poll.poll() == 2
     assert rig.pages.asked == [None, "0"]
+    assert await rig.store.insight.people("acme", "b")
 
 
 async def test_a_page_that_fails_leaves_the_cursor_where_it_was(make: Any) -> None:
@@ -158,7 +179,9 @@ async def test_a_page_that_fails_leaves_the_cursor_where_it_was(make: Any) -> No
 
 
 async def test_without_the_lease_it_stops_after_the_page_in_hand(make: Any) -> None:
-    rig = make(Pages(6))
+    rig = make(Pages(0))
+    await rig.poll.poll()
+    rig.pages.people += list("abcdef")
     rig.lease.ours = False
     assert await rig.poll.poll() == 2
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, insert, select, update
 
-from connector.model import Appended, Millis, Observed, Page, State
+from connector.model import Accepted, Appended, Millis, Observed, Page, State
 from connector.ports import Forgotten, Member
 from connector.store import erasure
 from connector.store import groups as staging
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import actions, groups, memberships, metadata, sightings
-from connector.testing.states_contract import claim_reads, lanes, seen
+from connector.testing.states_contract import claim_reads, claim_writes, lanes, seen, settle
 from connector.testing.store_contract import HORIZON, NOW, hold, record
 
 LATER = Millis(NOW + 60_000)
@@ -126,7 +126,7 @@ async def test_who_was_never_seen_leaves_no_stone(store: SqlStore) -> None:
 
 
 async def _read(store: SqlStore, *who: str) -> None:
-    """Everybody who waits to be read is, and has a profile to write."""
+    """Everybody who waits to be read is, and his profile is written."""
     fence = await hold(store)
     claim = await claim_reads(store, fence)
     assert claim
@@ -137,6 +137,10 @@ async def _read(store: SqlStore, *who: str) -> None:
         for e in claim.entries
     ]
     await store.reads.settle(claim, outcomes, now=NOW, horizon=HORIZON)
+    written = await claim_writes(store, fence)
+    assert written
+    assert len(written.entries) == len(who)
+    await settle(store, written, *(Accepted(e.seq, "r") for e in written.entries))
 
 
 async def everything(store: SqlStore) -> str:
@@ -145,7 +149,7 @@ async def everything(store: SqlStore) -> str:
     def work(c: Connection) -> str:
         return repr([list(c.execute(table.select())) for table in metadata.tables.values()])
 
-    return await store._database.read(work)
+    return (await store._database.read(work)).lower()
 
 
 async def test_lists_and_actions_hold_nobody_either_and_a_repeated_call_is_still_known(

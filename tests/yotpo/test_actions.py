@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from connector.adapters.yotpo.actions import TITLE_MAX, YotpoActions
-from connector.errors import Rejected, Unknown, Wait
+from connector.errors import Blocked, Rejected, Unknown, Wait
 from connector.model import Action
 from connector.sandbox.yotpo_people import Customer
 
@@ -231,6 +231,14 @@ async def test_an_app_knows_people_by_address_only() -> None:
     async with Rig(**APP, access_token="app-token-0") as rig:
         with pytest.raises(Rejected, match="address"):
             await rig.apply(replace(ACTION, email=None, person="7"))
+
+
+async def test_an_address_of_the_app_that_is_wrong_refuses_nobody() -> None:
+    wrong = {**APP, "adjust_url": "http://127.0.0.1/app/nowhere"}
+    async with Rig(**wrong, access_token="app-token-0") as rig:
+        with pytest.raises(Blocked) as caught:
+            await rig.apply(ACTION)
+        assert caught.value.scope == "target"
 
 
 async def test_an_app_adjusts_a_hundred_times_a_minute() -> None:
