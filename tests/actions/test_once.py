@@ -211,6 +211,19 @@ async def test_a_lease_lost_between_claim_and_send_sends_nothing(
     assert (deed.state, deed.sent_at) == ("waiting", None)
 
 
+async def test_a_lease_lost_while_the_person_is_looked_for_sends_nothing(rig: Rig) -> None:
+    class Losing(dict[str, str]):
+        def get(self, key: str, default: object = None) -> str:  # type: ignore[override]
+            rig.lease.ours = False
+            return "ana@example.com"
+
+    rig.addresses = Losing()
+    await _push(rig, KLAVIYO_ID)
+    await rig.after(1.0)
+    assert not rig.platform.sent
+    assert [(d.state, d.sent_at) for d in await rig.deeds()] == [("waiting", None)]
+
+
 async def test_a_frozen_holder_s_late_answer_settles_nothing_and_is_kept(
     make_rig: Callable[..., Rig],
 ) -> None:
