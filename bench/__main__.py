@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench import backlog, blast, drain, intake, quota, states
+from bench import audience, backfill, backlog, blast, drain, intake, quota, states
 from bench.load import signed_requests
 
 R = TypeVar("R")
@@ -35,8 +35,12 @@ class Line:
     met: bool
 
 
+def _backfill(options: argparse.Namespace, folder: Path) -> str:
+    return backfill.text(backfill.measure(options.people or 200_000, folder))
+
+
 def _states(options: argparse.Namespace, folder: Path) -> str:
-    return states.text(asyncio.run(states.measure(options.people, folder)))
+    return states.text(asyncio.run(states.measure(options.people or 100_000, folder)))
 
 
 def _backlog(options: argparse.Namespace, folder: Path) -> str:
@@ -51,7 +55,13 @@ def _blast(options: argparse.Namespace, folder: Path) -> str:
     return blast.text([blast.measure(options.minutes, folder)])
 
 
+def _audience(options: argparse.Namespace, folder: Path) -> str:
+    return audience.text(asyncio.run(audience.measure(options.people or 100_000, folder)))
+
+
 _ALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
+    "audience": _audience,
+    "backfill": _backfill,
     "backlog": _backlog,
     "blast": _blast,
     "quota": _quota,
@@ -67,7 +77,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of each side, one after the other")
     parser.add_argument("--events", type=int, default=100_000, help="in the backlog to drain")
     parser.add_argument("--json", action="store_true", help="every run, for machines")
-    parser.add_argument("--people", type=int, default=100_000, help="of states (--only states)")
+    parser.add_argument(
+        "--people", type=int, help="of states, audience (100,000) or backfill (200,000)"
+    )
     parser.add_argument("--minutes", type=float, default=3.0, help="of quota and blast")
     options = parser.parse_args()
     if options.only in _ALONE:

@@ -21,7 +21,7 @@ from connector.config import load as load_config
 from connector.errors import ConfigError, Problem, StoreError
 from connector.intake import Intake
 from connector.lease import LeaseKeeper, holder_name
-from connector.lines import Workshop
+from connector.lines import Laid, Workshop
 from connector.metrics import Metrics
 from connector.model import LaneId, Millis, State
 from connector.operate import Line, Operator
@@ -57,6 +57,7 @@ class App:
         self.clock: Clock = clock or SystemClock()
         self.metrics = Metrics(__version__)
         self.lines: dict[str, Line] = {}
+        self.broken: dict[str, str] = {}
         self.store: SqlStore
         self.operator: Operator
         self.intake: Intake
@@ -105,8 +106,7 @@ class App:
         await self._lease.acquire(patience)
         await self._take_over()
         self._workshop = Workshop(self.config, self.store, self._lease, self.clock, self.metrics)
-        for line in await self._workshop.build_all(self.config.connections):
-            self.lines[line.name] = line
+        self._take(await self._workshop.lay(self.config.connections))
         await self._pulse()
         if serve:
             await self._serve()
@@ -161,6 +161,7 @@ class App:
             if d.state.mode != "running"
         ]
         needs = [need for line in self.lines.values() for ask in line.needs for need in await ask()]
+        stopped += [line for key, line in self._trouble.items() if key.startswith("broken ")]
         return stopped + [need.text for need in needs if need.key.startswith("poll ")]
 
     async def _idle(self, line: Line) -> bool:
@@ -224,7 +225,7 @@ class App:
 
     async def _serve(self) -> None:
         server = self.config.server
-        hooks = Hooks(self.lines.get, self.intake, self.clock, self.metrics)
+        hooks = Hooks(self.lines.get, self.intake, self.clock, self.metrics, broken=self.broken)
         flows = Flows(self.lines.get, self.clock, self.metrics, closed=lambda: self.intake.closed)
         shared, grace = server.admin_port == 0, server.shutdown_timeout
         public = application(hooks, self.health, admin=shared, flows=flows)
@@ -243,6 +244,18 @@ class App:
             else:
                 await door.start()
                 self._servers.append(door)
+
+    def _take(self, laid: Laid) -> None:
+        """These lines from now on; what has none is a person's affair."""
+        for name in self.broken:
+            self._note(f"broken {name}", None)
+        self.lines.clear()
+        self.lines.update(laid.lines)
+        self.broken.clear()
+        self.broken.update(laid.broken)
+        for name, fault in self.broken.items():
+            self._note(f"broken {name}", f"{Problem.PLUGIN_BROKEN} {name}: {fault}")
+            self._log.error("a connection stands still", connection=name, fault=fault)
 
     def _run_line(self, line: Line) -> None:
         if not line.enabled:
@@ -438,8 +451,7 @@ class App:
                     self._workshop.quotas,
                 ),
             )
-            built = await workshop.build_all(config.connections)
-            fresh = {line.name: line for line in built}
+            laid = await workshop.lay(config.connections)
         except ConfigError as error:
             self.metrics.reload_ok.set(0)
             self._note("reload", f"{Problem.RELOAD_REFUSED}: {error.faults[0]}")
@@ -456,15 +468,16 @@ class App:
             if getattr(config, name) != getattr(self.config, name)
         }
         self.config, self._workshop = config, workshop
-        self.lines.clear()
-        self.lines.update(fresh)
-        for line in fresh.values():
+        self._take(laid)
+        for line in self.lines.values():
             for dispatcher in line.dispatchers:
                 dispatcher.probe_now()
             self._run_line(line)
         self._watch_needs()
         log.configure(format=config.log.format, level=config.log.level)
-        self._log.info("configuration taken", connections=len(fresh), needs_restart=sorted(fixed))
+        self._log.info(
+            "configuration taken", connections=len(self.lines), needs_restart=sorted(fixed)
+        )
         return {"reloaded": True, "needs_restart": sorted(fixed)}
 
 

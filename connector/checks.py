@@ -13,15 +13,18 @@ from connector.adapters.kit import Kit
 from connector.adapters.klaviyo import api as klaviyo
 from connector.adapters.klaviyo.limits import LIMITS
 from connector.clock import SystemClock
-from connector.config import Config, Connection
+from connector.config import Config, Connection, Reward, Tier
 from connector.errors import ConfigError, DeliveryError, Problem
 from connector.governor import Governor, Limit
 from connector.http import Credential, Http, is_loopback
 from connector.lines import accounts
 from connector.mapping import Writer, clashes, run_examples, warnings
 from connector.mapping import load as load_mapping
+from connector.mapping.examples import Shape, View
 from connector.metrics import account_label
 from connector.model import Check, Spend
+from connector.ports import Platform, Sight
+from connector.signals import signals
 from connector.store import care, mounts
 from connector.store.sql import file_of
 
@@ -36,15 +39,34 @@ def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]
         mapping = load_mapping(path).mapping
         platform = registry.load(source, settings)
     except ConfigError as error:
-        return [Check(what, "fault", fault, error.problem) for fault in error.faults]
+        about = f"package of {source}" if error.problem is Problem.PLUGIN_BROKEN else what
+        return [Check(about, "fault", fault, error.problem) for fault in error.faults]
     found = [Check(what, "warning", line) for line in warnings(mapping)]
     examples = path.parent / "examples" / source
     if examples.is_dir():
         faults = run_examples(
-            examples, platform.event_view, platform.person_view, registry.shaped_views(platform)
+            examples, platform.event_view, platform.person_view, example_views(platform)
         )
         found += [Check(what, "fault", line, Problem.MAPPING_FAULTY) for line in faults]
     return found or [Check(what, "ok", f"version {mapping.version}")]
+
+
+def example_views(platform: Platform) -> Shape:
+    """The views that a mapping example is run with: of the platform as the example's `settings`
+    shape it, with what its `tiers` and `rewards` add to a person's."""
+
+    def views(example: Mapping[str, Any]) -> tuple[View, View | None]:
+        shaped = platform
+        if platform.shape is not None and "settings" in example:
+            shaped = platform.shape(platform.settings.model_validate(example["settings"]))
+        tiers = [Tier.model_validate(tier) for tier in example.get("tiers", ())]
+        rewards = [Reward.model_validate(reward) for reward in example.get("rewards", ())]
+        sharpen, person = signals(tiers, rewards), shaped.person_view
+        if person is None:
+            return shaped.event_view, None
+        return shaped.event_view, lambda *given: sharpen(Sight(person(*given), frozenset())).view
+
+    return views
 
 
 async def check(config: Config, *, offline: bool = False, patience: float = 0.0) -> list[Check]:
@@ -132,7 +154,10 @@ class _Keys:
         return [*await self._klaviyo(connection), *await self._platform(connection)]
 
     async def _platform(self, connection: Connection) -> Sequence[Check]:
-        platform = registry.load(connection.source)
+        try:
+            platform = registry.load(connection.source, connection.settings)
+        except ConfigError:
+            return []  # said already, beside its mapping
         if platform.open is None:
             return []
 
@@ -150,11 +175,15 @@ class _Keys:
             return Governor(account_label(credential), limits, clock=self._clock, share=1.0)
 
         kit = Kit(self._clock, http, quota, _forget)
-        client = await platform.open(connection.settings, kit)
         try:
-            return await client.check()
-        finally:
-            await client.aclose()
+            with registry.theirs(connection.source):
+                client = await platform.open(connection.settings, kit)
+                try:
+                    return await client.check()
+                finally:
+                    await client.aclose()
+        except ConfigError as error:
+            return [Check(connection.source, "fault", error.faults[0], error.problem)]
 
     async def _klaviyo(self, connection: Connection) -> Sequence[Check]:
         api = klaviyo.KlaviyoApi(

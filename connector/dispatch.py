@@ -44,6 +44,8 @@ M = TypeVar("M")
 _WAITS_FOR_A_PERSON = {Problem.NO_IDENTITY, Problem.BAD_ADDRESS}
 _RECENT = 100
 _TRIPS_AFTER = 3
+_GATHER = 2.0
+"""Seconds that a backfill's next batch may grow, where the last one was not full."""
 _LAST_WORDS = 5.0
 """Seconds that deliveries which were cut off have to say so to the store."""
 
@@ -100,6 +102,7 @@ class Dispatcher(Generic[M]):
         self._resume_at = 0.0
         self._probe_at = 0.0
         self._last_was_solo = False
+        self._gathering = 0.0
         self._turning = False
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -217,6 +220,9 @@ class Dispatcher(Generic[M]):
         for backfill in (False, True):
             for solo in (not self._last_was_solo, self._last_was_solo):
                 if count := ready.count(solo=solo, backfill=backfill):
+                    if backfill and not solo and now < self._gathering:
+                        waits.append(self._gathering - now)
+                        continue
                     start = await self._start(count, solo=solo, backfill=backfill)
                     started |= start == 0
                     waits.append(start)
@@ -238,7 +244,10 @@ class Dispatcher(Generic[M]):
     async def _start(self, count: int, *, solo: bool, backfill: bool) -> float | None:
         """Claim and send. 0 when something was started, else as `_turn`."""
         bulk = self._sink.bulk
-        many = count > self._policy.bulk_threshold and not solo and not self._tripped
+        few = self._policy.bulk_threshold
+        if backfill:
+            few = min(few, self._sink.single.parallel)
+        many = count > few and not solo and not self._tripped
         mode = bulk if bulk and many else self._sink.single
         want = 1 if mode == bulk else count
         room = (1 if self._tripped else mode.parallel) - self._in_flight(mode)
@@ -267,6 +276,8 @@ class Dispatcher(Generic[M]):
         self._sink.quota.release(mode.endpoint, grant, grant.count - used)
         if claim is None or self._cut_off:
             return None
+        if backfill and bulk and not solo and len(claim.entries) < bulk.size:
+            self._gathering = self._clock.monotonic() + _GATHER
         self._last_was_solo = solo
         self._launch(claim, mode, used)
         return 0

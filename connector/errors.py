@@ -46,6 +46,7 @@ class Problem(StrEnum):
     CONFIG_FAULTY = "C10", "the configuration has faults"
     MAPPING_FAULTY = "C20", "a mapping file has faults"
     RELOAD_REFUSED = "C30", "an edited configuration was not taken"
+    PLUGIN_BROKEN = "C40", "an installed package fails, so its connections stand still"
 
     STORE_UNAVAILABLE = "S10", "the store does not answer"
     DISK_LOW = "S20", "free disk space is below [store] min_free"

@@ -9,6 +9,7 @@ claim it was granted for and read at start, so a restart does not spend a minute
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -80,6 +81,7 @@ class Governor:
         self._blocked = blocked
         self._until: dict[str, float] = {}
         self._windows: dict[str, list[_Window]] = {}
+        self._apart: dict[str, Arrivals] = {}
         self.adjust(limits, share=share, live_reserve=live_reserve)
 
     def adjust(
@@ -145,6 +147,12 @@ class Governor:
                 reset = 1.0
             self.slow_down(endpoint, min(max(reset, 0.1), 60.0))
 
+    def apart(self, endpoint: str) -> Arrivals:
+        """What calls to this endpoint go through, where its limit is so low that a few that arrive
+        together pass it."""
+        second = self._windows[endpoint][0]
+        return self._apart.setdefault(endpoint, Arrivals(second.limit, second.seconds, self._clock))
+
     def load(self, spent: Iterable[Spend]) -> None:
         """Remember what was granted before a restart, each at the end of its second."""
         now, wall = self._clock.monotonic(), self._clock.now() / 1000
@@ -165,3 +173,37 @@ class Governor:
                 window.forget(now)
                 found.append((endpoint, window.name, max(0, window.room(False))))
         return found
+
+
+class Arrivals:
+    """`async with` it around a call: one begins while fewer than `limit` are under way or ended
+    less than `seconds` ago.
+
+    A grant says when a call may leave, and nobody knows when it arrives. Where a second holds few,
+    two that were granted well apart can arrive together; kept so, they never do.
+    """
+
+    def __init__(self, limit: int, seconds: float, clock: Clock) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._seconds = seconds
+        self._under_way = 0
+        self._ended: deque[float] = deque()
+        self._one_ended = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        while True:
+            now = self._clock.monotonic()
+            while self._ended and self._ended[0] <= now - self._seconds:
+                self._ended.popleft()
+            if self._under_way + len(self._ended) < self._limit:
+                break
+            self._one_ended.clear()
+            wait = self._ended[0] + self._seconds - now if self._ended else None
+            await self._clock.wait(self._one_ended, wait)
+        self._under_way += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._under_way -= 1
+        self._ended.append(self._clock.monotonic())
+        self._one_ended.set()

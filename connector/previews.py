@@ -16,8 +16,9 @@ from connector.errors import ConfigError, Malformed, Problem
 from connector.mapping import CompiledMapping
 from connector.mapping import load as load_mapping
 from connector.model import Entry, EventMessage, Fault, LaneId, Millis, Observation
-from connector.ports import Platform
+from connector.ports import Platform, Sight
 from connector.rendering import EventRenderer
+from connector.signals import signals
 from connector.states import Profile, changes_of, next_write, observe
 
 
@@ -88,6 +89,7 @@ def _profile(
     if platform.person_view is None:
         raise ConfigError([f"{platform.title} has no people to preview"])
     view = platform.person_view(said["customer"], said.get("pass_url"))
+    view = signals(connection.tiers, connection.rewards)(Sight(view, frozenset())).view
     return _of_view(connection, mapping, view)
 
 

@@ -61,6 +61,7 @@ class Refresher:
     """connector.ports.Sink of reads: what it 'delivers' is observations.
 
     `lane` is the profile lane that the observations are for, `account` scopes its addresses.
+    `signals` adds to every sight what the configuration knows about the platform.
     """
 
     bulk: Mode | None = None
@@ -74,8 +75,10 @@ class Refresher:
         account: str,
         email_change: EmailChange,
         on_leave: OnLeave,
+        signals: Callable[[Sight], Sight] = lambda sight: sight,
     ) -> None:
         self._reader = reader
+        self._signals = signals
         self._mapping = mapping
         self._lane = lane
         self._account = account
@@ -135,6 +138,7 @@ class Refresher:
         """What the mapping makes of a sight that was asked for `at`, because of what came in
         `since`. A person without a usable address is observed too: he is held, and told once he
         has one."""
+        sight = self._signals(sight)
         values, fault = _identity(self._mapping, sight.view)
         email = values.get("email")
         return Observation(

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pydantic import BaseModel
 
-from connector.errors import ConfigError
+from connector.errors import ConfigError, ConnectorError, Problem
+from connector.log import redact
 from connector.ports import Platform
 
 GROUP = "connector.platforms"
 API_VERSION = 1
 
 
+@contextmanager
+def theirs(source: str) -> Iterator[None]:
+    """Around a platform's own code: whatever it raises stops its connections only."""
+    try:
+        yield
+    except ConnectorError:
+        raise
+    except Exception as error:
+        raise _broken(f"platform `{source}` fails: {redact(repr(error))}") from error
+
+
+def _broken(fault: str) -> ConfigError:
+    return ConfigError([fault], Problem.PLUGIN_BROKEN)
+
+
 def load(source: str, settings: Any = None) -> Platform:
     """The platform of a `source`, as its validated settings shape it.
 
-    Raises ConfigError when it is unknown, does not import, or was written for another version of
-    this interface.
+    Raises ConfigError when it is unknown, and with PLUGIN_BROKEN when it does not import or was
+    written for another version of this interface.
     """
     if ":" in source:
         module, _, name = source.partition(":")
@@ -32,40 +49,29 @@ def load(source: str, settings: Any = None) -> Platform:
     try:
         platform = point.load()
     except Exception as error:
-        # Whatever a plug-in does on import stops its own connections only.
-        raise ConfigError([f"platform `{source}` does not import: {error!r}"]) from error
+        raise _broken(f"platform `{source}` does not import: {error!r}") from error
     if not isinstance(platform, Platform) or platform.api_version != API_VERSION:
-        raise ConfigError([f"platform `{source}` is not written for interface {API_VERSION}"])
-    if platform.shape is not None and isinstance(settings, platform.settings):
+        raise _broken(f"platform `{source}` is not written for interface {API_VERSION}")
+    if platform.shape is None or not isinstance(settings, platform.settings):
+        return platform
+    with theirs(source):
         return platform.shape(settings)
-    return platform
-
-
-def shaped_views(platform: Platform) -> Callable[[Any], tuple[Any, Any]] | None:
-    """Of the settings that a mapping example holds, the views of the platform that they describe;
-    None where settings decide nothing. Settings that cannot be used raise ValueError."""
-    shape = platform.shape
-    if shape is None:
-        return None
-
-    def views(settings: Any) -> tuple[Any, Any]:
-        shaped = shape(platform.settings.model_validate(settings))
-        return shaped.event_view, shaped.person_view
-
-    return views
 
 
 def names() -> str:
     return ", ".join(sorted({point.name for point in entry_points(group=GROUP)})) or "none"
 
 
-class SettingsModels(Mapping[str, type[BaseModel]]):
-    """Source → settings model, each imported only when a connection asks for it."""
+class SettingsModels(Mapping[str, type[BaseModel] | None]):
+    """Source → settings model, each imported only when a connection asks for it; None for a
+    package that is broken, which is no fault of the file."""
 
-    def __getitem__(self, source: str) -> type[BaseModel]:
+    def __getitem__(self, source: str) -> type[BaseModel] | None:
         try:
             return load(source).settings
         except ConfigError as error:
+            if error.problem is Problem.PLUGIN_BROKEN:
+                return None
             raise KeyError(str(error)) from error
 
     def __iter__(self) -> Iterator[str]:

@@ -225,7 +225,8 @@ class Backfiller:
             return 0
         named = [flows] if isinstance(flows, str) else flows
         notes = [f"live flow: {flow}" for flow in named] if not run.notes else []
-        await self._backfills.start(run.id, total=total, notes=notes)
+        await self._backfills.start(run.id, now=self._clock.now(), total=total, notes=notes)
+        self._road.wake()
         self._log.info("backfill runs", backfill=run.id, source=run.source, people=total)
         return 0
 

@@ -69,6 +69,7 @@ app.add_typer(groups.segments, name="segments")
 app.add_typer(stores.app, name="store")
 app.add_typer(notices.app, name="notify")
 app.add_typer(setup.mappings, name="mappings")
+app.add_typer(setup.new, name="new")
 app.add_typer(setup.configuration, name="config")
 
 

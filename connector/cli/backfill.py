@@ -50,7 +50,7 @@ def backfill(
     detach: Annotated[bool, typer.Option(help="Return when the daemon has taken it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
 ) -> None:
-    """Tell Klaviyo about many people at once, after all live traffic. The same command goes on
+    """Tell Klaviyo about many people, after live traffic. The same command goes on
     with a run that was stopped or killed. People are the given ones, else all whom the platform
     lists, else all who were ever seen."""
     config = session.read(context.obj)

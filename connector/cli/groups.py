@@ -106,7 +106,7 @@ async def _sync(
         done, said = await carry_out(f"{kind}s-sync", args)
         if not done:
             return [], str(said["error"])
-        told = 0.0
+        told = time.monotonic()
         while True:
             mine = [
                 link

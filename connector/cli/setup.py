@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 mappings = typer.Typer(no_args_is_help=True, help="What becomes what.")
 configuration = typer.Typer(no_args_is_help=True, help="The configuration as it is in effect.")
+new = typer.Typer(no_args_is_help=True, help="Begin something of your own.")
 _MARK = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
 
@@ -89,6 +90,21 @@ def mappings_check(context: typer.Context) -> None:
         line for c in config.connections for line in mapping_checks(c.mapping, c.source, c.settings)
     ]
     raise typer.Exit(_print(list(dict.fromkeys(found))))
+
+
+@new.command("platform")
+def new_platform(
+    name: Annotated[str, typer.Argument(help="What `source` will say, as in acme_club.")],
+    folder: Annotated[
+        Path | None, typer.Option("--dir", help="Where; else a folder called like the package.")
+    ] = None,
+) -> None:
+    """Write a package for a platform: adapter, mapping with examples, a double, and the test of
+    the contract that every platform keeps. Overwrites nothing."""
+    from connector.templates.platforms import write
+
+    for line in write(folder or Path(f"{name.replace('_', '-')}-connector"), name):
+        print(line)
 
 
 @configuration.command("show")

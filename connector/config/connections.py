@@ -80,7 +80,7 @@ class Audience(Section):
     audience: Text = Field(description="The platform's id or exact name of the audience.")
     list: Text = Field(
         description="Klaviyo's list id or exact name; where two share a name, the id. A list "
-        "belongs to one entry of one connection."
+        "belongs to one connection, several audiences of which may fill it."
     )
     create_list: bool = setting(True, "Create the list when Klaviyo has none of that name.")
     every: Interval = setting("15m", "How often the platform's side is read in full.")

@@ -26,13 +26,13 @@ def load(
     path: Path | None = None,
     *,
     environ: Mapping[str, str] | None = None,
-    settings_models: Mapping[str, type[BaseModel]] | None = None,
+    settings_models: Mapping[str, type[BaseModel] | None] | None = None,
 ) -> Config:
     """The configuration of `path`, else of `CONNECTOR_CONFIG`, else of ./connector.toml.
 
     `environ` stands for the process's environment. `settings_models` (source to model) validates
-    `[connections.settings]`; only `get` and iteration are used, so it may import lazily. Without
-    it settings stay plain dicts and any source passes. ConfigError lists all faults.
+    `[connections.settings]`; only `get`, `in` and iteration are used, so it may import lazily.
+    Without it, or with None for a model, settings stay plain dicts. ConfigError lists all faults.
     """
     real = os.environ if environ is None else environ
     path = Path(path or real.get("CONNECTOR_CONFIG") or "connector.toml").absolute()
@@ -61,7 +61,7 @@ def _tables(value: object) -> list[dict[str, Any]]:
 
 
 def _fill(
-    model: type[BaseModel], table: dict[str, Any], settings: Mapping[str, type[BaseModel]]
+    model: type[BaseModel], table: dict[str, Any], settings: Mapping[str, type[BaseModel] | None]
 ) -> None:
     """Writes the defaults that name a variable into `table`, as if they stood in the file."""
     for key, field in model.model_fields.items():
@@ -112,7 +112,7 @@ def _store_url(url: str, folder: Path) -> str:
 
 
 def _read_settings(
-    tree: dict[str, Any], models: Mapping[str, type[BaseModel]] | None, faults: Faults
+    tree: dict[str, Any], models: Mapping[str, type[BaseModel] | None] | None, faults: Faults
 ) -> None:
     """Puts an instance of the platform's model in the place of each settings table."""
     connections = tree.get("connections")
@@ -127,14 +127,13 @@ def _read_settings(
         source = item.get("source")
         if models is None or not isinstance(source, str) or not source:
             continue
-        model = models.get(source)
-        if model is None:
+        if source not in models:
             faults.add((*loc[:2], "source"), _unknown_source(source, models, faults))
-            continue
-        item["settings"] = _validated(model, raw, loc, faults) or {}
+        elif model := models.get(source):
+            item["settings"] = _validated(model, raw, loc, faults) or {}
 
 
-def _unknown_source(source: str, models: Mapping[str, type[BaseModel]], faults: Faults) -> str:
+def _unknown_source(source: str, models: Mapping[str, Any], faults: Faults) -> str:
     known = sorted(models)
     text = f"found {faults.shown(source)}, allowed " + " | ".join(f'"{name}"' for name in known)
     close = difflib.get_close_matches(source, known, n=1)

@@ -27,9 +27,8 @@ _EVENT_ID = "event|lookup:'$event_id'"
 def build(step: Step, place: Place) -> Webhook:
     """The webhook that calls the connector. Raises Unfit with every fault of the step."""
     made = check(step, place)
-    route, body = _call(made)
-    headers = {"api-key": place.secret}
-    return webhook(f"{place.address}/{route}", headers, body, _notes(made.step, place))
+    url = f"{place.address}/{made.step.route}"
+    return webhook(url, {"api-key": place.secret}, _body(made), _notes(made.step, place))
 
 
 def webhook(url: str, headers: Mapping[str, str], body: Any, notes: tuple[str, ...]) -> Webhook:
@@ -40,26 +39,24 @@ def webhook(url: str, headers: Mapping[str, str], body: Any, notes: tuple[str, .
     )
 
 
-def _call(made: Checked) -> tuple[str, Any]:
-    """The route below the connection's address, and the body."""
+def _body(made: Checked) -> Any:
     step = made.step
     known_by = {"idempotency_key": _key(step)}
     if step.once_per:
         known_by["once_per"] = step.once_per
-    if step.action == "push":
+    if step.route == "push":
         url = {"url": made.url} if made.url else {}
-        return "push", {"email": EMAIL, "message": made.message, **url, **known_by}
-    if step.use_case or step.action == "adjust":
+        return {"email": EMAIL, "message": made.message, **url, **known_by}
+    if step.route == "points/adjust":
         use_case = {"use_case": step.use_case} if step.use_case else {}
-        return "points/adjust", {
+        return {
             "customer_email": EMAIL,
             "point_adjustment_amount": made.amount,
             **use_case,
             "history_title": made.reason,
             **known_by,
         }
-    item = {"email": EMAIL, "amount": made.amount, "reason": made.reason, **known_by}
-    return f"balance/{step.action}", [item]
+    return [{"email": EMAIL, "amount": made.amount, "reason": made.reason, **known_by}]
 
 
 def _key(step: Step) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import get_args
 
+from connector.actions.calls import routes_of
 from connector.config.values import seconds, written_duration
 from connector.flows import templates
 from connector.flows.step import Place, Step
 from connector.flows.templates import Unfit
-from connector.model import ActionName
 
 REASON_MAX = 200
 MESSAGE_MAX = 500
@@ -60,11 +59,16 @@ def check(step: Step, place: Place) -> Checked:
 
 
 def _offered(step: Step, place: Place) -> list[str]:
-    wanted = "adjust" if step.use_case and step.action != "push" else step.action
-    if wanted in place.offers:
+    there = routes_of(place.offers)
+    if step.route in there:
         return []
-    there = [name for name in get_args(ActionName) if name in place.offers]
-    return [f"{place.title} takes no {wanted}; it takes: {', '.join(there) or 'nothing'}"]
+    takes = ", ".join(_action_of(route) for route in there) or "nothing"
+    return [f"{place.title} takes no {_action_of(step.route)}; it takes: {takes}"]
+
+
+def _action_of(route: str) -> str:
+    """`balance/increase` → increase."""
+    return route.rpartition("/")[2]
 
 
 def _once(step: Step, place: Place) -> list[str]:

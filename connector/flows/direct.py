@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from connector.actions.calls import USE_CASES
 from connector.flows.builder import EMAIL, webhook
 from connector.flows.checks import check
 from connector.flows.step import Place, Step, Webhook
@@ -13,9 +14,6 @@ WARNING = (
     " does it again. once-per counts for nothing, and there is no cap, no record, no approval."
 )
 
-_EARNED = frozenset({"reward", "remove_earned"})
-"""Use cases that also change the points ever earned (facts: Yotpo, 2.1)."""
-
 
 def build_direct(step: Step, place: Place) -> Webhook:
     """The webhook that calls the platform. Raises Unfit with every fault of the step."""
@@ -24,13 +22,14 @@ def build_direct(step: Step, place: Place) -> Webhook:
         raise Unfit(f"{place.title} documents no call that a flow could make itself")
     if isinstance(made.amount, str):
         raise Unfit("the platform wants the amount as a number: no {{ variables }} in it")
+    # Without a use case the direction says whether the points count as earned, as in the routes.
+    earned = USE_CASES[step.use_case].earned if step.use_case else step.adds
     action = Action(
         name=step.action,
-        ref="",
         email=EMAIL,
         amount=-made.amount if step.adds is False else made.amount,
         reason=made.reason,
-        earned=earned(step),
+        earned=earned,
         message=made.message,
         url=made.url,
     )
@@ -39,8 +38,3 @@ def build_direct(step: Step, place: Place) -> Webhook:
     except ValueError as error:
         raise Unfit(str(error)) from error
     return webhook(call.url, call.headers, call.body, (WARNING,))
-
-
-def earned(step: Step) -> bool | None:
-    """Whether the points also count as earned: by the use case, else by the direction."""
-    return step.use_case in _EARNED if step.use_case else step.adds

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from connector.actions.calls import USE_CASES, Route
 from connector.config import Config, Connection
 from connector.flows.templates import Unfit
 from connector.model import Action, ActionName
@@ -17,15 +18,6 @@ CONTENT_TYPE = "Content-Type"
 
 Trigger = Literal["metric", "list", "date", "segment"]
 UseCase = Literal["reward", "refund", "redeem", "remove_earned", "expire"]
-
-ADDS: Mapping[UseCase, bool] = {
-    "reward": True,
-    "refund": True,
-    "redeem": False,
-    "remove_earned": False,
-    "expire": False,
-}
-"""Use case → whether it adds points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +41,19 @@ class Step:
     event_id: str = ""
 
     @property
+    def route(self) -> Route:
+        """Where the connector takes this call, below the connection's address."""
+        if self.action == "push":
+            return "push"
+        if self.use_case or self.action == "adjust":
+            return "points/adjust"
+        return "balance/increase" if self.action == "increase" else "balance/decrease"
+
+    @property
     def adds(self) -> bool | None:
         """Whether points are added, None where the amount's own sign says it."""
         if self.use_case:
-            return ADDS[self.use_case]
+            return USE_CASES[self.use_case].sign > 0
         return {"increase": True, "decrease": False}.get(self.action)
 
 

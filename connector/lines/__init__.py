@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from connector.adapters import registry
 from connector.config import Config, Connection
@@ -33,6 +34,14 @@ from connector.operate import Line
 from connector.ports import Clock, Lease, Store
 
 
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """Lines by connection, and why enabled connections without one have none."""
+
+    lines: dict[str, Line]
+    broken: dict[str, str]
+
+
 class Workshop:
     """Builds lines."""
 
@@ -49,21 +58,28 @@ class Workshop:
         self._shop = Shop(config, store, lease, clock, metrics, self.quotas)
         self._writers: dict[str, Writer] = {}
 
-    async def build_all(self, connections: Sequence[Connection]) -> list[Line]:
-        """Their lines, stopped. Raises ConfigError too where two connections write the same thing
-        at one Klaviyo account; nothing of them stays open then."""
+    async def lay(self, connections: Sequence[Connection]) -> Laid:
+        """The lines of all connections. Raises ConfigError, with nothing left open, for what is
+        wrong in a file, and where two connections write the same thing at one Klaviyo account; a
+        package that fails stops its own connections only."""
         # Together, so that a far end that does not answer costs its wait once.
-        built = await asyncio.gather(*(self.build(c) for c in connections), return_exceptions=True)
-        lines = [line for line in built if isinstance(line, Line)]
-        faults = [error for error in built if isinstance(error, BaseException)]
+        built = await asyncio.gather(*map(self.build, connections), return_exceptions=True)
+        laid, failed = Laid({}, {}), []
+        for connection, found in zip(connections, built, strict=True):
+            if isinstance(found, Line):
+                laid.lines[connection.name] = found
+            elif isinstance(found, ConfigError) and found.problem is Problem.PLUGIN_BROKEN:
+                if connection.enabled:
+                    laid.broken[connection.name] = found.faults[0]
+            else:
+                failed.append(found)
         writers = [self._writers[c.name] for c in connections if c.name in self._writers]
-        if not faults and (found := clashes(writers)):
-            faults.append(ConfigError(found, Problem.MAPPING_FAULTY))
-        if faults:
-            for line in lines:
-                await line.aclose()
-            raise faults[0]
-        return lines
+        if not failed and (both := clashes(writers)):
+            failed.append(ConfigError(both, Problem.MAPPING_FAULTY))
+        if failed:
+            await asyncio.gather(*(line.aclose() for line in laid.lines.values()))
+            raise failed[0]
+        return laid
 
     async def build(self, connection: Connection) -> Line:
         """A line, stopped. Raises ConfigError for a platform or mapping that cannot be used."""
@@ -80,6 +96,14 @@ class Workshop:
         if site.client:
             line.checks.append(site.client.check)
             line.close.append(site.client.aclose)
+        try:
+            await self._parts(site, line)
+        except BaseException:
+            await line.aclose()
+            raise
+        return line
+
+    async def _parts(self, site: Site, line: Line) -> None:
         await events.build(site, line)
         if site.profiles:
             await states.build(site, line)
@@ -90,8 +114,8 @@ class Workshop:
         await actions.build(site, line)
         erasures.build(site, line)
         await memberships.build(site, line)
-        line.door = events.door(site, line)
-        return line
+        with registry.theirs(site.connection.source):
+            line.door = events.door(site, line)
 
     async def _site(self, connection: Connection) -> Site:
         shop = self._shop
@@ -111,7 +135,12 @@ class Workshop:
         api, account = await accounts.connect(shop, connection)
         client = None
         if platform.open is not None:
-            client = await platform.open(connection.settings, shop.kit(connection))
+            try:
+                with registry.theirs(connection.source):
+                    client = await platform.open(connection.settings, shop.kit(connection))
+            except BaseException:
+                await api.aclose()
+                raise
         site = Site(shop, connection, platform, client, mapping, account, api)
         if connection.enabled and not site.shadow:
             self._writers[connection.name] = Writer(

@@ -15,6 +15,7 @@ from connector.ports import Reader, Renderer
 from connector.receipts import Receipts
 from connector.refresh import PassThrough, Refresher
 from connector.rendering import ProfileRenderer
+from connector.signals import signals
 
 
 async def build(site: Site, line: Line) -> None:
@@ -31,6 +32,8 @@ async def build(site: Site, line: Line) -> None:
     line.writes = writes = await site.dispatcher(
         KLAVIYO, "profile", shop.store.profiles, sink, site.muted(renderer), settled=written
     )
+    if not site.shadow:
+        await shop.store.profiles.end_shadow(writes.lane.id, now=shop.clock.now())
     receipts = Receipts(
         writes.lane,
         shop.store.profiles,
@@ -58,6 +61,7 @@ async def _reads(site: Site, line: Line, reader: Reader, writes: Dispatcher[Prof
         account=site.addresses,
         email_change=connection.email_change,
         on_leave=connection.on_leave,
+        signals=signals(connection.tiers, connection.rewards),
     )
 
     def seen(outcomes: Sequence[Outcome]) -> None:

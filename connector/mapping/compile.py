@@ -48,7 +48,8 @@ def load(path: Path) -> MappingFile:
 def compile_mapping(text: str, *, origin: str = "") -> CompiledMapping:
     """Compiles the text of a mapping file. `origin` stands before every fault.
 
-    Raises ConfigError (Problem.MAPPING_FAULTY) with all faults at once.
+    Raises ConfigError with all faults at once: MAPPING_FAULTY, or PLUGIN_BROKEN where all that is
+    wrong is a function's package.
     """
     reader = Reader(origin)
     try:
@@ -58,7 +59,9 @@ def compile_mapping(text: str, *, origin: str = "") -> CompiledMapping:
         raise ConfigError(reader.faults, Problem.MAPPING_FAULTY) from error
     mapping = _Compiler(reader).mapping(data, text)
     if reader.faults:
-        raise ConfigError(reader.faults, Problem.MAPPING_FAULTY)
+        only = reader.broken == len(reader.faults)
+        problem = Problem.PLUGIN_BROKEN if only else Problem.MAPPING_FAULTY
+        raise ConfigError(reader.faults, problem)
     return mapping
 
 

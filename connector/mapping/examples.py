@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from connector.errors import ConfigError
-from connector.mapping.compile import load
+from connector.mapping.compile import compile_mapping, load
 from connector.mapping.render import CompiledMapping
 from connector.mapping.rules import ProfileMessage
 from connector.model import EventMessage, Fault, Millis, Skip
 
 View = Callable[..., dict[str, Any]]
-Shape = Callable[[Any], tuple[View, View | None]]
-_ABOUT = ("about", "mapping", "settings", "expect")
+Shape = Callable[[Mapping[str, Any]], tuple[View, View | None]]
+_ABOUT = ("about", "mapping", "enable", "settings", "tiers", "rewards", "expect")
 _GIVEN = ("name", "email", "record", "customer", "pass_url", "covers")
 # Only the view's event.time would show it, and no example depends on the clock.
 _OCCURRED_AT = Millis(1_767_225_600_000)
@@ -27,11 +30,13 @@ def run_examples(
     """Renders every `*.json` in `directory` and compares; returns one line per difference.
 
     `view(name, occurred_at, body, email)` and `person(customer, pass_url)` are the platform's view
-    functions; `shape` makes both of the `settings` that an example may have.
+    functions; `shape` makes both of the example, which may hold `settings` of its platform, and
+    `tiers` and `rewards` as connector.toml has them.
 
     An example names a mapping file two folders up and has `name` and `record` (an event, with
-    `customer` as the fresh read if there is one) or only `customer` (a profile). `expect` holds
-    the words to compare; its numbers and texts must match in type too.
+    `customer` as the fresh read if there is one) or only `customer` (a profile). `enable` names
+    fields that are off in the file and on for this example. `expect` holds the words to compare;
+    its numbers and texts must match in type too.
     """
     faults: list[str] = []
     mappings: dict[str, CompiledMapping] = {}
@@ -48,10 +53,8 @@ def run_examples(
             if name not in mappings:
                 mappings[name] = load(directory.parent.parent / name).mapping
             expected = example["expect"]
-            views = (
-                shape(example["settings"]) if shape and "settings" in example else (view, person)
-            )
-            found = _render(mappings[name], example, *views)
+            views = shape(example) if shape else (view, person)
+            found = _render(_with(mappings[name], example.get("enable", ())), example, *views)
         except ConfigError as error:
             faults += [f"{file}: {fault}" for fault in error.faults]
             continue
@@ -63,6 +66,15 @@ def run_examples(
             if wanted != got:
                 faults.append(f"{file}: expect.{word}: found {got}, expected {wanted}")
     return faults
+
+
+def _with(mapping: CompiledMapping, names: Iterable[str]) -> CompiledMapping:
+    if not names:
+        return mapping
+    tree = tomllib.loads(mapping.text)
+    for name in names:
+        tree["profile"]["fields"][name]["enabled"] = True
+    return compile_mapping(tomli_w.dumps(tree))
 
 
 def _render(

@@ -115,10 +115,12 @@ class Expressions:
         try:
             function = point.load()
         except Exception as error:  # a plug-in's import may raise anything
-            self._read.fault(where, f'"{name}" from {point.value} fails: {type(error).__name__}')
+            self._read.fault(where, f'"{name}" from {point.value} does not import: {error!r}')
+            self._read.broken += 1
             return None
         if not callable(function):
             self._read.fault(where, f'"{name}" from {point.value} is no function')
+            self._read.broken += 1
             return None
         self._functions[name] = function
         return cast(Function, function)

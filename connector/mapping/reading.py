@@ -32,6 +32,8 @@ class Reader:
 
     def __init__(self, origin: str) -> None:
         self.faults: list[str] = []
+        self.broken = 0
+        """Of these faults, how many are a package's and not the file's."""
         self._origin = f"{origin}: " if origin else ""
 
     def fault(self, where: str, text: str) -> None:

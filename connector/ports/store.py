@@ -236,6 +236,11 @@ class Profiles(Receipted, Protocol):
         """Forget what was confirmed: the lane belongs to another account from now on."""
         ...
 
+    async def end_shadow(self, lane: LaneId, *, now: Millis) -> int:
+        """The lane sends from now on: whoever was passed over is told, at backfill priority; how
+        many they are."""
+        ...
+
     async def outdated(self, lane: LaneId, mapping: str) -> int:
         """How many people were rendered with another mapping version."""
         ...
@@ -843,12 +848,13 @@ class Backfills(Protocol):
         detail: str = "",
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        """Another state. One that ends before its time withdraws its reads that nobody has begun,
-        and they wait until it goes on. `counts` replaces some."""
+        """Another state. One that ends before its time withdraws its reads that nobody has begun;
+        they wait until it goes on. `counts` replaces some."""
         ...
 
-    async def start(self, id: int, *, total: int | None, notes: Sequence[str]) -> None:
-        """It may begin: from waiting to running, and from no other state."""
+    async def start(self, id: int, *, now: Millis, total: int | None, notes: Sequence[str]) -> None:
+        """It may begin, or go on with the reads that it had withdrawn: from waiting to running,
+        and from no other state."""
         ...
 
     async def feed(self, id: int, reads: Lane, page: Fed, *, now: Millis) -> int | None:

@@ -120,7 +120,7 @@ class ListApi:
         return people
 
     def _page(self, request: Request) -> members.Page:
-        people = self._list(request).members
+        people = self._list(request)
         return members.page_of(self._world.memory, people, request.query_params)
 
 

@@ -18,6 +18,15 @@ class MemberList:
     created: float
     updated: float
     members: dict[int, float] = field(default_factory=dict)
+    _keys: list[tuple[int, int]] | None = None
+
+    @property
+    def keys(self) -> list[tuple[int, int]]:
+        """(when a member joined, in whole microseconds, and its profile's number), oldest first. A
+        cursor says exactly what such a moment stands for."""
+        if self._keys is None:
+            self._keys = sorted((round(at * 1e6), number) for number, at in self.members.items())
+        return self._keys
 
     @property
     def id(self) -> str:
@@ -26,11 +35,14 @@ class MemberList:
 
     def join(self, profile: Profile, at: float) -> None:
         """Add a member; one who is there already stays as it is."""
-        self.members.setdefault(profile.number, at)
+        if profile.number not in self.members:
+            self.members[profile.number] = at
+            self._keys = None
 
     def leave(self, profile: Profile) -> None:
         """Remove a member, if it is one."""
-        self.members.pop(profile.number, None)
+        if self.members.pop(profile.number, None) is not None:
+            self._keys = None
 
 
 class Lists:
@@ -54,6 +66,7 @@ class Lists:
     def merged(self, source: Profile, into: Profile) -> None:
         """The destination of a merge inherits the lists of the source."""
         for members in self.all:
-            at = members.members.pop(source.number, None)
+            at = members.members.get(source.number)
             if at is not None:
-                members.members.setdefault(into.number, at)
+                members.leave(source)
+                members.join(into, at)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import bisect
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.datastructures import URL, QueryParams
 
 from connector.sandbox import klaviyo_reads as reads
+from connector.sandbox.klaviyo_lists import MemberList
 from connector.sandbox.klaviyo_state import Memory, Profile
 
 Page = tuple[list[tuple[float, Profile]], str | None]
@@ -15,15 +17,14 @@ Page = tuple[list[tuple[float, Profile]], str | None]
 
 def page_of(
     memory: Memory,
-    members: Mapping[int, float],
+    members: MemberList,
     query: QueryParams,
     *,
     by: Sequence[str] = ("email", "phone_number"),
 ) -> Page:
-    """(when each joined and who), and the cursor behind them. `members` maps a profile's number to
-    when it joined; `by` are the words that equals and any may filter by."""
-    # Whole microseconds, so that a cursor says exactly what it stands for.
-    keys = sorted((round(at * 1e6), number) for number, at in members.items())
+    """(when each joined and who), and the cursor behind them; `by` are the words that equals and
+    any may filter by."""
+    keys = members.keys
     for operator, name, values in reads.terms(query.get("filter", "")):
         if operator in ("equals", "any") and name in by:
             hits = [
@@ -41,18 +42,18 @@ def page_of(
     sort = query.get("sort", "joined_group_at")
     if sort.removeprefix("-") != "joined_group_at":
         raise reads.Unreadable("sort", f"'{sort}' is not a valid sort.")
-    if sort.startswith("-"):
-        keys.reverse()
-    cursor = reads.cursor_of(query)
-    if cursor:
+    down = sort.startswith("-")
+    size, start = reads.size_of(query, default=20, most=100), 0
+    if cursor := reads.cursor_of(query):
         last = (int(cursor[0]), int(cursor[-1]))
-        down = sort.startswith("-")
-        keys = [key for key in keys if (key < last if down else key > last)]
-    size = reads.size_of(query, default=20, most=100)
-    following = None
-    if len(keys) > size:
-        following = f"{keys[size - 1][0]}|{keys[size - 1][1]}"
-    return [(at / 1e6, memory.numbered(number)) for at, number in keys[:size]], following
+        start = bisect.bisect_left(keys, last) if down else bisect.bisect_right(keys, last)
+    elif down:
+        start = len(keys)
+    # A page is cut out of them, for a list may have a million.
+    page = keys[max(0, start - size) : start][::-1] if down else keys[start : start + size]
+    more = start > size if down else len(keys) > start + size
+    following = f"{page[-1][0]}|{page[-1][1]}" if more else None
+    return [(at / 1e6, memory.numbered(number)) for at, number in page], following
 
 
 def profiles(page: Page, query: QueryParams, url: URL) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class SegmentApi:
         return ApiJSON(members.ids(self._page(request), request.query_params, request.url))
 
     def _page(self, request: Request) -> members.Page:
-        people = self._segment(request).members
+        people = self._segment(request)
         return members.page_of(self._world.memory, people, request.query_params, by=_BY)
 
     def _segment(self, request: Request) -> Segment:

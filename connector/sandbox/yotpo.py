@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 import orjson
@@ -62,7 +62,7 @@ class YotpoSandbox:
 
     `app` is the ASGI app, `faults` what goes wrong, `waiting` what the API's callers made happen
     and no webhook has told yet, `violations` what callers did wrong. `app_token` is what the app's
-    API takes; it comes of the refresh token, which is replaced each time.
+    API takes, in `app_token_in`; it comes of the refresh token, which is replaced each time.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class YotpoSandbox:
         people: int = 200,
         rate_per_second: int | None = 5,
         event_ids: float = 1.0,
+        app_token_in: Literal["header", "query"] = "header",
         order: Order = "newest",
         lag: float = 0.0,
         repeats_cursor: bool = False,
@@ -86,6 +87,7 @@ class YotpoSandbox:
         self.waiting: deque[tuple[Customer, dict[str, Any]]] = deque(maxlen=10_000)
         self.app_token, self.refresh_token = "app-token-0", "refresh-0"
         self._listing = Listing(order, lag, repeats_cursor)
+        self._app_token_in = app_token_in
         self._now = now
         self._telling = Telling(webhook_secret, secret_header, event_ids)
         self._people: dict[str, Customer] = {}
@@ -190,8 +192,9 @@ class YotpoSandbox:
         if operation.endpoint == "app/token":
             return None, ()
         if operation.endpoint == "app/adjust":
-            given = headers.get("authorization") or f"Bearer {query.get('access_token')}"
-            if given != f"Bearer {self.app_token}":
+            bearer = headers.get("authorization", "").removeprefix("Bearer ")
+            given = {"header": bearer, "query": query.get("access_token")}
+            if given[self._app_token_in] != self.app_token:
                 self.violations["app_token"] += 1
                 return self.refusal(401, ()), ()
             return self._limited("app", 5, 100)

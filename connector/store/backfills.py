@@ -90,20 +90,18 @@ class SqlBackfills:
             )
             if state in _BEFORE_ITS_TIME:
                 _withdraw(c, id)
-            elif row.state in _BEFORE_ITS_TIME:
-                _take_up(c, id, now)
 
         await self._database.write(work)
 
-    async def start(self, id: int, *, total: int | None, notes: Sequence[str]) -> None:
+    async def start(self, id: int, *, now: Millis, total: int | None, notes: Sequence[str]) -> None:
         def work(c: Connection) -> None:
             row = c.execute(select(table).where(table.c.id == id).with_for_update()).one()
+            if row.state != "waiting":
+                return
             said = orjson.dumps([*orjson.loads(row.notes), *notes][:_NOTES]).decode()
-            c.execute(
-                update(table)
-                .where(table.c.id == id, table.c.state == "waiting")
-                .values(state="running", total=total, notes=said)
-            )
+            values = {"state": "running", "total": total, "notes": said}
+            c.execute(update(table).where(table.c.id == id).values(values))
+            _take_up(c, id, now)
 
         await self._database.write(work)
 

@@ -19,7 +19,16 @@ from connector.model import State
 from connector.store import schema
 from connector.store.database import unavailable
 from connector.store.sql import file_of
-from connector.store.tables import lanes, metadata, outbox, people, profiles, reads
+from connector.store.tables import (
+    actions,
+    lanes,
+    memberships,
+    metadata,
+    outbox,
+    people,
+    profiles,
+    reads,
+)
 
 _SHOWN = 20
 
@@ -56,7 +65,7 @@ def _check(c: Connection) -> list[str]:
 def _invariants() -> list[tuple[Table, str, ColumnElement[Any]]]:
     """What can never be, however a daemon was killed: (table, in words, rows that break it)."""
     found: list[tuple[Table, str, ColumnElement[Any]]] = []
-    for table in (outbox, reads, profiles):
+    for table in (outbox, reads, profiles, memberships, actions):
         claimed = table.c.state == State.CLAIMED
         held_by: ColumnElement[bool] = table.c.claim.is_not(None)
         if "receipt" in table.c:
@@ -66,8 +75,10 @@ def _invariants() -> list[tuple[Table, str, ColumnElement[Any]]]:
             (table, "claimed by nobody", claimed & ~held_by),
             (table, "at rest that bear a claim", ~claimed & table.c.claim.is_not(None)),
             (table, "of a lane that does not exist", _without(table.c.lane, lanes.c.id)),
-            (table, "of a person who does not exist", _without(table.c.person, people.c.id)),
         ]
+        if "person" in table.c:
+            nobody = _without(table.c.person, people.c.id)
+            found.append((table, "of a person who does not exist", nobody))
     return found
 
 

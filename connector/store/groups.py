@@ -30,8 +30,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
 from connector.model import Group, Lane, Link, Millis, State
-from connector.ports import Member, MembersPage
+from connector.ports import Member, MembersPage, Named
 from connector.states import address_of
+from connector.store import tombstones
 from connector.store.queue import chunks
 from connector.store.tables import groups, memberships, sightings
 
@@ -147,7 +148,7 @@ def stage(
     greets: bool,
 ) -> None:
     """These people are in the source, says a page that was asked for then."""
-    people = {member.email: member for member in members if member.email}
+    people = by_address(c, row.connection, members)
     known = _known(c, row.id, list(people))
     told = [e for e in people if not (e in known and known[e].gone and known[e].at >= asked_at)]
     if told:
@@ -169,6 +170,14 @@ def stage(
             ],
         )
     want(c, row.target, [people[email] for email in told], now)
+
+
+def by_address(c: Connection, connection: str, members: Sequence[Member]) -> dict[str, Member]:
+    """Those with an address whom the connection was not told to forget."""
+    named = [Named(member.platform_id, member.email) for member in members]
+    graves = tombstones.load(c, connection, named)
+    pairs = zip(members, named, strict=True)
+    return {m.email: m for m, name in pairs if m.email and not graves.cover(name)}
 
 
 def _joins(member: Member, known: Seen | None, applied: int) -> bool:

@@ -261,7 +261,13 @@ def _count(c: Connection, lane: Lane, state: State) -> int:
 
 
 def _oldest(c: Connection, lane: Lane) -> Millis | None:
+    """A record that is retried has waited since its receipt, however late it is due again: of
+    records the lowest number counts, which the index of what is ready holds too."""
     table, since = queue_of(lane)
+    if table is outbox:
+        ready = table.c.lane == lane.id, in_state(State.READY, table)
+        first_of_all = select(func.min(outbox.c.seq)).where(*ready).scalar_subquery()
+        return c.execute(select(since).where(outbox.c.seq == first_of_all)).scalar_one_or_none()
     first = [
         c.execute(
             select(since)

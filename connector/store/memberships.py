@@ -574,7 +574,7 @@ def _see(
 ) -> None:
     """These people are on the list, says a page that was asked for then. What was told since, or
     is being told, counts more."""
-    people = {member.email: member for member in members if member.email}
+    people = known.by_address(c, target.connection, members)
     rows: dict[str, Any] = {}
     for part in queue.chunks(list(people)):
         query = _ROWS.where(_M.target == target.id, _M.email.in_(part))

@@ -129,15 +129,15 @@ def append(
             [record for record, _ in fresh], page.received_at
         )
         new = len(fresh)
-        fresh, seen_here = _not_forgotten(fresh, found)
+        fresh, found.people = _not_forgotten(fresh, found)
         page_rows = [
             _row(page, record, digest, person)
-            for (record, digest), person in zip(fresh, seen_here, strict=True)
+            for (record, digest), person in zip(fresh, found.people, strict=True)
         ]
         rows += page_rows
         heard += [
             (replace(record.observation, person=person.id), page.received_at)
-            for (record, _), person in zip(fresh, seen_here, strict=True)
+            for (record, _), person in zip(fresh, found.people, strict=True)
             if record.observation and person
         ]
         if page.reads is not None:

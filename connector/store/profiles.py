@@ -93,6 +93,25 @@ class SqlProfiles(queue.ReceiptedQueue):
 
         return await self._database.write(work)
 
+    async def end_shadow(self, lane: LaneId, *, now: Millis) -> int:
+        """A page at a time, so that a million people do not hold up the writer."""
+        total, after = 0, 0
+        while True:
+
+            def part(c: Connection, after: int = after) -> list[int]:
+                skipped = profiles.c.lane == lane, profiles.c.state == State.SKIPPED
+                page = select(profiles.c.person).where(*skipped, profiles.c.person > after)
+                found = list(c.execute(page.order_by(profiles.c.person).limit(5_000)).scalars())
+                again = {"state": State.READY, "due": now, "since": now, "priority": 1, "solo": 0}
+                c.execute(update(profiles).where(profiles.c.person.in_(found)).values(again))
+                return found
+
+            found = await self._database.write(part)
+            total += len(found)
+            if not found:
+                return total
+            after = found[-1]
+
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
         """What is ready may still be held back, by an event of the person in flight or by a write
         to his address on another lane: nobody says when that ends, so look again soon."""
@@ -214,8 +233,8 @@ class SqlProfiles(queue.ReceiptedQueue):
                     "detail": outcome.detail,
                 }
             case Skipped():
-                # Shadow mode: nothing was told, and nothing waits to be.
-                at_rest = {"state": State.ACCEPTED, "settled_at": now, "request": None}
+                # Shadow mode: nothing was told, and nothing waits to be before it ends.
+                at_rest = {"state": State.SKIPPED, "settled_at": now, "request": None}
                 return _at_rest(profile) | at_rest
             case _:
                 raise AssertionError(outcome)
@@ -391,7 +410,7 @@ def tell_again(c: Connection, people: Sequence[int], now: Millis, *, reconfirm_a
     """All that is wanted of these people is told again now, as by a backfill."""
     changes = []
     for row in _rows(c, people).values():
-        if row.state in (State.READY, State.CLAIMED, State.ACCEPTED):
+        if row.state in (State.READY, State.CLAIMED, State.ACCEPTED, State.SKIPPED):
             profile = states.doubted(profile_of(row), now)
             changes.append(_ready(row, profile, now, reconfirm_after, since=now, backfill=True))
     _save(c, changes)

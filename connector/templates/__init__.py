@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from connector.adapters import registry
@@ -32,14 +34,17 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
     platform = registry.load(source)
     prefix = name.upper().replace("-", "_")
     fields = platform.settings.model_fields
-    named = [key for key, field in fields.items() if _is_asked_for(field)]
+    tables = {key: table for key, field in fields.items() if (table := _table(field))}
+    plain = {key: field for key, field in fields.items() if key not in tables}
+    named = [key for key, field in plain.items() if _is_asked_for(field)]
     values = {
         "{{source}}": source,
         "{{name}}": name,
         "{{NAME}}": prefix,
         "{{settings}}": "\n".join(
             [f'{key} = "${{{prefix}_{key.upper()}}}"' for key in named]
-            + [_comment(key, field) for key, field in fields.items() if key not in named]
+            + [_comment(key, field) for key, field in plain.items() if key not in named]
+            + [line for key, table in tables.items() for line in _commented(key, table)]
         ),
         "{{secrets}}": "\n".join(f"{prefix}_{key.upper()}=" for key in named),
         "{{console_password}}": token(),
@@ -74,12 +79,23 @@ def _is_presented(annotation: Any) -> bool:
     return get_origin(parts(annotation)[0]) is tuple and is_secret(annotation)
 
 
+def _table(field: FieldInfo) -> type[BaseModel] | None:
+    found, _ = parts(field.annotation)
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
+def _commented(key: str, table: type[BaseModel]) -> list[str]:
+    """A table of its own within the settings, to be filled in by a person."""
+    lines = [_comment(name, field) for name, field in table.model_fields.items()]
+    return ["", f"# [connections.settings.{key}]", *lines]
+
+
 def _comment(key: str, field: FieldInfo) -> str:
-    default: Any = field.default
-    shown = f'"{default}"' if isinstance(default, str) else default
-    return (
-        f"# {key} = {shown}" if not isinstance(default, float) else f"# {key}: {field.description}"
-    )
+    """The default, in JSON, which is TOML too. A float may be a duration, and a table is long."""
+    default: Any = "" if field.is_required() else field.default
+    if isinstance(default, str | int | tuple):
+        return f"# {key} = {json.dumps(default)}"
+    return f"# {key}: {field.description}"
 
 
 def _fill(template: Any, values: dict[str, str]) -> str:

@@ -15,7 +15,7 @@ from connector.testing.store_contract import HORIZON, NOW, hold
 async def begin(store: Store, **args: Any) -> Backfill:
     """A run that may feed."""
     made = await store.backfills.begin("acme", "emails", {"what": "f.csv", **args}, now=NOW)
-    await store.backfills.start(made.id, total=3, notes=[])
+    await store.backfills.start(made.id, now=NOW, total=3, notes=[])
     return made
 
 
@@ -126,7 +126,7 @@ class BackfillsContract:
         run = await begin(store)
         await store.backfills.move(run.id, "stopped", now=NOW)
         assert await feed(store, run, "ada") is None
-        await store.backfills.start(run.id, total=None, notes=[])
+        await store.backfills.start(run.id, now=LATER, total=None, notes=[])
         assert (await again(store, run)).state == "stopped"
         assert await store.insight.people("acme", "ada@example.com") == []
 
@@ -182,7 +182,7 @@ class BackfillsContract:
         await read(store, fence, "same", balance=1)
         await write_all(store, fence)
         run = await store.backfills.begin("acme", "emails", {}, now=LATER)
-        await store.backfills.start(run.id, total=None, notes=[])
+        await store.backfills.start(run.id, now=LATER, total=None, notes=[])
         names = ("same", "new", "gone", "bad", "nobody", "poison", "late")
         await feed(store, run, *names, at=LATER)
         who = await observe(
@@ -205,7 +205,8 @@ class BackfillsContract:
             if entry.seq == who["poison"]:
                 outcome = Dead(entry.seq, Problem.KLAVIYO_REFUSED)
             if entry.seq != who["late"]:
-                await store.profiles.settle(claimed, [outcome], now=LATER, horizon=HORIZON)
+                at = Millis(LATER + 1)
+                await store.profiles.settle(claimed, [outcome], now=at, horizon=HORIZON)
         assert await store.backfills.tally(run.id) == {
             "unchanged": 1,
             "sent": 1,
@@ -221,10 +222,10 @@ class BackfillsContract:
         first = await begin(store)
         await feed(store, first, "ada")
         await observe(store, fence, ada={"balance": 1})
-        assert await write_all(store, fence) == ["ada@example.com"]
+        assert await write_all(store, fence, LATER) == ["ada@example.com"]
         assert await store.backfills.tally(first.id) == {"sent": 1}
         second = await store.backfills.begin("acme", "emails", {}, now=LATER)
-        await store.backfills.start(second.id, total=None, notes=[])
+        await store.backfills.start(second.id, now=LATER, total=None, notes=[])
         await feed(store, second, "ada", at=LATER)
         await observe(store, fence, LATER, ada={"balance": 1})
         assert await write_all(store, fence, LATER) == []
@@ -253,6 +254,8 @@ class BackfillsContract:
         await happen(store, "bob", at=LATER)
         assert (await store.reads.ready(reads.id, now=LATER, limit=9)).fresh == 2
         await store.backfills.move(run.id, "waiting", now=LATER)
+        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_fresh == 0
+        await store.backfills.start(run.id, now=LATER, total=None, notes=[])
         ready = await store.reads.ready(reads.id, now=LATER, limit=9)
         assert (ready.fresh, ready.backfill_fresh) == (2, 1)
 
@@ -283,7 +286,7 @@ class BackfillsContract:
         ready = await store.profiles.ready(profiles.id, now=NOW, limit=9)
         assert (ready.fresh, ready.backfill_fresh) == (0, 1)
         assert await claim_reads(store, fence) is None
-        await write_all(store, fence)
+        await write_all(store, fence, LATER)
         assert await store.backfills.tally(run.id) == {"sent": 1}
         forced = await begin(store, force=True)
         page = Fed("c", False, seen=[listed])

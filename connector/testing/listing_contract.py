@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from connector.model import Checkpoint, LaneId
+from connector.model import Checkpoint, LaneId, Page
 from connector.ports import Sighting, Store
 from connector.testing.states_contract import (
     LATER,
@@ -16,7 +17,7 @@ from connector.testing.states_contract import (
     seen,
     told,
 )
-from connector.testing.store_contract import NOW, hold
+from connector.testing.store_contract import NOW, hold, record, take
 
 
 def listed(
@@ -98,3 +99,17 @@ class ListingContract:
         page = [listed("ada", NOW, profiles.id, balance=n) for n in (1, 2)]
         await store.reads.take_in(reads, page, now=NOW)
         assert told(await claim_writes(store, fence)) == {"balance": 2}
+
+    async def test_a_listing_by_id_releases_the_events_that_wait_for_an_address(
+        self, store: Store
+    ) -> None:
+        fence = await hold(store)
+        events, reads, profiles = await lanes(store)
+        await store.append([Page(events, "webhook", [record(email=None, person="ada")], NOW)])
+        assert await take(store, events, fence) is None
+        line = listed("ada", NOW, profiles.id, balance=1)
+        by_id = replace(line, observation=replace(line.observation, email=line.email))
+        await store.reads.take_in(reads, [by_id], now=NOW)
+        claim = await take(store, events, fence)
+        assert claim
+        assert [entry.email for entry in claim.entries] == ["ada@example.com"]

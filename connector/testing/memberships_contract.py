@@ -494,6 +494,21 @@ class MembershipsContract:
         await d.sync(VIP, "ada")
         assert await d.deliver() == (["ada"], [])
 
+    async def test_who_was_forgotten_is_in_no_group_and_does_not_come_back(
+        self, store: Store
+    ) -> None:
+        d = await desk(store)
+        await d.sync(VIP, "ada", "bob")
+        await d.deliver()
+        await d.look("ada", "bob")
+        gone = await store.erasure.forget("acme", "id-ada", now=d.later())
+        assert (gone.people, list(gone.emails), gone.rows) == (1, ["ada@example.com"], 2)
+        await d.sync(VIP, "ada", "bob")
+        await d.look("ada", "bob")
+        assert await d.deliver() == ([], [])
+        standing = await store.memberships.standing((await d.group("list")).id)
+        assert (standing.here, standing.there) == (1, 1)
+
     async def test_a_group_that_cannot_be_read_says_why(self, store: Store) -> None:
         d = await desk(store)
         group = await d.group(VIP)

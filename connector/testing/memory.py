@@ -465,12 +465,8 @@ class MemoryStore:
         for lane, state in await self.all():
             rows = [row for row in self.rows.values() if row.page.lane.id == lane.id]
             counts = {s: sum(row.state == s for row in rows) for s in State}
-            first = [
-                min(part, key=lambda row: (row.due, row.seq)).page.received_at
-                for solo in (False, True)
-                for backfill in (False, True)
-                if (part := [r for r in self._ready(lane.id, solo) if r.page.backfill == backfill])
-            ]
+            ready = [row for row in rows if row.state == State.READY]
+            first = min(ready, key=lambda row: row.seq, default=None)
             found.append(
                 Backlog(
                     lane,
@@ -479,7 +475,7 @@ class MemoryStore:
                     claimed=counts[State.CLAIMED],
                     held=counts[State.HELD],
                     dead=counts[State.DEAD],
-                    oldest=min(first) if first else None,
+                    oldest=first.page.received_at if first else None,
                 )
             )
         return found

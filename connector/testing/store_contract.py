@@ -72,6 +72,19 @@ async def events(store: Store) -> Lane:
 class StoreContract:
     """Each test is a sentence about every store."""
 
+    async def test_the_oldest_that_waits_is_told_by_its_receipt(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        first = record("a")
+        await store.append([page(lane, first, at=NOW)])
+        claim = await take(store, lane, fence)
+        assert claim
+        [entry] = claim.entries
+        later = [Retry(entry.seq, Problem.KLAVIYO_UNAVAILABLE, 3600.0)]
+        await store.settle(claim, later, now=Millis(NOW + 1), horizon=HORIZON)
+        await store.append([page(lane, record("b"), at=NOW + 5_000)])
+        [backlog] = await store.insight.backlog()
+        assert (backlog.ready, backlog.oldest) == (2, NOW)
+
     async def test_a_record_is_known_again_by_its_key(self, store: Store) -> None:
         lane = await events(store)
         first = await store.append([page(lane, record("a"), record("b"))])

@@ -4,7 +4,7 @@ than all that is done here (bench/README.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
 from connector import log
@@ -30,8 +30,11 @@ class Hooks:
         intake: Intake,
         clock: Clock,
         metrics: Metrics,
+        *,
+        broken: Container[str] = (),
     ) -> None:
         self._find = find
+        self._broken = broken
         self._intake = intake
         self._clock = clock
         self._metrics = metrics
@@ -40,7 +43,10 @@ class Hooks:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name, _, secret = str(scope["path"])[len(PREFIX) :].partition("/")
         line = self._find(name)
-        if line is None or line.door is None or "/" in secret:
+        if name in self._broken:
+            problem, detail = Problem.PLUGIN_BROKEN, "this connection stands still, try again"
+            await self._refuse(send, name, 503, "not_stored", detail, problem, RETRY_AFTER)
+        elif line is None or line.door is None or "/" in secret:
             await answer(send, 404, {"detail": "no such connection"})
         elif scope["method"] != "POST":
             said = {"detail": "a webhook is posted"}

@@ -131,7 +131,7 @@ class Held(Lease):
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Wired(Shop):
     wire: Wire
 
@@ -179,7 +179,7 @@ class Site:
             gone=f"holder{self.starts - 1}",
         )
         assert isinstance(fence, Fence)
-        for queue in (self.store, self.store.memberships):
+        for queue in (self.store, self.store.memberships, self.store.actions):
             await queue.recover(fence, now=now)
         self.metrics = Metrics("test")
         workshop = Workshop(self.config, self.store, Held(fence), self.clock, self.metrics)

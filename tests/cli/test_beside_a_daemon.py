@@ -55,6 +55,32 @@ def test_pause_status_resume_beside_a_daemon(call: Call, daemon: Folder) -> None
     assert lane(call, daemon)["state"] == "running"
 
 
+def test_a_detached_order_returns_at_once_and_is_carried_out(call: Call, daemon: Folder) -> None:
+    said = call("pause", "acme", "--detach", at=daemon)
+    assert said.code == 0
+    assert re.fullmatch(r"order: \d+\n", said.out)
+    until("it is paused", lambda: lane(call, daemon)["state"] == "paused")
+    assert call("resume", "acme", "--detach", at=daemon).code == 0
+    until("it runs again", lambda: lane(call, daemon)["state"] == "running")
+    assert call("refresh", "acme", "nobody@example.com", "--detach", at=daemon).code == 0
+
+
+def test_a_long_order_holds_up_no_other(call: Call, daemon: Folder) -> None:
+    """`reconcile` waits for Klaviyo, which does not answer; a pause is carried out meanwhile."""
+    headers, body = daemon.platforms.traffic.make_event()
+    assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    klaviyo = daemon.platforms.klaviyo
+    id = f"jericommerce:{json.loads(body)['id']}"
+    until("it is delivered", lambda: klaviyo.recorded(id) == 1)
+    klaviyo.faults.add("profiles", "stall", seconds=3.0, method="GET", applied=True)
+    try:
+        assert call("reconcile", "acme", "--sample", "1", "--detach", at=daemon).code == 0
+        assert call("pause", "acme", at=daemon).out == "paused: acme\n"
+        assert call("resume", "acme", at=daemon).code == 0
+    finally:
+        klaviyo.faults.clear()
+
+
 def test_a_person_is_read_told_and_explained(call: Call, daemon: Folder) -> None:
     headers, body = daemon.platforms.traffic.make_event()
     assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202

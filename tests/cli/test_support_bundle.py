@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import stat
 import zipfile
 from pathlib import Path
@@ -42,6 +44,10 @@ def plant(folder: Folder) -> str:
     folder.write(key=key)
     text = folder.config.read_text()
     text = text.replace('"jeri_sandbox"', '"${JERI}"').replace('"jeri_webhook_secret"', '"${SIGN}"')
+    # Where no secret belongs, and somebody has put one.
+    text = text.replace(
+        'program = "demo"', 'program = "demo"\npush_url = "https://x.example/${FLOW}"'
+    )
     head = """\
 [console]
 password = "${CONSOLE}"
@@ -59,6 +65,9 @@ url = "${HOOK}"
     env = "".join(f"{name}={value}\n" for name, value in SECRETS.items())
     (folder.path / ".env").write_text(env)
     folder.take_in(*ADDRESSES)
+    with contextlib.closing(sqlite3.connect(folder.store)) as store:
+        store.execute("UPDATE lanes SET detail = ?", (f"{key}: {ADDRESSES[0]} was refused",))
+        store.commit()
     return key
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from connector.adapters.http.settings import Settings as HttpSettings
 from connector.adapters.jericommerce.settings import Settings
+from connector.adapters.wll.settings import Settings as WllSettings
 from connector.adapters.yotpo.settings import Settings as YotpoSettings
 from connector.config import Config, load
 from connector.errors import ConfigError
@@ -17,6 +18,7 @@ from connector.errors import ConfigError
 MODELS: dict[str, type[BaseModel]] = {
     "http": HttpSettings,
     "jericommerce": Settings,
+    "wll": WllSettings,
     "yotpo": YotpoSettings,
 }
 ACME = """

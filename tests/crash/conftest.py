@@ -64,9 +64,9 @@ def until(what: str, look: Callable[[], bool], seconds: float = 20.0) -> None:
 class Platforms:
     """Both sandboxes on loopback, in a thread with a loop of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, people: int = 200) -> None:
         self.klaviyo = KlaviyoSandbox()
-        self.jericommerce = JeriCommerceSandbox()
+        self.jericommerce = JeriCommerceSandbox(people=people)
         self.urls: dict[str, str] = {}
         self._started = threading.Event()
         self._loop: asyncio.AbstractEventLoop

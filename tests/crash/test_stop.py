@@ -58,6 +58,30 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0(
     assert platforms.klaviyo.state()["duplicates"] == 0
 
 
+async def test_doors_and_lanes_share_one_time_to_finish(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App(read_config(daemon.config))
+    await app.start(serve=False)
+    left: list[float] = []
+
+    class Door:
+        async def stop(self) -> None:
+            moved[0] = 7.0
+
+    async def stop_line(line: object, grace: float) -> None:
+        left.append(grace)
+        await finish(line, grace)
+
+    moved, now, finish = [0.0], app.clock.monotonic, app._stop_line
+    monkeypatch.setattr(app.clock, "monotonic", lambda: now() + moved[0], raising=False)
+    monkeypatch.setattr(app, "_servers", [Door()])
+    monkeypatch.setattr(app, "_stop_line", stop_line)
+    await app.stop()
+    assert len(left) == 1
+    assert 0 < left[0] <= 3.0
+
+
 def test_sigterm_cuts_off_what_outlasts_the_time_out_and_loses_nothing(
     daemon: Daemon, platforms: Platforms, traffic: Traffic
 ) -> None:

@@ -263,8 +263,14 @@ def test_all_faults_are_told_at_once() -> None:
 
 def test_an_action_that_the_platform_does_not_take_names_those_it_does() -> None:
     yotpo = replace(PLACE, title="Yotpo", offers=frozenset({"increase", "decrease", "adjust"}))
-    said = faults(PUSH, yotpo)
-    assert said == "Yotpo takes no push; it takes: increase, decrease, adjust"
+    assert faults(PUSH, yotpo) == "Yotpo takes no push; it takes: increase, decrease, adjust"
+    nothing = replace(PLACE, title="Mute", offers=frozenset({"events"}))
+    assert faults(WELCOME, nothing) == "Mute takes no increase; it takes: nothing"
+
+
+def test_who_adjusts_by_sign_increases_and_decreases_too() -> None:
+    signed = replace(PLACE, offers=frozenset({"adjust"}))
+    assert build(WELCOME, signed).url.endswith("/balance/increase")
 
 
 # ── notes and the line to try ────────────────────────────────────────────────────────────────────

@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from connector.adapters import yotpo
 from connector.adapters.jericommerce import PLATFORM
 from connector.flows import Place, Step, Unfit, build_direct
-from connector.sandbox import JeriCommerceSandbox
+from connector.sandbox import JeriCommerceSandbox, YotpoSandbox
 
 from .conftest import PLACE, rendered
 
@@ -21,6 +22,16 @@ SETTINGS = PLATFORM.settings.model_validate(
 )
 assert PLATFORM.direct is not None
 DIRECT = replace(PLACE, direct=partial(PLATFORM.direct, SETTINGS))
+YOTPO_SETTINGS = yotpo.PLATFORM.settings.model_validate(
+    {"base_url": "http://sandbox", "guid": "guid-sandbox", "api_key": "yotpo_sandbox"}
+)
+assert yotpo.PLATFORM.direct is not None
+YOTPO = replace(
+    PLACE,
+    title="Yotpo",
+    offers=yotpo.PLATFORM.offers,
+    direct=partial(yotpo.PLATFORM.direct, YOTPO_SETTINGS),
+)
 
 
 def faults(step: Step, place: Place = DIRECT) -> str:
@@ -29,8 +40,8 @@ def faults(step: Step, place: Place = DIRECT) -> str:
     return "\n".join(caught.value.faults)
 
 
-async def post(step: Step, platform: JeriCommerceSandbox, **context: Any) -> int:
-    made = build_direct(step, DIRECT)
+async def post(step: Step, platform: Any, place: Place = DIRECT, **context: Any) -> int:
+    made = build_direct(step, place)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(platform.app)) as client:
         body = rendered(made.body, **context).encode()
         answer = await client.post(made.url, content=body, headers=dict(made.headers))
@@ -64,6 +75,28 @@ async def test_a_push_is_the_one_of_the_preview_pages() -> None:
     assert platform.pushes[0].message == 'Hello Ana "A"'
 
 
+@pytest.mark.parametrize(
+    ("step", "change", "earned"),
+    [
+        (Step("increase", amount="30", reason="Welcome"), 30, 30),
+        (Step("decrease", amount="30", reason="Welcome"), -30, 0),
+        (Step("adjust", amount="-30", reason="Welcome"), -30, 0),
+        (Step("adjust", amount="30", reason="Welcome", use_case="reward"), 30, 30),
+        (Step("adjust", amount="30", reason="Welcome", use_case="refund"), 30, 0),
+        (Step("adjust", amount="30", reason="Welcome", use_case="redeem"), -30, 0),
+        (Step("adjust", amount="30", reason="Welcome", use_case="remove_earned"), -30, -30),
+        (Step("adjust", amount="30", reason="Welcome", use_case="expire"), -30, 0),
+    ],
+)
+async def test_yotpo_takes_the_call_as_it_is_rendered(step: Step, change: int, earned: int) -> None:
+    platform = YotpoSandbox(people=1)
+    customer = platform.add("ana@example.com", balance=100, earned=200)
+    assert await post(step, platform, YOTPO) == 200
+    assert (customer.balance, customer.earned) == (100 + change, 200 + earned)
+    assert platform.adjusted("Welcome") == 1
+    assert not platform.violations
+
+
 def test_it_carries_no_key_of_ours_and_says_that_it_may_happen_twice() -> None:
     made = build_direct(Step("increase", amount="30", reason="x", once_per="7d"), DIRECT)
     assert made.headers["api-key"] == "jeri_sandbox"
@@ -80,6 +113,7 @@ def test_it_carries_no_key_of_ours_and_says_that_it_may_happen_twice() -> None:
             DIRECT,
             "no {{ variables }} in it",
         ),
+        (Step("push", message="x"), YOTPO, "Yotpo takes no push; it takes: increase"),
         (Step("increase", amount="5"), DIRECT, "points need a reason"),
         (
             Step("increase", amount="5", reason="x"),

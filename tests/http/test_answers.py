@@ -176,6 +176,8 @@ async def test_a_403_with_json_blocks_the_lane(kind: str) -> None:
 async def test_retry_after_is_read_and_capped(said: str | None, seconds: float) -> None:
     headers = {} if said is None else {"retry-after": said}
     assert retry_after(headers) == seconds
+    # Without it the reset of the limit counts.
+    assert retry_after({"ratelimit-reset": "9", **headers}) == (seconds if said else 9.0)
     for status in (429, 503):
         found = await answered(status, headers=headers)
         assert isinstance(found, Wait)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from connector.adapters.jericommerce import PLATFORM
 from connector.adapters.jericommerce.webhook import SIGNATURE
-from connector.model import Action
 from connector.ports import Whom
 from connector.sandbox import JeriCommerceSandbox
 from connector.testing.platform_contract import Double, PlatformContract, Push
@@ -42,8 +41,4 @@ class TestJeriCommerce(PlatformContract):
     def double(self) -> Double:
         sandbox = JeriCommerceSandbox(people=3, rate_per_second=None)
         person = sandbox.people[0]
-        return Double(
-            sandbox.app,
-            known=Whom(1, person.id, person.email, b""),
-            action=Action("increase", "ref-1", email=person.email, amount=5, reason="a reason"),
-        )
+        return Double(sandbox.app, known=Whom(1, person.id, person.email, b""))

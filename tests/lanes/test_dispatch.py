@@ -116,6 +116,24 @@ async def test_a_long_backfill_goes_in_bulk_and_live_records_go_singly_beside_it
     assert rig.states() == {State.ACCEPTED: 151}
 
 
+async def test_a_backfills_batches_grow_before_they_go(rig: Rig) -> None:
+    for n in range(10):
+        await rig.say(*(f"old{n}-{i}" for i in range(9)), backfill=True)
+    assert [len(r.ids) for r in rig.sink.sent] == [9]
+    await rig.say("live")
+    assert rig.sink.ids[9:] == ["test:live"]
+    await rig.after(1.9)
+    assert len(rig.sink.sent) == 2
+    await rig.after(0.2)
+    assert [len(r.ids) for r in rig.sink.sent] == [9, 1, 81]
+
+
+async def test_a_full_batch_of_a_backfill_is_followed_at_once(still: Rig) -> None:
+    await still.say(*(f"old{i}" for i in range(250)), backfill=True)
+    await still.start()
+    assert [len(r.ids) for r in still.sink.sent] == [100, 100, 50]
+
+
 async def test_a_backfill_asks_for_quota_as_one(make_rig: Any) -> None:
     quota = Noting()
     rig: Rig = await make_rig(quota)

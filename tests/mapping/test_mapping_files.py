@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from connector.adapters.jericommerce import PLATFORM
 from connector.adapters.jericommerce.view import event_view, person_covers, person_view
+from connector.checks import example_views
 from connector.mapping import (
     ATTRIBUTES,
     TYPES,
@@ -79,7 +81,8 @@ def test_jericommerce_has_the_published_names(name: str) -> None:
 
 
 def test_the_examples_of_jericommerce_pass() -> None:
-    assert run_examples(MAPPINGS / "examples" / "jericommerce", event_view, person_view) == []
+    folder, views = MAPPINGS / "examples" / "jericommerce", example_views(PLATFORM)
+    assert run_examples(folder, event_view, person_view, views) == []
 
 
 def test_an_example_that_differs_is_reported(tmp_path: Path) -> None:

@@ -551,7 +551,11 @@ def test_a_function_that_cannot_be_had_is_a_fault(
     monkeypatch: pytest.MonkeyPatch, function: Any
 ) -> None:
     plug_in(monkeypatch, function)
-    assert len(faults(CALL)) == 1
+    with pytest.raises(ConfigError, match="half") as caught:
+        compile_mapping(HEAD + CALL)
+    assert caught.value.problem is Problem.PLUGIN_BROKEN
+    also = CALL + "\n[identity]\nemial = []"
+    assert len(faults(also)) == 2, "with faults of the file's own it is the file's fault"
 
 
 def test_warnings_name_what_klaviyo_tracks_itself() -> None:

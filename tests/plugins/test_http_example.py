@@ -62,6 +62,27 @@ async def test_a_delivery_becomes_an_event_and_the_fields_of_its_person(
     assert acme.asked == ["/v1/members/ana@example.com"]
 
 
+async def test_what_somebody_is_close_to_is_told_by_the_tables(
+    tmp_path: Path, acme: Acme, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapping = (ROOT / "mappings" / "http.toml").read_text().replace("enabled = false", "")
+    (tmp_path / "mappings").mkdir()
+    (tmp_path / "mappings" / "http.toml").write_text(mapping)
+    tables = (
+        'tiers = [{ name = "Platinum", points = 150 }]\nrewards = [{ name = "Mug", cost = 99 }]'
+    )
+    config = CONFIG.replace('source = "http"', f'source = "http"\n{tables}')
+    async with running(tmp_path, config, {"acme": acme.app}, ENVIRON, monkeypatch) as daemon:
+        acme.members[ANA]["tier"] = None
+        assert (await post(daemon, DELIVERY))[0] == 202
+        await daemon.until(lambda: "loyalty_balance" in daemon.properties(ANA))
+        told = {k: v for k, v in daemon.properties(ANA).items() if "_next_" in k}
+        assert told == {
+            "loyalty_next_tier_name": "Platinum",
+            "loyalty_next_tier_points_needed": 30,
+        }
+
+
 async def test_a_daemon_has_nothing_to_say_about_it(daemon: Running) -> None:
     found = [check for look in daemon.app.lines["acme"].checks for check in await look()]
     assert [line for line in found if line.level == "fault"] == []

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -141,7 +141,7 @@ class Held(Lease):
 class _Wired(Shop):
     """A shop whose HTTP goes over the rig's wires."""
 
-    wires: Mapping[str, Wire]
+    wires: Mapping[str, Wire] = field(default_factory=dict)
 
     def http(self, connection: Any, base_url: str, destination: str, **how: Any) -> Http:
         watch = how.pop("watch", None)
@@ -249,7 +249,7 @@ class Site:
     async def kill(self) -> None:
         """As `kill -9`: whatever is in flight is cut off and nothing is settled."""
         self.database.dead = True
-        ours = asyncio.all_tasks() - self._outside
+        ours = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
         for task in ours:
             task.cancel()
         await asyncio.gather(*ours, return_exceptions=True)

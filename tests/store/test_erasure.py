@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert, select, update
 
-from connector.model import Appended, Millis, Observed, Page
-from connector.ports import Forgotten
+from connector.model import Accepted, Appended, Millis, Observed, Page, State
+from connector.ports import Forgotten, Member
 from connector.store import erasure
+from connector.store import groups as staging
 from connector.store.sql import SqlStore, open_store
-from connector.store.tables import metadata
-from connector.testing.states_contract import claim_reads, lanes, seen
+from connector.store.tables import actions, groups, memberships, metadata, sightings
+from connector.testing.states_contract import claim_reads, claim_writes, lanes, seen, settle
 from connector.testing.store_contract import HORIZON, NOW, hold, record
 
 LATER = Millis(NOW + 60_000)
@@ -125,7 +126,7 @@ async def test_who_was_never_seen_leaves_no_stone(store: SqlStore) -> None:
 
 
 async def _read(store: SqlStore, *who: str) -> None:
-    """Everybody who waits to be read is, and has a profile to write."""
+    """Everybody who waits to be read is, and his profile is written."""
     fence = await hold(store)
     claim = await claim_reads(store, fence)
     assert claim
@@ -136,6 +137,10 @@ async def _read(store: SqlStore, *who: str) -> None:
         for e in claim.entries
     ]
     await store.reads.settle(claim, outcomes, now=NOW, horizon=HORIZON)
+    written = await claim_writes(store, fence)
+    assert written
+    assert len(written.entries) == len(who)
+    await settle(store, written, *(Accepted(e.seq, "r") for e in written.entries))
 
 
 async def everything(store: SqlStore) -> str:
@@ -144,7 +149,71 @@ async def everything(store: SqlStore) -> str:
     def work(c: Connection) -> str:
         return repr([list(c.execute(table.select())) for table in metadata.tables.values()])
 
-    return await store._database.read(work)
+    return (await store._database.read(work)).lower()
+
+
+async def test_lists_and_actions_hold_nobody_either_and_a_repeated_call_is_still_known(
+    store: SqlStore,
+) -> None:
+    await tell(store, "ada", "bo")
+    lane = await store.lanes.ensure("acme", "klaviyo", "membership")
+    deeds = await store.lanes.ensure("acme", "jericommerce", "action")
+
+    def plant(c: Connection) -> None:
+        group = {"connection": "acme", "kind": "audience", "name": "vip", "lane": lane.id}
+        made = insert(groups).values(group | {"account": "x"}).returning(groups.c.id)
+        source = c.execute(made).scalar_one()
+        for name in ("ada", "bo"):
+            email = f"{name}@example.com"
+            seen = {"source": source, "email": email, "scan": 1, "at": 1, "platform_id": name}
+            c.execute(insert(sightings).values(seen))
+            member = {"lane": lane.id, "target": source, "email": email, "address": b"x"}
+            more = {"wanted": 1, "state": State.READY, "due": 0, "since": 0}
+            c.execute(insert(memberships).values(member | more))
+            for n, sent_at in enumerate((None, 5)):
+                deed = {"lane": deeds.id, "digest": f"{n}{name[0]}".encode(), "content": b"c"}
+                deed |= {"origin": "o", "route": "r", "name": "n", "ref": "r", "received_at": 1}
+                deed |= {"who": b"w", "email": email, "amount": 5, "data": email.encode()}
+                c.execute(insert(actions).values(deed | {"due": 0, "sent_at": sent_at}))
+
+    await store._database.write(plant)
+    await store.erasure.forget("acme", "ada", now=NOW)
+    assert "ada" not in await everything(store)
+
+    def left(c: Connection) -> list[tuple[bytes, int, bytes]]:
+        deed = select(actions.c.digest, actions.c.state, actions.c.data).order_by(actions.c.digest)
+        assert c.execute(select(sightings.c.email)).scalars().all() == ["bo@example.com"]
+        assert c.execute(select(memberships.c.email)).scalars().all() == ["bo@example.com"]
+        return [(bytes(digest), state, bytes(data)) for digest, state, data in c.execute(deed)]
+
+    assert await store._database.read(left) == [
+        (b"0a", State.DISCARDED, b"{}"),
+        (b"0b", State.READY, b"bo@example.com"),
+        (b"1a", State.READY, b"{}"),  # it was sent: what became of it is still to be found out
+        (b"1b", State.READY, b"bo@example.com"),
+    ]
+
+
+async def test_a_scan_of_an_audience_does_not_bring_him_back(store: SqlStore) -> None:
+    await tell(store, "ada", "bo")
+    lane = await store.lanes.ensure("acme", "klaviyo", "membership")
+    await store.erasure.forget("acme", "ada", now=NOW)
+
+    def scan(c: Connection) -> list[str]:
+        group = {"connection": "acme", "kind": "audience", "name": "vip", "lane": lane.id}
+        made = insert(groups).values(group | {"account": "x"}).returning(groups.c.id)
+        id = c.execute(made).scalar_one()
+        c.execute(update(groups).where(groups.c.id == id).values(target=id))
+        members = [
+            Member("other", "ada@example.com"),
+            Member("ada", "new@example.com"),
+            Member("bo", "bo@example.com"),
+        ]
+        row = staging.row_of(c, id)
+        staging.stage(c, row, members, asked_at=NOW, now=NOW, greets=False)
+        return list(c.execute(select(sightings.c.email)).scalars())
+
+    assert await store._database.write(scan) == ["bo@example.com"]
 
 
 async def test_an_sqlite_file_holds_no_trace_of_him(tmp_path: Path) -> None:

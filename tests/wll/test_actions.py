@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from connector.errors import Blocked, Problem, Rejected, Unknown, Wait
 from connector.model import Action
@@ -106,6 +107,11 @@ async def test_a_wrong_event_secret_blocks() -> None:
         await (await actions(rig)).apply(action())
     assert (caught.value.problem, caught.value.scope) == (Problem.PLATFORM_KEY, "account")
     assert "another" not in str(caught.value)
+
+
+def test_an_event_type_comes_with_its_secret() -> None:
+    with pytest.raises(ValidationError, match="points_event_secret beside points_event_type"):
+        Rig(points_event_secret="")
 
 
 async def test_without_an_event_type_nothing_can_move_points() -> None:

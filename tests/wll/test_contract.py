@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from connector.adapters.wll import PLATFORM
-from connector.model import Action
 from connector.ports import Whom
 from connector.sandbox import WllSandbox
 from connector.testing.platform_contract import Double, PlatformContract, Push
@@ -36,5 +35,4 @@ class TestWll(PlatformContract):
     def double(self) -> Double:
         sandbox = WllSandbox(people=450)
         user = next(iter(sandbox.users))
-        action = Action("increase", "ref-1", person=user.auth, amount=5, reason="a reason")
-        return Double(sandbox.app, known=Whom(1, user.auth, user.email, b""), action=action)
+        return Double(sandbox.app, known=Whom(1, user.auth, user.email, b""))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from plugins.daemon import Running, running
@@ -45,9 +48,22 @@ api_key = "wll_sandbox"
 client_id = "wll_client"
 client_secret = "wll_client_secret"
 webhook_secret = "wll_webhook_secret"
+points_event_type = "FLOW_POINTS"
+points_event_secret = "wll_points_secret"
+join_event = "AUDIENCE_JOINED"
+leave_event = "AUDIENCE_LEFT"
 
 [connections.klaviyo]
 private_key = "pk_sandbox"
+flow_guard = "off"
+
+[[connections.audiences]]
+audience = "Gold"
+list = "Gold members"
+every = "24h"
+
+[connections.actions]
+secret = "flow_secret"
 """
 FIELDS = {
     "wll_balance",
@@ -157,3 +173,52 @@ async def test_a_user_who_becomes_restricted_is_told_about_no_more(
     again = await tell(daemon, user, 4)
     await daemon.until(lambda: again in daemon.klaviyo.unique_ids())
     await daemon.until(lambda: daemon.properties(user.email)["wll_balance"] == user.points)
+
+
+async def test_an_audience_is_a_list_and_its_events_move_people_at_once(
+    daemon: Running, wll: WllSandbox
+) -> None:
+    def listed() -> list[str] | None:
+        with contextlib.suppress(ValueError):
+            return daemon.klaviyo.list_members("L00000")
+        return None
+
+    async def change(earned: int) -> None:
+        user.earned = earned
+        wll.refresh()
+        while wll.waiting:
+            body = wll.next_webhook(random.Random(1)).body
+            assert (await daemon.post("acme", body, {}, "wll_webhook_secret"))[0] == 202
+
+    user = next(iter(wll.users))
+    # The full sync at the start finds nobody, and the next one is a day away.
+    await daemon.until(lambda: "GET /v1/audiences/{id}/members" in str(wll.state()["requests"]))
+    await daemon.until(lambda: listed() == [])
+    # Whose address is not known yet is found by a full sync; his is.
+    known = await tell(daemon, user)
+    await daemon.until(lambda: known in daemon.klaviyo.unique_ids())
+    await change(1600)
+    await daemon.until(lambda: listed() == [user.email])
+    await change(0)
+    await daemon.until(lambda: listed() == [])
+    assert wll.violations == {}
+
+
+async def test_a_flow_moves_points_by_address_and_by_id(daemon: Running, wll: WllSandbox) -> None:
+    one, other, _ = wll.users
+    points = one.points, other.points
+    known = await tell(daemon, one)
+    await daemon.until(lambda: known in daemon.klaviyo.unique_ids())
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{daemon.app.port}") as flow:
+        for route, said in (
+            ("balance/increase", [{"email": one.email, "amount": 30, "reason": "Survey"}]),
+            ("points/adjust", {"customer_id": str(other.account), "point_adjustment_amount": -20}),
+        ):
+            body = said if isinstance(said, list) else {**said, "history_title": "Refund"}
+            answer = await flow.post(
+                f"/flows/acme/{route}", json=body, headers={"api-key": "flow_secret"}
+            )
+            assert answer.status_code == 202, answer.text
+    await daemon.until(lambda: (one.points, other.points) == (points[0] + 30, points[1] - 20))
+    assert wll.state()["adjustments"] == 2
+    assert wll.violations == {}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from connector.adapters.yotpo.actions import TITLE_MAX, YotpoActions
-from connector.errors import Rejected, Unknown, Wait
+from connector.errors import Blocked, Rejected, Unknown, Wait
 from connector.model import Action
 from connector.sandbox.yotpo_people import Customer
 
@@ -201,9 +201,10 @@ RENEWED = {
 IN_QUERY = {"adjust_url": APP["adjust_url"] + "?access_token={access_token}"}
 
 
-@pytest.mark.parametrize("how", [{}, IN_QUERY])
-async def test_an_app_adjusts_with_its_token(how: dict[str, str]) -> None:
-    async with Rig(**{**APP, **how, "access_token": "app-token-0"}) as rig:
+@pytest.mark.parametrize(("how", "place"), [({}, "header"), (IN_QUERY, "query")])
+async def test_an_app_adjusts_with_its_token(how: dict[str, str], place: str) -> None:
+    sandbox = {"app_token_in": place}
+    async with Rig(sandbox=sandbox, **{**APP, **how, "access_token": "app-token-0"}) as rig:
         rig.platform.add("ana@example.com", balance=100)
         assert await rig.apply(ACTION) == "1"
         await rig.apply(replace(ACTION, visible=False))
@@ -212,9 +213,11 @@ async def test_an_app_adjusts_with_its_token(how: dict[str, str]) -> None:
         assert await rig.actions.look_up(ACTION) == "unknowable"
 
 
-@pytest.mark.parametrize("how", [{}, IN_QUERY])
-async def test_an_apps_token_is_renewed_and_so_is_what_renews_it(how: dict[str, str]) -> None:
-    async with Rig(**{**APP, **RENEWED, **how}) as rig:
+@pytest.mark.parametrize(("how", "place"), [({}, "header"), (IN_QUERY, "query")])
+async def test_an_apps_token_is_renewed_and_so_is_what_renews_it(
+    how: dict[str, str], place: str
+) -> None:
+    async with Rig(sandbox={"app_token_in": place}, **{**APP, **RENEWED, **how}) as rig:
         rig.platform.add("ana@example.com", balance=0)
         for _ in range(3):
             await rig.apply(ACTION)
@@ -228,6 +231,14 @@ async def test_an_app_knows_people_by_address_only() -> None:
     async with Rig(**APP, access_token="app-token-0") as rig:
         with pytest.raises(Rejected, match="address"):
             await rig.apply(replace(ACTION, email=None, person="7"))
+
+
+async def test_an_address_of_the_app_that_is_wrong_refuses_nobody() -> None:
+    wrong = {**APP, "adjust_url": "http://127.0.0.1/app/nowhere"}
+    async with Rig(**wrong, access_token="app-token-0") as rig:
+        with pytest.raises(Blocked) as caught:
+            await rig.apply(ACTION)
+        assert caught.value.scope == "target"
 
 
 async def test_an_app_adjusts_a_hundred_times_a_minute() -> None:

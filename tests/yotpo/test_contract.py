@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from connector.adapters.yotpo import PLATFORM
-from connector.model import Action
 from connector.ports import Whom
 from connector.sandbox import YotpoSandbox
 from connector.testing.platform_contract import Double, PlatformContract, Push
@@ -54,7 +53,6 @@ class TestYotpo(PlatformContract):
         return Double(
             sandbox.app,
             known=Whom(1, person.id, person.email, b""),
-            action=Action("increase", "ref-1", email=person.email, amount=5, reason="a reason"),
         )
 
 

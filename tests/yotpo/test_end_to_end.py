@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -97,6 +98,12 @@ async def test_a_webhook_becomes_an_event_and_the_fields_of_its_customer(
     await daemon.until(lambda: daemon.properties(ana.email).get("yotpo_balance") == 4321)
     assert daemon.properties(ana.email)["yotpo_referral_url"] == f"https://{ana.link}"
     assert yotpo.state()["throttled"] == 0
+
+
+async def test_one_key_is_asked_once_whose_account_it_is(daemon: Running) -> None:
+    requests: Any = daemon.klaviyo.state()["requests"]
+    assert requests["GET /api/accounts"] == {"200": 1}
+    assert len({line.account for line in daemon.app.lines.values()}) == 1
 
 
 async def test_what_is_no_json_is_refused_and_counted(daemon: Running) -> None:

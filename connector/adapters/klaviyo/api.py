@@ -10,7 +10,13 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from connector.adapters.klaviyo.limits import GET_ACCOUNTS, GET_METRICS, GET_PROFILE, GET_PROFILES
+from connector.adapters.klaviyo.limits import (
+    GET_ACCOUNTS,
+    GET_METRICS,
+    GET_PROFILE,
+    GET_PROFILES,
+    LIMITS,
+)
 from connector.auth import HeaderKey
 from connector.errors import Blocked, DeliveryError, Problem, Unknown, Wait
 from connector.governor import Governor
@@ -92,7 +98,11 @@ class KlaviyoApi:
         return await self.send(method, path, route, body)
 
     async def send(self, method: str, path: str, route: str, body: bytes) -> Sent:
-        """`post` for a path with data in it, which only its template `route` may tell of."""
+        """`post` for a path with data in it, which only its template `route` may tell of.
+
+        Promise 7: an endpoint that limits.py does not name is never written to, and it names none
+        that grants a consent, lifts a suppression or unsubscribes anybody."""
+        assert route in LIMITS, f"{route} is no endpoint of ours"
         started, began = self._clock.now(), self._clock.monotonic()
         answer: Answer | None = None
         error: DeliveryError | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from connector.config import PlatformSettings, Secrets, Section, Url, Words, setting
 
@@ -55,7 +55,7 @@ class Settings(PlatformSettings):
         "https://auth.wlloyalty.net/oauth/token", "Where your region's admin tokens come from."
     )
     api_key: SecretStr = setting("", "The tenant's API key.", needed=True)
-    client_id: str = setting("", "The client that WLL's support made for you.")
+    client_id: str = setting("", "The client that WLL's support made for you.", needed=True)
     client_secret: SecretStr = setting("", "That client's secret.", needed=True)
     webhook_secret: Secrets = setting(
         (), "The last part of the webhook's address; a list while it is being changed."
@@ -79,6 +79,12 @@ class Settings(PlatformSettings):
     @classmethod
     def _without_slash(cls, url: str) -> str:
         return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _points_with_secret(self) -> Settings:
+        if self.points_event_type and not self.points_event_secret.get_secret_value():
+            raise ValueError("points_event_secret beside points_event_type")
+        return self
 
     @field_validator("placeholders")
     @classmethod

@@ -8,6 +8,7 @@ from connector.adapters.kit import NOT_APPLIED, Kit
 from connector.adapters.yotpo.actions import YotpoActions
 from connector.adapters.yotpo.api import YotpoApi, limits
 from connector.adapters.yotpo.app import open_app
+from connector.adapters.yotpo.flow import direct
 from connector.adapters.yotpo.settings import Settings
 from connector.adapters.yotpo.source import CustomerHistory, RecentCustomers, YotpoReader
 from connector.adapters.yotpo.view import event_view, person_view
@@ -63,4 +64,5 @@ PLATFORM = Platform(
     webhook=YotpoWebhook,
     open=open,
     person_view=person_view,
+    direct=direct,
 )

@@ -36,7 +36,7 @@ class YotpoActions:
         self.parallel = settings.max_concurrency
         self.endpoint = through.endpoint
         self._format = settings.reference_format
-        self._keeps_reference = settings.api == "classic" and "{ref}" in settings.reference_format
+        self._classic = settings.api == "classic"
         self._api = api
         self._through = through
 
@@ -52,7 +52,8 @@ class YotpoActions:
         try:
             said = await self._through.adjust(self.body(action))
         except Blocked as error:
-            if error.status != 404:
+            # An app's address is a setting that may be wrong; then everybody would be unknown.
+            if error.status != 404 or not self._classic:
                 raise
             detail = "Yotpo does not know this customer"
             raise Rejected(Problem.PLATFORM_TARGET, detail, status=404) from error
@@ -61,7 +62,8 @@ class YotpoActions:
 
     async def look_up(self, action: Action) -> Literal["applied", "absent", "unknowable"]:
         # A line that the customer does not see may be missing from the history for that alone.
-        if not self._keeps_reference or not action.visible:
+        kept = self._classic and action.visible and "{ref}" in self._format
+        if not kept:
             return "unknowable"
         whom = _whom(action)
         customer = await self._api.customer(

@@ -61,7 +61,8 @@ async def call(
     """The JSON that Yotpo answers. What it says of the limit is believed. Raises DeliveryError."""
     headers = {"content-type": "application/json"} if content is not None else None
     try:
-        answer = await http.call(method, path, route=route, content=content, headers=headers)
+        async with governor.apart(quota):
+            answer = await http.call(method, path, route=route, content=content, headers=headers)
     except Wait as error:
         if error.status == 429:
             governor.slow_down(quota, max(error.after, _LEAST_PAUSE))

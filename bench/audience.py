@@ -1,0 +1,302 @@
+"""An audience kept as a list: what a first sync and a change cost, against the least that could do.
+
+The audience is made up page by page and never in memory; store, rounds, lane, sink and receipts
+are the daemon's, on an SQLite file, in this process. Klaviyo is the sandbox in another process,
+its limits out of the way, so that the peak of memory is ours alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from bench.processes import free_port, running
+from connector.adapters.klaviyo.api import KlaviyoApi, headers, private_key
+from connector.adapters.klaviyo.groups import KlaviyoGroups
+from connector.adapters.klaviyo.limits import (
+    BULK_PROFILES,
+    BULK_PROFILES_MAX,
+    CREATE_LIST,
+    GET_LIST_PROFILES,
+    GET_PROFILES,
+    LIMITS,
+    MEMBERS_MAX,
+    REMOVE_MEMBERS,
+)
+from connector.adapters.klaviyo.sink.jobs import ImportJobs
+from connector.adapters.klaviyo.sink.members import MemberSink
+from connector.audiences.keeper import Keeper, Rules
+from connector.audiences.rounds import ReadBack, Round, Scan
+from connector.clock import SystemClock
+from connector.dispatch import Dispatcher, Policy
+from connector.governor import Governor, Limit
+from connector.http import Http, ask
+from connector.metrics import Metrics
+from connector.model import LaneState, Link
+from connector.ports import Fence, Lease, Member, MembersPage, Standing
+from connector.receipts import Receipts
+from connector.rendering import MembershipRenderer
+from connector.store.sql import SqlStore, open_store
+
+PAGE = 200
+"""Members that the platform shows at once."""
+_ONE_IN = 200
+"""Of so many one leaves and one is new: 1 % in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step cost. `writes` and `look_ups` are requests to Klaviyo, `minimum` the least that
+    could do for both; `pages` are the platform's, `read_back` Klaviyo's, `jobs` what following the
+    imports asked. `wrong` people are on the list and should not be, or the other way round."""
+
+    what: str
+    changed: int
+    writes: int
+    look_ups: int
+    minimum: int
+    pages: int
+    read_back: int
+    jobs: int
+    seconds: float
+    peak: float
+    wrong: int
+
+
+class Audience:
+    """`size` people. After the change every 200th has left, and as many are new."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.changed = False
+        self.pages = 0
+
+    async def named(self, name: str) -> Mapping[str, str]:
+        return {"A1": name}
+
+    async def members(self, id: str, cursor: str | None) -> MembersPage:
+        self.pages += 1
+        start = int(cursor or 0)
+        end = start + PAGE
+        last = self._size + (self._size // _ONE_IN if self.changed else 0)
+        shown = range(start, min(end, last))
+        people = [n for n in shown if not (self.changed and n < self._size and n % _ONE_IN == 0)]
+        found = [Member(f"id-{n}", f"person{n}@example.com") for n in people]
+        return MembersPage(found, str(end), end < last)
+
+
+class _Held(Lease):
+    def __init__(self, fence: Fence) -> None:
+        self._fence = fence
+
+    @property
+    def fence(self) -> Fence:
+        return self._fence
+
+    def valid(self) -> bool:
+        return True
+
+
+@dataclass
+class Site:
+    """A store, an audience, a list, and the lane between them."""
+
+    store: SqlStore
+    audience: Audience
+    scan: Scan
+    list: ReadBack
+    dispatcher: Dispatcher[Any]
+    receipts: Receipts
+    url: str
+    target: int
+
+    async def read(self, round: Round) -> None:
+        """One full round."""
+        round.ring()
+        while True:
+            await asyncio.sleep(0.01)
+            if await round.idle() and await round.idle():
+                break
+        if needs := await round.needs():
+            raise RuntimeError(needs[0].text)
+
+    async def deliver(self) -> None:
+        """Until Klaviyo has everything and said so."""
+        self.dispatcher.wake()
+        while True:
+            await asyncio.sleep(0.05)
+            if await self.dispatcher.quiet(60) and not await self.receipts.follow():
+                return
+
+    async def requests(self) -> dict[str, int]:
+        _, text = await ask(f"{self.url}/_sandbox/state")
+        found: dict[str, dict[str, int]] = json.loads(text)["requests"]
+        return {label: sum(by.values()) for label, by in found.items()}
+
+    async def standing(self) -> Standing:
+        return await self.store.memberships.standing(self.target)
+
+
+async def measure(size: int, folder: Path) -> list[Step]:
+    """The first sync, the list read back, and a change of 1 %."""
+    port = free_port()
+    serve = ("-m", "bench.audience", str(port))
+    with running(serve, folder=folder, port=port):
+        async with _site(size, folder, f"http://127.0.0.1:{port}") as site:
+            steps = [await _first(site, size), await _look(site)]
+            site.audience.changed = True
+            steps.append(await _change(site, size))
+            return steps
+
+
+async def _first(site: Site, size: int) -> Step:
+    async def work() -> None:
+        await site.read(site.list)
+        await site.read(site.scan)
+        await site.deliver()
+
+    return await _step(site, "first sync", size, 1 + math.ceil(size / BULK_PROFILES_MAX), work)
+
+
+async def _look(site: Site) -> Step:
+    return await _step(site, "read back", 0, 0, lambda: site.read(site.list))
+
+
+async def _change(site: Site, size: int) -> Step:
+    some = size // _ONE_IN
+    least = math.ceil(some / BULK_PROFILES_MAX) + math.ceil(some / MEMBERS_MAX)
+
+    async def work() -> None:
+        await site.read(site.scan)
+        await site.deliver()
+
+    return await _step(site, "1 % change", 2 * some, least, work)
+
+
+async def _step(site: Site, what: str, changed: int, minimum: int, work: Any) -> Step:
+    before, pages, began = await site.requests(), site.audience.pages, time.monotonic()
+    await work()
+    seconds = time.monotonic() - began
+    after = await site.requests()
+    new = {label: count - before.get(label, 0) for label, count in after.items()}
+    standing = await site.standing()
+    return Step(
+        what,
+        changed,
+        writes=sum(new.get(label, 0) for label in (BULK_PROFILES, REMOVE_MEMBERS, CREATE_LIST)),
+        look_ups=new.get(GET_PROFILES, 0),
+        minimum=minimum,
+        pages=site.audience.pages - pages,
+        read_back=new.get(GET_LIST_PROFILES, 0),
+        jobs=sum(n for label, n in new.items() if label.startswith(f"GET {_JOBS}")),
+        seconds=seconds,
+        peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        wrong=standing.here + standing.there - 2 * standing.both,
+    )
+
+
+_JOBS = BULK_PROFILES.partition(" ")[2]
+
+
+@contextlib.asynccontextmanager
+async def _site(size: int, folder: Path, url: str) -> AsyncIterator[Site]:
+    clock = SystemClock()
+    store = await open_store(f"sqlite:///{folder}/connector.db")
+    memberships = store.memberships
+    fence = await store.leases.acquire("store", "bench", now=clock.now(), ttl=10**9)
+    assert isinstance(fence, Fence)
+    lane = await store.lanes.ensure("bench", "klaviyo", "membership")
+    await memberships.link(lane, [Link("vip", "VIP")], account="bench")
+    target, source = await memberships.groups()
+    governor = Governor("bench", dict.fromkeys(LIMITS, Limit(10**6, 10**7)), clock=clock, share=1.0)
+    key = private_key(SecretStr("pk_sandbox"))
+    http = Http(url, vendor="klaviyo", clock=clock, credential=key, headers=headers("2026-10-15"))
+    api = KlaviyoApi(http, governor, clock, store.memory.remember_spend)
+    groups, audience, lease = KlaviyoGroups(api), Audience(size), _Held(fence)
+    dispatcher: Dispatcher[Any] = Dispatcher(
+        lane,
+        LaneState(),
+        queue=memberships,
+        lanes=store.lanes,
+        sink=MemberSink(api, trust_ids=True),
+        renderer=MembershipRenderer(),
+        lease=lease,
+        clock=clock,
+        metrics=Metrics("bench"),
+        policy=Policy(bulk_threshold=0),
+    )
+    receipts = Receipts(
+        lane, memberships, ImportJobs(api), lease, clock, Metrics("bench"), settled=dispatcher.wake
+    )
+    keeper = Keeper(
+        "bench",
+        target.id,
+        {"vip": Rules()},
+        memberships=memberships,
+        approvals=store.approvals,
+        named={"audience": audience.named, "list": lambda name: groups.named("list", name)},
+        create=groups.create_list,
+        guard=None,
+        clock=clock,
+        told=dispatcher.wake,
+    )
+
+    async def list_page(id: str, cursor: str | None) -> MembersPage:
+        return await groups.members("list", id, cursor)
+
+    # Read when they are rung, and not by themselves.
+    parts: dict[str, Any] = {"every": 10**9, "memberships": memberships, "lease": lease}
+    parts |= {"clock": clock, "asleep": lambda: False}
+    read_back = ReadBack(keeper, target.id, list_page, **parts)
+    scan = Scan(keeper, source.id, audience.members, **parts)
+    loops = [asyncio.create_task(loop.run()) for loop in (dispatcher, read_back, scan)]
+    try:
+        yield Site(store, audience, scan, read_back, dispatcher, receipts, url, target.id)
+    finally:
+        await dispatcher.stop(5.0)
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        await api.aclose()
+        await store.aclose()
+
+
+def text(steps: Sequence[Step]) -> str:
+    """A few lines for a person."""
+    lines = []
+    for step in steps:
+        spent = f"{step.writes:,} write, {step.look_ups:,} look up ids (least {step.minimum:,})"
+        lines.append(
+            f"{step.what}: {step.changed:,} people, {spent}, {step.wrong} people wrong, "
+            f"{step.seconds:.1f} s, peak {step.peak:.0f} MB"
+        )
+        lines.append(
+            f"    pages of the platform {step.pages:,}, of the list {step.read_back:,}; "
+            f"following jobs {step.jobs:,}"
+        )
+    return "\n".join(lines)
+
+
+def serve(port: int) -> None:
+    """Klaviyo, for the process of the bench."""
+    import uvicorn
+
+    from connector.sandbox import KlaviyoSandbox
+
+    sandbox = KlaviyoSandbox(limits=False, job_delay=0.2)
+    uvicorn.run(sandbox.app, host="127.0.0.1", port=port, log_level="warning")
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

@@ -1,0 +1,109 @@
+"""Shadow mode: everything is taken in, read, rendered and settled, and nothing leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.app import App, read_config
+
+from .conftest import Folder, Platforms
+
+
+@pytest.fixture
+def platforms() -> Iterator[Platforms]:
+    """A pair of its own: every request to it is counted."""
+    running = Platforms()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, platforms: Platforms) -> Iterator[Folder]:
+    made = Folder(tmp_path / tmp_path.name, platforms)
+    text = made.config.read_text()
+    made.config.write_text(text.replace('name = "acme"', 'name = "acme"\nmode = "shadow"'))
+    yield made
+    made.stop()
+
+
+async def ask(folder: Folder, *request: Any) -> tuple[int, str]:
+    return await asyncio.to_thread(folder.ask, *request)
+
+
+async def post(folder: Folder, count: int) -> tuple[list[str], list[str]]:
+    """(ids, addresses) of new events."""
+    ids, emails = [], []
+    for _ in range(count):
+        headers, body = folder.platforms.traffic.make_event()
+        assert (await ask(folder, "POST", "/webhooks/acme", body, headers))[0] == 202
+        ids.append(f"jericommerce:{json.loads(body)['id']}")
+        emails.append(json.loads(body)["email"])
+    return ids, emails
+
+
+async def idle(app: App) -> None:
+    async with asyncio.timeout(30):
+        await app.until_idle()
+
+
+def writes(platforms: Platforms) -> list[str]:
+    """Every request to either platform that is no read."""
+    of_klaviyo: Any = platforms.klaviyo.state()["requests"]
+    of_jericommerce: Any = platforms.jericommerce.state()["requests"]
+    return [route for route in {**of_klaviyo, **of_jericommerce} if not route.startswith("GET ")]
+
+
+async def test_nothing_leaves_and_ending_it_tells_states_but_no_old_event(folder: Folder) -> None:
+    klaviyo = folder.platforms.klaviyo
+    app = App(read_config(folder.config), reread=lambda: read_config(folder.config))
+    await app.start()
+    try:
+        old, _ = await post(folder, 8)
+        await idle(app)
+        assert writes(folder.platforms) == []
+        assert (klaviyo.state()["events"], klaviyo.state()["profiles"]) == (0, 0)
+        # Taken in, read, rendered and settled all the same.
+        status = (await app.operator.status())["connections"]["acme"]["lanes"]
+        assert {(x["ready"], x["in_flight"], x["held"], x["dead"]) for x in status} == {(0,) * 4}
+        metrics = (await ask(folder, "GET", "/metrics"))[1]
+        assert 'records_skipped_total{connection="acme",reason="shadow"}' in metrics
+        assert "GET /v1/programs/{program}/customers/{email}" in metrics
+        people = await app.store._database.read(
+            lambda c: c.exec_driver_sql("SELECT wanted, confirmed, state FROM profiles").all()
+        )
+        assert people
+        assert all("balance" in wanted and confirmed == "{}" for wanted, confirmed, _ in people)
+
+        text = folder.config.read_text()
+        folder.config.write_text(text.replace('mode = "shadow"', 'mode = "live"'))
+        assert (await app.operator.carry_out("reload", {}))[0]
+        await idle(app)
+        assert klaviyo.state()["profiles"] == len(people)
+        assert klaviyo.state()["events"] == 0
+        [new], _ = await post(folder, 1)
+        await idle(app)
+        assert klaviyo.unique_ids() == {new: 1}
+        assert not klaviyo.recorded(old[0])
+        assert klaviyo.state()["violations"] == {}
+    finally:
+        await app.stop()
+
+
+async def test_what_could_not_go_out_is_seen_in_shadow_too(folder: Folder) -> None:
+    app = App(read_config(folder.config))
+    await app.start()
+    try:
+        await asyncio.to_thread(folder.take_in, "no address at all")
+        app.lines["acme"].events.wake()
+        await idle(app)
+        groups = await app.store.dead_letters.groups()
+        assert [(problem, count) for _, _, problem, count in groups] == [("I20", 1)]
+        assert writes(folder.platforms) == []
+    finally:
+        await app.stop()

@@ -1,0 +1,90 @@
+"""A backfill by the real process: killed twice it resumes at its cursor, and nobody is lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Daemon, Platforms, until
+
+PEOPLE = 300
+_MAIN = """
+from connector import cli, receipts
+receipts._MAY_STILL_COME = 500  # ms instead of a minute: writes that a kill cut off are told again
+cli.main()
+"""
+
+
+@pytest.fixture
+def platforms() -> Iterator[Platforms]:
+    running = Platforms(PEOPLE)
+    yield running
+    running.stop()
+
+
+def command(daemon: Daemon, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _MAIN, "--config", str(daemon.config), *args],
+        cwd=daemon.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={"PYTHONPATH": str(Path(__file__).parent.parent.parent), "NO_COLOR": "1"},
+    )
+
+
+def finished(daemon: Daemon, *args: str) -> tuple[int, dict[str, Any]]:
+    process = command(daemon, *args, "--json")
+    out, _ = process.communicate(timeout=60)
+    return process.returncode, json.loads(out)
+
+
+def test_killed_twice_it_tells_everybody_and_the_second_run_sends_nothing(
+    daemon: Daemon, platforms: Platforms
+) -> None:
+    klaviyo, jericommerce = platforms.klaviyo, platforms.jericommerce
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace("program =", "rate_per_second = 2000\nprogram ="))
+    people = jericommerce.people
+    file = daemon.folder / "people.csv"
+    file.write_text("name;email\n" + "".join(f"x;{p.email}\n" for p in people) + "y;nowhere\n")
+    order = ("backfill", "demo", "--emails", "people.csv")
+    for share in (0.2, 0.6):
+        working = command(daemon, *order)
+        enough = round(share * PEOPLE)
+        until("some are read", lambda: len(jericommerce.read_log) >= enough, 60)  # noqa: B023
+        working.send_signal(signal.SIGKILL)
+        working.communicate(timeout=10)
+    code, run = finished(daemon, *order)
+    assert (code, run["state"], run["id"]) == (0, "done", 1)
+    assert run["people"] == {
+        "sent": PEOPLE,
+        "unchanged": 0,
+        "held": 0,
+        "invalid": 1,
+        "unknown": 0,
+        "dead": 0,
+        "pending": 0,
+    }
+    for person in people:
+        told = klaviyo.profile(person.email)
+        assert told is not None, person.email
+        assert told["properties"]["balance"] == person.balance
+    assert len(jericommerce.read_log) <= PEOPLE + 2 * 8
+    assert klaviyo.state()["violations"] == {}
+    assert klaviyo.state()["throttled"] == 0
+    assert klaviyo.overlapping_writes == 0
+
+    writes = klaviyo.state()["requests"]
+    code, again = finished(daemon, *order)
+    assert (code, again["id"], again["people"]["unchanged"]) == (0, 2, PEOPLE)
+    after = klaviyo.state()["requests"]
+    posts = {label for label in after if label.startswith(("POST", "PATCH"))}  # type: ignore[attr-defined]
+    assert {label: writes[label] for label in posts} == {label: after[label] for label in posts}  # type: ignore[index]
