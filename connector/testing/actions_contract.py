@@ -136,6 +136,15 @@ class ActionsContract:
         assert await desk.add(asked(window=window), now=_NOW + window + 1) == Added(1, 0, 0)
         assert await desk.add(asked(window=window), now=_NOW + window + 2) == Added(0, 1, 0)
 
+    async def test_what_is_learnt_of_a_person_changes_no_identity(self, store: Store) -> None:
+        desk = await desk_of(store)
+        by_id = Asked(Action("adjust", customer="p7", amount=5), "points/adjust", "1")
+        await desk.add(asked(), by_id)
+        events = await store.lanes.ensure("acme", "klaviyo", "event")
+        seen = Record("k", "x:k", "Added", _NOW, b"{}", person="p7", email="ana@example.com")
+        await store.append([Page(events, "webhook", [seen], _NOW)])
+        assert await desk.add(asked(), by_id) == Added(0, 2, 0)
+
     async def test_many_at_the_same_instant_are_one(self, store: Store) -> None:
         desk = await desk_of(store)
         answers = await asyncio.gather(*(desk.add(asked()) for _ in range(8)))
