@@ -21,7 +21,7 @@ from connector.errors import Problem, Rejected, Unknown, Wait
 from .conftest import Configs, Site, Wire
 from .toy import address
 
-QUICK = range(10)
+QUICK = range(5)
 PAUSES = (0.0, 0.1, 0.6, 2.0, 8.0, 35.0, 70.0)
 ENDPOINTS = ("profile-bulk-import-jobs", "lists/{id}/relationships/profiles", "lists", "*")
 ANCHORS = ("aa", "ff", "mm", "zz")

@@ -78,8 +78,9 @@ async def test_a_profile_that_is_gone_does_not_hold_back_the_others(start: Start
     ghost = "01GHOST0000000000000000000"
     with site.engine.begin() as c:
         c.exec_driver_sql(f"UPDATE memberships SET profile_id = '{ghost}' WHERE email LIKE 'ada%'")
-    site.toy.audiences["vip"] = ["cyd"]
-    await site.sync()
+    await site.push("ada", False)
+    await site.push("bob", False)
+    await site.rest(5)
     assert site.on() == ["cyd"]
 
 

@@ -41,9 +41,12 @@ class Clerk:
 
     def __init__(self) -> None:
         self.asked: dict[tuple[str, str, str], Asked] = {}
+        self.down = False
 
     async def __call__(self, origin: Origin, asked: Any) -> Added:
         assert origin == "segment"
+        if self.down:
+            raise RuntimeError("the ledger does not answer")
         before = len(self.asked)
         for one in asked:
             self.asked.setdefault((one.action.email, one.route, one.key), one)
@@ -273,6 +276,24 @@ async def test_each_join_is_greeted_once_whatever_dies_between(start: Start, cle
     members(site, "ada", "bob", at=1.0)
     await site.sync("segments", "Winback")
     assert clerk.greeted == ["increase bob", "increase bob", "push bob", "push bob"]
+
+
+async def test_a_join_that_could_not_be_ordered_is_ordered_later(
+    start: Start, clerk: Clerk
+) -> None:
+    site = await start(GREETED)
+    members(site, "ada")
+    await site.start()
+    await site.rest(20)
+    clerk.down = True
+    members(site, "ada", "bob")
+    await site.sync("segments", "Winback")
+    assert clerk.greeted == []
+    await site.kill()
+    clerk.down = False
+    await site.start()
+    await site.rest(20)
+    assert clerk.greeted == ["increase bob", "push bob"]
 
 
 async def test_a_greeting_is_an_action_like_any_other(start: Start) -> None:
