@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +12,9 @@ from urllib.parse import urlsplit
 from connector.adapters import registry
 from connector.adapters.kit import Kit
 from connector.adapters.klaviyo import api as klaviyo
+from connector.adapters.klaviyo.groups import KlaviyoGroups
 from connector.adapters.klaviyo.limits import LIMITS
+from connector.audiences.view import audience_named, names
 from connector.clock import SystemClock
 from connector.config import Config, Connection, Reward, Tier
 from connector.errors import ConfigError, DeliveryError, Problem
@@ -179,7 +182,11 @@ class _Keys:
             with registry.theirs(connection.source):
                 client = await platform.open(connection.settings, kit)
                 try:
-                    return await client.check()
+                    found = list(await client.check())
+                    if client.audiences and "audiences" in connection.modules:
+                        wanted = [entry.audience for entry in connection.audiences]
+                        found += await names("audience", wanted, audience_named(client.audiences))
+                    return found
                 finally:
                     await client.aclose()
         except ConfigError as error:
@@ -203,6 +210,7 @@ class _Keys:
             found = list(await api.check())
             if all(line.level != "fault" for line in found):
                 found += await _other_senders(api, connection)
+                found += await _groups(api, connection)
             return found
         finally:
             await api.aclose()
@@ -219,6 +227,18 @@ class _Keys:
                 live_reserve=connection.klaviyo.live_reserve,
             )
         return self._governors[key]
+
+
+async def _groups(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check]:
+    """The lists and segments that are named."""
+    known = KlaviyoGroups(api)
+    lists = connection.audiences if "audiences" in connection.modules else ()
+    segments = connection.segments if "segments" in connection.modules else ()
+    made = frozenset(entry.list for entry in lists if entry.create_list)
+    return [
+        *await names("list", [e.list for e in lists], partial(known.named, "list"), made=made),
+        *await names("segment", [e.segment for e in segments], partial(known.named, "segment")),
+    ]
 
 
 async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check]:

@@ -4,17 +4,20 @@ stored together (promise 2)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 from connector import log
 from connector.errors import DeliveryError, StoreError
+from connector.guard import Guard
 from connector.metrics import Metrics
 from connector.model import Appended, Checkpoint, Lane, Need
-from connector.ports import Checkpoints, Clock, Lease, PeoplePage, Reads, Stream
+from connector.ports import Checkpoints, Clock, Lease, PeoplePage, Reads, Stream, Touched
 from connector.refresh import Refresher, sightings
 
 PEOPLE = "people"
 """The stream's name among the checkpoints."""
+_FIRST = "first_sync"
 _AGAIN = 30.0
 """Seconds after which a poll that failed is tried again, where it is not due sooner."""
 
@@ -22,7 +25,8 @@ _AGAIN = 30.0
 class Poll:
     """Polls one platform's stream of changes every `every` seconds, under the store's lease.
 
-    `lane` is the one on which its people are read; `seen` is called when somebody was observed.
+    `lane` is the one on which its people are read; `guard` is asked before everybody is told for
+    the first time; `seen` is called when somebody was observed.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Poll:
         lease: Lease,
         clock: Clock,
         metrics: Metrics,
+        guard: Guard,
         every: float,
         seen: Callable[[], None],
     ) -> None:
@@ -49,11 +54,18 @@ class Poll:
         self._lease = lease
         self._clock = clock
         self._metrics = metrics
+        self._guard = guard
         self._every = every
         self._seen = seen
+        self._bell = asyncio.Event()
         self._polled = asyncio.Event()
+        self._people: int | None = None
         self._trouble = ""
         self._log = log.get("polls").bind(connection=lane.connection)
+
+    def wake(self) -> None:
+        """A person may have answered."""
+        self._bell.set()
 
     async def run(self) -> None:
         """For ever. Nothing that the platform or the store does ends it."""
@@ -61,7 +73,8 @@ class Poll:
             wait = 1.0
             if self._lease.valid():
                 wait = await self._once()
-            await self._clock.sleep(wait)
+            self._bell.clear()
+            await self._clock.wait(self._bell, wait)
 
     async def idle(self) -> bool:
         """Whether it has looked since it began: all there was to know then is stored."""
@@ -97,27 +110,50 @@ class Poll:
         self._trouble = trouble
 
     async def poll(self) -> int:
-        """Every page since the checkpoint; how many people. Raises DeliveryError, StoreError."""
+        """Every page since the checkpoint; how many people. Raises DeliveryError, StoreError.
+
+        The first poll of all may show everybody there is, and telling them is a backfill: it asks
+        as one (promise 9) and stays behind live traffic.
+        """
         saved = await self._checkpoints.load(self._lane.connection, PEOPLE)
-        cursor = saved.cursor if saved else None
+        if saved is None and not await self._may_begin():
+            return 0
         total = 0
+        async for page in self._pages(saved.cursor if saved else None, backfill=saved is None):
+            await self._take_in(page, backfill=saved is None)
+            total += len(page.people)
+            if not self._lease.valid():
+                break
+        return total
+
+    async def _may_begin(self) -> bool:
+        """Counts everybody once, and asks."""
+        if self._people is None:
+            people = 0
+            async for page in self._pages(None, backfill=True):
+                people += len(page.people)
+            self._people = people
+        subject = f"people of {self._lane.destination}"
+        touched = Touched(fields=True)
+        return await self._guard(_FIRST, subject, self._people, touched) == "allowed"
+
+    async def _pages(self, cursor: str | None, *, backfill: bool) -> AsyncIterator[PeoplePage]:
         while True:
-            page = await self._stream.page(cursor, self._words)
+            page = await self._stream.page(cursor, self._words, backfill=backfill)
             if page.more and page.cursor in (None, cursor):
                 # A cursor that repeats would go on for ever: what it showed is kept, and the next
                 # poll begins there.
                 self._log.warning("the platform's cursor repeats itself")
-                page = PeoplePage(page.people, page.cursor, False, page.at, page.total)
-            await self._take_in(page)
-            total += len(page.people)
-            if not page.more or not self._lease.valid():
-                return total
+                page = replace(page, more=False)
+            yield page
+            if not page.more:
+                return
             cursor = page.cursor
 
-    async def _take_in(self, page: PeoplePage) -> None:
+    async def _take_in(self, page: PeoplePage, *, backfill: bool) -> None:
         now = self._clock.now()
         checkpoint = Checkpoint(PEOPLE, page.cursor) if page.cursor is not None else None
-        seen = sightings(self._refresher, page, now)
+        seen = sightings(self._refresher, page, now, backfill=backfill)
         await self._reads.take_in(self._lane, seen, now=now, checkpoint=checkpoint)
         taken = Appended(len(seen), 0)
         self._metrics.took_in(self._lane, "poll", taken, now)

@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from connector import log
+from connector.audiences.view import Named
 from connector.errors import Problem
 from connector.guard import Guard
 from connector.model import Group
 from connector.ports import Approvals, Clock, Leaving, Memberships, Standing, Touched
 
-Named = Callable[[str], Awaitable[Mapping[str, str]]]
-"""A name or an id → id and name of what the far end knows by it."""
 REMOVAL, FIRST = "removal", "first_sync"
 _FOREIGN = "foreign members"
 

@@ -81,6 +81,8 @@ class Round(ABC):
         if not self._wished:
             self._wished = True
             self.ring()
+        if self._asleep():
+            return not self._busy
         if self._asked or self._busy:
             return False
         # What a round came to is in the queues by now: whoever asks looks there once more.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from connector.errors import Problem
-from connector.model import Group, Millis, Need
-from connector.ports import Memberships
+from connector.errors import DeliveryError, Problem
+from connector.model import Check, Group, Millis, Need
+from connector.ports import Audiences, Memberships
 
+Named = Callable[[str], Awaitable[Mapping[str, str]]]
+"""A name or an id → id and name of what the far end knows by it."""
 _QUESTIONS = {Problem.TOO_MANY_LEAVE, Problem.FIRST_SYNC}
 _NOT_OURS_TO_MEND = {Problem.NOT_OFFERED}
 
@@ -52,6 +55,44 @@ async def links(memberships: Memberships, now: Millis) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+async def names(
+    kind: str, wanted: Sequence[str], named: Named, *, made: frozenset[str] = frozenset()
+) -> list[Check]:
+    """One line for each group that the configuration names: whether the far end knows exactly one
+    by it. Those `made` need not be there yet."""
+    found = []
+    for name in dict.fromkeys(wanted):
+        what = f"{kind} {name}"
+        try:
+            known = await named(name)
+        except DeliveryError as error:
+            found.append(Check(what, "fault", error.detail, error.problem))
+            continue
+        if len(known) > 1:
+            ids = f"write the id, one of {', '.join(sorted(known))}"
+            found.append(Check(what, "fault", ids, Problem.GROUP_AMBIGUOUS))
+        elif known:
+            [(id, title)] = known.items()
+            found.append(Check(what, "ok", f"{id} {title}"))
+        elif name in made:
+            found.append(Check(what, "ok", "will be made at the first run"))
+        else:
+            found.append(Check(what, "fault", "there is none", Problem.GROUP_NOT_FOUND))
+    return found
+
+
+def audience_named(side: Audiences) -> Named:
+    """A platform's audience by its id, else by its name."""
+
+    async def named(name: str) -> Mapping[str, str]:
+        names = await side.names()
+        if name in names:
+            return {name: names[name]}
+        return {id: title for id, title in names.items() if title == name}
+
+    return named
 
 
 async def needs(memberships: Memberships) -> list[Need]:

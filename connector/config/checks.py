@@ -146,8 +146,12 @@ def _lists(config: Config, faults: Faults) -> None:
                     "other connection fills (two accounts with lists of one name: write the ids)",
                 )
                 continue
-            if first[1] != number and audience.audience == owner.audiences[first[1]].audience:
-                faults.add((*loc, "audience"), f"found the audience and list of {known} again")
+            earlier = connection.audiences[:number]
+            if (audience.audience, audience.list) in [(e.audience, e.list) for e in earlier]:
+                faults.add(
+                    (*loc, "audience"),
+                    f'found "{audience.audience}" for "{audience.list}" again, allowed once',
+                )
             for key in ("foreign_members", "on_manual_removal"):
                 found, there = getattr(audience, key), getattr(owner.audiences[first[1]], key)
                 if found != there:

@@ -11,9 +11,10 @@ from connector.adapters.klaviyo.groups import KlaviyoGroups
 from connector.adapters.klaviyo.sink.jobs import ImportJobs
 from connector.adapters.klaviyo.sink.members import MemberSink
 from connector.audiences.greeter import Greeter, Greeting
-from connector.audiences.keeper import Keeper, Named, Rules
+from connector.audiences.keeper import Keeper, Rules
 from connector.audiences.rounds import ReadBack, Round, Scan
 from connector.audiences.teller import Teller
+from connector.audiences.view import Named, audience_named
 from connector.config import Audience, Join, Segment
 from connector.dispatch import Dispatcher
 from connector.errors import ConfigError, Problem
@@ -120,7 +121,7 @@ def _list(
     keeper = desk.keeper(
         target,
         {entry.audience: _rules_of_list(entry) for entry in feeding},
-        {"audience": _named(side), "list": lambda name: klaviyo.named("list", name)},
+        {"audience": audience_named(side), "list": lambda name: klaviyo.named("list", name)},
         create=klaviyo.create_list if creates and not desk.site.shadow else None,
         guard=guard(desk.site),
     )
@@ -133,18 +134,6 @@ def _list(
     for entry in feeding:
         source = desk.source(entry.audience, target)
         desk.add(Scan(keeper, source.id, side.members, every=entry.every, **desk.parts))
-
-
-def _named(side: Audiences) -> Named:
-    """A platform's audience by its id, else by its name."""
-
-    async def named(name: str) -> Mapping[str, str]:
-        names = await side.names()
-        if name in names:
-            return {name: names[name]}
-        return {id: title for id, title in names.items() if title == name}
-
-    return named
 
 
 def _rules_of_list(entry: Audience) -> Rules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from connector.lines.backfills import guard
 from connector.lines.site import Site
 from connector.operate import Line
 from connector.polls import Poll
@@ -25,9 +26,11 @@ def build(site: Site, line: Line) -> None:
         lease=shop.lease,
         clock=shop.clock,
         metrics=shop.metrics,
+        guard=guard(site),
         every=site.connection.settings.poll_every,
         seen=line.writes.wake,
     )
     line.loops.append(poll.run)
     line.idle.append(poll.idle)
     line.needs.append(poll.needs)
+    line.decided.append(lambda answer: poll.wake())

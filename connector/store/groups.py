@@ -29,12 +29,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.errors import Problem
-from connector.model import Group, Lane, Link, Millis, State
+from connector.model import Group, Lane, Link, Millis, Record, State
 from connector.ports import Member, MembersPage, Named
 from connector.states import address_of
 from connector.store import tombstones
 from connector.store.queue import chunks
-from connector.store.tables import groups, memberships, sightings
+from connector.store.tables import groups, memberships, pushes, sightings
 
 IN, OUT = 1, 0
 _RANGE = 20_000
@@ -217,6 +217,27 @@ def push(
         else:
             here = memberships.c.email == member.email
             unwant(c, row_of(c, row.target), here, at, priority=0)
+
+
+def keep(c: Connection, connection: str, person: int, record: Record, at: Millis) -> None:
+    """A push about somebody whose address is not known yet waits for it."""
+    assert record.membership is not None
+    audience, joined = record.membership
+    values = {"connection": connection, "person": person, "audience": audience}
+    values |= {"joined": int(joined), "platform_id": record.person, "at": at}
+    c.execute(insert(pushes).values(values))
+
+
+def hear(c: Connection, addressed: Mapping[int, str]) -> None:
+    """Addresses of these people are known now: what was pushed about them counts as of then."""
+    for part in chunks(list(addressed)):
+        waiting = select(pushes).where(pushes.c.person.in_(part)).order_by(pushes.c.id)
+        rows = c.execute(waiting).all()
+        for row in rows:
+            who = Member(row.platform_id, addressed[row.person].strip().lower())
+            push(c, row.connection, row.audience, who, bool(row.joined), row.at)
+        if rows:
+            c.execute(delete(pushes).where(pushes.c.id.in_([row.id for row in rows])))
 
 
 _SEEN = ("scan", "at", "gone", "greet", "joined_at", "profile_id", "platform_id")

@@ -33,7 +33,7 @@ from connector.model import (
 from connector.ports import Member
 from connector.store import groups, memory, people, profiles, queue, reads
 from connector.store.database import Database
-from connector.store.tables import STUCK, in_state, journal, orders, outbox, requests
+from connector.store.tables import STUCK, in_state, journal, orders, outbox, pushes, requests
 
 ENTRY_COLUMNS = (
     outbox.c.seq,
@@ -265,6 +265,7 @@ def release(
     """Give the records that wait for these people their address."""
     if not addressed:
         return 0
+    groups.hear(c, addressed)
     released = 0
     for row in rows:
         email = addressed.get(row["person"] or 0)
@@ -287,13 +288,17 @@ def release(
 def _push_memberships(
     c: Connection, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
 ) -> None:
-    """Joins and leaves that the platform told by itself. Whose address is not known yet is found
-    by the audience's next full scan."""
+    """Joins and leaves that the platform told by itself, now or once the address is known."""
+    connection, at = page.lane.connection, page.received_at
     for record, row in zip(records, rows, strict=True):
-        if record.membership is not None and row["email"]:
+        if record.membership is None:
+            continue
+        if row["email"]:
             audience, joined = record.membership
             who = Member(record.person, row["email"].strip().lower())
-            groups.push(c, page.lane.connection, audience, who, joined, page.received_at)
+            groups.push(c, connection, audience, who, joined, at)
+        elif row["person"]:
+            groups.keep(c, connection, row["person"], record, at)
 
 
 # ── claim ────────────────────────────────────────────────────────────────────────────────────────
@@ -438,6 +443,7 @@ def forget_timeline(c: Connection, before: Millis, limit: int) -> int:
     for table, key, at in (
         (requests, requests.c.id, requests.c.sent_at),
         (journal, journal.c.id, journal.c.at),
+        (pushes, pushes.c.id, pushes.c.at),
         (orders, orders.c.id, orders.c.done_at),
     ):
         old = select(key).where(at < before).order_by(at).limit(limit)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import Connection, Text, bindparam, insert, select, update
 
 from connector.model import Millis, Observation, State
-from connector.store import tombstones
+from connector.store import groups, tombstones
 from connector.store.queue import chunks
 from connector.store.tables import in_state, outbox, people
 
@@ -231,6 +231,7 @@ def reveal(c: Connection, seen: Sequence[Observation], now: Millis) -> None:
     if told:
         c.execute(_REVEALED, told)
         c.execute(_RELEASED, told)
+        groups.hear(c, {o.person: o.email for o in seen if o.email and not o.withheld})
 
 
 _ADDRESS = bindparam("address", type_=Text)

@@ -308,6 +308,13 @@ class Profiles(SQLModel, table=True):
             sqlite_where=text("state IN (4, 5)"),
             postgresql_where=text("state IN (4, 5)"),
         ),
+        Index(
+            "profiles_skipped",
+            "lane",
+            "person",
+            sqlite_where=text("state = 3"),
+            postgresql_where=text("state = 3"),
+        ),
         Index("profiles_by_address", "address"),
     )
 
@@ -471,6 +478,21 @@ class Sightings(SQLModel, table=True):
     joined_at: int | None = Field(default=None, sa_type=BigInteger)
     profile_id: str | None = Field(default=None, sa_type=Text)
     platform_id: str | None = Field(default=None, sa_type=Text)
+
+
+class Pushes(SQLModel, table=True):
+    """Joins and leaves that a platform told of people whose address is not known yet."""
+
+    __tablename__ = "pushes"
+    __table_args__ = (Index("pushes_by_person", "person"), Index("pushes_by_time", "at"))
+
+    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    connection: str = Field(sa_type=Text)
+    person: int = Field(sa_type=_Row)
+    platform_id: str | None = Field(default=None, sa_type=Text)
+    audience: str = Field(sa_type=Text)
+    joined: int = Field(sa_type=SmallInteger)
+    at: int = Field(sa_type=BigInteger)
 
 
 class Memberships(SQLModel, table=True):
@@ -684,6 +706,7 @@ approvals = metadata.tables["approvals"]
 groups = metadata.tables["groups"]
 sightings = metadata.tables["sightings"]
 memberships = metadata.tables["memberships"]
+pushes = metadata.tables["pushes"]
 notices = metadata.tables["notices"]
 salts = metadata.tables["salts"]
 forgotten = metadata.tables["forgotten"]

@@ -370,6 +370,19 @@ class MembershipsContract:
         assert await d.compare() == 0
         assert await d.sync(VIP) == 1
 
+    async def test_whom_somebody_puts_back_after_we_took_him_off_stays(self, store: Store) -> None:
+        d = await desk(store)
+        await d.sync(VIP, "ada", "bob")
+        await d.deliver()
+        await d.sync(VIP, "bob")
+        assert await d.deliver() == ([], ["ada"])
+        await d.look("ada", "bob")
+        assert await d.deliver() == ([], [])
+        assert await d.sync(VIP, "bob") == 0
+        await d.sync(VIP, "ada", "bob")
+        await d.sync(VIP, "bob")
+        assert await d.deliver() == ([], [])
+
     async def test_a_page_of_the_list_that_is_older_than_a_write_says_nothing(
         self, store: Store
     ) -> None:
@@ -416,6 +429,9 @@ class MembershipsContract:
         assert await d.deliver() == (["ada"], [])
         await store.append([Page(events, "webhook", [joins], d.later())])
         assert await d.deliver() == ([], [])
+        known = record(person="p2", email="bob@example.com")
+        await store.append([Page(events, "webhook", [known], d.later())])
+        assert await d.deliver() == (["bob"], [])
 
     async def test_who_joins_after_the_baseline_is_greeted_once(self, store: Store) -> None:
         lane = await store.lanes.ensure("acme", "jericommerce", "membership")

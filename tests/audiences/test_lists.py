@@ -445,6 +445,7 @@ async def test_another_account_is_a_question_and_starts_empty(start: Start) -> N
     await site.start()
     await site.rest(30)
     assert site.klaviyo._world.lists.all == []
+    assert all([await idle() for idle in site.line.idle])
     await site.operator.carry_out("resume", {"connection": "acme"})
     await site.rest(30)
     assert site.on() == ["ada"]

@@ -67,3 +67,14 @@ def test_audiences_of_a_platform_without_them_are_a_fault(call: Call, folder: Fo
     said = call("audiences", "sync", "acme", "vip", at=folder)
     assert said.code == 2
     assert "connections.acme.audiences: found 1, allowed none" in said.err
+
+
+def test_check_looks_up_every_name(call: Call, folder: Folder, segment: str) -> None:
+    said = call("check", at=folder)
+    assert f"ok      acme: segment {segment}: S" in said.out
+    folder.config.write_text(folder.config.read_text() + SEGMENT.format(name="Nowhere"))
+    said = call("check", at=folder)
+    assert said.code == 1
+    [line] = [line for line in said.out.splitlines() if "Nowhere" in line]
+    assert line.startswith("FAULT")
+    assert "L33" in line

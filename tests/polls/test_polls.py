@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from connector.errors import Problem, StoreError, Unknown
+from connector.guard import Guard
 from connector.mapping import load
 from connector.metrics import Metrics
 from connector.model import Check, Checkpoint, Lane, Millis
 from connector.polls import PEOPLE, Poll
-from connector.ports import Listed, PeoplePage, Quota, Sight, Whom
+from connector.ports import Listed, PeoplePage, Quota, Sight, Touched, Whom
 from connector.refresh import Refresher
 from connector.store.sql import SqlStore, open_store
 from connector.testing.clock import FakeClock, settle_down
@@ -70,6 +71,17 @@ def _sight(name: str) -> Sight:
     return Sight(view, frozenset({"email", "balance"}))
 
 
+class Hanging:
+    """connector.ports.Flows."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    async def live(self, on: Touched) -> Sequence[str]:
+        assert on.fields
+        return self.names
+
+
 class Held:
     """connector.ports.Lease."""
 
@@ -87,7 +99,8 @@ class Rig:
 
     def __init__(self, store: SqlStore, lane: Lane, writes: Lane, pages: Pages) -> None:
         self.store, self.pages = store, pages
-        self.clock, self.lease = FakeClock(), Held()
+        self.clock, self.lease, self.flows = FakeClock(), Held(), Hanging()
+        self.writes = writes
         self.seen = 0
         refresher = Refresher(
             NoReader(),
@@ -107,6 +120,7 @@ class Rig:
             lease=self.lease,
             clock=self.clock,
             metrics=Metrics("test"),
+            guard=Guard("acme", "ask", self.flows, store.approvals, self.clock),
             every=300.0,
             seen=self._saw,
         )
@@ -130,19 +144,56 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[[Pages], Any]]:
 async def test_it_goes_through_all_pages_and_next_time_begins_where_it_ended(make: Any) -> None:
     rig = make(Pages(5))
     assert await rig.poll.poll() == 5
-    assert rig.pages.asked == [None, "2", "4"]
+    assert rig.pages.asked == [None, "2", "4"] * 2  # counted, then told
     assert await rig.cursor() == Checkpoint(PEOPLE, "5")
     rig.pages.people += ["late"]
     assert await rig.poll.poll() == 1
-    assert rig.pages.asked[3:] == ["5"]
+    assert rig.pages.asked[6:] == ["5"]
     assert rig.seen == 4
+
+
+async def test_a_first_poll_on_which_live_flows_hang_waits_for_a_person(make: Any) -> None:
+    rig = make(Pages(3))
+    rig.flows.names = ["Winback"]
+    assert await rig.poll.poll() == 0
+    assert await rig.poll.poll() == 0
+    assert rig.pages.asked == [None, "2"]  # counted once
+    assert not await rig.store.insight.people("acme", "p0")
+    [asked] = await rig.store.approvals.find()
+    assert (asked.what, asked.detail["people"]) == ("first_sync", 3)
+    await rig.store.approvals.decide(asked.id, approved=True, by="ana", now=rig.clock.now())
+    assert await rig.poll.poll() == 3
+    assert await rig.store.insight.people("acme", "p0")
+
+
+async def test_a_first_poll_that_was_turned_down_tells_nobody(make: Any) -> None:
+    rig = make(Pages(3))
+    rig.flows.names = ["Winback"]
+    await rig.poll.poll()
+    [asked] = await rig.store.approvals.find()
+    await rig.store.approvals.decide(asked.id, approved=False, by="ana", now=rig.clock.now())
+    assert await rig.poll.poll() == 0
+    assert rig.seen == 0
+
+
+async def test_whom_a_first_poll_shows_come_after_live_traffic_and_later_ones_do_not(
+    make: Any,
+) -> None:
+    rig = make(Pages(1))
+    await rig.poll.poll()
+    ready = await rig.store.profiles.ready(rig.writes.id, now=rig.clock.now(), limit=9)
+    assert (ready.fresh, ready.backfill_fresh) == (0, 1)
+    rig.pages.people += ["late"]
+    await rig.poll.poll()
+    ready = await rig.store.profiles.ready(rig.writes.id, now=rig.clock.now(), limit=9)
+    assert (ready.fresh, ready.backfill_fresh) == (1, 1)
 
 
 async def test_a_cursor_that_repeats_ends_the_poll_and_loses_nobody(make: Any) -> None:
     rig = make(Pages(2))
     rig.pages.stuck = True
     assert await rig.poll.poll() == 4
-    assert rig.pages.asked == [None, "0"]
+    assert rig.pages.asked == [None, "0"] * 2
 
 
 async def test_a_page_that_fails_leaves_the_cursor_where_it_was(make: Any) -> None:

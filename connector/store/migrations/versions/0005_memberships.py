@@ -132,8 +132,24 @@ def upgrade() -> None:
             postgresql_where=sa.text("state IN (4, 5)"),
         )
 
+    op.create_table(
+        "pushes",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("connection", sa.Text(), nullable=False),
+        sa.Column("person", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("platform_id", sa.Text(), nullable=True),
+        sa.Column("audience", sa.Text(), nullable=False),
+        sa.Column("joined", sa.SmallInteger(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    with op.batch_alter_table("pushes", schema=None) as batch_op:
+        batch_op.create_index("pushes_by_person", ["person"], unique=False)
+        batch_op.create_index("pushes_by_time", ["at"], unique=False)
+
 
 def downgrade() -> None:
+    op.drop_table("pushes")
     op.drop_table("memberships")
     op.drop_table("sightings")
     op.drop_table("groups")
