@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -13,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, selec
 
 from connector.errors import Problem
 from connector.model import Action, Added, Asked, Call, Conflict, Lane, LaneId, Millis, State
-from connector.store import approvals, people, queue
+from connector.store import approvals, people, queue, tombstones
 from connector.store.tables import actions, in_state, lanes
 
 CAP = "cap"
@@ -47,8 +48,12 @@ class _Ledger:
         self._c = c
         self.rows: list[dict[str, Any]] = []
         self.capped: dict[Lane, tuple[set[str], Millis]] = {}
+        self._graves = {
+            lane: _graves(c, lane.connection, [call for call in calls if call.lane == lane])
+            for lane in {call.lane for call in calls}
+        }
         self._people = {
-            lane: _named(c, lane.connection, [call for call in calls if call.lane == lane])
+            lane: self._named(lane, [call for call in calls if call.lane == lane])
             for lane in {call.lane for call in calls}
         }
         digests = [_identity(call.lane.connection, a) for call in calls for a in call.asked]
@@ -59,6 +64,16 @@ class _Ledger:
         self._totals = {
             call.lane.id: _total(c, call.lane.id, since) for call in calls if call.caps.total
         }
+
+    def _named(
+        self, lane: Lane, calls: Sequence[Call]
+    ) -> tuple[dict[str, people.Known], dict[str, people.Known]]:
+        graves = self._graves[lane]
+        said = [_named_by(asked.action) for call in calls for asked in call.asked]
+        whom = [action for action in said if not graves.cover(action)]
+        ids = {id for action in whom for id in (action.person, action.customer) if id}
+        emails = {action.email for action in whom if action.email}
+        return people.named(self._c, lane.connection, ids, emails, calls[0].received_at)
 
     def take(self, call: Call) -> Added | Conflict:
         """Stage a call, or nothing of it."""
@@ -92,12 +107,14 @@ class _Ledger:
                 row["digest"] = token
 
     def _stage(self, call: Call, digest: bytes, asked: Asked) -> bool:
-        """Whether it is held."""
+        """Whether it is held. Of one who was forgotten only the identity is kept."""
         action, now = asked.action, call.received_at
-        who, person = self._who(call.lane, action)
-        cap = self._over(call, who, action)
         content = _content(action)
         self._known[digest] = (content, now)
+        if forgotten := self._graves[call.lane].cover(_named_by(action)):
+            action = Action(action.name)
+        who, person = self._who(call.lane, action)
+        cap = None if forgotten else self._over(call, who, action)
         if cap:
             self.capped.setdefault(call.lane, (set(), now))[0].add(cap)
         self.rows.append(
@@ -116,10 +133,11 @@ class _Ledger:
                 "customer": action.customer or action.person,
                 "amount": action.amount,
                 "data": _data(action),
-                "state": State.HELD if cap else State.READY,
+                "state": State.SKIPPED if forgotten else State.HELD if cap else State.READY,
+                "detail": "forgotten" if forgotten else "",
                 "due": now,
                 "problem": CAPS[cap].value if cap else None,
-                "settled_at": now if cap else None,
+                "settled_at": now if cap or forgotten else None,
             }
         )
         return cap is not None
@@ -148,13 +166,14 @@ class _Ledger:
         return _digest(lane.connection, f"{action.person or action.customer}"), None
 
 
-def _named(
-    c: Connection, connection: str, calls: Sequence[Call]
-) -> tuple[dict[str, people.Known], dict[str, people.Known]]:
-    said = [asked.action for call in calls for asked in call.asked]
-    ids = {id for action in said for id in (action.person, action.customer) if id}
-    emails = {action.email for action in said if action.email}
-    return people.named(c, connection, ids, emails, calls[0].received_at)
+def _graves(c: Connection, connection: str, calls: Sequence[Call]) -> tombstones.Tombstones:
+    said = [_named_by(asked.action) for call in calls for asked in call.asked]
+    return tombstones.load(c, connection, said)
+
+
+def _named_by(action: Action) -> Action:
+    """With what may be the platform's id in its place."""
+    return replace(action, person=action.person or action.customer)
 
 
 def _identity(connection: str, asked: Asked) -> bytes:

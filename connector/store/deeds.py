@@ -63,7 +63,7 @@ def deed_of(row: Any) -> Deed:
         origin=row.origin,
         who=row.email or row.customer or "",
         amount=row.amount,
-        reason=data["reason"] or data["message"],
+        reason=data.get("reason") or data.get("message") or "",
         state=state_of(row),
         problem=row.problem,
         detail=row.detail,

@@ -424,6 +424,17 @@ class ActionsContract:
         claim = await desk.take(_NOW + 3)
         assert b'"person":"p7"' in claim.entries[0].data
 
+    async def test_of_a_forgotten_person_nothing_is_sent_or_kept(self, store: Store) -> None:
+        desk = await desk_of(store)
+        await desk.add(asked())
+        await store.erasure.forget("acme", "ana@example.com", now=_NOW)
+        assert await desk.add(asked()) == Added(0, 1, 0)
+        assert await desk.add(asked(key="new"), asked("bo@example.com", key="b")) == Added(2, 0, 0)
+        assert await desk.add(asked(key="new")) == Added(0, 1, 0)
+        states = [(deed.state, deed.who) for deed in await desk.deeds()]
+        assert states == [("discarded", ""), ("skipped", ""), ("waiting", "bo@example.com")]
+        assert await store.insight.people("acme", "ana@example.com") == []
+
     # ── afterwards ───────────────────────────────────────────────────────────────────────────────
 
     async def test_only_what_is_settled_and_old_is_forgotten(self, store: Store) -> None:

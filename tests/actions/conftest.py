@@ -213,7 +213,7 @@ class Rig:
         return FlowDoor(
             self.lane,
             routes=routes_of(frozenset({"adjust", "push"})),
-            secrets=[SECRET, "next-secret"],
+            secrets=self.how.get("secrets", [SECRET, "next-secret"]),
             rules=Rules(10_000, 25 * _HOUR, 400 * 24 * _HOUR),
             caps=self.caps,
             queue=queue,
