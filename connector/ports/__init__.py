@@ -1,10 +1,26 @@
 """The seams. The loops lean on these and on `model`, never on a platform or a database.
 
-`store` holds time and what is remembered, `platforms` what platforms say and can be told.
+`platforms` holds what platforms say and can be told; the others what is remembered, one intent
+each, and `store` all of it.
 """
 
 from __future__ import annotations
 
+from connector.ports.actions import ActionQueue, Decision, Deed, DeedState, Pace
+from connector.ports.backfills import Backfill, Backfills, BackfillState, Fed, Named
+from connector.ports.groups import Leaving, Memberships, Standing
+from connector.ports.insight import Backlog, Insight, Moment, PersonState
+from connector.ports.people import (
+    Erasure,
+    Forgotten,
+    FreshView,
+    Ledger,
+    Profiles,
+    Reads,
+    Sighting,
+    ToldEvent,
+    ToldPerson,
+)
 from connector.ports.platforms import (
     Actions,
     Audiences,
@@ -40,55 +56,18 @@ from connector.ports.platforms import (
     Webhook,
     Whom,
 )
-from connector.ports.store import (
-    ActionQueue,
+from connector.ports.questions import (
     Approval,
     Approvals,
-    Backfill,
-    Backfills,
-    BackfillState,
-    Backlog,
-    Checkpoints,
-    Clock,
     DeadLetters,
-    Decision,
-    Deed,
-    DeedState,
-    Erasure,
-    Fed,
-    Fence,
-    Forgotten,
-    FreshView,
-    Holder,
-    Insight,
-    Lanes,
-    Leases,
-    Leaving,
-    Ledger,
     Letter,
-    Memberships,
-    Memory,
-    Moment,
-    Named,
     Notices,
-    OpenReceipt,
     Order,
     Orders,
-    Outbox,
-    Pace,
-    PersonState,
-    Profiles,
-    Queue,
-    Reads,
-    Ready,
-    Receipted,
-    Sighting,
-    Standing,
-    Store,
     Stored,
-    ToldEvent,
-    ToldPerson,
 )
+from connector.ports.queues import Clock, Fence, OpenReceipt, Queue, Ready, Receipted
+from connector.ports.store import Checkpoints, Holder, Lanes, Leases, Memory, Outbox, Store
 
 __all__ = [
     "ActionQueue",

@@ -21,7 +21,7 @@ from connector.model import (
     Skip,
     Spend,
 )
-from connector.ports.store import Fence
+from connector.ports.queues import Fence
 
 
 class Webhook(Protocol):

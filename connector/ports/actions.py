@@ -1,0 +1,113 @@
+"""What flows asked of a platform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from connector.model import (
+    Added,
+    Call,
+    Conflict,
+    Lane,
+    LaneId,
+    Millis,
+)
+from connector.ports.questions import (
+    Approval,
+)
+from connector.ports.queues import Queue
+
+DeedState = Literal[
+    "waiting", "sending", "uncertain", "held", "applied", "skipped", "refused", "discarded"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """An action as a person sees it, who it is for included. `uncertain` is looked up until
+    `settled_at` is set: from then on a person decides. `ours` and `theirs` are what it is known by
+    here and at the platform; `evidence` is an answer that came too late to settle anything."""
+
+    id: int
+    connection: str
+    name: str
+    origin: str
+    who: str
+    amount: int
+    reason: str
+    state: DeedState
+    problem: str | None
+    detail: str
+    ours: str
+    theirs: str | None
+    received_at: Millis
+    sent_at: Millis | None
+    settled_at: Millis | None
+    looks: int
+    resent: bool
+    evidence: str | None
+    decided_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A lane of actions: how many wait to be sent, and requests a second in the last minute."""
+
+    waiting: int
+    per_second: float
+
+
+Decision = Literal["applied", "again", "refuse"]
+
+
+class ActionQueue(Queue, Protocol):
+    """Adjustments and pushes: promise 4. A claim is the mark "sent": what was claimed and never
+    settled is looked up, not sent again."""
+
+    def look_up_at(self, lane: LaneId, after: Sequence[int]) -> None:
+        """From now on this lane's unknown outcomes are looked up so many ms after the send."""
+        ...
+
+    async def add(self, calls: Sequence[Call]) -> Sequence[Added | Conflict]:
+        """Store calls in one transaction, each whole or not at all; one answer per call.
+
+        An action known by its identity and content is a duplicate and changes nothing. One beyond
+        a cap is held, and a question (`cap`) asked.
+        """
+        ...
+
+    async def find(
+        self, *, connection: str | None = None, stuck: bool = False, limit: int = 100
+    ) -> Sequence[Deed]:
+        """Uncertain and held ones first, then the newest; `stuck`: those that wait for a person."""
+        ...
+
+    async def decide(self, id: int, word: Decision, *, by: str, now: Millis) -> Deed | str:
+        """What a person says of an action: it was applied; send it (again); it shall not be sent.
+        The action as it is now, or why this cannot be said of it."""
+        ...
+
+    async def answer_cap(self, lane: Lane, asked: Approval, *, now: Millis) -> int:
+        """Release or refuse what a cap held until the question was answered, and close it; what
+        was held since is asked about anew. Returns how many changed."""
+        ...
+
+    async def resume_found(self, lane: LaneId, *, now: Millis) -> int:
+        """Release what was held because its person was not known, where he has been seen since."""
+        ...
+
+    async def platform_id(self, connection: str, email: str) -> str | None:
+        """The platform's id of the person with this address, where he has been seen."""
+        ...
+
+    async def uncertain(self) -> Mapping[str, int]:
+        """Connection → actions of which nobody knows whether they were applied."""
+        ...
+
+    async def pace(self, lane: LaneId, *, now: Millis) -> Pace: ...
+
+    async def forget(self, *, before: Millis, limit: int) -> int:
+        """Forget settled actions received before then, at most `limit`: their keys count again."""
+        ...

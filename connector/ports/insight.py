@@ -1,0 +1,99 @@
+"""What can be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from connector.model import (
+    Lane,
+    LaneId,
+    LaneState,
+    Millis,
+    Request,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A lane at one instant. `oldest` is when its oldest undelivered record was received."""
+
+    lane: Lane
+    state: LaneState
+    ready: int
+    claimed: int
+    held: int
+    dead: int
+    oldest: Millis | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One line of a person's timeline: what (`event`, `read`, `write`), where it stands, why, and
+    the request that carried it. `data` is the source's record or the fields written, as JSON."""
+
+    at: Millis
+    what: str
+    name: str
+    state: str
+    problem: str | None
+    detail: str
+    data: bytes | None
+    request: Request | None
+
+
+@dataclass(frozen=True, slots=True)
+class PersonState:
+    """A person as the store knows him: `wanted` and `confirmed` as connector.states has them."""
+
+    id: int
+    platform_id: str | None
+    email: str | None
+    read_state: str | None
+    read_at: Millis | None
+    gone_at: Millis | None
+    write_state: str | None
+    problem: str | None
+    wanted: Mapping[str, Any]
+    confirmed: Mapping[str, Any]
+    moments: Sequence[Moment]
+
+
+class Insight(Protocol):
+    """Read-only views for status, metrics and timelines."""
+
+    async def people(self, connection: str, who: str) -> Sequence[int]:
+        """Numbers of the people with this platform id or address."""
+        ...
+
+    async def person(self, id: int, limit: int) -> PersonState:
+        """One person with the newest `limit` moments, oldest first."""
+        ...
+
+    async def backlog(self) -> Sequence[Backlog]: ...
+
+    async def dead_by_cause(self) -> Sequence[tuple[str, str, int]]:
+        """(connection, problem code, dead letters)."""
+        ...
+
+    async def population(self) -> Mapping[tuple[str, str], int]:
+        """(connection, `known` | `held` | `gone`) → people: those with an address, those who wait
+        for one, and those whom the platform no longer knows (who are counted nowhere else)."""
+        ...
+
+    async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
+        """(connection, stream, cursor, saved at)."""
+        ...
+
+    async def recent_requests(self, limit: int) -> Sequence[tuple[str, str, Request]]:
+        """(connection, destination, request), newest first."""
+        ...
+
+    async def latencies(self, lane: LaneId, limit: int) -> Sequence[int]:
+        """ms from receipt to acceptance of the newest accepted records."""
+        ...
+
+    async def write_latencies(self, limit: int) -> Sequence[int]:
+        """ms from the receipt of what asked for it to the acceptance of people's last writes."""
+        ...

@@ -1,0 +1,154 @@
+"""What waits for a person, what a person ordered, and who was told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from connector.model import (
+    Entry,
+    Kind,
+    Millis,
+    Request,
+    State,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A held or dead record as a person sees it: no address in it."""
+
+    id: int
+    connection: str
+    destination: str
+    kind: Kind
+    state: State
+    name: str
+    unique_id: str
+    problem: str
+    detail: str
+    attempts: int
+    received_at: Millis
+    settled_at: Millis | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A record whole, for a person who asked for this one."""
+
+    letter: Letter
+    entry: Entry
+    request: Request | None
+
+
+class DeadLetters(Protocol):
+    """Records that ended badly or wait for a person. Nothing leaves except by an order."""
+
+    async def groups(self) -> Sequence[tuple[str, State, str, int]]:
+        """(connection, state, problem code, how many), most first."""
+        ...
+
+    async def find(
+        self, *, problem: str | None = None, connection: str | None = None, limit: int = 100
+    ) -> Sequence[Letter]: ...
+
+    async def show(self, id: int) -> Stored | None: ...
+
+    async def retry(
+        self,
+        *,
+        ids: Sequence[int] = (),
+        problem: str | None = None,
+        every: bool = False,
+        now: Millis,
+    ) -> int:
+        """Put dead letters back in line with the same unique id; returns how many."""
+        ...
+
+    async def discard(self, ids: Sequence[int], *, reason: str, now: Millis) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a person asked for, as a row: whoever holds the store carries it out."""
+
+    id: int
+    kind: str
+    args: Mapping[str, Any]
+    placed_at: Millis
+    done_at: Millis | None = None
+    ok: bool | None = None
+    result: Mapping[str, Any] | None = None
+
+
+class Orders(Protocol):
+    async def place(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int: ...
+
+    async def take(self, *, now: Millis) -> Sequence[Order]:
+        """Orders that nobody has taken, oldest first, now taken by the caller."""
+        ...
+
+    async def reopen(self) -> int:
+        """What was taken by somebody who is gone, and never finished, is to be taken again."""
+        ...
+
+    async def finish(
+        self, id: int, *, ok: bool, result: Mapping[str, Any], now: Millis
+    ) -> None: ...
+
+    async def get(self, id: int) -> Order | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Something that waits for a person's yes. `what` is a closed word (a metric's label),
+    `subject` what it is about within the connection, `detail` what the person should know: numbers
+    and names, no addresses."""
+
+    id: int
+    connection: str
+    what: str
+    subject: str
+    detail: Mapping[str, Any]
+    state: Literal["pending", "approved", "rejected"]
+    asked_at: Millis
+    decided_at: Millis | None = None
+    decided_by: str | None = None
+
+
+class Approvals(Protocol):
+    """Promise 9, and promise 6's second half."""
+
+    async def ask(
+        self, connection: str, what: str, subject: str, detail: Mapping[str, Any], *, now: Millis
+    ) -> Approval:
+        """The open question about this subject, made if there is none; one that still waits gets
+        the newest detail. An answer stands until it is closed."""
+        ...
+
+    async def find(self, *, pending: bool = True) -> Sequence[Approval]:
+        """Open questions, oldest first; also those that were answered and not yet closed."""
+        ...
+
+    async def decide(self, id: int, *, approved: bool, by: str, now: Millis) -> Approval | None:
+        """Answer it. None where there is no such open question, or it was answered already."""
+        ...
+
+    async def close(self, connection: str, what: str, subject: str) -> None:
+        """The answer was acted on, or the question is no more: the next one is asked anew."""
+        ...
+
+
+class Notices(Protocol):
+    """What each target of `[[notify]]` was told and is not over yet. `target` is a digest."""
+
+    async def told(self, target: str) -> Mapping[str, str]:
+        """key → text."""
+        ...
+
+    async def tell(
+        self, target: str, news: Mapping[str, str], *, over: Sequence[str], now: Millis
+    ) -> None:
+        """The target knows these now, and that those keys are over."""
+        ...

@@ -1,0 +1,153 @@
+"""Time, and what a lane takes its entries from: every method is one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from connector.errors import Problem
+from connector.model import (
+    Claim,
+    Lane,
+    LaneId,
+    Millis,
+    Outcome,
+    Request,
+    Spend,
+)
+
+
+class Clock(Protocol):
+    """Time, injected: no other module asks the system what time it is."""
+
+    def now(self) -> Millis:
+        """Wall clock, ms since 1970 UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    async def wait(self, event: asyncio.Event, timeout: float | None) -> bool:
+        """True when `event` was set within `timeout` seconds (None: for ever)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a lane could take now, live traffic and backfills apart. Counts stop at the limit that
+    was asked for. `next_due` is when the earliest record that is not ready yet becomes so."""
+
+    fresh: int
+    solo: int
+    next_due: Millis | None
+    backfill_fresh: int = 0
+    backfill_solo: int = 0
+
+    def count(self, *, solo: bool, backfill: bool) -> int:
+        if backfill:
+            return self.backfill_solo if solo else self.backfill_fresh
+        return self.solo if solo else self.fresh
+
+    @property
+    def any(self) -> bool:
+        return bool(self.fresh or self.solo or self.backfill_fresh or self.backfill_solo)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Proof of a lease: a store call that carries a fence of a lost lease changes nothing and
+    raises StoreError(STORE_HELD)."""
+
+    resource: str
+    holder: str
+    token: int
+
+
+class Queue(Protocol):
+    """Entries that a lane takes out, one holder at a time."""
+
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready: ...
+
+    async def claim(
+        self,
+        lane: Lane,
+        fence: Fence,
+        *,
+        now: Millis,
+        limit: int,
+        solo: bool,
+        mapping: str,
+        spend: Sequence[Spend] = (),
+        backfill: bool | None = None,
+    ) -> Claim | None:
+        """Mark up to `limit` ready entries as sent by this holder, live before backfill, oldest
+        first; the spend of quota is saved with it. None when nothing was ready. `backfill`: only
+        those of backfills, or only the others.
+
+        An entry in doubt keeps the mapping version it was first sent with.
+        """
+        ...
+
+    async def settle(
+        self,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        *,
+        now: Millis,
+        requests: Sequence[Request] = (),
+        horizon: int,
+    ) -> int:
+        """Write outcomes; returns how many entries changed.
+
+        Only entries that this claim still holds change: a late or second settle changes nothing.
+        A Retry whose first failure is `horizon` ms ago or longer becomes a dead letter.
+        """
+        ...
+
+    async def recover(self, fence: Fence, *, now: Millis) -> int:
+        """Entries claimed by holders that are gone go back in doubt; returns how many."""
+        ...
+
+    async def extend(self, lane: LaneId, pause: int) -> int:
+        """Push the retry horizon of a lane's entries back by `pause` ms: time in a pause does not
+        count. Returns how many entries were retrying."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReceipt:
+    """An import job that holds writes in flight. An empty id: a job that may exist."""
+
+    id: str
+    since: Millis
+    people: int
+
+
+class Receipted(Queue, Protocol):
+    """A queue whose entries an import job may hold in flight until its receipt is closed."""
+
+    async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]: ...
+
+    async def close_receipt(
+        self,
+        lane: LaneId,
+        receipt: str,
+        *,
+        now: Millis,
+        failed: Mapping[int, tuple[Problem, str]],
+    ) -> int:
+        """The job is over: `failed` by position die, the others are confirmed."""
+        ...
+
+    async def doubt_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
+        """Nobody will say what became of it: all that it held is told again."""
+        ...
+
+    async def open_jobs(self) -> set[str]:
+        """Receipts that hold writes in flight, of all lanes of all such queues."""
+        ...
