@@ -30,6 +30,7 @@ _RATE = 2_000
 _LIVE_PER_SECOND = 4
 _IDLE_SECONDS = 20.0
 _AFTER_A_START = 3.0
+_TO_REST = 15.0
 _CONFIG = """\
 [server]
 port = {port}
@@ -216,6 +217,7 @@ def measure(count: int, folder: Path) -> Result:
     with live.going_on():
         seconds, first = _run(daemon, platforms, live, emails, kills=(0.3, 0.6), count=count)
     requests = _more(before, platforms.requests())
+    time.sleep(_TO_REST)
     wrong = platforms.wrong()
     before = platforms.requests()
     again_seconds, again = _run(daemon, platforms, live, emails, kills=(), count=count)

@@ -226,7 +226,13 @@ class App:
     async def _serve(self) -> None:
         server = self.config.server
         hooks = Hooks(self.lines.get, self.intake, self.clock, self.metrics, broken=self.broken)
-        flows = Flows(self.lines.get, self.clock, self.metrics, closed=lambda: self.intake.closed)
+        flows = Flows(
+            self.lines.get,
+            self.clock,
+            self.metrics,
+            closed=lambda: self.intake.closed,
+            broken=self.broken,
+        )
         shared, grace = server.admin_port == 0, server.shutdown_timeout
         public = application(hooks, self.health, admin=shared, flows=flows)
         doors = [Server(public, server.host, server.port, grace=grace, key="server.port")]

@@ -167,6 +167,7 @@ class Operator:
                 for connection, state, problem, count in groups
             ],
             "quota": await self._quota(now),
+            "backfills": [run for run in await self.backfills() if run["ended_at"] is None],
             "approvals": [
                 {
                     "id": asked.id,

@@ -34,7 +34,7 @@ from connector.model import (
 from connector.ports import Actions, Clock, Mode, Outgoing, Quota
 
 _REFUSED = frozenset({400, 404, 409, 413, 422})
-_KLAVIYO_ID = re.compile(r"01[0-9A-HJKMNP-TV-Z]{24}", re.ASCII)
+_KLAVIYO_ID = re.compile(r"01[0-9A-Z]{24}", re.ASCII)
 _APPLIED = 200
 """The port says only that it was taken, not with which 2xx."""
 

@@ -261,7 +261,7 @@ class Backfiller:
             # Live traffic has taken some over; to look at everybody is dear, so ever more seldom.
             self._patience = min(2 * self._patience, _MOST_LATER)
             return self._patience
-        await self._end(run, "done")
+        await self._end(run, "done", counts=tally)
         return 0
 
     async def _rehearse(self, run: Backfill) -> float:
@@ -304,11 +304,11 @@ class Backfiller:
         state: BackfillState,
         problem: Problem | None = None,
         detail: str = "",
+        counts: Mapping[str, int] | None = None,
     ) -> None:
         self._source = None
-        tally = await self._backfills.tally(run.id) if state == "done" else {}
         await self._backfills.move(
-            run.id, state, now=self._clock.now(), problem=problem, detail=detail, counts=tally
+            run.id, state, now=self._clock.now(), problem=problem, detail=detail, counts=counts
         )
         if state != "stopped" or run.state == "waiting":
             await self._guard.over(_WORD, f"backfill {run.id}")

@@ -128,6 +128,11 @@ def table(found: dict[str, Any]) -> RenderableType:
     if kept:
         parts.append(Text("\naudiences and segments", style="bold"))
         parts += [Text(f"  {line}") for link in kept for line in lines(link)]
+    for run in found["backfills"]:
+        of = "" if run["total"] is None else f" of {run['total']:,}"
+        parts.append(
+            Text(f"{run['connection']}: backfill {run['id']} {run['state']}, {run['done']:,}{of}")
+        )
     if found["letters"]:
         parts.append(Text("\nwaiting for somebody", style="bold"))
         parts += [

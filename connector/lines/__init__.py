@@ -107,9 +107,9 @@ class Workshop:
         await events.build(site, line)
         if site.profiles:
             await states.build(site, line)
+            reconciles.build(site, line)
         if site.reader:
             polling.build(site, line)
-            reconciles.build(site, line)
             backfills.build(site, line)
         await actions.build(site, line)
         erasures.build(site, line)

@@ -11,9 +11,9 @@ from sqlalchemy import Column, Connection, Table, case, func, or_, select
 from connector.errors import Problem
 from connector.model import Lane, LaneId, Millis, Request, State
 from connector.ports import Backlog, Moment, PersonState
-from connector.store.actions import state_of as deed_state
-from connector.store.actions import who_of
+from connector.store.action_ledger import who_of
 from connector.store.database import Database
+from connector.store.deeds import state_of as deed_state
 from connector.store.lanes import lane_of, state_of
 from connector.store.letters import request_of
 from connector.store.tables import (

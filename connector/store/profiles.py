@@ -99,7 +99,7 @@ class SqlProfiles(queue.ReceiptedQueue):
         while True:
 
             def part(c: Connection, after: int = after) -> list[int]:
-                skipped = profiles.c.lane == lane, profiles.c.state == State.SKIPPED
+                skipped = profiles.c.lane == lane, in_state(State.SKIPPED, profiles)
                 page = select(profiles.c.person).where(*skipped, profiles.c.person > after)
                 found = list(c.execute(page.order_by(profiles.c.person).limit(5_000)).scalars())
                 again = {"state": State.READY, "due": now, "since": now, "priority": 1, "solo": 0}

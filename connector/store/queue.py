@@ -143,6 +143,10 @@ def extend(c: Connection, table: Table, lane: LaneId, pause: int) -> int:
     ).rowcount
 
 
+CLEAN = {"claim": None, "problem": None, "detail": "", "settled_at": None}
+"""The columns of a row that begins again."""
+
+
 def settled(state: State, now: Millis) -> dict[str, Any]:
     """The columns of a row that has reached an end."""
     return {"state": state, "claim": None, "settled_at": now, "problem": None, "detail": ""}

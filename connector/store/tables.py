@@ -308,6 +308,13 @@ class Profiles(SQLModel, table=True):
             sqlite_where=text("state IN (4, 5)"),
             postgresql_where=text("state IN (4, 5)"),
         ),
+        Index(
+            "profiles_skipped",
+            "lane",
+            "person",
+            sqlite_where=text("state = 3"),
+            postgresql_where=text("state = 3"),
+        ),
         Index("profiles_by_address", "address"),
     )
 

@@ -136,6 +136,15 @@ class ActionsContract:
         assert await desk.add(asked(window=window), now=_NOW + window + 1) == Added(1, 0, 0)
         assert await desk.add(asked(window=window), now=_NOW + window + 2) == Added(0, 1, 0)
 
+    async def test_what_is_learnt_of_a_person_changes_no_identity(self, store: Store) -> None:
+        desk = await desk_of(store)
+        by_id = Asked(Action("adjust", customer="p7", amount=5), "points/adjust", "1")
+        await desk.add(asked(), by_id)
+        events = await store.lanes.ensure("acme", "klaviyo", "event")
+        seen = Record("k", "x:k", "Added", _NOW, b"{}", person="p7", email="ana@example.com")
+        await store.append([Page(events, "webhook", [seen], _NOW)])
+        assert await desk.add(asked(), by_id) == Added(0, 2, 0)
+
     async def test_many_at_the_same_instant_are_one(self, store: Store) -> None:
         desk = await desk_of(store)
         answers = await asyncio.gather(*(desk.add(asked()) for _ in range(8)))
@@ -414,6 +423,17 @@ class ActionsContract:
         assert await store.actions.resume_found(desk.lane.id, now=Millis(_NOW + 3)) == 1
         claim = await desk.take(_NOW + 3)
         assert b'"person":"p7"' in claim.entries[0].data
+
+    async def test_of_a_forgotten_person_nothing_is_sent_or_kept(self, store: Store) -> None:
+        desk = await desk_of(store)
+        await desk.add(asked())
+        await store.erasure.forget("acme", "ana@example.com", now=_NOW)
+        assert await desk.add(asked()) == Added(0, 1, 0)
+        assert await desk.add(asked(key="new"), asked("bo@example.com", key="b")) == Added(2, 0, 0)
+        assert await desk.add(asked(key="new")) == Added(0, 1, 0)
+        states = [(deed.state, deed.who) for deed in await desk.deeds()]
+        assert states == [("discarded", ""), ("skipped", ""), ("waiting", "bo@example.com")]
+        assert await store.insight.people("acme", "ana@example.com") == []
 
     # ── afterwards ───────────────────────────────────────────────────────────────────────────────
 

@@ -18,6 +18,7 @@ from connector.model import (
     Dead,
     Doubt,
     Entry,
+    Group,
     Held,
     Kind,
     Lane,
@@ -143,6 +144,13 @@ class MemoryNotices:
         self._told[target] = {k: t for k, t in known.items() if k not in over} | dict(news)
 
 
+class NoGroups:
+    """As much of connector.ports.Memberships as a store without links is asked for."""
+
+    async def groups(self, connection: str | None = None) -> Sequence[Group]:
+        return []
+
+
 class MemoryStore:
     """connector.ports.Store in memory. Every port is this one object."""
 
@@ -163,6 +171,7 @@ class MemoryStore:
         self.dead_letters = self.lanes = self.insight = self.checkpoints = self
         self.memory = self.leases = self.orders = self
         self.approvals = MemoryApprovals()
+        self.memberships = NoGroups()
         self.notices = MemoryNotices()
         self.broken: StoreError | None = None
         """While it is set, every call of the outbox and of `set_state` raises it."""

@@ -26,15 +26,13 @@ import json
 import re
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
-    Iterator,
     Mapping,
     MutableMapping,
     Sequence,
 )
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -47,7 +45,6 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
-from connector.adapters.kit import Kit
 from connector.checks import example_views
 from connector.config import PlatformSettings, load
 from connector.errors import (
@@ -60,83 +57,24 @@ from connector.errors import (
     Unknown,
     Wait,
 )
-from connector.governor import Governor, Limit
-from connector.http import Credential, Http, in_process
 from connector.mapping import VIEW, run_examples
-from connector.model import Action, Millis, Spend
+from connector.model import Millis
 from connector.ports import Client, Member, Platform, Sight, Stream, Webhook, Whom
-from connector.testing.clock import FakeClock
+from connector.testing.doubles import (
+    READS,
+    App,
+    Double,
+    Hasty,
+    Push,
+    answering,
+    calls,
+    kit_at,
+    outcome,
+    saying,
+)
+from connector.testing.odd_json import JSON, ODD, decoded, encoded, places, put_at, without
 
-App = Callable[[Any, Any, Any], Awaitable[None]]
-"""An ASGI application."""
-
-READS = frozenset(VIEW)
-
-
-@dataclass(frozen=True, slots=True)
-class Push:
-    """One delivery of a webhook: headers in lower case, `secret` the last part of the URL."""
-
-    headers: Mapping[str, str]
-    body: bytes
-    secret: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Double:
-    """The platform, emulated: `known` is somebody it knows, `stranger` somebody it does not,
-    `target` a segment that members can be told about."""
-
-    app: App
-    known: Whom
-    stranger: Whom = field(
-        default_factory=lambda: Whom(2, "no-such-person", "nobody@example.com", b"")
-    )
-    target: str = "spring"
-
-    @property
-    def action(self) -> Action:
-        """Something that the platform would do for the known person."""
-        who = self.known
-        return Action(
-            "increase",
-            "ref-1",
-            email=who.email,
-            person=who.platform_id,
-            amount=5,
-            reason="a reason",
-            earned=True,
-        )
-
-
-class Hasty(FakeClock):
-    """Whoever sleeps wakes at once, and it is later."""
-
-    async def sleep(self, seconds: float) -> None:
-        self.move(seconds)
-
-
-def kit_at(app: App, clock: FakeClock | None = None) -> Kit:
-    """What an adapter reaches its platform with, where the platform is an ASGI application in this
-    process. Nobody waits: a clock that is not given moves by itself."""
-    now = clock or Hasty()
-
-    async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
-        return Governor("contract", limits, clock=now, share=1.0)
-
-    async def remember(spend: Sequence[Spend]) -> None: ...
-
-    def http(base_url: str, credential: Credential, not_applied: frozenset[int]) -> Http:
-        return Http(
-            base_url,
-            vendor="platform",
-            clock=now,
-            credential=credential,
-            wait_statuses=not_applied,
-            http=in_process(app),
-        )
-
-    return Kit(now, http, quota, remember, retry_statuses=frozenset({423, 429, 503}))
+__all__ = ["READS", "Double", "Hasty", "PlatformContract", "Push", "kit_at"]
 
 
 class PlatformContract:
@@ -255,21 +193,27 @@ class PlatformContract:
         webhook, view = self._webhook(), self._shaped.event_view
         pushes = self._pushes()
 
-        @self._tried(at=st.integers(0, len(pushes) - 1), body=st.binary(max_size=60) | _JSON)
+        @self._tried(at=st.integers(0, len(pushes) - 1), body=st.binary(max_size=60) | JSON)
         def any_body(at: int, body: Any) -> None:
-            self._read_or_refused(webhook, replace(pushes[at], body=_encoded(body)))
+            self._read_or_refused(webhook, replace(pushes[at], body=encoded(body)))
 
         @self._tried(at=st.integers(0, len(pushes) - 1), data=st.data())
         def touched(at: int, data: st.DataObject) -> None:
             push = pushes[at]
             body = orjson.loads(push.body)
-            places = list(_places(body))
-            place = data.draw(st.sampled_from(places)) if places else ()
-            changed = _with(body, place, data.draw(_JSON))
-            for record in self._read_or_refused(webhook, replace(push, body=_encoded(changed))):
+            spots = list(places(body))
+            place = data.draw(st.sampled_from(spots)) if spots else ()
+            changed = put_at(body, place, data.draw(JSON))
+            for record in self._read_or_refused(webhook, replace(push, body=encoded(changed))):
                 said = orjson.loads(record.data)
                 _check_view(view(record.name, record.occurred_at, said, record.email), event=True)
 
+        for push in pushes:
+            body = orjson.loads(push.body)
+            for place in places(body):
+                for odd in ODD:
+                    one = replace(push, body=encoded(put_at(body, place, odd)))
+                    self._read_or_refused(webhook, one)
         any_body()
         touched()
 
@@ -321,10 +265,10 @@ class PlatformContract:
             assert shown(customer, None) == shown(customer, None)
             assert customer == before
             _check_view(shown(customer, None), event=False)
-            for place in _places(customer):
-                for odd in _ODD:
-                    _check_view(shown(_with(customer, place, odd), None), event=False)
-                _check_view(shown(_without(customer, place), None), event=False)
+            for place in places(customer):
+                for odd in ODD:
+                    _check_view(shown(put_at(customer, place, odd), None), event=False)
+                _check_view(shown(without(customer, place), None), event=False)
 
     # ── one person ───────────────────────────────────────────────────────────────────────────────
 
@@ -357,9 +301,9 @@ class PlatformContract:
                 return
             answers = [a for a in await self._recorded(double) if a is not None]
         for answer in answers:
-            for place in [(), *_places(answer)]:
-                for odd in _ODD:
-                    app = _answering(double.app, self.faulty, _with(answer, place, odd))
+            for place in [(), *places(answer)]:
+                for odd in ODD:
+                    app = answering(double.app, self.faulty, put_at(answer, place, odd))
                     async with self._client(app) as client:
                         assert client.reader
                         try:
@@ -388,10 +332,10 @@ class PlatformContract:
     ) -> None:
         double = self.double()
         headers = [(b"retry-after", b"7"), (b"content-type", b"application/json")]
-        app = _saying(double.app, self.faulty, status, headers, b'{"message": "no"}')
+        app = saying(double.app, self.faulty, status, headers, b'{"message": "no"}')
         async with self._client(app) as client:
-            for name, call in _calls(client, double):
-                answer, error = await _outcome(call)
+            for name, call in calls(client, double):
+                answer, error = await outcome(call)
                 if error is None:
                     # What is not there cannot be read; nobody is told that it was done.
                     assert status == 404, f"{name}: {status} was taken for an answer"
@@ -420,7 +364,7 @@ class PlatformContract:
             raise broken
 
         async with self._client(app) as client:
-            for name, call in _calls(client, double):
+            for name, call in calls(client, double):
                 with pytest.raises(kind) as caught:
                     await call()
                 assert caught.value, name
@@ -428,9 +372,9 @@ class PlatformContract:
 
     async def test_an_answer_that_is_no_json_is_never_believed(self) -> None:
         double = self.double()
-        app = _saying(double.app, self.faulty, 200, [], b"<html>")
+        app = saying(double.app, self.faulty, 200, [], b"<html>")
         async with self._client(app) as client:
-            for name, call in _calls(client, double):
+            for name, call in calls(client, double):
                 if name == "members.tell":
                     continue  # a status may be all that a platform answers
                 with pytest.raises(DeliveryError):
@@ -440,9 +384,9 @@ class PlatformContract:
         double = self.double()
         async with self._client(double.app) as client:
             assert not [c for c in await client.check() if c.level == "fault"]
-        app = _saying(double.app, self.faulty, 401, [], b"{}")
+        app = saying(double.app, self.faulty, 401, [], b"{}")
         async with self._client(app) as client:
-            if not _calls(client, double):
+            if not calls(client, double):
                 return
             found = await client.check()
             assert any(c.level == "fault" and c.problem for c in found)
@@ -515,8 +459,11 @@ class PlatformContract:
         async with self._client(double.app) as client:
             if client.actions is None:
                 return
-            await client.actions.apply(double.action)
-            assert await client.actions.look_up(double.action) in ("applied", "unknowable")
+            await client.actions.apply(double.something_to_do())
+            assert await client.actions.look_up(double.something_to_do()) in (
+                "applied",
+                "unknowable",
+            )
 
     # ── what is declared ─────────────────────────────────────────────────────────────────────────
 
@@ -629,7 +576,7 @@ class PlatformContract:
 
             await double.app(scope, receive, keep)
             if self.faulty(scope["path"]):
-                found.append(_decoded(bytes(body)))
+                found.append(decoded(bytes(body)))
 
         async with self._client(app) as client:
             assert client.reader
@@ -686,113 +633,6 @@ async def _walk(stream: Stream, cursor: str | None = None) -> list[Any]:
         assert len(pages) < 1_000, "a stream without an end"
         cursor = page.cursor
         cursors.add(cursor)
-
-
-# ── faults on the way ────────────────────────────────────────────────────────────────────────────
-
-
-def _calls(client: Client, double: Double) -> list[tuple[str, Callable[[], Awaitable[Any]]]]:
-    """One call of every side that the platform has."""
-    found: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
-    if reader := client.reader:
-        found.append(("reader", lambda: reader.read(double.known, READS)))
-    if people := client.people:
-        found.append(("people", lambda: people.page(None, READS, backfill=True)))
-    if changes := client.changes:
-        found.append(("changes", lambda: changes.page(None, READS)))
-    if history := client.history:
-        found.append(("history", lambda: history.events(double.known, None)))
-    if audiences := client.audiences:
-        found.append(("audiences", lambda: audiences.names()))
-    if members := client.members:
-        who = Member(platform_id=double.known.platform_id, email=double.known.email)
-        found.append(("members.tell", lambda: members.tell(double.target, [(who, True)])))
-    if actions := client.actions:
-        found.append(("actions", lambda: actions.apply(double.action)))
-    return found
-
-
-async def _outcome(call: Callable[[], Awaitable[Any]]) -> tuple[Any, DeliveryError | None]:
-    try:
-        return await call(), None
-    except DeliveryError as error:
-        return None, error
-
-
-def _saying(
-    app: App,
-    faulty: Callable[[str], bool],
-    status: int,
-    headers: Sequence[tuple[bytes, bytes]],
-    body: bytes,
-) -> App:
-    async def say(scope: Any, receive: Any, send: Any) -> None:
-        if not faulty(scope["path"]):
-            return await app(scope, receive, send)
-        await send({"type": "http.response.start", "status": status, "headers": list(headers)})
-        await send({"type": "http.response.body", "body": body})
-
-    return say
-
-
-def _answering(app: App, faulty: Callable[[str], bool], answer: Any) -> App:
-    headers = [(b"content-type", b"application/json")]
-    return _saying(app, faulty, 200, headers, _encoded(answer))
-
-
-# ── JSON, touched ────────────────────────────────────────────────────────────────────────────────
-
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=9), inner, max_size=2)
-    ),
-    max_leaves=3,
-)
-
-
-_ODD: tuple[Any, ...] = (None, [], {}, "", "x", -7, True, [{}], "\0", {"a": 1})
-
-
-def _encoded(value: Any) -> bytes:
-    # Numbers beyond 64 bits and lone surrogates are JSON too.
-    return value if isinstance(value, bytes) else json.dumps(value).encode()
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-
-
-def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something stands in a JSON value; of a list the first item."""
-    pairs: Iterator[tuple[Any, Any]] = iter(())
-    if isinstance(value, dict):
-        pairs = iter(value.items())
-    elif isinstance(value, list) and value:
-        pairs = iter([(0, value[0])])
-    for key, inner in pairs:
-        yield (*at, key)
-        yield from _places(inner, (*at, key))
-
-
-def _with(value: Any, place: tuple[Any, ...], put: Any) -> Any:
-    if not place:
-        return put
-    changed = copy.copy(value)
-    changed[place[0]] = _with(value[place[0]], place[1:], put)
-    return changed
-
-
-def _without(value: Any, place: tuple[Any, ...]) -> Any:
-    changed = copy.copy(value)
-    if len(place) > 1:
-        changed[place[0]] = _without(value[place[0]], place[1:])
-    else:
-        del changed[place[0]]
-    return changed
 
 
 def _texts(value: Any) -> set[str]:

@@ -8,7 +8,7 @@ whatever is our trouble is 503, and whatever a repeat cannot mend is 4xx.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, cast
 
 from connector import log
@@ -29,7 +29,8 @@ PREFIX = "/flows/"
 
 
 class Flows:
-    """The doors for Klaviyo's flows. `closed` says why nothing may be stored, if so."""
+    """The doors for Klaviyo's flows. `closed` says why nothing may be stored, if so; `broken` are
+    connections whose package fails."""
 
     def __init__(
         self,
@@ -38,8 +39,10 @@ class Flows:
         metrics: Metrics,
         *,
         closed: Callable[[], Problem | None] = lambda: None,
+        broken: Container[str] = (),
     ) -> None:
         self._find = find
+        self._broken = broken
         self._metrics = metrics
         self._closed = closed
         self._throttle = Throttle(clock)
@@ -49,7 +52,10 @@ class Flows:
         name, _, route = str(scope["path"])[len(PREFIX) :].partition("/")
         line = self._find(name)
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        if line is None or line.flows is None:
+        if name in self._broken:
+            problem, detail = Problem.PLUGIN_BROKEN, "this connection stands still, try again"
+            await self._refuse(send, name, 503, "not_stored", detail, problem, RETRY_AFTER)
+        elif line is None or line.flows is None:
             await answer(send, 404, {"detail": "no such connection"})
         elif scope["method"] != "POST":
             await answer(send, 405, {"detail": "a flow's call is posted"}, (b"allow", b"POST"))

@@ -66,6 +66,7 @@ class Platform:
     sent: list[Action] = field(default_factory=list)
     looked: list[tuple[str, int]] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
+    look_faults: deque[DeliveryError] = field(default_factory=deque)
     otherwise: Callable[[], Fault] = lambda: ""
     reached: Callable[[str], Awaitable[None]] = _go_on
     now: Callable[[], int] = lambda: 0
@@ -90,6 +91,8 @@ class Platform:
     async def look_up(self, action: Action) -> Literal["applied", "absent", "unknowable"]:
         self.looked.append((action.ref, self.now()))
         await self.reached("looking")
+        if self.look_faults:
+            raise self.look_faults.popleft()
         if not self.remembers:
             return "unknowable"
         return "applied" if self.ledger[action.ref] else "absent"
@@ -210,7 +213,7 @@ class Rig:
         return FlowDoor(
             self.lane,
             routes=routes_of(frozenset({"adjust", "push"})),
-            secrets=[SECRET, "next-secret"],
+            secrets=self.how.get("secrets", [SECRET, "next-secret"]),
             rules=Rules(10_000, 25 * _HOUR, 400 * 24 * _HOUR),
             caps=self.caps,
             queue=queue,

@@ -141,7 +141,7 @@ async def test_killed_anywhere_every_action_is_applied_once_or_waits_for_a_perso
     make_rig: Callable[..., Rig], remembers: bool
 ) -> None:
     rig = make_rig(Platform(remembers=remembers))
-    campaign, parked = await survive(rig, kills=24, seed=1)
+    campaign, parked = await survive(rig, kills=16, seed=1)
     points = set(POINTS) - (set() if remembers else {"looking"})
     assert points <= set(campaign.killed)
     if not remembers:

@@ -130,6 +130,28 @@ async def test_found_at_a_look_up_it_is_applied_and_not_sent_again(rig: Rig) -> 
     assert len(rig.platform.sent) == 1
 
 
+@pytest.mark.parametrize(
+    "fault", [Unknown(Problem.TIMED_OUT), Wait(Problem.NOT_CONNECTED)], ids=repr
+)
+async def test_a_look_up_without_an_answer_is_no_look_up(rig: Rig, fault: DeliveryError) -> None:
+    rig.platform.faults.append("after")
+    rig.platform.look_faults.extend([fault] * 4)
+    await rig.ask("k")
+    await rig.after(3600.0)
+    assert await rig.states() == ["applied"]
+    assert (len(rig.platform.sent), len(rig.platform.looked)) == (1, 5)
+    assert [deed.looks for deed in await rig.deeds()] == [0]
+
+
+async def test_a_refused_look_up_waits_for_a_person(rig: Rig) -> None:
+    rig.platform.faults.append("before")
+    rig.platform.look_faults.append(status(Rejected, 400))
+    await rig.ask("k")
+    await rig.after(3600.0)
+    assert [(d.state, d.problem) for d in await rig.deeds()] == [("uncertain", "A10")]
+    assert len(rig.platform.sent) == 1
+
+
 async def test_uncertain_twice_it_waits_for_a_person(rig: Rig) -> None:
     rig.platform.faults.extend(["before", "before"])
     await rig.ask("k")
@@ -209,6 +231,19 @@ async def test_a_lease_lost_between_claim_and_send_sends_nothing(
     assert not rig.platform.sent
     [deed] = await rig.deeds()
     assert (deed.state, deed.sent_at) == ("waiting", None)
+
+
+async def test_a_lease_lost_while_the_person_is_looked_for_sends_nothing(rig: Rig) -> None:
+    class Losing(dict[str, str]):
+        def get(self, key: str, default: object = None) -> str:  # type: ignore[override]
+            rig.lease.ours = False
+            return "ana@example.com"
+
+    rig.addresses = Losing()
+    await _push(rig, KLAVIYO_ID)
+    await rig.after(1.0)
+    assert not rig.platform.sent
+    assert [(d.state, d.sent_at) for d in await rig.deeds()] == [("waiting", None)]
 
 
 async def test_a_frozen_holder_s_late_answer_settles_nothing_and_is_kept(

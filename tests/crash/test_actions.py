@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from connector.sandbox import Traffic
+
 from .conftest import Daemon, Platforms, until
 from .test_kill import Posting as Webhooks
 
@@ -56,11 +58,19 @@ def call(daemon: Daemon, email: str, reason: str, amount: int = 5) -> int:
     return daemon._call("POST", "/flows/demo/balance/increase", body, headers)[0]
 
 
+def stored(daemon: Daemon) -> list[tuple[bytes, int, str | None]]:
+    """(data, state, problem) of every action, in order."""
+    with closing(sqlite3.connect(daemon.folder / "state" / "crash.db")) as store:
+        return store.execute("SELECT data, state, problem FROM actions ORDER BY seq").fetchall()
+
+
+def states(daemon: Daemon) -> list[tuple[int, str | None]]:
+    return [(state, problem) for _, state, problem in stored(daemon)]
+
+
 def rows(daemon: Daemon) -> dict[str, tuple[int, str | None]]:
     """Reason → (state, problem)."""
-    with closing(sqlite3.connect(daemon.folder / "state" / "crash.db")) as store:
-        found = store.execute("SELECT data, state, problem FROM actions").fetchall()
-    return {json.loads(data)["reason"]: (state, problem) for data, state, problem in found}
+    return {json.loads(data)["reason"]: (state, problem) for data, state, problem in stored(daemon)}
 
 
 def busy(daemon: Daemon) -> int:
@@ -161,4 +171,33 @@ def test_a_person_settles_an_uncertain_one_beside_the_daemon(
     assert [platforms.jericommerce.adjusted(reason) for reason in ids] == [1, 1]
     told = connector(shop, "explain", "demo", "person1@example.com").stdout
     assert told.count("increase +5") == 2
-    assert "/flows/demo/push" in shop._call("POST", "/flows/demo/x", b"", {"api-key": _SECRET})[1]
+
+
+def test_every_route_reaches_the_platform(
+    shop: Daemon, platforms: Platforms, traffic: Traffic
+) -> None:
+    shop.start()
+    shop.wait_until_ready()
+    headers, event = traffic.make_event()
+    email = json.loads(event)["email"]
+    assert shop.post(headers, event) == 202
+    until("Klaviyo knows the person", lambda: platforms.klaviyo.profile_id(email) is not None)
+
+    def flow(route: str, said: object) -> tuple[int, str]:
+        body = json.dumps(said).encode()
+        return shop._call("POST", f"/flows/demo/{route}", body, {"api-key": _SECRET})
+
+    points = {"customer_email": email, "point_adjustment_amount": 3}
+    given = points | {"history_title": "given", "use_case": "reward"}
+    taken = {"email": email, "amount": 2, "reason": "taken"}
+    message = {"message": "Hi", "customer_id": platforms.klaviyo.profile_id(email)}
+    said = [flow("points/adjust", given), flow("balance/decrease", taken), flow("push", message)]
+    assert said == [(202, '{"accepted":1,"duplicates":0,"held":0}')] * 3
+    until("all are applied", lambda: [s for s, _ in states(shop)] == [2, 2, 2])
+    ledger = {a.reason: a.amount for a in platforms.jericommerce.ledger}
+    assert (ledger["given"], ledger["taken"]) == (3, -2)
+    person = platforms.jericommerce.person(email)
+    assert person
+    assert [push.person for push in platforms.jericommerce.pushes] == [person.id]
+    status, offered = flow("points/double", {})
+    assert (status, "/flows/demo/push" in offered) == (404, True)

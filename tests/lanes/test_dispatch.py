@@ -116,6 +116,19 @@ async def test_a_long_backfill_goes_in_bulk_and_live_records_go_singly_beside_it
     assert rig.states() == {State.ACCEPTED: 151}
 
 
+async def test_a_live_record_that_waits_for_room_does_not_ride_on_a_backfills_batch(
+    rig: Rig,
+) -> None:
+    rig.sink.open.clear()
+    await rig.say(*(f"live{i}" for i in range(5)))
+    await rig.say(*(f"old{i}" for i in range(20)), backfill=True)
+    [batch] = [r for r in rig.sink.sent if r.bulk]
+    assert all(entry.backfill for entry in batch.entries)
+    rig.sink.open.set()
+    await settle_down()
+    assert rig.states() == {State.ACCEPTED: 25}
+
+
 async def test_a_backfills_batches_grow_before_they_go(rig: Rig) -> None:
     for n in range(10):
         await rig.say(*(f"old{n}-{i}" for i in range(9)), backfill=True)

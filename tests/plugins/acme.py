@@ -16,7 +16,7 @@ from starlette.routing import Route
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "http-platform.md").read_text("utf-8")
 _BLOCKS = dict(re.findall(r"```(toml|json)\n(.*?)```", PAGE, re.DOTALL))
-CONFIG: str = _BLOCKS["toml"].replace("${PORT}", "0")
+CONFIG: str = '[server]\nport = 0\nshutdown_timeout = "1s"\n' + _BLOCKS["toml"]
 DELIVERY: dict[str, Any] = orjson.loads(_BLOCKS["json"])
 SECRET, KEY = "acme_webhook_0123", "acme_api_0123"
 

@@ -32,6 +32,12 @@ class Running:
             answer = await caller.post(path, content=body, headers=dict(headers))
         return answer.status_code, answer.text
 
+    async def flow(self, route: str, body: bytes, secret: str) -> tuple[int, str]:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.app.port}") as caller:
+            said = {"api-key": secret}
+            answer = await caller.post(f"/flows/{route}", content=body, headers=said)
+        return answer.status_code, answer.text
+
     async def get(self, path: str) -> tuple[int, str]:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.app.port}") as caller:
             answer = await caller.get(path)

@@ -88,6 +88,18 @@ async def test_a_platform_that_cannot_be_read_still_fills_fields(
         assert (await daemon.get("/healthz"))[0] == 200
 
 
+async def test_what_is_heard_is_told_although_the_lane_of_events_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.toml").write_text(MAPPING)
+    async with running(tmp_path, CONFIG, {}, {}, monkeypatch) as daemon:
+        await daemon.app.lines["acme"].events.stop(1.0)
+        await daemon.post("acme", event("1", "pass.installed"), {}, "s3cret")
+        wanted = {"wallet_pass": "installed"}
+        await daemon.until(lambda: daemon.properties("ana@example.com") == wanted, 8.0)
+        assert daemon.klaviyo.recorded("http:1") == 0
+
+
 def make_listener(*, partial: bool = True, view: Any = None) -> Listener:
     def plain(name: str, at: int, body: dict[str, Any], email: str | None) -> dict[str, Any]:
         shown = {"event": {"name": name, "time": body["t"], "properties": body}, "raw": body}

@@ -19,6 +19,7 @@ ANA = "ana@example.com"
 ENVIRON = {
     "ACME_WEBHOOK_SECRET": SECRET,
     "ACME_API_KEY": KEY,
+    "ACME_FLOW_SECRET": "flow_0123",
     "ACME_KLAVIYO_PRIVATE_KEY": "pk_sandbox",
 }
 
@@ -33,8 +34,7 @@ async def daemon(
     tmp_path: Path, acme: Acme, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Running]:
     shutil.copytree(ROOT / "mappings", tmp_path / "mappings")
-    config = CONFIG.replace("[server]", "[server]\nshutdown_timeout = '1s'")
-    async with running(tmp_path, config, {"acme": acme.app}, ENVIRON, monkeypatch) as found:
+    async with running(tmp_path, CONFIG, {"acme": acme.app}, ENVIRON, monkeypatch) as found:
         yield found
 
 
@@ -60,6 +60,21 @@ async def test_a_delivery_becomes_an_event_and_the_fields_of_its_person(
         "loyalty_tier_expires_at": "2027-03-01",
     }
     assert acme.asked == ["/v1/members/ana@example.com"]
+
+
+async def test_a_flow_changes_points_once(daemon: Running, acme: Acme) -> None:
+    """What stands in a flow's text stays in its place, whatever it holds."""
+    reason = 'Review"}, {"change": 1 {ref}'
+    body = orjson.dumps([{"email": ANA, "amount": 5, "reason": reason, "idempotency_key": "k1"}])
+    for accepted in (1, 0):
+        status, text = await daemon.flow("acme/balance/increase", body, "flow_0123")
+        assert status == 202
+        assert orjson.loads(text)["accepted"] == accepted
+    await daemon.until(lambda: acme.applied)
+    [sent] = acme.applied.values()
+    assert (sent["change"], sent["note"]) == (5, reason)
+    assert acme.members[ANA]["points"] == 125
+    assert (await daemon.flow("acme/push", b"{}", "flow_0123"))[0] == 404
 
 
 async def test_what_somebody_is_close_to_is_told_by_the_tables(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+from hashlib import sha256
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,12 +17,20 @@ from connector.adapters.http import PLATFORM, shape
 from connector.adapters.http.settings import Settings
 from connector.adapters.http.template import TemplateError, Unfilled, fill, fill_path, places
 from connector.adapters.http.webhook import HttpWebhook
-from connector.errors import Blocked, DeliveryError, Malformed, Rejected, Unknown, Wait
+from connector.errors import (
+    Blocked,
+    DeliveryError,
+    Malformed,
+    Rejected,
+    Unauthorised,
+    Unknown,
+    Wait,
+)
 from connector.model import Action, Record
 from connector.ports import Actions, Client, Whom
 from connector.testing.platform_contract import READS, kit_at
 
-from .acme import Acme, settings
+from .acme import SECRET, Acme, settings
 
 HOSTILE = st.text(max_size=40) | st.sampled_from(
     ['"', "\\", '"}', "{ref}", "{{", "\n", "🎉", "%2e"]
@@ -105,6 +115,15 @@ def parse(
     table = {"repeat_window": window, **event}
     webhook = HttpWebhook(Settings.model_validate({"event": table}))
     return list(webhook.parse(headers or {}, orjson.dumps(said)))
+
+
+@pytest.mark.parametrize("prefix", ["", "sha1=", "SHA256=", "sha256=sha256=", " sha256= "])
+def test_a_signature_has_the_prefix_that_is_written(prefix: str) -> None:
+    webhook = HttpWebhook(Settings.model_validate(settings()))
+    digest = hmac.digest(SECRET.encode(), b"{}", sha256).hex()
+    webhook.verify({"x-acme-signature": f"sha256={digest}"}, b"{}", None)
+    with pytest.raises(Unauthorised):
+        webhook.verify({"x-acme-signature": prefix + digest}, b"{}", None)
 
 
 PLAIN = {"id": "e", "name": "A", "time": 1_767_225_600, "person": 7, "email": " Ana@Example.com "}

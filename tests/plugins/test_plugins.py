@@ -181,6 +181,7 @@ async def test_a_broken_package_stops_its_own_connections_only(
             name = source.partition(":")[0]
             assert why in said[f"C40 {name}"]
             assert (await daemon.post(name, STAMP, {}, "x"))[0] == 503
+            assert (await daemon.flow(f"{name}/push", b"{}", "x"))[0] == 503
         assert (await daemon.get("/readyz"))[0] == 200
         assert (await daemon.post("nobody", STAMP, {}, "x"))[0] == 404
         needs = (await daemon.app.operator.status())["needs_you"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 from sqlalchemy import Connection, insert, select, update
 
 from connector.model import Accepted, Appended, Millis, Observed, Page, State
@@ -28,18 +26,6 @@ async def tell(store: SqlStore, *who: str, email: str = "", at: int = NOW) -> Ap
     ]
     [result] = await store.append([Page(events, "webhook", records, Millis(at), reads=reads.id)])
     return result
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
-    on_file = request.param == "sqlite"
-    url = f"sqlite:///{tmp_path}/s.db" if on_file else request.getfixturevalue("postgres_url")
-    made = await open_store(url)
-    yield made
-    await made._database.write(
-        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
-    )
-    await made.aclose()
 
 
 async def test_whom_a_name_stands_for_is_said_before(store: SqlStore) -> None:

@@ -53,8 +53,24 @@ async def test_a_user_is_read_by_each_of_his_ids() -> None:
     assert sights[0].view["balance"] == user.points
     assert sights[0].view["tier"]["name"] == user.tier[0]
     assert sights[0] == sights[1] == sights[2]
+    assert "withheld" in sights[0].covers, "a listing must be able to take the word back"
     assert await read(client, "nobody-at-all") is None
     assert await read(client, None) is None
+
+
+async def test_an_id_is_not_a_part_of_the_address() -> None:
+    rig = Rig(people=0)
+    user = rig.platform.add("ana@example.org", auth="a?b c#d&e%20")
+    crowd = rig.platform.add_crowd("Odd", 1)
+    rig.platform.audiences["x?y"] = crowd
+    client = await rig.open()
+    assert (await read(client, user.auth)).view["email"] == user.email
+    assert client.audiences
+    assert len((await client.audiences.members("x?y", None)).members) == 1
+    assert [route for route, _ in rig.calls()][1:] == [
+        "GET /users/{subject}",
+        "GET /audiences/{id}/members",
+    ]
 
 
 async def test_one_token_serves_all_calls_of_its_life() -> None:
@@ -103,12 +119,13 @@ async def test_a_wrong_client_is_said_to_be_wrong() -> None:
     [
         ({"status": "fail", "data": {"subject": "ana@example.org is unknown"}}, Rejected),
         ({"status": "error", "message": "ana@example.org"}, Unknown),
-        ({"status": "odd", "data": {}}, Unknown),
+        ({"status": "error", "data": {"id": "crm-1001"}}, Unknown),
+        ({"status": "odd", "data": {"id": "crm-1001"}}, Unknown),
         ({"status": "success", "data": []}, Unknown),
         ({"status": "success", "data": {"id": "another", "authIdentifier": "crm-2"}}, Unknown),
         ({"status": "success", "data": {"emailAddress": "a@example.org"}}, Unknown),
     ],
-    ids=["fail", "error", "odd", "no user", "another user", "nobody's"],
+    ids=["fail", "error", "error with data", "odd", "no user", "another user", "nobody's"],
 )
 async def test_an_envelope_that_is_no_success_is_an_error_in_a_200(
     body: Any, kind: type[DeliveryError]

@@ -85,9 +85,18 @@ def upgrade() -> None:
         sa.Column("forgotten_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("connection", "digest"),
     )
+    with op.batch_alter_table("profiles", schema=None) as batch_op:
+        batch_op.create_index(
+            "profiles_skipped",
+            ["lane", "person"],
+            unique=False,
+            sqlite_where=sa.text("state = 3"),
+            postgresql_where=sa.text("state = 3"),
+        )
 
 
 def downgrade() -> None:
+    op.drop_index("profiles_skipped", "profiles")
     op.drop_table("forgotten")
     op.drop_table("salts")
     op.drop_table("notices")

@@ -1,0 +1,24 @@
+"""What more than one file needs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from connector.store.sql import SqlStore, open_store
+from connector.store.tables import metadata
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
+    """An empty store, on each engine in turn."""
+    on_file = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/s.db" if on_file else request.getfixturevalue("postgres_url")
+    made = await open_store(url)
+    yield made
+    await made._database.write(
+        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
+    )
+    await made.aclose()

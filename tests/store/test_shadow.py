@@ -1,0 +1,52 @@
+"""The end of shadow mode: whoever was passed over is told, once."""
+
+from __future__ import annotations
+
+from connector.model import Accepted, Millis, Skipped
+from connector.states import write_of_json
+from connector.store.sql import SqlStore
+from connector.testing.states_contract import claim_writes, happen, lanes, read, settle
+from connector.testing.store_contract import NOW, hold
+
+LATER = Millis(NOW + 10_000)
+
+
+async def test_people_who_were_passed_over_are_told_when_shadow_ends(store: SqlStore) -> None:
+    fence = await hold(store)
+    _, _, profiles = await lanes(store)
+    for name in ("ada", "bo"):
+        await happen(store, name)
+        await read(store, fence, name, balance=5)
+        claim = await claim_writes(store, fence)
+        assert claim
+        [entry] = claim.entries
+        passed = Skipped(entry.seq, "shadow") if name == "ada" else Accepted(entry.seq, "r")
+        await settle(store, claim, passed)
+    assert await claim_writes(store, fence, LATER) is None
+
+    assert await store.profiles.end_shadow(profiles.id, now=LATER) == 1
+    assert await store.profiles.end_shadow(profiles.id, now=LATER) == 0
+    claim = await claim_writes(store, fence, LATER)
+    assert claim
+    [entry] = claim.entries
+    write = write_of_json(entry.data)
+    assert (write.identity, write.sets) == ({"email": "ada@example.com"}, {"balance": 5})
+
+
+async def test_what_was_passed_over_and_changes_again_is_not_told_while_shadow_lasts(
+    store: SqlStore,
+) -> None:
+    """It is rendered again, and passed over again: nothing piles up."""
+    fence = await hold(store)
+    for at, balance in ((NOW, 5), (NOW + 5_000, 6)):
+        await happen(store, "ada", at=at)
+        await read(store, fence, "ada", at, balance=balance)
+        claim = await claim_writes(store, fence, at)
+        assert claim
+        [entry] = claim.entries
+        await settle(store, claim, Skipped(entry.seq, "shadow"), at=at)
+    _, _, profiles = await lanes(store)
+    assert await store.profiles.end_shadow(profiles.id, now=LATER) == 1
+    claim = await claim_writes(store, fence, LATER)
+    assert claim
+    assert write_of_json(claim.entries[0].data).sets == {"balance": 6}
