@@ -4,6 +4,7 @@ it a `store` fixture."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import orjson
 
@@ -17,6 +18,7 @@ from connector.model import (
     Lane,
     Link,
     Millis,
+    Observed,
     Outcome,
     Page,
     Pending,
@@ -26,6 +28,8 @@ from connector.model import (
     Unsent,
 )
 from connector.ports import Fence, Leaving, Member, MembersPage, Store
+from connector.states import address_of
+from connector.testing.states_contract import claim_reads, claim_writes, happen, lanes, seen
 from connector.testing.store_contract import HORIZON, NOW, record
 
 VIP, GOLD = "vip", "gold"
@@ -499,6 +503,33 @@ class MembershipsContract:
         assert first
         await d.settle(first, [Accepted(e.seq, "r") for e in first.entries])
         assert names(await d.claim()) == ["ada"]
+
+    async def test_a_profile_is_not_written_while_its_person_joins_a_list(
+        self, store: Store
+    ) -> None:
+        d = await desk(store)
+        _, _, profiles = await lanes(store)
+        await happen(store, "ada", at=d.later())
+        reads = await claim_reads(store, d.fence, d.later())
+        assert reads
+        [who] = [entry.seq for entry in reads.entries]
+        shown = seen(who, "ada", d.at, profiles.id, balance=1)
+        shown = replace(shown, address=address_of("acc", "ada@example.com"))
+        await d.sync(VIP, "ada")
+        join = await d.claim()
+        assert join
+        await store.reads.settle(reads, [Observed(who, shown)], now=d.later(), horizon=HORIZON)
+        assert await claim_writes(store, d.fence, d.at) is None
+        assert (await store.reads.fresh([who]))[who].writing
+        await d.settle(join, [Accepted(e.seq, "r") for e in join.entries])
+        assert not (await store.reads.fresh([who]))[who].writing
+        assert await claim_writes(store, d.fence, d.at)
+        await store.memberships.link(
+            d.lane, [Link(VIP, "list"), Link(GOLD, "other")], account="acc"
+        )
+        await store.memberships.open((await d.group("other")).id, now=d.later())
+        await d.sync(GOLD, "ada")
+        assert await d.claim() is None
 
     async def test_another_account_starts_empty(self, store: Store) -> None:
         d = await desk(store)
