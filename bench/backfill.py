@@ -155,7 +155,10 @@ class _Live:
             if now >= following and not self.down:
                 following = now + 1 / _LIVE_PER_SECOND
                 headers, body = traffic.make_event()
-                if self.daemon.post(headers, body) == 202 and self.up_since < now:
+                # As a platform does: again until it is taken.
+                while self.daemon.post(headers, body) != 202:
+                    time.sleep(0.1)
+                if self.up_since < now and not self.down:
                     waiting[f"jericommerce:{json.loads(body)['id']}"] = time.monotonic()
             for id, since in list(waiting.items()):
                 if self.platforms.klaviyo.recorded(id):
