@@ -39,7 +39,7 @@ def made(kind: Kind, help: str) -> typer.Typer:
 
     @app.command()
     def sync(context: typer.Context, connection: str, name: str) -> None:
-        """Read both sides in full now and tell what has changed, dead ones included."""
+        """Read both sides in full now and tell what differs."""
         config = session.read(context.obj)
         found, wrong = session.run(_sync(config, kind, connection, name))
         for link in found:

@@ -99,7 +99,7 @@ def new_platform(
         Path | None, typer.Option("--dir", help="Where; else a folder called like the package.")
     ] = None,
 ) -> None:
-    """Write a package for a platform: adapter, mapping with examples, a double, and the test of
+    """Write a package for a platform. Adapter, mapping with examples, a double, and the test of
     the contract that every platform keeps. Overwrites nothing."""
     from connector.templates.platforms import write
 

@@ -84,6 +84,8 @@ class Gate:
             await self._inner(scope, receive, send)
             return
         body = await _read(receive)
+        if body is None:
+            return  # the caller left in mid-sentence: nobody is there to be answered
         operation = self._platform.operation(scope["method"], scope["path"])
         refused, headers = self._platform.admit(scope, operation)
         out = _Out(send, headers, self.requests[operation.label])
@@ -184,15 +186,15 @@ def control_routes(platform: Platform, faults: Faults) -> list[Route]:
     ]
 
 
-async def _read(receive: Receive) -> bytes:
-    message = await receive()
-    if not message.get("more_body"):
-        return bytes(message.get("body", b""))
-    parts = [message.get("body", b"")]
-    while message.get("more_body"):
+async def _read(receive: Receive) -> bytes | None:
+    parts: list[bytes] = []
+    while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         parts.append(message.get("body", b""))
-    return b"".join(parts)
+        if not message.get("more_body"):
+            return b"".join(parts)
 
 
 def _replay(body: bytes) -> Callable[[], Awaitable[Message]]:

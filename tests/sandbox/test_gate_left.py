@@ -1,0 +1,37 @@
+"""A caller that is killed while it sends has said nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from connector.sandbox import KlaviyoSandbox
+
+
+async def test_half_a_request_is_none() -> None:
+    klaviyo = KlaviyoSandbox()
+    said = [
+        {"type": "http.request", "body": b'{"data": ', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    answered: list[Any] = []
+
+    async def receive() -> Any:
+        return said.pop(0)
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/events",
+        "query_string": b"",
+        "headers": [
+            (b"authorization", b"Klaviyo-API-Key pk_sandbox"),
+            (b"revision", b"2026-10-15"),
+        ],
+    }
+    await klaviyo.app(scope, receive, send)
+    assert answered == []
+    assert klaviyo.state()["violations"] == {}
+    assert klaviyo.state()["requests"] == {}
