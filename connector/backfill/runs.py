@@ -8,7 +8,7 @@ for ten million people as for ten thousand.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from connector import log
 from connector.backfill import addresses
 from connector.backfill.addresses import FileFault
+from connector.backfill.history import Historian, Slices
 from connector.backfill.rehearsal import Rehearsal
 from connector.backfill.sources import (
     EMAILS,
@@ -30,7 +31,7 @@ from connector.backfill.sources import (
 from connector.errors import Blocked, DeliveryError, Problem, Rejected, StoreError, Wait
 from connector.guard import Guard, Verdict
 from connector.metrics import Metrics
-from connector.model import Lane, LaneId
+from connector.model import Lane, LaneId, Millis
 from connector.ports import (
     Backfill,
     Backfills,
@@ -75,6 +76,8 @@ class Backfiller:
         clock: Clock,
         metrics: Metrics,
         lists_people: bool,
+        historian: Historian | None = None,
+        first_live: Callable[[], Awaitable[Millis | None]],
     ) -> None:
         self._connection = connection
         self._road = road
@@ -87,6 +90,8 @@ class Backfiller:
         self._clock = clock
         self._metrics = metrics
         self._lists_people = lists_people
+        self._historian = historian
+        self._first_live = first_live
         self._bell = asyncio.Event()
         self._source: tuple[int, Source] | None = None
         self._patience = _LATER
@@ -97,8 +102,9 @@ class Backfiller:
     async def order(self, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
         """Begin a run, or go on with the one that this order began before. `source` and `what`
         say whose people, without a source: all whom the platform lists, else all who were ever
-        seen; `dry_run`, `existing_only`, `force` and `restart` as the command has
-        them. The answer names the run's number."""
+        seen; `dry_run`, `existing_only`, `force` and `restart` as the command has them. With
+        `events` it is their past that is told, from `since` (ms) on. The answer names the run's
+        number."""
         wish = await self._wish(args)
         if isinstance(wish, str):
             return False, {"error": wish}
@@ -139,6 +145,10 @@ class Backfiller:
         source, what = str(args.get("source") or everybody), args.get("what")
         flags = {flag: bool(args.get(flag)) for flag in ("dry_run", "existing_only", "force")}
         made: dict[str, Any] = {"what": what, **flags}
+        if args.get("events"):
+            if self._historian is None:
+                return f"the platform of {self._connection} tells nothing of the past"
+            made |= {"events": True, "since": args.get("since"), "until": await self._until()}
         if source == EMAILS:
             try:
                 path = Path(str(what))
@@ -154,6 +164,13 @@ class Backfiller:
                 return many if found else f"Klaviyo has no {kind} of the name or id {what!r}"
             made["group"] = next(iter(found))
         return source, made
+
+    async def _until(self) -> Millis:
+        """What happened later is told live. Found once: retention forgets the first event."""
+        for run in await self._backfills.find(self._connection, limit=1_000):
+            if run.args.get("until"):
+                return Millis(run.args["until"])
+        return await self._first_live() or self._clock.now()
 
     async def _last(self) -> Backfill | None:
         found = await self._backfills.find(self._connection, limit=1)
@@ -196,6 +213,8 @@ class Backfiller:
         try:
             if run.state == "waiting":
                 return await self._ask(run)
+            if run.args.get("events"):
+                return await self._tell(run)
             return await (self._rehearse(run) if run.args["dry_run"] else self._feed(run))
         except FileFault as error:
             await self._end(run, "failed", Problem.BACKFILL_FILE, str(error))
@@ -273,6 +292,17 @@ class Backfiller:
         await self._backfills.feed(run.id, self._road.reads, page, now=self._clock.now())
         return 0
 
+    async def _tell(self, run: Backfill) -> float:
+        """The past of a few people."""
+        assert self._historian is not None
+        self._show(run, 0)
+        if run.exhausted:
+            await self._end(run, "done")
+            return 0
+        page = await self._historian.tell(await self._page(run), run.args)
+        await self._backfills.feed(run.id, self._road.reads, page, now=self._clock.now())
+        return 0
+
     async def _page(self, run: Backfill) -> Fed:
         page = await (await self._source_of(run)).page(run.cursor)
         if run.args["existing_only"] and run.source not in GROUPS:
@@ -286,7 +316,8 @@ class Backfiller:
                 now = await asyncio.to_thread(addresses.fingerprint, Path(run.args["what"]))
                 if now != run.args["fingerprint"]:
                     raise FileFault(f"{run.args['what']} has changed since it began: --restart")
-            self._source = (run.id, self._sources(run.source, run.args))
+            source = self._sources(run.source, run.args)
+            self._source = (run.id, Slices(source) if run.args.get("events") else source)
         return self._source[1]
 
     async def _outstanding(self) -> tuple[int, int]:
@@ -321,4 +352,5 @@ _TOUCHED = Touched(fields=True)
 
 def _core(args: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two orders the same: not what the source looked like then."""
-    return {key: args.get(key) for key in ("what", "dry_run", "existing_only", "force")}
+    keys = ("what", "dry_run", "existing_only", "force", "events", "since")
+    return {key: args.get(key) for key in keys}

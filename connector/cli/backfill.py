@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,10 @@ def backfill(
     klaviyo_segment: Annotated[
         str, typer.Option(help="A Klaviyo segment's id or exact name: its members.")
     ] = "",
+    events: Annotated[
+        bool, typer.Option(help="Their past events instead of their fields.")
+    ] = False,
+    since: Annotated[str, typer.Option(help="With --events: from this day on, YYYY-MM-DD.")] = "",
     dry_run: Annotated[bool, typer.Option(help="Say what would change; send nothing.")] = False,
     existing_only: Annotated[
         bool, typer.Option(help="Only people of whom Klaviyo has a profile already.")
@@ -67,6 +72,8 @@ def backfill(
         "existing_only": existing_only,
         "force": force,
         "restart": restart,
+        "events": events,
+        "since": _day(since, events),
     }
     run, wrong = session.run(_work(config, args, detach))
     if wrong or run is None:
@@ -96,6 +103,18 @@ def _whom(emails: Path | None, of_list: str, of_segment: str) -> dict[str, str]:
     if of_list:
         return {"source": "klaviyo-list", "what": of_list}
     return {"source": "klaviyo-segment", "what": of_segment} if of_segment else {}
+
+
+def _day(since: str, events: bool) -> int | None:
+    """ms of the day's beginning in UTC."""
+    if not since:
+        return None
+    if not events:
+        raise typer.BadParameter("--since belongs to --events")
+    try:
+        return round(datetime.fromisoformat(since).replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError:
+        raise typer.BadParameter(f"{since!r} is no day such as 2026-01-31") from None
 
 
 async def _stop(config: Config, connection: str) -> str:
@@ -207,6 +226,8 @@ def _tell(run: Run) -> None:
     for word, count in run["people"].items():
         if count or word not in ("pending", "dead"):
             print(f"  {word.replace('_', ' '):<16}{count:>12,}")
+    for word, count in run["events_of_the_past"].items():
+        print(f"  {'events ' + word.replace('_', ' '):<18}{count:>10,}")
     if run["existing_only"]:
         print(f"  {'not at Klaviyo':<16}{run['not_at_klaviyo']:>12,}")
     for note in run["notes"]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from connector.adapters.klaviyo.flows import FlowTriggers
 from connector.adapters.klaviyo.groups import KlaviyoGroups
+from connector.backfill.history import Historian
 from connector.backfill.rehearsal import Rehearsal
 from connector.backfill.runs import Backfiller, Road
 from connector.backfill.sources import (
@@ -22,6 +23,7 @@ from connector.backfill.sources import (
 )
 from connector.guard import Guard
 from connector.lines.site import Site
+from connector.model import Appended, Page, Record
 from connector.operate import Line
 
 
@@ -30,6 +32,24 @@ def guard(site: Site) -> Guard:
     shop, connection = site.shop, site.connection
     mode = connection.klaviyo.flow_guard
     return Guard(connection.name, mode, FlowTriggers(site.api), shop.store.approvals, shop.clock)
+
+
+def _historian(site: Site, line: Line) -> Historian | None:
+    """Who tells of the past, where the platform does and events are sent."""
+    history = site.client.history if site.client else None
+    if history is None or not site.has("events"):
+        return None
+    shop = site.shop
+
+    async def keep(records: Sequence[Record]) -> Appended:
+        now = shop.clock.now()
+        page = Page(line.events.lane, "backfill", records, now, backfill=True)
+        [done] = await shop.store.append([page])
+        shop.metrics.took_in(page.lane, page.via, done, now)
+        line.events.wake()
+        return done
+
+    return Historian(history, keep)
 
 
 def build(site: Site, line: Line) -> None:
@@ -74,6 +94,8 @@ def build(site: Site, line: Line) -> None:
         clock=shop.clock,
         metrics=shop.metrics,
         lists_people=stream is not None,
+        historian=_historian(site, line),
+        first_live=lambda: store.backfills.first_live(line.events.lane),
     )
     line.loops.append(backfiller.run)
     line.idle.append(backfiller.idle)

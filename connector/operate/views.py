@@ -16,6 +16,8 @@ from connector.ports import (
 from connector.states import digest
 
 _ENDS = ("sent", "unchanged", "held", "invalid", "unknown", "dead", "pending")
+_FLAGS = ("dry_run", "existing_only", "force", "events")
+_PAST = ("told", "known")
 _REHEARSED = ("would_send", "unchanged", "held", "invalid", "unknown", "dead", "new_to_klaviyo")
 
 
@@ -27,14 +29,14 @@ def run_view(run: Backfill, waiting: tuple[int, int]) -> dict[str, Any]:
         "connection": run.connection,
         "source": run.source,
         "what": run.args.get("what"),
-        **{flag: bool(run.args.get(flag)) for flag in ("dry_run", "existing_only", "force")},
+        **{flag: bool(run.args.get(flag)) for flag in _FLAGS},
         "state": run.state,
         "rows": rows,
         "total": run.total,
         "done": max(0, rows - sum(waiting)),
         "to_read": waiting[0],
         "to_tell": waiting[1],
-        "people": ends(counts, _REHEARSED if dry else _ENDS),
+        **_came_to(counts, dry=dry, events=bool(run.args.get("events"))),
         "not_at_klaviyo": counts["not_at_klaviyo"],
         "notes": list(run.notes),
         "started_at": run.started_at,
@@ -42,6 +44,14 @@ def run_view(run: Backfill, waiting: tuple[int, int]) -> dict[str, Any]:
         "problem": run.problem,
         "detail": run.detail,
     }
+
+
+def _came_to(counts: Mapping[str, int], *, dry: bool, events: bool) -> dict[str, dict[str, int]]:
+    """People, or events of the past, by where they ended."""
+    if events:
+        words = ("would_tell",) if dry else _PAST
+        return {"people": {}, "events_of_the_past": {word: counts.get(word, 0) for word in words}}
+    return {"people": ends(counts, _REHEARSED if dry else _ENDS), "events_of_the_past": {}}
 
 
 def ends(counts: Mapping[str, int], words: Sequence[str]) -> dict[str, int]:

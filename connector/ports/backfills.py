@@ -132,6 +132,10 @@ class Backfills(Protocol):
         nobody has seen. Stores nothing."""
         ...
 
+    async def first_live(self, events: Lane) -> Millis | None:
+        """When the first event that was told live happened, None: there is none."""
+        ...
+
     async def compare(
         self, seen: Sequence[Observation], *, now: Millis
     ) -> Sequence[ProfileWrite | None]:

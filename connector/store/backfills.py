@@ -19,6 +19,7 @@ from connector.store import listing, outbox, people, profiles, queue, reads
 from connector.store.database import Database
 from connector.store.tables import backfills as table
 from connector.store.tables import in_state
+from connector.store.tables import outbox as outbox_table
 from connector.store.tables import people as people_table
 from connector.store.tables import profiles as profiles_table
 from connector.store.tables import reads as reads_table
@@ -208,6 +209,12 @@ class SqlBackfills:
             ]
 
         return await self._database.read(work)
+
+    async def first_live(self, events: Lane) -> Millis | None:
+        query = select(func.min(outbox_table.c.occurred_at)).where(
+            outbox_table.c.lane == events.id, outbox_table.c.via != "backfill"
+        )
+        return await self._database.read(lambda c: c.execute(query).scalar_one())
 
     async def compare(
         self, seen: Sequence[Observation], *, now: Millis

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,42 @@ async def test_two_connections_that_write_the_same_are_a_fault_at_start_and_relo
     for harmless in ("enabled = false", 'mode = "shadow"'):
         again = AGAIN.replace("[connections.settings]", f"{harmless}\n[connections.settings]")
         assert await started(HEAD + SHOP + again) == ["shop", "shop-two"]
+
+
+async def test_the_past_is_told_once_flagged_and_only_from_before_the_first_live_event(
+    daemon: Running, yotpo: YotpoSandbox
+) -> None:
+    ana = yotpo.add("ana@example.com", balance=100)
+    for days in (3, 2, 1):
+        ana.move(10, "Review", datetime.now(UTC) - timedelta(days=days))
+    order = {"connection": "shop", "events": True}
+
+    async def backfill() -> dict[str, Any]:
+        ok, said = await daemon.app.operator.carry_out("backfill", order)
+        assert ok, said
+        while (run := await daemon.app.operator.backfill(int(said["backfill"])))["state"] != "done":
+            assert run["state"] in ("waiting", "running"), run
+            await daemon.app.clock.sleep(0.05)
+        return run
+
+    assert (await daemon.app.operator.carry_out("backfill", order | {"connection": "wallet"})) == (
+        False,
+        {"error": "the platform of wallet tells nothing of the past"},
+    )
+    first = await backfill()
+    told = first["events_of_the_past"]["told"]
+    assert told >= 3
+    past = await daemon.until(
+        lambda: len(found := _of_the_past(daemon)) == told and found, seconds=20
+    )
+    assert all(daemon.klaviyo.recorded(id) == 1 for id in past)
+    second = await backfill()
+    assert second["events_of_the_past"] == {"told": 0, "known": told}
+    # What happens from now on is told live, and not as the past.
+    ana.move(10, "Later", datetime.now(UTC))
+    third = await backfill()
+    assert third["events_of_the_past"] == {"told": 0, "known": told}
+
+
+def _of_the_past(daemon: Running) -> list[str]:
+    return [id for id in daemon.klaviyo.unique_ids() if id.startswith("yotpo:history:")]
