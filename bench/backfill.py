@@ -61,7 +61,7 @@ class _Platforms:
 
     def __init__(self, people: int) -> None:
         self.klaviyo = KlaviyoSandbox()
-        self.jericommerce = JeriCommerceSandbox(people=people)
+        self.jericommerce = JeriCommerceSandbox(people=people, older=0.0)
         self.urls: dict[str, str] = {}
         self._started = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True).start()
