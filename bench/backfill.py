@@ -61,7 +61,7 @@ class _Platforms:
 
     def __init__(self, people: int) -> None:
         self.klaviyo = KlaviyoSandbox()
-        self.jericommerce = JeriCommerceSandbox(people=people)
+        self.jericommerce = JeriCommerceSandbox(people=people, older=0.0)
         self.urls: dict[str, str] = {}
         self._started = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True).start()
@@ -141,20 +141,20 @@ class _Live:
 
     daemon: _Daemon
     platforms: _Platforms
+    traffic: Traffic
     seconds: list[float] = field(default_factory=list)
     up_since: float = 0.0
     down: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        traffic = Traffic(self.platforms.jericommerce, "")
         waiting: dict[str, float] = {}
         following = time.monotonic()
         while not self.stop.wait(0.005):
             now = time.monotonic()
             if now >= following and not self.down:
                 following = now + 1 / _LIVE_PER_SECOND
-                headers, body = traffic.make_event()
+                headers, body = self.traffic.make_event()
                 # As a platform does: again until it is taken.
                 while self.daemon.post(headers, body) != 202:
                     time.sleep(0.1)
@@ -211,7 +211,7 @@ def measure(count: int, folder: Path) -> Result:
     members = platforms.jericommerce.people
     emails.write_text("email\n" + "".join(f"{person.email}\n" for person in members))
     daemon = _Daemon(folder, config, port)
-    live = _Live(daemon, platforms)
+    live = _Live(daemon, platforms, Traffic(platforms.jericommerce, ""))
     daemon.start()
     with live.going_on():
         time.sleep(_IDLE_SECONDS)
