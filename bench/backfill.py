@@ -49,6 +49,7 @@ program = "demo"
 api_key = "jeri_sandbox"
 webhook_secret = "jeri_webhook_secret"
 rate_per_second = {rate}
+max_concurrency = 64
 
 [connections.klaviyo]
 base_url = "{klaviyo}"
