@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench import audience, backfill, backlog, blast, drain, intake, quota, states
+from bench import audience, backfill, backlog, blast, drain, intake, quota, segment, states
 from bench.load import signed_requests
 
 R = TypeVar("R")
@@ -59,12 +59,17 @@ def _audience(options: argparse.Namespace, folder: Path) -> str:
     return audience.text(asyncio.run(audience.measure(options.people or 100_000, folder)))
 
 
+def _segment(options: argparse.Namespace, folder: Path) -> str:
+    return segment.text(asyncio.run(segment.measure(options.people or 100_000, folder)))
+
+
 _ALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "audience": _audience,
     "backfill": _backfill,
     "backlog": _backlog,
     "blast": _blast,
     "quota": _quota,
+    "segment": _segment,
     "states": _states,
 }
 """What is run by its name only: it has no floor to be run in turn with."""

@@ -234,6 +234,15 @@ class KlaviyoSandbox:
         self.make_people(*emails)
         return self._fill(self._segments.create(name, self._world.now()), emails)
 
+    def leave_segment(self, id: str, *emails: str) -> None:
+        """These are in the segment no more."""
+        segment = self._segments.get(id)
+        assert segment is not None
+        for email in emails:
+            person = self._world.memory.by("email", email)
+            assert person is not None
+            segment.leave(person)
+
     def _fill(self, made: MemberList, emails: Sequence[str]) -> str:
         for email in emails:
             person = self._world.memory.by("email", email)
