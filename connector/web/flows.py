@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, cast
 
-from connector import log
 from connector.actions.calls import Route
 from connector.actions.door import FlowDoor
 from connector.errors import Malformed, Problem, StoreError
@@ -20,7 +19,16 @@ from connector.model import Conflict
 from connector.operate import Line
 from connector.ports import Clock
 from connector.web.throttle import Throttle, caller
-from connector.web.wire import JSON, RETRY_AFTER, Left, TooLarge, answer, read_body, send_out
+from connector.web.wire import (
+    JSON,
+    RETRY_AFTER,
+    Left,
+    Refusals,
+    TooLarge,
+    answer,
+    read_body,
+    send_out,
+)
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -46,7 +54,7 @@ class Flows:
         self._metrics = metrics
         self._closed = closed
         self._throttle = Throttle(clock)
-        self._log = log.get("flows")
+        self._refuse = Refusals("flow call", metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name, _, route = str(scope["path"])[len(PREFIX) :].partition("/")
@@ -137,24 +145,3 @@ class Flows:
             counts = (added.accepted, added.duplicates, added.held)
             said = b'{"accepted":%d,"duplicates":%d,"held":%d}' % counts
             await send_out(send, 202, said, JSON)
-
-    async def _refuse(
-        self,
-        send: Send,
-        connection: str,
-        status: int,
-        reason: str,
-        detail: str,
-        problem: Problem | None = None,
-        *headers: tuple[bytes, bytes],
-    ) -> None:
-        self._metrics.turned_away(connection, reason)
-        self._log.warning(
-            "flow call refused",
-            connection=connection,
-            status=status,
-            problem=problem.value if problem else None,
-            detail=detail,
-        )
-        said = {"detail": detail} | ({"problem": problem.value} if problem else {})
-        await answer(send, status, said, *headers)

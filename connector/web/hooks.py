@@ -7,13 +7,21 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
-from connector import log
 from connector.errors import Malformed, Problem, StoreError, Unauthorised
 from connector.intake import Intake
 from connector.metrics import Metrics
 from connector.operate import Line
 from connector.ports import Clock
-from connector.web.wire import JSON, RETRY_AFTER, Left, TooLarge, answer, read_body, send_out
+from connector.web.wire import (
+    JSON,
+    RETRY_AFTER,
+    Left,
+    Refusals,
+    TooLarge,
+    answer,
+    read_body,
+    send_out,
+)
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -37,8 +45,7 @@ class Hooks:
         self._broken = broken
         self._intake = intake
         self._clock = clock
-        self._metrics = metrics
-        self._log = log.get("hooks")
+        self._refuse = Refusals("webhook", metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name, _, secret = str(scope["path"])[len(PREFIX) :].partition("/")
@@ -89,24 +96,3 @@ class Hooks:
         else:
             said = b'{"accepted":%d,"duplicates":%d}' % (result.accepted, result.duplicates)
             await send_out(send, 202, said, JSON)
-
-    async def _refuse(
-        self,
-        send: Send,
-        connection: str,
-        status: int,
-        reason: str,
-        detail: str,
-        problem: Problem | None = None,
-        *headers: tuple[bytes, bytes],
-    ) -> None:
-        self._metrics.turned_away(connection, reason)
-        self._log.warning(
-            "webhook refused",
-            connection=connection,
-            status=status,
-            problem=problem.value if problem else None,
-            detail=detail,
-        )
-        said = {"detail": detail} | ({"problem": problem.value} if problem else {})
-        await answer(send, status, said, *headers)

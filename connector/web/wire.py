@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from connector import log
+from connector.errors import Problem
+from connector.metrics import Metrics
+
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
 
@@ -51,3 +55,33 @@ async def send_out(send: Send, status: int, body: bytes, *headers: tuple[bytes, 
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
+
+
+class Refusals:
+    """Says no to a caller: counted, logged and answered. `what` is refused, in the log's words."""
+
+    def __init__(self, what: str, metrics: Metrics) -> None:
+        self._what = what
+        self._metrics = metrics
+        self._log = log.get("web")
+
+    async def __call__(
+        self,
+        send: Send,
+        connection: str,
+        status: int,
+        reason: str,
+        detail: str,
+        problem: Problem | None = None,
+        *headers: tuple[bytes, bytes],
+    ) -> None:
+        self._metrics.turned_away(connection, reason)
+        self._log.warning(
+            f"{self._what} refused",
+            connection=connection,
+            status=status,
+            problem=problem.value if problem else None,
+            detail=detail,
+        )
+        said = {"detail": detail} | ({"problem": problem.value} if problem else {})
+        await answer(send, status, said, *headers)

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import httpx
 import orjson
 import pytest
-from sqlalchemy import Connection, Engine, create_engine
+from inline import InlineDatabase
+from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
 from connector import log
@@ -66,28 +67,6 @@ source = "{source}"
 email = ["email"]
 """
 VIP = '[[connections.audiences]]\naudience = "vip"\nlist = "VIP"\n'
-
-
-class InlineDatabase:
-    """connector.store.database.Database without threads, so that a fake clock rules all. After
-    `dead` nothing is written any more, as after a kill."""
-
-    dialect = "sqlite"
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.dead = False
-
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        if self.dead:
-            raise asyncio.CancelledError
-        with self.engine.begin() as c:
-            return work(c)
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self.write(work)
-
-    async def aclose(self) -> None: ...
 
 
 class Wire(httpx.AsyncBaseTransport):
