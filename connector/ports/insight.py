@@ -95,5 +95,6 @@ class Insight(Protocol):
         ...
 
     async def write_latencies(self, limit: int) -> Sequence[int]:
-        """ms from the receipt of what asked for it to the acceptance of people's last writes."""
+        """ms from the receipt of what asked for it to the acceptance of people's last writes,
+        those of backfills left out."""
         ...

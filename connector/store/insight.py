@@ -127,6 +127,7 @@ class SqlInsight:
             select(profiles.c.settled_at - profiles.c.since)
             .where(
                 profiles.c.state == State.ACCEPTED,
+                profiles.c.priority == 0,
                 profiles.c.request.is_not(None),
                 profiles.c.settled_at >= profiles.c.since,
             )
