@@ -171,8 +171,8 @@ def text(run: Run) -> str:
     """A few lines for a person."""
     return (
         f"segment of {run.members:,}: {run.pages:,} pages in {run.scan:.0f} s "
-        f"(least, with the live reserve left alone, {run.least:.0f} s), {run.throttled} answers 429, "
-        f"{run.told:,} told, peak {run.peak:.0f} MB\n"
+        f"(least, with the live reserve left alone, {run.least:.0f} s), "
+        f"{run.throttled} answers 429, {run.told:,} told, peak {run.peak:.0f} MB\n"
         f"a scan that broke at 70 %: {run.left_unfinished} taken off; the next that was complete: "
         f"{run.left} of the {_LEAVE} who had left"
     )
