@@ -27,7 +27,7 @@ demo: $(VENV)/runtime ## Set up and run the whole product on this machine (FOR=3
 	$(BIN)/connector demo $(if $(FOR),--for $(FOR))
 
 test: $(VENV)/development check ## Set up and run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/development ## Format, lint, types, imports
 	$(BIN)/ruff format --check .

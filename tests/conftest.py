@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
+
+from connector import log
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +29,20 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def root() -> Path:
     """The top of the project."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Set up before anything captures, so put back after."""
+    root, before = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def silence(logging_as_before: None) -> None:
+    """The log of planned faults is no news."""
+    log.configure(level="critical")

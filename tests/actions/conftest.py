@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ from inline import InlineDatabase
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
-from connector import log
 from connector.actions.calls import Rules, routes_of
 from connector.actions.clerk import Clerk
 from connector.actions.door import FlowDoor
@@ -273,11 +272,7 @@ async def rig(make_rig: Callable[..., Rig]) -> Rig:
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """The log of planned faults is no news."""
-    log.configure(format="json", level="critical")
-    yield
-    log.configure(format="console", level="info")
+def quiet(silence: None) -> None: ...
 
 
 __all__ = ["LOOK_UPS", "SECRET", "Millis", "Platform", "Rig"]

@@ -17,7 +17,6 @@ from inline import InlineDatabase
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
-from connector import log
 from connector.adapters import registry
 from connector.app import read_config
 from connector.config import Config
@@ -316,8 +315,7 @@ async def start(configs: Configs) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    log.configure(format="console", level="critical")
+def quiet(silence: None) -> Iterator[None]:
     yield
     gc.collect()
 

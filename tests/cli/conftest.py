@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import http.client
 import io
-import logging
 import os
 import socket
 import subprocess
@@ -21,7 +20,6 @@ from typing import Any
 
 import orjson
 import pytest
-import structlog
 from starlette.types import Message, Receive, Scope, Send
 
 from connector import cli
@@ -295,11 +293,5 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """Set up before anything captures, so put back after: a command configures logging."""
-    root, before = logging.getLogger(), structlog.get_config()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.configure(**before)
-    root.handlers[:] = handlers
-    root.setLevel(level)
+def as_before(logging_as_before: None) -> None:
+    """A command configures logging."""

@@ -27,7 +27,7 @@ def test_a_segment_is_read_and_told_without_a_daemon(
     said = call("segments", "sync", "acme", segment, at=folder)
     assert said.code == 0, said.err
     head, numbers = said.out.splitlines()
-    assert head.startswith(f"acme  {segment} → spring: 2 members, full sync 0.")
+    assert head.startswith(f"acme  {segment} → spring: 2 members, full sync ")
     assert "here 2, there 2, in both 2" in numbers
     listed = call("segments", "list", "--json", at=folder)
     [link] = json.loads(listed.out)
