@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from connector.model import Spend
 from connector.ports import Clock, Grant
 
+Remember = Callable[[Sequence[Spend]], Awaitable[None]]
+"""Saves quota that was granted outside a claim."""
 _MARGIN = 0.02
 _MIN_WAIT = 0.005
 
@@ -125,6 +127,15 @@ class Governor:
             window.granted.extend([now] * count)
         second = self._clock.now() // 1000
         return Grant(count, 0.0, (Spend(self.account, endpoint, second, count),), now)
+
+    async def permit(self, endpoint: str, remember: Remember, *, backfill: bool = False) -> None:
+        """Wait for quota for one request and save that it was granted."""
+        while True:
+            grant = self.reserve(endpoint, 1, backfill=backfill)
+            if grant.count:
+                await remember(grant.spend)
+                return
+            await self._clock.sleep(grant.wait)
 
     def release(self, endpoint: str, grant: Grant, unused: int) -> None:
         """Give back what was not used of this grant, and of no other that came after it."""

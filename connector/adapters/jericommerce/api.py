@@ -131,12 +131,7 @@ class JeriCommerceApi:
 
     async def permit(self, *, backfill: bool = False) -> None:
         """Wait for quota for one call and save that it was granted."""
-        while True:
-            grant = self._governor.reserve(ANY_CALL, 1, backfill=backfill)
-            if grant.count:
-                await self._remember(grant.spend)
-                return
-            await self._clock.sleep(grant.wait)
+        await self._governor.permit(ANY_CALL, self._remember, backfill=backfill)
 
     async def aclose(self) -> None:
         for http in (self._ways.repeatable, self._ways.changes, self._ways.push):

@@ -85,12 +85,7 @@ class KlaviyoApi:
 
     async def permit(self, endpoint: str, *, backfill: bool = False) -> None:
         """Wait for quota for one request to `endpoint` and save that it was granted."""
-        while True:
-            grant = self._governor.reserve(endpoint, 1, backfill=backfill)
-            if grant.count:
-                await self._remember(grant.spend)
-                return
-            await self._clock.sleep(grant.wait)
+        await self._governor.permit(endpoint, self._remember, backfill=backfill)
 
     async def post(self, route: str, body: bytes) -> Sent:
         """Send what already has its permit. Raises nothing that the far end can cause."""

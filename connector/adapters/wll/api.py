@@ -134,12 +134,7 @@ class WllApi:
 
     async def permit(self, *, backfill: bool = False) -> None:
         """Wait for quota for one call and save that it was granted."""
-        while True:
-            grant = self._governor.reserve(ANY_CALL, 1, backfill=backfill)
-            if grant.count:
-                await self._remember(grant.spend)
-                return
-            await self._clock.sleep(grant.wait)
+        await self._governor.permit(ANY_CALL, self._remember, backfill=backfill)
 
     async def aclose(self) -> None:
         await self._ways.token.aclose()

@@ -154,12 +154,7 @@ class YotpoApi:
 
     async def permit(self, *, backfill: bool = False) -> None:
         """Wait for quota for one call and save that it was granted."""
-        while True:
-            grant = self.governor.reserve(ANY, 1, backfill=backfill)
-            if grant.count:
-                await self._remember(grant.spend)
-                return
-            await self._clock.sleep(grant.wait)
+        await self.governor.permit(ANY, self._remember, backfill=backfill)
 
     async def aclose(self) -> None:
         await self._reads.aclose()
