@@ -22,9 +22,15 @@ from typing import Any
 from pydantic import SecretStr
 
 from bench.processes import free_port, running
-from connector.adapters.klaviyo.api import KlaviyoApi, headers, private_key
-from connector.adapters.klaviyo.groups import KlaviyoGroups
-from connector.adapters.klaviyo.limits import (
+from connector.domain.lanes import (
+    LaneState,
+)
+from connector.domain.memberships import (
+    Link,
+)
+from connector.klaviyo.api import KlaviyoApi, headers, private_key
+from connector.klaviyo.groups import KlaviyoGroups
+from connector.klaviyo.limits import (
     BULK_PROFILES,
     BULK_PROFILES_MAX,
     CREATE_LIST,
@@ -34,20 +40,19 @@ from connector.adapters.klaviyo.limits import (
     MEMBERS_MAX,
     REMOVE_MEMBERS,
 )
-from connector.adapters.klaviyo.sink.jobs import ImportJobs
-from connector.adapters.klaviyo.sink.members import MemberSink
-from connector.audiences.keeper import Keeper, Rules
-from connector.audiences.rounds import ReadBack, Round, Scan
-from connector.clock import SystemClock
-from connector.dispatch import Dispatcher, Policy
-from connector.governor import Governor, Limit
-from connector.http import Http, ask
-from connector.metrics import Metrics
-from connector.model import LaneState, Link
+from connector.klaviyo.sink.jobs import ImportJobs
+from connector.klaviyo.sink.members import MemberSink
+from connector.net.http import Http, ask
+from connector.net.rate_limit import Governor, Limit
+from connector.pipeline.dispatch import Dispatcher, Policy
+from connector.pipeline.import_jobs import Receipts
+from connector.pipeline.rendering import MembershipRenderer
 from connector.ports import Fence, Lease, Member, MembersPage, Standing
-from connector.receipts import Receipts
-from connector.rendering import MembershipRenderer
+from connector.runtime.clock import SystemClock
+from connector.runtime.metrics import Metrics
 from connector.store.sql import SqlStore, open_store
+from connector.sync.memberships.group_scan import ReadBack, Round, Scan
+from connector.sync.memberships.target_sync import Keeper, Rules
 
 PAGE = 200
 """Members that the platform shows at once."""

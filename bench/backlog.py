@@ -55,8 +55,8 @@ def _run(size: int, seconds: float, folder: Path) -> Run:
 
 async def drain(folder: Path, port: int, seconds: float) -> dict[str, float]:
     """The daemon without a port, on this folder's store, for so long."""
-    from connector import log
-    from connector.app import App, read_config, settle_heap
+    from connector.app.daemon import App, read_config, settle_heap
+    from connector.runtime import log
 
     config = folder / "connector.toml"
     config.write_text(config_text(folder, 0, port))

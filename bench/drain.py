@@ -1,6 +1,6 @@
 """A backlog sent to a far end that takes everything: events per second, CPU seconds per event.
 
-Ours is the daemon as it is composed (connector.app: store with ledger and timeline, lease,
+Ours is the daemon as it is composed (connector.app.daemon: store with ledger and timeline, lease,
 dispatcher, the shipped mapping, event sink, metrics) without a port of its own, and with Klaviyo's
 limits raised out of the way. Theirs is `bench.floor` drain. Each side runs in a process of its own
 that reports its own CPU time, on a copy of a file that was filled beforehand with the same events.
@@ -80,10 +80,12 @@ class Bench:
 
 async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
     """An outbox with these events, taken in as webhooks are."""
-    from connector.adapters.jericommerce.settings import Settings
-    from connector.adapters.jericommerce.webhook import EVENT_TYPE, JeriCommerceWebhook
-    from connector.clock import SystemClock
-    from connector.model import Page
+    from connector.domain.records import (
+        Page,
+    )
+    from connector.platforms.jericommerce.settings import Settings
+    from connector.platforms.jericommerce.webhook import EVENT_TYPE, JeriCommerceWebhook
+    from connector.runtime.clock import SystemClock
     from connector.store.sql import open_store
 
     settings = Settings.model_validate({"program": "demo", "api_key": "x", "webhook_secret": "x"})
@@ -102,10 +104,10 @@ async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
 
 async def drain(path: Path, url: str) -> dict[str, float]:
     """Run the daemon's parts on this file until nothing is left. Limits are off."""
-    from connector import log
-    from connector.adapters.klaviyo import limits
-    from connector.app import App, read_config, settle_heap
-    from connector.governor import Limit
+    from connector.app.daemon import App, read_config, settle_heap
+    from connector.klaviyo import limits
+    from connector.net.rate_limit import Limit
+    from connector.runtime import log
 
     for endpoint in limits.LIMITS:
         limits.LIMITS[endpoint] = Limit(1_000_000, 1_000_000)

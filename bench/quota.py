@@ -35,7 +35,7 @@ class Run:
 
 def measure(minutes: float, folder: Path) -> Run:
     """Bulk events for so long."""
-    from connector.adapters.klaviyo.limits import BULK_EVENTS, BULK_EVENTS_MAX, LIMITS
+    from connector.klaviyo.limits import BULK_EVENTS, BULK_EVENTS_MAX, LIMITS
 
     backlog = round(LIMITS[BULK_EVENTS].steady * (minutes + 0.5)) * BULK_EVENTS_MAX
     with tempfile.TemporaryDirectory(prefix="bench-quota-", dir=folder) as name:
@@ -55,9 +55,9 @@ def measure(minutes: float, folder: Path) -> Run:
 
 async def drain(folder: Path, port: int, seconds: float) -> dict[str, object]:
     """The daemon without a port, on this folder's store, for so long."""
-    from connector import log
-    from connector.adapters.klaviyo.limits import BULK_EVENTS, LIMITS
-    from connector.app import App, read_config, settle_heap
+    from connector.app.daemon import App, read_config, settle_heap
+    from connector.klaviyo.limits import BULK_EVENTS, LIMITS
+    from connector.runtime import log
 
     config = folder / "connector.toml"
     key = config_text(folder, 0, port).replace("pk_bench", "pk_sandbox")

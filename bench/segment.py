@@ -23,8 +23,8 @@ import httpx
 
 from bench.processes import free_port, running
 from bench.states import ROOT
-from connector import log
-from connector.adapters.klaviyo.limits import GET_SEGMENT_PROFILES, LIMITS
+from connector.klaviyo.limits import GET_SEGMENT_PROFILES, LIMITS
+from connector.runtime import log
 
 PAGE = 100
 _LEAVE = 50
@@ -85,7 +85,7 @@ async def measure(size: int, folder: Path) -> Run:
 
 
 async def _work(size: int, folder: Path, klaviyo: int, platform: int) -> Run:
-    from connector.app import App, read_config
+    from connector.app.daemon import App, read_config
 
     file = folder / "connector.toml"
     mapping = ROOT / "mappings" / "jericommerce.toml"

@@ -22,34 +22,38 @@ import httpx
 from pydantic import SecretStr
 from sqlalchemy import insert
 
-from connector import states
-from connector.adapters.jericommerce.view import person_covers, person_view
-from connector.adapters.klaviyo.api import KlaviyoApi, headers, private_key
-from connector.adapters.klaviyo.limits import BULK_PROFILES_MAX, LIMITS
-from connector.adapters.klaviyo.sink import profile_body
-from connector.adapters.klaviyo.sink.jobs import ImportJobs
-from connector.adapters.klaviyo.sink.profiles import ProfileSink
-from connector.clock import SystemClock
-from connector.dispatch import Dispatcher, Policy
-from connector.governor import Governor, Limit
-from connector.http import Http
-from connector.mapping import load
-from connector.metrics import Metrics
-from connector.model import (
+from connector.domain import profile_state
+from connector.domain.lanes import (
     Lane,
     LaneState,
     Millis,
-    Observation,
-    Observed,
-    ProfileWrite,
     Spend,
 )
+from connector.domain.outcomes import (
+    Observed,
+)
+from connector.domain.profiles import (
+    Observation,
+    ProfileWrite,
+)
+from connector.klaviyo.api import KlaviyoApi, headers, private_key
+from connector.klaviyo.limits import BULK_PROFILES_MAX, LIMITS
+from connector.klaviyo.sink import profile_body
+from connector.klaviyo.sink.jobs import ImportJobs
+from connector.klaviyo.sink.profiles import ProfileSink
+from connector.mapping import load
+from connector.net.http import Http
+from connector.net.rate_limit import Governor, Limit
+from connector.pipeline.dispatch import Dispatcher, Policy
+from connector.pipeline.import_jobs import Receipts
+from connector.pipeline.profile_reads import Refresher
+from connector.pipeline.rendering import ProfileRenderer
+from connector.platforms.jericommerce.view import person_covers, person_view
 from connector.ports import Fence, Lease, Reader, Sight
-from connector.receipts import Receipts
-from connector.refresh import Refresher
-from connector.rendering import ProfileRenderer
+from connector.runtime.clock import SystemClock
+from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
-from connector.sandbox.jericommerce_people import Person, make_people
+from connector.sandbox.jericommerce.people import Person, make_people
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import people
 
@@ -200,7 +204,7 @@ def _bodies(site: Site, changed: Sequence[Person], whole: bool) -> Iterator[byte
     for number, person in enumerate(changed, 1):
         fields = site._seen(number, person, Millis(0)).changes
         told = fields if whole else {"balance": fields["balance"]}
-        sets, _ = states.split(told)
+        sets, _ = profile_state.split(told)
         yield profile_body.item(ProfileWrite({"email": person.email}, sets))
 
 

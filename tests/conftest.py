@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from connector import log
+from connector.runtime import log
+from tests.paths import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +29,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def root() -> Path:
     """The top of the project."""
-    return Path(__file__).parent.parent
+    return ROOT
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """One action at a time to the platform, and what its answer means: promise 4, the table of
-answers. When to look up and when to send again is the queue's (connector.store.actions)."""
+answers. When to look up and when to send again is the queue's (connector.store.queues.actions)."""
 
 from __future__ import annotations
 
@@ -11,27 +11,35 @@ from dataclasses import replace
 
 import orjson
 
-from connector import log
-from connector.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
-from connector.model import (
+from connector.domain.actions import (
+    Action,
+)
+from connector.domain.attention import (
+    Check,
+)
+from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.domain.messages import (
+    Fault,
+    Skip,
+)
+from connector.domain.outcomes import (
     Absent,
     Accepted,
-    Action,
-    Check,
     Dead,
     Delivery,
     Doubt,
-    Entry,
-    Fault,
     Held,
     Outcome,
     Request,
     Retry,
-    Skip,
     Stop,
     Unsent,
 )
+from connector.domain.records import (
+    Entry,
+)
 from connector.ports import Actions, Clock, Mode, Outgoing, Quota
+from connector.runtime import log
 
 _REFUSED = frozenset({400, 404, 409, 413, 422})
 _KLAVIYO_ID = re.compile(r"01[0-9A-Z]{24}", re.ASCII)

@@ -18,14 +18,14 @@ from connector.cli import (
     approvals,
     backfill,
     daemon,
+    dead_letters,
     flows,
     groups,
-    letters,
-    look,
     notices,
     people,
     reconciles,
     setup,
+    status,
     stores,
     support,
 )
@@ -59,9 +59,9 @@ def options(
     context.obj = config
 
 
-for module in (backfill, daemon, look, people, reconciles, setup, support, flows):
+for module in (backfill, daemon, status, people, reconciles, setup, support, flows):
     module.register(app)
-app.add_typer(letters.app, name="dead-letters")
+app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(actions.app, name="actions")
 app.add_typer(groups.audiences, name="audiences")
@@ -75,7 +75,7 @@ app.add_typer(setup.configuration, name="config")
 
 def main() -> None:
     """The entry point: known errors become a message and an exit code, never a traceback."""
-    from connector.errors import ConfigError, ConnectorError
+    from connector.domain.errors import ConfigError, ConnectorError
 
     try:
         app()

@@ -93,7 +93,7 @@ def _whom(emails: Path | None, of_list: str, of_segment: str) -> dict[str, str]:
     if sum(given) > 1:
         raise typer.BadParameter("--emails, --klaviyo-list or --klaviyo-segment: one of them")
     if emails:
-        from connector.backfill import addresses
+        from connector.sync.backfill import addresses
 
         try:
             addresses.look(emails)

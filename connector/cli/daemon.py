@@ -12,7 +12,7 @@ import typer
 from connector.cli import session
 
 if TYPE_CHECKING:
-    from connector.app import App
+    from connector.app.daemon import App
 
 
 def register(app: typer.Typer) -> None:
@@ -40,8 +40,8 @@ def run(
 
 
 async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
-    from connector.app import App, read_config, settle_heap
-    from connector.errors import ConfigError
+    from connector.app.daemon import App, read_config, settle_heap
+    from connector.domain.errors import ConfigError
 
     app = App(config, reread=lambda: read_config(path))
     stop, reread = asyncio.Event(), asyncio.Event()
@@ -123,7 +123,7 @@ def sandbox(
 
 async def _sandbox(klaviyo_port: int, first_port: int, source: str, url: str, rate: float) -> None:
     from connector.sandbox import KlaviyoSandbox, Traffic, serve
-    from connector.sandbox.stands import STANDS
+    from connector.sandbox.demo_platforms import STANDS
 
     doubles = {stand.source: stand.make() for stand in STANDS}
     if source not in doubles:
@@ -148,7 +148,7 @@ def healthcheck(
     ready: Annotated[bool, typer.Option(help="Ask whether webhooks can be taken.")] = False,
 ) -> None:
     """Ask the running daemon how it is. Exit 0 when it is well (for HEALTHCHECK and probes)."""
-    from connector.app import read_config
+    from connector.app.daemon import read_config
 
     server = read_config(context.obj).server
     said = session.run(session.ask(server, "/readyz" if ready else "/livez"))

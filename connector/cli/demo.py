@@ -18,14 +18,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from connector import log
-from connector.adapters import registry
-from connector.app import App, read_config
-from connector.cli.look import age
+from connector.app.daemon import App, read_config
+from connector.cli.status import age
 from connector.config import Connection
+from connector.platforms import registry
+from connector.runtime import log
 from connector.sandbox import KlaviyoSandbox, Traffic, Webhook, serve
-from connector.sandbox.stands import STANDS, Double, Stand
-from connector.templates import shipped_mappings
+from connector.sandbox.demo_platforms import STANDS, Double, Stand
+from connector.tools.templates import shipped_mappings
 
 _CONFIG = """\
 [store]

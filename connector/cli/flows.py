@@ -12,7 +12,7 @@ import typer
 from connector.cli import session
 
 if TYPE_CHECKING:
-    from connector.flows import Webhook
+    from connector.tools.webhook_builder import Webhook
 
 
 def register(app: typer.Typer) -> None:
@@ -60,8 +60,8 @@ def webhook_builder(
 ) -> None:
     """A webhook to paste into a Klaviyo flow. URL, headers, JSON body and a line to try it with;
     calls nobody."""
-    from connector.adapters import registry
-    from connector.flows import PRESETS, Place, Step, Unfit, build, build_direct
+    from connector.platforms import registry
+    from connector.tools.webhook_builder import PRESETS, Place, Step, Unfit, build, build_direct
 
     config = session.read(context.obj)
     named = session.connection(config, connection)
@@ -104,8 +104,10 @@ def webhook_builder(
 def _one_of(option: str, value: str | None) -> Any:
     from typing import get_args
 
-    from connector.flows import Trigger, UseCase
-    from connector.model import ActionName
+    from connector.domain.actions import (
+        ActionName,
+    )
+    from connector.tools.webhook_builder import Trigger, UseCase
 
     words = get_args({"action": ActionName, "trigger": Trigger, "use_case": UseCase}[option])
     if value is not None and value not in words:

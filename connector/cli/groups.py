@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from connector.cli import session
-from connector.cli.look import age
+from connector.cli.status import age
 
 if TYPE_CHECKING:
     from connector.config import Config

@@ -10,7 +10,7 @@ from connector.cli import session
 
 if TYPE_CHECKING:
     from connector.config import Config
-    from connector.notify import Target
+    from connector.service.notify import Target
 
 app = typer.Typer(no_args_is_help=True, help="Who is told when something needs a person.")
 
@@ -33,9 +33,9 @@ def test(context: typer.Context) -> None:
 
 
 async def _test(config: Config) -> list[tuple[Target, int, str]]:
-    from connector import notify
-    from connector.app import poster
-    from connector.clock import SystemClock
+    from connector.app.daemon import poster
+    from connector.runtime.clock import SystemClock
+    from connector.service import notify
 
     clock = SystemClock()
     return await notify.test(

@@ -15,7 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from connector.config import Config, Connection, Server
-    from connector.operate import Operator
+    from connector.service import Operator
 
 T = TypeVar("T")
 
@@ -33,8 +33,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def read(path: Path | None) -> Config:
     """The configuration, and logging as it says."""
-    from connector import log
-    from connector.app import read_config
+    from connector.app.daemon import read_config
+    from connector.runtime import log
 
     config = read_config(path)
     log.configure(format=config.log.format, level=config.log.level)
@@ -64,7 +64,7 @@ def seconds(text: str) -> float:
 
 async def ask(server: Server, path: str) -> tuple[int, str]:
     """What the daemon of this configuration answers; status 0 where it does not."""
-    from connector.http import ask as get
+    from connector.net.http import ask as get
 
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
     return await get(f"http://{f'[{host}]' if ':' in host else host}:{server.port}{path}")
@@ -73,8 +73,8 @@ async def ask(server: Server, path: str) -> tuple[int, str]:
 @contextlib.asynccontextmanager
 async def operator(config: Config) -> AsyncIterator[Operator]:
     """An operator on the configured store, whether or not a daemon runs on it."""
-    from connector.clock import SystemClock
-    from connector.operate import Operator
+    from connector.runtime.clock import SystemClock
+    from connector.service import Operator
     from connector.store.sql import open_store
 
     # Who only looks must not change the schema under a daemon of another version.
@@ -150,7 +150,7 @@ async def at_work(config: Config, *, patience: float = _PATIENCE) -> AsyncIterat
     if await is_held(config):
         yield lambda kind, args: order(config, kind, args, patience=patience)
         return
-    from connector.app import App
+    from connector.app.daemon import App
 
     app = App(config)
     try:
@@ -171,9 +171,9 @@ def who() -> str:
 async def _alone(
     config: Config, kind: str, args: Mapping[str, Any]
 ) -> tuple[bool, Mapping[str, Any]]:
-    from connector.clock import SystemClock
-    from connector.lease import LeaseKeeper, holder_name
-    from connector.operate import Operator
+    from connector.pipeline.lease import LeaseKeeper, holder_name
+    from connector.runtime.clock import SystemClock
+    from connector.service import Operator
     from connector.store.sql import open_store
 
     store = await open_store(config.store.url, migrate=config.store.migrate)

@@ -13,7 +13,9 @@ import typer
 from connector.cli import session
 
 if TYPE_CHECKING:
-    from connector.model import Check
+    from connector.domain.attention import (
+        Check,
+    )
 
 mappings = typer.Typer(no_args_is_help=True, help="What becomes what.")
 configuration = typer.Typer(no_args_is_help=True, help="The configuration as it is in effect.")
@@ -32,7 +34,7 @@ def init(
     name: Annotated[str, typer.Option(help="The connection's name.")] = "acme",
 ) -> None:
     """Write connector.toml, mappings/ and .env here. Overwrites nothing."""
-    from connector.templates import write
+    from connector.tools.templates import write
 
     for line in write(Path.cwd(), source, name, token=lambda: secrets.token_urlsafe(24)):
         print(line)
@@ -45,8 +47,8 @@ def check(
 ) -> None:
     """Configuration, mapping, store and credentials. One line each, and what to do about a fault;
     nothing is changed."""
-    from connector import log
-    from connector.checks import check as look
+    from connector.runtime import log
+    from connector.tools.checks import check as look
 
     patience = session.seconds(wait)
     config = session.read(context.obj)
@@ -74,7 +76,7 @@ def preview(
     ],
 ) -> None:
     """The exact requests that a record would cause. Sends nothing."""
-    from connector.previews import preview as look
+    from connector.tools.previews import preview as look
 
     config = session.read(context.obj)
     print(json.dumps(look(config, session.connection(config, connection), record), indent=2))
@@ -83,7 +85,7 @@ def preview(
 @mappings.command("check")
 def mappings_check(context: typer.Context) -> None:
     """Every mapping file in use: faults, examples, warnings."""
-    from connector.checks import mapping_checks
+    from connector.tools.checks import mapping_checks
 
     config = session.read(context.obj)
     found = [
@@ -101,7 +103,7 @@ def new_platform(
 ) -> None:
     """Write a package for a platform. Adapter, mapping with examples, a double, and the test of
     the contract that every platform keeps. Overwrites nothing."""
-    from connector.templates.platforms import write
+    from connector.tools.templates.platforms import write
 
     for line in write(folder or Path(f"{name.replace('_', '-')}-connector"), name):
         print(line)

@@ -23,10 +23,10 @@ def upgrade(context: typer.Context) -> None:
 @app.command()
 def check(context: typer.Context) -> None:
     """Look for damage and for a schema of another version. Exit 1 where anything is wrong."""
-    from connector.errors import Problem
-    from connector.store import care
+    from connector.domain.errors import Problem
+    from connector.store.admin import integrity
 
-    faults = care.check(session.read(context.obj).store.url)
+    faults = integrity.check(session.read(context.obj).store.url)
     for fault in faults:
         print(fault)
     if any(fault.startswith(Problem.STORE_DAMAGED) for fault in faults):
@@ -40,7 +40,7 @@ def check(context: typer.Context) -> None:
 @app.command()
 def backup(context: typer.Context, file: Path) -> None:
     """One consistent copy of an SQLite store, while it is in use. Overwrites nothing."""
-    from connector.store import care
+    from connector.store.admin import integrity
 
-    size = care.backup(session.read(context.obj).store.url, file)
+    size = integrity.backup(session.read(context.obj).store.url, file)
     print(f"{file}: {size:,} bytes, checked")

@@ -12,7 +12,7 @@ from connector.cli import session
 
 if TYPE_CHECKING:
     from connector.config import Config
-    from connector.support import Ask
+    from connector.tools.support import Ask
 
 
 def register(app: typer.Typer) -> None:
@@ -21,9 +21,9 @@ def register(app: typer.Typer) -> None:
 
 def support_bundle(context: typer.Context, file: Path) -> None:
     """A zip for whoever helps, with no secret in it. Versions, configuration and state."""
-    from connector import log
-    from connector.app import read_config
-    from connector.support import bundle, write
+    from connector.app.daemon import read_config
+    from connector.runtime import log
+    from connector.tools.support import bundle, write
 
     log.configure(level="critical")
     packed = session.run(bundle(lambda: read_config(context.obj), _asks))

@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 
 from connector.config.expand import Expander, Unexpandable
 from connector.config.faults import Faults, Loc
-from connector.errors import ConfigError
+from connector.domain.errors import ConfigError
 
 _PLACE = re.compile(r" ?\(at (?:line (\d+), column (\d+)|end of document)\)$")
 

@@ -17,7 +17,7 @@ from connector.config.faults import Faults, Loc, connection_label, type_at
 from connector.config.files import Merged, environment, read
 from connector.config.models import Config
 from connector.config.values import FROM_FILE, mark, parts
-from connector.errors import ConfigError
+from connector.domain.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
 

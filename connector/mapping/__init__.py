@@ -8,7 +8,7 @@ from connector.mapping.examples import run_examples
 from connector.mapping.functions import built_in
 from connector.mapping.paths import MISSING, PathError, format_path, getter, parse_path
 from connector.mapping.render import CompiledMapping
-from connector.mapping.rules import Change, EventRule, Identity, ProfileMessage
+from connector.mapping.rules import EventRule, Identity
 from connector.mapping.types import TYPES, Unfit
 from connector.mapping.warn import warnings
 from connector.mapping.words import ATTRIBUTES, VIEW, WORDS
@@ -19,13 +19,11 @@ __all__ = [
     "TYPES",
     "VIEW",
     "WORDS",
-    "Change",
     "CompiledMapping",
     "EventRule",
     "Identity",
     "MappingFile",
     "PathError",
-    "ProfileMessage",
     "Unfit",
     "Writer",
     "built_in",

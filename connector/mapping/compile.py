@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
-from connector.errors import ConfigError, Problem
+from connector.domain.errors import ConfigError, Problem
 from connector.mapping.address import known_region
 from connector.mapping.expressions import Expressions
 from connector.mapping.paths import Getter, format_path

@@ -10,11 +10,18 @@ from typing import Any
 
 import tomli_w
 
-from connector.errors import ConfigError
+from connector.domain.errors import ConfigError
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.domain.messages import (
+    EventMessage,
+    Fault,
+    ProfileMessage,
+    Skip,
+)
 from connector.mapping.compile import compile_mapping, load
 from connector.mapping.render import CompiledMapping
-from connector.mapping.rules import ProfileMessage
-from connector.model import EventMessage, Fault, Millis, Skip
 
 View = Callable[..., dict[str, Any]]
 Shape = Callable[[Mapping[str, Any]], tuple[View, View | None]]

@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from connector.errors import Problem
+from connector.domain.errors import Problem
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.domain.messages import (
+    Change,
+    EventMessage,
+    Fault,
+    ProfileMessage,
+    Skip,
+)
 from connector.mapping.address import e164, valid_email
 from connector.mapping.paths import Getter, blank
-from connector.mapping.rules import (
-    Change,
-    EventRule,
-    Field,
-    Identity,
-    ProfileMessage,
-    Unknown,
-)
+from connector.mapping.rules import EventRule, Field, Identity, Unknown
 from connector.mapping.types import Unfit, describe, to_number, to_string
 from connector.mapping.words import METRIC_NAME_LIMIT
-from connector.model import EventMessage, Fault, Millis, Skip
 
 _DISABLED = Skip("disabled")
 _UNKNOWN = Skip("unknown_event")

@@ -11,7 +11,6 @@ from connector.mapping.types import Converter
 
 Unknown = Literal["pass", "drop", "dead-letter"]
 Pair: TypeAlias = Callable[[Any, Any], Any]  # (event view, fresh person view) -> value
-Change: TypeAlias = tuple[Literal["set"], Any] | tuple[Literal["unset"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,39 +52,6 @@ class Field:
     unset: bool
     trusted: Mapping[str, Getter]
     moments: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileMessage:
-    """What a view says about a person, as the mapping's `[profile]` renders it.
-
-    `fields` holds for each custom property at Klaviyo `("set", value)` or `("unset",)`; a property
-    that is not in it stays as it is. `attributes` holds Klaviyo's own attributes to set, flat
-    (`"location.city"`). `problems` has one line for each field left out because its value did
-    not fit, without the value.
-    """
-
-    fields: Mapping[str, Change]
-    attributes: Mapping[str, Any]
-    problems: tuple[str, ...] = ()
-
-    def sets(self) -> dict[str, Any]:
-        """Klaviyo's `profile.data.attributes` for what is to be set, without identifiers."""
-        body: dict[str, Any] = {}
-        for name, value in self.attributes.items():
-            outer, _, inner = name.partition(".")
-            if inner:
-                body.setdefault(outer, {})[inner] = value
-            else:
-                body[name] = value
-        properties = {name: change[1] for name, change in self.fields.items() if len(change) == 2}
-        if properties:
-            body["properties"] = properties
-        return body
-
-    def unsets(self) -> list[str]:
-        """The names for Klaviyo's `meta.patch_properties.unset`."""
-        return [name for name, change in self.fields.items() if change[0] == "unset"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,27 @@ from __future__ import annotations
 
 from connector.ports.actions import ActionQueue, Decision, Deed, DeedState, Pace
 from connector.ports.backfills import Backfill, Backfills, BackfillState, Fed, Named
+from connector.ports.delivery import (
+    Grant,
+    Lease,
+    Mode,
+    Outgoing,
+    Quota,
+    Renderer,
+    Sink,
+)
 from connector.ports.groups import Leaving, Memberships, Standing
 from connector.ports.insight import Backlog, Insight, Moment, PersonState
+from connector.ports.klaviyo import (
+    EndedJob,
+    Flows,
+    GroupKind,
+    Groups,
+    Jobs,
+    Mirror,
+    Mirrored,
+    Touched,
+)
 from connector.ports.people import (
     Erasure,
     Forgotten,
@@ -21,38 +40,23 @@ from connector.ports.people import (
     ToldEvent,
     ToldPerson,
 )
-from connector.ports.platforms import (
+from connector.ports.platform import (
     Actions,
     Audiences,
     Client,
     DirectCall,
-    EndedJob,
-    Flows,
-    Grant,
-    GroupKind,
-    Groups,
     History,
-    Jobs,
-    Lease,
     Listed,
     Member,
     Members,
     MembersPage,
-    Mirror,
-    Mirrored,
-    Mode,
     Offer,
-    Outgoing,
     PeoplePage,
     Platform,
-    Quota,
     Reader,
-    Renderer,
     Sight,
-    Sink,
     Stream,
     Told,
-    Touched,
     Webhook,
     Whom,
 )

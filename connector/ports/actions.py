@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from connector.model import (
+from connector.domain.actions import (
     Added,
     Call,
     Conflict,
+)
+from connector.domain.lanes import (
     Lane,
     LaneId,
     Millis,
 )
-from connector.ports.questions import (
-    Approval,
-)
+from connector.ports.questions import Approval
 from connector.ports.queues import Queue
 
 DeedState = Literal[

@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from connector.errors import Problem
-from connector.model import (
-    Entry,
+from connector.domain.errors import Problem
+from connector.domain.lanes import (
     Lane,
     LaneId,
     Millis,
+)
+from connector.domain.profiles import (
     Observation,
     ProfileWrite,
 )
-from connector.ports.people import (
-    Sighting,
+from connector.domain.records import (
+    Entry,
 )
+from connector.ports.people import Sighting
 
 BackfillState = Literal["waiting", "running", "done", "stopped", "failed"]
 

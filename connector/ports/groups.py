@@ -6,19 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from connector.errors import Problem
-from connector.model import (
-    Group,
+from connector.domain.errors import Problem
+from connector.domain.lanes import (
     Lane,
     LaneId,
-    Link,
     Millis,
+)
+from connector.domain.memberships import (
+    Group,
+    Link,
+)
+from connector.domain.records import (
     State,
 )
 from connector.ports.queues import Fence, Receipted
 
 if TYPE_CHECKING:
-    from connector.ports.platforms import Member, MembersPage
+    from connector.ports.platform import (
+        Member,
+        MembersPage,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from connector.model import (
+from connector.domain.lanes import (
     Lane,
     LaneId,
     LaneState,
     Millis,
+)
+from connector.domain.outcomes import (
     Request,
 )
 
@@ -45,7 +47,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class PersonState:
-    """A person as the store knows him: `wanted` and `confirmed` as connector.states has them."""
+    """A person in the store. `wanted` and `confirmed`: see connector.domain.profile_state."""
 
     id: int
     platform_id: str | None

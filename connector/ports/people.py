@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from connector.model import (
-    Checkpoint,
+from connector.domain.lanes import (
     Lane,
     LaneId,
     Millis,
+)
+from connector.domain.profiles import (
     Observation,
+)
+from connector.domain.records import (
+    Checkpoint,
 )
 from connector.ports.queues import Queue, Receipted
 
@@ -118,7 +122,7 @@ class Erasure(Protocol):
 @dataclass(frozen=True, slots=True)
 class ToldPerson:
     """A person of whom nothing waits to be told: the fields that were confirmed as they are now
-    (None: unset), by the names of connector.states."""
+    (None: unset), by the names of connector.domain.profile_state."""
 
     person: int
     email: str

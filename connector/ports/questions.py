@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from connector.model import (
-    Entry,
+from connector.domain.lanes import (
     Kind,
     Millis,
+)
+from connector.domain.outcomes import (
     Request,
+)
+from connector.domain.records import (
+    Entry,
     State,
 )
 

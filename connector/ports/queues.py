@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from connector.errors import Problem
-from connector.model import (
-    Claim,
+from connector.domain.errors import Problem
+from connector.domain.lanes import (
     Lane,
     LaneId,
     Millis,
+    Spend,
+)
+from connector.domain.outcomes import (
     Outcome,
     Request,
-    Spend,
+)
+from connector.domain.records import (
+    Claim,
 )
 
 

@@ -6,34 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from connector.model import (
-    Appended,
-    Checkpoint,
+from connector.domain.lanes import (
     Kind,
     Lane,
     LaneId,
     LaneState,
     Millis,
-    Page,
     Spend,
+)
+from connector.domain.records import (
+    Appended,
+    Checkpoint,
+    Page,
     State,
 )
 from connector.ports.actions import ActionQueue
 from connector.ports.backfills import Backfills
 from connector.ports.groups import Memberships
 from connector.ports.insight import Insight
-from connector.ports.people import (
-    Erasure,
-    Ledger,
-    Profiles,
-    Reads,
-)
-from connector.ports.questions import (
-    Approvals,
-    DeadLetters,
-    Notices,
-    Orders,
-)
+from connector.ports.people import Erasure, Ledger, Profiles, Reads
+from connector.ports.questions import Approvals, DeadLetters, Notices, Orders
 from connector.ports.queues import Fence, Queue
 
 

@@ -7,15 +7,15 @@ emulated by guess, because no public page states it, is marked "guess" where it 
 from __future__ import annotations
 
 from connector.sandbox.faults import Fault, Faults
-from connector.sandbox.jericommerce import JeriCommerceSandbox
-from connector.sandbox.jericommerce_people import Person
-from connector.sandbox.klaviyo import KlaviyoSandbox
-from connector.sandbox.klaviyo_jobs import Job
-from connector.sandbox.klaviyo_ledger import Write
+from connector.sandbox.jericommerce.people import Person
+from connector.sandbox.jericommerce.server import JeriCommerceSandbox
+from connector.sandbox.klaviyo.jobs import Job
+from connector.sandbox.klaviyo.server import KlaviyoSandbox
+from connector.sandbox.klaviyo.write_ledger import Write
 from connector.sandbox.serve import Servers, serve
 from connector.sandbox.traffic import Teller, Traffic, Webhook
-from connector.sandbox.wll import WllSandbox
-from connector.sandbox.yotpo import YotpoSandbox
+from connector.sandbox.wll.server import WllSandbox
+from connector.sandbox.yotpo.server import YotpoSandbox
 
 __all__ = [
     "Fault",

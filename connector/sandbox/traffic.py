@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from connector.http import client
+from connector.net.http import client
 
 Post = Callable[..., Awaitable[Any]]
 

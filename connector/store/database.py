@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from connector.errors import Problem, StoreError
+from connector.domain.errors import Problem, StoreError
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]

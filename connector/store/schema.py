@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from connector.errors import Problem, StoreError
+from connector.domain.errors import Problem, StoreError
 from connector.store.database import sqlite_engine, unavailable
 
 T = TypeVar("T")

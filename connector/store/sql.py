@@ -9,23 +9,24 @@ from typing import Literal
 
 from sqlalchemy.engine import make_url
 
-from connector.store import schema, space
-from connector.store.actions import SqlActions
-from connector.store.approvals import SqlApprovals
-from connector.store.backfills import SqlBackfills
+from connector.store import schema
+from connector.store.admin import vacuum
+from connector.store.admin.approvals import SqlApprovals
+from connector.store.admin.backfills import SqlBackfills
+from connector.store.admin.dead_letters import SqlDeadLetters
+from connector.store.admin.facts import SqlCheckpoints, SqlMemory
+from connector.store.admin.lanes import SqlLanes, SqlOrders
+from connector.store.admin.leases import SqlLeases
+from connector.store.admin.notices import SqlNotices
+from connector.store.admin.reports import SqlInsight
 from connector.store.database import Database, open_database
-from connector.store.erasure import SqlErasure
-from connector.store.insight import SqlInsight
-from connector.store.lanes import SqlLanes, SqlOrders
-from connector.store.leases import SqlLeases
-from connector.store.ledger import SqlLedger
-from connector.store.letters import SqlDeadLetters
-from connector.store.memberships import SqlMemberships
-from connector.store.memory import SqlCheckpoints, SqlMemory
-from connector.store.notices import SqlNotices
-from connector.store.outbox import SqlOutbox
-from connector.store.profiles import SqlProfiles
-from connector.store.reads import SqlReads
+from connector.store.people.erasure import SqlErasure
+from connector.store.people.ledger import SqlLedger
+from connector.store.queues.actions import SqlActions
+from connector.store.queues.memberships import SqlMemberships
+from connector.store.queues.outbox import SqlOutbox
+from connector.store.queues.profiles import SqlProfiles
+from connector.store.queues.reads import SqlReads
 
 
 class SqlStore(SqlOutbox):
@@ -67,7 +68,7 @@ class SqlStore(SqlOutbox):
     async def give_back(self, pages: int) -> int:
         """Return up to `pages` free pages to the disk, while much of the file is free; how many
         were. One short transaction."""
-        return await self._database.write(lambda c: space.give_back(c, pages))
+        return await self._database.write(lambda c: vacuum.give_back(c, pages))
 
     async def aclose(self) -> None:
         await self._database.aclose()

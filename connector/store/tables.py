@@ -26,7 +26,9 @@ from sqlalchemy import (
 from sqlalchemy.sql.selectable import NamedFromClause
 from sqlmodel import Field, SQLModel
 
-from connector.model import State
+from connector.domain.records import (
+    State,
+)
 
 _Row = BigInteger().with_variant(Integer, "sqlite")
 
@@ -275,7 +277,7 @@ class Reads(SQLModel, table=True):
 
 
 class Profiles(SQLModel, table=True):
-    """People as states at Klaviyo: connector.states.Profile and where its next write stands.
+    """Profile state at Klaviyo (connector.domain.profile_state.Profile) and its next write.
 
     `address` is a digest of the account and the address: one write for it at a time. `receipt`
     is the import job that holds the write in flight, `position` the person's place in it.

@@ -11,13 +11,15 @@ import math
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, cast
 
-from connector.actions.calls import Route
-from connector.actions.door import FlowDoor
-from connector.errors import Malformed, Problem, StoreError
-from connector.metrics import Metrics
-from connector.model import Conflict
-from connector.operate import Line
+from connector.actions.endpoint import FlowDoor
+from connector.actions.requests import Route
+from connector.domain.actions import (
+    Conflict,
+)
+from connector.domain.errors import Malformed, Problem, StoreError
 from connector.ports import Clock
+from connector.runtime.metrics import Metrics
+from connector.service import Line
 from connector.web.throttle import Throttle, caller
 from connector.web.wire import (
     JSON,

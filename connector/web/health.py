@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from connector import log
-from connector.errors import StoreError
-from connector.metrics import CONTENT_TYPE, Metrics
-from connector.operate import Operator
+from connector.domain.errors import StoreError
 from connector.ports import Clock
+from connector.runtime import log
+from connector.runtime.metrics import CONTENT_TYPE, Metrics
+from connector.service import Operator
 
 STANDSTILL = 60.0
 

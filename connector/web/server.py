@@ -14,12 +14,12 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from connector.errors import ConfigError
+from connector.domain.errors import ConfigError
 from connector.web.flows import PREFIX as FLOWS
 from connector.web.flows import Flows
 from connector.web.health import Health
-from connector.web.hooks import PREFIX as WEBHOOKS
-from connector.web.hooks import Hooks
+from connector.web.webhooks import PREFIX as WEBHOOKS
+from connector.web.webhooks import Hooks
 
 _BACKLOG = 2048
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from connector import log
-from connector.errors import Problem
-from connector.metrics import Metrics
+from connector.domain.errors import Problem
+from connector.runtime import log
+from connector.runtime.metrics import Metrics
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Send

@@ -10,37 +10,45 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from inline import InlineDatabase
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
-from connector.actions.calls import Rules, routes_of
-from connector.actions.clerk import Clerk
-from connector.actions.door import FlowDoor
+from connector.actions.endpoint import FlowDoor
+from connector.actions.held import Clerk
+from connector.actions.requests import Rules, routes_of
 from connector.actions.sink import ActionRenderer, ActionSink
-from connector.dispatch import Dispatcher, Policy
-from connector.errors import DeliveryError, Problem, Unknown, Wait
-from connector.metrics import Metrics
-from connector.model import (
+from connector.domain.actions import (
     Action,
     Added,
     Asked,
     Call,
     Caps,
-    Check,
-    Claim,
     Conflict,
+)
+from connector.domain.attention import (
+    Check,
+)
+from connector.domain.errors import DeliveryError, Problem, Unknown, Wait
+from connector.domain.lanes import (
     Lane,
     LaneState,
     Millis,
+)
+from connector.domain.outcomes import (
     Outcome,
 )
+from connector.domain.records import (
+    Claim,
+)
+from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.ports import Deed, Fence
-from connector.store.actions import SqlActions
+from connector.runtime.metrics import Metrics
+from connector.store.queues.actions import SqlActions
 from connector.store.sql import SqlStore
 from connector.store.tables import metadata
-from connector.testing.clock import FakeClock
-from connector.testing.sinks import Allowance
+from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.sinks import Allowance
+from tests.inline import InlineDatabase
 
 SECRET = "flow-secret"
 LOOK_UPS = (0, 60_000, 600_000)

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.actions.calls import REASON_MAX, USE_CASES, Route, Rules, read, routes_of
-from connector.errors import Malformed, Problem
-from connector.model import Action, Asked
+from connector.actions.requests import REASON_MAX, USE_CASES, Route, Rules, read, routes_of
+from connector.domain.actions import (
+    Action,
+    Asked,
+)
+from connector.domain.errors import Malformed, Problem
 
 _HOUR = 3_600_000
 RULES = Rules(max_amount=10_000, dedupe_window=25 * _HOUR, kept=400 * 24 * _HOUR)

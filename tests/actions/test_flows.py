@@ -11,9 +11,11 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from connector.errors import Problem, StoreError
-from connector.model import Caps
-from connector.operate import Line
+from connector.domain.actions import (
+    Caps,
+)
+from connector.domain.errors import Problem, StoreError
+from connector.service import Line
 from connector.web.flows import Flows
 from connector.web.server import application
 from connector.web.throttle import Throttle

@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from connector.model import Action, Added, Asked
+from connector.domain.actions import (
+    Action,
+    Added,
+    Asked,
+)
 
 from .conftest import Fault, Platform, Rig
 

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
-from connector.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
-from connector.model import Action, Asked, Caps
+from connector.domain.actions import (
+    Action,
+    Asked,
+    Caps,
+)
+from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
 
 from .conftest import Platform, Rig
 

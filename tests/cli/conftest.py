@@ -23,12 +23,16 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from connector import cli
-from connector.clock import SystemClock
-from connector.model import Appended, Page, Record
+from connector.domain.records import (
+    Appended,
+    Page,
+    Record,
+)
+from connector.runtime.clock import SystemClock
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
 from connector.store.sql import open_store
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 CONFIG = """\
 [store]
 url = "sqlite:///state/cli.db"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from connector.app import App, read_config
-from connector.errors import StoreError
+from connector.app.daemon import App, read_config
+from connector.domain.errors import StoreError
 
 from .conftest import ROOT, Call, Folder, until
 

@@ -20,16 +20,16 @@ import pytest
 import typer.main
 from rich.console import Console
 
-from connector import cli, operate
-from connector.clock import SystemClock
-from connector.errors import StoreError
-from connector.lease import LeaseKeeper, holder_name
+from connector import cli, service
+from connector.domain.errors import StoreError
+from connector.pipeline.lease import LeaseKeeper, holder_name
+from connector.runtime.clock import SystemClock
 from connector.sandbox import KlaviyoSandbox
-from connector.sandbox.stands import STANDS
-from connector.store import mounts
+from connector.sandbox.demo_platforms import STANDS
+from connector.store.admin import filesystem
 from connector.store.sql import open_store
-from connector.testing.clock import FakeClock
-from connector.testing.memory import MemoryStore
+from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.store import MemoryStore
 
 from .conftest import ROOT, Call, Folder, free_port
 
@@ -254,7 +254,7 @@ def test_check_warns_of_a_store_on_a_file_system_that_forgets(
     call: Call, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {folder.path} rw - tmpfs tmpfs rw\n"
-    monkeypatch.setattr(mounts, "read_table", lambda: table)
+    monkeypatch.setattr(filesystem, "read_table", lambda: table)
     said = call("check", "--offline", at=folder)
     assert said.code == 0
     assert f"warning store: {folder.path} is on tmpfs, memory" in said.out
@@ -426,7 +426,7 @@ def test_a_daemon_that_is_not_there_is_not_healthy(call: Call, folder: Folder) -
 
 async def test_an_order_is_answered_even_when_carrying_it_out_fails_inside() -> None:
     store, clock = MemoryStore(), FakeClock()
-    who = operate.Operator(store, clock)
+    who = service.Operator(store, clock)
     id = await who.place("pause", {}, by="test")
     await who.carry_out_all()
     done = await who.order(id)

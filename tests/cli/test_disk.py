@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from connector.app import App, read_config
+from connector.app.daemon import App, read_config
 
 from .conftest import Folder
 

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
-from connector import notify
-from connector.app import App, read_config
+from connector.app.daemon import App, read_config
+from connector.service import notify
 
 from .conftest import Call, Folder, Platforms
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from connector.app import App, read_config
-from connector.reconcile import same
+from connector.app.daemon import App, read_config
+from connector.sync.reconcile import same
 
 from .conftest import Folder, Platforms
 
@@ -57,7 +57,7 @@ async def reconcile(app: App, **args: Any) -> dict[str, Any]:
 
 
 async def test_drift_is_named_and_healed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connector.reconcile._SETTLED", 0)
+    monkeypatch.setattr("connector.sync.reconcile._SETTLED", 0)
     klaviyo = folder.platforms.klaviyo
     app = App(read_config(folder.config))
     await app.start()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from connector.app import App, read_config
+from connector.app.daemon import App, read_config
 
 from .conftest import Folder, Platforms
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from connector.adapters.http.settings import Settings as HttpSettings
-from connector.adapters.jericommerce.settings import Settings
-from connector.adapters.wll.settings import Settings as WllSettings
-from connector.adapters.yotpo.settings import Settings as YotpoSettings
 from connector.config import Config, load
-from connector.errors import ConfigError
+from connector.domain.errors import ConfigError
+from connector.platforms.http.settings import Settings as HttpSettings
+from connector.platforms.jericommerce.settings import Settings
+from connector.platforms.wll.settings import Settings as WllSettings
+from connector.platforms.yotpo.settings import Settings as YotpoSettings
 
 MODELS: dict[str, type[BaseModel]] = {
     "http": HttpSettings,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from connector.adapters.jericommerce.settings import Settings
 from connector.config import Actions, Audience, Config, Connection, Klaviyo, Notify, Segment
+from connector.platforms.jericommerce.settings import Settings
 
 DAY = 86400.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from connector.config import load
-from connector.errors import ConfigError
+from connector.domain.errors import ConfigError
 
 from .conftest import ACME, MODELS, Faults, Loader
 

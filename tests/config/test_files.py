@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from connector.adapters.jericommerce.settings import Settings
 from connector.config import load
-from connector.errors import ConfigError
+from connector.domain.errors import ConfigError
+from connector.platforms.jericommerce.settings import Settings
+from tests.paths import ROOT
 
 from .conftest import ACME, MODELS, Loader
 
-ROOT = Path(__file__).parents[2]
 OTHER = ACME.replace('"acme"\nsource', '"other"\nsource')
 JERICOMMERCE = """\
 program = "acme"
@@ -128,7 +128,7 @@ def test_the_rendered_template_loads(tmp_path: Path) -> None:
         "{{secrets}}": "ACME_API_KEY=k\nACME_WEBHOOK_SECRET=w",
     }
     for template, name in (("connector.toml", "connector.toml"), ("env", ".env")):
-        text = (ROOT / "connector/templates" / template).read_text()
+        text = (ROOT / "connector/tools/templates" / template).read_text()
         for placeholder, value in values.items():
             text = text.replace(placeholder, value)
         assert "{{" not in text.replace("${{", "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import get_args, get_origin
 
 import pytest
@@ -13,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from connector.adapters.http.settings import Settings as HttpSettings
 from connector.config import Config, reference, show
 from connector.config.values import parts, seconds, written_duration, written_size
+from connector.platforms.http.settings import Settings as HttpSettings
+from tests.paths import ROOT
 
 from .conftest import ACME, MODELS, Loader
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = MODELS | {"http": HttpSettings}
 SECRETIVE = (
     """

@@ -19,6 +19,7 @@ from typing import IO
 import pytest
 
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
+from tests.paths import ROOT
 
 CONFIG = """\
 [store]
@@ -111,7 +112,7 @@ class Daemon:
             cwd=self.folder,
             stdout=self._log,
             stderr=self._log,
-            env={"PYTHONPATH": str(Path(__file__).parent.parent.parent), "NO_COLOR": "1"},
+            env={"PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
         )
 
     def send(self, number: signal.Signals) -> None:

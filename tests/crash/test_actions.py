@@ -10,11 +10,11 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from connector.sandbox import Traffic
+from tests.paths import ROOT
 
 from .conftest import Daemon, Platforms, until
 from .test_kill import Posting as Webhooks
@@ -144,7 +144,7 @@ def connector(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "connector.cli", "--config", str(daemon.config), *words],
         cwd=daemon.folder,
-        env={"PYTHONPATH": str(Path(__file__).parent.parent.parent), "NO_COLOR": "1"},
+        env={"PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
         capture_output=True,
         text=True,
         timeout=60,

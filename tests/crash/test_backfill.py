@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.paths import ROOT
 
 from .conftest import Daemon, Platforms, until
 
@@ -36,7 +37,7 @@ def command(daemon: Daemon, *args: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={"PYTHONPATH": str(Path(__file__).parent.parent.parent), "NO_COLOR": "1"},
+        env={"PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
     )
 
 

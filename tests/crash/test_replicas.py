@@ -122,7 +122,7 @@ def test_a_second_run_on_one_file_waits_and_then_names_the_holder(
     assert daemon.process
     # The command itself, only less patient than 30 s.
     code = (
-        "import sys, connector.app as app\n"
+        "import sys, connector.app.daemon as app\n"
         "start = app.App.start\n"
         "async def hasty(self, **how): return await start(self, patience=1.0, **how)\n"
         "app.App.start = hasty\n"

@@ -15,9 +15,9 @@ from typing import TypeAlias
 
 import pytest
 
-from connector.app import App, read_config
-from connector.http import ask
-from connector.lease import holder_name, is_gone
+from connector.app.daemon import App, read_config
+from connector.net.http import ask
+from connector.pipeline.lease import holder_name, is_gone
 from connector.sandbox import Traffic
 
 from .conftest import Daemon, Platforms, until
@@ -158,7 +158,9 @@ def _takes(daemon: Daemon, traffic: Traffic, connection: str) -> bool:
 # ── who is dead ──────────────────────────────────────────────────────────────────────────────────
 
 Somebody: TypeAlias = tuple[subprocess.Popen[str], str]
-_NAME = "from connector.lease import holder_name; print(holder_name(), flush=True); input()"
+_NAME = (
+    "from connector.pipeline.lease import holder_name; print(holder_name(), flush=True); input()"
+)
 
 
 @pytest.fixture
@@ -224,8 +226,8 @@ def test_a_second_daemon_on_one_store_waits_for_the_living(
     daemon.wait_until_ready()
     code = (
         "import asyncio\n"
-        "from connector.app import App, read_config\n"
-        "from connector.errors import StoreError\n"
+        "from connector.app.daemon import App, read_config\n"
+        "from connector.domain.errors import StoreError\n"
         "async def main():\n"
         "    app = App(read_config())\n"
         "    try:\n"

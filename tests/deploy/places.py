@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.paths import ROOT
+
 DEPLOY = ROOT / "deploy"
 UID = 10001
 CONFIG = "/etc/connector/connector.toml"

@@ -267,7 +267,7 @@ def test_the_backup_that_the_page_names_is_a_store(tmp_path: Path) -> None:
 def test_the_file_for_containers_has_no_fault_with_its_environment_and_its_secrets(
     tmp_path: Path,
 ) -> None:
-    from connector.adapters.registry import SettingsModels
+    from connector.platforms.registry import SettingsModels
 
     for name in secret_files():
         (tmp_path / name).write_text(f"{name}-of-a-test\n")

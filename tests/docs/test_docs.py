@@ -14,11 +14,11 @@ import pytest
 import typer.main
 
 from connector.cli import app
-from connector.errors import Problem
-from connector.metrics import Metrics
-from connector.rendering import ORIGIN
+from connector.domain.errors import Problem
+from connector.pipeline.rendering import ORIGIN
+from connector.runtime.metrics import Metrics
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = ROOT / "docs" / "problems"
 AT_TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = sorted(

@@ -9,15 +9,28 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from connector.adapters.klaviyo.api import KlaviyoApi, headers, private_key, watch
-from connector.adapters.klaviyo.limits import BULK_EVENTS, CREATE_EVENT, GET_ACCOUNTS, GET_METRICS
-from connector.adapters.klaviyo.sink.events import EventSink
-from connector.governor import Governor, Limit
-from connector.http import Http
-from connector.model import Delivery, Entry, EventMessage, Millis, Outcome, Spend
+from connector.domain.lanes import (
+    Millis,
+    Spend,
+)
+from connector.domain.messages import (
+    EventMessage,
+)
+from connector.domain.outcomes import (
+    Delivery,
+    Outcome,
+)
+from connector.domain.records import (
+    Entry,
+)
+from connector.klaviyo.api import KlaviyoApi, headers, private_key, watch
+from connector.klaviyo.limits import BULK_EVENTS, CREATE_EVENT, GET_ACCOUNTS, GET_METRICS
+from connector.klaviyo.sink.events import EventSink
+from connector.net.http import Http
+from connector.net.rate_limit import Governor, Limit
 from connector.ports import Outgoing
 from connector.sandbox import KlaviyoSandbox
-from connector.testing.clock import FakeClock
+from connector.testing.fakes.clock import FakeClock
 
 Out = Outgoing[EventMessage]
 WIDE = Limit(100_000, 1_000_000)

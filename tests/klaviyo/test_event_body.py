@@ -12,19 +12,16 @@ from hypothesis import strategies as st
 from openapi_client.models.event_create_query_v2 import EventCreateQueryV2
 from openapi_client.models.events_bulk_create_job import EventsBulkCreateJob
 
-from connector.adapters.klaviyo.limits import (
-    BODY_MAX,
-    BULK_EVENTS,
-    CREATE_EVENT,
-    EARLIEST,
-    LATEST_AHEAD,
+from connector.domain.errors import Problem
+from connector.domain.messages import (
+    EventMessage,
+    Fault,
 )
-from connector.adapters.klaviyo.sink.event_body import ENVELOPE, fault_of, item, single
-from connector.adapters.klaviyo.sink.events import EventSink
-from connector.errors import Problem
-from connector.model import EventMessage, Fault
+from connector.klaviyo.limits import BODY_MAX, BULK_EVENTS, CREATE_EVENT, EARLIEST, LATEST_AHEAD
+from connector.klaviyo.sink.event_body import ENVELOPE, fault_of, item, single
+from connector.klaviyo.sink.events import EventSink
 from connector.sandbox import KlaviyoSandbox
-from connector.testing.clock import FakeClock
+from connector.testing.fakes.clock import FakeClock
 
 from .conftest import Rig, make_message, make_out, now
 

@@ -14,12 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.adapters.klaviyo.limits import BULK_EVENTS, CREATE_EVENT, LIMITS
-from connector.adapters.klaviyo.sink.event_body import ENVELOPE, item
-from connector.errors import DeliveryError, Problem, Unknown, Wait
-from connector.model import Accepted, Dead, Delivery, Doubt, Retry, Unsent
+from connector.domain.errors import DeliveryError, Problem, Unknown, Wait
+from connector.domain.outcomes import (
+    Accepted,
+    Dead,
+    Delivery,
+    Doubt,
+    Retry,
+    Unsent,
+)
+from connector.klaviyo.limits import BULK_EVENTS, CREATE_EVENT, LIMITS
+from connector.klaviyo.sink.event_body import ENVELOPE, item
 from connector.sandbox import KlaviyoSandbox, serve
-from connector.testing.clock import settle_down
+from connector.testing.fakes.clock import settle_down
 
 from .conftest import Hasty, Out, Rig, make_message, make_out, make_outs, now, scripted
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from connector.adapters.klaviyo.flows import FlowTriggers
-from connector.adapters.klaviyo.groups import KlaviyoGroups
-from connector.adapters.klaviyo.limits import LIMITS
-from connector.errors import Blocked, Unknown
+from connector.domain.errors import Blocked, Unknown
+from connector.klaviyo.flows import FlowTriggers
+from connector.klaviyo.groups import KlaviyoGroups
+from connector.klaviyo.limits import LIMITS
 from connector.ports import GroupKind, Touched
 from connector.sandbox import KlaviyoSandbox
 

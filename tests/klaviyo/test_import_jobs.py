@@ -12,16 +12,30 @@ import pytest
 import structlog
 from sqlalchemy import select
 
-from connector.adapters.klaviyo.limits import LIMITS
-from connector.adapters.klaviyo.sink.jobs import ImportJobs
-from connector.adapters.klaviyo.sink.profiles import ProfileSink
-from connector.errors import DeliveryError, Problem, Unknown, Wait
-from connector.metrics import Metrics
-from connector.model import Lane, Millis, Observation, Observed, Page, Record, State
+from connector.domain.errors import DeliveryError, Problem, Unknown, Wait
+from connector.domain.lanes import (
+    Lane,
+    Millis,
+)
+from connector.domain.outcomes import (
+    Observed,
+)
+from connector.domain.profile_state import write_of_json
+from connector.domain.profiles import (
+    Observation,
+)
+from connector.domain.records import (
+    Page,
+    Record,
+    State,
+)
+from connector.klaviyo.limits import LIMITS
+from connector.klaviyo.sink.jobs import ImportJobs
+from connector.klaviyo.sink.profiles import ProfileSink
+from connector.pipeline.import_jobs import Receipts
 from connector.ports import Fence, Lease, Outgoing
-from connector.receipts import Receipts
+from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
-from connector.states import write_of_json
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import journal, profiles
 
@@ -266,9 +280,9 @@ async def test_an_error_that_names_nobody_makes_all_be_told_again(
     await follower.send()
     follower.klaviyo.jobs.fail_matching("p1@", "invalid", "Invalid input.")
     follower.klaviyo.jobs.run(follower.job)
-    from connector.sandbox import klaviyo_job_api
+    from connector.sandbox.klaviyo import job_api
 
-    monkeypatch.setattr(klaviyo_job_api, "pointer_of", lambda error: "/data/attributes")
+    monkeypatch.setattr(job_api, "pointer_of", lambda error: "/data/attributes")
     assert await follower.receipts.follow() == 0
     assert await follower.states() == [State.READY] * 3
     assert await follower.send(solo=True) == 3

@@ -17,25 +17,29 @@ from openapi_client.models.profile_import_job_create_query import ProfileImportJ
 from openapi_client.models.profile_partial_update_query import ProfilePartialUpdateQuery
 from openapi_client.models.profile_upsert_query import ProfileUpsertQuery
 
-from connector import states
-from connector.adapters.jericommerce.view import person_covers, person_view
-from connector.adapters.klaviyo.limits import BODY_MAX, LIMITS, PROFILE_MAX
-from connector.adapters.klaviyo.sink import profile_body
-from connector.adapters.klaviyo.sink.profiles import ProfileSink
-from connector.errors import Problem
-from connector.mapping import compile_mapping
-from connector.model import (
+from connector.domain import profile_state
+from connector.domain.errors import Problem
+from connector.domain.messages import (
+    Fault,
+)
+from connector.domain.outcomes import (
     Accepted,
     Dead,
     Delivery,
     Doubt,
-    Fault,
     Outcome,
     Pending,
-    ProfileWrite,
     Retry,
     Unsent,
 )
+from connector.domain.profiles import (
+    ProfileWrite,
+)
+from connector.klaviyo.limits import BODY_MAX, LIMITS, PROFILE_MAX
+from connector.klaviyo.sink import profile_body
+from connector.klaviyo.sink.profiles import ProfileSink
+from connector.mapping import compile_mapping
+from connector.platforms.jericommerce.view import person_covers, person_view
 from connector.ports import Outgoing
 from connector.sandbox import KlaviyoSandbox
 
@@ -384,7 +388,7 @@ async def test_a_phone_number_is_e164_or_left_out(
     identity = MAPPING.identify(view)
     assert not isinstance(identity, Fault)
     message = MAPPING.render_profile(view, person_covers(customer))
-    changes = states.changes_of(message)
+    changes = profile_state.changes_of(message)
     outcome = await sinks.one(ProfileWrite(identity.values, changes))
     assert isinstance(outcome, Accepted)
     found = sinks.klaviyo.profile(ANA)

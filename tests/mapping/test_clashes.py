@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 
 from connector.mapping import CompiledMapping, Writer, clashes, compile_mapping, load
-
-MAPPINGS = Path(__file__).parents[2] / "mappings"
+from tests.paths import MAPPINGS
 
 
 def mapping(prefix: str = "", field: str = "points", **more: str) -> CompiledMapping:

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-from connector.adapters.jericommerce import PLATFORM
-from connector.adapters.jericommerce.view import event_view, person_covers, person_view
-from connector.checks import example_views
 from connector.mapping import (
     ATTRIBUTES,
     TYPES,
@@ -24,9 +21,11 @@ from connector.mapping import (
     run_examples,
     warnings,
 )
+from connector.platforms.jericommerce import PLATFORM
+from connector.platforms.jericommerce.view import event_view, person_covers, person_view
+from connector.tools.checks import example_views
+from tests.paths import MAPPINGS, ROOT
 
-ROOT = Path(__file__).parents[2]
-MAPPINGS = ROOT / "mappings"
 JERI = ("jericommerce.toml", "jericommerce-generic.toml")
 
 NAMES = """Customer created, Customer birthday, Customer scanned, Customer tapped,

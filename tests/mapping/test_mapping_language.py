@@ -8,7 +8,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from connector.errors import ConfigError, Problem
+from connector.domain.errors import ConfigError, Problem
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.domain.messages import (
+    EventMessage,
+    Fault,
+    Skip,
+)
 from connector.mapping import (
     MISSING,
     CompiledMapping,
@@ -23,7 +31,6 @@ from connector.mapping import (
 )
 from connector.mapping.address import valid_email
 from connector.mapping.types import converter
-from connector.model import EventMessage, Fault, Millis, Skip
 
 HEAD = 'version = 1\nsource = "x"\n'
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 import json
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.adapters.jericommerce.view import event_view, person_covers, person_view
+from connector.domain.messages import (
+    EventMessage,
+)
 from connector.mapping import compile_mapping, format_path, getter, load, parse_path
 from connector.mapping.types import to_date
-from connector.model import EventMessage
+from connector.platforms.jericommerce.view import event_view, person_covers, person_view
+from tests.paths import MAPPINGS
 
-MAPPINGS = Path(__file__).parents[2] / "mappings"
 JERI = load(MAPPINGS / "jericommerce.toml").mapping
 WIDE = compile_mapping(
     """

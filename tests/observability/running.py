@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from cli.conftest import Folder, free_port, until
+
+from tests.cli.conftest import Folder, free_port, until
 
 CONFIG = """\
 global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli.conftest import Folder, Platforms, until
+
+from tests.cli.conftest import Folder, Platforms, until
 
 from .running import Prometheus, post
 from .tools import RULES, program

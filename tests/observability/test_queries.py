@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from cli.conftest import Folder, Platforms, until
+
+from tests.cli.conftest import Folder, Platforms, until
 
 from .running import Prometheus, post
 from .tools import DASHBOARDS, RULES, Alert, Query, alerts, dashboard, queries

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from connector.errors import Problem
+from connector.domain.errors import Problem
 
 from .tools import PAGES, PROMETHEUS, ROOT, RULES, UNIT_TESTS, Alert, alerts, exported, faults
 
@@ -105,7 +105,7 @@ def test_each_alert_speaks_of_labels_that_its_query_leaves(alert: Alert) -> None
 
 
 def test_the_bucket_of_the_latency_objective_exists() -> None:
-    from connector.metrics import _LATENCY
+    from connector.runtime.metrics import _LATENCY
 
     asked = {float(le) for alert in ALERTS for le in re.findall(r'le="([\d.]+)"', alert.expr)}
     assert asked

@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
-from connector.metrics import Metrics
+from connector.runtime.metrics import Metrics
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 GRAFANA = ROOT / "deploy" / "grafana"
 PAGES = ROOT / "docs" / "alerts"

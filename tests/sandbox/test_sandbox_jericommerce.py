@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connector.sandbox import JeriCommerceSandbox, Servers, Traffic, serve
-from connector.sandbox.jericommerce_people import EVENTS
+from connector.sandbox.jericommerce.people import EVENTS
 
 KEY = {"api-key": "jeri_sandbox"}
 BASE = "/v1/programs/demo"

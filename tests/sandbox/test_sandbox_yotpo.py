@@ -9,9 +9,9 @@ import httpx
 import orjson
 import pytest
 
-from connector.http import in_process
+from connector.net.http import in_process
 from connector.sandbox import YotpoSandbox
-from connector.sandbox.yotpo_telling import TOPICS
+from connector.sandbox.yotpo.webhooks import TOPICS
 
 from .conftest import FakeTime
 

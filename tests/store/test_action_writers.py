@@ -10,13 +10,21 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from connector.model import Added, Caps, Conflict, Lane, Millis
-from connector.store import queue
+from connector.domain.actions import (
+    Added,
+    Caps,
+    Conflict,
+)
+from connector.domain.lanes import (
+    Lane,
+    Millis,
+)
 from connector.store.database import open_database
+from connector.store.queues import queue
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
-from connector.testing.actions_contract import Desk, asked, desk_of
-from connector.testing.clock import START
+from connector.testing.contracts.actions import Desk, asked, desk_of
+from connector.testing.fakes.clock import START
 
 _NOW = Millis(START)
 

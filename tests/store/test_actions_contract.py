@@ -10,7 +10,7 @@ import pytest
 from connector.store.database import open_database
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
-from connector.testing.actions_contract import ActionsContract
+from connector.testing.contracts.actions import ActionsContract
 
 
 class TestSqlite(ActionsContract):

@@ -14,28 +14,32 @@ from typing import Any
 
 import pytest
 
-from connector.errors import Problem, StoreError
-from connector.model import (
+from connector.domain.errors import Problem, StoreError
+from connector.domain.lanes import (
+    Millis,
+    Spend,
+)
+from connector.domain.outcomes import (
     Accepted,
-    Checkpoint,
-    Claim,
     Dead,
     Doubt,
     Held,
-    Millis,
     Outcome,
-    Page,
-    Record,
     Request,
     Retry,
     Skipped,
-    Spend,
-    State,
     Unsent,
+)
+from connector.domain.records import (
+    Checkpoint,
+    Claim,
+    Page,
+    Record,
+    State,
 )
 from connector.ports import Fence, Store
 from connector.store.sql import open_store
-from connector.testing.memory import MemoryStore
+from connector.testing.fakes.store import MemoryStore
 
 TTL = 60_000
 HORIZON = 30_000

@@ -10,10 +10,10 @@ import pytest
 from connector.store.database import open_database
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
-from connector.testing.approvals_contract import ApprovalsContract
-from connector.testing.memory import MemoryStore
-from connector.testing.notices_contract import NoticesContract
-from connector.testing.store_contract import DurableStoreContract, StoreContract
+from connector.testing.contracts.approvals import ApprovalsContract
+from connector.testing.contracts.notices import NoticesContract
+from connector.testing.contracts.store import DurableStoreContract, StoreContract
+from connector.testing.fakes.store import MemoryStore
 
 
 class TestMemory(ApprovalsContract, NoticesContract, StoreContract):

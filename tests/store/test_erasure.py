@@ -6,14 +6,25 @@ from pathlib import Path
 
 from sqlalchemy import Connection, insert, select, update
 
-from connector.model import Accepted, Appended, Millis, Observed, Page, State
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.domain.outcomes import (
+    Accepted,
+    Observed,
+)
+from connector.domain.records import (
+    Appended,
+    Page,
+    State,
+)
 from connector.ports import Forgotten, Member
-from connector.store import erasure
-from connector.store import groups as staging
+from connector.store.people import erasure
+from connector.store.people import groups as staging
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import actions, groups, memberships, metadata, sightings
-from connector.testing.states_contract import claim_reads, claim_writes, lanes, seen, settle
-from connector.testing.store_contract import HORIZON, NOW, hold, record
+from connector.testing.contracts.profiles import claim_reads, claim_writes, lanes, seen, settle
+from connector.testing.contracts.store import HORIZON, NOW, hold, record
 
 LATER = Millis(NOW + 60_000)
 

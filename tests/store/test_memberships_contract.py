@@ -10,7 +10,7 @@ import pytest
 from connector.store.database import open_database
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
-from connector.testing.memberships_contract import MembershipsContract
+from connector.testing.contracts.memberships import MembershipsContract
 
 
 class TestSqlite(MembershipsContract):

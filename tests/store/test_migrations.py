@@ -12,8 +12,9 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, inspect, text
 
-from connector.errors import Problem, StoreError
-from connector.store import care, schema
+from connector.domain.errors import Problem, StoreError
+from connector.store import schema
+from connector.store.admin import integrity
 from connector.store.tables import metadata
 
 OLDER = "0000_older"
@@ -107,12 +108,12 @@ def test_a_store_that_is_current_is_left_alone(url: str, tmp_path: Path) -> None
     assert schema.prepare(url, "auto") is None
     assert schema.prepare(url, "manual") is None
     assert [f.name for f in tmp_path.iterdir() if "before" in f.name] == []
-    assert care.check(url) == []
+    assert integrity.check(url) == []
 
 
 def test_a_new_store_is_made_also_where_migrations_are_manual(url: str) -> None:
     assert schema.prepare(url, "manual") is None
-    assert care.check(url) == []
+    assert integrity.check(url) == []
 
 
 def an_older_store(path: Path) -> None:
@@ -136,7 +137,7 @@ def test_an_older_store_is_copied_before_it_is_upgraded(url: str, tmp_path: Path
         assert old.execute("SELECT version_num FROM alembic_version").fetchall() == [(OLDER,)]
         tables = {name for (name,) in old.execute("SELECT name FROM sqlite_master")}
         assert "outbox" not in tables
-    assert care.check(url) == []
+    assert integrity.check(url) == []
     with closing(sqlite3.connect(tmp_path / "s.db")) as new:
         assert new.execute("SELECT word FROM kept").fetchall() == [("before",)]
 
@@ -149,7 +150,7 @@ def test_where_migrations_are_manual_the_command_is_named(url: str, tmp_path: Pa
     assert caught.value.problem == Problem.STORE_SCHEMA
     assert OLDER in caught.value.detail
     assert not list(tmp_path.glob("*before-upgrade*"))
-    [fault] = care.check(url)
+    [fault] = integrity.check(url)
     assert OLDER in fault
 
 
@@ -160,7 +161,7 @@ def test_a_store_of_a_newer_version_is_refused_by_its_name(url: str) -> None:
         with pytest.raises(StoreError, match="9999_from_the_future") as caught:
             schema.prepare(url, migrate)  # type: ignore[arg-type]
         assert caught.value.problem == Problem.STORE_SCHEMA
-    assert "9999_from_the_future" in care.check(url)[0]
+    assert "9999_from_the_future" in integrity.check(url)[0]
 
 
 def test_a_migration_that_fails_leaves_the_store_as_it_was(
@@ -175,4 +176,4 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
     assert caught.value.problem == Problem.STORE_UNAVAILABLE
     monkeypatch.undo()
     assert schema.prepare(url, "auto") is None
-    assert care.check(url) == []
+    assert integrity.check(url) == []

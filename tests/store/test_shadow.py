@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from connector.model import Accepted, Millis, Skipped
-from connector.states import write_of_json
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.domain.outcomes import (
+    Accepted,
+    Skipped,
+)
+from connector.domain.profile_state import write_of_json
 from connector.store.sql import SqlStore
-from connector.testing.states_contract import claim_writes, happen, lanes, read, settle
-from connector.testing.store_contract import NOW, hold
+from connector.testing.contracts.profiles import claim_writes, happen, lanes, read, settle
+from connector.testing.contracts.store import NOW, hold
 
 LATER = Millis(NOW + 10_000)
 

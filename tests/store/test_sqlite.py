@@ -12,11 +12,22 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, insert, text
 
-from connector.errors import Problem, StoreError
-from connector.model import Lane, LaneId, Millis, Page, Record, State
+from connector.domain.errors import Problem, StoreError
+from connector.domain.lanes import (
+    Lane,
+    LaneId,
+    Millis,
+)
+from connector.domain.records import (
+    Page,
+    Record,
+    State,
+)
 from connector.ports import Fence
-from connector.store import leases, outbox, queue, tables
+from connector.store import tables
+from connector.store.admin import leases
 from connector.store.database import SqliteDatabase, open_database
+from connector.store.queues import outbox, queue
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 
@@ -217,13 +228,13 @@ async def test_a_claim_of_profiles_looks_at_one_persons_events_and_not_at_all(
 
 
 async def test_stuck_records_are_counted_from_the_index_of_what_is_stuck(store: SqlStore) -> None:
-    from connector.store import insight
+    from connector.store.admin import reports
 
     lane = await filled(store)
 
     def work(c: Connection) -> None:
-        insight._count(c, lane, State.DEAD)
-        insight._count(c, lane, State.HELD)
+        reports._count(c, lane, State.DEAD)
+        reports._count(c, lane, State.HELD)
 
     found = await plans(store, work)
     assert ["outbox_stuck" in line for line in found] == [True, True]

@@ -10,10 +10,10 @@ import pytest
 from connector.store.database import open_database
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
-from connector.testing.backfills_contract import BackfillsContract
-from connector.testing.hearing_contract import HearingContract
-from connector.testing.listing_contract import ListingContract
-from connector.testing.states_contract import StatesContract
+from connector.testing.contracts.backfills import BackfillsContract
+from connector.testing.contracts.bulk_observations import ListingContract
+from connector.testing.contracts.event_sourced import HearingContract
+from connector.testing.contracts.profiles import StatesContract
 
 
 class TestSqlite(BackfillsContract, HearingContract, ListingContract, StatesContract):

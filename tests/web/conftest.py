@@ -10,20 +10,23 @@ import httpx
 import pytest
 import structlog
 
-from connector import intake as taking
-from connector import log
-from connector.adapters.jericommerce import PLATFORM
-from connector.adapters.jericommerce.settings import Settings
-from connector.intake import Intake
-from connector.metrics import Metrics
-from connector.model import Lane, LaneId
-from connector.operate import Line, Operator
+from connector.domain.lanes import (
+    Lane,
+    LaneId,
+)
+from connector.pipeline import intake as taking
+from connector.pipeline.intake import Intake
+from connector.platforms.jericommerce import PLATFORM
+from connector.platforms.jericommerce.settings import Settings
+from connector.runtime import log
+from connector.runtime.metrics import Metrics
 from connector.sandbox import JeriCommerceSandbox, Traffic
-from connector.testing.clock import FakeClock
-from connector.testing.memory import MemoryStore
+from connector.service import Line, Operator
+from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.store import MemoryStore
 from connector.web.health import Health
-from connector.web.hooks import Hooks
 from connector.web.server import application
+from connector.web.webhooks import Hooks
 
 SECRET = "jeri_webhook_secret"
 

@@ -10,8 +10,17 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from connector.errors import ConfigError, Problem, StoreError
-from connector.model import Dead, LaneState, Page, Record
+from connector.domain.errors import ConfigError, Problem, StoreError
+from connector.domain.lanes import (
+    LaneState,
+)
+from connector.domain.outcomes import (
+    Dead,
+)
+from connector.domain.records import (
+    Page,
+    Record,
+)
 from connector.ports import Fence
 from connector.sandbox import Traffic
 from connector.web.server import Server

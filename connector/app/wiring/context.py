@@ -1,0 +1,238 @@
+"""What every part of a line is built with, and how its lanes are put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from connector.app.wiring.quotas import Quotas
+from connector.config import Actions, Config, Connection
+from connector.domain.errors import Problem
+from connector.domain.lanes import (
+    Kind,
+    Lane,
+    LaneState,
+)
+from connector.domain.messages import (
+    Fault,
+    Skip,
+)
+from connector.domain.outcomes import (
+    Outcome,
+)
+from connector.domain.records import (
+    Entry,
+)
+from connector.klaviyo.api import KlaviyoApi
+from connector.mapping import CompiledMapping
+from connector.net.http import Credential, Http, Seen, Vendor
+from connector.net.rate_limit import Governor, Limit
+from connector.pipeline.dispatch import Dispatcher, Policy
+from connector.platforms.kit import Kit
+from connector.ports import Client, Clock, Lease, Platform, Queue, Reader, Renderer, Sink, Store
+from connector.runtime import log
+from connector.runtime.metrics import Metrics
+from connector.service import KLAVIYO
+
+M = TypeVar("M")
+
+
+class Muted(Generic[M]):
+    """A renderer that renders and sends nothing: shadow mode, or a module that is off."""
+
+    def __init__(self, inner: Renderer[M], reason: Skip) -> None:
+        self._inner = inner
+        self._reason = reason
+
+    @property
+    def version(self) -> str:
+        return self._inner.version
+
+    async def prepare(self, entries: Sequence[Entry]) -> None:
+        await self._inner.prepare(entries)
+
+    def render(self, entry: Entry) -> M | Skip | Fault:
+        message = self._inner.render(entry)
+        return message if isinstance(message, Skip | Fault) else self._reason
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What all lines share. `asked`: whose account it is, once for each key."""
+
+    config: Config
+    store: Store
+    lease: Lease
+    clock: Clock
+    metrics: Metrics
+    quotas: Quotas
+    asked: dict[str, asyncio.Task[str]] = field(default_factory=dict)
+
+    def http(
+        self,
+        connection: Connection,
+        base_url: str,
+        destination: str,
+        *,
+        vendor: Vendor,
+        credential: Credential,
+        headers: Mapping[str, str] | None = None,
+        wait_statuses: frozenset[int] = frozenset({429, 503}),
+        watch: Callable[[Seen], None] = lambda seen: None,
+    ) -> Http:
+        """A client whose calls are counted as this connection's."""
+
+        def seen(call: Seen) -> None:
+            watch(call)
+            self.metrics.requested(
+                connection.name, destination, call.route, call.status, call.seconds
+            )
+
+        return Http(
+            base_url,
+            vendor=vendor,
+            clock=self.clock,
+            credential=credential,
+            headers=headers,
+            allow_http=frozenset(self.config.security.allow_http),
+            wait_statuses=wait_statuses,
+            seen=seen,
+        )
+
+    def kit(self, connection: Connection) -> Kit:
+        """What the connection's adapter reaches its platform with."""
+
+        async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
+            return await self.quotas.of(
+                credential,
+                limits,
+                connection=connection.name,
+                live_reserve=connection.klaviyo.live_reserve,
+            )
+
+        def http(base_url: str, credential: Credential, not_applied: frozenset[int]) -> Http:
+            return self.http(
+                connection,
+                base_url,
+                connection.source,
+                vendor="platform",
+                credential=credential,
+                wait_statuses=not_applied,
+            )
+
+        actions = connection.actions or Actions()
+        return Kit(
+            self.clock,
+            http,
+            quota,
+            self.store.memory.remember_spend,
+            frozenset(actions.retry_statuses),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every part of one line needs. `client` is None where nothing of the platform's API is
+    used, `account` where Klaviyo's id could not be read."""
+
+    shop: Shop
+    connection: Connection
+    platform: Platform
+    client: Client | None
+    mapping: CompiledMapping
+    account: str | None
+    api: KlaviyoApi
+
+    def has(self, module: str) -> bool:
+        """Whether the connection has this module switched on."""
+        return module in self.connection.modules
+
+    @property
+    def reader(self) -> Reader | None:
+        """Who reads people, where their fields are written."""
+        return self.client.reader if self.has("profiles") and self.client else None
+
+    @property
+    def profiles(self) -> bool:
+        """Whether people's fields are written: read at the platform, or heard of in events."""
+        return self.reader is not None or (self.has("profiles") and bool(self.mapping.heard))
+
+    @property
+    def addresses(self) -> str:
+        """What a profile's address is scoped by: the account, as far as it is known."""
+        return self.account or self.connection.klaviyo.base_url
+
+    @property
+    def shadow(self) -> bool:
+        return self.connection.mode == "shadow"
+
+    def muted(self, renderer: Renderer[M], *, on: bool = True) -> Renderer[M]:
+        """The renderer, or one that sends nothing where the mode or the module says so."""
+        if self.shadow:
+            return Muted(renderer, Skip("shadow"))
+        return renderer if on else Muted(renderer, Skip("disabled"))
+
+    async def dispatcher(
+        self,
+        destination: str,
+        kind: Kind,
+        queue: Queue,
+        sink: Sink[Any],
+        renderer: Renderer[Any],
+        settled: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
+        policy: Policy | None = None,
+    ) -> Dispatcher[Any]:
+        """A lane of this line, stopped."""
+        shop = self.shop
+        lane = await shop.store.lanes.ensure(self.connection.name, destination, kind)
+        state = next(s for x, s in await shop.store.lanes.all() if x.id == lane.id)
+        if destination == KLAVIYO:
+            state = await self._pinned(lane, state)
+        return Dispatcher(
+            lane,
+            state,
+            queue=queue,
+            lanes=shop.store.lanes,
+            sink=sink,
+            renderer=renderer,
+            lease=shop.lease,
+            clock=shop.clock,
+            metrics=shop.metrics,
+            policy=policy or policy_of(shop.config),
+            settled=settled,
+        )
+
+    async def _pinned(self, lane: Lane, state: LaneState) -> LaneState:
+        """Another account than before is a question for a person, not a place to send to."""
+        if self.account is None:
+            return state
+        name, store = self.connection.name, self.shop.store
+        pinned = await store.memory.pin_account(name, self.account)
+        if pinned == self.account:
+            if state.problem is not Problem.KLAVIYO_ACCOUNT:
+                return state
+            state = replace(state, mode="running", problem=None, detail="")
+        elif state.problem is not Problem.KLAVIYO_ACCOUNT:
+            detail = (
+                f"the key belongs to account {self.account}, this connection to {pinned}; "
+                f"if you mean it: connector resume {name}"
+            )
+            state = LaneState("paused", Problem.KLAVIYO_ACCOUNT, detail, self.shop.clock.now())
+            log.get("lines").error(
+                "another account", connection=name, problem=state.problem, detail=detail
+            )
+        await store.lanes.set_state(lane.id, state)
+        return state
+
+
+def policy_of(config: Config) -> Policy:
+    delivery = config.delivery
+    return Policy(
+        bulk_threshold=delivery.bulk_threshold,
+        probe_every=delivery.probe_every,
+        horizon=round(delivery.retry_horizon * 1000),
+        retry_base=delivery.retry_base,
+        retry_max=delivery.retry_max,
+    )

@@ -1,0 +1,35 @@
+"""Klaviyo asked to delete a person for good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from connector.app.wiring.context import Site
+from connector.klaviyo.limits import ERASE_PROFILE
+from connector.service import Line
+
+
+def build(site: Site, line: Line) -> None:
+    """The order `erase`: a deletion job for each address. Scope data-privacy:write."""
+
+    async def erase(args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+        if site.shadow:
+            return False, {"error": "shadow mode sends nothing to Klaviyo"}
+        for email in args["emails"]:
+            await site.api.permit(ERASE_PROFILE)
+            sent = await site.api.post(ERASE_PROFILE, _job(email))
+            if sent.error:
+                return False, {"error": str(sent.error)}
+        return True, {"deletion_jobs_at_klaviyo": len(args["emails"])}
+
+    line.orders["erase"] = erase
+
+
+def _job(email: str) -> bytes:
+    """Klaviyo's reference of `request_profile_deletion`."""
+    person = {"data": {"type": "profile", "attributes": {"email": email}}}
+    job = {"type": "data-privacy-deletion-job", "attributes": {"profile": person}}
+    return orjson.dumps({"data": job})

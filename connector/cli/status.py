@@ -1,0 +1,172 @@
+"""Commands that look: status and top."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from connector.cli import session
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from connector.config import Config, Server
+    from connector.service import Operator
+
+_PATIENCE = 2.0
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(status)
+    app.command()(top)
+
+
+def status(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+) -> None:
+    """What stands where: lanes, lag, dead letters, quota."""
+    found = session.run(_status(session.read(context.obj)))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(table(found))
+
+
+async def _status(config: Any) -> dict[str, Any]:
+    async with session.operator(config) as who:
+        return await _look(who, config)
+
+
+async def _look(who: Operator, config: Config) -> dict[str, Any]:
+    """The status, with what only the running process knows."""
+    found = await who.status(_versions(config))
+    if found["holder"] and config.server.port:
+        known = found["needs_you"]
+        known += [line for line in await _daemon_says(config.server) if line not in known]
+    return found
+
+
+def _versions(config: Config) -> dict[str, str]:
+    """Connection → the mapping version that its file holds now."""
+    from connector.domain.errors import ConfigError
+    from connector.mapping import load
+
+    found: dict[str, str] = {}
+    for connection in config.connections:
+        with contextlib.suppress(ConfigError):
+            found[connection.name] = load(connection.mapping).mapping.version
+    return found
+
+
+async def _daemon_says(server: Server) -> list[str]:
+    """The lines of /healthz: free disk, a refused reload. None where it does not answer."""
+    try:
+        status, text = await asyncio.wait_for(session.ask(server, "/healthz"), _PATIENCE)
+    except Exception:
+        # Whatever listens there, status answers from the store.
+        return []
+    return text.splitlines() if status == 500 and not text.lstrip().startswith("<") else []
+
+
+def top(context: typer.Context) -> None:
+    """`status`, live, until Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt):
+        session.run(_top(session.read(context.obj)))
+
+
+async def _top(config: Any) -> None:
+    from rich.live import Live
+
+    async with session.operator(config) as who:
+        with Live(table(await _look(who, config)), screen=True) as live:
+            while True:
+                await asyncio.sleep(1.0)
+                live.update(table(await _look(who, config)))
+
+
+def table(found: dict[str, Any]) -> RenderableType:
+    """Status as a person reads it."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from connector.cli.groups import lines
+
+    lanes = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("connection", "lane", "state", "ready", "in flight", "held", "dead", "oldest"):
+        lanes.add_column(heading, justify="left" if heading in _WORDS else "right")
+    for name, connection in found["connections"].items():
+        for lane in connection["lanes"]:
+            style = {"running": "green", "paused": "yellow"}.get(lane["state"], "red")
+            problem = f" {lane['problem']}" if lane["problem"] else ""
+            lanes.add_row(
+                name,
+                road(lane),
+                Text(lane["state"] + problem, style=style),
+                *(f"{lane[key]:,}" for key in ("ready", "in_flight", "held", "dead")),
+                age(lane["oldest_seconds"]),
+            )
+    parts: list[RenderableType] = [
+        Text(f"run by {found['holder'] or 'nobody: start it with `connector run`'}"),
+        Text(),
+        lanes,
+    ]
+    for name, connection in found["connections"].items():
+        if older := connection.get("people_with_another_mapping"):
+            parts.append(Text(f"{name}: {older:,} people were rendered with another mapping"))
+        if (actions := connection.get("actions")) and actions["waiting"]:
+            pace = f"{actions['waiting']:,} actions wait, {actions['per_second']}/s now"
+            parts.append(Text(f"{name}: {pace}, done in {age(actions['eta_seconds'])}"))
+    kept = [x for c in found["connections"].values() for k in _KEPT for x in c.get(k, ())]
+    if kept:
+        parts.append(Text("\naudiences and segments", style="bold"))
+        parts += [Text(f"  {line}") for link in kept for line in lines(link)]
+    for run in found["backfills"]:
+        of = "" if run["total"] is None else f" of {run['total']:,}"
+        parts.append(
+            Text(f"{run['connection']}: backfill {run['id']} {run['state']}, {run['done']:,}{of}")
+        )
+    if found["letters"]:
+        parts.append(Text("\nwaiting for somebody", style="bold"))
+        parts += [
+            Text(f"  {x['count']:>8,}  {x['state']:<5} {x['problem']:<5} {x['meaning']}")
+            for x in found["letters"]
+        ]
+    if found["quota"]:
+        parts.append(Text("\nrequests in the last minute", style="bold"))
+        parts += [
+            Text(f"  {x['last_minute']:>8,}  {x['endpoint']}  (account {x['account']})")
+            for x in found["quota"]
+        ]
+    if found["needs_you"]:
+        parts.append(Text("\nneeds you", style="bold red"))
+        parts += [Text(f"  {line}") for line in found["needs_you"]]
+    return Group(*parts)
+
+
+def road(lane: dict[str, Any]) -> str:
+    """`events → klaviyo`; reading people again goes the other way."""
+    arrow = "←" if lane["kind"] == "profile" and lane["destination"] != "klaviyo" else "→"
+    what = "people" if arrow == "←" else f"{lane['kind']}s"
+    return f"{what} {arrow} {lane['destination']}"
+
+
+_WORDS = {"connection", "lane", "state"}
+_KEPT = ("audiences", "segments")
+
+
+def age(seconds: float | None) -> str:
+    """`3.2 s`, `12 min`, `4 h`, `2 d`; a dash when there is nothing to be old."""
+    if seconds is None:
+        return "-"
+    for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.1f} {unit}" if size == 1 else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.1f} d"

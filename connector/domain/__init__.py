@@ -1,0 +1,1 @@
+"""Pure values and rules: records, outcomes, profile state, problem codes."""

@@ -1,0 +1,65 @@
+"""Groups of people and changes of membership."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from connector.domain.errors import Problem
+from connector.domain.lanes import Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An audience that is kept as a list, or a segment as a tag, by their names as configured.
+    With `removes` members of the list whom we did not put there are taken off."""
+
+    source: str
+    target: str
+    removes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of people: a source, which is read, or a target (`target` 0), which is kept.
+
+    A scan runs while `begun_at` is set, from `cursor` on; `complete` is the number of the last one
+    that came to its end, after `took` ms, and found `members`. While it is not `applied` those
+    whom it did not find have not left.
+    """
+
+    id: int
+    connection: str
+    kind: Literal["audience", "segment", "list", "tag"]
+    name: str
+    target: int
+    far_id: str | None
+    title: str
+    opened: bool
+    scan: int
+    cursor: str | None
+    begun_at: Millis | None
+    saved_at: Millis | None
+    complete: int
+    completed_at: Millis | None
+    took: int
+    applied: int
+    members: int
+    without_address: int
+    problem: Problem | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipWrite:
+    """What one write tells of a person: that he `joins` the group of this id, or leaves it.
+
+    `profile` is Klaviyo's id and `platform_id` the platform's, where they are known; `split` is how
+    often a job that held the person was lost."""
+
+    group: str
+    joins: bool
+    email: str
+    profile: str | None = None
+    platform_id: str | None = None
+    split: int = 0

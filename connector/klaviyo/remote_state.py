@@ -1,0 +1,76 @@
+"""Klaviyo read back: what its profiles hold, and whether it has an event.
+
+Sources: the references of `get_profiles` (scope profiles:read) and `get_events` (events:read, at
+most 200 a page). An event's unique id is told as `event_properties.$event_id`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.klaviyo.api import KlaviyoApi, unreadable
+from connector.klaviyo.groups import PAGE, parts
+from connector.klaviyo.limits import GET_EVENTS, GET_PROFILES
+from connector.ports import Mirrored
+
+_EVENTS = 200
+_NOT_THIS_SHAPE = (AttributeError, IndexError, KeyError, TypeError)
+
+
+class KlaviyoMirror:
+    """connector.ports.Mirror."""
+
+    def __init__(self, api: KlaviyoApi) -> None:
+        self._api = api
+
+    async def profiles(self, emails: Sequence[str]) -> Mapping[str, Mirrored]:
+        found: dict[str, Mirrored] = {}
+        for part in parts([email for email in emails if email]):
+            named = ",".join(f'"{email}"' for email in part)
+            query = quote(f"any(email,[{named}])", safe="")
+            path = f"/api/profiles?filter={query}&page[size]={PAGE}"
+            page = await self._api.get(GET_PROFILES, path, backfill=True)
+            try:
+                for each in page["data"]:
+                    email = str(each["attributes"]["email"]).strip().lower()
+                    found[email] = Mirrored(str(each["id"]), _fields(each["attributes"]))
+            except _NOT_THIS_SHAPE as error:
+                raise unreadable(GET_PROFILES) from error
+        return found
+
+    async def has_event(self, profile: str, unique_id: str, at: Millis) -> bool:
+        moment = datetime.fromtimestamp(at // 1000, UTC)
+        terms = (
+            f'equals(profile_id,"{profile}")',
+            f"greater-or-equal(datetime,{_iso(moment)})",
+            f"less-than(datetime,{_iso(moment + timedelta(seconds=1))})",
+        )
+        query = quote(",".join(terms), safe="")
+        path = f"/api/events?filter={query}&page[size]={_EVENTS}"
+        async for page in self._api.pages(GET_EVENTS, path):
+            try:
+                for each in page:
+                    said = each["attributes"].get("event_properties") or {}
+                    if said.get("$event_id") == unique_id:
+                        return True
+            except _NOT_THIS_SHAPE as error:
+                raise unreadable(GET_EVENTS) from error
+        return False
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _fields(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """By the names of connector.domain.profile_state: Klaviyo's own with a leading `@`."""
+    found = {f"@{name}": value for name, value in attributes.items() if name != "properties"}
+    for name, value in (attributes.get("location") or {}).items():
+        found[f"@location.{name}"] = value
+    return found | dict(attributes.get("properties") or {})

@@ -1,0 +1,120 @@
+"""Events to Klaviyo: one by one where a repeat must be harmless, else by the thousand.
+
+Singly, Klaviyo drops a repeated (profile, metric, unique_id) silently. In bulk a repeat inside one
+request fails the whole request, and what a repeat of an earlier request does is not published
+(docs/unverified.md): so whatever may have been applied goes singly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from connector.domain.attention import (
+    Check,
+)
+from connector.domain.errors import Problem, Rejected
+from connector.domain.messages import (
+    EventMessage,
+)
+from connector.domain.outcomes import (
+    Accepted,
+    Dead,
+    Delivery,
+    Doubt,
+    Outcome,
+)
+from connector.klaviyo.api import KlaviyoApi, Sent
+from connector.klaviyo.limits import BULK_EVENTS, BULK_EVENTS_MAX, CREATE_EVENT
+from connector.klaviyo.sink import batches, event_body
+from connector.klaviyo.sink.batches import Batches, Encoded
+from connector.ports import Clock, Mode, Outgoing, Quota
+
+Out = Outgoing[EventMessage]
+
+
+class EventSink:
+    """connector.ports.Sink of events. `late_after` in seconds (None: never): an event that is
+    older when it is delivered is recorded with `backfill`, so that it starts no flow."""
+
+    single = Mode(CREATE_EVENT, size=1, parallel=16)
+    bulk: Mode | None = Mode(BULK_EVENTS, size=BULK_EVENTS_MAX, parallel=2)
+
+    def __init__(self, api: KlaviyoApi, clock: Clock, *, late_after: float | None) -> None:
+        self._api = api
+        self._clock = clock
+        self._batches = Batches(api, event_body.ENVELOPE, _accepted, batches.doubted)
+        self._late = None if late_after is None else round(late_after * 1000)
+
+    @property
+    def quota(self) -> Quota:
+        return self._api.governor
+
+    async def deliver(
+        self, batch: Sequence[Out], *, bulk: bool, permits: int
+    ) -> AsyncIterator[Delivery]:
+        good, refused = self._encode(batch, bulk)
+        if refused:
+            yield Delivery(refused)
+        if bulk:
+            async for delivery in self._batches.deliver(good, permits):
+                yield delivery
+            return
+        tasks = [asyncio.create_task(self._singly(seq, body)) for seq, body in good]
+        try:
+            for done in asyncio.as_completed(tasks):
+                yield await done
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _encode(self, batch: Sequence[Out], bulk: bool) -> tuple[list[Encoded], list[Outcome]]:
+        """What can be sent, and what Klaviyo would refuse, each dead with the limit it breaks."""
+        now = self._clock.now()
+        encode = event_body.item if bulk else event_body.single
+        good: list[Encoded] = []
+        refused: list[Outcome] = []
+        ids: set[tuple[str, str, str]] = set()
+        for out in batch:
+            entry, message = out.entry, out.message
+            late = self._late is not None and now - message.occurred_at > self._late
+            try:
+                body = encode(message, backfill=entry.backfill or late)
+            except TypeError as error:
+                refused.append(Dead(entry.seq, Problem.MAPPING_FAILED, f"not JSON: {error}"))
+                continue
+            if fault := event_body.fault_of(message, body, now):
+                refused.append(Dead(entry.seq, fault.problem, fault.detail))
+                continue
+            identity = message.identity.get("email") or repr(sorted(message.identity.items()))
+            key = (identity, message.metric, message.unique_id)
+            if key in ids:
+                refused.append(
+                    Doubt(entry.seq, Problem.UNIQUE_ID, detail="its twin is in the same batch")
+                )
+                continue
+            ids.add(key)
+            good.append((entry.seq, body))
+        return good, refused
+
+    async def _singly(self, seq: int, body: bytes) -> Delivery:
+        sent = await self._api.post(CREATE_EVENT, body)
+        if sent.error is None:
+            return _accepted([seq], sent)
+        if isinstance(sent.error, Rejected):
+            return batches.refused(seq, sent)
+        failed = batches.not_applied([seq], sent.error, sent.request)
+        return failed or batches.doubted([seq], sent)
+
+    def resumed(self) -> None: ...
+
+    def preview(self, out: Out) -> tuple[str, bytes]:
+        [(_, body)], _ = self._encode([out], bulk=False)
+        return CREATE_EVENT, body
+
+    async def check(self) -> Sequence[Check]:
+        return await self._api.check()
+
+
+def _accepted(seqs: Sequence[int], sent: Sent) -> Delivery:
+    return Delivery([Accepted(seq, sent.request.id) for seq in seqs], [sent.request])

@@ -1,0 +1,1 @@
+"""HTTP, authentication, retries and rate limits: one module for each outside concern."""

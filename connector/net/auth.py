@@ -1,0 +1,218 @@
+"""What proves us to a far end: keys, and tokens on Authlib's transport-free core.
+
+Nothing else imports authlib, and nothing here opens a connection: a token's transport is passed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+import orjson
+from authlib.oauth2.auth import ClientAuth
+from authlib.oauth2.rfc6749.parameters import prepare_token_request
+from pydantic import SecretStr
+
+from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.ports import Clock
+
+_MARGIN = 60.0
+"""A token is renewed so many seconds before its end, or a tenth of its life if that is less."""
+_AGAIN_AFTER = 5.0
+"""Seconds for which a failed token call answers for those that ask next."""
+_FORCED_EVERY = 300.0
+"""A far end that refuses every token must not make us ask for one at every call."""
+
+
+class HeaderKey:
+    """A fixed key in a header: `Authorization: Klaviyo-API-Key pk_…`, `api-key: …`."""
+
+    def __init__(self, header: str, key: SecretStr, *, prefix: str = "") -> None:
+        self._header, self._key, self._prefix = header, key, prefix
+
+    def __call__(self) -> Mapping[str, str]:
+        return {self._header: self._prefix + self._key.get_secret_value()}
+
+    def __repr__(self) -> str:
+        return f"HeaderKey({self._header!r}, ***)"
+
+
+class QueryKey:
+    """A fixed token in the address, for a far end that looks for it nowhere else."""
+
+    in_query = True
+
+    def __init__(self, name: str, key: SecretStr) -> None:
+        self._name, self._key = name, key
+
+    async def __call__(self) -> Mapping[str, str]:
+        return {self._name: self._key.get_secret_value()}
+
+    def refused(self, proof: Mapping[str, str]) -> bool:
+        """There is no other."""
+        return False
+
+    def __repr__(self) -> str:
+        return f"QueryKey({self._name!r}, ***)"
+
+
+class _Answer(Protocol):
+    def json(self) -> Any: ...
+
+
+class Transport(Protocol):
+    """The token endpoint. connector.net.http.Http is one whose base address is the token URL."""
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        route: str,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> _Answer: ...
+
+    async def aclose(self) -> None: ...
+
+
+class OAuthToken:
+    """A machine's access token (RFC 6749): by refresh token where one is given, else by client
+    credentials.
+
+    Cached for its life, fetched once however many ask at the same time. `extra` goes into the token
+    request, which is a form or, with `as_json`, JSON. The token travels as `Authorization: Bearer`,
+    or in the query under the name `query`; `beside` is a fixed key that goes along. `problem` is
+    what it is called when the endpoint does not take the client or the grant. Raises Wait, or
+    Blocked of scope account: the call for which the token was needed never left.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        clock: Clock,
+        client_id: str,
+        client_secret: SecretStr,
+        refresh_token: SecretStr | None = None,
+        extra: Mapping[str, str] | None = None,
+        as_json: bool = False,
+        auth_method: str = "client_secret_post",
+        query: str | None = None,
+        beside: HeaderKey | None = None,
+        problem: Problem = Problem.PLATFORM_KEY,
+        route: str = "POST /oauth/token",
+    ) -> None:
+        self.in_query = query is not None
+        self._query = query
+        self._transport = transport
+        self._clock = clock
+        self._client_id, self._client_secret = client_id, client_secret
+        self._refresh_token = refresh_token
+        self._extra = dict(extra or {})
+        self._as_json = as_json
+        self._auth_method = auth_method
+        self._beside = beside
+        self._problem = problem
+        self._route = route
+        self._lock = asyncio.Lock()
+        self._proof: Mapping[str, str] | None = None
+        self._good_until = 0.0
+        self._forced_at = -_FORCED_EVERY
+        self._failure: DeliveryError | None = None
+        self._failed_until = 0.0
+
+    def __repr__(self) -> str:
+        return f"OAuthToken({self._route!r}, ***)"
+
+    async def __call__(self) -> Mapping[str, str]:
+        async with self._lock:
+            if self._proof is None or self._clock.monotonic() >= self._good_until:
+                self._proof = await self._fetch()
+            return self._proof
+
+    def refused(self, proof: Mapping[str, str]) -> bool:
+        """A proof that is not the current one was renewed meanwhile: try that."""
+        if proof is not self._proof:
+            return True
+        now = self._clock.monotonic()
+        if now - self._forced_at < _FORCED_EVERY:
+            return False
+        self._forced_at, self._proof = now, None
+        return True
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def _fetch(self) -> Mapping[str, str]:
+        asked_at = self._clock.monotonic()
+        if self._failure is not None and asked_at < self._failed_until:
+            raise self._failure.with_traceback(None)
+        try:
+            said = await self._ask()
+        except DeliveryError as error:
+            failure = _as_failure(error, self._problem)
+            hold = max(_AGAIN_AFTER, failure.after if isinstance(failure, Wait) else 0.0)
+            self._failure, self._failed_until = failure, self._clock.monotonic() + hold
+            raise failure from None
+        self._failure = None
+        life = _seconds(said.get("expires_in"))
+        self._good_until = asked_at + life - min(_MARGIN, life / 10)
+        renewed = said.get("refresh_token")
+        if self._refresh_token is not None and isinstance(renewed, str) and renewed:
+            self._refresh_token = SecretStr(renewed)
+        return self._shown(said["access_token"])
+
+    def _shown(self, token: str) -> Mapping[str, str]:
+        if self._query is not None:
+            return {self._query: token}
+        return {**(self._beside() if self._beside else {}), "Authorization": f"Bearer {token}"}
+
+    async def _ask(self) -> Mapping[str, Any]:
+        """The endpoint's answer, with an access token in it. Raises DeliveryError."""
+        headers, content = self._request()
+        answer = await self._transport.call(
+            "POST", "", route=self._route, content=content, headers=headers
+        )
+        said = answer.json()
+        if not isinstance(said, dict) or not isinstance(said.get("access_token"), str):
+            raise Unknown(Problem.ANSWER_UNREADABLE, "the answer holds no access_token")
+        return said
+
+    def _request(self) -> tuple[Mapping[str, str], bytes]:
+        grant, more = "client_credentials", self._extra
+        if self._refresh_token is not None:
+            grant = "refresh_token"
+            more = {**more, "refresh_token": self._refresh_token.get_secret_value()}
+        body = prepare_token_request(grant, **more)
+        client = ClientAuth(
+            self._client_id, self._client_secret.get_secret_value(), self._auth_method
+        )
+        _, headers, body = client.prepare("POST", "", {"accept": "application/json"}, body)
+        if self._as_json:
+            return headers, orjson.dumps(dict(parse_qsl(body, keep_blank_values=True)))
+        return {**headers, "content-type": "application/x-www-form-urlencoded"}, body.encode()
+
+
+def _as_failure(error: DeliveryError, problem: Problem) -> Wait | Blocked:
+    """What a failed token call means for the call that needed the token: it was not sent.
+
+    The status stays out: a 404 of the token endpoint is not an unknown person."""
+    detail = f"token endpoint: {error.detail}"
+    if isinstance(error, Wait):
+        return Wait(error.problem, detail, after=error.after)
+    if isinstance(error, Rejected) or (isinstance(error, Blocked) and error.status in {401, 403}):
+        return Blocked(problem, detail, scope="account")
+    if isinstance(error, Blocked):
+        return Blocked(error.problem, detail, scope="account")
+    return Wait(error.problem, detail)
+
+
+def _seconds(life: Any) -> float:
+    """A token's life; one whose end is not told is good until it is refused."""
+    try:
+        return max(0.0, float(life))
+    except (TypeError, ValueError):
+        return float("inf")

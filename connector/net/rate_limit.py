@@ -1,0 +1,222 @@
+"""The only rate limiter: nobody sends a request without a grant.
+
+The unit is an account (Klaviyo) or a credential (a platform). Each endpoint has windows, and no
+window of that length, wherever it begins, ever holds more than our share of the limit: a far
+end's fixed windows are then kept whatever their phase. Windows are kept a little longer than the
+far end's, because requests granted evenly can arrive bunched. What was granted is saved with the
+claim it was granted for and read at start, so a restart does not spend a minute's quota twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from connector.domain.lanes import (
+    Spend,
+)
+from connector.ports import Clock, Grant
+
+Remember = Callable[[Sequence[Spend]], Awaitable[None]]
+"""Saves quota that was granted outside a claim."""
+_MARGIN = 0.02
+_MIN_WAIT = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What the far end allows: requests a second, a minute and, where it has one, a day."""
+
+    burst: int
+    steady: int
+    daily: int | None = None
+
+
+@dataclass(slots=True)
+class _Window:
+    name: str
+    limit: int
+    backfill_limit: int
+    seconds: float
+    granted: deque[float]
+
+    def forget(self, now: float) -> None:
+        while self.granted and self.granted[0] <= now - self.seconds:
+            self.granted.popleft()
+
+    def room(self, backfill: bool) -> int:
+        return (self.backfill_limit if backfill else self.limit) - len(self.granted)
+
+    def wait(self, now: float, backfill: bool) -> float:
+        """Seconds until one more fits."""
+        over = -self.room(backfill)
+        return self.granted[over] + self.seconds - now if over >= 0 else 0.0
+
+
+def _window(name: str, allowed: int, seconds: float, share: float, reserve: float) -> _Window:
+    """A window of our share; stretched where the share of it is less than one request."""
+    ours = allowed * share
+    if ours < 1:
+        seconds, ours = seconds / ours, 1
+    limit = math.floor(ours)
+    backfill = max(1, math.floor(limit * (1 - reserve)))
+    return _Window(name, limit, backfill, seconds * (1 + _MARGIN), deque())
+
+
+class Governor:
+    """connector.ports.Quota of one account. `share` is the part of every limit that is ours,
+    `live_reserve` the part of that share which no backfill may touch."""
+
+    def __init__(
+        self,
+        account: str,
+        limits: Mapping[str, Limit],
+        *,
+        clock: Clock,
+        share: float,
+        live_reserve: float = 0.0,
+        blocked: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self.account = account
+        self._clock = clock
+        self._blocked = blocked
+        self._until: dict[str, float] = {}
+        self._windows: dict[str, list[_Window]] = {}
+        self._apart: dict[str, Arrivals] = {}
+        self.adjust(limits, share=share, live_reserve=live_reserve)
+
+    def adjust(
+        self, limits: Mapping[str, Limit], *, share: float, live_reserve: float = 0.0
+    ) -> None:
+        """Other limits or another share from now on; what was granted goes on counting."""
+        before = self._windows
+        self._windows = {
+            endpoint: [
+                _window("second", limit.burst, 1.0, share, live_reserve),
+                _window("minute", limit.steady, 60.0, share, live_reserve),
+                *(
+                    [_window("day", limit.daily, 86_400.0, share, live_reserve)]
+                    if limit.daily
+                    else []
+                ),
+            ]
+            for endpoint, limit in limits.items()
+        }
+        for endpoint, windows in self._windows.items():
+            granted = max((w.granted for w in before.get(endpoint, [])), key=len, default=deque())
+            for window in windows:
+                window.granted.extend(granted)
+
+    def reserve(self, endpoint: str, want: int, *, backfill: bool = False) -> Grant:
+        """Up to `want` requests now. A grant of none says how long to wait for one."""
+        now = self._clock.monotonic()
+        windows = self._windows[endpoint]
+        blocked = self._until.get(endpoint, 0.0) - now
+        if blocked > 0:
+            return Grant(0, blocked)
+        for window in windows:
+            window.forget(now)
+        count = min(want, *(window.room(backfill) for window in windows))
+        if count <= 0:
+            wait = max(window.wait(now, backfill) for window in windows)
+            if self._blocked:
+                self._blocked(endpoint, wait)
+            return Grant(0, max(wait, _MIN_WAIT))
+        for window in windows:
+            window.granted.extend([now] * count)
+        second = self._clock.now() // 1000
+        return Grant(count, 0.0, (Spend(self.account, endpoint, second, count),), now)
+
+    async def permit(self, endpoint: str, remember: Remember, *, backfill: bool = False) -> None:
+        """Wait for quota for one request and save that it was granted."""
+        while True:
+            grant = self.reserve(endpoint, 1, backfill=backfill)
+            if grant.count:
+                await remember(grant.spend)
+                return
+            await self._clock.sleep(grant.wait)
+
+    def release(self, endpoint: str, grant: Grant, unused: int) -> None:
+        """Give back what was not used of this grant, and of no other that came after it."""
+        for window in self._windows[endpoint]:
+            for _ in range(min(unused, window.granted.count(grant.at))):
+                window.granted.remove(grant.at)
+
+    def slow_down(self, endpoint: str, seconds: float) -> None:
+        """The far end said so (429, 503 with Retry-After, nothing remaining): nothing before."""
+        until = self._clock.monotonic() + seconds
+        self._until[endpoint] = max(until, self._until.get(endpoint, 0.0))
+
+    def observe(self, endpoint: str, headers: Mapping[str, str]) -> None:
+        """Believe the far end when it says that less remains than we think: others share the
+        account. The headers speak of the one-second window (facts, klaviyo.md 14)."""
+        if headers.get("ratelimit-remaining") == "0":
+            try:
+                reset = float(headers.get("ratelimit-reset", "1"))
+            except ValueError:
+                reset = 1.0
+            self.slow_down(endpoint, min(max(reset, 0.1), 60.0))
+
+    def apart(self, endpoint: str) -> Arrivals:
+        """What calls to this endpoint go through, where its limit is so low that a few that arrive
+        together pass it."""
+        second = self._windows[endpoint][0]
+        return self._apart.setdefault(endpoint, Arrivals(second.limit, second.seconds, self._clock))
+
+    def load(self, spent: Iterable[Spend]) -> None:
+        """Remember what was granted before a restart, each at the end of its second."""
+        now, wall = self._clock.monotonic(), self._clock.now() / 1000
+        for spend in sorted(spent, key=lambda s: s.second):
+            if spend.account != self.account:
+                continue
+            at = min(now, now - (wall - spend.second - 1))
+            for window in self._windows.get(spend.endpoint, ()):
+                if at > now - window.seconds:
+                    window.granted.extend([at] * spend.count)
+
+    def remaining(self) -> Sequence[tuple[str, str, int]]:
+        """(endpoint, window, requests left to us), for metrics."""
+        now = self._clock.monotonic()
+        found = []
+        for endpoint, windows in self._windows.items():
+            for window in windows:
+                window.forget(now)
+                found.append((endpoint, window.name, max(0, window.room(False))))
+        return found
+
+
+class Arrivals:
+    """`async with` it around a call: one begins while fewer than `limit` are under way or ended
+    less than `seconds` ago.
+
+    A grant says when a call may leave, and nobody knows when it arrives. Where a second holds few,
+    two that were granted well apart can arrive together; kept so, they never do.
+    """
+
+    def __init__(self, limit: int, seconds: float, clock: Clock) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._seconds = seconds
+        self._under_way = 0
+        self._ended: deque[float] = deque()
+        self._one_ended = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        while True:
+            now = self._clock.monotonic()
+            while self._ended and self._ended[0] <= now - self._seconds:
+                self._ended.popleft()
+            if self._under_way + len(self._ended) < self._limit:
+                break
+            self._one_ended.clear()
+            wait = self._ended[0] + self._seconds - now if self._ended else None
+            await self._clock.wait(self._one_ended, wait)
+        self._under_way += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._under_way -= 1
+        self._ended.append(self._clock.monotonic())
+        self._one_ended.set()

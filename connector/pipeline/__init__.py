@@ -1,0 +1,1 @@
+"""The loops between intake and settlement. They know ports only."""

@@ -1,0 +1,114 @@
+"""What comes in, durably: pages and webhook deliveries into the outbox, with their cursor. Nobody
+is told "accepted" before the commit that holds his record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from connector.domain.errors import Problem, StoreError
+from connector.domain.lanes import (
+    Lane,
+    LaneId,
+    Millis,
+    Via,
+)
+from connector.domain.profiles import (
+    Observation,
+)
+from connector.domain.records import (
+    Appended,
+    Page,
+    Record,
+)
+from connector.ports import Clock, Outbox, Webhook
+from connector.runtime.group_commit import Groups
+from connector.runtime.metrics import Metrics
+
+_NO_HURRY = 2_000
+"""ms between two reads of one person where no event waits for the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where a platform's webhooks come in: who verifies and parses them, and what follows.
+
+    `wants_read` says whether an event makes its person be read again, on the lane `reads`, and
+    `renews` whether that read fetches what is fetched seldom. With `by_id` a read can also find
+    the address of somebody of whom only the id is known.
+    `attach_wait` ms an event waits for that read while its lane goes singly (`hurried` says no).
+    `hears` makes an observation of what an event received then says itself, where events do.
+    """
+
+    lane: Lane
+    webhook: Webhook
+    reads: LaneId | None = None
+    wants_read: Callable[[str], bool] = lambda name: False
+    renews: Callable[[str], bool] = lambda name: False
+    attach_wait: int = 0
+    by_id: bool = False
+    hurried: Callable[[], bool] = lambda: False
+    hears: Callable[[Record, Millis], Observation | None] | None = None
+
+    def page(
+        self, headers: Mapping[str, str], body: bytes, secret: str | None, now: Millis
+    ) -> Page:
+        """What a delivery says, verified. Raises Unauthorised and Malformed."""
+        self.webhook.verify(headers, body, secret)
+        records = self.webhook.parse(headers, body)
+        if self.hears:
+            records = [replace(r, observation=self.hears(r, now)) for r in records]
+        if self.reads is None:
+            return Page(self.lane, "webhook", records, now)
+        waits = self.attach_wait and not self.hurried()
+        return Page(
+            self.lane,
+            "webhook",
+            [self._with_read(r) for r in records],
+            now,
+            reads=self.reads,
+            attach_wait=self.attach_wait if waits else 0,
+            gap=self.attach_wait // 2 if waits else _NO_HURRY,
+            by_id=self.by_id,
+        )
+
+    def _with_read(self, record: Record) -> Record:
+        renew = self.renews(record.name)
+        if not renew and not self.wants_read(record.name):
+            return record
+        return replace(record, refresh=True, renew=renew)
+
+
+class Intake:
+    """Takes pages in. `arrived` is called with a lane that got something new to deliver."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        arrived: Callable[[LaneId], None],
+    ) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._arrived = arrived
+        self._groups = Groups[Page, Appended](
+            lambda pages: outbox.append(pages), lambda page: len(page.records)
+        )
+        self.closed: Problem | None = None
+        """Set while nothing may be taken in (free disk too low); why."""
+
+    async def take(self, lane: Lane, via: Via, records: Sequence[Record]) -> Appended:
+        """Store what a platform pushed. Raises StoreError when it is not stored."""
+        return await self.page(Page(lane, via, records, self._clock.now()))
+
+    async def page(self, page: Page) -> Appended:
+        """Store a page with its checkpoint. Raises StoreError when it is not stored."""
+        if self.closed:
+            raise StoreError(self.closed)
+        result = await self._groups.put(page)
+        self._metrics.took_in(page.lane, page.via, result, page.received_at)
+        if result.accepted > result.held or result.released or (result.held and page.by_id):
+            self._arrived(page.lane.id)
+        return result

@@ -1,0 +1,169 @@
+"""Keeping a lease: renewed well before it ends, and doubted as soon as it might have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+from connector.domain.errors import Problem, StoreError
+from connector.ports import Clock, Fence, Holder, Store
+from connector.runtime import log
+
+TTL = 12.0
+_RENEW_EVERY = 4.0
+_SAFETY = 2.0
+STORE = "store"
+
+
+def holder_name() -> str:
+    """Who we are, for the person who reads `held by`, and for `is_gone`: host, process id, and
+    what tells this process from every other that bears the same id."""
+    pid = os.getpid()
+    proof = f"{_machine()}.{_started(pid)}" if _machine() and _started(pid) else "-"
+    return f"{socket.gethostname()}/{pid}/{proof}/{secrets.token_hex(2)}"
+
+
+def is_gone(holder: str) -> bool:
+    """Whether that holder is proved to be a dead process of this machine.
+
+    Proved means: named by the same running kernel, in our own process namespace, and the kernel
+    has no process of that id, or one that began at another time. Whatever cannot be proved (another
+    host or container, another system than Linux) counts as alive: its lease runs out.
+    """
+    parts = holder.rsplit("/", 3)
+    if len(parts) != 4 or parts[0] != socket.gethostname() or not parts[1].isdecimal():
+        return False
+    machine, _, started = parts[2].partition(".")
+    if not started or not machine or machine != _machine():
+        return False
+    pid = int(parts[1])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    now = _started(pid)
+    return now is not None and now != started
+
+
+def _machine() -> str:
+    """Stands for this boot of this kernel, and our namespaces of process ids and of time; empty
+    where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        pids = os.readlink("/proc/self/ns/pid")
+        times = os.readlink("/proc/self/ns/time") if Path("/proc/self/ns/time").exists() else ""
+    except OSError:
+        return ""
+    return sha256(f"{boot}{pids}{times}".encode()).hexdigest()[:12]
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, in ticks since boot; None where the system does not tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The second field is the program's name in brackets, which may hold anything.
+    fields = stat.rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else None
+
+
+class LeaseKeeper:
+    """connector.ports.Lease that renews itself.
+
+    `valid` goes by the monotonic clock from before the renewal was sent, less a margin, so that
+    it says no before the store would say yes to another.
+    """
+
+    def __init__(self, store: Store, clock: Clock, holder: str, resource: str = STORE) -> None:
+        self._store = store
+        self._clock = clock
+        self._holder = holder
+        self._resource = resource
+        self._fence: Fence | None = None
+        self._good_until = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._log = log.get("lease")
+
+    @property
+    def fence(self) -> Fence:
+        if self._fence is None:
+            raise StoreError(Problem.STORE_HELD, f"no lease of {self._resource} was taken")
+        return self._fence
+
+    def valid(self) -> bool:
+        return self._fence is not None and self._clock.monotonic() < self._good_until
+
+    async def acquire(self, patience: float) -> None:
+        """Take the lease, waiting up to `patience` seconds for another holder to go. One that
+        died on this machine is not waited for.
+
+        Raises StoreError(STORE_HELD) naming the holder.
+        """
+        deadline = self._clock.monotonic() + patience
+        gone: str | None = None
+        while True:
+            began = self._clock.monotonic()
+            answer = await self._try(gone)
+            if isinstance(answer, Fence):
+                self._take(answer, began)
+                return
+            if is_gone(answer.holder) and answer.holder != gone:
+                gone = answer.holder
+                self._log.warning("the holder of the lease is dead", holder=gone)
+                continue
+            if self._clock.monotonic() >= deadline:
+                raise StoreError(
+                    Problem.STORE_HELD,
+                    f"{answer.holder} holds this store; stop it, or give this one a store of its "
+                    "own",
+                )
+            await self._clock.sleep(1.0)
+
+    async def _try(self, gone: str | None) -> Fence | Holder:
+        return await self._store.leases.acquire(
+            self._resource, self._holder, now=self._clock.now(), ttl=round(TTL * 1000), gone=gone
+        )
+
+    def _take(self, fence: Fence, began: float) -> None:
+        self._fence = fence
+        self._good_until = began + TTL - _SAFETY
+
+    def keep(self, lost: Callable[[], None]) -> None:
+        """Renew in the background; `lost` is called when another has it."""
+        self._task = asyncio.create_task(self._keep(lost))
+
+    async def _keep(self, lost: Callable[[], None]) -> None:
+        while True:
+            await self._clock.sleep(_RENEW_EVERY)
+            began = self._clock.monotonic()
+            try:
+                ours = await self._store.leases.renew(
+                    self.fence, now=self._clock.now(), ttl=round(TTL * 1000)
+                )
+            except StoreError:
+                continue
+            if not ours:
+                self._good_until = 0.0
+                self._log.error("the lease was taken by another", resource=self._resource)
+                lost()
+                return
+            self._good_until = began + TTL - _SAFETY
+
+    async def release(self) -> None:
+        """Give it back at once, so that the next one need not wait for it to end."""
+        if self._task:
+            self._task.cancel()
+        self._good_until = 0.0
+        if self._fence:
+            try:
+                await self._store.leases.release(self._fence)
+            except StoreError as error:
+                self._log.warning("the lease could not be given back", detail=error.detail)

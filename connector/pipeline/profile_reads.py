@@ -1,0 +1,267 @@
+"""Event → person to read again → observation. Reads go the same road as deliveries: a lane, a
+quota, an outcome for each; a platform that fails slows its own lane only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from connector.domain.attention import (
+    Check,
+)
+from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Wait
+from connector.domain.lanes import (
+    LaneId,
+    Millis,
+)
+from connector.domain.messages import (
+    Fault,
+    Skip,
+)
+from connector.domain.outcomes import (
+    Dead,
+    Delivery,
+    Gone,
+    Observed,
+    Outcome,
+    Retry,
+    Stop,
+    Unsent,
+)
+from connector.domain.profile_state import address_of, changes_of
+from connector.domain.profiles import (
+    EmailChange,
+    Observation,
+    OnLeave,
+)
+from connector.domain.records import (
+    Entry,
+    Record,
+)
+from connector.mapping import CompiledMapping
+from connector.ports import Mode, Outgoing, PeoplePage, Quota, Reader, Sight, Sighting, Whom
+
+_WATCHED = 10
+_TOO_MANY = 5
+_NOT_THE_NEXT_PROBE = 300.0
+
+
+class PassThrough:
+    """connector.ports.Renderer of reads: there is nothing to map on the way out."""
+
+    version = ""
+
+    async def prepare(self, entries: Sequence[Entry]) -> None: ...
+
+    def render(self, entry: Entry) -> Entry | Skip | Fault:
+        return entry
+
+
+class Refresher:
+    """connector.ports.Sink of reads: what it 'delivers' is observations.
+
+    `lane` is the profile lane that the observations are for, `account` scopes its addresses.
+    `signals` adds to every sight what the configuration knows about the platform.
+    """
+
+    bulk: Mode | None = None
+
+    def __init__(
+        self,
+        reader: Reader,
+        mapping: CompiledMapping,
+        *,
+        lane: LaneId,
+        account: str,
+        email_change: EmailChange,
+        on_leave: OnLeave,
+        signals: Callable[[Sight], Sight] = lambda sight: sight,
+    ) -> None:
+        self._reader = reader
+        self._signals = signals
+        self._mapping = mapping
+        self._lane = lane
+        self._account = account
+        self._email_change: EmailChange = email_change
+        self._on_leave: OnLeave = on_leave
+        self._known_found: deque[bool] = deque(maxlen=_WATCHED)
+        self.single = Mode(reader.endpoint, size=1, parallel=reader.parallel)
+
+    @property
+    def quota(self) -> Quota:
+        return self._reader.quota
+
+    async def deliver(
+        self, batch: Sequence[Outgoing[Entry]], *, bulk: bool, permits: int
+    ) -> AsyncIterator[Delivery]:
+        tasks = [asyncio.create_task(self._read(out.entry)) for out in batch]
+        try:
+            for done in asyncio.as_completed(tasks):
+                yield await done
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _read(self, entry: Entry) -> Delivery:
+        try:
+            sight = await self._reader.read(self._whom(entry), self._mapping.reads)
+        except DeliveryError as error:
+            return _failed(entry.seq, error)
+        if entry.data:
+            self._known_found.append(sight is not None)
+            if sight is None and self._known_found.count(False) > _TOO_MANY:
+                problem = Problem.WRONG_PROGRAM
+                # The next probe asks for another: this one may be gone for good.
+                later = Retry(entry.seq, problem, _NOT_THE_NEXT_PROBE)
+                return Delivery([later], stop=Stop("target", problem, problem.meaning))
+        if sight is None:
+            return Delivery([Gone(entry.seq, self._on_leave)])
+        at = Millis(entry.occurred_at)
+        seen = self.observation(
+            entry.seq, sight, at=at, since=entry.received_at, backfill=entry.backfill
+        )
+        return Delivery([Observed(entry.seq, seen)])
+
+    def _whom(self, entry: Entry) -> Whom:
+        return Whom(
+            person=entry.seq,
+            platform_id=entry.unique_id or None,
+            email=entry.email,
+            view=entry.data,
+            renew=entry.name == "renew",
+            backfill=entry.backfill,
+        )
+
+    def observation(
+        self, person: int, sight: Sight, *, at: Millis, since: Millis, backfill: bool = False
+    ) -> Observation:
+        """What the mapping makes of a sight that was asked for `at`, because of what came in
+        `since`. A person without a usable address is observed too: he is held, and told once he
+        has one."""
+        sight = self._signals(sight)
+        values, fault = _identity(self._mapping, sight.view)
+        email = values.get("email")
+        return Observation(
+            person=person,
+            view=sight.view,
+            changes=changes_of(self._mapping.render_profile(sight.view, sight.covers)),
+            identity=values,
+            at=at,
+            mapping=self._mapping.version,
+            lane=self._lane,
+            since=since,
+            address=address_of(self._account, email) if email else None,
+            email_change=self._email_change,
+            problem=fault.problem if fault else None,
+            email=email if self._reader.by_id else None,
+            withheld="withheld" in sight.view,
+            backfill=backfill,
+        )
+
+    def resumed(self) -> None:
+        """A person says that they really left: none of them counts against the program now."""
+        self._known_found.clear()
+
+    def preview(self, out: Outgoing[Entry]) -> tuple[str, bytes]:
+        return self._reader.endpoint, b""
+
+    async def check(self) -> Sequence[Check]:
+        return await self._reader.check()
+
+
+class Listener:
+    """What events say themselves: the mapping's `trusted` and `from_event`.
+
+    With `partial` people are read too, and only what the mapping names is heard of; else every
+    event of such a platform also says who the person is now.
+    """
+
+    def __init__(
+        self,
+        mapping: CompiledMapping,
+        view: Callable[[str, int, dict[str, Any], str | None], dict[str, Any]],
+        *,
+        lane: LaneId,
+        account: str,
+        email_change: EmailChange,
+        partial: bool,
+    ) -> None:
+        self._mapping = mapping
+        self._view = view
+        self._lane = lane
+        self._account = account
+        self._email_change: EmailChange = email_change
+        self._partial = partial
+
+    def observation(self, record: Record, received_at: Millis) -> Observation | None:
+        """Of the event's time, but never of a later one than its receipt. Its person is filled in
+        where the record is stored. None where the event says nothing."""
+        if self._partial and not self._mapping.hears(record.name):
+            return None
+        try:
+            said = orjson.loads(record.data)
+            view = self._view(record.name, record.occurred_at, said, record.email)
+            changes = changes_of(self._mapping.render_profile(view))
+            values, _ = _identity(self._mapping, view)
+        except Exception:
+            # A view may be a plug-in's. The event itself is kept, and dies of the same fault.
+            return None
+        if not changes and (self._partial or not values):
+            return None
+        email = values.get("email")
+        return Observation(
+            person=0,
+            view={},
+            changes=changes,
+            identity=values,
+            at=min(record.occurred_at, received_at),
+            mapping=self._mapping.version,
+            lane=self._lane,
+            since=received_at,
+            address=address_of(self._account, email) if email else None,
+            email_change=self._email_change,
+            partial=self._partial,
+        )
+
+
+def _identity(
+    mapping: CompiledMapping, view: Mapping[str, Any]
+) -> tuple[dict[str, str], Fault | None]:
+    identity = mapping.identify(view)
+    return ({}, identity) if isinstance(identity, Fault) else (dict(identity.values), None)
+
+
+def sightings(
+    refresher: Refresher, page: PeoplePage, now: Millis, *, backfill: bool = False
+) -> list[Sighting]:
+    """What a page of a listing says, as the mapping renders it. Whoever has neither id nor address
+    cannot be told from others and is left out."""
+    return [
+        Sighting(
+            person=listed.platform_id,
+            email=listed.email,
+            observation=refresher.observation(
+                0, listed.sight, at=listed.at or page.at, since=now, backfill=backfill
+            ),
+            covers=listed.sight.covers,
+        )
+        for listed in page.people
+        if listed.platform_id or listed.email
+    ]
+
+
+def _failed(seq: int, error: DeliveryError) -> Delivery:
+    """A read changes nothing, so whatever is not final is simply read again."""
+    outcome: Outcome
+    if isinstance(error, Blocked):
+        return Delivery([Unsent(seq)], stop=Stop(error.scope, error.problem, error.detail))
+    if isinstance(error, Rejected):
+        outcome = Dead(seq, error.problem, error.detail)
+    else:
+        after = error.after if isinstance(error, Wait) else 0.0
+        outcome = Retry(seq, error.problem, after, error.detail)
+    return Delivery([outcome])

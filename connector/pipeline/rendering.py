@@ -1,0 +1,152 @@
+"""From a stored record to a message: the platform's view, then the mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from connector.domain.actions import (
+    REFERENCE,
+)
+from connector.domain.errors import ConfigError, Problem
+from connector.domain.memberships import (
+    MembershipWrite,
+)
+from connector.domain.messages import (
+    EventMessage,
+    Fault,
+    Skip,
+)
+from connector.domain.profile_state import write_of_json
+from connector.domain.profiles import (
+    ProfileWrite,
+)
+from connector.domain.records import (
+    Entry,
+)
+from connector.mapping import CompiledMapping, compile_mapping
+from connector.ports import FreshView, Memory, Reads
+
+EventView = Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
+"""(name, occurred at in ms, the source's JSON, address) → the platform's documented view."""
+
+ORIGIN = "connector_action"
+"""The property of an event that an action of ours caused: its reference."""
+_WITHHELD: Mapping[Any, Skip] = {
+    "placeholder": Skip("placeholder"),
+    "restricted": Skip("restricted"),
+}
+
+
+class EventRenderer:
+    """connector.ports.Renderer of events.
+
+    What may have been applied already is rendered with the mapping version it was first sent
+    with: another metric name or identity would make a second event of it.
+    """
+
+    def __init__(
+        self,
+        mapping: CompiledMapping,
+        view: EventView,
+        memory: Memory | None,
+        reads: Reads | None = None,
+    ) -> None:
+        self._mapping = mapping
+        self._view = view
+        self._memory = memory
+        self._reads = reads
+        self._attach = mapping.attach_profile
+        self._fresh: Mapping[int, FreshView] = {}
+        self._older: dict[str, CompiledMapping] = {}
+
+    @property
+    def version(self) -> str:
+        return self._mapping.version
+
+    async def prepare(self, entries: Sequence[Entry]) -> None:
+        known = {self.version, *self._older}
+        for version in {e.mapping for e in entries if e.solo and e.mapping} - known:
+            text = await self._memory.mapping(version) if self._memory else None
+            if text is not None:
+                try:
+                    self._older[version] = compile_mapping(text, origin=f"version {version}")
+                except ConfigError:
+                    # Only a newer program refuses what an older one took: today's words then.
+                    self._older[version] = self._mapping
+        if self._reads is not None:
+            # Last, so that nothing is awaited between this and the rendering of these entries.
+            asked = [entry for entry in entries if self._attach or entry.email is None]
+            people = [entry.person for entry in asked if entry.person is not None]
+            self._fresh = await self._reads.fresh(people)
+
+    def _fresh_view(self, entry: Entry) -> Mapping[str, Any] | None:
+        """The person as read after this event was received. Not while a write of the profile is
+        in flight, for then two writes would be; not where the address has changed meanwhile."""
+        fresh = self._fresh.get(entry.person or 0)
+        if fresh is None or fresh.writing or fresh.at < entry.received_at:
+            return None
+        return fresh.view if _address(fresh.view) == entry.email else None
+
+    def _withheld(self, entry: Entry) -> Skip | None:
+        """A record whose address was taken from it is of somebody of whom nothing may be told."""
+        fresh = self._fresh.get(entry.person or 0) if entry.email is None else None
+        return _WITHHELD.get(fresh.view.get("withheld")) if fresh else None
+
+    def render(self, entry: Entry) -> EventMessage | Skip | Fault:
+        if skip := self._withheld(entry):
+            return skip
+        mapping = self._mapping
+        if entry.solo and entry.mapping:
+            mapping = self._older.get(entry.mapping, mapping)
+        try:
+            view = self._view(entry.name, entry.occurred_at, orjson.loads(entry.data), entry.email)
+            message = mapping.render_event(
+                view,
+                unique_id=entry.unique_id,
+                occurred_at=entry.occurred_at,
+                fresh=self._fresh_view(entry) if self._attach else None,
+            )
+            return _with_origin(message, entry)
+        except Exception as error:
+            # One record must not stop its lane, whatever is wrong with it or with a plug-in.
+            return Fault(Problem.MAPPING_FAILED, f"{type(error).__name__} while rendering")
+
+
+def _with_origin(message: EventMessage | Skip | Fault, entry: Entry) -> EventMessage | Skip | Fault:
+    """What an action of ours made happen says so, where the platform gives back its reference: a
+    flow must be able to pass over it, or it would start itself again."""
+    found = REFERENCE.search(entry.data.decode(errors="ignore"))
+    if found is None or not isinstance(message, EventMessage):
+        return message
+    return replace(message, properties={**message.properties, ORIGIN: found[0]})
+
+
+class ProfileRenderer:
+    """connector.ports.Renderer of profile writes: what is to be told was decided by the claim."""
+
+    version = ""
+
+    async def prepare(self, entries: Sequence[Entry]) -> None: ...
+
+    def render(self, entry: Entry) -> ProfileWrite | Skip | Fault:
+        return write_of_json(entry.data)
+
+
+class MembershipRenderer:
+    """connector.ports.Renderer of memberships: there is nothing to map."""
+
+    version = ""
+
+    async def prepare(self, entries: Sequence[Entry]) -> None: ...
+
+    def render(self, entry: Entry) -> MembershipWrite | Skip | Fault:
+        return MembershipWrite(**orjson.loads(entry.data))
+
+
+def _address(view: Mapping[str, Any]) -> str | None:
+    email = view.get("email")
+    return email.strip().lower() if isinstance(email, str) else None

@@ -1,0 +1,203 @@
+"""What `[connections.settings]` holds for `source = "http"`: a platform in words, without Python.
+
+docs/http-platform.md explains it by an example that runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+
+from connector.config import Duration, PlatformSettings, Secrets, Section, Words, setting
+from connector.mapping import VIEW, PathError, parse_path
+from connector.platforms.http.template import places
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OF_PERSON = tuple(word for word in VIEW if not word.startswith("event.") and word != "raw")
+
+WHO = ("email", "person")
+"""Places of a template that say who it is about."""
+WHAT = (*WHO, "amount", "points", "direction", "reason", "ref", "earned", "visible")
+"""Places of an adjustment's template; docs/http-platform.md says what each is."""
+
+
+def _path(text: str) -> str:
+    if text:
+        parse_path(text)
+    return text
+
+
+def _header(name: str) -> str:
+    if name and not _TOKEN.fullmatch(name):
+        raise ValueError("not a header's name")
+    return name.lower()
+
+
+def _template(known: tuple[str, ...]) -> Callable[[Any], Any]:
+    def checked(template: Any) -> Any:
+        for name in places(template):
+            if name not in known:
+                raise ValueError(f"no place is called {{{name}}}")
+        return template
+
+    return checked
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names)
+
+
+PathText = Annotated[
+    str, AfterValidator(_path), Words('a path such as customer.id, a."with space" or items[0]')
+]
+HeaderName = Annotated[str, AfterValidator(_header), Words("a header's name")]
+WhoPath = Annotated[
+    str,
+    Field(pattern=r"^/"),
+    AfterValidator(_template(WHO)),
+    Words(f"a path that begins with / and may hold {_listed(WHO)}"),
+]
+WhatPath = Annotated[
+    str,
+    Field(pattern=r"^/"),
+    AfterValidator(_template(WHAT)),
+    Words(f"a path that begins with / and may hold {_listed(WHAT)}"),
+]
+Body = Annotated[
+    dict[str, Any] | list[Any],
+    AfterValidator(_template(WHAT)),
+    Words(f"a table or list whose texts may hold {_listed(WHAT)}"),
+]
+Statuses = Annotated[
+    tuple[Annotated[int, Field(ge=100, le=599)], ...], Words("a list of HTTP statuses")
+]
+
+
+class Event(Section):
+    """`[connections.settings.event]`: where a delivery says what."""
+
+    items: PathText = setting(
+        "", "Path of the list of events in a delivery; empty: the body is one event."
+    )
+    id: PathText = setting(
+        "id", "Path of the event's id. Where it leads nowhere, the content stands for it."
+    )
+    id_header: HeaderName = setting("", "The header that holds the id, instead of a path.")
+    name: PathText = setting("name", "Path of the event's name.")
+    name_header: HeaderName = setting("", "The header that holds the name, instead of a path.")
+    time: PathText = setting(
+        "time", "Path of the time: ISO 8601, or seconds or milliseconds since 1970."
+    )
+    person: PathText = setting("person", "Path of the platform's id of the person; may be empty.")
+    email: PathText = setting("email", "Path of the person's address; may be empty.")
+    properties: PathText = setting(
+        "properties", "Path of what goes to Klaviyo as the event's properties; empty: the event."
+    )
+    repeat_window: Duration = setting(
+        "1h", "How long an event without an id counts as the same when its content is the same."
+    )
+
+    @model_validator(mode="after")
+    def _one_event_per_header(self) -> Event:
+        if self.items and (self.id_header or self.name_header):
+            raise ValueError(
+                "either items, or id_header and name_header: a header is about one event"
+            )
+        return self
+
+    @field_validator("name", "time")
+    @classmethod
+    def _needed(cls, path: str) -> str:
+        if not path:
+            raise ValueError("empty")
+        return path
+
+
+class Profile(Section):
+    """`[connections.settings.profile]`: how a person is read."""
+
+    path: WhoPath = Field(description="What is asked for, below base_url.")
+    customer: PathText = setting(
+        "", "Path of the person in the answer; where it leads nowhere, nobody is known."
+    )
+    person: PathText = setting(
+        "", "Path of the id within the person: another one than was asked for is somebody else."
+    )
+    view: Mapping[str, str] = Field(description="Word of the view → path within the person.")
+
+    @field_validator("view")
+    @classmethod
+    def _known(cls, view: Mapping[str, str]) -> Mapping[str, str]:
+        for word, path in view.items():
+            if word not in _OF_PERSON:
+                raise ValueError(f'words of the view, not "{word}": {", ".join(_OF_PERSON)}')
+            try:
+                parse_path(path)
+            except PathError as error:
+                raise ValueError(f"paths such as customer.points; {word}: {error}") from None
+        return view
+
+
+class Adjust(Section):
+    """`[connections.settings.adjust]`: how points are given and taken."""
+
+    method: Literal["POST", "PUT", "PATCH"] = setting("POST", "The request's method.")
+    path: WhatPath = Field(description="Where it is sent, below base_url.")
+    body: Body = Field(description="What is sent, as JSON.")
+    applied: Statuses = setting(
+        (), "Statuses that mean: done. Empty: every 2xx. Another 2xx leaves it uncertain."
+    )
+    refused: Statuses = setting(
+        (400, 404, 409, 413, 422),
+        "Statuses that mean: not done, and it never will be. Another 4xx leaves it uncertain; "
+        "those of [connections.actions] retry_statuses mean: not done, try again.",
+    )
+    reference: PathText = setting("", "Path of the platform's own id of it in the answer.")
+
+
+class Settings(PlatformSettings):
+    """The settings, frozen."""
+
+    webhook_secret: Secrets = setting(
+        (), "What deliveries are signed with, or the last part of their address; may be a list."
+    )
+    signature_header: HeaderName = setting(
+        "", "The header with the HMAC-SHA256 of the body; empty: the secret is in the address."
+    )
+    signature_encoding: Literal["hex", "base64"] = setting("hex", "How it is written.")
+    signature_prefix: str = setting("", 'What stands before it, as in "sha256=".')
+    base_url: Annotated[
+        str,
+        Field(pattern=r"^(https?://[^\s/]+|$)"),
+        Words("an address that begins with https:// or http://, or nothing"),
+    ] = setting("", "Where the platform's API answers, if it is called.")
+    headers: Annotated[
+        Mapping[str, SecretStr], Words("a table: header names of letters, digits and -, and texts")
+    ] = setting({}, "Headers of every call, a key among them.")
+    rate_per_second: Annotated[float, Field(gt=0)] = setting(
+        5, "Requests per second, over all connections with these headers."
+    )
+    event: Event = Field(default_factory=Event, description="Where a delivery says what.")
+    profile: Profile | None = setting(None, "How a person is read; without it nobody is.")
+    adjust: Adjust | None = setting(None, "How points change; without it they do not.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_slash(cls, url: str) -> str:
+        return url.rstrip("/")
+
+    @field_validator("headers")
+    @classmethod
+    def _named(cls, headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+        if "" in headers:
+            raise ValueError("a header without a name")
+        return {_header(name): value for name, value in headers.items()}
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Settings:
+        if (self.profile or self.adjust) and not self.base_url:
+            raise ValueError("base_url beside profile and adjust")
+        return self

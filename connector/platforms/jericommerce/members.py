@@ -1,0 +1,71 @@
+"""Klaviyo's segments, told to JeriCommerce as a feature of `integrations/api`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from connector.domain.errors import Blocked, Problem
+from connector.platforms.jericommerce.api import ANY_CALL, JeriCommerceApi
+from connector.platforms.jericommerce.settings import Settings
+from connector.ports import Member, Quota, Told
+
+_NO_ADDRESS = Told("refused", Problem.NO_IDENTITY, "JeriCommerce knows people by address alone")
+_UNCONFIRMED = Told("unconfirmed")
+
+
+class JeriCommerceMembers:
+    """connector.ports.Members. A 201 says no more than that one item of the call worked."""
+
+    endpoint = ANY_CALL
+
+    def __init__(self, settings: Settings, api: JeriCommerceApi) -> None:
+        self._api = api
+        self._feature = settings.segment_feature
+        self.size = settings.segment_batch
+
+    @property
+    def quota(self) -> Quota:
+        return self._api.governor
+
+    async def tell(self, target: str, changes: Sequence[tuple[Member, bool]]) -> Sequence[Told]:
+        items = [
+            {
+                "email": member.email,
+                "feature": self._feature,
+                "payload": {"segment": target, "member": joined},
+            }
+            for member, joined in changes
+            if member.email
+        ]
+        if not items:
+            return [_NO_ADDRESS] * len(changes)
+        try:
+            said = _by_address(await self._api.integrate(items))
+        except Blocked as error:
+            if error.status != 404:
+                raise
+            refused = Told("refused", Problem.PLATFORM_TARGET, error.detail)
+            return [refused if member.email else _NO_ADDRESS for member, _ in changes]
+        return [_told(member, said) for member, _ in changes]
+
+
+def _told(member: Member, said: Mapping[str, Mapping[str, Any]]) -> Told:
+    if not member.email:
+        return _NO_ADDRESS
+    item = said.get(member.email.casefold())
+    if item is None:
+        return _UNCONFIRMED
+    if item.get("error") or item.get("success") is False:
+        return Told("refused", Problem.PLATFORM_REFUSED, "JeriCommerce lists it as failed")
+    return Told("confirmed")
+
+
+def _by_address(body: Any) -> dict[str, Mapping[str, Any]]:
+    """The items that an answer lists, if it lists any (docs/unverified.md)."""
+    items = body if isinstance(body, list) else []
+    return {
+        item["email"].casefold(): item
+        for item in items
+        if isinstance(item, dict) and isinstance(item.get("email"), str)
+    }

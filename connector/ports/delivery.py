@@ -1,0 +1,121 @@
+"""Ports that a lane delivers through: renderer, sink, quota, lease."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from connector.domain.attention import (
+    Check,
+)
+from connector.domain.lanes import (
+    Spend,
+)
+from connector.domain.messages import (
+    Fault,
+    Skip,
+)
+from connector.domain.outcomes import (
+    Delivery,
+)
+from connector.domain.records import (
+    Entry,
+)
+from connector.ports.queues import Fence
+
+M = TypeVar("M")
+
+
+M_co = TypeVar("M_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing(Generic[M]):
+    """An entry and what the mapping made of it."""
+
+    entry: Entry
+    message: M
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A way to deliver: `size` entries a request at most, `parallel` requests at a time."""
+
+    endpoint: str
+    size: int
+    parallel: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Quota for `count` requests, given `at` (monotonic); when it is 0, ask again after `wait`
+    seconds."""
+
+    count: int
+    wait: float
+    spend: Sequence[Spend] = ()
+    at: float = 0.0
+
+
+class Quota(Protocol):
+    """The only way to be allowed a request: promise 9 and 'a self-inflicted 429 is a defect'."""
+
+    def reserve(self, endpoint: str, want: int, *, backfill: bool = False) -> Grant: ...
+
+    def release(self, endpoint: str, grant: Grant, unused: int) -> None:
+        """Give back a part of a grant that was not used."""
+        ...
+
+
+class Sink(Protocol[M]):
+    """Delivers rendered entries. Sending twice must be harmless in `single` mode."""
+
+    @property
+    def single(self) -> Mode: ...
+    @property
+    def bulk(self) -> Mode | None: ...
+    @property
+    def quota(self) -> Quota: ...
+
+    def deliver(
+        self, batch: Sequence[Outgoing[M]], *, bulk: bool, permits: int
+    ) -> AsyncIterator[Delivery]:
+        """Send and yield outcomes as they become known. Every entry ends in exactly one outcome.
+        `permits` requests of quota are already reserved; more are asked for as needed. Raises
+        nothing that a far end can cause."""
+        ...
+
+    def resumed(self) -> None:
+        """A person has started deliveries again, whatever stopped them."""
+        ...
+
+    def preview(self, out: Outgoing[M]) -> tuple[str, bytes]:
+        """The route and body that this entry alone would be sent with. Sends nothing."""
+        ...
+
+    async def check(self) -> Sequence[Check]:
+        """Can it be reached, is the credential good? A Check of level fault where not."""
+        ...
+
+
+class Renderer(Protocol[M_co]):
+    """What the mapping makes of an entry. `version` is the mapping's, for the claim."""
+
+    @property
+    def version(self) -> str: ...
+
+    async def prepare(self, entries: Sequence[Entry]) -> None:
+        """Fetch the older mapping versions that these entries must be rendered with."""
+        ...
+
+    def render(self, entry: Entry) -> M_co | Skip | Fault: ...
+
+
+class Lease(Protocol):
+    """Ours for now, by the monotonic clock: asked right before every send."""
+
+    @property
+    def fence(self) -> Fence: ...
+
+    def valid(self) -> bool: ...

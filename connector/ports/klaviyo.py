@@ -1,0 +1,105 @@
+"""Ports of Klaviyo besides its sinks: flows, groups, import jobs, remote state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from connector.domain.errors import Problem
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.ports.platform import MembersPage
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What a bulk write moves at Klaviyo: list ids that people join, segment ids that they enter,
+    metric names that they get; with `fields` the fields of their profiles, and so any segment and
+    any date that flows hang on."""
+
+    lists: frozenset[str] = frozenset()
+    segments: frozenset[str] = frozenset()
+    metrics: frozenset[str] = frozenset()
+    fields: bool = False
+
+
+class Flows(Protocol):
+    """Klaviyo's automations."""
+
+    async def live(self, on: Touched) -> Sequence[str]:
+        """Names of the live flows that what is touched may start. Asks for its own permits.
+        Raises DeliveryError, Blocked with status 403 where the key may not see flows."""
+        ...
+
+
+GroupKind = Literal["list", "segment"]
+
+
+class Groups(Protocol):
+    """Klaviyo's lists and segments, and who has a profile there. Asks for its own permits, as a
+    backfill. All raise DeliveryError."""
+
+    async def named(self, kind: GroupKind, name: str) -> Mapping[str, str]:
+        """Id → name of those that bear exactly this name, else of the one with this id."""
+        ...
+
+    async def count(self, kind: GroupKind, id: str) -> int | None:
+        """How many members it has, as Klaviyo counts them."""
+        ...
+
+    async def members(
+        self, kind: GroupKind, id: str, cursor: str | None, *, since: Millis | None = None
+    ) -> MembersPage:
+        """Oldest members first; with `since` only those who joined then or later."""
+        ...
+
+    async def create_list(self, name: str) -> str:
+        """The id of a new list. Unknown: there may be one now, so look before creating again."""
+        ...
+
+    async def known(self, emails: Sequence[str]) -> set[str]:
+        """Those of these addresses, in lower case, that Klaviyo has a profile of."""
+        ...
+
+
+class EndedJob(Protocol):
+    """What became of an import job: `failed` by position in the request; `unplaced` failures
+    whose record the answer did not name."""
+
+    @property
+    def outcome(self) -> Literal["complete", "cancelled", "lost"]: ...
+    @property
+    def failed(self) -> Mapping[int, tuple[Problem, str]]: ...
+    @property
+    def unplaced(self) -> int: ...
+
+
+class Jobs(Protocol):
+    """The far end's jobs that hold our writes. Both raise DeliveryError."""
+
+    async def open(self) -> set[str]: ...
+
+    async def ended(self, id: str) -> EndedJob | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """A profile as the far end has it: its id there, and its fields by the names of
+    connector.domain.profile_state."""
+
+    id: str
+    fields: Mapping[str, Any]
+
+
+class Mirror(Protocol):
+    """The far end read back, at backfill priority. Both raise DeliveryError."""
+
+    async def profiles(self, emails: Sequence[str]) -> Mapping[str, Mirrored]:
+        """By address, those that exist."""
+        ...
+
+    async def has_event(self, profile: str, unique_id: str, at: Millis) -> bool:
+        """Whether the profile with this id has the event that happened `at`."""
+        ...

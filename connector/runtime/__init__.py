@@ -1,0 +1,1 @@
+"""The process: clock, log, metrics, scheduler, group commit."""

@@ -1,0 +1,80 @@
+"""Group commit: what arrives while a commit is under way shares the next one, so that a burst costs
+a few fsyncs and not one each. Nobody is answered before the commit that holds his own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from connector.domain.errors import Problem, StoreError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_GROUP = 2_000
+_WAITING = 50_000
+
+
+class Groups(Generic[T, R]):
+    """Commits items in groups. `commit` stores all of them in one transaction and answers each;
+    `size` says how many rows an item brings."""
+
+    def __init__(
+        self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], size: Callable[[T], int]
+    ) -> None:
+        self._commit = commit
+        self._size = size
+        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._rows = 0
+        self._committing: asyncio.Task[None] | None = None
+
+    async def put(self, item: T) -> R:
+        """Its answer, once it is committed. Raises StoreError when it is not stored."""
+        size = self._size(item)
+        if self._rows + size > _WAITING:
+            raise StoreError(Problem.STORE_UNAVAILABLE, "too much waits to be stored")
+        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, done))
+        self._rows += size
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_all())
+        return await done
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._store(self._next())
+        finally:
+            self._committing = None
+
+    def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
+        rows = count = 0
+        while count < len(self._waiting) and (count == 0 or rows < _GROUP):
+            rows += self._size(self._waiting[count][0])
+            count += 1
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._rows -= rows
+        return group
+
+    async def _store(self, group: list[tuple[T, asyncio.Future[R]]]) -> None:
+        """All in one transaction; when that fails, each in its own, so that it fails alone."""
+        try:
+            results = await self._commit([item for item, _ in group])
+        except Exception as error:
+            if len(group) > 1:
+                for one in group:
+                    await self._store([one])
+                return
+            failure = error if isinstance(error, StoreError) else _broken(error)
+            for _, done in group:
+                if not done.done():
+                    done.set_exception(failure)
+            return
+        for (_, done), result in zip(group, results, strict=True):
+            if not done.done():
+                done.set_result(result)
+
+
+def _broken(error: Exception) -> StoreError:
+    return StoreError(Problem.STORE_UNAVAILABLE, type(error).__name__)

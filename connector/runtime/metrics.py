@@ -1,0 +1,385 @@
+"""Every metric, declared once, on a registry of its own per app. Names are INTERFACE 6.
+
+Label values are closed lists: kinds, outcomes, problem codes, route templates, connection names.
+No address, id or free text is ever a label. Ages are computed at scrape time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter as Tally
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from connector.domain.lanes import (
+    Lane,
+    LaneMode,
+    Millis,
+)
+from connector.domain.memberships import (
+    Group,
+)
+from connector.domain.outcomes import (
+    Accepted,
+    Dead,
+    Delivery,
+    Doubt,
+    Gone,
+    Held,
+    Observed,
+    Outcome,
+    Retry,
+    Skipped,
+)
+from connector.domain.records import (
+    Appended,
+    Entry,
+)
+from connector.ports import Approval, Backlog
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LATENCY = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
+_REFUSALS = (
+    "conflict",
+    "disabled",
+    "flow_secret",
+    "malformed",
+    "not_stored",
+    "signature",
+    "throttled",
+    "too_large",
+)
+_MODES: tuple[LaneMode, ...] = ("running", "paused", "held", "blocked")
+
+
+def account_label(account: str) -> str:
+    """A short hash: an account's name is nobody's business in a metric."""
+    return hashlib.sha256(account.encode()).hexdigest()[:8]
+
+
+class Metrics:
+    """Counts what the loops do; renders itself for Prometheus."""
+
+    def __init__(self, version: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.registry.register(PLATFORM_COLLECTOR)
+        self.registry.register(GC_COLLECTOR)
+        ProcessCollector(registry=self.registry)
+        self.received = self._counter(
+            "records_received", "Records taken in, before dedupe.", "connection", "kind", "via"
+        )
+        self.duplicates = self._counter(
+            "records_duplicate", "Records already known by their id.", "connection", "kind"
+        )
+        self.skipped = self._counter(
+            "records_skipped", "Records that a rule does not send.", "connection", "reason"
+        )
+        self.rejected = self._counter(
+            "webhooks_rejected",
+            "Webhooks and flow calls refused, by reason.",
+            "connection",
+            "reason",
+        )
+        self.deliveries = self._counter(
+            "deliveries",
+            "Records that reached an end at their destination.",
+            "connection",
+            "destination",
+            "kind",
+            "outcome",
+        )
+        self.retries = self._counter(
+            "retries", "Attempts that will be repeated.", "connection", "destination", "reason"
+        )
+        self.latency = Histogram(
+            "connector_delivery_latency_seconds",
+            "From receipt to acceptance by the destination.",
+            ("connection", "kind"),
+            buckets=_LATENCY,
+            registry=self.registry,
+        )
+        self.outbox = self._gauge(
+            "outbox_records", "Records in the outbox.", "connection", "kind", "state"
+        )
+        self.oldest = self._gauge(
+            "outbox_oldest_seconds",
+            "Age of the oldest record that waits to be delivered.",
+            "connection",
+            "kind",
+        )
+        self.dead = self._gauge(
+            "dead_letters", "Records that will not be taken as they are.", "connection", "cause"
+        )
+        self.backfill = self._gauge(
+            "backfill_progress_ratio",
+            "How much of the running backfill is done: 0 to 1, 1 when none runs.",
+            "connection",
+        )
+        self.actions = self._counter(
+            "actions",
+            "Adjustments and pushes that reached an end, or wait for a person.",
+            "connection",
+            "action",
+            "outcome",
+        )
+        self.uncertain = self._gauge(
+            "actions_uncertain",
+            "Actions of which nobody knows whether the platform applied them.",
+            "connection",
+        )
+        self.approvals = self._gauge(
+            "approvals_pending", "Questions that wait for a person.", "connection", "what"
+        )
+        self.drift = self._gauge(
+            "reconcile_drift",
+            "What the last reconcile found to differ at the far end.",
+            "connection",
+            "kind",
+        )
+        self.people = self._gauge("people", "People seen.", "connection", "state")
+        self.members = self._gauge(
+            "audience_members",
+            "Members that the last full scan of an audience found.",
+            "connection",
+            "audience",
+        )
+        self.segment_members = self._gauge(
+            "segment_members",
+            "Members that the last full scan of a segment found.",
+            "connection",
+            "segment",
+        )
+        self.segment_seconds = self._gauge(
+            "segment_scan_seconds",
+            "How long the last full scan of a segment took.",
+            "connection",
+            "segment",
+        )
+        self.requests = self._counter(
+            "requests",
+            "Requests sent; status is the HTTP status or 'none'.",
+            "connection",
+            "destination",
+            "endpoint",
+            "status",
+        )
+        self.request_seconds = Histogram(
+            "connector_request_seconds",
+            "How long an answer took.",
+            ("destination", "endpoint"),
+            registry=self.registry,
+        )
+        self.batch = Histogram(
+            "connector_batch_size",
+            "Records per request.",
+            ("destination", "endpoint"),
+            buckets=(1, 2, 5, 10, 50, 100, 250, 500, 1000, 10_000),
+            registry=self.registry,
+        )
+        self.quota = self._gauge(
+            "rate_limit_remaining", "Requests left to us.", "account", "endpoint", "window"
+        )
+        self.quota_wait = self._counter(
+            "rate_limit_wait_seconds", "Time that quota made us wait.", "account", "endpoint"
+        )
+        self.last_received = self._gauge(
+            "last_received_timestamp_seconds", "When a record last came in.", "connection", "via"
+        )
+        self.last_delivered = self._gauge(
+            "last_delivered_timestamp_seconds",
+            "When a record was last accepted.",
+            "connection",
+            "destination",
+            "kind",
+        )
+        self.checkpoint = self._gauge(
+            "checkpoint_timestamp_seconds",
+            "When a stream's cursor was last saved.",
+            "connection",
+            "stream",
+        )
+        self.lanes = self._gauge(
+            "lane_state",
+            "1 for the state that a lane is in.",
+            "connection",
+            "destination",
+            "kind",
+            "state",
+        )
+        self.revision = self._gauge(
+            "klaviyo_revision_expiry_timestamp_seconds",
+            "When the configured Klaviyo revision stops being stable.",
+        )
+        self.store_bytes = self._gauge("store_bytes", "Size of the store on disk.")
+        self.store_free = self._gauge("store_free_bytes", "Free disk where the store writes.")
+        self.reload_ok = self._gauge(
+            "config_last_reload_successful", "1 when the last configuration was taken."
+        )
+        self.lease = self._gauge("lease_held", "1 while this process holds the lease.", "account")
+        self._gauge("build_info", "The version that runs.", "version").labels(version).set(1)
+        self.reload_ok.set(1)
+        self._revisions: dict[str, float] = {}
+
+    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(f"connector_{name}", help, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
+        return Gauge(f"connector_{name}", help, labels, registry=self.registry)
+
+    def expects(self, connection: str, revision_until: float) -> None:
+        """A connection begins: what will be counted of it starts at 0, so that its first time is
+        an increase; of several revisions the one that ends first is told."""
+        for reason in _REFUSALS:
+            self.rejected.labels(connection, reason)
+        self._revisions[connection] = revision_until
+        self.revision.set(min(self._revisions.values()))
+
+    def without_disk(self) -> None:
+        """The store writes to another machine's disk: better no number than a 0."""
+        self.registry.unregister(self.store_bytes)
+        self.registry.unregister(self.store_free)
+
+    # ── what the loops tell ──────────────────────────────────────────────────────────────────────
+
+    def took_in(self, lane: Lane, via: str, result: Appended, now: Millis) -> None:
+        connection, kind = lane.connection, lane.kind
+        told = result.accepted + result.duplicates + result.forgotten
+        self.received.labels(connection, kind, via).inc(told)
+        if result.forgotten:
+            self.skipped.labels(connection, "forgotten").inc(result.forgotten)
+        self.last_received.labels(connection, via).set(now / 1000)
+        if result.duplicates:
+            self.duplicates.labels(connection, kind).inc(result.duplicates)
+
+    def acted(self, connection: str, action: str, outcome: str, count: int = 1) -> None:
+        self.actions.labels(connection, action, outcome).inc(count)
+
+    def turned_away(self, connection: str, reason: str) -> None:
+        self.rejected.labels(connection, reason).inc()
+
+    def settled(
+        self, lane: Lane, delivery: Delivery, entries: Mapping[int, Entry], now: Millis
+    ) -> None:
+        """Count a delivery's outcomes. Duration from receipt is observed for what was accepted."""
+        connection, destination, kind = lane.connection, lane.destination, lane.kind
+        tally: Tally[str] = Tally()
+        observe = self.latency.labels(connection, kind).observe
+        for outcome in delivery.outcomes:
+            if isinstance(outcome, Accepted):
+                observe((now - entries[outcome.seq].received_at) / 1000)
+            if word := _outcome(outcome):
+                tally[word] += 1
+                if kind == "action":
+                    self.acted(connection, entries[outcome.seq].name, word)
+            elif isinstance(outcome, Retry | Doubt):
+                self.retries.labels(connection, destination, outcome.problem.value).inc()
+            if isinstance(outcome, Skipped):
+                self.skipped.labels(connection, outcome.reason).inc()
+        for word, count in tally.items():
+            self.deliveries.labels(connection, destination, kind, word).inc(count)
+        if tally["accepted"]:
+            self.last_delivered.labels(connection, destination, kind).set(now / 1000)
+
+    def closed(self, lane: Lane, accepted: int, dead: int, now: Millis) -> None:
+        """An import job is over: what its receipt said of its people."""
+        connection, destination, kind = lane.connection, lane.destination, lane.kind
+        for word, count in (("accepted", accepted), ("dead", dead)):
+            if count > 0:
+                self.deliveries.labels(connection, destination, kind, word).inc(count)
+        if accepted > 0:
+            self.last_delivered.labels(connection, destination, kind).set(now / 1000)
+
+    def lane(self, lane: Lane, mode: LaneMode) -> None:
+        for word in _MODES:
+            self.lanes.labels(lane.connection, lane.destination, lane.kind, word).set(word == mode)
+
+    def requested(
+        self, connection: str, destination: str, route: str, status: int | None, seconds: float
+    ) -> None:
+        word = "none" if status is None else str(status)
+        self.requests.labels(connection, destination, route, word).inc()
+        self.request_seconds.labels(destination, route).observe(seconds)
+
+    # ── what is looked up at scrape time ─────────────────────────────────────────────────────────
+
+    def backlog(self, backlogs: Sequence[Backlog], now: Millis) -> None:
+        """Lanes of one kind are told together: profiles are read on one and written on another."""
+        waiting: Tally[tuple[str, str, str]] = Tally()
+        oldest: dict[tuple[str, str], float] = {}
+        for b in backlogs:
+            connection, kind = b.lane.connection, b.lane.kind
+            for state in ("ready", "claimed", "held", "dead"):
+                waiting[connection, kind, state] += getattr(b, state)
+            age = max(0, now - b.oldest) / 1000 if b.oldest is not None else 0.0
+            oldest[connection, kind] = max(age, oldest.get((connection, kind), 0.0))
+            self.lane(b.lane, b.state.mode)
+        for labels, count in waiting.items():
+            self.outbox.labels(*labels).set(count)
+        for road, age in oldest.items():
+            self.oldest.labels(*road).set(age)
+
+    def dead_letters(self, found: Sequence[tuple[str, str, int]]) -> None:
+        self.dead.clear()
+        for connection, cause, count in found:
+            self.dead.labels(connection, cause).set(count)
+
+    def unknown(self, found: Mapping[str, int], connections: Sequence[str]) -> None:
+        for connection in connections:
+            self.uncertain.labels(connection).set(found.get(connection, 0))
+
+    def questions(self, pending: Sequence[Approval]) -> None:
+        self.approvals.clear()
+        for (connection, what), count in Tally((a.connection, a.what) for a in pending).items():
+            self.approvals.labels(connection, what).set(count)
+
+    def population(self, found: Mapping[tuple[str, str], int]) -> None:
+        """(connection, state) → how many people stand there."""
+        self.people.clear()
+        for labels, count in found.items():
+            self.people.labels(*labels).set(count)
+
+    def groups(self, found: Sequence[Group]) -> None:
+        """By their names as configured; tags are not read, so there is nothing to tell of them."""
+        for group in found:
+            labels = (group.connection, group.name)
+            if group.saved_at is not None:
+                stream = f"{group.kind} {group.name}"
+                self.checkpoint.labels(group.connection, stream).set(group.saved_at / 1000)
+            if not group.complete:
+                continue
+            if group.kind == "audience":
+                self.members.labels(*labels).set(group.members)
+            elif group.kind == "segment":
+                self.segment_members.labels(*labels).set(group.members)
+                self.segment_seconds.labels(*labels).set(group.took / 1000)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def _outcome(outcome: Outcome) -> str | None:
+    match outcome:
+        case Accepted() | Observed():
+            return "accepted"
+        case Gone():
+            return "unchanged"
+        case Skipped():
+            return "skipped"
+        case Held():
+            return "held"
+        case Dead():
+            return "dead"
+        case _:
+            return None

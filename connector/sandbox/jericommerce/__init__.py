@@ -1,0 +1,1 @@
+"""JeriCommerce, emulated."""

@@ -1,0 +1,273 @@
+"""JeriCommerce, emulated: the customer by address and the pass token here, what it can be told in
+`jericommerce_writes.py`.
+
+Sources: the guides and the public API index. Guesses: every error body (NestJS's usual shape), the
+form of `accessToken`, the 429, a `tierStatus` of null for somebody without a tier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Literal
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Scope
+
+from connector.sandbox.faults import Faults
+from connector.sandbox.gate import JSON, Gate, Operation, control_routes
+from connector.sandbox.jericommerce.people import EVENTS, Person, make_people, make_person
+from connector.sandbox.jericommerce.register import Lagging, Register
+from connector.sandbox.jericommerce.webhooks import Said, Signature, Telling
+from connector.sandbox.jericommerce.writes import Adjustment, Push, Writes, error
+from connector.sandbox.limits import Header
+from connector.sandbox.traffic import Webhook
+
+_NAMED = ("customers/token", "balance/increase", "balance/decrease", "integrations/api")
+_RETRY: tuple[Header, ...] = ((b"retry-after", b"1"),)
+
+
+class JeriCommerceSandbox:
+    """One programme with `people` members. `now` gives seconds since 1970.
+
+    `rate_per_second` (default: no limit) requests are answered in a second, the others 429 with
+    `Retry-After`. With `lag` a customer is read as it was so many seconds ago. `signature` and
+    `older` say how webhooks are signed and which share of them has the older body, without `email`.
+    `push_auth` is how a push must prove itself ("bearer", "api-key"), `batch` how many items
+    `integrations/api` takes at a time; with `lists_items` its answer says of each item whether it
+    worked.
+
+    `app` is the ASGI app, `faults` what goes wrong, `waiting` what the API's callers made happen
+    and no webhook has told yet (`next_webhook` does), `violations` what callers did wrong.
+    `ledger` holds every balance change that was applied, with its reason; `pushes` every push;
+    `segment(name)` the addresses of those who were told to be in it.
+    `read_log` holds (time, address) of the last million reads of a customer, found or not;
+    `token_calls` counts requests for a token by address.
+    """
+
+    def __init__(
+        self,
+        *,
+        program: str = "demo",
+        api_key: str = "jeri_sandbox",
+        webhook_secret: str = "jeri_webhook_secret",
+        now: Callable[[], float] = time.time,
+        people: int = 200,
+        rate_per_second: int | None = None,
+        lag: float = 0.0,
+        signature: Signature = "hex",
+        older: float = 0.02,
+        push_auth: Literal["bearer", "api-key"] = "bearer",
+        batch: int = 100,
+        lists_items: bool = False,
+    ) -> None:
+        self.program = program
+        self.webhook_secret = webhook_secret
+        self._telling = Telling(program, webhook_secret, signature, older)
+        self.faults = Faults()
+        self.violations: Counter[str] = Counter()
+        self._api_key = api_key.encode()
+        self._push_auth = push_auth
+        self._now = now
+        self.read_log: deque[tuple[float, str]] = deque(maxlen=1_000_000)
+        self.token_calls: Counter[str] = Counter()
+        self._register = Register(make_people(people, now()))
+        for person in self._register:
+            person.home = self
+        self._past = Lagging(self._register, lag) if lag > 0 else None
+        self._rate = rate_per_second
+        self._window = (-1, 0)
+        self._throttled = 0
+        self._added = 0
+        self._writes = Writes(
+            self._register,
+            now=now,
+            applied=self.changed,
+            violations=self.violations,
+            batch=batch,
+            lists_items=lists_items,
+        )
+        prefix = f"/v1/programs/{program}"
+        inner = Starlette(
+            routes=[
+                Route(f"{prefix}/customers/token", self._token, methods=["GET"]),
+                Route(f"{prefix}/customers/{{email}}", self._customer, methods=["GET"]),
+                *self._writes.routes(prefix),
+                *control_routes(self, self.faults),
+            ],
+            exception_handlers={HTTPException: _no_route},
+        )
+        inner.router.redirect_slashes = False
+        self._prefix = prefix
+        self._gate = Gate(inner, self, self.faults)
+
+    @property
+    def app(self) -> ASGIApp:
+        """The ASGI app."""
+        return self._gate
+
+    @property
+    def people(self) -> list[Person]:
+        """All members."""
+        return list(self._register)
+
+    def person(self, email: str) -> Person | None:
+        """The member with this address, in any case; of several the latest to take it."""
+        return self._register.get(email)
+
+    def add(self, email: str, **fields: Any) -> Person:
+        """A new member; `fields` as `Person.change` takes them."""
+        self._added += 1
+        id = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.program} {self._added}"))
+        person = make_person(email, self._now(), id, **fields)
+        person.home = self
+        self.changed(person)
+        return person
+
+    def remove(self, person: Person) -> None:
+        """Remove a member; what becomes of it is seen nowhere any more."""
+        person.home = None
+        self._register.remove(person.id)
+        if self._past is not None:
+            self._past.note(self._now(), person.id, None)
+
+    def changed(self, person: Person) -> None:
+        """A member is different now; `Person.change` says so by itself."""
+        self._register.put(person)
+        if self._past is not None:
+            self._past.note(self._now(), person.id, person)
+
+    def moment(self) -> datetime:
+        """Now, in UTC."""
+        return datetime.fromtimestamp(self._now(), UTC)
+
+    def happen(self, name: str, person: Person, pick: random.Random) -> dict[str, Any]:
+        """Let one of the 18 events happen to a person; the properties that tell it."""
+        told = EVENTS[name][1](person, pick, self.moment())
+        if person.home is self:
+            self.changed(person)
+        return told
+
+    def next_webhook(self, pick: random.Random) -> Webhook:
+        """The next thing happens to a member, and this tells of it (connector.sandbox.Teller)."""
+        if self.waiting:
+            said = self.waiting.popleft()
+        else:
+            name, person = self._telling.next_name(pick), pick.choice(self.people)
+            said = Said(name, person, self.happen(name, person, pick))
+        return self._telling.webhook(said, self.moment(), pick)
+
+    @property
+    def waiting(self) -> deque[Said]:
+        """What the API's callers made happen and no webhook has told yet."""
+        return self._writes.waiting
+
+    @property
+    def ledger(self) -> Sequence[Adjustment]:
+        """Every balance change that was applied, the latest last."""
+        return self._writes.ledger
+
+    @property
+    def pushes(self) -> Sequence[Push]:
+        """Every push that was sent, the latest last."""
+        return self._writes.pushes
+
+    def segment(self, name: str) -> set[str]:
+        """The addresses of the members that were told to be in this segment."""
+        members = self._writes.segments[name]
+        return {person.email for person in self._register if person.id in members}
+
+    def adjusted(self, reason: str) -> int:
+        """How many balance changes were applied with this reason."""
+        return self._writes.reasons[reason]
+
+    def state(self) -> dict[str, object]:
+        """Counters; `requests` by route template, then by status or "reset"."""
+        return {
+            "requests": {label: dict(counts) for label, counts in self._gate.requests.items()},
+            "people": len(self._register),
+            "adjustments": len(self.ledger),
+            "pushes": len(self.pushes),
+            "waiting": len(self.waiting),
+            "token_calls": self.token_calls.total(),
+            "throttled": self._throttled,
+            "violations": dict(self.violations),
+        }
+
+    # ── what the gate asks ───────────────────────────────────────────────────────────────────────
+
+    def operation(self, method: str, path: str) -> Operation:
+        """Which operation a request is: customers, customers/token, balance/increase|decrease,
+        integrations/api, push."""
+        if path == "/v1/push":
+            return Operation(f"{method} /v1/push", "push")
+        rest = path.removeprefix(f"{self._prefix}/")
+        if rest in _NAMED:
+            return Operation(f"{method} /v1/programs/{{program}}/{rest}", rest)
+        if rest.startswith("customers/"):
+            label = f"{method} /v1/programs/{{program}}/customers/{{email}}"
+            return Operation(label, "customers")
+        return Operation("other", "other")
+
+    def admit(self, scope: Scope, operation: Operation) -> tuple[Response | None, Sequence[Header]]:
+        """The key, then the limit."""
+        header, key = b"api-key", self._api_key
+        if operation.endpoint == "push" and self._push_auth == "bearer":
+            header, key = b"authorization", b"Bearer " + self._api_key
+        if dict(scope["headers"]).get(header) != key:
+            self.violations["api_key"] += 1
+            return self.refusal(401, ()), ()
+        if self._rate is not None:
+            second = int(self._now())
+            used = self._window[1] if self._window[0] == second else 0
+            if used >= self._rate:
+                self._throttled += 1
+                return error(429, "ThrottlerException: Too Many Requests"), _RETRY
+            self._window = (second, used + 1)
+        return None, ()
+
+    def refusal(self, status: int, pointers: Sequence[str]) -> Response:
+        """An error in the shape that NestJS gives by default."""
+        return error(status, HTTPStatus(status).phrase)
+
+    def locate(self, body: bytes, match: str) -> Sequence[str]:
+        """This platform points at nothing."""
+        return ()
+
+    # ── routes ───────────────────────────────────────────────────────────────────────────────────
+
+    async def _customer(self, request: Request) -> Response:
+        email, now = str(request.path_params["email"]), self._now()
+        self.read_log.append((now, email.lower()))
+        person = self._past.get(email, now) if self._past is not None else self.person(email)
+        if person is None:
+            return error(404, "Customer not found")
+        return JSON(person.view(self.program))
+
+    async def _token(self, request: Request) -> Response:
+        query = request.query_params
+        self.token_calls[query.get("email", "").lower()] += 1
+        person = self.person(query.get("email", ""))
+        kind = query.get("token_type")
+        if kind not in ("auth", "download"):
+            return error(400, "token_type must be one of: auth, download")
+        if person is None:
+            return error(404, "Customer not found")
+        # A new token each time, as a one-time link would have.
+        seed = f"{person.id} {kind} {self._now()}".encode()
+        return JSON({"accessToken": f"jwt.{hashlib.sha256(seed).hexdigest()[:32]}.sandbox"})
+
+
+async def _no_route(_: Request, raised: Exception) -> Response:
+    status = raised.status_code if isinstance(raised, HTTPException) else 500
+    return error(status, "Cannot find this route")

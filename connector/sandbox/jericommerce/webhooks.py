@@ -1,0 +1,83 @@
+"""How JeriCommerce tells: its webhook's body and signature, and which event comes next.
+
+The body is signed raw, in hex or base64: which is not stated.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import random
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Literal
+
+import orjson
+
+from connector.sandbox.jericommerce.people import EVENTS, WEB, Person, iso
+from connector.sandbox.traffic import Webhook
+
+Signature = Literal["hex", "base64"]
+_CAMPAIGNS = ("spring", "summer", "autumn", "winter")
+_BROWSERS = ("Safari 19", "Chrome 142", "Firefox 145")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Something that happened at the platform and waits to be told by webhook."""
+
+    name: str
+    person: Person
+    properties: dict[str, Any]
+
+
+class Telling:
+    """Makes webhooks. `older` is the share of events told in the older body, without `email`, of a
+    person of whom an event with it was already taken."""
+
+    def __init__(self, program: str, secret: str, signature: Signature, older: float) -> None:
+        self._program = program
+        self._secret = secret.encode()
+        self._signature = signature
+        self._older = older
+        self._told: set[str] = set()
+        # Every name comes once before chance decides, so that even a short show has all 18.
+        self._first = list(EVENTS)
+
+    def next_name(self, pick: random.Random) -> str:
+        """Which event happens next."""
+        if self._first:
+            return self._first.pop(pick.randrange(len(self._first)))
+        (name,) = pick.choices(list(EVENTS), [weight for weight, _ in EVENTS.values()])
+        return name
+
+    def webhook(self, said: Said, moment: datetime, pick: random.Random) -> Webhook:
+        """What tells of it."""
+        person = said.person
+        id = str(uuid.UUID(int=pick.getrandbits(128), version=4))
+        body: dict[str, Any] = {"email": person.email, "id": id, "customerId": person.id}
+        if person.id in self._told and pick.random() < self._older:
+            del body["email"]
+        if said.name == "Campaign assigned":
+            body["campaignId"] = str(uuid.uuid5(uuid.NAMESPACE_DNS, pick.choice(_CAMPAIGNS)))
+        if said.name in WEB:
+            body["url"] = f"https://jeri.link/{self._program}/loyalty/rewards"
+            body["browser"] = pick.choice(_BROWSERS)
+        body["createdAt"] = iso(moment)
+        body["properties"] = said.properties
+        raw = orjson.dumps(body)
+        headers = {
+            "content-type": "application/json",
+            "x-jericommerce-event-type": said.name,
+            "x-jericommerce-hmac-sha256": self._signed(raw),
+        }
+        if "email" not in body:
+            return Webhook(id, headers, raw)
+        return Webhook(id, headers, raw, taken=partial(self._told.add, person.id))
+
+    def _signed(self, raw: bytes) -> str:
+        digest = hmac.digest(self._secret, raw, hashlib.sha256)
+        return digest.hex() if self._signature == "hex" else base64.b64encode(digest).decode()

@@ -1,0 +1,240 @@
+"""What JeriCommerce, emulated, can be told: balance changes, pushes and segment membership.
+
+Sources: the guides, the API index, and for the push the preview pages. Guesses: the answer to a
+balance change (201 with the items), a decrease below zero (400), an unknown address in a balance
+change (404, nothing of the request applied), that a key too many is refused, the answer to a push
+(201), the feature `segments` with its payload, and the form in which an answer lists its items.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from connector.sandbox.gate import JSON
+from connector.sandbox.jericommerce.people import Person, changed
+from connector.sandbox.jericommerce.register import Register
+from connector.sandbox.jericommerce.webhooks import Said
+
+_KEPT = 1_000_000
+_FEATURE = "segments"
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """A balance change that was applied; `amount` is signed, `person` the member's id."""
+
+    at: float
+    person: str
+    email: str
+    amount: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A push notification that was sent."""
+
+    at: float
+    person: str
+    message: str
+    url: str | None
+
+
+class Writes:
+    """The routes that change something, and what they have changed.
+
+    `ledger` holds every adjustment in the order in which it was applied, `reasons` how many had
+    each reason, `pushes` every push, `segments` the ids of each segment's members, `waiting` the
+    webhooks to come.
+    `applied(person)` is called after each change of a member.
+    """
+
+    def __init__(
+        self,
+        register: Register,
+        *,
+        now: Callable[[], float],
+        applied: Callable[[Person], None],
+        violations: Counter[str],
+        batch: int,
+        lists_items: bool,
+    ) -> None:
+        self.ledger: deque[Adjustment] = deque(maxlen=_KEPT)
+        self.reasons: Counter[str] = Counter()
+        self.pushes: deque[Push] = deque(maxlen=_KEPT)
+        self.segments: defaultdict[str, set[str]] = defaultdict(set)
+        self.waiting: deque[Said] = deque(maxlen=10_000)
+        self._register = register
+        self._now = now
+        self._applied = applied
+        self._violations = violations
+        self._batch = batch
+        self._lists_items = lists_items
+
+    def routes(self, prefix: str) -> list[Route]:
+        """`prefix` is the program's: `/v1/programs/demo`."""
+        return [
+            Route(f"{prefix}/balance/increase", self._increase, methods=["POST"]),
+            Route(f"{prefix}/balance/decrease", self._decrease, methods=["POST"]),
+            Route(f"{prefix}/integrations/api", self._integrate, methods=["POST"]),
+            Route("/v1/push", self._push, methods=["POST"]),
+        ]
+
+    # ── balance ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _increase(self, request: Request) -> Response:
+        return self._adjust(await request.body(), 1)
+
+    async def _decrease(self, request: Request) -> Response:
+        return self._adjust(await request.body(), -1)
+
+    def _adjust(self, body: bytes, sign: int) -> Response:
+        items = _decoded(body)
+        faults = _item_faults(items)
+        if faults:
+            return self._refuse("balance_body", faults)
+        found = [(self._register.get(item["email"]), sign * item["amount"], item) for item in items]
+        left: Counter[str] = Counter()
+        for person, amount, _ in found:
+            if person is None:
+                return error(404, "Customer not found")
+            left[person.id] += amount
+            if person.balance + left[person.id] < 0:
+                return error(400, "Insufficient balance")
+        answer = [
+            self._apply(person, amount, item["reason"])
+            for person, amount, item in found
+            if person is not None
+        ]
+        return JSON(answer, 201)
+
+    def _apply(self, person: Person, amount: int, reason: str) -> dict[str, object]:
+        moment = datetime.fromtimestamp(self._now(), UTC)
+        properties = changed(person, amount, reason, moment)
+        self._applied(person)
+        self.ledger.append(Adjustment(self._now(), person.id, person.email, amount, reason))
+        self.reasons[reason] += 1
+        self.waiting.append(Said("Balance changed", person, properties))
+        return {"email": person.email, "balance": person.balance}
+
+    # ── push ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def _push(self, request: Request) -> Response:
+        said = _decoded(await request.body())
+        faults = _push_faults(said)
+        if faults:
+            return self._refuse("push_body", faults)
+        if said["customer_id"] not in self._register:
+            return error(404, "Customer not found")
+        self.pushes.append(Push(self._now(), said["customer_id"], said["message"], said.get("url")))
+        return JSON({"sent": True}, 201)
+
+    # ── segments ─────────────────────────────────────────────────────────────────────────────────
+
+    async def _integrate(self, request: Request) -> Response:
+        items = _decoded(await request.body())
+        if not isinstance(items, list) or not 0 < len(items) <= self._batch:
+            return self._refuse("integrate_body", [f"an array of 1 to {self._batch} is required"])
+        worked = [self._member(item) for item in items]
+        if not any(worked):
+            return error(404, "No item could be processed")
+        if not self._lists_items:
+            return JSON({"received": len(items)}, 201)
+        return JSON(
+            [{"email": i["email"], "success": ok} for i, ok in zip(items, worked, strict=True)], 201
+        )
+
+    def _member(self, item: Any) -> bool:
+        """Whether this item worked: one item's fault is not the others'."""
+        if not _is_membership(item):
+            self._violations["integrate_item"] += 1
+            return False
+        person = self._register.get(item["email"])
+        if person is None:
+            return False
+        segment = self.segments[item["payload"]["segment"]]
+        (segment.add if item["payload"]["member"] else segment.discard)(person.id)
+        return True
+
+    def _refuse(self, what: str, faults: Sequence[str]) -> Response:
+        self._violations[what] += 1
+        return error(400, list(faults))
+
+
+def error(status: int, message: str | list[str]) -> Response:
+    """An error in the shape that NestJS gives by default."""
+    return JSON(
+        {"statusCode": status, "message": message, "error": HTTPStatus(status).phrase}, status
+    )
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _item_faults(items: Any) -> list[str]:
+    if not isinstance(items, list) or not items:
+        return ["a non-empty array is required"]
+    faults = []
+    for index, item in enumerate(items):
+        if not isinstance(item, dict):
+            faults.append(f"{index} must be an object")
+            continue
+        amount = item.get("amount")
+        if not isinstance(amount, int) or isinstance(amount, bool) or amount <= 0:
+            faults.append(f"{index}.amount must be a positive integer")
+        faults += [
+            f"{index}.{name} should not be empty"
+            for name in ("email", "reason")
+            if not _is_text(item.get(name))
+        ]
+        faults += _unknown(item, {"email", "amount", "reason"}, f"{index}.")
+    return faults
+
+
+def _push_faults(said: Any) -> list[str]:
+    if not isinstance(said, dict):
+        return ["an object is required"]
+    faults = [
+        f"{name} should not be empty"
+        for name in ("customer_id", "message")
+        if not _is_text(said.get(name))
+    ]
+    if not str(said.get("url", "https://")).startswith(("https://", "http://")):
+        faults.append("url must be a URL address")
+    return faults + _unknown(said, {"customer_id", "message", "url"}, "")
+
+
+def _is_membership(item: Any) -> bool:
+    if not isinstance(item, dict) or item.keys() != {"email", "feature", "payload"}:
+        return False
+    payload = item["payload"]
+    return (
+        _is_text(item["email"])
+        and item["feature"] == _FEATURE
+        and isinstance(payload, dict)
+        and payload.keys() == {"segment", "member"}
+        and _is_text(payload["segment"])
+        and isinstance(payload["member"], bool)
+    )
+
+
+def _unknown(said: Mapping[str, Any], known: set[str], place: str) -> list[str]:
+    return [f"property {place}{name} should not exist" for name in said if name not in known]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)

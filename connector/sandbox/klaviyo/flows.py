@@ -1,0 +1,114 @@
+"""Klaviyo's flows: named, live or not, and what they hang on.
+
+Sources: the published spec: statuses, `trigger_type`, `include=flow-triggers`.
+Guess: a key without flows:read is answered 403 wherever flows would be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import URL, QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo.errors import ApiJSON, Refused, errors
+
+TRIGGERS = frozenset(
+    ("Added to List", "Date Based", "Low Inventory", "Metric", "Price Drop", "Unconfigured")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """`on` is the id of a list or a segment, or a metric's name; empty for any other trigger."""
+
+    id: str
+    name: str
+    status: str
+    trigger: str
+    on: str
+    archived: bool
+
+
+class Flows:
+    """All flows. With `readable` False the key lacks the scope flows:read."""
+
+    def __init__(self) -> None:
+        self.all: list[Flow] = []
+        self.readable = True
+
+    def add(self, name: str, status: str, trigger: str, on: str, *, archived: bool = False) -> Flow:
+        if trigger not in TRIGGERS:
+            raise ValueError(f"no flow is triggered by {trigger}")
+        made = Flow(f"F{len(self.all):05d}", name, status, trigger, on, archived)
+        self.all.append(made)
+        return made
+
+    def require(self) -> None:
+        if not self.readable:
+            detail = "Your API key does not have the scope flows:read."
+            raise Refused(errors(403, [(detail, {"pointer": "/data/"})], code="permission_denied"))
+
+    def include(
+        self,
+        query: QueryParams,
+        url: URL,
+        shown: Iterable[tuple[dict[str, Any], str]],
+        document: dict[str, Any],
+    ) -> dict[str, Any]:
+        """The document with the flows that hang on its (resource, id or name), where asked for."""
+        if "flow-triggers" not in query.get("include", "").split(","):
+            return document
+        self.require()
+        included: dict[str, dict[str, Any]] = {}
+        for resource, on in shown:
+            hanging = [flow for flow in self.all if flow.on == on]
+            relationships = resource.setdefault("relationships", {})
+            relationships.setdefault("flow-triggers", {})["data"] = [
+                {"type": "flow", "id": flow.id} for flow in hanging
+            ]
+            included |= {flow.id: view(flow, url) for flow in hanging}
+        return {**document, "included": list(included.values())}
+
+
+class FlowApi:
+    """The endpoint of flows."""
+
+    def __init__(self, flows: Flows, now: Callable[[], float]) -> None:
+        self._flows = flows
+        self.routes = [Route("/api/flows", self._all, methods=["GET"])]
+
+    async def _all(self, request: Request) -> Response:
+        self._flows.require()
+        query, found = request.query_params, self._flows.all
+        for operator, name, values in reads.terms(query.get("filter", "")):
+            if operator != "equals" or name not in ("status", "name"):
+                raise reads.Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+            found = [flow for flow in found if getattr(flow, name) == values[0]]
+        size, start = reads.size_of(query, default=50, most=50), reads.offset_of(query)
+        following = str(start + size) if len(found) > start + size else None
+        page = [view(flow, request.url) for flow in found[start : start + size]]
+        return ApiJSON(reads.collection(page, request.url, query, following))
+
+
+def view(flow: Flow, url: URL) -> dict[str, Any]:
+    """A flow as a resource."""
+    place = f"{url.scheme}://{url.netloc}/api/flows/{flow.id}"
+    return {
+        "type": "flow",
+        "id": flow.id,
+        "attributes": {
+            "name": flow.name,
+            "status": flow.status,
+            "archived": flow.archived,
+            "created": "2026-01-01T00:00:00+00:00",
+            "updated": "2026-01-01T00:00:00+00:00",
+            "trigger_type": flow.trigger,
+        },
+        "links": {"self": f"{place}/"},
+    }

@@ -1,0 +1,145 @@
+"""Klaviyo's bulk profile imports: the endpoints around `klaviyo_jobs.py`.
+
+Sources: the published spec; the answer to a new job, its ids and links as recorded live.
+Guesses: an unknown list refuses the job with 404; newest jobs do not come first unless sorted so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.datastructures import URL
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo.errors import ApiJSON, unknown
+from connector.sandbox.klaviyo.jobs import Failure, Job, pointer_of
+from connector.sandbox.klaviyo.profile_rules import parse_job
+from connector.sandbox.klaviyo.state import World
+
+_PATH = "/api/profile-bulk-import-jobs"
+_SORTS = ("created_at", "-created_at")
+
+
+class JobApi:
+    """The endpoints. `first`: a 400 names only the first bad profile."""
+
+    def __init__(self, world: World, *, first: bool) -> None:
+        self._world = world
+        self._first = first
+        self.routes = [
+            Route(_PATH, self._create, methods=["POST"]),
+            Route(_PATH, self._all, methods=["GET"]),
+            Route(_PATH + "/{id}", self._one, methods=["GET"]),
+            Route(_PATH + "/{id}/import-errors", self._errors, methods=["GET"]),
+            Route(_PATH + "/{id}/profiles", self._profiles, methods=["GET"]),
+        ]
+
+    async def _create(self, request: Request) -> Response:
+        world, body = self._world, await request.body()
+        people, lists, found = parse_job(world.load(body), len(body))
+        world.check(found, first=self._first)
+        for index, id in enumerate(lists):
+            if world.lists.get(id) is None:
+                world.violations["list_unknown"] += 1
+                raise unknown("list", id, f"/data/relationships/lists/data/{index}/id")
+        job = world.jobs.add(people, lists)
+        return ApiJSON({"data": self._view(job, request.url, new=True)}, 202)
+
+    async def _all(self, request: Request) -> Response:
+        query, now = request.query_params, self._world.now()
+        found = self._world.jobs.all()
+        for operator, name, values in reads.terms(query.get("filter", "")):
+            if operator not in ("equals", "any") or name != "status":
+                raise reads.Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+            found = [job for job in found if job.status(now) in values]
+        sort = query.get("sort", "created_at")
+        if sort not in _SORTS:
+            raise reads.Unreadable("sort", f"'{sort}' is not a valid sort.")
+        if sort.startswith("-"):
+            found.reverse()
+        size, start = reads.size_of(query, default=20, most=100), reads.offset_of(query)
+        following = str(start + size) if len(found) > start + size else None
+        page = [self._view(job, request.url) for job in found[start : start + size]]
+        return ApiJSON(reads.collection(page, request.url, query, following))
+
+    async def _one(self, request: Request) -> Response:
+        return ApiJSON({"data": self._view(self._job(request), request.url)})
+
+    async def _errors(self, request: Request) -> Response:
+        job, query = self._job(request), request.query_params
+        size, start = reads.size_of(query, default=20, most=100), reads.offset_of(query)
+        following = str(start + size) if len(job.errors) > start + size else None
+        page = [_failure(job, error) for error in job.errors[start : start + size]]
+        return ApiJSON(reads.collection(page, request.url, query, following))
+
+    async def _profiles(self, request: Request) -> Response:
+        job, query = self._job(request), request.query_params
+        shown, memory = reads.extras(query), self._world.memory
+        size, start = reads.size_of(query, default=20, most=100), reads.offset_of(query)
+        following = str(start + size) if len(job.profiles) > start + size else None
+        people = [memory.numbered(number) for number in job.profiles[start : start + size]]
+        page = [reads.profile(person, request.url, shown) for person in people]
+        return ApiJSON(reads.collection(page, request.url, query, following))
+
+    def _job(self, request: Request) -> Job:
+        id = str(request.path_params["id"])
+        job = self._world.jobs.get(id)
+        if job is None:
+            raise unknown("profile-bulk-import-job", id)
+        return job
+
+    def _view(self, job: Job, url: URL, *, new: bool = False) -> dict[str, Any]:
+        now = self._world.now()
+        status = "queued" if new else job.status(now)
+        place = f"{url.scheme}://{url.netloc}{_PATH}/{job.id}"
+        done = status == "complete"
+        return {
+            "type": "profile-bulk-import-job",
+            "id": job.id,
+            "attributes": {
+                "status": status,
+                "created_at": reads.iso(job.created),
+                "total_count": job.total,
+                "completed_count": job.total - len(job.errors) if done else 0,
+                "failed_count": len(job.errors) if done else 0,
+                "completed_at": reads.iso(job.ended) if done and job.ended is not None else None,
+                "expires_at": reads.iso(job.expires),
+                "started_at": reads.iso(job.begins)
+                if status in ("processing", "complete")
+                else None,
+            },
+            "relationships": {
+                "lists": {
+                    "data": [{"type": "list", "id": id} for id in job.lists],
+                    "links": {
+                        "self": f"{place}/relationships/lists/",
+                        "related": f"{place}/lists/",
+                    },
+                },
+                "profiles": {
+                    "links": {
+                        "self": f"{place}/relationships/profiles/",
+                        "related": f"{place}/profiles/",
+                    }
+                },
+                "import-errors": {"links": {"related": f"{place}/import-errors/"}},
+            },
+            "links": {"self": f"{place}/"},
+        }
+
+
+def _failure(job: Job, error: Failure) -> dict[str, Any]:
+    return {
+        "type": "import-error",
+        "id": f"{job.id}-{error.index}",
+        "attributes": {
+            "code": error.code,
+            "title": error.title,
+            "detail": error.detail,
+            "source": {"pointer": pointer_of(error)},
+            "original_payload": error.payload,
+        },
+    }

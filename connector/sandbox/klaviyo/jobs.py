@@ -1,0 +1,323 @@
+"""Klaviyo's bulk profile imports as jobs: queued, processing, complete; or cancelled, or expired.
+
+Nothing runs in the background: what is due by `now()` happens when somebody looks. A job's profiles
+are all written at the moment in which it completes.
+
+Sources: the published spec (statuses, counts, 7 days) and an answer recorded live (ids, times).
+Guesses: an expired job answers 404; a cancelled one wrote nothing; `completed_count` counts what
+did not fail; codes, titles and pointers of import errors; `original_payload`: the profile as sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import heapq
+import math
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from connector.sandbox.klaviyo.lists import Lists
+from connector.sandbox.klaviyo.profile_rules import PROFILES
+from connector.sandbox.klaviyo.profile_state import Memory
+from connector.sandbox.klaviyo.rules import ProfileIn
+from connector.sandbox.klaviyo.write_ledger import Ledger, faces
+
+Status = Literal["queued", "processing", "complete", "cancelled"]
+LIFE = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One profile of an accepted job that was not written."""
+
+    index: int
+    code: str
+    title: str
+    detail: str
+    payload: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Job:
+    """A bulk import. Times are seconds since 1970; `due` is when it completes by itself.
+
+    `people` are the profiles that wait to be written; `profiles` the numbers of those written.
+    """
+
+    id: str
+    created: float
+    due: float
+    total: int
+    lists: list[str]
+    people: list[ProfileIn]
+    faces: set[str]
+    dropped: frozenset[int]
+    started: float | None = None
+    ended: float | None = None
+    stalled: bool = False
+    cancelled: bool = False
+    expired: bool = False
+    profiles: array[int] = field(default_factory=lambda: array("I"))
+    errors: list[Failure] = field(default_factory=list)
+
+    @property
+    def expires(self) -> float:
+        """When it is forgotten."""
+        return self.created + LIFE
+
+    @property
+    def open(self) -> bool:
+        """Whether its profiles still wait to be written."""
+        return self.ended is None
+
+    def status(self, now: float) -> Status:
+        """Half of its time a job is queued, half processing."""
+        if self.cancelled:
+            return "cancelled"
+        if self.ended is not None:
+            return "complete"
+        if self.stalled or now >= self.begins:
+            return "processing"
+        return "queued"
+
+    @property
+    def begins(self) -> float:
+        """When it starts to be processed."""
+        if self.started is not None:
+            return self.started
+        return self.created + (self.due - self.created) / 2
+
+
+class Jobs:
+    """All bulk imports. `delay` is the seconds until a job completes, or what tells them for a job;
+    `math.inf` leaves jobs queued until `run`. `patch`: whether `meta.patch_properties` counts;
+    `repeats`: whether of a person's later appearances in one job the "last" wins or only the
+    "first" counts.
+
+    `duplicates` counts such appearances, `ignored` nulls and patches that were passed over.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        lists: Lists,
+        ledger: Ledger,
+        now: Callable[[], float],
+        *,
+        delay: float | Callable[[Job], float],
+        patch: bool,
+        repeats: Literal["last", "first"],
+        account: str,
+    ) -> None:
+        self.duplicates = 0
+        self.ignored: Counter[str] = Counter()
+        self._memory = memory
+        self._lists = lists
+        self._ledger = ledger
+        self._now = now
+        self._delay = delay
+        self._patch = patch
+        self._repeats = repeats
+        self._account = account
+        self._jobs: dict[str, Job] = {}
+        self._due: list[tuple[float, int, Job]] = []
+        self._open: dict[str, Job] = {}
+        self._failures: list[tuple[str, str, str, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def add(self, people: list[ProfileIn], lists: list[str]) -> Job:
+        """Queue an accepted job."""
+        now, number = self._now(), len(self._jobs)
+        held: set[str] = set()
+        dropped = []
+        for index, given in enumerate(people):
+            seen = self._ledger.note("bulk", given, self._memory.find(given), now)
+            if not held.isdisjoint(seen):
+                self.duplicates += 1
+                if self._repeats == "first":
+                    dropped.append(index)
+            held.update(seen)
+        id = _id(self._account, number, now)
+        job = Job(id, now, now, len(people), lists, people, held, frozenset(dropped))
+        job.due = now + (self._delay(job) if callable(self._delay) else self._delay)
+        self._jobs[id] = self._open[id] = job
+        self._ledger.hold(held)
+        if job.due < math.inf:
+            heapq.heappush(self._due, (job.due, number, job))
+        return job
+
+    def get(self, id: str) -> Job | None:
+        """A job that has not expired."""
+        self.settle()
+        job = self._jobs.get(id)
+        return None if job is None or job.expired else job
+
+    def all(self) -> list[Job]:
+        """Every job that has not expired, oldest first."""
+        self.settle()
+        return [job for job in self._jobs.values() if not job.expired]
+
+    def open(self) -> list[Job]:
+        """Jobs that are queued or processing, oldest first."""
+        self.settle()
+        return list(self._open.values())
+
+    def ids(self, *statuses: Status) -> list[str]:
+        """Ids of jobs, oldest first; of all or of those in one of `statuses`."""
+        now = self._now()
+        return [job.id for job in self.all() if not statuses or job.status(now) in statuses]
+
+    def settle(self) -> None:
+        """Let everything happen that is due by now, in the order in which it was due."""
+        now = self._now()
+        while self._due and self._due[0][0] <= now:
+            at, _, job = heapq.heappop(self._due)
+            if job.open and not job.stalled:
+                self._complete(job, at)
+        for job in self._jobs.values():
+            if job.expires > now:
+                break
+            self._expire(job)
+
+    # ── by hand ──────────────────────────────────────────────────────────────────────────────────
+
+    def run(self, id: str) -> None:
+        """Complete a job now, even one that stalled."""
+        job = self._known(id)
+        if job.open:
+            self._complete(job, self._now())
+
+    def cancel(self, id: str) -> None:
+        """Cancel a job that has not completed; nothing of it is written."""
+        job = self._known(id)
+        if job.open:
+            job.cancelled = True
+            self._end(job, self._now())
+
+    def stall(self, id: str) -> None:
+        """Let a job stay in processing for ever."""
+        job = self._known(id)
+        if job.open:
+            job.started = min(job.begins, self._now())
+            job.stalled = True
+
+    def expire(self, id: str) -> None:
+        """Forget a job: it answers 404 from now on. What it had not written it never writes."""
+        self._expire(self._known(id))
+
+    def fail_matching(
+        self, substring: str, code: str, title: str, detail: str = "The profile was not imported."
+    ) -> None:
+        """From now on a profile whose JSON contains this fails in its accepted job."""
+        self._failures.append((substring, code, title, detail))
+
+    def clear_failures(self) -> None:
+        """Undo every `fail_matching`."""
+        self._failures.clear()
+
+    def _known(self, id: str) -> Job:
+        self.settle()
+        return self._jobs[id]
+
+    # ── processing ───────────────────────────────────────────────────────────────────────────────
+
+    def _complete(self, job: Job, at: float) -> None:
+        memory, nulls = self._memory, 0
+        joined = [self._lists.get(id) for id in job.lists]
+        for index, given in enumerate(job.people):
+            if index in job.dropped:
+                continue
+            found = memory.find(given)
+            error = self._failure(index, given, found is None and given.id is not None)
+            if error is None:
+                clash = memory.clash(given, found)
+                if clash is not None:
+                    detail = f"The {clash[0]} belongs to profile {clash[1].id}."
+                    error = ("duplicate_profile", "Conflict.", detail)
+            if error is not None:
+                job.errors.append(Failure(index, *error, payload_of(given)))
+                continue
+            profile = found or memory.create(at)
+            memory.update(profile, given, at, nulls=False, patch=self._patch)
+            nulls += _nulls(given)
+            if given.meta and not self._patch:
+                self.ignored["patch"] += 1
+            job.profiles.append(profile.number)
+            for members in joined:
+                if members is not None:
+                    members.join(profile, at)
+        if nulls:
+            self.ignored["null"] += nulls
+        job.started = job.begins
+        self._end(job, at)
+
+    def _failure(self, index: int, given: ProfileIn, stranger: bool) -> tuple[str, str, str] | None:
+        if self._failures:
+            raw = orjson.dumps(payload_of(given)).decode()
+            for substring, code, title, detail in self._failures:
+                if substring in raw:
+                    return code, title, detail
+        if stranger:
+            return "not_found", "Not found.", f"A profile with id {given.id} does not exist."
+        return None
+
+    def _end(self, job: Job, at: float) -> None:
+        job.ended = at
+        job.people = []
+        self._ledger.release(job.faces)
+        job.faces = set()
+        del self._open[job.id]
+
+    def _expire(self, job: Job) -> None:
+        if job.open:
+            job.cancelled = True
+            self._end(job, self._now())
+        job.expired = True
+        job.errors = []
+        job.profiles = array("I")
+
+    # ── questions ────────────────────────────────────────────────────────────────────────────────
+
+    def holding(self, given: ProfileIn) -> int:
+        """How many jobs hold a person who has not been written yet."""
+        self.settle()
+        seen = faces(given, self._memory.find(given))
+        return sum(not job.faces.isdisjoint(seen) for job in self._open.values())
+
+
+def payload_of(given: ProfileIn) -> dict[str, Any]:
+    """A profile as it was sent."""
+    payload: dict[str, Any] = {"type": "profile", "attributes": given.attributes}
+    if given.id is not None:
+        payload["id"] = given.id
+    if given.meta:
+        payload["meta"] = given.meta
+    return payload
+
+
+def pointer_of(error: Failure) -> str:
+    """Where the profile stood in the request."""
+    return f"{PROFILES}/{error.index}"
+
+
+def _nulls(given: ProfileIn) -> int:
+    count = 0
+    for value in given.attributes.values():
+        if value is None:
+            count += 1
+        elif isinstance(value, dict) and None in value.values():
+            count += sum(inner is None for inner in value.values())
+    return count
+
+
+def _id(account: str, number: int, at: float) -> str:
+    """An opaque id in the form recorded live: base64 of account, number and time."""
+    raw = f"{account}_maintenance.{number:06d}.{int(at)}.sandbox".encode()
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")

@@ -1,0 +1,72 @@
+"""Klaviyo's lists: names and members. Membership is no consent, and none is kept here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from connector.sandbox.klaviyo.profile_state import Profile
+
+
+@dataclass(slots=True)
+class MemberList:
+    """A list. `members` maps a profile's number to when it joined, in the order of joining."""
+
+    number: int
+    name: str
+    opt_in: str
+    created: float
+    updated: float
+    members: dict[int, float] = field(default_factory=dict)
+    _keys: list[tuple[int, int]] | None = None
+
+    @property
+    def keys(self) -> list[tuple[int, int]]:
+        """(when a member joined, in whole microseconds, and its profile's number), oldest first. A
+        cursor says exactly what such a moment stands for."""
+        if self._keys is None:
+            self._keys = sorted((round(at * 1e6), number) for number, at in self.members.items())
+        return self._keys
+
+    @property
+    def id(self) -> str:
+        """An id in Klaviyo's form: 6 characters."""
+        return f"L{self.number:05d}"
+
+    def join(self, profile: Profile, at: float) -> None:
+        """Add a member; one who is there already stays as it is."""
+        if profile.number not in self.members:
+            self.members[profile.number] = at
+            self._keys = None
+
+    def leave(self, profile: Profile) -> None:
+        """Remove a member, if it is one."""
+        if self.members.pop(profile.number, None) is not None:
+            self._keys = None
+
+
+class Lists:
+    """All lists."""
+
+    def __init__(self) -> None:
+        self.all: list[MemberList] = []
+
+    def create(self, name: str, opt_in: str, at: float) -> MemberList:
+        """A new, empty list."""
+        made = MemberList(len(self.all), name, opt_in, at, at)
+        self.all.append(made)
+        return made
+
+    def get(self, id: str) -> MemberList | None:
+        """The list of this id."""
+        if not re.fullmatch(r"L\d{5}", id) or int(id[1:]) >= len(self.all):
+            return None
+        return self.all[int(id[1:])]
+
+    def merged(self, source: Profile, into: Profile) -> None:
+        """The destination of a merge inherits the lists of the source."""
+        for members in self.all:
+            at = members.members.get(source.number)
+            if at is not None:
+                members.leave(source)
+                members.join(into, at)

@@ -1,0 +1,74 @@
+"""Members of a list or a segment, page by page."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.datastructures import URL, QueryParams
+
+from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo.lists import MemberList
+from connector.sandbox.klaviyo.profile_state import Memory, Profile
+
+Page = tuple[list[tuple[float, Profile]], str | None]
+
+
+def page_of(
+    memory: Memory,
+    members: MemberList,
+    query: QueryParams,
+    *,
+    by: Sequence[str] = ("email", "phone_number"),
+) -> Page:
+    """(when each joined and who), and the cursor behind them; `by` are the words that equals and
+    any may filter by."""
+    keys = members.keys
+    for operator, name, values in reads.terms(query.get("filter", "")):
+        if operator in ("equals", "any") and name in by:
+            hits = [
+                memory.by_id(value) if name == "profile_id" else memory.by(name, value)
+                for value in values
+            ]
+            chosen = {hit.number for hit in hits if hit is not None}
+            keys = [key for key in keys if key[1] in chosen]
+        elif operator in reads.COMPARE and name == "joined_group_at":
+            edge, test = reads.moment_of(values[0]), reads.COMPARE[operator]
+            # Shown in whole seconds, so compared in whole seconds.
+            keys = [key for key in keys if test(key[0] // 1_000_000, edge)]
+        else:
+            raise reads.Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+    sort = query.get("sort", "joined_group_at")
+    if sort.removeprefix("-") != "joined_group_at":
+        raise reads.Unreadable("sort", f"'{sort}' is not a valid sort.")
+    down = sort.startswith("-")
+    size, start = reads.size_of(query, default=20, most=100), 0
+    if cursor := reads.cursor_of(query):
+        last = (int(cursor[0]), int(cursor[-1]))
+        start = bisect.bisect_left(keys, last) if down else bisect.bisect_right(keys, last)
+    elif down:
+        start = len(keys)
+    # A page is cut out of them, for a list may have a million.
+    page = keys[max(0, start - size) : start][::-1] if down else keys[start : start + size]
+    more = start > size if down else len(keys) > start + size
+    following = f"{page[-1][0]}|{page[-1][1]}" if more else None
+    return [(at / 1e6, memory.numbered(number)) for at, number in page], following
+
+
+def profiles(page: Page, query: QueryParams, url: URL) -> dict[str, Any]:
+    """The members' profiles as a collection."""
+    shown, (people, following) = reads.extras(query), page
+    made = []
+    for at, person in people:
+        view = reads.profile(person, url, shown)
+        view["attributes"]["joined_group_at"] = reads.iso(at)
+        made.append(view)
+    return reads.collection(made, url, query, following)
+
+
+def ids(page: Page, query: QueryParams, url: URL) -> dict[str, Any]:
+    """The members' ids as a collection."""
+    people, following = page
+    made = [{"type": "profile", "id": person.id} for _, person in people]
+    return reads.collection(made, url, query, following)

@@ -1,0 +1,114 @@
+"""Klaviyo's operations: their quotas, and what every request must bring. Revision 2026-10-15.
+
+Guess: every revision but 2026-10-15 answers 410.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from starlette.datastructures import QueryParams
+from starlette.responses import Response
+from starlette.types import Scope
+
+from connector.sandbox.gate import Operation
+from connector.sandbox.klaviyo.errors import errors
+from connector.sandbox.limits import Quota
+
+REVISION = "2026-10-15"
+
+_M, _L, _XL = Quota(10, 150), Quota(75, 750), Quota(350, 3500)
+_XS = Quota(1, 15)
+_JOB = "/api/profile-bulk-import-jobs"
+QUOTAS = {
+    "POST /api/events": _XL,
+    "GET /api/events": _XL,
+    "POST /api/event-bulk-create-jobs": _M,
+    "GET /api/accounts": _XS,
+    "GET /api/metrics": _M,
+    "POST /api/profile-import": _L,
+    "POST /api/profiles": _L,
+    "GET /api/profiles": _L,
+    "GET /api/profiles/{id}": _L,
+    "PATCH /api/profiles/{id}": _L,
+    f"POST {_JOB}": _M,
+    f"GET {_JOB}": _M,
+    f"GET {_JOB}/{{id}}": _M,
+    f"GET {_JOB}/{{id}}/import-errors": _M,
+    f"GET {_JOB}/{{id}}/profiles": _M,
+    "POST /api/lists": Quota(10, 150, 150),
+    "GET /api/lists": _L,
+    "GET /api/lists/{id}": _L,
+    "GET /api/lists/{id}/profiles": _L,
+    "GET /api/lists/{id}/relationships/profiles": _L,
+    "POST /api/lists/{id}/relationships/profiles": _M,
+    "DELETE /api/lists/{id}/relationships/profiles": _M,
+    "GET /api/segments": _L,
+    "GET /api/segments/{id}": _L,
+    "GET /api/segments/{id}/profiles": _L,
+    "GET /api/segments/{id}/relationships/profiles": _L,
+    "GET /api/flows": Quota(3, 60),
+    "POST /api/data-privacy-deletion-jobs": Quota(3, 60),
+}
+"""Requests a second, a minute and a day, per account, from the spec's `x-klaviyo-ratelimit`."""
+
+CONSENT = ("/api/profile-subscription-bulk-", "/api/profile-suppression-bulk-")
+"""Where consent is given and taken. A loyalty connector has no business there."""
+
+_RESOURCE = re.compile(r"/api/(profiles|profile-bulk-import-jobs|lists|segments)/[^/]+(/.+)?")
+
+
+def operation(method: str, path: str) -> Operation:
+    """Which operation a request is; unknown ones are "other"."""
+    path = path.rstrip("/")
+    found = _RESOURCE.fullmatch(path)
+    if found:
+        path = f"/api/{found[1]}/{{id}}{found[2] or ''}"
+    elif path.startswith(CONSENT):
+        return Operation(f"{method} {path}", "consent")
+    label = f"{method} {path}"
+    return Operation(label, path.removeprefix("/api/")) if label in QUOTAS else OTHER
+
+
+OTHER = Operation("other", "other")
+
+
+def extra_quotas(label: str, query: QueryParams) -> Iterator[tuple[str, Quota]]:
+    """What a read costs on top, by what it asks for besides."""
+    if query.get("additional-fields[profile]", "").find("predictive_analytics") >= 0:
+        yield "predictive_analytics", _M
+    if label == "GET /api/profiles/{id}" and query.get("include"):
+        yield f"{label} include", _XS
+    if label == "GET /api/segments/{id}" and query.get("additional-fields[segment]"):
+        yield f"{label} profile_count", _XS
+    if label == "GET /api/lists/{id}" and query.get("additional-fields[list]"):
+        yield f"{label} profile_count", _XS
+
+
+def refuse(
+    scope: Scope, headers: dict[bytes, bytes], authorization: bytes, violations: Counter[str]
+) -> Response | None:
+    """The answer to a request with the wrong key, revision or media type."""
+    given = headers.get(b"authorization")
+    if given is None:
+        violations["authorization"] += 1
+        detail = "Missing or invalid authorization scheme. Please use Klaviyo-API-Key."
+        return errors(401, [(detail, {"pointer": "/data/"})], code="not_authenticated")
+    if given != authorization:
+        violations["authorization"] += 1
+        return errors(401, [("Missing or invalid private key.", {"pointer": "/data/"})])
+    revision = headers.get(b"revision")
+    if revision is None:
+        violations["revision"] += 1
+        return errors(400, [("Missing revision header.", {"parameter": "revision"})])
+    if revision.decode("latin-1") != REVISION:
+        violations["revision"] += 1
+        return errors(410, [("Unsupported revision.", {"parameter": "revision"})])
+    if scope["method"] in ("POST", "PATCH", "DELETE"):
+        media = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if media not in (b"application/vnd.api+json", b"application/json"):
+            violations["content_type"] += 1
+            return errors(415, [("Unsupported media type.", {"pointer": "/data"})])
+    return None

@@ -1,0 +1,124 @@
+"""Klaviyo's profiles: import, create, update, read.
+
+Sources: the published spec; 409 as recorded live; the misleading 404 as users reported it.
+Guesses: an import with an unknown id answers 404; with an id, a phone number or external id of
+somebody else is a 409; `duplicate_profile_id` names the owner of the identifier that did not lead
+to the profile; `properties: null` clears all properties; a null that would clear the last
+identifier is refused.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo.errors import ApiJSON, duplicate, unknown
+from connector.sandbox.klaviyo.profile_rules import (
+    MAX_PROFILE_BYTES,
+    parse_create,
+    parse_import,
+    parse_update,
+)
+from connector.sandbox.klaviyo.profile_state import Profile
+from connector.sandbox.klaviyo.rules import EVENT_IDENTIFIERS, ProfileIn, Violation
+from connector.sandbox.klaviyo.state import World
+
+
+class ProfileApi:
+    """The endpoints of profiles."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.routes = [
+            Route("/api/profile-import", self._import, methods=["POST"]),
+            Route("/api/profiles", self._create, methods=["POST"]),
+            Route("/api/profiles", self._all, methods=["GET"]),
+            Route("/api/profiles/{id}", self._update, methods=["PATCH"]),
+            Route("/api/profiles/{id}", self._one, methods=["GET"]),
+            Route("/api/data-privacy-deletion-jobs", self._erase, methods=["POST"]),
+        ]
+
+    async def _erase(self, request: Request) -> Response:
+        """Noted, and no more: at Klaviyo the deletion follows at leisure."""
+        world = self._world
+        body = world.load(await request.body(), MAX_PROFILE_BYTES)
+        try:
+            named = body["data"]["attributes"]["profile"]["data"]["attributes"]
+            [(name, value)] = named.items()
+            good = body["data"]["type"] == "data-privacy-deletion-job"
+        except (KeyError, TypeError, ValueError, AttributeError):
+            good, name, value = False, "", ""
+        if not good or name not in ("email", "phone_number") or not isinstance(value, str):
+            detail = "Exactly one of email, phone_number and id is required."
+            world.check([Violation("erasure", "/data/attributes/profile", detail)])
+        world.memory.erasures.append(value)
+        return Response(status_code=202)
+
+    async def _import(self, request: Request) -> Response:
+        world = self._world
+        given, found = parse_import(world.load(await request.body(), MAX_PROFILE_BYTES))
+        world.check(found)
+        assert given is not None
+        profile = world.memory.find(given)
+        if profile is None and given.id is not None:
+            raise unknown("profile", given.id)
+        clash = world.memory.clash(given, profile)
+        if clash is not None:
+            name, owner = clash
+            if given.id is not None and name == "email":
+                # The id does exist. Users met this answer all the same.
+                raise unknown("profile", given.id)
+            raise duplicate(owner.id)
+        return self._write(request, given, profile, 201 if profile is None else 200)
+
+    async def _create(self, request: Request) -> Response:
+        world = self._world
+        given, found = parse_create(world.load(await request.body(), MAX_PROFILE_BYTES))
+        world.check(found)
+        assert given is not None
+        clash = world.memory.clash(given, None)
+        if clash is not None:
+            raise duplicate(clash[1].id)
+        return self._write(request, given, None, 201)
+
+    async def _update(self, request: Request) -> Response:
+        world, id = self._world, str(request.path_params["id"])
+        profile = world.memory.by_id(id)
+        if profile is None:
+            raise unknown("profile", id)
+        given, found = parse_update(world.load(await request.body(), MAX_PROFILE_BYTES), id)
+        world.check(found)
+        assert given is not None
+        clash = world.memory.clash(given, profile)
+        if clash is not None:
+            raise duplicate(clash[1].id)
+        return self._write(request, given, profile, 200)
+
+    def _write(
+        self, request: Request, given: ProfileIn, profile: Profile | None, status: int
+    ) -> Response:
+        world, now = self._world, self._world.now()
+        shown = reads.extras(request.query_params)
+        if profile is not None:
+            left = {**profile.identifiers, **given.attributes}
+            if all(left.get(name) is None for name in EVENT_IDENTIFIERS):
+                detail = "A profile needs at least one identifier."
+                world.check([Violation("identifier_missing", "/data/attributes", detail)])
+        world.ledger.note("single", given, profile, now)
+        if profile is None:
+            profile = world.memory.create(now)
+        world.memory.update(profile, given, now)
+        return ApiJSON({"data": reads.profile(profile, request.url, shown)}, status)
+
+    async def _all(self, request: Request) -> Response:
+        return ApiJSON(reads.profiles(self._world.memory, request.query_params, request.url))
+
+    async def _one(self, request: Request) -> Response:
+        id = str(request.path_params["id"])
+        found = self._world.memory.by_id(id)
+        if found is None:
+            raise unknown("profile", id)
+        shown = reads.extras(request.query_params)
+        return ApiJSON({"data": reads.profile(found, request.url, shown)})

@@ -1,0 +1,1 @@
+"""White Label Loyalty, emulated."""

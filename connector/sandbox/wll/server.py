@@ -1,0 +1,330 @@
+"""White Label Loyalty, emulated: admin tokens, users, audiences, rewards, and the private event
+that moves points. `/oauth/token` is the authorisation service, everything else below `/v1`.
+
+Sources: the vendor's pages on tokens, limits and webhooks. Guesses: every error body, the token
+call's own limit (20 an hour), what an unknown client is answered (401 `invalid_client`), `next` as
+a number, that a repeated idempotencyKey is applied again.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Scope
+
+from connector.sandbox.faults import Faults
+from connector.sandbox.gate import JSON, Gate, Operation, control_routes
+from connector.sandbox.limits import Header
+from connector.sandbox.traffic import Webhook
+from connector.sandbox.wll.users import Audience, Crowd, Tier, User, Users, rewards, tiers
+from connector.sandbox.wll.webhooks import Said, Telling, happen
+
+_RETRY: tuple[Header, ...] = ((b"retry-after", b"1"),)
+_LIFE = 86_400
+_TOKENS_AN_HOUR = 20
+_RATE, _BURST = 100, 400
+_PAGE = 200
+_TOKEN_FIELDS = {"client_id", "client_secret", "audience", "grant_type"}
+_TEMPLATES = {
+    ("users",): "users",
+    ("audiences",): "audiences",
+    ("rewards",): "rewards",
+    ("tiers",): "tiers",
+    ("events",): "events",
+    ("users", "*"): "users/{subject}",
+    ("audiences", "*", "members"): "audiences/{id}/members",
+}
+
+
+class WllSandbox:
+    """One tenant with `people` users, none of whom is restricted. `now` gives seconds since 1970.
+
+    `app` is the ASGI app, `faults` what goes wrong, `waiting` what callers made happen and no
+    webhook has told yet (`next_webhook` does), `violations` what callers did wrong. `audiences`
+    holds one for each tier, by id; `add_crowd` adds larger ones. `token_calls` counts requests for
+    a token, `tokens` holds those that were given and when they end.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str = "wll_sandbox",
+        client_id: str = "wll_client",
+        client_secret: str = "wll_client_secret",
+        webhook_secret: str = "wll_webhook_secret",
+        points_event: tuple[str, str] = ("FLOW_POINTS", "wll_points_secret"),
+        now: Callable[[], float] = time.time,
+        people: int = 200,
+    ) -> None:
+        self.webhook_secret = webhook_secret
+        self.faults = Faults()
+        self.violations: Counter[str] = Counter()
+        self.waiting: deque[Said] = deque(maxlen=10_000)
+        self.token_calls = 0
+        self.tokens: dict[str, float] = {}
+        self._api_key, self._client = api_key.encode(), (client_id, client_secret)
+        self._points_event = points_event
+        self._now = now
+        self.users = Users(people, self.moment())
+        self.audiences: dict[str, Audience] = {}
+        for tier in tiers():
+            self.audiences[tier["id"]] = Tier(tier["id"], tier["name"])
+        self.refresh()
+        self.waiting.clear()
+        self._asked: deque[float] = deque()
+        self._room, self._filled_at = float(_BURST), now()
+        self._throttled = 0
+        self._telling = Telling(webhook_secret)
+        self._adjusted: Counter[str] = Counter()
+        inner = Starlette(
+            routes=[
+                Route("/oauth/token", self._token, methods=["POST"]),
+                Route("/v1/users", self._list_users, methods=["GET"]),
+                Route("/v1/users/{subject}", self._user, methods=["GET"]),
+                Route("/v1/audiences", self._list_audiences, methods=["GET"]),
+                Route("/v1/audiences/{id}/members", self._members, methods=["GET"]),
+                Route("/v1/rewards", self._rewards, methods=["GET"]),
+                Route("/v1/tiers", self._tiers, methods=["GET"]),
+                Route("/v1/events", self._report, methods=["POST"]),
+                *control_routes(self, self.faults),
+            ],
+            exception_handlers={HTTPException: _no_route},
+        )
+        inner.router.redirect_slashes = False
+        self._gate = Gate(inner, self, self.faults)
+
+    @property
+    def app(self) -> ASGIApp:
+        """The ASGI app."""
+        return self._gate
+
+    @property
+    def people(self) -> list[User]:
+        """Everybody who registered."""
+        return list(self.users)
+
+    def moment(self) -> datetime:
+        """Now, in UTC."""
+        return datetime.fromtimestamp(self._now(), UTC)
+
+    def add(self, email: str, **fields: Any) -> User:
+        """A new user; `fields` as those of `User`."""
+        return self.users.add(email, self.moment(), **fields)
+
+    def add_crowd(self, name: str, size: int) -> Crowd:
+        """An audience of so many people who cost nothing."""
+        crowd = Crowd(f"crowd-{len(self.audiences)}", name, size)
+        self.audiences[crowd.id] = crowd
+        return crowd
+
+    def refresh(self) -> None:
+        """What WLL does now and then: tier audiences look again, and tell who joined and left."""
+        for audience in self.audiences.values():
+            if isinstance(audience, Tier):
+                which = {"audienceId": audience.id, "audienceName": audience.name}
+                joined, left = audience.refresh(self.users)
+                self.waiting.extend(Said("AUDIENCE_JOINED", user, which) for user in joined)
+                self.waiting.extend(Said("AUDIENCE_LEFT", user, which) for user in left)
+
+    def next_webhook(self, pick: random.Random) -> Webhook:
+        """The next thing happens to a user, and this tells of it (connector.sandbox.Teller)."""
+        said = self.waiting.popleft() if self.waiting else happen(pick.choice(self.people), pick)
+        return self._telling.webhook(said, self._now())
+
+    def adjusted(self, key: str) -> int:
+        """How many adjustments were applied with this idempotencyKey."""
+        return self._adjusted[key]
+
+    def revoke(self) -> None:
+        """All tokens are worth nothing from now on."""
+        self.tokens.clear()
+
+    def state(self) -> dict[str, object]:
+        """Counters; `requests` by route template, then by status or "reset"."""
+        return {
+            "requests": {label: dict(counts) for label, counts in self._gate.requests.items()},
+            "people": len(self.users),
+            "adjustments": self._adjusted.total(),
+            "waiting": len(self.waiting),
+            "token_calls": self.token_calls,
+            "throttled": self._throttled,
+            "violations": dict(self.violations),
+        }
+
+    # ── what the gate asks ───────────────────────────────────────────────────────────────────────
+
+    def operation(self, method: str, path: str) -> Operation:
+        """Which operation a request is, by its template below /v1, or `token`."""
+        if path == "/oauth/token":
+            return Operation(f"{method} /oauth/token", "token")
+        parts = tuple(path.removeprefix("/v1/").split("/"))
+        for place in ({}, {1: "*"}):
+            key = tuple(place.get(i, part) for i, part in enumerate(parts))
+            if key in _TEMPLATES and path.startswith("/v1/"):
+                return Operation(f"{method} /v1/{_TEMPLATES[key]}", _TEMPLATES[key])
+        return Operation("other", "other")
+
+    def admit(self, scope: Scope, operation: Operation) -> tuple[Response | None, Sequence[Header]]:
+        """The key, the limit of the key, and an admin token where one is needed."""
+        if operation.endpoint == "token":
+            return None, ()
+        headers = dict(scope["headers"])
+        if headers.get(b"x-api-key") != self._api_key:
+            self.violations["api_key"] += 1
+            return self.refusal(401, ()), ()
+        if not self._has_room():
+            self._throttled += 1
+            return _fail(429, "Too many requests"), _RETRY
+        if operation.endpoint not in ("rewards", "tiers", "events"):
+            token = headers.get(b"authorization", b"").decode("latin1").removeprefix("Bearer ")
+            if self.tokens.get(token, 0) <= self._now():
+                return self.refusal(401, ()), ()
+        return None, ()
+
+    def _has_room(self) -> bool:
+        now = self._now()
+        self._room = min(_BURST, self._room + (now - self._filled_at) * _RATE)
+        self._filled_at = now
+        if self._room < 1:
+            return False
+        self._room -= 1
+        return True
+
+    def refusal(self, status: int, pointers: Sequence[str]) -> Response:
+        """An envelope that says no."""
+        return _fail(status, "refused")
+
+    def locate(self, body: bytes, match: str) -> Sequence[str]:
+        """This platform points at nothing."""
+        return ()
+
+    # ── routes ───────────────────────────────────────────────────────────────────────────────────
+
+    async def _token(self, request: Request) -> Response:
+        self.token_calls += 1
+        now = self._now()
+        while self._asked and self._asked[0] <= now - 3600:
+            self._asked.popleft()
+        if len(self._asked) >= _TOKENS_AN_HOUR:
+            self._throttled += 1
+            return JSON({"error": "too_many_requests"}, 429, {"retry-after": "60"})
+        self._asked.append(now)
+        said = await self._body(request)
+        if said is None or set(said) != _TOKEN_FIELDS or said["grant_type"] != "client_credentials":
+            self.violations["token_request"] += 1
+            return JSON({"error": "invalid_request"}, 400)
+        if (said["client_id"], said["client_secret"]) != self._client:
+            return JSON({"error": "invalid_client"}, 401)
+        if said["audience"] != "wlloyalty.net":
+            return JSON({"error": "invalid_request"}, 400)
+        token = f"wll-token-{self.token_calls}"
+        self.tokens[token] = now + _LIFE
+        return JSON(
+            {
+                "access_token": token,
+                "scope": "read:users read:audiences",
+                "expires_in": _LIFE,
+                "token_type": "Bearer",
+            }
+        )
+
+    async def _user(self, request: Request) -> Response:
+        user = self.users.get(str(request.path_params["subject"]))
+        return _fail(404, "User not found") if user is None else _success(user.view())
+
+    async def _list_users(self, request: Request) -> Response:
+        return self._page(request, len(self.users), self.users.page)
+
+    async def _list_audiences(self, request: Request) -> Response:
+        if request.query_params:
+            self.violations["query"] += 1
+            return _fail(400, "unknown parameter")
+        return _success([{"id": a.id, "name": a.name} for a in self.audiences.values()])
+
+    async def _members(self, request: Request) -> Response:
+        audience = self.audiences.get(str(request.path_params["id"]))
+        if audience is None:
+            return _fail(404, "Audience not found")
+        size = audience.size if isinstance(audience, Crowd) else len(audience.members)
+        return self._page(request, size, audience.page)
+
+    def _page(
+        self, request: Request, size: int, page: Callable[[int, int], list[User]]
+    ) -> Response:
+        query = request.query_params
+        limit, cursor = query.get("limit", str(_PAGE)), query.get("cursor", "0")
+        if set(query) - {"limit", "cursor"} or not (limit.isdigit() and cursor.isdigit()):
+            self.violations["query"] += 1
+            return _fail(400, "unknown parameter or no number")
+        if not 1 <= int(limit) <= _PAGE:
+            self.violations["limit"] += 1
+            return _fail(400, f"limit is from 1 to {_PAGE}")
+        end = int(cursor) + int(limit)
+        users = [user.view() for user in page(int(cursor), int(limit))]
+        body = {"status": "success", "data": users, "next": str(end) if end < size else None}
+        return JSON(body)
+
+    async def _rewards(self, request: Request) -> Response:
+        return _success(rewards())
+
+    async def _tiers(self, request: Request) -> Response:
+        return _success(tiers())
+
+    async def _report(self, request: Request) -> Response:
+        kind, secret = self._points_event
+        if request.headers.get("authorization") != f"Bearer {secret}":
+            self.violations["event_secret"] += 1
+            return _fail(401, "refused")
+        said = await self._body(request)
+        if said is None or set(said) - {"reportedAt"} != {"type", "subject", "payload"}:
+            self.violations["event"] += 1
+            return _fail(400, "no event")
+        user = self.users.get(str(said["subject"]))
+        if said["type"] != kind or user is None:
+            return _fail(404, "no such event type or user")
+        payload = said["payload"]
+        shape = {"amount": int, "reason": str, "idempotencyKey": str}
+        if not isinstance(payload, dict) or {k: type(v) for k, v in payload.items()} != shape:
+            self.violations["payload"] += 1
+            return _fail(400, "the payload does not match the type's schema")
+        user.move(payload["amount"])
+        self._adjusted[payload["idempotencyKey"]] += 1
+        told = {key: payload[key] for key in ("amount", "reason")}
+        self.waiting.append(Said("POINTS_ADJUSTED", user, told))
+        id = f"event-{self._adjusted.total()}"
+        return _success({"id": id, **said})
+
+    async def _body(self, request: Request) -> dict[str, Any] | None:
+        """The body's object, None where it is none or is not said to be JSON."""
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            self.violations["content_type"] += 1
+            return None
+        try:
+            said = json.loads(await request.body())
+        except ValueError:
+            return None
+        return said if isinstance(said, dict) else None
+
+
+def _success(data: Any) -> Response:
+    return JSON({"status": "success", "data": data})
+
+
+def _fail(status: int, message: str) -> Response:
+    return JSON({"status": "fail", "data": None, "message": message}, status)
+
+
+async def _no_route(_: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _fail(status, "no such route")

@@ -1,0 +1,1 @@
+"""Yotpo Loyalty, emulated."""

@@ -1,0 +1,201 @@
+"""How Yotpo tells: every topic whose name is known, what it does to a customer, and its body.
+
+`customer` is the customer from before a redemption or a new tier, as in Yotpo's own examples.
+Guesses: how an account without event ids repeats, that `difference` has its sign.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+from connector.sandbox.traffic import Webhook
+from connector.sandbox.yotpo.people import REWARDS, TIERS, Customer, iso, reward_view, tier_view
+
+Happening = Callable[[Customer, random.Random, datetime], dict[str, Any]]
+
+
+def changed(customer: Customer, points: int, reason: str, before: int) -> dict[str, Any]:
+    """What tells of a change of the balance."""
+    return {
+        "previous_balance": before,
+        "current_balance": customer.balance,
+        "difference": points,
+        "added_or_removed": "added" if points > 0 else "removed",
+        "points_changed_reason": reason,
+        "customer": customer.told(),
+    }
+
+
+def _change(customer: Customer, pick: random.Random, now: datetime) -> dict[str, Any]:
+    before, points = customer.balance, pick.randrange(5, 200)
+    reason = "Make a Purchase"
+    if pick.random() < 0.2 and before > 0:
+        points, reason = -min(before, points), "Points Expired"
+    customer.move(points, reason, now)
+    return changed(customer, points, reason, before)
+
+
+def _earn(customer: Customer, pick: random.Random, now: datetime) -> dict[str, Any]:
+    points = pick.randrange(5, 200)
+    customer.move(points, "Write a Review", now)
+    return {"perk": _perk(customer, points, pick, now), "customer": customer.told()}
+
+
+def _redeem(customer: Customer, pick: random.Random, now: datetime) -> dict[str, Any]:
+    index = pick.randrange(len(REWARDS))
+    _, name, cost = REWARDS[index]
+    code, before = f"CODE-{pick.randrange(10**6):06d}", customer.told()
+    if customer.balance >= cost:
+        customer.move(-cost, name, now, status=code)
+    redemption = {
+        "id": pick.randrange(10**9),
+        "created_at": iso(now),
+        "reward_text": code,
+        "approved": True,
+        "is_admin": False,
+        "at_checkout": False,
+    }
+    return {"redemption": redemption, "redemption_option": reward_view(index), "customer": before}
+
+
+def _enter(step: int) -> Happening:
+    def happen(customer: Customer, _: random.Random, now: datetime) -> dict[str, Any]:
+        before, old = customer.told(), customer.tier
+        new = max(0, (old if old is not None else -1) + step)
+        new = min(new, len(TIERS) - 1)
+        customer.change(tier=new, entered=now.date())
+        told: dict[str, Any] = {"new_tier": tier_view(new), "customer": before}
+        return told | ({"old_tier": tier_view(old)} if old is not None else {})
+
+    return happen
+
+
+def _status(customer: Customer, _: random.Random, __: datetime) -> dict[str, Any]:
+    stats = {
+        "pointsEarned": customer.earned,
+        "amountSpentCents": customer.earned * 100,
+        "purchasesMade": len(customer.history),
+        "referralsCompleted": 0,
+    }
+    needed = customer.view()["vip_tier_upgrade_requirements"] or {}
+    return {
+        "vip_stats": stats,
+        "vip_stats_needed_maintain": {},
+        "vip_stats_needed_next": needed,
+        "customer": customer.told(),
+    }
+
+
+def _share(customer: Customer, pick: random.Random, _: datetime) -> dict[str, Any]:
+    return {
+        "email": f"friend.{pick.randrange(500):03d}@example.org",
+        "from": customer.email,
+        "customer": customer.told(),
+        "referral_link": f"http://{customer.link}",
+    }
+
+
+def _refer(customer: Customer, pick: random.Random, now: datetime) -> dict[str, Any]:
+    customer.move(100, "Refer a Friend", now)
+    return {
+        "perk": _perk(customer, 100, pick, now),
+        "referral_code": {"code": customer.id, "shares": 1},
+        "customer": customer.told(),
+    }
+
+
+def _birthday(customer: Customer, pick: random.Random, now: datetime) -> dict[str, Any]:
+    before = customer.told()
+    customer.move(50, "Birthday", now)
+    return {"perk": _perk(customer, 50, pick, now), "customer": before}
+
+
+def _reward_near(customer: Customer, pick: random.Random, _: datetime) -> dict[str, Any]:
+    option = reward_view(pick.randrange(len(REWARDS)))
+    needed = max(0, option["amount"] - customer.balance)
+    return {"points_needed": needed, "redemption_option": option, "customer": customer.told()}
+
+
+def _expiring(customer: Customer, _: random.Random, now: datetime) -> dict[str, Any]:
+    return {
+        "loyalty_next_points_expire_on": (now.date() + timedelta(days=30)).isoformat(),
+        "loyalty_next_points_expire_amount": customer.balance,
+        "days_to_point_expiration": 30,
+        "customer": customer.told(),
+    }
+
+
+def _nothing(customer: Customer, _: random.Random, __: datetime) -> dict[str, Any]:
+    return {"customer": customer.told()}
+
+
+TOPICS: dict[str, tuple[str, int, Happening]] = {
+    "swell/points/changed": ("Swell Points Changed", 40, _change),
+    "swell/points/earned": ("Swell Points Earned", 15, _earn),
+    "swell/points/reminder": ("Swell Points Reminder", 3, _reward_near),
+    "swell/redemption/reminder": ("Swell Redemption Reminder", 3, _reward_near),
+    "swell/redemption/created": ("Swell Redemption Created", 10, _redeem),
+    "swell/redemption_code/below_threshold": ("Swell Redemption Code Below Threshold", 1, _nothing),
+    "swell/tier/earned": ("Swell Tier Earned", 3, _enter(1)),
+    "swell/tier/lost": ("Swell Tier Lost", 1, _enter(-1)),
+    "swell/tier/status/changed": ("Swell Tier Status Changed", 3, _status),
+    "swell/referral/share": ("Swell Referral Share", 3, _share),
+    "swell/referral/completed": ("Swell Referral Completed", 2, _refer),
+    "swell/customer/birthday": ("Swell Customer Birthday", 2, _birthday),
+    "swell/account/created": ("Swell Account Created", 2, _nothing),
+    "loyalty/opt_in": ("Loyalty Opt In", 2, _nothing),
+    "loyalty/opt_out": ("Loyalty Opt Out", 1, _nothing),
+    "loyalty/expiration/reminder": ("Loyalty Expiration Reminder", 3, _expiring),
+}
+"""Every topic whose string is known: its name, its weight in the traffic, what it does."""
+
+
+class Telling:
+    """Makes webhooks. `event_ids` is the share that carries an `eventid` header; the secret ends
+    the address, or stands in `secret_header` where that is named."""
+
+    def __init__(self, secret: str, secret_header: str, event_ids: float) -> None:
+        self._secret = secret
+        self._header = secret_header
+        self._event_ids = event_ids
+        # Every topic comes once before chance decides, so that even a short show has all.
+        self._first = list(TOPICS)
+
+    def next_topic(self, pick: random.Random) -> str:
+        """What happens next."""
+        if self._first:
+            return self._first.pop(pick.randrange(len(self._first)))
+        (topic,) = pick.choices(list(TOPICS), [weight for _, weight, _ in TOPICS.values()])
+        return topic
+
+    def webhook(
+        self, topic: str, customer: Customer, said: dict[str, Any], pick: random.Random
+    ) -> Webhook:
+        """What tells of it. `said` may name another address than the customer's."""
+        id = str(uuid.UUID(int=pick.getrandbits(128), version=4))
+        body = {"topic": topic, "name": TOPICS[topic][0], "email": customer.email, **said}
+        headers = {"content-type": "application/json"}
+        if pick.random() < self._event_ids:
+            headers["eventid"] = id
+        if self._header:
+            headers[self._header.lower()] = self._secret
+        suffix = "" if self._header else f"/{self._secret}"
+        return Webhook(id, headers, orjson.dumps(body), suffix)
+
+
+def _perk(customer: Customer, points: int, pick: random.Random, now: datetime) -> dict[str, Any]:
+    return {
+        "id": pick.randrange(10**9),
+        "merchant_id": 1,
+        "reward_points": points,
+        "history_title": customer.history[-1]["action"],
+        "created_at": iso(now),
+        "awarded_at": iso(now),
+        "pending": False,
+    }

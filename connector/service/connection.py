@@ -1,0 +1,74 @@
+"""A connection as it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from connector.actions.endpoint import FlowDoor
+from connector.domain.actions import (
+    Added,
+    Asked,
+    Conflict,
+    Origin,
+)
+from connector.domain.attention import (
+    Check,
+    Need,
+)
+from connector.pipeline.dispatch import Dispatcher
+from connector.pipeline.intake import Door
+from connector.pipeline.profile_reads import Refresher
+from connector.ports import Approval
+
+KLAVIYO = "klaviyo"
+
+Handler = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]]]
+"""Carries out one kind of order: (whether it was done, what it came to or why not)."""
+
+
+@dataclass(slots=True)
+class Line:
+    """A connection as it runs: its doors for webhooks and flows, its lanes, what runs beside them.
+
+    `mapping` is the version in use, `account` Klaviyo's id where it could be read. `more` are
+    lanes besides events, reads and writes; `loops` run for ever beside the lanes; `idle` say
+    whether those have nothing to do; `needs` what a person must look at; `orders` which orders
+    this line carries out, for those that name its connection, of which `errands` take their time
+    and hold up no other; `decided` is told of every answer
+    to a question that this connection asked. `act` stores actions for the platform, None where it
+    takes none."""
+
+    name: str
+    title: str
+    enabled: bool
+    mapping: str
+    account: str | None
+    checks: list[Callable[[], Awaitable[Sequence[Check]]]]
+    close: list[Callable[[], Awaitable[None]]]
+    events: Dispatcher[Any] = field(init=False)
+    door: Door | None = None
+    flows: FlowDoor | None = None
+    reads: Dispatcher[Any] | None = None
+    writes: Dispatcher[Any] | None = None
+    refresher: Refresher | None = None
+    renews: Callable[[str], bool] = lambda name: False
+    by_id: bool = False
+    more: list[Dispatcher[Any]] = field(default_factory=list)
+    loops: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    idle: list[Callable[[], Awaitable[bool]]] = field(default_factory=list)
+    needs: list[Callable[[], Awaitable[Sequence[Need]]]] = field(default_factory=list)
+    orders: dict[str, Handler] = field(default_factory=dict)
+    errands: set[str] = field(default_factory=set)
+    act: Callable[[Origin, Sequence[Asked]], Awaitable[Added | Conflict]] | None = None
+    decided: list[Callable[[Approval], None]] = field(default_factory=list)
+
+    async def aclose(self) -> None:
+        for close in self.close:
+            await close()
+
+    @property
+    def dispatchers(self) -> list[Dispatcher[Any]]:
+        found = (self.reads, self.events, self.writes, *self.more)
+        return [dispatcher for dispatcher in found if dispatcher is not None]

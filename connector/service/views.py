@@ -1,0 +1,109 @@
+"""What a person is shown, made of what the store says: pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from connector.domain.profile_state import digest
+from connector.ports import Backfill, Backlog, PersonState
+
+_ENDS = ("sent", "unchanged", "held", "invalid", "unknown", "dead", "pending")
+_FLAGS = ("dry_run", "existing_only", "force", "events")
+_PAST = ("told", "known")
+_REHEARSED = ("would_send", "unchanged", "held", "invalid", "unknown", "dead", "new_to_klaviyo")
+
+
+def run_view(run: Backfill, waiting: tuple[int, int]) -> dict[str, Any]:
+    counts, dry = Counter(run.counts), bool(run.args.get("dry_run"))
+    rows = counts["rows"]
+    return {
+        "id": run.id,
+        "connection": run.connection,
+        "source": run.source,
+        "what": run.args.get("what"),
+        **{flag: bool(run.args.get(flag)) for flag in _FLAGS},
+        "state": run.state,
+        "rows": rows,
+        "total": run.total,
+        "done": max(0, rows - sum(waiting)),
+        "to_read": waiting[0],
+        "to_tell": waiting[1],
+        **_came_to(counts, dry=dry, events=bool(run.args.get("events"))),
+        "not_at_klaviyo": counts["not_at_klaviyo"],
+        "notes": list(run.notes),
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+        "problem": run.problem,
+        "detail": run.detail,
+    }
+
+
+def _came_to(counts: Mapping[str, int], *, dry: bool, events: bool) -> dict[str, dict[str, int]]:
+    """People, or events of the past, by where they ended."""
+    if events:
+        words = ("would_tell",) if dry else _PAST
+        return {"people": {}, "events_of_the_past": {word: counts.get(word, 0) for word in words}}
+    return {"people": ends(counts, _REHEARSED if dry else _ENDS), "events_of_the_past": {}}
+
+
+def ends(counts: Mapping[str, int], words: Sequence[str]) -> dict[str, int]:
+    """People by where they ended; a row of the source without a usable address is one too."""
+    found = {word: counts.get(word, 0) for word in words}
+    found["held"] += counts.get("no_email", 0)
+    found["invalid"] += counts.get("invalid_rows", 0)
+    return found
+
+
+def story(person: PersonState) -> dict[str, Any]:
+    fields = {
+        name: {
+            "value": value,
+            "confirmed": person.confirmed.get(name, (None,))[0] == digest(value),
+        }
+        for name, (value, _) in person.wanted.items()
+    }
+    return {
+        "platform_id": person.platform_id,
+        "email": person.email,
+        "read": {
+            "state": person.read_state,
+            "at": person.read_at,
+            "unknown_since": person.gone_at,
+        },
+        "write": {"state": person.write_state, "problem": person.problem},
+        "fields": fields,
+        "timeline": [
+            {
+                "at": m.at,
+                "what": m.what,
+                "name": m.name,
+                "state": m.state,
+                "problem": m.problem,
+                "detail": m.detail,
+                "data": json.loads(m.data) if m.data else None,
+                "request": asdict(m.request) if m.request else None,
+            }
+            for m in person.moments
+        ],
+    }
+
+
+def lane_view(b: Backlog, now: int) -> dict[str, Any]:
+    return {
+        "destination": b.lane.destination,
+        "kind": b.lane.kind,
+        "state": b.state.mode,
+        "problem": b.state.problem.value if b.state.problem else None,
+        "meaning": b.state.problem.meaning if b.state.problem else None,
+        "detail": b.state.detail,
+        "since": b.state.since,
+        "ready": b.ready,
+        "in_flight": b.claimed,
+        "held": b.held,
+        "dead": b.dead,
+        "oldest_seconds": (now - b.oldest) / 1000 if b.oldest is not None else None,
+    }

@@ -1,0 +1,1 @@
+"""Lanes, leases, approvals, backfills, dead letters, reports, integrity."""

@@ -1,0 +1,123 @@
+"""Small durable facts: quota spent, mapping versions in use, accounts pinned, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from connector.domain.lanes import (
+    Millis,
+    Spend,
+)
+from connector.domain.records import (
+    Checkpoint,
+)
+from connector.store.database import Database
+from connector.store.tables import accounts, checkpoints, mappings, spends
+
+_DAY = 86_400
+
+
+def add_spend(c: Connection, spend: Sequence[Spend]) -> None:
+    """Add to the seconds already there; what is older than a day is forgotten on the way."""
+    if not spend:
+        return
+    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(spends)
+    c.execute(
+        statement.on_conflict_do_update(
+            index_elements=["account", "endpoint", "second"],
+            set_={"count": spends.c.count + statement.excluded.count},
+        ),
+        [
+            {"account": s.account, "endpoint": s.endpoint, "second": s.second, "count": s.count}
+            for s in spend
+        ],
+    )
+    newest = max(s.second for s in spend)
+    if newest % 60 == 0:
+        c.execute(delete(spends).where(spends.c.second < newest - _DAY))
+
+
+def save_checkpoint(c: Connection, connection: str, checkpoint: Checkpoint, at: Millis) -> None:
+    """In the transaction of what the cursor stands for."""
+    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(checkpoints).values(
+        connection=connection, stream=checkpoint.stream, cursor=checkpoint.cursor, saved_at=at
+    )
+    new = statement.excluded
+    c.execute(
+        statement.on_conflict_do_update(
+            index_elements=["connection", "stream"],
+            set_={"cursor": new.cursor, "saved_at": new.saved_at},
+        )
+    )
+
+
+class SqlMemory:
+    """connector.ports.Memory."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def spent(self, *, since_second: int) -> Sequence[Spend]:
+        def work(c: Connection) -> list[Spend]:
+            query = select(spends).where(spends.c.second >= since_second)
+            return [Spend(*row) for row in c.execute(query.order_by(spends.c.second))]
+
+        return await self._database.read(work)
+
+    async def remember_spend(self, spend: Sequence[Spend]) -> None:
+        await self._database.write(lambda c: add_spend(c, spend))
+
+    async def remember_mapping(self, version: str, text: str, *, now: Millis) -> None:
+        def work(c: Connection) -> None:
+            if c.execute(select(mappings.c.version).where(mappings.c.version == version)).first():
+                return
+            c.execute(insert(mappings).values(version=version, text=text, first_used=now))
+
+        await self._database.write(work)
+
+    async def mapping(self, version: str) -> str | None:
+        def work(c: Connection) -> str | None:
+            query = select(mappings.c.text).where(mappings.c.version == version)
+            return c.execute(query).scalar_one_or_none()
+
+        return await self._database.read(work)
+
+    async def pinned(self, connection: str) -> str | None:
+        query = select(accounts.c.account).where(accounts.c.connection == connection)
+        return await self._database.read(lambda c: c.execute(query).scalar_one_or_none())
+
+    async def pin_account(self, connection: str, account: str, *, anew: bool = False) -> str:
+        def work(c: Connection) -> str:
+            if anew:
+                c.execute(delete(accounts).where(accounts.c.connection == connection))
+            query = select(accounts.c.account).where(accounts.c.connection == connection)
+            pinned: str | None = c.execute(query).scalar_one_or_none()
+            if pinned is None:
+                row = {"connection": connection, "account": account, "pinned_at": 0}
+                c.execute(insert(accounts).values(row))
+            return pinned or account
+
+        return await self._database.write(work)
+
+
+class SqlCheckpoints:
+    """connector.ports.Checkpoints."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, connection: str, stream: str) -> Checkpoint | None:
+        def work(c: Connection) -> Checkpoint | None:
+            cursor = c.execute(
+                select(checkpoints.c.cursor).where(
+                    checkpoints.c.connection == connection, checkpoints.c.stream == stream
+                )
+            ).scalar_one_or_none()
+            return Checkpoint(stream, cursor) if cursor is not None else None
+
+        return await self._database.read(work)

@@ -1,0 +1,158 @@
+"""Looking after a store: what is wrong with it, a copy of it, what is in it.
+
+Everything here blocks, and works beside a running daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Connection, Table, func, or_, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from connector.domain.errors import ConfigError, Problem, StoreError
+from connector.domain.records import (
+    State,
+)
+from connector.store import schema
+from connector.store.database import unavailable
+from connector.store.sql import file_of
+from connector.store.tables import (
+    actions,
+    lanes,
+    memberships,
+    metadata,
+    outbox,
+    people,
+    profiles,
+    reads,
+)
+
+_SHOWN = 20
+
+# ── what is wrong ────────────────────────────────────────────────────────────────────────────────
+
+
+def check(url: str) -> list[str]:
+    """What is wrong with a store, one line each; empty when all is well."""
+    try:
+        return schema.on(url, _check)
+    except StoreError as error:
+        return [f"{error.problem}: {error.detail}"]
+    except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+        said = unavailable(error)
+        return [f"{said.problem}: {said.detail}"]
+
+
+def _check(c: Connection) -> list[str]:
+    if c.dialect.name == "sqlite":
+        said = [str(row[0]) for row in c.exec_driver_sql(f"PRAGMA integrity_check({_SHOWN})")]
+        if said != ["ok"]:
+            # What stands on damaged pages is not worth counting.
+            return [f"{Problem.STORE_DAMAGED}: {line}" for line in said]
+    current = schema.revision_of(c)
+    if current != schema.head():
+        return [f"{Problem.STORE_SCHEMA}: revision {current}, needed {schema.head()}"]
+    return [
+        f"{Problem.STORE_DAMAGED}: {table.name}: {count} rows {what}"
+        for table, what, wrong in _invariants()
+        if (count := c.execute(select(func.count()).select_from(table).where(wrong)).scalar_one())
+    ]
+
+
+def _invariants() -> list[tuple[Table, str, ColumnElement[Any]]]:
+    """What can never be, however a daemon was killed: (table, in words, rows that break it)."""
+    found: list[tuple[Table, str, ColumnElement[Any]]] = []
+    for table in (outbox, reads, profiles, memberships, actions):
+        claimed = table.c.state == State.CLAIMED
+        held_by: ColumnElement[bool] = table.c.claim.is_not(None)
+        if "receipt" in table.c:
+            held_by = or_(held_by, table.c.receipt.is_not(None))
+        found += [
+            (table, "in a state that does not exist", table.c.state.not_in(list(State))),
+            (table, "claimed by nobody", claimed & ~held_by),
+            (table, "at rest that bear a claim", ~claimed & table.c.claim.is_not(None)),
+            (table, "of a lane that does not exist", _without(table.c.lane, lanes.c.id)),
+        ]
+        if "person" in table.c:
+            nobody = _without(table.c.person, people.c.id)
+            found.append((table, "of a person who does not exist", nobody))
+    return found
+
+
+def _without(column: Column[Any], key: Column[Any]) -> ColumnElement[Any]:
+    return column.is_not(None) & column.not_in(select(key))
+
+
+# ── a copy ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def backup(url: str, target: Path) -> int:
+    """Write one consistent copy of an SQLite store while it is in use; its size in bytes.
+
+    Only the owner may read it, a file that exists is left alone, and what cannot be read back is
+    no backup. Raises ConfigError for PostgreSQL and for a target that exists, StoreError.
+    """
+    path = file_of(url)
+    if path is None:
+        raise ConfigError(
+            [
+                "store.url: found PostgreSQL, which has its own: "
+                f"pg_dump --format=custom --file={target} DATABASE"
+            ]
+        )
+    if not path.exists():
+        raise StoreError(Problem.STORE_UNAVAILABLE, f"there is no store at {path} yet")
+    _reserve(target)
+    try:
+        # Into a fresh file, so that nothing of what was deleted comes along.
+        with closing(sqlite3.connect(path, timeout=10)) as source:
+            source.execute("VACUUM INTO ?", (str(target),))
+        with closing(sqlite3.connect(target)) as copy:
+            said = str(copy.execute("PRAGMA integrity_check(1)").fetchone()[0])
+        if said != "ok":
+            raise StoreError(Problem.STORE_DAMAGED, f"the copy cannot be trusted: {said}")
+        _settle_on_disk(target)
+        return target.stat().st_size
+    except BaseException as error:
+        target.unlink(missing_ok=True)
+        if isinstance(error, sqlite3.Error):
+            raise unavailable(error) from error
+        raise
+
+
+def _reserve(target: Path) -> None:
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        raise ConfigError([f"{target}: found a file, allowed a name that is free"]) from None
+    except OSError as error:
+        raise ConfigError([f"{target}: cannot be written: {error.strerror}"]) from None
+
+
+def _settle_on_disk(target: Path) -> None:
+    for path, how in ((target, os.O_RDWR), (target.parent, os.O_RDONLY)):
+        number = os.open(path, how)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+# ── what is in it ────────────────────────────────────────────────────────────────────────────────
+
+
+def counts(url: str) -> dict[str, int]:
+    """Rows of each table."""
+
+    def work(c: Connection) -> dict[str, int]:
+        return {
+            name: int(c.execute(select(func.count()).select_from(table)).scalar_one())
+            for name, table in sorted(metadata.tables.items())
+        }
+
+    return schema.on(url, work)

@@ -1,0 +1,82 @@
+"""At most one holder per resource, fenced by a token that grows: promise 12."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, insert, select, update
+
+from connector.domain.errors import Problem, StoreError
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.ports import Fence, Holder
+from connector.store.database import Database
+from connector.store.tables import leases
+
+
+def require(c: Connection, fence: Fence, now: Millis) -> None:
+    """Raise StoreError(STORE_HELD) unless this fence is the newest and has not expired. Nobody
+    takes the lease before this transaction ends."""
+    row = c.execute(
+        select(leases.c.holder, leases.c.token, leases.c.expires_at)
+        .where(leases.c.resource == fence.resource)
+        .with_for_update(read=True)
+    ).one_or_none()
+    if row is None or row.token != fence.token or row.holder != fence.holder:
+        who = row.holder if row else "nobody"
+        raise StoreError(Problem.STORE_HELD, f"{fence.resource} is held by {who}")
+    if row.expires_at <= now:
+        raise StoreError(Problem.STORE_HELD, f"our lease of {fence.resource} has expired")
+
+
+class SqlLeases:
+    """connector.ports.Leases."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def acquire(
+        self, resource: str, holder: str, *, now: Millis, ttl: int, gone: str | None = None
+    ) -> Fence | Holder:
+        def work(c: Connection) -> Fence | Holder:
+            row = c.execute(
+                select(leases).where(leases.c.resource == resource).with_for_update()
+            ).one_or_none()
+            if row is None:
+                values = {"resource": resource, "holder": holder, "token": 1}
+                c.execute(insert(leases).values(values | {"expires_at": now + ttl}))
+                return Fence(resource, holder, 1)
+            if row.holder not in (holder, gone) and row.expires_at > now:
+                return Holder(row.holder, row.expires_at)
+            c.execute(
+                update(leases)
+                .where(leases.c.resource == resource)
+                .values(holder=holder, token=row.token + 1, expires_at=now + ttl)
+            )
+            return Fence(resource, holder, row.token + 1)
+
+        return await self._database.write(work)
+
+    async def renew(self, fence: Fence, *, now: Millis, ttl: int) -> bool:
+        return await self._database.write(lambda c: _own(c, fence, now + ttl) == 1)
+
+    async def release(self, fence: Fence) -> None:
+        await self._database.write(lambda c: _own(c, fence, 0))
+
+    async def holder(self, resource: str) -> Holder | None:
+        def work(c: Connection) -> Holder | None:
+            row = c.execute(select(leases).where(leases.c.resource == resource)).one_or_none()
+            return Holder(row.holder, row.expires_at) if row else None
+
+        return await self._database.read(work)
+
+
+def _own(c: Connection, fence: Fence, expires_at: int) -> int:
+    return c.execute(
+        update(leases)
+        .where(
+            leases.c.resource == fence.resource,
+            leases.c.token == fence.token,
+            leases.c.holder == fence.holder,
+        )
+        .values(expires_at=expires_at)
+    ).rowcount

@@ -1,0 +1,1 @@
+"""People, their identifiers, groups, tombstones and erasure."""

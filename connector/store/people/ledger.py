@@ -1,0 +1,94 @@
+"""What a far end has confirmed, for whoever reads it back (connector.sync.reconcile)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Row, Select, func, select, update
+
+from connector.domain.lanes import (
+    LaneId,
+    Millis,
+)
+from connector.domain.profile_state import digest
+from connector.domain.records import (
+    State,
+)
+from connector.ports import ToldEvent, ToldPerson
+from connector.store.database import Database
+from connector.store.queues import profiles as states
+from connector.store.queues.queue import chunks
+from connector.store.tables import in_state, outbox, profiles
+
+_COLUMNS = (profiles.c.person, profiles.c.identity, profiles.c.wanted, profiles.c.confirmed)
+
+
+class SqlLedger:
+    """connector.ports.Ledger."""
+
+    def __init__(self, database: Database, profiles: states.SqlProfiles) -> None:
+        self._database = database
+        self._states = profiles
+
+    async def people(self, lane: LaneId, *, after: int, limit: int) -> Sequence[ToldPerson]:
+        query = _at_rest(lane).where(profiles.c.person > after).order_by(profiles.c.person)
+        return await self._people(query.limit(limit))
+
+    async def some_people(self, lane: LaneId, count: int) -> Sequence[ToldPerson]:
+        return await self._people(_at_rest(lane).order_by(func.random()).limit(count))
+
+    async def _people(self, query: Select[Any]) -> Sequence[ToldPerson]:
+        return await self._database.read(lambda c: [_person(row) for row in c.execute(query)])
+
+    async def events(self, lane: LaneId, *, before: Millis, limit: int) -> Sequence[ToldEvent]:
+        query = (
+            select(outbox.c.seq, outbox.c.email, outbox.c.unique_id, outbox.c.occurred_at)
+            .where(
+                outbox.c.lane == lane,
+                outbox.c.state == State.ACCEPTED,
+                outbox.c.email.is_not(None),
+                outbox.c.settled_at <= before,
+            )
+            .order_by(outbox.c.seq.desc())
+            .limit(limit)
+        )
+        return await self._database.read(lambda c: [ToldEvent(*row) for row in c.execute(query)])
+
+    async def tell_people(self, people: Sequence[int], *, now: Millis) -> int:
+        def work(c: Connection) -> int:
+            for part in chunks(people):
+                states.tell_again(c, part, now, reconfirm_after=self._states.reconfirm_after)
+            return len(people)
+
+        return await self._database.write(work)
+
+    async def tell_events(self, events: Sequence[int], *, now: Millis) -> int:
+        again = {"state": State.READY, "due": now, "attempts": 0, "failing_since": None, "solo": 1}
+
+        def work(c: Connection) -> int:
+            total = 0
+            for part in chunks(events):
+                mine = outbox.c.seq.in_(part), outbox.c.state == State.ACCEPTED
+                kept = outbox.c.data != b"null"  # whose body retention has emptied cannot go again
+                total += c.execute(update(outbox).where(*mine, kept).values(again)).rowcount
+            return total
+
+        return await self._database.write(work)
+
+
+def _at_rest(lane: LaneId) -> Select[Any]:
+    """People of whom nothing waits to be told."""
+    return select(*_COLUMNS).where(profiles.c.lane == lane, in_state(State.ACCEPTED, profiles))
+
+
+def _person(row: Row[Any]) -> ToldPerson:
+    """With those fields of which it is known what was confirmed."""
+    wanted, confirmed = orjson.loads(row.wanted), orjson.loads(row.confirmed)
+    fields = {
+        name: value
+        for name, (value, _) in wanted.items()
+        if confirmed.get(name, ("",))[0] == digest(value)
+    }
+    return ToldPerson(row.person, orjson.loads(row.identity).get("email", ""), fields)

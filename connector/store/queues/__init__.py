@@ -1,0 +1,1 @@
+"""Tables that lanes claim from: outbox, reads, profiles, memberships, actions."""

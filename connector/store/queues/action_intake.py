@@ -1,0 +1,286 @@
+"""What is known of actions when more are asked for: which they are, and what a day has held. The
+first half of promise 4: the same call is taken once."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
+
+from connector.domain.actions import (
+    Action,
+    Added,
+    Asked,
+    Call,
+    Conflict,
+)
+from connector.domain.errors import Problem
+from connector.domain.lanes import (
+    Lane,
+    LaneId,
+    Millis,
+)
+from connector.domain.records import (
+    State,
+)
+from connector.store.admin import approvals
+from connector.store.people import people, tombstones
+from connector.store.queues import queue
+from connector.store.tables import actions, in_state, lanes
+
+CAP = "cap"
+CAPS = {
+    "daily_per_person": Problem.ACTION_PERSON_CAP,
+    "daily_total": Problem.ACTION_TOTAL_CAP,
+}
+_DAY = 86_400_000
+
+
+def add(c: Connection, calls: Sequence[Call]) -> list[Added | Conflict]:
+    """ActionQueue.add. Callers on one lane take turns, so that identity and caps hold for all."""
+    ids = sorted({call.lane.id for call in calls})
+    c.execute(select(lanes.c.id).where(lanes.c.id.in_(ids)).order_by(lanes.c.id).with_for_update())
+    ledger = _Ledger(c, calls)
+    answers = [ledger.take(call) for call in calls]
+    if ledger.rows:
+        c.execute(_INSERT, ledger.rows)
+    for lane, (subjects, now) in ledger.capped.items():
+        ask(c, lane, subjects, now)
+    return answers
+
+
+_INSERT = insert(actions)
+
+
+class _Ledger:
+    """What is known of the actions in some calls: read at once, kept in step as they are taken."""
+
+    def __init__(self, c: Connection, calls: Sequence[Call]) -> None:
+        self._c = c
+        self.rows: list[dict[str, Any]] = []
+        self.capped: dict[Lane, tuple[set[str], Millis]] = {}
+        self._graves = {
+            lane: _graves(c, lane.connection, [call for call in calls if call.lane == lane])
+            for lane in {call.lane for call in calls}
+        }
+        self._people = {
+            lane: self._named(lane, [call for call in calls if call.lane == lane])
+            for lane in {call.lane for call in calls}
+        }
+        digests = [_identity(call.lane.connection, a) for call in calls for a in call.asked]
+        self._known = _known(c, digests)
+        who = {self._who(call.lane, a.action)[0] for call in calls for a in call.asked}
+        since = Millis(min(call.received_at for call in calls) - _DAY)
+        self._counts = _counts(c, who, since)
+        self._totals = {
+            call.lane.id: _total(c, call.lane.id, since) for call in calls if call.caps.total
+        }
+
+    def _named(
+        self, lane: Lane, calls: Sequence[Call]
+    ) -> tuple[dict[str, people.Known], dict[str, people.Known]]:
+        graves = self._graves[lane]
+        said = [_named_by(asked.action) for call in calls for asked in call.asked]
+        whom = [action for action in said if not graves.cover(action)]
+        ids = {id for action in whom for id in (action.person, action.customer) if id}
+        emails = {action.email for action in whom if action.email}
+        return people.named(self._c, lane.connection, ids, emails, calls[0].received_at)
+
+    def take(self, call: Call) -> Added | Conflict:
+        """Stage a call, or nothing of it."""
+        fresh: dict[bytes, Asked] = {}
+        retired: list[bytes] = []
+        for number, asked in enumerate(call.asked, start=1):
+            digest, content = _identity(call.lane.connection, asked), _content(asked.action)
+            if digest in fresh:
+                before: tuple[bytes, int] | None = (_content(fresh[digest].action), 0)
+                over = False
+            else:
+                before = self._known.get(digest)
+                age = call.received_at - before[1] if before else 0
+                over = asked.window is not None and age > asked.window
+            if before is None or over:
+                fresh[digest] = asked
+                retired += [digest] if over else []
+            elif before[0] != content:
+                return Conflict(number)
+        for digest in retired:
+            self._retire(digest)
+        held = [self._stage(call, digest, asked) for digest, asked in fresh.items()].count(True)
+        return Added(len(fresh) - held, len(call.asked) - len(fresh), held)
+
+    def _retire(self, digest: bytes) -> None:
+        """Its window is over: the old row gives its identity up."""
+        token = secrets.token_bytes(16)
+        self._c.execute(update(actions).where(actions.c.digest == digest).values(digest=token))
+        for row in self.rows:
+            if row["digest"] == digest:
+                row["digest"] = token
+
+    def _stage(self, call: Call, digest: bytes, asked: Asked) -> bool:
+        """Whether it is held. Of one who was forgotten only the identity is kept."""
+        action, now = asked.action, call.received_at
+        content = _content(action)
+        self._known[digest] = (content, now)
+        if forgotten := self._graves[call.lane].cover(_named_by(action)):
+            action = Action(action.name)
+        who, person = self._who(call.lane, action)
+        cap = None if forgotten else self._over(call, who, action)
+        if cap:
+            self.capped.setdefault(call.lane, (set(), now))[0].add(cap)
+        self.rows.append(
+            {
+                "lane": call.lane.id,
+                "digest": digest,
+                "content": content,
+                "origin": call.origin,
+                "route": asked.route,
+                "name": action.name,
+                "ref": f"lc{secrets.token_hex(5)}",
+                "received_at": now,
+                "who": who,
+                "person": person,
+                "email": action.email,
+                "customer": action.customer or action.person,
+                "amount": action.amount,
+                "data": _data(action),
+                "state": State.SKIPPED if forgotten else State.HELD if cap else State.READY,
+                "detail": "forgotten" if forgotten else "",
+                "due": now,
+                "problem": CAPS[cap].value if cap else None,
+                "settled_at": now if cap or forgotten else None,
+            }
+        )
+        return cap is not None
+
+    def _over(self, call: Call, who: bytes, action: Action) -> str | None:
+        """The cap that an adjustment would go beyond; else it counts against both."""
+        if action.name == "push":
+            return None
+        points, total = abs(action.amount), self._totals.get(call.lane.id, 0)
+        if self._counts.get(who, 0) >= call.caps.per_person:
+            return "daily_per_person"
+        if call.caps.total and total + points > call.caps.total:
+            return "daily_total"
+        self._counts[who] = self._counts.get(who, 0) + 1
+        self._totals[call.lane.id] = total + points
+        return None
+
+    def _who(self, lane: Lane, action: Action) -> tuple[bytes, int | None]:
+        """What stands for the person in order and caps, and his number where he has been seen."""
+        by_id, by_email = self._people[lane]
+        known = by_email.get(action.email or "")
+        for id in (action.person, action.customer):
+            known = known or by_id.get(id or "")
+        if known:
+            return who_of(lane.connection, known.id), known.id
+        return _digest(lane.connection, f"{action.person or action.customer}"), None
+
+
+def _graves(c: Connection, connection: str, calls: Sequence[Call]) -> tombstones.Tombstones:
+    said = [_named_by(asked.action) for call in calls for asked in call.asked]
+    return tombstones.load(c, connection, said)
+
+
+def _named_by(action: Action) -> Action:
+    """With what may be the platform's id in its place."""
+    return replace(action, person=action.person or action.customer)
+
+
+def _identity(connection: str, asked: Asked) -> bytes:
+    """By the words of the caller: they stay the same, whatever is learnt of the person."""
+    action = asked.action
+    person = action.email or action.customer or action.person or ""
+    return _digest(connection, asked.route, person, asked.key)
+
+
+def _content(action: Action) -> bytes:
+    said = (action.name, str(action.amount), _data(action).decode())
+    return _digest(*said)
+
+
+def _data(action: Action) -> bytes:
+    return orjson.dumps(
+        {
+            "reason": action.reason,
+            "earned": action.earned,
+            "visible": action.visible,
+            "message": action.message,
+            "url": action.url,
+        }
+    )
+
+
+def who_of(connection: str, person: int) -> bytes:
+    """What stands for a person who has been seen, in the column `who`."""
+    return _digest(connection, f"#{person}")
+
+
+def _digest(*words: str) -> bytes:
+    return blake2b("\0".join(words).encode(), digest_size=16).digest()
+
+
+def _known(c: Connection, digests: Sequence[bytes]) -> dict[bytes, tuple[bytes, int]]:
+    found: dict[bytes, tuple[bytes, int]] = {}
+    query = select(actions.c.digest, actions.c.content, actions.c.received_at)
+    for part in queue.chunks(digests):
+        for digest, content, at in c.execute(query.where(actions.c.digest.in_(part))):
+            found[bytes(digest)] = (bytes(content), at)
+    return found
+
+
+_COUNTS = and_(
+    actions.c.name != "push",
+    or_(
+        actions.c.state.in_((State.READY, State.CLAIMED, State.ACCEPTED)),
+        and_(actions.c.state == State.HELD, actions.c.sent_at.is_not(None)),
+    ),
+)
+"""What was applied, may have been or will be."""
+
+
+def _counts(c: Connection, who: set[bytes], since: Millis) -> dict[bytes, int]:
+    found: dict[bytes, int] = {}
+    for part in queue.chunks(list(who)):
+        query = (
+            select(actions.c.who, func.count())
+            .where(actions.c.who.in_(part), actions.c.received_at > since, _COUNTS)
+            .group_by(actions.c.who)
+        )
+        found.update((bytes(key), count) for key, count in c.execute(query))
+    return found
+
+
+def _total(c: Connection, lane: LaneId, since: Millis) -> int:
+    query = select(func.coalesce(func.sum(func.abs(actions.c.amount)), 0)).where(
+        actions.c.lane == lane, actions.c.received_at > since, _COUNTS
+    )
+    return int(c.execute(query).scalar_one())
+
+
+def held(lane: LaneId, problem: Problem) -> ColumnElement[bool]:
+    """What waits because of this problem."""
+    return and_(
+        actions.c.lane == lane,
+        in_state(State.HELD, actions),
+        actions.c.problem == problem.value,
+    )
+
+
+def ask(c: Connection, lane: Lane, subjects: set[str], now: Millis) -> None:
+    """Whether what these caps hold may go; nothing where they hold nothing."""
+    for subject in sorted(subjects):
+        query = select(
+            func.count(),
+            func.count(func.distinct(actions.c.who)),
+            func.coalesce(func.sum(func.abs(actions.c.amount)), 0),
+        ).where(held(lane.id, CAPS[subject]))
+        adjustments, persons, points = c.execute(query).one()
+        if adjustments:
+            detail = {"adjustments": adjustments, "people": persons, "points": int(points)}
+            approvals.ask(c, lane.connection, CAP, subject, detail, now=now)

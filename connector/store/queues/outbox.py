@@ -1,0 +1,501 @@
+"""The outbox in SQL: append, claim, settle. Promises 1, 2, 3 (its first half), 10 and 12."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
+
+from connector.domain.errors import Problem
+from connector.domain.lanes import (
+    LaneId,
+    Millis,
+)
+from connector.domain.outcomes import (
+    Accepted,
+    Dead,
+    Doubt,
+    Held,
+    Outcome,
+    Retry,
+    Skipped,
+    Unsent,
+)
+from connector.domain.profiles import (
+    Observation,
+)
+from connector.domain.records import (
+    Appended,
+    Claim,
+    Entry,
+    Page,
+    Record,
+    State,
+)
+from connector.ports import Member
+from connector.store.admin import facts
+from connector.store.database import Database
+from connector.store.people import groups, people
+from connector.store.queues import profiles, queue, reads
+from connector.store.tables import STUCK, in_state, journal, orders, outbox, pushes, requests
+
+ENTRY_COLUMNS = (
+    outbox.c.seq,
+    outbox.c.unique_id,
+    outbox.c.name,
+    outbox.c.occurred_at,
+    outbox.c.received_at,
+    outbox.c.email,
+    outbox.c.person,
+    outbox.c.data,
+    outbox.c.attempts,
+    outbox.c.solo,
+    outbox.c.mapping,
+    outbox.c.priority,
+    outbox.c.failing_since,
+)
+
+
+def digest_of(connection: str, kind: str, key: str) -> bytes:
+    """16 bytes that stand for a record's identity within its connection."""
+    return blake2b(f"{connection}\0{kind}\0{key}".encode(), digest_size=16).digest()
+
+
+class SqlOutbox(queue.SqlQueue):
+    """connector.ports.Outbox on SQLite and PostgreSQL."""
+
+    def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
+        super().__init__(database, outbox, outbox.c.seq)
+        self._states = states
+        self._seen = people.Seen()
+
+    async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
+        reconfirm = self._states.reconfirm_after
+        appended, learnt = await self._database.write(
+            lambda c: append(c, pages, self._seen, reconfirm)
+        )
+        self._seen.learn(learnt)
+        return appended
+
+    def _take(self, c: Connection, taking: queue.Taking) -> list[Entry]:
+        return claim_ready(c, taking)
+
+    def _settle(
+        self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
+    ) -> int:
+        return settle(c, claim, outcomes, now, horizon)
+
+    def _recover(self, c: Connection, now: Millis) -> int:
+        return queue.recover(c, outbox, now, solo=1)
+
+    async def forget_timeline(self, *, before: Millis, limit: int) -> int:
+        return await self._database.write(lambda c: forget_timeline(c, before, limit))
+
+    async def empty_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
+        return await self._database.write(lambda c: empty_bodies(c, before, after, limit))
+
+    async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
+        return await self._database.write(lambda c: prune(c, now, keep, limit))
+
+
+# ── append ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def append(
+    c: Connection, pages: Sequence[Page], seen: people.Seen, reconfirm_after: int
+) -> tuple[list[Appended], list[people.Known]]:
+    rows: list[dict[str, Any]] = []
+    heard: list[tuple[Observation, Millis]] = []
+    asked: _Asked = {}
+    wanted = [
+        [digest_of(page.lane.connection, page.lane.kind, r.key) for r in page.records]
+        for page in pages
+    ]
+    known = _known(c, {digest for page in wanted for digest in page})
+    directories = {
+        connection: people.Directory(
+            c,
+            connection,
+            [r for page in pages if page.lane.connection == connection for r in page.records],
+            seen,
+        )
+        for connection in {page.lane.connection for page in pages}
+    }
+    appended: list[Appended] = []
+    for page, digests in zip(pages, wanted, strict=True):
+        fresh: list[tuple[Record, bytes]] = []
+        for record, digest in zip(page.records, digests, strict=True):
+            if _is_new(c, known, rows, record, digest, page.received_at):
+                again = digest in known
+                known[digest] = page.received_at
+                fresh.append((record.anew(page.received_at) if again else record, digest))
+        found = directories[page.lane.connection].resolve(
+            [record for record, _ in fresh], page.received_at
+        )
+        new = len(fresh)
+        fresh, found.people = _not_forgotten(fresh, found)
+        page_rows = [
+            _row(page, record, digest, person)
+            for (record, digest), person in zip(fresh, found.people, strict=True)
+        ]
+        rows += page_rows
+        heard += [
+            (replace(record.observation, person=person.id), page.received_at)
+            for (record, _), person in zip(fresh, found.people, strict=True)
+            if record.observation and person
+        ]
+        if page.reads is not None:
+            _ask_for_reads(asked, page, [record for record, _ in fresh], page_rows)
+        _push_memberships(c, page, [record for record, _ in fresh], page_rows)
+        released = release(c, rows, found.addressed, page.received_at)
+        held = sum(row["state"] == State.HELD for row in page_rows)
+        appended.append(
+            Appended(
+                len(fresh),
+                len(page.records) - new,
+                held=held,
+                released=released,
+                forgotten=len(found.forgotten),
+            )
+        )
+        if page.checkpoint:
+            facts.save_checkpoint(c, page.lane.connection, page.checkpoint, page.received_at)
+    if rows:
+        c.execute(_INSERT, rows)
+    for (lane, gap, priority), (who, renew) in asked.items():
+        reads.ask(c, lane, who, gap, priority, frozenset(renew))
+    _hear(c, heard, reconfirm_after)
+    return appended, [known for d in directories.values() for known in d.learnt]
+
+
+def _hear(c: Connection, heard: Sequence[tuple[Observation, Millis]], reconfirm_after: int) -> None:
+    """What the events themselves say of people's fields, one of each person at a time."""
+    while heard:
+        first = {one[0].person: one for one in reversed(heard)}
+        now = max(at for _, at in first.values())
+        seen = [observation for observation, _ in first.values()]
+        profiles.observe(c, seen, now=now, reconfirm_after=reconfirm_after)
+        heard = [one for one in heard if one is not first[one[0].person]]
+
+
+def _not_forgotten(
+    fresh: list[tuple[Record, bytes]], found: people.Found
+) -> tuple[list[tuple[Record, bytes]], list[people.Known | None]]:
+    """What is to be stored, and whom each is about."""
+    if not found.forgotten:
+        return fresh, found.people
+    kept = [place for place in range(len(fresh)) if place not in found.forgotten]
+    return [fresh[place] for place in kept], [found.people[place] for place in kept]
+
+
+_INSERT = insert(outbox)
+_KNOWN = select(outbox.c.digest, outbox.c.received_at).where(
+    outbox.c.digest.in_(bindparam("digests", expanding=True))
+)
+_Asked = dict[tuple[LaneId, int, int], tuple[dict[int, Millis], set[int]]]
+
+
+def _known(c: Connection, digests: set[bytes]) -> dict[bytes, Millis]:
+    found: dict[bytes, Millis] = {}
+    for part in queue.chunks(list(digests)):
+        rows = c.execute(_KNOWN, {"digests": part})
+        found.update((bytes(digest), at) for digest, at in rows)
+    return found
+
+
+def _is_new(
+    c: Connection,
+    known: dict[bytes, Millis],
+    rows: list[dict[str, Any]],
+    record: Record,
+    digest: bytes,
+    now: Millis,
+) -> bool:
+    """Whether the key is unknown or its repeat window is over; then the old row gives it up."""
+    at = known.get(digest)
+    if at is None:
+        return True
+    if record.repeat_window is None or now - at <= record.repeat_window:
+        return False
+    retired = secrets.token_bytes(16)
+    c.execute(update(outbox).where(outbox.c.digest == digest).values(digest=retired))
+    for row in rows:
+        if row["digest"] == digest:
+            row["digest"] = retired
+    return True
+
+
+def _row(page: Page, record: Record, digest: bytes, person: people.Known | None) -> dict[str, Any]:
+    email = record.email or (person.email if person else None)
+    state, problem = (State.READY, None) if email else (State.HELD, Problem.NO_IDENTITY.value)
+    return {
+        "lane": page.lane.id,
+        "digest": digest,
+        "unique_id": record.unique_id,
+        "name": record.name,
+        "occurred_at": record.occurred_at,
+        "received_at": page.received_at,
+        "via": page.via,
+        "priority": int(page.backfill),
+        "person": person.id if person else None,
+        "email": email,
+        "data": record.data,
+        "state": state,
+        "due": page.received_at,
+        "problem": problem,
+    }
+
+
+def _ask_for_reads(
+    asked: _Asked, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
+) -> None:
+    """The person is read again, and his event waits a little for the answer. One without an
+    address is read where the platform can be asked by its id, for the read may bring it."""
+    assert page.reads is not None
+    key = (page.reads, page.gap, int(page.backfill))
+    for record, row in zip(records, rows, strict=True):
+        wanted = record.refresh if row["email"] else page.by_id
+        if wanted and row["person"]:
+            who, renew = asked.setdefault(key, ({}, set()))
+            who[row["person"]] = page.received_at
+            row["due"] += page.attach_wait
+            if record.renew:
+                renew.add(row["person"])
+
+
+def release(
+    c: Connection, rows: list[dict[str, Any]], addressed: Mapping[int, str], now: Millis
+) -> int:
+    """Give the records that wait for these people their address."""
+    if not addressed:
+        return 0
+    groups.hear(c, addressed)
+    released = 0
+    for row in rows:
+        email = addressed.get(row["person"] or 0)
+        if email and row["state"] == State.HELD and not row["email"]:
+            row.update(state=State.READY, email=email, problem=None, due=now)
+            released += 1
+    for person, email in addressed.items():
+        released += c.execute(
+            update(outbox)
+            .where(
+                outbox.c.person == person,
+                in_state(State.HELD),
+                outbox.c.email.is_(None),
+            )
+            .values(state=State.READY, email=email, problem=None, detail="", due=now)
+        ).rowcount
+    return released
+
+
+def _push_memberships(
+    c: Connection, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
+) -> None:
+    """Joins and leaves that the platform told by itself, now or once the address is known."""
+    connection, at = page.lane.connection, page.received_at
+    for record, row in zip(records, rows, strict=True):
+        if record.membership is None:
+            continue
+        if row["email"]:
+            audience, joined = record.membership
+            who = Member(record.person, row["email"].strip().lower())
+            groups.push(c, connection, audience, who, joined, at)
+        elif row["person"]:
+            groups.keep(c, connection, row["person"], record, at)
+
+
+# ── claim ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def claim_ready(c: Connection, taking: queue.Taking) -> list[Entry]:
+    """An entry in doubt keeps the mapping version it was first sent with."""
+    mapping = taking.mapping
+    first = case((outbox.c.solo == 1, func.coalesce(outbox.c.mapping, mapping)), else_=mapping)
+    rows = queue.claim(
+        c, outbox, outbox.c.seq, taking, values={"mapping": first}, returning=ENTRY_COLUMNS
+    )
+    return [entry_of(row) for row in rows]
+
+
+def entry_of(row: Any) -> Entry:
+    seq, unique_id, name, occurred, received, email, person, data, tries, solo, mapping, prio, f = (
+        row
+    )
+    return Entry(
+        seq=seq,
+        unique_id=unique_id,
+        name=name,
+        occurred_at=occurred,
+        received_at=received,
+        email=email,
+        person=person,
+        data=data,
+        attempts=tries,
+        solo=bool(solo),
+        mapping=mapping,
+        backfill=bool(prio),
+        failing_since=f,
+    )
+
+
+# ── settle ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def settle(
+    c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
+) -> int:
+    entries = {entry.seq: entry for entry in claim.entries}
+    accepted: dict[str, list[int]] = {}
+    changed = 0
+    for outcome in outcomes:
+        if isinstance(outcome, Accepted):
+            accepted.setdefault(outcome.request, []).append(outcome.seq)
+        else:
+            values = _values(outcome, entries[outcome.seq], now, horizon)
+            changed += _change(c, claim, [outcome.seq], values)
+    for request, seqs in accepted.items():
+        values = queue.settled(State.ACCEPTED, now) | {"request": request}
+        for part in queue.chunks(seqs):
+            changed += _change(c, claim, part, values)
+    return changed
+
+
+def _change(c: Connection, claim: Claim, seqs: Sequence[int], values: dict[str, Any]) -> int:
+    return c.execute(
+        update(outbox)
+        .where(
+            outbox.c.seq.in_(seqs),
+            outbox.c.claim == claim.token,
+            in_state(State.CLAIMED),
+        )
+        .values(values)
+    ).rowcount
+
+
+def _values(outcome: Outcome, entry: Entry, now: Millis, horizon: int) -> dict[str, Any]:
+    match outcome:
+        case Skipped():
+            return queue.settled(State.SKIPPED, now) | {"detail": outcome.reason}
+        case Held():
+            problem = outcome.problem.value
+            return queue.settled(State.HELD, now) | {"problem": problem, "detail": outcome.detail}
+        case Dead():
+            return queue.settled(State.DEAD, now) | {
+                "problem": outcome.problem.value,
+                "detail": outcome.detail,
+                "request": outcome.request,
+            }
+        case Unsent():
+            return {
+                "state": State.READY,
+                "claim": None,
+                "attempts": entry.attempts - 1,
+                "mapping": entry.mapping if entry.solo else None,
+            }
+        case Retry() | Doubt():
+            return _again(outcome, entry, now, horizon)
+        case _:
+            raise AssertionError(f"no outcome of a record: {outcome}")
+
+
+def _again(outcome: Retry | Doubt, entry: Entry, now: Millis, horizon: int) -> dict[str, Any]:
+    since = entry.failing_since or now
+    if now - since >= horizon:
+        last = f"last: {outcome.problem} {outcome.detail}".strip()
+        return queue.settled(State.DEAD, now) | {
+            "problem": Problem.RETRIES_EXHAUSTED.value,
+            "detail": last,
+            "solo": int(entry.solo or isinstance(outcome, Doubt)),
+        }
+    in_doubt = entry.solo or isinstance(outcome, Doubt)
+    return {
+        "state": State.READY,
+        "claim": None,
+        "due": now + round(outcome.after * 1000),
+        "failing_since": since,
+        "problem": outcome.problem.value,
+        "detail": outcome.detail,
+        "solo": int(in_doubt),
+        "mapping": entry.mapping if in_doubt else None,
+    }
+
+
+# ── retention ────────────────────────────────────────────────────────────────────────────────────
+
+
+def prune(c: Connection, now: Millis, keep: Mapping[State, int], limit: int) -> int:
+    """Each state within its own bound, so that no kept record is looked at twice: what is stuck by
+    its index, everything else by its number, which grows with time."""
+    gone = 0
+    for state, age in keep.items():
+        cutoff = now - age
+        query = select(outbox.c.seq).where(in_state(state), outbox.c.received_at < cutoff)
+        if state in STUCK:
+            query = query.order_by(outbox.c.seq + 0)
+        else:
+            query = query.where(outbox.c.seq <= _last_before(c, cutoff)).order_by(outbox.c.seq)
+        old = query.limit(limit - gone)
+        gone += c.execute(delete(outbox).where(outbox.c.seq.in_(old))).rowcount
+        if gone >= limit:
+            break
+    return gone
+
+
+def forget_timeline(c: Connection, before: Millis, limit: int) -> int:
+    gone = 0
+    for table, key, at in (
+        (requests, requests.c.id, requests.c.sent_at),
+        (journal, journal.c.id, journal.c.at),
+        (pushes, pushes.c.id, pushes.c.at),
+        (orders, orders.c.id, orders.c.done_at),
+    ):
+        old = select(key).where(at < before).order_by(at).limit(limit)
+        gone += c.execute(delete(table).where(key.in_(old))).rowcount
+    return gone
+
+
+def empty_bodies(c: Connection, before: Millis, after: int, limit: int) -> int | None:
+    start = max(after, _last_before(c, before - _DAYS))
+    end = min(start + limit, _last_before(c, before))
+    if end <= start:
+        return None
+    c.execute(
+        update(outbox)
+        .where(
+            outbox.c.seq > start,
+            outbox.c.seq <= end,
+            outbox.c.state.in_((State.ACCEPTED, State.SKIPPED)),
+            outbox.c.data != _NO_DATA,
+        )
+        .values(data=_NO_DATA)
+    )
+    return end
+
+
+_NO_DATA = b"null"
+_DAYS = 14 * 86_400_000
+"""ms: so much is looked through each night, so that a few missed nights leave nothing behind."""
+
+
+def _last_before(c: Connection, at: int) -> int:
+    """The newest seq received before `at`, by halving: seq grows with time, and an index on the
+    time would cost every insert for the sake of one night's work. Off by the few records that
+    were received at once and stored in another order."""
+    low, high = c.execute(select(func.min(outbox.c.seq), func.max(outbox.c.seq))).one()
+    if low is None:
+        return 0
+    low -= 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        query = select(outbox.c.received_at).where(outbox.c.seq <= middle)
+        newest = c.execute(query.order_by(outbox.c.seq.desc()).limit(1)).scalar()
+        if newest is None or newest < at:
+            low = middle
+        else:
+            high = middle - 1
+    return int(low)

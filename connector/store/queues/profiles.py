@@ -1,0 +1,676 @@
+"""Profiles as states in SQL: observed, claimed one write per person at a time, confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, bindparam, case, exists, func, insert, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from connector.domain import profile_state
+from connector.domain.errors import Problem
+from connector.domain.lanes import (
+    LaneId,
+    Millis,
+)
+from connector.domain.outcomes import (
+    Accepted,
+    Dead,
+    Doubt,
+    Held,
+    Outcome,
+    Pending,
+    Retry,
+    Skipped,
+    Unsent,
+)
+from connector.domain.profile_state import Farewell, Profile
+from connector.domain.profiles import (
+    Observation,
+    OnLeave,
+    ProfileWrite,
+)
+from connector.domain.records import (
+    Claim,
+    Entry,
+    State,
+)
+from connector.ports import Ready
+from connector.store.database import Database
+from connector.store.people import people
+from connector.store.queues import queue
+from connector.store.tables import in_state, journal, outbox, profiles
+
+_PROFILE = (
+    profiles.c.person,
+    profiles.c.identity,
+    profiles.c.wanted,
+    profiles.c.confirmed,
+    profiles.c.farewells,
+    profiles.c.move_from,
+    profiles.c.profile_id,
+    profiles.c.mapping,
+)
+_ROW = (
+    *_PROFILE,
+    profiles.c.state,
+    profiles.c.due,
+    profiles.c.attempts,
+    profiles.c.failing_since,
+    profiles.c.since,
+    profiles.c.problem,
+    profiles.c.address,
+    profiles.c.lane,
+    profiles.c.priority,
+)
+_DAY = 86_400_000
+_LOOK_AGAIN = 1_000
+_DOUBT_WAIT = 30_000
+"""ms: a request that timed out here may still be applied there for so long."""
+
+
+class SqlProfiles(queue.ReceiptedQueue):
+    """connector.ports.Profiles."""
+
+    def __init__(self, database: Database, *, reconfirm_after: int = 30 * _DAY) -> None:
+        super().__init__(database, profiles, profiles.c.person, profiles.c.since)
+        self.reconfirm_after = reconfirm_after
+
+    async def start_anew(self, lane: LaneId, *, now: Millis) -> int:
+        """Another account knows nothing of what the one before was told."""
+
+        def work(c: Connection) -> int:
+            empty = {"confirmed": "{}", "profile_id": None, "farewells": None, "move_from": None}
+            held = (profiles.c.state == State.HELD, int(State.HELD))
+            return c.execute(
+                update(profiles)
+                .where(profiles.c.lane == lane)
+                .values(
+                    **empty,
+                    state=case(held, else_=int(State.READY)),
+                    solo=0,
+                    due=now,
+                    claim=None,
+                    receipt=None,
+                )
+            ).rowcount
+
+        return await self._database.write(work)
+
+    async def end_shadow(self, lane: LaneId, *, now: Millis) -> int:
+        """A page at a time, so that a million people do not hold up the writer."""
+        total, after = 0, 0
+        while True:
+
+            def part(c: Connection, after: int = after) -> list[int]:
+                skipped = profiles.c.lane == lane, in_state(State.SKIPPED, profiles)
+                page = select(profiles.c.person).where(*skipped, profiles.c.person > after)
+                found = list(c.execute(page.order_by(profiles.c.person).limit(5_000)).scalars())
+                again = {"state": State.READY, "due": now, "since": now, "priority": 1, "solo": 0}
+                c.execute(update(profiles).where(profiles.c.person.in_(found)).values(again))
+                return found
+
+            found = await self._database.write(part)
+            total += len(found)
+            if not found:
+                return total
+            after = found[-1]
+
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
+        """What is ready may still be held back, by an event of the person in flight or by a write
+        to his address on another lane: nobody says when that ends, so look again soon."""
+        found = await super().ready(lane, now=now, limit=limit)
+        if not found.any:
+            return found
+        again = Millis(now + _LOOK_AGAIN)
+        due = again if found.next_due is None else min(again, found.next_due)
+        return replace(found, next_due=due)
+
+    def _take(self, c: Connection, taking: queue.Taking) -> list[Entry]:
+        lane, token, now, solo = taking.lane, taking.token, taking.now, taking.solo
+        other = profiles.alias("other")
+        rows = queue.claim(
+            c,
+            profiles,
+            profiles.c.person,
+            taking,
+            values={"receipt": None, "position": None, "sent": None},
+            returning=_ROW,
+            only=(
+                ~exists(
+                    select(literal(1)).where(
+                        other.c.address == profiles.c.address,
+                        other.c.state == State.CLAIMED,
+                        other.c.person != profiles.c.person,
+                    )
+                ),
+                ~exists(
+                    select(literal(1)).where(
+                        outbox.c.person == profiles.c.person, in_state(State.CLAIMED)
+                    )
+                ),
+                ~queue.joins_a_list(profiles.c.address),
+            ),
+        )
+        entries: list[Entry] = []
+        addresses: set[str] = set()
+        for row in rows:
+            profile = profile_of(row)
+            write = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
+            if write is None:
+                _put_back(c, row, token, state=State.ACCEPTED)
+                continue
+            address = profile_state.address_of_write(profile)
+            elsewhere = address != profile.address
+            both = {address, profile.address} - {""}
+            if elsewhere and _hand_over(c, profile, lane, now, self.reconfirm_after):
+                left, _ = profile_state.give_up(profile)
+                _save(c, [self._next(left, row, now)])
+            elif addresses & both or (elsewhere and _in_flight(c, address, row.person)):
+                _put_back(c, row, token)
+            elif not solo and profile_state.needs_one_call(write):
+                _put_back(c, row, token, solo=1)
+            else:
+                addresses |= both
+                if elsewhere:
+                    _save(c, [{"person": row.person, "address": bytes.fromhex(address)}])
+                entries.append(_entry(row, write, solo))
+        return entries
+
+    def _settle(
+        self,
+        c: Connection,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        now: Millis,
+        horizon: int,
+    ) -> int:
+        writes = {e.seq: profile_state.write_of_json(e.data) for e in claim.entries}
+        rows = _rows(c, [outcome.seq for outcome in outcomes], claim=claim.token)
+        changes: list[dict[str, Any]] = []
+        notes: list[dict[str, Any]] = []
+        for outcome in outcomes:
+            row = rows.get(outcome.seq)
+            if row is None:
+                continue
+            write = writes[outcome.seq]
+            changes.append(self._after(row, write, outcome, now, horizon))
+            if note := _note(outcome, write, now):
+                notes.append(note)
+        _save(c, changes)
+        if notes:
+            c.execute(insert(journal), notes)
+        return len(changes)
+
+    def _after(
+        self, row: Any, write: ProfileWrite, outcome: Outcome, now: Millis, horizon: int
+    ) -> dict[str, Any]:
+        """The row after an outcome. What was observed while it was in flight is ready at once."""
+        profile = profile_of(row)
+        match outcome:
+            case Accepted():
+                after = profile_state.took(profile, write, now, profile_id=outcome.ref)
+                return self._next(after, row, now) | {"request": outcome.request}
+            case Pending():
+                return {
+                    "state": State.CLAIMED,
+                    "receipt": outcome.receipt,
+                    "position": outcome.position,
+                    "sent": profile_state.write_to_json(write),
+                    "request": outcome.request,
+                    "person": row.person,
+                    "since": now,
+                }
+            case Retry() | Doubt():
+                return self._again(profile, row, outcome, now, horizon)
+            case Unsent():
+                again = self._next(profile, row, now, due=row.due)
+                return again | {"attempts": row.attempts - 1}
+            case Dead() | Held():
+                if self._has_news(profile, write, now):
+                    return self._next(profile, row, now)
+                state = State.DEAD if isinstance(outcome, Dead) else State.HELD
+                return _at_rest(profile) | {
+                    "state": state,
+                    "settled_at": now,
+                    "problem": outcome.problem.value,
+                    "detail": outcome.detail,
+                }
+            case Skipped():
+                # Shadow mode: nothing was told, and nothing waits to be before it ends.
+                at_rest = {"state": State.SKIPPED, "settled_at": now, "request": None}
+                return _at_rest(profile) | at_rest
+            case _:
+                raise AssertionError(outcome)
+
+    def _again(
+        self, profile: Profile, row: Any, outcome: Retry | Doubt, now: Millis, horizon: int
+    ) -> dict[str, Any]:
+        failing_since = row.failing_since or now
+        after = round(outcome.after * 1000)
+        if isinstance(outcome, Doubt):
+            profile = profile_state.doubted(profile, now)
+            after = max(after, _DOUBT_WAIT)
+        if now - failing_since >= horizon:
+            if row.problem == Problem.SHARED_ADDRESS.value:
+                return self._next(profile, row, now)
+            return _at_rest(profile) | {
+                "state": State.DEAD,
+                "settled_at": now,
+                "problem": Problem.RETRIES_EXHAUSTED.value,
+                "detail": f"last: {outcome.problem} {outcome.detail}".strip(),
+            }
+        again = self._next(profile, row, now, due=Millis(now + after))
+        if again["state"] == State.HELD:
+            return again
+        return again | {
+            "attempts": row.attempts,
+            "failing_since": failing_since,
+            "problem": outcome.problem.value,
+            "detail": outcome.detail,
+        }
+
+    def _has_news(self, profile: Profile, write: ProfileWrite, now: Millis) -> bool:
+        """Whether something else than what was refused is to be told: it came meanwhile."""
+        following = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
+        return following is not None and (
+            (following.identity, following.sets, following.farewell)
+            != (write.identity, write.sets, write.farewell)
+            or set(following.unsets) != set(write.unsets)
+        )
+
+    def _next(
+        self, profile: Profile, row: Any, now: Millis, *, due: Millis | None = None
+    ) -> dict[str, Any]:
+        """Ready again where something is left to tell, else at rest. One whose address became
+        another person's while his write was in flight tells nothing more."""
+        if row.problem == Problem.SHARED_ADDRESS.value:
+            return _at_rest(profile) | {
+                "state": State.HELD,
+                "problem": row.problem,
+                "confirmed": "{}",
+                "settled_at": now,
+            }
+        write = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
+        return _at_rest(profile) | {
+            "state": State.READY if write else State.ACCEPTED,
+            "solo": int(bool(write) and profile_state.needs_one_call(write)) if write else 0,
+            "due": due if due is not None else now,
+            "settled_at": now,
+            "since": row.since,
+        }
+
+    def _recover(self, c: Connection, now: Millis) -> int:
+        """What was in flight when its holder went may have been applied, or may yet be: it stays
+        in flight until the far end's jobs are known to be accounted for."""
+        return c.execute(
+            update(profiles)
+            .where(in_state(State.CLAIMED, profiles), profiles.c.receipt.is_(None))
+            .values(receipt="", since=now)
+        ).rowcount
+
+    # ── receipts ─────────────────────────────────────────────────────────────────────────────────
+
+    def _held_by(self, lane: LaneId, receipt: str) -> Any:
+        return (
+            select(*_ROW, profiles.c.position, profiles.c.sent, profiles.c.request)
+            .where(
+                profiles.c.lane == lane,
+                in_state(State.CLAIMED, profiles),
+                profiles.c.receipt == receipt,
+            )
+            .order_by(profiles.c.person)
+        )
+
+    def _close(
+        self,
+        c: Connection,
+        rows: Sequence[Any],
+        now: Millis,
+        failed: Mapping[int, tuple[Problem, str]],
+    ) -> None:
+        changes, notes = [], []
+        for row in rows:
+            write = profile_state.write_of_json(row.sent)
+            fault = failed.get(row.position)
+            outcome: Outcome = (
+                Dead(row.person, *fault) if fault else Accepted(row.person, row.request or "")
+            )
+            changes.append(self._after(row, write, outcome, now, 0))
+            if note := _note(outcome, write, now):
+                notes.append(note)
+        _save(c, changes)
+        c.execute(insert(journal), notes)
+
+    def _doubted(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
+        """All is told again, singly, so that one bad profile cannot take a whole job along for
+        ever, and with an end in sight."""
+        told = []
+        for row in rows:
+            after = self._next(profile_state.doubted(profile_of(row), now), row, now)
+            since = row.failing_since or now
+            told.append(_AT_REST | after | {"solo": 1, "failing_since": since})
+        _save(c, told)
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────
+
+    async def outdated(self, lane: LaneId, mapping: str) -> int:
+        """How many people were rendered with another mapping version."""
+        query = select(func.count()).where(profiles.c.lane == lane, profiles.c.mapping != mapping)
+        return await self._database.read(lambda c: c.execute(query).scalar_one())
+
+
+# ── observing: called by the reads in their own transaction ──────────────────────────────────────
+
+
+def observe(
+    c: Connection, seen: Sequence[Observation], *, now: Millis, reconfirm_after: int
+) -> None:
+    rows = _rows(c, [o.person for o in seen])
+    _make_missing(c, [o for o in seen if o.person not in rows], now)
+    rows |= _rows(c, [o.person for o in seen if o.person not in rows])
+    changes = []
+    for observed in seen:
+        row = rows[observed.person]
+        known = profile_of(row)
+        o = profile_state.as_known(known, observed, held=row.state == State.HELD)
+        profile = profile_state.observe(known, o, email_change=o.email_change)
+        if o.address and (left := _displaced(c, o)):
+            profile = profile_state.inherit(profile_state.doubted(profile, now), left)
+        changes.append(_observed(row, profile, o, now, reconfirm_after))
+    _save(c, changes)
+    people.reveal(c, seen, now)
+
+
+def leave(
+    c: Connection,
+    people: Mapping[int, OnLeave],
+    *,
+    at: Millis,
+    now: Millis,
+    reconfirm_after: int,
+    backfill: frozenset[int] = frozenset(),
+) -> None:
+    """These people are no longer known to their platform; those of `backfill` were found so by
+    one."""
+    changes = []
+    gone = [person for person, rule in people.items() if rule == "unset"]
+    for row in _rows(c, gone).values():
+        if row.state == State.HELD and row.problem == Problem.SHARED_ADDRESS.value:
+            continue
+        profile = profile_state.leave(profile_of(row), at, on_leave=people[row.person])
+        old = row.person in backfill
+        changes.append(_ready(row, profile, now, reconfirm_after, since=now, backfill=old))
+    _save(c, changes)
+
+
+def forget(c: Connection, people: Sequence[int], now: Millis) -> None:
+    """What was confirmed of these people is to be told again with what is observed next."""
+    rows = _rows(c, people).values()
+    _save(c, [_columns(profile_state.doubted(profile_of(row), now)) for row in rows])
+
+
+def tell_again(c: Connection, people: Sequence[int], now: Millis, *, reconfirm_after: int) -> None:
+    """All that is wanted of these people is told again now, as by a backfill."""
+    changes = []
+    for row in _rows(c, people).values():
+        if row.state in (State.READY, State.CLAIMED, State.ACCEPTED, State.SKIPPED):
+            profile = profile_state.doubted(profile_of(row), now)
+            changes.append(_ready(row, profile, now, reconfirm_after, since=now, backfill=True))
+    _save(c, changes)
+
+
+def look(c: Connection, people: Sequence[int]) -> dict[int, Profile]:
+    """These people as they stand, for who changes nothing."""
+    found: dict[int, Profile] = {}
+    for part in queue.chunks(people):
+        query = select(*_ROW).where(profiles.c.person.in_(part))
+        found.update((row.person, profile_of(row)) for row in c.execute(query))
+    return found
+
+
+def _observed(
+    row: Any, profile: Profile, o: Observation, now: Millis, reconfirm_after: int
+) -> dict[str, Any]:
+    if o.partial and row.state == State.HELD:
+        return _columns(profile)
+    problem = o.problem or (None if profile.identity else Problem.NO_IDENTITY)
+    if problem:
+        held = {"state": State.HELD, "problem": problem.value, "settled_at": now}
+        return _columns(profile) | (held if row.state != State.CLAIMED else {})
+    changes = _ready(row, profile, now, reconfirm_after, since=o.since or now, backfill=o.backfill)
+    if row.state == State.CLAIMED and o.address:
+        changes["problem"] = None  # he has an address of his own again, if it was that
+        if row.address is None:
+            changes["address"] = o.address
+    return changes
+
+
+def _ready(
+    row: Any,
+    profile: Profile,
+    now: Millis,
+    reconfirm_after: int,
+    *,
+    since: Millis,
+    backfill: bool = False,
+) -> dict[str, Any]:
+    """The row with something to tell, if there is something. What waits for live traffic keeps
+    its turn when a backfill comes by."""
+    busy = row.state in (State.READY, State.CLAIMED)
+    priority = row.priority if backfill and busy else int(backfill)
+    if row.state == State.CLAIMED:
+        return _columns(profile) | {"priority": priority}
+    write = profile_state.next_write(profile, now=now, reconfirm_after=reconfirm_after)
+    if write is None:
+        return _at_rest(profile) | {"state": State.ACCEPTED, "problem": None}
+    waits = row.state == State.READY
+    return _at_rest(profile) | {
+        "state": State.READY,
+        "solo": int(profile_state.needs_one_call(write)),
+        "priority": priority,
+        "due": row.due if waits else now,
+        "since": row.since if waits else since,
+        **({} if waits else {"attempts": 0, "failing_since": None, "problem": None}),
+    }
+
+
+def _displaced(c: Connection, o: Observation) -> set[str]:
+    """Others who had this address are held, for the latest active has it: the fields of theirs
+    that may stand there."""
+    left: set[str] = set()
+    for row in _at_address(c, o.address, o.lane, o.person):
+        left |= profile_state.told(profile_of(row))
+        c.execute(
+            update(profiles)
+            .where(profiles.c.person == row.person)
+            .values(
+                state=case(
+                    (profiles.c.state == State.CLAIMED, int(State.CLAIMED)), else_=int(State.HELD)
+                ),
+                problem=Problem.SHARED_ADDRESS.value,
+                confirmed="{}",
+            )
+        )
+    return left
+
+
+def _at_address(c: Connection, address: bytes | None, lane: LaneId, but: int) -> list[Any]:
+    """Rows of others who have this address."""
+    query = select(*_ROW).where(
+        profiles.c.address == address,
+        profiles.c.person != but,
+        profiles.c.lane == lane,
+        profiles.c.problem.is_distinct_from(Problem.SHARED_ADDRESS.value),
+    )
+    return [row for row in c.execute(query) if profile_of(row).address == (address or b"").hex()]
+
+
+def _in_flight(c: Connection, address: str, but: int) -> bool:
+    """Whether another's write to this address is in flight, or a move to it. Asked only for those
+    who leave an address, who are few."""
+    query = select(profiles.c.address, profiles.c.move_from).where(
+        in_state(State.CLAIMED, profiles),
+        profiles.c.person != but,
+        (profiles.c.address == bytes.fromhex(address)) | profiles.c.move_from.is_not(None),
+    )
+    return any(
+        found == bytes.fromhex(address) or orjson.loads(moved)[profile_state.TO] == address
+        for found, moved in c.execute(query)
+    )
+
+
+def _hand_over(
+    c: Connection, profile: Profile, lane: LaneId, now: Millis, reconfirm_after: int
+) -> bool:
+    """Where the address that a person left is another's by now, it is the other's write that puts
+    the fields right: a farewell would take away what is his, and a move his profile."""
+    address = bytes.fromhex(profile_state.address_of_write(profile))
+    heirs = _at_address(c, address, lane, profile.person) if address else []
+    if heirs:
+        _, names = profile_state.give_up(profile)
+        changes = [
+            _ready(h, profile_state.inherit(profile_of(h), names), now, reconfirm_after, since=now)
+            for h in heirs
+        ]
+        _save(c, changes)
+    return bool(heirs)
+
+
+def _make_missing(c: Connection, seen: Sequence[Observation], now: Millis) -> None:
+    if not seen:
+        return
+    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
+    empty = {"identity": "{}", "wanted": "{}", "confirmed": "{}", "state": State.ACCEPTED}
+    c.execute(
+        dialect.insert(profiles).on_conflict_do_nothing(index_elements=["person"]),
+        [empty | {"person": o.person, "lane": o.lane, "due": now, "since": now} for o in seen],
+    )
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def profile_of(row: Any) -> Profile:
+    profile = Profile(
+        person=row.person,
+        identity=orjson.loads(row.identity),
+        wanted=_pairs(row.wanted),
+        confirmed=_pairs(row.confirmed),
+        profile_id=row.profile_id,
+        farewells=tuple(
+            Farewell(**f | {"names": tuple(f["names"])})
+            for f in orjson.loads(row.farewells or "[]")
+        ),
+        move_from=orjson.loads(row.move_from) if row.move_from else None,
+        mapping=row.mapping,
+        address=row.address.hex() if row.address else "",
+    )
+    return replace(profile, address=profile_state.address_now(profile))
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    return {name: (value, at) for name, (value, at) in orjson.loads(text).items()}
+
+
+def _columns(profile: Profile) -> dict[str, Any]:
+    """Every column that a settled or observed row may change, so that one statement serves all."""
+    return {
+        "person": profile.person,
+        "identity": orjson.dumps(profile.identity).decode(),
+        "wanted": orjson.dumps(profile.wanted).decode(),
+        "confirmed": orjson.dumps(profile.confirmed).decode(),
+        "farewells": orjson.dumps([asdict(f) for f in profile.farewells]).decode()
+        if profile.farewells
+        else None,
+        "move_from": orjson.dumps(profile.move_from).decode() if profile.move_from else None,
+        "profile_id": profile.profile_id,
+        "mapping": profile.mapping,
+    }
+
+
+def _at_rest(profile: Profile) -> dict[str, Any]:
+    """`_columns` of a row without a write in flight, whose address is the person's own again."""
+    own = bytes.fromhex(profile.address) if profile.address else None
+    return _columns(profile) | {"address": own}
+
+
+def _rows(c: Connection, people: Sequence[int], claim: int | None = None) -> dict[int, Any]:
+    found: dict[int, Any] = {}
+    for part in queue.chunks(people):
+        query = select(*_ROW).where(profiles.c.person.in_(part))
+        if claim is not None:
+            query = query.where(in_state(State.CLAIMED, profiles), profiles.c.claim == claim)
+        # What is read here is written back whole: nobody may change it in between.
+        locked = query.order_by(profiles.c.person).with_for_update()
+        found.update((row.person, row) for row in c.execute(locked))
+    return found
+
+
+def _save(c: Connection, changes: Iterable[dict[str, Any]]) -> None:
+    """Rows of like shape are written together."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for change in changes:
+        if "settled_at" in change and change.get("state") != State.CLAIMED:
+            change = _AT_REST | change
+        alike.setdefault(tuple(sorted(change)), []).append(change)
+    for rows in alike.values():
+        c.execute(
+            update(profiles).where(profiles.c.person == bindparam("key")),
+            [{"key": row.pop("person"), **row} for row in rows],
+        )
+
+
+_AT_REST: dict[str, Any] = {
+    "claim": None,
+    "receipt": None,
+    "position": None,
+    "sent": None,
+    "problem": None,
+    "detail": "",
+    "attempts": 0,
+    "failing_since": None,
+}
+
+
+def _put_back(c: Connection, row: Any, token: int, **values: Any) -> None:
+    c.execute(
+        update(profiles)
+        .where(profiles.c.person == row.person, profiles.c.claim == token)
+        .values({"state": State.READY, "claim": None, "attempts": row.attempts - 1, **values})
+    )
+
+
+def _entry(row: Any, write: ProfileWrite, solo: bool) -> Entry:
+    return Entry(
+        seq=row.person,
+        unique_id=f"profile:{row.person}",
+        name="profile",
+        occurred_at=row.since,
+        received_at=row.since,
+        email=write.identity.get("email"),
+        person=row.person,
+        data=profile_state.write_to_json(write),
+        attempts=row.attempts,
+        solo=solo,
+        mapping=row.mapping,
+        backfill=bool(row.priority),
+        failing_since=row.failing_since,
+    )
+
+
+def _note(outcome: Outcome, write: ProfileWrite, now: Millis) -> dict[str, Any] | None:
+    if not isinstance(outcome, Accepted | Pending | Dead | Doubt):
+        return None
+    word = {Accepted: "accepted", Pending: "queued", Dead: "dead", Doubt: "in doubt"}
+    return {
+        "person": outcome.seq,
+        "at": now,
+        "kind": "write",
+        "outcome": word[type(outcome)],
+        "request": outcome.request,
+        "data": profile_state.write_to_json(write),
+    }

@@ -1,0 +1,1 @@
+"""Work that keeps many people in sync: backfills, memberships, polls, reconcile."""

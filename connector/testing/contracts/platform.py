@@ -1,0 +1,654 @@
+"""What every platform promises, as a suite that an adapter runs in a few lines.
+
+    SETTINGS = {"base_url": "http://127.0.0.1", "api_key": "k-123", "webhook_secret": "s-456"}
+    REFUSED = {"base_url": "no address"}
+
+    class TestAcme(PlatformContract):
+        platform = PLATFORM
+        settings = SETTINGS
+        refused = REFUSED
+        mappings = Path("mappings")
+
+        def sign(self, push, key):
+            return replace(push, secret=key)
+
+        def double(self):
+            return Double(acme_app(), known=Whom(1, "7", "ana@example.com", b""))
+
+Deliveries are the records of the platform's mapping examples. Needs pytest, pytest-asyncio in auto
+mode and hypothesis.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from pydantic import BaseModel, SecretStr
+
+from connector.config import PlatformSettings, load
+from connector.domain.errors import (
+    Blocked,
+    ConfigError,
+    DeliveryError,
+    Malformed,
+    Rejected,
+    Unauthorised,
+    Unknown,
+    Wait,
+)
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.mapping import VIEW, run_examples
+from connector.ports import Client, Member, Platform, Sight, Stream, Webhook, Whom
+from connector.testing.fakes.ports import (
+    READS,
+    App,
+    Double,
+    Hasty,
+    Push,
+    answering,
+    calls,
+    kit_at,
+    outcome,
+    saying,
+)
+from connector.testing.odd_json import JSON, ODD, decoded, encoded, places, put_at, without
+from connector.tools.checks import example_views
+
+__all__ = ["READS", "Double", "Hasty", "PlatformContract", "Push", "kit_at"]
+
+
+class PlatformContract:
+    """Subclass it and set what stands here without a value.
+
+    `settings` are valid, whole and point every address at 127.0.0.1; `refused` maps a setting to
+    a value that must not pass; `mappings` is the folder with the mapping files and `examples/`.
+    `secret_setting` names the setting that holds the webhook's secret.
+    """
+
+    platform: Platform
+    settings: Mapping[str, Any]
+    refused: Mapping[str, Any]
+    mappings: Path
+    secret_setting = "webhook_secret"
+    examples_of_hypothesis = 60
+
+    def sign(self, push: Push, key: str) -> Push:
+        """The delivery as somebody with this secret sends it."""
+        raise NotImplementedError
+
+    def double(self) -> Double:
+        """A new emulation."""
+        raise NotImplementedError
+
+    def faulty(self, path: str) -> bool:
+        """Whether calls to this path take part when the platform answers with a fault; no for
+        the address where tokens are fetched."""
+        return True
+
+    # ── settings ─────────────────────────────────────────────────────────────────────────────────
+
+    def test_settings_are_taken_from_a_file(self, tmp_path: Path) -> None:
+        model = self._load(tmp_path, self.settings)
+        assert isinstance(model, self.platform.settings)
+        assert isinstance(model, PlatformSettings), "poll_every and max_concurrency are everybody's"
+
+    def test_bad_settings_are_refused_by_name(self, tmp_path: Path) -> None:
+        assert self.refused, "name at least one setting and a value that must not pass"
+        for name, value in self.refused.items():
+            with pytest.raises(ConfigError) as caught:
+                self._load(tmp_path, {**self.settings, name: value})
+            assert any(f".settings.{name}" in fault for fault in caught.value.faults), (
+                f"{name} = {value!r}: no fault names it: {caught.value.faults}"
+            )
+            self._keeps_secrets(str(caught.value))
+
+    def test_an_unknown_setting_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"settings\.no_such_setting"):
+            self._load(tmp_path, {**self.settings, "no_such_setting": "x"})
+
+    def test_secrets_are_hidden(self) -> None:
+        model = self._model()
+        secrets = _secrets(model)
+        for text in (repr(model), str(model), str(model.model_dump())):
+            assert not [secret for secret in secrets if secret in text]
+        for name in self.platform.settings.model_fields:
+            if re.search(r"(^|_)(secret|key|token|password)$", name):
+                given = self.settings.get(name)
+                assert given is None or _texts(given) <= secrets, f"{name} must be a SecretStr"
+
+    # ── the webhook ──────────────────────────────────────────────────────────────────────────────
+
+    def test_who_has_the_secret_is_let_in(self) -> None:
+        webhook = self._webhook()
+        for push in self._pushes():
+            signed = self.sign(push, self._key())
+            webhook.verify(signed.headers, signed.body, signed.secret)
+
+    def test_anybody_else_is_refused(self) -> None:
+        webhook, key = self._webhook(), self._key()
+        for push in self._pushes():
+            for forged in (
+                Push(push.headers, push.body),
+                Push(push.headers, push.body, ""),
+                *(self.sign(push, wrong) for wrong in ("", " ", key + "x", key[:-1], "ñ" + key)),
+            ):
+                with pytest.raises(Unauthorised) as caught:
+                    webhook.verify(forged.headers, forged.body, forged.secret)
+                self._keeps_secrets(str(caught.value))
+
+    @pytest.mark.parametrize("empty", [[], "", [""], " ", [" ", "\n"]])
+    def test_an_empty_secret_lets_nobody_in(self, empty: Any) -> None:
+        webhook = self._webhook({self.secret_setting: empty})
+        for push in self._pushes():
+            for key in ("", " ", "\n", self._key()):
+                signed = self.sign(push, key)
+                with pytest.raises(Unauthorised):
+                    webhook.verify(signed.headers, signed.body, signed.secret)
+
+    def test_while_a_secret_is_being_changed_both_are_good(self) -> None:
+        webhook = self._webhook({self.secret_setting: ["the-new-one", self._key()]})
+        [push, *_] = self._pushes()
+        for key in ("the-new-one", self._key()):
+            signed = self.sign(push, key)
+            webhook.verify(signed.headers, signed.body, signed.secret)
+
+    def test_no_text_is_a_secret_by_chance(self) -> None:
+        webhook = self._webhook()
+        [push, *_] = self._pushes()
+        proofs = [
+            name
+            for name, value in self.sign(push, self._key()).headers.items()
+            if push.headers.get(name) != value
+        ]
+
+        @self._tried(given=st.text(max_size=80))
+        def refused(given: str) -> None:
+            headers = {**push.headers, **dict.fromkeys(proofs, given)}
+            with pytest.raises(Unauthorised):
+                webhook.verify(headers, push.body, given)
+
+        refused()
+
+    def test_what_cannot_be_read_is_malformed_and_nothing_else(self) -> None:
+        webhook, view = self._webhook(), self._shaped.event_view
+        pushes = self._pushes()
+
+        @self._tried(at=st.integers(0, len(pushes) - 1), body=st.binary(max_size=60) | JSON)
+        def any_body(at: int, body: Any) -> None:
+            self._read_or_refused(webhook, replace(pushes[at], body=encoded(body)))
+
+        @self._tried(at=st.integers(0, len(pushes) - 1), data=st.data())
+        def touched(at: int, data: st.DataObject) -> None:
+            push = pushes[at]
+            body = orjson.loads(push.body)
+            spots = list(places(body))
+            place = data.draw(st.sampled_from(spots)) if spots else ()
+            changed = put_at(body, place, data.draw(JSON))
+            for record in self._read_or_refused(webhook, replace(push, body=encoded(changed))):
+                said = orjson.loads(record.data)
+                _check_view(view(record.name, record.occurred_at, said, record.email), event=True)
+
+        for push in pushes:
+            body = orjson.loads(push.body)
+            for place in places(body):
+                for odd in ODD:
+                    one = replace(push, body=encoded(put_at(body, place, odd)))
+                    self._read_or_refused(webhook, one)
+        any_body()
+        touched()
+
+    def test_the_same_delivery_is_known_again(self) -> None:
+        webhook = self._webhook()
+        seen: dict[str, bytes] = {}
+        for push in self._pushes():
+            first = webhook.parse(push.headers, push.body)
+            again = self._webhook().parse(push.headers, bytes(push.body))
+            assert first, "an example's record must be a delivery that says something"
+            assert [(r.key, r.unique_id) for r in first] == [(r.key, r.unique_id) for r in again]
+            for record in first:
+                assert record.unique_id.startswith(f"{self.platform.source}:")
+                assert len(self.platform.source) + 1 < len(record.unique_id) <= 255
+                if record.email is not None:
+                    assert record.email == record.email.strip().lower() != ""
+                seen.setdefault(record.unique_id, record.data)
+
+    # ── the views ────────────────────────────────────────────────────────────────────────────────
+
+    def test_an_event_has_a_pure_view_in_documented_words(self) -> None:
+        for push in self._pushes():
+            for record in self._webhook().parse(push.headers, push.body):
+                said = orjson.loads(record.data)
+                before = copy.deepcopy(said)
+                views = [
+                    self._shaped.event_view(record.name, record.occurred_at, said, record.email)
+                    for _ in range(2)
+                ]
+                assert said == before, "a view changes nothing of what it is given"
+                assert views[0] == views[1]
+                _check_view(views[0], event=True)
+                time = views[0]["event"].get("time")
+                assert isinstance(time, str), "event.time is missing"
+                assert abs(datetime.fromisoformat(time).timestamp() * 1000 - record.occurred_at) < (
+                    1_000
+                ), "event.time is not the record's"
+                assert views[0]["event"]["name"] == record.name
+
+    def test_a_person_has_a_pure_and_total_view_in_documented_words(self) -> None:
+        shown = self._shaped.person_view
+        customers = [e["customer"] for e in self._examples() if "customer" in e]
+        if shown is None:
+            assert not customers
+            return
+        assert customers, "no mapping example shows a person: give one a `customer`"
+        for customer in customers:
+            before = copy.deepcopy(customer)
+            assert shown(customer, None) == shown(customer, None)
+            assert customer == before
+            _check_view(shown(customer, None), event=False)
+            for place in places(customer):
+                for odd in ODD:
+                    _check_view(shown(put_at(customer, place, odd), None), event=False)
+                _check_view(shown(without(customer, place), None), event=False)
+
+    # ── one person ───────────────────────────────────────────────────────────────────────────────
+
+    async def test_a_person_is_read_and_the_read_covers_what_it_shows(self) -> None:
+        double = self.double()
+        async with self._client(double.app) as client:
+            if client.reader is None:
+                return
+            for reads in (READS, frozenset[str]()):
+                sight = await client.reader.read(double.known, reads)
+                assert sight is not None, "Double.known must be somebody whom the double knows"
+                _check_sight(sight)
+                assert orjson.loads(orjson.dumps(sight.view)) == sight.view, "not kept as JSON"
+            assert isinstance(client.reader.renews("no such event"), bool)
+            assert client.reader.parallel >= 1
+
+    async def test_an_unknown_person_is_nobody(self) -> None:
+        double = self.double()
+        async with self._client(double.app) as client:
+            if client.reader is None:
+                return
+            for whom in (double.stranger, Whom(3, None, None, b"")):
+                assert await client.reader.read(whom, READS) is None
+
+    async def test_odd_answers_are_read_or_are_delivery_errors(self) -> None:
+        """Whatever JSON the platform answers, no other exception leaves the adapter."""
+        double = self.double()
+        async with self._client(double.app) as client:
+            if client.reader is None:
+                return
+            answers = [a for a in await self._recorded(double) if a is not None]
+        for answer in answers:
+            for place in [(), *places(answer)]:
+                for odd in ODD:
+                    app = answering(double.app, self.faulty, put_at(answer, place, odd))
+                    async with self._client(app) as client:
+                        assert client.reader
+                        try:
+                            sight = await client.reader.read(double.known, READS)
+                        except DeliveryError:
+                            continue
+                        if sight is not None:
+                            _check_sight(sight)
+
+    # ── faults ───────────────────────────────────────────────────────────────────────────────────
+
+    @pytest.mark.parametrize(
+        ("status", "kinds"),
+        [
+            (401, (Blocked,)),
+            (429, (Wait,)),
+            (500, (Unknown,)),
+            (502, (Unknown,)),
+            (503, (Wait,)),
+            (400, (Rejected,)),
+            (404, (Blocked, Rejected)),
+        ],
+    )
+    async def test_a_status_means_what_it_means_everywhere(
+        self, status: int, kinds: tuple[type[DeliveryError], ...]
+    ) -> None:
+        double = self.double()
+        headers = [(b"retry-after", b"7"), (b"content-type", b"application/json")]
+        app = saying(double.app, self.faulty, status, headers, b'{"message": "no"}')
+        async with self._client(app) as client:
+            for name, call in calls(client, double):
+                answer, error = await outcome(call)
+                if error is None:
+                    # What is not there cannot be read; nobody is told that it was done.
+                    assert status == 404, f"{name}: {status} was taken for an answer"
+                    refused = name == "members.tell" and {t.word for t in answer} == {"refused"}
+                    assert refused or not answer, f"{name}: 404 is somebody"
+                    continue
+                assert isinstance(error, kinds), f"{name}: {status} is {type(error).__name__}"
+                self._keeps_secrets(f"{error} {error!r}", double)
+                if isinstance(error, Wait) and status == 429:
+                    assert error.after >= 7, f"{name}: Retry-After is not kept"
+                if isinstance(error, Blocked) and status == 401:
+                    assert error.scope == "account", f"{name}: a 401 is about the key"
+
+    @pytest.mark.parametrize(
+        ("broken", "kind"),
+        [(TimeoutError, Unknown), (ConnectionResetError, Unknown), (ConnectionRefusedError, Wait)],
+    )
+    async def test_a_line_that_breaks_is_in_doubt_or_was_never_there(
+        self, broken: type[Exception], kind: type[DeliveryError]
+    ) -> None:
+        double = self.double()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if not self.faulty(scope["path"]):
+                return await double.app(scope, receive, send)
+            raise broken
+
+        async with self._client(app) as client:
+            for name, call in calls(client, double):
+                with pytest.raises(kind) as caught:
+                    await call()
+                assert caught.value, name
+                self._keeps_secrets(f"{caught.value} {caught.value!r}", double)
+
+    async def test_an_answer_that_is_no_json_is_never_believed(self) -> None:
+        double = self.double()
+        app = saying(double.app, self.faulty, 200, [], b"<html>")
+        async with self._client(app) as client:
+            for name, call in calls(client, double):
+                if name == "members.tell":
+                    continue  # a status may be all that a platform answers
+                with pytest.raises(DeliveryError):
+                    await call()
+
+    async def test_a_check_says_what_is_wrong_and_raises_nothing(self) -> None:
+        double = self.double()
+        async with self._client(double.app) as client:
+            assert not [c for c in await client.check() if c.level == "fault"]
+        app = saying(double.app, self.faulty, 401, [], b"{}")
+        async with self._client(app) as client:
+            if not calls(client, double):
+                return
+            found = await client.check()
+            assert any(c.level == "fault" and c.problem for c in found)
+            self._keeps_secrets(str(found))
+
+    # ── everybody ────────────────────────────────────────────────────────────────────────────────
+
+    async def test_streams_end_and_their_cursors_move_on(self) -> None:
+        double = self.double()
+        async with self._client(double.app) as client:
+            for stream in (client.people, client.changes):
+                if stream is None:
+                    continue
+                pages = await _walk(stream)
+                shown = [person for page in pages for person in page.people]
+                assert shown, "the double must have somebody to list"
+                for person in shown:
+                    assert person.platform_id or person.email
+                    _check_sight(person.sight)
+                if len(pages) > 1:
+                    rest = await _walk(stream, pages[0].cursor)
+                    assert len(rest) == len(pages) - 1, "a stream is resumed at its cursor"
+
+    async def test_a_history_is_told_in_order_with_ids_that_stay(self) -> None:
+        double = self.double()
+        async with self._client(double.app) as client:
+            if client.history is None:
+                return
+            told = await client.history.events(double.known, None)
+            again = await client.history.events(double.known, None)
+            assert [r.unique_id for r in told] == [r.unique_id for r in again]
+            assert len({r.key for r in told}) == len(told)
+            assert [r.occurred_at for r in told] == sorted(r.occurred_at for r in told)
+            for record in told:
+                assert record.unique_id.startswith(f"{self.platform.source}:")
+            if told:
+                later = Millis(told[-1].occurred_at + 1)
+                assert not await client.history.events(double.known, later)
+
+    async def test_audiences_are_scanned_to_the_end(self) -> None:
+        double = self.double()
+        async with self._client(double.app) as client:
+            if client.audiences is None:
+                return
+            names = await client.audiences.names()
+            assert names, "the double must have an audience"
+            for audience in names:
+                cursors: set[str | None] = {None}
+                page = await client.audiences.members(audience, None)
+                while page.more:
+                    assert page.cursor not in cursors, "a cursor comes twice"
+                    cursors.add(page.cursor)
+                    assert len(cursors) < 1_000
+                    page = await client.audiences.members(audience, page.cursor)
+
+    async def test_members_get_one_answer_each(self) -> None:
+        double = self.double()
+        async with self._client(double.app) as client:
+            if client.members is None:
+                return
+            who = Member(platform_id=double.known.platform_id, email=double.known.email)
+            nobody = Member(platform_id=double.stranger.platform_id, email=double.stranger.email)
+            changes = [(who, True), (nobody, True), (who, False)][: client.members.size]
+            told = await client.members.tell(double.target, changes)
+            assert len(told) == len(changes)
+            assert told[0].word != "refused"
+
+    async def test_an_action_is_applied_and_never_said_to_be_absent_after(self) -> None:
+        double = self.double()
+        async with self._client(double.app) as client:
+            if client.actions is None:
+                return
+            await client.actions.apply(double.something_to_do())
+            assert await client.actions.look_up(double.something_to_do()) in (
+                "applied",
+                "unknowable",
+            )
+
+    # ── what is declared ─────────────────────────────────────────────────────────────────────────
+
+    async def test_what_is_offered_is_there_and_what_is_there_is_offered(self) -> None:
+        platform = self._shaped
+        sides: dict[str, bool] = {"events": platform.webhook is not None}
+        if platform.open is None:
+            assert platform.offers <= {"events"}
+            return
+        async with self._client(self.double().app) as client:
+            sides["events"] |= client.changes is not None or client.history is not None
+            sides |= {
+                "profiles": client.reader is not None,
+                "people": client.people is not None,
+                "audiences": client.audiences is not None,
+                "segments": client.members is not None,
+            }
+            acts = bool(platform.offers & {"increase", "decrease", "adjust", "push"})
+            assert acts == (client.actions is not None)
+        for word, there in sides.items():
+            assert (word in platform.offers) == there, f"offers and sides differ in {word}"
+
+    def test_the_mapping_examples_pass(self) -> None:
+        folder = self.mappings / "examples" / self.platform.source
+        view, person = self._shaped.event_view, self._shaped.person_view
+        faults = run_examples(folder, view, person, example_views(self.platform))
+        assert not faults, "\n".join(faults)
+
+    # ── how ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _tried(self, **what: Any) -> Callable[[Callable[..., None]], Callable[[], None]]:
+        def wrap(function: Callable[..., None]) -> Callable[[], None]:
+            tried = effort(max_examples=self.examples_of_hypothesis, deadline=None, database=None)
+            return cast(Callable[[], None], tried(given(**what)(function)))
+
+        return wrap
+
+    @property
+    def _shaped(self) -> Platform:
+        shape = self.platform.shape
+        return shape(self._model()) if shape else self.platform
+
+    def _model(self, changes: Mapping[str, Any] | None = None) -> Any:
+        return self.platform.settings.model_validate({**self.settings, **(changes or {})})
+
+    def _load(self, folder: Path, settings: Mapping[str, Any]) -> Any:
+        """The settings by the road that a person's file takes."""
+        connection = {"name": "acme", "source": self.platform.source, "enabled": False}
+        file = folder / "connector.toml"
+        file.write_text(tomli_w.dumps({"connections": [{**connection, "settings": settings}]}))
+        models = {self.platform.source: self.platform.settings}
+        return load(file, environ={}, settings_models=models).connections[0].settings
+
+    def _webhook(self, changes: Mapping[str, Any] | None = None) -> Webhook:
+        if self.platform.webhook is None:
+            pytest.skip("the platform pushes nothing")
+        return self.platform.webhook(self._model(changes))
+
+    def _key(self) -> str:
+        given = self.settings[self.secret_setting]
+        return str(given if isinstance(given, str) else given[0])
+
+    def _examples(self) -> list[dict[str, Any]]:
+        folder = self.mappings / "examples" / self.platform.source
+        return [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
+
+    def _pushes(self) -> list[Push]:
+        found = [
+            Push(dict(self._shaped.name_header(e["name"])), orjson.dumps(e["record"]))
+            for e in self._examples()
+            if "record" in e
+        ]
+        assert found, "no mapping example shows an event: give one a `name` and a `record`"
+        return found
+
+    def _read_or_refused(self, webhook: Webhook, push: Push) -> Sequence[Any]:
+        records: Sequence[Any] = ()
+        refused = ""
+        try:
+            records = webhook.parse(push.headers, push.body)
+        except Malformed as error:
+            refused = error.detail
+        assert "@" not in refused, "an address stands in a refusal"
+        for record in records:
+            assert record.key
+            assert 1 <= len(record.unique_id) <= 255
+            assert "\0" not in record.key + record.name + (record.person or "")
+        return records
+
+    @asynccontextmanager
+    async def _client(self, app: App) -> AsyncIterator[Client]:
+        if self.platform.open is None:
+            pytest.skip("the platform has no API")
+        client = await self.platform.open(self._model(), kit_at(app))
+        try:
+            yield client
+        finally:
+            await client.aclose()
+
+    async def _recorded(self, double: Double) -> list[Any]:
+        """The JSON that the double answers when its known person is read."""
+        found: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            body = bytearray()
+
+            async def keep(message: MutableMapping[str, Any]) -> None:
+                body.extend(message.get("body", b""))
+                await send(message)
+
+            await double.app(scope, receive, keep)
+            if self.faulty(scope["path"]):
+                found.append(decoded(bytes(body)))
+
+        async with self._client(app) as client:
+            assert client.reader
+            await client.reader.read(double.known, READS)
+        return found
+
+    def _keeps_secrets(self, text: str, double: Double | None = None) -> None:
+        for secret in _secrets(self._model()):
+            assert secret not in text, "a secret stands in an error"
+        if double is not None and double.known.email:
+            assert double.known.email not in text, "an address stands in an error"
+
+
+# ── what views and sights may hold ───────────────────────────────────────────────────────────────
+
+_ROOTS = {word.partition(".")[0] for word in VIEW}
+_GROUPS = ("tier", "next_tier", "next_reward", "event")
+
+
+def _check_view(view: Mapping[str, Any], *, event: bool) -> None:
+    assert set(view) <= _ROOTS, f"undocumented words: {set(view) - _ROOTS}"
+    for group in _GROUPS:
+        if group in view:
+            assert isinstance(view[group], dict)
+            known = {w.partition(".")[2] for w in VIEW if w.startswith(f"{group}.")}
+            assert set(view[group]) <= known, f"undocumented words in {group}"
+    assert event == ("event" in view)
+    if event:
+        assert isinstance(view["event"].get("name"), str)
+    assert "raw" in view, "the platform's own words stand under raw"
+
+
+def _check_sight(sight: Sight) -> None:
+    for word in VIEW:
+        value: Any = sight.view
+        for part in word.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None and not word.startswith("event"):
+            parts = word.split(".")
+            above = {".".join(parts[: n + 1]) for n in range(len(parts))}
+            if word == "raw" and sight.covers >= {f"raw.{key}" for key in value}:
+                continue  # a listing that leaves some keys out covers those it has
+            assert above & sight.covers, f"the view shows {word}, and the read does not cover it"
+
+
+async def _walk(stream: Stream, cursor: str | None = None) -> list[Any]:
+    pages, cursors = [], {cursor}
+    while True:
+        page = await stream.page(cursor, READS, backfill=True)
+        pages.append(page)
+        if not page.more:
+            return pages
+        assert page.cursor not in cursors, "a cursor comes twice"
+        assert len(pages) < 1_000, "a stream without an end"
+        cursor = page.cursor
+        cursors.add(cursor)
+
+
+def _texts(value: Any) -> set[str]:
+    return {value} if isinstance(value, str) else {str(item) for item in value}
+
+
+def _secrets(model: BaseModel) -> set[str]:
+    """Every secret in the settings that holds something."""
+    found: set[str] = set()
+    for value in dict(model).values():
+        items = value.values() if isinstance(value, Mapping) else value
+        for item in items if isinstance(value, Mapping | tuple | list) else (value,):
+            if isinstance(item, SecretStr) and item.get_secret_value().strip():
+                found.add(item.get_secret_value())
+            elif isinstance(item, BaseModel):
+                found |= _secrets(item)
+    return found

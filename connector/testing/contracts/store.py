@@ -1,0 +1,428 @@
+"""What every store must do. Subclass StoreContract and give it a `store` fixture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+
+from connector.domain.errors import Problem, StoreError
+from connector.domain.lanes import (
+    Lane,
+    LaneState,
+    Millis,
+    Spend,
+)
+from connector.domain.outcomes import (
+    Accepted,
+    Dead,
+    Doubt,
+    Held,
+    Request,
+    Retry,
+    Skipped,
+    Unsent,
+)
+from connector.domain.records import (
+    Appended,
+    Checkpoint,
+    Claim,
+    Page,
+    Record,
+    State,
+)
+from connector.ports import Fence, Holder, Store
+
+NOW = Millis(1_790_000_000_000)
+TTL = 12_000
+HORIZON = 60_000
+_ids = itertools.count(1)
+
+
+def record(key: str = "", *, email: str | None = "ada@example.com", **fields: object) -> Record:
+    """A record with a fresh key unless one is given."""
+    key = key or f"key-{next(_ids)}"
+    given = {"unique_id": f"test:{key}", "name": "Balance changed", "occurred_at": NOW}
+    return Record(key=key, email=email, data=b"{}", **(given | fields))  # type: ignore[arg-type]
+
+
+def page(
+    lane: Lane,
+    *records: Record,
+    at: int = NOW,
+    checkpoint: Checkpoint | None = None,
+    backfill: bool = False,
+) -> Page:
+    return Page(lane, "webhook", records, Millis(at), checkpoint, backfill)
+
+
+async def hold(store: Store, holder: str = "one", now: int = NOW) -> Fence:
+    fence = await store.leases.acquire("store", holder, now=Millis(now), ttl=TTL)
+    assert isinstance(fence, Fence)
+    return fence
+
+
+async def take(
+    store: Store, lane: Lane, fence: Fence, *, at: int = NOW, limit: int = 100, solo: bool = False
+) -> Claim | None:
+    return await store.claim(lane, fence, now=Millis(at), limit=limit, solo=solo, mapping="v1")
+
+
+async def events(store: Store) -> Lane:
+    return await store.lanes.ensure("acme", "klaviyo", "event")
+
+
+class StoreContract:
+    """Each test is a sentence about every store."""
+
+    async def test_the_oldest_that_waits_is_told_by_its_receipt(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        first = record("a")
+        await store.append([page(lane, first, at=NOW)])
+        claim = await take(store, lane, fence)
+        assert claim
+        [entry] = claim.entries
+        later = [Retry(entry.seq, Problem.KLAVIYO_UNAVAILABLE, 3600.0)]
+        await store.settle(claim, later, now=Millis(NOW + 1), horizon=HORIZON)
+        await store.append([page(lane, record("b"), at=NOW + 5_000)])
+        [backlog] = await store.insight.backlog()
+        assert (backlog.ready, backlog.oldest) == (2, NOW)
+
+    async def test_a_record_is_known_again_by_its_key(self, store: Store) -> None:
+        lane = await events(store)
+        first = await store.append([page(lane, record("a"), record("b"))])
+        again = await store.append([page(lane, record("a"), record("c"), record("c"))])
+        assert first == [Appended(2, 0)]
+        assert again == [Appended(1, 2)]
+        other = await store.lanes.ensure("other", "klaviyo", "event")
+        assert await store.append([page(other, record("a"))]) == [Appended(1, 0)]
+
+    async def test_a_key_counts_again_after_its_repeat_window(self, store: Store) -> None:
+        lane = await events(store)
+        for at, accepted in ((0, 1), (3_600_000, 0), (3_600_001, 1), (7_200_001, 0)):
+            said = record("daily", repeat_window=3_600_000)
+            [result] = await store.append([page(lane, said, at=NOW + at)])
+            assert result.accepted == accepted, at
+        fence = await hold(store, now=NOW + 7_200_001)
+        claim = await take(store, lane, fence, at=NOW + 7_200_001)
+        assert claim
+        again = f"test:daily:{NOW + 3_600_001}"
+        assert [e.unique_id for e in claim.entries] == ["test:daily", again]
+
+    async def test_cursor_and_records_are_stored_together(self, store: Store) -> None:
+        lane = await events(store)
+        assert await store.checkpoints.load("acme", "recent") is None
+        await store.append([page(lane, record(), checkpoint=Checkpoint("recent", "p2"))])
+        await store.append([page(lane, checkpoint=Checkpoint("recent", "p3"))])
+        assert await store.checkpoints.load("acme", "recent") == Checkpoint("recent", "p3")
+        assert [s[:3] for s in await store.insight.streams()] == [("acme", "recent", "p3")]
+
+    async def test_claims_are_exclusive_and_oldest_first(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        for i in range(5):
+            await store.append([page(lane, record(f"k{i}"), at=NOW + i)])
+        first = await take(store, lane, fence, at=NOW + 10, limit=3)
+        second = await take(store, lane, fence, at=NOW + 10, limit=3)
+        assert first
+        assert second
+        assert [e.unique_id for e in first.entries] == ["test:k0", "test:k1", "test:k2"]
+        assert [e.unique_id for e in second.entries] == ["test:k3", "test:k4"]
+        assert await take(store, lane, fence, at=NOW + 10) is None
+
+    async def test_live_goes_before_backfill(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record("old"), backfill=True)])
+        await store.append([page(lane, record("live"), at=NOW + 5)])
+        claim = await take(store, lane, fence, at=NOW + 10, limit=1)
+        assert claim
+        assert [(e.unique_id, e.backfill) for e in claim.entries] == [("test:live", False)]
+
+    async def test_what_is_not_due_is_not_ready(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record(), record())])
+        claim = await take(store, lane, fence, limit=1)
+        assert claim
+        retry = Retry(claim.entries[0].seq, Problem.KLAVIYO_THROTTLED, after=5.0)
+        assert await self._settle(store, claim, retry) == 1
+        ready = await store.ready(lane.id, now=NOW, limit=10)
+        assert (ready.fresh, ready.solo, ready.next_due) == (1, 0, NOW + 5000)
+        ready = await store.ready(lane.id, now=Millis(NOW + 5000), limit=10)
+        assert (ready.fresh, ready.solo, ready.next_due) == (2, 0, None)
+        assert (await store.ready(lane.id, now=Millis(NOW + 5000), limit=1)).fresh == 1
+
+    async def test_every_outcome_leaves_the_right_state(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, *(record(f"o{i}") for i in range(7)))])
+        claim = await take(store, lane, fence)
+        assert claim
+        seqs = [entry.seq for entry in claim.entries]
+        request = Request("r1", "POST /api/events", NOW, 202, 12)
+        changed = await store.settle(
+            claim,
+            [
+                Accepted(seqs[0], "r1"),
+                Skipped(seqs[1], "disabled"),
+                Unsent(seqs[2]),
+                Retry(seqs[3], Problem.KLAVIYO_UNAVAILABLE, after=1.0),
+                Doubt(seqs[4], Problem.TIMED_OUT, after=2.0),
+                Dead(seqs[5], Problem.TOO_MANY_PROPERTIES, "301 properties", "r1"),
+                Held(seqs[6], Problem.BAD_ADDRESS),
+            ],
+            now=NOW,
+            requests=[request],
+            horizon=HORIZON,
+        )
+        assert changed == 7
+        [backlog] = await store.insight.backlog()
+        assert (backlog.ready, backlog.claimed, backlog.held, backlog.dead) == (3, 0, 1, 1)
+        groups = await store.dead_letters.groups()
+        assert set(groups) == {
+            ("acme", State.DEAD, "E10", 1),
+            ("acme", State.HELD, "I20", 1),
+        }
+        assert await store.insight.dead_by_cause() == [("acme", "E10", 1)]
+        shown = await store.dead_letters.show(seqs[5])
+        assert shown
+        assert shown.request == request
+        assert shown.letter.detail == "301 properties"
+        later = Millis(NOW + 10_000)
+        fresh = await take(store, lane, fence, at=later)
+        solo = await take(store, lane, fence, at=later, solo=True)
+        assert fresh
+        assert solo
+        assert [(e.seq, e.attempts) for e in fresh.entries] == [(seqs[2], 1), (seqs[3], 2)]
+        assert [(e.seq, e.attempts, e.solo) for e in solo.entries] == [(seqs[4], 2, True)]
+        assert await store.insight.recent_requests(5) == [("acme", "klaviyo", request)]
+
+    async def test_an_entry_in_doubt_keeps_the_mapping_it_was_sent_with(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record("a"), record("b"))])
+        claim = await take(store, lane, fence)
+        assert claim
+        a, b = (entry.seq for entry in claim.entries)
+        await self._settle(
+            store, claim, Doubt(a, Problem.TIMED_OUT), Retry(b, Problem.KLAVIYO_THROTTLED)
+        )
+        for seq, solo, version in ((a, True, "v1"), (b, False, "v2")):
+            again = await store.claim(lane, fence, now=NOW, limit=5, solo=solo, mapping="v2")
+            assert again
+            assert [(e.seq, e.mapping) for e in again.entries] == [(seq, version)]
+
+    async def test_a_batch_settles_once(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record("a"))])
+        claim = await take(store, lane, fence)
+        assert claim
+        seq = claim.entries[0].seq
+        assert await self._settle(store, claim, Accepted(seq, "r1")) == 1
+        assert await self._settle(store, claim, Retry(seq, Problem.TIMED_OUT)) == 0
+        assert await self._settle(store, claim, Accepted(seq, "r2")) == 0
+        assert await take(store, lane, fence, at=NOW + 1000) is None
+
+    async def test_a_dead_holders_entries_go_back_in_doubt(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record("a"))])
+        claim = await take(store, lane, fence)
+        assert claim
+        later = Millis(NOW + TTL)
+        assert isinstance(
+            await store.leases.acquire("store", "two", now=Millis(NOW + 1), ttl=TTL), Holder
+        )
+        other = await hold(store, "two", later)
+        assert await store.recover(other, now=later) == 1
+        # The first holder wakes: whatever it does changes nothing.
+        assert await self._settle(store, claim, Accepted(claim.entries[0].seq, "r")) == 0
+        with pytest.raises(StoreError) as caught:
+            await take(store, lane, fence, at=later)
+        assert caught.value.problem == Problem.STORE_HELD
+        assert not await store.leases.renew(fence, now=later, ttl=TTL)
+        again = await take(store, lane, other, at=later, solo=True)
+        assert again
+        assert [(e.solo, e.attempts, e.mapping) for e in again.entries] == [(True, 2, "v1")]
+
+    async def test_an_expired_lease_claims_nothing(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record())])
+        with pytest.raises(StoreError):
+            await take(store, lane, fence, at=NOW + TTL)
+        assert await store.leases.renew(fence, now=Millis(NOW + TTL), ttl=TTL)
+        assert await take(store, lane, fence, at=NOW + TTL)
+
+    async def test_a_released_lease_is_free_at_once(self, store: Store) -> None:
+        fence = await hold(store)
+        await store.leases.release(fence)
+        assert (await hold(store, "two")).token > fence.token
+        held = await store.leases.holder("store")
+        assert held
+        assert held.holder == "two"
+
+    async def test_retries_end_at_the_horizon_and_a_pause_does_not_count(
+        self, store: Store
+    ) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record("a"))])
+
+        async def fail(at: int) -> None:
+            await store.leases.renew(fence, now=Millis(at), ttl=TTL)
+            claim = await take(store, lane, fence, at=at)
+            assert claim
+            retry = Retry(claim.entries[0].seq, Problem.KLAVIYO_UNAVAILABLE)
+            await store.settle(claim, [retry], now=Millis(at), horizon=HORIZON)
+
+        await fail(NOW)
+        await fail(NOW + HORIZON - 1)
+        assert await store.extend(lane.id, 10_000) == 1
+        await fail(NOW + HORIZON + 9_999)
+        assert not await store.dead_letters.groups()
+        await fail(NOW + HORIZON + 10_000)
+        [letter] = await store.dead_letters.find()
+        assert letter.problem == Problem.RETRIES_EXHAUSTED
+        assert "K503" in letter.detail
+
+    async def test_a_record_without_address_waits_for_its_person(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        [result] = await store.append([page(lane, record("a", email=None, person="p1"))])
+        assert result == Appended(1, 0, held=1)
+        assert await take(store, lane, fence) is None
+        named = record("b", email="ada@example.com", person="p1")
+        [result] = await store.append([page(lane, named, at=NOW + 1)])
+        assert result == Appended(1, 0, released=1)
+        claim = await take(store, lane, fence, at=NOW + 1)
+        assert claim
+        assert [e.email for e in claim.entries] == ["ada@example.com"] * 2
+        [result] = await store.append([page(lane, record("c", email=None, person="p1"))])
+        assert result == Appended(1, 0)
+        [result] = await store.append([page(lane, record("d", email=None))])
+        assert result == Appended(1, 0, held=1)
+
+    async def test_a_page_may_bring_the_address_it_lacks(self, store: Store) -> None:
+        lane = await events(store)
+        nameless = record("a", email=None, person="p1")
+        named = record("b", email="ada@example.com", person="p1")
+        [result] = await store.append([page(lane, nameless, named)])
+        assert result == Appended(2, 0, released=1)
+
+    async def test_a_person_seen_by_address_is_joined_to_the_id(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record("a", email="ada@example.com"))])
+        await store.append([page(lane, record("b", email="ada@example.com", person="p1"))])
+        await store.append([page(lane, record("c", email="new@example.com", person="p1"))])
+        await store.append([page(lane, record("d", email=None, person="p1"))])
+        claim = await take(store, lane, fence)
+        assert claim
+        assert len({e.person for e in claim.entries}) == 1
+        assert [e.email for e in claim.entries][-1] == "new@example.com"
+
+    async def test_dead_letters_are_retried_with_the_same_id(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record("a"), record("b"), record("c"))])
+        await store.append([page(lane, record("d", email=None))])
+        claim = await take(store, lane, fence)
+        assert claim
+        seqs = [e.seq for e in claim.entries]
+        causes = (Problem.KLAVIYO_REFUSED, Problem.KLAVIYO_REFUSED, Problem.MAPPING_FAILED)
+        dead = [Dead(seq, cause) for seq, cause in zip(seqs, causes, strict=True)]
+        await store.settle(claim, dead, now=NOW, horizon=HORIZON)
+        letters = store.dead_letters
+        assert [x.id for x in await letters.find(problem="K400")] == [seqs[1], seqs[0]]
+        assert await letters.retry(ids=[seqs[0]], now=NOW) == 1
+        assert await letters.retry(problem="K400", now=NOW) == 1
+        assert await letters.discard([seqs[2], seqs[0]], reason="test", now=NOW) == 1
+        assert await letters.retry(every=True, now=NOW) == 0
+        assert await letters.retry(now=NOW) == 0
+        again = await take(store, lane, fence)
+        assert again
+        assert [(e.unique_id, e.attempts) for e in again.entries] == [
+            ("test:a", 1),
+            ("test:b", 1),
+        ]
+
+    async def test_retention_forgets_only_what_is_named_and_old(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record("a"), record("b"))])
+        await store.append([page(lane, record("waits"))])
+        claim = await take(store, lane, fence, limit=2)
+        assert claim
+        a, b = (e.seq for e in claim.entries)
+        await self._settle(store, claim, Accepted(a, "r"), Dead(b, Problem.KLAVIYO_REFUSED))
+        keep = {State.ACCEPTED: 1000}
+        assert await store.prune(now=Millis(NOW + 1000), keep=keep, limit=10) == 0
+        assert await store.append([page(lane, record("a"))]) == [Appended(0, 1)]
+        assert await store.prune(now=Millis(NOW + 1001), keep=keep, limit=10) == 1
+        assert await store.append([page(lane, record("a"))]) == [Appended(1, 0)]
+        assert await store.append([page(lane, record("b"), record("waits"))]) == [Appended(0, 2)]
+
+    async def test_the_timeline_is_forgotten_before_the_ids(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        await store.append([page(lane, record("a"))])
+        claim = await take(store, lane, fence)
+        assert claim
+        seq = claim.entries[0].seq
+        sent = Request("r1", "POST /api/events", NOW, 202, 5)
+        await store.settle(claim, [Accepted(seq, "r1")], now=NOW, requests=[sent], horizon=HORIZON)
+        assert await store.forget_timeline(before=NOW, limit=10) == 0
+        assert await store.insight.recent_requests(5) == [("acme", "klaviyo", sent)]
+        assert await store.forget_timeline(before=Millis(NOW + 1), limit=10) > 0
+        assert await store.forget_timeline(before=Millis(NOW + 1), limit=10) == 0
+        assert await store.insight.recent_requests(5) == []
+        assert await store.append([page(lane, record("a"))]) == [Appended(0, 1)]
+
+    async def test_lanes_remember_their_state(self, store: Store) -> None:
+        lane = await events(store)
+        assert await events(store) == lane
+        state = LaneState("blocked", Problem.KLAVIYO_KEY, "HTTP 401", NOW)
+        await store.lanes.set_state(lane.id, state)
+        assert await store.lanes.all() == [(lane, state)]
+
+    async def test_spend_adds_up_and_is_saved_with_the_claim(self, store: Store) -> None:
+        lane, fence = await events(store), await hold(store)
+        spend = Spend("acc", "events", 100, 2)
+        assert (
+            await store.claim(
+                lane, fence, now=NOW, limit=1, solo=False, mapping="v1", spend=[spend]
+            )
+            is None
+        )
+        await store.memory.remember_spend([Spend("acc", "events", 100, 1)])
+        await store.memory.remember_spend([Spend("acc", "events", 99, 1)])
+        assert await store.memory.spent(since_second=100) == [Spend("acc", "events", 100, 3)]
+
+    async def test_small_facts_are_remembered(self, store: Store) -> None:
+        await store.memory.remember_mapping("v1", "text", now=NOW)
+        await store.memory.remember_mapping("v1", "other", now=NOW)
+        assert await store.memory.mapping("v1") == "text"
+        assert await store.memory.mapping("v2") is None
+        assert await store.memory.pin_account("acme", "A1") == "A1"
+        assert await store.memory.pin_account("acme", "B2") == "A1"
+        assert await store.memory.pin_account("acme", "B2", anew=True) == "B2"
+
+    async def test_an_order_is_taken_once(self, store: Store) -> None:
+        id = await store.orders.place("pause", {"connection": "acme"}, by="cli", now=NOW)
+        [order] = await store.orders.take(now=NOW)
+        assert (order.id, order.kind, order.args) == (id, "pause", {"connection": "acme"})
+        assert await store.orders.take(now=NOW) == []
+        await store.orders.finish(id, ok=True, result={"paused": 1}, now=NOW)
+        done = await store.orders.get(id)
+        assert done
+        assert (done.ok, done.result) == (True, {"paused": 1})
+        assert await store.orders.get(id + 1) is None
+
+    @staticmethod
+    async def _settle(store: Store, claim: Claim, *outcomes: object) -> int:
+        given: Sequence[object] = outcomes
+        return await store.settle(claim, given, now=NOW, horizon=HORIZON)  # type: ignore[arg-type]
+
+
+class DurableStoreContract(StoreContract):
+    """What only a store with real transactions can show."""
+
+    async def test_a_page_that_cannot_be_stored_leaves_no_cursor(self, store: Store) -> None:
+        lane = await events(store)
+        broken = record("x", name=None)
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            await store.append(
+                [page(lane, record("y"), broken, checkpoint=Checkpoint("recent", "p9"))]
+            )
+        assert await store.checkpoints.load("acme", "recent") is None
+        assert await store.append([page(lane, record("y"))]) == [Appended(1, 0)]

@@ -1,0 +1,72 @@
+"""A clock that moves only when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+
+from connector.domain.lanes import (
+    Millis,
+)
+
+START = 1_790_000_000_000
+
+
+class FakeClock:
+    """connector.ports.Clock under the test's hand: `advance` wakes whoever slept that long."""
+
+    def __init__(self, now: int = START) -> None:
+        self._now = float(now)
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+
+    def now(self) -> Millis:
+        return Millis(round(self._now))
+
+    def monotonic(self) -> float:
+        return self._now / 1000
+
+    def move(self, seconds: float) -> None:
+        """Move time without giving anybody a turn."""
+        self._now += seconds * 1000
+
+    async def advance(self, seconds: float) -> None:
+        """Move time step by step, waking sleepers in their order and letting them run."""
+        target = self._now + seconds * 1000
+        await settle_down()
+        while self._sleepers and self._sleepers[0][0] <= target:
+            at, _, sleeper = heapq.heappop(self._sleepers)
+            self._now = max(self._now, at)
+            if not sleeper.done():
+                sleeper.set_result(None)
+            await settle_down()
+        self._now = target
+        await settle_down()
+
+    async def sleep(self, seconds: float) -> None:
+        sleeper = asyncio.get_running_loop().create_future()
+        heapq.heappush(
+            self._sleepers, (self._now + max(0.0, seconds) * 1000, next(self._order), sleeper)
+        )
+        await sleeper
+
+    async def wait(self, event: asyncio.Event, timeout: float | None) -> bool:
+        if event.is_set():
+            return True
+        waiting = asyncio.ensure_future(event.wait())
+        if timeout is None:
+            return await waiting
+        sleeping = asyncio.ensure_future(self.sleep(timeout))
+        try:
+            await asyncio.wait({waiting, sleeping}, return_when=asyncio.FIRST_COMPLETED)
+            return event.is_set()
+        finally:
+            waiting.cancel()
+            sleeping.cancel()
+
+
+async def settle_down(turns: int = 50) -> None:
+    """Let every task that can run do so."""
+    for _ in range(turns):
+        await asyncio.sleep(0)

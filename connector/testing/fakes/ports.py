@@ -1,0 +1,147 @@
+"""A platform in this process: its double, the kit that reaches it, and faults on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from connector.domain.actions import (
+    Action,
+)
+from connector.domain.errors import DeliveryError
+from connector.domain.lanes import (
+    Spend,
+)
+from connector.mapping import VIEW
+from connector.net.http import Credential, Http, in_process
+from connector.net.rate_limit import Governor, Limit
+from connector.platforms.kit import Kit
+from connector.ports import Client, Member, Whom
+from connector.testing.fakes.clock import FakeClock
+from connector.testing.odd_json import encoded
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI application."""
+
+READS = frozenset(VIEW)
+"""Every word of a view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One delivery of a webhook: headers in lower case, `secret` the last part of the URL."""
+
+    headers: Mapping[str, str]
+    body: bytes
+    secret: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Double:
+    """The platform, emulated: `known` is somebody it knows, `stranger` somebody it does not,
+    `target` a segment that members can be told about, `action` what it would do."""
+
+    app: App
+    known: Whom
+    stranger: Whom = field(
+        default_factory=lambda: Whom(2, "no-such-person", "nobody@example.com", b"")
+    )
+    target: str = "spring"
+    action: Action | None = None
+
+    def something_to_do(self) -> Action:
+        """`action`, else five points for the known person."""
+        who = self.known
+        return self.action or Action(
+            "increase",
+            "ref-1",
+            email=who.email,
+            person=who.platform_id,
+            amount=5,
+            reason="a reason",
+            earned=True,
+        )
+
+
+class Hasty(FakeClock):
+    """Whoever sleeps wakes at once, and it is later."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.move(seconds)
+
+
+def kit_at(app: App, clock: FakeClock | None = None) -> Kit:
+    """What an adapter reaches its platform with, where the platform is an ASGI application in this
+    process. Nobody waits: a clock that is not given moves by itself."""
+    now = clock or Hasty()
+
+    async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
+        return Governor("contract", limits, clock=now, share=1.0)
+
+    async def remember(spend: Sequence[Spend]) -> None: ...
+
+    def http(base_url: str, credential: Credential, not_applied: frozenset[int]) -> Http:
+        return Http(
+            base_url,
+            vendor="platform",
+            clock=now,
+            credential=credential,
+            wait_statuses=not_applied,
+            http=in_process(app),
+        )
+
+    return Kit(now, http, quota, remember, retry_statuses=frozenset({423, 429, 503}))
+
+
+def calls(client: Client, double: Double) -> list[tuple[str, Callable[[], Awaitable[Any]]]]:
+    """One call of every side that the platform has."""
+    found: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
+    if reader := client.reader:
+        found.append(("reader", lambda: reader.read(double.known, READS)))
+    if people := client.people:
+        found.append(("people", lambda: people.page(None, READS, backfill=True)))
+    if changes := client.changes:
+        found.append(("changes", lambda: changes.page(None, READS)))
+    if history := client.history:
+        found.append(("history", lambda: history.events(double.known, None)))
+    if audiences := client.audiences:
+        found.append(("audiences", lambda: audiences.names()))
+    if members := client.members:
+        who = Member(platform_id=double.known.platform_id, email=double.known.email)
+        found.append(("members.tell", lambda: members.tell(double.target, [(who, True)])))
+    if actions := client.actions:
+        found.append(("actions", lambda: actions.apply(double.something_to_do())))
+    return found
+
+
+async def outcome(call: Callable[[], Awaitable[Any]]) -> tuple[Any, DeliveryError | None]:
+    """What a call came to: an answer or a DeliveryError."""
+    try:
+        return await call(), None
+    except DeliveryError as error:
+        return None, error
+
+
+def saying(
+    app: App,
+    faulty: Callable[[str], bool],
+    status: int,
+    headers: Sequence[tuple[bytes, bytes]],
+    body: bytes,
+) -> App:
+    """The application, which answers every call to a faulty path with this."""
+
+    async def say(scope: Any, receive: Any, send: Any) -> None:
+        if not faulty(scope["path"]):
+            return await app(scope, receive, send)
+        await send({"type": "http.response.start", "status": status, "headers": list(headers)})
+        await send({"type": "http.response.body", "body": body})
+
+    return say
+
+
+def answering(app: App, faulty: Callable[[str], bool], answer: Any) -> App:
+    """The same with a 200 and this JSON."""
+    headers = [(b"content-type", b"application/json")]
+    return saying(app, faulty, 200, headers, encoded(answer))

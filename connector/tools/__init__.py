@@ -1,0 +1,1 @@
+"""What people use beside the daemon: checks, previews, support bundle, templates."""

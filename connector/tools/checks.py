@@ -1,0 +1,277 @@
+"""`connector check`: everything that can be looked at without sending anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from connector.app.wiring import accounts
+from connector.config import Config, Connection, Reward, Tier
+from connector.domain.attention import (
+    Check,
+)
+from connector.domain.errors import ConfigError, DeliveryError, Problem
+from connector.domain.lanes import (
+    Spend,
+)
+from connector.klaviyo import api as klaviyo
+from connector.klaviyo.groups import KlaviyoGroups
+from connector.klaviyo.limits import LIMITS
+from connector.mapping import Writer, clashes, run_examples, warnings
+from connector.mapping import load as load_mapping
+from connector.mapping.examples import Shape, View
+from connector.net.http import Credential, Http, is_loopback
+from connector.net.rate_limit import Governor, Limit
+from connector.platforms import registry
+from connector.platforms.kit import Kit
+from connector.ports import Platform, Sight
+from connector.runtime.clock import SystemClock
+from connector.runtime.metrics import account_label
+from connector.store.admin import filesystem, integrity
+from connector.store.sql import file_of
+from connector.sync.goals import signals
+from connector.sync.memberships.links import audience_named, names
+
+_LOOK_AGAIN = 5.0
+
+
+def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]:
+    """A mapping file: its faults, its examples, its warnings. Examples are those beside the file,
+    in `examples/{source}/`."""
+    what = f"mapping {path.name}"
+    try:
+        mapping = load_mapping(path).mapping
+        platform = registry.load(source, settings)
+    except ConfigError as error:
+        about = f"package of {source}" if error.problem is Problem.PLUGIN_BROKEN else what
+        return [Check(about, "fault", fault, error.problem) for fault in error.faults]
+    found = [Check(what, "warning", line) for line in warnings(mapping)]
+    examples = path.parent / "examples" / source
+    if examples.is_dir():
+        faults = run_examples(
+            examples, platform.event_view, platform.person_view, example_views(platform)
+        )
+        found += [Check(what, "fault", line, Problem.MAPPING_FAULTY) for line in faults]
+    return found or [Check(what, "ok", f"version {mapping.version}")]
+
+
+def example_views(platform: Platform) -> Shape:
+    """The views that a mapping example is run with: of the platform as the example's `settings`
+    shape it, with what its `tiers` and `rewards` add to a person's."""
+
+    def views(example: Mapping[str, Any]) -> tuple[View, View | None]:
+        shaped = platform
+        if platform.shape is not None and "settings" in example:
+            shaped = platform.shape(platform.settings.model_validate(example["settings"]))
+        tiers = [Tier.model_validate(tier) for tier in example.get("tiers", ())]
+        rewards = [Reward.model_validate(reward) for reward in example.get("rewards", ())]
+        sharpen, person = signals(tiers, rewards), shaped.person_view
+        if person is None:
+            return shaped.event_view, None
+        return shaped.event_view, lambda *given: sharpen(Sight(person(*given), frozenset())).view
+
+    return views
+
+
+async def check(config: Config, *, offline: bool = False, patience: float = 0.0) -> list[Check]:
+    """Everything that can be looked at without sending or changing anything; while there is a
+    fault, again and again for `patience` seconds."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    keys = None if offline else _Keys(config)
+    while True:
+        found = await _look(config, keys)
+        left = deadline - loop.time()
+        if left <= 0 or not any(line.level == "fault" for line in found):
+            return found
+        await asyncio.sleep(min(left, _LOOK_AGAIN))
+
+
+async def _look(config: Config, keys: _Keys | None) -> list[Check]:
+    found = await asyncio.to_thread(_store, config.store.url, config.store.migrate == "auto")
+    found += _place(config.store.url)
+    if is_loopback(urlsplit(config.server.public_url).hostname or ""):
+        what = f"{config.server.public_url} cannot be reached from outside this machine"
+        found.append(Check("server.public_url", "warning", what))
+    for connection in config.connections:
+        of = mapping_checks(connection.mapping, connection.source, connection.settings)
+        if keys and connection.enabled:
+            of += await keys.check(connection)
+        found += [_of(connection, line) for line in of]
+    return [*found, *_clashes(config)]
+
+
+def _clashes(config: Config) -> list[Check]:
+    """What two connections with one Klaviyo key write both. That two keys belong to one account is
+    found at the start."""
+    writers = []
+    for connection in config.connections:
+        if not connection.enabled or connection.mode == "shadow":
+            continue
+        try:
+            mapping = load_mapping(connection.mapping).mapping
+        except ConfigError:
+            continue  # said above
+        of = connection.modules
+        account = accounts.known_by(connection)
+        writers.append(Writer(connection.name, account, mapping, "events" in of, "profiles" in of))
+    return [
+        Check("connections", "fault", line, Problem.MAPPING_FAULTY) for line in clashes(writers)
+    ]
+
+
+def _store(url: str, mends: bool) -> list[Check]:
+    """`mends`: the next run brings an older schema up to date by itself."""
+    path = file_of(url)
+    if path and not path.exists():
+        return [Check("store", "ok", f"{path} will be made at the first run")]
+    faults = integrity.check(url)
+    return [
+        Check("store", "warning" if mends and fault.startswith("S30") else "fault", fault)
+        for fault in faults
+    ] or [Check("store", "ok")]
+
+
+def _place(url: str) -> list[Check]:
+    """Whether what is stored stays stored. A relative path has its folder made at the first run."""
+    path = file_of(url)
+    if path is None:
+        return []
+    folder = next(above for above in path.absolute().parents if above.exists())
+    fault = filesystem.unsuited(folder, filesystem.read_table())
+    return [Check("store", "warning", fault)] if fault else []
+
+
+def _of(connection: Connection, check: Check) -> Check:
+    return Check(f"{connection.name}: {check.what}", check.level, check.detail, check.problem)
+
+
+class _Keys:
+    """Asks Klaviyo and the platforms about keys, within their quota and without a store."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._clock = SystemClock()
+        self._governors: dict[tuple[str, str], Governor] = {}
+
+    async def check(self, connection: Connection) -> list[Check]:
+        return [*await self._klaviyo(connection), *await self._platform(connection)]
+
+    async def _platform(self, connection: Connection) -> Sequence[Check]:
+        try:
+            platform = registry.load(connection.source, connection.settings)
+        except ConfigError:
+            return []  # said already, beside its mapping
+        if platform.open is None:
+            return []
+
+        def http(base_url: str, credential: Credential, waits: frozenset[int]) -> Http:
+            return Http(
+                base_url,
+                vendor="platform",
+                clock=self._clock,
+                credential=credential,
+                allow_http=frozenset(self._config.security.allow_http),
+                wait_statuses=waits,
+            )
+
+        async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
+            return Governor(account_label(credential), limits, clock=self._clock, share=1.0)
+
+        kit = Kit(self._clock, http, quota, _forget)
+        try:
+            with registry.theirs(connection.source):
+                client = await platform.open(connection.settings, kit)
+                try:
+                    found = list(await client.check())
+                    if client.audiences and "audiences" in connection.modules:
+                        wanted = [entry.audience for entry in connection.audiences]
+                        found += await names("audience", wanted, audience_named(client.audiences))
+                    return found
+                finally:
+                    await client.aclose()
+        except ConfigError as error:
+            return [Check(connection.source, "fault", error.faults[0], error.problem)]
+
+    async def _klaviyo(self, connection: Connection) -> Sequence[Check]:
+        api = klaviyo.KlaviyoApi(
+            Http(
+                connection.klaviyo.base_url,
+                vendor="klaviyo",
+                clock=self._clock,
+                credential=klaviyo.private_key(connection.klaviyo.private_key),
+                headers=klaviyo.headers(connection.klaviyo.revision),
+                allow_http=frozenset(self._config.security.allow_http),
+            ),
+            self._governor(connection),
+            self._clock,
+            _forget,
+        )
+        try:
+            found = list(await api.check())
+            if all(line.level != "fault" for line in found):
+                found += await _other_senders(api, connection)
+                found += await _groups(api, connection)
+            return found
+        finally:
+            await api.aclose()
+
+    def _governor(self, connection: Connection) -> Governor:
+        """One for each key, so that a second look keeps to the quota too."""
+        key = (connection.klaviyo.base_url, connection.klaviyo.private_key.get_secret_value())
+        if key not in self._governors:
+            self._governors[key] = Governor(
+                account_label(" ".join(key)),
+                LIMITS,
+                clock=self._clock,
+                share=connection.klaviyo.effective_rate_share,
+                live_reserve=connection.klaviyo.live_reserve,
+            )
+        return self._governors[key]
+
+
+async def _groups(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check]:
+    """The lists and segments that are named."""
+    known = KlaviyoGroups(api)
+    lists = connection.audiences if "audiences" in connection.modules else ()
+    segments = connection.segments if "segments" in connection.modules else ()
+    made = frozenset(entry.list for entry in lists if entry.create_list)
+    return [
+        *await names("list", [e.list for e in lists], partial(known.named, "list"), made=made),
+        *await names("segment", [e.segment for e in segments], partial(known.named, "segment")),
+    ]
+
+
+async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check]:
+    """Other integrations of the account that have a metric of a name that we send: flows and
+    reports see two metrics of one name, and people may get a message twice."""
+    what = "Klaviyo metrics"
+    try:
+        mapping = load_mapping(connection.mapping).mapping
+        found = await api.metric_names()
+    except ConfigError:
+        return []  # told of where mappings are checked
+    except DeliveryError as error:
+        lacks = f"{error.detail}: whether others send metrics of these names is not known"
+        if error.problem is Problem.KLAVIYO_SCOPE:
+            lacks = "metrics:read is missing: whether others send metrics of these names is unknown"
+        return [Check(what, "warning", lacks, error.problem)]
+    # What a private key sends bears the name API; an app's own name nobody tells us.
+    ours = "API" if connection.klaviyo.auth == "private-key" else None
+    others: dict[str, list[str]] = {}
+    for name, integration in found:
+        foreign = integration != ours if ours else integration == "API"
+        if name in mapping.metrics and foreign:
+            others.setdefault(integration or "an integration without a name", []).append(name)
+    return [
+        Check(what, "warning", f"{integration} sends {', '.join(sorted(names))} too")
+        for integration, names in sorted(others.items())
+    ]
+
+
+async def _forget(_: Sequence[Spend]) -> None:
+    """A look has no store to note quota in."""

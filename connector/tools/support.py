@@ -1,0 +1,224 @@
+"""`connector support-bundle`: what somebody who helps needs to know, and nothing secret.
+
+It is put together from whatever can be had: beside a running daemon, without one, and with a
+configuration that cannot be read. Every secret of the configuration is masked once more in the end,
+wherever it may stand, and so is what looks like an address or a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import platform
+import sqlite3
+import sys
+import zipfile
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, SecretStr
+
+from connector import __version__
+from connector.config import Config, show
+from connector.domain.errors import ConfigError
+from connector.runtime.clock import SystemClock
+from connector.runtime.log import redact
+from connector.service import Operator
+from connector.store import schema
+from connector.store.admin import integrity
+from connector.store.sql import file_of, open_store
+from connector.tools.checks import check
+
+Ask = Callable[[str], Awaitable[tuple[int, str]]]
+"""What the running daemon answers at a path: (status, text), 0 where nobody answers."""
+
+_REQUESTS = 500
+_README = """\
+What `connector support-bundle` collected. Secrets, addresses and tokens are masked; look through it
+all the same before you hand it on.
+
+versions.json   this program, Python, the system, the libraries, names of variables that are set
+config.toml     the configuration in effect, or faults.txt: why it cannot be read
+check.txt       `connector check --offline`
+status.json     lanes, backlog, dead letters by cause, quota, what needs a person
+requests.json   the last {requests} requests, as templates of routes
+store.json      revision, sizes, rows of each table
+health.txt      /livez, /readyz and /healthz of the running daemon
+metrics.txt     its /metrics
+
+Log lines are not kept by the connector: it writes them to stderr. Add those of your system, such as
+`journalctl -u connector` or `docker logs`; they are masked as they are written.
+"""
+
+
+async def bundle(read: Callable[[], Config], ask: Callable[[Config], Ask]) -> bytes:
+    """A zip. `read` may raise ConfigError, which is then what the bundle tells."""
+    files: dict[str, str] = {"README.txt": _README.format(requests=_REQUESTS)}
+    secrets: list[str] = []
+    files["versions.json"] = await _part(_versions)
+    try:
+        config = read()
+    except ConfigError as error:
+        files["faults.txt"] = "\n".join(error.faults)
+    else:
+        # One of a few letters would mask half of every text, and is masked where it stands.
+        secrets = sorted((s for s in _secrets(config) if len(s) > 3), key=len, reverse=True)
+        files |= await _of(config, ask(config))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, text in files.items():
+            made.writestr(name, _masked(text, secrets))
+    return packed.getvalue()
+
+
+async def _of(config: Config, ask: Ask) -> dict[str, str]:
+    async def checked() -> str:
+        found = await check(config, offline=True)
+        return "\n".join(f"{c.level} {c.what} {c.problem or ''} {c.detail}" for c in found)
+
+    async def health() -> str:
+        return "\n".join(
+            [f"{path}: {await ask(path)}" for path in ("/livez", "/readyz", "/healthz")]
+        )
+
+    async def metrics() -> str:
+        return (await ask("/metrics"))[1]
+
+    async def shown() -> str:
+        return show(config)
+
+    return {
+        "config.toml": await _part(shown),
+        "check.txt": await _part(checked),
+        "health.txt": await _part(health),
+        "metrics.txt": await _part(metrics),
+        "store.json": await _part(lambda: _store(config)),
+        **await _from_the_store(config),
+    }
+
+
+async def _from_the_store(config: Config) -> dict[str, str]:
+    """What only an open store tells; one that does not exist is not made."""
+    path = file_of(config.store.url)
+    if path and not path.exists():
+        return dict.fromkeys(("status.json", "requests.json"), f"there is no store at {path}")
+    try:
+        store = await open_store(config.store.url, migrate="manual")
+    except Exception as error:
+        return dict.fromkeys(("status.json", "requests.json"), _failed(error))
+
+    async def status() -> str:
+        return _json(await Operator(store, SystemClock()).status())
+
+    async def requests() -> str:
+        found = await store.insight.recent_requests(_REQUESTS)
+        return _json([{"connection": c, "destination": d, **asdict(r)} for c, d, r in found])
+
+    try:
+        return {"status.json": await _part(status), "requests.json": await _part(requests)}
+    finally:
+        await store.aclose()
+
+
+async def _store(config: Config) -> str:
+    url = config.store.url
+    path = file_of(url)
+    found: dict[str, Any] = {"engine": urlsplit(url).scheme, "needed": schema.head()}
+    if path and not path.exists():
+        return _json(found | {"file": "does not exist"})
+    if path:
+        beside = sorted(path.parent.glob(f"{path.name}*"))
+        found["files"] = {file.name: file.stat().st_size for file in beside}
+        usage = os.statvfs(path.parent)
+        found["free_bytes"] = usage.f_bavail * usage.f_frsize
+    found["revision"] = await asyncio.to_thread(schema.on, url, schema.revision_of)
+    found["rows"] = await asyncio.to_thread(integrity.counts, url)
+    return _json(found)
+
+
+async def _versions() -> str:
+    wanted = metadata.requires("loyalty-connector") or []
+    names = sorted({_name(line) for line in wanted if "extra ==" not in line})
+    return _json(
+        {
+            "connector": __version__,
+            "python": sys.version,
+            "platform": platform.platform(),
+            "processors": os.cpu_count(),
+            "sqlite": sqlite3.sqlite_version,
+            "libraries": {name: _version(name) for name in names},
+            "variables": sorted(
+                name for name in os.environ if name.startswith(("CONNECTOR_", "KLAVIYO_"))
+            ),
+        }
+    )
+
+
+def _name(requirement: str) -> str:
+    """`sqlalchemy[asyncio]<2.2,>=2.1.9` is sqlalchemy."""
+    end = next((i for i, c in enumerate(requirement) if not (c.isalnum() or c in "-_.")), None)
+    return requirement[:end]
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+async def _part(work: Callable[[], Awaitable[str]]) -> str:
+    """What cannot be had must not take the rest along."""
+    try:
+        return await work()
+    except Exception as error:
+        return _failed(error)
+
+
+def _failed(error: Exception) -> str:
+    return f"not to be had: {type(error).__name__}: {error}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, default=str)
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """Every secret that stands in the configuration, the store's password too."""
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel):
+        if isinstance(value, Config) and (password := urlsplit(value.store.url).password):
+            yield from {password, unquote(password)}
+        for name in type(value).model_fields:
+            yield from _secrets(getattr(value, name))
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _secrets(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _secrets(item)
+
+
+def _masked(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return redact(text)
+
+
+def write(target: Path, packed: bytes) -> None:
+    """For its owner alone. Raises ConfigError where there is a file already."""
+    try:
+        number = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        raise ConfigError([f"{target}: found a file, allowed a name that is free"]) from None
+    except OSError as error:
+        raise ConfigError([f"{target}: cannot be written: {error.strerror}"]) from None
+    with os.fdopen(number, "wb") as file:
+        file.write(packed)

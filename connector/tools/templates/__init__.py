@@ -1,0 +1,113 @@
+"""What `connector init` writes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from connector.config.values import is_secret, mark, parts
+from connector.platforms import registry
+
+SHIPPED = Path(__file__).parents[2] / "shipped" / "mappings"
+CHECKOUT = Path(__file__).parents[3] / "mappings"
+
+
+def shipped_mappings() -> Path:
+    """The mapping files that come with this version: in a wheel, or beside it in a checkout."""
+    return SHIPPED if SHIPPED.is_dir() else CHECKOUT
+
+
+def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> list[str]:
+    """Write the files of a new set-up; returns one line for each. What exists stays as it is.
+
+    Raises ConfigError for an unknown platform. `token` makes a secret.
+    """
+    platform = registry.load(source)
+    prefix = name.upper().replace("-", "_")
+    fields = platform.settings.model_fields
+    tables = {key: table for key, field in fields.items() if (table := _table(field))}
+    plain = {key: field for key, field in fields.items() if key not in tables}
+    named = [key for key, field in plain.items() if _is_asked_for(field)]
+    values = {
+        "{{source}}": source,
+        "{{name}}": name,
+        "{{NAME}}": prefix,
+        "{{settings}}": "\n".join(
+            [f'{key} = "${{{prefix}_{key.upper()}}}"' for key in named]
+            + [_comment(key, field) for key, field in plain.items() if key not in named]
+            + [line for key, table in tables.items() for line in _commented(key, table)]
+        ),
+        "{{secrets}}": "\n".join(f"{prefix}_{key.upper()}=" for key in named),
+        "{{console_password}}": token(),
+        "{{flow_secret}}": token(),
+        "{{encryption_key}}": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+    }
+    templates = files("connector.tools.templates")
+    said = [
+        _write(folder / "connector.toml", _fill(templates / "connector.toml", values), 0o644),
+        _write(folder / ".env", _fill(templates / "env", values), 0o600),
+    ]
+    target = folder / "mappings"
+    if target.exists():
+        said.append("kept     mappings/")
+    else:
+        for file in sorted(shipped_mappings().glob(f"{source}*.toml")):
+            target.mkdir(exist_ok=True)
+            shutil.copy(file, target / file.name)
+        examples = shipped_mappings() / "examples" / source
+        if examples.is_dir():
+            shutil.copytree(examples, target / "examples" / source)
+        said.append("written  mappings/")
+    return [*said, "next: fill in .env, then run `connector check`"]
+
+
+def _is_asked_for(field: FieldInfo) -> bool:
+    """What nothing works without, and the secrets that callers of ours present."""
+    return field.is_required() or bool(mark(field, "needed")) or _is_presented(field.annotation)
+
+
+def _is_presented(annotation: Any) -> bool:
+    return get_origin(parts(annotation)[0]) is tuple and is_secret(annotation)
+
+
+def _table(field: FieldInfo) -> type[BaseModel] | None:
+    found, _ = parts(field.annotation)
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
+def _commented(key: str, table: type[BaseModel]) -> list[str]:
+    """A table of its own within the settings, to be filled in by a person."""
+    lines = [_comment(name, field) for name, field in table.model_fields.items()]
+    return ["", f"# [connections.settings.{key}]", *lines]
+
+
+def _comment(key: str, field: FieldInfo) -> str:
+    """The default, in JSON, which is TOML too. A float may be a duration, and a table is long."""
+    default: Any = "" if field.is_required() else field.default
+    if isinstance(default, str | int | tuple):
+        return f"# {key} = {json.dumps(default)}"
+    return f"# {key}: {field.description}"
+
+
+def _fill(template: Any, values: dict[str, str]) -> str:
+    text: str = template.read_text()
+    for word, value in values.items():
+        text = text.replace(word, value)
+    return text
+
+
+def _write(path: Path, text: str, mode: int) -> str:
+    if path.exists():
+        return f"kept     {path.name}"
+    path.touch(mode)
+    path.write_text(text)
+    return f"written  {path.name}"

@@ -1,0 +1,60 @@
+"""What `connector new platform` writes: a platform that is green as it stands."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from connector.domain.errors import ConfigError
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_FILES = {
+    "README.md": "README.md.in",
+    "pyproject.toml": "pyproject.toml.in",
+    "{{package}}/__init__.py": "package/__init__.py.in",
+    "{{package}}/settings.py": "package/settings.py.in",
+    "{{package}}/view.py": "package/view.py.in",
+    "{{package}}/webhook.py": "package/webhook.py.in",
+    "{{package}}/reader.py": "package/reader.py.in",
+    "mappings/{{name}}.toml": "mapping.toml.in",
+    "mappings/examples/{{name}}/points-changed.json": "examples/points-changed.json.in",
+    "mappings/examples/{{name}}/member-without-tier.json": "examples/member-without-tier.json.in",
+    "tests/double.py": "tests/double.py.in",
+    "tests/test_{{name}}.py": "tests/test_platform.py.in",
+}
+
+
+def write(folder: Path, name: str) -> list[str]:
+    """Write a package for a platform into `folder`; returns one line for each file.
+
+    Raises ConfigError for a name that cannot be a source, and for a folder that holds something:
+    nothing is overwritten.
+    """
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise ConfigError(
+            [f"found the name `{name}`, allowed: a letter, then letters, digits and _, lower case"]
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError([f"{folder} is there already and not empty; choose another with --dir"])
+    values = {
+        "{{name}}": name,
+        "{{package}}": f"{name}_connector",
+        "{{title}}": name.replace("_", " ").title(),
+        "{{host}}": name.replace("_", "-"),
+    }
+    templates = files("connector.tools.templates") / "platform"
+    said = []
+    for target, source in _FILES.items():
+        path = folder / _filled(target, values)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_filled((templates / source).read_text("utf-8"), values), "utf-8")
+        said.append(f"written  {path}")
+    return [*said, f"next: cd {folder}, pytest, then README.md"]
+
+
+def _filled(text: str, values: dict[str, str]) -> str:
+    for mark, value in values.items():
+        text = text.replace(mark, value)
+    return text

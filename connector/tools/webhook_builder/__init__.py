@@ -1,0 +1,22 @@
+"""What a Klaviyo flow sends: webhooks for a person to paste, made by pure functions."""
+
+from __future__ import annotations
+
+from connector.tools.webhook_builder.builder import build
+from connector.tools.webhook_builder.direct import build_direct
+from connector.tools.webhook_builder.presets import PRESETS, Preset
+from connector.tools.webhook_builder.step import Place, Step, Trigger, UseCase, Webhook
+from connector.tools.webhook_builder.templates import Unfit
+
+__all__ = [
+    "PRESETS",
+    "Place",
+    "Preset",
+    "Step",
+    "Trigger",
+    "Unfit",
+    "UseCase",
+    "Webhook",
+    "build",
+    "build_direct",
+]

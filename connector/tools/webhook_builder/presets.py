@@ -1,0 +1,64 @@
+"""The flows that people start with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from connector.tools.webhook_builder.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A step ready to use; `flow` says in a line what starts the flow at Klaviyo."""
+
+    flow: str
+    step: Step
+
+
+PRESETS: Mapping[str, Preset] = {
+    "welcome-bonus": Preset(
+        "somebody joins the list of your newsletter",
+        Step("increase", amount="100", reason="Welcome bonus", trigger="list"),
+    ),
+    "review-reward": Preset(
+        "the metric with which your review app says that a review was published",
+        Step("increase", amount="50", reason="Thank you for your review"),
+    ),
+    "survey": Preset(
+        "the metric with which your survey app says that somebody has answered",
+        Step("increase", amount="25", reason="Thank you for your answers"),
+    ),
+    "email-engagement": Preset(
+        "the metric Clicked Email; at most one reward a week, however many clicks",
+        Step("increase", amount="5", reason="Thank you for reading", once_per="7d"),
+    ),
+    "re-engagement": Preset(
+        "somebody enters a segment such as: has not bought for 90 days",
+        Step(
+            "increase",
+            amount="50",
+            reason="We have missed you",
+            trigger="segment",
+            once_per="180d",
+        ),
+    ),
+    "birthday-bonus": Preset(
+        "the date property birthdate, on the day",
+        Step("increase", amount="100", reason="Happy birthday", trigger="date"),
+    ),
+    "reward-ready-push": Preset(
+        "somebody enters a segment such as: balance is at least the cost of a reward",
+        Step("push", message="Your reward is ready", trigger="segment", once_per="30d"),
+    ),
+    "refund-redeemed-points": Preset(
+        "the metric of a cancelled order; amount is the property with the points it had cost",
+        Step(
+            "adjust",
+            amount="{{ event.points }}",
+            at_most=500,
+            reason="Points of your cancelled order",
+            use_case="refund",
+        ),
+    ),
+}

@@ -1,0 +1,619 @@
+"""DESIGN 3, "Answers": what every status and every failure of the network comes to."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from pydantic import SecretStr
+
+from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.net.auth import HeaderKey
+from connector.net.http import Answer, Http, Seen, ask, is_loopback, retry_after, translate
+from connector.testing.fakes.clock import FakeClock
+
+BASE = "https://far.example"
+SECRET = "pk_verysecret0123456789"
+ADDRESS = "ana@example.com"
+BODY = orjson.dumps({"email": ADDRESS})
+
+
+def make_http(answer: Callable[[httpx.Request], httpx.Response] | Exception, **more: Any) -> Http:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer(request)
+
+    options: dict[str, Any] = {
+        "vendor": "klaviyo",
+        "clock": FakeClock(),
+        "credential": HeaderKey("Authorization", SecretStr(SECRET), prefix="Klaviyo-API-Key "),
+        "http": httpx.AsyncClient(transport=httpx.MockTransport(handle)),
+        **more,
+    }
+    return Http(options.pop("base_url", BASE), **options)
+
+
+def errors(*found: dict[str, Any]) -> bytes:
+    return orjson.dumps({"errors": list(found)})
+
+
+def error(pointer: str | None = "/data", **more: Any) -> dict[str, Any]:
+    source = {} if pointer is None else {"pointer": pointer}
+    return {
+        "id": "1",
+        "code": "invalid",
+        "title": "Invalid input.",
+        "detail": f"{ADDRESS} is not a valid address",
+        "source": source,
+        "meta": {},
+        **more,
+    }
+
+
+async def outcome(http: Http) -> Answer | DeliveryError:
+    try:
+        return await http.call("POST", "/api/events", route="POST /api/events", content=BODY)
+    except DeliveryError as failed:
+        return failed
+    finally:
+        await http.aclose()
+
+
+async def answered(status: int, content: bytes = b"", **more: Any) -> Answer | DeliveryError:
+    headers = more.pop("headers", {"content-type": "application/vnd.api+json"})
+    return await outcome(
+        make_http(lambda _: httpx.Response(status, headers=headers, content=content), **more)
+    )
+
+
+# ── the table, by hand from DESIGN 3 ─────────────────────────────────────────────────────────────
+
+TABLE: dict[int, tuple[type, Problem, str | None]] = {
+    401: (Blocked, Problem.KLAVIYO_KEY, "account"),
+    403: (Blocked, Problem.KLAVIYO_SCOPE, "lane"),
+    404: (Blocked, Problem.KLAVIYO_TARGET, "target"),
+    408: (Unknown, Problem.SERVER_FAULT, None),
+    409: (Rejected, Problem.KLAVIYO_CONFLICT, None),
+    410: (Blocked, Problem.KLAVIYO_REVISION, "account"),
+    413: (Rejected, Problem.KLAVIYO_TOO_LARGE, None),
+    429: (Wait, Problem.KLAVIYO_THROTTLED, None),
+    503: (Wait, Problem.KLAVIYO_UNAVAILABLE, None),
+}
+PLATFORM = {
+    400: Problem.PLATFORM_REFUSED,
+    401: Problem.PLATFORM_KEY,
+    403: Problem.PLATFORM_SCOPE,
+    404: Problem.PLATFORM_TARGET,
+    409: Problem.PLATFORM_REFUSED,
+    410: Problem.PLATFORM_TARGET,
+    413: Problem.PLATFORM_REFUSED,
+    422: Problem.PLATFORM_REFUSED,
+    429: Problem.PLATFORM_THROTTLED,
+    500: Problem.SERVER_FAULT,
+    503: Problem.PLATFORM_UNAVAILABLE,
+}
+
+
+def expected(status: int) -> tuple[type, Problem | None, str | None]:
+    if status in TABLE:
+        return TABLE[status]
+    if status < 300:
+        return Answer, None, None
+    if status < 400:
+        return Blocked, Problem.KLAVIYO_TARGET, "lane"
+    if status < 500:
+        return Rejected, Problem.KLAVIYO_REFUSED, None
+    return Unknown, Problem.SERVER_FAULT, None
+
+
+async def test_every_status_means_one_thing() -> None:
+    for status in range(200, 600):
+        kind, problem, scope = expected(status)
+        found = await answered(status, errors(error()))
+        assert type(found) is kind, status
+        assert found.status == status
+        assert getattr(found, "problem", None) is problem, status
+        assert getattr(found, "scope", None) == scope, status
+
+
+@pytest.mark.parametrize(("status", "problem"), PLATFORM.items())
+async def test_a_platform_has_problem_codes_of_its_own(status: int, problem: Problem) -> None:
+    found = await answered(status, errors(error()), vendor="platform")
+    assert isinstance(found, DeliveryError)
+    assert found.problem is problem
+
+
+async def test_which_statuses_mean_wait_is_a_setting() -> None:
+    found = await answered(503, wait_statuses=frozenset({429}))
+    assert isinstance(found, Unknown)
+    found = await answered(423, wait_statuses=frozenset({423, 429}))
+    assert isinstance(found, Wait)
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=UTF-8", "text/plain", None])
+async def test_a_403_with_a_page_is_a_challenge_and_waits(kind: str | None) -> None:
+    headers = {"content-type": kind} if kind else {}
+    found = await answered(403, b"<html>Just a moment...</html>", headers=headers)
+    assert isinstance(found, Wait)
+    assert (found.problem, found.after > 0) == (Problem.CHALLENGED, True)
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "application/vnd.api+json; v=1", "Application/JSON"]
+)
+async def test_a_403_with_json_blocks_the_lane(kind: str) -> None:
+    found = await answered(403, errors(error()), headers={"content-type": kind})
+    assert isinstance(found, Blocked)
+    assert found.scope == "lane"
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("1", 1.0),
+        ("0", 0.0),
+        ("2.5", 2.5),
+        (" 7 ", 7.0),
+        ("67608", 3600.0),
+        ("inf", 3600.0),
+        ("nan", 0.0),
+        ("-5", 0.0),
+        ("soon", 0.0),
+        ("", 0.0),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0),
+        (None, 0.0),
+    ],
+)
+async def test_retry_after_is_read_and_capped(said: str | None, seconds: float) -> None:
+    headers = {} if said is None else {"retry-after": said}
+    assert retry_after(headers) == seconds
+    # Without it the reset of the limit counts.
+    assert retry_after({"ratelimit-reset": "9", **headers}) == (seconds if said else 9.0)
+    for status in (429, 503):
+        found = await answered(status, headers=headers)
+        assert isinstance(found, Wait)
+        assert found.after == seconds
+
+
+# ── what an error answer says ────────────────────────────────────────────────────────────────────
+
+
+async def test_pointers_come_in_their_order_and_meta_from_the_first_that_has_some() -> None:
+    body = errors(
+        error("/data/attributes/events-bulk-create/data/3/attributes"),
+        error(None, code="duplicate_profile", meta={"duplicate_profile_id": "01ABC"}),
+        error("/data", meta={"duplicate_profile_id": "01XYZ"}),
+    )
+    found = await answered(409, body)
+    assert isinstance(found, Rejected)
+    assert found.pointers == (
+        ("/data/attributes/events-bulk-create/data/3/attributes", "invalid: Invalid input."),
+        ("", "duplicate_profile: Invalid input."),
+        ("/data", "invalid: Invalid input."),
+    )
+    assert found.meta == {"duplicate_profile_id": "01ABC"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json",
+        b"[]",
+        b"null",
+        b'{"errors":7}',
+        b'{"errors":[7,null]}',
+        b'{"errors":[{"source":5,"meta":[],"title":{"a":1}}]}',
+    ],
+)
+async def test_an_error_answer_of_any_shape_is_read(body: bytes) -> None:
+    found = await answered(400, body)
+    assert isinstance(found, Rejected)
+    assert found.meta == {}
+    assert found.detail.startswith("HTTP 400")
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 409, 410, 413, 422, 429, 500, 503])
+async def test_details_echo_neither_the_request_nor_the_far_ends_own(status: int) -> None:
+    title = f"{ADDRESS} " + "x" * 10_000
+    found = await answered(status, errors(error(), error(title=title)))
+    assert isinstance(found, DeliveryError)
+    said = f"{found} {found!r} {found.detail} {getattr(found, 'pointers', '')}"
+    assert ADDRESS not in said
+    assert "not a valid address" not in said
+    assert SECRET not in said
+    assert len(found.detail) < 1_000
+
+
+async def test_an_answer_reads_its_json() -> None:
+    found = await answered(200, b'{"a":1}')
+    assert isinstance(found, Answer)
+    assert found.json() == {"a": 1}
+    assert found.headers["content-type"] == "application/vnd.api+json"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"a":', b"\xff"])
+async def test_an_unreadable_answer_is_unknown(body: bytes) -> None:
+    found = await answered(200, body)
+    assert isinstance(found, Answer)
+    with pytest.raises(Unknown) as caught:
+        found.json()
+    assert caught.value.problem is Problem.ANSWER_UNREADABLE
+    assert caught.value.status == 200
+
+
+# ── every exception of httpx ─────────────────────────────────────────────────────────────────────
+
+NO_BYTE_LEFT = {
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
+}
+
+
+def family(kind: type[httpx.HTTPError]) -> list[type[httpx.HTTPError]]:
+    return [kind, *(child for sub in kind.__subclasses__() for child in family(sub))]
+
+
+EVERY = sorted(set(family(httpx.HTTPError)), key=lambda kind: kind.__name__)
+
+
+def make_error(kind: type[httpx.HTTPError]) -> httpx.HTTPError:
+    if kind is httpx.HTTPStatusError:
+        request = httpx.Request("GET", BASE)
+        return httpx.HTTPStatusError("x", request=request, response=httpx.Response(200))
+    return kind("x")
+
+
+@pytest.mark.parametrize("kind", EVERY)
+async def test_every_error_of_httpx_says_whether_a_byte_may_have_left(
+    kind: type[httpx.HTTPError],
+) -> None:
+    wanted = Wait if kind in NO_BYTE_LEFT else Unknown
+    assert type(translate(make_error(kind))) is wanted
+    found = await outcome(make_http(make_error(kind)))
+    assert isinstance(found, Blocked if kind is httpx.LocalProtocolError else wanted)
+
+
+@pytest.mark.parametrize(
+    ("failed", "problem"),
+    [
+        (httpx.ConnectTimeout("x"), Problem.NOT_CONNECTED),
+        (httpx.PoolTimeout("x"), Problem.NOT_CONNECTED),
+        (httpx.ConnectError("x"), Problem.NOT_CONNECTED),
+        (httpx.ReadTimeout("x"), Problem.TIMED_OUT),
+        (httpx.WriteTimeout("x"), Problem.TIMED_OUT),
+        (httpx.ReadError("x"), Problem.CONNECTION_LOST),
+        (httpx.WriteError("x"), Problem.CONNECTION_LOST),
+        (httpx.CloseError("x"), Problem.CONNECTION_LOST),
+        (httpx.RemoteProtocolError("x"), Problem.ANSWER_UNREADABLE),
+        (httpx.DecodingError("x"), Problem.ANSWER_UNREADABLE),
+    ],
+)
+async def test_an_error_of_the_network_has_its_problem(
+    failed: httpx.HTTPError, problem: Problem
+) -> None:
+    found = await outcome(make_http(failed))
+    assert isinstance(found, DeliveryError)
+    assert (found.problem, found.status) == (problem, None)
+
+
+async def test_an_address_that_is_none_was_certainly_not_called() -> None:
+    http = make_http(lambda _: httpx.Response(202))
+    with pytest.raises(Wait):
+        await http.call("GET", "/a\nb?email=ana@example.com", route="GET /a")
+    await http.aclose()
+
+
+# ── TLS and secrets ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "http://a.klaviyo.com",
+        "http://127.evil.example",
+        "http://10.0.0.1",
+        "http://localhost.evil.example",
+        "ftp://a.klaviyo.com",
+    ],
+)
+async def test_nothing_is_sent_without_tls(base: str) -> None:
+    sent: list[httpx.Request] = []
+    seen: list[Seen] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(202)
+
+    found = await outcome(make_http(handle, base_url=base, seen=seen.append))
+    assert isinstance(found, Blocked)
+    assert (found.problem, found.scope) == (Problem.TLS_REQUIRED, "account")
+    assert (sent, seen) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "base", ["https://a.klaviyo.com", "http://localhost:1", "http://127.0.0.2", "http://[::1]:1"]
+)
+async def test_tls_and_loopback_are_called(base: str) -> None:
+    assert isinstance(
+        await outcome(make_http(lambda _: httpx.Response(202), base_url=base)), Answer
+    )
+
+
+async def test_a_host_that_is_allowed_is_called_without_tls() -> None:
+    found = await outcome(
+        make_http(
+            lambda _: httpx.Response(202),
+            base_url="http://Inside.example",
+            allow_http=frozenset({"inside.example"}),
+        )
+    )
+    assert isinstance(found, Answer)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.255.0.9", True),
+        ("::1", True),
+        ("127.evil.example", False),
+        ("0.0.0.0", False),
+        ("", False),
+    ],
+)
+def test_only_this_machine_is_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+def test_a_key_is_in_no_repr() -> None:
+    key = HeaderKey("Authorization", SecretStr(SECRET), prefix="Klaviyo-API-Key ")
+    assert key() == {"Authorization": f"Klaviyo-API-Key {SECRET}"}
+    assert SECRET not in f"{key!r} {key}"
+    assert SECRET not in repr(make_http(lambda _: httpx.Response(202)))
+
+
+@pytest.mark.parametrize("key", ["verysecret\n", "verysecret\r\nx: y", "verysecreté"])
+async def test_a_key_that_is_no_header_blocks_and_is_not_quoted(key: str) -> None:
+    """h11 says `Illegal header value b'…'`, with the key in it."""
+    server = await asyncio.start_server(lambda _, w: w.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    http = Http(
+        f"http://127.0.0.1:{port}",
+        vendor="platform",
+        clock=FakeClock(),
+        credential=HeaderKey("api-key", SecretStr(key)),
+    )
+    async with server:
+        with pytest.raises(Blocked) as caught:
+            await http.call("GET", "/", route="GET /")
+    await http.aclose()
+    assert (caught.value.problem, caught.value.scope) == (Problem.PLATFORM_KEY, "account")
+    assert "verysecret" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_every_call_is_seen_by_its_route_and_never_by_its_path() -> None:
+    seen: list[Seen] = []
+    http = make_http(lambda _: httpx.Response(202), seen=seen.append)
+    await http.call("GET", f"/api/profiles?email={ADDRESS}", route="GET /api/profiles")
+    await http.aclose()
+    await outcome(make_http(httpx.ReadTimeout("x"), seen=seen.append))
+    assert [(s.route, s.status) for s in seen] == [
+        ("GET /api/profiles", 202),
+        ("POST /api/events", None),
+    ]
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    found = await answered(307, headers={"location": "https://elsewhere.example/"})
+    assert isinstance(found, Blocked)
+    assert found.scope == "lane"
+
+
+# ── real sockets ─────────────────────────────────────────────────────────────────────────────────
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def far_end(talk: Talk, **more: Any) -> AsyncIterator[Http]:
+    """A server that talks as it is told, and an Http that calls it."""
+    talking: set[asyncio.Task[None]] = set()
+
+    async def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        talking.add(task)
+        try:
+            await talk(reader, writer)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(met, "127.0.0.1", 0)
+    http = Http(
+        f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+        vendor="klaviyo",
+        clock=FakeClock(),
+        credential=dict,
+        **more,
+    )
+    try:
+        yield http
+    finally:
+        await http.aclose()
+        for task in talking:
+            task.cancel()
+        server.close()
+
+
+async def hear(reader: asyncio.StreamReader) -> None:
+    """One request with its body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert f"content-length: {len(BODY)}".encode() in head.lower()
+    await reader.readexactly(len(BODY))
+
+
+async def post(http: Http) -> Answer | DeliveryError:
+    try:
+        return await http.call("POST", "/api/events", route="POST /api/events", content=BODY)
+    except DeliveryError as failed:
+        return failed
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+async def test_a_refused_connection_was_certainly_not_applied() -> None:
+    http = Http(
+        f"http://127.0.0.1:{free_port()}", vendor="klaviyo", clock=FakeClock(), credential=dict
+    )
+    found = await outcome(http)
+    assert isinstance(found, Wait)
+    assert found.problem is Problem.NOT_CONNECTED
+
+
+async def test_a_name_that_does_not_resolve_has_its_own_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def nowhere(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    # As a resolver answers for a name under .invalid, without asking one.
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", nowhere)
+    http = Http("https://nowhere.invalid", vendor="klaviyo", clock=FakeClock(), credential=dict)
+    found = await outcome(http)
+    assert isinstance(found, Wait)
+    assert found.problem is Problem.NAME_NOT_RESOLVED
+
+
+async def test_a_server_without_tls_is_not_connected() -> None:
+    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+
+    async with far_end(talk) as http:
+        secure = http._base.replace("http://", "https://")
+        found = await outcome(Http(secure, vendor="klaviyo", clock=FakeClock(), credential=dict))
+    assert isinstance(found, Wait)
+    assert found.problem is Problem.NOT_CONNECTED
+    assert "TLS" in found.detail
+
+
+async def test_a_reset_after_the_request_is_unknown() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hear(reader)
+        connection = writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async with far_end(talk) as http:
+        found = await post(http)
+    assert isinstance(found, Unknown)
+    assert found.problem is Problem.CONNECTION_LOST
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"HTTP/1.1 20",
+        b"HTTP/1.1 202 Accepted\r\ncontent-length: 50\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\nhalf",
+        b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nnope",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+    ],
+)
+async def test_a_torn_answer_is_unknown(said: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hear(reader)
+        writer.write(said)
+        await writer.drain()
+
+    async with far_end(talk) as http:
+        found = await post(http)
+    assert isinstance(found, Unknown)
+    assert found.problem is Problem.ANSWER_UNREADABLE
+
+
+async def test_a_stalled_answer_is_unknown() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hear(reader)
+        await asyncio.Event().wait()
+
+    async with far_end(talk, timeout=0.05) as http:
+        found = await post(http)
+    assert isinstance(found, Unknown)
+    assert found.problem is Problem.TIMED_OUT
+
+
+ACCEPTED = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n"
+
+
+async def test_a_kept_connection_that_dies_under_a_request_is_unknown() -> None:
+    """The server may have read it: it cannot be told from a request that was applied."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hear(reader)
+        writer.write(ACCEPTED)
+        await writer.drain()
+        await hear(reader)
+
+    async with far_end(talk) as http:
+        assert isinstance(await post(http), Answer)
+        found = await post(http)
+    assert isinstance(found, Unknown)
+
+
+async def test_a_kept_connection_that_was_closed_in_between_is_replaced() -> None:
+    closed = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hear(reader)
+        writer.write(ACCEPTED)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        closed.set()
+
+    async with far_end(talk) as http:
+        for _ in range(3):
+            closed.clear()
+            assert isinstance(await post(http), Answer)
+            await closed.wait()
+
+
+async def test_asking_a_probe_says_why_there_was_no_answer() -> None:
+    assert await ask(f"http://127.0.0.1:{free_port()}/ready") == (0, "no answer: ConnectError")
+
+
+async def test_a_body_is_called_json_unless_its_type_is_named() -> None:
+    seen: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("content-type"))
+        return httpx.Response(204)
+
+    plain = make_http(answer)
+    await plain.call("GET", "/x", route="GET /x")
+    await plain.call("POST", "/x", route="POST /x", content=BODY)
+    named = make_http(answer, headers={"content-type": "application/vnd.api+json"})
+    await named.call("POST", "/x", route="POST /x", content=BODY)
+    assert seen == [None, "application/json", "application/vnd.api+json"]

@@ -1,0 +1,351 @@
+"""No window of the far end's length, wherever it begins, holds more than our share."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connector.domain.lanes import (
+    Spend,
+)
+from connector.net.rate_limit import Governor, Limit
+from connector.testing.fakes.clock import FakeClock
+
+E = "POST /api/events"
+OTHER = "GET /api/accounts"
+
+
+def make_governor(
+    limit: Limit, share: float = 1.0, clock: FakeClock | None = None, **more: Any
+) -> Governor:
+    return Governor(
+        "acct", {E: limit, OTHER: Limit(1, 15)}, clock=clock or FakeClock(), share=share, **more
+    )
+
+
+def busiest(stamps: Sequence[float], seconds: float) -> int:
+    """The most stamps in any window of this length, by brute force; both ends count."""
+    ordered = sorted(stamps)
+    return max(
+        (bisect_left(ordered, at + seconds + 1e-9) - i for i, at in enumerate(ordered)), default=0
+    )
+
+
+def ours(allowed: int, share: float) -> tuple[int, float]:
+    """How many requests of ours a window may hold, and the shortest window that says so."""
+    part = allowed * share
+    return (1, 1 / part) if part < 1 else (math.floor(part), 1.0)
+
+
+def assert_kept(stamps: Sequence[float], limit: Limit, share: float) -> None:
+    burst, second = ours(limit.burst, share)
+    steady, minute = ours(limit.steady, share)
+    assert busiest(stamps, second) <= burst
+    assert busiest(stamps, 60 * minute) <= steady
+    if limit.daily:
+        daily, day = ours(limit.daily, share)
+        assert busiest(stamps, 86_400 * day) <= daily
+
+
+SMALL = st.builds(Limit, st.integers(1, 12), st.integers(1, 60))
+SHARES = st.floats(0.01, 1.0)
+MOVES = st.one_of(
+    st.floats(0, 0.3), st.floats(0.9, 1.1), st.floats(0, 30), st.sampled_from([1.0, 60.0, 1.02])
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("reserve"), st.integers(1, 80), st.booleans()),
+        st.tuples(st.just("give back"), st.integers(1, 80), st.integers(0, 80)),
+        st.tuples(st.just("move"), MOVES, st.none()),
+        st.tuples(st.just("wait"), st.none(), st.none()),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(limit=SMALL, share=SHARES, reserve=st.sampled_from([0.0, 0.2, 0.5]), steps=STEPS)
+def test_no_window_ever_holds_more_than_our_share(
+    limit: Limit, share: float, reserve: float, steps: list[tuple[str, Any, Any]]
+) -> None:
+    clock = FakeClock()
+    governor = make_governor(limit, share, clock, live_reserve=reserve)
+    used: list[float] = []
+    wait = 0.0
+    for what, first, second in steps:
+        if what == "reserve":
+            grant = governor.reserve(E, first, backfill=second)
+            used += [clock.monotonic()] * grant.count
+            wait = grant.wait
+            assert 0 <= grant.count <= first
+            assert (grant.count == 0) == (grant.wait > 0)
+            assert sum(spend.count for spend in grant.spend) == grant.count
+        elif what == "give back":
+            grant = governor.reserve(E, first)
+            unused = min(second, grant.count)
+            governor.release(E, grant, unused)
+            used += [clock.monotonic()] * (grant.count - unused)
+        elif what == "move":
+            clock.move(first)
+        else:
+            clock.move(wait)
+    assert_kept(used, limit, share)
+
+
+@settings(deadline=None, max_examples=60)
+@given(limit=SMALL, share=SHARES, want=st.integers(1, 20))
+def test_our_share_can_be_used_up(limit: Limit, share: float, want: int) -> None:
+    clock = FakeClock()
+    governor = make_governor(limit, share, clock)
+    burst, second = ours(limit.burst, share)
+    steady, minute = ours(limit.steady, share)
+    rate = min(burst / second, steady / (60 * minute))
+    # Long enough for the first windows' worth not to matter, short enough to be quick.
+    until = clock.monotonic() + max(200 / rate, 180 * minute)
+    began = clock.monotonic()
+    granted = asked = 0
+    while clock.monotonic() < until:
+        grant = governor.reserve(E, want)
+        granted += grant.count
+        clock.move(grant.wait)
+        asked += 1
+        assert asked < 50_000
+    assert granted >= 0.95 * rate * (until - began)
+
+
+@settings(deadline=None, max_examples=100)
+@given(limit=SMALL, share=SHARES)
+def test_waiting_as_long_as_told_is_enough(limit: Limit, share: float) -> None:
+    clock = FakeClock()
+    governor = make_governor(limit, share, clock)
+    for _ in range(20):
+        while governor.reserve(E, 5).count:
+            pass
+        clock.move(governor.reserve(E, 1).wait + 1e-3)
+        assert governor.reserve(E, 1).count == 1
+
+
+def drain(governor: Governor, endpoint: str = E, **how: Any) -> int:
+    return sum(iter(lambda: governor.reserve(endpoint, 7, **how).count, 0))
+
+
+@pytest.mark.parametrize(
+    ("limit", "share", "at_once"),
+    [
+        (Limit(350, 3500), 1.0, 350),
+        (Limit(350, 3500), 0.5, 175),
+        (Limit(10, 150), 0.99, 9),
+        (Limit(10, 4), 1.0, 4),
+        (Limit(1, 15), 0.5, 1),
+    ],
+)
+def test_the_share_is_granted_at_once_and_not_one_more(
+    limit: Limit, share: float, at_once: int
+) -> None:
+    assert drain(make_governor(limit, share)) == at_once
+
+
+def test_a_share_below_one_request_stretches_the_window() -> None:
+    clock = FakeClock()
+    governor = make_governor(Limit(1, 15), 0.02, clock)
+    assert governor.reserve(E, 5).count == 1
+    wait = governor.reserve(E, 1).wait
+    # 0.3 requests a minute are one in 200 s; a fiftieth of a second's one is one in 50 s.
+    assert wait == pytest.approx(200 * 1.02)
+    clock.move(199)
+    assert governor.reserve(E, 1).count == 0
+    clock.move(6)
+    assert governor.reserve(E, 5).count == 1
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    limit=st.builds(Limit, st.integers(5, 20), st.integers(20, 60)),
+    reserve=st.floats(0.1, 0.8),
+    steps=STEPS,
+)
+def test_backfill_never_touches_what_is_kept_for_live(
+    limit: Limit, reserve: float, steps: list[tuple[str, Any, Any]]
+) -> None:
+    clock = FakeClock()
+    governor = make_governor(limit, 1.0, clock, live_reserve=reserve)
+    backfilled: list[float] = []
+    for what, first, _ in steps:
+        if what in ("reserve", "give back"):
+            grant = governor.reserve(E, first, backfill=True)
+            backfilled += [clock.monotonic()] * grant.count
+        else:
+            clock.move(first or 0.5)
+    assert busiest(backfilled, 1) <= max(1, math.floor(limit.burst * (1 - reserve)))
+    assert busiest(backfilled, 60) <= max(1, math.floor(limit.steady * (1 - reserve)))
+
+
+def test_live_finds_its_reserve_after_a_backfill_took_all_it_may() -> None:
+    governor = make_governor(Limit(10, 150), live_reserve=0.2)
+    assert drain(governor, backfill=True) == 8
+    assert governor.reserve(E, 1, backfill=True).wait > 0
+    assert drain(governor) == 2
+    assert governor.reserve(E, 1, backfill=True).count == 0
+
+
+def test_a_quota_of_one_still_lets_a_backfill_move() -> None:
+    assert make_governor(Limit(1, 15), live_reserve=0.5).reserve(E, 1, backfill=True).count == 1
+
+
+def test_endpoints_do_not_share_a_quota() -> None:
+    governor = make_governor(Limit(3, 30))
+    assert (drain(governor, E), drain(governor, OTHER)) == (3, 1)
+
+
+def test_a_daily_limit_is_kept() -> None:
+    clock = FakeClock()
+    limit = Limit(10, 150, daily=20)
+    governor = make_governor(limit, 0.5, clock)
+    used: list[float] = []
+    for _ in range(3 * 24 * 4):
+        count = drain(governor)
+        used += [clock.monotonic()] * count
+        clock.move(900)
+    assert_kept(used, limit, 0.5)
+    assert len(used) >= 29
+
+
+# ── restart ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    limit=SMALL,
+    share=SHARES,
+    before=st.lists(st.tuples(st.integers(1, 80), MOVES), max_size=15),
+    down=MOVES,
+    after=st.lists(st.tuples(st.integers(1, 80), MOVES), max_size=15),
+)
+def test_a_window_that_spans_a_restart_holds_no_more_than_our_share(
+    limit: Limit,
+    share: float,
+    before: list[tuple[int, float]],
+    down: float,
+    after: list[tuple[int, float]],
+) -> None:
+    clock = FakeClock()
+    used: list[float] = []
+    saved: list[Spend] = []
+    for steps in (before, after):
+        governor = make_governor(limit, share, clock)
+        governor.load(saved)
+        for want, move in steps:
+            grant = governor.reserve(E, want)
+            used += [clock.monotonic()] * grant.count
+            saved += grant.spend
+            clock.move(move)
+        clock.move(down)
+    assert_kept(used, limit, share)
+
+
+def test_the_spend_of_others_is_nobodys_business() -> None:
+    clock = FakeClock()
+    governor = make_governor(Limit(3, 30), clock=clock)
+    second = clock.now() // 1000
+    governor.load([Spend("another", E, second, 3), Spend("acct", "GET /gone", second, 3)])
+    assert drain(governor) == 3
+
+
+def test_a_spend_of_the_last_minute_is_remembered_and_an_older_one_forgotten() -> None:
+    clock = FakeClock()
+    second = clock.now() // 1000
+    governor = make_governor(Limit(10, 10), clock=clock)
+    governor.load([Spend("acct", E, second - 63, 9), Spend("acct", E, second - 55, 4)])
+    assert drain(governor) == 6
+
+
+def test_a_spend_in_the_future_counts_as_now() -> None:
+    """The wall clock was put back while we were down."""
+    clock = FakeClock()
+    governor = make_governor(Limit(10, 10), clock=clock)
+    governor.load([Spend("acct", E, clock.now() // 1000 + 9_999, 10)])
+    assert drain(governor) == 0
+    clock.move(62)
+    assert drain(governor) == 10
+
+
+# ── what the far end says ────────────────────────────────────────────────────────────────────────
+
+
+def test_nothing_is_granted_before_the_far_end_said() -> None:
+    clock = FakeClock()
+    governor = make_governor(Limit(3, 30), clock=clock)
+    governor.slow_down(E, 30)
+    governor.slow_down(E, 5)
+    assert governor.reserve(E, 1).wait == pytest.approx(30)
+    assert governor.reserve(OTHER, 1).count == 1
+    clock.move(29.9)
+    assert governor.reserve(E, 1).count == 0
+    clock.move(0.2)
+    assert governor.reserve(E, 1).count == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"ratelimit-remaining": "0", "ratelimit-reset": "2"}, 2.0),
+        ({"ratelimit-remaining": "0", "ratelimit-reset": "0"}, 0.1),
+        ({"ratelimit-remaining": "0"}, 1.0),
+        ({"ratelimit-remaining": "0", "ratelimit-reset": "soon"}, 1.0),
+        ({"ratelimit-remaining": "0", "ratelimit-reset": "86400"}, 60.0),
+        ({"ratelimit-remaining": "1", "ratelimit-reset": "9"}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_the_far_end_is_believed_when_nothing_remains(headers: dict[str, str], wait: float) -> None:
+    governor = make_governor(Limit(10, 150))
+    governor.observe(E, headers)
+    grant = governor.reserve(E, 1)
+    assert (grant.count, grant.wait) == (int(wait == 0), pytest.approx(wait))
+
+
+def test_what_is_given_back_can_be_granted_again() -> None:
+    governor = make_governor(Limit(10, 10))
+    first = governor.reserve(E, 10)
+    assert first.count == 10
+    governor.release(E, first, 4)
+    assert drain(governor) == 4
+
+
+def test_a_grant_gives_back_its_own_and_nobody_elses() -> None:
+    clock = FakeClock()
+    governor = make_governor(Limit(2, 150), clock=clock)
+    early = governor.reserve(E, 1)
+    clock.move(0.9)
+    assert governor.reserve(E, 1).count == 1
+    clock.move(0.05)
+    governor.release(E, early, 1)
+    # The late one still counts: only one more fits into the second that it is in.
+    clock.move(0.1)
+    assert drain(governor) == 1
+
+
+def test_what_remains_is_told_for_every_window() -> None:
+    governor = make_governor(Limit(10, 150, daily=1000), 0.5)
+    governor.reserve(E, 2)
+    assert list(governor.remaining()) == [
+        (E, "second", 3),
+        (E, "minute", 73),
+        (E, "day", 498),
+        (OTHER, "second", 1),
+        (OTHER, "minute", 7),
+    ]
+
+
+def test_time_that_quota_made_us_wait_is_told() -> None:
+    told: list[tuple[str, float]] = []
+    governor = make_governor(Limit(1, 15), blocked=lambda *said: told.append(said))
+    governor.reserve(E, 1)
+    grant = governor.reserve(E, 1)
+    assert told == [(E, grant.wait)]

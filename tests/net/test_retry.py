@@ -1,0 +1,125 @@
+"""How long to wait before trying again, and when not to."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.net.retry import Backoff, reading
+from connector.testing.fakes.clock import FakeClock
+
+
+@given(
+    base=st.floats(0.01, 10),
+    maximum=st.floats(0.01, 3600),
+    attempts=st.integers(1, 30),
+    at_least=st.floats(0, 100),
+)
+def test_a_wait_is_between_half_and_all_of_what_it_doubles_to(
+    base: float, maximum: float, attempts: int, at_least: float
+) -> None:
+    wait = Backoff(base, maximum)(attempts, at_least)
+    whole = min(maximum, base * 2 ** (attempts - 1))
+    assert max(at_least, whole / 2) <= wait <= max(at_least, whole) * (1 + 1e-9)
+
+
+@given(attempts=st.integers(31, 10**9))
+def test_a_thousandth_attempt_waits_as_long_as_is_allowed(attempts: int) -> None:
+    assert 150 <= Backoff(1.0, 300.0)(attempts) <= 300
+
+
+def test_two_lanes_do_not_come_back_together() -> None:
+    backoff = Backoff(1.0, 300.0)
+    assert len({backoff(8) for _ in range(20)}) > 1
+
+
+class Flaky:
+    """Fails as it is told, then answers."""
+
+    def __init__(self, clock: FakeClock, *failures: DeliveryError) -> None:
+        self._clock = clock
+        self._failures = list(failures)
+        self.calls: list[float] = []
+
+    async def __call__(self) -> str:
+        self.calls.append(self._clock.monotonic())
+        if self._failures:
+            raise self._failures.pop(0)
+        return "read"
+
+    @property
+    def pauses(self) -> list[float]:
+        return [b - a for a, b in zip(self.calls, self.calls[1:], strict=False)]
+
+
+async def run(clock: FakeClock, flaky: Flaky, attempts: int = 3) -> str:
+    task = asyncio.create_task(reading(flaky, clock=clock, attempts=attempts))
+    await clock.advance(10_000)
+    return await task
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+async def test_a_read_that_works_is_made_once(clock: FakeClock) -> None:
+    flaky = Flaky(clock)
+    assert await run(clock, flaky) == "read"
+    assert len(flaky.calls) == 1
+
+
+async def test_a_read_is_repeated_with_growing_pauses(clock: FakeClock) -> None:
+    flaky = Flaky(clock, Unknown(Problem.TIMED_OUT), Wait(Problem.NOT_CONNECTED))
+    assert await run(clock, flaky) == "read"
+    first, second = flaky.pauses
+    assert 0.25 <= first <= 0.5
+    assert 0.5 <= second <= 1.0
+
+
+async def test_what_the_far_end_said_about_waiting_is_honoured(clock: FakeClock) -> None:
+    flaky = Flaky(clock, Wait(Problem.KLAVIYO_THROTTLED, after=42.0))
+    assert await run(clock, flaky) == "read"
+    assert flaky.pauses == [pytest.approx(42.0)]
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+async def test_it_gives_up_with_the_last_error(clock: FakeClock, attempts: int) -> None:
+    failures = [Unknown(Problem.TIMED_OUT, str(n)) for n in range(10)]
+    flaky = Flaky(clock, *failures)
+    with pytest.raises(Unknown) as caught:
+        await run(clock, flaky, attempts)
+    assert len(flaky.calls) == attempts
+    assert caught.value is failures[attempts - 1]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [Rejected(Problem.KLAVIYO_REFUSED), Blocked(Problem.KLAVIYO_KEY, scope="account")],
+)
+async def test_what_a_repeat_cannot_mend_is_not_repeated(
+    clock: FakeClock, failure: DeliveryError
+) -> None:
+    flaky = Flaky(clock, failure)
+    with pytest.raises(type(failure)):
+        await run(clock, flaky)
+    assert len(flaky.calls) == 1
+
+
+async def test_a_fault_of_ours_is_not_repeated(clock: FakeClock) -> None:
+    calls = 0
+
+    async def broken() -> None:
+        nonlocal calls
+        calls += 1
+        raise KeyError("ours")
+
+    task = asyncio.create_task(reading(broken, clock=clock))
+    await clock.advance(100)
+    with pytest.raises(KeyError):
+        await task
+    assert calls == 1

@@ -1,0 +1,172 @@
+"""A lane under the test's hand: store in memory, fake clock, scripted far end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from connector.domain.lanes import (
+    Lane,
+    LaneState,
+)
+from connector.domain.messages import (
+    Fault,
+    Skip,
+)
+from connector.domain.records import (
+    Entry,
+    Page,
+    Record,
+    State,
+)
+from connector.pipeline.dispatch import Dispatcher, Policy
+from connector.ports import Fence, Mode, Quota
+from connector.runtime.metrics import Metrics
+from connector.testing.fakes.clock import FakeClock, settle_down
+from connector.testing.fakes.sinks import ScriptedSink
+from connector.testing.fakes.store import MemoryStore, Row
+
+BULK = Mode("bulk", size=100, parallel=1)
+_A_YEAR = 365 * 86_400_000
+
+
+class PlainRenderer:
+    """Renders an entry as (its id, the mapping version that it is rendered with)."""
+
+    def __init__(self, version: str = "v1") -> None:
+        self.version = version
+        self.instead: dict[str, Skip | Fault | Exception] = {}
+        self.prepared: list[str | None] = []
+        self.broken: Exception | None = None
+
+    async def prepare(self, entries: Sequence[Entry]) -> None:
+        if self.broken:
+            raise self.broken
+        self.prepared += [entry.mapping for entry in entries if entry.solo]
+
+    def render(self, entry: Entry) -> tuple[str, str | None] | Skip | Fault:
+        instead = self.instead.get(entry.unique_id)
+        if isinstance(instead, Exception):
+            raise instead
+        return instead or (entry.unique_id, entry.mapping if entry.solo else self.version)
+
+
+class SwitchedLease:
+    """A lease that the test takes away."""
+
+    def __init__(self, fence: Fence) -> None:
+        self.fence = fence
+        self.ours = True
+
+    def valid(self) -> bool:
+        return self.ours
+
+
+class Rig:
+    """One running lane."""
+
+    def __init__(self, store: MemoryStore, clock: FakeClock, lane: Lane, fence: Fence) -> None:
+        self.store, self.clock, self.lane = store, clock, lane
+        self.lease = SwitchedLease(fence)
+        self.renderer = PlainRenderer()
+        self.sink: ScriptedSink[Any] = ScriptedSink(bulk=BULK)
+        self.metrics = Metrics("test")
+        self.policy = Policy(bulk_threshold=5, probe_every=30.0, horizon=60_000)
+        self.dispatcher: Dispatcher[Any]
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, **changes: Any) -> None:
+        """Start, or start again as after a restart: with the state that the store remembers."""
+        state = next(s for x, s in await self.store.all() if x.id == self.lane.id)
+        self.policy = changes.get("policy", self.policy)
+        self.dispatcher = Dispatcher(
+            self.lane,
+            state,
+            queue=self.store,
+            lanes=self.store.lanes,
+            sink=self.sink,
+            renderer=self.renderer,
+            lease=self.lease,
+            clock=self.clock,
+            metrics=self.metrics,
+            policy=self.policy,
+        )
+        self._task = asyncio.create_task(self.dispatcher.run())
+        await settle_down()
+
+    async def stop(self, timeout: float = 0.0) -> None:
+        if self._task is None:
+            return
+        stopping = asyncio.create_task(self.dispatcher.stop(timeout))
+        await self.clock.advance(timeout)
+        await stopping
+        await self._task
+        self._task = None
+
+    async def say(self, *keys: str, backfill: bool = False, email: str | None = "a@b.cd") -> None:
+        """Records come in and the lane is told, as Intake does it."""
+        records = [
+            Record(key, f"test:{key}", "Balance changed", self.clock.now(), b"{}", email=email)
+            for key in keys
+        ]
+        page = Page(self.lane, "webhook", records, self.clock.now(), backfill=backfill)
+        await self.store.append([page])
+        self.wake()
+        await settle_down()
+
+    def wake(self) -> None:
+        if self._task:
+            self.dispatcher.wake()
+
+    async def after(self, seconds: float) -> None:
+        await self.clock.advance(seconds)
+
+    def row(self, key: str) -> Row:
+        [row] = [row for row in self.store.rows.values() if row.record.key == key]
+        return row
+
+    def states(self) -> dict[State, int]:
+        return dict(Counter(row.state for row in self.store.rows.values()))
+
+
+@pytest.fixture
+async def make_rig() -> AsyncIterator[Callable[..., Any]]:
+    """Makes a rig that has not started; `quota` and `bulk` are the sink's."""
+    made: list[Rig] = []
+
+    async def make(quota: Quota | None = None, bulk: Mode | None = BULK) -> Rig:
+        store, clock = MemoryStore(), FakeClock()
+        lane = await store.ensure("acme", "klaviyo", "event")
+        fence = await store.acquire("store", "one", now=clock.now(), ttl=_A_YEAR)
+        assert isinstance(fence, Fence)
+        rig = Rig(store, clock, lane, fence)
+        rig.sink = ScriptedSink(bulk=bulk, quota=quota)
+        made.append(rig)
+        return rig
+
+    yield make
+    for rig in made:
+        rig.store.broken = None
+        rig.sink.open.set()
+        await rig.stop(1.0)
+
+
+@pytest.fixture
+async def rig(make_rig: Callable[..., Any]) -> Rig:
+    made: Rig = await make_rig()
+    await made.start()
+    return made
+
+
+@pytest.fixture
+async def still(make_rig: Callable[..., Any]) -> Rig:
+    """A rig that has not started, so that what it finds at its start can be laid out."""
+    made: Rig = await make_rig()
+    return made
+
+
+__all__ = ["LaneState", "PlainRenderer", "Rig", "SwitchedLease"]

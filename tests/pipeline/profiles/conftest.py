@@ -1,0 +1,419 @@
+"""One line, whole and without sockets: the real store in memory, the real lanes and receipts as
+the workshop puts them together, both sandboxes behind a wire that the test disturbs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import orjson
+import pytest
+from sqlalchemy import create_engine, select
+from sqlalchemy.pool import StaticPool
+
+from connector.app.daemon import read_config
+from connector.app.wiring import Workshop
+from connector.app.wiring.context import Shop
+from connector.config import Config
+from connector.domain.lanes import (
+    LaneId,
+)
+from connector.domain.records import (
+    Page,
+    State,
+)
+from connector.net.http import Http
+from connector.pipeline.intake import Intake
+from connector.ports import Fence, Lease
+from connector.runtime import log
+from connector.runtime.metrics import Metrics
+from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox
+from connector.sandbox.jericommerce.people import TIERS, Person
+from connector.service import Line
+from connector.store.sql import SqlStore
+from connector.store.tables import metadata, outbox, profiles, reads
+from connector.testing.fakes.clock import FakeClock
+from tests.inline import InlineDatabase
+from tests.paths import ROOT
+
+T = TypeVar("T")
+SEVEN = (
+    "balance",
+    "birthdate",
+    "jericommerce_tier_name",
+    "jericommerce_tier_balance",
+    "jericommerce_tier_entered_at",
+    "jericommerce_tier_expires_at",
+    "jericommerce_download_wallet_pass_url",
+)
+_FOREVER = 10 * 365 * 86_400_000
+_TOML = """\
+[store]
+url = "sqlite:///nowhere.db"
+
+[log]
+level = "error"
+
+[delivery]
+bulk_threshold = {bulk_threshold}
+attach_wait = "{attach_wait}"
+
+[[connections]]
+name = "acme"
+source = "jericommerce"
+mapping = "{mapping}"
+email_change = "{email_change}"
+on_leave = "{on_leave}"
+
+[connections.settings]
+base_url = "http://127.0.0.1"
+program = "demo"
+api_key = "jeri_sandbox"
+webhook_secret = "jeri_webhook_secret"
+rate_per_second = 1000
+
+[connections.klaviyo]
+base_url = "http://127.0.0.1"
+private_key = "pk_sandbox"
+rate_share = 1.0
+"""
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """Between us and a sandbox. `before` and `after` seconds pass on the way there and back;
+    `meets` counts writes of one profile that were under way at the same time."""
+
+    def __init__(self, app: Any, clock: FakeClock, addresses: Callable[[str], str]) -> None:
+        self._inner = httpx.ASGITransport(app)
+        self._clock = clock
+        self._addresses = addresses
+        self.before: Callable[[], float] = lambda: 0.0
+        self.after: Callable[[], float] = lambda: 0.0
+        self.flying: Counter[str] = Counter()
+        self.meets: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        written = self._written(request)
+        self.meets += [f"{request.method} {w}" for w in written if self.flying[w]]
+        self.flying.update(written)
+        try:
+            return await self._carry(request)
+        finally:
+            self.flying.subtract(written)
+
+    async def _carry(self, request: httpx.Request) -> httpx.Response:
+        if wait := self.before():
+            await self._clock.sleep(wait)
+        try:
+            answer = await self._inner.handle_async_request(request)
+        except ConnectionResetError as error:
+            raise httpx.ReadError("reset") from error
+        if wait := self.after():
+            await self._clock.sleep(wait)
+        return answer
+
+    def _written(self, request: httpx.Request) -> list[str]:
+        """The addresses whose profiles a request writes fields of."""
+        path = request.url.path
+        if request.method not in ("POST", "PATCH") or not path.startswith("/api/profile"):
+            return []
+        data = orjson.loads(request.content)["data"]
+        if path.startswith("/api/profiles/"):
+            return [self._addresses(path.rsplit("/", 1)[1])]
+        if path == "/api/profile-import":
+            return [data["attributes"]["email"]]
+        return [p["attributes"]["email"] for p in data["attributes"]["profiles"]["data"]]
+
+
+class Held(Lease):
+    """A lease that lasts."""
+
+    def __init__(self, fence: Fence) -> None:
+        self._fence = fence
+
+    @property
+    def fence(self) -> Fence:
+        return self._fence
+
+    def valid(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Wired(Shop):
+    """A shop whose HTTP goes over the rig's wires."""
+
+    wires: Mapping[str, Wire] = field(default_factory=dict)
+
+    def http(self, connection: Any, base_url: str, destination: str, **how: Any) -> Http:
+        watch = how.pop("watch", None)
+        return Http(
+            base_url,
+            clock=self.clock,
+            seen=watch,
+            http=httpx.AsyncClient(transport=self.wires[destination]),
+            **how,
+        )
+
+
+class Site:
+    """A programme, an account, and a daemon between them that can be killed and started again."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        people: int = 0,
+        lag: float = 0.0,
+        job_delay: Any = 1.0,
+        bulk_errors: Any = "all",
+        limits: bool = False,
+    ) -> None:
+        self.clock = FakeClock()
+        self.config = config
+        self.klaviyo = KlaviyoSandbox(
+            now=self._now,
+            limits=limits,
+            job_delay=job_delay,
+            bulk_errors=bulk_errors,
+            log_writes=True,
+        )
+        self.platform = JeriCommerceSandbox(now=self._now, people=people, lag=lag)
+        self.wires = {
+            "klaviyo": Wire(self.klaviyo.app, self.clock, self._address_of),
+            "jericommerce": Wire(self.platform.app, self.clock, str),
+        }
+        self.engine = create_engine(
+            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+        )
+        metadata.create_all(self.engine)
+        self.starts = 0
+        self.line: Line
+        self.store: SqlStore
+        self._outside: set[asyncio.Task[Any]] = set()
+        self._said = 0
+
+    def _now(self) -> float:
+        return self.clock.now() / 1000
+
+    def _address_of(self, id: str) -> str:
+        found = self.klaviyo.profiles_by_id.get(id)
+        return (found or {}).get("email", id)
+
+    # ── the daemon ───────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        self._outside = asyncio.all_tasks()
+        self.database = InlineDatabase(self.engine)
+        self.store = SqlStore("sqlite://", self.database)
+        self.starts += 1
+        fence = await self.store.leases.acquire(
+            "store",
+            f"holder{self.starts}",
+            now=self.clock.now(),
+            ttl=_FOREVER,
+            gone=f"holder{self.starts - 1}",
+        )
+        assert isinstance(fence, Fence)
+        now = self.clock.now()
+        for queue in (self.store, self.store.reads, self.store.profiles):
+            await queue.recover(fence, now=now)
+        metrics = Metrics("test")
+        workshop = Workshop(self.config, self.store, Held(fence), self.clock, metrics)
+        shop = workshop._shop
+        workshop._shop = _Wired(
+            shop.config,
+            shop.store,
+            shop.lease,
+            shop.clock,
+            shop.metrics,
+            shop.quotas,
+            wires=self.wires,
+        )
+        building = asyncio.create_task(workshop.build(self.config.connections[0]))
+        # A start that cannot read the account scopes addresses by the base URL instead, so that
+        # those of before and after are not the same: that is another test's affair.
+        faults, self.klaviyo.faults._faults = self.klaviyo.faults._faults, []
+        while not building.done():
+            await self.clock.advance(0.5)
+        self.klaviyo.faults._faults = faults
+        self.line = building.result()
+        self.intake = Intake(self.store, self.clock, metrics, arrived=self._arrived)
+        loops = [dispatcher.run() for dispatcher in self.line.dispatchers]
+        loops += [loop() for loop in self.line.loops]
+        self._loops = [asyncio.create_task(loop) for loop in loops]
+
+    def _arrived(self, lane: LaneId) -> None:
+        self.line.events.wake()
+        assert self.line.reads
+        self.line.reads.wake()
+
+    async def kill(self) -> None:
+        """As `kill -9`: whatever is in flight is cut off and nothing is settled."""
+        self.database.dead = True
+        ours = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
+        for task in ours:
+            task.cancel()
+        await asyncio.gather(*ours, return_exceptions=True)
+        for wire in self.wires.values():
+            wire.flying.clear()
+
+    # ── what happens outside ─────────────────────────────────────────────────────────────────────
+
+    def webhook(self, name: str, person: Person, *, email: str | None = "") -> dict[str, Any]:
+        """What the platform says of a person, to be delivered now or later."""
+        self._said += 1
+        body: dict[str, Any] = {
+            "id": f"evt-{self._said}",
+            "customerId": person.id,
+            "createdAt": person.home.moment().isoformat() if person.home else "2026-11-01T00:00Z",
+            "properties": {"amount": 5},
+        }
+        if email is not None:
+            body["email"] = email or person.email
+        return {"name": name, "body": body}
+
+    async def deliver(self, said: Mapping[str, Any]) -> None:
+        door = self.line.door
+        assert door
+        records = door.webhook.parse(
+            {"x-jericommerce-event-type": said["name"]}, orjson.dumps(said["body"])
+        )
+        waits = door.attach_wait and not door.hurried()
+        page = Page(
+            door.lane,
+            "webhook",
+            [
+                replace(
+                    r,
+                    refresh=door.wants_read(r.name) or door.renews(r.name),
+                    renew=door.renews(r.name),
+                )
+                for r in records
+            ],
+            self.clock.now(),
+            reads=door.reads,
+            attach_wait=door.attach_wait if waits else 0,
+            gap=door.attach_wait // 2 if waits else 2_000,
+        )
+        await self.intake.page(page)
+
+    async def say(self, name: str, person: Person, **how: Any) -> None:
+        await self.deliver(self.webhook(name, person, **how))
+
+    async def rest(self, minutes: int = 12) -> None:
+        """Time passes until nothing is under way; jobs that wait for a hand are run."""
+        for _ in range(minutes):
+            for job in self.klaviyo.jobs.open():
+                self.klaviyo.jobs.run(job.id)
+            await self.clock.advance(60.0)
+            if not self.busy():
+                break
+
+    def rows(self, query: Any) -> list[Any]:
+        with self.engine.connect() as c:
+            return list(c.execute(query))
+
+    def busy(self) -> list[str]:
+        """What is ready or in flight."""
+        found = []
+        for table, key in ((outbox, "seq"), (reads, "person"), (profiles, "person")):
+            query = select(table).where(table.c.state.in_((State.READY, State.CLAIMED)))
+            found += [
+                f"{table.name} {getattr(row, key)} {State(row.state).name} due {row.due} "
+                f"now {self.clock.now()} {row.problem}"
+                for row in self.rows(query)
+            ]
+        return found
+
+    # ── what must be true ────────────────────────────────────────────────────────────────────────
+
+    def seven(self, email: str) -> dict[str, Any]:
+        """The seven fields at Klaviyo."""
+        found = self.klaviyo.profile(email)
+        properties = found["properties"] if found else {}
+        return {name: properties[name] for name in SEVEN if name in properties}
+
+    def state_of(self, person: Person) -> dict[str, Any]:
+        """Six of the seven fields as the platform has them."""
+        fields: dict[str, Any] = {"balance": person.balance}
+        if person.birthdate:
+            fields["birthdate"] = person.birthdate.isoformat()
+        if person.tier is not None:
+            fields |= {
+                "jericommerce_tier_name": TIERS[person.tier][0],
+                "jericommerce_tier_balance": person.tier_balance,
+                "jericommerce_tier_entered_at": person.entered_at.isoformat(),
+                "jericommerce_tier_expires_at": person.expires_at.isoformat(),
+            }
+        return fields
+
+    def wrong(self, person: Person) -> str | None:
+        """How Klaviyo differs from the platform, if it does. Of the pass link, whose token is new
+        each time, there must be one: that which the last read showed."""
+        there = self.seven(person.email)
+        link = there.pop(SEVEN[-1], None)
+        if there != self.state_of(person):
+            return f"{person.email}: Klaviyo {there}, platform {self.state_of(person)}"
+        views = {
+            str(orjson.loads(row.view).get("pass_url"))
+            for row in self.rows(select(reads.c.view).where(reads.c.view.is_not(None)))
+        }
+        return None if link in views else f"{person.email}: pass link {link} was never read"
+
+    def profile_requests(self) -> dict[str, int]:
+        """Requests that write profiles, by endpoint."""
+        counts: dict[str, dict[str, int]] = self.klaviyo.state()["requests"]  # type: ignore[assignment]
+        return {
+            label: sum(by.values())
+            for label, by in counts.items()
+            if label.startswith(("POST /api/profile", "PATCH /api/profiles"))
+        }
+
+
+class Configs:
+    """Configurations, each read once."""
+
+    def __init__(self, folder: Path, mapping: Path) -> None:
+        self._folder, self._mapping = folder, mapping
+        self._known: dict[str, Config] = {}
+
+    def __call__(
+        self,
+        *,
+        bulk_threshold: int = 50,
+        email_change: str = "new",
+        on_leave: str = "keep",
+        attach_wait: str = "1s",
+    ) -> Config:
+        text = _TOML.format(
+            mapping=self._mapping,
+            bulk_threshold=bulk_threshold,
+            email_change=email_change,
+            on_leave=on_leave,
+            attach_wait=attach_wait,
+        )
+        if text not in self._known:
+            path = self._folder / f"{len(self._known)}.toml"
+            path.write_text(text)
+            self._known[text] = read_config(path)
+        return self._known[text]
+
+
+@pytest.fixture(scope="session")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> Configs:
+    root = ROOT
+    return Configs(tmp_path_factory.mktemp("configs"), root / "mappings" / "jericommerce.toml")
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """The log of thousands of planned faults is no news."""
+    log.configure(format="json", level="critical")
+    yield
+    log.configure(format="console", level="info")

@@ -1,0 +1,145 @@
+"""From a stored record to a message: what must not depend on the attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from connector.domain.errors import Problem
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.domain.messages import (
+    EventMessage,
+    Fault,
+    Skip,
+)
+from connector.domain.records import (
+    Entry,
+)
+from connector.mapping import compile_mapping, load
+from connector.pipeline.rendering import EventRenderer
+from connector.platforms.jericommerce.view import event_view
+from connector.ports import FreshView
+from connector.testing.fakes.store import MemoryStore
+from tests.paths import ROOT
+
+NOW = Millis(1_790_000_000_000)
+MAPPING = load(ROOT / "mappings" / "jericommerce.toml").mapping
+
+
+def entry(**fields: object) -> Entry:
+    body = {"id": "e1", "email": "ada@example.com", "properties": {"amount": 5}}
+    made = Entry(
+        seq=1,
+        unique_id="jericommerce:e1",
+        name="Balance changed",
+        occurred_at=NOW,
+        received_at=NOW,
+        email="ada@example.com",
+        person=7,
+        data=orjson.dumps(body),
+        attempts=1,
+        solo=False,
+        mapping=MAPPING.version,
+        backfill=False,
+    )
+    return replace(made, **fields)  # type: ignore[arg-type]
+
+
+class Views:
+    """connector.ports.Reads, as far as a renderer asks it."""
+
+    def __init__(self, view: FreshView) -> None:
+        self.view = view
+
+    async def fresh(self, people: Sequence[int]) -> dict[int, FreshView]:
+        return {7: self.view} if 7 in people else {}
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 9])
+@pytest.mark.parametrize("solo", [False, True])
+def test_the_unique_id_and_the_identity_are_the_same_at_every_attempt(
+    attempts: int, solo: bool
+) -> None:
+    renderer = EventRenderer(MAPPING, event_view, MemoryStore())
+    first = renderer.render(entry())
+    again = renderer.render(entry(attempts=attempts, solo=solo))
+    assert isinstance(first, EventMessage)
+    assert again == first
+    assert first.unique_id == "jericommerce:e1"
+
+
+async def test_what_may_have_been_applied_is_rendered_with_its_first_mapping() -> None:
+    store = MemoryStore()
+    older = compile_mapping(
+        MAPPING.text.replace('name = "Balance changed"', 'name = "Points"')
+        if 'name = "Balance changed"' in MAPPING.text
+        else MAPPING.text.replace('prefix = ""', 'prefix = "Old "')
+    )
+    await store.remember_mapping(older.version, older.text, now=NOW)
+    renderer = EventRenderer(MAPPING, event_view, store)
+    doubtful = entry(solo=True, mapping=older.version)
+    await renderer.prepare([doubtful])
+    told, fresh = renderer.render(doubtful), renderer.render(entry())
+    assert isinstance(told, EventMessage)
+    assert isinstance(fresh, EventMessage)
+    assert told.metric != fresh.metric
+
+
+@pytest.mark.parametrize(
+    ("view", "at", "writing", "attached"),
+    [
+        ({"email": "ada@example.com", "balance": 9}, NOW, False, True),
+        ({"email": "ada@example.com", "balance": 9}, NOW - 1, False, False),
+        ({"email": "ada@example.com", "balance": 9}, NOW, True, False),
+        ({"email": "new@example.com", "balance": 9}, NOW, False, False),
+    ],
+    ids=["fresh", "read before the event", "a write is in flight", "another address"],
+)
+async def test_only_a_fresh_view_of_the_same_address_is_attached(
+    view: dict[str, object], at: int, writing: bool, attached: bool
+) -> None:
+    reads = Views(FreshView(view, Millis(at), writing))
+    renderer = EventRenderer(MAPPING, event_view, MemoryStore(), reads)  # type: ignore[arg-type]
+    await renderer.prepare([entry()])
+    message = renderer.render(entry())
+    assert isinstance(message, EventMessage)
+    assert ("properties" in message.attributes) == attached
+    assert ("balance_after" in message.properties) == attached
+
+
+@pytest.mark.parametrize("attach", [True, False])
+async def test_a_record_that_lost_its_address_is_skipped_by_its_reason(attach: bool) -> None:
+    mapping = compile_mapping(
+        MAPPING.text.replace("attach_profile = true", f"attach_profile = {str(attach).lower()}")
+    )
+    for word in ("placeholder", "restricted"):
+        reads = Views(FreshView({"withheld": word}, NOW, False))
+        renderer = EventRenderer(mapping, event_view, MemoryStore(), reads)  # type: ignore[arg-type]
+        nameless = entry(email=None, data=orjson.dumps({"id": "e1", "properties": {}}))
+        await renderer.prepare([nameless])
+        assert renderer.render(nameless) == Skip(word)  # type: ignore[arg-type]
+        assert isinstance(renderer.render(entry()), EventMessage)
+
+
+def test_a_record_that_cannot_be_rendered_says_so() -> None:
+    fault = EventRenderer(MAPPING, event_view, None).render(entry(data=b"[]"))
+    assert isinstance(fault, Fault)
+    assert fault.problem is Problem.MAPPING_FAILED
+
+
+def test_an_event_that_an_action_of_ours_caused_carries_its_reference() -> None:
+    renderer = EventRenderer(MAPPING, event_view, MemoryStore())
+    body = {"id": "e1", "properties": {"amount": 5, "reason": "Survey \u00b7 lc0123456789"}}
+    echo = renderer.render(entry(data=orjson.dumps(body)))
+    plain = renderer.render(
+        entry(data=orjson.dumps(body | {"id": "xlc0123456789", "properties": {}}))
+    )
+    assert isinstance(echo, EventMessage)
+    assert isinstance(plain, EventMessage)
+    assert echo.properties["connector_action"] == "lc0123456789"
+    assert "connector_action" not in plain.properties

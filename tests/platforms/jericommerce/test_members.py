@@ -1,0 +1,117 @@
+"""Who is in a segment is told by the hundred, and nothing is called confirmed that was not."""
+
+from __future__ import annotations
+
+import httpx
+import orjson
+import pytest
+
+from connector.domain.errors import Blocked, Problem, Unknown, Wait
+from connector.ports import Member
+
+from .rig import Rig
+
+
+def made(*emails: str | None) -> list[tuple[Member, bool]]:
+    return [(Member(email=email), True) for email in emails]
+
+
+async def test_joins_and_leaves_are_told_and_stay_unconfirmed() -> None:
+    rig = await Rig().open()
+    ana, bruno, carla = (person.email for person in rig.platform.people[:3])
+    told = await rig.tell("vip", *made(ana, bruno, carla))
+    assert [t.word for t in told] == ["unconfirmed"] * 3
+    assert rig.platform.segment("vip") == {ana, bruno, carla}
+    await rig.tell("vip", (Member(email=bruno), False))
+    assert rig.platform.segment("vip") == {ana, carla}
+    assert rig.platform.segment("other") == set()
+    assert rig.platform.state()["violations"] == {}
+
+
+async def test_telling_twice_is_harmless() -> None:
+    rig = await Rig().open()
+    email = rig.platform.people[0].email
+    for _ in range(2):
+        await rig.tell("vip", *made(email))
+    assert rig.platform.segment("vip") == {email}
+
+
+async def test_an_answer_that_lists_its_items_confirms_them() -> None:
+    rig = await Rig(sandbox={"lists_items": True}).open()
+    email = rig.platform.people[0].email
+    told = await rig.tell("vip", *made(email.upper(), "nobody@example.com", None))
+    assert [t.word for t in told] == ["confirmed", "refused", "refused"]
+    assert told[2].problem is Problem.NO_IDENTITY
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b"[1]", b'{"items":[{"email":"ana@example.com"}]}', b'"ok"']
+)
+async def test_any_other_answer_leaves_all_unconfirmed(body: bytes) -> None:
+    rig = await Rig(answer=lambda request: httpx.Response(201, content=body)).open()
+    told = await rig.tell("vip", *made("ana@example.com", "bruno@example.com"))
+    assert [t.word for t in told] == ["unconfirmed"] * 2
+
+
+async def test_a_404_means_that_no_item_worked() -> None:
+    rig = await Rig().open()
+    told = await rig.tell("vip", *made("a@example.com", "b@example.com", None))
+    assert [t.word for t in told] == ["refused"] * 3
+    assert [t.problem for t in told] == [
+        Problem.PLATFORM_TARGET,
+        Problem.PLATFORM_TARGET,
+        Problem.NO_IDENTITY,
+    ]
+
+
+async def test_nobody_with_an_address_is_nobody_to_ask_about() -> None:
+    rig = await Rig().open()
+    told = await rig.tell("vip", (Member(platform_id="7"), True))
+    assert [t.word for t in told] == ["refused"]
+    assert rig.platform.state()["requests"] == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "error"),
+    [
+        ("status", 429, Wait),
+        ("status", 503, Wait),
+        ("status", 500, Unknown),
+        ("status", 401, Blocked),
+        ("reset_after", None, Unknown),
+    ],
+)
+async def test_a_call_that_fails_as_a_whole_says_so(
+    kind: str, status: int | None, error: type[Exception]
+) -> None:
+    rig = await Rig().open()
+    rig.platform.faults.parse({"endpoint": "integrations/api", "kind": kind, "status": status})
+    with pytest.raises(error):
+        await rig.tell("vip", *made(rig.platform.people[0].email))
+
+
+async def test_the_words_of_a_membership_are_settings() -> None:
+    bodies: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.content)
+        return httpx.Response(201)
+
+    rig = await Rig(answer=answer, segment_feature="tags", segment_batch=7).open()
+    assert rig.members.size == 7
+    await rig.tell("vip", (Member(email="ana@example.com"), False))
+    assert orjson.loads(bodies[0]) == [
+        {
+            "email": "ana@example.com",
+            "feature": "tags",
+            "payload": {"segment": "vip", "member": False},
+        }
+    ]
+
+
+async def test_a_full_call_is_not_too_much() -> None:
+    rig = await Rig().open()
+    email = rig.platform.people[0].email
+    filler = [f"{n}@example.com" for n in range(rig.members.size - 1)]
+    told = await rig.tell("vip", *made(email, *filler))
+    assert {t.word for t in told} == {"unconfirmed"}

@@ -1,0 +1,89 @@
+"""A daemon in this process, at a sandbox of Klaviyo and whatever platform a test brings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from connector.app.daemon import App, read_config
+from connector.sandbox import KlaviyoSandbox, serve
+
+
+@dataclass
+class Running:
+    """A daemon and the far ends that it speaks to."""
+
+    app: App
+    klaviyo: KlaviyoSandbox
+    urls: Mapping[str, str]
+
+    async def post(
+        self, connection: str, body: bytes, headers: Mapping[str, str], secret: str = ""
+    ) -> tuple[int, str]:
+        path = f"/webhooks/{connection}" + (f"/{secret}" if secret else "")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.app.port}") as caller:
+            answer = await caller.post(path, content=body, headers=dict(headers))
+        return answer.status_code, answer.text
+
+    async def flow(self, route: str, body: bytes, secret: str) -> tuple[int, str]:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.app.port}") as caller:
+            said = {"api-key": secret}
+            answer = await caller.post(f"/flows/{route}", content=body, headers=said)
+        return answer.status_code, answer.text
+
+    async def get(self, path: str) -> tuple[int, str]:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.app.port}") as caller:
+            answer = await caller.get(path)
+        return answer.status_code, answer.text
+
+    async def until(self, look: Callable[[], Any], seconds: float = 15.0) -> Any:
+        """What `look` finds, once it finds something."""
+        for _ in range(round(seconds * 100)):
+            if found := look():
+                return found
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"not within {seconds} s")
+
+    def properties(self, email: str) -> dict[str, Any]:
+        """The custom properties of a profile at Klaviyo."""
+        profile = self.klaviyo.profile(email) or {}
+        found: dict[str, Any] = profile.get("properties") or {}
+        return found
+
+
+@asynccontextmanager
+async def running(
+    folder: Path,
+    config: str,
+    platforms: Mapping[str, Any],
+    environ: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Running]:
+    """`config` is the text of connector.toml; `{NAME}_URL` and KLAVIYO_BASE_URL are set."""
+    klaviyo = KlaviyoSandbox(limits=False)
+    apps = {"klaviyo": (klaviyo.app, 0)} | {name: (app, 0) for name, app in platforms.items()}
+    servers = await serve(apps)
+    urls = {name: servers.url(name) for name in servers.ports}
+    monkeypatch.setenv("KLAVIYO_BASE_URL", urls["klaviyo"])
+    for name in platforms:
+        monkeypatch.setenv(f"{name.upper()}_URL", urls[name])
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+    file = folder / "connector.toml"
+    file.write_text(config)
+    app = App(read_config(file), reread=lambda: read_config(file))
+    try:
+        await app.start()
+        try:
+            yield Running(app, klaviyo, urls)
+        finally:
+            await app.stop()
+    finally:
+        await servers.aclose()

@@ -1,0 +1,168 @@
+"""Fields that an event itself says: heard of at intake, told without a read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from connector.app.daemon import read_config
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.domain.records import (
+    Record,
+)
+from connector.mapping import compile_mapping
+from connector.pipeline.profile_reads import Listener
+from connector.tools.previews import preview
+
+from .daemon import running
+
+MAPPING = """
+version = 1
+source = "http"
+
+[profile.fields.tier]
+type = "string"
+trusted = { "tier.changed" = "event.properties.tier" }
+
+[profile.fields.wallet_pass]
+from_event = { "pass.installed" = "installed", "pass.removed" = "removed" }
+
+[profile.fields.last_scan]
+type = "datetime"
+trusted = { "card.scanned" = "event.time" }
+"""
+CONFIG = """
+[store]
+url = "sqlite:///state/connector.db"
+
+[server]
+port = 0
+shutdown_timeout = "1s"
+
+[[connections]]
+name = "acme"
+source = "http"
+mapping = "own.toml"
+
+[connections.settings]
+webhook_secret = "s3cret"
+
+[connections.klaviyo]
+base_url = "${KLAVIYO_BASE_URL}"
+private_key = "pk_sandbox"
+"""
+NOW = 1_767_225_600
+
+
+def event(id: str, name: str, at: int = NOW, **properties: Any) -> bytes:
+    who = {"person": "m-7", "email": "ana@example.com"}
+    said = {"id": id, "name": name, "time": at, **who, "properties": properties}
+    return orjson.dumps(said)
+
+
+async def test_a_platform_that_cannot_be_read_still_fills_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.toml").write_text(MAPPING)
+    async with running(tmp_path, CONFIG, {}, {}, monkeypatch) as daemon:
+        assert daemon.app.lines["acme"].reads is None
+        for body in (
+            event("1", "tier.changed", NOW + 5, tier="Gold"),
+            event("2", "tier.changed", NOW, tier="Silver"),
+            event("3", "pass.installed", NOW),
+            event("4", "card.scanned", NOW + 9),
+            event("5", "tier.changed", NOW + 8, tier=""),
+            event("6", "something.else", NOW + 8, tier="Bronze"),
+        ):
+            assert (await daemon.post("acme", body, {}, "s3cret"))[0] == 202
+        wanted = {
+            "tier": "Gold",
+            "wallet_pass": "installed",
+            "last_scan": "2026-01-01T00:00:09+00:00",
+        }
+        await daemon.until(lambda: daemon.properties("ana@example.com") == wanted)
+        await daemon.post("acme", event("7", "pass.removed", NOW + 20), {}, "s3cret")
+        wanted["wallet_pass"] = "removed"
+        await daemon.until(lambda: daemon.properties("ana@example.com") == wanted)
+        assert (await daemon.get("/healthz"))[0] == 200
+
+
+async def test_what_is_heard_is_told_although_the_lane_of_events_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.toml").write_text(MAPPING)
+    async with running(tmp_path, CONFIG, {}, {}, monkeypatch) as daemon:
+        await daemon.app.lines["acme"].events.stop(1.0)
+        await daemon.post("acme", event("1", "pass.installed"), {}, "s3cret")
+        wanted = {"wallet_pass": "installed"}
+        await daemon.until(lambda: daemon.properties("ana@example.com") == wanted, 8.0)
+        assert daemon.klaviyo.recorded("http:1") == 0
+
+
+def make_listener(*, partial: bool = True, view: Any = None) -> Listener:
+    def plain(name: str, at: int, body: dict[str, Any], email: str | None) -> dict[str, Any]:
+        shown = {"event": {"name": name, "time": body["t"], "properties": body}, "raw": body}
+        return shown | ({"email": email} if email else {})
+
+    return Listener(
+        compile_mapping(MAPPING),
+        view or plain,
+        lane=1,  # type: ignore[arg-type]
+        account="A",
+        email_change="new",
+        partial=partial,
+    )
+
+
+def record(name: str, *, at: int = 1_000, email: str | None = "a@b.co", **body: Any) -> Record:
+    data = json.dumps({"t": "2026-01-01T00:00:00Z", **body}).encode()
+    return Record("k", "x:k", name, Millis(at), data, person="p", email=email)
+
+
+def test_it_is_of_the_events_time_and_never_of_a_later_one_than_its_receipt() -> None:
+    for at, received, then in ((1_000, 5_000, 1_000), (9_000, 5_000, 5_000)):
+        heard = make_listener().observation(record("pass.removed", at=at), Millis(received))
+        assert heard
+        assert (heard.at, heard.since, heard.changes) == (
+            then,
+            received,
+            {"wallet_pass": "removed"},
+        )
+        assert heard.identity == {"email": "a@b.co"}
+
+
+@pytest.mark.parametrize(
+    "said", [record("tier.changed"), record("tier.changed", tier="-"), record("other", tier="Gold")]
+)
+def test_an_event_without_a_word_says_nothing_and_unsets_nothing(said: Record) -> None:
+    assert make_listener().observation(said, Millis(0)) is None
+    known = make_listener(partial=False).observation(said, Millis(0))
+    assert known
+    assert known.changes == {}
+
+
+def test_a_view_that_fails_costs_no_event() -> None:
+    def broken(*_: Any) -> dict[str, Any]:
+        raise RuntimeError
+
+    assert make_listener(view=broken).observation(record("pass.removed"), Millis(0)) is None
+
+
+def test_preview_shows_what_an_event_itself_says(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(MAPPING)
+    file = tmp_path / "connector.toml"
+    file.write_text(CONFIG.replace("${KLAVIYO_BASE_URL}", "http://127.0.0.1"))
+    config = read_config(file)
+    said = tmp_path / "record.json"
+    said.write_text(json.dumps({"record": json.loads(event("1", "tier.changed", tier="Gold"))}))
+    events, profile = preview(config, config.connections[0], said)
+    assert events["request"].endswith("/api/events")
+    assert profile["request"].endswith("/api/profile-import")
+    attributes = profile["body"]["data"]["attributes"]
+    assert attributes == {"email": "ana@example.com", "properties": {"tier": "Gold"}}

@@ -1,0 +1,258 @@
+"""Platforms by others: installed as their own package they run, and what is wrong with one stops
+its own connections only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from connector.app.daemon import read_config
+from connector.config import show
+from connector.domain.errors import ConfigError, Problem
+from connector.platforms import registry
+from connector.ports import Platform, Whom
+from connector.testing.contracts.platform import Double, PlatformContract, Push
+from connector.tools.checks import check
+
+from .daemon import Running, running
+from .toy_install import TOY, install, on_path
+
+CONFIG = f"""
+[store]
+url = "sqlite:///state/connector.db"
+
+[server]
+port = 0
+shutdown_timeout = "1s"
+
+[[connections]]
+name = "cards"
+source = "toy"
+mapping = "{TOY}/mappings/toy.toml"
+settings = {{ base_url = "${{TOY_URL}}", api_key = "toy-key-1", webhook_secret = "toy-secret-1" }}
+klaviyo = {{ base_url = "${{KLAVIYO_BASE_URL}}", private_key = "pk_sandbox" }}
+"""
+OTHER = """
+[[connections]]
+name = "{name}"
+source = "{source}"
+mapping = "{name}.toml"
+settings = {{ api_key = "other-key-1" }}
+klaviyo = {{ base_url = "${{KLAVIYO_BASE_URL}}", private_key = "pk_sandbox" }}
+"""
+SETTINGS = {
+    "base_url": "http://127.0.0.1",
+    "api_key": "toy-key-1",
+    "webhook_secret": "toy-secret-1",
+}
+REFUSED = {"base_url": "no address"}
+STAMP = orjson.dumps({"stamp": 12, "card": 7, "at": 1_767_225_600})
+
+
+class Cards:
+    """The toy's API."""
+
+    def __init__(self) -> None:
+        self.cards = {"7": {"mail": "ana@example.com", "stamps": 3}}
+        self.app = Starlette(routes=[Route("/cards/{number}", self._card)])
+
+    async def _card(self, request: Request) -> Response:
+        if request.headers.get("x-toy-key") != "toy-key-1":
+            return JSONResponse({}, 401)
+        card = self.cards.get(request.path_params["number"])
+        return JSONResponse(card or {}, 200 if card else 404)
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The toy's package, installed; returns the folder that it was installed into."""
+    target = tmp_path / "site"
+    target.mkdir()
+    install(TOY, target)
+    with on_path(target, monkeypatch):
+        yield target
+
+
+class TestToy(PlatformContract):
+    """An outsider's test, as it would stand beside his adapter."""
+
+    settings = SETTINGS
+    refused = REFUSED
+    mappings = TOY / "mappings"
+
+    @pytest.fixture(autouse=True)
+    def installed(self, toy: Path) -> None:
+        self.platform = registry.load("toy")
+
+    def sign(self, push: Push, key: str) -> Push:
+        return replace(push, secret=key)
+
+    def double(self) -> Double:
+        return Double(Cards().app, known=Whom(1, "7", "ana@example.com", b""))
+
+
+# ── from end to end ──────────────────────────────────────────────────────────────────────────────
+
+
+async def stamped(daemon: Running) -> None:
+    assert (await daemon.post("cards", STAMP, {}, "toy-secret-1"))[0] == 202
+    await daemon.until(lambda: daemon.klaviyo.recorded("toy:12") == 1)
+    wanted = {"toy_stamps": 3, "toy_stars": "★★★"}
+    await daemon.until(lambda: daemon.properties("ana@example.com") == wanted)
+
+
+@pytest.mark.parametrize("source", ["toy", "toy_loyalty:PLATFORM"])
+async def test_an_outsiders_platform_runs(
+    source: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG
+    if source != "toy":
+        mapping = (TOY / "mappings" / "toy.toml").read_text().replace('"toy"', f'"{source}"')
+        (tmp_path / "own.toml").write_text(mapping)
+        config = config.replace('"toy"', f'"{source}"')
+        config = config.replace(f"{TOY}/mappings/toy.toml", "own.toml")
+    async with running(tmp_path, config, {"toy": Cards().app}, {}, monkeypatch) as daemon:
+        await stamped(daemon)
+        assert (await daemon.get("/healthz"))[0] == 200
+
+
+# ── what is wrong with one ───────────────────────────────────────────────────────────────────────
+
+BROKEN = {
+    "missing:PLATFORM": (None, "No module named 'missing'"),
+    "raising:PLATFORM": ("raise RuntimeError('half installed')", "half installed"),
+    "nameless:PLATFORM": ("", "nameless"),
+    "odd:PLATFORM": ("PLATFORM = 5", "not written for interface 1"),
+    "newer:PLATFORM": (
+        "from dataclasses import replace\nfrom toy_loyalty import PLATFORM\n"
+        "PLATFORM = replace(PLATFORM, api_version=2)",
+        "not written for interface 1",
+    ),
+    "closed:PLATFORM": (
+        "from dataclasses import replace\nfrom toy_loyalty import PLATFORM\n"
+        "async def open(settings, kit):\n    raise KeyError('no way')\n"
+        "PLATFORM = replace(PLATFORM, open=open)",
+        "no way",
+    ),
+    "deaf:PLATFORM": (
+        "from dataclasses import replace\nfrom toy_loyalty import PLATFORM\n"
+        "def webhook(settings):\n    raise OSError('no ears')\n"
+        "PLATFORM = replace(PLATFORM, webhook=webhook)",
+        "no ears",
+    ),
+}
+
+
+def other(folder: Path, source: str, mapping: str = "") -> str:
+    """Another connection, called like its source's module, with a mapping of its own."""
+    name = source.partition(":")[0]
+    (folder / f"{name}.toml").write_text(f'version = 1\nsource = "{source}"\n{mapping}')
+    return OTHER.format(name=name, source=source)
+
+
+def broken(source: str, site: Path, folder: Path) -> str:
+    """A connection to a package that fails."""
+    module, text = source.partition(":")[0], BROKEN[source][0]
+    if text is not None:
+        (site / f"{module}.py").write_text(text)
+    return other(folder, source)
+
+
+async def test_a_broken_package_stops_its_own_connections_only(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG + "".join(broken(source, toy, tmp_path) for source in BROKEN)
+    async with running(tmp_path, config, {"toy": Cards().app}, {}, monkeypatch) as daemon:
+        await stamped(daemon)
+        assert list(daemon.app.lines) == ["cards"]
+        status, text = await daemon.get("/healthz")
+        said = dict(line.split(": ", 1) for line in text.splitlines())
+        assert status == 500
+        for source, (_, why) in BROKEN.items():
+            name = source.partition(":")[0]
+            assert why in said[f"C40 {name}"]
+            assert (await daemon.post(name, STAMP, {}, "x"))[0] == 503
+            assert (await daemon.flow(f"{name}/push", b"{}", "x"))[0] == 503
+        assert (await daemon.get("/readyz"))[0] == 200
+        assert (await daemon.post("nobody", STAMP, {}, "x"))[0] == 404
+        needs = (await daemon.app.operator.status())["needs_you"]
+        assert [line.partition(":")[0] for line in needs] == list(said)
+        stopped = await daemon.app.until_idle()
+        assert [line.partition(":")[0] for line in stopped] == list(said)
+
+
+async def test_a_reload_takes_a_broken_package_as_it_takes_a_whole_one(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, CONFIG, {"toy": Cards().app}, {}, monkeypatch) as daemon:
+        file = tmp_path / "connector.toml"
+        file.write_text(CONFIG + broken("raising:PLATFORM", toy, tmp_path))
+        assert (await daemon.app.reload())["reloaded"]
+        assert (await daemon.get("/healthz"))[0] == 500
+        (toy / "raising.py").write_text("from toy_loyalty import PLATFORM")
+        assert (await daemon.app.reload())["reloaded"]
+        assert list(daemon.app.lines) == ["cards", "raising"]
+        file.write_text(CONFIG.replace("toy.toml", "no-such.toml"))
+        with pytest.raises(ConfigError):
+            await daemon.app.reload()
+        assert list(daemon.app.lines) == ["cards", "raising"]
+        file.write_text(CONFIG)
+        assert (await daemon.app.reload())["reloaded"]
+        assert (await daemon.get("/healthz"))[0] == 200
+
+
+def test_a_broken_package_hides_no_fault_of_the_file_and_shows_no_secret(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_URL", "http://127.0.0.1")
+    monkeypatch.setenv("KLAVIYO_BASE_URL", "http://127.0.0.1")
+    file = tmp_path / "connector.toml"
+    file.write_text(CONFIG + broken("raising:PLATFORM", toy, tmp_path))
+    assert "other-key-1" not in show(read_config(file))
+    file.write_text(file.read_text() + 'modules = ["evnets"]\n')
+    with pytest.raises(ConfigError) as caught:
+        read_config(file)
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == [
+        "connections.raising.modules.0"
+    ]
+
+
+async def test_check_says_what_is_wrong_with_a_package_and_looks_at_the_rest(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG + broken("raising:PLATFORM", toy, tmp_path)
+    async with running(tmp_path, config, {"toy": Cards().app}, {}, monkeypatch) as daemon:
+        found = await check(daemon.app.config)
+    faults = [line for line in found if line.level == "fault"]
+    assert [(line.what, line.problem) for line in faults] == [
+        ("raising: package of raising:PLATFORM", Problem.PLUGIN_BROKEN)
+    ]
+    assert any(line.what == "cards: toy key" and line.level == "ok" for line in found)
+
+
+async def test_a_function_that_does_not_import_stops_its_own_connections_only(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = toy / "toy_loyalty-1.0.dist-info" / "entry_points.txt"
+    info.write_text(info.read_text() + "gone = no_such_module:gone\n")
+    gone = '[profile.fields.x]\nfrom = [{ fn = "gone", of = "balance" }]\n'
+    config = CONFIG + other(tmp_path, "toy", gone)
+    async with running(tmp_path, config, {"toy": Cards().app}, {}, monkeypatch) as daemon:
+        assert list(daemon.app.lines) == ["cards"]
+        assert "no_such_module" in daemon.app.broken["toy"]
+
+
+def test_a_platform_is_taken_only_with_its_interface(toy: Path) -> None:
+    found: Any = registry.load("toy")
+    assert isinstance(found, Platform)
+    with pytest.raises(ConfigError, match="no platform `toyy` is installed"):
+        registry.load("toyy")

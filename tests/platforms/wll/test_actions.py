@@ -1,0 +1,120 @@
+"""Points move by one event of the type that a merchant made for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from connector.domain.actions import (
+    Action,
+)
+from connector.domain.errors import Blocked, Problem, Rejected, Unknown, Wait
+from connector.ports import Actions
+
+from .rig import Rig
+
+
+async def actions(rig: Rig, statuses: frozenset[int] = frozenset({429, 503})) -> Actions:
+    found = (await rig.open(statuses)).actions
+    assert found
+    return found
+
+
+def action(amount: int = 50, **who: Any) -> Action:
+    """An adjustment for somebody, or for the first user."""
+    given = who or {"person": "crm-1001"}
+    return Action("adjust", "ref-1", amount=amount, reason="Birthday", **given)
+
+
+@pytest.mark.parametrize("amount", [50, -50])
+async def test_an_adjustment_is_applied_and_told(amount: int) -> None:
+    rig = Rig()
+    user = next(iter(rig.platform.users))
+    before = user.points
+    side = await actions(rig)
+    assert await side.apply(action(amount)) == "event-1"
+    assert user.points == before + amount
+    assert rig.platform.adjusted("ref-1") == 1
+    assert rig.platform.violations == {}
+    assert rig.platform.token_calls == 0, "the event type's own secret is proof enough"
+    [said] = rig.platform.waiting
+    assert (said.type, said.payload) == (
+        "POINTS_ADJUSTED",
+        {"amount": amount, "reason": "Birthday"},
+    )
+    assert await side.look_up(action(amount)) == "unknowable"
+
+
+async def test_a_customer_is_found_by_any_id() -> None:
+    rig = Rig()
+    user = next(iter(rig.platform.users))
+    for number, id in enumerate((user.id, str(user.account), user.auth), start=1):
+        assert await (await actions(rig)).apply(action(customer=id)) == f"event-{number}"
+
+
+@pytest.mark.parametrize(
+    ("who", "problem"),
+    [
+        ({"customer": "nobody"}, Problem.PLATFORM_TARGET),
+        ({"email": "ana@example.org"}, Problem.NO_IDENTITY),
+    ],
+)
+async def test_who_cannot_be_found_is_refused(who: dict[str, Any], problem: Problem) -> None:
+    rig = Rig()
+    with pytest.raises(Rejected) as caught:
+        await (await actions(rig)).apply(action(**who))
+    assert caught.value.problem is problem
+    assert rig.platform.state()["adjustments"] == 0
+
+
+async def test_a_question_that_is_not_answered_leaves_nothing_in_doubt() -> None:
+    rig = Rig()
+    rig.platform.faults.add("users/{subject}", "status", status=500)
+    with pytest.raises(Wait):
+        await (await actions(rig)).apply(action(customer="crm-1001"))
+
+
+@pytest.mark.parametrize("kind", ["reset_after", "truncate", "reset_before"])
+async def test_an_answer_that_is_lost_leaves_it_in_doubt(kind: Any) -> None:
+    rig = Rig()
+    rig.platform.faults.add("events", kind)
+    with pytest.raises(Unknown):
+        await (await actions(rig)).apply(action())
+    assert rig.platform.adjusted("ref-1") == (0 if kind == "reset_before" else 1)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(423, Wait), (429, Wait), (500, Unknown)])
+async def test_the_connection_says_which_answers_mean_not_applied(
+    status: int, kind: type[Exception]
+) -> None:
+    rig = Rig()
+    rig.platform.faults.add("events", "status", status=status)
+    with pytest.raises(kind):
+        await (await actions(rig, frozenset({423, 429, 503}))).apply(action())
+
+
+async def test_a_user_or_type_that_wll_does_not_know_is_refused() -> None:
+    for rig, who in ((Rig(), "nobody"), (Rig(points_event_type="OTHER"), "crm-1001")):
+        unknown = Action("increase", "ref-1", person=who, amount=1, reason="x")
+        with pytest.raises(Rejected) as caught:
+            await (await actions(rig)).apply(unknown)
+        assert caught.value.problem is Problem.PLATFORM_TARGET
+
+
+async def test_a_wrong_event_secret_blocks() -> None:
+    rig = Rig(points_event_secret="another")
+    with pytest.raises(Blocked) as caught:
+        await (await actions(rig)).apply(action())
+    assert (caught.value.problem, caught.value.scope) == (Problem.PLATFORM_KEY, "account")
+    assert "another" not in str(caught.value)
+
+
+def test_an_event_type_comes_with_its_secret() -> None:
+    with pytest.raises(ValidationError, match="points_event_secret beside points_event_type"):
+        Rig(points_event_secret="")
+
+
+async def test_without_an_event_type_nothing_can_move_points() -> None:
+    assert (await Rig(points_event_type="").open()).actions is None

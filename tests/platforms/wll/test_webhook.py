@@ -1,0 +1,135 @@
+"""An event without an id is known again by what it says, and nobody else is let in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from connector.domain.errors import Malformed
+from connector.domain.records import (
+    Record,
+)
+from connector.platforms.wll.settings import Settings
+from connector.platforms.wll.webhook import WllWebhook, words
+
+from .rig import SETTINGS
+
+SAID: dict[str, Any] = {
+    "type": "PURCHASED_REWARD",
+    "reportedAt": "2026-01-01T10:00:00.000Z",
+    "subject": "crm-1001",
+    "payload": {"rewardName": "Free coffee", "price": 200},
+}
+MORNING = 1_767_261_600_000
+
+
+def parse(body: bytes | dict[str, Any], **settings: Any) -> Record:
+    webhook = WllWebhook(Settings.model_validate({**SETTINGS, **settings}))
+    [record] = webhook.parse({}, body if isinstance(body, bytes) else orjson.dumps(body))
+    return record
+
+
+def test_a_record_says_who_and_when_and_leaves_the_address_to_a_read() -> None:
+    record = parse(SAID)
+    assert (record.name, record.person, record.email) == ("Purchased Reward", "crm-1001", None)
+    assert record.occurred_at == MORNING
+    assert record.unique_id == f"wll:{record.key}"
+    assert record.membership is None
+    assert orjson.loads(record.data) == SAID
+
+
+def test_a_redelivery_is_known_however_it_is_written() -> None:
+    turned = {key: SAID[key] for key in reversed(SAID)}
+    turned["payload"] = {"price": 200, "rewardName": "Free coffee"}
+    assert parse(orjson.dumps(turned, option=orjson.OPT_INDENT_2)).key == parse(SAID).key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "POINTS_ADJUSTED"},
+        {"subject": "crm-1002"},
+        {"reportedAt": "2026-01-01T10:00:00.001Z"},
+        {"payload": {"rewardName": "Free coffee", "price": 201}},
+        {"payload": {}},
+    ],
+)
+def test_anything_else_is_another_event(change: dict[str, Any]) -> None:
+    assert parse({**SAID, **change}).key != parse(SAID).key
+
+
+def test_a_missing_payload_is_an_empty_one() -> None:
+    bare = {key: value for key, value in SAID.items() if key != "payload"}
+    assert parse(bare).key == parse({**SAID, "payload": {}}).key
+
+
+@pytest.mark.parametrize(
+    ("written", "at"),
+    [
+        ("2026-01-01T10:00:00", MORNING),
+        ("2026-01-01T11:00:00.5+01:00", MORNING + 500),
+        ("2026-01-01 10:00:00Z", MORNING),
+    ],
+)
+def test_a_time_without_a_zone_is_utc(written: str, at: int) -> None:
+    assert parse({**SAID, "reportedAt": written}).occurred_at == at
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"reportedAt": None}, "reportedAt"),
+        ({"reportedAt": "yesterday"}, "reportedAt"),
+        ({"subject": ""}, "subject"),
+        ({"subject": None}, "subject"),
+        ({"subject": "x" * 201}, "subject"),
+        ({"type": ["x"]}, "type"),
+        ({"payload": "x"}, "payload"),
+    ],
+)
+def test_what_cannot_be_read_is_named(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(Malformed, match=word):
+        parse({**SAID, **change})
+
+
+def test_an_account_number_may_be_a_number() -> None:
+    assert parse({**SAID, "subject": 1000001}).person == "1000001"
+
+
+@pytest.mark.parametrize(
+    ("type", "said"),
+    [
+        ("PURCHASED_REWARD", "Purchased Reward"),
+        ("TIER2_REACHED", "Tier2 Reached"),
+        ("Already in words", "Already in words"),
+        ("cashbackRegistered", "cashbackRegistered"),
+    ],
+)
+def test_a_type_is_put_in_words(type: str, said: str) -> None:
+    assert words(type) == said
+
+
+@pytest.mark.parametrize(
+    ("type", "payload", "membership"),
+    [
+        ("AUDIENCE_JOINED", {"audienceId": "a1", "audienceName": "VIP"}, ("a1", True)),
+        ("AUDIENCE_LEFT", {"audience": {"name": "VIP"}}, ("VIP", False)),
+        ("AUDIENCE_JOINED", {"audience": "VIP"}, ("VIP", True)),
+        ("AUDIENCE_JOINED", {"id": 7}, ("7", True)),
+        ("AUDIENCE_JOINED", {"audienceId": None, "other": 1}, None),
+        ("PURCHASED_REWARD", {"audienceId": "a1"}, None),
+    ],
+)
+def test_the_events_of_audiences_are_memberships_too(
+    type: str, payload: dict[str, Any], membership: tuple[str, bool] | None
+) -> None:
+    record = parse({**SAID, "type": type, "payload": payload})
+    assert record.membership == membership
+    assert record.name == words(type)
+
+
+def test_without_their_names_no_event_is_a_membership() -> None:
+    joined = {**SAID, "type": "AUDIENCE_JOINED", "payload": {"audienceId": "a1"}}
+    assert parse(joined, join_event="", leave_event="").membership is None

@@ -1,0 +1,125 @@
+"""Yotpo's sandbox, a client at it, and a clock: whoever sleeps wakes at once, and it is later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from connector.domain.actions import (
+    Action,
+)
+from connector.domain.lanes import (
+    Spend,
+)
+from connector.net.rate_limit import Governor
+from connector.platforms.yotpo import PLATFORM
+from connector.platforms.yotpo.settings import Settings
+from connector.ports import Actions, Client, History, PeoplePage, Reader, Sight, Stream, Whom
+from connector.sandbox import YotpoSandbox
+from connector.sandbox.yotpo.people import Customer
+from connector.testing.contracts.platform import Hasty, kit_at
+
+SETTINGS: dict[str, Any] = {
+    "base_url": "http://127.0.0.1",
+    "guid": "guid-sandbox",
+    "api_key": "yotpo_sandbox",
+    "webhook_secret": "whsec-0123456789",
+}
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings.model_validate({**SETTINGS, **changes})
+
+
+class Rig:
+    """`async with Rig(…) as rig`. `sandbox` are the double's arguments, the rest settings."""
+
+    def __init__(self, *, sandbox: dict[str, Any] | None = None, **changes: Any) -> None:
+        self.clock = Hasty()
+        # At the start of a second, as the sandbox counts them.
+        self.platform = YotpoSandbox(
+            now=lambda: self.clock.now() / 1000,
+            **{"people": 20, "rate_per_second": None, **(sandbox or {})},
+        )
+        self.settings = settings(**changes)
+        self.governors: list[Governor] = []
+        self.remembered: list[Spend] = []
+        self.client: Client
+
+    async def __aenter__(self) -> Rig:
+        kit = kit_at(self.platform.app, self.clock)
+
+        async def quota(credential: str, limits: Any) -> Governor:
+            governor = await kit.quota(credential, limits)
+            self.governors.append(governor)
+            return governor
+
+        async def remember(spend: Sequence[Spend]) -> None:
+            self.remembered.extend(spend)
+
+        assert PLATFORM.open is not None
+        self.client = await PLATFORM.open(
+            self.settings, replace(kit, quota=quota, remember=remember)
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.aclose()
+
+    @property
+    def reader(self) -> Reader:
+        assert self.client.reader is not None
+        return self.client.reader
+
+    @property
+    def changes(self) -> Stream:
+        assert self.client.changes is not None
+        return self.client.changes
+
+    @property
+    def history(self) -> History:
+        assert self.client.history is not None
+        return self.client.history
+
+    @property
+    def actions(self) -> Actions:
+        assert self.client.actions is not None
+        return self.client.actions
+
+    async def permitted(self, quota: Any, endpoint: str) -> None:
+        """A permit, as a lane gets one."""
+        while not (grant := quota.reserve(endpoint, 1)).count:
+            await self.clock.sleep(grant.wait)
+
+    async def read(self, who: Customer | Whom, *reads: str) -> Sight | None:
+        """As the lane reads: with one permit in hand."""
+        whom = who if isinstance(who, Whom) else Whom(1, who.id, who.email, b"")
+        await self.permitted(self.reader.quota, self.reader.endpoint)
+        return await self.reader.read(whom, frozenset(reads))
+
+    async def apply(self, action: Action) -> str | None:
+        await self.permitted(self.actions.quota, self.actions.endpoint)
+        return await self.actions.apply(action)
+
+    async def walk(self, cursor: str | None = None) -> list[PeoplePage]:
+        """Pages of the changes up to the end of a walk."""
+        pages: list[PeoplePage] = []
+        while not pages or pages[-1].more:
+            pages.append(await self.changes.page(cursor, frozenset()))
+            cursor = pages[-1].cursor
+            assert len(pages) < 100, "a walk without an end"
+        return pages
+
+    def requests(self, route: str) -> int:
+        """How many calls of this route were answered."""
+        found: Any = self.platform.state()["requests"]
+        return sum(found.get(route, {}).values())
+
+
+def body(topic: str = "swell/points/changed", **said: Any) -> bytes:
+    """A webhook's body."""
+    name = topic.replace("swell", "Swell").replace("/", " ").title()
+    return orjson.dumps({"topic": topic, "name": name, "email": "ana@example.com", **said})

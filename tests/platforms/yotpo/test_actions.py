@@ -1,0 +1,253 @@
+"""Points are adjusted once: what was certainly not done is tried again, what may have been done is
+looked for by its reference, and nothing is called absent that only cannot be seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from connector.domain.actions import (
+    Action,
+)
+from connector.domain.errors import Blocked, Rejected, Unknown, Wait
+from connector.platforms.yotpo.actions import TITLE_MAX, YotpoActions
+from connector.sandbox.yotpo.people import Customer
+
+from .rig import Rig
+
+ACTION = Action("adjust", "kr7-1a2b", email="ana@example.com", amount=40, reason="Survey")
+
+
+@pytest.fixture
+async def rig() -> Any:
+    async with Rig() as made:
+        made.platform.add("ana@example.com", balance=100, earned=100)
+        yield made
+
+
+def balance(rig: Rig) -> int:
+    ana = rig.platform.person("ana@example.com")
+    assert ana is not None
+    return ana.balance
+
+
+# ── what is asked for ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("amount", "earned", "flag"),
+    [
+        (40, None, True),  # reward
+        (40, False, False),  # refund
+        (-40, None, False),  # redeem
+        (-40, True, True),  # take back what was earned
+        (-40, False, False),  # expire
+    ],
+)
+def test_sign_and_flag_are_those_of_yotpos_table(
+    rig: Rig, amount: int, earned: bool | None, flag: bool
+) -> None:
+    assert isinstance(rig.actions, YotpoActions)
+    body = rig.actions.body(replace(ACTION, amount=amount, earned=earned))
+    assert body == {
+        "customer_email": "ana@example.com",
+        "point_adjustment_amount": amount,
+        "apply_adjustment_to_points_earned": flag,
+        "history_title": "Survey · kr7-1a2b",
+        "visible_to_customer": True,
+    }
+
+
+async def test_points_ever_earned_follow_the_flag(rig: Rig) -> None:
+    await rig.apply(replace(ACTION, earned=False))
+    await rig.apply(replace(ACTION, ref="kr7-2"))
+    ana = rig.platform.person("ana@example.com")
+    assert ana is not None
+    assert (ana.balance, ana.earned) == (180, 140)
+
+
+async def test_somebody_without_an_address_is_named_by_id(rig: Rig) -> None:
+    ana = rig.platform.person("ana@example.com")
+    assert ana is not None
+    for known in ({"person": ana.id}, {"customer": ana.id}, {"person": ana.id, "customer": "k"}):
+        await rig.apply(replace(ACTION, email=None, **known))
+    assert balance(rig) == 220
+
+
+@pytest.mark.parametrize(
+    ("form", "reason", "title"),
+    [
+        ("{title} · {ref}", "Survey", "Survey · kr7-1a2b"),
+        ("{title} · {ref}", "", "kr7-1a2b"),
+        ("[{ref}] {title}", "Survey", "[kr7-1a2b] Survey"),
+        ("{title}", "Survey", "Survey"),
+        ("{title}", "", ""),
+        ("{title} · {ref}", "{ref} {title}", "{ref} {title} · kr7-1a2b"),
+        ("{title} · {ref}", "x" * 400, "x" * (TITLE_MAX - 11) + " · kr7-1a2b"),
+    ],
+)
+async def test_the_line_of_the_history(form: str, reason: str, title: str) -> None:
+    async with Rig(reference_format=form) as rig:
+        assert isinstance(rig.actions, YotpoActions)
+        assert rig.actions.title(replace(ACTION, reason=reason)) == title
+        assert len(title) <= TITLE_MAX
+
+
+async def test_yotpos_own_id_comes_back(rig: Rig) -> None:
+    assert await rig.apply(ACTION) == "1"
+    assert rig.platform.state()["violations"] == {}
+
+
+# ── what is refused, and what is tried again ─────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        replace(ACTION, email="nobody@example.com"),
+        replace(ACTION, amount=-101),
+        replace(ACTION, amount=0),
+        replace(ACTION, email=None),
+        replace(ACTION, name="push"),
+    ],
+)
+async def test_what_yotpo_will_never_take_is_refused_alone(rig: Rig, action: Action) -> None:
+    with pytest.raises(Rejected):
+        await rig.apply(action)
+    assert balance(rig) == 100
+
+
+@pytest.mark.parametrize("status", [423, 429, 503])
+async def test_a_busy_customer_is_tried_again(rig: Rig, status: int) -> None:
+    rig.platform.faults.add("points/adjust", "status", status=status, count=1)
+    with pytest.raises(Wait):
+        await rig.apply(ACTION)
+    await rig.apply(ACTION)
+    assert balance(rig) == 140
+
+
+# ── what may have been done ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "found"),
+    [
+        ("status", {"status": 500, "applied": True}, "applied"),
+        ("status", {"status": 502, "applied": False}, "absent"),
+        ("reset_after", {}, "applied"),
+        ("reset_before", {}, "absent"),
+    ],
+)
+async def test_an_unknown_outcome_is_found_by_its_reference(
+    rig: Rig, kind: Any, how: dict[str, Any], found: str
+) -> None:
+    rig.platform.faults.add("points/adjust", kind, count=1, **how)
+    with pytest.raises(Unknown):
+        await rig.apply(ACTION)
+    assert await rig.actions.look_up(ACTION) == found
+    assert balance(rig) == (140 if found == "applied" else 100)
+
+
+async def test_another_reference_is_not_taken_for_ours(rig: Rig) -> None:
+    for ref in ("kr7-1a2bc", "xkr7-1a2b", "kr7-1a2b-2", "KR7-1A2B"):
+        await rig.apply(replace(ACTION, ref=ref))
+    assert await rig.actions.look_up(ACTION) == "absent"
+    await rig.apply(ACTION)
+    assert await rig.actions.look_up(ACTION) == "applied"
+
+
+async def test_what_the_customer_does_not_see_cannot_be_looked_for(rig: Rig) -> None:
+    hidden = replace(ACTION, visible=False)
+    await rig.apply(hidden)
+    assert await rig.actions.look_up(hidden) == "unknowable"
+
+
+async def test_without_the_reference_in_the_line_nothing_can_be_looked_for() -> None:
+    async with Rig(reference_format="{title}") as rig:
+        rig.platform.add("ana@example.com")
+        assert await rig.actions.look_up(ACTION) == "unknowable"
+
+
+async def test_of_a_customer_who_is_gone_nothing_is_known(rig: Rig) -> None:
+    ana = rig.platform.person("ana@example.com")
+    assert ana is not None
+    await rig.apply(ACTION)
+    rig.platform.remove(ana)
+    assert await rig.actions.look_up(ACTION) == "unknowable"
+
+
+@pytest.mark.parametrize("items", [{}, {"history_items": None}, {"history_items": "none"}])
+async def test_an_answer_without_a_history_proves_nothing(
+    rig: Rig, items: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = {"email": "ana@example.com", "referral_link": None, **items}
+    monkeypatch.setattr(Customer, "view", lambda self, **how: dict(shown))
+    assert await rig.actions.look_up(ACTION) == "unknowable"
+
+
+# ── the API of an app ────────────────────────────────────────────────────────────────────────────
+
+APP: dict[str, Any] = {
+    "api": "app",
+    "app_key": "app-1",
+    "adjust_url": "http://127.0.0.1/app/{app_key}/points/adjust",
+}
+RENEWED = {
+    "token_url": "http://127.0.0.1/app/oauth2/token",
+    "client_id": "client-1",
+    "client_secret": "client-secret-1",
+    "refresh_token": "refresh-0",
+}
+IN_QUERY = {"adjust_url": APP["adjust_url"] + "?access_token={access_token}"}
+
+
+@pytest.mark.parametrize(("how", "place"), [({}, "header"), (IN_QUERY, "query")])
+async def test_an_app_adjusts_with_its_token(how: dict[str, str], place: str) -> None:
+    sandbox = {"app_token_in": place}
+    async with Rig(sandbox=sandbox, **{**APP, **how, "access_token": "app-token-0"}) as rig:
+        rig.platform.add("ana@example.com", balance=100)
+        assert await rig.apply(ACTION) == "1"
+        await rig.apply(replace(ACTION, visible=False))
+        assert balance(rig) == 180
+        assert rig.platform.state()["violations"] == {}
+        assert await rig.actions.look_up(ACTION) == "unknowable"
+
+
+@pytest.mark.parametrize(("how", "place"), [({}, "header"), (IN_QUERY, "query")])
+async def test_an_apps_token_is_renewed_and_so_is_what_renews_it(
+    how: dict[str, str], place: str
+) -> None:
+    async with Rig(sandbox={"app_token_in": place}, **{**APP, **RENEWED, **how}) as rig:
+        rig.platform.add("ana@example.com", balance=0)
+        for _ in range(3):
+            await rig.apply(ACTION)
+            # Each time the token has ended: the sandbox replaces both.
+            rig.clock.move(3600)
+        assert balance(rig) == 120
+        assert rig.platform.refresh_token == "refresh-3"
+
+
+async def test_an_app_knows_people_by_address_only() -> None:
+    async with Rig(**APP, access_token="app-token-0") as rig:
+        with pytest.raises(Rejected, match="address"):
+            await rig.apply(replace(ACTION, email=None, person="7"))
+
+
+async def test_an_address_of_the_app_that_is_wrong_refuses_nobody() -> None:
+    wrong = {**APP, "adjust_url": "http://127.0.0.1/app/nowhere"}
+    async with Rig(**wrong, access_token="app-token-0") as rig:
+        with pytest.raises(Blocked) as caught:
+            await rig.apply(ACTION)
+        assert caught.value.scope == "target"
+
+
+async def test_an_app_adjusts_a_hundred_times_a_minute() -> None:
+    async with Rig(**APP, access_token="app-token-0") as rig:
+        rig.platform.add("ana@example.com")
+        began = rig.clock.monotonic()
+        for _ in range(250):
+            await rig.apply(ACTION)
+        assert 120 <= rig.clock.monotonic() - began < 135
+        assert rig.platform.state()["throttled"] == 0

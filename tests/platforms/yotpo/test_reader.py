@@ -1,0 +1,270 @@
+"""A person is read whole, a listing walked to its end in any order, a history told once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from connector.domain.errors import Blocked, DeliveryError, Unknown, Wait
+from connector.domain.lanes import (
+    Millis,
+)
+from connector.mapping import VIEW
+from connector.platforms.yotpo.api import CUSTOMERS, RECENT, REWARDS, TIERS
+from connector.ports import Whom
+
+from .rig import Rig
+
+REACH = ("next_tier.name", "next_reward.name")
+
+
+# ── one person ───────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_person_is_read_by_address() -> None:
+    async with Rig() as rig:
+        person = rig.platform.people[3]
+        person.change(balance=120, tier="Gold")
+        sight = await rig.read(person)
+        assert sight is not None
+        assert (sight.view["balance"], sight.view["tier"]["name"]) == (120, "Gold")
+        assert sight.view["raw"]["referral_link"]["link"] == person.link
+        assert {"raw", "balance", "tier", "birthdate"} <= sight.covers
+        assert rig.platform.state()["violations"] == {}
+
+
+async def test_a_person_without_an_address_is_read_by_id() -> None:
+    async with Rig() as rig:
+        person = rig.platform.people[0]
+        sight = await rig.read(Whom(1, person.id, None, b""))
+        assert sight is not None
+        assert sight.view["email"] == person.email
+
+
+async def test_nobody_is_taken_for_who_has_the_address_now() -> None:
+    async with Rig() as rig:
+        ana, ben = rig.platform.people[:2]
+        former = ana.email
+        ana.change(email="new@example.com")
+        ben.change(email=former)
+        assert await rig.read(Whom(1, ana.id, former, b"")) is None
+        assert await rig.read(Whom(1, None, former, b"")) is not None
+
+
+async def test_what_is_in_reach_is_asked_for_only_where_it_is_mapped_and_once_an_hour() -> None:
+    async with Rig() as rig:
+        person = rig.platform.people[0]
+        person.change(balance=0, earned=20, tier="Bronze")
+        plain = await rig.read(person, "balance")
+        assert plain is not None
+        assert "next_reward" not in plain.covers
+        assert rig.requests(TIERS) == rig.requests(REWARDS) == 0
+        for _ in range(3):
+            sight = await rig.read(person, *REACH)
+        assert sight is not None
+        assert sight.view["next_tier"] == {"name": "Silver", "points_needed": 480}
+        assert sight.view["next_reward"] == {"name": "$5 Coupon", "points_needed": 250}
+        assert "next_reward" in sight.covers
+        assert rig.requests(TIERS) == rig.requests(REWARDS) == 1
+        rig.clock.move(3601)
+        await rig.read(person, *REACH)
+        assert rig.requests(TIERS) == rig.requests(REWARDS) == 2
+        # Permits beyond the caller's own are remembered.
+        assert sum(spend.count for spend in rig.remembered) == 4
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+async def test_without_a_catalogue_the_rest_of_the_person_is_told(status: int) -> None:
+    async with Rig() as rig:
+        rig.platform.faults.add("redemption_options", "status", status=status)
+        sight = await rig.read(rig.platform.people[0], *REACH)
+        assert sight is not None
+        assert not {"next_reward", "next_tier", "next_tier.name"} & sight.covers
+        assert "next_tier.points_needed" in sight.covers
+
+
+async def test_a_key_that_is_refused_for_the_catalogue_is_refused() -> None:
+    async with Rig() as rig:
+        rig.platform.faults.add("vip_tiers", "status", status=401)
+        with pytest.raises(Blocked) as caught:
+            await rig.read(rig.platform.people[0], *REACH)
+        assert caught.value.scope == "account"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(423, Wait), (429, Wait), (503, Wait), (500, Unknown), (401, Blocked)]
+)
+async def test_a_refused_read(status: int, kind: type[DeliveryError]) -> None:
+    async with Rig() as rig:
+        rig.platform.faults.add("customers", "status", status=status, count=1)
+        with pytest.raises(kind):
+            await rig.read(rig.platform.people[0])
+        assert await rig.read(rig.platform.people[0]) is not None
+
+
+async def test_a_check_names_a_wrong_key_and_shows_none() -> None:
+    async with Rig(api_key="wrong-key-1") as rig:
+        [found] = await rig.client.check()
+        assert found.level == "fault"
+        assert found.problem == "P401"
+        assert "wrong-key-1" not in str(found)
+    async with Rig() as rig:
+        [found] = await rig.client.check()
+        assert found.level == "ok"
+
+
+# ── the limit ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_five_a_second_over_all_calls_is_never_passed() -> None:
+    async with Rig(sandbox={"rate_per_second": 5}) as rig:
+        people = rig.platform.people
+        began = rig.clock.monotonic()
+        for _ in range(6):
+            for person in people:
+                await rig.read(person, *REACH)
+            await rig.walk()
+        took = rig.clock.monotonic() - began
+        made = sum(rig.requests(route) for route in (CUSTOMERS, RECENT, TIERS, REWARDS))
+        assert made == 6 * (20 + 1) + 2
+        assert rig.platform.state()["throttled"] == 0
+        assert took < made / 5 * 1.3 + 1
+
+
+async def test_the_headers_are_believed_where_the_limit_is_lower_than_ours() -> None:
+    async with Rig(sandbox={"rate_per_second": 2}, rate_per_second=50) as rig:
+        for person in rig.platform.people:
+            await rig.read(person)
+        assert rig.platform.state()["throttled"] == 0
+
+
+async def test_after_a_429_nothing_is_asked_before_the_reset() -> None:
+    async with Rig() as rig:
+        person = rig.platform.people[0]
+        rig.platform.faults.add("customers", "status", status=429, count=1, retry_after=40)
+        with pytest.raises(Wait):
+            await rig.read(person)
+        before = rig.clock.monotonic()
+        await rig.read(person)
+        assert rig.clock.monotonic() - before >= 40
+
+
+# ── who changed ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest", "shuffled"])
+async def test_a_walk_sees_everybody_in_whatever_order(order: str) -> None:
+    async with Rig(sandbox={"people": 250, "order": order}) as rig:
+        pages = await rig.walk()
+        assert [len(page.people) for page in pages] == [100, 100, 50]
+        seen = {person.platform_id for page in pages for person in page.people}
+        assert seen == {person.id for person in rig.platform.people}
+        changed = rig.platform.people[7]
+        changed.change(balance=31_337)
+        again = await rig.walk(pages[-1].cursor)
+        [found] = [p for page in again for p in page.people if p.platform_id == changed.id]
+        assert found.sight.view["balance"] == 31_337
+        assert found.email == changed.email
+
+
+async def test_a_walk_is_resumed_where_it_stopped() -> None:
+    async with Rig(sandbox={"people": 250}) as rig:
+        first = await rig.changes.page(None, frozenset())
+        rest = await rig.walk(first.cursor)
+        seen = [p.platform_id for page in (first, *rest) for p in page.people]
+        assert len(seen) == len(set(seen)) == 250
+
+
+async def test_a_cursor_that_comes_again_ends_the_walk_and_the_next_begins_anew() -> None:
+    async with Rig(sandbox={"people": 350, "repeats_cursor": True}) as rig:
+        for _ in range(2):
+            pages = await rig.walk("")
+            assert len(pages) == 4
+            assert len({p.platform_id for page in pages for p in page.people}) == 350
+            assert (pages[-1].more, pages[-1].cursor) == (False, "")
+        assert rig.requests(RECENT) == 8
+
+
+async def test_a_listing_that_lags_is_seen_later() -> None:
+    async with Rig(sandbox={"lag": 60.0}) as rig:
+        person = rig.platform.people[0]
+        before = person.balance
+        person.change(balance=before + 1)
+
+        async def shown() -> Any:
+            pages = await rig.walk()
+            people = {p.platform_id: p.sight.view for page in pages for p in page.people}
+            return people[person.id]["balance"]
+
+        assert await shown() == before
+        rig.clock.move(61)
+        assert await shown() == before + 1
+
+
+async def test_what_a_listing_covers_is_what_its_keys_say() -> None:
+    async with Rig() as rig:
+        [page] = await rig.walk()
+        covers = page.people[0].sight.covers
+        assert {"balance", "tier.name", "raw.points_earned"} <= covers
+        assert not [word for word in covers if "expire_on" in word or "referral_link" in word]
+        assert not {"raw", "tier", "next_reward", "next_tier.name"} & covers
+        assert not covers - {*VIEW, *(word for word in covers if word.startswith("raw."))}
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"{}", b'{"customers": null}', b"null"])
+async def test_a_listing_without_a_list_is_no_end(answer: bytes) -> None:
+    async with Rig() as rig:
+
+        async def other(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": answer})
+
+        rig.platform._gate._inner = other
+        with pytest.raises(Unknown):
+            await rig.changes.page(None, frozenset())
+
+
+# ── what happened to one ─────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_history_is_told_once_however_often_it_is_asked_for() -> None:
+    async with Rig() as rig:
+        ana = rig.platform.add("ana@example.com")
+        now = rig.platform.moment()
+        ana.move(100, "Make a Purchase", now)
+        # Two alike in one second are two.
+        ana.move(100, "Make a Purchase", now)
+        rig.clock.move(60)
+        ana.move(-50, "$5 Coupon", rig.platform.moment(), status="CODE-1")
+        who = Whom(1, ana.id, ana.email, b"")
+        first = await rig.history.events(who, None)
+        assert [record.occurred_at for record in first] == sorted(r.occurred_at for r in first)
+        assert len({record.key for record in first}) == len(first) == 3
+        assert {record.name for record in first} == {"Points History"}
+        assert {record.email for record in first} == {"ana@example.com"}
+        rig.clock.move(60)
+        ana.move(100, "Make a Purchase", rig.platform.moment())
+        ana.history[0]["status"] = "Reversed"
+        again = await rig.history.events(Whom(1, None, ana.email, b""), None)
+        assert [r.unique_id for r in again[:3]] == [r.unique_id for r in first]
+        assert len(again) == 4
+        since = Millis(first[-1].occurred_at)
+        late = await rig.history.events(who, since)
+        assert [r.unique_id for r in late] == [r.unique_id for r in again[2:]]
+
+
+async def test_points_that_are_pending_have_not_happened() -> None:
+    async with Rig() as rig:
+        ana = rig.platform.add("ana@example.com")
+        ana.move(100, "Make a Purchase", rig.platform.moment(), status="Pending")
+        who = Whom(1, ana.id, ana.email, b"")
+        assert await rig.history.events(who, None) == []
+        ana.history[0]["status"] = "Approved"
+        assert len(await rig.history.events(who, None)) == 1
+
+
+async def test_the_history_of_nobody_is_empty() -> None:
+    async with Rig() as rig:
+        for who in (Whom(1, None, None, b""), Whom(1, "x", "nobody@example.com", b"")):
+            assert await rig.history.events(who, None) == []

@@ -1,0 +1,166 @@
+"""Addresses out of any file of separated values; a bad row is named by its line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from connector.mapping.address import valid_email
+from connector.sync.backfill import addresses
+from connector.sync.backfill.addresses import FileFault
+
+WORDS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0\r"), max_size=9)
+NAMES = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=8)
+EMAILS = st.builds(lambda name: f"{name}@example.com", NAMES).filter(valid_email)
+
+
+def whole(path: Path, most: int = 3) -> tuple[list[str], list[tuple[int, str]]]:
+    """Every address and every bad row, a few at a time as after as many kills."""
+    good: list[str] = []
+    bad: list[tuple[int, str]] = []
+    cursor: str | None = None
+    while True:
+        batch = addresses.read(path, addresses.look(path), cursor, most)
+        good += batch.good
+        bad += batch.bad
+        cursor = str(batch.behind)
+        if not batch.more:
+            return good, bad
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "people.csv"
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(EMAILS, st.lists(WORDS, min_size=2, max_size=2)), min_size=1),
+    delimiter=st.sampled_from(",;\t|"),
+    header=st.booleans(),
+    place=st.integers(0, 2),
+    mark=st.booleans(),
+    end=st.sampled_from(["\n", "\r\n"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    most=st.integers(1, 5),
+)
+def test_every_address_is_found_however_the_file_is_written(
+    file: Path,
+    rows: list[tuple[str, list[str]]],
+    delimiter: str,
+    header: bool,
+    place: int,
+    mark: bool,
+    end: str,
+    quoting: int,
+    most: int,
+) -> None:
+    def row(address: str, others: list[str]) -> list[str]:
+        return [*others[:place], address, *others[place:]]
+
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting)  # type: ignore[arg-type]
+    if header:
+        writer.writerow(row("E-Mail", ["name", "note"]))
+    writer.writerows(row(email, [w.replace("@", "a") for w in words]) for email, words in rows)
+    file.write_bytes((b"\xef\xbb\xbf" if mark else b"") + text.getvalue().encode())
+    good, bad = whole(file, most)
+    assert good == [email for email, _ in rows]
+    assert bad == []
+
+
+def test_a_bad_row_is_named_by_its_line_and_costs_no_other(file: Path) -> None:
+    file.write_text(
+        "id;mail\n"
+        "1;ada@example.com\n"
+        "2;no address here\n"
+        "3\n"
+        "\n"
+        "4;\n"
+        '5;"two\nlines"\n'
+        '6;"never closed\n'
+        "7;NOEMAIL@example.com\n"
+        "8; Bob@Example.com \n"
+    )
+    good, bad = whole(file)
+    assert good == ["ada@example.com", "bob@example.com"]
+    assert bad == [
+        (3, "is no e-mail address"),
+        (4, "has 1 values, the address is number 2"),
+        (6, "has no address"),
+        (7, "is no e-mail address"),
+        (9, "cannot be read: a quote that is not closed?"),
+        (10, "is no e-mail address"),
+    ]
+
+
+def test_reading_goes_on_exactly_behind_the_cursor(file: Path) -> None:
+    chance = random.Random(1)
+    lines = ["email,note"] + [
+        f'p{n}@example.com,"{"x" * chance.randrange(40)}{chr(10) * chance.randrange(3)}"'
+        for n in range(300)
+    ]
+    file.write_text("\n".join(lines))
+    layout = addresses.look(file)
+    good: list[str] = []
+    cursor: str | None = None
+    while True:
+        batch = addresses.read(file, layout, cursor, chance.randrange(1, 9))
+        good += batch.good
+        cursor = str(batch.behind)
+        if not batch.more:
+            break
+    assert good == [f"p{n}@example.com" for n in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"\n \n", "empty"),
+        (b"name,city\nAna,Madrid\n", "no column holds e-mail addresses"),
+        ("email\nada@example.com\n".encode("utf-16"), "UTF-16"),
+        (b"email\rada@example.com\rbob@example.com\r", "carriage returns"),
+    ],
+)
+def test_a_file_without_addresses_is_refused_and_says_why(
+    file: Path, content: bytes, said: str
+) -> None:
+    file.write_bytes(content)
+    with pytest.raises(FileFault, match=said):
+        addresses.look(file)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileFault, match=r"nowhere\.csv cannot be read here"):
+        addresses.look(tmp_path / "nowhere.csv")
+    with pytest.raises(FileFault, match="cannot be read here"):
+        addresses.fingerprint(tmp_path / "nowhere.csv")
+
+
+def test_of_two_columns_with_addresses_the_one_that_says_so_is_taken(file: Path) -> None:
+    file.write_text("friend,Email\na@example.com,b@example.com\nc@example.com,\n")
+    assert whole(file)[0] == ["b@example.com"]
+
+
+def test_a_changed_file_has_another_fingerprint(file: Path) -> None:
+    file.write_text("email\na@example.com\n")
+    before = addresses.fingerprint(file)
+    assert addresses.fingerprint(file) == before
+    file.write_text("email\nb@example.com\n")
+    assert addresses.fingerprint(file) != before
+
+
+@pytest.mark.parametrize(("text", "lines"), [("", 0), ("a", 1), ("a\n", 1), ("a\nb", 2)])
+def test_lines_are_counted_with_and_without_a_last_line_end(
+    file: Path, text: str, lines: int
+) -> None:
+    file.write_text(text)
+    assert addresses.count_lines(file) == lines

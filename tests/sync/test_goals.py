@@ -1,0 +1,85 @@
+"""What somebody is close to, by the tables of connector.toml."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.config import Reward, Tier
+from connector.ports import Sight
+from connector.sync.goals import signals
+
+TIERS = [Tier(name="Gold", points=1000), Tier(name="Silver", points=500)]
+REWARDS = [Reward(name="10 off", cost=500), Reward(name="5 off", cost=200)]
+ALL = frozenset({"balance", "tier", "email", "raw"})
+
+
+def sharpened(view: dict[str, Any], covers: frozenset[str] = ALL) -> Sight:
+    return signals(TIERS, REWARDS)(Sight(view, covers))
+
+
+@pytest.mark.parametrize(
+    ("view", "tier", "reward"),
+    [
+        ({"balance": 0}, ("Silver", 500), ("5 off", 200)),
+        ({"balance": 200, "tier": {"balance": 499}}, ("Silver", 1), ("10 off", 300)),
+        ({"balance": "30", "tier": {"balance": "500"}}, ("Gold", 500), ("5 off", 170)),
+        ({"balance": 0.5, "tier": {"balance": 999.5}}, ("Gold", 0.5), ("5 off", 199.5)),
+        ({"balance": 500, "tier": {"balance": 1000}}, None, None),
+        ({"tier": {"name": "gold", "balance": 300}}, None, None),
+        ({"tier": {"name": "silver", "balance": 300}}, ("Gold", 500), None),
+        ({"tier": {"name": "Silver"}, "balance": 10}, None, ("5 off", 190)),
+        ({"balance": "many"}, None, None),
+    ],
+)
+def test_the_next_step_is_the_first_that_the_points_do_not_reach(
+    view: dict[str, Any], tier: Any, reward: Any
+) -> None:
+    shown = sharpened(view).view
+    for word, wanted in (("next_tier", tier), ("next_reward", reward)):
+        found = shown.get(word)
+        assert (found and (found["name"], found["points_needed"])) == wanted
+
+
+def test_beyond_the_last_step_the_fields_go_and_without_points_they_stay() -> None:
+    top = sharpened({"balance": 9_999})
+    assert {"next_tier", "next_reward"} <= top.covers
+    unknown = sharpened({"tier": {"name": "Gold"}})
+    assert unknown.covers == ALL
+
+
+def test_what_the_platform_says_itself_stands() -> None:
+    said = {"balance": 0, "next_tier": {"points_needed": 7}}
+    assert sharpened(said, ALL | {"next_tier.points_needed"}).view["next_tier"] == {
+        "points_needed": 7
+    }
+    covered = sharpened({"balance": 0}, ALL | {"next_tier", "next_reward.name"})
+    assert covered == Sight({"balance": 0}, ALL | {"next_tier", "next_reward.name"})
+
+
+def test_without_tables_nothing_is_added() -> None:
+    sight = Sight({"balance": 5}, ALL)
+    assert signals((), ())(sight) is sight
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=3,
+)
+
+
+@given(balance=JSON, tier=JSON | st.fixed_dictionaries({"name": JSON, "balance": JSON}))
+def test_whatever_a_view_holds_it_is_not_changed_and_nothing_is_raised(
+    balance: Any, tier: Any
+) -> None:
+    view = {"balance": balance, "tier": tier}
+    before = repr(view)
+    shown = sharpened(view).view
+    assert repr(view) == before
+    for word in ("next_tier", "next_reward"):
+        if word in shown:
+            assert shown[word]["points_needed"] > 0

@@ -1,0 +1,52 @@
+"""A flow at Klaviyo: Django's engine renders what the builder made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.template import Context, Engine
+
+from connector.platforms.jericommerce import PLATFORM
+from connector.tools.webhook_builder import Place, Step, build
+
+if not settings.configured:
+    settings.configure(USE_I18N=False)
+
+ENGINE = Engine(builtins=["tests.tools.webhook_builder.klaviyo_filters"])
+
+PERSON = {"email": "ana@example.com", "KlaviyoID": "01ANA", "id": "shop-7"}
+EVENT = {"$event_id": "order-1", "points": 40, "product": "Blue shirt"}
+
+PLACE = Place(
+    address="https://loyalty.example.com/flows/shop",
+    title="JeriCommerce",
+    offers=PLATFORM.offers,
+    secret="flow_secret",
+    max_amount=10_000,
+    repeats=25 * 3600,
+    keys_kept=400 * 86_400,
+)
+
+
+@pytest.fixture
+def place() -> Place:
+    return PLACE
+
+
+def rendered(body: str, **context: Any) -> str:
+    """As Klaviyo renders it for one person."""
+    known = {"person": PERSON, "event": EVENT, "email": PERSON["email"], **context}
+    return ENGINE.from_string(body).render(Context(known))
+
+
+def sent(step: Step, **context: Any) -> dict[str, Any]:
+    """The one call that a step makes for one person, decoded."""
+    body = json.loads(rendered(build(step, PLACE).body, **context))
+    if isinstance(body, list):
+        [body] = body
+    assert isinstance(body, Mapping)
+    return dict(body)

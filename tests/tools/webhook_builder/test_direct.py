@@ -1,0 +1,135 @@
+"""The call to the platform itself: its own documented body, and a warning."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+
+from connector.platforms import yotpo
+from connector.platforms.jericommerce import PLATFORM
+from connector.sandbox import JeriCommerceSandbox, YotpoSandbox
+from connector.tools.webhook_builder import Place, Step, Unfit, build_direct
+
+from .conftest import PLACE, rendered
+
+SETTINGS = PLATFORM.settings.model_validate(
+    {"base_url": "http://sandbox", "program": "demo", "api_key": "jeri_sandbox"}
+)
+assert PLATFORM.direct is not None
+DIRECT = replace(PLACE, direct=partial(PLATFORM.direct, SETTINGS))
+YOTPO_SETTINGS = yotpo.PLATFORM.settings.model_validate(
+    {"base_url": "http://sandbox", "guid": "guid-sandbox", "api_key": "yotpo_sandbox"}
+)
+assert yotpo.PLATFORM.direct is not None
+YOTPO = replace(
+    PLACE,
+    title="Yotpo",
+    offers=yotpo.PLATFORM.offers,
+    direct=partial(yotpo.PLATFORM.direct, YOTPO_SETTINGS),
+)
+
+
+def faults(step: Step, place: Place = DIRECT) -> str:
+    with pytest.raises(Unfit) as caught:
+        build_direct(step, place)
+    return "\n".join(caught.value.faults)
+
+
+async def post(step: Step, platform: Any, place: Place = DIRECT, **context: Any) -> int:
+    made = build_direct(step, place)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(platform.app)) as client:
+        body = rendered(made.body, **context).encode()
+        answer = await client.post(made.url, content=body, headers=dict(made.headers))
+    return answer.status_code
+
+
+@pytest.mark.parametrize(
+    ("step", "change"),
+    [
+        (Step("increase", amount="30", reason="Welcome"), 30),
+        (Step("decrease", amount="30", reason="Welcome"), -30),
+        (Step("adjust", amount="-30", reason="Welcome"), -30),
+        (Step("decrease", amount="30", reason="Welcome", use_case="expire"), -30),
+        (Step("adjust", amount="30", reason="Welcome", use_case="redeem"), -30),
+    ],
+)
+async def test_jericommerce_takes_the_call_as_it_is_rendered(step: Step, change: int) -> None:
+    platform = JeriCommerceSandbox(people=1)
+    person = platform.add("ana@example.com", balance=100)
+    assert await post(step, platform) == 201
+    assert person.balance == 100 + change
+    assert platform.adjusted("Welcome") == 1
+    assert not platform.violations
+
+
+async def test_a_push_is_the_one_of_the_preview_pages() -> None:
+    platform = JeriCommerceSandbox(people=1)
+    step = Step("push", message="Hello {{ person.first_name }}", url="https://shop.example")
+    person = {"id": platform.people[0].id, "first_name": 'Ana "A"'}
+    assert await post(step, platform, person=person) == 201
+    assert platform.pushes[0].message == 'Hello Ana "A"'
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "earned"),
+    [
+        (Step("increase", amount="30", reason="Welcome"), 30, 30),
+        (Step("decrease", amount="30", reason="Welcome"), -30, 0),
+        (Step("adjust", amount="-30", reason="Welcome"), -30, 0),
+        (Step("adjust", amount="30", reason="Welcome", use_case="reward"), 30, 30),
+        (Step("adjust", amount="30", reason="Welcome", use_case="refund"), 30, 0),
+        (Step("adjust", amount="30", reason="Welcome", use_case="redeem"), -30, 0),
+        (Step("adjust", amount="30", reason="Welcome", use_case="remove_earned"), -30, -30),
+        (Step("adjust", amount="30", reason="Welcome", use_case="expire"), -30, 0),
+    ],
+)
+async def test_yotpo_takes_the_call_as_it_is_rendered(step: Step, change: int, earned: int) -> None:
+    platform = YotpoSandbox(people=1)
+    customer = platform.add("ana@example.com", balance=100, earned=200)
+    assert await post(step, platform, YOTPO) == 200
+    assert (customer.balance, customer.earned) == (100 + change, 200 + earned)
+    assert platform.adjusted("Welcome") == 1
+    assert not platform.violations
+
+
+def test_it_carries_no_key_of_ours_and_says_that_it_may_happen_twice() -> None:
+    made = build_direct(Step("increase", amount="30", reason="x", once_per="7d"), DIRECT)
+    assert made.headers["api-key"] == "jeri_sandbox"
+    assert json.loads(rendered(made.body))[0].keys() == {"email", "amount", "reason"}
+    assert "Not deduplicated" in made.notes[0]
+    assert "jeri_sandbox" in made.curl
+
+
+@pytest.mark.parametrize(
+    ("step", "place", "said"),
+    [
+        (
+            Step("increase", amount="{{ event.x }}", at_most=5, reason="x"),
+            DIRECT,
+            "no {{ variables }} in it",
+        ),
+        (Step("push", message="x"), YOTPO, "Yotpo takes no push; it takes: increase"),
+        (Step("increase", amount="5"), DIRECT, "points need a reason"),
+        (
+            Step("increase", amount="5", reason="x"),
+            PLACE,
+            "JeriCommerce documents no call that a flow could make itself",
+        ),
+    ],
+)
+def test_what_the_platform_cannot_be_told_is_refused(step: Step, place: Place, said: str) -> None:
+    assert said in faults(step, place)
+
+
+def test_a_platforms_own_reason_is_passed_on() -> None:
+    def never(action: object) -> Any:
+        raise ValueError("only with a programme")
+
+    assert faults(Step("increase", amount="5", reason="x"), replace(PLACE, direct=never)) == (
+        "only with a programme"
+    )

@@ -1,0 +1,132 @@
+"""What a flow sends is what the flow routes take: the builder and the parser, end to end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+
+from connector.actions import requests
+from connector.domain.actions import (
+    Asked,
+)
+from connector.domain.errors import Malformed
+from connector.tools.webhook_builder import PRESETS, Step, UseCase, build
+from connector.tools.webhook_builder.checks import MESSAGE_MAX, REASON_MAX, URL_MAX
+
+from .conftest import EVENT, PERSON, PLACE, rendered
+from .test_hostile_values import texts, values
+
+DAY = 86_400_000
+RULES = requests.Rules(max_amount=10_000, dedupe_window=25 * 3_600_000, kept=400 * DAY)
+
+
+def taken(step: Step, **context: Any) -> Asked:
+    """The one action that the routes make of a step. Raises Malformed where they refuse it."""
+    made = build(step, PLACE)
+    route: Any = made.url.removeprefix(f"{PLACE.address}/")
+    assert route in requests.routes_of(PLACE.offers)
+    headers = {"x-klaviyo-flow-id": "F1", "content-type": "application/json"}
+    [asked] = requests.read(route, headers, rendered(made.body, **context).encode(), RULES)
+    return asked
+
+
+def answered(step: Step, **context: Any) -> Asked | str:
+    """The action, or why it is refused."""
+    try:
+        return taken(step, **context)
+    except Malformed as error:
+        return error.detail
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_taken(name: str) -> None:
+    preset = PRESETS[name].step
+    asked = taken(replace(preset, name=name))
+    assert asked.action.email == PERSON["email"]
+    assert asked.key.startswith(f"key {name}:")
+    expected = {"increase": 1, "adjust": 1, "push": 0}[preset.action]
+    assert (asked.action.amount > 0) == bool(expected)
+    assert asked.window == {
+        "email-engagement": 7 * DAY,
+        "re-engagement": 180 * DAY,
+        "birthday-bonus": 300 * DAY,
+        "reward-ready-push": 30 * DAY,
+    }.get(name)
+
+
+@pytest.mark.parametrize(
+    ("step", "amount", "earned"),
+    [
+        (Step("increase", amount="5", reason="x"), 5, True),
+        (Step("decrease", amount="5", reason="x"), -5, False),
+        (Step("adjust", amount="-5", reason="x"), -5, None),
+        (Step("adjust", amount="5", reason="x", use_case="reward"), 5, True),
+        (Step("increase", amount="5", reason="x", use_case="refund"), 5, False),
+        (Step("decrease", amount="5", reason="x", use_case="redeem"), -5, False),
+        (Step("adjust", amount="5", reason="x", use_case="remove_earned"), -5, True),
+        (Step("adjust", amount="5", reason="x", use_case="expire"), -5, False),
+    ],
+)
+def test_the_points_go_the_way_that_was_meant(step: Step, amount: int, earned: bool | None) -> None:
+    assert (taken(step).action.amount, taken(step).action.earned) == (amount, earned)
+
+
+def test_both_sides_know_the_same_use_cases_and_limits() -> None:
+    assert set(get_args(UseCase)) == requests.USE_CASES.keys()
+    assert REASON_MAX <= requests.REASON_MAX
+    assert MESSAGE_MAX <= requests.MESSAGE_MAX
+    assert URL_MAX <= requests.URL_MAX
+
+
+def test_a_repeat_has_the_identity_of_the_first_and_another_event_has_not() -> None:
+    step = Step("increase", amount="5", reason="For {{ event.product }}")
+    first, again = taken(step), taken(step)
+    other = taken(step, event={**EVENT, "$event_id": "order-2"})
+    assert (first.key, first.route) == (again.key, again.route)
+    assert other.key != first.key
+
+
+def test_an_event_without_an_id_is_known_by_its_content_for_a_day() -> None:
+    asked = taken(Step("increase", amount="5", reason="x"), event={})
+    assert asked.key.startswith("flow F1 ")
+    assert asked.window == RULES.dedupe_window
+
+
+@given(texts)
+def test_a_hostile_text_moves_no_other_points_and_nobody_elses(value: str) -> None:
+    step = Step("increase", amount="7", reason="For {{ event.product }}!")
+    asked = answered(step, event={**EVENT, "product": value})
+    if isinstance(asked, str):
+        assert "reason" in asked
+        return
+    assert (asked.action.email, asked.action.amount) == (PERSON["email"], 7)
+    assert asked.action.reason.startswith("For ")
+    assert asked.key.endswith(":order-1")
+
+
+@given(values)
+def test_a_hostile_amount_is_within_its_bound_or_refused(value: Any) -> None:
+    step = Step("decrease", amount="{{ event.points }}", at_most=50, reason="x")
+    asked = answered(step, event={**EVENT, "points": value})
+    if isinstance(asked, str):
+        assert "amount" in asked
+        return
+    assert -50 <= asked.action.amount < 0
+
+
+@given(texts)
+def test_a_hostile_person_is_nobody_or_himself(value: str) -> None:
+    person = {**PERSON, "email": value, "KlaviyoID": value}
+    asked = answered(Step("increase", amount="7", reason="x", trigger="list"), person=person)
+    if not isinstance(asked, str):
+        assert asked.action.email == value.strip().lower()
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "😀", '"', "\n", "\\"])
+def test_however_long_a_value_is_the_points_are_paid(letter: str) -> None:
+    step = Step("increase", amount="7", reason="For {{ event.product }}, with {{ event.x }}")
+    long = letter * 100_000
+    assert taken(step, event={**EVENT, "product": long, "x": long}).action.amount == 7
