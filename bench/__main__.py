@@ -63,7 +63,7 @@ def _segment(options: argparse.Namespace, folder: Path) -> str:
     return segment.text(asyncio.run(segment.measure(options.people or 100_000, folder)))
 
 
-_ALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
+_STANDALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "audience": _audience,
     "backfill": _backfill,
     "backlog": _backlog,
@@ -77,7 +77,7 @@ _ALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", choices=("intake", "drain", *_ALONE))
+    parser.add_argument("--only", choices=("intake", "drain", *_STANDALONE))
     parser.add_argument("--seconds", type=float, default=3.0, help="measured, for each intake run")
     parser.add_argument("--repeats", type=int, default=3, help="of each side, one after the other")
     parser.add_argument("--events", type=int, default=100_000, help="in the backlog to drain")
@@ -87,17 +87,17 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=3.0, help="of quota and blast")
     options = parser.parse_args()
-    if options.only in _ALONE:
-        _say(options.only)
+    if options.only in _STANDALONE:
+        _log(options.only)
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            print(_ALONE[options.only](options, Path(folder)))
+            print(_STANDALONE[options.only](options, Path(folder)))
         return
     lines: list[Line] = []
     runs: dict[str, Any] = {}
     if options.only != "drain":
-        _say("intake: making webhooks")
+        _log("intake: making webhooks")
         requests = signed_requests(intake.requests_needed(options.seconds))
-        ours, floor = _in_turn(
+        ours, floor = _alternate(
             "intake",
             options.repeats,
             lambda: intake.ours(requests, options.seconds),
@@ -108,9 +108,9 @@ def main() -> None:
         del requests
     if options.only != "intake":
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            _say("drain: filling a backlog")
+            _log("drain: filling a backlog")
             bench = drain.Bench(options.events, Path(folder))
-            sent, least = _in_turn("drain", options.repeats, bench.ours, bench.floor)
+            sent, least = _alternate("drain", options.repeats, bench.ours, bench.floor)
         lines += _drain(sent, least)
         runs["drain"] = {"ours": [asdict(r) for r in sent], "floor": [asdict(r) for r in least]}
     if options.json:
@@ -119,14 +119,14 @@ def main() -> None:
         _show(lines)
 
 
-def _in_turn(
+def _alternate(
     name: str, repeats: int, ours: Callable[[], R], floor: Callable[[], R]
 ) -> tuple[list[R], list[R]]:
     """Ours and the floor one after the other, so that a slow minute of the machine hits both."""
     left: list[R] = []
     right: list[R] = []
     for number in range(1, repeats + 1):
-        _say(f"{name}: {number} of {repeats}")
+        _log(f"{name}: {number} of {repeats}")
         left.append(ours())
         right.append(floor())
     return left, right
@@ -135,7 +135,7 @@ def _in_turn(
 def _intake(ours: Sequence[intake.Run], floor: Sequence[intake.Run]) -> list[Line]:
     for run in (*ours, *floor):
         if run.refused or run.stored < run.acknowledged:
-            _say(f"intake: {run.refused} refused, {run.acknowledged - run.stored} not found stored")
+            _log(f"intake: {run.refused} refused, {run.acknowledged - run.stored} not found stored")
     rate, least = _median(r.rate for r in ours), _median(r.rate for r in floor)
     cpu, cheap = _median(r.cpu for r in ours), _median(r.cpu for r in floor)
     ratio = rate / least
@@ -207,7 +207,7 @@ def _show(lines: Sequence[Line]) -> None:
     Console().print(table)
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -22,12 +22,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from bench.processes import free_port, running
-from connector.domain.lanes import (
-    LaneState,
-)
-from connector.domain.memberships import (
-    Link,
-)
+from connector.domain.lanes import LaneState
+from connector.domain.memberships import Link
 from connector.klaviyo.api import KlaviyoApi, headers, private_key
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.klaviyo.limits import (
@@ -42,21 +38,21 @@ from connector.klaviyo.limits import (
 )
 from connector.klaviyo.sink.jobs import ImportJobs
 from connector.klaviyo.sink.members import MemberSink
-from connector.net.http import Http, ask
-from connector.net.rate_limit import Governor, Limit
+from connector.net.http import Http, get
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
-from connector.pipeline.import_jobs import Receipts
+from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.rendering import MembershipRenderer
-from connector.ports import Fence, Lease, Member, MembersPage, Standing
+from connector.ports import Fence, Lease, Member, MembershipCounts, MembersPage
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.store.sql import SqlStore, open_store
-from connector.sync.memberships.group_scan import ReadBack, Round, Scan
-from connector.sync.memberships.target_sync import Keeper, Rules
+from connector.sync.memberships.scans import GroupScan, SourceScan, TargetReadBack
+from connector.sync.memberships.target_sync import TargetPolicy, TargetSync
 
 PAGE = 200
 """Members that the platform shows at once."""
-_ONE_IN = 200
+_CHURN_EVERY = 200
 """Of so many one leaves and one is new: 1 % in all."""
 
 
@@ -94,14 +90,16 @@ class Audience:
         self.pages += 1
         start = int(cursor or 0)
         end = start + PAGE
-        last = self._size + (self._size // _ONE_IN if self.changed else 0)
+        last = self._size + (self._size // _CHURN_EVERY if self.changed else 0)
         shown = range(start, min(end, last))
-        people = [n for n in shown if not (self.changed and n < self._size and n % _ONE_IN == 0)]
+        people = [
+            n for n in shown if not (self.changed and n < self._size and n % _CHURN_EVERY == 0)
+        ]
         found = [Member(f"id-{n}", f"person{n}@example.com") for n in people]
         return MembersPage(found, str(end), end < last)
 
 
-class _Held(Lease):
+class _StaticLease(Lease):
     def __init__(self, fence: Fence) -> None:
         self._fence = fence
 
@@ -114,43 +112,43 @@ class _Held(Lease):
 
 
 @dataclass
-class Site:
+class Environment:
     """A store, an audience, a list, and the lane between them."""
 
     store: SqlStore
     audience: Audience
-    scan: Scan
-    list: ReadBack
+    scan: SourceScan
+    list: TargetReadBack
     dispatcher: Dispatcher[Any]
-    receipts: Receipts
+    receipts: ImportJobTracker
     url: str
     target: int
 
-    async def read(self, round: Round) -> None:
+    async def read(self, group_scan: GroupScan) -> None:
         """One full round."""
-        round.ring()
+        group_scan.trigger()
         while True:
             await asyncio.sleep(0.01)
-            if await round.idle() and await round.idle():
+            if await group_scan.idle() and await group_scan.idle():
                 break
-        if needs := await round.needs():
-            raise RuntimeError(needs[0].text)
+        if attention := await group_scan.attention():
+            raise RuntimeError(attention[0].text)
 
     async def deliver(self) -> None:
         """Until Klaviyo has everything and said so."""
         self.dispatcher.wake()
         while True:
             await asyncio.sleep(0.05)
-            if await self.dispatcher.quiet(60) and not await self.receipts.follow():
+            if await self.dispatcher.idle_for(60) and not await self.receipts.poll():
                 return
 
     async def requests(self) -> dict[str, int]:
-        _, text = await ask(f"{self.url}/_sandbox/state")
+        _, text = await get(f"{self.url}/_sandbox/state")
         found: dict[str, dict[str, int]] = json.loads(text)["requests"]
         return {label: sum(by.values()) for label, by in found.items()}
 
-    async def standing(self) -> Standing:
-        return await self.store.memberships.standing(self.target)
+    async def standing(self) -> MembershipCounts:
+        return await self.store.memberships.count_members(self.target)
 
 
 async def measure(size: int, folder: Path) -> list[Step]:
@@ -158,56 +156,56 @@ async def measure(size: int, folder: Path) -> list[Step]:
     port = free_port()
     serve = ("-m", "bench.audience", str(port))
     with running(serve, folder=folder, port=port):
-        async with _site(size, folder, f"http://127.0.0.1:{port}") as site:
-            steps = [await _first(site, size), await _look(site)]
-            site.audience.changed = True
-            steps.append(await _change(site, size))
+        async with _make_env(size, folder, f"http://127.0.0.1:{port}") as env:
+            steps = [await _first(env, size), await _read_back(env)]
+            env.audience.changed = True
+            steps.append(await _change(env, size))
             return steps
 
 
-async def _first(site: Site, size: int) -> Step:
+async def _first(env: Environment, size: int) -> Step:
     async def work() -> None:
-        await site.read(site.list)
-        await site.read(site.scan)
-        await site.deliver()
+        await env.read(env.list)
+        await env.read(env.scan)
+        await env.deliver()
 
-    return await _step(site, "first sync", size, 1 + math.ceil(size / BULK_PROFILES_MAX), work)
-
-
-async def _look(site: Site) -> Step:
-    return await _step(site, "read back", 0, 0, lambda: site.read(site.list))
+    return await _step(env, "first sync", size, 1 + math.ceil(size / BULK_PROFILES_MAX), work)
 
 
-async def _change(site: Site, size: int) -> Step:
-    some = size // _ONE_IN
+async def _read_back(env: Environment) -> Step:
+    return await _step(env, "read back", 0, 0, lambda: env.read(env.list))
+
+
+async def _change(env: Environment, size: int) -> Step:
+    some = size // _CHURN_EVERY
     least = math.ceil(some / BULK_PROFILES_MAX) + math.ceil(some / MEMBERS_MAX)
 
     async def work() -> None:
-        await site.read(site.scan)
-        await site.deliver()
+        await env.read(env.scan)
+        await env.deliver()
 
-    return await _step(site, "1 % change", 2 * some, least, work)
+    return await _step(env, "1 % change", 2 * some, least, work)
 
 
-async def _step(site: Site, what: str, changed: int, minimum: int, work: Any) -> Step:
-    before, pages, began = await site.requests(), site.audience.pages, time.monotonic()
+async def _step(env: Environment, what: str, changed: int, minimum: int, work: Any) -> Step:
+    before, pages, began = await env.requests(), env.audience.pages, time.monotonic()
     await work()
     seconds = time.monotonic() - began
-    after = await site.requests()
+    after = await env.requests()
     new = {label: count - before.get(label, 0) for label, count in after.items()}
-    standing = await site.standing()
+    standing = await env.standing()
     return Step(
         what,
         changed,
         writes=sum(new.get(label, 0) for label in (BULK_PROFILES, REMOVE_MEMBERS, CREATE_LIST)),
         look_ups=new.get(GET_PROFILES, 0),
         minimum=minimum,
-        pages=site.audience.pages - pages,
+        pages=env.audience.pages - pages,
         read_back=new.get(GET_LIST_PROFILES, 0),
         jobs=sum(n for label, n in new.items() if label.startswith(f"GET {_JOBS}")),
         seconds=seconds,
         peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        wrong=standing.here + standing.there - 2 * standing.both,
+        wrong=standing.wanted + standing.actual - 2 * standing.matching,
     )
 
 
@@ -215,20 +213,22 @@ _JOBS = BULK_PROFILES.partition(" ")[2]
 
 
 @contextlib.asynccontextmanager
-async def _site(size: int, folder: Path, url: str) -> AsyncIterator[Site]:
+async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environment]:
     clock = SystemClock()
     store = await open_store(f"sqlite:///{folder}/connector.db")
     memberships = store.memberships
     fence = await store.leases.acquire("store", "bench", now=clock.now(), ttl=10**9)
     assert isinstance(fence, Fence)
     lane = await store.lanes.ensure("bench", "klaviyo", "membership")
-    await memberships.link(lane, [Link("vip", "VIP")], account="bench")
+    await memberships.set_links(lane, [Link("vip", "VIP")], account="bench")
     target, source = await memberships.groups()
-    governor = Governor("bench", dict.fromkeys(LIMITS, Limit(10**6, 10**7)), clock=clock, share=1.0)
+    governor = RateLimiter(
+        "bench", dict.fromkeys(LIMITS, Limit(10**6, 10**7)), clock=clock, share=1.0
+    )
     key = private_key(SecretStr("pk_sandbox"))
     http = Http(url, vendor="klaviyo", clock=clock, credential=key, headers=headers("2026-10-15"))
-    api = KlaviyoApi(http, governor, clock, store.memory.remember_spend)
-    groups, audience, lease = KlaviyoGroups(api), Audience(size), _Held(fence)
+    api = KlaviyoApi(http, governor, clock, store.facts.save_usage)
+    groups, audience, lease = KlaviyoGroups(api), Audience(size), _StaticLease(fence)
     dispatcher: Dispatcher[Any] = Dispatcher(
         lane,
         LaneState(),
@@ -241,20 +241,26 @@ async def _site(size: int, folder: Path, url: str) -> AsyncIterator[Site]:
         metrics=Metrics("bench"),
         policy=Policy(bulk_threshold=0),
     )
-    receipts = Receipts(
-        lane, memberships, ImportJobs(api), lease, clock, Metrics("bench"), settled=dispatcher.wake
+    receipts = ImportJobTracker(
+        lane,
+        memberships,
+        ImportJobs(api),
+        lease,
+        clock,
+        Metrics("bench"),
+        on_settled=dispatcher.wake,
     )
-    keeper = Keeper(
+    keeper = TargetSync(
         "bench",
         target.id,
-        {"vip": Rules()},
+        {"vip": TargetPolicy()},
         memberships=memberships,
         approvals=store.approvals,
-        named={"audience": audience.named, "list": lambda name: groups.named("list", name)},
+        finders={"audience": audience.named, "list": lambda name: groups.find("list", name)},
         create=groups.create_list,
         guard=None,
         clock=clock,
-        told=dispatcher.wake,
+        notify_lane=dispatcher.wake,
     )
 
     async def list_page(id: str, cursor: str | None) -> MembersPage:
@@ -262,12 +268,12 @@ async def _site(size: int, folder: Path, url: str) -> AsyncIterator[Site]:
 
     # Read when they are rung, and not by themselves.
     parts: dict[str, Any] = {"every": 10**9, "memberships": memberships, "lease": lease}
-    parts |= {"clock": clock, "asleep": lambda: False}
-    read_back = ReadBack(keeper, target.id, list_page, **parts)
-    scan = Scan(keeper, source.id, audience.members, **parts)
+    parts |= {"clock": clock, "is_blocked": lambda: False}
+    read_back = TargetReadBack(keeper, target.id, list_page, **parts)
+    scan = SourceScan(keeper, source.id, audience.members, **parts)
     loops = [asyncio.create_task(loop.run()) for loop in (dispatcher, read_back, scan)]
     try:
-        yield Site(store, audience, scan, read_back, dispatcher, receipts, url, target.id)
+        yield Environment(store, audience, scan, read_back, dispatcher, receipts, url, target.id)
     finally:
         await dispatcher.stop(5.0)
         for loop in loops:

@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 _RATE = 2_000
 _LIVE_PER_SECOND = 4
 _IDLE_SECONDS = 20.0
-_AFTER_A_START = 3.0
-_TO_REST = 15.0
+_STARTUP_GRACE = 3.0
+_SETTLE_SECONDS = 15.0
 _CONFIG = """\
 [server]
 port = {port}
@@ -62,7 +62,7 @@ class _Platforms:
 
     def __init__(self, people: int) -> None:
         self.klaviyo = KlaviyoSandbox()
-        self.jericommerce = JeriCommerceSandbox(people=people, older=0.0)
+        self.jericommerce = JeriCommerceSandbox(people=people, legacy_share=0.0)
         self.urls: dict[str, str] = {}
         self._started = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True).start()
@@ -84,8 +84,11 @@ class _Platforms:
         """People whose balance at Klaviyo is not the platform's."""
         count = 0
         for person in self.jericommerce.people:
-            told = self.klaviyo.profile(person.email)
-            count += told is None or told["properties"].get("balance") != person.balance
+            found_profile = self.klaviyo.profile(person.email)
+            count += (
+                found_profile is None
+                or found_profile["properties"].get("balance") != person.balance
+            )
         return count
 
 
@@ -169,7 +172,7 @@ class _Live:
                     del waiting[id]
 
     @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
+    def in_progress(self) -> Iterator[None]:
         thread = threading.Thread(target=self.run, daemon=True)
         self.stop.clear()
         thread.start()
@@ -214,14 +217,14 @@ def measure(count: int, folder: Path) -> Result:
     daemon = _Daemon(folder, config, port)
     live = _Live(daemon, platforms, Traffic(platforms.jericommerce, ""))
     daemon.start()
-    with live.going_on():
+    with live.in_progress():
         time.sleep(_IDLE_SECONDS)
     idle, live.seconds = live.seconds, []
     before = platforms.requests()
-    with live.going_on():
+    with live.in_progress():
         seconds, first = _run(daemon, platforms, live, emails, kills=(0.3, 0.6), count=count)
     requests = _more(before, platforms.requests())
-    time.sleep(_TO_REST)
+    time.sleep(_SETTLE_SECONDS)
     wrong = platforms.wrong()
     before = platforms.requests()
     again_seconds, again = _run(daemon, platforms, live, emails, kills=(), count=count)
@@ -267,7 +270,7 @@ def _run(
         daemon.end(signal.SIGKILL)
         daemon.start()
         down += time.monotonic() - stopped
-        live.up_since = time.monotonic() + _AFTER_A_START
+        live.up_since = time.monotonic() + _STARTUP_GRACE
         live.down = False
     said = subprocess.run(
         [*command, "--json"], check=True, env=environment(daemon.folder), stdout=subprocess.PIPE

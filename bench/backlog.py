@@ -55,7 +55,7 @@ def _run(size: int, seconds: float, folder: Path) -> Run:
 
 async def drain(folder: Path, port: int, seconds: float) -> dict[str, float]:
     """The daemon without a port, on this folder's store, for so long."""
-    from connector.app.daemon import App, read_config, settle_heap
+    from connector.app.daemon import App, freeze_heap, read_config
     from connector.runtime import log
 
     config = folder / "connector.toml"
@@ -63,13 +63,13 @@ async def drain(folder: Path, port: int, seconds: float) -> dict[str, float]:
     log.configure(level="error")
     app = App(read_config(config))
     await app.start(serve=False)
-    settle_heap()
+    freeze_heap()
     for _ in range(max(1, round(seconds / _SCRAPE_EVERY))):
         await asyncio.sleep(_SCRAPE_EVERY)
         await app._scrape()
         app.metrics.render()
-    (line,) = app.lines.values()
-    lane = line.events.lane
+    (runtime,) = app.runtimes.values()
+    lane = runtime.events.lane
     labels = (lane.connection, lane.destination, lane.kind, "accepted")
     sent = app.metrics.deliveries.labels(*labels)._value.get()
     await app.stop()
@@ -88,5 +88,5 @@ def text(runs: Sequence[Run]) -> str:
 if __name__ == "__main__":
     from connector.cli import session
 
-    where, far_end, length = sys.argv[1:]
-    print(json.dumps(session.run(drain(Path(where), int(far_end), float(length)))))
+    where, server_port, length = sys.argv[1:]
+    print(json.dumps(session.run(drain(Path(where), int(server_port), float(length)))))

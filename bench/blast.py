@@ -28,7 +28,7 @@ PEOPLE = 50_000
 RATE = 5
 RAISED = 100
 _CONNECTIONS = 64
-_PATIENCE = 1_800.0
+_TIMEOUT = 1_800.0
 _SECRET = "flow-secret"
 _ACTIONS = f"""
 [connections.actions]
@@ -75,19 +75,19 @@ def calls(count: int) -> list[bytes]:
 
 def measure(minutes: float, folder: Path, people: int = PEOPLE) -> Run:
     requests = calls(people)
-    far = free_port()
-    with running(["-m", "bench.target", str(far)], folder=folder, port=far):
-        with _daemon(folder, far, RATE) as (process, port):
+    server_port = free_port()
+    with running(["-m", "bench.target", str(server_port)], folder=folder, port=server_port):
+        with _daemon(folder, server_port, RATE) as (process, port):
             idle = _memory(process, "VmRSS")
-            tally = drive(port, requests, connections=_CONNECTIONS, warm_up=0.0, seconds=_PATIENCE)
+            tally = drive(port, requests, connections=_CONNECTIONS, warm_up=0.0, seconds=_TIMEOUT)
             before, began = _settled(folder), time.monotonic()
             time.sleep(minutes * 60)
             sent, limited = _settled(folder) - before, time.monotonic() - began
             status = _status(folder)
             peak = _memory(process, "VmHWM")
-        with _daemon(folder, far, RATE * RAISED) as (process, _):
+        with _daemon(folder, server_port, RATE * RAISED) as (process, _):
             left, began = people - _settled(folder), time.monotonic()
-            while _settled(folder) < people and time.monotonic() - began < _PATIENCE:
+            while _settled(folder) < people and time.monotonic() - began < _TIMEOUT:
                 time.sleep(0.5)
             drained = time.monotonic() - began
             peak = max(peak, _memory(process, "VmHWM"))
@@ -109,12 +109,14 @@ def measure(minutes: float, folder: Path, people: int = PEOPLE) -> Run:
 
 
 @contextlib.contextmanager
-def _daemon(folder: Path, far: int, rate: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def _daemon(
+    folder: Path, server_port: int, rate: int
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """`connector run` whose platform and Klaviyo are the far end."""
     port = free_port()
     config = folder / "connector.toml"
-    settings = f'base_url = "http://127.0.0.1:{far}"\nrate_per_second = {rate}'
-    text = config_text(folder, port, far).replace(
+    settings = f'base_url = "http://127.0.0.1:{server_port}"\nrate_per_second = {rate}'
+    text = config_text(folder, port, server_port).replace(
         'program = "demo"', f'program = "demo"\n{settings}'
     )
     config.write_text(text.replace('["events"]', '["actions"]') + _ACTIONS)

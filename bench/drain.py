@@ -28,7 +28,7 @@ from bench.intake import config_text
 from bench.load import event_bodies
 from bench.processes import environment, free_port, running
 
-_PATIENCE = 180.0
+_TIMEOUT = 180.0
 Bodies = Sequence[tuple[str, bytes]]
 
 
@@ -80,9 +80,7 @@ class Bench:
 
 async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
     """An outbox with these events, taken in as webhooks are."""
-    from connector.domain.records import (
-        Page,
-    )
+    from connector.domain.records import Page
     from connector.platforms.jericommerce.settings import Settings
     from connector.platforms.jericommerce.webhook import EVENT_TYPE, JeriCommerceWebhook
     from connector.runtime.clock import SystemClock
@@ -104,7 +102,7 @@ async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
 
 async def drain(path: Path, url: str) -> dict[str, float]:
     """Run the daemon's parts on this file until nothing is left. Limits are off."""
-    from connector.app.daemon import App, read_config, settle_heap
+    from connector.app.daemon import App, freeze_heap, read_config
     from connector.klaviyo import limits
     from connector.net.rate_limit import Limit
     from connector.runtime import log
@@ -119,14 +117,14 @@ async def drain(path: Path, url: str) -> dict[str, float]:
     with contextlib.closing(sqlite3.connect(path)) as db:
         waiting = int(db.execute("SELECT count(*) FROM outbox WHERE state = 0").fetchone()[0])
     await app.start(serve=False)
-    settle_heap()  # as `connector run` does
+    freeze_heap()  # as `connector run` does
     began, used = time.monotonic(), _cpu()
-    (line,) = app.lines.values()
-    lane = line.events.lane
+    (runtime,) = app.runtimes.values()
+    lane = runtime.events.lane
     labels = (lane.connection, lane.destination, lane.kind, "accepted")
     accepted = app.metrics.deliveries.labels(*labels)
     while accepted._value.get() < waiting:
-        if time.monotonic() - began > _PATIENCE:
+        if time.monotonic() - began > _TIMEOUT:
             raise TimeoutError(f"{accepted._value.get()} of {waiting} sent: see stderr")
         await asyncio.sleep(0.02)
     seconds, cpu = time.monotonic() - began, _cpu() - used

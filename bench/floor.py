@@ -51,7 +51,7 @@ def open_file(path: Path) -> sqlite3.Connection:
 Waiting = list[tuple[bytes, bytes, asyncio.Future[None]]]
 
 
-class Door:
+class IntakeApp:
     """The ASGI app."""
 
     def __init__(self, path: Path) -> None:
@@ -93,10 +93,10 @@ class Door:
         done = self._loop.create_future()
         self._waiting.append((key, body, done))
         if not self._busy:
-            self._hand_over()
+            self._flush()
         await done
 
-    def _hand_over(self) -> None:
+    def _flush(self) -> None:
         self._busy = bool(self._waiting)
         if self._waiting:
             group, self._waiting = self._waiting, []
@@ -118,14 +118,14 @@ class Door:
         for _, _, done in group:
             if not done.done():
                 done.set_result(None)
-        self._hand_over()
+        self._flush()
 
 
-def door(port: int, path: Path) -> None:
+def serve_intake(port: int, path: Path) -> None:
     import uvicorn
 
     uvicorn.run(
-        Door(path),
+        IntakeApp(path),
         host="127.0.0.1",
         port=port,
         loop="uvloop",
@@ -220,7 +220,7 @@ def _cpu() -> float:
 if __name__ == "__main__":
     what, first, second = sys.argv[1:]
     if what == "door":
-        door(int(first), Path(second))
+        serve_intake(int(first), Path(second))
     else:
         import uvloop
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS = 64
 WARM_UP = 1.0
 _STORED = "SELECT count(*) FROM outbox"
-AT_MOST = 32_000
+MAX_REQUESTS = 32_000
 """Requests per second that are made beforehand; a server that takes more ends its run early."""
 
 CONFIG = """\
@@ -70,7 +70,7 @@ class Run:
 
 
 def requests_needed(seconds: float) -> int:
-    return round(AT_MOST * (seconds + WARM_UP))
+    return round(MAX_REQUESTS * (seconds + WARM_UP))
 
 
 def ours(requests: Sequence[bytes], seconds: float) -> Run:

@@ -35,16 +35,16 @@ def event_bodies(
     The sandbox's bodies are short (about 240 bytes); order lines in `properties` bring each to
     about `size`, so that there is something to sign, parse and store.
     """
-    sandbox = JeriCommerceSandbox(webhook_secret=SECRET, people=people, older=0.0)
+    sandbox = JeriCommerceSandbox(webhook_secret=SECRET, people=people, legacy_share=0.0)
     traffic = Traffic(sandbox, "")
-    pick = random.Random(7)
+    rng = random.Random(7)
     for _ in range(count):
         headers, raw = traffic.make_event()
         body = orjson.loads(raw)
         lines: list[dict[str, object]] = []
         room = size - len(raw)
         while room > 0:
-            line = {"sku": pick.choice(_SKUS), "qty": pick.randint(1, 9), "price": pick.random()}
+            line = {"sku": rng.choice(_SKUS), "qty": rng.randint(1, 9), "price": rng.random()}
             lines.append(line)
             room -= len(orjson.dumps(line)) + 1
         body["properties"]["lines"] = lines

@@ -55,7 +55,7 @@ def measure(minutes: float, folder: Path) -> Run:
 
 async def drain(folder: Path, port: int, seconds: float) -> dict[str, object]:
     """The daemon without a port, on this folder's store, for so long."""
-    from connector.app.daemon import App, read_config, settle_heap
+    from connector.app.daemon import App, freeze_heap, read_config
     from connector.klaviyo.limits import BULK_EVENTS, LIMITS
     from connector.runtime import log
 
@@ -65,7 +65,7 @@ async def drain(folder: Path, port: int, seconds: float) -> dict[str, object]:
     log.configure(level="error")
     app = App(read_config(config))
     await app.start(serve=False)
-    settle_heap()
+    freeze_heap()
     await asyncio.sleep(seconds)
     (connection,) = app.config.connections
     sent = _count(app, BULK_EVENTS)
@@ -104,5 +104,5 @@ def text(runs: Sequence[Run]) -> str:
 if __name__ == "__main__":
     from connector.cli import session
 
-    where, far_end, length = sys.argv[1:]
-    print(json.dumps(session.run(drain(Path(where), int(far_end), float(length)))))
+    where, server_port, length = sys.argv[1:]
+    print(json.dumps(session.run(drain(Path(where), int(server_port), float(length)))))

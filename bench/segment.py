@@ -27,7 +27,7 @@ from connector.klaviyo.limits import GET_SEGMENT_PROFILES, LIMITS
 from connector.runtime import log
 
 PAGE = 100
-_LEAVE = 50
+_LEAVING = 50
 _CONFIG = """\
 [store]
 url = "sqlite:///{folder}/connector.db"
@@ -68,9 +68,9 @@ class Run:
     members: int
     pages: int
     scan: float
-    least: float
+    minimum: float
     throttled: int
-    told: int
+    sent: int
     left_unfinished: int
     left: int
     peak: float
@@ -96,27 +96,27 @@ async def _work(size: int, folder: Path, klaviyo: int, platform: int) -> Run:
     app = App(read_config(file))
     began = time.monotonic()
     await app.start(serve=False)
-    async with httpx.AsyncClient(timeout=30) as far:
+    async with httpx.AsyncClient(timeout=30) as http:
         url = f"http://127.0.0.1:{klaviyo}/_sandbox"
 
         async def state(port: int) -> Any:
-            return json.loads((await far.get(f"http://127.0.0.1:{port}/_sandbox/state")).text)
+            return json.loads((await http.get(f"http://127.0.0.1:{port}/_sandbox/state")).text)
 
         async def pages() -> int:
             found = (await state(klaviyo))["requests"].get(GET_SEGMENT_PROFILES, {})
             return sum(count for status, count in found.items() if status == "200")
 
-        async def told() -> int:
-            return int((await far.get(f"http://127.0.0.1:{platform}/_bench/told")).json()["told"])
+        async def sent() -> int:
+            return int((await http.get(f"http://127.0.0.1:{platform}/_bench/told")).json()["told"])
 
         await _until(lambda: _complete(app, 1))
         scan, first = time.monotonic() - began, await pages()
-        await _until(lambda: _quiet(app))
-        whole = await told()
+        await _until(lambda: _idle(app))
+        whole = await sent()
         # Some leave, and the next scan breaks at about its middle.
-        gone = await far.post(f"http://127.0.0.1:{klaviyo}/_bench/leave/{_LEAVE}")
+        gone = await http.post(f"http://127.0.0.1:{klaviyo}/_bench/leave/{_LEAVING}")
         gone.raise_for_status()
-        await app.operator.carry_out(
+        await app.commands.execute(
             "segments-sync", {"connection": "bench", "name": "Winback", "segment": "Winback"}
         )
         middle = first + first * 7 // 10
@@ -125,26 +125,28 @@ async def _work(size: int, folder: Path, klaviyo: int, platform: int) -> Run:
             return await pages() >= middle
 
         await _until(halfway)
-        await far.post(
+        await http.post(
             f"{url}/faults",
             json={"endpoint": "*", "kind": "status", "status": 500},
         )
         await asyncio.sleep(20.0)
-        unfinished = whole - await told()
-        await far.delete(f"{url}/faults")
+        unfinished = whole - await sent()
+        await http.delete(f"{url}/faults")
         await _until(lambda: _complete(app, 2))
-        await _until(lambda: _quiet(app))
-        left = whole - await told()
+        await _until(lambda: _idle(app))
+        left = whole - await sent()
         found = (await state(klaviyo))["requests"]
     throttled = sum(count.get("429", 0) for count in found.values())
     klaviyo_side = app.config.connections[0].klaviyo
     share = klaviyo_side.effective_rate_share * (1 - klaviyo_side.live_reserve)
     await app.stop()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Run(size, first, scan, _least(size, share), throttled, whole, unfinished, left, peak)
+    return Run(
+        size, first, scan, _minimum_seconds(size, share), throttled, whole, unfinished, left, peak
+    )
 
 
-def _least(size: int, share: float) -> float:
+def _minimum_seconds(size: int, share: float) -> float:
     """Seconds that the minute's limit makes the last page wait; a scan leaves the live reserve."""
     a_minute = math.floor(LIMITS[GET_SEGMENT_PROFILES].steady * share)
     return 60.0 * ((math.ceil(size / PAGE) - 1) // a_minute)
@@ -152,12 +154,12 @@ def _least(size: int, share: float) -> float:
 
 async def _complete(app: Any, scans: int) -> bool:
     groups = await app.store.memberships.groups("bench")
-    return any(g.kind == "segment" and g.complete >= scans for g in groups)
+    return any(g.kind == "segment" and g.completed_scan >= scans for g in groups)
 
 
-async def _quiet(app: Any) -> bool:
-    (line,) = app.lines.values()
-    return all([await d.quiet(60) for d in line.more])
+async def _idle(app: Any) -> bool:
+    (runtime,) = app.runtimes.values()
+    return all([await d.idle_for(60) for d in runtime.extra_dispatchers])
 
 
 async def _until(look: Callable[[], Any]) -> None:
@@ -171,10 +173,10 @@ def text(run: Run) -> str:
     """A few lines for a person."""
     return (
         f"segment of {run.members:,}: {run.pages:,} pages in {run.scan:.0f} s "
-        f"(least, with the live reserve left alone, {run.least:.0f} s), "
-        f"{run.throttled} answers 429, {run.told:,} told, peak {run.peak:.0f} MB\n"
+        f"(least, with the live reserve left alone, {run.minimum:.0f} s), "
+        f"{run.throttled} answers 429, {run.sent:,} told, peak {run.peak:.0f} MB\n"
         f"a scan that broke at 70 %: {run.left_unfinished} taken off; the next that was complete: "
-        f"{run.left} of the {_LEAVE} who had left"
+        f"{run.left} of the {_LEAVING} who had left"
     )
 
 
@@ -192,7 +194,7 @@ async def serve(size: int, klaviyo_port: int, platform_port: int) -> None:
     emails = [person.email for person in platform.people]
     id = klaviyo.make_segment("Winback", *emails)
 
-    async def told(request: Request) -> Response:
+    async def sent(request: Request) -> Response:
         return JSONResponse({"told": len(platform.segment("winback"))})
 
     async def leave(request: Request) -> Response:
@@ -205,7 +207,7 @@ async def serve(size: int, klaviyo_port: int, platform_port: int) -> None:
             Mount("/", klaviyo.app),
         ]
     )
-    two = Starlette(routes=[Route("/_bench/told", told), Mount("/", platform.app)])
+    two = Starlette(routes=[Route("/_bench/told", sent), Mount("/", platform.app)])
     await listen({"klaviyo": (one, klaviyo_port), "jericommerce": (two, platform_port)})
     await asyncio.Event().wait()
 

@@ -23,19 +23,9 @@ from pydantic import SecretStr
 from sqlalchemy import insert
 
 from connector.domain import profile_state
-from connector.domain.lanes import (
-    Lane,
-    LaneState,
-    Millis,
-    Spend,
-)
-from connector.domain.outcomes import (
-    Observed,
-)
-from connector.domain.profiles import (
-    Observation,
-    ProfileWrite,
-)
+from connector.domain.lanes import Lane, LaneState, Millis, QuotaUsage
+from connector.domain.outcomes import Observed
+from connector.domain.profiles import Observation, ProfileWrite
 from connector.klaviyo.api import KlaviyoApi, headers, private_key
 from connector.klaviyo.limits import BULK_PROFILES_MAX, LIMITS
 from connector.klaviyo.sink import profile_body
@@ -43,13 +33,13 @@ from connector.klaviyo.sink.jobs import ImportJobs
 from connector.klaviyo.sink.profiles import ProfileSink
 from connector.mapping import load
 from connector.net.http import Http
-from connector.net.rate_limit import Governor, Limit
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
-from connector.pipeline.import_jobs import Receipts
-from connector.pipeline.profile_reads import Refresher
+from connector.pipeline.import_jobs import ImportJobTracker
+from connector.pipeline.profile_reads import ProfileReadSink
 from connector.pipeline.rendering import ProfileRenderer
 from connector.platforms.jericommerce.view import person_covers, person_view
-from connector.ports import Fence, Lease, Reader, Sight
+from connector.ports import Fence, Lease, PersonSnapshot, Reader
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
@@ -80,7 +70,7 @@ class Step:
         return sum(count for label, count in self.requests.items() if label in _WRITES)
 
 
-class _Held(Lease):
+class _StaticLease(Lease):
     def __init__(self, fence: Fence) -> None:
         self._fence = fence
 
@@ -93,24 +83,24 @@ class _Held(Lease):
 
 
 @dataclass
-class Site:
+class Environment:
     """A store, a lane of profiles and Klaviyo."""
 
     store: SqlStore
     lane: Lane
     reads: Lane
-    lease: _Held
+    lease: _StaticLease
     klaviyo: KlaviyoSandbox
     api: KlaviyoApi
-    refresher: Refresher
+    profile_reads: ProfileReadSink
     dispatcher: Dispatcher[ProfileWrite]
-    receipts: Receipts
+    receipts: ImportJobTracker
     clock: SystemClock = field(default_factory=SystemClock)
 
     async def observe(self, crowd: Sequence[Person]) -> None:
         """These people as a read would show them now."""
         now = self.clock.now()
-        await self.store.reads.ask(self.reads.id, dict.fromkeys(range(1, len(crowd) + 1), now))
+        await self.store.reads.request(self.reads.id, dict.fromkeys(range(1, len(crowd) + 1), now))
         while claim := await self.store.reads.claim(
             self.reads,
             self.lease.fence,
@@ -120,23 +110,23 @@ class Site:
             mapping="",
         ):
             seen = [
-                Observed(e.seq, self._seen(e.seq, crowd[e.seq - 1], Millis(e.occurred_at)))
+                Observed(e.seq, self._observation(e.seq, crowd[e.seq - 1], Millis(e.occurred_at)))
                 for e in claim.entries
             ]
             await self.store.reads.settle(claim, seen, now=self.clock.now(), horizon=_HORIZON)
 
-    def _seen(self, number: int, person: Person, at: Millis) -> Observation:
+    def _observation(self, number: int, person: Person, at: Millis) -> Observation:
         customer = person.view("demo")
         link = f"https://jeri.link/demo/download?token={'and0Lj' * 8}{number}"
-        sight = Sight(person_view(customer, link), person_covers(customer, link))
-        return self.refresher.observation(number, sight, at=at, since=at)
+        sight = PersonSnapshot(person_view(customer, link), person_covers(customer, link))
+        return self.profile_reads.observation(number, sight, at=at, since=at)
 
     async def deliver(self) -> None:
         """Until Klaviyo has everything and said so."""
         self.dispatcher.wake()
         while True:
             await asyncio.sleep(0.01)
-            if await self.dispatcher.quiet(60) and not await self.receipts.follow():
+            if await self.dispatcher.idle_for(60) and not await self.receipts.poll():
                 return
 
     def requests(self) -> dict[str, int]:
@@ -147,7 +137,7 @@ class Site:
         """People whose fields at Klaviyo are not the platform's."""
         count = 0
         for number, person in enumerate(crowd, 1):
-            seen = self._seen(number, person, Millis(0))
+            seen = self._observation(number, person, Millis(0))
             wanted = {name: value for name, value in seen.changes.items() if value is not None}
             found = self.klaviyo.profile(person.email)
             count += found is None or found["properties"] != wanted
@@ -157,58 +147,58 @@ class Site:
 async def measure(count: int, folder: Path, *, share: float = 0.01) -> list[Step]:
     """The three steps for so many people, of whom `share` change."""
     crowd = make_people(count, time.time())
-    site = await _site(folder, crowd)
-    loop = asyncio.create_task(site.dispatcher.run())
+    env = await _make_env(folder, crowd)
+    loop = asyncio.create_task(env.dispatcher.run())
     steps = []
     some = crowd[:: round(1 / share)]
     try:
-        steps.append(await _step(site, "backfill", crowd, crowd))
+        steps.append(await _step(env, "backfill", crowd, crowd))
         for person in some:
             person.balance += 1
-        steps.append(await _step(site, f"{share:.0%} change", crowd, some))
-        steps.append(await _step(site, "second look", crowd, []))
+        steps.append(await _step(env, f"{share:.0%} change", crowd, some))
+        steps.append(await _step(env, "second look", crowd, []))
     finally:
-        await site.dispatcher.stop(5.0)
+        await env.dispatcher.stop(5.0)
         await loop
-        await site.api.aclose()
-        await site.store.aclose()
+        await env.api.aclose()
+        await env.store.aclose()
     return steps
 
 
-async def _step(site: Site, what: str, crowd: list[Person], changed: list[Person]) -> Step:
-    before, began = site.requests(), time.monotonic()
-    await site.observe(crowd)
-    await site.deliver()
+async def _step(env: Environment, what: str, crowd: list[Person], changed: list[Person]) -> Step:
+    before, began = env.requests(), time.monotonic()
+    await env.observe(crowd)
+    await env.deliver()
     seconds = time.monotonic() - began
-    after = site.requests()
+    after = env.requests()
     return Step(
         what,
         len(changed),
-        _minimum(site, changed, whole=changed is crowd),
+        _minimum(env, changed, whole=changed is crowd),
         {label: n - before.get(label, 0) for label, n in after.items() if n > before.get(label, 0)},
         seconds,
-        site.wrong(crowd),
+        env.wrong(crowd),
     )
 
 
-def _minimum(site: Site, changed: Sequence[Person], *, whole: bool) -> int:
+def _minimum(env: Environment, changed: Sequence[Person], *, whole: bool) -> int:
     """One request each while they are few, else as many import jobs as count or bytes ask for."""
     if len(changed) <= _BULK_THRESHOLD:
         return len(changed)
-    room = sum(len(body) + 1 for body in _bodies(site, changed, whole))
-    by_bytes = math.ceil(room / profile_body.ENVELOPE.room)
+    max_bytes = sum(len(body) + 1 for body in _bodies(env, changed, whole))
+    by_bytes = math.ceil(max_bytes / profile_body.ENVELOPE.max_bytes)
     return max(math.ceil(len(changed) / BULK_PROFILES_MAX), by_bytes)
 
 
-def _bodies(site: Site, changed: Sequence[Person], whole: bool) -> Iterator[bytes]:
+def _bodies(env: Environment, changed: Sequence[Person], whole: bool) -> Iterator[bytes]:
     for number, person in enumerate(changed, 1):
-        fields = site._seen(number, person, Millis(0)).changes
-        told = fields if whole else {"balance": fields["balance"]}
-        sets, _ = profile_state.split(told)
+        fields = env._observation(number, person, Millis(0)).changes
+        written = fields if whole else {"balance": fields["balance"]}
+        sets, _ = profile_state.split_unsets(written)
         yield profile_body.item(ProfileWrite({"email": person.email}, sets))
 
 
-async def _site(folder: Path, crowd: Sequence[Person]) -> Site:
+async def _make_env(folder: Path, crowd: Sequence[Person]) -> Environment:
     clock = SystemClock()
     store = await open_store(f"sqlite:///{folder}/connector.db")
     lane = await store.lanes.ensure("bench", "klaviyo", "profile")
@@ -227,7 +217,9 @@ async def _site(folder: Path, crowd: Sequence[Person]) -> Site:
     fence = await store.leases.acquire("store", "bench", now=clock.now(), ttl=10**9)
     assert isinstance(fence, Fence)
     klaviyo = KlaviyoSandbox(limits=False, job_delay=0.2)
-    governor = Governor("bench", dict.fromkeys(LIMITS, Limit(10**6, 10**7)), clock=clock, share=1.0)
+    governor = RateLimiter(
+        "bench", dict.fromkeys(LIMITS, Limit(10**6, 10**7)), clock=clock, share=1.0
+    )
     http = Http(
         "http://127.0.0.1",
         vendor="klaviyo",
@@ -237,11 +229,11 @@ async def _site(folder: Path, crowd: Sequence[Person]) -> Site:
         http=httpx.AsyncClient(transport=httpx.ASGITransport(klaviyo.app)),
     )
 
-    async def remember(spend: Sequence[Spend]) -> None:
-        await store.memory.remember_spend(spend)
+    async def record_usage(spend: Sequence[QuotaUsage]) -> None:
+        await store.facts.save_usage(spend)
 
-    api = KlaviyoApi(http, governor, clock, remember)
-    lease = _Held(fence)
+    api = KlaviyoApi(http, governor, clock, record_usage)
+    lease = _StaticLease(fence)
     dispatcher: Dispatcher[Any] = Dispatcher(
         lane,
         LaneState(),
@@ -254,16 +246,16 @@ async def _site(folder: Path, crowd: Sequence[Person]) -> Site:
         metrics=Metrics("bench"),
         policy=Policy(bulk_threshold=_BULK_THRESHOLD),
     )
-    receipts = Receipts(
+    receipts = ImportJobTracker(
         lane,
         store.profiles,
         ImportJobs(api),
         lease,
         clock,
         Metrics("bench"),
-        settled=dispatcher.wake,
+        on_settled=dispatcher.wake,
     )
-    refresher = Refresher(
+    profile_reads = ProfileReadSink(
         cast(Reader, SimpleNamespace(endpoint="", parallel=1, by_id=False)),
         load(ROOT / "mappings" / "jericommerce.toml").mapping,
         lane=lane.id,
@@ -271,7 +263,9 @@ async def _site(folder: Path, crowd: Sequence[Person]) -> Site:
         email_change="new",
         on_leave="keep",
     )
-    return Site(store, lane, reads, lease, klaviyo, api, refresher, dispatcher, receipts, clock)
+    return Environment(
+        store, lane, reads, lease, klaviyo, api, profile_reads, dispatcher, receipts, clock
+    )
 
 
 def text(steps: Sequence[Step]) -> str:

@@ -33,7 +33,7 @@ def root() -> Path:
 
 
 @pytest.fixture
-def logging_as_before() -> Iterator[None]:
+def restore_logging_config() -> Iterator[None]:
     """Set up before anything captures, so put back after."""
     root, before = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
@@ -44,6 +44,6 @@ def logging_as_before() -> Iterator[None]:
 
 
 @pytest.fixture
-def silence(logging_as_before: None) -> None:
+def silenced_logs(restore_logging_config: None) -> None:
     """The log of planned faults is no news."""
     log.configure(level="critical")

@@ -16,11 +16,7 @@ from hashlib import blake2b
 from typing import Any, Literal, NoReturn
 
 from connector.config.values import seconds
-from connector.domain.actions import (
-    Action,
-    ActionName,
-    Asked,
-)
+from connector.domain.actions import Action, ActionName, ActionRequest
 from connector.domain.errors import Malformed, Problem
 from connector.mapping.address import valid_email
 from connector.ports import Offer
@@ -35,9 +31,9 @@ ITEMS_MAX = 1_000
 FLOW_ID = "x-klaviyo-flow-id"
 IDEMPOTENCY_KEY = "idempotency-key"
 
-_WHOLE = re.compile(r"([+-]?)(\d{1,12})(?:\.0{1,6})?", re.ASCII)
-_COMMON = ("idempotency_key", "once_per")
-_SPACE = re.compile(r"\s", re.ASCII)
+_INTEGER = re.compile(r"([+-]?)(\d{1,12})(?:\.0{1,6})?", re.ASCII)
+_COMMON_FIELDS = ("idempotency_key", "once_per")
+_WHITESPACE = re.compile(r"\s", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,112 +54,116 @@ USE_CASES: Mapping[str, UseCase] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ActionRules:
     """What a connection allows: points in one adjustment, ms for which a call without a key counts
     as the same, and ms for which keys are kept."""
 
     max_amount: int
     dedupe_window: int
-    kept: int
+    key_retention: int
 
 
-def routes_of(offers: frozenset[Offer]) -> tuple[Route, ...]:
+def routes_for(offers: frozenset[Offer]) -> tuple[Route, ...]:
     """The routes of a platform. Where it adjusts by sign it increases and decreases, and the other
     way round."""
     signed = "adjust" in offers or {"increase", "decrease"} <= offers
-    there: dict[Route, bool] = {
+    available: dict[Route, bool] = {
         "balance/increase": signed or "increase" in offers,
         "balance/decrease": signed or "decrease" in offers,
         "points/adjust": signed,
         "push": "push" in offers,
     }
-    return tuple(route for route, offered in there.items() if offered)
+    return tuple(route for route, offered in available.items() if offered)
 
 
-def read(route: Route, headers: Mapping[str, str], body: bytes, rules: Rules) -> Sequence[Asked]:
+def parse_actions(
+    route: Route, headers: Mapping[str, str], body: bytes, rules: ActionRules
+) -> Sequence[ActionRequest]:
     """What a call asks for, all of it. Raises Malformed naming the item and the field.
 
     `headers` are lower case. Without a key an action is known by flow, person and content.
     """
-    said = _decode(body)
-    many = isinstance(said, list) and route.startswith("balance/")
-    items = said if many else [said]
+    data = _decode(body)
+    many = isinstance(data, list) and route.startswith("balance/")
+    items = data if many else [data]
     if not 0 < len(items) <= ITEMS_MAX:
-        _refuse(f"the array: found {len(items)} items, allowed 1 to {ITEMS_MAX}")
+        _reject(f"the array: found {len(items)} items, allowed 1 to {ITEMS_MAX}")
     key = _header_key(headers)
     flow = headers.get(FLOW_ID, "").strip()
-    asked = []
+    requests = []
     for number, item in enumerate(items, start=1):
-        own = f"{key}#{number}" if key and len(items) > 1 else key
+        own_key = f"{key}#{number}" if key and len(items) > 1 else key
         fields = _Fields(item, f"item {number}: " if many else "")
-        asked.append(_READ[route](fields, rules).known_by(own, flow, rules, fields))
-    return asked
+        requests.append(_PARSERS[route](fields, rules).to_request(own_key, flow, rules, fields))
+    return requests
 
 
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _decode(body: bytes) -> Any:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             # A value that closed its quotes and went on would otherwise overrule what stands there.
-            _refuse("a key stands twice in one object: does a value hold a quote?")
+            _reject("a key stands twice in one object: does a value hold a quote?")
         return found
 
-    def constant(word: str) -> NoReturn:
-        _refuse(f"{word} is no number of JSON")
+    def reject_constant(word: str) -> NoReturn:
+        _reject(f"{word} is no number of JSON")
 
     try:
-        return json.loads(body.decode(), object_pairs_hook=once, parse_constant=constant)
+        return json.loads(
+            body.decode(), object_pairs_hook=unique_keys, parse_constant=reject_constant
+        )
     except UnicodeDecodeError:
-        _refuse("the body is not UTF-8")
+        _reject("the body is not UTF-8")
     except RecursionError:
-        _refuse("the body is nested too deeply")
+        _reject("the body is nested too deeply")
     except json.JSONDecodeError as error:
-        _refuse(f"the body is not JSON: {error}; does a value hold a quote or a line break?")
+        _reject(f"the body is not JSON: {error}; does a value hold a quote or a line break?")
     except ValueError:
-        _refuse("the body holds a number that is too long")
+        _reject("the body holds a number that is too long")
 
 
 class _Fields:
     """One item: each field is read once and in full, and any other is refused."""
 
-    def __init__(self, item: Any, where: str) -> None:
-        self.where = where
+    def __init__(self, item: Any, location: str) -> None:
+        self.location = location
         if not isinstance(item, dict):
-            _refuse(f"{where}found {_kind(item)}, allowed an object")
+            _reject(f"{location}found {_type_name(item)}, allowed an object")
         self._item: dict[str, Any] = item
 
-    def only(self, *allowed: str) -> None:
+    def allow_only(self, *allowed: str) -> None:
         for name in self._item:
-            if name not in allowed and name not in _COMMON:
-                known = ", ".join((*allowed, *_COMMON))
+            if name not in allowed and name not in _COMMON_FIELDS:
+                known = ", ".join((*allowed, *_COMMON_FIELDS))
                 shown = name if name.isascii() and name.isidentifier() else "a key"
-                self.refuse(shown[:40], f"not a field of this route, allowed {known}")
+                self.reject(shown[:40], f"not a field of this route, allowed {known}")
 
-    def has(self, name: str) -> bool:
+    def has_value(self, name: str) -> bool:
         return self._item.get(name) is not None
 
-    def text(self, name: str, most: int, *, required: bool = True) -> str:
+    def text(self, name: str, maximum: int, *, required: bool = True) -> str:
         value = self._item.get(name)
         if value is None and not required:
             return ""
         if not isinstance(value, str):
-            self.refuse(name, f"found {_kind(value)}, allowed a text")
+            self.reject(name, f"found {_type_name(value)}, allowed a text")
         value = value.strip()
         if not value and not required:
             return ""
-        if not 0 < len(value) <= most:
-            self.refuse(name, f"found {len(value)} characters, allowed 1 to {most}")
-        if "\0" in value or not _encodes(value):
-            self.refuse(name, "found a character that is none")
+        if not 0 < len(value) <= maximum:
+            self.reject(name, f"found {len(value)} characters, allowed 1 to {maximum}")
+        if "\0" in value or not _is_encodable(value):
+            self.reject(name, "found a character that is none")
         return value
 
     def email(self, name: str) -> str:
         value = self.text(name, 254).lower()
         if not valid_email(value):
-            self.refuse(name, "found no e-mail address that a person can have")
+            self.reject(name, "found no e-mail address that a person can have")
         return value
 
     def flag(self, name: str) -> bool | None:
@@ -172,27 +172,27 @@ class _Fields:
         if isinstance(value, str) and value.strip().lower() in ("true", "false"):
             return value.strip().lower() == "true"
         if value is not None and not isinstance(value, bool):
-            self.refuse(name, f"found {_kind(value)}, allowed true or false")
+            self.reject(name, f"found {_type_name(value)}, allowed true or false")
         return value
 
-    def whole(self, name: str, most: int, *, signed: bool) -> int:
+    def integer(self, name: str, maximum: int, *, signed: bool) -> int:
         """A whole number other than 0: 100, 100.0 and "100" alike."""
         value = self._item.get(name)
         text = str(value).strip() if not isinstance(value, bool) else ""
-        match = _WHOLE.fullmatch(text) if isinstance(value, str | int | float) else None
+        match = _INTEGER.fullmatch(text) if isinstance(value, str | int | float) else None
         number = int(match[1] + match[2]) if match else 0
         kind = "a whole number" if signed else "a positive whole number"
         if not match or number == 0 or (number < 0 and not signed):
-            self.refuse(name, f"found {_kind(value)}, allowed {kind}")
-        if abs(number) > most:
-            self.refuse(name, f"more than [connections.actions] max_amount, which is {most}")
+            self.reject(name, f"found {_type_name(value)}, allowed {kind}")
+        if abs(number) > maximum:
+            self.reject(name, f"more than [connections.actions] max_amount, which is {maximum}")
         return number
 
-    def refuse(self, name: str, what: str) -> NoReturn:
-        _refuse(f"{self.where}{name}: {what}")
+    def reject(self, name: str, what: str) -> NoReturn:
+        _reject(f"{self.location}{name}: {what}")
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     """What was found, without telling it: it may be somebody's data."""
     kinds = {dict: "an object", list: "an array", str: "a text", bool: "true or false"}
     if value is None:
@@ -200,7 +200,7 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _encodes(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -208,7 +208,7 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _refuse(detail: str) -> NoReturn:
+def _reject(detail: str) -> NoReturn:
     raise Malformed(Problem.FLOW_MALFORMED, detail)
 
 
@@ -216,36 +216,36 @@ def _refuse(detail: str) -> NoReturn:
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class _ParsedAction:
     """An action as read, on its way to an identity."""
 
     route: Route
     action: Action
 
-    def known_by(self, key: str, flow: str, rules: Rules, fields: _Fields) -> Asked:
-        own = fields.text("idempotency_key", ID_MAX, required=False) or key
+    def to_request(self, key: str, flow: str, rules: ActionRules, fields: _Fields) -> ActionRequest:
+        own_key = fields.text("idempotency_key", ID_MAX, required=False) or key
         once_per = _once_per(fields, rules)
-        if own:
-            return Asked(self.action, self.route, f"key {own}", once_per)
-        said = repr(self.action).encode()
-        content = blake2b(said, digest_size=16).hexdigest()
+        if own_key:
+            return ActionRequest(self.action, self.route, f"key {own_key}", once_per)
+        data = repr(self.action).encode()
+        content = blake2b(data, digest_size=16).hexdigest()
         window = once_per if once_per is not None else rules.dedupe_window
-        return Asked(self.action, self.route, f"flow {flow} {content}", window)
+        return ActionRequest(self.action, self.route, f"flow {flow} {content}", window)
 
 
-def _once_per(fields: _Fields, rules: Rules) -> int | None:
+def _once_per(fields: _Fields, rules: ActionRules) -> int | None:
     text = fields.text("once_per", 20, required=False)
     if not text:
         return None
     try:
         window = round(seconds(text) * 1000)
     except ValueError:
-        fields.refuse("once_per", 'found no duration, allowed one such as "300d"')
-    if not rules.dedupe_window <= window <= rules.kept:
-        least, most = rules.dedupe_window // 3_600_000, rules.kept // 86_400_000
-        fields.refuse(
+        fields.reject("once_per", 'found no duration, allowed one such as "300d"')
+    if not rules.dedupe_window <= window <= rules.key_retention:
+        shortest, maximum = rules.dedupe_window // 3_600_000, rules.key_retention // 86_400_000
+        fields.reject(
             "once_per",
-            f"allowed {least}h (Klaviyo repeats a call for a day) to {most}d (keys are forgotten)",
+            f"allowed {shortest}h (Klaviyo repeats a call for a day) to {maximum}d (key retention)",
         )
     return window
 
@@ -253,33 +253,33 @@ def _once_per(fields: _Fields, rules: Rules) -> int | None:
 def _header_key(headers: Mapping[str, str]) -> str:
     key = headers.get(IDEMPOTENCY_KEY, "").strip()
     if len(key) > ID_MAX or not key.isprintable():
-        _refuse(f"header {IDEMPOTENCY_KEY}: allowed up to {ID_MAX} printable characters")
+        _reject(f"header {IDEMPOTENCY_KEY}: allowed up to {ID_MAX} printable characters")
     return key
 
 
 # ── routes ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _balance(name: ActionName, sign: int) -> Callable[[_Fields, Rules], _Read]:
-    def read_one(fields: _Fields, rules: Rules) -> _Read:
+def _balance_parser(name: ActionName, sign: int) -> Callable[[_Fields, ActionRules], _ParsedAction]:
+    def parse_one(fields: _Fields, rules: ActionRules) -> _ParsedAction:
         """JeriCommerce's body. At Yotpo an increase is a reward and a decrease is a redemption."""
-        fields.only("email", "amount", "reason")
+        fields.allow_only("email", "amount", "reason")
         action = Action(
             name=name,
             email=fields.email("email"),
-            amount=sign * fields.whole("amount", rules.max_amount, signed=False),
+            amount=sign * fields.integer("amount", rules.max_amount, signed=False),
             reason=fields.text("reason", REASON_MAX),
             earned=sign > 0,
         )
-        return _Read("balance/increase" if sign > 0 else "balance/decrease", action)
+        return _ParsedAction("balance/increase" if sign > 0 else "balance/decrease", action)
 
-    return read_one
+    return parse_one
 
 
-def _adjust(fields: _Fields, rules: Rules) -> _Read:
+def _adjust(fields: _Fields, rules: ActionRules) -> _ParsedAction:
     """Yotpo's body; `use_case` stands for the sign and the points-earned flag."""
     amount, earned_flag = "point_adjustment_amount", "apply_adjustment_to_points_earned"
-    fields.only(
+    fields.allow_only(
         "customer_email",
         "customer_id",
         amount,
@@ -288,17 +288,17 @@ def _adjust(fields: _Fields, rules: Rules) -> _Read:
         "visible_to_customer",
         "use_case",
     )
-    points = fields.whole(amount, rules.max_amount, signed=True)
+    points = fields.integer(amount, rules.max_amount, signed=True)
     earned = fields.flag(earned_flag)
-    if fields.has("use_case"):
+    if fields.has_value("use_case"):
         word = fields.text("use_case", 20)
         case = USE_CASES.get(word)
         if case is None:
-            fields.refuse("use_case", f"allowed {', '.join(USE_CASES)}")
+            fields.reject("use_case", f"allowed {', '.join(USE_CASES)}")
         if points < 0 and case.sign > 0:
-            fields.refuse(amount, f"found a negative number, and {word} adds points")
+            fields.reject(amount, f"found a negative number, and {word} adds points")
         if earned not in (None, case.earned):
-            fields.refuse(earned_flag, f"{word} means {str(case.earned).lower()}")
+            fields.reject(earned_flag, f"{word} means {str(case.earned).lower()}")
         points, earned = case.sign * abs(points), case.earned
     visible = fields.flag("visible_to_customer")
     email, customer = _person(fields, "customer_email")
@@ -311,15 +311,15 @@ def _adjust(fields: _Fields, rules: Rules) -> _Read:
         earned=earned,
         visible=visible is not False,
     )
-    return _Read("points/adjust", action)
+    return _ParsedAction("points/adjust", action)
 
 
-def _push(fields: _Fields, rules: Rules) -> _Read:
-    fields.only("customer_id", "email", "message", "url")
+def _push(fields: _Fields, rules: ActionRules) -> _ParsedAction:
+    fields.allow_only("customer_id", "email", "message", "url")
     email, customer = _person(fields, "email")
     url = fields.text("url", URL_MAX, required=False)
-    if url and (not url.startswith(("https://", "http://")) or _SPACE.search(url)):
-        fields.refuse("url", "allowed an address that begins with https://")
+    if url and (not url.startswith(("https://", "http://")) or _WHITESPACE.search(url)):
+        fields.reject("url", "allowed an address that begins with https://")
     action = Action(
         name="push",
         email=email,
@@ -327,22 +327,22 @@ def _push(fields: _Fields, rules: Rules) -> _Read:
         message=fields.text("message", MESSAGE_MAX),
         url=url,
     )
-    return _Read("push", action)
+    return _ParsedAction("push", action)
 
 
 def _person(fields: _Fields, email: str) -> tuple[str | None, str | None]:
     """Address, the platform's or Klaviyo's id, or both. A template leaves an empty text for what a
     profile has not."""
-    given = fields.email(email) if fields.text(email, 254, required=False) else None
+    email_address = fields.email(email) if fields.text(email, 254, required=False) else None
     customer = fields.text("customer_id", ID_MAX, required=False) or None
-    if not given and not customer:
-        fields.refuse(email, "nobody is named, neither here nor by customer_id")
-    return given, customer
+    if not email_address and not customer:
+        fields.reject(email, "nobody is named, neither here nor by customer_id")
+    return email_address, customer
 
 
-_READ: Mapping[Route, Callable[[_Fields, Rules], _Read]] = {
-    "balance/increase": _balance("increase", +1),
-    "balance/decrease": _balance("decrease", -1),
+_PARSERS: Mapping[Route, Callable[[_Fields, ActionRules], _ParsedAction]] = {
+    "balance/increase": _balance_parser("increase", +1),
+    "balance/decrease": _balance_parser("decrease", -1),
     "points/adjust": _adjust,
     "push": _push,
 }

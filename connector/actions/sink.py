@@ -11,23 +11,23 @@ from dataclasses import replace
 
 import orjson
 
-from connector.domain.actions import (
-    Action,
+from connector.domain.actions import Action
+from connector.domain.attention import Check
+from connector.domain.errors import (
+    AmbiguousError,
+    Blocked,
+    DeliveryError,
+    Problem,
+    Rejected,
+    RetryLater,
 )
-from connector.domain.attention import (
-    Check,
-)
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
-from connector.domain.messages import (
-    Fault,
-    Skip,
-)
+from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import (
     Absent,
     Accepted,
+    Ambiguous,
     Dead,
     Delivery,
-    Doubt,
     Held,
     Outcome,
     Request,
@@ -35,15 +35,13 @@ from connector.domain.outcomes import (
     Stop,
     Unsent,
 )
-from connector.domain.records import (
-    Entry,
-)
-from connector.ports import Actions, Clock, Mode, Outgoing, Quota
+from connector.domain.records import Entry
+from connector.ports import Actions, BatchMode, Clock, Outgoing, Quota
 from connector.runtime import log
 
-_REFUSED = frozenset({400, 404, 409, 413, 422})
+_REFUSED_STATUSES = frozenset({400, 404, 409, 413, 422})
 _KLAVIYO_ID = re.compile(r"01[0-9A-Z]{24}", re.ASCII)
-_APPLIED = 200
+_APPLIED_STATUS = 200
 """The port says only that it was taken, not with which 2xx."""
 
 
@@ -65,7 +63,7 @@ class ActionSink:
     Klaviyo profile id and `platform_id` the platform's id of an address, None where nobody knows.
     """
 
-    bulk: Mode | None = None
+    bulk: BatchMode | None = None
 
     def __init__(
         self,
@@ -85,7 +83,7 @@ class ActionSink:
         self._address_of = address_of
         self._platform_id = platform_id
         self._check = check
-        self.single = Mode(platform.endpoint, size=1, parallel=platform.parallel)
+        self.single = BatchMode(platform.endpoint, size=1, parallel=platform.parallel)
         self._log = log.get("actions")
 
     @property
@@ -95,7 +93,7 @@ class ActionSink:
     async def deliver(
         self, batch: Sequence[Outgoing[Action]], *, bulk: bool, permits: int
     ) -> AsyncIterator[Delivery]:
-        tasks = [asyncio.create_task(self._one(out.entry, out.message)) for out in batch]
+        tasks = [asyncio.create_task(self._deliver_one(out.entry, out.message)) for out in batch]
         try:
             for done in asyncio.as_completed(tasks):
                 yield await done
@@ -103,23 +101,23 @@ class ActionSink:
             for task in tasks:
                 task.cancel()
 
-    async def _one(self, entry: Entry, action: Action) -> Delivery:
+    async def _deliver_one(self, entry: Entry, action: Action) -> Delivery:
         seq = entry.seq
         try:
-            named = await self._named(action)
+            addressed = await self._with_address(action)
         except DeliveryError as error:
-            after = error.after if isinstance(error, Wait) else 0.0
+            after = error.after if isinstance(error, RetryLater) else 0.0
             return Delivery([Retry(seq, error.problem, after, "Klaviyo was asked who it is for")])
-        if named is None:
+        if addressed is None:
             detail = "Klaviyo knows no profile with this customer_id, or it has no address"
             return Delivery([Held(seq, Problem.ACTION_PERSON, detail)])
         if entry.solo:
-            return await self._look_up(seq, named)
+            return await self._look_up(seq, addressed)
         if not self._may_send():
             return Delivery([Unsent(seq)])
-        return await self._apply(seq, named)
+        return await self._apply(seq, addressed)
 
-    async def _named(self, action: Action) -> Action | None:
+    async def _with_address(self, action: Action) -> Action | None:
         """With an address for Klaviyo's id; the platform's own id is left to the platform."""
         id = action.customer or ""
         if action.email or action.person or not _KLAVIYO_ID.fullmatch(id):
@@ -131,27 +129,29 @@ class ActionSink:
         return replace(action, email=email, person=person, customer=None)
 
     async def _apply(self, seq: int, action: Action) -> Delivery:
-        sent_at, began = self._clock.now(), self._clock.monotonic()
-        id, error, theirs = secrets.token_hex(8), None, None
+        sent_at, started = self._clock.now(), self._clock.monotonic()
+        id, error, platform_ref = secrets.token_hex(8), None, None
         try:
-            theirs = await self._platform.apply(action)
+            platform_ref = await self._platform.apply(action)
         except DeliveryError as failed:
             error = failed
         except Exception as fault:
             # A fault of the adapter's, perhaps after the request left.
             self._log.exception("an adapter failed", action=action.name)
-            error = Unknown(Problem.ANSWER_UNREADABLE, f"{type(fault).__name__} in the adapter")
+            error = AmbiguousError(
+                Problem.ANSWER_UNREADABLE, f"{type(fault).__name__} in the adapter"
+            )
         request = Request(
             id=id,
             endpoint=self._platform.endpoint,
             sent_at=sent_at,
-            status=error.status if error else _APPLIED,
-            millis=round((self._clock.monotonic() - began) * 1000),
+            status=error.status if error else _APPLIED_STATUS,
+            millis=round((self._clock.monotonic() - started) * 1000),
             problem=error.problem if error else None,
         )
         if error is None:
-            return Delivery([Accepted(seq, id, theirs)], [request])
-        outcome, stop = outcome_of(seq, error, self._not_applied, id)
+            return Delivery([Accepted(seq, id, platform_ref)], [request])
+        outcome, stop = outcome_for(seq, error, self._not_applied, id)
         return Delivery([outcome], [request], stop)
 
     async def _look_up(self, seq: int, action: Action) -> Delivery:
@@ -159,14 +159,14 @@ class ActionSink:
         try:
             found = await self._platform.look_up(action)
         except Blocked as error:
-            if error.status not in _REFUSED:
+            if error.status not in _REFUSED_STATUSES:
                 stop = Stop(error.scope, error.problem, error.detail)
                 return Delivery([Unsent(seq)], stop=stop)
-            return Delivery([_parked(seq, error)])
+            return Delivery([_held_uncertain(seq, error)])
         except Rejected as error:
-            return Delivery([_parked(seq, error)])
+            return Delivery([_held_uncertain(seq, error)])
         except DeliveryError as error:
-            after = error.after if isinstance(error, Wait) else 0.0
+            after = error.after if isinstance(error, RetryLater) else 0.0
             return Delivery([Retry(seq, error.problem, after, error.detail)])
         if found == "applied":
             return Delivery([Accepted(seq, "")])
@@ -184,25 +184,25 @@ class ActionSink:
         return self._platform.endpoint, orjson.dumps(out.message)
 
 
-def outcome_of(
+def outcome_for(
     seq: int, error: DeliveryError, not_applied: frozenset[int], request: str
 ) -> tuple[Outcome, Stop | None]:
     """What a failed send means. Not applied for certain: the platform's side says so, or the status
     is one of [connections.actions] retry_statuses. Whatever is neither that nor a refusal may have
     been applied."""
     problem, detail, status = error.problem, error.detail, error.status
-    after = error.after if isinstance(error, Wait) else 0.0
-    if isinstance(error, Wait) or status in not_applied:
+    after = error.after if isinstance(error, RetryLater) else 0.0
+    if isinstance(error, RetryLater) or status in not_applied:
         return Retry(seq, problem, after, detail), None
     if isinstance(error, Rejected) and problem is Problem.NO_IDENTITY:
         return Held(seq, Problem.ACTION_PERSON, detail), None
-    if isinstance(error, Rejected) or (isinstance(error, Blocked) and status in _REFUSED):
+    if isinstance(error, Rejected) or (isinstance(error, Blocked) and status in _REFUSED_STATUSES):
         return Dead(seq, problem, detail, request), None
     if isinstance(error, Blocked):
         return Unsent(seq), Stop(error.scope, problem, detail)
-    return Doubt(seq, problem, after, detail, request), None
+    return Ambiguous(seq, problem, after, detail, request), None
 
 
-def _parked(seq: int, error: DeliveryError) -> Held:
+def _held_uncertain(seq: int, error: DeliveryError) -> Held:
     detail = f"the look-up was refused: {error.problem} {error.detail}"
     return Held(seq, Problem.ACTION_UNCERTAIN, detail)

@@ -19,15 +19,15 @@ from connector.cli import (
     backfill,
     daemon,
     dead_letters,
-    flows,
     groups,
-    notices,
+    notify,
     people,
-    reconciles,
+    reconcile,
     setup,
     status,
-    stores,
+    store,
     support,
+    webhook_builder,
 )
 
 app = typer.Typer(
@@ -59,15 +59,15 @@ def options(
     context.obj = config
 
 
-for module in (backfill, daemon, status, people, reconciles, setup, support, flows):
+for module in (backfill, daemon, status, people, reconcile, setup, support, webhook_builder):
     module.register(app)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(actions.app, name="actions")
 app.add_typer(groups.audiences, name="audiences")
 app.add_typer(groups.segments, name="segments")
-app.add_typer(stores.app, name="store")
-app.add_typer(notices.app, name="notify")
+app.add_typer(store.app, name="store")
+app.add_typer(notify.app, name="notify")
 app.add_typer(setup.mappings, name="mappings")
 app.add_typer(setup.new, name="new")
 app.add_typer(setup.configuration, name="config")

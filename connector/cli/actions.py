@@ -13,7 +13,7 @@ from connector.cli import session
 
 if TYPE_CHECKING:
     from connector.config import Config
-    from connector.ports import Deed
+    from connector.ports import ActionView
 
 app = typer.Typer(no_args_is_help=True, help="Adjustments and pushes that flows asked for.")
 
@@ -31,32 +31,37 @@ def list_(
     """Uncertain and held ones first, then the newest. Shows whom they are for."""
     found = session.run(_find(session.read(context.obj), connection, stuck, limit))
     if as_json:
-        print(json.dumps([asdict(deed) for deed in found], indent=2))
+        print(json.dumps([asdict(action) for action in found], indent=2))
         return
-    for deed in found:
-        _tell(deed)
+    for action in found:
+        _print_action(action)
 
 
-async def _find(config: Config, connection: str | None, stuck: bool, limit: int) -> list[Deed]:
-    async with session.operator(config) as who:
-        return list(await who.deeds(connection, stuck, limit))
+async def _find(
+    config: Config, connection: str | None, stuck: bool, limit: int
+) -> list[ActionView]:
+    async with session.open_commands(config) as commands:
+        return list(await commands.actions(connection, stuck, limit))
 
 
-def _tell(deed: Deed) -> None:
-    what = f"{deed.name} {deed.amount:+d}" if deed.amount else deed.name
-    when = _time(deed.received_at)
-    state = "looked up" if deed.state == "uncertain" and not deed.settled_at else deed.state
-    print(f"{deed.id:>6}  {when}  {state:<10} {deed.connection}  {what}  {deed.who}  {deed.reason}")
-    if deed.problem:
-        print(f"        {deed.problem} {deed.detail}")
-    if deed.state == "uncertain" and deed.sent_at:
-        twice = "twice, last" if deed.resent else "once,"
-        print(f"        sent {twice} {_time(deed.sent_at)}, reference {deed.ours}")
-    if deed.evidence:
-        said: dict[str, Any] = json.loads(deed.evidence)
-        print(f"        a late answer came {_time(said['at'])}: {said['answer']}")
-    if deed.decided_by:
-        print(f"        decided by {deed.decided_by}")
+def _print_action(action: ActionView) -> None:
+    what = f"{action.name} {action.amount:+d}" if action.amount else action.name
+    when = _time(action.received_at)
+    state = "looked up" if action.state == "uncertain" and not action.settled_at else action.state
+    print(
+        f"{action.id:>6}  {when}  {state:<10} {action.connection}  {what}  "
+        f"{action.person}  {action.reason}"
+    )
+    if action.problem:
+        print(f"        {action.problem} {action.detail}")
+    if action.state == "uncertain" and action.sent_at:
+        twice = "twice, last" if action.resent else "once,"
+        print(f"        sent {twice} {_time(action.sent_at)}, reference {action.ref}")
+    if action.evidence:
+        late_answer: dict[str, Any] = json.loads(action.evidence)
+        print(f"        a late answer came {_time(late_answer['at'])}: {late_answer['answer']}")
+    if action.decided_by:
+        print(f"        decided by {action.decided_by}")
 
 
 def _time(millis: int) -> str:
@@ -66,16 +71,16 @@ def _time(millis: int) -> str:
 @app.command()
 def applied(context: typer.Context, id: Number) -> None:
     """An uncertain one: you looked at the platform, and it is there."""
-    session.follow(context.obj, "applied", {"id": id, "by": session.who()})
+    session.follow(context.obj, "applied", {"id": id, "by": session.current_user()})
 
 
 @app.command()
 def again(context: typer.Context, id: Number) -> None:
     """Send it: it is not at the platform, or the cap shall not hold it."""
-    session.follow(context.obj, "again", {"id": id, "by": session.who()})
+    session.follow(context.obj, "again", {"id": id, "by": session.current_user()})
 
 
 @app.command()
 def refuse(context: typer.Context, id: Number) -> None:
     """It shall not be sent (again)."""
-    session.follow(context.obj, "refuse", {"id": id, "by": session.who()})
+    session.follow(context.obj, "refuse", {"id": id, "by": session.current_user()})

@@ -30,28 +30,28 @@ def list_(
         when = datetime.fromtimestamp(x["since"] / 1000, UTC).isoformat(timespec="seconds")
         print(f"{x['id']:>6}  {when}  {x['connection']}  {x['what']} of {x['subject']}")
         for key, value in x["detail"].items():
-            print(f"        {key.replace('_', ' ')}: {_words(value)}")
+            print(f"        {key.replace('_', ' ')}: {_format(value)}")
 
 
-def _words(value: Any) -> str:
+def _format(value: Any) -> str:
     return ", ".join(str(x) for x in value) if isinstance(value, list) else str(value)
 
 
 async def _find(config: Config) -> list[dict[str, Any]]:
-    async with session.operator(config) as who:
-        found: list[dict[str, Any]] = (await who.status())["approvals"]
+    async with session.open_commands(config) as commands:
+        found: list[dict[str, Any]] = (await commands.status())["approvals"]
         return found
 
 
 @app.command()
 def approve(context: typer.Context, id: int, detach: session.Detach = False) -> None:
     """Let it happen."""
-    args = {"id": id, "by": session.who()}
+    args = {"id": id, "by": session.current_user()}
     session.follow(context.obj, "approve", args, detach=detach)
 
 
 @app.command()
 def reject(context: typer.Context, id: int, detach: session.Detach = False) -> None:
     """It does not happen, and nothing is lost."""
-    args = {"id": id, "by": session.who()}
+    args = {"id": id, "by": session.current_user()}
     session.follow(context.obj, "reject", args, detach=detach)

@@ -19,7 +19,7 @@ from connector.cli import session
 if TYPE_CHECKING:
     from connector.config import Config
 
-_LOOK, _SAY = 0.2, 10.0
+_POLL_INTERVAL, _PRINT_INTERVAL = 0.2, 10.0
 Run = dict[str, Any]
 
 
@@ -62,12 +62,12 @@ def backfill(
     if connection not in {known.name for known in config.connections}:
         raise typer.BadParameter(f"there is no connection `{connection}`")
     if stop:
-        said = session.run(_stop(config, connection))
-        typer.echo(said, err=not said.startswith("stopped"))
-        raise typer.Exit(0 if said.startswith("stopped") else 1)
+        message = session.run(_stop(config, connection))
+        typer.echo(message, err=not message.startswith("stopped"))
+        raise typer.Exit(0 if message.startswith("stopped") else 1)
     args = {
         "connection": connection,
-        **_whom(emails, klaviyo_list, klaviyo_segment),
+        **_people_args(emails, klaviyo_list, klaviyo_segment),
         "dry_run": dry_run,
         "existing_only": existing_only,
         "force": force,
@@ -75,18 +75,18 @@ def backfill(
         "events": events,
         "since": _day(since, events),
     }
-    run, wrong = session.run(_work(config, args, detach))
-    if wrong or run is None:
-        typer.echo(wrong, err=True)
+    run, error = session.run(_execute(config, args, detach))
+    if error or run is None:
+        typer.echo(error, err=True)
         raise typer.Exit(1)
     if as_json:
         print(json.dumps(run, indent=2))
     elif not detach:
-        _tell(run)
+        _print_run(run)
     raise typer.Exit(0 if detach or run["state"] == "done" else 1)
 
 
-def _whom(emails: Path | None, of_list: str, of_segment: str) -> dict[str, str]:
+def _people_args(emails: Path | None, of_list: str, of_segment: str) -> dict[str, str]:
     """`source` and `what` of the order. A file is looked at here, for a mistake is mended sooner
     by who made it."""
     given = [bool(emails), bool(of_list), bool(of_segment)]
@@ -96,8 +96,8 @@ def _whom(emails: Path | None, of_list: str, of_segment: str) -> dict[str, str]:
         from connector.sync.backfill import addresses
 
         try:
-            addresses.look(emails)
-        except addresses.FileFault as error:
+            addresses.detect_layout(emails)
+        except addresses.FileError as error:
             raise typer.BadParameter(str(error)) from error
         return {"source": "emails", "what": str(emails.resolve())}
     if of_list:
@@ -118,40 +118,40 @@ def _day(since: str, events: bool) -> int | None:
 
 
 async def _stop(config: Config, connection: str) -> str:
-    async with session.at_work(config) as carry_out:
-        done, result = await carry_out("backfill-stop", {"connection": connection})
+    async with session.executor(config) as execute:
+        done, result = await execute("backfill-stop", {"connection": connection})
     return f"stopped: backfill {result['stopped']}" if done else str(result["error"])
 
 
-async def _work(config: Config, args: dict[str, Any], detach: bool) -> tuple[Run | None, str]:
+async def _execute(config: Config, args: dict[str, Any], detach: bool) -> tuple[Run | None, str]:
     """(the run when it has ended, or when the daemon has it; what is wrong)."""
-    async with session.at_work(config) as carry_out:
-        done, result = await carry_out("backfill", args)
+    async with session.executor(config) as execute:
+        done, result = await execute("backfill", args)
         if not done:
             return None, str(result["error"])
         return await _follow(config, int(result["backfill"]), detach), ""
 
 
 async def _follow(config: Config, id: int, detach: bool) -> Run:
-    async with session.operator(config) as desk:
-        run = await desk.backfill(id)
-        if detach and await desk.holder():
+    async with session.open_commands(config) as commands:
+        run = await commands.backfill(id)
+        if detach and await commands.holder():
             print(f"backfill {id} is {run['state']}; this command again follows it")
             return run
-        with _shown() as show:
+        with _progress() as show:
             while run["state"] in ("waiting", "running"):
                 show(run)
-                await asyncio.sleep(_LOOK)
-                run = await desk.backfill(id)
+                await asyncio.sleep(_POLL_INTERVAL)
+                run = await commands.backfill(id)
             show(run)
         return run
 
 
 @contextlib.contextmanager
-def _shown() -> Iterator[Callable[[Run], None]]:
+def _progress() -> Iterator[Callable[[Run], None]]:
     """Progress on stderr: a bar on a terminal, else a line now and then."""
     if not sys.stderr.isatty():
-        yield _Lines()
+        yield _LinePrinter()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -165,12 +165,12 @@ def _shown() -> Iterator[Callable[[Run], None]]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=None, total_text="", rate="")
-        pace = _Pace()
+        pace = _RateMeter()
 
         def show(run: Run) -> None:
             bar.update(
                 task,
-                description=_standing(run),
+                description=_run_label(run),
                 completed=run["done"],
                 total=run["total"],
                 total_text=f"{run['total']:,}" if run["total"] is not None else "?",
@@ -180,7 +180,7 @@ def _shown() -> Iterator[Callable[[Run], None]]:
         yield show
 
 
-class _Pace:
+class _RateMeter:
     """People a second since it was first asked."""
 
     def __init__(self) -> None:
@@ -194,39 +194,39 @@ class _Pace:
         return (done - before) / (now - began) if now > began else 0.0
 
 
-class _Lines:
+class _LinePrinter:
     """One line every ten seconds, and whenever it stands otherwise than before."""
 
     def __init__(self) -> None:
-        self._pace = _Pace()
-        self._said = ("", float("-inf"))
+        self._pace = _RateMeter()
+        self._last_printed = ("", float("-inf"))
 
     def __call__(self, run: Run) -> None:
-        pace, standing, now = self._pace(run["done"]), _standing(run), time.monotonic()
-        if standing == self._said[0] and now - self._said[1] < _SAY:
+        pace, label, now = self._pace(run["done"]), _run_label(run), time.monotonic()
+        if label == self._last_printed[0] and now - self._last_printed[1] < _PRINT_INTERVAL:
             return
-        self._said = (standing, now)
+        self._last_printed = (label, now)
         total, left = run["total"], ""
         if total and pace > 0 and run["state"] == "running":
             left = f", {max(0, total - run['done']) / pace / 60:.0f} min left"
         of = f" of {total:,}" if total is not None else ""
-        print(f"{standing}: {run['done']:,}{of}, {pace:,.0f}/s{left}", file=sys.stderr)
+        print(f"{label}: {run['done']:,}{of}, {pace:,.0f}/s{left}", file=sys.stderr)
 
 
-def _standing(run: Run) -> str:
+def _run_label(run: Run) -> str:
     name = f"{'dry run' if run['dry_run'] else 'backfill'} {run['id']}"
     if run["state"] == "waiting":
         return f"{name} waits (connector approvals list)"
     return f"{name} {run['state']}"
 
 
-def _tell(run: Run) -> None:
+def _print_run(run: Run) -> None:
     why = f"; {run['detail']}" if run["detail"] else ""
-    print(f"{_standing(run)}: {run['rows']:,} looked at{why}")
+    print(f"{_run_label(run)}: {run['rows']:,} looked at{why}")
     for word, count in run["people"].items():
         if count or word not in ("pending", "dead"):
             print(f"  {word.replace('_', ' '):<16}{count:>12,}")
-    for word, count in run["events_of_the_past"].items():
+    for word, count in run["past_events"].items():
         print(f"  {'events ' + word.replace('_', ' '):<18}{count:>10,}")
     if run["existing_only"]:
         print(f"  {'not at Klaviyo':<16}{run['not_at_klaviyo']:>12,}")

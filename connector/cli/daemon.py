@@ -40,7 +40,7 @@ def run(
 
 
 async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
-    from connector.app.daemon import App, read_config, settle_heap
+    from connector.app.daemon import App, freeze_heap, read_config
     from connector.domain.errors import ConfigError
 
     app = App(config, reread=lambda: read_config(path))
@@ -57,14 +57,14 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
         if not starting.done():
             starting.cancel()  # a stop while it waits for its store or its lease
             await asyncio.gather(starting, return_exceptions=True)
-            await app.abandon()
+            await app.abort_start()
             return []
         starting.result()
-        settle_heap()
+        freeze_heap()
     except ConfigError:
         await app.stop()  # gives back what it has taken, the lease above all
         raise
-    reading = asyncio.create_task(_read_again(app, reread))
+    reading = asyncio.create_task(_reload_on_signal(app, reread))
     try:
         if until_idle:
             idle = asyncio.create_task(app.until_idle())
@@ -73,7 +73,7 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
             stopped.cancel()
             if not idle.done():
                 return []
-            await app.tidy()  # nobody else does, where a run is all there is
+            await app.apply_retention()  # nobody else does, where a run is all there is
             return idle.result()
         await stop.wait()
         return []
@@ -82,12 +82,12 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
         await app.stop()
 
 
-async def _read_again(app: App, asked: asyncio.Event) -> None:
+async def _reload_on_signal(app: App, requested: asyncio.Event) -> None:
     """SIGHUP is the order `reload`."""
     while True:
-        await asked.wait()
-        asked.clear()
-        await app.operator.carry_out("reload", {})
+        await requested.wait()
+        requested.clear()
+        await app.commands.execute("reload", {})
 
 
 def demo(
@@ -123,9 +123,9 @@ def sandbox(
 
 async def _sandbox(klaviyo_port: int, first_port: int, source: str, url: str, rate: float) -> None:
     from connector.sandbox import KlaviyoSandbox, Traffic, serve
-    from connector.sandbox.demo_platforms import STANDS
+    from connector.sandbox.demo_platforms import DEMO_PLATFORMS
 
-    doubles = {stand.source: stand.make() for stand in STANDS}
+    doubles = {demo_platform.source: demo_platform.make() for demo_platform in DEMO_PLATFORMS}
     if source not in doubles:
         raise typer.BadParameter(f"{source}: there are {', '.join(doubles)}", param_hint="--source")
     servers = await serve(
@@ -151,9 +151,9 @@ def healthcheck(
     from connector.app.daemon import read_config
 
     server = read_config(context.obj).server
-    said = session.run(session.ask(server, "/readyz" if ready else "/livez"))
-    print(said[1].strip())
-    raise typer.Exit(0 if said[0] == 200 else 1)
+    response = session.run(session.fetch(server, "/readyz" if ready else "/livez"))
+    print(response[1].strip())
+    raise typer.Exit(0 if response[0] == 200 else 1)
 
 
 def pause(context: typer.Context, connection: str, detach: session.Detach = False) -> None:

@@ -12,7 +12,7 @@ import typer
 from connector.cli import session
 
 if TYPE_CHECKING:
-    from connector.ports import Letter, Stored
+    from connector.ports import DeadLetter, DeadLetterDetail
 
 app = typer.Typer(no_args_is_help=True, help="Records that died or wait for somebody.")
 
@@ -28,7 +28,7 @@ def list_(
     """By cause, then one by one, newest first."""
     groups, found = session.run(_find(session.read(context.obj), cause, connection, limit))
     if as_json:
-        print(json.dumps([_plain(letter) for letter in found], indent=2))
+        print(json.dumps([_plain(dead_letter) for dead_letter in found], indent=2))
         return
     for name, state, problem, meaning, count in groups:
         print(f"{count:>8,}  {name}  {state:<5} {problem:<5} {meaning}")
@@ -39,18 +39,18 @@ def list_(
 
 async def _find(
     config: Any, cause: str | None, connection: str | None, limit: int
-) -> tuple[list[tuple[str, str, str, str, int]], list[Letter]]:
-    async with session.operator(config) as who:
-        status = await who.status()
+) -> tuple[list[tuple[str, str, str, str, int]], list[DeadLetter]]:
+    async with session.open_commands(config) as commands:
+        status = await commands.status()
         groups = [
             (x["connection"], x["state"], x["problem"], x["meaning"], x["count"])
-            for x in status["letters"]
+            for x in status["dead_letters"]
         ]
-        return groups, list(await who.letters(cause, connection, limit))
+        return groups, list(await commands.dead_letters(cause, connection, limit))
 
 
-def _plain(letter: Letter) -> dict[str, Any]:
-    return dataclasses.asdict(letter) | {"state": letter.state.name.lower()}
+def _plain(dead_letter: DeadLetter) -> dict[str, Any]:
+    return dataclasses.asdict(dead_letter) | {"state": dead_letter.state.name.lower()}
 
 
 @app.command()
@@ -62,12 +62,12 @@ def show(context: typer.Context, id: int) -> None:
         raise typer.Exit(1)
     request = dataclasses.asdict(found.request) if found.request else None
     record = json.loads(found.entry.data)
-    print(json.dumps(_plain(found.letter) | {"record": record, "request": request}, indent=2))
+    print(json.dumps(_plain(found.dead_letter) | {"record": record, "request": request}, indent=2))
 
 
-async def _show(config: Any, id: int) -> Stored | None:
-    async with session.operator(config) as who:
-        return await who.letter(id)
+async def _show(config: Any, id: int) -> DeadLetterDetail | None:
+    async with session.open_commands(config) as commands:
+        return await commands.dead_letter(id)
 
 
 @app.command()

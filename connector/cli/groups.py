@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from connector.cli import session
-from connector.cli.status import age
+from connector.cli.status import format_age
 
 if TYPE_CHECKING:
     from connector.config import Config
 
 Kind = Literal["audience", "segment"]
-_LOOK, _SAY = 0.2, 10.0
+_POLL_INTERVAL, _PRINT_INTERVAL = 0.2, 10.0
 
 
-def made(kind: Kind, help: str) -> typer.Typer:
+def link_commands(kind: Kind, help: str) -> typer.Typer:
     """The commands of one direction."""
     app = typer.Typer(no_args_is_help=True, help=help)
 
@@ -35,51 +35,51 @@ def made(kind: Kind, help: str) -> typer.Typer:
             print(json.dumps(found, indent=2))
             return
         for link in found:
-            print("\n".join(lines(link)))
+            print("\n".join(link_lines(link)))
 
     @app.command()
     def sync(context: typer.Context, connection: str, name: str) -> None:
         """Read both sides in full now and tell what differs."""
         config = session.read(context.obj)
-        found, wrong = session.run(_sync(config, kind, connection, name))
+        found, error = session.run(_sync(config, kind, connection, name))
         for link in found:
-            print("\n".join(lines(link)))
-        if wrong:
-            print(wrong, file=sys.stderr)
-        raise typer.Exit(1 if wrong else 0)
+            print("\n".join(link_lines(link)))
+        if error:
+            print(error, file=sys.stderr)
+        raise typer.Exit(1 if error else 0)
 
     return app
 
 
-audiences = made("audience", "Audiences kept as Klaviyo lists.")
-segments = made("segment", "Klaviyo segments kept as the platform's tags.")
+audiences = link_commands("audience", "Audiences kept as Klaviyo lists.")
+segments = link_commands("segment", "Klaviyo segments kept as the platform's tags.")
 
 
-def lines(link: dict[str, Any]) -> list[str]:
+def link_lines(link: dict[str, Any]) -> list[str]:
     """A link as a person reads it."""
     head = f"{link['connection']}  {link['source']} → {link['target']}"
     if "here" not in link:
         return [f"{head}: {link['detail']}"]
     synced = "never synced in full"
     if link["full_sync_age"] is not None:
-        synced = f"{link['members']:,} members, full sync {age(link['full_sync_age'])} ago"
-    said = [f"{head}: {synced}" + (", reading now" if link["scanning"] else "")]
+        synced = f"{link['members']:,} members, full sync {format_age(link['full_sync_age'])} ago"
+    result = [f"{head}: {synced}" + (", reading now" if link["scanning"] else "")]
     numbers = f"here {link['here']:,}, there {link['there']:,}, in both {link['both']:,}"
     for key in ("waiting", "unconfirmed", "foreign", "removed_by_hand", "without_address"):
         if link[key]:
             numbers += f", {key.replace('_', ' ')} {link[key]:,}"
     if link["kind"] == "audience":
-        numbers += f"; list read back {age(link['read_back_age'])} ago"
-    said.append(f"        {numbers}")
+        numbers += f"; list read back {format_age(link['read_back_age'])} ago"
+    result.append(f"        {numbers}")
     if link["problem"]:
-        said.append(f"        {link['problem']} {link['meaning']}: {link['detail']}")
-    return said
+        result.append(f"        {link['problem']} {link['meaning']}: {link['detail']}")
+    return result
 
 
 async def _find(config: Config, kind: Kind) -> list[dict[str, Any]]:
     """What has run, and what is configured and has not."""
-    async with session.operator(config) as who:
-        found = [link for link in await who.links() if link["kind"] == kind]
+    async with session.open_commands(config) as commands:
+        found = [link for link in await commands.links() if link["kind"] == kind]
     known = {(link["connection"], link["source"], link["target"]) for link in found}
     for connection in config.connections:
         entries = (
@@ -100,26 +100,26 @@ async def _sync(
     config: Config, kind: Kind, connection: str, name: str
 ) -> tuple[list[dict[str, Any]], str]:
     """The links of that name once they were read and told, and what went wrong."""
-    async with session.at_work(config) as carry_out, session.operator(config) as who:
+    async with session.executor(config) as execute, session.open_commands(config) as commands:
         began = time.time() * 1000
         args = {"connection": connection, "name": name}
-        done, said = await carry_out(f"{kind}s-sync", args)
+        done, result = await execute(f"{kind}s-sync", args)
         if not done:
-            return [], str(said["error"])
-        told = time.monotonic()
+            return [], str(result["error"])
+        printed_at = time.monotonic()
         while True:
             mine = [
                 link
-                for link in await who.links()
+                for link in await commands.links()
                 if (link["connection"], link["kind"]) == (connection, kind)
                 and name in (link["source"], link["target"], link["target_id"])
             ]
-            wrong = [link for link in mine if link["problem"]]
+            error = [link for link in mine if link["problem"]]
             synced = all((link["last_full_sync"] or 0) >= began for link in mine)
-            if wrong or (synced and not any(link["waiting"] for link in mine)):
-                return mine, "; ".join(f"{x['problem']} {x['detail']}" for x in wrong)
-            if time.monotonic() - told >= _SAY:
-                told = time.monotonic()
+            if error or (synced and not any(link["waiting"] for link in mine)):
+                return mine, "; ".join(f"{x['problem']} {x['detail']}" for x in error)
+            if time.monotonic() - printed_at >= _PRINT_INTERVAL:
+                printed_at = time.monotonic()
                 waiting = sum(link["waiting"] for link in mine)
                 print(f"{name}: reading, {waiting:,} wait to be told", file=sys.stderr)
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_INTERVAL)

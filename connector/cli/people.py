@@ -13,7 +13,7 @@ import typer
 
 from connector.cli import session
 
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 def register(app: typer.Typer) -> None:
@@ -29,39 +29,41 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with the records.")] = False,
 ) -> None:
     """One person's timeline: received, told, answered."""
-    stories = session.run(_stories(session.read(context.obj), connection, person))
-    if not stories:
+    timelines = session.run(_timelines(session.read(context.obj), connection, person))
+    if not timelines:
         typer.echo(f"{connection} has never seen this person", err=True)
         raise typer.Exit(1)
     if as_json:
-        print(json.dumps(stories, indent=2))
+        print(json.dumps(timelines, indent=2))
         return
-    for story in stories:
-        _tell(story)
+    for timeline in timelines:
+        _print_timeline(timeline)
 
 
-async def _stories(config: Any, connection: str, person: str) -> list[dict[str, Any]]:
-    async with session.operator(config) as who:
-        return await who.explain(connection, person)
+async def _timelines(config: Any, connection: str, person: str) -> list[dict[str, Any]]:
+    async with session.open_commands(config) as commands:
+        return await commands.explain(connection, person)
 
 
-def _tell(story: dict[str, Any]) -> None:
-    print(f"{story['email'] or 'no address'}  (platform id {story['platform_id'] or 'unknown'})")
-    for moment in story["timeline"]:
-        request = moment["request"]
+def _print_timeline(timeline: dict[str, Any]) -> None:
+    print(
+        f"{timeline['email'] or 'no address'}  (platform id {timeline['platform_id'] or 'unknown'})"
+    )
+    for entry in timeline["timeline"]:
+        request = entry["request"]
         answer = ""
         if request:
             answer = f"  {request['endpoint']} → {request['status'] or 'no answer'}"
-        problem = f"  {moment['problem']} {moment['detail']}" if moment["problem"] else ""
+        problem = f"  {entry['problem']} {entry['detail']}" if entry["problem"] else ""
         print(
-            f"  {_time(moment['at'])}  {moment['what']:<6} {moment['name']:<28} "
-            f"{moment['state']}{answer}{problem}"
+            f"  {_time(entry['at'])}  {entry['what']:<6} {entry['name']:<28} "
+            f"{entry['state']}{answer}{problem}"
         )
-    if story["read"]["unknown_since"]:
-        print(f"  unknown to the platform since {_time(story['read']['unknown_since'])}")
-    if story["fields"]:
-        print(f"  as read {_time(story['read']['at'])}, writes {story['write']['state']}:")
-        for name, field in sorted(story["fields"].items()):
+    if timeline["read"]["unknown_since"]:
+        print(f"  unknown to the platform since {_time(timeline['read']['unknown_since'])}")
+    if timeline["fields"]:
+        print(f"  as read {_time(timeline['read']['at'])}, writes {timeline['write']['state']}:")
+        for name, field in sorted(timeline["fields"].items()):
             mark = "confirmed" if field["confirmed"] else "not confirmed"
             shown = "unset" if field["value"] is None else json.dumps(field["value"])
             print(f"    {name:<44} {shown:<28} {mark}")
@@ -81,23 +83,23 @@ def refresh(
 ) -> None:
     """Read, tell and show one person now."""
     config = session.read(context.obj)
-    if detach and session.run(session.is_held(config)):
+    if detach and session.run(session.is_running(config)):
         args = {"connection": connection, "person": person}
         session.follow(context.obj, "refresh", args, detach=True)
-    stories, wrong = session.run(_refresh(config, connection, person))
-    for story in stories:
-        _tell(story)
-    if wrong:
-        typer.echo(wrong, err=True)
-    raise typer.Exit(1 if wrong else 0)
+    timelines, error = session.run(_refresh(config, connection, person))
+    for timeline in timelines:
+        _print_timeline(timeline)
+    if error:
+        typer.echo(error, err=True)
+    raise typer.Exit(1 if error else 0)
 
 
 async def _refresh(config: Any, connection: str, person: str) -> tuple[list[dict[str, Any]], str]:
     """The person's stories, and what is wrong, if anything. By the running daemon, else by the
     lanes of this process, for as long as it takes."""
     args = {"connection": connection, "person": person}
-    async with session.at_work(config) as carry_out:
-        done, result = await carry_out("refresh", args)
+    async with session.executor(config) as execute:
+        done, result = await execute("refresh", args)
         return await _follow(config, args, done, result)
 
 
@@ -107,18 +109,18 @@ async def _follow(
     """Until everybody has been read since the order and nothing is left to tell."""
     if not done:
         return [], str(result.get("error"))
-    async with session.operator(config) as who:
-        stories: list[dict[str, Any]] = []
-        for _ in range(round(_PATIENCE / 0.2)):
-            stories = await who.explain(args["connection"], args["person"])
-            if all(_settled(story, int(result["since"])) for story in stories):
-                return stories, ""
+    async with session.open_commands(config) as commands:
+        timelines: list[dict[str, Any]] = []
+        for _ in range(round(_TIMEOUT / 0.2)):
+            timelines = await commands.explain(args["connection"], args["person"])
+            if all(_settled(timeline, int(result["since"])) for timeline in timelines):
+                return timelines, ""
             await asyncio.sleep(0.2)
-        return stories, f"not settled within {_PATIENCE:.0f} s"
+        return timelines, f"not settled within {_TIMEOUT:.0f} s"
 
 
-def _settled(story: dict[str, Any], since: int) -> bool:
-    read, write = story["read"], story["write"]
+def _settled(timeline: dict[str, Any], since: int) -> bool:
+    read, write = timeline["read"], timeline["write"]
     answered = max(read["at"] or 0, read["unknown_since"] or 0)
     been_read = read["state"] == "accepted" and answered >= since
     return been_read and write["state"] not in ("ready", "claimed")
@@ -138,7 +140,7 @@ def forget(
     args = {"connection": connection, "person": person}
     if lift:
         session.follow(context.obj, "lift", args, detach=detach)
-    found = session.run(_whom(config, connection, person))
+    found = session.run(_count_people(config, connection, person))
     if not found:
         typer.echo(f"{connection} has never seen this person", err=True)
         raise typer.Exit(1)
@@ -147,16 +149,16 @@ def forget(
         question = f"Erase {found} person(s) of {connection} for good{also}?"
         typer.confirm(question, abort=True, err=True)
     if klaviyo:
-        session.say(session.run(_erase(config, args | {"klaviyo": True})))
+        session.print_result(session.run(_erase(config, args | {"klaviyo": True})))
     session.follow(context.obj, "forget", args, detach=detach)
 
 
-async def _whom(config: Any, connection: str, person: str) -> int:
-    async with session.operator(config) as who:
-        return await who.whom(connection, person)
+async def _count_people(config: Any, connection: str, person: str) -> int:
+    async with session.open_commands(config) as commands:
+        return await commands.count_people(connection, person)
 
 
 async def _erase(config: Any, args: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
     """Klaviyo is asked by whoever runs the connection."""
-    async with session.at_work(config) as carry_out:
-        return await carry_out("forget", args)
+    async with session.executor(config) as execute:
+        return await execute("forget", args)

@@ -15,12 +15,12 @@ import typer
 
 if TYPE_CHECKING:
     from connector.config import Config, Connection, Server
-    from connector.service import Operator
+    from connector.service import Commands
 
 T = TypeVar("T")
 
-_PATIENCE = 60.0
-_LOOK_AGAIN = 0.1
+_TIMEOUT = 60.0
+_POLL_INTERVAL = 0.1
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -62,25 +62,25 @@ def seconds(text: str) -> float:
         raise typer.BadParameter(f"{text!r} is no duration such as 30s") from None
 
 
-async def ask(server: Server, path: str) -> tuple[int, str]:
+async def fetch(server: Server, path: str) -> tuple[int, str]:
     """What the daemon of this configuration answers; status 0 where it does not."""
-    from connector.net.http import ask as get
+    from connector.net.http import get as get
 
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
     return await get(f"http://{f'[{host}]' if ':' in host else host}:{server.port}{path}")
 
 
 @contextlib.asynccontextmanager
-async def operator(config: Config) -> AsyncIterator[Operator]:
+async def open_commands(config: Config) -> AsyncIterator[Commands]:
     """An operator on the configured store, whether or not a daemon runs on it."""
     from connector.runtime.clock import SystemClock
-    from connector.service import Operator
+    from connector.service import Commands
     from connector.store.sql import open_store
 
     # Who only looks must not change the schema under a daemon of another version.
     store = await open_store(config.store.url, migrate="manual")
     try:
-        yield Operator(store, SystemClock())
+        yield Commands(store, SystemClock())
     finally:
         await store.aclose()
 
@@ -94,10 +94,10 @@ def follow(
     path: Path | None, kind: str, args: Mapping[str, Any], *, detach: bool = False
 ) -> NoReturn:
     """Have an order carried out, say what it came to, and end with its exit code."""
-    say(run(order(read(path), kind, args, detach=detach)))
+    print_result(run(run_command(read(path), kind, args, detach=detach)))
 
 
-def say(answer: tuple[bool, Mapping[str, Any]]) -> NoReturn:
+def print_result(answer: tuple[bool, Mapping[str, Any]]) -> NoReturn:
     """Print what an order came to, and end with its exit code."""
     done, result = answer
     if done:
@@ -109,58 +109,58 @@ def say(answer: tuple[bool, Mapping[str, Any]]) -> NoReturn:
     raise typer.Exit(2 if faults else 1)
 
 
-async def order(
+async def run_command(
     config: Config,
     kind: str,
     args: Mapping[str, Any],
     *,
     detach: bool = False,
-    patience: float = _PATIENCE,
+    timeout: float = _TIMEOUT,
 ) -> tuple[bool, Mapping[str, Any]]:
     """Have an order carried out: by the running daemon, else here under the store's lease. With
     `detach` a daemon is not waited for; `patience` in seconds is how long it is otherwise."""
-    async with operator(config) as desk:
-        if await desk.holder() is None:
-            return await _alone(config, kind, args)
-        id = await desk.place(kind, args, by=who())
+    async with open_commands(config) as commands:
+        if await commands.holder() is None:
+            return await _execute_locally(config, kind, args)
+        id = await commands.submit(kind, args, by=current_user())
         if detach:
             return True, {"order": id}
-        for _ in range(round(patience / _LOOK_AGAIN)):
-            await asyncio.sleep(_LOOK_AGAIN)
-            placed = await desk.order(id)
-            if placed and placed.ok is not None:
-                return placed.ok, placed.result or {}
-        holder = await desk.holder()
+        for _ in range(round(timeout / _POLL_INTERVAL)):
+            await asyncio.sleep(_POLL_INTERVAL)
+            command = await commands.command(id)
+            if command and command.ok is not None:
+                return command.ok, command.result or {}
+        holder = await commands.holder()
     return False, {"error": f"order {id} is not done yet; {holder or 'nobody'} works on this store"}
 
 
-async def is_held(config: Config) -> bool:
+async def is_running(config: Config) -> bool:
     """Whether somebody works on this store now."""
-    async with operator(config) as desk:
-        return await desk.holder() is not None
+    async with open_commands(config) as commands:
+        return await commands.holder() is not None
 
 
-Orderer = Callable[[str, Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]]]
+Executor = Callable[[str, Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]]]
 
 
 @contextlib.asynccontextmanager
-async def at_work(config: Config, *, patience: float = _PATIENCE) -> AsyncIterator[Orderer]:
+async def executor(config: Config, *, timeout: float = _TIMEOUT) -> AsyncIterator[Executor]:
     """Who carries out orders that need lanes: the running daemon, waited for up to `patience`
     seconds, else this process, whose lanes run for as long as the block does."""
-    if await is_held(config):
-        yield lambda kind, args: order(config, kind, args, patience=patience)
+    if await is_running(config):
+        yield lambda kind, args: run_command(config, kind, args, timeout=timeout)
         return
     from connector.app.daemon import App
 
     app = App(config)
     try:
-        await app.start(patience=0.0, serve=False)
-        yield app.operator.carry_out
+        await app.start(lease_timeout=0.0, serve=False)
+        yield app.commands.execute
     finally:
         await app.stop()
 
 
-def who() -> str:
+def current_user() -> str:
     """The user's name; his number where the system knows no name for it."""
     try:
         return getpass.getuser()
@@ -168,20 +168,20 @@ def who() -> str:
         return str(os.getuid())
 
 
-async def _alone(
+async def _execute_locally(
     config: Config, kind: str, args: Mapping[str, Any]
 ) -> tuple[bool, Mapping[str, Any]]:
-    from connector.pipeline.lease import LeaseKeeper, holder_name
+    from connector.pipeline.lease import LeaseRenewer, holder_name
     from connector.runtime.clock import SystemClock
-    from connector.service import Operator
+    from connector.service import Commands
     from connector.store.sql import open_store
 
     store = await open_store(config.store.url, migrate=config.store.migrate)
-    lease = LeaseKeeper(store, SystemClock(), holder_name())
+    lease = LeaseRenewer(store, SystemClock(), holder_name())
     try:
         await lease.acquire(0.0)
         try:
-            return await Operator(store, SystemClock()).carry_out(kind, args)
+            return await Commands(store, SystemClock()).execute(kind, args)
         finally:
             await lease.release()
     finally:

@@ -13,9 +13,7 @@ import typer
 from connector.cli import session
 
 if TYPE_CHECKING:
-    from connector.domain.attention import (
-        Check,
-    )
+    from connector.domain.attention import Check
 
 mappings = typer.Typer(no_args_is_help=True, help="What becomes what.")
 configuration = typer.Typer(no_args_is_help=True, help="The configuration as it is in effect.")
@@ -50,17 +48,17 @@ def check(
     from connector.runtime import log
     from connector.tools.checks import check as look
 
-    patience = session.seconds(wait)
+    retry_for = session.seconds(wait)
     config = session.read(context.obj)
     log.configure(level="critical")
-    raise typer.Exit(_print(session.run(look(config, offline=offline, patience=patience))))
+    raise typer.Exit(_print(session.run(look(config, offline=offline, retry_for=retry_for))))
 
 
 def _print(found: list[Check]) -> int:
     for line in found:
         code = f" {line.problem}" if line.problem else ""
         print(
-            f"{_MARK[line.level]} {line.what}{code}" + (f": {line.detail}" if line.detail else "")
+            f"{_MARK[line.level]} {line.name}{code}" + (f": {line.detail}" if line.detail else "")
         )
     return 1 if any(line.level == "fault" for line in found) else 0
 

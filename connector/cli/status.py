@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from connector.config import Config, Server
-    from connector.service import Operator
+    from connector.service import Commands
 
-_PATIENCE = 2.0
+_HEALTH_TIMEOUT = 2.0
 
 
 def register(app: typer.Typer) -> None:
@@ -40,16 +40,16 @@ def status(
 
 
 async def _status(config: Any) -> dict[str, Any]:
-    async with session.operator(config) as who:
-        return await _look(who, config)
+    async with session.open_commands(config) as commands:
+        return await _load_status(commands, config)
 
 
-async def _look(who: Operator, config: Config) -> dict[str, Any]:
+async def _load_status(commands: Commands, config: Config) -> dict[str, Any]:
     """The status, with what only the running process knows."""
-    found = await who.status(_versions(config))
+    found = await commands.status(_versions(config))
     if found["holder"] and config.server.port:
         known = found["needs_you"]
-        known += [line for line in await _daemon_says(config.server) if line not in known]
+        known += [line for line in await _health_lines(config.server) if line not in known]
     return found
 
 
@@ -65,10 +65,10 @@ def _versions(config: Config) -> dict[str, str]:
     return found
 
 
-async def _daemon_says(server: Server) -> list[str]:
+async def _health_lines(server: Server) -> list[str]:
     """The lines of /healthz: free disk, a refused reload. None where it does not answer."""
     try:
-        status, text = await asyncio.wait_for(session.ask(server, "/healthz"), _PATIENCE)
+        status, text = await asyncio.wait_for(session.fetch(server, "/healthz"), _HEALTH_TIMEOUT)
     except Exception:
         # Whatever listens there, status answers from the store.
         return []
@@ -84,11 +84,11 @@ def top(context: typer.Context) -> None:
 async def _top(config: Any) -> None:
     from rich.live import Live
 
-    async with session.operator(config) as who:
-        with Live(table(await _look(who, config)), screen=True) as live:
+    async with session.open_commands(config) as commands:
+        with Live(table(await _load_status(commands, config)), screen=True) as live:
             while True:
                 await asyncio.sleep(1.0)
-                live.update(table(await _look(who, config)))
+                live.update(table(await _load_status(commands, config)))
 
 
 def table(found: dict[str, Any]) -> RenderableType:
@@ -97,21 +97,21 @@ def table(found: dict[str, Any]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from connector.cli.groups import lines
+    from connector.cli.groups import link_lines
 
     lanes = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("connection", "lane", "state", "ready", "in flight", "held", "dead", "oldest"):
-        lanes.add_column(heading, justify="left" if heading in _WORDS else "right")
+        lanes.add_column(heading, justify="left" if heading in _LEFT_ALIGNED else "right")
     for name, connection in found["connections"].items():
         for lane in connection["lanes"]:
             style = {"running": "green", "paused": "yellow"}.get(lane["state"], "red")
             problem = f" {lane['problem']}" if lane["problem"] else ""
             lanes.add_row(
                 name,
-                road(lane),
+                lane_label(lane),
                 Text(lane["state"] + problem, style=style),
                 *(f"{lane[key]:,}" for key in ("ready", "in_flight", "held", "dead")),
-                age(lane["oldest_seconds"]),
+                format_age(lane["oldest_seconds"]),
             )
     parts: list[RenderableType] = [
         Text(f"run by {found['holder'] or 'nobody: start it with `connector run`'}"),
@@ -123,21 +123,21 @@ def table(found: dict[str, Any]) -> RenderableType:
             parts.append(Text(f"{name}: {older:,} people were rendered with another mapping"))
         if (actions := connection.get("actions")) and actions["waiting"]:
             pace = f"{actions['waiting']:,} actions wait, {actions['per_second']}/s now"
-            parts.append(Text(f"{name}: {pace}, done in {age(actions['eta_seconds'])}"))
-    kept = [x for c in found["connections"].values() for k in _KEPT for x in c.get(k, ())]
-    if kept:
+            parts.append(Text(f"{name}: {pace}, done in {format_age(actions['eta_seconds'])}"))
+    links = [x for c in found["connections"].values() for k in _LINK_KINDS for x in c.get(k, ())]
+    if links:
         parts.append(Text("\naudiences and segments", style="bold"))
-        parts += [Text(f"  {line}") for link in kept for line in lines(link)]
+        parts += [Text(f"  {line}") for link in links for line in link_lines(link)]
     for run in found["backfills"]:
         of = "" if run["total"] is None else f" of {run['total']:,}"
         parts.append(
             Text(f"{run['connection']}: backfill {run['id']} {run['state']}, {run['done']:,}{of}")
         )
-    if found["letters"]:
+    if found["dead_letters"]:
         parts.append(Text("\nwaiting for somebody", style="bold"))
         parts += [
             Text(f"  {x['count']:>8,}  {x['state']:<5} {x['problem']:<5} {x['meaning']}")
-            for x in found["letters"]
+            for x in found["dead_letters"]
         ]
     if found["quota"]:
         parts.append(Text("\nrequests in the last minute", style="bold"))
@@ -151,18 +151,18 @@ def table(found: dict[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def road(lane: dict[str, Any]) -> str:
+def lane_label(lane: dict[str, Any]) -> str:
     """`events → klaviyo`; reading people again goes the other way."""
     arrow = "←" if lane["kind"] == "profile" and lane["destination"] != "klaviyo" else "→"
     what = "people" if arrow == "←" else f"{lane['kind']}s"
     return f"{what} {arrow} {lane['destination']}"
 
 
-_WORDS = {"connection", "lane", "state"}
-_KEPT = ("audiences", "segments")
+_LEFT_ALIGNED = {"connection", "lane", "state"}
+_LINK_KINDS = ("audiences", "segments")
 
 
-def age(seconds: float | None) -> str:
+def format_age(seconds: float | None) -> str:
     """`3.2 s`, `12 min`, `4 h`, `2 d`; a dash when there is nothing to be old."""
     if seconds is None:
         return "-"

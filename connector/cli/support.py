@@ -12,7 +12,7 @@ from connector.cli import session
 
 if TYPE_CHECKING:
     from connector.config import Config
-    from connector.tools.support import Ask
+    from connector.tools.support import Fetch
 
 
 def register(app: typer.Typer) -> None:
@@ -26,12 +26,14 @@ def support_bundle(context: typer.Context, file: Path) -> None:
     from connector.tools.support import bundle, write
 
     log.configure(level="critical")
-    packed = session.run(bundle(lambda: read_config(context.obj), _asks))
-    write(file, packed)
-    print(f"{file}: {len(packed):,} bytes; secrets and addresses are masked, look through it still")
+    archive = session.run(bundle(lambda: read_config(context.obj), _asks))
+    write(file, archive)
+    print(
+        f"{file}: {len(archive):,} bytes; secrets and addresses are masked, look through it still"
+    )
 
 
-def _asks(config: Config) -> Ask:
+def _asks(config: Config) -> Fetch:
     server = config.server
     admin = server.model_copy(update={"port": server.admin_port or server.port})
-    return partial(session.ask, admin)
+    return partial(session.fetch, admin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from connector.config.checks import is_loopback
 from connector.config.connections import (
     Actions,
     Audience,
@@ -15,6 +14,7 @@ from connector.config.connections import (
     Segment,
     Tier,
 )
+from connector.config.cross_checks import is_loopback
 from connector.config.expand import escaped
 from connector.config.load import load
 from connector.config.models import (
@@ -32,21 +32,22 @@ from connector.config.models import (
 from connector.config.reference import reference
 from connector.config.show import show
 from connector.config.values import (
+    Allowed,
     Duration,
     DurationOrNever,
+    DurationRange,
     Interval,
     PositiveDuration,
     Secrets,
     Section,
     Size,
-    Span,
     Url,
-    Words,
     setting,
 )
 
 __all__ = [
     "Actions",
+    "Allowed",
     "Audience",
     "Config",
     "Connection",
@@ -54,6 +55,7 @@ __all__ = [
     "Delivery",
     "Duration",
     "DurationOrNever",
+    "DurationRange",
     "Interval",
     "Join",
     "Klaviyo",
@@ -71,11 +73,9 @@ __all__ = [
     "Segment",
     "Server",
     "Size",
-    "Span",
     "Store",
     "Tier",
     "Url",
-    "Words",
     "escaped",
     "is_loopback",
     "load",

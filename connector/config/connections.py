@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from connector.config.values import (
+    Allowed,
     Duration,
+    DurationRange,
     Interval,
     Secrets,
     Section,
-    Span,
     Url,
-    Words,
     setting,
 )
 
@@ -47,7 +47,7 @@ class Klaviyo(Section):
     revision: Annotated[
         str,
         Field(pattern=r"^\d{4}-\d{2}-\d{2}(\.[a-z0-9]+)?$"),
-        Words('a revision date such as "2026-10-15"'),
+        Allowed('a revision date such as "2026-10-15"'),
     ] = setting("2026-10-15", "The API revision that every request names.")
     rate_share: Share = setting(
         0.0,
@@ -111,7 +111,7 @@ class Segment(Section):
 
     segment: Text = Field(description="Klaviyo's segment id or exact name.")
     target: Text = Field(description="The tag, campaign or segment key at the platform.")
-    every: Annotated[float, Span(least="1s", most="15m")] = setting(
+    every: Annotated[float, DurationRange(minimum="1s", maximum="15m")] = setting(
         "10m", "How often the segment is read in full."
     )
     on_join: tuple[Join, ...] = setting((), "What is done once per person and join.")
@@ -168,7 +168,7 @@ class Connection(Section):
     """
 
     name: Annotated[
-        str, Field(pattern=r"^[a-z0-9-]+$"), Words("a name of a-z, 0-9 and -, unique in the file")
+        str, Field(pattern=r"^[a-z0-9-]+$"), Allowed("a name of a-z, 0-9 and -, unique in the file")
     ] = Field(description="Unique; appears in addresses and metrics.")
     source: Text = Field(
         description="The platform: jericommerce, yotpo, wll, http, any that is installed, or "
@@ -206,7 +206,7 @@ class Connection(Section):
 
     @field_validator("mapping")
     @classmethod
-    def _of_source(cls, path: Path, info: ValidationInfo) -> Path:
+    def _expand_source(cls, path: Path, info: ValidationInfo) -> Path:
         # package.module:NAME is no file name, so its last word stands for it.
         source = str(info.data.get("source", "")).rpartition(":")[2].lower()
         return Path(str(path).replace("{source}", source))

@@ -11,11 +11,11 @@ from connector.config.faults import Faults, Loc
 
 _TOKEN = re.compile(r"\$\$|\$\{([^}]*)(\})?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_SECRETIVE = re.compile(r"secret|password|passwd|token|key|credential", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"secret|password|passwd|token|key|credential", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 
 
-class Unexpandable(ValueError):
+class ExpansionError(ValueError):
     """A reference that cannot be replaced; the text says which and what is allowed."""
 
 
@@ -48,7 +48,7 @@ class Expander:
             if match[0] == "$$":
                 return "$"
             if match[2] is None:
-                raise Unexpandable("found ${ without }, allowed ${NAME}; a literal $ is $$")
+                raise ExpansionError("found ${ without }, allowed ${NAME}; a literal $ is $$")
             return self._value(match[1], folder)
 
         return _TOKEN.sub(replaced, written)
@@ -64,7 +64,7 @@ class Expander:
         for key, item in pairs:
             try:
                 done[key] = self.tree(item, (*loc, key), folder_of, faults)
-            except Unexpandable as error:
+            except ExpansionError as error:
                 faults.add((*loc, key), str(error))
         return done if isinstance(value, dict) else list(done.values())
 
@@ -73,17 +73,17 @@ class Expander:
             return self._file(reference.removeprefix("file:"), folder)
         name, has_default, default = reference.partition(":-")
         if _NAME.fullmatch(name) is None or "${" in default:
-            raise Unexpandable(
+            raise ExpansionError(
                 "found a ${…} that cannot be read, allowed ${NAME}, ${NAME:-default} and "
                 "${file:/path}, none inside another; a literal $ is $$"
             )
         value = self._environ.get(name)
-        if value and _SECRETIVE.search(name):
+        if value and _SECRET_NAME.search(name):
             self.sensitive.add(value)
         if has_default:
             return value or default
         if value is None:
-            raise Unexpandable(
+            raise ExpansionError(
                 f"found ${{{name}}} but {name} is not set, allowed: set it in the environment or "
                 f"in .env, or write ${{{name}:-default}}"
             )
@@ -94,7 +94,7 @@ class Expander:
             text = (folder / name).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise Unexpandable(
+            raise ExpansionError(
                 f"found ${{file:{name}}}, which cannot be read ({reason}), allowed a readable file"
             ) from None
         text = text.removesuffix("\n")

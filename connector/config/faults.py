@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from connector.config.values import described, is_secret, parts, words
+from connector.config.values import allowed_text, has_allowed_text, is_secret, unwrap
 
 Loc: TypeAlias = tuple[str | int, ...]
 
@@ -58,14 +58,14 @@ class Faults:
             return unknown_key(str(loc[-1]), keys_at(model, loc[:-1]))
         annotation, metadata = type_at(model, loc)
         hidden = annotation is None or is_secret(annotation)
-        allowed = "another value" if annotation is None else words(annotation, metadata)
+        allowed = "another value" if annotation is None else allowed_text(annotation, metadata)
         if item["type"] == "missing":
             return f"found nothing, allowed {allowed}"
-        if item["type"] == "value_error" and not hidden and not described(metadata):
+        if item["type"] == "value_error" and not hidden and not has_allowed_text(metadata):
             allowed = str(item["ctx"]["error"])
-        return f"found {self.shown(item['input'], hidden=hidden)}, allowed {allowed}"
+        return f"found {self.quote(item['input'], hidden=hidden)}, allowed {allowed}"
 
-    def shown(self, value: object, *, hidden: bool = False) -> str:
+    def quote(self, value: object, *, hidden: bool = False) -> str:
         """A value as a fault may show it."""
         kinds: tuple[tuple[type, str], ...] = ((dict, "a table"), (list, "a list"))
         for kind, name in kinds:
@@ -105,9 +105,9 @@ def type_at(model: type[BaseModel], loc: Loc) -> tuple[Any, tuple[Any, ...]]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             field = annotation.model_fields.get(str(part))
         if field is not None:
-            annotation, metadata = parts(field.annotation, tuple(field.metadata))
+            annotation, metadata = unwrap(field.annotation, tuple(field.metadata))
         elif get_origin(annotation) is tuple and isinstance(part, int):
-            annotation, metadata = parts(get_args(annotation)[0])
+            annotation, metadata = unwrap(get_args(annotation)[0])
         else:
             return None, ()
     return annotation, metadata

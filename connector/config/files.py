@@ -12,21 +12,21 @@ from typing import Any
 
 from dotenv import dotenv_values
 
-from connector.config.expand import Expander, Unexpandable
+from connector.config.expand import Expander, ExpansionError
 from connector.config.faults import Faults, Loc
 from connector.domain.errors import ConfigError
 
-_PLACE = re.compile(r" ?\(at (?:line (\d+), column (\d+)|end of document)\)$")
+_LOCATION = re.compile(r" ?\(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
 @dataclass(slots=True)
-class Merged:
+class MergedFiles:
     """Everything that the files say, unexpanded, and which file said it."""
 
     path: Path
     tree: dict[str, Any] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
     origins: dict[Loc, Path] = field(default_factory=dict)
 
     def folder_of(self, loc: Loc) -> Path:
@@ -49,7 +49,7 @@ def environment(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in found.items() if value is not None} | dict(environ)
 
 
-def read(path: Path, expander: Expander, faults: Faults) -> Merged:
+def read(path: Path, expander: Expander, faults: Faults) -> MergedFiles:
     """The main file and its includes. ConfigError when the main file cannot be read."""
     if not path.exists():
         raise ConfigError(
@@ -58,10 +58,10 @@ def read(path: Path, expander: Expander, faults: Faults) -> Merged:
                 "one, or name another with --config or CONNECTOR_CONFIG"
             ]
         )
-    merged = Merged(path=path)
+    merged = MergedFiles(path=path)
     main = _table(path, merged)
-    if merged.unread:
-        raise ConfigError(merged.unread)
+    if merged.unreadable:
+        raise ConfigError(merged.unreadable)
     _merge(merged, main, path, faults)
     for extra in _included(main, path, expander, faults):
         table = _table(extra, merged)
@@ -71,22 +71,22 @@ def read(path: Path, expander: Expander, faults: Faults) -> Merged:
     return merged
 
 
-def _table(path: Path, merged: Merged) -> dict[str, Any]:
+def _table(path: Path, merged: MergedFiles) -> dict[str, Any]:
     merged.files.append(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         text = str(error)
-        place = _PLACE.search(text)
+        place = _LOCATION.search(text)
         if place is None:
-            merged.unread.append(f"{path}: {text}")
+            merged.unreadable.append(f"{path}: {text}")
         elif place[1] is None:
-            merged.unread.append(f"{path}: {_end(path)}: {text[: place.start()]}")
+            merged.unreadable.append(f"{path}: {_end(path)}: {text[: place.start()]}")
         else:
             where = f"line {place[1]}, column {place[2]}"
-            merged.unread.append(f"{path}: {where}: {text[: place.start()]}")
+            merged.unreadable.append(f"{path}: {where}: {text[: place.start()]}")
     except (OSError, ValueError) as error:
-        merged.unread.append(f"{path}: {_reason(error)}")
+        merged.unreadable.append(f"{path}: {_reason(error)}")
     return {}
 
 
@@ -109,7 +109,7 @@ def _included(main: dict[str, Any], path: Path, expander: Expander, faults: Faul
             continue
         try:
             expanded = expander.text(pattern, path.parent)
-        except Unexpandable as error:
+        except ExpansionError as error:
             faults.add(("include", index), str(error))
             continue
         names = sorted(glob.glob(str(path.parent / expanded), recursive=True))
@@ -117,7 +117,7 @@ def _included(main: dict[str, Any], path: Path, expander: Expander, faults: Faul
     return [extra for extra in found if extra.absolute() != path]
 
 
-def _merge(merged: Merged, table: dict[str, Any], path: Path, faults: Faults) -> None:
+def _merge(merged: MergedFiles, table: dict[str, Any], path: Path, faults: Faults) -> None:
     connections = table.get("connections")
     if isinstance(connections, list) and isinstance(merged.tree.get("connections", []), list):
         known = merged.tree.setdefault("connections", [])
@@ -125,11 +125,11 @@ def _merge(merged: Merged, table: dict[str, Any], path: Path, faults: Faults) ->
             merged.origins["connections", len(known)] = path
             known.append(item)
         table = {key: value for key, value in table.items() if key != "connections"}
-    _lay(merged, merged.tree, table, (), path, faults)
+    _merge_table(merged, merged.tree, table, (), path, faults)
 
 
-def _lay(
-    merged: Merged,
+def _merge_table(
+    merged: MergedFiles,
     into: dict[str, Any],
     table: dict[str, Any],
     prefix: Loc,
@@ -139,7 +139,7 @@ def _lay(
     for key, value in table.items():
         loc = (*prefix, key)
         if isinstance(value, dict) and isinstance(into.get(key, {}), dict):
-            _lay(merged, into.setdefault(key, {}), value, loc, path, faults)
+            _merge_table(merged, into.setdefault(key, {}), value, loc, path, faults)
         elif key in into:
             first = merged.origins.get(loc, merged.path)
             faults.add(loc, f"found in {first} and in {path}, allowed in one of them")

@@ -11,12 +11,12 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from connector.config.checks import check
+from connector.config.cross_checks import check
 from connector.config.expand import Expander, escaped
 from connector.config.faults import Faults, Loc, connection_label, type_at
-from connector.config.files import Merged, environment, read
+from connector.config.files import MergedFiles, environment, read
 from connector.config.models import Config
-from connector.config.values import FROM_FILE, mark, parts
+from connector.config.values import FROM_FILE, field_option, unwrap
 from connector.domain.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -49,8 +49,8 @@ def load(
     config = _validated(Config, tree, (), faults)
     if config is not None:
         check(config, written, faults)
-    if faults or merged.unread or config is None:
-        raise ConfigError(merged.unread + faults.lines(labels))
+    if faults or merged.unreadable or config is None:
+        raise ConfigError(merged.unreadable + faults.lines(labels))
     config._files = tuple(merged.files)
     config._written = frozenset(_keys(merged.tree, labels))
     return config
@@ -65,8 +65,8 @@ def _fill(
 ) -> None:
     """Writes the defaults that name a variable into `table`, as if they stood in the file."""
     for key, field in model.model_fields.items():
-        plain, _ = parts(field.annotation)
-        env = mark(field, "env")
+        plain, _ = unwrap(field.annotation)
+        env = field_option(field, "env")
         if env and key not in table:
             default = field.default if isinstance(field.default, str) else ""
             table[key] = f"${{{env}:-{escaped(default)}}}"
@@ -87,7 +87,7 @@ def _fill(
                     _fill(item, entry, settings)
 
 
-def _resolve(tree: dict[str, Any], merged: Merged) -> None:
+def _resolve(tree: dict[str, Any], merged: MergedFiles) -> None:
     """Makes paths absolute, from the folder of the file that wrote them."""
     store = tree.get("store")
     if isinstance(store, dict) and isinstance(store.get("url"), str):
@@ -122,7 +122,7 @@ def _read_settings(
         loc: Loc = ("connections", index, "settings")
         raw = item.setdefault("settings", {})
         if not isinstance(raw, dict):
-            faults.add(loc, f"found {faults.shown(raw, hidden=True)}, allowed a table")
+            faults.add(loc, f"found {faults.quote(raw, hidden=True)}, allowed a table")
             raw = item["settings"] = {}
         source = item.get("source")
         if models is None or not isinstance(source, str) or not source:
@@ -135,7 +135,7 @@ def _read_settings(
 
 def _unknown_source(source: str, models: Mapping[str, Any], faults: Faults) -> str:
     known = sorted(models)
-    text = f"found {faults.shown(source)}, allowed " + " | ".join(f'"{name}"' for name in known)
+    text = f"found {faults.quote(source)}, allowed " + " | ".join(f'"{name}"' for name in known)
     close = difflib.get_close_matches(source, known, n=1)
     return text + (f'; did you mean "{close[0]}"?' if close else "")
 
@@ -167,7 +167,7 @@ def _drop(model: type[BaseModel], tree: dict[str, Any], loc: Loc, number: int) -
         except (KeyError, IndexError, TypeError):
             return
     key = loc[-1]
-    required = isinstance(key, str) and _stand_in(model, loc, number)
+    required = isinstance(key, str) and _placeholder(model, loc, number)
     if required and isinstance(holder, dict):
         holder[key] = required
     elif loc[:1] == ("connections",) and len(loc) == 2 and isinstance(key, int):
@@ -178,7 +178,7 @@ def _drop(model: type[BaseModel], tree: dict[str, Any], loc: Loc, number: int) -
         del holder[key]
 
 
-def _stand_in(model: type[BaseModel], loc: Loc, number: int) -> str | int | None:
+def _placeholder(model: type[BaseModel], loc: Loc, number: int) -> str | int | None:
     """Something valid for a required key that is missing or wrong, unlike any other's."""
     table: Any = type_at(model, loc[:-1])[0]
     field = getattr(table, "model_fields", {}).get(loc[-1])
@@ -186,7 +186,7 @@ def _stand_in(model: type[BaseModel], loc: Loc, number: int) -> str | int | None
         return None
     if loc[-1] == "action":
         return "push"
-    return number if parts(field.annotation)[0] is int else f"stand-in-{number}"
+    return number if unwrap(field.annotation)[0] is int else f"stand-in-{number}"
 
 
 def _keys(value: object, labels: dict[str, Any], prefix: str = "") -> list[str]:

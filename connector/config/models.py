@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from connector.config.connections import Connection
 from connector.config.values import (
+    Allowed,
     Duration,
     DurationOrNever,
     PositiveDuration,
@@ -16,7 +17,6 @@ from connector.config.values import (
     Section,
     Size,
     Url,
-    Words,
     setting,
 )
 
@@ -24,7 +24,7 @@ from connector.config.values import (
 class Store(Section):
     """`[store]`: where everything is kept. `url` may hold a password: never log it."""
 
-    url: Annotated[str, Words("sqlite:///path or postgresql://user:password@host/database")] = (
+    url: Annotated[str, Allowed("sqlite:///path or postgresql://user:password@host/database")] = (
         setting(
             "sqlite:///state/connector.db",
             "An SQLite file, or PostgreSQL for several replicas.",
@@ -81,7 +81,7 @@ class Security(Section):
         (), "Hosts, besides this machine, that may be called without TLS."
     )
     encryption_key: Annotated[
-        Secrets, Words("a Fernet key (32 bytes in URL-safe base64), or a list of them")
+        Secrets, Allowed("a Fernet key (32 bytes in URL-safe base64), or a list of them")
     ] = setting(
         (),
         "Locks what is stored secret: OAuth tokens, and keys entered in the console. Required "
@@ -184,7 +184,7 @@ class Config(Section):
         """The files read, absolute, the main one first; empty when built without a file."""
         return self._files
 
-    def sets(self, key: str) -> bool:
+    def is_set(self, key: str) -> bool:
         """Whether a file sets this dotted key, such as `connections.acme.modules`."""
         return key in self._written
 

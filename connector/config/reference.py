@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from connector.config.models import Config
-from connector.config.values import mark, parts, words
+from connector.config.values import allowed_text, field_option, unwrap
 
 _HEAD = """\
 # Configuration
@@ -55,12 +55,12 @@ def _sections(
     for key, field in model.model_fields.items():
         table = _table_of(field)
         if table is not None:
-            array = get_origin(parts(field.annotation)[0]) is tuple
+            array = get_origin(unwrap(field.annotation)[0]) is tuple
             yield from _sections(table, f"{path}.{key}".lstrip("."), array)
 
 
 def _table_of(field: FieldInfo) -> type[BaseModel] | None:
-    plain, _ = parts(field.annotation)
+    plain, _ = unwrap(field.annotation)
     if get_origin(plain) is tuple:
         plain = get_args(plain)[0]
     return plain if isinstance(plain, type) and issubclass(plain, BaseModel) else None
@@ -78,14 +78,14 @@ def _chapter(title: str, model: type[BaseModel]) -> str:
 
 
 def _kind(field: FieldInfo) -> str:
-    return words(field.annotation, tuple(field.metadata))
+    return allowed_text(field.annotation, tuple(field.metadata))
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = {} if field.default is PydanticUndefined else field.default
-    env = mark(field, "env")
+    env = field_option(field, "env")
     if env:
         default = f"${{{env}:-{default if isinstance(default, str) else ''}}}"
     return f"`{_toml(default)}`"

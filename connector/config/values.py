@@ -45,11 +45,11 @@ def setting(default: Any, meaning: str, *, env: str = "", needed: bool = False, 
     `env` names the variable that fills the key where no file sets it. `needed`: empty is a fault
     as long as the connection is enabled.
     """
-    marks: Any = {"env": env, "needed": needed}
-    return Field(default=default, description=meaning, json_schema_extra=marks, **rest)
+    options: Any = {"env": env, "needed": needed}
+    return Field(default=default, description=meaning, json_schema_extra=options, **rest)
 
 
-def mark(field: FieldInfo, name: str) -> Any:
+def field_option(field: FieldInfo, name: str) -> Any:
     """What `setting` noted of a field under `name`, else None."""
     extra = field.json_schema_extra
     return extra.get(name) if isinstance(extra, dict) else None
@@ -69,8 +69,8 @@ def written_duration(value: float | None) -> str:
         return "never"
     if value == 0:
         return "0s"
-    for unit, size, least in (("d", 86400, 2), ("h", 3600, 1), ("m", 60, 1), ("s", 1, 1)):
-        if value % size == 0 and value >= size * least:
+    for unit, size, minimum in (("d", 86400, 2), ("h", 3600, 1), ("m", 60, 1), ("s", 1, 1)):
+        if value % size == 0 and value >= size * minimum:
             return f"{int(value // size)}{unit}"
     milliseconds = round(value * 1000, 6)
     return f"{milliseconds:g}ms" if value < 1 else f"{value:.10g}s"
@@ -90,11 +90,11 @@ def _plain_number(value: object, info: ValidationInfo) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class DurationRange:
     """Marks a float of seconds that is written as a duration between `least` and `most`."""
 
-    least: str = "0s"
-    most: str = ""
+    minimum: str = "0s"
+    maximum: str = ""
     never: bool = False
 
     def __get_pydantic_core_schema__(
@@ -116,21 +116,21 @@ class Span:
             found = float(value)  # type: ignore[arg-type]
         else:
             raise ValueError("not a duration")
-        if found < seconds(self.least) or (self.most and found > seconds(self.most)):
+        if found < seconds(self.minimum) or (self.maximum and found > seconds(self.maximum)):
             raise ValueError("out of range")
         return found
 
-    def words(self) -> str:
+    def allowed_text(self) -> str:
         text = 'a duration such as "20s", "5m", "24h" or "3d"'
-        if self.most:
-            text += f", from {self.least} to {self.most}"
-        elif self.least != "0s":
-            text += ", more than 0s" if self.least == "1ms" else f", at least {self.least}"
+        if self.maximum:
+            text += f", from {self.minimum} to {self.maximum}"
+        elif self.minimum != "0s":
+            text += ", more than 0s" if self.minimum == "1ms" else f", at least {self.minimum}"
         return text + (', or "never"' if self.never else "")
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
+class ByteSize:
     """Marks an int of bytes that is written as a size."""
 
     def __get_pydantic_core_schema__(
@@ -151,17 +151,17 @@ class Bytes:
             raise ValueError("not a size")
         return int(float(match[1]) * _SIZES[match[2]])
 
-    def words(self) -> str:
+    def allowed_text(self) -> str:
         return 'a size such as "512MB" or "1GiB"'
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class Allowed:
     """Says what a value may be, where its type alone says too little."""
 
     text: str
 
-    def words(self) -> str:
+    def allowed_text(self) -> str:
         return self.text
 
 
@@ -173,46 +173,46 @@ def _as_list(value: object) -> object:
     return [item for item in items if item != "" and item != SecretStr("")]
 
 
-Duration: TypeAlias = Annotated[float, Span()]
-PositiveDuration: TypeAlias = Annotated[float, Span(least="1ms")]
-Interval: TypeAlias = Annotated[float, Span(least="1s", most="24h")]
-DurationOrNever: TypeAlias = Annotated[float | None, Span(never=True)]
-Size: TypeAlias = Annotated[int, Bytes()]
+Duration: TypeAlias = Annotated[float, DurationRange()]
+PositiveDuration: TypeAlias = Annotated[float, DurationRange(minimum="1ms")]
+Interval: TypeAlias = Annotated[float, DurationRange(minimum="1s", maximum="24h")]
+DurationOrNever: TypeAlias = Annotated[float | None, DurationRange(never=True)]
+Size: TypeAlias = Annotated[int, ByteSize()]
 Url: TypeAlias = Annotated[
     str,
     Field(pattern=r"^https?://[^\s/]+"),
-    Words("an address that begins with https:// or http://"),
+    Allowed("an address that begins with https:// or http://"),
 ]
 Secrets: TypeAlias = Annotated[
     tuple[SecretStr, ...],
     BeforeValidator(_as_list),
-    Words("a secret, or a list of secrets of which the first is used and all are valid"),
+    Allowed("a secret, or a list of secrets of which the first is used and all are valid"),
 ]
 
 
-def parts(annotation: Any, metadata: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, ...]]:
+def unwrap(annotation: Any, metadata: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, ...]]:
     """An annotation without `Annotated` and `| None`, and all its metadata."""
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         for item in more:
             metadata += tuple(item.metadata) if isinstance(item, FieldInfo) else (item,)
-        return parts(inner, metadata)
+        return unwrap(inner, metadata)
     if get_origin(annotation) in (Union, types.UnionType):
         inner = [arg for arg in get_args(annotation) if arg is not type(None)]
         if len(inner) == 1:
-            return parts(inner[0], metadata)
+            return unwrap(inner[0], metadata)
     return annotation, metadata
 
 
 def is_secret(annotation: Any) -> bool:
     """Whether a value of this type may hold a secret."""
-    plain, _ = parts(annotation)
+    plain, _ = unwrap(annotation)
     return plain is SecretStr or any(is_secret(arg) for arg in get_args(plain) if arg is not ...)
 
 
-def described(metadata: tuple[Any, ...]) -> bool:
+def has_allowed_text(metadata: tuple[Any, ...]) -> bool:
     """Whether the metadata itself says in words what is allowed."""
-    return any(isinstance(item, Span | Bytes | Words) for item in metadata)
+    return any(isinstance(item, DurationRange | ByteSize | Allowed) for item in metadata)
 
 
 def _bounds(metadata: tuple[Any, ...]) -> str:
@@ -229,19 +229,19 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
     return f", more than {found['gt']}" if "gt" in found else ""
 
 
-def words(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
+def allowed_text(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
     """What a value of this type may be, for a fault and for the reference."""
-    plain, metadata = parts(annotation, metadata)
+    plain, metadata = unwrap(annotation, metadata)
     for item in reversed(metadata):
-        if isinstance(item, Span | Bytes | Words):
-            return item.words()
+        if isinstance(item, DurationRange | ByteSize | Allowed):
+            return item.allowed_text()
     if get_origin(plain) is Literal:
         return " | ".join(f'"{value}"' for value in get_args(plain))
     if get_origin(plain) is tuple:
         item = get_args(plain)[0]
         if isinstance(item, type) and issubclass(item, BaseModel):
             return "an array of tables"
-        return f"a list, each {words(item)}"
+        return f"a list, each {allowed_text(item)}"
     if isinstance(plain, type) and issubclass(plain, BaseModel):
         return "a table"
     simple = {bool: "true or false", str: "text", Path: "a path", SecretStr: "a secret"}

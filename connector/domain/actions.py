@@ -39,12 +39,12 @@ class Action:
 Origin = Literal["flow", "segment"]
 
 
-REFERENCE = re.compile(r"\blc[0-9a-f]{10}\b", re.ASCII)
+REF_PATTERN = re.compile(r"\blc[0-9a-f]{10}\b", re.ASCII)
 """What `Action.ref` looks like wherever a platform gives it back."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ActionRequest:
     """An action and what it is known again by: the same `key` for the same person on the same
     `route` is the same action, for `window` ms (None: for as long as keys are kept)."""
 
@@ -64,18 +64,18 @@ class Caps:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ActionBatch:
     """Actions of one call: stored whole or not at all. `lane` is the platform's lane of actions."""
 
     lane: Lane
     origin: Origin
-    asked: Sequence[Asked]
+    requests: Sequence[ActionRequest]
     received_at: Millis
     caps: Caps
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class ActionReceipt:
     """What became of a call: new actions that go out, those known before, and new ones that wait
     for a person because of a cap."""
 

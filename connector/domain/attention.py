@@ -12,14 +12,14 @@ from connector.domain.errors import Problem
 class Check:
     """One line of `connector check`: what was looked at, whether it is well, and what to do."""
 
-    what: str
+    name: str
     level: Literal["ok", "warning", "fault"]
     detail: str = ""
     problem: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class AttentionItem:
     """Something that a person must look at. `key` stays the same while it is the same thing."""
 
     key: str

@@ -36,7 +36,7 @@ class Problem(StrEnum):
         return member
 
     @classmethod
-    def of(cls, code: str) -> Problem:
+    def from_code(cls, code: str) -> Problem:
         """The problem of a stored code. Raises ValueError for a code this version does not know."""
         for member in cls:
             if member.value == code:
@@ -122,9 +122,12 @@ class Problem(StrEnum):
     BACKFILL_REJECTED = "B20", "a person said no to a backfill"
     BACKFILL_BLOCKED = "B30", "a backfill's source refuses to be read"
 
-    MASS_DEATH = "L10", "more than half of the last records died of one cause, so the lane is held"
+    HIGH_DEAD_RATE = (
+        "L10",
+        "more than half of the last records died of one cause, so the lane is held",
+    )
     RETRIES_EXHAUSTED = "L20", "the record was retried for [delivery] retry_horizon without success"
-    TOO_MANY_LEAVE = "L30", "a sync would take too many people off, so it waits for a person"
+    TOO_MANY_REMOVALS = "L30", "a sync would take too many people off, so it waits for a person"
     FIRST_SYNC = "L31", "nothing is told before a person has agreed to the first sync"
     REMOVED_BY_HAND = "L32", "somebody took a member off the list at Klaviyo"
     GROUP_NOT_FOUND = "L33", "no audience, list or segment has this id or name"
@@ -174,7 +177,7 @@ class DeliveryError(ConnectorError):
         self.status = status
 
 
-class Wait(DeliveryError):
+class RetryLater(DeliveryError):
     """Certainly not applied. Try again, `after` seconds from now at the earliest."""
 
     def __init__(
@@ -184,7 +187,7 @@ class Wait(DeliveryError):
         self.after = after
 
 
-class Unknown(DeliveryError):
+class AmbiguousError(DeliveryError):
     """Bytes may have left and no readable answer came: it may have been applied."""
 
 

@@ -44,7 +44,7 @@ class LaneState:
 
 
 @dataclass(frozen=True, slots=True)
-class Spend:
+class QuotaUsage:
     """Requests that were allowed to an endpoint within one second, for the memory of quotas."""
 
     account: str

@@ -16,7 +16,7 @@ class Link:
 
     source: str
     target: str
-    removes: bool = False
+    remove_foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,17 @@ class Group:
     kind: Literal["audience", "segment", "list", "tag"]
     name: str
     target: int
-    far_id: str | None
+    remote_id: str | None
     title: str
-    opened: bool
+    writes_enabled: bool
     scan: int
     cursor: str | None
-    begun_at: Millis | None
+    scan_started_at: Millis | None
     saved_at: Millis | None
-    complete: int
+    completed_scan: int
     completed_at: Millis | None
-    took: int
-    applied: int
+    scan_ms: int
+    applied_scan: int
     members: int
     without_address: int
     problem: Problem | None
@@ -60,6 +60,6 @@ class MembershipWrite:
     group: str
     joins: bool
     email: str
-    profile: str | None = None
+    profile_id: str | None = None
     platform_id: str | None = None
-    split: int = 0
+    lost_jobs: int = 0

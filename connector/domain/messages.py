@@ -45,7 +45,7 @@ class ProfileMessage:
     attributes: Mapping[str, Any]
     problems: tuple[str, ...] = ()
 
-    def sets(self) -> dict[str, Any]:
+    def attributes_to_set(self) -> dict[str, Any]:
         """Klaviyo's `profile.data.attributes` for what is to be set, without identifiers."""
         body: dict[str, Any] = {}
         for name, value in self.attributes.items():
@@ -59,7 +59,7 @@ class ProfileMessage:
             body["properties"] = properties
         return body
 
-    def unsets(self) -> list[str]:
+    def fields_to_unset(self) -> list[str]:
         """The names for Klaviyo's `meta.patch_properties.unset`."""
         return [name for name, change in self.fields.items() if change[0] == "unset"]
 

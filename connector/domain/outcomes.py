@@ -90,7 +90,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class Ambiguous:
     """It may have been applied: from now on it goes singly, rendered as it was."""
 
     seq: int
@@ -128,7 +128,17 @@ class Absent:
 
 
 Outcome: TypeAlias = (
-    Accepted | Pending | Observed | Gone | Skipped | Unsent | Retry | Doubt | Dead | Held | Absent
+    Accepted
+    | Pending
+    | Observed
+    | Gone
+    | Skipped
+    | Unsent
+    | Retry
+    | Ambiguous
+    | Dead
+    | Held
+    | Absent
 )
 
 

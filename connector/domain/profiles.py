@@ -58,5 +58,5 @@ class ProfileWrite:
     sets: Mapping[str, Any]
     unsets: tuple[str, ...] = ()
     profile_id: str | None = None
-    farewell: bool = False
-    move_from: Mapping[str, str] | None = None
+    is_cleanup: bool = False
+    pending_move: Mapping[str, str] | None = None

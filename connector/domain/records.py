@@ -32,11 +32,11 @@ class Record:
     email: str | None = None
     repeat_window: int | None = None
     refresh: bool = False
-    renew: bool = False
+    refetch: bool = False
     membership: tuple[str, bool] | None = None
     observation: Observation | None = None
 
-    def anew(self, received_at: Millis) -> Record:
+    def with_new_id(self, received_at: Millis) -> Record:
         """The record when its key counts again: another event with the same content, which
         Klaviyo would take for a repeat of the first one."""
         return replace(self, unique_id=f"{self.unique_id}:{received_at}")
@@ -67,9 +67,9 @@ class Page:
     received_at: Millis
     checkpoint: Checkpoint | None = None
     backfill: bool = False
-    reads: LaneId | None = None
+    read_lane: LaneId | None = None
     attach_wait: int = 0
-    gap: int = 0
+    min_read_interval: int = 0
     by_id: bool = False
 
 

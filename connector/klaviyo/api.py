@@ -10,24 +10,18 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from connector.domain.attention import (
-    Check,
-)
-from connector.domain.errors import Blocked, DeliveryError, Problem, Unknown, Wait
-from connector.domain.lanes import (
-    Spend,
-)
-from connector.domain.outcomes import (
-    Request,
-)
+from connector.domain.attention import Check
+from connector.domain.errors import AmbiguousError, Blocked, DeliveryError, Problem, RetryLater
+from connector.domain.lanes import QuotaUsage
+from connector.domain.outcomes import Request
 from connector.klaviyo.limits import GET_ACCOUNTS, GET_METRICS, GET_PROFILE, GET_PROFILES, LIMITS
 from connector.net.auth import HeaderKey
-from connector.net.http import Answer, Http, Seen
-from connector.net.rate_limit import Governor
+from connector.net.http import ApiResponse, CallStats, Http
+from connector.net.rate_limit import RateLimiter
 from connector.ports import Clock
 
 JSON_API = "application/vnd.api+json"
-_NOT_THIS_SHAPE = (AttributeError, IndexError, KeyError, TypeError)
+_SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError)
 
 
 def headers(revision: str) -> dict[str, str]:
@@ -46,11 +40,11 @@ def private_key(key: SecretStr) -> HeaderKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentRequest:
     """A request that left and what came of it: `error` is None where it was taken."""
 
     request: Request
-    answer: Answer | None
+    answer: ApiResponse | None
     error: DeliveryError | None
 
 
@@ -70,46 +64,46 @@ class KlaviyoApi:
     def __init__(
         self,
         http: Http,
-        governor: Governor,
+        governor: RateLimiter,
         clock: Clock,
-        remember: Callable[[Sequence[Spend]], Awaitable[None]],
+        record_usage: Callable[[Sequence[QuotaUsage]], Awaitable[None]],
         may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         self._http = http
         self._governor = governor
         self._clock = clock
-        self._remember = remember
+        self._record_usage = record_usage
         self._may_send = may_send
 
     @property
-    def governor(self) -> Governor:
+    def governor(self) -> RateLimiter:
         return self._governor
 
     async def permit(self, endpoint: str, *, backfill: bool = False) -> None:
         """Wait for quota for one request to `endpoint` and save that it was granted."""
-        await self._governor.permit(endpoint, self._remember, backfill=backfill)
+        await self._governor.acquire(endpoint, self._record_usage, backfill=backfill)
 
-    async def post(self, route: str, body: bytes) -> Sent:
+    async def post(self, route: str, body: bytes) -> SentRequest:
         """Send what already has its permit. Raises nothing that the far end can cause."""
         method, path = route.split(" ", 1)
         return await self.send(method, path, route, body)
 
-    async def send(self, method: str, path: str, route: str, body: bytes) -> Sent:
+    async def send(self, method: str, path: str, route: str, body: bytes) -> SentRequest:
         """`post` for a path with data in it, which only its template `route` may tell of.
 
         Promise 7: an endpoint that limits.py does not name is never written to, and it names none
         that grants a consent, lifts a suppression or unsubscribes anybody."""
         assert route in LIMITS, f"{route} is no endpoint of ours"
         started, began = self._clock.now(), self._clock.monotonic()
-        answer: Answer | None = None
+        answer: ApiResponse | None = None
         error: DeliveryError | None = None
         try:
             if not self._may_send():
-                raise Wait(Problem.STORE_HELD, "the lease ended before the request left")
+                raise RetryLater(Problem.STORE_HELD, "the lease ended before the request left")
             answer = await self._http.call(method, path, route=route, content=body)
         except DeliveryError as failed:
             error = failed
-            if isinstance(failed, Wait) and (failed.after or failed.status == 429):
+            if isinstance(failed, RetryLater) and (failed.after or failed.status == 429):
                 self._governor.slow_down(route, failed.after or 1.0)
         status = answer.status if answer else error.status if error else None
         request = Request(
@@ -120,7 +114,7 @@ class KlaviyoApi:
             millis=round((self._clock.monotonic() - began) * 1000),
             problem=error.problem if error else None,
         )
-        return Sent(request, answer, error)
+        return SentRequest(request, answer, error)
 
     async def account(self) -> Account:
         """The account that the key belongs to. Scope accounts:read; raises DeliveryError."""
@@ -133,8 +127,8 @@ class KlaviyoApi:
                 name=contact.get("organization_name") or "",
                 timezone=first["attributes"].get("timezone") or "UTC",
             )
-        except _NOT_THIS_SHAPE as error:
-            raise unreadable(GET_ACCOUNTS) from error
+        except _SHAPE_ERRORS as error:
+            raise unreadable_answer(GET_ACCOUNTS) from error
 
     async def check(self) -> Sequence[Check]:
         """Whether the key is good, and whose it is."""
@@ -143,8 +137,10 @@ class KlaviyoApi:
             account = await self.account()
         except DeliveryError as error:
             if isinstance(error, Blocked) and error.problem is Problem.KLAVIYO_SCOPE:
-                lacks = "accounts:read is missing: the account cannot be told apart by its id"
-                return [Check(what, "warning", lacks, error.problem)]
+                missing_scope = (
+                    "accounts:read is missing: the account cannot be told apart by its id"
+                )
+                return [Check(what, "warning", missing_scope, error.problem)]
             return [Check(what, "fault", error.detail, error.problem)]
         return [Check(what, "ok", f"account {account.id} {account.name}".strip())]
 
@@ -154,10 +150,10 @@ class KlaviyoApi:
         page = await self.get(GET_PROFILES, f"/api/profiles?filter={query}&fields[profile]=email")
         try:
             return str(page["data"][0]["id"]) if page["data"] else None
-        except _NOT_THIS_SHAPE as error:
-            raise unreadable(GET_PROFILES) from error
+        except _SHAPE_ERRORS as error:
+            raise unreadable_answer(GET_PROFILES) from error
 
-    async def profile_address(self, id: str) -> str | None:
+    async def profile_email(self, id: str) -> str | None:
         """The address of a profile, None where there is none or no such profile. Scope
         profiles:read."""
         path = f"/api/profiles/{quote(id, safe='')}?fields[profile]=email"
@@ -169,8 +165,8 @@ class KlaviyoApi:
             raise
         try:
             email = page["data"]["attributes"]["email"]
-        except _NOT_THIS_SHAPE as error:
-            raise unreadable(GET_PROFILE) from error
+        except _SHAPE_ERRORS as error:
+            raise unreadable_answer(GET_PROFILE) from error
         return email.strip().lower() or None if isinstance(email, str) else None
 
     async def metric_names(self) -> list[tuple[str, str]]:
@@ -181,8 +177,8 @@ class KlaviyoApi:
                 for metric in page:
                     integration = metric["attributes"].get("integration") or {}
                     found.append((metric["attributes"]["name"], integration.get("name") or ""))
-            except _NOT_THIS_SHAPE as error:
-                raise unreadable(GET_METRICS) from error
+            except _SHAPE_ERRORS as error:
+                raise unreadable_answer(GET_METRICS) from error
         return found
 
     async def pages(self, route: str, path: str) -> AsyncIterator[list[Any]]:
@@ -192,18 +188,18 @@ class KlaviyoApi:
 
     async def documents(self, route: str, path: str) -> AsyncIterator[dict[str, Any]]:
         """Every page whole, with what it includes besides its `data`."""
-        following: str | None = path
+        next_path: str | None = path
         base = route.split(" ", 1)[1].split("{", 1)[0]
         seen: set[str] = set()
-        while following and following not in seen:
-            seen.add(following)
-            page = await self.get(route, following)
+        while next_path and next_path not in seen:
+            seen.add(next_path)
+            page = await self.get(route, next_path)
             try:
                 assert isinstance(page["data"], list)
                 link = (page.get("links") or {}).get("next")
-                following = base + link.split(base, 1)[1] if link else None
-            except (AssertionError, *_NOT_THIS_SHAPE) as error:
-                raise unreadable(route) from error
+                next_path = base + link.split(base, 1)[1] if link else None
+            except (AssertionError, *_SHAPE_ERRORS) as error:
+                raise unreadable_answer(route) from error
             yield page
 
     async def get(self, route: str, path: str, *, backfill: bool = False) -> Any:
@@ -211,7 +207,7 @@ class KlaviyoApi:
         await self.permit(route, backfill=backfill)
         try:
             return (await self._http.call("GET", path, route=route)).json()
-        except Wait as failed:
+        except RetryLater as failed:
             if failed.after:
                 self._governor.slow_down(route, failed.after)
             raise
@@ -220,15 +216,17 @@ class KlaviyoApi:
         await self._http.aclose()
 
 
-def unreadable(route: str) -> Unknown:
-    return Unknown(Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than published")
+def unreadable_answer(route: str) -> AmbiguousError:
+    return AmbiguousError(
+        Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than published"
+    )
 
 
-def watch(governor: Governor) -> Callable[[Seen], None]:
+def observe_headers(governor: RateLimiter) -> Callable[[CallStats], None]:
     """Let a governor read the headers of every answer."""
 
-    def look(seen: Seen) -> None:
+    def observe(seen: CallStats) -> None:
         if seen.status is not None and seen.status != 429:
             governor.observe(seen.route, seen.headers)
 
-    return look
+    return observe

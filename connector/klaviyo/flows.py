@@ -12,14 +12,14 @@ from typing import Any
 from urllib.parse import quote
 
 from connector.domain.errors import Blocked
-from connector.klaviyo.api import KlaviyoApi, unreadable
+from connector.klaviyo.api import KlaviyoApi, unreadable_answer
 from connector.klaviyo.limits import GET_FLOWS, GET_LIST, GET_METRICS, GET_SEGMENT, GET_SEGMENTS
-from connector.ports import Touched
+from connector.ports import AffectedResources
 
-_NOT_THIS_SHAPE = (AttributeError, KeyError, TypeError)
-_WITH = "include=flow-triggers&fields[flow]=name,status,archived"
-_LIVE = quote('equals(status,"live")', safe="")
-_ON_A_DATE = "Date Based"
+_SHAPE_ERRORS = (AttributeError, KeyError, TypeError)
+_INCLUDE_FLOWS = "include=flow-triggers&fields[flow]=name,status,archived"
+_LIVE_FILTER = quote('equals(status,"live")', safe="")
+_DATE_TRIGGER = "Date Based"
 
 
 class FlowTriggers:
@@ -28,58 +28,58 @@ class FlowTriggers:
     def __init__(self, api: KlaviyoApi) -> None:
         self._api = api
 
-    async def live(self, on: Touched) -> Sequence[str]:
+    async def live(self, affected: AffectedResources) -> Sequence[str]:
         found: set[str] = set()
-        for id in on.lists:
-            found |= await self._of_one(GET_LIST, f"/api/lists/{id}?{_WITH}")
-        for id in on.segments if not on.fields else ():
-            found |= await self._of_one(GET_SEGMENT, f"/api/segments/{id}?{_WITH}")
-        if on.fields:
-            found |= await self._of_segments() | await self._of_dates()
-        if on.metrics:
-            found |= await self._of_metrics(on.metrics)
+        for id in affected.lists:
+            found |= await self._flows_of(GET_LIST, f"/api/lists/{id}?{_INCLUDE_FLOWS}")
+        for id in affected.segments if not affected.fields else ():
+            found |= await self._flows_of(GET_SEGMENT, f"/api/segments/{id}?{_INCLUDE_FLOWS}")
+        if affected.fields:
+            found |= await self._segment_flows() | await self._date_flows()
+        if affected.metrics:
+            found |= await self._metric_flows(affected.metrics)
         return sorted(found)
 
-    async def _of_one(self, route: str, path: str) -> set[str]:
+    async def _flows_of(self, route: str, path: str) -> set[str]:
         """Of one that is gone nothing hangs."""
         try:
-            return _live(route, (await self._api.get(route, path)).get("included"))
+            return _live_names(route, (await self._api.get(route, path)).get("included"))
         except Blocked as error:
             if error.status == 404:
                 return set()
             raise
 
-    async def _of_segments(self) -> set[str]:
+    async def _segment_flows(self) -> set[str]:
         found: set[str] = set()
-        async for page in self._api.documents(GET_SEGMENTS, f"/api/segments?{_WITH}"):
-            found |= _live(GET_SEGMENTS, page.get("included"))
+        async for page in self._api.documents(GET_SEGMENTS, f"/api/segments?{_INCLUDE_FLOWS}"):
+            found |= _live_names(GET_SEGMENTS, page.get("included"))
         return found
 
-    async def _of_dates(self) -> set[str]:
+    async def _date_flows(self) -> set[str]:
         found: set[str] = set()
-        path = f"/api/flows?filter={_LIVE}&fields[flow]=name,status,archived,trigger_type"
+        path = f"/api/flows?filter={_LIVE_FILTER}&fields[flow]=name,status,archived,trigger_type"
         async for page in self._api.documents(GET_FLOWS, path):
-            found |= _live(GET_FLOWS, page["data"], only=_ON_A_DATE)
+            found |= _live_names(GET_FLOWS, page["data"], trigger_type=_DATE_TRIGGER)
         return found
 
-    async def _of_metrics(self, names: frozenset[str]) -> set[str]:
+    async def _metric_flows(self, names: frozenset[str]) -> set[str]:
         found: set[str] = set()
-        async for page in self._api.documents(GET_METRICS, f"/api/metrics?{_WITH}"):
+        async for page in self._api.documents(GET_METRICS, f"/api/metrics?{_INCLUDE_FLOWS}"):
             try:
-                hanging = {
+                triggered = {
                     flow["id"]
                     for metric in page["data"]
                     if metric["attributes"]["name"] in names
                     for flow in metric["relationships"]["flow-triggers"].get("data") or ()
                 }
-                included = [x for x in page.get("included") or () if x["id"] in hanging]
-            except _NOT_THIS_SHAPE as error:
-                raise unreadable(GET_METRICS) from error
-            found |= _live(GET_METRICS, included)
+                included = [x for x in page.get("included") or () if x["id"] in triggered]
+            except _SHAPE_ERRORS as error:
+                raise unreadable_answer(GET_METRICS) from error
+            found |= _live_names(GET_METRICS, included)
         return found
 
 
-def _live(route: str, flows: Any, *, only: str | None = None) -> set[str]:
+def _live_names(route: str, flows: Any, *, trigger_type: str | None = None) -> set[str]:
     """The names of those that send by themselves: draft and manual flows do not."""
     try:
         return {
@@ -88,7 +88,7 @@ def _live(route: str, flows: Any, *, only: str | None = None) -> set[str]:
             if flow["type"] == "flow"
             and flow["attributes"].get("status") == "live"
             and not flow["attributes"].get("archived")
-            and only in (None, flow["attributes"].get("trigger_type"))
+            and trigger_type in (None, flow["attributes"].get("trigger_type"))
         }
-    except _NOT_THIS_SHAPE as error:
-        raise unreadable(route) from error
+    except _SHAPE_ERRORS as error:
+        raise unreadable_answer(route) from error

@@ -16,10 +16,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 import orjson
 
 from connector.domain.errors import Blocked
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.klaviyo.api import KlaviyoApi, unreadable
+from connector.domain.lanes import Millis
+from connector.klaviyo.api import KlaviyoApi, unreadable_answer
 from connector.klaviyo.limits import (
     CREATE_LIST,
     GET_LIST,
@@ -33,16 +31,16 @@ from connector.klaviyo.limits import (
     GET_SEGMENTS,
 )
 from connector.ports import GroupKind, Member, MembersPage
-from connector.runtime.clock import iso, millis_of
+from connector.runtime.clock import iso, to_millis
 
-PAGE = 100
-_URL = 6_000
+PAGE_SIZE = 100
+_MAX_URL = 6_000
 _ID = re.compile(r"[A-Za-z0-9]{4,32}")
-_NOT_THIS_SHAPE = (AttributeError, IndexError, KeyError, TypeError)
-_ALL: dict[GroupKind, str] = {"list": GET_LISTS, "segment": GET_SEGMENTS}
-_ONE: dict[GroupKind, str] = {"list": GET_LIST, "segment": GET_SEGMENT}
-_COUNT: dict[GroupKind, str] = {"list": GET_LIST_COUNT, "segment": GET_SEGMENT_COUNT}
-_PROFILES: dict[GroupKind, str] = {"list": GET_LIST_PROFILES, "segment": GET_SEGMENT_PROFILES}
+_SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError)
+_COLLECTION_ROUTES: dict[GroupKind, str] = {"list": GET_LISTS, "segment": GET_SEGMENTS}
+_ITEM_ROUTES: dict[GroupKind, str] = {"list": GET_LIST, "segment": GET_SEGMENT}
+_COUNT_ROUTES: dict[GroupKind, str] = {"list": GET_LIST_COUNT, "segment": GET_SEGMENT_COUNT}
+_PROFILE_ROUTES: dict[GroupKind, str] = {"list": GET_LIST_PROFILES, "segment": GET_SEGMENT_PROFILES}
 
 
 class KlaviyoGroups:
@@ -51,31 +49,31 @@ class KlaviyoGroups:
     def __init__(self, api: KlaviyoApi) -> None:
         self._api = api
 
-    async def named(self, kind: GroupKind, name: str) -> Mapping[str, str]:
+    async def find(self, kind: GroupKind, name: str) -> Mapping[str, str]:
         escaped = name.replace("\\", "\\\\").replace('"', '\\"')
         query = quote(f'equals(name,"{escaped}")', safe="")
         found: dict[str, str] = {}
-        async for page in self._api.pages(_ALL[kind], f"/api/{kind}s?filter={query}"):
-            found.update(_names(_ALL[kind], page))
+        async for page in self._api.pages(_COLLECTION_ROUTES[kind], f"/api/{kind}s?filter={query}"):
+            found.update(_names(_COLLECTION_ROUTES[kind], page))
         if not found and _ID.fullmatch(name):
             try:
-                one = await self._api.get(_ONE[kind], f"/api/{kind}s/{name}")
+                one = await self._api.get(_ITEM_ROUTES[kind], f"/api/{kind}s/{name}")
             except Blocked as error:
                 if error.status != 404:
                     raise
             else:
-                found = _names(_ONE[kind], [one.get("data")])
+                found = _names(_ITEM_ROUTES[kind], [one.get("data")])
         return found
 
     async def count(self, kind: GroupKind, id: str) -> int | None:
-        route = _COUNT[kind]
+        route = _COUNT_ROUTES[kind]
         path = f"/api/{kind}s/{id}?additional-fields[{kind}]=profile_count"
         found = await self._api.get(route, path, backfill=True)
         try:
             count = found["data"]["attributes"].get("profile_count")
             return None if count is None else int(count)
-        except _NOT_THIS_SHAPE as error:
-            raise unreadable(route) from error
+        except _SHAPE_ERRORS as error:
+            raise unreadable_answer(route) from error
 
     async def create_list(self, name: str) -> str:
         body = orjson.dumps({"data": {"type": "list", "attributes": {"name": name}}})
@@ -86,88 +84,90 @@ class KlaviyoGroups:
         try:
             assert sent.answer is not None
             return str(sent.answer.json()["data"]["id"])
-        except _NOT_THIS_SHAPE as error:
-            raise unreadable(CREATE_LIST) from error
+        except _SHAPE_ERRORS as error:
+            raise unreadable_answer(CREATE_LIST) from error
 
     async def members(
         self, kind: GroupKind, id: str, cursor: str | None, *, since: Millis | None = None
     ) -> MembersPage:
-        route = _PROFILES[kind]
+        route = _PROFILE_ROUTES[kind]
         path = f"/api/{kind}s/{id}/profiles?fields[profile]=email,joined_group_at"
-        path += f"&sort=joined_group_at&page[size]={PAGE}"
+        path += f"&sort=joined_group_at&page[size]={PAGE_SIZE}"
         if since is not None:
-            moment = quote(f"greater-or-equal(joined_group_at,{iso(since)})", safe="")
-            path += f"&filter={moment}"
+            since_filter = quote(f"greater-or-equal(joined_group_at,{iso(since)})", safe="")
+            path += f"&filter={since_filter}"
         if cursor:
             path += f"&page[cursor]={quote(cursor, safe='')}"
         page = await self._api.get(route, path, backfill=True)
         try:
             members = [
                 Member(
-                    email=_lower(each["attributes"].get("email")),
-                    profile=str(each["id"]),
-                    since=_moment(each["attributes"].get("joined_group_at")),
+                    email=_normalized(each["attributes"].get("email")),
+                    profile_id=str(each["id"]),
+                    joined_at=_parse_time(each["attributes"].get("joined_group_at")),
                 )
                 for each in page["data"]
             ]
-            following = _cursor((page.get("links") or {}).get("next"))
-        except _NOT_THIS_SHAPE as error:
-            raise unreadable(route) from error
-        more = following is not None and following != cursor
-        return MembersPage(members, following or cursor, more)
+            next_cursor = _cursor((page.get("links") or {}).get("next"))
+        except _SHAPE_ERRORS as error:
+            raise unreadable_answer(route) from error
+        more = next_cursor is not None and next_cursor != cursor
+        return MembersPage(members, next_cursor or cursor, more)
 
-    async def known(self, emails: Sequence[str]) -> set[str]:
+    async def existing(self, emails: Sequence[str]) -> set[str]:
         return set(await self.ids(emails, backfill=True))
 
     async def ids(self, emails: Sequence[str], *, backfill: bool = False) -> dict[str, str]:
         """Address → Klaviyo's id, of those that have a profile."""
         found: dict[str, str] = {}
-        for part in parts(emails):
-            query = quote("any(email,[" + ",".join(f'"{email}"' for email in part) + "])", safe="")
-            path = f"/api/profiles?filter={query}&fields[profile]=email&page[size]={PAGE}"
+        for chunk in chunks(emails):
+            query = quote("any(email,[" + ",".join(f'"{email}"' for email in chunk) + "])", safe="")
+            path = f"/api/profiles?filter={query}&fields[profile]=email&page[size]={PAGE_SIZE}"
             page = await self._api.get(GET_PROFILES, path, backfill=backfill)
             try:
                 found |= {
-                    email: str(each["id"]) for each in page["data"] if (email := _address(each))
+                    email: str(each["id"])
+                    for each in page["data"]
+                    if (email := _profile_email(each))
                 }
-            except _NOT_THIS_SHAPE as error:
-                raise unreadable(GET_PROFILES) from error
+            except _SHAPE_ERRORS as error:
+                raise unreadable_answer(GET_PROFILES) from error
         return found
 
 
-def parts(emails: Sequence[str]) -> Iterator[list[str]]:
+def chunks(emails: Sequence[str]) -> Iterator[list[str]]:
     """As many at once as a page and a web address hold."""
-    part: list[str] = []
+    chunk: list[str] = []
     size = 0
     for email in emails:
         length = len(quote(email, safe="")) + 9
-        if part and (len(part) == PAGE or size + length > _URL):
-            yield part
-            part, size = [], 0
-        part.append(email)
+        if chunk and (len(chunk) == PAGE_SIZE or size + length > _MAX_URL):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(email)
         size += length
-    if part:
-        yield part
+    if chunk:
+        yield chunk
 
 
 def _names(route: str, page: Sequence[Any]) -> dict[str, str]:
     try:
         return {str(each["id"]): str(each["attributes"]["name"]) for each in page}
-    except _NOT_THIS_SHAPE as error:
-        raise unreadable(route) from error
+    except _SHAPE_ERRORS as error:
+        raise unreadable_answer(route) from error
 
 
-def _address(profile: Any) -> str | None:
-    return _lower(profile["attributes"].get("email"))
+def _profile_email(profile: Any) -> str | None:
+    return _normalized(profile["attributes"].get("email"))
 
 
-def _lower(email: Any) -> str | None:
+def _normalized(email: Any) -> str | None:
     return email.strip().lower() if isinstance(email, str) and email.strip() else None
 
 
-def _moment(text: Any) -> Millis | None:
+def _parse_time(text: Any) -> Millis | None:
     try:
-        return millis_of(datetime.fromisoformat(text))
+        return to_millis(datetime.fromisoformat(text))
     except (TypeError, ValueError):
         return None
 

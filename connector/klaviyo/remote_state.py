@@ -11,37 +11,35 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.klaviyo.api import KlaviyoApi, unreadable
-from connector.klaviyo.groups import PAGE, parts
+from connector.domain.lanes import Millis
+from connector.klaviyo.api import KlaviyoApi, unreadable_answer
+from connector.klaviyo.groups import PAGE_SIZE, chunks
 from connector.klaviyo.limits import GET_EVENTS, GET_PROFILES
-from connector.ports import Mirrored
+from connector.ports import RemoteProfile
 
-_EVENTS = 200
-_NOT_THIS_SHAPE = (AttributeError, IndexError, KeyError, TypeError)
+_EVENTS_PER_PAGE = 200
+_SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError)
 
 
-class KlaviyoMirror:
+class KlaviyoRemoteState:
     """connector.ports.Mirror."""
 
     def __init__(self, api: KlaviyoApi) -> None:
         self._api = api
 
-    async def profiles(self, emails: Sequence[str]) -> Mapping[str, Mirrored]:
-        found: dict[str, Mirrored] = {}
-        for part in parts([email for email in emails if email]):
-            named = ",".join(f'"{email}"' for email in part)
-            query = quote(f"any(email,[{named}])", safe="")
-            path = f"/api/profiles?filter={query}&page[size]={PAGE}"
+    async def profiles(self, emails: Sequence[str]) -> Mapping[str, RemoteProfile]:
+        found: dict[str, RemoteProfile] = {}
+        for chunk in chunks([email for email in emails if email]):
+            quoted_emails = ",".join(f'"{email}"' for email in chunk)
+            query = quote(f"any(email,[{quoted_emails}])", safe="")
+            path = f"/api/profiles?filter={query}&page[size]={PAGE_SIZE}"
             page = await self._api.get(GET_PROFILES, path, backfill=True)
             try:
                 for each in page["data"]:
                     email = str(each["attributes"]["email"]).strip().lower()
-                    found[email] = Mirrored(str(each["id"]), _fields(each["attributes"]))
-            except _NOT_THIS_SHAPE as error:
-                raise unreadable(GET_PROFILES) from error
+                    found[email] = RemoteProfile(str(each["id"]), _fields(each["attributes"]))
+            except _SHAPE_ERRORS as error:
+                raise unreadable_answer(GET_PROFILES) from error
         return found
 
     async def has_event(self, profile: str, unique_id: str, at: Millis) -> bool:
@@ -52,15 +50,15 @@ class KlaviyoMirror:
             f"less-than(datetime,{_iso(moment + timedelta(seconds=1))})",
         )
         query = quote(",".join(terms), safe="")
-        path = f"/api/events?filter={query}&page[size]={_EVENTS}"
+        path = f"/api/events?filter={query}&page[size]={_EVENTS_PER_PAGE}"
         async for page in self._api.pages(GET_EVENTS, path):
             try:
                 for each in page:
-                    said = each["attributes"].get("event_properties") or {}
-                    if said.get("$event_id") == unique_id:
+                    properties = each["attributes"].get("event_properties") or {}
+                    if properties.get("$event_id") == unique_id:
                         return True
-            except _NOT_THIS_SHAPE as error:
-                raise unreadable(GET_EVENTS) from error
+            except _SHAPE_ERRORS as error:
+                raise unreadable_answer(GET_EVENTS) from error
         return False
 
 

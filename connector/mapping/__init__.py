@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from connector.mapping.clashes import Writer, clashes
 from connector.mapping.compile import MappingFile, compile_mapping, load
+from connector.mapping.conflicts import Writer, find_conflicts
 from connector.mapping.examples import run_examples
 from connector.mapping.functions import built_in
 from connector.mapping.paths import MISSING, PathError, format_path, getter, parse_path
 from connector.mapping.render import CompiledMapping
 from connector.mapping.rules import EventRule, Identity
-from connector.mapping.types import TYPES, Unfit
-from connector.mapping.warn import warnings
-from connector.mapping.words import ATTRIBUTES, VIEW, WORDS
+from connector.mapping.types import TYPES, ConversionError
+from connector.mapping.vocabulary import ATTRIBUTES, KEYWORDS, VIEW_PATHS
+from connector.mapping.warnings import warnings
 
 __all__ = [
     "ATTRIBUTES",
+    "KEYWORDS",
     "MISSING",
     "TYPES",
-    "VIEW",
-    "WORDS",
+    "VIEW_PATHS",
     "CompiledMapping",
+    "ConversionError",
     "EventRule",
     "Identity",
     "MappingFile",
     "PathError",
-    "Unfit",
     "Writer",
     "built_in",
-    "clashes",
     "compile_mapping",
+    "find_conflicts",
     "format_path",
     "getter",
     "load",

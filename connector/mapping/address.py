@@ -17,7 +17,7 @@ _EMAIL = re.compile(
 PLACEHOLDERS = frozenset(
     ("noemail", "no-email", "no_email", "no.email", "none", "null", "undefined", "unknown")
 )
-_NOWHERE = (".invalid", ".localhost", ".local")
+_UNROUTABLE_DOMAINS = (".invalid", ".localhost", ".local")
 
 
 def valid_email(text: str) -> bool:
@@ -26,7 +26,7 @@ def valid_email(text: str) -> bool:
     return (
         _EMAIL.fullmatch(text) is not None
         and text[: text.index("@")] not in PLACEHOLDERS
-        and not text.endswith(_NOWHERE)
+        and not text.endswith(_UNROUTABLE_DOMAINS)
     )
 
 

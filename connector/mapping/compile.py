@@ -17,11 +17,11 @@ from connector.domain.errors import ConfigError, Problem
 from connector.mapping.address import known_region
 from connector.mapping.expressions import Expressions
 from connector.mapping.paths import Getter, format_path
-from connector.mapping.reading import Reader, below
 from connector.mapping.render import CompiledMapping
-from connector.mapping.rules import EventRule, Field, Pair, Reading, Unknown
-from connector.mapping.types import TYPES, Unfit, converter
-from connector.mapping.words import ATTRIBUTES, METRIC_NAME_LIMIT, WORDS
+from connector.mapping.rules import EventRule, Field, FieldSource, PairGetter, UnknownPolicy
+from connector.mapping.table_reader import TableReader, child_path
+from connector.mapping.types import TYPES, ConversionError, converter
+from connector.mapping.vocabulary import ATTRIBUTES, KEYWORDS, METRIC_NAME_LIMIT
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def compile_mapping(text: str, *, origin: str = "") -> CompiledMapping:
     Raises ConfigError with all faults at once: MAPPING_FAULTY, or PLUGIN_BROKEN where all that is
     wrong is a function's package.
     """
-    reader = Reader(origin)
+    reader = TableReader(origin)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -66,7 +66,7 @@ def compile_mapping(text: str, *, origin: str = "") -> CompiledMapping:
 
 
 class _Compiler:
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: TableReader) -> None:
         self._read = reader
         self._expressions = Expressions(reader, UTC)
         self._paths: set[str] = set()
@@ -74,7 +74,7 @@ class _Compiler:
 
     def mapping(self, data: dict[str, Any], text: str) -> CompiledMapping:
         read = self._read
-        read.words(data, "", WORDS[""])
+        read.check_keys(data, "", KEYWORDS[""])
         version = data.get("version")
         if type(version) is not int or version != 1:
             read.wrong("version", version, "1")
@@ -86,13 +86,13 @@ class _Compiler:
         self._expressions = Expressions(read, zone)
         identity, region = self._identity(read.table(data, "identity", ""))
         events = read.table(data, "events", "")
-        read.words(events, "events", WORDS["events"])
+        read.check_keys(events, "events", KEYWORDS["events"])
         prefix = read.text(events, "prefix", "events")
         unknown = read.choice(events, "unknown", "events", ("pass", "drop", "dead-letter"), "pass")
         attach = read.flag(events, "attach_profile", "events", True)
         self._metrics(read.table(events, "metrics", "events"), prefix)
         profile = read.table(data, "profile", "")
-        read.words(profile, "profile", WORDS["profile"])
+        read.check_keys(profile, "profile", KEYWORDS["profile"])
         self._paths = set()
         attributes = self._attributes(read.table(profile, "attributes", "profile"), zone)
         fields, named = self._fields(read.table(profile, "fields", "profile"), zone)
@@ -102,7 +102,7 @@ class _Compiler:
             source=source,
             timezone=zone_name,
             prefix=prefix,
-            unknown=cast(Unknown, unknown),
+            unknown=cast(UnknownPolicy, unknown),
             attach_profile=attach,
             rules=self._rules,
             email=identity["email"],
@@ -116,9 +116,11 @@ class _Compiler:
             added=tuple(
                 (rule.key, name)
                 for rule in dict.fromkeys(self._rules.values())
-                for name, _ in (*rule.own, *rule.person)
+                for name, _ in (*rule.event_adds, *rule.person_adds)
             ),
-            heard=frozenset(key for field in fields for key in (*field.trusted, *field.moments)),
+            event_sourced=frozenset(
+                key for field in fields for key in (*field.trusted, *field.event_values)
+            ),
         )
 
     def _zone(self, name: str) -> ZoneInfo:
@@ -132,17 +134,17 @@ class _Compiler:
 
     def _identity(self, table: dict[str, Any]) -> tuple[dict[str, tuple[Getter, ...]], str]:
         read = self._read
-        read.words(table, "identity", WORDS["identity"])
+        read.check_keys(table, "identity", KEYWORDS["identity"])
         found: dict[str, tuple[Getter, ...]] = {}
         asked = 0
         for word, default in (("email", ("email",)), ("external_id", ()), ("phone_number", ())):
             items = read.items(table, word, "identity", default)
             asked += len(items)
             expressions = [
-                self._expressions.compile(item, f"{below('identity', word)}[{n}]")
+                self._expressions.compile(item, f"{child_path('identity', word)}[{n}]")
                 for n, item in enumerate(items)
             ]
-            found[word] = tuple(item.alone() for item in expressions if item is not None)
+            found[word] = tuple(item.as_getter() for item in expressions if item is not None)
         if not asked:
             read.fault("identity", "found no path at all, allowed: at least one, best email")
         region = read.text(table, "default_region", "identity")
@@ -157,7 +159,7 @@ class _Compiler:
     def _metrics(self, table: dict[str, Any], prefix: str) -> None:
         read = self._read
         for key in table:
-            where = below("events.metrics", key)
+            where = child_path("events.metrics", key)
             rule = self._metric(key, read.table(table, key, "events.metrics"), where, prefix)
             self._rules[key] = rule
         taken: dict[str, str] = {}
@@ -168,7 +170,7 @@ class _Compiler:
                 folded = name.strip().casefold()
                 owner = taken.setdefault(folded, rule.key)
                 if owner != rule.key:
-                    where = below("events.metrics", rule.key)
+                    where = child_path("events.metrics", rule.key)
                     read.fault(
                         where,
                         f'found the name "{name}", which "{owner}" has already; '
@@ -179,26 +181,26 @@ class _Compiler:
 
     def _metric(self, key: str, table: dict[str, Any], where: str, prefix: str) -> EventRule:
         read = self._read
-        read.words(table, where, WORDS["events.metrics"])
+        read.check_keys(table, where, KEYWORDS["events.metrics"])
         metric = prefix + read.text(table, "name", where, key)
         if not metric.strip() or len(metric) >= METRIC_NAME_LIMIT:
             read.fault(
-                below(where, "name"),
+                child_path(where, "name"),
                 f"found {len(metric)} characters (prefix included), "
                 f"allowed: 1 to {METRIC_NAME_LIMIT - 1}",
             )
         value = None
         if "value" in table:
-            value = self._expressions.compile(table["value"], below(where, "value"))
-        own: list[tuple[str, Getter]] = []
-        person: list[tuple[str, Pair]] = []
+            value = self._expressions.compile(table["value"], child_path(where, "value"))
+        event_adds: list[tuple[str, Getter]] = []
+        person_adds: list[tuple[str, PairGetter]] = []
         add = read.table(table, "add", where)
         for name, item in add.items():
-            expression = self._expressions.compile(item, below(below(where, "add"), name))
-            if expression is not None and expression.of_person:
-                person.append((name, expression.get))
+            expression = self._expressions.compile(item, child_path(child_path(where, "add"), name))
+            if expression is not None and expression.needs_person:
+                person_adds.append((name, expression.get))
             elif expression is not None:
-                own.append((name, expression.alone()))
+                event_adds.append((name, expression.as_getter()))
         return EventRule(
             key=key,
             metric=metric,
@@ -206,9 +208,9 @@ class _Compiler:
             enabled=read.flag(table, "enabled", where, True),
             refresh=read.flag(table, "refresh", where, True),
             value=value.get if value else None,
-            value_of_person=bool(value and value.of_person),
-            own=tuple(own),
-            person=tuple(person),
+            value_needs_person=bool(value and value.needs_person),
+            event_adds=tuple(event_adds),
+            person_adds=tuple(person_adds),
         )
 
     def _event_key(self, name: str) -> str:
@@ -235,14 +237,14 @@ class _Compiler:
                 read.fault(where, f"unknown attribute, allowed: {', '.join(ATTRIBUTES)}{hint}")
                 continue
             entry = read.table({name: value}, name, "profile.attributes")
-            read.words(entry, where, WORDS["profile.attributes"])
+            read.check_keys(entry, where, KEYWORDS["profile.attributes"])
             enabled = read.flag(entry, "enabled", where, True)
-            readings = self._readings(entry, where, enabled)
-            if not readings:
+            sources = self._sources(entry, where, enabled)
+            if not sources:
                 read.fault(where, "found no from, allowed: from with at least one path")
             kind = "number" if name.endswith("itude") else "string"
             if enabled:
-                found.append(Field(name, readings, converter(kind, zone), False, {}, {}))
+                found.append(Field(name, sources, converter(kind, zone), False, {}, {}))
         return tuple(found)
 
     def _fields(
@@ -257,40 +259,41 @@ class _Compiler:
 
     def _field(self, name: str, entry: dict[str, Any], zone: ZoneInfo) -> Field | None:
         read = self._read
-        where = below("profile.fields", name)
-        read.words(entry, where, WORDS["profile.fields"])
+        where = child_path("profile.fields", name)
+        read.check_keys(entry, where, KEYWORDS["profile.fields"])
         enabled = read.flag(entry, "enabled", where, True)
         kind = read.choice(entry, "type", where, TYPES, "")
         convert = converter(kind or None, zone)
         missing = read.choice(entry, "missing", where, ("unset", "keep"), "unset")
-        readings = self._readings(entry, where, enabled)
+        sources = self._sources(entry, where, enabled)
         trusted: dict[str, Getter] = {}
         for event, item in read.table(entry, "trusted", where).items():
-            place = below(below(where, "trusted"), event)
+            place = child_path(child_path(where, "trusted"), event)
             expression = self._expressions.compile(item, place)
-            if expression is not None and expression.of_person:
+            if expression is not None and expression.needs_person:
                 read.wrong(place, item, "paths below event. or raw., which the event itself says")
             elif expression is not None:
-                trusted[self._event_key(event)] = expression.alone()
-        moments: dict[str, Any] = {}
+                trusted[self._event_key(event)] = expression.as_getter()
+        event_values: dict[str, Any] = {}
         for event, value in read.table(entry, "from_event", where).items():
             try:
-                moments[self._event_key(event)] = convert(value)
-            except Unfit as error:
+                event_values[self._event_key(event)] = convert(value)
+            except ConversionError as error:
                 allowed = f"a value of the type {kind}" if kind else "a text, number or boolean"
                 read.fault(
-                    below(below(where, "from_event"), event), f"found {error}, allowed: {allowed}"
+                    child_path(child_path(where, "from_event"), event),
+                    f"found {error}, allowed: {allowed}",
                 )
-        if not readings and not entry.keys() & {"from", "trusted", "from_event"}:
+        if not sources and not entry.keys() & {"from", "trusted", "from_event"}:
             read.fault(where, "found no source, allowed: from, trusted, from_event")
         if not enabled:
             return None
-        return Field(name, readings, convert, missing == "unset", trusted, moments)
+        return Field(name, sources, convert, missing == "unset", trusted, event_values)
 
-    def _readings(self, entry: dict[str, Any], where: str, enabled: bool) -> tuple[Reading, ...]:
-        readings: list[Reading] = []
+    def _sources(self, entry: dict[str, Any], where: str, enabled: bool) -> tuple[FieldSource, ...]:
+        sources: list[FieldSource] = []
         for n, item in enumerate(self._read.items(entry, "from", where, ())):
-            place = f"{below(where, 'from')}[{n}]"
+            place = f"{child_path(where, 'from')}[{n}]"
             expression = self._expressions.compile(item, place)
             if expression is None:
                 continue
@@ -301,12 +304,12 @@ class _Compiler:
                 continue
             if enabled:
                 self._paths |= {format_path(path) for path in expression.paths}
-            needs = tuple(
+            required = tuple(
                 frozenset(format_path(path[:end]) for end in range(1, len(path) + 1))
                 for path in expression.paths
             )
-            readings.append(Reading(expression.alone(), needs))
-        return tuple(readings)
+            sources.append(FieldSource(expression.as_getter(), required))
+        return tuple(sources)
 
 
 def _version(data: dict[str, Any]) -> str:

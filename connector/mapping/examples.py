@@ -11,20 +11,13 @@ from typing import Any
 import tomli_w
 
 from connector.domain.errors import ConfigError
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.messages import (
-    EventMessage,
-    Fault,
-    ProfileMessage,
-    Skip,
-)
+from connector.domain.lanes import Millis
+from connector.domain.messages import EventMessage, Fault, ProfileMessage, Skip
 from connector.mapping.compile import compile_mapping, load
 from connector.mapping.render import CompiledMapping
 
 View = Callable[..., dict[str, Any]]
-Shape = Callable[[Mapping[str, Any]], tuple[View, View | None]]
+ViewFactory = Callable[[Mapping[str, Any]], tuple[View, View | None]]
 _ABOUT = ("about", "mapping", "enable", "settings", "tiers", "rewards", "expect")
 _GIVEN = ("name", "email", "record", "customer", "pass_url", "covers")
 # Only the view's event.time would show it, and no example depends on the clock.
@@ -32,7 +25,7 @@ _OCCURRED_AT = Millis(1_767_225_600_000)
 
 
 def run_examples(
-    directory: Path, view: View, person: View | None = None, shape: Shape | None = None
+    directory: Path, view: View, person: View | None = None, view_factory: ViewFactory | None = None
 ) -> list[str]:
     """Renders every `*.json` in `directory` and compares; returns one line per difference.
 
@@ -60,8 +53,10 @@ def run_examples(
             if name not in mappings:
                 mappings[name] = load(directory.parent.parent / name).mapping
             expected = example["expect"]
-            views = shape(example) if shape else (view, person)
-            found = _render(_with(mappings[name], example.get("enable", ())), example, *views)
+            views = view_factory(example) if view_factory else (view, person)
+            found = _render(
+                _with_enabled(mappings[name], example.get("enable", ())), example, *views
+            )
         except ConfigError as error:
             faults += [f"{file}: {fault}" for fault in error.faults]
             continue
@@ -75,7 +70,7 @@ def run_examples(
     return faults
 
 
-def _with(mapping: CompiledMapping, names: Iterable[str]) -> CompiledMapping:
+def _with_enabled(mapping: CompiledMapping, names: Iterable[str]) -> CompiledMapping:
     if not names:
         return mapping
     tree = tomllib.loads(mapping.text)
@@ -95,9 +90,9 @@ def _render(
     covers = frozenset(example["covers"]) if "covers" in example else None
     if "record" not in example:
         return _profile(mapping.render_profile(fresh or {}, covers))
-    seen = view(example["name"], _OCCURRED_AT, example["record"], example.get("email"))
-    message = mapping.render_event(seen, unique_id="example", fresh=fresh)
-    return _event(message) | _profile(mapping.render_profile(seen))
+    event_view = view(example["name"], _OCCURRED_AT, example["record"], example.get("email"))
+    message = mapping.render_event(event_view, unique_id="example", fresh=fresh)
+    return _event(message) | _profile(mapping.render_profile(event_view))
 
 
 def _event(message: EventMessage | Skip | Fault) -> dict[str, Any]:
@@ -118,7 +113,7 @@ def _event(message: EventMessage | Skip | Fault) -> dict[str, Any]:
 def _profile(message: ProfileMessage) -> dict[str, Any]:
     return {
         "fields": {name: change[1] for name, change in message.fields.items() if len(change) == 2},
-        "unset": sorted(message.unsets()),
+        "unset": sorted(message.fields_to_unset()),
         "attributes": dict(message.attributes),
         "problems": list(message.problems),
     }

@@ -9,11 +9,19 @@ from difflib import get_close_matches
 from typing import Any, cast
 
 from connector.mapping.functions import Function, built_in, installed
-from connector.mapping.paths import MISSING, Getter, PathError, Segment, blank, getter, parse_path
-from connector.mapping.reading import Reader, below
-from connector.mapping.rules import Pair
-from connector.mapping.types import Unfit
-from connector.mapping.words import VIEW, WORDS
+from connector.mapping.paths import (
+    MISSING,
+    Getter,
+    PathError,
+    Segment,
+    getter,
+    is_blank,
+    parse_path,
+)
+from connector.mapping.rules import PairGetter
+from connector.mapping.table_reader import TableReader, child_path
+from connector.mapping.types import ConversionError
+from connector.mapping.vocabulary import KEYWORDS, VIEW_PATHS
 
 _EVENT_ROOTS = ("event", "raw")
 
@@ -22,15 +30,15 @@ _EVENT_ROOTS = ("event", "raw")
 class Expression:
     """A path or a function over paths. `of_person`: at least one path is outside event and raw."""
 
-    get: Pair
+    get: PairGetter
     paths: tuple[tuple[Segment, ...], ...]
-    of_person: bool
-    direct: Getter | None = None
+    needs_person: bool
+    simple_getter: Getter | None = None
 
-    def alone(self) -> Getter:
+    def as_getter(self) -> Getter:
         """The expression over one view only."""
-        if self.direct is not None:
-            return self.direct
+        if self.simple_getter is not None:
+            return self.simple_getter
         get = self.get
         return lambda view: get(view, view)
 
@@ -38,7 +46,7 @@ class Expression:
 class Expressions:
     """Reads expressions of one file; faults go to its reader."""
 
-    def __init__(self, reader: Reader, zone: tzinfo) -> None:
+    def __init__(self, reader: TableReader, zone: tzinfo) -> None:
         self._read = reader
         self._functions = built_in(zone)
 
@@ -50,9 +58,9 @@ class Expressions:
         if path is None:
             return None
         get = getter(path)
-        of_person = path[0] not in _EVENT_ROOTS
-        pair = _on_person(get) if of_person else _on_event(get)
-        return Expression(pair, (path,), of_person, get)
+        needs_person = path[0] not in _EVENT_ROOTS
+        pair = _on_person(get) if needs_person else _on_event(get)
+        return Expression(pair, (path,), needs_person, get)
 
     def _path(self, item: Any, where: str) -> tuple[Segment, ...] | None:
         if not isinstance(item, str):
@@ -65,33 +73,33 @@ class Expressions:
                 where, f'found the path "{item}": {error}, allowed: a.b, a."with space", a[0]'
             )
             return None
-        self._known(path, item, where)
+        self._check_known(path, item, where)
         return path
 
-    def _known(self, path: tuple[Segment, ...], item: str, where: str) -> None:
-        for word in VIEW:
+    def _check_known(self, path: tuple[Segment, ...], item: str, where: str) -> None:
+        for word in VIEW_PATHS:
             parts = word.split(".")
             if list(path[: len(parts)]) == parts and (
                 len(path) == len(parts) or word in ("raw", "event.properties")
             ):
                 return
-        near = get_close_matches(item, VIEW, 1)
+        near = get_close_matches(item, VIEW_PATHS, 1)
         hint = f'; did you mean "{near[0]}"?' if near else ""
         self._read.fault(
             where,
-            f'found the path "{item}", which no view has, allowed: {", ".join(VIEW[:-2])}, '
+            f'found the path "{item}", which no view has, allowed: {", ".join(VIEW_PATHS[:-2])}, '
             f"and all below event.properties and raw{hint}",
         )
 
     def _call(self, table: dict[str, Any], where: str) -> Expression | None:
         read = self._read
-        read.words(table, where, WORDS["function"])
-        function = self._function(table.get("fn"), below(where, "fn"))
+        read.check_keys(table, where, KEYWORDS["function"])
+        function = self._function(table.get("fn"), child_path(where, "fn"))
         several = isinstance(table.get("of"), list)
         items = table["of"] if several else [table.get("of")]
         if not items:
-            read.wrong(below(where, "of"), items, "a path, or a list of paths")
-        paths = [self._path(item, below(where, "of")) for item in items]
+            read.wrong(child_path(where, "of"), items, "a path, or a list of paths")
+        paths = [self._path(item, child_path(where, "of")) for item in items]
         whole = tuple(path for path in paths if path is not None)
         if function is None or not whole or len(whole) != len(paths):
             return None
@@ -99,8 +107,8 @@ class Expressions:
             (_on_person if path[0] not in _EVENT_ROOTS else _on_event)(getter(path))
             for path in whole
         )
-        of_person = any(path[0] not in _EVENT_ROOTS for path in whole)
-        return Expression(_applied(function, gets), whole, of_person)
+        needs_person = any(path[0] not in _EVENT_ROOTS for path in whole)
+        return Expression(_applied(function, gets), whole, needs_person)
 
     def _function(self, name: Any, where: str) -> Function | None:
         if isinstance(name, str) and name in self._functions:
@@ -126,26 +134,26 @@ class Expressions:
         return cast(Function, function)
 
 
-def _on_event(get: Getter) -> Pair:
+def _on_event(get: Getter) -> PairGetter:
     return lambda view, fresh: get(view)
 
 
-def _on_person(get: Getter) -> Pair:
+def _on_person(get: Getter) -> PairGetter:
     return lambda view, fresh: get(fresh)
 
 
-def _applied(function: Callable[..., Any], gets: tuple[Pair, ...]) -> Pair:
+def _applied(function: Callable[..., Any], gets: tuple[PairGetter, ...]) -> PairGetter:
     def call(view: Any, fresh: Any) -> Any:
         found = [get(view, fresh) for get in gets]
-        values = [None if blank(value) else value for value in found]
+        values = [None if is_blank(value) else value for value in found]
         if all(value is None for value in values):
             return MISSING
         try:
             result = function(*values)
-        except Unfit:
+        except ConversionError:
             raise
         except Exception as error:  # whatever a function does, the event is not lost
-            raise Unfit(f"the function failed with {type(error).__name__}") from None
+            raise ConversionError(f"the function failed with {type(error).__name__}") from None
         return MISSING if result is None else result
 
     return call

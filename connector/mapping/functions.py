@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeAlias
 
-from connector.mapping.types import Unfit, describe, to_date, to_number, to_plain_item
+from connector.mapping.types import ConversionError, describe, to_date, to_number, to_plain_item
 
 Function: TypeAlias = Callable[..., Any]
 GROUP = "connector.functions"
@@ -77,7 +77,7 @@ def link(value: Any) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    raise Unfit(f"{describe(value)} is not a text")
+    raise ConversionError(f"{describe(value)} is not a text")
 
 
 def built_in(zone: tzinfo) -> dict[str, Function]:

@@ -134,7 +134,7 @@ def _many(segments: tuple[Segment, ...]) -> Getter:
     return get
 
 
-def blank(value: Any) -> bool:
+def is_blank(value: Any) -> bool:
     """Whether a value says nothing: MISSING, null, an empty text, or the dash that some platforms
     send for "no value"."""
     if isinstance(value, str):

@@ -9,28 +9,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.messages import (
-    Change,
-    EventMessage,
-    Fault,
-    ProfileMessage,
-    Skip,
-)
+from connector.domain.lanes import Millis
+from connector.domain.messages import Change, EventMessage, Fault, ProfileMessage, Skip
 from connector.mapping.address import e164, valid_email
-from connector.mapping.paths import Getter, blank
-from connector.mapping.rules import EventRule, Field, Identity, Unknown
-from connector.mapping.types import Unfit, describe, to_number, to_string
-from connector.mapping.words import METRIC_NAME_LIMIT
+from connector.mapping.paths import Getter, is_blank
+from connector.mapping.rules import EventRule, Field, Identity, UnknownPolicy
+from connector.mapping.types import ConversionError, describe, to_number, to_string
+from connector.mapping.vocabulary import METRIC_NAME_LIMIT
 
 _DISABLED = Skip("disabled")
 _UNKNOWN = Skip("unknown_event")
-_NOBODY = Fault(
+_NO_IDENTITY = Fault(
     Problem.NO_IDENTITY, "no path of [identity] leads to an address; it is sent once one is known"
 )
-_NOT_AN_ADDRESS = Fault(
+_BAD_ADDRESS = Fault(
     Problem.BAD_ADDRESS, "mend the e-mail address at the loyalty platform, then retry"
 )
 _EMPTY: dict[str, Any] = {}
@@ -51,7 +43,7 @@ class CompiledMapping:
     source: str
     timezone: str
     prefix: str
-    unknown: Unknown
+    unknown: UnknownPolicy
     attach_profile: bool
     rules: Mapping[str, EventRule]
     email: tuple[Getter, ...]
@@ -63,15 +55,15 @@ class CompiledMapping:
     declared: tuple[str, ...]
     reads: frozenset[str]
     added: tuple[tuple[str, str], ...]
-    heard: frozenset[str]
+    event_sourced: frozenset[str]
 
     def event(self, name: str) -> EventRule | None:
         """The rule for an event's name or alias in any case, or None."""
         return self.rules.get(name) or self.rules.get(name.strip().casefold())
 
-    def hears(self, name: str) -> bool:
+    def extracts(self, name: str) -> bool:
         """Whether this event's own body is an observation of some field."""
-        return bool(self.heard) and self._key(name) in self.heard
+        return bool(self.event_sourced) and self._key(name) in self.event_sourced
 
     def _key(self, name: str) -> str:
         rule = self.event(name)
@@ -146,17 +138,17 @@ class CompiledMapping:
             )
         value: float | None = None
         if rule is not None:
-            if rule.own or rule.person:
+            if rule.event_adds or rule.person_adds:
                 properties = dict(properties)
                 notes += _add(rule, properties, view, fresh)
-            if rule.value is not None and (fresh is not None or not rule.value_of_person):
+            if rule.value is not None and (fresh is not None or not rule.value_needs_person):
                 try:
                     value = to_number(rule.value(view, fresh))
-                except Unfit:
+                except ConversionError:
                     value = None
         attributes = _EMPTY
         if fresh is not None and self.attach_profile:
-            attributes = self.render_profile(fresh).sets()
+            attributes = self.render_profile(fresh).attributes_to_set()
         return EventMessage(
             metric, unique_id, occurred_at, values, properties, value, attributes, notes
         )
@@ -177,30 +169,30 @@ class CompiledMapping:
     ) -> tuple[dict[str, str], tuple[str, ...]] | Fault:
         values: dict[str, str] = {}
         notes: tuple[str, ...] = ()
-        email = _hit(self.email, view, fresh)
+        email = _first_value(self.email, view, fresh)
         if email is not None:
             if not isinstance(email, str):
-                return _NOT_AN_ADDRESS
+                return _BAD_ADDRESS
             email = email.strip().lower()
             if not valid_email(email):
-                return _NOT_AN_ADDRESS
+                return _BAD_ADDRESS
             values["email"] = email
         if self.external_id:
-            external = _hit(self.external_id, view, fresh)
+            external = _first_value(self.external_id, view, fresh)
             if external is not None:
                 try:
                     values["external_id"] = to_string(external)
-                except Unfit:
+                except ConversionError:
                     notes += ("external_id",)
         if self.phone_number:
-            phone = _hit(self.phone_number, view, fresh)
+            phone = _first_value(self.phone_number, view, fresh)
             if phone is not None:
                 number = e164(phone, self.default_region)
                 if number is None:
                     notes += ("phone_number",)
                 else:
                     values["phone_number"] = number
-        return (values, notes) if values else _NOBODY
+        return (values, notes) if values else _NO_IDENTITY
 
     def render_profile(
         self, view: Mapping[str, Any], covers: frozenset[str] | None = None
@@ -221,20 +213,20 @@ class CompiledMapping:
             if isinstance(name, str):
                 key = self._key(name)
                 for field in self.fields:
-                    _of_event(field, key, view, fields, problems)
+                    _apply_event(field, key, view, fields, problems)
             return ProfileMessage(fields, attributes, tuple(problems))
         for field in self.fields:
-            change = _of_person(field, view, covers, problems)
+            change = _person_change(field, view, covers, problems)
             if change is not None:
                 fields[field.name] = change
         for field in self.attributes:
-            change = _of_person(field, view, covers, problems)
+            change = _person_change(field, view, covers, problems)
             if change is not None and len(change) == 2:
                 attributes[field.name] = change[1]
         return ProfileMessage(fields, attributes, tuple(problems))
 
 
-def _hit(
+def _first_value(
     getters: tuple[Getter, ...], view: Mapping[str, Any], fresh: Mapping[str, Any] | None
 ) -> Any:
     """The first value that says something, of the view, else of the fresh one; else None."""
@@ -242,9 +234,9 @@ def _hit(
         for get in getters:
             try:
                 value = get(one)
-            except Unfit:
+            except ConversionError:
                 continue
-            if not blank(value):
+            if not is_blank(value):
                 return value
     return None
 
@@ -257,63 +249,63 @@ def _add(
 ) -> tuple[str, ...]:
     """Puts the rule's `add` into `properties`; returns a note for each that failed."""
     notes: tuple[str, ...] = ()
-    for name, get in rule.own:
+    for name, get in rule.event_adds:
         try:
             value = get(view)
-        except Unfit:
+        except ConversionError:
             notes += (f"add.{name}",)
             continue
-        if not blank(value):
+        if not is_blank(value):
             properties[name] = value
     if fresh is not None:
-        for name, pair in rule.person:
+        for name, pair in rule.person_adds:
             try:
                 value = pair(view, fresh)
-            except Unfit:
+            except ConversionError:
                 notes += (f"add.{name}",)
                 continue
-            if not blank(value):
+            if not is_blank(value):
                 properties[name] = value
     return notes
 
 
-def _of_event(
+def _apply_event(
     field: Field,
     key: str,
     view: Mapping[str, Any],
     fields: dict[str, Change],
     problems: list[str],
 ) -> None:
-    if key in field.moments:
-        fields[field.name] = ("set", field.moments[key])
+    if key in field.event_values:
+        fields[field.name] = ("set", field.event_values[key])
     get = field.trusted.get(key)
     if get is None:
         return
     try:
         value = get(view)
-        if not blank(value):
+        if not is_blank(value):
             fields[field.name] = ("set", field.convert(value))
-    except Unfit as error:
+    except ConversionError as error:
         problems.append(f"{field.name}: {error}")
 
 
-def _of_person(
+def _person_change(
     field: Field,
     view: Mapping[str, Any],
     covers: frozenset[str] | None,
     problems: list[str],
 ) -> Change | None:
-    if not field.readings:
+    if not field.sources:
         return None
-    for reading in field.readings:
+    for field_source in field.sources:
         try:
-            value = reading.get(view)
-            if not blank(value):
+            value = field_source.get(view)
+            if not is_blank(value):
                 return ("set", field.convert(value))
-        except Unfit as error:
+        except ConversionError as error:
             problems.append(f"{field.name}: {error}")
             return None
-        if covers is not None and not reading.covered(covers):
+        if covers is not None and not field_source.covered(covers):
             return None
     return ("unset",) if field.unset else None
 
@@ -322,9 +314,9 @@ def _millis(text: Any) -> Millis | None:
     if not isinstance(text, str):
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return Millis(round(moment.timestamp() * 1000))
+        instant = datetime.fromisoformat(text)
+        if instant.tzinfo is None:
+            instant = instant.replace(tzinfo=UTC)
+        return Millis(round(instant.timestamp() * 1000))
     except (ValueError, OverflowError):
         return None

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 from connector.mapping.paths import Getter
 from connector.mapping.types import Converter
 
-Unknown = Literal["pass", "drop", "dead-letter"]
-Pair: TypeAlias = Callable[[Any, Any], Any]  # (event view, fresh person view) -> value
+UnknownPolicy = Literal["pass", "drop", "dead-letter"]
+PairGetter: TypeAlias = Callable[[Any, Any], Any]  # (event view, fresh person view) -> value
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +23,22 @@ class EventRule:
     aliases: tuple[str, ...] = ()
     enabled: bool = True
     refresh: bool = True
-    value: Pair | None = None
-    value_of_person: bool = False
-    own: tuple[tuple[str, Getter], ...] = ()
-    person: tuple[tuple[str, Pair], ...] = ()
+    value: PairGetter | None = None
+    value_needs_person: bool = False
+    event_adds: tuple[tuple[str, Getter], ...] = ()
+    person_adds: tuple[tuple[str, PairGetter], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class FieldSource:
     """One entry of `from`. `needs`: for each path in it, the view words of which one must be
     covered for the absence of a value to mean anything."""
 
     get: Getter
-    needs: tuple[frozenset[str], ...]
+    required: tuple[frozenset[str], ...]
 
     def covered(self, covers: frozenset[str]) -> bool:
-        return all(not covers.isdisjoint(words) for words in self.needs)
+        return all(not covers.isdisjoint(words) for words in self.required)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class Field:
     the event's key in the file, without case."""
 
     name: str
-    readings: tuple[Reading, ...]
+    sources: tuple[FieldSource, ...]
     convert: Converter
     unset: bool
     trusted: Mapping[str, Getter]
-    moments: Mapping[str, Any]
+    event_values: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 Converter: TypeAlias = Callable[[Any], Any]
 
 
-class Unfit(ValueError):
+class ConversionError(ValueError):
     """A value cannot be what it should be. The message never quotes it: it may be personal."""
 
 
@@ -48,7 +48,7 @@ def to_number(value: Any) -> int | float:
             number = float(text)
             if math.isfinite(number):
                 return number
-    raise Unfit(f"{describe(value)} is not a number")
+    raise ConversionError(f"{describe(value)} is not a number")
 
 
 def to_integer(value: Any) -> int:
@@ -58,7 +58,7 @@ def to_integer(value: Any) -> int:
         return number
     if number.is_integer() and abs(number) < _LARGEST:
         return int(number)
-    raise Unfit("the number is not whole")
+    raise ConversionError("the number is not whole")
 
 
 def to_string(value: Any) -> str:
@@ -67,7 +67,7 @@ def to_string(value: Any) -> str:
         return value.strip()
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(to_number(value))
-    raise Unfit(f"{describe(value)} is not a text")
+    raise ConversionError(f"{describe(value)} is not a text")
 
 
 def to_boolean(value: Any) -> bool:
@@ -82,7 +82,7 @@ def to_boolean(value: Any) -> bool:
             return True
         if word in _FALSE:
             return False
-    raise Unfit(f"{describe(value)} is neither true nor false")
+    raise ConversionError(f"{describe(value)} is neither true nor false")
 
 
 def to_url(value: Any) -> str:
@@ -91,7 +91,7 @@ def to_url(value: Any) -> str:
         text = value.strip()
         if _URL.fullmatch(text):
             return text
-    raise Unfit(f"{describe(value)} is not an http or https address")
+    raise ConversionError(f"{describe(value)} is not an http or https address")
 
 
 def to_date(value: Any, zone: tzinfo = UTC) -> str:
@@ -105,7 +105,7 @@ def to_date(value: Any, zone: tzinfo = UTC) -> str:
             return _instant(text).astimezone(zone).date().isoformat()
         except (ValueError, OverflowError):
             pass
-    raise Unfit(f"{describe(value)} is not an ISO 8601 date")
+    raise ConversionError(f"{describe(value)} is not an ISO 8601 date")
 
 
 def to_datetime(value: Any) -> str:
@@ -115,13 +115,13 @@ def to_datetime(value: Any) -> str:
         text = value.strip()
         try:
             if _DATE.fullmatch(text):
-                moment = datetime.combine(date.fromisoformat(text), time(12), UTC)
+                instant = datetime.combine(date.fromisoformat(text), time(12), UTC)
             else:
-                moment = _instant(text)
-            return moment.astimezone(UTC).isoformat(timespec="seconds")
+                instant = _instant(text)
+            return instant.astimezone(UTC).isoformat(timespec="seconds")
         except (ValueError, OverflowError):
             pass
-    raise Unfit(f"{describe(value)} is not an ISO 8601 date and time")
+    raise ConversionError(f"{describe(value)} is not an ISO 8601 date and time")
 
 
 def to_plain(value: Any) -> Any:
@@ -139,8 +139,8 @@ def to_plain_item(value: Any) -> Any:
 
 
 def _instant(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    instant = datetime.fromisoformat(text)
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
 
 
 def describe(value: Any) -> str:

@@ -15,14 +15,21 @@ from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc6749.parameters import prepare_token_request
 from pydantic import SecretStr
 
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.domain.errors import (
+    AmbiguousError,
+    Blocked,
+    DeliveryError,
+    Problem,
+    Rejected,
+    RetryLater,
+)
 from connector.ports import Clock
 
 _MARGIN = 60.0
 """A token is renewed so many seconds before its end, or a tenth of its life if that is less."""
-_AGAIN_AFTER = 5.0
+_FAILURE_TTL = 5.0
 """Seconds for which a failed token call answers for those that ask next."""
-_FORCED_EVERY = 300.0
+_MIN_FORCED_INTERVAL = 300.0
 """A far end that refuses every token must not make us ask for one at every call."""
 
 
@@ -50,7 +57,7 @@ class QueryKey:
     async def __call__(self) -> Mapping[str, str]:
         return {self._name: self._key.get_secret_value()}
 
-    def refused(self, proof: Mapping[str, str]) -> bool:
+    def invalidate(self, auth: Mapping[str, str]) -> bool:
         """There is no other."""
         return False
 
@@ -58,7 +65,7 @@ class QueryKey:
         return f"QueryKey({self._name!r}, ***)"
 
 
-class _Answer(Protocol):
+class _TokenResponse(Protocol):
     def json(self) -> Any: ...
 
 
@@ -73,7 +80,7 @@ class Transport(Protocol):
         route: str,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> _Answer: ...
+    ) -> _TokenResponse: ...
 
     async def aclose(self) -> None: ...
 
@@ -101,7 +108,7 @@ class OAuthToken:
         as_json: bool = False,
         auth_method: str = "client_secret_post",
         query: str | None = None,
-        beside: HeaderKey | None = None,
+        extra_header: HeaderKey | None = None,
         problem: Problem = Problem.PLATFORM_KEY,
         route: str = "POST /oauth/token",
     ) -> None:
@@ -114,13 +121,13 @@ class OAuthToken:
         self._extra = dict(extra or {})
         self._as_json = as_json
         self._auth_method = auth_method
-        self._beside = beside
+        self._extra_header = extra_header
         self._problem = problem
         self._route = route
         self._lock = asyncio.Lock()
-        self._proof: Mapping[str, str] | None = None
-        self._good_until = 0.0
-        self._forced_at = -_FORCED_EVERY
+        self._auth: Mapping[str, str] | None = None
+        self._valid_until = 0.0
+        self._forced_at = -_MIN_FORCED_INTERVAL
         self._failure: DeliveryError | None = None
         self._failed_until = 0.0
 
@@ -129,18 +136,18 @@ class OAuthToken:
 
     async def __call__(self) -> Mapping[str, str]:
         async with self._lock:
-            if self._proof is None or self._clock.monotonic() >= self._good_until:
-                self._proof = await self._fetch()
-            return self._proof
+            if self._auth is None or self._clock.monotonic() >= self._valid_until:
+                self._auth = await self._fetch()
+            return self._auth
 
-    def refused(self, proof: Mapping[str, str]) -> bool:
+    def invalidate(self, auth: Mapping[str, str]) -> bool:
         """A proof that is not the current one was renewed meanwhile: try that."""
-        if proof is not self._proof:
+        if auth is not self._auth:
             return True
         now = self._clock.monotonic()
-        if now - self._forced_at < _FORCED_EVERY:
+        if now - self._forced_at < _MIN_FORCED_INTERVAL:
             return False
-        self._forced_at, self._proof = now, None
+        self._forced_at, self._auth = now, None
         return True
 
     async def aclose(self) -> None:
@@ -151,37 +158,40 @@ class OAuthToken:
         if self._failure is not None and asked_at < self._failed_until:
             raise self._failure.with_traceback(None)
         try:
-            said = await self._ask()
+            said = await self._request_token()
         except DeliveryError as error:
-            failure = _as_failure(error, self._problem)
-            hold = max(_AGAIN_AFTER, failure.after if isinstance(failure, Wait) else 0.0)
+            failure = _token_failure(error, self._problem)
+            hold = max(_FAILURE_TTL, failure.after if isinstance(failure, RetryLater) else 0.0)
             self._failure, self._failed_until = failure, self._clock.monotonic() + hold
             raise failure from None
         self._failure = None
-        life = _seconds(said.get("expires_in"))
-        self._good_until = asked_at + life - min(_MARGIN, life / 10)
+        life = _lifetime_seconds(said.get("expires_in"))
+        self._valid_until = asked_at + life - min(_MARGIN, life / 10)
         renewed = said.get("refresh_token")
         if self._refresh_token is not None and isinstance(renewed, str) and renewed:
             self._refresh_token = SecretStr(renewed)
-        return self._shown(said["access_token"])
+        return self._auth_for(said["access_token"])
 
-    def _shown(self, token: str) -> Mapping[str, str]:
+    def _auth_for(self, token: str) -> Mapping[str, str]:
         if self._query is not None:
             return {self._query: token}
-        return {**(self._beside() if self._beside else {}), "Authorization": f"Bearer {token}"}
+        return {
+            **(self._extra_header() if self._extra_header else {}),
+            "Authorization": f"Bearer {token}",
+        }
 
-    async def _ask(self) -> Mapping[str, Any]:
+    async def _request_token(self) -> Mapping[str, Any]:
         """The endpoint's answer, with an access token in it. Raises DeliveryError."""
-        headers, content = self._request()
+        headers, content = self._token_request()
         answer = await self._transport.call(
             "POST", "", route=self._route, content=content, headers=headers
         )
         said = answer.json()
         if not isinstance(said, dict) or not isinstance(said.get("access_token"), str):
-            raise Unknown(Problem.ANSWER_UNREADABLE, "the answer holds no access_token")
+            raise AmbiguousError(Problem.ANSWER_UNREADABLE, "the answer holds no access_token")
         return said
 
-    def _request(self) -> tuple[Mapping[str, str], bytes]:
+    def _token_request(self) -> tuple[Mapping[str, str], bytes]:
         grant, more = "client_credentials", self._extra
         if self._refresh_token is not None:
             grant = "refresh_token"
@@ -196,21 +206,21 @@ class OAuthToken:
         return {**headers, "content-type": "application/x-www-form-urlencoded"}, body.encode()
 
 
-def _as_failure(error: DeliveryError, problem: Problem) -> Wait | Blocked:
+def _token_failure(error: DeliveryError, problem: Problem) -> RetryLater | Blocked:
     """What a failed token call means for the call that needed the token: it was not sent.
 
     The status stays out: a 404 of the token endpoint is not an unknown person."""
     detail = f"token endpoint: {error.detail}"
-    if isinstance(error, Wait):
-        return Wait(error.problem, detail, after=error.after)
+    if isinstance(error, RetryLater):
+        return RetryLater(error.problem, detail, after=error.after)
     if isinstance(error, Rejected) or (isinstance(error, Blocked) and error.status in {401, 403}):
         return Blocked(problem, detail, scope="account")
     if isinstance(error, Blocked):
         return Blocked(error.problem, detail, scope="account")
-    return Wait(error.problem, detail)
+    return RetryLater(error.problem, detail)
 
 
-def _seconds(life: Any) -> float:
+def _lifetime_seconds(life: Any) -> float:
     """A token's life; one whose end is not told is good until it is refused."""
     try:
         return max(0.0, float(life))

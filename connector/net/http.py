@@ -28,13 +28,20 @@ from urllib.parse import urlencode, urlsplit
 import httpx
 import orjson
 
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.domain.errors import (
+    AmbiguousError,
+    Blocked,
+    DeliveryError,
+    Problem,
+    Rejected,
+    RetryLater,
+)
 from connector.ports import Clock
 from connector.runtime.log import redact
 
 Vendor = Literal["klaviyo", "platform"]
 
-_WORDS: dict[Vendor, dict[str, Problem]] = {
+_PROBLEMS: dict[Vendor, dict[str, Problem]] = {
     "klaviyo": {
         "refused": Problem.KLAVIYO_REFUSED,
         "key": Problem.KLAVIYO_KEY,
@@ -61,13 +68,13 @@ _WORDS: dict[Vendor, dict[str, Problem]] = {
 
 _CHALLENGE_PAUSE = 30.0
 _MAX_RETRY_AFTER = 3600.0
-_SAID_MAX = 200
+_DETAIL_MAX = 200
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 """How OAuth words its errors (RFC 6749, 5.2). What is not such a code may echo data."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiResponse:
     """A 2xx answer. `headers` are lower case."""
 
     status: int
@@ -79,11 +86,13 @@ class Answer:
         try:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError as error:
-            raise Unknown(Problem.ANSWER_UNREADABLE, str(error), status=self.status) from error
+            raise AmbiguousError(
+                Problem.ANSWER_UNREADABLE, str(error), status=self.status
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CallStats:
     """What a call came to, for metrics and quotas: `status` is None when no answer came."""
 
     route: str
@@ -149,7 +158,7 @@ class Token(Protocol):
 
     def __call__(self) -> Awaitable[Mapping[str, str]]: ...
 
-    def refused(self, proof: Mapping[str, str]) -> bool:
+    def invalidate(self, auth: Mapping[str, str]) -> bool:
         """The far end does not take this proof. Whether another one may be had."""
         ...
 
@@ -168,17 +177,17 @@ class Http:
         headers: Mapping[str, str] | None = None,
         allow_http: frozenset[str] = frozenset(),
         wait_statuses: frozenset[int] = frozenset({429, 503}),
-        seen: Callable[[Seen], None] | None = None,
+        on_call: Callable[[CallStats], None] | None = None,
         http: httpx.AsyncClient | None = None,
         timeout: float = 30.0,
     ) -> None:
         self._base = base_url.rstrip("/")
-        self._words = _WORDS[vendor]
+        self._problems = _PROBLEMS[vendor]
         self._clock = clock
         self._credential = credential
         self._headers = dict(headers or {})
         self._wait_statuses = wait_statuses
-        self._seen = seen
+        self._on_call = on_call
         self._client = http or client(timeout=timeout)
         parts = urlsplit(self._base)
         host = parts.hostname or ""
@@ -196,7 +205,7 @@ class Http:
         route: str,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> ApiResponse:
         """One request, one answer or one DeliveryError. `path` may carry data and is never logged;
         `route` is its template and is. `content` is JSON, unless the headers name another type.
         A token that is refused is renewed and tried once more."""
@@ -209,17 +218,17 @@ class Http:
         token = self._credential if isinstance(self._credential, Token) else None
         json = {} if content is None else {"content-type": "application/json"}
         sent = {**json, **self._headers, **(headers or {})}
-        proof = await self._proof()
+        auth = await self._auth()
         try:
-            return await self._send(method, path, route, content, sent, proof)
+            return await self._send(method, path, route, content, sent, auth)
         except Blocked as error:
-            if error.status != 401 or token is None or not token.refused(proof):
+            if error.status != 401 or token is None or not token.invalidate(auth):
                 raise
-        return await self._send(method, path, route, content, sent, await self._proof())
+        return await self._send(method, path, route, content, sent, await self._auth())
 
-    async def _proof(self) -> Mapping[str, str]:
-        proof = self._credential()
-        return await proof if isinstance(proof, Awaitable) else proof
+    async def _auth(self) -> Mapping[str, str]:
+        auth = self._credential()
+        return await auth if isinstance(auth, Awaitable) else auth
 
     async def _send(
         self,
@@ -228,13 +237,13 @@ class Http:
         route: str,
         content: bytes | None,
         sent: Mapping[str, str],
-        proof: Mapping[str, str],
-    ) -> Answer:
+        auth: Mapping[str, str],
+    ) -> ApiResponse:
         url = self._base + path
         if isinstance(self._credential, Token) and self._credential.in_query:
-            url += ("&" if "?" in path else "?") + urlencode(proof)
+            url += ("&" if "?" in path else "?") + urlencode(auth)
         else:
-            sent = {**sent, **proof}
+            sent = {**sent, **auth}
         started = self._clock.monotonic()
         status: int | None = None
         headers: Mapping[str, str] = {}
@@ -242,31 +251,31 @@ class Http:
             response = await self._client.request(method, url, content=content, headers=sent)
             status = response.status_code
             headers = response.headers
-            return self._judge(response)
+            return self._classify(response)
         except (httpx.LocalProtocolError, UnicodeEncodeError):
             # Their text quotes the header that cannot be sent, and that may be the key.
             raise Blocked(
-                self._words["key"],
+                self._problems["key"],
                 "a header cannot be sent: does the key hold a line break or a letter that is not"
                 " ASCII?",
                 scope="account",
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise translate(error) from error
+            raise to_delivery_error(error) from error
         finally:
-            if self._seen:
-                self._seen(Seen(route, status, headers, self._clock.monotonic() - started))
+            if self._on_call:
+                self._on_call(CallStats(route, status, headers, self._clock.monotonic() - started))
 
-    def _judge(self, response: httpx.Response) -> Answer:
-        status, words = response.status_code, self._words
+    def _classify(self, response: httpx.Response) -> ApiResponse:
+        status, words = response.status_code, self._problems
         if 200 <= status < 300:
-            return Answer(status, response.headers, response.content)
+            return ApiResponse(status, response.headers, response.content)
         if status in self._wait_statuses:
             word = "throttled" if status == 429 else "unavailable"
             after = retry_after(response.headers)
-            raise Wait(words[word], _detail(response), status=status, after=after)
+            raise RetryLater(words[word], _detail(response), status=status, after=after)
         if status == 403 and not _is_json(response):
-            raise Wait(Problem.CHALLENGED, status=status, after=_CHALLENGE_PAUSE)
+            raise RetryLater(Problem.CHALLENGED, status=status, after=_CHALLENGE_PAUSE)
         if status in {401, 410}:
             problem = words["key" if status == 401 else "gone"]
             raise Blocked(problem, _detail(response), scope="account", status=status)
@@ -276,7 +285,7 @@ class Http:
             problem = words["scope" if status == 403 else "target"]
             raise Blocked(problem, _detail(response), scope="lane", status=status)
         if status >= 500 or status == 408:
-            raise Unknown(Problem.SERVER_FAULT, _detail(response), status=status)
+            raise AmbiguousError(Problem.SERVER_FAULT, _detail(response), status=status)
         word = {409: "conflict", 413: "large"}.get(status, "refused")
         pointers, meta = _pointers(response)
         raise Rejected(words[word], _detail(response), status=status, pointers=pointers, meta=meta)
@@ -292,23 +301,23 @@ def retry_after(headers: Mapping[str, str]) -> float:
         return 0.0
 
 
-def translate(error: httpx.HTTPError | httpx.InvalidURL) -> DeliveryError:
+def to_delivery_error(error: httpx.HTTPError | httpx.InvalidURL) -> DeliveryError:
     """Every httpx error as a delivery error: did a byte leave or not?"""
     if isinstance(error, httpx.ConnectError):
         if _caused_by(error, socket.gaierror):
-            return Wait(Problem.NAME_NOT_RESOLVED, str(error))
+            return RetryLater(Problem.NAME_NOT_RESOLVED, str(error))
         if _caused_by(error, ssl.SSLError):
-            return Wait(Problem.NOT_CONNECTED, f"TLS: {error}")
-        return Wait(Problem.NOT_CONNECTED, str(error))
+            return RetryLater(Problem.NOT_CONNECTED, f"TLS: {error}")
+        return RetryLater(Problem.NOT_CONNECTED, str(error))
     if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
-        return Wait(Problem.NOT_CONNECTED, "no connection in time")
+        return RetryLater(Problem.NOT_CONNECTED, "no connection in time")
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError | httpx.InvalidURL):
-        return Wait(Problem.NOT_CONNECTED, f"not sent: {type(error).__name__}")
+        return RetryLater(Problem.NOT_CONNECTED, f"not sent: {type(error).__name__}")
     if isinstance(error, httpx.TimeoutException):
-        return Unknown(Problem.TIMED_OUT)
+        return AmbiguousError(Problem.TIMED_OUT)
     if isinstance(error, httpx.NetworkError):
-        return Unknown(Problem.CONNECTION_LOST, str(error))
-    return Unknown(Problem.ANSWER_UNREADABLE, str(error))
+        return AmbiguousError(Problem.CONNECTION_LOST, str(error))
+    return AmbiguousError(Problem.ANSWER_UNREADABLE, str(error))
 
 
 def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
@@ -338,13 +347,13 @@ def _errors(response: httpx.Response) -> list[dict[str, Any]]:
 
 def _detail(response: httpx.Response) -> str:
     """What the far end said, without its echo of our data: codes and titles, not details."""
-    said = [_said(e) for e in _errors(response)[:3]]
+    said = [_error_text(e) for e in _errors(response)[:3]]
     return f"HTTP {response.status_code}" + (f" ({'; '.join(said)})" if said else "")
 
 
-def _said(error: Mapping[str, Any]) -> str:
+def _error_text(error: Mapping[str, Any]) -> str:
     title = error.get("title", "")
-    return redact(f"{error.get('code', '?')}: {title}".removesuffix(": "))[:_SAID_MAX]
+    return redact(f"{error.get('code', '?')}: {title}".removesuffix(": "))[:_DETAIL_MAX]
 
 
 def _pointers(response: httpx.Response) -> tuple[list[tuple[str, str]], dict[str, object]]:
@@ -353,7 +362,7 @@ def _pointers(response: httpx.Response) -> tuple[list[tuple[str, str]], dict[str
     for error in _errors(response):
         source = error.get("source")
         pointer = source.get("pointer") if isinstance(source, dict) else None
-        found.append((str(pointer or ""), _said(error)))
+        found.append((str(pointer or ""), _error_text(error)))
         if not meta and isinstance(error.get("meta"), dict):
             meta = error["meta"]
     return found, meta
@@ -382,7 +391,7 @@ async def post(
         await http.aclose()
 
 
-async def ask(url: str) -> tuple[int, str]:
+async def get(url: str) -> tuple[int, str]:
     """A GET for a person or a probe: (status, text), or (0, why there was no answer)."""
     async with client(timeout=5.0) as asker:
         try:

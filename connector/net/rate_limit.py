@@ -15,12 +15,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from connector.domain.lanes import (
-    Spend,
-)
+from connector.domain.lanes import QuotaUsage
 from connector.ports import Clock, Grant
 
-Remember = Callable[[Sequence[Spend]], Awaitable[None]]
+SaveUsage = Callable[[Sequence[QuotaUsage]], Awaitable[None]]
 """Saves quota that was granted outside a claim."""
 _MARGIN = 0.02
 _MIN_WAIT = 0.005
@@ -43,16 +41,16 @@ class _Window:
     seconds: float
     granted: deque[float]
 
-    def forget(self, now: float) -> None:
+    def expire(self, now: float) -> None:
         while self.granted and self.granted[0] <= now - self.seconds:
             self.granted.popleft()
 
-    def room(self, backfill: bool) -> int:
+    def available(self, backfill: bool) -> int:
         return (self.backfill_limit if backfill else self.limit) - len(self.granted)
 
     def wait(self, now: float, backfill: bool) -> float:
         """Seconds until one more fits."""
-        over = -self.room(backfill)
+        over = -self.available(backfill)
         return self.granted[over] + self.seconds - now if over >= 0 else 0.0
 
 
@@ -66,7 +64,7 @@ def _window(name: str, allowed: int, seconds: float, share: float, reserve: floa
     return _Window(name, limit, backfill, seconds * (1 + _MARGIN), deque())
 
 
-class Governor:
+class RateLimiter:
     """connector.ports.Quota of one account. `share` is the part of every limit that is ours,
     `live_reserve` the part of that share which no backfill may touch."""
 
@@ -78,14 +76,14 @@ class Governor:
         clock: Clock,
         share: float,
         live_reserve: float = 0.0,
-        blocked: Callable[[str, float], None] | None = None,
+        on_wait: Callable[[str, float], None] | None = None,
     ) -> None:
         self.account = account
         self._clock = clock
-        self._blocked = blocked
-        self._until: dict[str, float] = {}
+        self._on_wait = on_wait
+        self._blocked_until: dict[str, float] = {}
         self._windows: dict[str, list[_Window]] = {}
-        self._apart: dict[str, Arrivals] = {}
+        self._spacing: dict[str, ConcurrencyWindow] = {}
         self.adjust(limits, share=share, live_reserve=live_reserve)
 
     def adjust(
@@ -114,28 +112,30 @@ class Governor:
         """Up to `want` requests now. A grant of none says how long to wait for one."""
         now = self._clock.monotonic()
         windows = self._windows[endpoint]
-        blocked = self._until.get(endpoint, 0.0) - now
+        blocked = self._blocked_until.get(endpoint, 0.0) - now
         if blocked > 0:
             return Grant(0, blocked)
         for window in windows:
-            window.forget(now)
-        count = min(want, *(window.room(backfill) for window in windows))
+            window.expire(now)
+        count = min(want, *(window.available(backfill) for window in windows))
         if count <= 0:
             wait = max(window.wait(now, backfill) for window in windows)
-            if self._blocked:
-                self._blocked(endpoint, wait)
+            if self._on_wait:
+                self._on_wait(endpoint, wait)
             return Grant(0, max(wait, _MIN_WAIT))
         for window in windows:
             window.granted.extend([now] * count)
         second = self._clock.now() // 1000
-        return Grant(count, 0.0, (Spend(self.account, endpoint, second, count),), now)
+        return Grant(count, 0.0, (QuotaUsage(self.account, endpoint, second, count),), now)
 
-    async def permit(self, endpoint: str, remember: Remember, *, backfill: bool = False) -> None:
+    async def acquire(
+        self, endpoint: str, save_usage: SaveUsage, *, backfill: bool = False
+    ) -> None:
         """Wait for quota for one request and save that it was granted."""
         while True:
             grant = self.reserve(endpoint, 1, backfill=backfill)
             if grant.count:
-                await remember(grant.spend)
+                await save_usage(grant.usage)
                 return
             await self._clock.sleep(grant.wait)
 
@@ -148,7 +148,7 @@ class Governor:
     def slow_down(self, endpoint: str, seconds: float) -> None:
         """The far end said so (429, 503 with Retry-After, nothing remaining): nothing before."""
         until = self._clock.monotonic() + seconds
-        self._until[endpoint] = max(until, self._until.get(endpoint, 0.0))
+        self._blocked_until[endpoint] = max(until, self._blocked_until.get(endpoint, 0.0))
 
     def observe(self, endpoint: str, headers: Mapping[str, str]) -> None:
         """Believe the far end when it says that less remains than we think: others share the
@@ -160,16 +160,18 @@ class Governor:
                 reset = 1.0
             self.slow_down(endpoint, min(max(reset, 0.1), 60.0))
 
-    def apart(self, endpoint: str) -> Arrivals:
+    def spacing(self, endpoint: str) -> ConcurrencyWindow:
         """What calls to this endpoint go through, where its limit is so low that a few that arrive
         together pass it."""
         second = self._windows[endpoint][0]
-        return self._apart.setdefault(endpoint, Arrivals(second.limit, second.seconds, self._clock))
+        return self._spacing.setdefault(
+            endpoint, ConcurrencyWindow(second.limit, second.seconds, self._clock)
+        )
 
-    def load(self, spent: Iterable[Spend]) -> None:
+    def load(self, usage: Iterable[QuotaUsage]) -> None:
         """Remember what was granted before a restart, each at the end of its second."""
         now, wall = self._clock.monotonic(), self._clock.now() / 1000
-        for spend in sorted(spent, key=lambda s: s.second):
+        for spend in sorted(usage, key=lambda s: s.second):
             if spend.account != self.account:
                 continue
             at = min(now, now - (wall - spend.second - 1))
@@ -183,12 +185,12 @@ class Governor:
         found = []
         for endpoint, windows in self._windows.items():
             for window in windows:
-                window.forget(now)
-                found.append((endpoint, window.name, max(0, window.room(False))))
+                window.expire(now)
+                found.append((endpoint, window.name, max(0, window.available(False))))
         return found
 
 
-class Arrivals:
+class ConcurrencyWindow:
     """`async with` it around a call: one begins while fewer than `limit` are under way or ended
     less than `seconds` ago.
 
@@ -200,23 +202,23 @@ class Arrivals:
         self._limit = limit
         self._clock = clock
         self._seconds = seconds
-        self._under_way = 0
-        self._ended: deque[float] = deque()
-        self._one_ended = asyncio.Event()
+        self._in_flight = 0
+        self._ended_at: deque[float] = deque()
+        self._slot_freed = asyncio.Event()
 
     async def __aenter__(self) -> None:
         while True:
             now = self._clock.monotonic()
-            while self._ended and self._ended[0] <= now - self._seconds:
-                self._ended.popleft()
-            if self._under_way + len(self._ended) < self._limit:
+            while self._ended_at and self._ended_at[0] <= now - self._seconds:
+                self._ended_at.popleft()
+            if self._in_flight + len(self._ended_at) < self._limit:
                 break
-            self._one_ended.clear()
-            wait = self._ended[0] + self._seconds - now if self._ended else None
-            await self._clock.wait(self._one_ended, wait)
-        self._under_way += 1
+            self._slot_freed.clear()
+            wait = self._ended_at[0] + self._seconds - now if self._ended_at else None
+            await self._clock.wait(self._slot_freed, wait)
+        self._in_flight += 1
 
     async def __aexit__(self, *_: object) -> None:
-        self._under_way -= 1
-        self._ended.append(self._clock.monotonic())
-        self._one_ended.set()
+        self._in_flight -= 1
+        self._ended_at.append(self._clock.monotonic())
+        self._slot_freed.set()

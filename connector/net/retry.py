@@ -17,7 +17,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from connector.domain.errors import Unknown, Wait
+from connector.domain.errors import AmbiguousError, RetryLater
 from connector.ports import Clock
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Backoff:
         return max(at_least, half + self._jitter(state) / 2)
 
 
-async def reading(read: Callable[[], Awaitable[T]], *, clock: Clock, attempts: int = 3) -> T:
+async def retry_read(read: Callable[[], Awaitable[T]], *, clock: Clock, attempts: int = 3) -> T:
     """Repeat a read that changes nothing, honouring what the far end said about waiting.
 
     Raises the last error when `attempts` are used up, and at once for what a repeat cannot mend.
@@ -46,10 +46,10 @@ async def reading(read: Callable[[], Awaitable[T]], *, clock: Clock, attempts: i
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        return backoff(state.attempt_number, error.after if isinstance(error, Wait) else 0.0)
+        return backoff(state.attempt_number, error.after if isinstance(error, RetryLater) else 0.0)
 
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type((Wait, Unknown)),
+        retry=retry_if_exception_type((RetryLater, AmbiguousError)),
         stop=stop_after_attempt(attempts),
         wait=wait,
         sleep=clock.sleep,

@@ -7,37 +7,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from connector.domain.attention import (
-    Need,
-)
+from connector.domain.attention import AttentionItem
 from connector.domain.errors import DeliveryError, Problem, StoreError
-from connector.domain.lanes import (
-    Lane,
-)
-from connector.ports import Clock, Jobs, Lease, OpenReceipt, Receipted
+from connector.domain.lanes import Lane
+from connector.ports import Clock, Jobs, Lease, OpenReceipt, ReceiptQueue
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 
-SOON = 1.0
-LATER = 5.0
-_MAY_STILL_COME = 60_000
+MIN_POLL_SECONDS = 1.0
+MAX_POLL_SECONDS = 5.0
+_LOST_REQUEST_GRACE_MS = 60_000
 """ms: a request that we lost sight of may reach the far end for so long."""
-_STUCK_AFTER = 3_600_000
+_STUCK_AFTER_MS = 3_600_000
 
 
-class Receipts:
+class ImportJobTracker:
     """Follows one lane's jobs. `settled` is called when people of it are free again."""
 
     def __init__(
         self,
         lane: Lane,
-        queue: Receipted,
+        queue: ReceiptQueue,
         jobs: Jobs,
         lease: Lease,
         clock: Clock,
         metrics: Metrics,
         *,
-        settled: Callable[[], None],
+        on_settled: Callable[[], None],
     ) -> None:
         self._lane = lane
         self._queue = queue
@@ -45,59 +41,59 @@ class Receipts:
         self._lease = lease
         self._clock = clock
         self._metrics = metrics
-        self._settled = settled
-        self._bell = asyncio.Event()
-        self._told: set[str] = set()
-        self._trouble = ""
+        self._on_settled = on_settled
+        self._wakeup = asyncio.Event()
+        self._logged: set[str] = set()
+        self._last_error = ""
         self.stuck: str | None = None
         """What a person must look at, if anything."""
         self._log = log.get("receipts").bind(connection=lane.connection)
 
     def wake(self) -> None:
         """Something was queued."""
-        self._bell.set()
+        self._wakeup.set()
 
     async def idle(self) -> bool:
         """Whether no job holds anybody."""
         return not await self._queue.receipts(self._lane.id)
 
-    async def needs(self) -> Sequence[Need]:
+    async def attention(self) -> Sequence[AttentionItem]:
         """A job that stands still."""
         if not self.stuck:
             return []
-        return [Need(f"job {self._lane.connection} {self._lane.kind}", self.stuck)]
+        return [AttentionItem(f"job {self._lane.connection} {self._lane.kind}", self.stuck)]
 
     async def run(self) -> None:
         """For ever: soon after something was queued, then ever more at leisure until all is
         settled."""
-        pace = SOON
-        wait: float | None = SOON
+        pace = MIN_POLL_SECONDS
+        wait: float | None = MIN_POLL_SECONDS
         while True:
-            if await self._clock.wait(self._bell, wait):
-                self._bell.clear()
-                pace = SOON
-                await self._clock.sleep(SOON)
+            if await self._clock.wait(self._wakeup, wait):
+                self._wakeup.clear()
+                pace = MIN_POLL_SECONDS
+                await self._clock.sleep(MIN_POLL_SECONDS)
             try:
-                wait = pace if await self.follow() else None
-                self._say("")
+                wait = pace if await self.poll() else None
+                self._log_transition("")
             except (DeliveryError, StoreError) as error:
-                self._say(error.problem.value)
-                wait = LATER
+                self._log_transition(error.problem.value)
+                wait = MAX_POLL_SECONDS
             except Exception as error:
                 # Whatever is wrong with one look, the jobs must be looked at again.
-                self._say(repr(error))
-                wait = LATER
-            pace = min(2 * pace, LATER)
+                self._log_transition(repr(error))
+                wait = MAX_POLL_SECONDS
+            pace = min(2 * pace, MAX_POLL_SECONDS)
 
-    def _say(self, trouble: str) -> None:
+    def _log_transition(self, error: str) -> None:
         """One line when the jobs cannot be followed, and one when they can again."""
-        if trouble and not self._trouble:
-            self._log.error("jobs cannot be followed", problem=trouble)
-        elif self._trouble and not trouble:
+        if error and not self._last_error:
+            self._log.error("jobs cannot be followed", problem=error)
+        elif self._last_error and not error:
             self._log.info("jobs are followed again")
-        self._trouble = trouble
+        self._last_error = error
 
-    async def follow(self) -> int:
+    async def poll(self) -> int:
         """Settle what has ended; returns how many receipts stay open."""
         if not self._lease.valid():
             return 1
@@ -111,7 +107,7 @@ class Receipts:
         for receipt in receipts:
             done = await self._settle(receipt, running, unaccounted)
             left += not done
-        self._watch([r for r in receipts if r.id in running])
+        self._check_stuck([r for r in receipts if r.id in running])
         return left
 
     async def _settle(self, receipt: OpenReceipt, running: set[str], unaccounted: set[str]) -> bool:
@@ -119,40 +115,42 @@ class Receipts:
         if not receipt.id:
             # Other programs have jobs too: one that is ours ends within the hour.
             age = now - receipt.since
-            if age < _MAY_STILL_COME or (unaccounted and age < _STUCK_AFTER):
+            if age < _LOST_REQUEST_GRACE_MS or (unaccounted and age < _STUCK_AFTER_MS):
                 return False
-            await self._again(receipt, Problem.JOB_LOST)
+            await self._requeue(receipt, Problem.JOB_LOST)
             return True
         if receipt.id in running:
             return False
-        ended = await self._jobs.ended(receipt.id)
+        ended = await self._jobs.result(receipt.id)
         if ended is None:
             return False
-        if ended.outcome != "complete" or ended.unplaced:
+        if ended.outcome != "complete" or ended.unmatched:
             cancelled = ended.outcome == "cancelled"
-            await self._again(receipt, Problem.JOB_CANCELLED if cancelled else Problem.JOB_LOST)
+            await self._requeue(receipt, Problem.JOB_CANCELLED if cancelled else Problem.JOB_LOST)
             return True
         closed = await self._queue.close_receipt(
             self._lane.id, receipt.id, now=now, failed=ended.failed
         )
-        self._metrics.closed(self._lane, closed - len(ended.failed), len(ended.failed), now)
-        self._settled()
+        self._metrics.record_job_closed(
+            self._lane, closed - len(ended.failed), len(ended.failed), now
+        )
+        self._on_settled()
         return True
 
-    async def _again(self, receipt: OpenReceipt, problem: Problem) -> None:
+    async def _requeue(self, receipt: OpenReceipt, problem: Problem) -> None:
         self._log.warning(
             "a job's people are told again",
             problem=problem.value,
             meaning=problem.meaning,
             people=receipt.people,
         )
-        await self._queue.doubt_receipt(self._lane.id, receipt.id, now=self._clock.now())
-        self._settled()
+        await self._queue.requeue_receipt(self._lane.id, receipt.id, now=self._clock.now())
+        self._on_settled()
 
-    def _watch(self, running: Sequence[OpenReceipt]) -> None:
+    def _check_stuck(self, running: Sequence[OpenReceipt]) -> None:
         """One line when a job stands still, not one for every look."""
         now = self._clock.now()
-        old = [r for r in running if now - r.since >= _STUCK_AFTER]
+        old = [r for r in running if now - r.since >= _STUCK_AFTER_MS]
         self.stuck = None
         for receipt in old:
             hours = (now - receipt.since) / 3_600_000
@@ -160,8 +158,8 @@ class Receipts:
                 f"{Problem.JOB_STUCK} {self._lane.connection}: Klaviyo's import job {receipt.id} "
                 f"of {receipt.people} people has not ended for {hours:.1f} h"
             )
-            if receipt.id not in self._told:
-                self._told.add(receipt.id)
+            if receipt.id not in self._logged:
+                self._logged.add(receipt.id)
                 self._log.error(
                     "an import job stands still",
                     problem=Problem.JOB_STUCK.value,

@@ -7,30 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-    Via,
-)
-from connector.domain.profiles import (
-    Observation,
-)
-from connector.domain.records import (
-    Appended,
-    Page,
-    Record,
-)
+from connector.domain.lanes import Lane, LaneId, Millis, Via
+from connector.domain.profiles import Observation
+from connector.domain.records import Appended, Page, Record
 from connector.ports import Clock, Outbox, Webhook
-from connector.runtime.group_commit import Groups
+from connector.runtime.group_commit import GroupCommit
 from connector.runtime.metrics import Metrics
 
-_NO_HURRY = 2_000
+_RELAXED_READ_INTERVAL_MS = 2_000
 """ms between two reads of one person where no event waits for the second."""
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class WebhookEndpoint:
     """Where a platform's webhooks come in: who verifies and parses them, and what follows.
 
     `wants_read` says whether an event makes its person be read again, on the lane `reads`, and
@@ -42,13 +31,13 @@ class Door:
 
     lane: Lane
     webhook: Webhook
-    reads: LaneId | None = None
-    wants_read: Callable[[str], bool] = lambda name: False
-    renews: Callable[[str], bool] = lambda name: False
+    read_lane: LaneId | None = None
+    triggers_read: Callable[[str], bool] = lambda name: False
+    needs_refetch: Callable[[str], bool] = lambda name: False
     attach_wait: int = 0
     by_id: bool = False
-    hurried: Callable[[], bool] = lambda: False
-    hears: Callable[[Record, Millis], Observation | None] | None = None
+    backlogged: Callable[[], bool] = lambda: False
+    extracts: Callable[[Record, Millis], Observation | None] | None = None
 
     def page(
         self, headers: Mapping[str, str], body: bytes, secret: str | None, now: Millis
@@ -56,27 +45,27 @@ class Door:
         """What a delivery says, verified. Raises Unauthorised and Malformed."""
         self.webhook.verify(headers, body, secret)
         records = self.webhook.parse(headers, body)
-        if self.hears:
-            records = [replace(r, observation=self.hears(r, now)) for r in records]
-        if self.reads is None:
+        if self.extracts:
+            records = [replace(r, observation=self.extracts(r, now)) for r in records]
+        if self.read_lane is None:
             return Page(self.lane, "webhook", records, now)
-        waits = self.attach_wait and not self.hurried()
+        waits = self.attach_wait and not self.backlogged()
         return Page(
             self.lane,
             "webhook",
             [self._with_read(r) for r in records],
             now,
-            reads=self.reads,
+            read_lane=self.read_lane,
             attach_wait=self.attach_wait if waits else 0,
-            gap=self.attach_wait // 2 if waits else _NO_HURRY,
+            min_read_interval=self.attach_wait // 2 if waits else _RELAXED_READ_INTERVAL_MS,
             by_id=self.by_id,
         )
 
     def _with_read(self, record: Record) -> Record:
-        renew = self.renews(record.name)
-        if not renew and not self.wants_read(record.name):
+        renew = self.needs_refetch(record.name)
+        if not renew and not self.triggers_read(record.name):
             return record
-        return replace(record, refresh=True, renew=renew)
+        return replace(record, refresh=True, refetch=renew)
 
 
 class Intake:
@@ -88,27 +77,27 @@ class Intake:
         clock: Clock,
         metrics: Metrics,
         *,
-        arrived: Callable[[LaneId], None],
+        on_ready: Callable[[LaneId], None],
     ) -> None:
         self._clock = clock
         self._metrics = metrics
-        self._arrived = arrived
-        self._groups = Groups[Page, Appended](
+        self._on_ready = on_ready
+        self._commits = GroupCommit[Page, Appended](
             lambda pages: outbox.append(pages), lambda page: len(page.records)
         )
-        self.closed: Problem | None = None
+        self.closed_by: Problem | None = None
         """Set while nothing may be taken in (free disk too low); why."""
 
-    async def take(self, lane: Lane, via: Via, records: Sequence[Record]) -> Appended:
+    async def receive(self, lane: Lane, via: Via, records: Sequence[Record]) -> Appended:
         """Store what a platform pushed. Raises StoreError when it is not stored."""
         return await self.page(Page(lane, via, records, self._clock.now()))
 
     async def page(self, page: Page) -> Appended:
         """Store a page with its checkpoint. Raises StoreError when it is not stored."""
-        if self.closed:
-            raise StoreError(self.closed)
-        result = await self._groups.put(page)
-        self._metrics.took_in(page.lane, page.via, result, page.received_at)
+        if self.closed_by:
+            raise StoreError(self.closed_by)
+        result = await self._commits.put(page)
+        self._metrics.record_received(page.lane, page.via, result, page.received_at)
         if result.accepted > result.held or result.released or (result.held and page.by_id):
-            self._arrived(page.lane.id)
+            self._on_ready(page.lane.id)
         return result

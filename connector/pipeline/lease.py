@@ -16,19 +16,21 @@ from connector.runtime import log
 
 TTL = 12.0
 _RENEW_EVERY = 4.0
-_SAFETY = 2.0
-STORE = "store"
+_SAFETY_MARGIN = 2.0
+STORE_RESOURCE = "store"
 
 
 def holder_name() -> str:
     """Who we are, for the person who reads `held by`, and for `is_gone`: host, process id, and
     what tells this process from every other that bears the same id."""
     pid = os.getpid()
-    proof = f"{_machine()}.{_started(pid)}" if _machine() and _started(pid) else "-"
+    proof = (
+        f"{_machine_id()}.{_process_start(pid)}" if _machine_id() and _process_start(pid) else "-"
+    )
     return f"{socket.gethostname()}/{pid}/{proof}/{secrets.token_hex(2)}"
 
 
-def is_gone(holder: str) -> bool:
+def is_dead(holder: str) -> bool:
     """Whether that holder is proved to be a dead process of this machine.
 
     Proved means: named by the same running kernel, in our own process namespace, and the kernel
@@ -39,7 +41,7 @@ def is_gone(holder: str) -> bool:
     if len(parts) != 4 or parts[0] != socket.gethostname() or not parts[1].isdecimal():
         return False
     machine, _, started = parts[2].partition(".")
-    if not started or not machine or machine != _machine():
+    if not started or not machine or machine != _machine_id():
         return False
     pid = int(parts[1])
     try:
@@ -48,11 +50,11 @@ def is_gone(holder: str) -> bool:
         return True
     except OSError:
         pass
-    now = _started(pid)
+    now = _process_start(pid)
     return now is not None and now != started
 
 
-def _machine() -> str:
+def _machine_id() -> str:
     """Stands for this boot of this kernel, and our namespaces of process ids and of time; empty
     where the system does not tell."""
     try:
@@ -64,7 +66,7 @@ def _machine() -> str:
     return sha256(f"{boot}{pids}{times}".encode()).hexdigest()[:12]
 
 
-def _started(pid: int) -> str | None:
+def _process_start(pid: int) -> str | None:
     """When a process began, in ticks since boot; None where the system does not tell."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -75,20 +77,22 @@ def _started(pid: int) -> str | None:
     return fields[19] if len(fields) > 19 else None
 
 
-class LeaseKeeper:
+class LeaseRenewer:
     """connector.ports.Lease that renews itself.
 
     `valid` goes by the monotonic clock from before the renewal was sent, less a margin, so that
     it says no before the store would say yes to another.
     """
 
-    def __init__(self, store: Store, clock: Clock, holder: str, resource: str = STORE) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, holder: str, resource: str = STORE_RESOURCE
+    ) -> None:
         self._store = store
         self._clock = clock
         self._holder = holder
         self._resource = resource
         self._fence: Fence | None = None
-        self._good_until = 0.0
+        self._valid_until = 0.0
         self._task: asyncio.Task[None] | None = None
         self._log = log.get("lease")
 
@@ -99,25 +103,25 @@ class LeaseKeeper:
         return self._fence
 
     def valid(self) -> bool:
-        return self._fence is not None and self._clock.monotonic() < self._good_until
+        return self._fence is not None and self._clock.monotonic() < self._valid_until
 
-    async def acquire(self, patience: float) -> None:
+    async def acquire(self, timeout: float) -> None:
         """Take the lease, waiting up to `patience` seconds for another holder to go. One that
         died on this machine is not waited for.
 
         Raises StoreError(STORE_HELD) naming the holder.
         """
-        deadline = self._clock.monotonic() + patience
-        gone: str | None = None
+        deadline = self._clock.monotonic() + timeout
+        dead_holder: str | None = None
         while True:
             began = self._clock.monotonic()
-            answer = await self._try(gone)
+            answer = await self._try_acquire(dead_holder)
             if isinstance(answer, Fence):
-                self._take(answer, began)
+                self._set_fence(answer, began)
                 return
-            if is_gone(answer.holder) and answer.holder != gone:
-                gone = answer.holder
-                self._log.warning("the holder of the lease is dead", holder=gone)
+            if is_dead(answer.holder) and answer.holder != dead_holder:
+                dead_holder = answer.holder
+                self._log.warning("the holder of the lease is dead", holder=dead_holder)
                 continue
             if self._clock.monotonic() >= deadline:
                 raise StoreError(
@@ -127,20 +131,24 @@ class LeaseKeeper:
                 )
             await self._clock.sleep(1.0)
 
-    async def _try(self, gone: str | None) -> Fence | Holder:
+    async def _try_acquire(self, dead_holder: str | None) -> Fence | Holder:
         return await self._store.leases.acquire(
-            self._resource, self._holder, now=self._clock.now(), ttl=round(TTL * 1000), gone=gone
+            self._resource,
+            self._holder,
+            now=self._clock.now(),
+            ttl=round(TTL * 1000),
+            dead_holder=dead_holder,
         )
 
-    def _take(self, fence: Fence, began: float) -> None:
+    def _set_fence(self, fence: Fence, began: float) -> None:
         self._fence = fence
-        self._good_until = began + TTL - _SAFETY
+        self._valid_until = began + TTL - _SAFETY_MARGIN
 
-    def keep(self, lost: Callable[[], None]) -> None:
+    def start_renewing(self, on_lost: Callable[[], None]) -> None:
         """Renew in the background; `lost` is called when another has it."""
-        self._task = asyncio.create_task(self._keep(lost))
+        self._task = asyncio.create_task(self._renew_loop(on_lost))
 
-    async def _keep(self, lost: Callable[[], None]) -> None:
+    async def _renew_loop(self, on_lost: Callable[[], None]) -> None:
         while True:
             await self._clock.sleep(_RENEW_EVERY)
             began = self._clock.monotonic()
@@ -151,17 +159,17 @@ class LeaseKeeper:
             except StoreError:
                 continue
             if not ours:
-                self._good_until = 0.0
+                self._valid_until = 0.0
                 self._log.error("the lease was taken by another", resource=self._resource)
-                lost()
+                on_lost()
                 return
-            self._good_until = began + TTL - _SAFETY
+            self._valid_until = began + TTL - _SAFETY_MARGIN
 
     async def release(self) -> None:
         """Give it back at once, so that the next one need not wait for it to end."""
         if self._task:
             self._task.cancel()
-        self._good_until = 0.0
+        self._valid_until = 0.0
         if self._fence:
             try:
                 await self._store.leases.release(self._fence)

@@ -10,44 +10,29 @@ from typing import Any
 
 import orjson
 
-from connector.domain.attention import (
-    Check,
-)
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Wait
-from connector.domain.lanes import (
-    LaneId,
-    Millis,
-)
-from connector.domain.messages import (
-    Fault,
-    Skip,
-)
-from connector.domain.outcomes import (
-    Dead,
-    Delivery,
-    Gone,
-    Observed,
-    Outcome,
-    Retry,
-    Stop,
-    Unsent,
-)
-from connector.domain.profile_state import address_of, changes_of
-from connector.domain.profiles import (
-    EmailChange,
-    Observation,
-    OnLeave,
-)
-from connector.domain.records import (
-    Entry,
-    Record,
-)
+from connector.domain.attention import Check
+from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, RetryLater
+from connector.domain.lanes import LaneId, Millis
+from connector.domain.messages import Fault, Skip
+from connector.domain.outcomes import Dead, Delivery, Gone, Observed, Outcome, Retry, Stop, Unsent
+from connector.domain.profile_state import address_hash, changes_from_message
+from connector.domain.profiles import EmailChange, Observation, OnLeave
+from connector.domain.records import Entry, Record
 from connector.mapping import CompiledMapping
-from connector.ports import Mode, Outgoing, PeoplePage, Quota, Reader, Sight, Sighting, Whom
+from connector.ports import (
+    BatchMode,
+    ListedPerson,
+    Outgoing,
+    PeoplePage,
+    PersonRef,
+    PersonSnapshot,
+    Quota,
+    Reader,
+)
 
-_WATCHED = 10
-_TOO_MANY = 5
-_NOT_THE_NEXT_PROBE = 300.0
+_GONE_WINDOW = 10
+_MAX_GONE = 5
+_RETRY_AFTER_PROBE_SECONDS = 300.0
 
 
 class PassThrough:
@@ -61,14 +46,14 @@ class PassThrough:
         return entry
 
 
-class Refresher:
+class ProfileReadSink:
     """connector.ports.Sink of reads: what it 'delivers' is observations.
 
     `lane` is the profile lane that the observations are for, `account` scopes its addresses.
     `signals` adds to every sight what the configuration knows about the platform.
     """
 
-    bulk: Mode | None = None
+    bulk: BatchMode | None = None
 
     def __init__(
         self,
@@ -79,17 +64,17 @@ class Refresher:
         account: str,
         email_change: EmailChange,
         on_leave: OnLeave,
-        signals: Callable[[Sight], Sight] = lambda sight: sight,
+        goals: Callable[[PersonSnapshot], PersonSnapshot] = lambda snapshot: snapshot,
     ) -> None:
         self._reader = reader
-        self._signals = signals
+        self._goals = goals
         self._mapping = mapping
         self._lane = lane
         self._account = account
         self._email_change: EmailChange = email_change
         self._on_leave: OnLeave = on_leave
-        self._known_found: deque[bool] = deque(maxlen=_WATCHED)
-        self.single = Mode(reader.endpoint, size=1, parallel=reader.parallel)
+        self._recent_found: deque[bool] = deque(maxlen=_GONE_WINDOW)
+        self.single = BatchMode(reader.endpoint, size=1, parallel=reader.parallel)
 
     @property
     def quota(self) -> Quota:
@@ -108,63 +93,71 @@ class Refresher:
 
     async def _read(self, entry: Entry) -> Delivery:
         try:
-            sight = await self._reader.read(self._whom(entry), self._mapping.reads)
+            snapshot = await self._reader.read(self._person_ref(entry), self._mapping.reads)
         except DeliveryError as error:
-            return _failed(entry.seq, error)
+            return _delivery_for_error(entry.seq, error)
         if entry.data:
-            self._known_found.append(sight is not None)
-            if sight is None and self._known_found.count(False) > _TOO_MANY:
+            self._recent_found.append(snapshot is not None)
+            if snapshot is None and self._recent_found.count(False) > _MAX_GONE:
                 problem = Problem.WRONG_PROGRAM
                 # The next probe asks for another: this one may be gone for good.
-                later = Retry(entry.seq, problem, _NOT_THE_NEXT_PROBE)
+                later = Retry(entry.seq, problem, _RETRY_AFTER_PROBE_SECONDS)
                 return Delivery([later], stop=Stop("target", problem, problem.meaning))
-        if sight is None:
+        if snapshot is None:
             return Delivery([Gone(entry.seq, self._on_leave)])
         at = Millis(entry.occurred_at)
-        seen = self.observation(
-            entry.seq, sight, at=at, since=entry.received_at, backfill=entry.backfill
+        observation = self.observation(
+            entry.seq, snapshot, at=at, since=entry.received_at, backfill=entry.backfill
         )
-        return Delivery([Observed(entry.seq, seen)])
+        return Delivery([Observed(entry.seq, observation)])
 
-    def _whom(self, entry: Entry) -> Whom:
-        return Whom(
+    def _person_ref(self, entry: Entry) -> PersonRef:
+        return PersonRef(
             person=entry.seq,
             platform_id=entry.unique_id or None,
             email=entry.email,
             view=entry.data,
-            renew=entry.name == "renew",
+            refetch=entry.name == "refetch",
             backfill=entry.backfill,
         )
 
     def observation(
-        self, person: int, sight: Sight, *, at: Millis, since: Millis, backfill: bool = False
+        self,
+        person: int,
+        snapshot: PersonSnapshot,
+        *,
+        at: Millis,
+        since: Millis,
+        backfill: bool = False,
     ) -> Observation:
         """What the mapping makes of a sight that was asked for `at`, because of what came in
         `since`. A person without a usable address is observed too: he is held, and told once he
         has one."""
-        sight = self._signals(sight)
-        values, fault = _identity(self._mapping, sight.view)
+        snapshot = self._goals(snapshot)
+        values, fault = _identity(self._mapping, snapshot.view)
         email = values.get("email")
         return Observation(
             person=person,
-            view=sight.view,
-            changes=changes_of(self._mapping.render_profile(sight.view, sight.covers)),
+            view=snapshot.view,
+            changes=changes_from_message(
+                self._mapping.render_profile(snapshot.view, snapshot.covers)
+            ),
             identity=values,
             at=at,
             mapping=self._mapping.version,
             lane=self._lane,
             since=since,
-            address=address_of(self._account, email) if email else None,
+            address=address_hash(self._account, email) if email else None,
             email_change=self._email_change,
             problem=fault.problem if fault else None,
             email=email if self._reader.by_id else None,
-            withheld="withheld" in sight.view,
+            withheld="withheld" in snapshot.view,
             backfill=backfill,
         )
 
     def resumed(self) -> None:
         """A person says that they really left: none of them counts against the program now."""
-        self._known_found.clear()
+        self._recent_found.clear()
 
     def preview(self, out: Outgoing[Entry]) -> tuple[str, bytes]:
         return self._reader.endpoint, b""
@@ -173,7 +166,7 @@ class Refresher:
         return await self._reader.check()
 
 
-class Listener:
+class EventFieldExtractor:
     """What events say themselves: the mapping's `trusted` and `from_event`.
 
     With `partial` people are read too, and only what the mapping names is heard of; else every
@@ -200,12 +193,12 @@ class Listener:
     def observation(self, record: Record, received_at: Millis) -> Observation | None:
         """Of the event's time, but never of a later one than its receipt. Its person is filled in
         where the record is stored. None where the event says nothing."""
-        if self._partial and not self._mapping.hears(record.name):
+        if self._partial and not self._mapping.extracts(record.name):
             return None
         try:
             said = orjson.loads(record.data)
             view = self._view(record.name, record.occurred_at, said, record.email)
-            changes = changes_of(self._mapping.render_profile(view))
+            changes = changes_from_message(self._mapping.render_profile(view))
             values, _ = _identity(self._mapping, view)
         except Exception:
             # A view may be a plug-in's. The event itself is kept, and dies of the same fault.
@@ -222,7 +215,7 @@ class Listener:
             mapping=self._mapping.version,
             lane=self._lane,
             since=received_at,
-            address=address_of(self._account, email) if email else None,
+            address=address_hash(self._account, email) if email else None,
             email_change=self._email_change,
             partial=self._partial,
         )
@@ -235,26 +228,26 @@ def _identity(
     return ({}, identity) if isinstance(identity, Fault) else (dict(identity.values), None)
 
 
-def sightings(
-    refresher: Refresher, page: PeoplePage, now: Millis, *, backfill: bool = False
-) -> list[Sighting]:
+def listed_people(
+    profile_reads: ProfileReadSink, page: PeoplePage, now: Millis, *, backfill: bool = False
+) -> list[ListedPerson]:
     """What a page of a listing says, as the mapping renders it. Whoever has neither id nor address
     cannot be told from others and is left out."""
     return [
-        Sighting(
+        ListedPerson(
             person=listed.platform_id,
             email=listed.email,
-            observation=refresher.observation(
-                0, listed.sight, at=listed.at or page.at, since=now, backfill=backfill
+            observation=profile_reads.observation(
+                0, listed.snapshot, at=listed.at or page.at, since=now, backfill=backfill
             ),
-            covers=listed.sight.covers,
+            covers=listed.snapshot.covers,
         )
         for listed in page.people
         if listed.platform_id or listed.email
     ]
 
 
-def _failed(seq: int, error: DeliveryError) -> Delivery:
+def _delivery_for_error(seq: int, error: DeliveryError) -> Delivery:
     """A read changes nothing, so whatever is not final is simply read again."""
     outcome: Outcome
     if isinstance(error, Blocked):
@@ -262,6 +255,6 @@ def _failed(seq: int, error: DeliveryError) -> Delivery:
     if isinstance(error, Rejected):
         outcome = Dead(seq, error.problem, error.detail)
     else:
-        after = error.after if isinstance(error, Wait) else 0.0
+        after = error.after if isinstance(error, RetryLater) else 0.0
         outcome = Retry(seq, error.problem, after, error.detail)
     return Delivery([outcome])

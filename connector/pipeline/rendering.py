@@ -8,32 +8,20 @@ from typing import Any
 
 import orjson
 
-from connector.domain.actions import (
-    REFERENCE,
-)
+from connector.domain.actions import REF_PATTERN
 from connector.domain.errors import ConfigError, Problem
-from connector.domain.memberships import (
-    MembershipWrite,
-)
-from connector.domain.messages import (
-    EventMessage,
-    Fault,
-    Skip,
-)
-from connector.domain.profile_state import write_of_json
-from connector.domain.profiles import (
-    ProfileWrite,
-)
-from connector.domain.records import (
-    Entry,
-)
+from connector.domain.memberships import MembershipWrite
+from connector.domain.messages import EventMessage, Fault, Skip
+from connector.domain.profile_state import write_from_json
+from connector.domain.profiles import ProfileWrite
+from connector.domain.records import Entry
 from connector.mapping import CompiledMapping, compile_mapping
-from connector.ports import FreshView, Memory, Reads
+from connector.ports import Facts, FreshView, Reads
 
 EventView = Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
 """(name, occurred at in ms, the source's JSON, address) → the platform's documented view."""
 
-ORIGIN = "connector_action"
+ORIGIN_PROPERTY = "connector_action"
 """The property of an event that an action of ours caused: its reference."""
 _WITHHELD: Mapping[Any, Skip] = {
     "placeholder": Skip("placeholder"),
@@ -52,48 +40,50 @@ class EventRenderer:
         self,
         mapping: CompiledMapping,
         view: EventView,
-        memory: Memory | None,
+        memory: Facts | None,
         reads: Reads | None = None,
     ) -> None:
         self._mapping = mapping
         self._view = view
         self._memory = memory
         self._reads = reads
-        self._attach = mapping.attach_profile
-        self._fresh: Mapping[int, FreshView] = {}
-        self._older: dict[str, CompiledMapping] = {}
+        self._attach_profile = mapping.attach_profile
+        self._fresh_views: Mapping[int, FreshView] = {}
+        self._older_mappings: dict[str, CompiledMapping] = {}
 
     @property
     def version(self) -> str:
         return self._mapping.version
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
-        known = {self.version, *self._older}
+        known = {self.version, *self._older_mappings}
         for version in {e.mapping for e in entries if e.solo and e.mapping} - known:
             text = await self._memory.mapping(version) if self._memory else None
             if text is not None:
                 try:
-                    self._older[version] = compile_mapping(text, origin=f"version {version}")
+                    self._older_mappings[version] = compile_mapping(
+                        text, origin=f"version {version}"
+                    )
                 except ConfigError:
                     # Only a newer program refuses what an older one took: today's words then.
-                    self._older[version] = self._mapping
+                    self._older_mappings[version] = self._mapping
         if self._reads is not None:
             # Last, so that nothing is awaited between this and the rendering of these entries.
-            asked = [entry for entry in entries if self._attach or entry.email is None]
+            asked = [entry for entry in entries if self._attach_profile or entry.email is None]
             people = [entry.person for entry in asked if entry.person is not None]
-            self._fresh = await self._reads.fresh(people)
+            self._fresh_views = await self._reads.fresh_views(people)
 
     def _fresh_view(self, entry: Entry) -> Mapping[str, Any] | None:
         """The person as read after this event was received. Not while a write of the profile is
         in flight, for then two writes would be; not where the address has changed meanwhile."""
-        fresh = self._fresh.get(entry.person or 0)
-        if fresh is None or fresh.writing or fresh.at < entry.received_at:
+        fresh = self._fresh_views.get(entry.person or 0)
+        if fresh is None or fresh.write_in_flight or fresh.at < entry.received_at:
             return None
         return fresh.view if _address(fresh.view) == entry.email else None
 
     def _withheld(self, entry: Entry) -> Skip | None:
         """A record whose address was taken from it is of somebody of whom nothing may be told."""
-        fresh = self._fresh.get(entry.person or 0) if entry.email is None else None
+        fresh = self._fresh_views.get(entry.person or 0) if entry.email is None else None
         return _WITHHELD.get(fresh.view.get("withheld")) if fresh else None
 
     def render(self, entry: Entry) -> EventMessage | Skip | Fault:
@@ -101,14 +91,14 @@ class EventRenderer:
             return skip
         mapping = self._mapping
         if entry.solo and entry.mapping:
-            mapping = self._older.get(entry.mapping, mapping)
+            mapping = self._older_mappings.get(entry.mapping, mapping)
         try:
             view = self._view(entry.name, entry.occurred_at, orjson.loads(entry.data), entry.email)
             message = mapping.render_event(
                 view,
                 unique_id=entry.unique_id,
                 occurred_at=entry.occurred_at,
-                fresh=self._fresh_view(entry) if self._attach else None,
+                fresh=self._fresh_view(entry) if self._attach_profile else None,
             )
             return _with_origin(message, entry)
         except Exception as error:
@@ -119,10 +109,10 @@ class EventRenderer:
 def _with_origin(message: EventMessage | Skip | Fault, entry: Entry) -> EventMessage | Skip | Fault:
     """What an action of ours made happen says so, where the platform gives back its reference: a
     flow must be able to pass over it, or it would start itself again."""
-    found = REFERENCE.search(entry.data.decode(errors="ignore"))
+    found = REF_PATTERN.search(entry.data.decode(errors="ignore"))
     if found is None or not isinstance(message, EventMessage):
         return message
-    return replace(message, properties={**message.properties, ORIGIN: found[0]})
+    return replace(message, properties={**message.properties, ORIGIN_PROPERTY: found[0]})
 
 
 class ProfileRenderer:
@@ -133,7 +123,7 @@ class ProfileRenderer:
     async def prepare(self, entries: Sequence[Entry]) -> None: ...
 
     def render(self, entry: Entry) -> ProfileWrite | Skip | Fault:
-        return write_of_json(entry.data)
+        return write_from_json(entry.data)
 
 
 class MembershipRenderer:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from connector.domain.lanes import (
-    Spend,
-)
+from connector.domain.lanes import QuotaUsage
 from connector.net.http import Credential, Http
-from connector.net.rate_limit import Governor, Limit
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.ports import Clock
 
 NOT_APPLIED = frozenset({429, 503})
@@ -25,6 +23,6 @@ class Kit:
 
     clock: Clock
     http: Callable[[str, Credential, frozenset[int]], Http]
-    quota: Callable[[str, Mapping[str, Limit]], Awaitable[Governor]]
-    remember: Callable[[Sequence[Spend]], Awaitable[None]]
+    quota: Callable[[str, Mapping[str, Limit]], Awaitable[RateLimiter]]
+    record_usage: Callable[[Sequence[QuotaUsage]], Awaitable[None]]
     retry_statuses: frozenset[int] = NOT_APPLIED | {423}

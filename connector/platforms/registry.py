@@ -13,22 +13,22 @@ from connector.domain.errors import ConfigError, ConnectorError, Problem
 from connector.ports import Platform
 from connector.runtime.log import redact
 
-GROUP = "connector.platforms"
+ENTRY_POINT_GROUP = "connector.platforms"
 API_VERSION = 1
 
 
 @contextmanager
-def theirs(source: str) -> Iterator[None]:
+def isolate_platform(source: str) -> Iterator[None]:
     """Around a platform's own code: whatever it raises stops its connections only."""
     try:
         yield
     except ConnectorError:
         raise
     except Exception as error:
-        raise _broken(f"platform `{source}` fails: {redact(repr(error))}") from error
+        raise _broken_plugin(f"platform `{source}` fails: {redact(repr(error))}") from error
 
 
-def _broken(fault: str) -> ConfigError:
+def _broken_plugin(fault: str) -> ConfigError:
     return ConfigError([fault], Problem.PLUGIN_BROKEN)
 
 
@@ -40,26 +40,31 @@ def load(source: str, settings: Any = None) -> Platform:
     """
     if ":" in source:
         module, _, name = source.partition(":")
-        point = EntryPoint(name=source, value=f"{module}:{name}", group=GROUP)
+        entry_point = EntryPoint(name=source, value=f"{module}:{name}", group=ENTRY_POINT_GROUP)
     else:
-        found = entry_points(group=GROUP, name=source)
+        found = entry_points(group=ENTRY_POINT_GROUP, name=source)
         if not found:
             raise ConfigError([f"no platform `{source}` is installed; there are: {names()}"])
-        point = next(iter(found))
+        entry_point = next(iter(found))
     try:
-        platform = point.load()
+        platform = entry_point.load()
     except Exception as error:
-        raise _broken(f"platform `{source}` does not import: {error!r}") from error
+        raise _broken_plugin(f"platform `{source}` does not import: {error!r}") from error
     if not isinstance(platform, Platform) or platform.api_version != API_VERSION:
-        raise _broken(f"platform `{source}` is not written for interface {API_VERSION}")
-    if platform.shape is None or not isinstance(settings, platform.settings):
+        raise _broken_plugin(f"platform `{source}` is not written for interface {API_VERSION}")
+    if platform.for_settings is None or not isinstance(settings, platform.settings):
         return platform
-    with theirs(source):
-        return platform.shape(settings)
+    with isolate_platform(source):
+        return platform.for_settings(settings)
 
 
 def names() -> str:
-    return ", ".join(sorted({point.name for point in entry_points(group=GROUP)})) or "none"
+    return (
+        ", ".join(
+            sorted({entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP)})
+        )
+        or "none"
+    )
 
 
 class SettingsModels(Mapping[str, type[BaseModel] | None]):
@@ -75,7 +80,9 @@ class SettingsModels(Mapping[str, type[BaseModel] | None]):
             raise KeyError(str(error)) from error
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted({point.name for point in entry_points(group=GROUP)}))
+        return iter(
+            sorted({entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP)})
+        )
 
     def __len__(self) -> int:
         return len(list(iter(self)))

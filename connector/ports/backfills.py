@@ -7,19 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-)
-from connector.domain.profiles import (
-    Observation,
-    ProfileWrite,
-)
-from connector.domain.records import (
-    Entry,
-)
-from connector.ports.people import Sighting
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.profiles import Observation, ProfileWrite
+from connector.domain.records import Entry
+from connector.ports.people import ListedPerson
 
 BackfillState = Literal["waiting", "running", "done", "stopped", "failed"]
 
@@ -48,7 +39,7 @@ class Backfill:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class PersonKey:
     """A person as a source names him: by the platform's id, by address, or both."""
 
     person: str | None
@@ -56,15 +47,15 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
+class BackfillPage:
     """A page of a source. People come `named`, to be read, or `seen` already. `cursor` is where
     the next page begins, `more` whether there is one; `counts` and `notes` are added to the run's,
     `total` replaces it."""
 
     cursor: str | None
     more: bool
-    named: Sequence[Named] = ()
-    seen: Sequence[Sighting] = ()
+    keys: Sequence[PersonKey] = ()
+    listed: Sequence[ListedPerson] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     total: int | None = None
@@ -83,7 +74,7 @@ class Backfills(Protocol):
 
     async def get(self, id: int) -> Backfill | None: ...
 
-    async def move(
+    async def set_state(
         self,
         id: int,
         state: BackfillState,
@@ -102,44 +93,48 @@ class Backfills(Protocol):
         and from no other state."""
         ...
 
-    async def feed(self, id: int, reads: Lane, page: Fed, *, now: Millis) -> int | None:
+    async def append_page(
+        self, id: int, read_lane: Lane, page: BackfillPage, *, now: Millis
+    ) -> int | None:
         """Have a page's people read, after all live traffic, and keep the cursor, in one
         transaction; how many were new to this run. None, and nothing stored, where the run is not
         running. Where the run's args say `force`, what was confirmed of them is told again."""
         ...
 
-    async def seen_after(
+    async def people_after(
         self, connection: str, after: int, limit: int
-    ) -> Sequence[tuple[int, Named]]:
+    ) -> Sequence[tuple[int, PersonKey]]:
         """People ever seen, by number."""
         ...
 
-    async def ever_seen(self, connection: str) -> int:
+    async def count_people(self, connection: str) -> int:
         """How many."""
         ...
 
-    async def outstanding(self, reads: LaneId, writes: LaneId, *, limit: int) -> tuple[int, int]:
+    async def outstanding(
+        self, read_lane: LaneId, write_lane: LaneId, *, limit: int
+    ) -> tuple[int, int]:
         """(people to be read, people to be told) of backfills, each counted up to `limit`."""
         ...
 
-    async def tally(self, id: int) -> Mapping[str, int]:
+    async def outcome_counts(self, id: int) -> Mapping[str, int]:
         """What became of the run's people, live changes meanwhile included: sent, unchanged, held,
         invalid, unknown, dead, pending. Looks at each of them."""
         ...
 
-    async def entries(
-        self, connection: str, named: Sequence[Named], *, now: Millis
+    async def read_entries(
+        self, connection: str, keys: Sequence[PersonKey], *, now: Millis
     ) -> Sequence[Entry]:
         """These people as a claim of reads would hold them; a number below 0 stands for one whom
         nobody has seen. Stores nothing."""
         ...
 
-    async def first_live(self, events: Lane) -> Millis | None:
+    async def first_live_event_at(self, events: Lane) -> Millis | None:
         """When the first event that was told live happened, None: there is none."""
         ...
 
-    async def compare(
-        self, seen: Sequence[Observation], *, now: Millis
+    async def preview_writes(
+        self, observations: Sequence[Observation], *, now: Millis
     ) -> Sequence[ProfileWrite | None]:
         """What each observation would have us tell, None: nothing. Stores nothing."""
         ...

@@ -6,22 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from connector.domain.attention import (
-    Check,
-)
-from connector.domain.lanes import (
-    Spend,
-)
-from connector.domain.messages import (
-    Fault,
-    Skip,
-)
-from connector.domain.outcomes import (
-    Delivery,
-)
-from connector.domain.records import (
-    Entry,
-)
+from connector.domain.attention import Check
+from connector.domain.lanes import QuotaUsage
+from connector.domain.messages import Fault, Skip
+from connector.domain.outcomes import Delivery
+from connector.domain.records import Entry
 from connector.ports.queues import Fence
 
 M = TypeVar("M")
@@ -39,7 +28,7 @@ class Outgoing(Generic[M]):
 
 
 @dataclass(frozen=True, slots=True)
-class Mode:
+class BatchMode:
     """A way to deliver: `size` entries a request at most, `parallel` requests at a time."""
 
     endpoint: str
@@ -54,7 +43,7 @@ class Grant:
 
     count: int
     wait: float
-    spend: Sequence[Spend] = ()
+    usage: Sequence[QuotaUsage] = ()
     at: float = 0.0
 
 
@@ -72,9 +61,9 @@ class Sink(Protocol[M]):
     """Delivers rendered entries. Sending twice must be harmless in `single` mode."""
 
     @property
-    def single(self) -> Mode: ...
+    def single(self) -> BatchMode: ...
     @property
-    def bulk(self) -> Mode | None: ...
+    def bulk(self) -> BatchMode | None: ...
     @property
     def quota(self) -> Quota: ...
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Millis,
-)
+from connector.domain.lanes import Millis
 from connector.ports.platform import MembersPage
 
 
 @dataclass(frozen=True, slots=True)
-class Touched:
+class AffectedResources:
     """What a bulk write moves at Klaviyo: list ids that people join, segment ids that they enter,
     metric names that they get; with `fields` the fields of their profiles, and so any segment and
     any date that flows hang on."""
@@ -28,7 +26,7 @@ class Touched:
 class Flows(Protocol):
     """Klaviyo's automations."""
 
-    async def live(self, on: Touched) -> Sequence[str]:
+    async def live(self, affected: AffectedResources) -> Sequence[str]:
         """Names of the live flows that what is touched may start. Asks for its own permits.
         Raises DeliveryError, Blocked with status 403 where the key may not see flows."""
         ...
@@ -37,11 +35,11 @@ class Flows(Protocol):
 GroupKind = Literal["list", "segment"]
 
 
-class Groups(Protocol):
+class TargetGroups(Protocol):
     """Klaviyo's lists and segments, and who has a profile there. Asks for its own permits, as a
     backfill. All raise DeliveryError."""
 
-    async def named(self, kind: GroupKind, name: str) -> Mapping[str, str]:
+    async def find(self, kind: GroupKind, name: str) -> Mapping[str, str]:
         """Id → name of those that bear exactly this name, else of the one with this id."""
         ...
 
@@ -59,12 +57,12 @@ class Groups(Protocol):
         """The id of a new list. Unknown: there may be one now, so look before creating again."""
         ...
 
-    async def known(self, emails: Sequence[str]) -> set[str]:
+    async def existing(self, emails: Sequence[str]) -> set[str]:
         """Those of these addresses, in lower case, that Klaviyo has a profile of."""
         ...
 
 
-class EndedJob(Protocol):
+class JobResult(Protocol):
     """What became of an import job: `failed` by position in the request; `unplaced` failures
     whose record the answer did not name."""
 
@@ -73,7 +71,7 @@ class EndedJob(Protocol):
     @property
     def failed(self) -> Mapping[int, tuple[Problem, str]]: ...
     @property
-    def unplaced(self) -> int: ...
+    def unmatched(self) -> int: ...
 
 
 class Jobs(Protocol):
@@ -81,11 +79,11 @@ class Jobs(Protocol):
 
     async def open(self) -> set[str]: ...
 
-    async def ended(self, id: str) -> EndedJob | None: ...
+    async def result(self, id: str) -> JobResult | None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Mirrored:
+class RemoteProfile:
     """A profile as the far end has it: its id there, and its fields by the names of
     connector.domain.profile_state."""
 
@@ -93,10 +91,10 @@ class Mirrored:
     fields: Mapping[str, Any]
 
 
-class Mirror(Protocol):
+class RemoteState(Protocol):
     """The far end read back, at backfill priority. Both raise DeliveryError."""
 
-    async def profiles(self, emails: Sequence[str]) -> Mapping[str, Mirrored]:
+    async def profiles(self, emails: Sequence[str]) -> Mapping[str, RemoteProfile]:
         """By address, those that exist."""
         ...
 

@@ -6,18 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-)
-from connector.domain.profiles import (
-    Observation,
-)
-from connector.domain.records import (
-    Checkpoint,
-)
-from connector.ports.queues import Queue, Receipted
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.profiles import Observation
+from connector.domain.records import Checkpoint
+from connector.ports.queues import Queue, ReceiptQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +19,11 @@ class FreshView:
 
     view: Mapping[str, Any]
     at: Millis
-    writing: bool
+    write_in_flight: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class ListedPerson:
     """A person as a listing shows him: `person` is the platform's id. The observation has no
     number of a person yet; `covers` are the words of its view that the listing could show."""
 
@@ -46,23 +38,23 @@ class Reads(Queue, Protocol):
     events that waited for a person go; what was asked for while a read was under way is read
     once more after it."""
 
-    async def ask(
+    async def request(
         self,
         lane: LaneId,
-        who: Mapping[int, Millis],
+        people: Mapping[int, Millis],
         *,
-        gap: int = 0,
+        min_interval: int = 0,
         backfill: bool = False,
-        first: bool = False,
+        urgent: bool = False,
     ) -> None:
         """Have people read again: person → since when. Not before `gap` ms after the last read;
         `first`: before everybody else."""
         ...
 
-    async def take_in(
+    async def bulk_observe(
         self,
         lane: Lane,
-        seen: Sequence[Sighting],
+        listed: Sequence[ListedPerson],
         *,
         now: Millis,
         checkpoint: Checkpoint | None = None,
@@ -71,14 +63,14 @@ class Reads(Queue, Protocol):
         transaction; their numbers. Reads that are asked for are still made."""
         ...
 
-    async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]: ...
+    async def fresh_views(self, people: Sequence[int]) -> Mapping[int, FreshView]: ...
 
 
-class Profiles(Receipted, Protocol):
+class Profiles(ReceiptQueue, Protocol):
     """People as states at the destination: promise 5. One write per address is in flight at a
     time, whatever the lane; Pending keeps it in flight until its receipt is closed."""
 
-    async def start_anew(self, lane: LaneId, *, now: Millis) -> int:
+    async def reset_confirmed(self, lane: LaneId, *, now: Millis) -> int:
         """Forget what was confirmed: the lane belongs to another account from now on."""
         ...
 
@@ -87,13 +79,13 @@ class Profiles(Receipted, Protocol):
         many they are."""
         ...
 
-    async def outdated(self, lane: LaneId, mapping: str) -> int:
+    async def count_outdated(self, lane: LaneId, mapping: str) -> int:
         """How many people were rendered with another mapping version."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten:
+class ErasureResult:
     """Whom a name stands for: `people` of the connection, every address of theirs, and how many
     rows were erased."""
 
@@ -105,22 +97,22 @@ class Forgotten:
 class Erasure(Protocol):
     """Forgetting people for good. `who` is an address or the platform's id."""
 
-    async def find(self, connection: str, who: str) -> Forgotten:
+    async def find(self, connection: str, identifier: str) -> ErasureResult:
         """Whom it would be about. Nothing is erased."""
         ...
 
-    async def forget(self, connection: str, who: str, *, now: Millis) -> Forgotten:
+    async def forget(self, connection: str, identifier: str, *, now: Millis) -> ErasureResult:
         """Erase whoever has this name, and whoever shares his address, wherever he stands; leave
         what stops him from being made again."""
         ...
 
-    async def lift(self, connection: str, who: str) -> bool:
+    async def remove_tombstone(self, connection: str, identifier: str) -> bool:
         """He may come back. False where he was not forgotten by this name."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class ToldPerson:
+class SyncedPerson:
     """A person of whom nothing waits to be told: the fields that were confirmed as they are now
     (None: unset), by the names of connector.domain.profile_state."""
 
@@ -130,7 +122,7 @@ class ToldPerson:
 
 
 @dataclass(frozen=True, slots=True)
-class ToldEvent:
+class AcceptedEvent:
     """An event that was accepted."""
 
     seq: int
@@ -142,23 +134,23 @@ class ToldEvent:
 class Ledger(Protocol):
     """What a far end has confirmed, for whoever reads it back."""
 
-    async def people(self, lane: LaneId, *, after: int, limit: int) -> Sequence[ToldPerson]:
+    async def people(self, lane: LaneId, *, after: int, limit: int) -> Sequence[SyncedPerson]:
         """In the order of their numbers, from behind `after` on."""
         ...
 
-    async def some_people(self, lane: LaneId, count: int) -> Sequence[ToldPerson]:
+    async def sample_people(self, lane: LaneId, count: int) -> Sequence[SyncedPerson]:
         """By chance."""
         ...
 
-    async def events(self, lane: LaneId, *, before: Millis, limit: int) -> Sequence[ToldEvent]:
+    async def events(self, lane: LaneId, *, before: Millis, limit: int) -> Sequence[AcceptedEvent]:
         """The newest that were accepted by then."""
         ...
 
-    async def tell_people(self, people: Sequence[int], *, now: Millis) -> int:
+    async def resend_people(self, people: Sequence[int], *, now: Millis) -> int:
         """All that is wanted of them is told again, at backfill priority."""
         ...
 
-    async def tell_events(self, events: Sequence[int], *, now: Millis) -> int:
+    async def resend_events(self, events: Sequence[int], *, now: Millis) -> int:
         """Put accepted events back in line with the same unique ids; how many still had their
         body."""
         ...

@@ -8,19 +8,11 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
-from connector.domain.actions import (
-    Action,
-)
-from connector.domain.attention import (
-    Check,
-)
+from connector.domain.actions import Action
+from connector.domain.attention import Check
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.records import (
-    Record,
-)
+from connector.domain.lanes import Millis
+from connector.domain.records import Record
 from connector.ports.delivery import Quota
 
 
@@ -64,15 +56,15 @@ class DirectCall:
 class Platform:
     """What a platform declares of itself: INTERFACE 7.
 
-    `settings` validates `[connections.settings]`; `event_view` is the pure view of an event
-    (see connector.pipeline.rendering.EventView); `webhook` makes its receiver from validated
-    settings, None where the platform pushes nothing. `open` makes, of settings and a
-    connector.platforms.kit.Kit, the connection's client, None where the platform has no API. `person_view` is the pure view of
-    a person as the platform's API shows it; `name_header` makes the headers that tell an event's
-    name where it is not in the body. `direct` makes, of settings and an action whose texts may be
-    Klaviyo's templates, the call that the platform's own guides have a flow make; None where
-    they have none, a ValueError says why this action has none. Where settings decide about any of
-    these, `shape` makes the platform that they describe.
+    `settings` validates `[connections.settings]`; `event_view` is the pure view of an event (see
+    connector.pipeline.rendering.EventView); `webhook` makes its receiver from validated settings,
+    None where the platform pushes nothing. `open` makes, of settings and a
+    connector.platforms.kit.Kit, the connection's client, None where the platform has no API.
+    `person_view` is the pure view of a person as the platform's API shows it; `name_header` makes
+    the headers that tell an event's name where it is not in the body. `direct` makes, of settings
+    and an action whose texts may be Klaviyo's templates, the call that the platform's own guides
+    have a flow make; None where they have none, a ValueError says why this action has none. Where
+    settings decide about any of these, `shape` makes the platform that they describe.
     """
 
     source: str
@@ -85,7 +77,7 @@ class Platform:
     person_view: Callable[[dict[str, Any], str | None], dict[str, Any]] | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
     direct: Callable[[Any, Action], DirectCall] | None = None
-    shape: Callable[[Any], Platform] | None = None
+    for_settings: Callable[[Any], Platform] | None = None
     api_version: int = 1
 
 
@@ -104,12 +96,12 @@ class Client:
     changes: Stream | None = None
     history: History | None = None
     audiences: Audiences | None = None
-    members: Members | None = None
+    members: MembershipWriter | None = None
     actions: Actions | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Whom:
+class PersonRef:
     """A person to read: `view` is the JSON of the last view (empty: never read);
     with `renew` what is fetched seldom is fetched again. Further permits of a `backfill`'s read
     are asked for as a backfill's too."""
@@ -118,12 +110,12 @@ class Whom:
     platform_id: str | None
     email: str | None
     view: bytes
-    renew: bool = False
+    refetch: bool = False
     backfill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class PersonSnapshot:
     """What a read showed: the platform's documented view, and the words of it that this read
     could have shown, had they a value.
 
@@ -149,13 +141,13 @@ class Reader(Protocol):
     @property
     def quota(self) -> Quota: ...
 
-    async def read(self, who: Whom, reads: frozenset[str]) -> Sight | None:
+    async def read(self, ref: PersonRef, fields: frozenset[str]) -> PersonSnapshot | None:
         """The person now, or None where the platform does not know him. `reads` are the words of
         the view that the mapping needs. One permit was given; more are asked for as needed.
         Raises DeliveryError."""
         ...
 
-    def renews(self, event: str) -> bool:
+    def needs_refetch(self, event: str) -> bool:
         """Whether this event makes what is fetched seldom be fetched again."""
         ...
 
@@ -163,13 +155,13 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class PeoplePageItem:
     """A person as a listing shows him. `at` is the source's own time of it, None where it says
     none: then the page's counts."""
 
     platform_id: str | None
     email: str | None
-    sight: Sight
+    snapshot: PersonSnapshot
     at: Millis | None = None
 
 
@@ -178,7 +170,7 @@ class PeoplePage:
     """`cursor` is where the next page begins, to be kept when `more` is False too; `at` is when
     the page was asked for; `total` how many people there are in all, where the platform says."""
 
-    people: Sequence[Listed]
+    people: Sequence[PeoplePageItem]
     cursor: str | None
     more: bool
     at: Millis
@@ -189,7 +181,7 @@ class Stream(Protocol):
     """People page by page. Asks for its own permits; `backfill` leaves the live reserve alone."""
 
     async def page(
-        self, cursor: str | None, reads: frozenset[str], *, backfill: bool = False
+        self, cursor: str | None, fields: frozenset[str], *, backfill: bool = False
     ) -> PeoplePage:
         """The page at `cursor`, None: the first. Raises DeliveryError."""
         ...
@@ -198,7 +190,7 @@ class Stream(Protocol):
 class History(Protocol):
     """What happened to a person before the connector was there."""
 
-    async def events(self, who: Whom, since: Millis | None) -> Sequence[Record]:
+    async def events(self, ref: PersonRef, since: Millis | None) -> Sequence[Record]:
         """Everything since then, oldest first. Asks for its own permits, as a backfill. Raises
         DeliveryError."""
         ...
@@ -211,8 +203,8 @@ class Member:
 
     platform_id: str | None = None
     email: str | None = None
-    profile: str | None = None
-    since: Millis | None = None
+    profile_id: str | None = None
+    joined_at: Millis | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,15 +227,15 @@ class Audiences(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class MembershipResult:
     """What became of one membership change: `confirmed`, taken but not confirmed, or refused."""
 
-    word: Literal["confirmed", "unconfirmed", "refused"]
+    status: Literal["confirmed", "unconfirmed", "refused"]
     problem: Problem | None = None
     detail: str = ""
 
 
-class Members(Protocol):
+class MembershipWriter(Protocol):
     """Where a platform is told who is in a Klaviyo segment. `size` changes go in one call."""
 
     @property
@@ -253,7 +245,9 @@ class Members(Protocol):
     @property
     def quota(self) -> Quota: ...
 
-    async def tell(self, target: str, changes: Sequence[tuple[Member, bool]]) -> Sequence[Told]:
+    async def update(
+        self, target: str, changes: Sequence[tuple[Member, bool]]
+    ) -> Sequence[MembershipResult]:
         """One answer per change (True: is in it), in order. One permit was given. Repeating it is
         harmless. Raises DeliveryError where the call as a whole failed."""
         ...

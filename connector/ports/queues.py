@@ -8,19 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-    Spend,
-)
-from connector.domain.outcomes import (
-    Outcome,
-    Request,
-)
-from connector.domain.records import (
-    Claim,
-)
+from connector.domain.lanes import Lane, LaneId, Millis, QuotaUsage
+from connector.domain.outcomes import Outcome, Request
+from connector.domain.records import Claim
 
 
 class Clock(Protocol):
@@ -42,7 +32,7 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ReadyCounts:
     """What a lane could take now, live traffic and backfills apart. Counts stop at the limit that
     was asked for. `next_due` is when the earliest record that is not ready yet becomes so."""
 
@@ -75,7 +65,7 @@ class Fence:
 class Queue(Protocol):
     """Entries that a lane takes out, one holder at a time."""
 
-    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready: ...
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts: ...
 
     async def claim(
         self,
@@ -86,7 +76,7 @@ class Queue(Protocol):
         limit: int,
         solo: bool,
         mapping: str,
-        spend: Sequence[Spend] = (),
+        usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
     ) -> Claim | None:
         """Mark up to `limit` ready entries as sent by this holder, live before backfill, oldest
@@ -117,7 +107,7 @@ class Queue(Protocol):
         """Entries claimed by holders that are gone go back in doubt; returns how many."""
         ...
 
-    async def extend(self, lane: LaneId, pause: int) -> int:
+    async def extend_horizon(self, lane: LaneId, pause: int) -> int:
         """Push the retry horizon of a lane's entries back by `pause` ms: time in a pause does not
         count. Returns how many entries were retrying."""
         ...
@@ -132,7 +122,7 @@ class OpenReceipt:
     people: int
 
 
-class Receipted(Queue, Protocol):
+class ReceiptQueue(Queue, Protocol):
     """A queue whose entries an import job may hold in flight until its receipt is closed."""
 
     async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]: ...
@@ -148,7 +138,7 @@ class Receipted(Queue, Protocol):
         """The job is over: `failed` by position die, the others are confirmed."""
         ...
 
-    async def doubt_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
+    async def requeue_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
         """Nobody will say what became of it: all that it held is told again."""
         ...
 

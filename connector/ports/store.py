@@ -6,27 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from connector.domain.lanes import (
-    Kind,
-    Lane,
-    LaneId,
-    LaneState,
-    Millis,
-    Spend,
-)
-from connector.domain.records import (
-    Appended,
-    Checkpoint,
-    Page,
-    State,
-)
+from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, QuotaUsage
+from connector.domain.records import Appended, Checkpoint, Page, State
 from connector.ports.actions import ActionQueue
+from connector.ports.admin import Approvals, CommandQueue, DeadLetters, Notifications
 from connector.ports.backfills import Backfills
-from connector.ports.groups import Memberships
-from connector.ports.insight import Insight
+from connector.ports.memberships import Memberships
 from connector.ports.people import Erasure, Ledger, Profiles, Reads
-from connector.ports.questions import Approvals, DeadLetters, Notices, Orders
 from connector.ports.queues import Fence, Queue
+from connector.ports.reports import Reports
 
 
 class Outbox(Queue, Protocol):
@@ -41,12 +29,12 @@ class Outbox(Queue, Protocol):
         """
         ...
 
-    async def forget_timeline(self, *, before: Millis, limit: int) -> int:
+    async def prune_timeline(self, *, before: Millis, limit: int) -> int:
         """Forget what only timelines need: requests, the journal, orders that are done. At most
         `limit` of each; returns how many in all."""
         ...
 
-    async def empty_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
+    async def clear_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
         """Forget the bodies of settled records received before then, looking at `limit` records
         after number `after`; returns where to go on, None at the end. Their ids stay known."""
         ...
@@ -74,24 +62,24 @@ class Checkpoints(Protocol):
     async def load(self, connection: str, stream: str) -> Checkpoint | None: ...
 
 
-class Memory(Protocol):
+class Facts(Protocol):
     """Small durable facts that the loops need after a restart."""
 
-    async def spent(self, *, since_second: int) -> Sequence[Spend]: ...
+    async def usage_since(self, *, since_second: int) -> Sequence[QuotaUsage]: ...
 
-    async def remember_spend(self, spend: Sequence[Spend]) -> None: ...
+    async def save_usage(self, usage: Sequence[QuotaUsage]) -> None: ...
 
-    async def remember_mapping(self, version: str, text: str, *, now: Millis) -> None:
+    async def save_mapping(self, version: str, text: str, *, now: Millis) -> None:
         """Keep the text of a mapping version for as long as an entry in doubt names it."""
         ...
 
     async def mapping(self, version: str) -> str | None: ...
 
-    async def pinned(self, connection: str) -> str | None:
+    async def pinned_account(self, connection: str) -> str | None:
         """The account this connection belongs to, None before its first contact."""
         ...
 
-    async def pin_account(self, connection: str, account: str, *, anew: bool = False) -> str:
+    async def pin_account(self, connection: str, account: str, *, force: bool = False) -> str:
         """The account this connection belongs to: `account` at first contact or `anew`, else
         what it was."""
         ...
@@ -109,7 +97,7 @@ class Leases(Protocol):
     """At most one holder per resource: promise 12."""
 
     async def acquire(
-        self, resource: str, holder: str, *, now: Millis, ttl: int, gone: str | None = None
+        self, resource: str, holder: str, *, now: Millis, ttl: int, dead_holder: str | None = None
     ) -> Fence | Holder:
         """The fence when it was free, expired, already ours or held by `gone`, who is known to
         be dead; else who holds it."""
@@ -130,15 +118,15 @@ class Store(Outbox, Protocol):
     @property
     def lanes(self) -> Lanes: ...
     @property
-    def insight(self) -> Insight: ...
+    def reports(self) -> Reports: ...
     @property
     def checkpoints(self) -> Checkpoints: ...
     @property
-    def memory(self) -> Memory: ...
+    def facts(self) -> Facts: ...
     @property
     def leases(self) -> Leases: ...
     @property
-    def orders(self) -> Orders: ...
+    def commands(self) -> CommandQueue: ...
     @property
     def reads(self) -> Reads: ...
     @property
@@ -150,7 +138,7 @@ class Store(Outbox, Protocol):
     @property
     def actions(self) -> ActionQueue: ...
     @property
-    def notices(self) -> Notices: ...
+    def notifications(self) -> Notifications: ...
     @property
     def erasure(self) -> Erasure: ...
     @property

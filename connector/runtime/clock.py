@@ -6,9 +6,7 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
-from connector.domain.lanes import (
-    Millis,
-)
+from connector.domain.lanes import Millis
 
 
 class SystemClock:
@@ -36,7 +34,7 @@ def iso(millis: int) -> str:
     return datetime.fromtimestamp(millis // 1000, UTC).isoformat()
 
 
-def millis_of(moment: datetime) -> Millis:
+def to_millis(when: datetime) -> Millis:
     """ms since 1970; a moment without a zone is taken as UTC."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    aware = when if when.tzinfo else when.replace(tzinfo=UTC)
     return Millis(round(aware.timestamp() * 1000))

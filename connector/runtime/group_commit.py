@@ -12,11 +12,11 @@ from connector.domain.errors import Problem, StoreError
 T = TypeVar("T")
 R = TypeVar("R")
 
-_GROUP = 2_000
-_WAITING = 50_000
+_MAX_GROUP_ROWS = 2_000
+_MAX_WAITING_ROWS = 50_000
 
 
-class Groups(Generic[T, R]):
+class GroupCommit(Generic[T, R]):
     """Commits items in groups. `commit` stores all of them in one transaction and answers each;
     `size` says how many rows an item brings."""
 
@@ -32,7 +32,7 @@ class Groups(Generic[T, R]):
     async def put(self, item: T) -> R:
         """Its answer, once it is committed. Raises StoreError when it is not stored."""
         size = self._size(item)
-        if self._rows + size > _WAITING:
+        if self._rows + size > _MAX_WAITING_ROWS:
             raise StoreError(Problem.STORE_UNAVAILABLE, "too much waits to be stored")
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
@@ -44,13 +44,13 @@ class Groups(Generic[T, R]):
     async def _commit_all(self) -> None:
         try:
             while self._waiting:
-                await self._store(self._next())
+                await self._store(self._next_group())
         finally:
             self._committing = None
 
-    def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
+    def _next_group(self) -> list[tuple[T, asyncio.Future[R]]]:
         rows = count = 0
-        while count < len(self._waiting) and (count == 0 or rows < _GROUP):
+        while count < len(self._waiting) and (count == 0 or rows < _MAX_GROUP_ROWS):
             rows += self._size(self._waiting[count][0])
             count += 1
         group, self._waiting = self._waiting[:count], self._waiting[count:]
@@ -66,7 +66,7 @@ class Groups(Generic[T, R]):
                 for one in group:
                     await self._store([one])
                 return
-            failure = error if isinstance(error, StoreError) else _broken(error)
+            failure = error if isinstance(error, StoreError) else _store_error(error)
             for _, done in group:
                 if not done.done():
                     done.set_exception(failure)
@@ -76,5 +76,5 @@ class Groups(Generic[T, R]):
                 done.set_result(result)
 
 
-def _broken(error: Exception) -> StoreError:
+def _store_error(error: Exception) -> StoreError:
     return StoreError(Problem.STORE_UNAVAILABLE, type(error).__name__)

@@ -22,19 +22,13 @@ from prometheus_client import (
     generate_latest,
 )
 
-from connector.domain.lanes import (
-    Lane,
-    LaneMode,
-    Millis,
-)
-from connector.domain.memberships import (
-    Group,
-)
+from connector.domain.lanes import Lane, LaneMode, Millis
+from connector.domain.memberships import Group
 from connector.domain.outcomes import (
     Accepted,
+    Ambiguous,
     Dead,
     Delivery,
-    Doubt,
     Gone,
     Held,
     Observed,
@@ -42,15 +36,12 @@ from connector.domain.outcomes import (
     Retry,
     Skipped,
 )
-from connector.domain.records import (
-    Appended,
-    Entry,
-)
+from connector.domain.records import Appended, Entry
 from connector.ports import Approval, Backlog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
-_REFUSALS = (
+_REJECT_REASONS = (
     "conflict",
     "disabled",
     "flow_secret",
@@ -238,22 +229,22 @@ class Metrics:
     def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
         return Gauge(f"connector_{name}", help, labels, registry=self.registry)
 
-    def expects(self, connection: str, revision_until: float) -> None:
+    def register_connection(self, connection: str, revision_until: float) -> None:
         """A connection begins: what will be counted of it starts at 0, so that its first time is
         an increase; of several revisions the one that ends first is told."""
-        for reason in _REFUSALS:
+        for reason in _REJECT_REASONS:
             self.rejected.labels(connection, reason)
         self._revisions[connection] = revision_until
         self.revision.set(min(self._revisions.values()))
 
-    def without_disk(self) -> None:
+    def drop_disk_gauges(self) -> None:
         """The store writes to another machine's disk: better no number than a 0."""
         self.registry.unregister(self.store_bytes)
         self.registry.unregister(self.store_free)
 
     # ── what the loops tell ──────────────────────────────────────────────────────────────────────
 
-    def took_in(self, lane: Lane, via: str, result: Appended, now: Millis) -> None:
+    def record_received(self, lane: Lane, via: str, result: Appended, now: Millis) -> None:
         connection, kind = lane.connection, lane.kind
         told = result.accepted + result.duplicates + result.forgotten
         self.received.labels(connection, kind, via).inc(told)
@@ -263,13 +254,13 @@ class Metrics:
         if result.duplicates:
             self.duplicates.labels(connection, kind).inc(result.duplicates)
 
-    def acted(self, connection: str, action: str, outcome: str, count: int = 1) -> None:
+    def record_action(self, connection: str, action: str, outcome: str, count: int = 1) -> None:
         self.actions.labels(connection, action, outcome).inc(count)
 
-    def turned_away(self, connection: str, reason: str) -> None:
+    def record_rejected(self, connection: str, reason: str) -> None:
         self.rejected.labels(connection, reason).inc()
 
-    def settled(
+    def record_settled(
         self, lane: Lane, delivery: Delivery, entries: Mapping[int, Entry], now: Millis
     ) -> None:
         """Count a delivery's outcomes. Duration from receipt is observed for what was accepted."""
@@ -279,11 +270,11 @@ class Metrics:
         for outcome in delivery.outcomes:
             if isinstance(outcome, Accepted):
                 observe((now - entries[outcome.seq].received_at) / 1000)
-            if word := _outcome(outcome):
+            if word := _outcome_label(outcome):
                 tally[word] += 1
                 if kind == "action":
-                    self.acted(connection, entries[outcome.seq].name, word)
-            elif isinstance(outcome, Retry | Doubt):
+                    self.record_action(connection, entries[outcome.seq].name, word)
+            elif isinstance(outcome, Retry | Ambiguous):
                 self.retries.labels(connection, destination, outcome.problem.value).inc()
             if isinstance(outcome, Skipped):
                 self.skipped.labels(connection, outcome.reason).inc()
@@ -292,7 +283,7 @@ class Metrics:
         if tally["accepted"]:
             self.last_delivered.labels(connection, destination, kind).set(now / 1000)
 
-    def closed(self, lane: Lane, accepted: int, dead: int, now: Millis) -> None:
+    def record_job_closed(self, lane: Lane, accepted: int, dead: int, now: Millis) -> None:
         """An import job is over: what its receipt said of its people."""
         connection, destination, kind = lane.connection, lane.destination, lane.kind
         for word, count in (("accepted", accepted), ("dead", dead)):
@@ -301,11 +292,11 @@ class Metrics:
         if accepted > 0:
             self.last_delivered.labels(connection, destination, kind).set(now / 1000)
 
-    def lane(self, lane: Lane, mode: LaneMode) -> None:
+    def set_lane_state(self, lane: Lane, mode: LaneMode) -> None:
         for word in _MODES:
             self.lanes.labels(lane.connection, lane.destination, lane.kind, word).set(word == mode)
 
-    def requested(
+    def record_request(
         self, connection: str, destination: str, route: str, status: int | None, seconds: float
     ) -> None:
         word = "none" if status is None else str(status)
@@ -314,7 +305,7 @@ class Metrics:
 
     # ── what is looked up at scrape time ─────────────────────────────────────────────────────────
 
-    def backlog(self, backlogs: Sequence[Backlog], now: Millis) -> None:
+    def set_backlog(self, backlogs: Sequence[Backlog], now: Millis) -> None:
         """Lanes of one kind are told together: profiles are read on one and written on another."""
         waiting: Tally[tuple[str, str, str]] = Tally()
         oldest: dict[tuple[str, str], float] = {}
@@ -324,52 +315,52 @@ class Metrics:
                 waiting[connection, kind, state] += getattr(b, state)
             age = max(0, now - b.oldest) / 1000 if b.oldest is not None else 0.0
             oldest[connection, kind] = max(age, oldest.get((connection, kind), 0.0))
-            self.lane(b.lane, b.state.mode)
+            self.set_lane_state(b.lane, b.state.mode)
         for labels, count in waiting.items():
             self.outbox.labels(*labels).set(count)
         for road, age in oldest.items():
             self.oldest.labels(*road).set(age)
 
-    def dead_letters(self, found: Sequence[tuple[str, str, int]]) -> None:
+    def set_dead_letters(self, found: Sequence[tuple[str, str, int]]) -> None:
         self.dead.clear()
         for connection, cause, count in found:
             self.dead.labels(connection, cause).set(count)
 
-    def unknown(self, found: Mapping[str, int], connections: Sequence[str]) -> None:
+    def set_uncertain(self, found: Mapping[str, int], connections: Sequence[str]) -> None:
         for connection in connections:
             self.uncertain.labels(connection).set(found.get(connection, 0))
 
-    def questions(self, pending: Sequence[Approval]) -> None:
+    def set_approvals(self, pending: Sequence[Approval]) -> None:
         self.approvals.clear()
         for (connection, what), count in Tally((a.connection, a.what) for a in pending).items():
             self.approvals.labels(connection, what).set(count)
 
-    def population(self, found: Mapping[tuple[str, str], int]) -> None:
+    def set_people(self, found: Mapping[tuple[str, str], int]) -> None:
         """(connection, state) → how many people stand there."""
         self.people.clear()
         for labels, count in found.items():
             self.people.labels(*labels).set(count)
 
-    def groups(self, found: Sequence[Group]) -> None:
+    def set_groups(self, found: Sequence[Group]) -> None:
         """By their names as configured; tags are not read, so there is nothing to tell of them."""
         for group in found:
             labels = (group.connection, group.name)
             if group.saved_at is not None:
                 stream = f"{group.kind} {group.name}"
                 self.checkpoint.labels(group.connection, stream).set(group.saved_at / 1000)
-            if not group.complete:
+            if not group.completed_scan:
                 continue
             if group.kind == "audience":
                 self.members.labels(*labels).set(group.members)
             elif group.kind == "segment":
                 self.segment_members.labels(*labels).set(group.members)
-                self.segment_seconds.labels(*labels).set(group.took / 1000)
+                self.segment_seconds.labels(*labels).set(group.scan_ms / 1000)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
 
 
-def _outcome(outcome: Outcome) -> str | None:
+def _outcome_label(outcome: Outcome) -> str | None:
     match outcome:
         case Accepted() | Observed():
             return "accepted"

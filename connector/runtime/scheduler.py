@@ -14,7 +14,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 
-class Bells:
+class Scheduler:
     """Named bells. Missed strokes are rung once."""
 
     def __init__(self) -> None:
@@ -32,13 +32,13 @@ class Bells:
         return self._add(CronTrigger(hour=hour, jitter=1800, timezone=UTC))
 
     def _add(self, trigger: IntervalTrigger | CronTrigger) -> asyncio.Event:
-        bell = asyncio.Event()
+        event = asyncio.Event()
 
-        async def ring() -> None:
-            bell.set()
+        async def wake() -> None:
+            event.set()
 
-        self._scheduler.add_job(ring, trigger)
-        return bell
+        self._scheduler.add_job(wake, trigger)
+        return event
 
     def start(self) -> None:
         self._scheduler.start()

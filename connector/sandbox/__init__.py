@@ -13,7 +13,7 @@ from connector.sandbox.klaviyo.jobs import Job
 from connector.sandbox.klaviyo.server import KlaviyoSandbox
 from connector.sandbox.klaviyo.write_ledger import Write
 from connector.sandbox.serve import Servers, serve
-from connector.sandbox.traffic import Teller, Traffic, Webhook
+from connector.sandbox.traffic import Traffic, Webhook, WebhookSource
 from connector.sandbox.wll.server import WllSandbox
 from connector.sandbox.yotpo.server import YotpoSandbox
 
@@ -25,9 +25,9 @@ __all__ = [
     "KlaviyoSandbox",
     "Person",
     "Servers",
-    "Teller",
     "Traffic",
     "Webhook",
+    "WebhookSource",
     "WllSandbox",
     "Write",
     "YotpoSandbox",

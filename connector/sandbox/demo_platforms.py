@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from starlette.types import ASGIApp
 
 from connector.sandbox.jericommerce.server import JeriCommerceSandbox
-from connector.sandbox.traffic import Teller
+from connector.sandbox.traffic import WebhookSource
 from connector.sandbox.wll.server import WllSandbox
 from connector.sandbox.yotpo.server import YotpoSandbox
 
 
-class Double(Teller, Protocol):
+class PlatformSandbox(WebhookSource, Protocol):
     """A platform, emulated. Its people have an `email` and a `balance`."""
 
     @property
@@ -28,21 +28,21 @@ class Double(Teller, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
+class DemoPlatform:
     """A platform to show: `settings` are the lines below [connections.settings], where {url} is the
     double's address. `balance` is the profile field that holds a person's points; of every event
     that is sent, `share` parts are this platform's."""
 
     source: str
     title: str
-    make: Callable[[], Double]
+    make: Callable[[], PlatformSandbox]
     settings: str
     balance: str
     share: float
 
 
-STANDS = (
-    Stand(
+DEMO_PLATFORMS = (
+    DemoPlatform(
         "jericommerce",
         "JeriCommerce",
         JeriCommerceSandbox,
@@ -57,7 +57,7 @@ rate_per_second = 100    # the sandbox has no limit; JeriCommerce publishes none
         share=16,
     ),
     # Few events: each makes somebody be read, and Yotpo answers 5 requests a second.
-    Stand(
+    DemoPlatform(
         "yotpo",
         "Yotpo",
         YotpoSandbox,
@@ -70,7 +70,7 @@ webhook_secret = "yotpo_webhook_secret"
         balance="yotpo_balance",
         share=2,
     ),
-    Stand(
+    DemoPlatform(
         "wll",
         "White Label Loyalty",
         WllSandbox,

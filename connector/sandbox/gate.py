@@ -56,7 +56,9 @@ class Platform(Protocol):
     def operation(self, method: str, path: str) -> Operation:
         """Which operation a request is; unknown paths share one."""
 
-    def admit(self, scope: Scope, operation: Operation) -> tuple[Response | None, Sequence[Header]]:
+    def authorize(
+        self, scope: Scope, operation: Operation
+    ) -> tuple[Response | None, Sequence[Header]]:
         """The answer that refuses the request, if it is refused, and headers for every answer."""
 
     def refusal(self, status: int, pointers: Sequence[str]) -> Response:
@@ -87,7 +89,7 @@ class Gate:
         if body is None:
             return  # the caller left in mid-sentence: nobody is there to be answered
         operation = self._platform.operation(scope["method"], scope["path"])
-        refused, headers = self._platform.admit(scope, operation)
+        refused, headers = self._platform.authorize(scope, operation)
         out = _Out(send, headers, self.requests[operation.label])
         if refused is not None:
             await refused(scope, receive, out)
@@ -96,9 +98,9 @@ class Gate:
         if fault is None:
             await self._inner(scope, _replay(body), out)
             return
-        await self._disturb(fault, scope, body, receive, out)
+        await self._inject(fault, scope, body, receive, out)
 
-    async def _disturb(
+    async def _inject(
         self, fault: Fault, scope: Scope, body: bytes, receive: Receive, out: _Out
     ) -> None:
         answer: list[Message] = []
@@ -112,11 +114,11 @@ class Gate:
         match fault.kind:
             case "reset_before" | "reset_after":
                 out.counter["reset"] += 1
-                await _break(scope, receive, reset=True)
+                await _close_connection(scope, receive, reset=True)
             case "truncate":
                 await _truncate(scope, receive, out, answer)
             case "stall":
-                if await _gone(receive, fault.seconds):
+                if await _client_disconnected(receive, fault.seconds):
                     out.counter["reset"] += 1
                     return
                 if not answer:
@@ -204,7 +206,7 @@ def _replay(body: bytes) -> Callable[[], Awaitable[Message]]:
     return receive
 
 
-async def _gone(receive: Receive, seconds: float) -> bool:
+async def _client_disconnected(receive: Receive, seconds: float) -> bool:
     """Wait; True as soon as the client has left, so that a stall does not outlive its client."""
     try:
         async with asyncio.timeout(seconds):
@@ -215,7 +217,7 @@ async def _gone(receive: Receive, seconds: float) -> bool:
     return True
 
 
-async def _break(scope: Scope, receive: Receive, *, reset: bool) -> None:
+async def _close_connection(scope: Scope, receive: Receive, *, reset: bool) -> None:
     """End the connection: by a TCP reset, or after what was written has been flushed."""
     transport: asyncio.Transport | None = (scope.get("extensions") or {}).get(TRANSPORT)
     if transport is None:
@@ -254,4 +256,4 @@ async def _truncate(scope: Scope, receive: Receive, out: _Out, answer: Sequence[
     headers.append((b"content-length", str(len(body)).encode()))
     await out({**start, "headers": headers})
     await out({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
-    await _break(scope, receive, reset=False)
+    await _close_connection(scope, receive, reset=False)

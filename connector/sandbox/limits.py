@@ -41,7 +41,7 @@ class Limits:
         self._now = now
         self._used: dict[tuple[str, int], tuple[int, int]] = {}
 
-    def take(self, operation: str, quota: Quota) -> Verdict:
+    def acquire(self, operation: str, quota: Quota) -> Verdict:
         """Spend one request of `operation`, or say how long to wait."""
         now = self._now()
         burst = self._count(operation, 1, now)

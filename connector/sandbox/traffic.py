@@ -29,13 +29,13 @@ class Webhook:
     headers: dict[str, str]
     body: bytes
     suffix: str = ""
-    taken: Callable[[], None] = lambda: None
+    on_accepted: Callable[[], None] = lambda: None
 
 
-class Teller(Protocol):
+class WebhookSource(Protocol):
     """A double whose members do things."""
 
-    def next_webhook(self, pick: random.Random) -> Webhook:
+    def next_webhook(self, rng: random.Random) -> Webhook:
         """The next thing happens, `pick` decides which and to whom, and this tells of it. What
         callers of the double's API made happen comes first."""
 
@@ -53,36 +53,36 @@ class Traffic:
 
     def __init__(
         self,
-        teller: Teller,
+        webhook_source: WebhookSource,
         url: str,
         *,
         rate: float = 20.0,
         seed: int = 1,
         backoff: float = 0.2,
         retries: int = 10,
-        redelivered: float = 0.02,
+        redelivery_share: float = 0.02,
         concurrency: int = 16,
-        known_as: Callable[[Webhook], str] = lambda webhook: webhook.id,
+        id_of: Callable[[Webhook], str] = lambda webhook: webhook.id,
     ) -> None:
         self.sent = 0
         self.posts = 0
         self.redeliveries = 0
         self.acknowledged: set[str] = set()
         self.failed: set[str] = set()
-        self._teller = teller
+        self._webhook_source = webhook_source
         self._url = url
         self._rate = rate
         self._random = random.Random(seed)
         self._backoff = backoff
         self._retries = retries
-        self._redelivered = redelivered
+        self._redelivery_share = redelivery_share
         self._concurrency = concurrency
-        self._known_as = known_as
+        self._id_of = id_of
         self._delivered: deque[Webhook] = deque(maxlen=200)
 
     def make_event(self) -> tuple[dict[str, str], bytes]:
         """The headers and body of the next event; it has happened to its person."""
-        made = self._teller.next_webhook(self._random)
+        made = self._webhook_source.next_webhook(self._random)
         return made.headers, made.body
 
     async def burst(self, n: int) -> None:
@@ -98,7 +98,7 @@ class Traffic:
 
     async def _post_all(self, total: int | None, stop: asyncio.Event | None) -> None:
         stopped = stop or asyncio.Event()
-        room = asyncio.Semaphore(self._concurrency)
+        capacity = asyncio.Semaphore(self._concurrency)
         loop = asyncio.get_running_loop()
         due = loop.time()
         made = 0
@@ -107,15 +107,17 @@ class Traffic:
             asyncio.TaskGroup() as group,
         ):
             while not stopped.is_set() and (total is None or made < total):
-                await room.acquire()
-                webhook = self._teller.next_webhook(self._random)
-                group.create_task(self._deliver(http.post, webhook, stopped, room))
+                await capacity.acquire()
+                webhook = self._webhook_source.next_webhook(self._random)
+                group.create_task(self._deliver(http.post, webhook, stopped, capacity))
                 made += 1
-                if self._delivered and self._random.random() < self._redelivered:
+                if self._delivered and self._random.random() < self._redelivery_share:
                     self.redeliveries += 1
                     again = self._random.choice(self._delivered)
-                    await room.acquire()
-                    group.create_task(self._deliver(http.post, again, stopped, room, again=True))
+                    await capacity.acquire()
+                    group.create_task(
+                        self._deliver(http.post, again, stopped, capacity, again=True)
+                    )
                 if total is None:
                     # A receiver that was away is not flooded with the time that was lost.
                     due = max(due + 1 / self._rate, loop.time() - 1.0)
@@ -126,7 +128,7 @@ class Traffic:
         post: Post,
         webhook: Webhook,
         stopped: asyncio.Event,
-        room: asyncio.Semaphore,
+        capacity: asyncio.Semaphore,
         *,
         again: bool = False,
     ) -> None:
@@ -137,14 +139,14 @@ class Traffic:
                     return
                 if await self._post(post, webhook):
                     if not again:
-                        self.acknowledged.add(self._known_as(webhook))
+                        self.acknowledged.add(self._id_of(webhook))
                         self._delivered.append(webhook)
-                        webhook.taken()
+                        webhook.on_accepted()
                     return
             if not again:
-                self.failed.add(self._known_as(webhook))
+                self.failed.add(self._id_of(webhook))
         finally:
-            room.release()
+            capacity.release()
 
     async def _post(self, post: Post, webhook: Webhook) -> bool:
         self.posts += 1

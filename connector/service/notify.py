@@ -18,16 +18,16 @@ import orjson
 
 from connector.config import Notify
 from connector.domain.errors import DeliveryError, StoreError
-from connector.net.retry import Backoff, reading
-from connector.ports import Clock, Lease, Notices
+from connector.net.retry import Backoff, retry_read
+from connector.ports import Clock, Lease, Notifications
 from connector.runtime import log
 
-LOOK_EVERY = 5.0
-SETTLES = 60.0
+CHECK_INTERVAL = 5.0
+STARTUP_GRACE = 60.0
 """Seconds after a start before anything is called over: what only the process knows, such as a
 platform that fails, must first have had the time to show again."""
 
-Needs = Callable[[], Awaitable[Mapping[str, str]]]
+AttentionSource = Callable[[], Awaitable[Mapping[str, str]]]
 """key → text of everything that a person must look at now."""
 
 Post = Callable[[str, bytes], Awaitable[int]]
@@ -56,8 +56,8 @@ class Target:
 class Notice:
     """What one POST says: key → text of what is new and of what is over."""
 
-    news: Mapping[str, str]
-    over: Mapping[str, str]
+    raised: Mapping[str, str]
+    resolved: Mapping[str, str]
 
     def body(self, target: Target, source: str, now: int) -> bytes:
         """`source` is where the connector is reached, for whoever runs several."""
@@ -65,20 +65,25 @@ class Notice:
             return orjson.dumps({"text": self._text(source)})
         at = datetime.fromtimestamp(now / 1000, UTC).isoformat(timespec="seconds")
         return orjson.dumps(
-            {"connector": source, "at": at, "news": _said(self.news), "over": _said(self.over)}
+            {
+                "connector": source,
+                "at": at,
+                "news": _as_items(self.raised),
+                "over": _as_items(self.resolved),
+            }
         )
 
     def _text(self, source: str) -> str:
-        lines = [f"needs you: {text}" for text in self.news.values()]
-        lines += [f"over: {text}" for text in self.over.values()]
-        return _escaped("\n".join([f"connector {source}", *lines]))
+        lines = [f"needs you: {text}" for text in self.raised.values()]
+        lines += [f"over: {text}" for text in self.resolved.values()]
+        return _escape_slack("\n".join([f"connector {source}", *lines]))
 
 
-def _said(found: Mapping[str, str]) -> list[dict[str, str]]:
+def _as_items(found: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "text": text} for key, text in found.items()]
 
 
-def _escaped(text: str) -> str:
+def _escape_slack(text: str) -> str:
     """The three characters that mean something in a Slack message."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -98,8 +103,8 @@ class Notifier:
     def __init__(
         self,
         targets: Sequence[Target],
-        needs: Needs,
-        notices: Notices,
+        attention: AttentionSource,
+        notices: Notifications,
         lease: Lease,
         clock: Clock,
         post: Post,
@@ -107,69 +112,73 @@ class Notifier:
         source: str,
     ) -> None:
         self._targets = targets
-        self._needs = needs
+        self._attention = attention
         self._notices = notices
         self._lease = lease
         self._clock = clock
         self._post = post
         self._source = source
-        self._backoff = Backoff(LOOK_EVERY, 300.0)
-        self._bells = {target.number: asyncio.Event() for target in targets}
-        self._last: Mapping[str, str] | None = None
-        self._stand: Mapping[str, str] = {}
-        self._seen: set[str] = set()
-        self._began = clock.monotonic()
+        self._backoff = Backoff(CHECK_INTERVAL, 300.0)
+        self._wakeups = {target.number: asyncio.Event() for target in targets}
+        self._previous: Mapping[str, str] | None = None
+        self._confirmed: Mapping[str, str] = {}
+        self._recent_keys: set[str] = set()
+        self._started_at = clock.monotonic()
         self._log = log.get("notify")
 
     async def run(self) -> None:
         """For ever."""
-        await asyncio.gather(self._watch(), *(self._serve(target) for target in self._targets))
+        await asyncio.gather(
+            self._watch(), *(self._deliver_loop(target) for target in self._targets)
+        )
 
     async def _watch(self) -> None:
         while True:
             if self._lease.valid():
                 try:
-                    await self._look()
+                    await self._check()
                 except StoreError:
                     pass  # said by whoever needs the store more than we do
                 except Exception:
                     # Telling must not end because of one look.
                     self._log.exception("what needs a person could not be looked up")
             else:
-                self._last, self._began = None, self._clock.monotonic()
-            await self._clock.sleep(LOOK_EVERY)
+                self._previous, self._started_at = None, self._clock.monotonic()
+            await self._clock.sleep(CHECK_INTERVAL)
 
-    async def _look(self) -> None:
-        now = {key: log.redact(text) for key, text in (await self._needs()).items()}
-        before, self._last = self._last, now
+    async def _check(self) -> None:
+        now = {key: log.redact(text) for key, text in (await self._attention()).items()}
+        before, self._previous = self._previous, now
         if before is None:
             return
-        self._stand = {key: text for key, text in now.items() if key in before}
-        self._seen = now.keys() | before.keys()
-        for bell in self._bells.values():
-            bell.set()
+        self._confirmed = {key: text for key, text in now.items() if key in before}
+        self._recent_keys = now.keys() | before.keys()
+        for wakeup in self._wakeups.values():
+            wakeup.set()
 
-    async def _serve(self, target: Target) -> None:
-        bell, failures = self._bells[target.number], 0
+    async def _deliver_loop(self, target: Target) -> None:
+        wakeup, failures = self._wakeups[target.number], 0
         while True:
-            await bell.wait()
-            bell.clear()
-            if await self._tell(target, failures):
+            await wakeup.wait()
+            wakeup.clear()
+            if await self._deliver(target, failures):
                 failures = 0
             else:
                 failures += 1
                 await self._clock.sleep(self._backoff(failures))
 
-    async def _tell(self, target: Target, failures: int) -> bool:
+    async def _deliver(self, target: Target, failures: int) -> bool:
         """Whether the target knows now all that there is to tell."""
         try:
-            notice = self._news_for(await self._notices.told(target.id))
-            if not notice.news and not notice.over:
+            notice = self._pending_notice(await self._notices.sent(target.id))
+            if not notice.raised and not notice.resolved:
                 return True
             now = self._clock.now()
             body = notice.body(target, self._source, now)
-            await reading(lambda: self._post(target.url, body), clock=self._clock)
-            await self._notices.tell(target.id, notice.news, over=list(notice.over), now=now)
+            await retry_read(lambda: self._post(target.url, body), clock=self._clock)
+            await self._notices.record(
+                target.id, notice.raised, resolved=list(notice.resolved), now=now
+            )
         except (DeliveryError, StoreError) as error:
             if not failures:
                 problem = error.problem.value
@@ -182,11 +191,11 @@ class Notifier:
             self._log.info(f"{target} is told again")
         return True
 
-    def _news_for(self, told: Mapping[str, str]) -> Notice:
-        settled = self._clock.monotonic() - self._began >= SETTLES
+    def _pending_notice(self, sent: Mapping[str, str]) -> Notice:
+        settled = self._clock.monotonic() - self._started_at >= STARTUP_GRACE
         return Notice(
-            {key: text for key, text in self._stand.items() if key not in told},
-            {key: text for key, text in told.items() if settled and key not in self._seen},
+            {key: text for key, text in self._confirmed.items() if key not in sent},
+            {key: text for key, text in sent.items() if settled and key not in self._recent_keys},
         )
 
 

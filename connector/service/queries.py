@@ -7,29 +7,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from connector.domain.attention import (
-    Need,
-)
+from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-)
-from connector.pipeline.lease import STORE, is_gone
-from connector.ports import Backlog, Clock, Deed, Letter, Store, Stored
-from connector.service.connection import KLAVIYO, Line
-from connector.service.views import lane_view, run_view, story
+from connector.domain.lanes import Lane
+from connector.pipeline.lease import STORE_RESOURCE, is_dead
+from connector.ports import ActionView, Backlog, Clock, DeadLetter, DeadLetterDetail, Store
+from connector.service.runtime import KLAVIYO, ConnectionRuntime
+from connector.service.views import lane_view, run_view, timeline_view
 from connector.sync.memberships import links
 
-_TIMELINE = 50
-_COUNTED = 100_000
-_TOLD = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
+_TIMELINE_LIMIT = 50
+_COUNT_LIMIT = 100_000
+_NEEDS_DECISION = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
 """Why actions wait for a person; what a cap holds is a question of its own."""
-_SHOWN = 10
-_QUIET = {Problem.PAUSED}
+_IDS_SHOWN = 10
+_NO_ALERT = {Problem.PAUSED}
 """Stops that a person made on purpose: no news to anybody."""
 
 
-class Questions:
+class Queries:
     """Asks the store. `lines` is empty where nothing runs in this process."""
 
     def __init__(
@@ -37,18 +33,18 @@ class Questions:
         store: Store,
         clock: Clock,
         *,
-        lines: Mapping[str, Line] | None = None,
-        trouble: Callable[[], list[str]] = list,
+        runtimes: Mapping[str, ConnectionRuntime] | None = None,
+        problems: Callable[[], list[str]] = list,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._lines: Mapping[str, Line] = lines if lines is not None else {}
-        self._trouble = trouble
+        self._runtimes: Mapping[str, ConnectionRuntime] = runtimes if runtimes is not None else {}
+        self._problems = problems
 
     async def holder(self) -> str | None:
         """Who runs on this store now, if anybody does."""
-        held = await self._store.leases.holder(STORE)
-        if held is None or held.expires_at <= self._clock.now() or is_gone(held.holder):
+        held = await self._store.leases.holder(STORE_RESOURCE)
+        if held is None or held.expires_at <= self._clock.now() or is_dead(held.holder):
             return None
         return held.holder
 
@@ -60,7 +56,7 @@ class Questions:
         """
         now = self._clock.now()
         connections: dict[str, dict[str, Any]] = {}
-        backlogs = await self._store.insight.backlog()
+        backlogs = await self._store.reports.backlog()
         for backlog in backlogs:
             connection = connections.setdefault(
                 backlog.lane.connection, {"lanes": [], "streams": []}
@@ -70,9 +66,9 @@ class Questions:
                 connection["actions"] = await self._pace(backlog.lane)
             version = (mappings or {}).get(backlog.lane.connection)
             if version and backlog.lane.kind == "profile" and backlog.lane.destination == KLAVIYO:
-                older = await self._store.profiles.outdated(backlog.lane.id, version)
+                older = await self._store.profiles.count_outdated(backlog.lane.id, version)
                 connection["people_with_another_mapping"] = older
-        for name, stream, _, saved_at in await self._store.insight.streams():
+        for name, stream, _, saved_at in await self._store.reports.streams():
             connections.setdefault(name, {"lanes": [], "streams": []})["streams"].append(
                 {"stream": stream, "checkpoint_age": (now - saved_at) / 1000}
             )
@@ -83,12 +79,12 @@ class Questions:
         return {
             "holder": await self.holder(),
             "connections": connections,
-            "letters": [
+            "dead_letters": [
                 {
                     "connection": connection,
                     "state": state.name.lower(),
                     "problem": problem,
-                    "meaning": Problem.of(problem).meaning if problem else "",
+                    "meaning": Problem.from_code(problem).meaning if problem else "",
                     "count": count,
                 }
                 for connection, state, problem, count in groups
@@ -97,28 +93,30 @@ class Questions:
             "backfills": [run for run in await self.backfills() if run["ended_at"] is None],
             "approvals": [
                 {
-                    "id": asked.id,
-                    "connection": asked.connection,
-                    "what": asked.what,
-                    "subject": asked.subject,
-                    "detail": asked.detail,
-                    "since": asked.asked_at,
+                    "id": approval.id,
+                    "connection": approval.connection,
+                    "what": approval.what,
+                    "subject": approval.subject,
+                    "detail": approval.detail,
+                    "since": approval.requested_at,
                 }
-                for asked in await self._store.approvals.find()
+                for approval in await self._store.approvals.find()
             ],
-            "needs_you": await self.needs_you(backlogs),
+            "needs_you": await self.attention_texts(backlogs),
         }
 
     async def _pace(self, lane: Lane) -> dict[str, Any]:
         """How many wait to be sent, and how long it takes at the pace of the last minute."""
-        pace = await self._store.actions.pace(lane.id, now=self._clock.now())
+        pace = await self._store.actions.throughput(lane.id, now=self._clock.now())
         return {
             "waiting": pace.waiting,
             "per_second": round(pace.per_second, 2),
             "eta_seconds": pace.waiting / pace.per_second if pace.per_second else None,
         }
 
-    async def deeds(self, connection: str | None, stuck: bool, limit: int) -> Sequence[Deed]:
+    async def actions(
+        self, connection: str | None, stuck: bool, limit: int
+    ) -> Sequence[ActionView]:
         """Adjustments and pushes, those that wait for a person first."""
         return await self._store.actions.find(connection=connection, stuck=stuck, limit=limit)
 
@@ -126,21 +124,23 @@ class Questions:
         """What is kept as what, and how that stands."""
         return await links.links(self._store.memberships, self._clock.now())
 
-    async def letters(
+    async def dead_letters(
         self, problem: str | None, connection: str | None, limit: int
-    ) -> Sequence[Letter]:
+    ) -> Sequence[DeadLetter]:
         return await self._store.dead_letters.find(
             problem=problem, connection=connection, limit=limit
         )
 
-    async def letter(self, id: int) -> Stored | None:
+    async def dead_letter(self, id: int) -> DeadLetterDetail | None:
         return await self._store.dead_letters.show(id)
 
     async def explain(self, connection: str, who: str) -> list[dict[str, Any]]:
         """Everybody of this connection with this address or platform id: what came in, what it
         became, which request carried it, what the far end answered."""
-        found = await self._store.insight.people(connection, who)
-        return [story(await self._store.insight.person(id, _TIMELINE)) for id in found]
+        found = await self._store.reports.people(connection, who)
+        return [
+            timeline_view(await self._store.reports.person(id, _TIMELINE_LIMIT)) for id in found
+        ]
 
     async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:
         """Runs, the newest first: where they stand and what they came to. Ages in ms since 1970."""
@@ -152,7 +152,7 @@ class Questions:
                 mine = [lane for lane in lanes if lane.connection == run.connection]
                 [writes] = [lane.id for lane in mine if lane.destination == KLAVIYO]
                 [reads] = [lane.id for lane in mine if lane.destination != KLAVIYO]
-                waiting = await self._store.backfills.outstanding(reads, writes, limit=_COUNTED)
+                waiting = await self._store.backfills.outstanding(reads, writes, limit=_COUNT_LIMIT)
             found.append(run_view(run, waiting))
         return found
 
@@ -164,12 +164,12 @@ class Questions:
         if run.state not in ("stopped", "failed") or run.args.get("dry_run"):
             [found] = [x for x in await self.backfills(run.connection) if x["id"] == id]
             return found
-        tally = await self._store.backfills.tally(id)
+        tally = await self._store.backfills.outcome_counts(id)
         return run_view(replace(run, counts={**run.counts, **tally}), (0, 0))
 
     async def _quota(self, now: int) -> list[dict[str, Any]]:
         spent: dict[tuple[str, str], int] = {}
-        for spend in await self._store.memory.spent(since_second=now // 1000 - 60):
+        for spend in await self._store.facts.usage_since(since_second=now // 1000 - 60):
             key = (spend.account, spend.endpoint)
             spent[key] = spent.get(key, 0) + spend.count
         return [
@@ -177,69 +177,71 @@ class Questions:
             for (account, endpoint), count in sorted(spent.items())
         ]
 
-    async def needs_you(self, backlogs: Sequence[Backlog] | None = None) -> list[str]:
+    async def attention_texts(self, backlogs: Sequence[Backlog] | None = None) -> list[str]:
         """One line per thing that a person must look at; empty when all is well."""
-        return [need.text for need in await self.needs(backlogs)]
+        return [item.text for item in await self.attention(backlogs)]
 
-    async def needs(self, backlogs: Sequence[Backlog] | None = None) -> list[Need]:
+    async def attention(self, backlogs: Sequence[Backlog] | None = None) -> list[AttentionItem]:
         """The same, each with the key by which it is known again."""
-        found = [Need(f"trouble {line.split(':')[0]}", line) for line in self._trouble()]
-        found += await self._seen_here()
-        for b in backlogs if backlogs is not None else await self._store.insight.backlog():
-            road = f"{b.lane.connection} → {b.lane.destination} {b.lane.kind}s"
-            if b.state.mode != "running" and b.state.problem not in _QUIET:
-                text = f"{b.state.problem} {road}: {b.state.mode}, {b.state.detail}"
-                found.append(Need(f"lane {road}", text))
+        found = [AttentionItem(f"trouble {text.split(':')[0]}", text) for text in self._problems()]
+        found += await self._process_attention()
+        for b in backlogs if backlogs is not None else await self._store.reports.backlog():
+            label = f"{b.lane.connection} → {b.lane.destination} {b.lane.kind}s"
+            if b.state.mode != "running" and b.state.problem not in _NO_ALERT:
+                text = f"{b.state.problem} {label}: {b.state.mode}, {b.state.detail}"
+                found.append(AttentionItem(f"lane {label}", text))
             if b.lane.kind == "action":
-                found += await self._actions_need(b)
+                found += await self._action_attention(b)
             elif b.dead and b.lane.kind == "profile":
                 again = "the next change, or `connector refresh`, tries again"
-                found.append(Need(f"dead {road}", f"{road}: {b.dead} refused; {again}"))
+                found.append(AttentionItem(f"dead {label}", f"{label}: {b.dead} refused; {again}"))
             elif b.dead and b.lane.kind == "membership":
                 which = "audiences" if b.lane.destination == KLAVIYO else "segments"
-                text = f"{road}: {b.dead} refused; `connector {which} sync` tries again"
-                found.append(Need(f"dead {road}", text))
+                text = f"{label}: {b.dead} refused; `connector {which} sync` tries again"
+                found.append(AttentionItem(f"dead {label}", text))
             elif b.dead:
-                text = f"{road}: {b.dead} dead letters (connector dead-letters list)"
-                found.append(Need(f"dead {road}", text))
-        for asked in await self._store.approvals.find():
+                text = f"{label}: {b.dead} dead letters (connector dead-letters list)"
+                found.append(AttentionItem(f"dead {label}", text))
+        for approval in await self._store.approvals.find():
             text = (
-                f"{asked.connection}: {asked.what} of {asked.subject} waits for a person "
-                f"(connector approvals approve {asked.id})"
+                f"{approval.connection}: {approval.what} of {approval.subject} waits for a person "
+                f"(connector approvals approve {approval.id})"
             )
-            found.append(Need(f"approval {asked.id}", text))
-        known = {need.key for need in found}
-        found += [n for n in await links.needs(self._store.memberships) if n.key not in known]
+            found.append(AttentionItem(f"approval {approval.id}", text))
+        known = {item.key for item in found}
+        found += [n for n in await links.attention(self._store.memberships) if n.key not in known]
         return found
 
-    async def _actions_need(self, b: Backlog) -> list[Need]:
+    async def _action_attention(self, b: Backlog) -> list[AttentionItem]:
         """Adjustments and pushes that only a person can settle, by their numbers."""
         name, found = b.lane.connection, []
         if b.dead:
             text = f"{name}: {b.dead} actions refused by the platform (connector actions list)"
-            found.append(Need(f"dead {name} actions", text))
+            found.append(AttentionItem(f"dead {name} actions", text))
         stuck: dict[str, list[int]] = {}
-        for deed in await self._store.actions.find(connection=name, stuck=True) if b.held else ():
-            if deed.problem in _TOLD and deed.settled_at is not None:
-                stuck.setdefault(deed.problem, []).append(deed.id)
+        for action in await self._store.actions.find(connection=name, stuck=True) if b.held else ():
+            if action.problem in _NEEDS_DECISION and action.settled_at is not None:
+                stuck.setdefault(action.problem, []).append(action.id)
         for code, ids in sorted(stuck.items()):
-            shown = ", ".join(map(str, sorted(ids)[:_SHOWN])) + (" …" if len(ids) > _SHOWN else "")
-            text = (
-                f"{code} {name}: {Problem.of(code).meaning}: {shown} (connector actions list; "
-                "then applied, again or refuse)"
+            shown = ", ".join(map(str, sorted(ids)[:_IDS_SHOWN])) + (
+                " …" if len(ids) > _IDS_SHOWN else ""
             )
-            found.append(Need(f"{code} {name}", text))
+            text = (
+                f"{code} {name}: {Problem.from_code(code).meaning}: {shown} "
+                "(connector actions list; then applied, again or refuse)"
+            )
+            found.append(AttentionItem(f"{code} {name}", text))
         return found
 
-    async def _seen_here(self) -> list[Need]:
+    async def _process_attention(self) -> list[AttentionItem]:
         """What only the process that runs the lanes can know."""
-        found: list[Need] = []
-        for line in self._lines.values():
-            for d in line.dispatchers:
-                if d.trouble:
-                    road = f"{line.name} {d.lane.kind}s, {d.lane.destination}"
-                    text = f"{d.trouble} {road}: {d.trouble.meaning}; going slowly"
-                    found.append(Need(f"slow {road}", text))
-            for needs in line.needs:
-                found += await needs()
+        found: list[AttentionItem] = []
+        for runtime in self._runtimes.values():
+            for d in runtime.dispatchers:
+                if d.failing_with:
+                    label = f"{runtime.name} {d.lane.kind}s, {d.lane.destination}"
+                    text = f"{d.failing_with} {label}: {d.failing_with.meaning}; going slowly"
+                    found.append(AttentionItem(f"slow {label}", text))
+            for attention in runtime.attention:
+                found += await attention()
         return found

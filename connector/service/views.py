@@ -11,10 +11,18 @@ from typing import Any
 from connector.domain.profile_state import digest
 from connector.ports import Backfill, Backlog, PersonState
 
-_ENDS = ("sent", "unchanged", "held", "invalid", "unknown", "dead", "pending")
+_OUTCOMES = ("sent", "unchanged", "held", "invalid", "unknown", "dead", "pending")
 _FLAGS = ("dry_run", "existing_only", "force", "events")
-_PAST = ("told", "known")
-_REHEARSED = ("would_send", "unchanged", "held", "invalid", "unknown", "dead", "new_to_klaviyo")
+_HISTORY_OUTCOMES = ("told", "known")
+_DRY_RUN_OUTCOMES = (
+    "would_send",
+    "unchanged",
+    "held",
+    "invalid",
+    "unknown",
+    "dead",
+    "new_to_klaviyo",
+)
 
 
 def run_view(run: Backfill, waiting: tuple[int, int]) -> dict[str, Any]:
@@ -31,8 +39,8 @@ def run_view(run: Backfill, waiting: tuple[int, int]) -> dict[str, Any]:
         "total": run.total,
         "done": max(0, rows - sum(waiting)),
         "to_read": waiting[0],
-        "to_tell": waiting[1],
-        **_came_to(counts, dry=dry, events=bool(run.args.get("events"))),
+        "to_write": waiting[1],
+        **_outcome_counts(counts, dry=dry, events=bool(run.args.get("events"))),
         "not_at_klaviyo": counts["not_at_klaviyo"],
         "notes": list(run.notes),
         "started_at": run.started_at,
@@ -42,23 +50,28 @@ def run_view(run: Backfill, waiting: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _came_to(counts: Mapping[str, int], *, dry: bool, events: bool) -> dict[str, dict[str, int]]:
+def _outcome_counts(
+    counts: Mapping[str, int], *, dry: bool, events: bool
+) -> dict[str, dict[str, int]]:
     """People, or events of the past, by where they ended."""
     if events:
-        words = ("would_tell",) if dry else _PAST
-        return {"people": {}, "events_of_the_past": {word: counts.get(word, 0) for word in words}}
-    return {"people": ends(counts, _REHEARSED if dry else _ENDS), "events_of_the_past": {}}
+        names = ("would_tell",) if dry else _HISTORY_OUTCOMES
+        return {"people": {}, "past_events": {name: counts.get(name, 0) for name in names}}
+    return {
+        "people": people_counts(counts, _DRY_RUN_OUTCOMES if dry else _OUTCOMES),
+        "past_events": {},
+    }
 
 
-def ends(counts: Mapping[str, int], words: Sequence[str]) -> dict[str, int]:
+def people_counts(counts: Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
     """People by where they ended; a row of the source without a usable address is one too."""
-    found = {word: counts.get(word, 0) for word in words}
+    found = {name: counts.get(name, 0) for name in names}
     found["held"] += counts.get("no_email", 0)
     found["invalid"] += counts.get("invalid_rows", 0)
     return found
 
 
-def story(person: PersonState) -> dict[str, Any]:
+def timeline_view(person: PersonState) -> dict[str, Any]:
     fields = {
         name: {
             "value": value,
@@ -79,7 +92,7 @@ def story(person: PersonState) -> dict[str, Any]:
         "timeline": [
             {
                 "at": m.at,
-                "what": m.what,
+                "what": m.kind,
                 "name": m.name,
                 "state": m.state,
                 "problem": m.problem,
@@ -87,7 +100,7 @@ def story(person: PersonState) -> dict[str, Any]:
                 "data": json.loads(m.data) if m.data else None,
                 "request": asdict(m.request) if m.request else None,
             }
-            for m in person.moments
+            for m in person.timeline
         ],
     }
 

@@ -27,7 +27,7 @@ from connector.domain.errors import Problem, StoreError
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
-_GROUP = 256
+_MAX_GROUP = 256
 _WRITER_CACHE, _READER_CACHE = 16_384, 4_096
 """KiB of pages: SQLite fills them as the file grows, so they are what a long backlog costs."""
 
@@ -119,13 +119,13 @@ class SqliteDatabase:
             with self._engine.connect() as connection:
                 return work(connection)
         except SQLAlchemyError as error:
-            raise unavailable(error) from error
+            raise to_store_error(error) from error
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             group = [job]
             last = False
-            while len(group) < _GROUP and not self._jobs.empty():
+            while len(group) < _MAX_GROUP and not self._jobs.empty():
                 follower = self._jobs.get()
                 if follower is None:
                     last = True
@@ -185,7 +185,7 @@ def _finish(done: Future[Any], *, result: Any = None, error: Exception | None = 
     if error is None:
         done.set_result(result)
     else:
-        done.set_exception(unavailable(error) if isinstance(error, SQLAlchemyError) else error)
+        done.set_exception(to_store_error(error) if isinstance(error, SQLAlchemyError) else error)
 
 
 class PostgresDatabase:
@@ -203,7 +203,7 @@ class PostgresDatabase:
             async with self._engine.begin() as connection:
                 return await connection.run_sync(work)
         except (SQLAlchemyError, OSError) as error:
-            raise unavailable(error) from error
+            raise to_store_error(error) from error
 
     async def read(self, work: Work[T]) -> T:
         return await self.write(work)
@@ -212,12 +212,12 @@ class PostgresDatabase:
         await self._engine.dispose()
 
 
-def unavailable(error: Exception) -> StoreError:
+def to_store_error(error: Exception) -> StoreError:
     """What an engine's error means. Never the statement or its parameters: they hold personal
     data."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    words = str(cause).splitlines()[0][:200] if isinstance(cause, OSError | sqlite3.Error) else ""
-    return StoreError(_problem(error, cause), f"{type(cause).__name__} {words}".strip())
+    message = str(cause).splitlines()[0][:200] if isinstance(cause, OSError | sqlite3.Error) else ""
+    return StoreError(_problem(error, cause), f"{type(cause).__name__} {message}".strip())
 
 
 def _problem(error: Exception, cause: BaseException) -> Problem:

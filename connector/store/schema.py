@@ -22,16 +22,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from connector.domain.errors import Problem, StoreError
-from connector.store.database import sqlite_engine, unavailable
+from connector.store.database import sqlite_engine, to_store_error
 
 T = TypeVar("T")
 
-HERE = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(HERE).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
@@ -49,10 +49,10 @@ def prepare(url: str, migrate: Literal["auto", "manual"]) -> str | None:
     Blocking. Raises StoreError as `connector.store.sql.open_store` says.
     """
     try:
-        return on(url, lambda c: _prepare(c, url, migrate))
+        return with_connection(url, lambda c: _prepare(c, url, migrate))
     except (SQLAlchemyError, OSError, sqlite3.Error) as error:
-        said = unavailable(error)
-        raise StoreError(said.problem, f"cannot open the store: {said.detail}") from error
+        failure = to_store_error(error)
+        raise StoreError(failure.problem, f"cannot open the store: {failure.detail}") from error
 
 
 def _prepare(c: Connection, url: str, migrate: str) -> str | None:
@@ -91,7 +91,7 @@ def _copy(url: str, revision: str) -> str | None:
     return target
 
 
-def on(url: str, work: Callable[[Connection], T]) -> T:
+def with_connection(url: str, work: Callable[[Connection], T]) -> T:
     """Do `work` on a connection of its own. Blocking; raises what the engine raises."""
     if make_url(url).get_backend_name() == "sqlite":
         engine = sqlite_engine(url)

@@ -14,11 +14,11 @@ from connector.store.admin import vacuum
 from connector.store.admin.approvals import SqlApprovals
 from connector.store.admin.backfills import SqlBackfills
 from connector.store.admin.dead_letters import SqlDeadLetters
-from connector.store.admin.facts import SqlCheckpoints, SqlMemory
-from connector.store.admin.lanes import SqlLanes, SqlOrders
+from connector.store.admin.facts import SqlCheckpoints, SqlFacts
+from connector.store.admin.lanes import SqlCommands, SqlLanes
 from connector.store.admin.leases import SqlLeases
 from connector.store.admin.notices import SqlNotices
-from connector.store.admin.reports import SqlInsight
+from connector.store.admin.reports import SqlReports
 from connector.store.database import Database, open_database
 from connector.store.people.erasure import SqlErasure
 from connector.store.people.ledger import SqlLedger
@@ -38,15 +38,15 @@ class SqlStore(SqlOutbox):
         self.url = url
         self.dead_letters = SqlDeadLetters(database)
         self.lanes = SqlLanes(database)
-        self.insight = SqlInsight(database)
+        self.reports = SqlReports(database)
         self.checkpoints = SqlCheckpoints(database)
-        self.memory = SqlMemory(database)
+        self.facts = SqlFacts(database)
         self.leases = SqlLeases(database)
-        self.orders = SqlOrders(database)
+        self.commands = SqlCommands(database)
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
         self.memberships = SqlMemberships(database)
-        self.notices = SqlNotices(database)
+        self.notifications = SqlNotices(database)
         self.erasure = SqlErasure(database)
         self.ledger = SqlLedger(database, self.profiles)
         self.backfills = SqlBackfills(database, self.profiles)
@@ -65,10 +65,10 @@ class SqlStore(SqlOutbox):
         files = (path, path.with_name(path.name + "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
-    async def give_back(self, pages: int) -> int:
+    async def free_pages(self, pages: int) -> int:
         """Return up to `pages` free pages to the disk, while much of the file is free; how many
         were. One short transaction."""
-        return await self._database.write(lambda c: vacuum.give_back(c, pages))
+        return await self._database.write(lambda c: vacuum.free_pages(c, pages))
 
     async def aclose(self) -> None:
         await self._database.aclose()

@@ -26,11 +26,9 @@ from sqlalchemy import (
 from sqlalchemy.sql.selectable import NamedFromClause
 from sqlmodel import Field, SQLModel
 
-from connector.domain.records import (
-    State,
-)
+from connector.domain.records import State
 
-_Row = BigInteger().with_variant(Integer, "sqlite")
+_RowId = BigInteger().with_variant(Integer, "sqlite")
 
 
 class People(SQLModel, table=True):
@@ -42,7 +40,7 @@ class People(SQLModel, table=True):
         Index("people_by_email", "connection", "email"),
     )
 
-    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    id: int | None = Field(default=None, sa_column=Column(_RowId, primary_key=True))
     connection: str = Field(sa_type=Text)
     platform_id: str | None = Field(default=None, sa_type=Text)
     email: str | None = Field(default=None, sa_type=Text)
@@ -53,7 +51,7 @@ class Lanes(SQLModel, table=True):
     """Roads out and their state."""
 
     __tablename__ = "lanes"
-    __table_args__ = (Index("lanes_by_road", "connection", "destination", "kind", unique=True),)
+    __table_args__ = (Index("lanes_by_route", "connection", "destination", "kind", unique=True),)
 
     id: int | None = Field(default=None, sa_column=Column(Integer, primary_key=True))
     connection: str = Field(sa_type=Text)
@@ -99,7 +97,7 @@ class Outbox(SQLModel, table=True):
         Index("outbox_by_person", "person", "seq"),
     )
 
-    seq: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    seq: int | None = Field(default=None, sa_column=Column(_RowId, primary_key=True))
     lane: int = Field(sa_type=Integer)
     digest: bytes = Field(sa_type=LargeBinary)
     unique_id: str = Field(sa_type=Text)
@@ -108,7 +106,7 @@ class Outbox(SQLModel, table=True):
     received_at: int = Field(sa_type=BigInteger)
     via: str = Field(sa_type=Text)
     priority: int = Field(default=0, sa_type=SmallInteger)
-    person: int | None = Field(default=None, sa_type=_Row)
+    person: int | None = Field(default=None, sa_type=_RowId)
     email: str | None = Field(default=None, sa_type=Text)
     data: bytes = Field(sa_type=LargeBinary)
     state: int = Field(default=0, sa_type=SmallInteger)
@@ -167,29 +165,29 @@ class Orders(SQLModel, table=True):
     __tablename__ = "orders"
     __table_args__ = (
         Index(
-            "orders_open",
+            "commands_open",
             "id",
-            sqlite_where=text("taken_at IS NULL"),
-            postgresql_where=text("taken_at IS NULL"),
+            sqlite_where=text("claimed_at IS NULL"),
+            postgresql_where=text("claimed_at IS NULL"),
         ),
     )
 
-    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    id: int | None = Field(default=None, sa_column=Column(_RowId, primary_key=True))
     kind: str = Field(sa_type=Text)
     args: str = Field(sa_type=Text)
-    placed_by: str = Field(sa_type=Text)
+    created_by: str = Field(sa_type=Text)
     placed_at: int = Field(sa_type=BigInteger)
-    taken_at: int | None = Field(default=None, sa_type=BigInteger)
+    claimed_at: int | None = Field(default=None, sa_type=BigInteger)
     done_at: int | None = Field(default=None, sa_type=BigInteger)
     ok: int | None = Field(default=None, sa_type=SmallInteger)
     result: str | None = Field(default=None, sa_type=Text)
 
 
-class Spends(SQLModel, table=True):
+class QuotaUsages(SQLModel, table=True):
     """Requests allowed per second, so that a restart does not forget the quota it has used."""
 
-    __tablename__ = "spend"
-    __table_args__ = (Index("spend_by_second", "second"),)
+    __tablename__ = "quota_usage"
+    __table_args__ = (Index("quota_usage_by_second", "second"),)
 
     account: str = Field(sa_column=Column(Text, primary_key=True))
     endpoint: str = Field(sa_column=Column(Text, primary_key=True))
@@ -256,7 +254,7 @@ class Reads(SQLModel, table=True):
         ),
     )
 
-    person: int = Field(sa_column=Column(_Row, primary_key=True, autoincrement=False))
+    person: int = Field(sa_column=Column(_RowId, primary_key=True, autoincrement=False))
     lane: int = Field(sa_type=Integer)
     state: int = Field(sa_type=SmallInteger)
     solo: int = Field(default=0, sa_type=SmallInteger)
@@ -273,7 +271,7 @@ class Reads(SQLModel, table=True):
     view_at: int | None = Field(default=None, sa_type=BigInteger)
     gone_at: int | None = Field(default=None, sa_type=BigInteger)
     renew: int = Field(default=0, sa_type=SmallInteger)
-    backfill: int | None = Field(default=None, sa_type=_Row)
+    backfill: int | None = Field(default=None, sa_type=_RowId)
 
 
 class Profiles(SQLModel, table=True):
@@ -320,7 +318,7 @@ class Profiles(SQLModel, table=True):
         Index("profiles_by_address", "address"),
     )
 
-    person: int = Field(sa_column=Column(_Row, primary_key=True, autoincrement=False))
+    person: int = Field(sa_column=Column(_RowId, primary_key=True, autoincrement=False))
     lane: int = Field(sa_type=Integer)
     address: bytes | None = Field(default=None, sa_type=LargeBinary)
     state: int = Field(sa_type=SmallInteger)
@@ -342,7 +340,7 @@ class Profiles(SQLModel, table=True):
     identity: str = Field(sa_type=Text)
     wanted: str = Field(sa_type=Text)
     confirmed: str = Field(sa_type=Text)
-    farewells: str | None = Field(default=None, sa_type=Text)
+    address_cleanups: str | None = Field(default=None, sa_type=Text)
     move_from: str | None = Field(default=None, sa_type=Text)
     profile_id: str | None = Field(default=None, sa_type=Text)
 
@@ -356,8 +354,8 @@ class Journal(SQLModel, table=True):
         Index("journal_by_time", "at"),
     )
 
-    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
-    person: int = Field(sa_type=_Row)
+    id: int | None = Field(default=None, sa_column=Column(_RowId, primary_key=True))
+    person: int = Field(sa_type=_RowId)
     at: int = Field(sa_type=BigInteger)
     kind: str = Field(sa_type=Text)
     outcome: str = Field(sa_type=Text)
@@ -375,7 +373,7 @@ class Backfills(SQLModel, table=True):
         {"sqlite_autoincrement": True},
     )
 
-    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    id: int | None = Field(default=None, sa_column=Column(_RowId, primary_key=True))
     connection: str = Field(sa_type=Text)
     source: str = Field(sa_type=Text)
     args: str = Field(sa_type=Text)
@@ -400,7 +398,7 @@ class Approvals(SQLModel, table=True):
         {"sqlite_autoincrement": True},
     )
 
-    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    id: int | None = Field(default=None, sa_column=Column(_RowId, primary_key=True))
     connection: str = Field(sa_type=Text)
     what: str = Field(sa_type=Text)
     subject: str = Field(sa_type=Text)
@@ -454,19 +452,19 @@ class Groups(SQLModel, table=True):
     detail: str = Field(default="", sa_type=Text)
 
 
-class Sightings(SQLModel, table=True):
+class SourceMembers(SQLModel, table=True):
     """Who is in a source, as far as we have heard: `scan` is the last one that saw him, `at` when
-    the newest word about him was asked for or received, `gone` that it said he left. `greet`: he
-    joined, and what is done for those who join is not ordered yet."""
+    the newest word about him was asked for or received, `gone` that it said he left.
+    `join_pending`: he joined, and what is done for those who join is not ordered yet."""
 
-    __tablename__ = "sightings"
+    __tablename__ = "source_members"
     __table_args__ = (
         Index(
-            "sightings_to_greet",
+            "source_members_join_pending",
             "source",
             "email",
-            sqlite_where=text("greet = 1"),
-            postgresql_where=text("greet = 1"),
+            sqlite_where=text("join_pending = 1"),
+            postgresql_where=text("join_pending = 1"),
         ),
         {"sqlite_with_rowid": False},
     )
@@ -476,21 +474,24 @@ class Sightings(SQLModel, table=True):
     scan: int = Field(sa_type=BigInteger)
     at: int = Field(sa_type=BigInteger)
     gone: int = Field(default=0, sa_type=SmallInteger)
-    greet: int = Field(default=0, sa_type=SmallInteger)
+    join_pending: int = Field(default=0, sa_type=SmallInteger)
     joined_at: int | None = Field(default=None, sa_type=BigInteger)
     profile_id: str | None = Field(default=None, sa_type=Text)
     platform_id: str | None = Field(default=None, sa_type=Text)
 
 
-class Pushes(SQLModel, table=True):
+class DeferredMemberships(SQLModel, table=True):
     """Joins and leaves that a platform told of people whose address is not known yet."""
 
-    __tablename__ = "pushes"
-    __table_args__ = (Index("pushes_by_person", "person"), Index("pushes_by_time", "at"))
+    __tablename__ = "deferred_memberships"
+    __table_args__ = (
+        Index("deferred_memberships_by_person", "person"),
+        Index("deferred_memberships_by_time", "at"),
+    )
 
-    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    id: int | None = Field(default=None, sa_column=Column(_RowId, primary_key=True))
     connection: str = Field(sa_type=Text)
-    person: int = Field(sa_type=_Row)
+    person: int = Field(sa_type=_RowId)
     platform_id: str | None = Field(default=None, sa_type=Text)
     audience: str = Field(sa_type=Text)
     joined: int = Field(sa_type=SmallInteger)
@@ -544,7 +545,7 @@ class Memberships(SQLModel, table=True):
         ),
     )
 
-    id: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    id: int | None = Field(default=None, sa_column=Column(_RowId, primary_key=True))
     lane: int = Field(sa_type=Integer)
     target: int = Field(sa_type=Integer)
     email: str = Field(sa_type=Text)
@@ -582,7 +583,7 @@ class Notices(SQLModel, table=True):
     target: str = Field(sa_column=Column(Text, primary_key=True))
     key: str = Field(sa_column=Column(Text, primary_key=True))
     text: str = Field(sa_type=Text)
-    told_at: int = Field(sa_type=BigInteger)
+    sent_at: int = Field(sa_type=BigInteger)
 
 
 class Actions(SQLModel, table=True):
@@ -629,12 +630,12 @@ class Actions(SQLModel, table=True):
             sqlite_where=text("state IN (4, 5)"),
             postgresql_where=text("state IN (4, 5)"),
         ),
-        Index("actions_by_who", "who", "received_at"),
+        Index("actions_by_person_key", "who", "received_at"),
         Index("actions_by_time", "lane", "received_at"),
         {"sqlite_autoincrement": True},
     )
 
-    seq: int | None = Field(default=None, sa_column=Column(_Row, primary_key=True))
+    seq: int | None = Field(default=None, sa_column=Column(_RowId, primary_key=True))
     lane: int = Field(sa_type=Integer)
     digest: bytes = Field(sa_type=LargeBinary)
     content: bytes = Field(sa_type=LargeBinary)
@@ -644,7 +645,7 @@ class Actions(SQLModel, table=True):
     ref: str = Field(sa_type=Text)
     received_at: int = Field(sa_type=BigInteger)
     who: bytes = Field(sa_type=LargeBinary)
-    person: int | None = Field(default=None, sa_type=_Row)
+    person: int | None = Field(default=None, sa_type=_RowId)
     email: str | None = Field(default=None, sa_type=Text)
     customer: str | None = Field(default=None, sa_type=Text)
     amount: int = Field(sa_type=BigInteger)
@@ -678,16 +679,16 @@ class Salts(SQLModel, table=True):
     salt: bytes = Field(sa_type=LargeBinary)
 
 
-class ForgottenPeople(SQLModel, table=True):
+class Tombstones(SQLModel, table=True):
     """Tombstones: ids and addresses that must not come back, as salted digests. Those of one
     forgetting share a `grave`, so that they are lifted together."""
 
-    __tablename__ = "forgotten"
+    __tablename__ = "tombstones"
 
     connection: str = Field(sa_column=Column(Text, primary_key=True))
     digest: bytes = Field(sa_column=Column(LargeBinary, primary_key=True))
-    grave: str = Field(sa_type=Text)
-    forgotten_at: int = Field(sa_type=BigInteger)
+    erasure_id: str = Field(sa_type=Text)
+    erased_at: int = Field(sa_type=BigInteger)
 
 
 metadata = SQLModel.metadata
@@ -698,7 +699,7 @@ requests = metadata.tables["requests"]
 checkpoints = metadata.tables["checkpoints"]
 leases = metadata.tables["leases"]
 orders = metadata.tables["orders"]
-spends = metadata.tables["spend"]
+quota_usage = metadata.tables["quota_usage"]
 mappings = metadata.tables["mappings"]
 accounts = metadata.tables["accounts"]
 reads = metadata.tables["reads"]
@@ -706,26 +707,26 @@ profiles = metadata.tables["profiles"]
 journal = metadata.tables["journal"]
 approvals = metadata.tables["approvals"]
 groups = metadata.tables["groups"]
-sightings = metadata.tables["sightings"]
+source_members = metadata.tables["source_members"]
 memberships = metadata.tables["memberships"]
-pushes = metadata.tables["pushes"]
+deferred_memberships = metadata.tables["deferred_memberships"]
 notices = metadata.tables["notices"]
 salts = metadata.tables["salts"]
-forgotten = metadata.tables["forgotten"]
+tombstones = metadata.tables["tombstones"]
 backfills = metadata.tables["backfills"]
 actions = metadata.tables["actions"]
 
 
 STUCK = (State.HELD, State.DEAD)
-Named = Table | NamedFromClause
+TableOrAlias = Table | NamedFromClause
 
 
-def is_stuck(table: Named) -> ColumnElement[Any]:
+def is_stuck(table: TableOrAlias) -> ColumnElement[Any]:
     """Held or dead, in the words of the partial index."""
     return literal_column(f"{table.name}.state IN (4, 5)")
 
 
-def in_state(state: State, table: Named = outbox) -> ColumnElement[Any]:
+def in_state(state: State, table: TableOrAlias = outbox) -> ColumnElement[Any]:
     """`state` as a literal: SQLite uses a partial index only where it reads the index's words.
 
     Without a type, because a Boolean is written as `state = 0 = 1` for SQLite, which is no such

@@ -10,21 +10,21 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from connector.domain.errors import Blocked
-from connector.ports import Approvals, Clock, Flows, Touched
+from connector.ports import AffectedResources, Approvals, Clock, Flows
 from connector.runtime import log
 
 Verdict = Literal["allowed", "waiting", "rejected"]
-FlowGuard = Literal["ask", "warn", "off"]
+FlowGuardMode = Literal["ask", "warn", "off"]
 
-CANNOT_KNOW = "cannot know: needs the scope flows:read"
+FLOWS_UNKNOWN = "cannot know: needs the scope flows:read"
 
 
-class Guard:
+class FlowGuard:
     """Asks for one connection. `what` is a closed word (backfill, first_sync, mass_unset),
     `subject` what it is about within the connection."""
 
     def __init__(
-        self, connection: str, mode: FlowGuard, flows: Flows, approvals: Approvals, clock: Clock
+        self, connection: str, mode: FlowGuardMode, flows: Flows, approvals: Approvals, clock: Clock
     ) -> None:
         self._connection = connection
         self._mode = mode
@@ -34,13 +34,23 @@ class Guard:
         self._log = log.get("guard").bind(connection=connection)
 
     async def __call__(
-        self, what: str, subject: str, people: int | None, on: Touched, **known: Any
+        self,
+        what: str,
+        subject: str,
+        people: int | None,
+        affected: AffectedResources,
+        **details: Any,
     ) -> Verdict:
         """Whether it may begin now."""
-        return (await self.rule(what, subject, people, on, **known))[0]
+        return (await self.evaluate(what, subject, people, affected, **details))[0]
 
-    async def rule(
-        self, what: str, subject: str, people: int | None, on: Touched, **known: Any
+    async def evaluate(
+        self,
+        what: str,
+        subject: str,
+        people: int | None,
+        affected: AffectedResources,
+        **details: Any,
     ) -> tuple[Verdict, list[str] | str]:
         """Whether it may begin now, and the live flows, or why nobody can know them.
 
@@ -50,35 +60,39 @@ class Guard:
         """
         if self._mode == "off":
             return "allowed", []
-        for asked in await self._approvals.find(pending=False):
-            if (asked.connection, asked.what, asked.subject) == (self._connection, what, subject):
-                return _VERDICTS[asked.state], asked.detail["live_flows"]
-        flows = await self.live(on)
+        for approval in await self._approvals.find(pending=False):
+            if (approval.connection, approval.what, approval.subject) == (
+                self._connection,
+                what,
+                subject,
+            ):
+                return _VERDICTS[approval.state], approval.detail["live_flows"]
+        flows = await self.live(affected)
         if not flows:
             return "allowed", flows
-        if self._mode == "warn" or flows == CANNOT_KNOW:
+        if self._mode == "warn" or flows == FLOWS_UNKNOWN:
             self._log.warning(
                 "live flows may start", what=what, subject=subject, people=people, flows=flows
             )
             return "allowed", flows
-        said = "unknown" if people is None else people
-        detail = {"people": said, **known, "live_flows": flows}
-        asked = await self._approvals.ask(
+        people_text = "unknown" if people is None else people
+        detail = {"people": people_text, **details, "live_flows": flows}
+        approval = await self._approvals.request(
             self._connection, what, subject, detail, now=self._clock.now()
         )
-        self._log.warning("waits for a person", what=what, approval=asked.id, people=people)
-        return _VERDICTS[asked.state], flows
+        self._log.warning("waits for a person", what=what, approval=approval.id, people=people)
+        return _VERDICTS[approval.state], flows
 
-    async def live(self, on: Touched) -> list[str] | str:
+    async def live(self, affected: AffectedResources) -> list[str] | str:
         """Names of the live flows that hang on it, or why nobody can know."""
         try:
-            return sorted(await self._flows.live(on))
+            return sorted(await self._flows.live(affected))
         except Blocked as error:
             if error.status != 403:
                 raise
-            return CANNOT_KNOW
+            return FLOWS_UNKNOWN
 
-    async def over(self, what: str, subject: str) -> None:
+    async def close_request(self, what: str, subject: str) -> None:
         """It has ended: the next time is asked anew."""
         await self._approvals.close(self._connection, what, subject)
 

@@ -7,68 +7,74 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from connector.config import Reward, Tier
-from connector.mapping import Unfit
+from connector.mapping import ConversionError
 from connector.mapping.types import to_number
-from connector.ports import Sight
+from connector.ports import PersonSnapshot
 
-Step = tuple[float, str]
+Threshold = tuple[float, str]
 """Points, and what they reach."""
 
 
-def signals(tiers: Sequence[Tier], rewards: Sequence[Reward]) -> Callable[[Sight], Sight]:
+def goals(
+    tiers: Sequence[Tier], rewards: Sequence[Reward]
+) -> Callable[[PersonSnapshot], PersonSnapshot]:
     """A function that adds `next_tier` and `next_reward` to what a read showed, unless the
     platform's read itself could show them. Who is beyond the last step has none: the read covers
     the words all the same, so that the fields are removed at Klaviyo."""
     levels = sorted((float(tier.points), tier.name) for tier in tiers)
     prices = sorted((float(reward.cost), reward.name) for reward in rewards)
 
-    def sharpen(sight: Sight) -> Sight:
-        added: dict[str, Any] = {}
-        covers = set(sight.covers)
-        for word, steps, points in (
-            ("next_tier", levels, _tier_points(sight, levels)),
-            ("next_reward", prices, _number(sight.view.get("balance"))),
+    def add_goals(snapshot: PersonSnapshot) -> PersonSnapshot:
+        goals_found: dict[str, Any] = {}
+        covers = set(snapshot.covers)
+        for field_name, thresholds, points in (
+            ("next_tier", levels, _tier_points(snapshot, levels)),
+            ("next_reward", prices, _to_float(snapshot.view.get("balance"))),
         ):
-            if not steps or points is None or _says(sight, word):
+            if not thresholds or points is None or _already_covered(snapshot, field_name):
                 continue
-            covers.add(word)
-            if found := _next(points, steps):
-                added[word] = found
-        if covers == sight.covers:
-            return sight
-        return Sight({**sight.view, **added}, frozenset(covers))
+            covers.add(field_name)
+            if found := _next_goal(points, thresholds):
+                goals_found[field_name] = found
+        if covers == snapshot.covers:
+            return snapshot
+        return PersonSnapshot({**snapshot.view, **goals_found}, frozenset(covers))
 
-    return sharpen
-
-
-def _says(sight: Sight, word: str) -> bool:
-    known = (covered == word or covered.startswith(f"{word}.") for covered in sight.covers)
-    return word in sight.view or any(known)
+    return add_goals
 
 
-def _tier_points(sight: Sight, levels: Sequence[Step]) -> float | None:
+def _already_covered(snapshot: PersonSnapshot, field_name: str) -> bool:
+    known = (
+        covered == field_name or covered.startswith(f"{field_name}.") for covered in snapshot.covers
+    )
+    return field_name in snapshot.view or any(known)
+
+
+def _tier_points(snapshot: PersonSnapshot, levels: Sequence[Threshold]) -> float | None:
     """The points that count for tiers: the tier's own balance, and of somebody who is shown in no
     tier the points he has. One who is in a tier has at least that tier's points."""
-    tier = sight.view.get("tier")
+    tier = snapshot.view.get("tier")
     if not isinstance(tier, Mapping) or not tier:
-        return _number(sight.view.get("balance"))
-    points = _number(tier.get("balance"))
+        return _to_float(snapshot.view.get("balance"))
+    points = _to_float(tier.get("balance"))
     if points is None:
         return None
     name = str(tier.get("name", "")).casefold()
-    return max([points, *(least for least, called in levels if called.casefold() == name)])
+    return max(
+        [points, *(minimum for minimum, tier_name in levels if tier_name.casefold() == name)]
+    )
 
 
-def _next(points: float, steps: Iterable[Step]) -> dict[str, Any] | None:
-    for least, name in steps:
-        if least > points:
-            needed = least - points
+def _next_goal(points: float, thresholds: Iterable[Threshold]) -> dict[str, Any] | None:
+    for minimum, name in thresholds:
+        if minimum > points:
+            needed = minimum - points
             return {"name": name, "points_needed": int(needed) if needed.is_integer() else needed}
     return None
 
 
-def _number(value: Any) -> float | None:
+def _to_float(value: Any) -> float | None:
     try:
         return float(to_number(value))
-    except (Unfit, OverflowError):
+    except (ConversionError, OverflowError):
         return None

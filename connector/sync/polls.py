@@ -7,27 +7,28 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
-from connector.domain.attention import (
-    Need,
-)
+from connector.domain.attention import AttentionItem
 from connector.domain.errors import DeliveryError, StoreError
-from connector.domain.lanes import (
-    Lane,
+from connector.domain.lanes import Lane
+from connector.domain.records import Appended, Checkpoint
+from connector.pipeline.profile_reads import ProfileReadSink, listed_people
+from connector.ports import (
+    AffectedResources,
+    Checkpoints,
+    Clock,
+    Lease,
+    PeoplePage,
+    Reads,
+    Stream,
 )
-from connector.domain.records import (
-    Appended,
-    Checkpoint,
-)
-from connector.pipeline.profile_reads import Refresher, sightings
-from connector.ports import Checkpoints, Clock, Lease, PeoplePage, Reads, Stream, Touched
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
-from connector.sync.flow_guard import Guard
+from connector.sync.flow_guard import FlowGuard
 
-PEOPLE = "people"
+PEOPLE_STREAM = "people"
 """The stream's name among the checkpoints."""
-_FIRST = "first_sync"
-_AGAIN = 30.0
+_FIRST_SYNC = "first_sync"
+_RETRY_DELAY = 30.0
 """Seconds after which a poll that failed is tried again, where it is not due sooner."""
 
 
@@ -41,8 +42,8 @@ class Poll:
     def __init__(
         self,
         stream: Stream,
-        refresher: Refresher,
-        words: frozenset[str],
+        profile_reads: ProfileReadSink,
+        view_fields: frozenset[str],
         lane: Lane,
         *,
         reads: Reads,
@@ -50,13 +51,13 @@ class Poll:
         lease: Lease,
         clock: Clock,
         metrics: Metrics,
-        guard: Guard,
+        guard: FlowGuard,
         every: float,
-        seen: Callable[[], None],
+        on_observed: Callable[[], None],
     ) -> None:
         self._stream = stream
-        self._refresher = refresher
-        self._words = words
+        self._profile_reads = profile_reads
+        self._view_fields = view_fields
         self._lane = lane
         self._reads = reads
         self._checkpoints = checkpoints
@@ -65,58 +66,58 @@ class Poll:
         self._metrics = metrics
         self._guard = guard
         self._every = every
-        self._seen = seen
-        self._bell = asyncio.Event()
-        self._polled = asyncio.Event()
-        self._people: int | None = None
-        self._trouble = ""
+        self._on_observed = on_observed
+        self._wakeup = asyncio.Event()
+        self._first_poll_done = asyncio.Event()
+        self._people_count: int | None = None
+        self._failure = ""
         self._log = log.get("polls").bind(connection=lane.connection)
 
     def wake(self) -> None:
         """A person may have answered."""
-        self._bell.set()
+        self._wakeup.set()
 
     async def run(self) -> None:
         """For ever. Nothing that the platform or the store does ends it."""
         while True:
             wait = 1.0
             if self._lease.valid():
-                wait = await self._once()
-            self._bell.clear()
-            await self._clock.wait(self._bell, wait)
+                wait = await self._poll_once()
+            self._wakeup.clear()
+            await self._clock.wait(self._wakeup, wait)
 
     async def idle(self) -> bool:
         """Whether it has looked since it began: all there was to know then is stored."""
-        return self._polled.is_set()
+        return self._first_poll_done.is_set()
 
-    async def needs(self) -> Sequence[Need]:
-        if not self._trouble:
+    async def attention(self) -> Sequence[AttentionItem]:
+        if not self._failure:
             return []
         text = f"{self._lane.connection}: {self._lane.destination} cannot be polled, "
-        return [Need(f"poll {self._lane.connection}", text + self._trouble)]
+        return [AttentionItem(f"poll {self._lane.connection}", text + self._failure)]
 
-    async def _once(self) -> float:
+    async def _poll_once(self) -> float:
         """One look; seconds until the next."""
         try:
             await self.poll()
         except (DeliveryError, StoreError) as error:
-            self._say(f"{error.problem}: {error.detail}")
-            return min(self._every, _AGAIN)
+            self._report(f"{error.problem}: {error.detail}")
+            return min(self._every, _RETRY_DELAY)
         except Exception as error:
             # An adapter's fault must not end its polls, and is no news twice.
-            self._say(repr(error))
-            return min(self._every, _AGAIN)
+            self._report(repr(error))
+            return min(self._every, _RETRY_DELAY)
         finally:
-            self._polled.set()
-        self._say("")
+            self._first_poll_done.set()
+        self._report("")
         return self._every
 
-    def _say(self, trouble: str) -> None:
-        if trouble and not self._trouble:
-            self._log.error("the platform cannot be polled", detail=trouble)
-        elif self._trouble and not trouble:
+    def _report(self, failure: str) -> None:
+        if failure and not self._failure:
+            self._log.error("the platform cannot be polled", detail=failure)
+        elif self._failure and not failure:
             self._log.info("the platform is polled again")
-        self._trouble = trouble
+        self._failure = failure
 
     async def poll(self) -> int:
         """Every page since the checkpoint; how many people. Raises DeliveryError, StoreError.
@@ -124,31 +125,31 @@ class Poll:
         The first poll of all may show everybody there is, and telling them is a backfill: it asks
         as one (promise 9) and stays behind live traffic.
         """
-        saved = await self._checkpoints.load(self._lane.connection, PEOPLE)
-        if saved is None and not await self._may_begin():
+        saved = await self._checkpoints.load(self._lane.connection, PEOPLE_STREAM)
+        if saved is None and not await self._may_start():
             return 0
         total = 0
         async for page in self._pages(saved.cursor if saved else None, backfill=saved is None):
-            await self._take_in(page, backfill=saved is None)
+            await self._store_page(page, backfill=saved is None)
             total += len(page.people)
             if not self._lease.valid():
                 break
         return total
 
-    async def _may_begin(self) -> bool:
+    async def _may_start(self) -> bool:
         """Counts everybody once, and asks."""
-        if self._people is None:
+        if self._people_count is None:
             people = 0
             async for page in self._pages(None, backfill=True):
                 people += len(page.people)
-            self._people = people
+            self._people_count = people
         subject = f"people of {self._lane.destination}"
-        touched = Touched(fields=True)
-        return await self._guard(_FIRST, subject, self._people, touched) == "allowed"
+        affected = AffectedResources(fields=True)
+        return await self._guard(_FIRST_SYNC, subject, self._people_count, affected) == "allowed"
 
     async def _pages(self, cursor: str | None, *, backfill: bool) -> AsyncIterator[PeoplePage]:
         while True:
-            page = await self._stream.page(cursor, self._words, backfill=backfill)
+            page = await self._stream.page(cursor, self._view_fields, backfill=backfill)
             if page.more and page.cursor in (None, cursor):
                 # A cursor that repeats would go on for ever: what it showed is kept, and the next
                 # poll begins there.
@@ -159,12 +160,12 @@ class Poll:
                 return
             cursor = page.cursor
 
-    async def _take_in(self, page: PeoplePage, *, backfill: bool) -> None:
+    async def _store_page(self, page: PeoplePage, *, backfill: bool) -> None:
         now = self._clock.now()
-        checkpoint = Checkpoint(PEOPLE, page.cursor) if page.cursor is not None else None
-        seen = sightings(self._refresher, page, now, backfill=backfill)
-        await self._reads.take_in(self._lane, seen, now=now, checkpoint=checkpoint)
-        taken = Appended(len(seen), 0)
-        self._metrics.took_in(self._lane, "poll", taken, now)
-        if seen:
-            self._seen()
+        checkpoint = Checkpoint(PEOPLE_STREAM, page.cursor) if page.cursor is not None else None
+        observed = listed_people(self._profile_reads, page, now, backfill=backfill)
+        await self._reads.bulk_observe(self._lane, observed, now=now, checkpoint=checkpoint)
+        taken = Appended(len(observed), 0)
+        self._metrics.record_received(self._lane, "poll", taken, now)
+        if observed:
+            self._on_observed()

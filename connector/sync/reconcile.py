@@ -11,17 +11,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from connector.domain.lanes import (
-    LaneId,
-    Millis,
-)
-from connector.ports import Clock, Ledger, Mirror, ToldPerson
+from connector.domain.lanes import LaneId, Millis
+from connector.ports import Clock, Ledger, RemoteState, SyncedPerson
 from connector.runtime.metrics import Metrics
 
-PAGE = 100
-EVENTS = 100
+PAGE_SIZE = 100
+DEFAULT_EVENTS = 100
 """So many recorded events are looked for where nobody says how many."""
-_SETTLED = 300_000
+_SETTLE_MS = 300_000
 """ms: Klaviyo works events off at leisure, so one taken later than this is not missed yet."""
 
 
@@ -30,21 +27,21 @@ class Drift:
     """What a look came to. `fields` counts by name how many people differ in it."""
 
     people: int = 0
-    missing: list[int] = field(default_factory=list)
-    differing: list[int] = field(default_factory=list)
+    missing_people: list[int] = field(default_factory=list)
+    differing_people: list[int] = field(default_factory=list)
     fields: Counter[str] = field(default_factory=Counter)
     events: int = 0
-    lost: list[int] = field(default_factory=list)
+    missing_events: list[int] = field(default_factory=list)
 
-    def result(self, told_again: int) -> dict[str, Any]:
+    def result(self, resent: int) -> dict[str, Any]:
         return {
             "people": self.people,
-            "people_missing": len(self.missing),
-            "people_that_differ": len(self.differing),
+            "people_missing": len(self.missing_people),
+            "people_that_differ": len(self.differing_people),
             "fields": dict(self.fields.most_common()),
             "events": self.events,
-            "events_missing": len(self.lost),
-            "told_again": told_again,
+            "events_missing": len(self.missing_events),
+            "resent": resent,
         }
 
 
@@ -57,7 +54,7 @@ class Reconciler:
         profiles: LaneId,
         events: LaneId,
         ledger: Ledger,
-        mirror: Mirror,
+        remote: RemoteState,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -65,7 +62,7 @@ class Reconciler:
         self._profiles = profiles
         self._events = events
         self._ledger = ledger
-        self._mirror = mirror
+        self._remote = remote
         self._clock = clock
         self._metrics = metrics
 
@@ -75,62 +72,64 @@ class Reconciler:
         drift = Drift()
         async for page in self._people(sample):
             await self._compare(page, drift)
-        await self._look_for_events(sample or EVENTS, drift)
+        await self._check_events(sample or DEFAULT_EVENTS, drift)
         for kind, count in (
-            ("profile", len(drift.missing) + len(drift.differing)),
-            ("event", len(drift.lost)),
+            ("profile", len(drift.missing_people) + len(drift.differing_people)),
+            ("event", len(drift.missing_events)),
         ):
             self._metrics.drift.labels(self._connection, kind).set(count)
-        again = 0
+        resent = 0
         if fix:
             now = self._clock.now()
-            again += await self._ledger.tell_people([*drift.missing, *drift.differing], now=now)
-            again += await self._ledger.tell_events(drift.lost, now=now)
-        return drift.result(again)
+            resent += await self._ledger.resend_people(
+                [*drift.missing_people, *drift.differing_people], now=now
+            )
+            resent += await self._ledger.resend_events(drift.missing_events, now=now)
+        return drift.result(resent)
 
-    async def _people(self, sample: int | None) -> AsyncIterator[Sequence[ToldPerson]]:
+    async def _people(self, sample: int | None) -> AsyncIterator[Sequence[SyncedPerson]]:
         if sample is not None:
-            found = await self._ledger.some_people(self._profiles, sample)
-            for start in range(0, len(found), PAGE):
-                yield found[start : start + PAGE]
+            found = await self._ledger.sample_people(self._profiles, sample)
+            for start in range(0, len(found), PAGE_SIZE):
+                yield found[start : start + PAGE_SIZE]
             return
         after = 0
-        while page := await self._ledger.people(self._profiles, after=after, limit=PAGE):
+        while page := await self._ledger.people(self._profiles, after=after, limit=PAGE_SIZE):
             yield page
             after = page[-1].person
 
-    async def _compare(self, page: Sequence[ToldPerson], drift: Drift) -> None:
-        there = await self._mirror.profiles([person.email for person in page])
+    async def _compare(self, page: Sequence[SyncedPerson], drift: Drift) -> None:
+        profiles_by_email = await self._remote.profiles([person.email for person in page])
         drift.people += len(page)
         for person in page:
-            mirrored = there.get(person.email)
-            if mirrored is None:
-                drift.missing.append(person.person)
+            remote_profile = profiles_by_email.get(person.email)
+            if remote_profile is None:
+                drift.missing_people.append(person.person)
                 continue
-            wrong = [
+            differing_fields = [
                 name
                 for name, value in person.fields.items()
-                if not same(value, mirrored.fields.get(name))
+                if not values_match(value, remote_profile.fields.get(name))
             ]
-            if wrong:
-                drift.differing.append(person.person)
-                drift.fields.update(wrong)
+            if differing_fields:
+                drift.differing_people.append(person.person)
+                drift.fields.update(differing_fields)
 
-    async def _look_for_events(self, count: int, drift: Drift) -> None:
-        before = Millis(self._clock.now() - _SETTLED)
-        told = await self._ledger.events(self._events, before=before, limit=count)
-        there = await self._mirror.profiles(sorted({event.email for event in told}))
-        drift.events = len(told)
-        for event in told:
-            profile = there.get(event.email)
-            if profile is None or not await self._mirror.has_event(
+    async def _check_events(self, count: int, drift: Drift) -> None:
+        before = Millis(self._clock.now() - _SETTLE_MS)
+        events = await self._ledger.events(self._events, before=before, limit=count)
+        profiles_by_email = await self._remote.profiles(sorted({event.email for event in events}))
+        drift.events = len(events)
+        for event in events:
+            profile = profiles_by_email.get(event.email)
+            if profile is None or not await self._remote.has_event(
                 profile.id, event.unique_id, event.at
             ):
-                drift.lost.append(event.seq)
+                drift.missing_events.append(event.seq)
 
 
-def same(ours: Any, theirs: Any) -> bool:
+def values_match(local_value: Any, remote_value: Any) -> bool:
     """Whether Klaviyo holds what we told it: 5 and 5.0 are one number, an unset field is absent."""
-    if isinstance(ours, bool) or isinstance(theirs, bool):
-        return ours is theirs
-    return bool(ours == theirs)
+    if isinstance(local_value, bool) or isinstance(remote_value, bool):
+        return local_value is remote_value
+    return bool(local_value == remote_value)

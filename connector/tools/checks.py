@@ -11,32 +11,28 @@ from urllib.parse import urlsplit
 
 from connector.app.wiring import accounts
 from connector.config import Config, Connection, Reward, Tier
-from connector.domain.attention import (
-    Check,
-)
+from connector.domain.attention import Check
 from connector.domain.errors import ConfigError, DeliveryError, Problem
-from connector.domain.lanes import (
-    Spend,
-)
+from connector.domain.lanes import QuotaUsage
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.klaviyo.limits import LIMITS
-from connector.mapping import Writer, clashes, run_examples, warnings
+from connector.mapping import Writer, find_conflicts, run_examples, warnings
 from connector.mapping import load as load_mapping
-from connector.mapping.examples import Shape, View
+from connector.mapping.examples import View, ViewFactory
 from connector.net.http import Credential, Http, is_loopback
-from connector.net.rate_limit import Governor, Limit
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms import registry
 from connector.platforms.kit import Kit
-from connector.ports import Platform, Sight
+from connector.ports import PersonSnapshot, Platform
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import account_label
 from connector.store.admin import filesystem, integrity
 from connector.store.sql import file_of
-from connector.sync.goals import signals
-from connector.sync.memberships.links import audience_named, names
+from connector.sync.goals import goals
+from connector.sync.memberships.links import audience_finder, check_groups
 
-_LOOK_AGAIN = 5.0
+_RECHECK_INTERVAL = 5.0
 
 
 def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]:
@@ -59,41 +55,44 @@ def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]
     return found or [Check(what, "ok", f"version {mapping.version}")]
 
 
-def example_views(platform: Platform) -> Shape:
+def example_views(platform: Platform) -> ViewFactory:
     """The views that a mapping example is run with: of the platform as the example's `settings`
     shape it, with what its `tiers` and `rewards` add to a person's."""
 
     def views(example: Mapping[str, Any]) -> tuple[View, View | None]:
         shaped = platform
-        if platform.shape is not None and "settings" in example:
-            shaped = platform.shape(platform.settings.model_validate(example["settings"]))
+        if platform.for_settings is not None and "settings" in example:
+            shaped = platform.for_settings(platform.settings.model_validate(example["settings"]))
         tiers = [Tier.model_validate(tier) for tier in example.get("tiers", ())]
         rewards = [Reward.model_validate(reward) for reward in example.get("rewards", ())]
-        sharpen, person = signals(tiers, rewards), shaped.person_view
+        add_goals, person = goals(tiers, rewards), shaped.person_view
         if person is None:
             return shaped.event_view, None
-        return shaped.event_view, lambda *given: sharpen(Sight(person(*given), frozenset())).view
+        return (
+            shaped.event_view,
+            lambda *given: add_goals(PersonSnapshot(person(*given), frozenset())).view,
+        )
 
     return views
 
 
-async def check(config: Config, *, offline: bool = False, patience: float = 0.0) -> list[Check]:
+async def check(config: Config, *, offline: bool = False, retry_for: float = 0.0) -> list[Check]:
     """Everything that can be looked at without sending or changing anything; while there is a
     fault, again and again for `patience` seconds."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience
-    keys = None if offline else _Keys(config)
+    deadline = loop.time() + retry_for
+    keys = None if offline else _CredentialChecks(config)
     while True:
-        found = await _look(config, keys)
+        found = await _run_checks(config, keys)
         left = deadline - loop.time()
         if left <= 0 or not any(line.level == "fault" for line in found):
             return found
-        await asyncio.sleep(min(left, _LOOK_AGAIN))
+        await asyncio.sleep(min(left, _RECHECK_INTERVAL))
 
 
-async def _look(config: Config, keys: _Keys | None) -> list[Check]:
+async def _run_checks(config: Config, keys: _CredentialChecks | None) -> list[Check]:
     found = await asyncio.to_thread(_store, config.store.url, config.store.migrate == "auto")
-    found += _place(config.store.url)
+    found += _filesystem(config.store.url)
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
         what = f"{config.server.public_url} cannot be reached from outside this machine"
         found.append(Check("server.public_url", "warning", what))
@@ -101,11 +100,11 @@ async def _look(config: Config, keys: _Keys | None) -> list[Check]:
         of = mapping_checks(connection.mapping, connection.source, connection.settings)
         if keys and connection.enabled:
             of += await keys.check(connection)
-        found += [_of(connection, line) for line in of]
-    return [*found, *_clashes(config)]
+        found += [_prefixed(connection, line) for line in of]
+    return [*found, *_conflicts(config)]
 
 
-def _clashes(config: Config) -> list[Check]:
+def _conflicts(config: Config) -> list[Check]:
     """What two connections with one Klaviyo key write both. That two keys belong to one account is
     found at the start."""
     writers = []
@@ -117,46 +116,47 @@ def _clashes(config: Config) -> list[Check]:
         except ConfigError:
             continue  # said above
         of = connection.modules
-        account = accounts.known_by(connection)
+        account = accounts.account_aliases(connection)
         writers.append(Writer(connection.name, account, mapping, "events" in of, "profiles" in of))
     return [
-        Check("connections", "fault", line, Problem.MAPPING_FAULTY) for line in clashes(writers)
+        Check("connections", "fault", line, Problem.MAPPING_FAULTY)
+        for line in find_conflicts(writers)
     ]
 
 
-def _store(url: str, mends: bool) -> list[Check]:
+def _store(url: str, auto_migrates: bool) -> list[Check]:
     """`mends`: the next run brings an older schema up to date by itself."""
     path = file_of(url)
     if path and not path.exists():
         return [Check("store", "ok", f"{path} will be made at the first run")]
     faults = integrity.check(url)
     return [
-        Check("store", "warning" if mends and fault.startswith("S30") else "fault", fault)
+        Check("store", "warning" if auto_migrates and fault.startswith("S30") else "fault", fault)
         for fault in faults
     ] or [Check("store", "ok")]
 
 
-def _place(url: str) -> list[Check]:
+def _filesystem(url: str) -> list[Check]:
     """Whether what is stored stays stored. A relative path has its folder made at the first run."""
     path = file_of(url)
     if path is None:
         return []
     folder = next(above for above in path.absolute().parents if above.exists())
-    fault = filesystem.unsuited(folder, filesystem.read_table())
+    fault = filesystem.unsuitable(folder, filesystem.read_mountinfo())
     return [Check("store", "warning", fault)] if fault else []
 
 
-def _of(connection: Connection, check: Check) -> Check:
-    return Check(f"{connection.name}: {check.what}", check.level, check.detail, check.problem)
+def _prefixed(connection: Connection, check: Check) -> Check:
+    return Check(f"{connection.name}: {check.name}", check.level, check.detail, check.problem)
 
 
-class _Keys:
+class _CredentialChecks:
     """Asks Klaviyo and the platforms about keys, within their quota and without a store."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._clock = SystemClock()
-        self._governors: dict[tuple[str, str], Governor] = {}
+        self._limiters: dict[tuple[str, str], RateLimiter] = {}
 
     async def check(self, connection: Connection) -> list[Check]:
         return [*await self._klaviyo(connection), *await self._platform(connection)]
@@ -179,18 +179,20 @@ class _Keys:
                 wait_statuses=waits,
             )
 
-        async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
-            return Governor(account_label(credential), limits, clock=self._clock, share=1.0)
+        async def quota(credential: str, limits: Mapping[str, Limit]) -> RateLimiter:
+            return RateLimiter(account_label(credential), limits, clock=self._clock, share=1.0)
 
-        kit = Kit(self._clock, http, quota, _forget)
+        kit = Kit(self._clock, http, quota, _discard_spend)
         try:
-            with registry.theirs(connection.source):
+            with registry.isolate_platform(connection.source):
                 client = await platform.open(connection.settings, kit)
                 try:
                     found = list(await client.check())
                     if client.audiences and "audiences" in connection.modules:
                         wanted = [entry.audience for entry in connection.audiences]
-                        found += await names("audience", wanted, audience_named(client.audiences))
+                        found += await check_groups(
+                            "audience", wanted, audience_finder(client.audiences)
+                        )
                     return found
                 finally:
                     await client.aclose()
@@ -207,9 +209,9 @@ class _Keys:
                 headers=klaviyo.headers(connection.klaviyo.revision),
                 allow_http=frozenset(self._config.security.allow_http),
             ),
-            self._governor(connection),
+            self._limiter(connection),
             self._clock,
-            _forget,
+            _discard_spend,
         )
         try:
             found = list(await api.check())
@@ -220,18 +222,18 @@ class _Keys:
         finally:
             await api.aclose()
 
-    def _governor(self, connection: Connection) -> Governor:
+    def _limiter(self, connection: Connection) -> RateLimiter:
         """One for each key, so that a second look keeps to the quota too."""
         key = (connection.klaviyo.base_url, connection.klaviyo.private_key.get_secret_value())
-        if key not in self._governors:
-            self._governors[key] = Governor(
+        if key not in self._limiters:
+            self._limiters[key] = RateLimiter(
                 account_label(" ".join(key)),
                 LIMITS,
                 clock=self._clock,
                 share=connection.klaviyo.effective_rate_share,
                 live_reserve=connection.klaviyo.live_reserve,
             )
-        return self._governors[key]
+        return self._limiters[key]
 
 
 async def _groups(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check]:
@@ -241,8 +243,12 @@ async def _groups(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check
     segments = connection.segments if "segments" in connection.modules else ()
     made = frozenset(entry.list for entry in lists if entry.create_list)
     return [
-        *await names("list", [e.list for e in lists], partial(known.named, "list"), made=made),
-        *await names("segment", [e.segment for e in segments], partial(known.named, "segment")),
+        *await check_groups(
+            "list", [e.list for e in lists], partial(known.find, "list"), created_on_demand=made
+        ),
+        *await check_groups(
+            "segment", [e.segment for e in segments], partial(known.find, "segment")
+        ),
     ]
 
 
@@ -273,5 +279,5 @@ async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> lis
     ]
 
 
-async def _forget(_: Sequence[Spend]) -> None:
+async def _discard_spend(_: Sequence[QuotaUsage]) -> None:
     """A look has no store to note quota in."""

@@ -9,30 +9,20 @@ import orjson
 
 from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Malformed, Problem
-from connector.domain.lanes import (
-    LaneId,
-    Millis,
-)
-from connector.domain.messages import (
-    EventMessage,
-    Fault,
-)
-from connector.domain.profile_state import Profile, changes_of, next_write, observe
-from connector.domain.profiles import (
-    Observation,
-)
-from connector.domain.records import (
-    Entry,
-)
+from connector.domain.lanes import LaneId, Millis
+from connector.domain.messages import EventMessage, Fault
+from connector.domain.profile_state import Profile, changes_from_message, next_write, observe
+from connector.domain.profiles import Observation
+from connector.domain.records import Entry
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.sink import event_body, profile_body
 from connector.mapping import CompiledMapping
 from connector.mapping import load as load_mapping
 from connector.pipeline.rendering import EventRenderer
 from connector.platforms import registry
-from connector.ports import Platform, Sight
+from connector.ports import PersonSnapshot, Platform
 from connector.runtime.clock import SystemClock
-from connector.sync.goals import signals
+from connector.sync.goals import goals
 
 
 def preview(config: Config, connection: Connection, file: Path) -> list[dict[str, Any]]:
@@ -44,10 +34,10 @@ def preview(config: Config, connection: Connection, file: Path) -> list[dict[str
     """
     platform = registry.load(connection.source, connection.settings)
     mapping = load_mapping(connection.mapping).mapping
-    said = _read(file)
-    if "customer" in said and "record" not in said:
-        return [_profile(connection, platform, mapping, said)]
-    return _events(config, connection, platform, mapping, said)
+    sample = _read(file)
+    if "customer" in sample and "record" not in sample:
+        return [_profile(connection, platform, mapping, sample)]
+    return _events(config, connection, platform, mapping, sample)
 
 
 def _events(
@@ -55,14 +45,14 @@ def _events(
     connection: Connection,
     platform: Platform,
     mapping: CompiledMapping,
-    said: dict[str, Any],
+    sample: dict[str, Any],
 ) -> list[dict[str, Any]]:
     if platform.webhook is None:
         raise ConfigError([f"{platform.title} has no webhooks to preview"])
-    headers = {str(k).lower(): str(v) for k, v in said.get("headers", {}).items()}
-    if "name" in said:
-        headers |= platform.name_header(str(said["name"]))
-    body = orjson.dumps(said.get("record", said.get("body", {})))
+    headers = {str(k).lower(): str(v) for k, v in sample.get("headers", {}).items()}
+    if "name" in sample:
+        headers |= platform.name_header(str(sample["name"]))
+    body = orjson.dumps(sample.get("record", sample.get("body", {})))
     now, late_after = SystemClock().now(), config.delivery.late_after
     renderer = EventRenderer(mapping, platform.event_view, None)
     found: list[dict[str, Any]] = []
@@ -89,24 +79,24 @@ def _events(
         late = late_after is not None and now - record.occurred_at > late_after * 1000
         event = event_body.single(message, backfill=late)
         found.append(_request(connection, "/api/events", event, list(message.notes)))
-        if "profiles" in connection.modules and mapping.hears(record.name):
+        if "profiles" in connection.modules and mapping.extracts(record.name):
             body = orjson.loads(record.data)
             view = platform.event_view(record.name, record.occurred_at, body, record.email)
-            found.append(_of_view(connection, mapping, view))
+            found.append(_profile_request(connection, mapping, view))
     return found
 
 
 def _profile(
-    connection: Connection, platform: Platform, mapping: CompiledMapping, said: dict[str, Any]
+    connection: Connection, platform: Platform, mapping: CompiledMapping, sample: dict[str, Any]
 ) -> dict[str, Any]:
     if platform.person_view is None:
         raise ConfigError([f"{platform.title} has no people to preview"])
-    view = platform.person_view(said["customer"], said.get("pass_url"))
-    view = signals(connection.tiers, connection.rewards)(Sight(view, frozenset())).view
-    return _of_view(connection, mapping, view)
+    view = platform.person_view(sample["customer"], sample.get("pass_url"))
+    view = goals(connection.tiers, connection.rewards)(PersonSnapshot(view, frozenset())).view
+    return _profile_request(connection, mapping, view)
 
 
-def _of_view(
+def _profile_request(
     connection: Connection, mapping: CompiledMapping, view: dict[str, Any]
 ) -> dict[str, Any]:
     """The profile's write, as for a person of whom Klaviyo has been told nothing yet."""
@@ -115,17 +105,19 @@ def _of_view(
         return {"request": None, "why": str(identity)}
     rendered = mapping.render_profile(view)
     at = Millis(1)
-    seen = Observation(
+    observation = Observation(
         person=0,
         view=view,
-        changes=changes_of(rendered),
+        changes=changes_from_message(rendered),
         identity=dict(identity.values),
         at=at,
         mapping=mapping.version,
         lane=LaneId(0),
     )
     write = next_write(
-        observe(Profile(0), seen, email_change=connection.email_change), now=at, reconfirm_after=1
+        observe(Profile(0), observation, email_change=connection.email_change),
+        now=at,
+        reconfirm_after=1,
     )
     left_out = [*identity.notes, *rendered.problems]
     if write is None:
@@ -144,9 +136,9 @@ def _request(connection: Connection, path: str, body: bytes, left_out: list[str]
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        said = orjson.loads(file.read_bytes())
+        sample = orjson.loads(file.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise Malformed(Problem.WEBHOOK_MALFORMED, f"{file}: {error}") from error
-    if not isinstance(said, dict):
+    if not isinstance(sample, dict):
         raise Malformed(Problem.WEBHOOK_MALFORMED, f"{file}: must hold a JSON object")
-    return said
+    return sample

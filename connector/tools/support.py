@@ -29,13 +29,13 @@ from connector.config import Config, show
 from connector.domain.errors import ConfigError
 from connector.runtime.clock import SystemClock
 from connector.runtime.log import redact
-from connector.service import Operator
+from connector.service import Commands
 from connector.store import schema
 from connector.store.admin import integrity
 from connector.store.sql import file_of, open_store
 from connector.tools.checks import check
 
-Ask = Callable[[str], Awaitable[tuple[int, str]]]
+Fetch = Callable[[str], Awaitable[tuple[int, str]]]
 """What the running daemon answers at a path: (status, text), 0 where nobody answers."""
 
 _REQUESTS = 500
@@ -57,11 +57,11 @@ Log lines are not kept by the connector: it writes them to stderr. Add those of 
 """
 
 
-async def bundle(read: Callable[[], Config], ask: Callable[[Config], Ask]) -> bytes:
+async def bundle(read: Callable[[], Config], fetch: Callable[[Config], Fetch]) -> bytes:
     """A zip. `read` may raise ConfigError, which is then what the bundle tells."""
     files: dict[str, str] = {"README.txt": _README.format(requests=_REQUESTS)}
     secrets: list[str] = []
-    files["versions.json"] = await _part(_versions)
+    files["versions.json"] = await _collect(_versions)
     try:
         config = read()
     except ConfigError as error:
@@ -69,41 +69,41 @@ async def bundle(read: Callable[[], Config], ask: Callable[[Config], Ask]) -> by
     else:
         # One of a few letters would mask half of every text, and is masked where it stands.
         secrets = sorted((s for s in _secrets(config) if len(s) > 3), key=len, reverse=True)
-        files |= await _of(config, ask(config))
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as made:
+        files |= await _config_files(config, fetch(config))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zip_file:
         for name, text in files.items():
-            made.writestr(name, _masked(text, secrets))
-    return packed.getvalue()
+            zip_file.writestr(name, _masked(text, secrets))
+    return archive.getvalue()
 
 
-async def _of(config: Config, ask: Ask) -> dict[str, str]:
+async def _config_files(config: Config, fetch: Fetch) -> dict[str, str]:
     async def checked() -> str:
         found = await check(config, offline=True)
-        return "\n".join(f"{c.level} {c.what} {c.problem or ''} {c.detail}" for c in found)
+        return "\n".join(f"{c.level} {c.name} {c.problem or ''} {c.detail}" for c in found)
 
     async def health() -> str:
         return "\n".join(
-            [f"{path}: {await ask(path)}" for path in ("/livez", "/readyz", "/healthz")]
+            [f"{path}: {await fetch(path)}" for path in ("/livez", "/readyz", "/healthz")]
         )
 
     async def metrics() -> str:
-        return (await ask("/metrics"))[1]
+        return (await fetch("/metrics"))[1]
 
     async def shown() -> str:
         return show(config)
 
     return {
-        "config.toml": await _part(shown),
-        "check.txt": await _part(checked),
-        "health.txt": await _part(health),
-        "metrics.txt": await _part(metrics),
-        "store.json": await _part(lambda: _store(config)),
-        **await _from_the_store(config),
+        "config.toml": await _collect(shown),
+        "check.txt": await _collect(checked),
+        "health.txt": await _collect(health),
+        "metrics.txt": await _collect(metrics),
+        "store.json": await _collect(lambda: _store(config)),
+        **await _store_files(config),
     }
 
 
-async def _from_the_store(config: Config) -> dict[str, str]:
+async def _store_files(config: Config) -> dict[str, str]:
     """What only an open store tells; one that does not exist is not made."""
     path = file_of(config.store.url)
     if path and not path.exists():
@@ -114,14 +114,14 @@ async def _from_the_store(config: Config) -> dict[str, str]:
         return dict.fromkeys(("status.json", "requests.json"), _failed(error))
 
     async def status() -> str:
-        return _json(await Operator(store, SystemClock()).status())
+        return _json(await Commands(store, SystemClock()).status())
 
     async def requests() -> str:
-        found = await store.insight.recent_requests(_REQUESTS)
+        found = await store.reports.recent_requests(_REQUESTS)
         return _json([{"connection": c, "destination": d, **asdict(r)} for c, d, r in found])
 
     try:
-        return {"status.json": await _part(status), "requests.json": await _part(requests)}
+        return {"status.json": await _collect(status), "requests.json": await _collect(requests)}
     finally:
         await store.aclose()
 
@@ -137,7 +137,7 @@ async def _store(config: Config) -> str:
         found["files"] = {file.name: file.stat().st_size for file in beside}
         usage = os.statvfs(path.parent)
         found["free_bytes"] = usage.f_bavail * usage.f_frsize
-    found["revision"] = await asyncio.to_thread(schema.on, url, schema.revision_of)
+    found["revision"] = await asyncio.to_thread(schema.with_connection, url, schema.revision_of)
     found["rows"] = await asyncio.to_thread(integrity.counts, url)
     return _json(found)
 
@@ -173,7 +173,7 @@ def _version(name: str) -> str:
         return "missing"
 
 
-async def _part(work: Callable[[], Awaitable[str]]) -> str:
+async def _collect(work: Callable[[], Awaitable[str]]) -> str:
     """What cannot be had must not take the rest along."""
     try:
         return await work()
@@ -212,7 +212,7 @@ def _masked(text: str, secrets: list[str]) -> str:
     return redact(text)
 
 
-def write(target: Path, packed: bytes) -> None:
+def write(target: Path, archive: bytes) -> None:
     """For its owner alone. Raises ConfigError where there is a file already."""
     try:
         number = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -221,4 +221,4 @@ def write(target: Path, packed: bytes) -> None:
     except OSError as error:
         raise ConfigError([f"{target}: cannot be written: {error.strerror}"]) from None
     with os.fdopen(number, "wb") as file:
-        file.write(packed)
+        file.write(archive)

@@ -12,9 +12,9 @@ from connector.domain.errors import StoreError
 from connector.ports import Clock
 from connector.runtime import log
 from connector.runtime.metrics import CONTENT_TYPE, Metrics
-from connector.service import Operator
+from connector.service import Commands
 
-STANDSTILL = 60.0
+STALL_TIMEOUT = 60.0
 
 
 class Health:
@@ -25,37 +25,37 @@ class Health:
         self,
         clock: Clock,
         metrics: Metrics,
-        operator: Operator,
+        commands: Commands,
         refresh: Callable[[], Awaitable[None]],
         *,
-        shut: Callable[[], bool] = lambda: False,
+        intake_closed: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._shut = shut
+        self._intake_closed = intake_closed
         self._clock = clock
         self._metrics = metrics
-        self._operator = operator
+        self._commands = commands
         self._refresh = refresh
         self._last = clock.monotonic()
         self.ready = False
         self._log = log.get("health")
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         self._last = self._clock.monotonic()
 
     async def livez(self, request: Request) -> Response:
-        stood = self._clock.monotonic() - self._last
-        if stood > STANDSTILL:
-            return PlainTextResponse(f"standstill for {stood:.0f} s\n", status_code=503)
+        stalled = self._clock.monotonic() - self._last
+        if stalled > STALL_TIMEOUT:
+            return PlainTextResponse(f"standstill for {stalled:.0f} s\n", status_code=503)
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        if not self.ready or self._shut():
+        if not self.ready or self._intake_closed():
             return PlainTextResponse("not ready\n", status_code=503)
         return PlainTextResponse("ok\n")
 
     async def healthz(self, request: Request) -> Response:
         try:
-            lines = await self._operator.needs_you()
+            lines = await self._commands.attention_texts()
         except StoreError as error:
             lines = [f"{error.problem}: {error.problem.meaning}"]
         if lines:

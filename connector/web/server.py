@@ -16,16 +16,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.domain.errors import ConfigError
 from connector.web.flows import PREFIX as FLOWS
-from connector.web.flows import Flows
+from connector.web.flows import FlowApp
 from connector.web.health import Health
 from connector.web.webhooks import PREFIX as WEBHOOKS
-from connector.web.webhooks import Hooks
+from connector.web.webhooks import WebhookApp
 
 _BACKLOG = 2048
 
 
 def application(
-    hooks: Hooks | None, health: Health, *, admin: bool, flows: Flows | None = None
+    webhooks: WebhookApp | None, health: Health, *, admin: bool, flows: FlowApp | None = None
 ) -> ASGIApp:
     """The ASGI app of one port: `hooks` where platforms call, `flows` where Klaviyo does, `admin`
     where people do."""
@@ -37,17 +37,17 @@ def application(
     if admin:
         routes.append(Route("/metrics", health.metrics))
     pages = Starlette(routes=routes)
-    hot: list[tuple[str, ASGIApp]] = []
-    if hooks:
-        hot.append((WEBHOOKS, hooks))
+    fast_paths: list[tuple[str, ASGIApp]] = []
+    if webhooks:
+        fast_paths.append((WEBHOOKS, webhooks))
     if flows:
-        hot.append((FLOWS, flows))
+        fast_paths.append((FLOWS, flows))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            for prefix, doors in hot:
+            for prefix, endpoint in fast_paths:
                 if scope["path"].startswith(prefix):
-                    await doors(scope, receive, send)
+                    await endpoint(scope, receive, send)
                     return
         await pages(scope, receive, send)
 

@@ -10,7 +10,7 @@ from typing import Any
 from connector.ports import Clock
 
 _ADDRESSES = 1_000
-_OURS = tuple(
+_TRUSTED_NETWORKS = tuple(
     ipaddress.ip_network(net)
     for net in (
         "127.0.0.0/8",
@@ -38,30 +38,30 @@ class Throttle:
 
     def wait(self, address: str) -> float:
         """Seconds until it may try again; 0: now."""
-        return max(0.0, (self._standing(address) - self._burst + 1) * self._seconds)
+        return max(0.0, (self._recent_failures(address) - self._burst + 1) * self._seconds)
 
     def failed(self, address: str) -> None:
-        standing = self._standing(address) + 1
-        self._failures[address] = (standing, self._clock.monotonic())
+        recent = self._recent_failures(address) + 1
+        self._failures[address] = (recent, self._clock.monotonic())
         self._failures.move_to_end(address)
         if len(self._failures) > _ADDRESSES:
             self._failures.popitem(last=False)
 
-    def _standing(self, address: str) -> float:
+    def _recent_failures(self, address: str) -> float:
         """Failures that still count."""
         count, at = self._failures.get(address, (0.0, 0.0))
         return max(0.0, count - (self._clock.monotonic() - at) / self._seconds)
 
 
-def caller(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+def client_address(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:
     """The address that calls. Behind a proxy of ours (this machine's, or a private network's) it is
     the one that the proxy wrote down last; what came before that anybody may have invented. Of an
     IPv6 address the network counts, for whoever has one has 2^64."""
     client = scope.get("client")
     peer = _address(client[0] if client else "")
-    if peer is None or any(peer in net for net in _OURS):
-        said = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-        peer = _address(said) or peer
+    if peer is None or any(peer in net for net in _TRUSTED_NETWORKS):
+        forwarded = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        peer = _address(forwarded) or peer
     if isinstance(peer, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((peer, 64), strict=False))
     return str(peer or "")

@@ -13,41 +13,31 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
-from connector.actions.endpoint import FlowDoor
-from connector.actions.held import Clerk
-from connector.actions.requests import Rules, routes_of
+from connector.actions.flow_endpoint import FlowEndpoint
+from connector.actions.held_actions import HeldActionsWorker
+from connector.actions.requests import ActionRules, routes_for
 from connector.actions.sink import ActionRenderer, ActionSink
 from connector.domain.actions import (
     Action,
-    Added,
-    Asked,
-    Call,
+    ActionBatch,
+    ActionReceipt,
+    ActionRequest,
     Caps,
     Conflict,
 )
-from connector.domain.attention import (
-    Check,
-)
-from connector.domain.errors import DeliveryError, Problem, Unknown, Wait
-from connector.domain.lanes import (
-    Lane,
-    LaneState,
-    Millis,
-)
-from connector.domain.outcomes import (
-    Outcome,
-)
-from connector.domain.records import (
-    Claim,
-)
+from connector.domain.attention import Check
+from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater
+from connector.domain.lanes import Lane, LaneState, Millis
+from connector.domain.outcomes import Outcome
+from connector.domain.records import Claim
 from connector.pipeline.dispatch import Dispatcher, Policy
-from connector.ports import Deed, Fence
+from connector.ports import ActionView, Fence
 from connector.runtime.metrics import Metrics
 from connector.store.queues.actions import SqlActions
 from connector.store.sql import SqlStore
 from connector.store.tables import metadata
 from connector.testing.fakes.clock import FakeClock
-from connector.testing.fakes.sinks import Allowance
+from connector.testing.fakes.sinks import FakeQuota
 from tests.inline import InlineDatabase
 
 SECRET = "flow-secret"
@@ -59,72 +49,72 @@ Fault = Literal["", "before", "after", "wait"] | DeliveryError
 """What befalls a send: nothing, a break before or after it was applied, certainly not applied."""
 
 
-async def _go_on(point: str) -> None: ...
+async def _no_op(point: str) -> None: ...
 
 
 @dataclass
 class Platform:
     """connector.ports.Actions with a ledger. With `remembers` it can be asked for a reference."""
 
-    remembers: bool = True
+    supports_lookup: bool = True
     parallel: int = 4
     endpoint: str = "POST /adjust"
     ledger: Counter[str] = field(default_factory=Counter)
     sent: list[Action] = field(default_factory=list)
-    looked: list[tuple[str, int]] = field(default_factory=list)
+    lookups: list[tuple[str, int]] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
-    look_faults: deque[DeliveryError] = field(default_factory=deque)
-    otherwise: Callable[[], Fault] = lambda: ""
-    reached: Callable[[str], Awaitable[None]] = _go_on
+    lookup_faults: deque[DeliveryError] = field(default_factory=deque)
+    default_fault: Callable[[], Fault] = lambda: ""
+    at_point: Callable[[str], Awaitable[None]] = _no_op
     now: Callable[[], int] = lambda: 0
-    quota: Any = field(default_factory=Allowance)
+    quota: Any = field(default_factory=FakeQuota)
 
     async def apply(self, action: Action) -> str:
         self.sent.append(action)
-        await self.reached("left")
-        fault = self.faults.popleft() if self.faults else self.otherwise()
+        await self.at_point("left")
+        fault = self.faults.popleft() if self.faults else self.default_fault()
         if isinstance(fault, DeliveryError):
             raise fault
         if fault == "wait":
-            raise Wait(Problem.PLATFORM_UNAVAILABLE, status=503)
+            raise RetryLater(Problem.PLATFORM_UNAVAILABLE, status=503)
         if fault == "before":
-            raise Unknown(Problem.CONNECTION_LOST)
+            raise AmbiguousError(Problem.CONNECTION_LOST)
         self.ledger[action.ref] += 1
-        await self.reached("applied")
+        await self.at_point("applied")
         if fault == "after":
-            raise Unknown(Problem.TIMED_OUT)
+            raise AmbiguousError(Problem.TIMED_OUT)
         return f"theirs-{action.ref}"
 
     async def look_up(self, action: Action) -> Literal["applied", "absent", "unknowable"]:
-        self.looked.append((action.ref, self.now()))
-        await self.reached("looking")
-        if self.look_faults:
-            raise self.look_faults.popleft()
-        if not self.remembers:
+        self.lookups.append((action.ref, self.now()))
+        await self.at_point("looking")
+        if self.lookup_faults:
+            raise self.lookup_faults.popleft()
+        if not self.supports_lookup:
             return "unknowable"
         return "applied" if self.ledger[action.ref] else "absent"
 
 
-class Watched(SqlActions):
+class InstrumentedQueue(SqlActions):
     """The queue, telling where it stands."""
 
-    reached: Callable[[str], Awaitable[None]] = staticmethod(_go_on)
+    at_point: Callable[[str], Awaitable[None]] = staticmethod(_no_op)
 
-    async def add(self, calls: Sequence[Call]) -> Sequence[Added | Conflict]:
-        await self.reached("taken")
-        answers = await super().add(calls)
-        await self.reached("stored")
+    async def add(self, batches: Sequence[ActionBatch]) -> Sequence[ActionReceipt | Conflict]:
+        await self.at_point("taken")
+        answers = await super().add(batches)
+        await self.at_point("stored")
         return answers
 
     async def claim(self, *args: Any, **how: Any) -> Claim | None:
         claim = await super().claim(*args, **how)
-        await self.reached("claimed")
+        await self.at_point("claimed")
         return claim
 
     async def settle(self, claim: Claim, outcomes: Sequence[Outcome], **how: Any) -> int:
-        await self.reached("answered")
+        await self.at_point("answered")
         changed = await super().settle(claim, outcomes, **how)
-        await self.reached("settled")
+        await self.at_point("settled")
         return changed
 
 
@@ -156,33 +146,35 @@ class Rig:
         metadata.create_all(self.engine)
         self.starts = 0
         self.store: SqlStore
-        self.queue: Watched
+        self.queue: InstrumentedQueue
         self.lane: Lane
         self.lease: Lease
-        self.door: FlowDoor
+        self.endpoint: FlowEndpoint
         self.dispatcher: Dispatcher[Action]
         self._outside: set[asyncio.Task[Any]] = set()
 
-    async def start(self, reached: Callable[[str], Awaitable[None]] = _go_on) -> None:
+    async def start(self, at_point: Callable[[str], Awaitable[None]] = _no_op) -> None:
         self._outside = asyncio.all_tasks()
         self.database = InlineDatabase(self.engine)
         self.store = store = SqlStore("sqlite://", self.database)
-        self.queue = store.actions = queue = Watched(self.database)
-        queue.reached = self.platform.reached = reached
+        self.queue = store.actions = queue = InstrumentedQueue(self.database)
+        queue.at_point = self.platform.at_point = at_point
         self.starts += 1
         now, us, before = self.clock.now(), f"us{self.starts}", f"us{self.starts - 1}"
-        fence = await store.leases.acquire("store", us, now=now, ttl=_FOREVER, gone=before)
+        fence = await store.leases.acquire("store", us, now=now, ttl=_FOREVER, dead_holder=before)
         assert isinstance(fence, Fence)
         await queue.recover(fence, now=now)
         self.lease = Lease(fence)
         self.lane = await store.lanes.ensure("acme", "fake", "action")
-        queue.look_up_at(self.lane.id, self.how.get("look_ups", LOOK_UPS))
+        queue.set_lookup_delays(self.lane.id, self.how.get("look_ups", LOOK_UPS))
         self.dispatcher = self._dispatcher(queue)
-        self.door = self._door(queue)
-        clerk = Clerk(self.lane, queue, store.approvals, self.clock, released=self.dispatcher.wake)
-        self.clerk = clerk
+        self.endpoint = self._endpoint(queue)
+        held_worker = HeldActionsWorker(
+            self.lane, queue, store.approvals, self.clock, on_released=self.dispatcher.wake
+        )
+        self.held_worker = held_worker
         self.running = asyncio.create_task(self.dispatcher.run())
-        asyncio.create_task(clerk.run())  # noqa: RUF006
+        asyncio.create_task(held_worker.run())  # noqa: RUF006
 
     def _dispatcher(self, queue: SqlActions) -> Dispatcher[Action]:
         async def address_of(id: str) -> str | None:
@@ -216,24 +208,28 @@ class Rig:
             policy=Policy(retry_base=0.1, retry_max=0.5),
         )
 
-    def _door(self, queue: SqlActions) -> FlowDoor:
-        return FlowDoor(
+    def _endpoint(self, queue: SqlActions) -> FlowEndpoint:
+        return FlowEndpoint(
             self.lane,
-            routes=routes_of(frozenset({"adjust", "push"})),
+            routes=routes_for(frozenset({"adjust", "push"})),
             secrets=self.how.get("secrets", [SECRET, "next-secret"]),
-            rules=Rules(10_000, 25 * _HOUR, 400 * 24 * _HOUR),
+            rules=ActionRules(10_000, 25 * _HOUR, 400 * 24 * _HOUR),
             caps=self.caps,
             queue=queue,
             clock=self.clock,
             metrics=self.metrics,
-            arrived=self.dispatcher.wake,
+            on_accepted=self.dispatcher.wake,
         )
 
-    async def ask(self, *keys: str, email: str = "ana@example.com", amount: int = 10) -> Added:
+    async def send(
+        self, *keys: str, email: str = "ana@example.com", amount: int = 10
+    ) -> ActionReceipt:
         """One call with an adjustment by each key."""
         action = Action("increase", email=email, amount=amount, reason="r")
-        answer = await self.door.take("flow", [Asked(action, "r", key) for key in keys])
-        assert isinstance(answer, Added)
+        answer = await self.endpoint.submit(
+            "flow", [ActionRequest(action, "r", key) for key in keys]
+        )
+        assert isinstance(answer, ActionReceipt)
         await self.after(0.0)
         return answer
 
@@ -243,18 +239,18 @@ class Rig:
     async def kill(self) -> None:
         """As `kill -9`: what is in flight is cut off and nothing is settled."""
         self.database.dead = True
-        self.queue.reached = self.platform.reached = _go_on
+        self.queue.at_point = self.platform.at_point = _no_op
         ours = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
         for task in ours:
             task.cancel()
         await asyncio.gather(*ours, return_exceptions=True)
 
-    async def deeds(self) -> list[Deed]:
+    async def all_actions(self) -> list[ActionView]:
         found = await self.store.actions.find(limit=100_000)
         return sorted(found, key=lambda deed: deed.id)
 
     async def states(self) -> list[str]:
-        return [deed.state for deed in await self.deeds()]
+        return [deed.state for deed in await self.all_actions()]
 
 
 @pytest.fixture
@@ -280,7 +276,7 @@ async def rig(make_rig: Callable[..., Rig]) -> Rig:
 
 
 @pytest.fixture(autouse=True)
-def quiet(silence: None) -> None: ...
+def mute_logs(silenced_logs: None) -> None: ...
 
 
 __all__ = ["LOOK_UPS", "SECRET", "Millis", "Platform", "Rig"]

@@ -11,37 +11,35 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from connector.domain.actions import (
-    Caps,
-)
+from connector.domain.actions import Caps
 from connector.domain.errors import Problem, StoreError
-from connector.service import Line
-from connector.web.flows import Flows
+from connector.service import ConnectionRuntime
+from connector.web.flows import FlowApp
 from connector.web.server import application
 from connector.web.throttle import Throttle
 
 from .conftest import SECRET, Rig
 
 INCREASE = "/flows/acme/balance/increase"
-GOOD = {"api-key": SECRET}
+VALID_HEADERS = {"api-key": SECRET}
 BODY = [{"email": "ana@example.com", "amount": 100, "reason": "Welcome"}]
 
 
-class Door:
+class FlowServer:
     """The doors of a daemon whose lane does not run."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.closed: Problem | None = None
         self.peer = "203.0.113.7"
-        self.lines: dict[str, Line] = {}
-        self.flows = Flows(self.lines.get, rig.clock, rig.metrics, closed=lambda: self.closed)
+        self.runtimes: dict[str, ConnectionRuntime] = {}
+        self.flows = FlowApp(self.runtimes.get, rig.clock, rig.metrics, closed=lambda: self.closed)
 
-    def connect(self, name: str = "acme", *, enabled: bool = True) -> Line:
-        line = Line(name, "Fake", enabled, "v1", None, [], [])
-        line.flows = self.rig.door
-        self.lines[name] = line
-        return line
+    def connect(self, name: str = "acme", *, enabled: bool = True) -> ConnectionRuntime:
+        runtime = ConnectionRuntime(name, "Fake", enabled, "v1", None, [], [])
+        runtime.flow_endpoint = self.rig.endpoint
+        self.runtimes[name] = runtime
+        return runtime
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["client"] = (self.peer, 4711)
@@ -57,17 +55,17 @@ class Door:
 
 
 @pytest.fixture
-async def door(make_rig: Callable[..., Rig]) -> Door:
+async def door(make_rig: Callable[..., Rig]) -> FlowServer:
     rig = make_rig(caps=Caps(per_person=2))
     await rig.start()
     rig.running.cancel()
-    made = Door(rig)
+    made = FlowServer(rig)
     made.connect()
     return made
 
 
 @pytest.fixture
-async def http(door: Door) -> AsyncIterator[httpx.AsyncClient]:
+async def http(door: FlowServer) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(door.app), base_url="http://connector.test"
     ) as caller:
@@ -77,11 +75,13 @@ async def http(door: Door) -> AsyncIterator[httpx.AsyncClient]:
 # ── taken ────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_call_is_answered_once_it_is_stored(door: Door, http: httpx.AsyncClient) -> None:
-    answer = await http.post(INCREASE, json=BODY, headers=GOOD)
+async def test_a_call_is_answered_once_it_is_stored(
+    door: FlowServer, http: httpx.AsyncClient
+) -> None:
+    answer = await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)
     assert answer.status_code == 202
     assert answer.json() == {"accepted": 1, "duplicates": 0, "held": 0}
-    again = await http.post(INCREASE, json=BODY[0], headers=GOOD)
+    again = await http.post(INCREASE, json=BODY[0], headers=VALID_HEADERS)
     assert again.json() == {"accepted": 0, "duplicates": 1, "held": 0}
     assert await door.rig.states() == ["waiting"]
 
@@ -95,34 +95,36 @@ async def test_a_call_is_answered_once_it_is_stored(door: Door, http: httpx.Asyn
         {"authorization": f"bearer {SECRET}", "api-key": "wrong"},
     ],
 )
-async def test_any_secret_in_force_lets_in(
+async def test_any_current_secret_authorizes(
     http: httpx.AsyncClient, headers: dict[str, str]
 ) -> None:
     assert (await http.post(INCREASE, json=BODY, headers=headers)).status_code == 202
 
 
-async def test_what_a_cap_holds_is_counted_as_held(door: Door, http: httpx.AsyncClient) -> None:
+async def test_actions_held_by_a_cap_are_counted_as_held(
+    door: FlowServer, http: httpx.AsyncClient
+) -> None:
     items = [BODY[0] | {"idempotency_key": str(n)} for n in range(3)]
-    answer = await http.post(INCREASE, json=items, headers=GOOD)
+    answer = await http.post(INCREASE, json=items, headers=VALID_HEADERS)
     assert answer.json() == {"accepted": 2, "duplicates": 0, "held": 1}
     said = door.rig.metrics.render().decode()
     assert 'actions_total{action="increase",connection="acme",outcome="held"} 1.0' in said
 
 
-async def test_three_at_the_same_instant_have_one_effect(
-    door: Door, http: httpx.AsyncClient
+async def test_three_concurrent_duplicates_have_one_effect(
+    door: FlowServer, http: httpx.AsyncClient
 ) -> None:
     answers = await asyncio.gather(
-        *(http.post(INCREASE, json=BODY, headers=GOOD) for _ in range(3))
+        *(http.post(INCREASE, json=BODY, headers=VALID_HEADERS) for _ in range(3))
     )
     assert {a.status_code for a in answers} == {202}
     assert sorted(a.json()["accepted"] for a in answers) == [0, 0, 1]
-    assert len(await door.rig.deeds()) == 1
+    assert len(await door.rig.all_actions()) == 1
 
 
-async def test_a_paused_connection_accepts(door: Door, http: httpx.AsyncClient) -> None:
+async def test_a_paused_connection_accepts(door: FlowServer, http: httpx.AsyncClient) -> None:
     await door.rig.dispatcher.pause()
-    assert (await http.post(INCREASE, json=BODY, headers=GOOD)).status_code == 202
+    assert (await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)).status_code == 202
 
 
 # ── refused ──────────────────────────────────────────────────────────────────────────────────────
@@ -141,38 +143,40 @@ async def test_a_paused_connection_accepts(door: Door, http: httpx.AsyncClient) 
     ],
 )
 async def test_without_a_good_secret_it_is_401(
-    door: Door, http: httpx.AsyncClient, headers: dict[str, str]
+    door: FlowServer, http: httpx.AsyncClient, headers: dict[str, str]
 ) -> None:
     raw = [(k.encode(), v.encode("latin-1")) for k, v in headers.items()]
     answer = await http.post(INCREASE, json=BODY, headers=raw)
     assert (answer.status_code, answer.json()["problem"]) == (401, "A401")
     assert door.refused() == {"flow_secret": 1}
-    assert not await door.rig.deeds()
+    assert not await door.rig.all_actions()
 
 
 @pytest.mark.parametrize("secrets", [[], [""]])
-async def test_a_connection_without_secrets_lets_nobody_in(
+async def test_a_connection_without_secrets_rejects_every_request(
     make_rig: Callable[..., Rig], secrets: list[str]
 ) -> None:
     rig = make_rig(secrets=secrets)
     await rig.start()
-    for headers in ({}, {"api-key": ""}, {"authorization": "Bearer "}, GOOD):
-        assert not rig.door.admits(headers)
+    for headers in ({}, {"api-key": ""}, {"authorization": "Bearer "}, VALID_HEADERS):
+        assert not rig.endpoint.is_authorized(headers)
 
 
 async def test_an_unreadable_call_is_400_naming_item_and_field(
-    door: Door, http: httpx.AsyncClient
+    door: FlowServer, http: httpx.AsyncClient
 ) -> None:
     bad = [*BODY, BODY[0] | {"amount": "many"}]
-    answer = await http.post(INCREASE, json=bad, headers=GOOD)
+    answer = await http.post(INCREASE, json=bad, headers=VALID_HEADERS)
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("item 2: amount: ")
     assert answer.json()["problem"] == "A400"
-    assert not await door.rig.deeds()
+    assert not await door.rig.all_actions()
 
 
-async def test_a_key_with_other_content_is_409(door: Door, http: httpx.AsyncClient) -> None:
-    headers = GOOD | {"idempotency-key": "k"}
+async def test_a_key_with_different_content_is_409(
+    door: FlowServer, http: httpx.AsyncClient
+) -> None:
+    headers = VALID_HEADERS | {"idempotency-key": "k"}
     await http.post(INCREASE, json=BODY, headers=headers)
     answer = await http.post(INCREASE, json=[BODY[0] | {"amount": 1}], headers=headers)
     assert (answer.status_code, answer.json()["problem"]) == (409, "A409")
@@ -182,56 +186,58 @@ async def test_a_key_with_other_content_is_409(door: Door, http: httpx.AsyncClie
 async def test_a_route_that_is_not_offered_is_404_naming_those_that_are(
     http: httpx.AsyncClient,
 ) -> None:
-    answer = await http.post("/flows/acme/balance/double", json=BODY, headers=GOOD)
+    answer = await http.post("/flows/acme/balance/double", json=BODY, headers=VALID_HEADERS)
     assert answer.status_code == 404
     for route in ("balance/increase", "balance/decrease", "points/adjust", "push"):
         assert f"/flows/acme/{route}" in answer.json()["detail"]
-    assert (await http.post("/flows/nobody/push", json={}, headers=GOOD)).status_code == 404
+    assert (
+        await http.post("/flows/nobody/push", json={}, headers=VALID_HEADERS)
+    ).status_code == 404
 
 
-async def test_only_posts_are_calls_and_a_body_is_bounded(
-    door: Door, http: httpx.AsyncClient
+async def test_only_post_is_accepted_and_the_body_size_is_bounded(
+    door: FlowServer, http: httpx.AsyncClient
 ) -> None:
-    assert (await http.get(INCREASE, headers=GOOD)).status_code == 405
-    big = await http.post(INCREASE, content=b" " * 1_048_577, headers=GOOD)
+    assert (await http.get(INCREASE, headers=VALID_HEADERS)).status_code == 405
+    big = await http.post(INCREASE, content=b" " * 1_048_577, headers=VALID_HEADERS)
     assert (big.status_code, door.refused()) == (413, {"too_large": 1})
 
 
 # ── our trouble ──────────────────────────────────────────────────────────────────────────────────
 
 
-async def disabled(door: Door) -> None:
+async def disabled(door: FlowServer) -> None:
     door.connect(enabled=False)
 
 
-async def module_off(door: Door) -> None:
-    door.rig.door.on = False
+async def module_off(door: FlowServer) -> None:
+    door.rig.endpoint.on = False
 
 
-async def disk_low(door: Door) -> None:
+async def disk_low(door: FlowServer) -> None:
     door.closed = Problem.DISK_LOW
 
 
-async def broken(door: Door) -> None:
+async def broken(door: FlowServer) -> None:
     async def fail(work: Any) -> Any:
         raise StoreError(Problem.STORE_UNAVAILABLE, "ana@example.com")
 
     door.rig.database.write = fail  # type: ignore[method-assign]
 
 
-async def unexpected(door: Door) -> None:
+async def unexpected(door: FlowServer) -> None:
     async def fail(work: Any) -> Any:
         raise RuntimeError("ours")
 
     door.rig.database.write = fail  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("trouble", [disabled, module_off, disk_low, broken, unexpected])
-async def test_our_trouble_is_503_with_a_time_to_come_back(
-    door: Door, http: httpx.AsyncClient, trouble: Callable[[Door], Any]
+@pytest.mark.parametrize("make_failure", [disabled, module_off, disk_low, broken, unexpected])
+async def test_an_internal_failure_is_503_with_retry_after(
+    door: FlowServer, http: httpx.AsyncClient, make_failure: Callable[[FlowServer], Any]
 ) -> None:
-    await trouble(door)
-    answer = await http.post(INCREASE, json=BODY, headers=GOOD)
+    await make_failure(door)
+    answer = await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert "ana@" not in answer.text
     wrong = await http.post(INCREASE, json=BODY, headers={"api-key": "wrong"})
@@ -246,23 +252,25 @@ async def _wrong(http: httpx.AsyncClient, **headers: str) -> int:
     return (await http.post(INCREASE, json=BODY, headers=headers)).status_code
 
 
-async def test_many_failures_are_throttled_by_address(door: Door, http: httpx.AsyncClient) -> None:
+async def test_repeated_failures_are_throttled_by_ip_address(
+    door: FlowServer, http: httpx.AsyncClient
+) -> None:
     assert [await _wrong(http) for _ in range(21)] == [401] * 20 + [429]
-    held = await http.post(INCREASE, json=BODY, headers=GOOD)
+    held = await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)
     assert (held.status_code, held.json()["problem"]) == (429, "A429")
     assert held.headers["retry-after"] == "1"
     door.peer = "203.0.113.8"
-    assert (await http.post(INCREASE, json=BODY, headers=GOOD)).status_code == 202
+    assert (await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)).status_code == 202
     door.peer = "203.0.113.7"
     door.rig.clock.move(1.0)
-    assert (await http.post(INCREASE, json=BODY, headers=GOOD)).status_code == 202
+    assert (await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)).status_code == 202
     assert await _wrong(http) == 401
     assert await _wrong(http) == 429
     assert door.refused() == {"flow_secret": 21, "throttled": 3}
 
 
-async def test_behind_our_proxy_the_caller_is_whom_it_names_last(
-    door: Door, http: httpx.AsyncClient
+async def test_behind_a_trusted_proxy_the_caller_is_the_last_forwarded_address(
+    door: FlowServer, http: httpx.AsyncClient
 ) -> None:
     door.peer = "127.0.0.1"
     for _ in range(20):
@@ -273,7 +281,7 @@ async def test_behind_our_proxy_the_caller_is_whom_it_names_last(
     assert await _wrong(http, **{"x-forwarded-for": "198.51.100.1"}) == 429
 
 
-async def test_an_ipv6_network_is_one_caller(door: Door, http: httpx.AsyncClient) -> None:
+async def test_an_ipv6_network_is_one_caller(door: FlowServer, http: httpx.AsyncClient) -> None:
     for number in range(20):
         door.peer = f"2001:db8::{number:x}"
         await _wrong(http)
@@ -283,7 +291,7 @@ async def test_an_ipv6_network_is_one_caller(door: Door, http: httpx.AsyncClient
     assert await _wrong(http) == 401
 
 
-async def test_only_so_many_addresses_are_remembered(rig: Rig) -> None:
+async def test_the_number_of_tracked_addresses_is_bounded(rig: Rig) -> None:
     throttle = Throttle(rig.clock, burst=1)
     for number in range(5_000):
         throttle.failed(str(number))

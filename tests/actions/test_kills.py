@@ -11,11 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from connector.domain.actions import (
-    Action,
-    Added,
-    Asked,
-)
+from connector.domain.actions import Action, ActionReceipt, ActionRequest
 
 from .conftest import Fault, Platform, Rig
 
@@ -37,19 +33,19 @@ _MINUTE, _HOUR = 60.0, 3600.0
 
 
 @dataclass
-class Killer:
+class KillSwitch:
     """Kills when a point is reached for the n-th time."""
 
     point: str
     count: int
-    dying: asyncio.Event = field(default_factory=asyncio.Event)
+    triggered: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def reached(self, point: str) -> None:
+    async def at_point(self, point: str) -> None:
         if point == self.point:
             self.count -= 1
         if self.count <= 0:
-            self.dying.set()
-        if self.dying.is_set():
+            self.triggered.set()
+        if self.triggered.is_set():
             await asyncio.Event().wait()  # nothing more is done in this life
 
 
@@ -58,113 +54,113 @@ class Campaign:
 
     def __init__(self, rig: Rig, seed: int) -> None:
         self.rig = rig
-        self.chance = random.Random(seed)
-        self.unanswered: list[Asked] = []
-        self.answered: list[Asked] = []
+        self.rng = random.Random(seed)
+        self.unanswered: list[ActionRequest] = []
+        self.answered: list[ActionRequest] = []
         self.killed: Counter[str] = Counter()
         self._number = 0
 
     def fault(self) -> Fault:
-        return self.chance.choices(("", "before", "after", "wait"), (70, 10, 10, 10))[0]
+        return self.rng.choices(("", "before", "after", "wait"), (70, 10, 10, 10))[0]
 
-    def new(self) -> Asked:
+    def new(self) -> ActionRequest:
         self._number += 1
-        email = f"p{self.chance.randrange(_PEOPLE)}@example.com"
+        email = f"p{self.rng.randrange(_PEOPLE)}@example.com"
         action = Action("increase", email=email, amount=1 + self._number, reason="r")
-        return Asked(action, "balance/increase", f"k{self._number}", None)
+        return ActionRequest(action, "balance/increase", f"k{self._number}", None)
 
-    async def post(self, asked: Asked) -> None:
-        if asked not in self.unanswered:
-            self.unanswered.append(asked)
-        answer = await self.rig.door.take("flow", [asked])
-        assert isinstance(answer, Added)
-        self.unanswered.remove(asked)
-        self.answered.append(asked)
+    async def post(self, request: ActionRequest) -> None:
+        if request not in self.unanswered:
+            self.unanswered.append(request)
+        answer = await self.rig.endpoint.submit("flow", [request])
+        assert isinstance(answer, ActionReceipt)
+        self.unanswered.remove(request)
+        self.answered.append(request)
 
-    async def life(self, point: str) -> None:
+    async def run_until_killed(self, point: str) -> None:
         """One life of the daemon, ended at this point if it is reached."""
-        killer = Killer(point, self.chance.randint(1, 3))
-        await self.rig.start(killer.reached)
+        killer = KillSwitch(point, self.rng.randint(1, 3))
+        await self.rig.start(killer.at_point)
         posts = [asyncio.create_task(self.post(a)) for a in [*self.unanswered]]
         posts += [asyncio.create_task(self.post(self.new())) for _ in range(3)]
         if self.answered:
             posts.append(asyncio.create_task(self.repeat()))
         for _ in range(6):
-            if killer.dying.is_set():
+            if killer.triggered.is_set():
                 break
-            await self.rig.after(self.chance.choice((0.2, 5.0, 70.0, 620.0)))
-        if killer.dying.is_set():
+            await self.rig.after(self.rng.choice((0.2, 5.0, 70.0, 620.0)))
+        if killer.triggered.is_set():
             self.killed[point] += 1
         await self.rig.kill()
         for post in posts:
             post.cancel()
         await asyncio.gather(*posts, return_exceptions=True)
-        self.rig.clock.move(self.chance.choice((1.0, 40 * _MINUTE, 20 * _HOUR)))
+        self.rig.clock.move(self.rng.choice((1.0, 40 * _MINUTE, 20 * _HOUR)))
 
     async def repeat(self) -> None:
         """Klaviyo repeats what was answered already: the answer never reached it."""
-        answer = await self.rig.door.take("flow", [self.chance.choice(self.answered)])
-        assert answer == Added(0, 1, 0)
+        answer = await self.rig.endpoint.submit("flow", [self.rng.choice(self.answered)])
+        assert answer == ActionReceipt(0, 1, 0)
 
-    async def rest(self) -> None:
+    async def run_until_settled(self) -> None:
         """A life without trouble, until nothing is left to do."""
-        self.rig.platform.otherwise = lambda: ""
+        self.rig.platform.default_fault = lambda: ""
         await self.rig.start()
-        for asked in [*self.unanswered]:
-            await self.post(asked)
-        while {deed.problem for deed in await self.rig.deeds() if not deed.settled_at}:
+        for request in [*self.unanswered]:
+            await self.post(request)
+        while {deed.problem for deed in await self.rig.all_actions() if not deed.settled_at}:
             await self.rig.after(700.0)
 
 
-async def survive(rig: Rig, kills: int, seed: int) -> tuple[Campaign, int]:
+async def run_with_kills(rig: Rig, kills: int, seed: int) -> tuple[Campaign, int]:
     """(the campaign, how many were parked). Every call is applied exactly once or parked."""
     campaign = Campaign(rig, seed)
-    rig.platform.otherwise = campaign.fault
-    lives = 0
+    rig.platform.default_fault = campaign.fault
+    runs = 0
     while sum(campaign.killed.values()) < kills:
-        await campaign.life(POINTS[lives % len(POINTS)])
-        lives += 1
-        assert lives < kills * 4
-    await campaign.rest()
-    deeds = await rig.deeds()
-    assert len(deeds) == len(campaign.answered)
-    assert {deed.state for deed in deeds} <= {"applied", "uncertain"}
+        await campaign.run_until_killed(POINTS[runs % len(POINTS)])
+        runs += 1
+        assert runs < kills * 4
+    await campaign.run_until_settled()
+    all_actions = await rig.all_actions()
+    assert len(all_actions) == len(campaign.answered)
+    assert {deed.state for deed in all_actions} <= {"applied", "uncertain"}
     applied = rig.platform.ledger
     assert max(applied.values()) == 1
-    for deed in deeds:
+    for deed in all_actions:
         if deed.state == "applied":
-            assert applied[deed.ours] == 1, deed
+            assert applied[deed.ref] == 1, deed
         else:
-            assert (deed.problem, applied[deed.ours] <= 1) == ("A10", True)
-    assert set(applied) <= {deed.ours for deed in deeds}
-    return campaign, sum(deed.state == "uncertain" for deed in deeds)
+            assert (deed.problem, applied[deed.ref] <= 1) == ("A10", True)
+    assert set(applied) <= {deed.ref for deed in all_actions}
+    return campaign, sum(deed.state == "uncertain" for deed in all_actions)
 
 
-@pytest.mark.parametrize("remembers", [True, False], ids=["looks up", "cannot look up"])
-async def test_killed_anywhere_every_action_is_applied_once_or_waits_for_a_person(
-    make_rig: Callable[..., Rig], remembers: bool
+@pytest.mark.parametrize("supports_lookup", [True, False], ids=["looks up", "cannot look up"])
+async def test_after_a_kill_anywhere_every_action_is_applied_once_or_parked(
+    make_rig: Callable[..., Rig], supports_lookup: bool
 ) -> None:
-    rig = make_rig(Platform(remembers=remembers))
-    campaign, parked = await survive(rig, kills=16, seed=1)
-    points = set(POINTS) - (set() if remembers else {"looking"})
+    rig = make_rig(Platform(supports_lookup=supports_lookup))
+    campaign, parked = await run_with_kills(rig, kills=16, seed=1)
+    points = set(POINTS) - (set() if supports_lookup else {"looking"})
     assert points <= set(campaign.killed)
-    if not remembers:
+    if not supports_lookup:
         assert parked > 0
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("remembers", [True, False], ids=["looks up", "cannot look up"])
+@pytest.mark.parametrize("supports_lookup", [True, False], ids=["looks up", "cannot look up"])
 async def test_three_hundred_kills(
-    make_rig: Callable[..., Rig], remembers: bool, capsys: pytest.CaptureFixture[str]
+    make_rig: Callable[..., Rig], supports_lookup: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rig = make_rig(Platform(remembers=remembers))
-    campaign, parked = await survive(rig, kills=300, seed=7)
+    rig = make_rig(Platform(supports_lookup=supports_lookup))
+    campaign, parked = await run_with_kills(rig, kills=300, seed=7)
     with capsys.disabled():
         print(
-            f"\n300 kills ({'looked up' if remembers else 'nothing to look up'}): "
+            f"\n300 kills ({'looked up' if supports_lookup else 'nothing to look up'}): "
             f"{len(campaign.answered)} actions, {len(rig.platform.sent)} sends, "
-            f"{len(rig.platform.looked)} look-ups, {parked} parked, "
+            f"{len(rig.platform.lookups)} look-ups, {parked} parked, "
             f"{sum(n > 1 for n in rig.platform.ledger.values())} doubled; "
             f"by point {dict(sorted(campaign.killed.items()))}"
         )

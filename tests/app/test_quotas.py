@@ -9,31 +9,29 @@ from typing import Any
 
 import pytest
 
-from connector.app.wiring.quotas import Quotas
-from connector.domain.lanes import (
-    Spend,
-)
-from connector.net.rate_limit import Governor, Limit
+from connector.app.wiring.limiters import RateLimiters
+from connector.domain.lanes import QuotaUsage
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.runtime.metrics import Metrics
 from connector.testing.fakes.clock import FakeClock
 
 LIMITS = {"events": Limit(10, 100)}
 
 
-async def test_the_quota_of_one_account_is_one_however_many_ask_at_once() -> None:
+async def test_concurrent_callers_of_one_account_share_one_quota() -> None:
     asked = 0
 
-    async def spent(*, since_second: int) -> list[Spend]:
+    async def spent(*, since_second: int) -> list[QuotaUsage]:
         nonlocal asked
         asked += 1
         await asyncio.sleep(0)
         return []
 
-    store: Any = SimpleNamespace(memory=SimpleNamespace(spent=spent))
-    quotas = Quotas(store, FakeClock(), Metrics("test"))
+    store: Any = SimpleNamespace(facts=SimpleNamespace(usage_since=spent))
+    limiters = RateLimiters(store, FakeClock(), Metrics("test"))
     shares = {"a": 0.5, "b": 0.2, "c": 0.9}
     made = await asyncio.gather(
-        *(quotas.of("K", LIMITS, connection=name, share=share) for name, share in shares.items())
+        *(limiters.of("K", LIMITS, connection=name, share=share) for name, share in shares.items())
     )
     assert asked > 1, "they did not ask at the same time"
     assert len({id(governor) for governor in made}) == 1
@@ -47,36 +45,36 @@ class Slow:
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
-        self.most = 0
+        self.max_concurrent = 0
         self._counts: dict[int, int] = {}
 
     async def call(self, takes: float) -> None:
         await self._clock.sleep(takes)
         second = int(self._clock.monotonic())
         self._counts[second] = self._counts.get(second, 0) + 1
-        self.most = max(self.most, self._counts[second])
+        self.max_concurrent = max(self.max_concurrent, self._counts[second])
 
 
 @pytest.mark.parametrize("apart", [True, False])
-async def test_calls_that_go_apart_never_arrive_together(apart: bool) -> None:
+async def test_spaced_requests_never_arrive_together(apart: bool) -> None:
     clock = FakeClock()
-    governor = Governor("K", {"x": Limit(5, 300)}, clock=clock, share=1.0)
-    far, pick = Slow(clock), random.Random(3)
+    governor = RateLimiter("K", {"x": Limit(5, 300)}, clock=clock, share=1.0)
+    server, rng = Slow(clock), random.Random(3)
 
     async def one() -> None:
         while not (grant := governor.reserve("x", 1)).count:
             await clock.sleep(grant.wait)
-        takes = pick.choice((0.01, 0.05, 0.9, 2.5))
+        takes = rng.choice((0.01, 0.05, 0.9, 2.5))
         if not apart:
-            return await far.call(takes)
-        async with governor.apart("x"):
-            await far.call(takes)
+            return await server.call(takes)
+        async with governor.spacing("x"):
+            await server.call(takes)
 
     calls = [asyncio.create_task(one()) for _ in range(100)]
     began = clock.monotonic()
     while not all(call.done() for call in calls):
         await clock.advance(0.05)
     # Without it the same way passes the limit: the test would see it.
-    assert (far.most <= 5) == apart
+    assert (server.max_concurrent <= 5) == apart
     if apart:
         assert clock.monotonic() - began < 100 / 5 * 4

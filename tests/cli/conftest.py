@@ -23,11 +23,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from connector import cli
-from connector.domain.records import (
-    Appended,
-    Page,
-    Record,
-)
+from connector.domain.records import Appended, Page, Record
 from connector.runtime.clock import SystemClock
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
 from connector.store.sql import open_store
@@ -140,7 +136,7 @@ def platforms() -> Iterator[Platforms]:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CommandResult:
     """What a command answered."""
 
     code: int
@@ -205,7 +201,7 @@ class Folder:
                 process.kill()
                 process.communicate()
 
-    def take_in(self, *emails: str | None) -> Appended:
+    def ingest(self, *emails: str | None) -> Appended:
         """Put one record for each address into the store, as intake does it."""
 
         async def work() -> Appended:
@@ -272,7 +268,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, platforms: Platforms) -> It
 
 # ── the command line in this process ─────────────────────────────────────────────────────────────
 
-Call = Callable[..., Said]
+Call = Callable[..., CommandResult]
 
 
 @pytest.fixture
@@ -283,7 +279,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.delenv("CONNECTOR_CONFIG", raising=False)
 
-    def run(*args: str, at: Path | Folder | None = None) -> Said:
+    def run(*args: str, at: Path | Folder | None = None) -> CommandResult:
         if at is not None:
             monkeypatch.chdir(at.path if isinstance(at, Folder) else at)
         monkeypatch.setattr(sys, "argv", ["connector", *args])
@@ -291,11 +287,13 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit) as end:
             cli.main()
         code = end.value.code
-        return Said(code if isinstance(code, int) else int(code is not None), *capfd.readouterr())
+        return CommandResult(
+            code if isinstance(code, int) else int(code is not None), *capfd.readouterr()
+        )
 
     return run
 
 
 @pytest.fixture(autouse=True)
-def as_before(logging_as_before: None) -> None:
+def restore_logging(restore_logging_config: None) -> None:
     """A command configures logging."""

@@ -40,7 +40,7 @@ def test_without_a_daemon_the_command_does_the_work(call: Call, folder: Folder) 
     assert summary(again.out) == {"unchanged": 3}
 
 
-def test_beside_a_daemon_it_is_ordered_followed_and_stopped(call: Call, daemon: Folder) -> None:
+def test_beside_a_daemon_it_is_started_followed_and_stopped(call: Call, daemon: Folder) -> None:
     klaviyo = daemon.platforms.klaviyo
     flow = klaviyo.flows.add(
         "Now gold", "live", "Added to List", klaviyo.make_segment("Gold of the command line")
@@ -77,7 +77,7 @@ def test_beside_a_daemon_it_is_ordered_followed_and_stopped(call: Call, daemon: 
         (("acme", "--stop"), 1, "no backfill of acme is running"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_an_impossible_backfill_is_reported(
     call: Call, folder: Folder, args: tuple[str, ...], code: int, said: str
 ) -> None:
     answer = call("backfill", *args, at=folder)

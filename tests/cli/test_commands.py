@@ -22,10 +22,10 @@ from rich.console import Console
 
 from connector import cli, service
 from connector.domain.errors import StoreError
-from connector.pipeline.lease import LeaseKeeper, holder_name
+from connector.pipeline.lease import LeaseRenewer, holder_name
 from connector.runtime.clock import SystemClock
 from connector.sandbox import KlaviyoSandbox
-from connector.sandbox.demo_platforms import STANDS
+from connector.sandbox.demo_platforms import DEMO_PLATFORMS
 from connector.store.admin import filesystem
 from connector.store.sql import open_store
 from connector.testing.fakes.clock import FakeClock
@@ -63,11 +63,11 @@ def groups() -> list[list[str]]:
 
 def test_no_help_is_cut_off_at_80_columns(call: Call) -> None:
     for words in groups():
-        said = call(*words, "--help")
-        assert said.code == 0
-        _, _, below = said.out.partition("\n")
-        assert not re.search(r"\.\.\.$", below, re.M), f"{words}\n{said.out}"
-        assert all(len(line) <= 80 for line in said.out.splitlines())
+        result = call(*words, "--help")
+        assert result.code == 0
+        _, _, below = result.out.partition("\n")
+        assert not re.search(r"\.\.\.$", below, re.M), f"{words}\n{result.out}"
+        assert all(len(line) <= 80 for line in result.out.splitlines())
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -89,10 +89,10 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
-def test_the_version_is_a_result(call: Call) -> None:
-    said = call("--version")
-    assert (said.code, said.err) == (0, "")
-    assert re.fullmatch(r"connector \d+\.\d+\.\S+\n", said.out)
+def test_the_version_is_printed_to_stdout(call: Call) -> None:
+    result = call("--version")
+    assert (result.code, result.err) == (0, "")
+    assert re.fullmatch(r"connector \d+\.\d+\.\S+\n", result.out)
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_the_version_is_a_result(call: Call) -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_ends_with_2_and_a_word_on_stderr(
+def test_wrong_usage_exits_2_with_a_message_on_stderr(
     call: Call, folder: Folder, words: list[str]
 ) -> None:
-    said = call(*words, at=folder)
-    assert (said.code, said.out) == (2, "")
-    assert said.err
-    assert "Traceback" not in said.err
+    result = call(*words, at=folder)
+    assert (result.code, result.out) == (2, "")
+    assert result.err
+    assert "Traceback" not in result.err
 
 
 # ── init and check ───────────────────────────────────────────────────────────────────────────────
@@ -125,8 +125,8 @@ def test_wrong_usage_ends_with_2_and_a_word_on_stderr(
 def test_init_writes_a_folder_that_passes_an_offline_check_once_its_secrets_are_filled(
     call: Call, tmp_path: Path
 ) -> None:
-    said = call("init", at=tmp_path)
-    assert (said.code, said.err) == (0, "")
+    result = call("init", at=tmp_path)
+    assert (result.code, result.err) == (0, "")
     env = tmp_path / ".env"
     assert stat.S_IMODE(env.stat().st_mode) == 0o600
 
@@ -170,10 +170,10 @@ def test_init_makes_new_secrets_each_time_and_prints_none(call: Call, tmp_path: 
     seen = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        said = call("init", at=tmp_path / name)
+        result = call("init", at=tmp_path / name)
         filled = re.findall(r"^\w+=(.+)$", (tmp_path / name / ".env").read_text(), re.M)
         assert filled
-        assert not [secret for secret in filled if secret in said.out]
+        assert not [secret for secret in filled if secret in result.out]
         seen += filled
     assert len(set(seen)) == len(seen)
 
@@ -186,18 +186,16 @@ def test_what_init_writes_names_only_commands_that_exist(call: Call, tmp_path: P
     assert not re.search(r"\bconsole\b(?! \|)", re.sub(r"# format.*", "", text))
 
 
-def test_init_for_an_unknown_platform_is_a_fault_that_names_the_known(
+def test_init_for_an_unknown_platform_is_a_fault_that_names_the_known_ones(
     call: Call, tmp_path: Path
 ) -> None:
-    said = call("init", "--source", "nobody", at=tmp_path)
-    assert (said.code, said.out) == (2, "")
-    assert "jericommerce" in said.err
+    result = call("init", "--source", "nobody", at=tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert "jericommerce" in result.err
     assert not files(tmp_path)
 
 
-def test_a_faulty_configuration_prints_every_fault_and_ends_with_2(
-    call: Call, folder: Folder
-) -> None:
+def test_a_faulty_configuration_prints_every_fault_and_exits_2(call: Call, folder: Folder) -> None:
     text = folder.config.read_text()
     for old, new in (
         ('min_free = "1MB"', 'min_free = "much"'),
@@ -207,57 +205,59 @@ def test_a_faulty_configuration_prints_every_fault_and_ends_with_2(
         text = text.replace(old, new)
     folder.config.write_text(text + "\n[serve]\nport = 1\n")
     for words in (["check", "--offline"], ["status"], ["run"], ["config", "show"], ["reload"]):
-        said = call(*words, at=folder)
-        assert (said.code, said.out) == (2, "")
+        result = call(*words, at=folder)
+        assert (result.code, result.out) == (2, "")
         for key in (
             "store.min_free",
             "delivery.probe_every",
             "connections.acme.klaviyo.private_key",
             "serve",
         ):
-            assert re.search(rf"^{re.escape(key)}: found ", said.err, re.M), said.err
+            assert re.search(rf"^{re.escape(key)}: found ", result.err, re.M), result.err
     assert not folder.store.exists()
 
 
-def test_without_a_configuration_it_says_how_to_make_one(call: Call, tmp_path: Path) -> None:
-    said = call("run", at=tmp_path)
-    assert (said.code, said.out) == (2, "")
-    assert "connector init" in said.err
+def test_without_a_configuration_the_message_says_how_to_create_one(
+    call: Call, tmp_path: Path
+) -> None:
+    result = call("run", at=tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert "connector init" in result.err
 
 
-def test_check_asks_klaviyo_and_changes_nothing(call: Call, folder: Folder) -> None:
+def test_check_queries_klaviyo_and_changes_nothing(call: Call, folder: Folder) -> None:
     before = files(folder.path)
-    said = call("check", at=folder)
-    assert said.code == 0, said.out + said.err
-    assert "ok      acme: Klaviyo key: account SANDBX" in said.out
+    result = call("check", at=folder)
+    assert result.code == 0, result.out + result.err
+    assert "ok      acme: Klaviyo key: account SANDBX" in result.out
     assert files(folder.path) == before
 
 
 def test_check_leaves_an_existing_store_as_it_is(call: Call, folder: Folder) -> None:
-    folder.take_in("ana@example.com")
+    folder.ingest("ana@example.com")
     before = files(folder.path)
     assert call("check", at=folder).code == 0
     assert files(folder.path) == before
 
 
-def test_check_ends_with_1_and_the_code_when_klaviyo_refuses_the_key(
+def test_check_exits_1_with_the_code_when_klaviyo_rejects_the_key(
     call: Call, folder: Folder
 ) -> None:
     folder.write(key="pk_somebody_elses")
-    said = call("check", at=folder)
-    assert said.code == 1
-    assert "FAULT   acme: Klaviyo key K401: HTTP 401" in said.out
-    assert "pk_somebody_elses" not in said.out + said.err
+    result = call("check", at=folder)
+    assert result.code == 1
+    assert "FAULT   acme: Klaviyo key K401: HTTP 401" in result.out
+    assert "pk_somebody_elses" not in result.out + result.err
 
 
-def test_check_warns_of_a_store_on_a_file_system_that_forgets(
+def test_check_warns_of_a_store_on_a_volatile_file_system(
     call: Call, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {folder.path} rw - tmpfs tmpfs rw\n"
-    monkeypatch.setattr(filesystem, "read_table", lambda: table)
-    said = call("check", "--offline", at=folder)
-    assert said.code == 0
-    assert f"warning store: {folder.path} is on tmpfs, memory" in said.out
+    monkeypatch.setattr(filesystem, "read_mountinfo", lambda: table)
+    result = call("check", "--offline", at=folder)
+    assert result.code == 0
+    assert f"warning store: {folder.path} is on tmpfs, memory" in result.out
     folder.config.write_text(
         folder.config.read_text().replace(
             "sqlite:///state/cli.db", "postgresql://u:p@localhost:1/d"
@@ -266,81 +266,81 @@ def test_check_warns_of_a_store_on_a_file_system_that_forgets(
     assert "tmpfs" not in call("check", "--offline", at=folder).out
 
 
-def test_check_names_others_who_send_a_metric_of_ours(call: Call, folder: Folder) -> None:
+def test_check_names_other_integrations_that_send_our_metric(call: Call, folder: Folder) -> None:
     foreign = folder.platforms.klaviyo.foreign_metrics
     foreign.extend([("Balance changed", "Shopify"), ("Placed Order", "Shopify")])
     try:
-        said = call("check", at=folder)
+        result = call("check", at=folder)
     finally:
         foreign.clear()
-    assert said.code == 0
-    assert "warning acme: Klaviyo metrics: Shopify sends Balance changed too\n" in said.out
-    assert "Placed Order" not in said.out
+    assert result.code == 0
+    assert "warning acme: Klaviyo metrics: Shopify sends Balance changed too\n" in result.out
+    assert "Placed Order" not in result.out
     assert "Klaviyo metrics" not in call("check", at=folder).out
 
 
-def test_check_says_when_it_may_not_see_who_sends_what(call: Call, folder: Folder) -> None:
+def test_check_reports_a_missing_metrics_scope(call: Call, folder: Folder) -> None:
     folder.platforms.klaviyo.faults.add("metrics", "status", status=403, count=1)
-    said = call("check", at=folder)
-    assert said.code == 0
-    assert "warning acme: Klaviyo metrics K403: metrics:read is missing" in said.out
+    result = call("check", at=folder)
+    assert result.code == 0
+    assert "warning acme: Klaviyo metrics K403: metrics:read is missing" in result.out
 
 
-def test_check_wait_looks_again_until_klaviyo_answers(call: Call, folder: Folder) -> None:
+def test_check_wait_retries_until_klaviyo_responds(call: Call, folder: Folder) -> None:
     folder.platforms.klaviyo.faults.add("accounts", "status", status=503, count=1)
-    said = call("check", "--wait", "1s", at=folder)
-    assert said.code == 0, said.out
+    result = call("check", "--wait", "1s", at=folder)
+    assert result.code == 0, result.out
     assert not folder.platforms.klaviyo.faults
 
 
 def test_check_names_a_faulty_mapping(call: Call, folder: Folder) -> None:
     folder.mapping.write_text("version = 1\nsource = 'jericommerce'\nfly = true\n")
     for words in (["check", "--offline"], ["mappings", "check"]):
-        said = call(*words, at=folder)
-        assert said.code == 1
-        assert re.search(r"FAULT .*mapping jericommerce.toml C20: .*fly", said.out)
+        result = call(*words, at=folder)
+        assert result.code == 1
+        assert re.search(r"FAULT .*mapping jericommerce.toml C20: .*fly", result.out)
 
 
 def test_the_shipped_mapping_passes_its_check(call: Call, folder: Folder) -> None:
-    said = call("mappings", "check", at=folder)
-    assert (said.code, said.err) == (0, "")
-    assert "ok      mapping jericommerce.toml" in said.out
+    result = call("mappings", "check", at=folder)
+    assert (result.code, result.err) == (0, "")
+    assert "ok      mapping jericommerce.toml" in result.out
 
 
 def test_config_show_masks_every_secret(call: Call, folder: Folder) -> None:
-    said = call("config", "show", at=folder)
-    assert said.code == 0
-    assert 'name = "acme"' in said.out
+    result = call("config", "show", at=folder)
+    assert result.code == 0
+    assert 'name = "acme"' in result.out
     for secret in ("pk_sandbox", "jeri_sandbox", "jeri_webhook_secret"):
-        assert secret not in said.out + said.err
+        assert secret not in result.out + result.err
 
 
 @pytest.mark.parametrize("words", [["preview", "nobody", "--record", "connector.toml"]])
-def test_an_unknown_connection_is_named_beside_the_known(
+def test_an_unknown_connection_is_reported_with_the_known_ones(
     call: Call, folder: Folder, words: list[str]
 ) -> None:
-    said = call(*words, at=folder)
-    assert (said.code, said.out) == (2, "")
-    assert "nobody" in said.err
-    assert "acme" in said.err
+    result = call(*words, at=folder)
+    assert (result.code, result.out) == (2, "")
+    assert "nobody" in result.err
+    assert "acme" in result.err
 
 
-def test_preview_of_a_record_that_is_not_readable_ends_with_1(call: Call, folder: Folder) -> None:
+def test_preview_of_an_unreadable_record_exits_1(call: Call, folder: Folder) -> None:
     (folder.path / "record.json").write_text('{"name": "Balance changed", "record": {}}')
-    said = call("preview", "acme", "--record", "record.json", at=folder)
-    assert (said.code, said.out) == (1, "")
-    assert said.err.startswith("W400 ")
+    result = call("preview", "acme", "--record", "record.json", at=folder)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("W400 ")
 
 
 # ── orders and looks without a daemon ────────────────────────────────────────────────────────────
 
 
 def test_pause_status_resume_without_a_daemon(call: Call, folder: Folder) -> None:
-    folder.take_in("ana@example.com")
+    folder.ingest("ana@example.com")
     states = []
     for order in ("pause", "resume"):
-        said = call(order, "acme", at=folder)
-        assert (said.code, said.out) == (0, f"{order}d: acme\n")
+        result = call(order, "acme", at=folder)
+        assert (result.code, result.out) == (0, f"{order}d: acme\n")
         status = json.loads(call("status", "--json").out)
         assert status["holder"] is None
         [lane] = [x for x in status["connections"]["acme"]["lanes"] if x["kind"] == "event"]
@@ -348,29 +348,29 @@ def test_pause_status_resume_without_a_daemon(call: Call, folder: Folder) -> Non
     assert states == [("paused", "L40", 1), ("running", None, 1)]
 
 
-def test_an_order_for_a_connection_that_never_ran_ends_with_1(call: Call, folder: Folder) -> None:
-    said = call("pause", "nobody", at=folder)
-    assert (said.code, said.out) == (1, "")
-    assert "nobody" in said.err
+def test_a_command_for_a_connection_that_never_ran_exits_1(call: Call, folder: Folder) -> None:
+    result = call("pause", "nobody", at=folder)
+    assert (result.code, result.out) == (1, "")
+    assert "nobody" in result.err
 
 
-def test_reload_without_a_daemon_says_so(call: Call, folder: Folder) -> None:
-    said = call("reload", at=folder)
-    assert (said.code, said.out) == (1, "")
-    assert said.err.splitlines()[-1] == "no daemon runs on this store, so nothing to reload"
+def test_reload_without_a_daemon_is_reported(call: Call, folder: Folder) -> None:
+    result = call("reload", at=folder)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines()[-1] == "no daemon runs on this store, so nothing to reload"
 
 
-def test_status_for_a_person_says_who_runs_and_what_waits(call: Call, folder: Folder) -> None:
-    folder.take_in("ana@example.com", None)
-    said = call("status", at=folder)
-    assert said.code == 0
-    assert "nobody: start it with `connector run`" in said.out
-    assert re.search(r"acme +events → klaviyo +running +1 +0 +1 +0 ", said.out)
-    assert "1  held  I10" in said.out
+def test_text_status_shows_the_holder_and_the_backlog(call: Call, folder: Folder) -> None:
+    folder.ingest("ana@example.com", None)
+    result = call("status", at=folder)
+    assert result.code == 0
+    assert "nobody: start it with `connector run`" in result.out
+    assert re.search(r"acme +events → klaviyo +running +1 +0 +1 +0 ", result.out)
+    assert "1  held  I10" in result.out
 
 
-def test_a_retry_says_how_many_still_wait_for_an_address(call: Call, folder: Folder) -> None:
-    folder.take_in("ana@example.com", None, None)
+def test_a_retry_reports_how_many_still_wait_for_an_address(call: Call, folder: Folder) -> None:
+    folder.ingest("ana@example.com", None, None)
     [first, second] = json.loads(call("dead-letters", "list", "--json", at=folder).out)
     assert {first["state"], first["problem"]} == {"held", "I10"}
     for words, waiting in (
@@ -380,12 +380,12 @@ def test_a_retry_says_how_many_still_wait_for_an_address(call: Call, folder: Fol
         ([str(first["id"])], 1),
         ([str(first["id"]), str(second["id"]), "999"], 2),
     ):
-        said = call("dead-letters", "retry", *words)
-        assert (said.code, said.out) == (0, f"retried: 0, waiting_for_an_address: {waiting}\n")
+        result = call("dead-letters", "retry", *words)
+        assert (result.code, result.out) == (0, f"retried: 0, waiting_for_an_address: {waiting}\n")
 
 
 def test_dead_letters_are_listed_shown_and_discarded(call: Call, folder: Folder) -> None:
-    folder.take_in(None)
+    folder.ingest(None)
     listed = call("dead-letters", "list", at=folder)
     assert (listed.code, listed.err) == (0, "")
     [found] = json.loads(call("dead-letters", "list", "--json").out)
@@ -393,8 +393,8 @@ def test_dead_letters_are_listed_shown_and_discarded(call: Call, folder: Folder)
     assert f"       {id}  " in listed.out
     shown = json.loads(call("dead-letters", "show", id).out)
     assert shown["record"] == {"properties": {"amount": 5}}
-    said = call("dead-letters", "show", "999")
-    assert (said.code, said.out) == (1, "")
+    result = call("dead-letters", "show", "999")
+    assert (result.code, result.out) == (1, "")
     asked = call("dead-letters", "discard", id)
     assert asked.code == 1  # nobody is there to say yes
     gone = call("dead-letters", "discard", id, "--yes", "--reason", "test")
@@ -402,7 +402,7 @@ def test_dead_letters_are_listed_shown_and_discarded(call: Call, folder: Folder)
     assert json.loads(call("dead-letters", "list", "--json").out) == []
 
 
-def test_store_upgrade_makes_a_store_and_store_check_finds_damage(
+def test_store_upgrade_creates_a_store_and_store_check_finds_damage(
     call: Call, folder: Folder
 ) -> None:
     made = call("store", "upgrade", at=folder)
@@ -417,19 +417,19 @@ def test_store_upgrade_makes_a_store_and_store_check_finds_damage(
     assert "restore a backup" in broken.out
 
 
-def test_a_daemon_that_is_not_there_is_not_healthy(call: Call, folder: Folder) -> None:
+def test_a_daemon_that_is_not_running_is_unhealthy(call: Call, folder: Folder) -> None:
     for words in (["healthcheck"], ["healthcheck", "--ready"]):
-        said = call(*words, at=folder)
-        assert said.code == 1
-        assert said.out.startswith("no answer")
+        result = call(*words, at=folder)
+        assert result.code == 1
+        assert result.out.startswith("no answer")
 
 
-async def test_an_order_is_answered_even_when_carrying_it_out_fails_inside() -> None:
+async def test_a_command_is_answered_even_when_it_raises() -> None:
     store, clock = MemoryStore(), FakeClock()
-    who = service.Operator(store, clock)
-    id = await who.place("pause", {}, by="test")
-    await who.carry_out_all()
-    done = await who.order(id)
+    who = service.Commands(store, clock)
+    id = await who.submit("pause", {}, by="test")
+    await who.execute_pending()
+    done = await who.command(id)
     assert done
     assert (done.ok, done.result) == (False, {"error": "KeyError, see the log"})
 
@@ -437,19 +437,19 @@ async def test_an_order_is_answered_even_when_carrying_it_out_fails_inside() -> 
 # ── run ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_run_until_idle_drains_a_backlog_and_ends_with_0(folder: Folder) -> None:
-    folder.take_in(*(f"p{n}@example.com" for n in range(70)), None)
+def test_run_until_idle_drains_a_backlog_and_exits_0(folder: Folder) -> None:
+    folder.ingest(*(f"p{n}@example.com" for n in range(70)), None)
     assert folder.finished("run", "--until-idle") == (0, "")
     assert folder.delivered() == 70
     assert "ready" in folder.log
     assert "@example.com" not in folder.log
 
 
-def test_run_until_idle_ends_with_1_and_a_line_when_klaviyo_refuses_the_key(
+def test_run_until_idle_exits_1_with_a_message_when_klaviyo_rejects_the_key(
     folder: Folder,
 ) -> None:
     folder.write(key="pk_somebody_elses")
-    folder.take_in("ana@example.com")
+    folder.ingest("ana@example.com")
     code, out = folder.finished("run", "--until-idle")
     assert code == 1
     [line] = out.splitlines()
@@ -460,7 +460,7 @@ def test_run_until_idle_ends_with_1_and_a_line_when_klaviyo_refuses_the_key(
 
 
 @pytest.mark.parametrize("key", ["port", "admin_port"])
-def test_run_on_a_taken_port_names_the_key_ends_with_2_and_gives_the_lease_back(
+def test_run_on_a_port_in_use_names_the_key_exits_2_and_releases_the_lease(
     call: Call, folder: Folder, key: str
 ) -> None:
     with socket.socket() as taken:
@@ -481,11 +481,11 @@ def test_run_on_a_taken_port_names_the_key_ends_with_2_and_gives_the_lease_back(
     assert status["holder"] is None
 
 
-async def test_a_second_holder_waits_and_then_names_the_first(tmp_path: Path) -> None:
+async def test_a_second_daemon_waits_and_then_names_the_first(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'held.db'}"
     one, two = await open_store(url), await open_store(url)
-    first = LeaseKeeper(one, SystemClock(), holder_name())
-    second = LeaseKeeper(two, SystemClock(), "second")
+    first = LeaseRenewer(one, SystemClock(), holder_name())
+    second = LeaseRenewer(two, SystemClock(), "second")
     await first.acquire(0.0)
     with pytest.raises(StoreError, match=re.escape(first.fence.holder)) as found:
         await second.acquire(0.2)
@@ -499,18 +499,20 @@ async def test_a_second_holder_waits_and_then_names_the_first(tmp_path: Path) ->
 # ── sandbox and demo ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_sandbox_prints_its_addresses_and_ends_with_0_on_sigterm(folder: Folder) -> None:
+def test_the_sandbox_prints_its_urls_and_exits_0_on_sigterm(folder: Folder) -> None:
     klaviyo, first = free_port(), free_port()
     process = folder.spawn("sandbox", f"--klaviyo-port={klaviyo}", f"--jericommerce-port={first}")
     assert process.stdout
-    ports = {"klaviyo": klaviyo} | {stand.source: first + n for n, stand in enumerate(STANDS)}
-    said = [process.stdout.readline() for _ in ports]
-    assert said == [f"{name}: http://127.0.0.1:{port}\n" for name, port in ports.items()]
+    ports = {"klaviyo": klaviyo} | {
+        demo_platform.source: first + n for n, demo_platform in enumerate(DEMO_PLATFORMS)
+    }
+    result = [process.stdout.readline() for _ in ports]
+    assert result == [f"{name}: http://127.0.0.1:{port}\n" for name, port in ports.items()]
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
 
 
-def test_the_demo_is_well_and_its_summary_is_true(
+def test_the_demo_succeeds_and_its_summary_is_accurate(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[KlaviyoSandbox] = []
@@ -520,42 +522,44 @@ def test_the_demo_is_well_and_its_summary_is_true(
         return made[0]
 
     monkeypatch.setattr("connector.cli.demo.KlaviyoSandbox", sandbox)
-    said = call("demo", "--for", "3s", "--rate", "40")
-    assert said.code == 0, said.out + said.err
-    told = dict(re.findall(r"^(received|accepted|missing) +([\d,]+)", said.out, re.M))
+    result = call("demo", "--for", "3s", "--rate", "40")
+    assert result.code == 0, result.out + result.err
+    told = dict(re.findall(r"^(received|accepted|missing) +([\d,]+)", result.out, re.M))
     counts = made[0].unique_ids()
     assert int(told["accepted"].replace(",", "")) == len(counts) > 20
     assert (told["received"], told["missing"]) == (told["accepted"], "0")
     assert set(counts.values()) == {1}
-    assert said.out.splitlines()[-1] == "all well"
-    folder = re.search(r"files:\s+(\S+)", said.out)
+    assert result.out.splitlines()[-1] == "all well"
+    folder = re.search(r"files:\s+(\S+)", result.out)
     assert folder
     assert not Path(folder[1]).exists()
 
 
-def test_the_demo_on_a_taken_port_ends_with_2_and_leaves_nothing_behind(
+def test_the_demo_on_a_port_in_use_exits_2_and_leaves_no_files(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        said = call("demo", "--port", str(taken.getsockname()[1]))
-    assert (said.code, said.out) == (2, "")
-    assert said.err.startswith("server.port: ")
+        result = call("demo", "--port", str(taken.getsockname()[1]))
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("server.port: ")
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_the_demo_does_not_call_it_well_when_an_event_is_missing_or_doubled() -> None:
-    from connector.cli.demo import Shown, _summary
+async def test_the_demo_fails_when_an_event_is_missing_or_duplicated() -> None:
+    from connector.cli.demo import RunningPlatform, _summary
 
     async def nothing(*_: object) -> list[Any]:
         return []
 
-    insight = SimpleNamespace(backlog=nothing, latencies=nothing, write_latencies=nothing)
+    reports = SimpleNamespace(backlog=nothing, latencies=nothing, write_latencies=nothing)
     app = SimpleNamespace(
-        store=SimpleNamespace(insight=insight),
-        lines={"jericommerce": SimpleNamespace(events=SimpleNamespace(lane=SimpleNamespace(id=1)))},
+        store=SimpleNamespace(reports=reports),
+        runtimes={
+            "jericommerce": SimpleNamespace(events=SimpleNamespace(lane=SimpleNamespace(id=1)))
+        },
     )
     for recorded, code in (({"a": 1, "b": 1}, 0), ({"a": 1}, 1), ({"a": 1, "b": 2}, 1)):
         klaviyo = SimpleNamespace(
@@ -564,7 +568,7 @@ async def test_the_demo_does_not_call_it_well_when_an_event_is_missing_or_double
         )
         double = SimpleNamespace(people=[], state=lambda: {"throttled": 0, "violations": {}})
         traffic = SimpleNamespace(acknowledged={"a", "b", ""}, redeliveries=0)
-        shown = [Shown(STANDS[0], double, traffic)]  # type: ignore[arg-type]
+        shown = [RunningPlatform(DEMO_PLATFORMS[0], double, traffic)]  # type: ignore[arg-type]
         out = Console(file=io.StringIO())
         assert await _summary(out, app, klaviyo, shown) == code  # type: ignore[arg-type]
 
@@ -577,9 +581,9 @@ def test_a_person_is_refreshed_without_a_daemon(call: Call, folder: Folder) -> N
     assert folder.ask("POST", "/webhooks/acme", body, headers)[0] == 202
     folder.stop()
     platforms.jericommerce.person(email).change(balance=777)
-    said = call("refresh", "acme", email, at=folder)
-    assert said.code == 0, said.err
-    assert re.search(r"balance +777 +confirmed", said.out)
+    result = call("refresh", "acme", email, at=folder)
+    assert result.code == 0, result.err
+    assert re.search(r"balance +777 +confirmed", result.out)
     assert platforms.klaviyo.profile(email)["properties"]["balance"] == 777
     # The lease is given back: the next one need not wait.
     assert call("pause", "acme", at=folder).code == 0

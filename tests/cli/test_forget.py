@@ -10,8 +10,10 @@ from .conftest import Call, Folder, until
 ADA = "ada@example.com"
 
 
-def test_forgetting_asks_first_and_then_leaves_nobody(call: Call, folder: Folder) -> None:
-    folder.take_in(ADA, "bo@example.com")
+def test_forget_asks_for_confirmation_and_then_erases_the_person(
+    call: Call, folder: Folder
+) -> None:
+    folder.ingest(ADA, "bo@example.com")
     asked = call("forget", "acme", ADA, at=folder)
     assert asked.code == 1
     assert "Erase 1 person(s) of acme for good?" in asked.err
@@ -25,7 +27,7 @@ def test_forgetting_asks_first_and_then_leaves_nobody(call: Call, folder: Folder
     assert call("forget", "acme", ADA, "--lift").out == "lifted: acme\n"
 
 
-def test_beside_a_daemon_later_webhooks_bring_nobody_back_until_it_is_lifted(
+def test_beside_a_daemon_an_erased_person_stays_erased_until_the_tombstone_is_removed(
     call: Call, folder: Folder
 ) -> None:
     folder.start()
@@ -41,26 +43,26 @@ def test_beside_a_daemon_later_webhooks_bring_nobody_back_until_it_is_lifted(
     assert folder.platforms.klaviyo.erasures[-1:] == [email]
     assert email not in folder.log
 
-    def tell_again(id: str) -> dict[str, int]:
-        said = json.dumps(json.loads(body) | {"id": id}).encode()
-        sign = hmac.digest(b"jeri_webhook_secret", said, "sha256").hex()
+    def resend(id: str) -> dict[str, int]:
+        result = json.dumps(json.loads(body) | {"id": id}).encode()
+        sign = hmac.digest(b"jeri_webhook_secret", result, "sha256").hex()
         signed = headers | {"x-jericommerce-hmac-sha256": sign}
-        status, answer = folder.ask("POST", "/webhooks/acme", said, signed)
+        status, answer = folder.ask("POST", "/webhooks/acme", result, signed)
         assert status == 202
         return dict(json.loads(answer))
 
-    assert tell_again("after-the-end") == {"accepted": 0, "duplicates": 0}
+    assert resend("after-the-end") == {"accepted": 0, "duplicates": 0}
     skipped = 'connector_records_skipped_total{connection="acme",reason="forgotten"} 1.0'
     assert skipped in folder.ask("GET", "/metrics")[1]
     assert call("explain", "acme", email, at=folder).code == 1
     assert call("forget", "acme", email, "--lift", at=folder).code == 0
-    assert tell_again("after-the-end") == {"accepted": 1, "duplicates": 0}
+    assert resend("after-the-end") == {"accepted": 1, "duplicates": 0}
 
 
-def test_what_klaviyo_refuses_erases_nothing_here(call: Call, folder: Folder) -> None:
-    folder.take_in(ADA)
+def test_an_erasure_rejected_by_klaviyo_erases_nothing_locally(call: Call, folder: Folder) -> None:
+    folder.ingest(ADA)
     folder.platforms.klaviyo.faults.add("data-privacy-deletion-jobs", "status", status=403, count=1)
-    said = call("forget", "acme", ADA, "--klaviyo", "--yes", at=folder)
-    assert said.code == 1
-    assert "nothing was erased here" in said.err
+    result = call("forget", "acme", ADA, "--klaviyo", "--yes", at=folder)
+    assert result.code == 1
+    assert "nothing was erased here" in result.err
     assert call("explain", "acme", ADA).code == 0

@@ -70,39 +70,39 @@ def folder(tmp_path: Path, platforms: Platforms, hook: Hook) -> Iterator[Folder]
     made.stop()
 
 
-async def test_a_revoked_key_and_its_mending_are_told(
+async def test_a_revoked_key_and_its_fix_are_notified(
     folder: Folder, hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "LOOK_EVERY", 0.1)
-    monkeypatch.setattr(notify, "SETTLES", 0.0)
+    monkeypatch.setattr(notify, "CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(notify, "STARTUP_GRACE", 0.0)
     key = "lane acme → klaviyo events"
 
-    def told(word: str) -> list[str]:
+    def notified(word: str) -> list[str]:
         json = [body for _, body in hook.bodies if "news" in body]
         return [x["text"] for body in json for x in body[word] if x["key"] == key]
 
     async def until(word: str) -> None:
         async with asyncio.timeout(20):
-            while not told(word):  # noqa: ASYNC110
+            while not notified(word):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     app = App(read_config(folder.config))
     await app.start(serve=False)
     try:
         folder.platforms.klaviyo.faults.add("*", "status", status=401)
-        await asyncio.to_thread(folder.take_in, "ada@example.com")
-        app.lines["acme"].events.wake()
+        await asyncio.to_thread(folder.ingest, "ada@example.com")
+        app.runtimes["acme"].events.wake()
         await until("news")
         folder.platforms.klaviyo.faults.clear()
         await until("over")
     finally:
         await app.stop()
-    assert [text[:4] for text in told("news")] == ["K401"]
+    assert [text[:4] for text in notified("news")] == ["K401"]
     assert any("over: K401" in body.get("text", "") for _, body in hook.bodies)
     assert "ada@" not in orjson.dumps(hook.bodies).decode()
 
 
-def test_notify_test_posts_to_each_and_says_what_came_back(
+def test_notify_test_posts_to_each_target_and_reports_the_result(
     call: Call,
     folder: Folder,
     hook: Hook,
@@ -120,7 +120,7 @@ def test_notify_test_posts_to_each_and_says_what_came_back(
     assert "s3cr3t" not in said.out + said.err
 
 
-def test_notify_test_without_a_target_says_so(
+def test_notify_test_without_a_target_is_reported(
     call: Call,
     folder: Folder,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from connector.app.daemon import App, read_config
-from connector.sync.reconcile import same
+from connector.sync.reconcile import values_match
 
 from .conftest import Folder, Platforms
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path, platforms: Platforms) -> Iterator[Folder]:
     made.stop()
 
 
-async def told(app: App, folder: Folder, count: int) -> list[str]:
+async def deliver_people(app: App, folder: Folder, count: int) -> list[str]:
     """So many people's events and profiles are at Klaviyo; their addresses."""
     emails: list[str] = []
     while len(emails) < count:
@@ -51,19 +51,21 @@ def reads(folder: Folder) -> int:
 
 
 async def reconcile(app: App, **args: Any) -> dict[str, Any]:
-    done, result = await app.operator.carry_out("reconcile", {"connection": "acme", **args})
+    done, result = await app.commands.execute("reconcile", {"connection": "acme", **args})
     assert done, result
     return dict(result)
 
 
-async def test_drift_is_named_and_healed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connector.sync.reconcile._SETTLED", 0)
+async def test_drift_is_reported_and_repaired(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connector.sync.reconcile._SETTLE_MS", 0)
     klaviyo = folder.platforms.klaviyo
     app = App(read_config(folder.config))
     await app.start()
     try:
-        await told(app, folder, 6)
-        writes = app.lines["acme"].writes
+        await deliver_people(app, folder, 6)
+        writes = app.runtimes["acme"].writes
         assert writes
         people = await app.store.ledger.people(writes.lane.id, after=0, limit=10)
         emails = [person.email for person in people]
@@ -71,9 +73,9 @@ async def test_drift_is_named_and_healed(folder: Folder, monkeypatch: pytest.Mon
         assert well["people"] == len(emails) > 2
         assert well["people_that_differ"] == well["people_missing"] == 0
         assert well["events"] >= 4
-        assert well["events_missing"] == well["told_again"] == 0
+        assert well["events_missing"] == well["resent"] == 0
 
-        memory = klaviyo._world.memory
+        memory = klaviyo._account.memory
         changed = memory.by("email", emails[0])
         assert changed
         changed.properties["balance"] = "somebody else was here"
@@ -85,13 +87,13 @@ async def test_drift_is_named_and_healed(folder: Folder, monkeypatch: pytest.Mon
         assert (found["people_that_differ"], found["people_missing"]) == (1, 1)
         assert found["fields"] == {"balance": 1, "jericommerce_download_wallet_pass_url": 1}
         assert found["events_missing"] >= 1
-        assert found["told_again"] == 0
+        assert found["resent"] == 0
         metrics = (await asyncio.to_thread(folder.ask, "GET", "/metrics"))[1]
         assert 'connector_reconcile_drift{connection="acme",kind="profile"} 2.0' in metrics
         assert 'connector_people{connection="acme",state="known"} ' in metrics
 
         healed = await reconcile(app, fix=True)
-        assert healed["told_again"] >= 3
+        assert healed["resent"] >= 3
         async with asyncio.timeout(30):
             await app.until_idle()
         after = await reconcile(app)
@@ -103,11 +105,11 @@ async def test_drift_is_named_and_healed(folder: Folder, monkeypatch: pytest.Mon
         await app.stop()
 
 
-async def test_a_sample_asks_for_no_more(folder: Folder) -> None:
+async def test_a_sample_reads_no_more_than_its_size(folder: Folder) -> None:
     app = App(read_config(folder.config))
     await app.start()
     try:
-        await told(app, folder, 5)
+        await deliver_people(app, folder, 5)
         before = reads(folder)
         found = await reconcile(app, sample=2)
         assert found["people"] == 2
@@ -117,24 +119,24 @@ async def test_a_sample_asks_for_no_more(folder: Folder) -> None:
         await app.stop()
 
 
-async def test_what_klaviyo_does_not_tell_is_an_error_and_no_drift(folder: Folder) -> None:
+async def test_an_unreadable_klaviyo_response_is_an_error_not_drift(folder: Folder) -> None:
     app = App(read_config(folder.config))
     await app.start()
     try:
-        await told(app, folder, 1)
+        await deliver_people(app, folder, 1)
         folder.platforms.klaviyo.faults.add("profiles", "status", status=403, method="GET")
         order = {"connection": "acme", "fix": True}
-        done, result = await app.operator.carry_out("reconcile", order)
+        done, result = await app.commands.execute("reconcile", order)
         assert not done
         assert "K403" in result["error"]
     finally:
         await app.stop()
 
 
-def test_numbers_are_compared_as_numbers_and_truth_is_none() -> None:
-    assert same(5, 5.0)
-    assert same(None, None)
-    assert same(["a", 1], ["a", 1.0])
-    assert not same(1, True)
-    assert not same(0, None)
-    assert not same("5", 5)
+def test_numbers_are_compared_as_numbers_and_booleans_are_not_numbers() -> None:
+    assert values_match(5, 5.0)
+    assert values_match(None, None)
+    assert values_match(["a", 1], ["a", 1.0])
+    assert not values_match(1, True)
+    assert not values_match(0, None)
+    assert not values_match("5", 5)

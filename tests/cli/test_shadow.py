@@ -59,7 +59,9 @@ def writes(platforms: Platforms) -> list[str]:
     return [route for route in {**of_klaviyo, **of_jericommerce} if not route.startswith("GET ")]
 
 
-async def test_nothing_leaves_and_ending_it_tells_states_but_no_old_event(folder: Folder) -> None:
+async def test_shadow_sends_nothing_and_ending_it_sends_states_but_no_old_event(
+    folder: Folder,
+) -> None:
     klaviyo = folder.platforms.klaviyo
     app = App(read_config(folder.config), reread=lambda: read_config(folder.config))
     await app.start()
@@ -69,7 +71,7 @@ async def test_nothing_leaves_and_ending_it_tells_states_but_no_old_event(folder
         assert writes(folder.platforms) == []
         assert (klaviyo.state()["events"], klaviyo.state()["profiles"]) == (0, 0)
         # Taken in, read, rendered and settled all the same.
-        status = (await app.operator.status())["connections"]["acme"]["lanes"]
+        status = (await app.commands.status())["connections"]["acme"]["lanes"]
         assert {(x["ready"], x["in_flight"], x["held"], x["dead"]) for x in status} == {(0,) * 4}
         metrics = (await ask(folder, "GET", "/metrics"))[1]
         assert 'records_skipped_total{connection="acme",reason="shadow"}' in metrics
@@ -82,7 +84,7 @@ async def test_nothing_leaves_and_ending_it_tells_states_but_no_old_event(folder
 
         text = folder.config.read_text()
         folder.config.write_text(text.replace('mode = "shadow"', 'mode = "live"'))
-        assert (await app.operator.carry_out("reload", {}))[0]
+        assert (await app.commands.execute("reload", {}))[0]
         await idle(app)
         assert klaviyo.state()["profiles"] == len(people)
         assert klaviyo.state()["events"] == 0
@@ -95,12 +97,12 @@ async def test_nothing_leaves_and_ending_it_tells_states_but_no_old_event(folder
         await app.stop()
 
 
-async def test_what_could_not_go_out_is_seen_in_shadow_too(folder: Folder) -> None:
+async def test_undeliverable_records_are_visible_in_shadow_too(folder: Folder) -> None:
     app = App(read_config(folder.config))
     await app.start()
     try:
-        await asyncio.to_thread(folder.take_in, "no address at all")
-        app.lines["acme"].events.wake()
+        await asyncio.to_thread(folder.ingest, "no address at all")
+        app.runtimes["acme"].events.wake()
         await idle(app)
         groups = await app.store.dead_letters.groups()
         assert [(problem, count) for _, _, problem, count in groups] == [("I20", 1)]

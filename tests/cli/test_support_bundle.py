@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Call, Folder, Said
+from .conftest import Call, CommandResult, Folder
 
 SECRETS = {
     "CONSOLE": "console-s3cr3t",
@@ -64,16 +64,16 @@ url = "${HOOK}"
     folder.config.write_text(head + text + '\n[connections.actions]\nsecret = "${FLOW}"\n')
     env = "".join(f"{name}={value}\n" for name, value in SECRETS.items())
     (folder.path / ".env").write_text(env)
-    folder.take_in(*ADDRESSES)
+    folder.ingest(*ADDRESSES)
     with contextlib.closing(sqlite3.connect(folder.store)) as store:
         store.execute("UPDATE lanes SET detail = ?", (f"{key}: {ADDRESSES[0]} was refused",))
         store.commit()
     return key
 
 
-def open_bundle(folder: Folder, said: Said) -> dict[str, str]:
+def open_bundle(folder: Folder, result: CommandResult) -> dict[str, str]:
     """Its files, after a look for everything that must not be there."""
-    assert (said.code, said.err) == (0, "")
+    assert (result.code, result.err) == (0, "")
     path = folder.path / "bundle.zip"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with zipfile.ZipFile(path) as packed:
@@ -84,7 +84,7 @@ def open_bundle(folder: Folder, said: Said) -> dict[str, str]:
     return files
 
 
-def test_without_a_daemon_it_tells_what_the_store_holds(call: Call, folder: Folder) -> None:
+def test_without_a_daemon_it_contains_the_stores_data(call: Call, folder: Folder) -> None:
     plant(folder)
     files = open_bundle(folder, call("support-bundle", "bundle.zip", at=folder))
     assert set(files) == EVERYTHING
@@ -102,7 +102,9 @@ def test_without_a_daemon_it_tells_what_the_store_holds(call: Call, folder: Fold
     assert "no answer" in files["health.txt"]
 
 
-def test_beside_a_daemon_it_has_its_metrics_and_last_requests(call: Call, folder: Folder) -> None:
+def test_beside_a_daemon_it_contains_metrics_and_recent_requests(
+    call: Call, folder: Folder
+) -> None:
     plant(folder)
     text = folder.config.read_text()
     folder.config.write_text(text.replace("pk_planted_s3cr3t_key", "pk_sandbox"))
@@ -118,7 +120,7 @@ def test_beside_a_daemon_it_has_its_metrics_and_last_requests(call: Call, folder
         assert "@" not in request["endpoint"]
 
 
-def test_with_a_broken_configuration_it_says_so(call: Call, folder: Folder) -> None:
+def test_with_a_broken_configuration_it_reports_the_faults(call: Call, folder: Folder) -> None:
     plant(folder)
     text = folder.config.read_text()
     folder.config.write_text(text.replace('min_free = "1MB"', 'min_free = "much"'))
@@ -128,7 +130,7 @@ def test_with_a_broken_configuration_it_says_so(call: Call, folder: Folder) -> N
 
 
 @pytest.mark.parametrize("broken", [True, False])
-def test_a_store_that_cannot_be_read_or_is_not_there_takes_nothing_else_along(
+def test_an_unreadable_or_missing_store_does_not_affect_the_other_files(
     call: Call, folder: Folder, broken: bool
 ) -> None:
     if broken:
@@ -143,7 +145,7 @@ def test_a_store_that_cannot_be_read_or_is_not_there_takes_nothing_else_along(
 
 def test_it_overwrites_nothing(call: Call, folder: Folder) -> None:
     (folder.path / "bundle.zip").write_text("precious")
-    said = call("support-bundle", "bundle.zip", at=folder)
-    assert said.code == 2
+    result = call("support-bundle", "bundle.zip", at=folder)
+    assert result.code == 2
     assert (folder.path / "bundle.zip").read_text() == "precious"
-    assert Path("bundle.zip").name in said.err
+    assert Path("bundle.zip").name in result.err

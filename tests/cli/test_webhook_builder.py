@@ -26,7 +26,7 @@ def flows(folder: Folder) -> Folder:
     return folder
 
 
-def test_it_prints_what_is_pasted_and_needs_no_store(call: Call, flows: Folder) -> None:
+def test_it_prints_the_text_to_paste_and_needs_no_store(call: Call, flows: Folder) -> None:
     said = call(*ARGS, "--show-secret", at=flows)
     assert said.code == 0
     assert said.err == ""
@@ -42,14 +42,14 @@ def test_it_prints_what_is_pasted_and_needs_no_store(call: Call, flows: Folder) 
     assert not flows.store.exists()
 
 
-def test_the_printed_body_is_the_one_that_is_pasted(call: Call, flows: Folder) -> None:
+def test_the_printed_body_is_the_body_to_paste(call: Call, flows: Folder) -> None:
     text = call(*ARGS, at=flows).out
     body = text.split("JSON body\n")[1].split("\n\n")[0]
     assert json.loads(body) == json.loads(json.loads(call(*ARGS, "--json", at=flows).out)["body"])
 
 
 @pytest.mark.parametrize("extra", [(), ("--json",), ("--direct",), ("--direct", "--json")])
-def test_a_pipe_is_shown_no_secret_unless_it_is_asked_for(
+def test_a_pipe_gets_no_secret_unless_requested(
     call: Call, flows: Folder, extra: tuple[str, ...]
 ) -> None:
     masked = call(*ARGS, *extra, at=flows)
@@ -61,7 +61,7 @@ def test_a_pipe_is_shown_no_secret_unless_it_is_asked_for(
     assert ("jeri_sandbox" if "--direct" in extra else "flow_secret") in shown
 
 
-def test_no_part_of_a_secret_with_a_quote_in_it_is_shown(call: Call, folder: Folder) -> None:
+def test_no_part_of_a_secret_containing_a_quote_is_shown(call: Call, folder: Folder) -> None:
     with folder.config.open("a") as file:
         file.write('\n[connections.actions]\nsecret = "qqxx\'zzyy"\n')
     masked = call(*ARGS, at=folder).out
@@ -82,9 +82,7 @@ def test_the_first_of_two_secrets_is_the_one_to_paste(call: Call, folder: Folder
     assert "api-key: new\n" in call(*ARGS, "--show-secret", at=folder).out
 
 
-def test_a_preset_says_what_starts_its_flow_and_options_overrule_it(
-    call: Call, flows: Folder
-) -> None:
+def test_a_preset_names_its_trigger_and_options_override_it(call: Call, flows: Folder) -> None:
     args = ("webhook-builder", "acme", "--preset", "birthday-bonus")
     plain: dict[str, Any] = json.loads(call(*args, "--json", at=flows).out)
     [item] = json.loads(plain["body"])
@@ -112,7 +110,7 @@ def test_a_preset_says_what_starts_its_flow_and_options_overrule_it(
         (("acme", "--amount", "{{ event.x }}", "--reason", "x"), "needs a bound: at-most"),
     ],
 )
-def test_a_mistake_is_a_usage_error_that_says_what_to_do(
+def test_a_mistake_is_a_usage_error_with_a_fix(
     call: Call, flows: Folder, args: tuple[str, ...], said: str
 ) -> None:
     answer = call("webhook-builder", *args, at=flows)
@@ -121,7 +119,7 @@ def test_a_mistake_is_a_usage_error_that_says_what_to_do(
     assert answer.out == ""
 
 
-def test_what_init_writes_is_ready_to_build_with(call: Call, folder: Folder) -> None:
+def test_the_files_written_by_init_work_with_the_builder(call: Call, folder: Folder) -> None:
     fresh = folder.path / "fresh"
     fresh.mkdir()
     call("init", at=fresh)
@@ -133,7 +131,7 @@ def test_what_init_writes_is_ready_to_build_with(call: Call, folder: Folder) -> 
     assert f"api-key: {secret}\n" in said.out
 
 
-def test_without_the_table_it_says_that_every_flow_would_be_refused(
+def test_without_the_actions_table_it_warns_that_every_flow_is_refused(
     call: Call, folder: Folder
 ) -> None:
     answer = call(*ARGS, at=folder)
@@ -149,13 +147,13 @@ COMMANDS = re.findall(r"^connector (webhook-builder .+)$", PAGE + GUIDE, re.M)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_line_of_the_page_works_as_it_stands(call: Call, flows: Folder, line: str) -> None:
+def test_every_command_on_the_page_works_as_written(call: Call, flows: Folder, line: str) -> None:
     flows.config.write_text(flows.config.read_text().replace('"acme"', '"shop"'))
     said = call(*shlex.split(line), at=flows)
     assert (said.code, said.err) == (0, "")
 
 
-def test_the_page_shows_lines() -> None:
+def test_the_page_contains_commands() -> None:
     assert len(COMMANDS) >= 6
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.config import escaped, load
-from connector.config.expand import Expander, Unexpandable
+from connector.config.expand import Expander, ExpansionError
 
 from .conftest import ACME, Faults, Loader
 
@@ -45,7 +45,7 @@ def test_expansion(written: str, expected: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "expected_text"),
     [
         ("${NONE}", "NONE is not set"),
         ("${NAME", "${ without }"),
@@ -55,10 +55,10 @@ def test_expansion(written: str, expected: str, tmp_path: Path) -> None:
         ("${file:absent}", "No such file"),
     ],
 )
-def test_what_cannot_be_expanded_says_why(written: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(Unexpandable) as caught:
+def test_a_failed_expansion_reports_why(written: str, expected_text: str, tmp_path: Path) -> None:
+    with pytest.raises(ExpansionError) as caught:
         Expander(ENVIRON).text(written, tmp_path)
-    assert said in str(caught.value)
+    assert expected_text in str(caught.value)
 
 
 @given(st.text())
@@ -72,7 +72,7 @@ def test_an_unset_variable_is_named_with_its_key(faults: Faults) -> None:
     assert "ACME_KEY is not set" in fault
 
 
-def test_defaults_expand_without_a_line_in_the_file(read: Loader) -> None:
+def test_defaults_are_expanded_when_not_in_the_file(read: Loader) -> None:
     config = read(
         ACME.replace('klaviyo = { private_key = "pk_1" }', ""),
         {
@@ -97,7 +97,7 @@ def test_defaults_expand_without_a_line_in_the_file(read: Loader) -> None:
     assert klaviyo.private_key.get_secret_value() == "pk_env"
 
 
-def test_numbers_and_truths_may_come_from_a_variable(read: Loader) -> None:
+def test_numbers_and_booleans_may_come_from_a_variable(read: Loader) -> None:
     text = (
         '[server]\nport = "${PORT}"\n[[connections]]\nname = "acme"\nsource = "jericommerce"\n'
         'enabled = "${ON}"\n[connections.settings]\nprogram = "demo"\n'

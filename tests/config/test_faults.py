@@ -87,7 +87,7 @@ def test_every_fault_is_reported_at_once(faults: Faults) -> None:
         assert said in by_key[key], by_key[key]
 
 
-def test_no_fault_holds_a_secret(faults: Faults) -> None:
+def test_no_fault_contains_a_secret(faults: Faults) -> None:
     assert "hunter2" not in "\n".join(faults(BAD))
 
 
@@ -116,7 +116,7 @@ GUARDED = '[server]\npublic_url = "https://l.example"\n'
         '[delivery]\nlate_after = "never"\n',
     ],
 )  # fmt: skip
-def test_what_is_allowed(text: str, read: Loader) -> None:
+def test_valid_configurations_are_accepted(text: str, read: Loader) -> None:
     read(text)
 
 
@@ -196,6 +196,6 @@ def test_a_file_that_is_not_text_is_a_fault(tmp_path: Path) -> None:
         load(path, environ={})
 
 
-def test_a_missing_file_says_what_to_run(tmp_path: Path) -> None:
+def test_a_missing_file_names_the_command_to_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="connector init"):
         load(environ={"CONNECTOR_CONFIG": str(tmp_path / "x.toml")}, settings_models=MODELS)

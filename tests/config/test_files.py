@@ -77,12 +77,12 @@ def test_the_environment_or_the_folder_names_the_file(
     assert load(environ={"CONNECTOR_CONFIG": "x.toml"}).log.level == "error"
 
 
-def test_it_remembers_which_keys_the_files_set(read: Loader) -> None:
+def test_the_config_records_which_keys_the_files_set(read: Loader) -> None:
     config = read(ACME + 'modules = ["events"]\n')
-    assert config.sets("connections.acme.modules")
-    assert config.sets("connections.acme.settings.program")
-    assert not config.sets("connections.acme.enabled")
-    assert not config.sets("server.host")
+    assert config.is_set("connections.acme.modules")
+    assert config.is_set("connections.acme.settings.program")
+    assert not config.is_set("connections.acme.enabled")
+    assert not config.is_set("server.host")
 
 
 def test_settings_stay_a_dict_without_models(read: Loader) -> None:
@@ -142,4 +142,4 @@ def test_the_rendered_template_loads(tmp_path: Path) -> None:
     config = load(path, environ={"ACME_KLAVIYO_PRIVATE_KEY": "pk_1"}, settings_models=MODELS)
     assert config.connection("acme").klaviyo.base_url == "https://a.klaviyo.com"
     for name in ("enabled", "modules", "audiences", "segments"):
-        assert not config.sets(f"connections.acme.{name}")
+        assert not config.is_set(f"connections.acme.{name}")

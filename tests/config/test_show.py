@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from connector.config import Config, reference, show
-from connector.config.values import parts, seconds, written_duration, written_size
+from connector.config.values import seconds, unwrap, written_duration, written_size
 from connector.platforms.http.settings import Settings as HttpSettings
 from tests.paths import ROOT
 
@@ -54,7 +54,7 @@ def test_show_masks_every_secret(models: bool, read: Loader) -> None:
     assert acme["actions"]["secret"] == ["***"]
 
 
-def test_show_writes_durations_and_sizes_as_people_do(read: Loader) -> None:
+def test_show_writes_human_readable_durations_and_sizes(read: Loader) -> None:
     shown = tomllib.loads(show(read(ACME + 'actions = { secret = "s" }\n')))
     assert shown["server"]["shutdown_timeout"] == "20s"
     assert shown["store"]["min_free"] == "512MB"
@@ -81,7 +81,7 @@ def test_written_size(size: int, written: str) -> None:
 def _keys(model: type[BaseModel]) -> set[str]:
     found: set[str] = set()
     for key, field in model.model_fields.items():
-        plain, _ = parts(field.annotation)
+        plain, _ = unwrap(field.annotation)
         inner = get_args(plain)[0] if get_origin(plain) is tuple else plain
         table = isinstance(inner, type) and issubclass(inner, BaseModel)
         found |= _keys(inner) if table else {f"`{key}`"}

@@ -137,7 +137,7 @@ class Daemon:
             self.kill()
 
     @property
-    def said(self) -> str:
+    def stderr_text(self) -> str:
         return (self.folder / "log").read_text()
 
     def ask(self, path: str) -> tuple[int, str]:
@@ -161,7 +161,7 @@ class Daemon:
 
     def ready(self) -> bool:
         if self.process is None or self.process.poll() is not None:
-            raise AssertionError(f"the daemon has ended:\n{self.said}")
+            raise AssertionError(f"the daemon has ended:\n{self.stderr_text}")
         return self.ask("/readyz")[0] == 200
 
     def wait_until_ready(self) -> None:

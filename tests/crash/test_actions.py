@@ -88,9 +88,9 @@ def shop(daemon: Daemon, platforms: Platforms) -> Daemon:
     return daemon
 
 
-def survive(daemon: Daemon, platforms: Platforms, kills: int, seed: int) -> int:
+def run_with_kills(daemon: Daemon, platforms: Platforms, kills: int, seed: int) -> int:
     """How many were parked."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     posting = Posting(daemon, None, seed)  # type: ignore[arg-type]
     faults = platforms.jericommerce.faults
     for kind in ("reset_before", "reset_after", "truncate"):
@@ -99,9 +99,9 @@ def survive(daemon: Daemon, platforms: Platforms, kills: int, seed: int) -> int:
         faults.add("balance/increase", "status", status=status, applied=applied, probability=0.05)
     daemon.start()
     daemon.wait_until_ready()
-    with posting.going_on():
+    with posting.in_progress():
         for _ in range(kills):
-            wanted = len(posting.acknowledged) + chance.randint(5, 30)
+            wanted = len(posting.acknowledged) + rng.randint(5, 30)
             until("work goes on", lambda: len(posting.acknowledged) >= wanted)  # noqa: B023
             daemon.kill()
             daemon.start()
@@ -123,18 +123,18 @@ def survive(daemon: Daemon, platforms: Platforms, kills: int, seed: int) -> int:
     return Counter(problem for _, problem in found.values())["A10"]
 
 
-def test_killed_at_random_it_gives_nobody_points_twice(shop: Daemon, platforms: Platforms) -> None:
-    assert survive(shop, platforms, kills=2, seed=int(os.environ.get("CRASH_SEED", "1"))) > 0
+def test_random_kills_apply_no_points_twice(shop: Daemon, platforms: Platforms) -> None:
+    assert run_with_kills(shop, platforms, kills=2, seed=int(os.environ.get("CRASH_SEED", "1"))) > 0
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(7200)
 @pytest.mark.skipif("CRASH_KILLS" not in os.environ, reason="CRASH_KILLS says how many")
-def test_a_long_campaign_of_kills_gives_nobody_points_twice(
+def test_a_long_series_of_kills_applies_no_points_twice(
     shop: Daemon, platforms: Platforms, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kills = int(os.environ["CRASH_KILLS"])
-    parked = survive(shop, platforms, kills, int(os.environ.get("CRASH_SEED", "1")))
+    parked = run_with_kills(shop, platforms, kills, int(os.environ.get("CRASH_SEED", "1")))
     with capsys.disabled():
         total = len(rows(shop))
         print(f"\n{kills} kills of the daemon: {total} adjustments, {parked} parked, 0 doubled")
@@ -151,7 +151,7 @@ def connector(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_person_settles_an_uncertain_one_beside_the_daemon(
+def test_an_operator_resolves_an_ambiguous_action_beside_the_daemon(
     shop: Daemon, platforms: Platforms
 ) -> None:
     platforms.jericommerce.faults.add("balance/increase", "reset_after", count=1)

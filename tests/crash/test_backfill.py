@@ -17,8 +17,9 @@ from .conftest import Daemon, Platforms, until
 
 PEOPLE = 300
 _MAIN = """
-from connector import cli, receipts
-receipts._MAY_STILL_COME = 500  # ms instead of a minute: writes that a kill cut off are told again
+from connector import cli
+from connector.pipeline import import_jobs
+import_jobs._LOST_REQUEST_GRACE_MS = 500  # instead of a minute: writes cut off by a kill are resent
 cli.main()
 """
 
@@ -47,7 +48,7 @@ def finished(daemon: Daemon, *args: str) -> tuple[int, dict[str, Any]]:
     return process.returncode, json.loads(out)
 
 
-def test_killed_twice_it_tells_everybody_and_the_second_run_sends_nothing(
+def test_a_backfill_killed_twice_sends_everyone_and_a_second_run_sends_nothing(
     daemon: Daemon, platforms: Platforms
 ) -> None:
     klaviyo, jericommerce = platforms.klaviyo, platforms.jericommerce

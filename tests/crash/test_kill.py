@@ -31,7 +31,7 @@ class Posting:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     @contextmanager
-    def going_on(self) -> Iterator[None]:
+    def in_progress(self) -> Iterator[None]:
         self._thread.start()
         try:
             yield
@@ -56,7 +56,7 @@ class Posting:
                 unanswered.append((id, headers, body))
 
 
-def make_trouble(platforms: Platforms) -> None:
+def inject_faults(platforms: Platforms) -> None:
     faults = platforms.klaviyo.faults
     for endpoint in ("events", "event-bulk-create-jobs"):
         faults.add(endpoint, "reset_before", probability=0.03)
@@ -82,21 +82,23 @@ def stuck(daemon: Daemon) -> list[tuple[object, ...]]:
         ).fetchall()
 
 
-def survive(daemon: Daemon, platforms: Platforms, traffic: Traffic, kills: int, seed: int) -> None:
-    chance = random.Random(seed)
+def run_with_kills(
+    daemon: Daemon, platforms: Platforms, traffic: Traffic, kills: int, seed: int
+) -> None:
+    rng = random.Random(seed)
     posting = Posting(daemon, traffic, seed)
-    make_trouble(platforms)
+    inject_faults(platforms)
     daemon.start()
     daemon.wait_until_ready()
-    with posting.going_on():
+    with posting.in_progress():
         for number in range(kills):
             # Some while it starts, most while it works.
-            if number == 0 or chance.random() < 0.8:
+            if number == 0 or rng.random() < 0.8:
                 daemon.wait_until_ready()
-                wanted = len(posting.acknowledged) + chance.randint(5, 50)
+                wanted = len(posting.acknowledged) + rng.randint(5, 50)
                 until("work goes on", lambda: len(posting.acknowledged) >= wanted)  # noqa: B023
             else:
-                threading.Event().wait(chance.uniform(0.05, 1.2))
+                threading.Event().wait(rng.uniform(0.05, 1.2))
             daemon.kill()
             daemon.start()
         daemon.wait_until_ready()
@@ -121,17 +123,17 @@ def survive(daemon: Daemon, platforms: Platforms, traffic: Traffic, kills: int, 
     assert {"reset", "500"} & met
 
 
-def test_killed_at_random_it_delivers_every_acknowledged_event_exactly_once(
+def test_random_kills_deliver_every_acknowledged_event_exactly_once(
     daemon: Daemon, platforms: Platforms, traffic: Traffic
 ) -> None:
-    survive(daemon, platforms, traffic, kills=8, seed=int(os.environ.get("CRASH_SEED", "1")))
+    run_with_kills(daemon, platforms, traffic, kills=8, seed=int(os.environ.get("CRASH_SEED", "1")))
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(7200)
 @pytest.mark.skipif("CRASH_KILLS" not in os.environ, reason="CRASH_KILLS says how many")
-def test_a_long_campaign_of_kills_loses_and_doubles_nothing(
+def test_a_long_series_of_kills_loses_and_duplicates_nothing(
     daemon: Daemon, platforms: Platforms, traffic: Traffic
 ) -> None:
     kills = int(os.environ["CRASH_KILLS"])
-    survive(daemon, platforms, traffic, kills, int(os.environ.get("CRASH_SEED", "1")))
+    run_with_kills(daemon, platforms, traffic, kills, int(os.environ.get("CRASH_SEED", "1")))

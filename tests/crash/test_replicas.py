@@ -59,7 +59,7 @@ def deliver(daemon: Daemon, platforms: Platforms, traffic: Traffic) -> None:
     until("it is delivered", lambda: platforms.klaviyo.recorded(id) == 1)
 
 
-def test_another_takes_over_from_one_that_stops_and_from_one_that_is_killed(
+def test_another_replica_takes_over_from_a_stopped_and_a_killed_one(
     replica: Callable[[str], Daemon], platforms: Platforms, traffic: Traffic
 ) -> None:
     one = replica("one")
@@ -94,7 +94,7 @@ def test_another_takes_over_from_one_that_stops_and_from_one_that_is_killed(
 
 
 @pytest.mark.campaign
-def test_one_that_is_frozen_is_waited_out_and_sends_nothing_when_it_wakes(
+def test_a_frozen_replica_loses_its_lease_and_sends_nothing_when_it_resumes(
     replica: Callable[[str], Daemon], platforms: Platforms, traffic: Traffic
 ) -> None:
     one = replica("one")
@@ -114,7 +114,7 @@ def test_one_that_is_frozen_is_waited_out_and_sends_nothing_when_it_wakes(
     assert set(platforms.klaviyo.unique_ids().values()) == {1}
 
 
-def test_a_second_run_on_one_file_waits_and_then_names_the_holder(
+def test_a_second_run_on_one_sqlite_file_waits_and_then_names_the_holder(
     daemon: Daemon, platforms: Platforms, root: Path
 ) -> None:
     daemon.start()
@@ -124,7 +124,7 @@ def test_a_second_run_on_one_file_waits_and_then_names_the_holder(
     code = (
         "import sys, connector.app.daemon as app\n"
         "start = app.App.start\n"
-        "async def hasty(self, **how): return await start(self, patience=1.0, **how)\n"
+        "async def hasty(self, **how): return await start(self, lease_timeout=1.0, **how)\n"
         "app.App.start = hasty\n"
         "sys.argv = ['connector', 'run']\n"
         "from connector.cli import main\n"

@@ -16,8 +16,8 @@ from typing import TypeAlias
 import pytest
 
 from connector.app.daemon import App, read_config
-from connector.net.http import ask
-from connector.pipeline.lease import holder_name, is_gone
+from connector.net.http import get
+from connector.pipeline.lease import holder_name, is_dead
 from connector.sandbox import Traffic
 
 from .conftest import Daemon, Platforms, until
@@ -58,14 +58,14 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0(
     assert platforms.klaviyo.state()["duplicates"] == 0
 
 
-async def test_doors_and_lanes_share_one_time_to_finish(
+async def test_servers_and_lanes_share_one_grace_period(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = App(read_config(daemon.config))
     await app.start(serve=False)
     left: list[float] = []
 
-    class Door:
+    class StubServer:
         async def stop(self) -> None:
             moved[0] = 7.0
 
@@ -73,16 +73,16 @@ async def test_doors_and_lanes_share_one_time_to_finish(
         left.append(grace)
         await finish(line, grace)
 
-    moved, now, finish = [0.0], app.clock.monotonic, app._stop_line
+    moved, now, finish = [0.0], app.clock.monotonic, app._stop_connection
     monkeypatch.setattr(app.clock, "monotonic", lambda: now() + moved[0], raising=False)
-    monkeypatch.setattr(app, "_servers", [Door()])
-    monkeypatch.setattr(app, "_stop_line", stop_line)
+    monkeypatch.setattr(app, "_servers", [StubServer()])
+    monkeypatch.setattr(app, "_stop_connection", stop_line)
     await app.stop()
     assert len(left) == 1
     assert 0 < left[0] <= 3.0
 
 
-def test_sigterm_cuts_off_what_outlasts_the_time_out_and_loses_nothing(
+def test_sigterm_cancels_work_that_outlasts_the_timeout_and_loses_nothing(
     daemon: Daemon, platforms: Platforms, traffic: Traffic
 ) -> None:
     daemon.config.write_text(daemon.config.read_text().replace('"10s"', '"500ms"'))
@@ -101,17 +101,17 @@ def test_sigterm_cuts_off_what_outlasts_the_time_out_and_loses_nothing(
     assert platforms.klaviyo.state()["violations"] == {}
 
 
-async def test_readyz_says_no_before_the_doors_close(daemon: Daemon) -> None:
+async def test_readyz_turns_503_before_the_servers_close(daemon: Daemon) -> None:
     app = App(read_config(daemon.config))
     await app.start()
-    [door] = app._servers
-    close, said = door.stop, []
+    [server] = app._servers
+    close, said = server.stop, []
 
     async def stop() -> None:
-        said.append((await ask(f"http://127.0.0.1:{app.port}/readyz"))[0])
+        said.append((await get(f"http://127.0.0.1:{app.port}/readyz"))[0])
         await close()
 
-    door.stop = stop  # type: ignore[method-assign]
+    server.stop = stop  # type: ignore[method-assign]
     await app.stop()
     assert said == [503]
 
@@ -157,14 +157,14 @@ def _takes(daemon: Daemon, traffic: Traffic, connection: str) -> bool:
 
 # ── who is dead ──────────────────────────────────────────────────────────────────────────────────
 
-Somebody: TypeAlias = tuple[subprocess.Popen[str], str]
+OtherProcess: TypeAlias = tuple[subprocess.Popen[str], str]
 _NAME = (
     "from connector.pipeline.lease import holder_name; print(holder_name(), flush=True); input()"
 )
 
 
 @pytest.fixture
-def somebody(root: Path) -> Iterator[Somebody]:
+def other_process(root: Path) -> Iterator[OtherProcess]:
     """Another process that lives, and its name as a holder."""
     process = subprocess.Popen(
         [sys.executable, "-c", _NAME],
@@ -179,33 +179,35 @@ def somebody(root: Path) -> Iterator[Somebody]:
     process.communicate()
 
 
-def test_a_living_holder_is_never_taken_for_dead(
-    somebody: tuple[subprocess.Popen[str], str],
+def test_a_live_holder_is_never_considered_dead(
+    other_process: tuple[subprocess.Popen[str], str],
 ) -> None:
-    process, name = somebody
+    process, name = other_process
     assert str(process.pid) in name
-    assert not is_gone(name)
-    assert not is_gone(holder_name())
+    assert not is_dead(name)
+    assert not is_dead(holder_name())
     os.kill(process.pid, signal.SIGSTOP)
-    assert not is_gone(name)
+    assert not is_dead(name)
 
 
-def test_a_dead_holder_of_this_machine_is_known_to_be_dead(somebody: Somebody) -> None:
-    process, name = somebody
+def test_a_dead_holder_on_this_host_is_detected(other_process: OtherProcess) -> None:
+    process, name = other_process
     process.kill()
     process.wait()
-    assert is_gone(name)
+    assert is_dead(name)
 
 
-def test_a_new_process_of_the_same_id_is_not_the_dead_one() -> None:
+def test_a_new_process_with_a_reused_pid_is_not_the_dead_holder() -> None:
     host, pid, proof, nonce = holder_name().rsplit("/", 3)
     machine, _, started = proof.partition(".")
-    assert is_gone(f"{host}/{pid}/{machine}.{int(started) - 1}/{nonce}")
+    assert is_dead(f"{host}/{pid}/{machine}.{int(started) - 1}/{nonce}")
 
 
 @pytest.mark.parametrize("part", range(3))
-def test_what_cannot_be_proved_counts_as_alive(part: int, somebody: Somebody) -> None:
-    process, name = somebody
+def test_a_holder_that_cannot_be_checked_counts_as_alive(
+    part: int, other_process: OtherProcess
+) -> None:
+    process, name = other_process
     process.kill()
     process.wait()
     parts = name.rsplit("/", 3)
@@ -214,12 +216,12 @@ def test_what_cannot_be_proved_counts_as_alive(part: int, somebody: Somebody) ->
         [*parts[:2], "-", parts[3]],
         [*parts[:2], "000000000000." + parts[2].partition(".")[2], parts[3]],
     ]
-    assert not is_gone("/".join(elsewhere[part]))
-    assert not is_gone("")
-    assert not is_gone("a-person/with/a/name")
+    assert not is_dead("/".join(elsewhere[part]))
+    assert not is_dead("")
+    assert not is_dead("a-person/with/a/name")
 
 
-def test_a_second_daemon_on_one_store_waits_for_the_living(
+def test_a_second_daemon_on_one_store_waits_for_the_live_one(
     daemon: Daemon, platforms: Platforms, root: Path
 ) -> None:
     daemon.start()
@@ -231,7 +233,7 @@ def test_a_second_daemon_on_one_store_waits_for_the_living(
         "async def main():\n"
         "    app = App(read_config())\n"
         "    try:\n"
-        "        await app.start(patience=1.0, serve=False)\n"
+        "        await app.start(lease_timeout=1.0, serve=False)\n"
         "    except StoreError as error:\n"
         "        print(error.problem.value, error.detail)\n"
         "asyncio.run(main())\n"

@@ -22,7 +22,7 @@ from connector import __version__
 from connector.config import Config
 from connector.config import load as load_config
 
-from .places import (
+from .layout import (
     CONFIG,
     DEPLOY,
     MAPPINGS,
@@ -47,7 +47,7 @@ def only(word: str) -> str:
 # ── what it says ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_runs_as_nobody_in_particular_and_is_stopped_as_the_daemon_expects() -> None:
+def test_it_runs_unprivileged_and_stops_with_the_expected_signal() -> None:
     assert only("USER") == f"{UID}:{UID}"
     assert only("STOPSIGNAL") == "SIGTERM"
     assert only("VOLUME") == only("WORKDIR") == STATE
@@ -60,7 +60,7 @@ def test_it_runs_as_nobody_in_particular_and_is_stopped_as_the_daemon_expects() 
     assert f"--owner={UID} --group={UID} --mode=0750 {STATE}" in made
 
 
-def test_its_environment_names_the_places_that_the_other_files_mount() -> None:
+def test_its_environment_names_the_paths_that_other_files_mount() -> None:
     (env,) = [s.settings() for s in dockerfile() if s.stage == 1 and s.word == "ENV"]
     assert env["CONNECTOR_CONFIG"] == CONFIG
     assert env["CONNECTOR_STORE_URL"] == f"sqlite:///{STATE}/connector.db"
@@ -71,7 +71,7 @@ def test_its_environment_names_the_places_that_the_other_files_mount() -> None:
     assert f"deploy/connector.toml {CONFIG}" in copied
 
 
-def test_the_base_is_an_argument_and_every_requirement_bears_a_hash() -> None:
+def test_the_base_image_is_an_argument_and_every_requirement_has_a_hash() -> None:
     first = dockerfile()[0]
     assert (first.word, first.stage) == ("ARG", -1)
     assert re.fullmatch(r"BASE=[a-z/]+:[\w.-]+", first.text)
@@ -81,7 +81,7 @@ def test_the_base_is_an_argument_and_every_requirement_bears_a_hash() -> None:
     assert all("--require-hashes" in t or "--no-deps" in t for t in installs if "pip" in t)
 
 
-def test_what_the_dockerfile_copies_is_sent_along_and_nothing_else() -> None:
+def test_the_build_context_has_exactly_what_the_dockerfile_copies() -> None:
     ignore = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert next(line for line in ignore if line[:1] not in ("", "#")) == "*"
     sent = {line[1:] for line in ignore if line.startswith("!")} - {"deploy"}
@@ -106,7 +106,7 @@ class Image:
         """A text with the image's places below `top`."""
         return _PLACES.sub(f"{self.top}/", text)
 
-    def say(self, *words: str, cwd: Path, code: int = 0, **env: str) -> str:
+    def run_cli(self, *words: str, cwd: Path, code: int = 0, **env: str) -> str:
         said = subprocess.run(
             [self.at("/opt/connector/bin/connector"), *words],
             cwd=cwd,
@@ -178,16 +178,16 @@ def _copy(source: Path, target: Path) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_the_wheel_sets_a_folder_up_from_what_it_brings(image: Image, tmp_path: Path) -> None:
-    assert image.say("--version", cwd=tmp_path).split() == ["connector", __version__]
-    image.say("init", "--name", "shop", cwd=tmp_path)
+def test_the_wheel_initializes_a_folder_from_its_own_data(image: Image, tmp_path: Path) -> None:
+    assert image.run_cli("--version", cwd=tmp_path).split() == ["connector", __version__]
+    image.run_cli("init", "--name", "shop", cwd=tmp_path)
     shipped = sorted(f.relative_to(ROOT) for f in ROOT.glob("mappings/jericommerce*.toml"))
     assert shipped
     assert all((tmp_path / f).read_bytes() == (ROOT / f).read_bytes() for f in shipped)
     assert list((tmp_path / "mappings/examples/jericommerce").glob("*.json"))
     env = tmp_path / ".env"
     env.write_text(re.sub(r"^(SHOP_\w+)=$", r"\1=something", env.read_text(), flags=re.M))
-    said = image.say("check", "--offline", cwd=tmp_path)
+    said = image.run_cli("check", "--offline", cwd=tmp_path)
     assert "shop: mapping jericommerce.toml: version " in said
     assert "FAULT" not in said
 
@@ -219,13 +219,13 @@ def container(image: Image, tmp_path: Path) -> tuple[Image, dict[str, str]]:
 
 
 @pytest.mark.timeout(120)
-def test_it_runs_on_the_file_for_containers_answers_its_healthcheck_and_stops(
+def test_it_runs_with_the_container_config_passes_its_healthcheck_and_stops(
     container: tuple[Image, dict[str, str]], tmp_path: Path
 ) -> None:
     image, env = container
     (tmp_path / "empty").mkdir()
     here = tmp_path / "empty"
-    assert "FAULT" not in image.say("check", "--offline", cwd=here, **env)
+    assert "FAULT" not in image.run_cli("check", "--offline", cwd=here, **env)
     words = [str(image.at("/opt/connector/bin/connector")), "run"]
     with open(tmp_path / "log", "w+") as log:
         daemon = subprocess.Popen(words, cwd=here, env=image.env | env, stderr=log)
@@ -235,7 +235,7 @@ def test_it_runs_on_the_file_for_containers_answers_its_healthcheck_and_stops(
                 assert daemon.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            assert image.say("healthcheck", cwd=here, **env) == "ok\n"
+            assert image.run_cli("healthcheck", cwd=here, **env) == "ok\n"
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(30) == 0
         finally:
@@ -243,13 +243,13 @@ def test_it_runs_on_the_file_for_containers_answers_its_healthcheck_and_stops(
             daemon.wait()
     lines = (tmp_path / "log").read_text().splitlines()
     assert all(line.startswith("{") for line in lines), "JSON, every line"
-    image.say("healthcheck", cwd=here, code=1, **env)
+    image.run_cli("healthcheck", cwd=here, code=1, **env)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["connector.db"]
     assert not list(here.iterdir())
 
 
 @pytest.mark.timeout(120)
-def test_the_backup_that_the_page_names_is_a_store(tmp_path: Path) -> None:
+def test_the_documented_backup_command_makes_a_valid_store(tmp_path: Path) -> None:
     (code,) = re.findall(r"python -c \"(.+)\"$", (ROOT / "docs/deploy.md").read_text(), re.M)
     store = tmp_path / "connector.db"
     with sqlite3.connect(store) as kept:
@@ -264,7 +264,7 @@ def test_the_backup_that_the_page_names_is_a_store(tmp_path: Path) -> None:
 # ── the file for containers ──────────────────────────────────────────────────────────────────────
 
 
-def test_the_file_for_containers_has_no_fault_with_its_environment_and_its_secrets(
+def test_the_container_config_is_valid_with_its_environment_and_secrets(
     tmp_path: Path,
 ) -> None:
     from connector.platforms.registry import SettingsModels
@@ -294,7 +294,7 @@ def test_the_file_for_containers_has_no_fault_with_its_environment_and_its_secre
     assert config.store.url == "postgresql://connector:p%40ss@postgres:5432/connector"
 
 
-def test_no_secret_stands_in_the_file_for_containers() -> None:
+def test_the_container_config_contains_no_secret() -> None:
     text = (DEPLOY / "connector.toml").read_text()
     said = re.findall(r'^(\w*(?:password|secret|key)) = "(.*)"$', text, re.M)
     assert said

@@ -13,7 +13,7 @@ import pytest
 from connector.config import Config
 from connector.web import server as web
 
-from .places import CONFIG, DEPLOY, SECRETS, STATE, UID, dockerfile, secret_files
+from .layout import CONFIG, DEPLOY, SECRETS, STATE, UID, dockerfile, secret_files
 
 yaml = pytest.importorskip("yaml")
 
@@ -52,7 +52,7 @@ def routes() -> set[str]:
     return set(re.findall(r'Route\("(/\w+)"', Path(web.__file__).read_text()))
 
 
-def test_every_yaml_file_can_be_read_and_no_key_stands_twice() -> None:
+def test_every_yaml_file_parses_and_has_no_duplicate_key() -> None:
     class Strict(yaml.SafeLoader):  # type: ignore[name-defined,misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [key.value for key, _ in node.value if key.value != "<<"]
@@ -68,7 +68,7 @@ def test_every_yaml_file_can_be_read_and_no_key_stands_twice() -> None:
 
 
 @BOTH
-def test_it_runs_as_the_image_says_and_writes_to_its_volumes_alone(name: str) -> None:
+def test_it_runs_as_the_images_user_and_writes_only_to_its_volumes(name: str) -> None:
     said = container(name)["securityContext"]
     assert said["runAsUser"] == said["runAsGroup"] == UID
     assert said["runAsNonRoot"] is said["readOnlyRootFilesystem"] is True
@@ -82,7 +82,7 @@ def test_it_runs_as_the_image_says_and_writes_to_its_volumes_alone(name: str) ->
 
 
 @BOTH
-def test_its_volumes_are_the_objects_beside_it(name: str) -> None:
+def test_its_volumes_reference_existing_objects(name: str) -> None:
     objects, volumes = of(name), {v["name"]: v for v in pod(name)["volumes"]}
     claim = volumes["connector-state"]["persistentVolumeClaim"]["claimName"]
     assert claim == objects["PersistentVolumeClaim"]["metadata"]["name"]
@@ -105,7 +105,7 @@ def test_its_configuration_is_the_file_for_containers(name: str) -> None:
 
 
 @BOTH
-def test_its_probes_ask_routes_that_exist_on_the_port_that_is_named(name: str) -> None:
+def test_its_probes_use_existing_routes_on_the_named_port(name: str) -> None:
     said = container(name)
     (port,) = said["ports"]
     assert port["containerPort"] == Config().server.port
@@ -120,20 +120,20 @@ def test_its_probes_ask_routes_that_exist_on_the_port_that_is_named(name: str) -
     assert of(name)["Service"]["spec"]["selector"].items() <= labels.items()
 
 
-def test_only_on_its_own_does_its_readiness_count() -> None:
+def test_readiness_counts_only_in_a_standalone_deployment() -> None:
     assert container("standalone.yaml")["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert "readinessProbe" not in container("sidecar.yaml")
     assert of("sidecar.yaml")["Service"]["spec"]["publishNotReadyAddresses"] is True
 
 
-def test_the_sidecar_is_a_native_one() -> None:
+def test_the_sidecar_is_a_native_sidecar() -> None:
     (said,) = pod("sidecar.yaml")["initContainers"]
     assert (said["name"], said["restartPolicy"]) == ("connector", "Always")
     assert "initContainers" not in pod("standalone.yaml")
 
 
 @BOTH
-def test_one_store_has_one_daemon_that_has_time_to_stop(name: str) -> None:
+def test_one_store_has_one_daemon_with_enough_time_to_stop(name: str) -> None:
     spec = of(name)["Deployment"]["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
     assert pod(name)["terminationGracePeriodSeconds"] >= GRACE
@@ -153,7 +153,7 @@ def test_prometheus_finds_the_pods_by_label_and_port() -> None:
         assert endpoint["port"] in [port["name"] for port in container(name)["ports"]]
 
 
-def test_kubectl_can_put_it_together() -> None:
+def test_kubectl_kustomize_builds() -> None:
     tool = shutil.which("kubectl")
     if tool is None:
         pytest.skip("no kubectl")
@@ -164,7 +164,7 @@ def test_kubectl_can_put_it_together() -> None:
     assert len(list(yaml.safe_load_all(run.stdout))) == len(of("standalone.yaml"))
 
 
-def test_every_file_means_the_same_image() -> None:
+def test_every_file_uses_the_same_image() -> None:
     names = {container(name)["image"] for name in ("sidecar.yaml", "standalone.yaml")}
     names.add(compose()["services"]["connector"]["image"])
     (name,) = names
@@ -177,7 +177,7 @@ def test_every_file_means_the_same_image() -> None:
 # ── Compose ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_service_is_locked_down_and_looked_after() -> None:
+def test_every_service_is_hardened_and_has_a_healthcheck() -> None:
     services = compose()["services"]
     assert set(services) == {"connector", "postgres", "prometheus", "grafana"}
     for said in services.values():
@@ -203,7 +203,7 @@ def test_compose_runs_the_connector_as_the_image_says() -> None:
     assert name == said["user"]
 
 
-def test_compose_hands_over_every_secret_as_a_file() -> None:
+def test_compose_passes_every_secret_as_a_file() -> None:
     whole = compose()
     said = whole["services"]["connector"]["secrets"]
     targets = {each["source"]: each["target"] for each in said}
@@ -219,7 +219,7 @@ def test_compose_hands_over_every_secret_as_a_file() -> None:
     assert "secrets/" in (DEPLOY / ".gitignore").read_text().splitlines()
 
 
-def test_what_compose_mounts_is_there() -> None:
+def test_compose_mounts_existing_files() -> None:
     for service in compose()["services"].values():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
@@ -229,7 +229,7 @@ def test_what_compose_mounts_is_there() -> None:
                 assert source in compose()["volumes"]
 
 
-def test_grafana_and_prometheus_find_what_is_mounted() -> None:
+def test_grafana_and_prometheus_find_their_mounted_files() -> None:
     services = compose()["services"]
     folder = DEPLOY / "grafana" / "provisioning"
     mounted = {volume.split(":")[1] for volume in services["grafana"]["volumes"]}

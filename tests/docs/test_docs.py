@@ -15,7 +15,7 @@ import typer.main
 
 from connector.cli import app
 from connector.domain.errors import Problem
-from connector.pipeline.rendering import ORIGIN
+from connector.pipeline.rendering import ORIGIN_PROPERTY
 from connector.runtime.metrics import Metrics
 from tests.paths import ROOT
 
@@ -59,7 +59,7 @@ def test_the_index_has_every_problem_with_the_meaning_of_the_code() -> None:
     ]
 
 
-def test_no_page_stands_for_a_code_that_does_not_exist() -> None:
+def test_no_page_exists_for_an_unknown_code() -> None:
     pages = {page.stem for page in PROBLEMS.glob("*.md")}
     assert pages == {problem.value for problem in Problem} | {"README"}
 
@@ -122,12 +122,12 @@ def fault_of(command: str) -> str | None:
         ("connector status ID", False),
     ],
 )
-def test_commands_are_told_from_inventions(command: str, good: bool) -> None:
+def test_real_commands_are_distinguished_from_invented_ones(command: str, good: bool) -> None:
     assert (fault_of(command) is None) == good
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_command_that_a_page_names_exists(page: Path) -> None:
+def test_every_documented_command_exists(page: Path) -> None:
     faults = {command: fault for command in commands(page) if (fault := fault_of(command))}
     assert not faults
 
@@ -136,7 +136,7 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_relative_link_leads_somewhere(page: Path) -> None:
+def test_every_relative_link_resolves(page: Path) -> None:
     targets = _LINK.findall(_SPAN.sub("", prose(page)))
     inside = [t.partition("#")[0] for t in targets if not re.match(r"[a-z]+:", t)]
     assert not [target for target in inside if target and not (page.parent / target).exists()]
@@ -160,7 +160,7 @@ def declared() -> dict[str, tuple[str, tuple[str, ...]]]:
     return found
 
 
-def test_every_metric_is_documented_with_its_type_and_labels_and_none_other() -> None:
+def test_exactly_the_existing_metrics_are_documented_with_type_and_labels() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text()
     rows = re.findall(r"^\| `(connector_\w+)` \| (\w+) \| ([\w, ]*?) ?\| .+ \| .+ \|$", text, re.M)
     documented = {
@@ -172,7 +172,7 @@ def test_every_metric_is_documented_with_its_type_and_labels_and_none_other() ->
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_metric_that_a_page_names_exists(page: Path) -> None:
-    named = set(re.findall(r"\bconnector_[a-z_]+", page.read_text())) - {ORIGIN}
+    named = set(re.findall(r"\bconnector_[a-z_]+", page.read_text())) - {ORIGIN_PROPERTY}
     shown = {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}
     assert shown <= declared().keys()
 

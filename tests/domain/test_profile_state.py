@@ -8,15 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.domain import profile_state
-from connector.domain.lanes import (
-    LaneId,
-    Millis,
-)
+from connector.domain.lanes import LaneId, Millis
 from connector.domain.profile_state import Profile
-from connector.domain.profiles import (
-    Observation,
-    ProfileWrite,
-)
+from connector.domain.profiles import Observation, ProfileWrite
 
 DAY = 86_400_000
 FOREVER = 10_000 * DAY
@@ -47,7 +41,7 @@ def write_of(profile: Profile, now: int = 0, reconfirm: int = FOREVER) -> Profil
 
 
 @given(st.lists(st.tuples(CHANGES, st.integers(0, 9)), max_size=8), st.randoms())
-def test_the_newest_read_of_each_field_wins_in_whatever_order_they_come(
+def test_the_newest_read_of_each_field_wins_in_any_order(
     reads: list[tuple[dict[str, Any], int]], random: Any
 ) -> None:
     unique = {at: changes for changes, at in reads}
@@ -74,39 +68,39 @@ def test_after_every_accepted_write_klaviyo_has_what_is_wanted(
             klaviyo.update(write.sets)
             for name in write.unsets:
                 klaviyo.pop(name, None)
-            profile = profile_state.took(profile, write, Millis(at))
+            profile = profile_state.apply_accepted(profile, write, Millis(at))
         assert write_of(profile, at) is None
         wanted = {n: v for n, (v, _) in profile.wanted.items() if v is not None}
         assert {n: v for n, v in klaviyo.items() if v is not None} == wanted
 
 
-def test_what_we_never_set_is_not_unset() -> None:
+def test_a_field_we_never_set_is_not_unset() -> None:
     profile = observe(Profile(1), {"balance": 1, "tier": None}, 1)
     write = write_of(profile)
     assert write
     assert (write.sets, write.unsets) == ({"balance": 1}, ())
-    assert not profile_state.needs_one_call(write)
+    assert not profile_state.needs_single_call(write)
 
 
-def test_an_accepted_field_is_told_again_after_a_while_but_an_unset_is_not() -> None:
+def test_an_accepted_field_is_reconfirmed_after_a_while_but_an_unset_is_not() -> None:
     profile = observe(Profile(1), {"balance": 1, "tier": "Gold"}, 1)
     write = write_of(profile)
     assert write
-    profile = profile_state.took(profile, write, Millis(1))
+    profile = profile_state.apply_accepted(profile, write, Millis(1))
     profile = observe(profile, {"tier": None}, 2)
     write = write_of(profile)
     assert write
     assert write.unsets == ("tier",)
-    profile = profile_state.took(profile, write, Millis(2))
+    profile = profile_state.apply_accepted(profile, write, Millis(2))
     assert write_of(profile, 30 * DAY, 30 * DAY) is None
     late = write_of(profile, 30 * DAY + 1, 30 * DAY)
     assert late
     assert (late.sets, late.unsets) == ({"balance": 1}, ())
 
 
-def test_a_doubtful_write_is_told_again_whole_and_unsets_what_it_may_have_set() -> None:
+def test_an_ambiguous_write_is_resent_in_full_and_unsets_what_it_may_have_set() -> None:
     profile = observe(Profile(1), {"balance": 1, "tier": "Gold", "never": None}, 1)
-    profile = profile_state.doubted(profile, Millis(1))
+    profile = profile_state.apply_ambiguous(profile, Millis(1))
     profile = observe(profile, {"tier": None}, 2)
     write = write_of(profile)
     assert write
@@ -121,29 +115,31 @@ def test_an_attribute_of_klaviyos_own_is_cleared_by_null() -> None:
         "first_name": "Ada",
         "location": {"city": "Paris"},
     }
-    profile = observe(profile_state.took(profile, write, Millis(1)), {"@first_name": None}, 2)
+    profile = observe(
+        profile_state.apply_accepted(profile, write, Millis(1)), {"@first_name": None}, 2
+    )
     write = write_of(profile)
     assert write
     assert (write.sets, write.unsets) == ({"@first_name": None}, ())
-    assert profile_state.needs_one_call(write)
+    assert profile_state.needs_single_call(write)
 
 
-def test_a_new_address_starts_afresh_and_the_old_one_is_left_clean() -> None:
+def test_a_new_address_starts_empty_and_the_old_one_is_cleaned_up() -> None:
     profile = observe(Profile(1), {"balance": 1, "tier": None}, 1)
     write = write_of(profile)
     assert write
-    profile = profile_state.took(profile, write, Millis(1), profile_id="K1")
+    profile = profile_state.apply_accepted(profile, write, Millis(1), profile_id="K1")
     # One write is in flight to the old address when the new one becomes known.
     profile = observe(profile, {"balance": 2}, 2)
-    flying = write_of(profile)
-    assert flying
+    in_flight_write = write_of(profile)
+    assert in_flight_write
     profile = observe(profile, {"balance": 3}, 3, email="new@example.com")
-    profile = profile_state.took(profile, flying, Millis(3))
+    profile = profile_state.apply_accepted(profile, in_flight_write, Millis(3))
     farewell = write_of(profile)
     assert farewell
-    assert farewell.farewell
+    assert farewell.is_cleanup
     assert (farewell.identity, farewell.unsets) == ({"email": "ada@example.com"}, ("balance",))
-    profile = profile_state.took(profile, farewell, Millis(4))
+    profile = profile_state.apply_accepted(profile, farewell, Millis(4))
     write = write_of(profile)
     assert write
     assert (write.identity, write.sets) == ({"email": "new@example.com"}, {"balance": 3})
@@ -154,97 +150,97 @@ def test_with_move_the_profile_gets_the_new_address() -> None:
     profile = observe(Profile(1), {"balance": 1}, 1)
     write = write_of(profile)
     assert write
-    profile = profile_state.took(profile, write, Millis(1), profile_id="K1")
+    profile = profile_state.apply_accepted(profile, write, Millis(1), profile_id="K1")
     profile = observe(profile, {"balance": 1}, 2, email="new@example.com", email_change="move")
     write = write_of(profile)
     assert write
-    assert write.move_from
-    assert write.move_from["email"] == "ada@example.com"
+    assert write.pending_move
+    assert write.pending_move["email"] == "ada@example.com"
     assert (write.identity, write.profile_id, write.sets) == (
         {"email": "new@example.com"},
         "K1",
         {"balance": 1},
     )
-    assert write_of(profile_state.took(profile, write, Millis(2), profile_id="K1")) is None
+    assert (
+        write_of(profile_state.apply_accepted(profile, write, Millis(2), profile_id="K1")) is None
+    )
 
 
-def test_a_second_move_before_the_first_still_moves_the_profile_that_there_is() -> None:
+def test_a_second_move_before_the_first_still_moves_the_existing_profile() -> None:
     profile = observe(Profile(1), {"balance": 1}, 1)
     write = write_of(profile)
     assert write
-    profile = profile_state.took(profile, write, Millis(1))
+    profile = profile_state.apply_accepted(profile, write, Millis(1))
     for at, email in ((2, "b@example.com"), (3, "c@example.com")):
         profile = observe(profile, {"balance": 1}, at, email=email, email_change="move")
     # The first move may have happened without our knowing: then its address bears our fields.
     farewell = write_of(profile)
     assert farewell
-    assert (farewell.farewell, farewell.identity) == (True, {"email": "b@example.com"})
-    move = write_of(profile_state.took(profile, farewell, Millis(3)))
+    assert (farewell.is_cleanup, farewell.identity) == (True, {"email": "b@example.com"})
+    move = write_of(profile_state.apply_accepted(profile, farewell, Millis(3)))
     assert move
-    assert move.move_from
-    assert move.move_from["email"] == "ada@example.com"
+    assert move.pending_move
+    assert move.pending_move["email"] == "ada@example.com"
     assert (move.identity, move.sets) == ({"email": "c@example.com"}, {"balance": 1})
 
 
-def test_back_to_an_address_that_was_left_forgets_the_farewell() -> None:
+def test_returning_to_a_left_address_cancels_its_cleanup() -> None:
     profile = observe(Profile(1), {"balance": 1}, 1)
     write = write_of(profile)
     assert write
-    profile = profile_state.took(profile, write, Millis(1))
+    profile = profile_state.apply_accepted(profile, write, Millis(1))
     profile = observe(profile, {}, 2, email="new@example.com")
     profile = observe(profile, {}, 3)
     farewell = write_of(profile)
     assert farewell
-    assert (farewell.farewell, farewell.identity) == (True, {"email": "new@example.com"})
-    write = write_of(profile_state.took(profile, farewell, Millis(3)))
+    assert (farewell.is_cleanup, farewell.identity) == (True, {"email": "new@example.com"})
+    write = write_of(profile_state.apply_accepted(profile, farewell, Millis(3)))
     assert write
-    assert not write.farewell
+    assert not write.is_cleanup
     assert (write.identity, write.sets) == ({"email": "ada@example.com"}, {"balance": 1})
 
 
-def test_a_profile_id_that_differs_means_a_merge_and_all_is_told_again() -> None:
+def test_a_different_profile_id_means_a_merge_and_all_fields_are_resent() -> None:
     profile = observe(Profile(1), {"balance": 1, "tier": "Gold"}, 1)
     write = write_of(profile)
     assert write
-    profile = profile_state.took(profile, write, Millis(1), profile_id="K1")
+    profile = profile_state.apply_accepted(profile, write, Millis(1), profile_id="K1")
     profile = observe(profile, {"balance": 2}, 2)
     write = write_of(profile)
     assert write
-    profile = profile_state.took(profile, write, Millis(2), profile_id="K2")
+    profile = profile_state.apply_accepted(profile, write, Millis(2), profile_id="K2")
     again = write_of(profile)
     assert again
     assert again.sets == {"tier": "Gold"}
     assert profile.profile_id == "K2"
 
 
-def test_a_field_that_was_left_behind_is_unset_on_the_way_back() -> None:
+def test_a_field_left_at_an_address_is_unset_on_return() -> None:
     profile = observe(Profile(1), {"balance": 1, "tier": "Gold"}, 1)
     write = write_of(profile)
     assert write
-    profile = profile_state.took(profile, write, Millis(1))
+    profile = profile_state.apply_accepted(profile, write, Millis(1))
     profile = observe(profile, {"tier": None}, 2, email="new@example.com")
     profile = observe(profile, {}, 3)
     farewell = write_of(profile)
     assert farewell
-    write = write_of(profile_state.took(profile, farewell, Millis(3)))
+    write = write_of(profile_state.apply_accepted(profile, farewell, Millis(3)))
     assert write
     assert (write.sets, write.unsets) == ({"balance": 1}, ("tier",))
 
 
-def test_who_leaves_keeps_or_loses_his_fields() -> None:
+def test_a_person_who_leaves_keeps_or_loses_their_fields() -> None:
     profile = observe(Profile(1), {"balance": 1}, 1)
     write = write_of(profile)
     assert write
-    profile = profile_state.took(profile, write, Millis(1))
-    assert write_of(profile_state.leave(profile, Millis(2), on_leave="keep")) is None
-    write = write_of(profile_state.leave(profile, Millis(2), on_leave="unset"))
+    profile = profile_state.apply_accepted(profile, write, Millis(1))
+    assert write_of(profile_state.mark_gone(profile, Millis(2), on_leave="keep")) is None
+    write = write_of(profile_state.mark_gone(profile, Millis(2), on_leave="unset"))
     assert write
     assert write.unsets == ("balance",)
 
 
 @given(st.dictionaries(NAMES, VALUES), st.lists(st.text(max_size=5), max_size=3))
-def test_a_write_survives_its_way_through_the_store(
-    sets: dict[str, Any], unsets: list[str]
-) -> None:
+def test_a_write_round_trips_through_the_store(sets: dict[str, Any], unsets: list[str]) -> None:
     write = ProfileWrite({"email": "ada@example.com"}, sets, tuple(unsets), "K1")
-    assert profile_state.write_of_json(profile_state.write_to_json(write)) == write
+    assert profile_state.write_from_json(profile_state.write_to_json(write)) == write

@@ -9,25 +9,15 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from connector.domain.lanes import (
-    Millis,
-    Spend,
-)
-from connector.domain.messages import (
-    EventMessage,
-)
-from connector.domain.outcomes import (
-    Delivery,
-    Outcome,
-)
-from connector.domain.records import (
-    Entry,
-)
-from connector.klaviyo.api import KlaviyoApi, headers, private_key, watch
+from connector.domain.lanes import Millis, QuotaUsage
+from connector.domain.messages import EventMessage
+from connector.domain.outcomes import Delivery, Outcome
+from connector.domain.records import Entry
+from connector.klaviyo.api import KlaviyoApi, headers, observe_headers, private_key
 from connector.klaviyo.limits import BULK_EVENTS, CREATE_EVENT, GET_ACCOUNTS, GET_METRICS
 from connector.klaviyo.sink.events import EventSink
 from connector.net.http import Http
-from connector.net.rate_limit import Governor, Limit
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.ports import Outgoing
 from connector.sandbox import KlaviyoSandbox
 from connector.testing.fakes.clock import FakeClock
@@ -36,7 +26,7 @@ Out = Outgoing[EventMessage]
 WIDE = Limit(100_000, 1_000_000)
 
 
-class Hasty(FakeClock):
+class AutoAdvancingClock(FakeClock):
     """Whoever sleeps wakes at once, and it is later."""
 
     async def sleep(self, seconds: float) -> None:
@@ -103,9 +93,9 @@ class Rig:
         timeout: float = 30.0,
         clock: FakeClock | None = None,
     ) -> None:
-        self.clock = clock or Hasty()
-        self.remembered: list[Spend] = []
-        self.governor = Governor(
+        self.clock = clock or AutoAdvancingClock()
+        self.remembered: list[QuotaUsage] = []
+        self.governor = RateLimiter(
             "acct",
             {
                 CREATE_EVENT: WIDE,
@@ -125,7 +115,7 @@ class Rig:
             clock=self.clock,
             credential=private_key(SecretStr(key)),
             headers=headers("2026-10-15"),
-            seen=watch(self.governor),
+            on_call=observe_headers(self.governor),
             http=http,
             timeout=timeout,
         )
@@ -133,7 +123,7 @@ class Rig:
         self.sink = EventSink(self.api, self.clock, late_after=late_after)
         self.deliveries: list[Delivery] = []
 
-    async def _remember(self, spend: Sequence[Spend]) -> None:
+    async def _remember(self, spend: Sequence[QuotaUsage]) -> None:
         self.remembered.extend(spend)
 
     async def deliver(

@@ -20,13 +20,11 @@ profile-subscription-bulk-delete-jobs, profile-suppression-bulk-create-jobs and 
 
 
 @pytest.mark.parametrize("endpoint", LIMITS)
-def test_no_endpoint_of_ours_is_about_consent(endpoint: str) -> None:
+def test_no_endpoint_we_use_concerns_consent(endpoint: str) -> None:
     assert not _CONSENT.search(endpoint)
 
 
-async def test_an_endpoint_that_is_not_in_the_table_is_never_written_to(
-    rig: Rig, klaviyo: KlaviyoSandbox
-) -> None:
+async def test_no_request_writes_to_an_unlisted_endpoint(rig: Rig, klaviyo: KlaviyoSandbox) -> None:
     route = "POST /api/profile-subscription-bulk-create-jobs"
     with pytest.raises(AssertionError, match="no endpoint of ours"):
         await rig.api.post(route, b"{}")

@@ -13,12 +13,15 @@ from openapi_client.models.event_create_query_v2 import EventCreateQueryV2
 from openapi_client.models.events_bulk_create_job import EventsBulkCreateJob
 
 from connector.domain.errors import Problem
-from connector.domain.messages import (
-    EventMessage,
-    Fault,
+from connector.domain.messages import EventMessage, Fault
+from connector.klaviyo.limits import (
+    BODY_MAX,
+    BULK_EVENTS,
+    CREATE_EVENT,
+    EARLIEST_TIME,
+    MAX_FUTURE,
 )
-from connector.klaviyo.limits import BODY_MAX, BULK_EVENTS, CREATE_EVENT, EARLIEST, LATEST_AHEAD
-from connector.klaviyo.sink.event_body import ENVELOPE, fault_of, item, single
+from connector.klaviyo.sink.event_body import ENVELOPE, item, single, validate
 from connector.klaviyo.sink.events import EventSink
 from connector.sandbox import KlaviyoSandbox
 from connector.testing.fakes.clock import FakeClock
@@ -36,8 +39,8 @@ def nest(levels: int, inner: Any = 1) -> Any:
 
 def fault(message: EventMessage) -> Fault | None:
     """The fault, the same whichever way the event would go."""
-    singly = fault_of(message, single(message, backfill=False), now())
-    grouped = fault_of(message, item(message, backfill=False), now())
+    singly = validate(message, single(message, backfill=False), now())
+    grouped = validate(message, item(message, backfill=False), now())
     assert (singly is None) == (grouped is None)
     if singly and grouped:
         assert singly.problem is grouped.problem
@@ -89,14 +92,14 @@ LIMITS: list[tuple[dict[str, Any], dict[str, Any], Problem, str]] = [
         "properties.a",
     ),
     (
-        {"occurred_at": EARLIEST},
-        {"occurred_at": EARLIEST - 1},
+        {"occurred_at": EARLIEST_TIME},
+        {"occurred_at": EARLIEST_TIME - 1},
         Problem.TIME_OUT_OF_RANGE,
         "1999-12-31T23:59:59+00:00",
     ),
     (
-        {"occurred_at": now() + LATEST_AHEAD},
-        {"occurred_at": now() + LATEST_AHEAD + 1},
+        {"occurred_at": now() + MAX_FUTURE},
+        {"occurred_at": now() + MAX_FUTURE + 1},
         Problem.TIME_OUT_OF_RANGE,
         "2027-09-21",
     ),
@@ -144,7 +147,7 @@ def test_a_limit_holds_exactly(
 
 
 @pytest.mark.parametrize("millis", [-(10**15), 253_402_344_000_000, 10**18, -(10**18)])
-def test_a_time_that_no_calendar_knows_is_out_of_range(millis: int) -> None:
+def test_an_impossible_time_is_out_of_range(millis: int) -> None:
     found = fault(make_message(occurred_at=millis))
     assert found is not None
     assert found.problem is Problem.TIME_OUT_OF_RANGE
@@ -154,25 +157,25 @@ def test_a_time_that_no_calendar_knows_is_out_of_range(millis: int) -> None:
 def of_size(size: int) -> EventMessage:
     """An event whose group takes so many bytes, without a string that is too long."""
     empty = {f"p{n:02d}": "" for n in range(52)}
-    room = size - len(item(make_message(properties=empty), backfill=False))
+    max_bytes = size - len(item(make_message(properties=empty), backfill=False))
     filled = dict(empty)
     for name in empty:
-        filled[name] = "x" * min(99_000, room)
-        room -= len(filled[name])
+        filled[name] = "x" * min(99_000, max_bytes)
+        max_bytes -= len(filled[name])
     message = make_message(properties=filled)
     assert len(item(message, backfill=False)) == size
     return message
 
 
 def test_an_event_may_fill_a_request_and_no_more() -> None:
-    fits = item(of_size(ENVELOPE.room), backfill=False)
+    fits = item(of_size(ENVELOPE.max_bytes), backfill=False)
     assert len(ENVELOPE.body([fits])) == BODY_MAX
-    assert fault_of(of_size(ENVELOPE.room), fits, now()) is None
-    over = of_size(ENVELOPE.room + 1)
-    found = fault_of(over, item(over, backfill=False), now())
+    assert validate(of_size(ENVELOPE.max_bytes), fits, now()) is None
+    over = of_size(ENVELOPE.max_bytes + 1)
+    found = validate(over, item(over, backfill=False), now())
     assert found is not None
     assert found.problem is Problem.RECORD_TOO_LARGE
-    assert str(ENVELOPE.room + 1) in found.detail
+    assert str(ENVELOPE.max_bytes + 1) in found.detail
 
 
 def test_faults_quote_no_data() -> None:
@@ -256,7 +259,7 @@ MESSAGES = st.builds(
     unique_id=st.one_of(st.just("jericommerce:1"), st.sampled_from(["", "u" * 255, "u" * 256])),
     occurred_at=st.one_of(
         st.integers(-(10**17), 10**17),
-        st.integers(EARLIEST - DAY, now() + LATEST_AHEAD + DAY),
+        st.integers(EARLIEST_TIME - DAY, now() + MAX_FUTURE + DAY),
     ),
     identity=st.sampled_from(
         [{"email": "ana@example.com"}, {"phone_number": "+34600000000"}, {"external_id": "x1"}]
@@ -280,12 +283,12 @@ MESSAGES = st.builds(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(message=MESSAGES, backfill=st.booleans())
-def test_what_we_send_klaviyo_takes(message: EventMessage, backfill: bool) -> None:
+def test_klaviyo_accepts_every_body_we_send(message: EventMessage, backfill: bool) -> None:
     try:
         encoded = item(message, backfill=backfill)
     except TypeError:
         return  # a lone surrogate: the sink makes it a dead letter
-    if fault_of(message, encoded, now()) is None:
+    if validate(message, encoded, now()) is None:
         assert violations(message, backfill=backfill) == []
         assert_the_sdk_takes(message, backfill=backfill)
 
@@ -310,7 +313,7 @@ def test_the_official_models_know_every_field(changes: dict[str, Any]) -> None:
     assert_the_sdk_takes(make_message(**changes), backfill=True)
 
 
-def test_a_single_body_is_this() -> None:
+def test_the_body_of_a_single_event() -> None:
     body = orjson.loads(single(make_message(occurred_at=1_790_000_000_999), backfill=False))
     assert body == {
         "data": {
@@ -339,24 +342,24 @@ def attributes(message: EventMessage, backfill: bool = False) -> list[dict[str, 
     return [one["attributes"], event["attributes"]]
 
 
-def test_the_unique_id_stands_inside_the_attributes() -> None:
+def test_the_unique_id_is_inside_the_attributes() -> None:
     assert [a["unique_id"] for a in attributes(make_message())] == ["jericommerce:1"] * 2
 
 
 @pytest.mark.parametrize("value", [None, 0.0, 12.5, -3])
-def test_a_value_is_left_out_only_when_there_is_none(value: float | None) -> None:
+def test_a_value_is_omitted_only_when_absent(value: float | None) -> None:
     for found in attributes(make_message(value=value)):
         assert found.get("value") == value
         assert ("value" in found) is (value is not None)
 
 
 @pytest.mark.parametrize("backfill", [False, True])
-def test_backfill_is_said_only_when_true(backfill: bool) -> None:
+def test_the_backfill_flag_is_sent_only_when_true(backfill: bool) -> None:
     for found in attributes(make_message(), backfill):
         assert found.get("backfill", "unsaid") == (True if backfill else "unsaid")
 
 
-def test_an_identity_wins_over_an_attribute_of_its_name() -> None:
+def test_an_identifier_wins_over_an_attribute_of_the_same_name() -> None:
     message = make_message(attributes={"email": "other@example.com", "first_name": "Ana"})
     profile = orjson.loads(single(message, backfill=False))["data"]["attributes"]["profile"]
     assert profile["data"]["attributes"] == {"email": "ana@example.com", "first_name": "Ana"}
@@ -372,7 +375,7 @@ def test_an_identity_wins_over_an_attribute_of_its_name() -> None:
         (3600.0, 0, True, True),
     ],
 )
-def test_an_event_that_is_late_or_history_starts_no_flow(
+def test_a_late_or_historical_event_starts_no_flow(
     late_after: float | None, age: int, flagged: bool, silent: bool
 ) -> None:
     sink = EventSink(None, FakeClock(), late_after=late_after)  # type: ignore[arg-type]

@@ -14,21 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.domain.errors import DeliveryError, Problem, Unknown, Wait
-from connector.domain.outcomes import (
-    Accepted,
-    Dead,
-    Delivery,
-    Doubt,
-    Retry,
-    Unsent,
-)
+from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater
+from connector.domain.outcomes import Accepted, Ambiguous, Dead, Delivery, Retry, Unsent
 from connector.klaviyo.limits import BULK_EVENTS, CREATE_EVENT, LIMITS
 from connector.klaviyo.sink.event_body import ENVELOPE, item
 from connector.sandbox import KlaviyoSandbox, serve
-from connector.testing.fakes.clock import settle_down
+from connector.testing.fakes.clock import run_pending
 
-from .conftest import Hasty, Out, Rig, make_message, make_out, make_outs, now, scripted
+from .conftest import AutoAdvancingClock, Out, Rig, make_message, make_out, make_outs, now, scripted
 
 BULK = "event-bulk-create-jobs"
 POINTER = "/data/attributes/events-bulk-create/data/"
@@ -69,13 +62,13 @@ async def test_events_are_accepted(
         )
 
 
-async def test_nothing_to_deliver_is_no_request(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
+async def test_an_empty_batch_makes_no_request(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
     assert await rig.deliver([], bulk=True) == {}
     assert await rig.deliver([], bulk=False) == {}
     assert klaviyo.state()["requests"] == {}
 
 
-async def test_a_thousand_go_in_one_request_and_the_rest_waits(
+async def test_one_request_carries_a_thousand_events_and_the_rest_wait(
     klaviyo: KlaviyoSandbox, rig: Rig
 ) -> None:
     outcomes = await rig.deliver(make_outs(1_001))
@@ -90,7 +83,7 @@ async def test_a_thousand_go_in_one_request_and_the_rest_waits(
 
 
 @pytest.mark.parametrize("bulk", [False, True])
-async def test_what_klaviyo_would_refuse_dies_without_a_request(
+async def test_an_event_klaviyo_would_reject_is_dead_lettered_without_a_request(
     klaviyo: KlaviyoSandbox, rig: Rig, bulk: bool
 ) -> None:
     outs = [
@@ -121,17 +114,17 @@ def heavy(seq: int, size: int) -> Out:
     """An event whose group takes `size` bytes."""
     changes = {"unique_id": f"jericommerce:{seq}", "identity": {"email": f"p{seq}@example.com"}}
     names = [f"p{n:02d}" for n in range(size // 99_000 + 2)]
-    room = size - len(
+    max_bytes = size - len(
         item(make_message(properties=dict.fromkeys(names, ""), **changes), backfill=False)
     )
     filled = {}
     for name in names:
-        filled[name] = "x" * min(99_000, room)
-        room -= len(filled[name])
+        filled[name] = "x" * min(99_000, max_bytes)
+        max_bytes -= len(filled[name])
     return make_out(seq, properties=filled)
 
 
-async def test_five_megabytes_go_in_one_request_and_the_rest_waits(
+async def test_one_request_carries_five_megabytes_and_the_rest_wait(
     klaviyo: KlaviyoSandbox, rig: Rig
 ) -> None:
     outcomes = await rig.deliver([heavy(seq, 1_000_000) for seq in range(7)])
@@ -143,27 +136,35 @@ async def test_an_event_that_fills_a_request_to_its_last_byte_is_sent(
     klaviyo: KlaviyoSandbox, rig: Rig
 ) -> None:
     """Were it left unsent, it would be left unsent for ever, and all behind it."""
-    outcomes = await rig.deliver([heavy(0, ENVELOPE.room), make_out(1)])
+    outcomes = await rig.deliver([heavy(0, ENVELOPE.max_bytes), make_out(1)])
     assert kinds(outcomes) == {"Accepted": 1, "Unsent": 1}
     assert klaviyo.recorded("jericommerce:0") == 1
     assert klaviyo.state()["violations"] == {}
-    first, second = heavy(2, ENVELOPE.room // 2), heavy(3, ENVELOPE.room - ENVELOPE.room // 2 - 1)
+    first, second = (
+        heavy(2, ENVELOPE.max_bytes // 2),
+        heavy(3, ENVELOPE.max_bytes - ENVELOPE.max_bytes // 2 - 1),
+    )
     assert kinds(await rig.deliver([first, second])) == {"Accepted": 2}
-    first, second = heavy(4, ENVELOPE.room // 2), heavy(5, ENVELOPE.room - ENVELOPE.room // 2)
+    first, second = (
+        heavy(4, ENVELOPE.max_bytes // 2),
+        heavy(5, ENVELOPE.max_bytes - ENVELOPE.max_bytes // 2),
+    )
     assert kinds(await rig.deliver([first, second])) == {"Accepted": 1, "Unsent": 1}
 
 
-async def test_twins_of_one_batch_go_one_after_the_other(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
+async def test_duplicates_in_one_batch_are_sent_one_after_the_other(
+    klaviyo: KlaviyoSandbox, rig: Rig
+) -> None:
     """In bulk Klaviyo would refuse the whole request."""
     twin = {"unique_id": "jericommerce:same", "identity": {"email": "ana@example.com"}}
     outs = [make_out(0, **twin), make_out(1), make_out(2, **twin), make_out(3, **twin)]
     outcomes = await rig.deliver(outs)
-    assert kinds(outcomes) == {"Accepted": 2, "Doubt": 2}
+    assert kinds(outcomes) == {"Accepted": 2, "Ambiguous": 2}
     assert isinstance(outcomes[0], Accepted)
     assert klaviyo.state()["violations"] == {}
 
 
-async def test_one_id_for_two_people_or_two_metrics_is_no_twin(
+async def test_one_id_for_two_people_or_two_metrics_is_not_a_duplicate(
     klaviyo: KlaviyoSandbox, rig: Rig
 ) -> None:
     same = {"unique_id": "jericommerce:same"}
@@ -181,7 +182,9 @@ async def test_one_id_for_two_people_or_two_metrics_is_no_twin(
 
 
 @pytest.mark.parametrize("errors", ["all", "first"])
-async def test_what_a_pointer_names_is_taken_out_and_the_rest_goes_at_once(errors: Any) -> None:
+async def test_records_named_by_an_error_pointer_are_removed_and_the_rest_is_sent_at_once(
+    errors: Any,
+) -> None:
     klaviyo = KlaviyoSandbox(now=lambda: now() / 1000, limits=False, bulk_errors=errors)
     rig = Rig(klaviyo)
     outs = make_outs(100)
@@ -214,7 +217,7 @@ async def test_what_a_pointer_names_is_taken_out_and_the_rest_goes_at_once(error
         (16, list(range(16))),
     ],
 )
-async def test_where_nothing_is_named_the_batch_is_halved(
+async def test_without_a_pointer_the_batch_is_bisected(
     klaviyo: KlaviyoSandbox, rig: Rig, count: int, bad: list[int]
 ) -> None:
     poison(klaviyo, *bad, pointer=False)
@@ -228,7 +231,9 @@ async def test_where_nothing_is_named_the_batch_is_halved(
 
 @settings(deadline=None, max_examples=40)
 @given(count=st.integers(1, 120), data=st.data(), pointer=st.booleans())
-def test_exactly_the_poisoned_die(count: int, data: st.DataObject, pointer: bool) -> None:
+def test_exactly_the_poisoned_records_are_dead_lettered(
+    count: int, data: st.DataObject, pointer: bool
+) -> None:
     bad = data.draw(st.sets(st.integers(0, count - 1), max_size=4))
 
     async def run() -> None:
@@ -244,7 +249,9 @@ def test_exactly_the_poisoned_die(count: int, data: st.DataObject, pointer: bool
     asyncio.run(run())
 
 
-async def test_a_poison_among_singles_dies_alone(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
+async def test_a_poisoned_single_record_is_dead_lettered_alone(
+    klaviyo: KlaviyoSandbox, rig: Rig
+) -> None:
     poison(klaviyo, 2, pointer=True)
     outcomes = await rig.deliver(make_outs(5, [2]), bulk=False)
     assert dead(outcomes) == {2}
@@ -278,7 +285,7 @@ async def test_a_request_that_is_too_large_is_split() -> None:
         "/data/attributes",
     ],
 )
-async def test_a_pointer_to_nothing_of_ours_names_nothing(pointer: str) -> None:
+async def test_a_pointer_to_no_record_names_no_record(pointer: str) -> None:
     sent: list[int] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -329,15 +336,15 @@ ANSWERS: list[tuple[dict[str, Any], str, Problem, str | None]] = [
         Problem.KLAVIYO_UNAVAILABLE,
         None,
     ),
-    ({"kind": "status", "status": 500}, "Doubt", Problem.SERVER_FAULT, None),
-    ({"kind": "status", "status": 502, "applied": True}, "Doubt", Problem.SERVER_FAULT, None),
+    ({"kind": "status", "status": 500}, "Ambiguous", Problem.SERVER_FAULT, None),
+    ({"kind": "status", "status": 502, "applied": True}, "Ambiguous", Problem.SERVER_FAULT, None),
     ({"kind": "status", "status": 409}, "Dead", Problem.KLAVIYO_CONFLICT, None),
 ]
 
 
 @pytest.mark.parametrize("bulk", [False, True])
 @pytest.mark.parametrize(("fault", "kind", "problem", "scope"), ANSWERS)
-async def test_an_answer_comes_to_its_outcome(
+async def test_a_response_maps_to_its_outcome(
     klaviyo: KlaviyoSandbox,
     rig: Rig,
     bulk: bool,
@@ -358,7 +365,7 @@ async def test_an_answer_comes_to_its_outcome(
         assert all(request.problem is problem for request in delivery.requests)
 
 
-async def test_a_429_slows_the_governor_as_long_as_it_said(
+async def test_a_429_pauses_the_rate_limiter_for_retry_after(
     klaviyo: KlaviyoSandbox, rig: Rig
 ) -> None:
     klaviyo.faults.add("*", "status", status=429, retry_after=30, count=1)
@@ -368,15 +375,15 @@ async def test_a_429_slows_the_governor_as_long_as_it_said(
     assert rig.governor.reserve(CREATE_EVENT, 1).count == 1
 
 
-async def test_a_challenge_slows_the_governor(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
+async def test_a_challenge_pauses_the_rate_limiter(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
     klaviyo.faults.add("*", "html403")
     await rig.deliver(make_outs(1), bulk=False)
     assert rig.governor.reserve(CREATE_EVENT, 1).wait > 0
 
 
-async def test_klaviyos_own_limits_are_never_met(klaviyo: KlaviyoSandbox) -> None:
+async def test_klaviyos_own_limits_are_never_reached(klaviyo: KlaviyoSandbox) -> None:
     """A bisect asks for its permits: with the true limits on both sides there is no 429."""
-    clock = Hasty()
+    clock = AutoAdvancingClock()
     strict = KlaviyoSandbox(now=lambda: clock.now() / 1000)
     rig = Rig(strict, limits=LIMITS, clock=clock)
     bad = list(range(0, 64, 4))
@@ -414,7 +421,7 @@ def failing_after(good: int, status: int, **headers: str) -> tuple[list[int], An
 
 @pytest.mark.parametrize("good", range(1, 8))
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-async def test_once_refused_a_bisect_sends_nothing_more(good: int, status: int) -> None:
+async def test_a_bisect_stops_after_a_blocking_response(good: int, status: int) -> None:
     asked, answer = failing_after(good, status)
     rig = scripted(answer)
     outcomes = await rig.deliver(make_outs(16, [5]))
@@ -425,7 +432,7 @@ async def test_once_refused_a_bisect_sends_nothing_more(good: int, status: int) 
 
 
 @pytest.mark.parametrize("good", [1, 2, 3])
-async def test_once_told_to_wait_a_bisect_sends_nothing_more(good: int) -> None:
+async def test_a_bisect_stops_after_a_retry_after(good: int) -> None:
     asked, answer = failing_after(good, 429, **{"retry-after": "600"})
     rig = scripted(answer)
     began = rig.clock.monotonic()
@@ -438,7 +445,7 @@ async def test_once_told_to_wait_a_bisect_sends_nothing_more(good: int) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 503])
-async def test_once_refused_the_other_permits_are_not_used(status: int) -> None:
+async def test_after_a_blocking_response_other_permits_are_not_used(status: int) -> None:
     asked, answer = failing_after(1, status)
     rig = scripted(answer)
     outcomes = await rig.deliver(make_outs(3_500), permits=4)
@@ -448,7 +455,7 @@ async def test_once_refused_the_other_permits_are_not_used(status: int) -> None:
     await rig.api.aclose()
 
 
-async def test_an_unknown_half_does_not_keep_the_other_from_being_sent() -> None:
+async def test_an_ambiguous_half_does_not_block_the_other_half() -> None:
     calls = 0
 
     def answer(_: httpx.Request) -> httpx.Response:
@@ -457,7 +464,7 @@ async def test_an_unknown_half_does_not_keep_the_other_from_being_sent() -> None
         return httpx.Response({1: 400, 2: 500}.get(calls, 202))
 
     rig = scripted(answer)
-    assert kinds(await rig.deliver(make_outs(10))) == {"Doubt": 5, "Accepted": 5}
+    assert kinds(await rig.deliver(make_outs(10))) == {"Ambiguous": 5, "Accepted": 5}
     await rig.api.aclose()
 
 
@@ -519,7 +526,7 @@ def play(script: Iterator[str]) -> Any:
     bulk=st.booleans(),
     permits=st.integers(1, 3),
 )
-def test_every_entry_ends_in_exactly_one_outcome(
+def test_every_entry_has_exactly_one_outcome(
     script: list[str], count: int, bad: set[int], bulk: bool, permits: int
 ) -> None:
     async def run() -> None:
@@ -553,12 +560,12 @@ async def live(klaviyo: KlaviyoSandbox) -> Any:
 @pytest.mark.parametrize(
     ("kind", "applied"), [("reset_after", True), ("reset_before", False), ("truncate", True)]
 )
-async def test_a_lost_answer_is_a_doubt_and_a_single_repeat_records_once(
+async def test_a_lost_response_is_ambiguous_and_a_single_resend_records_once(
     klaviyo: KlaviyoSandbox, live: Rig, bulk: bool, kind: Any, applied: bool
 ) -> None:
     klaviyo.faults.add("*", kind, count=1)
     [outcome] = (await live.deliver([make_out(1)], bulk=bulk)).values()
-    assert isinstance(outcome, Doubt)
+    assert isinstance(outcome, Ambiguous)
     assert klaviyo.recorded("jericommerce:1") == int(applied)
     [outcome] = (await live.deliver([make_out(1)], bulk=False)).values()
     assert isinstance(outcome, Accepted)
@@ -566,7 +573,7 @@ async def test_a_lost_answer_is_a_doubt_and_a_single_repeat_records_once(
     assert klaviyo.state()["duplicates"] == int(applied)
 
 
-async def test_a_far_end_that_is_not_there_is_a_retry() -> None:
+async def test_an_unreachable_server_is_a_retry() -> None:
     servers = await serve({"klaviyo": (KlaviyoSandbox().app, 0)})
     rig = Rig(base_url=servers.url("klaviyo"))
     await servers.aclose()
@@ -575,7 +582,7 @@ async def test_a_far_end_that_is_not_there_is_a_retry() -> None:
     await rig.api.aclose()
 
 
-async def test_a_delivery_that_is_cut_off_leaves_no_request_behind() -> None:
+async def test_a_cancelled_delivery_leaves_no_request_running() -> None:
     """A lane that stops has nothing running that nobody settles."""
     never = asyncio.Event()
     begun = 0
@@ -593,12 +600,12 @@ async def test_a_delivery_that_is_cut_off_leaves_no_request_behind() -> None:
         return [d async for d in rig.sink.deliver(make_outs(5), bulk=False, permits=5)]
 
     task = asyncio.create_task(consume())
-    await settle_down()
+    await run_pending()
     assert begun == 5
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await settle_down()
+    await run_pending()
     assert asyncio.all_tasks() == others
     await rig.api.aclose()
 
@@ -619,7 +626,7 @@ async def test_the_key_is_checked(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
 @pytest.mark.parametrize(
     "body", [{}, [], {"data": []}, {"data": None}, {"data": [7]}, {"data": [{"id": "x"}]}]
 )
-async def test_an_account_of_another_shape_is_a_fault_and_no_crash(body: Any) -> None:
+async def test_an_account_of_unexpected_shape_is_a_fault_not_a_crash(body: Any) -> None:
     rig = scripted(lambda _: httpx.Response(200, json=body))
     [check] = await rig.sink.check()
     assert (check.level, check.problem) == ("fault", Problem.ANSWER_UNREADABLE)
@@ -629,9 +636,9 @@ async def test_an_account_of_another_shape_is_a_fault_and_no_crash(body: Any) ->
 @pytest.mark.parametrize(
     "body", [{}, {"data": [{}]}, {"data": [], "links": {"next": "https://elsewhere.example"}}]
 )
-async def test_metrics_of_another_shape_are_unreadable(body: Any) -> None:
+async def test_metrics_of_unexpected_shape_are_unreadable(body: Any) -> None:
     rig = scripted(lambda _: httpx.Response(200, json=body))
-    with pytest.raises(Unknown):
+    with pytest.raises(AmbiguousError):
         await rig.api.metric_names()
     await rig.api.aclose()
 
@@ -642,18 +649,16 @@ async def test_metrics_are_read_page_by_page(klaviyo: KlaviyoSandbox, rig: Rig) 
     assert sorted(name for name, _ in await rig.api.metric_names()) == names
 
 
-async def test_a_read_that_is_throttled_slows_the_governor(
-    klaviyo: KlaviyoSandbox, rig: Rig
-) -> None:
+async def test_a_throttled_read_pauses_the_rate_limiter(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
     klaviyo.faults.add("accounts", "status", status=429, retry_after=30, count=1)
     began = rig.clock.monotonic()
-    with pytest.raises(Wait):
+    with pytest.raises(RetryLater):
         await rig.api.account()
     await rig.api.account()
     assert rig.clock.monotonic() - began >= 30
 
 
-async def test_headers_of_every_answer_reach_the_governor() -> None:
+async def test_the_rate_limiter_reads_the_headers_of_every_response() -> None:
     headers = {"ratelimit-remaining": "0", "ratelimit-reset": "5"}
     rig = scripted(lambda _: httpx.Response(202, headers=headers))
     await rig.deliver([make_out(1)], bulk=False)
@@ -661,7 +666,7 @@ async def test_headers_of_every_answer_reach_the_governor() -> None:
     await rig.api.aclose()
 
 
-async def test_no_outcome_holds_the_key_or_an_address(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
+async def test_no_outcome_contains_the_key_or_an_address(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
     klaviyo.faults.add("*", "poison", match="p1@", pointer=True)
     await rig.deliver(make_outs(3))
     said = repr(rig.deliveries)

@@ -12,77 +12,66 @@ import pytest
 import structlog
 from sqlalchemy import select
 
-from connector.domain.errors import DeliveryError, Problem, Unknown, Wait
-from connector.domain.lanes import (
-    Lane,
-    Millis,
-)
-from connector.domain.outcomes import (
-    Observed,
-)
-from connector.domain.profile_state import write_of_json
-from connector.domain.profiles import (
-    Observation,
-)
-from connector.domain.records import (
-    Page,
-    Record,
-    State,
-)
+from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater
+from connector.domain.lanes import Lane, Millis
+from connector.domain.outcomes import Observed
+from connector.domain.profile_state import write_from_json
+from connector.domain.profiles import Observation
+from connector.domain.records import Page, Record, State
 from connector.klaviyo.limits import LIMITS
 from connector.klaviyo.sink.jobs import ImportJobs
 from connector.klaviyo.sink.profiles import ProfileSink
-from connector.pipeline.import_jobs import Receipts
+from connector.pipeline.import_jobs import ImportJobTracker
 from connector.ports import Fence, Lease, Outgoing
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import journal, profiles
 
-from .conftest import WIDE, Hasty, Rig
+from .conftest import WIDE, AutoAdvancingClock, Rig
 from .test_profile_sink import Watched
 
 HORIZON = 3 * 86_400_000
 JOBS = "profile-bulk-import-jobs"
 
 
-class _Lasting(Lease):
+class _StaticLease(Lease):
     def __init__(self, fence: Fence) -> None:
         self._fence = fence
-        self.ours = True
+        self.held = True
 
     @property
     def fence(self) -> Fence:
         return self._fence
 
     def valid(self) -> bool:
-        return self.ours
+        return self.held
 
 
 class Follower:
     """People, jobs that hold their writes, and who follows them; the store is a real one."""
 
-    def __init__(self, store: SqlStore, lane: Lane, reads: Lane, lease: _Lasting) -> None:
-        self.clock = clock = Hasty()
+    def __init__(self, store: SqlStore, lane: Lane, reads: Lane, lease: _StaticLease) -> None:
+        self.clock = clock = AutoAdvancingClock()
         self.klaviyo = KlaviyoSandbox(now=lambda: clock.now() / 1000, limits=False, job_delay=10**9)
         http = httpx.AsyncClient(transport=Watched(self.klaviyo.app))
         self.rig = Rig(http=http, limits=dict.fromkeys(LIMITS, WIDE), clock=clock)
         self.sink = ProfileSink(self.rig.api)
         self.store, self.lane, self.reads, self.lease = store, lane, reads, lease
-        self.freed = 0
+        self.settled_calls = 0
         self.jobs = ImportJobs(self.rig.api)
-        self.receipts = Receipts(
+        self.receipts = ImportJobTracker(
             lane,
             store.profiles,
             self.jobs,
             lease,
             clock,
             Metrics("test"),
-            settled=self._settled,
+            on_settled=self._settled,
         )
 
     def _settled(self) -> None:
-        self.freed += 1
+        self.settled_calls += 1
 
     async def observe(self, count: int, **changes: Any) -> list[int]:
         """People p0 to p{count-1} as a read shows them."""
@@ -101,7 +90,7 @@ class Follower:
             for n in range(count)
         ]
         events = await self.store.lanes.ensure("acme", "klaviyo", "event")
-        await self.store.append([Page(events, "webhook", records, now, reads=self.reads.id)])
+        await self.store.append([Page(events, "webhook", records, now, read_lane=self.reads.id)])
         claim = await self.store.reads.claim(
             self.reads, self.lease.fence, now=now, limit=10_000, solo=False, mapping=""
         )
@@ -133,7 +122,7 @@ class Follower:
         )
         if claim is None:
             return 0
-        outs = [Outgoing(entry, write_of_json(entry.data)) for entry in claim.entries]
+        outs = [Outgoing(entry, write_from_json(entry.data)) for entry in claim.entries]
         async for delivery in self.sink.deliver(
             outs, bulk=not solo, permits=len(outs) if solo else 1
         ):
@@ -162,7 +151,7 @@ async def follower(tmp_path: Path) -> AsyncIterator[Follower]:
     reads = await store.lanes.ensure("acme", "jericommerce", "profile")
     fence = await store.leases.acquire("store", "one", now=Millis(0), ttl=10**16)
     assert isinstance(fence, Fence)
-    made = Follower(store, lane, reads, _Lasting(fence))
+    made = Follower(store, lane, reads, _StaticLease(fence))
     yield made
     await made.rig.api.aclose()
     await store.aclose()
@@ -171,12 +160,12 @@ async def follower(tmp_path: Path) -> AsyncIterator[Follower]:
 async def test_a_complete_job_confirms_its_people(follower: Follower) -> None:
     await follower.observe(3)
     await follower.send()
-    assert await follower.receipts.follow() == 1
+    assert await follower.receipts.poll() == 1
     assert await follower.states() == [State.CLAIMED] * 3
     follower.klaviyo.jobs.run(follower.job)
-    assert await follower.receipts.follow() == 0
+    assert await follower.receipts.poll() == 0
     assert await follower.states() == [State.ACCEPTED] * 3
-    assert follower.freed == 1
+    assert follower.settled_calls == 1
     assert await follower.send() == 0
     assert follower.klaviyo.profile("p2@example.com") == {
         "email": "p2@example.com",
@@ -192,7 +181,7 @@ async def test_every_page_of_errors_is_read_and_each_error_settles_its_own_perso
     follower.klaviyo.jobs.fail_matching("5@example.com", "invalid", "Invalid input.")
     follower.klaviyo.jobs.fail_matching("p1", "invalid_phone", "No such number.")
     follower.klaviyo.jobs.run(follower.job)
-    await follower.receipts.follow()
+    await follower.receipts.poll()
     requests: dict[str, Any] = follower.klaviyo.state()["requests"]  # type: ignore[assignment]
     pages = requests["GET /api/profile-bulk-import-jobs/{id}/import-errors"]["200"]
     refused = [n for n in range(260) if str(n)[0] == "1" or str(n)[-1] == "5"]
@@ -211,7 +200,7 @@ async def test_every_page_of_errors_is_read_and_each_error_settles_its_own_perso
     assert all(follower.klaviyo.profile(f"p{n}@example.com") is None for n in refused[:5])
 
 
-async def test_who_was_refused_is_told_his_newer_state_that_came_meanwhile(
+async def test_a_rejected_person_is_sent_the_newer_state_that_arrived_meanwhile(
     follower: Follower,
 ) -> None:
     await follower.observe(2)
@@ -221,25 +210,25 @@ async def test_who_was_refused_is_told_his_newer_state_that_came_meanwhile(
     follower.klaviyo.jobs.fail_matching("p0@", "invalid", "Invalid input.")
     follower.klaviyo.jobs.run(follower.job)
     follower.klaviyo.jobs.clear_failures()
-    await follower.receipts.follow()
+    await follower.receipts.poll()
     assert await follower.states() == [State.READY, State.ACCEPTED]
     assert await follower.send() == 1
     follower.klaviyo.jobs.run(follower.job)
-    await follower.receipts.follow()
+    await follower.receipts.poll()
     found = follower.klaviyo.profile("p0@example.com")
     assert found is not None
     assert found["properties"] == {"balance": 2}
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire"])
-async def test_people_of_a_job_that_was_cancelled_or_is_gone_are_told_again(
+async def test_people_of_a_cancelled_or_expired_job_are_sent_again(
     follower: Follower, end: str
 ) -> None:
     await follower.observe(2)
     await follower.send()
     getattr(follower.klaviyo.jobs, end)(follower.job)
     with structlog.testing.capture_logs() as said:
-        assert await follower.receipts.follow() == 0
+        assert await follower.receipts.poll() == 0
     problem = Problem.JOB_CANCELLED if end == "cancel" else Problem.JOB_LOST
     assert [line["problem"] for line in said] == [problem.value]
     assert said[0]["people"] == 2
@@ -248,7 +237,7 @@ async def test_people_of_a_job_that_was_cancelled_or_is_gone_are_told_again(
     assert await follower.states() == [State.ACCEPTED] * 2
 
 
-async def test_a_job_that_stands_still_is_said_once_and_shown_as_long_as_it_stands(
+async def test_a_stuck_job_is_logged_once_and_shown_while_stuck(
     follower: Follower,
 ) -> None:
     await follower.observe(2)
@@ -257,23 +246,23 @@ async def test_a_job_that_stands_still_is_said_once_and_shown_as_long_as_it_stan
     await follower.send()
     follower.klaviyo.jobs.stall(follower.job)
     with structlog.testing.capture_logs() as said:
-        await follower.receipts.follow()
+        await follower.receipts.poll()
         assert follower.receipts.stuck is None
         follower.clock.move(3601)
         for _ in range(3):
-            await follower.receipts.follow()
+            await follower.receipts.poll()
             follower.clock.move(60)
     assert [line["problem"] for line in said] == [Problem.JOB_STUCK.value]
     assert follower.receipts.stuck is not None
     assert "of 2 people" in follower.receipts.stuck
     assert await follower.states() == [State.CLAIMED] * 2
     follower.klaviyo.jobs.run(follower.job)
-    await follower.receipts.follow()
+    await follower.receipts.poll()
     assert follower.receipts.stuck is None
     assert await follower.states() == [State.ACCEPTED] * 2
 
 
-async def test_an_error_that_names_nobody_makes_all_be_told_again(
+async def test_an_error_without_a_pointer_makes_the_whole_job_be_sent_again(
     follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await follower.observe(3)
@@ -283,15 +272,15 @@ async def test_an_error_that_names_nobody_makes_all_be_told_again(
     from connector.sandbox.klaviyo import job_api
 
     monkeypatch.setattr(job_api, "pointer_of", lambda error: "/data/attributes")
-    assert await follower.receipts.follow() == 0
+    assert await follower.receipts.poll() == 0
     assert await follower.states() == [State.READY] * 3
     assert await follower.send(solo=True) == 3
 
 
-async def test_somebody_elses_job_confuses_nobody(follower: Follower) -> None:
+async def test_a_job_of_another_client_is_ignored(follower: Follower) -> None:
     await follower.observe(1)
     await follower.send()
-    ours = follower.job
+    held = follower.job
     other = {
         "data": {
             "type": "profile-bulk-import-job",
@@ -303,14 +292,14 @@ async def test_somebody_elses_job_confuses_nobody(follower: Follower) -> None:
         }
     }
     await follower.rig.api.post("POST /api/profile-bulk-import-jobs", orjson.dumps(other))
-    follower.klaviyo.jobs.run(ours)
-    assert await follower.receipts.follow() == 0
+    follower.klaviyo.jobs.run(held)
+    assert await follower.receipts.poll() == 0
     assert await follower.states() == [State.ACCEPTED]
     assert len(follower.klaviyo.jobs.open()) == 1
 
 
 @pytest.mark.parametrize("kind", ["empty_job_id", "reset_after"])
-async def test_a_job_that_nobody_told_us_of_keeps_its_people_until_it_has_ended(
+async def test_an_unaccounted_job_keeps_its_people_in_flight_until_it_ends(
     follower: Follower, kind: Any
 ) -> None:
     await follower.observe(2)
@@ -319,31 +308,31 @@ async def test_a_job_that_nobody_told_us_of_keeps_its_people_until_it_has_ended(
     follower.klaviyo.faults.add(JOBS, kind, method="POST", count=1)
     await follower.send()
     unaccounted = follower.job
-    assert await follower.receipts.follow() == 1
+    assert await follower.receipts.poll() == 1
     follower.clock.move(120)
-    assert await follower.receipts.follow() == 1
+    assert await follower.receipts.poll() == 1
     assert await follower.states() == [State.CLAIMED] * 2
     follower.klaviyo.jobs.run(unaccounted)
-    assert await follower.receipts.follow() == 0
+    assert await follower.receipts.poll() == 0
     assert await follower.states() == [State.READY] * 2
 
 
-async def test_a_request_that_was_lost_may_still_arrive_for_a_minute(follower: Follower) -> None:
+async def test_a_lost_request_may_still_arrive_within_a_minute(follower: Follower) -> None:
     await follower.observe(2)
     follower.clock.move(600)
     follower.klaviyo.faults.add(JOBS, "reset_before", count=1)
     await follower.send()
     for _ in range(2):
-        assert await follower.receipts.follow() == 1
+        assert await follower.receipts.poll() == 1
         follower.clock.move(29)
     follower.clock.move(3)
-    assert await follower.receipts.follow() == 0
+    assert await follower.receipts.poll() == 0
     assert await follower.send(solo=True) == 2
 
 
 @pytest.mark.parametrize("endpoint", [JOBS, f"{JOBS}/{{id}}", f"{JOBS}/{{id}}/import-errors"])
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_following_survives_a_klaviyo_that_fails(
+async def test_job_polling_survives_klaviyo_errors(
     follower: Follower, endpoint: str, status: int
 ) -> None:
     await follower.observe(2)
@@ -351,10 +340,10 @@ async def test_following_survives_a_klaviyo_that_fails(
     follower.klaviyo.jobs.run(follower.job)
     follower.klaviyo.faults.add(endpoint, "status", status=status, count=1, method="GET")
     with pytest.raises(DeliveryError) as caught:
-        await follower.receipts.follow()
-    assert isinstance(caught.value, Unknown if status == 500 else Wait)
+        await follower.receipts.poll()
+    assert isinstance(caught.value, AmbiguousError if status == 500 else RetryLater)
     assert await follower.states() == [State.CLAIMED] * 2
-    assert await follower.receipts.follow() == 0
+    assert await follower.receipts.poll() == 0
     assert await follower.states() == [State.ACCEPTED] * 2
 
 
@@ -368,14 +357,14 @@ async def test_following_survives_a_klaviyo_that_fails(
         {"data": {"id": "x", "attributes": None}},
     ],
 )
-async def test_an_answer_of_another_shape_is_no_end_of_a_job(body: Any) -> None:
+async def test_a_response_of_unexpected_shape_does_not_end_a_job(body: Any) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=body)
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
     rig = Rig(http=http, limits=dict.fromkeys(LIMITS, WIDE))
-    with pytest.raises(Unknown):
-        await ImportJobs(rig.api).ended("x")
+    with pytest.raises(AmbiguousError):
+        await ImportJobs(rig.api).result("x")
 
 
 async def test_the_open_jobs_of_all_pages_are_found(follower: Follower) -> None:
@@ -403,21 +392,21 @@ async def test_the_open_jobs_of_all_pages_are_found(follower: Follower) -> None:
     assert await follower.jobs.open() == wanted
 
 
-async def test_without_a_lease_nothing_is_asked_or_settled(follower: Follower) -> None:
+async def test_without_a_lease_no_job_is_polled_or_settled(follower: Follower) -> None:
     await follower.observe(1)
     await follower.send()
     follower.klaviyo.jobs.run(follower.job)
-    follower.lease.ours = False
-    assert await follower.receipts.follow() == 1
+    follower.lease.held = False
+    assert await follower.receipts.poll() == 1
     assert await follower.states() == [State.CLAIMED]
 
 
-async def test_each_end_is_kept_for_the_persons_timeline(follower: Follower) -> None:
+async def test_each_result_is_kept_for_the_persons_timeline(follower: Follower) -> None:
     await follower.observe(2)
     await follower.send()
     follower.klaviyo.jobs.fail_matching("p1@", "invalid", "Invalid input.")
     follower.klaviyo.jobs.run(follower.job)
-    await follower.receipts.follow()
+    await follower.receipts.poll()
     query = select(journal.c.outcome).where(journal.c.kind == "write").order_by(journal.c.id)
     told: Sequence[str] = await follower.store._database.read(
         lambda c: list(c.execute(query).scalars())

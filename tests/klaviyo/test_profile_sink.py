@@ -19,22 +19,18 @@ from openapi_client.models.profile_upsert_query import ProfileUpsertQuery
 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
-from connector.domain.messages import (
-    Fault,
-)
+from connector.domain.messages import Fault
 from connector.domain.outcomes import (
     Accepted,
+    Ambiguous,
     Dead,
     Delivery,
-    Doubt,
     Outcome,
     Pending,
     Retry,
     Unsent,
 )
-from connector.domain.profiles import (
-    ProfileWrite,
-)
+from connector.domain.profiles import ProfileWrite
 from connector.klaviyo.limits import BODY_MAX, LIMITS, PROFILE_MAX
 from connector.klaviyo.sink import profile_body
 from connector.klaviyo.sink.profiles import ProfileSink
@@ -43,7 +39,7 @@ from connector.platforms.jericommerce.view import person_covers, person_view
 from connector.ports import Outgoing
 from connector.sandbox import KlaviyoSandbox
 
-from .conftest import WIDE, Hasty, Rig, make_entry
+from .conftest import WIDE, AutoAdvancingClock, Rig, make_entry
 from .test_event_body import assert_kept
 
 ANA, BRUNO, NEW = "ana@example.com", "bruno@example.com", "new@example.com"
@@ -75,7 +71,7 @@ class Sinks:
     """A ProfileSink over the sandbox."""
 
     def __init__(self, klaviyo: KlaviyoSandbox | None = None, answer: Any = None) -> None:
-        clock = Hasty()
+        clock = AutoAdvancingClock()
         self.klaviyo = klaviyo or KlaviyoSandbox(now=lambda: clock.now() / 1000, limits=False)
         self.wire = Watched(self.klaviyo.app)
         transport: Any = httpx.MockTransport(answer) if answer else self.wire
@@ -176,28 +172,28 @@ async def test_sets_and_unsets_go_in_one_call_and_no_custom_field_is_null(sinks:
     }
 
 
-async def test_a_farewell_takes_our_fields_and_nothing_else(sinks: Sinks) -> None:
+async def test_an_address_cleanup_removes_our_fields_and_nothing_else(sinks: Sinks) -> None:
     await sinks.one(make_write(sets={"balance": 5, "theirs": 1}))
-    bye = make_write(sets={}, unsets=("balance",), farewell=True)
+    bye = make_write(sets={}, unsets=("balance",), is_cleanup=True)
     assert isinstance(await sinks.one(bye), Accepted)
     assert sinks.fields(ANA) == {"theirs": 1}
     assert [method for method, _ in sinks.sent] == ["POST", "GET", "PATCH"]
 
 
-async def test_a_farewell_to_an_address_that_klaviyo_does_not_know_creates_nothing(
+async def test_an_address_cleanup_for_an_unknown_address_creates_nothing(
     sinks: Sinks,
 ) -> None:
-    bye = make_write(sets={}, unsets=("balance",), farewell=True)
+    bye = make_write(sets={}, unsets=("balance",), is_cleanup=True)
     assert isinstance(await sinks.one(bye), Accepted)
     assert sinks.klaviyo.state()["profiles"] == 0
     assert sinks.sent == [("GET", "/api/profiles")]
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_a_move_gives_the_profile_its_new_address(sinks: Sinks, known: bool) -> None:
+async def test_an_address_move_sets_the_new_address(sinks: Sinks, known: bool) -> None:
     await sinks.one(make_write(sets={"balance": 5, "theirs": 1}))
     id = sinks.klaviyo.profile_id(ANA)
-    moved = make_write(NEW, move_from={"email": ANA}, profile_id=id if known else None)
+    moved = make_write(NEW, pending_move={"email": ANA}, profile_id=id if known else None)
     outcome = await sinks.one(moved)
     assert isinstance(outcome, Accepted)
     assert outcome.ref == id == sinks.klaviyo.profile_id(NEW)
@@ -205,7 +201,7 @@ async def test_a_move_gives_the_profile_its_new_address(sinks: Sinks, known: boo
     assert sinks.fields(NEW) == {"balance": 5, "theirs": 1}
 
 
-async def test_a_move_to_an_address_that_is_taken_merges_nobody(sinks: Sinks) -> None:
+async def test_a_move_to_an_address_in_use_merges_no_profiles(sinks: Sinks) -> None:
     await sinks.one(make_write(sets={"balance": 5, "tier": "Gold", "theirs": 1, "@title": "Dr"}))
     await sinks.one(make_write(NEW, sets={"theirs": 2}))
     former, taken = sinks.klaviyo.profile_id(ANA), sinks.klaviyo.profile_id(NEW)
@@ -214,7 +210,7 @@ async def test_a_move_to_an_address_that_is_taken_merges_nobody(sinks: Sinks) ->
             NEW,
             sets={"balance": 5, "@title": "Dr"},
             unsets=("tier",),
-            move_from={"email": ANA},
+            pending_move={"email": ANA},
             profile_id=former,
         )
     )
@@ -233,16 +229,16 @@ async def test_a_move_to_an_address_that_is_taken_merges_nobody(sinks: Sinks) ->
     ("fault", "expected"),
     [
         ({"kind": "status", "status": 429, "retry_after": 3}, Retry),
-        ({"kind": "reset_before"}, Doubt),
+        ({"kind": "reset_before"}, Ambiguous),
     ],
 )
-async def test_a_taken_address_is_told_only_after_the_former_is_cleared(
+async def test_an_address_in_use_is_written_only_after_the_old_one_is_cleared(
     sinks: Sinks, fault: dict[str, Any], expected: type
 ) -> None:
     await sinks.one(make_write())
     await sinks.one(make_write(NEW, sets={}))
     id = sinks.klaviyo.profile_id(ANA)
-    move = make_write(NEW, move_from={"email": ANA}, profile_id=id)
+    move = make_write(NEW, pending_move={"email": ANA}, profile_id=id)
     sinks.klaviyo.faults.parse(
         {"endpoint": "profiles/{id}", "match": "patch_properties", "count": 1, **fault}
     )
@@ -252,34 +248,30 @@ async def test_a_taken_address_is_told_only_after_the_former_is_cleared(
     assert (sinks.fields(ANA), sinks.fields(NEW)) == ({}, {"balance": 5})
 
 
-async def test_a_move_of_somebody_unknown_to_klaviyo_writes_the_new_address(sinks: Sinks) -> None:
-    assert isinstance(await sinks.one(make_write(NEW, move_from={"email": ANA})), Accepted)
+async def test_a_move_of_a_profile_unknown_to_klaviyo_writes_the_new_address(sinks: Sinks) -> None:
+    assert isinstance(await sinks.one(make_write(NEW, pending_move={"email": ANA})), Accepted)
     assert (sinks.fields(ANA), sinks.fields(NEW)) == (None, {"balance": 5})
 
 
 @pytest.mark.parametrize("farewell", [True, False])
-async def test_a_profile_that_was_deleted_meanwhile_is_no_error(
-    sinks: Sinks, farewell: bool
-) -> None:
+async def test_a_profile_deleted_meanwhile_is_not_an_error(sinks: Sinks, farewell: bool) -> None:
     gone = "01SANDBX" + "9" * 18
     if farewell:
         sinks.klaviyo.faults.add("profiles/{id}", "status", status=404, count=1)
         await sinks.one(make_write())
-        outcome = await sinks.one(make_write(sets={}, unsets=("balance",), farewell=True))
+        outcome = await sinks.one(make_write(sets={}, unsets=("balance",), is_cleanup=True))
     else:
-        outcome = await sinks.one(make_write(NEW, move_from={"email": ANA}, profile_id=gone))
+        outcome = await sinks.one(make_write(NEW, pending_move={"email": ANA}, profile_id=gone))
         assert sinks.fields(NEW) == {"balance": 5}
     assert isinstance(outcome, Accepted)
     assert [delivery.stop for delivery in sinks.deliveries] == [None]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_a_look_up_that_fails_is_tried_again_later_and_wrote_nothing(
-    sinks: Sinks, status: int
-) -> None:
+async def test_a_failed_lookup_is_retried_and_writes_nothing(sinks: Sinks, status: int) -> None:
     await sinks.one(make_write())
     sinks.klaviyo.faults.add("profiles", "status", status=status, count=1)
-    outcome = await sinks.one(make_write(sets={}, unsets=("balance",), farewell=True))
+    outcome = await sinks.one(make_write(sets={}, unsets=("balance",), is_cleanup=True))
     assert isinstance(outcome, Retry)
     assert sinks.fields(ANA) == {"balance": 5}
 
@@ -337,7 +329,7 @@ async def test_a_conflict_without_an_id_is_a_dead_letter() -> None:
     assert outcome.problem is Problem.KLAVIYO_CONFLICT
 
 
-async def test_the_misleading_404_is_not_provoked_because_no_import_carries_an_id(
+async def test_no_import_carries_an_id_so_the_misleading_404_cannot_occur(
     sinks: Sinks,
 ) -> None:
     """Klaviyo answers 404 to an id beside somebody else's address although the id exists."""
@@ -388,7 +380,7 @@ async def test_a_phone_number_is_e164_or_left_out(
     identity = MAPPING.identify(view)
     assert not isinstance(identity, Fault)
     message = MAPPING.render_profile(view, person_covers(customer))
-    changes = profile_state.changes_of(message)
+    changes = profile_state.changes_from_message(message)
     outcome = await sinks.one(ProfileWrite(identity.values, changes))
     assert isinstance(outcome, Accepted)
     found = sinks.klaviyo.profile(ANA)
@@ -415,13 +407,13 @@ async def test_a_profile_of_more_than_100_kb_is_never_sent(sinks: Sinks, bulk: b
     assert sinks.sent == []
 
 
-async def test_a_profile_of_just_100_kb_goes_in_bulk(sinks: Sinks) -> None:
+async def test_a_profile_of_exactly_100_kb_is_sent_in_bulk(sinks: Sinks) -> None:
     [outcome] = await sinks.deliver(of_size(PROFILE_MAX), bulk=True)
     assert isinstance(outcome, Pending)
     assert sinks.klaviyo.violations == {}
 
 
-async def test_the_largest_profile_that_goes_singly_is_taken(sinks: Sinks) -> None:
+async def test_the_largest_profile_for_a_single_request_is_accepted(sinks: Sinks) -> None:
     """The limit is on the body, which has a few bytes around the profile."""
     around = len(profile_body.upsert(make_write())) - len(profile_body.item(make_write()))
     assert isinstance(await sinks.one(of_size(PROFILE_MAX - around)), Accepted)
@@ -461,7 +453,7 @@ def crowd(count: int, poison: Sequence[int] = ()) -> list[ProfileWrite]:
 
 
 @pytest.mark.parametrize("pointer", [True, False])
-async def test_one_bad_profile_does_not_sink_the_others(sinks: Sinks, pointer: bool) -> None:
+async def test_one_bad_profile_does_not_fail_the_others(sinks: Sinks, pointer: bool) -> None:
     sinks.klaviyo.faults.add(JOBS, "poison", match="poison.", pointer=pointer)
     outcomes = await sinks.deliver(*crowd(9, poison=[2, 7]), bulk=True)
     dead = [o.seq for o in outcomes if isinstance(o, Dead)]
@@ -481,7 +473,7 @@ async def test_a_job_without_an_id_is_pending_without_a_receipt(sinks: Sinks) ->
 
 
 @pytest.mark.parametrize("kind", ["reset_before", "reset_after", "status", "truncate"])
-async def test_a_job_of_which_nobody_answered_is_pending_without_a_receipt(
+async def test_a_job_without_a_response_is_pending_without_a_receipt(
     sinks: Sinks, kind: Any
 ) -> None:
     if kind == "truncate":
@@ -526,7 +518,7 @@ FAULTS = st.lists(
 
 @settings(max_examples=120, deadline=None)
 @given(FAULTS, st.integers(1, 12), st.sets(st.integers(0, 11)), st.integers(1, 3))
-def test_whatever_klaviyo_answers_every_profile_ends_in_one_outcome(
+def test_for_any_response_every_profile_has_one_outcome(
     faults: list[dict[str, Any]], count: int, poison: set[int], permits: int
 ) -> None:
     async def run() -> None:
@@ -574,7 +566,7 @@ WRITES = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(WRITES)
-def test_the_official_sdk_and_the_sandbox_read_what_we_write(write: ProfileWrite) -> None:
+def test_the_official_sdk_and_the_sandbox_accept_what_we_write(write: ProfileWrite) -> None:
     judges: list[tuple[Any, bytes]] = [
         (ProfileUpsertQuery, profile_body.upsert(write)),
         (ProfilePartialUpdateQuery, profile_body.update(write, "01SANDBX000000000000000000")),
@@ -591,7 +583,7 @@ def test_the_official_sdk_and_the_sandbox_read_what_we_write(write: ProfileWrite
         assert None not in custom.values()
 
 
-def test_no_word_of_ours_can_carry_consent() -> None:
+def test_no_field_we_write_can_carry_consent() -> None:
     """Promise 7: the keys around the merchant's own field names are a closed set."""
     write = ProfileWrite({"email": ANA, "phone_number": "+34600000001"}, {"balance": 1}, ("x",))
     for body in (profile_body.upsert(write), profile_body.update(write, "K1")):

@@ -12,9 +12,9 @@ import pytest
 
 from connector.mapping import (
     ATTRIBUTES,
+    KEYWORDS,
     TYPES,
-    VIEW,
-    WORDS,
+    VIEW_PATHS,
     built_in,
     compile_mapping,
     load,
@@ -107,7 +107,7 @@ def test_an_example_that_differs_is_reported(tmp_path: Path) -> None:
     assert [line[:1] for line in found] == ["1", "2", "3", "3", "4", "5", "6", "7"]
 
 
-def test_a_customer_may_lack_every_part() -> None:
+def test_a_customer_may_lack_every_field() -> None:
     assert person_view({}) == {"raw": {}}
     customer = {"email": None, "userData": None, "loyaltyData": {"tierStatus": {"name": None}}}
     assert person_view(customer) == {"raw": customer}
@@ -118,9 +118,9 @@ def test_a_tier_that_is_only_a_name_does_not_unset_its_dates() -> None:
     mapping = load(MAPPINGS / "jericommerce.toml").mapping
     customer = {"loyaltyData": {"balance": 1, "tierStatus": "Gold"}}
     message = mapping.render_profile(person_view(customer), person_covers(customer))
-    assert message.unsets() == []
+    assert message.fields_to_unset() == []
     gone = mapping.render_profile(person_view({}), person_covers({}))
-    assert len(gone.unsets()) == 5
+    assert len(gone.fields_to_unset()) == 5
     assert "pass_url" not in person_covers({})
     assert "pass_url" in person_covers({}, "https://a.b")
 
@@ -147,15 +147,15 @@ def documented(heading: str) -> list[str]:
     return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
 
 
-@pytest.mark.parametrize("table", WORDS)
-def test_every_word_is_documented_and_every_documented_word_exists(table: str) -> None:
-    assert documented(SECTIONS[table]) == list(WORDS[table])
+@pytest.mark.parametrize("table", KEYWORDS)
+def test_every_keyword_is_documented_and_every_documented_keyword_exists(table: str) -> None:
+    assert documented(SECTIONS[table]) == list(KEYWORDS[table])
 
 
 def test_every_list_on_the_page_is_complete() -> None:
     assert tuple(documented("## Types")) == TYPES
     assert documented("## Functions by name") == list(built_in(UTC))
-    assert tuple(documented("### View words")) == VIEW
+    assert tuple(documented("### View words")) == VIEW_PATHS
     heading = PAGE.index("### [profile.attributes.NAME]")
     names = PAGE[heading : PAGE.index("A read sets them", heading)]
     assert set(re.findall(r"`([^`]+)`", names)) == set(ATTRIBUTES)

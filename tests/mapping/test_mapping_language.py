@@ -9,19 +9,13 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from connector.domain.errors import ConfigError, Problem
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.messages import (
-    EventMessage,
-    Fault,
-    Skip,
-)
+from connector.domain.lanes import Millis
+from connector.domain.messages import EventMessage, Fault, Skip
 from connector.mapping import (
     MISSING,
     CompiledMapping,
+    ConversionError,
     PathError,
-    Unfit,
     built_in,
     compile_mapping,
     getter,
@@ -71,7 +65,7 @@ def faults(text: str, head: str = HEAD) -> tuple[str, ...]:
         ('""', ("",)),
     ],
 )
-def test_a_path_is_read(text: str, segments: tuple[str | int, ...]) -> None:
+def test_a_path_is_parsed(text: str, segments: tuple[str | int, ...]) -> None:
     assert parse_path(text) == segments
 
 
@@ -113,45 +107,45 @@ MADRID = ZoneInfo("Europe/Madrid")
         ("number", 12, 12),
         ("number", "12.5", 12.5),
         ("number", "-3", -3),
-        ("number", True, Unfit),
-        ("number", "12,5", Unfit),
-        ("number", float("nan"), Unfit),
-        ("number", 10**400, Unfit),
-        ("number", "1e999", Unfit),
-        ("number", {}, Unfit),
+        ("number", True, ConversionError),
+        ("number", "12,5", ConversionError),
+        ("number", float("nan"), ConversionError),
+        ("number", 10**400, ConversionError),
+        ("number", "1e999", ConversionError),
+        ("number", {}, ConversionError),
         ("integer", 12.0, 12),
         ("integer", "12", 12),
-        ("integer", 12.5, Unfit),
+        ("integer", 12.5, ConversionError),
         ("string", " a ", "a"),
         ("string", 7, "7"),
-        ("string", True, Unfit),
-        ("string", [], Unfit),
+        ("string", True, ConversionError),
+        ("string", [], ConversionError),
         ("boolean", False, False),
         ("boolean", "Yes", True),
         ("boolean", 0, False),
-        ("boolean", 2, Unfit),
-        ("boolean", "perhaps", Unfit),
+        ("boolean", 2, ConversionError),
+        ("boolean", "perhaps", ConversionError),
         ("date", "1990-05-17", "1990-05-17"),
         ("date", "2025-12-31T23:30:00Z", "2026-01-01"),
         ("date", "2026-01-01T00:30:00+02:00", "2025-12-31"),
-        ("date", "2026-02-30", Unfit),
-        ("date", "0001-01-01T00:00:00+23:00", Unfit),
-        ("date", "17/05/1990", Unfit),
-        ("date", 5, Unfit),
+        ("date", "2026-02-30", ConversionError),
+        ("date", "0001-01-01T00:00:00+23:00", ConversionError),
+        ("date", "17/05/1990", ConversionError),
+        ("date", 5, ConversionError),
         ("datetime", "2026-01-01", "2026-01-01T12:00:00+00:00"),
         ("datetime", "2026-01-01T10:00:00+02:00", "2026-01-01T08:00:00+00:00"),
-        ("datetime", "soon", Unfit),
+        ("datetime", "soon", ConversionError),
         ("url", "https://jeri.link/a?b=c==", "https://jeri.link/a?b=c=="),
-        ("url", "javascript:alert(1)", Unfit),
-        ("url", "https://", Unfit),
+        ("url", "javascript:alert(1)", ConversionError),
+        ("url", "https://", ConversionError),
         (None, [1, "a"], [1, "a"]),
-        (None, {"a": 1}, Unfit),
+        (None, {"a": 1}, ConversionError),
     ],
 )
 def test_a_type_converts_or_refuses(kind: str | None, value: Any, result: Any) -> None:
     convert = converter(kind, MADRID)
-    if result is Unfit:
-        with pytest.raises(Unfit):
+    if result is ConversionError:
+        with pytest.raises(ConversionError):
             convert(value)
     else:
         assert convert(value) == result
@@ -175,7 +169,7 @@ def test_a_type_converts_or_refuses(kind: str | None, value: Any, result: Any) -
         ("date", ("2025-12-31T23:30:00Z",), "2026-01-01"),
     ],
 )
-def test_a_function_says(name: str, values: tuple[Any, ...], result: Any) -> None:
+def test_a_function_returns(name: str, values: tuple[Any, ...], result: Any) -> None:
     assert built_in(MADRID)[name](*values) == result
 
 
@@ -189,7 +183,7 @@ def test_every_function_is_documented() -> None:
 @pytest.mark.parametrize(
     "text", ["a.b+c@x-y.co.uk", "o'neil@example.com", "a@b.co", "1@xn--a.xn--p1ai"]
 )
-def test_an_address_is_taken(text: str) -> None:
+def test_a_valid_address_is_accepted(text: str) -> None:
     assert valid_email(text)
 
 
@@ -199,12 +193,12 @@ def test_an_address_is_taken(text: str) -> None:
      "noemail@shop.com", "x@y.invalid", f"{'a' * 65}@b.co", f"a@{'b.' * 130}co", "ñ@b.co",
      "a@b.co\n"],
 )  # fmt: skip
-def test_an_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_rejected(text: str) -> None:
     assert not valid_email(text)
 
 
 @pytest.mark.parametrize("email", [None, "", " ", "-"])
-def test_nobody_is_held(email: Any) -> None:
+def test_a_record_without_an_identity_is_held(email: Any) -> None:
     result = mapping().render_event(view(email=email), unique_id="x:1")
     assert isinstance(result, Fault)
     assert result.problem is Problem.NO_IDENTITY
@@ -218,7 +212,7 @@ def test_a_bad_address_is_a_fault_that_does_not_quote_it(email: Any) -> None:
     assert str(email) not in result.detail
 
 
-def test_the_first_address_wins_and_a_fresh_read_helps_out() -> None:
+def test_the_first_address_wins_and_a_fresh_read_is_the_fallback() -> None:
     compiled = mapping('[identity]\nemail = ["raw.mail", "email"]')
     assert sent(compiled, view(email=" ANA@Example.com ")).identity == {"email": "ana@example.com"}
     assert sent(compiled, view(email=None), fresh={"email": "b@c.co"}).identity == {
@@ -246,7 +240,7 @@ def test_a_phone_number_is_normalised_or_dropped(
     assert message.notes == notes
 
 
-def test_no_phone_no_phonenumbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_phone_phonenumbers_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     import phonenumbers
 
     calls: list[str] = []
@@ -282,7 +276,7 @@ def test_an_event_is_rendered() -> None:
     assert message.occurred_at == 1_767_261_600_000
 
 
-def test_only_a_fresh_read_fills_what_the_event_does_not_say() -> None:
+def test_only_a_fresh_read_fills_fields_missing_in_the_event() -> None:
     seen = view("Known", properties={"n": 1}) | {"balance": 1}
     assert "left" not in sent(mapping(RULE), seen).properties
     message = sent(mapping(RULE), seen, fresh={"balance": 7}, occurred_at=Millis(5))
@@ -290,7 +284,7 @@ def test_only_a_fresh_read_fills_what_the_event_does_not_say() -> None:
     assert message.occurred_at == 5
 
 
-def test_an_event_carries_fresh_fields_unless_told_not_to() -> None:
+def test_an_event_carries_fresh_fields_unless_disabled() -> None:
     field = """
 [profile.fields.b]
 from = "balance"
@@ -308,11 +302,11 @@ from = ["raw.city"]
 
 
 @pytest.mark.parametrize("n", [True, None, "many", [], float("inf")])
-def test_what_is_no_number_is_no_value(n: Any) -> None:
+def test_a_value_that_is_not_a_number_is_omitted(n: Any) -> None:
     assert sent(mapping(RULE), view("Known", properties={"n": n})).value is None
 
 
-def test_an_unfit_addition_is_left_out_and_noted() -> None:
+def test_an_invalid_added_property_is_omitted_and_noted() -> None:
     message = sent(mapping(RULE), view("Known", properties={"n": "many"}))
     assert "way" not in message.properties
     assert isinstance(message, EventMessage)
@@ -323,7 +317,7 @@ def test_a_disabled_event_is_skipped() -> None:
     assert mapping(RULE).render_event(view("off"), unique_id="x:1") == Skip("disabled")
 
 
-def test_unknown_events_go_where_the_mapping_says() -> None:
+def test_unknown_events_follow_the_mappings_rule() -> None:
     assert sent(mapping(RULE), view("Other")).metric == "P Other"
     drop = mapping('[events]\nunknown = "drop"').render_event(view(), unique_id="x:1")
     assert drop == Skip("unknown_event")
@@ -343,13 +337,15 @@ def test_unknown_events_go_where_the_mapping_says() -> None:
         (view("n" * 128), Problem.METRIC_NAME),
     ],
 )
-def test_what_cannot_be_rendered_is_a_fault(seen: dict[str, Any], problem: Problem) -> None:
+def test_an_event_that_cannot_be_rendered_is_a_fault(
+    seen: dict[str, Any], problem: Problem
+) -> None:
     result = mapping().render_event(seen, unique_id="x:1")
     assert isinstance(result, Fault)
     assert result.problem is problem
 
 
-def test_a_rule_is_found_and_says_whether_to_read_again() -> None:
+def test_a_rule_is_found_and_decides_whether_to_read_the_profile() -> None:
     compiled = mapping(RULE)
     rule = compiled.event(" known ")
     assert rule is not None
@@ -388,14 +384,14 @@ def test_a_person_is_rendered() -> None:
     assert message.fields == {"tier": ("set", "Gold")}
     assert message.attributes == {"first_name": "Ana"}
     assert message.problems == ("day: a text is not an ISO 8601 date",)
-    assert message.sets() == {"first_name": "Ana", "properties": {"tier": "Gold"}}
+    assert message.attributes_to_set() == {"first_name": "Ana", "properties": {"tier": "Gold"}}
 
 
 @pytest.mark.parametrize("nothing", [None, "", "-", " - "])
-def test_missing_is_unset_or_kept_and_never_a_dash(nothing: Any) -> None:
+def test_a_missing_value_is_unset_or_kept_and_never_a_dash(nothing: Any) -> None:
     message = mapping(PROFILE).render_profile({"tier": {"name": nothing}, "birthdate": nothing})
     assert message.fields == {"tier": ("unset",)}
-    assert message.unsets() == ["tier"]
+    assert message.fields_to_unset() == ["tier"]
 
 
 @pytest.mark.parametrize(
@@ -407,7 +403,7 @@ def test_missing_is_unset_or_kept_and_never_a_dash(nothing: Any) -> None:
         (frozenset({"tier.name", "raw"}), {"tier": ("set", "raw")}),
     ],
 )
-def test_what_a_read_cannot_show_is_not_judged(
+def test_fields_a_read_does_not_cover_are_not_changed(
     covers: frozenset[str] | None, expected: dict[str, Any]
 ) -> None:
     assert mapping(PROFILE).render_profile({"raw": {"tier": "raw"}}, covers).fields == expected
@@ -419,7 +415,7 @@ def test_only_covered_fields_are_unset() -> None:
     assert compiled.render_profile({}, frozenset({"balance"})).fields == {"b": ("unset",)}
 
 
-def test_an_event_says_only_what_is_trusted() -> None:
+def test_an_event_sets_only_trusted_fields() -> None:
     seen = view("EARNED", properties={"new_tier": {"name": "Gold"}}) | {"birthdate": "1990-01-01"}
     assert mapping(PROFILE).render_profile(seen).fields == {
         "tier": ("set", "Gold"),
@@ -518,7 +514,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
         load(tmp_path / "bad.toml")
 
 
-def test_a_version_goes_by_words_not_by_comments() -> None:
+def test_a_version_depends_on_content_not_on_comments() -> None:
     assert mapping("[events]\nprefix='a'").version == mapping("# c\n[events]\nprefix = 'a'").version
     assert mapping("[events]\nprefix='a'").version != mapping("[events]\nprefix='b'").version
     assert len(mapping().version) == 12
@@ -544,7 +540,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
     monkeypatch.setattr("connector.mapping.expressions.installed", lambda: installed)
 
 
-def test_a_function_may_come_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_may_come_from_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, lambda n, no: n / 2 if no is None else no)
     assert sent(mapping(CALL), view(properties={"n": 5})).properties == {"n": 5, "h": 2.5}
     failed = sent(mapping(CALL), view(properties={"n": "text"}))
@@ -554,7 +550,7 @@ def test_a_function_may_come_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("function", [ImportError("no"), 5])
-def test_a_function_that_cannot_be_had_is_a_fault(
+def test_a_function_that_cannot_be_imported_is_a_fault(
     monkeypatch: pytest.MonkeyPatch, function: Any
 ) -> None:
     plug_in(monkeypatch, function)

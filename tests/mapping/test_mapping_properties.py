@@ -11,9 +11,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.domain.messages import (
-    EventMessage,
-)
+from connector.domain.messages import EventMessage
 from connector.mapping import compile_mapping, format_path, getter, load, parse_path
 from connector.mapping.types import to_date
 from connector.platforms.jericommerce.view import event_view, person_covers, person_view
@@ -104,7 +102,7 @@ def test_rendering_never_raises_and_changes_nothing(
 
 @settings(deadline=None)
 @given(objects, names)
-def test_the_views_of_jericommerce_take_any_body(body: dict[str, Any], name: str) -> None:
+def test_the_views_of_jericommerce_accept_any_body(body: dict[str, Any], name: str) -> None:
     view = event_view(name, 1_767_225_600_000, body, None)
     assert view["raw"] is body
     JERI.render_event(view, unique_id="x:1", fresh=person_view(body))
@@ -158,13 +156,13 @@ segments = st.lists(st.text(max_size=6) | st.integers(0, 999_999), max_size=5)
 
 
 @given(st.text(max_size=6), segments)
-def test_a_path_survives_being_written(head: str, tail: list[str | int]) -> None:
+def test_a_path_round_trips_through_text(head: str, tail: list[str | int]) -> None:
     path = (head, *tail)
     assert parse_path(format_path(path)) == path
 
 
 @given(st.text(max_size=6), st.lists(st.text(max_size=6) | st.integers(0, 3), max_size=5), scalars)
-def test_a_path_finds_what_lies_at_its_end(head: str, tail: list[str | int], value: Any) -> None:
+def test_a_path_finds_the_value_at_its_end(head: str, tail: list[str | int], value: Any) -> None:
     data = value
     for segment in reversed((head, *tail)):
         data = [None] * segment + [data] if isinstance(segment, int) else {segment: data}

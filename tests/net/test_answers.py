@@ -15,9 +15,24 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
+from connector.domain.errors import (
+    AmbiguousError,
+    Blocked,
+    DeliveryError,
+    Problem,
+    Rejected,
+    RetryLater,
+)
 from connector.net.auth import HeaderKey
-from connector.net.http import Answer, Http, Seen, ask, is_loopback, retry_after, translate
+from connector.net.http import (
+    ApiResponse,
+    CallStats,
+    Http,
+    get,
+    is_loopback,
+    retry_after,
+    to_delivery_error,
+)
 from connector.testing.fakes.clock import FakeClock
 
 BASE = "https://far.example"
@@ -59,7 +74,7 @@ def error(pointer: str | None = "/data", **more: Any) -> dict[str, Any]:
     }
 
 
-async def outcome(http: Http) -> Answer | DeliveryError:
+async def outcome(http: Http) -> ApiResponse | DeliveryError:
     try:
         return await http.call("POST", "/api/events", route="POST /api/events", content=BODY)
     except DeliveryError as failed:
@@ -68,7 +83,7 @@ async def outcome(http: Http) -> Answer | DeliveryError:
         await http.aclose()
 
 
-async def answered(status: int, content: bytes = b"", **more: Any) -> Answer | DeliveryError:
+async def answered(status: int, content: bytes = b"", **more: Any) -> ApiResponse | DeliveryError:
     headers = more.pop("headers", {"content-type": "application/vnd.api+json"})
     return await outcome(
         make_http(lambda _: httpx.Response(status, headers=headers, content=content), **more)
@@ -81,12 +96,12 @@ TABLE: dict[int, tuple[type, Problem, str | None]] = {
     401: (Blocked, Problem.KLAVIYO_KEY, "account"),
     403: (Blocked, Problem.KLAVIYO_SCOPE, "lane"),
     404: (Blocked, Problem.KLAVIYO_TARGET, "target"),
-    408: (Unknown, Problem.SERVER_FAULT, None),
+    408: (AmbiguousError, Problem.SERVER_FAULT, None),
     409: (Rejected, Problem.KLAVIYO_CONFLICT, None),
     410: (Blocked, Problem.KLAVIYO_REVISION, "account"),
     413: (Rejected, Problem.KLAVIYO_TOO_LARGE, None),
-    429: (Wait, Problem.KLAVIYO_THROTTLED, None),
-    503: (Wait, Problem.KLAVIYO_UNAVAILABLE, None),
+    429: (RetryLater, Problem.KLAVIYO_THROTTLED, None),
+    503: (RetryLater, Problem.KLAVIYO_UNAVAILABLE, None),
 }
 PLATFORM = {
     400: Problem.PLATFORM_REFUSED,
@@ -107,15 +122,15 @@ def expected(status: int) -> tuple[type, Problem | None, str | None]:
     if status in TABLE:
         return TABLE[status]
     if status < 300:
-        return Answer, None, None
+        return ApiResponse, None, None
     if status < 400:
         return Blocked, Problem.KLAVIYO_TARGET, "lane"
     if status < 500:
         return Rejected, Problem.KLAVIYO_REFUSED, None
-    return Unknown, Problem.SERVER_FAULT, None
+    return AmbiguousError, Problem.SERVER_FAULT, None
 
 
-async def test_every_status_means_one_thing() -> None:
+async def test_every_status_maps_to_one_error() -> None:
     for status in range(200, 600):
         kind, problem, scope = expected(status)
         found = await answered(status, errors(error()))
@@ -132,18 +147,18 @@ async def test_a_platform_has_problem_codes_of_its_own(status: int, problem: Pro
     assert found.problem is problem
 
 
-async def test_which_statuses_mean_wait_is_a_setting() -> None:
+async def test_the_statuses_that_mean_wait_are_configurable() -> None:
     found = await answered(503, wait_statuses=frozenset({429}))
-    assert isinstance(found, Unknown)
+    assert isinstance(found, AmbiguousError)
     found = await answered(423, wait_statuses=frozenset({423, 429}))
-    assert isinstance(found, Wait)
+    assert isinstance(found, RetryLater)
 
 
 @pytest.mark.parametrize("kind", ["text/html; charset=UTF-8", "text/plain", None])
-async def test_a_403_with_a_page_is_a_challenge_and_waits(kind: str | None) -> None:
+async def test_a_403_with_html_is_a_challenge_and_waits(kind: str | None) -> None:
     headers = {"content-type": kind} if kind else {}
     found = await answered(403, b"<html>Just a moment...</html>", headers=headers)
-    assert isinstance(found, Wait)
+    assert isinstance(found, RetryLater)
     assert (found.problem, found.after > 0) == (Problem.CHALLENGED, True)
 
 
@@ -180,14 +195,14 @@ async def test_retry_after_is_read_and_capped(said: str | None, seconds: float) 
     assert retry_after({"ratelimit-reset": "9", **headers}) == (seconds if said else 9.0)
     for status in (429, 503):
         found = await answered(status, headers=headers)
-        assert isinstance(found, Wait)
+        assert isinstance(found, RetryLater)
         assert found.after == seconds
 
 
 # ── what an error answer says ────────────────────────────────────────────────────────────────────
 
 
-async def test_pointers_come_in_their_order_and_meta_from_the_first_that_has_some() -> None:
+async def test_pointers_keep_their_order_and_meta_comes_from_the_first_error_with_one() -> None:
     body = errors(
         error("/data/attributes/events-bulk-create/data/3/attributes"),
         error(None, code="duplicate_profile", meta={"duplicate_profile_id": "01ABC"}),
@@ -215,7 +230,7 @@ async def test_pointers_come_in_their_order_and_meta_from_the_first_that_has_som
         b'{"errors":[{"source":5,"meta":[],"title":{"a":1}}]}',
     ],
 )
-async def test_an_error_answer_of_any_shape_is_read(body: bytes) -> None:
+async def test_an_error_response_of_any_shape_is_parsed(body: bytes) -> None:
     found = await answered(400, body)
     assert isinstance(found, Rejected)
     assert found.meta == {}
@@ -223,7 +238,7 @@ async def test_an_error_answer_of_any_shape_is_read(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 409, 410, 413, 422, 429, 500, 503])
-async def test_details_echo_neither_the_request_nor_the_far_ends_own(status: int) -> None:
+async def test_details_repeat_neither_the_request_nor_the_response(status: int) -> None:
     title = f"{ADDRESS} " + "x" * 10_000
     found = await answered(status, errors(error(), error(title=title)))
     assert isinstance(found, DeliveryError)
@@ -234,18 +249,18 @@ async def test_details_echo_neither_the_request_nor_the_far_ends_own(status: int
     assert len(found.detail) < 1_000
 
 
-async def test_an_answer_reads_its_json() -> None:
+async def test_a_response_parses_its_json() -> None:
     found = await answered(200, b'{"a":1}')
-    assert isinstance(found, Answer)
+    assert isinstance(found, ApiResponse)
     assert found.json() == {"a": 1}
     assert found.headers["content-type"] == "application/vnd.api+json"
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"a":', b"\xff"])
-async def test_an_unreadable_answer_is_unknown(body: bytes) -> None:
+async def test_an_unreadable_response_is_ambiguous(body: bytes) -> None:
     found = await answered(200, body)
-    assert isinstance(found, Answer)
-    with pytest.raises(Unknown) as caught:
+    assert isinstance(found, ApiResponse)
+    with pytest.raises(AmbiguousError) as caught:
         found.json()
     assert caught.value.problem is Problem.ANSWER_UNREADABLE
     assert caught.value.status == 200
@@ -277,11 +292,11 @@ def make_error(kind: type[httpx.HTTPError]) -> httpx.HTTPError:
 
 
 @pytest.mark.parametrize("kind", EVERY)
-async def test_every_error_of_httpx_says_whether_a_byte_may_have_left(
+async def test_every_httpx_error_is_classified_by_whether_bytes_may_have_been_sent(
     kind: type[httpx.HTTPError],
 ) -> None:
-    wanted = Wait if kind in NO_BYTE_LEFT else Unknown
-    assert type(translate(make_error(kind))) is wanted
+    wanted = RetryLater if kind in NO_BYTE_LEFT else AmbiguousError
+    assert type(to_delivery_error(make_error(kind))) is wanted
     found = await outcome(make_http(make_error(kind)))
     assert isinstance(found, Blocked if kind is httpx.LocalProtocolError else wanted)
 
@@ -301,7 +316,7 @@ async def test_every_error_of_httpx_says_whether_a_byte_may_have_left(
         (httpx.DecodingError("x"), Problem.ANSWER_UNREADABLE),
     ],
 )
-async def test_an_error_of_the_network_has_its_problem(
+async def test_a_network_error_has_its_problem_code(
     failed: httpx.HTTPError, problem: Problem
 ) -> None:
     found = await outcome(make_http(failed))
@@ -309,9 +324,9 @@ async def test_an_error_of_the_network_has_its_problem(
     assert (found.problem, found.status) == (problem, None)
 
 
-async def test_an_address_that_is_none_was_certainly_not_called() -> None:
+async def test_an_invalid_url_is_known_not_sent() -> None:
     http = make_http(lambda _: httpx.Response(202))
-    with pytest.raises(Wait):
+    with pytest.raises(RetryLater):
         await http.call("GET", "/a\nb?email=ana@example.com", route="GET /a")
     await http.aclose()
 
@@ -331,13 +346,13 @@ async def test_an_address_that_is_none_was_certainly_not_called() -> None:
 )
 async def test_nothing_is_sent_without_tls(base: str) -> None:
     sent: list[httpx.Request] = []
-    seen: list[Seen] = []
+    seen: list[CallStats] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
         sent.append(request)
         return httpx.Response(202)
 
-    found = await outcome(make_http(handle, base_url=base, seen=seen.append))
+    found = await outcome(make_http(handle, base_url=base, on_call=seen.append))
     assert isinstance(found, Blocked)
     assert (found.problem, found.scope) == (Problem.TLS_REQUIRED, "account")
     assert (sent, seen) == ([], [])
@@ -346,13 +361,13 @@ async def test_nothing_is_sent_without_tls(base: str) -> None:
 @pytest.mark.parametrize(
     "base", ["https://a.klaviyo.com", "http://localhost:1", "http://127.0.0.2", "http://[::1]:1"]
 )
-async def test_tls_and_loopback_are_called(base: str) -> None:
+async def test_tls_and_loopback_urls_are_allowed(base: str) -> None:
     assert isinstance(
-        await outcome(make_http(lambda _: httpx.Response(202), base_url=base)), Answer
+        await outcome(make_http(lambda _: httpx.Response(202), base_url=base)), ApiResponse
     )
 
 
-async def test_a_host_that_is_allowed_is_called_without_tls() -> None:
+async def test_an_allowed_host_may_be_called_without_tls() -> None:
     found = await outcome(
         make_http(
             lambda _: httpx.Response(202),
@@ -360,7 +375,7 @@ async def test_a_host_that_is_allowed_is_called_without_tls() -> None:
             allow_http=frozenset({"inside.example"}),
         )
     )
-    assert isinstance(found, Answer)
+    assert isinstance(found, ApiResponse)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +402,7 @@ def test_a_key_is_in_no_repr() -> None:
 
 
 @pytest.mark.parametrize("key", ["verysecret\n", "verysecret\r\nx: y", "verysecreté"])
-async def test_a_key_that_is_no_header_blocks_and_is_not_quoted(key: str) -> None:
+async def test_a_key_that_is_not_a_valid_header_blocks_and_is_not_quoted(key: str) -> None:
     """h11 says `Illegal header value b'…'`, with the key in it."""
     server = await asyncio.start_server(lambda _, w: w.close(), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -405,12 +420,12 @@ async def test_a_key_that_is_no_header_blocks_and_is_not_quoted(key: str) -> Non
     assert "verysecret" not in "".join(traceback.format_exception(caught.value))
 
 
-async def test_every_call_is_seen_by_its_route_and_never_by_its_path() -> None:
-    seen: list[Seen] = []
-    http = make_http(lambda _: httpx.Response(202), seen=seen.append)
+async def test_every_request_is_recorded_by_its_route_and_never_by_its_path() -> None:
+    seen: list[CallStats] = []
+    http = make_http(lambda _: httpx.Response(202), on_call=seen.append)
     await http.call("GET", f"/api/profiles?email={ADDRESS}", route="GET /api/profiles")
     await http.aclose()
-    await outcome(make_http(httpx.ReadTimeout("x"), seen=seen.append))
+    await outcome(make_http(httpx.ReadTimeout("x"), on_call=seen.append))
     assert [(s.route, s.status) for s in seen] == [
         ("GET /api/profiles", 202),
         ("POST /api/events", None),
@@ -425,26 +440,26 @@ async def test_a_redirect_is_not_followed() -> None:
 
 # ── real sockets ─────────────────────────────────────────────────────────────────────────────────
 
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def far_end(talk: Talk, **more: Any) -> AsyncIterator[Http]:
+async def raw_server(handler: Handler, **more: Any) -> AsyncIterator[Http]:
     """A server that talks as it is told, and an Http that calls it."""
     talking: set[asyncio.Task[None]] = set()
 
-    async def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task
         talking.add(task)
         try:
-            await talk(reader, writer)
+            await handler(reader, writer)
         except asyncio.CancelledError:
             pass
         finally:
             writer.close()
 
-    server = await asyncio.start_server(met, "127.0.0.1", 0)
+    server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
     http = Http(
         f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
         vendor="klaviyo",
@@ -461,14 +476,14 @@ async def far_end(talk: Talk, **more: Any) -> AsyncIterator[Http]:
         server.close()
 
 
-async def hear(reader: asyncio.StreamReader) -> None:
+async def read_request(reader: asyncio.StreamReader) -> None:
     """One request with its body."""
     head = await reader.readuntil(b"\r\n\r\n")
     assert f"content-length: {len(BODY)}".encode() in head.lower()
     await reader.readexactly(len(BODY))
 
 
-async def post(http: Http) -> Answer | DeliveryError:
+async def post(http: Http) -> ApiResponse | DeliveryError:
     try:
         return await http.call("POST", "/api/events", route="POST /api/events", content=BODY)
     except DeliveryError as failed:
@@ -481,16 +496,16 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-async def test_a_refused_connection_was_certainly_not_applied() -> None:
+async def test_a_refused_connection_is_known_not_applied() -> None:
     http = Http(
         f"http://127.0.0.1:{free_port()}", vendor="klaviyo", clock=FakeClock(), credential=dict
     )
     found = await outcome(http)
-    assert isinstance(found, Wait)
+    assert isinstance(found, RetryLater)
     assert found.problem is Problem.NOT_CONNECTED
 
 
-async def test_a_name_that_does_not_resolve_has_its_own_problem(
+async def test_an_unresolvable_host_has_its_own_problem_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def nowhere(*_: object, **__: object) -> None:
@@ -500,33 +515,33 @@ async def test_a_name_that_does_not_resolve_has_its_own_problem(
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", nowhere)
     http = Http("https://nowhere.invalid", vendor="klaviyo", clock=FakeClock(), credential=dict)
     found = await outcome(http)
-    assert isinstance(found, Wait)
+    assert isinstance(found, RetryLater)
     assert found.problem is Problem.NAME_NOT_RESOLVED
 
 
 async def test_a_server_without_tls_is_not_connected() -> None:
-    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handler(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await writer.drain()
 
-    async with far_end(talk) as http:
+    async with raw_server(handler) as http:
         secure = http._base.replace("http://", "https://")
         found = await outcome(Http(secure, vendor="klaviyo", clock=FakeClock(), credential=dict))
-    assert isinstance(found, Wait)
+    assert isinstance(found, RetryLater)
     assert found.problem is Problem.NOT_CONNECTED
     assert "TLS" in found.detail
 
 
-async def test_a_reset_after_the_request_is_unknown() -> None:
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await hear(reader)
+async def test_a_reset_after_the_request_is_ambiguous() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
         connection = writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 
-    async with far_end(talk) as http:
+    async with raw_server(handler) as http:
         found = await post(http)
-    assert isinstance(found, Unknown)
+    assert isinstance(found, AmbiguousError)
     assert found.problem is Problem.CONNECTION_LOST
 
 
@@ -541,70 +556,70 @@ async def test_a_reset_after_the_request_is_unknown() -> None:
         b"SSH-2.0-OpenSSH_9.2\r\n",
     ],
 )
-async def test_a_torn_answer_is_unknown(said: bytes) -> None:
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await hear(reader)
+async def test_a_truncated_response_is_ambiguous(said: bytes) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
         writer.write(said)
         await writer.drain()
 
-    async with far_end(talk) as http:
+    async with raw_server(handler) as http:
         found = await post(http)
-    assert isinstance(found, Unknown)
+    assert isinstance(found, AmbiguousError)
     assert found.problem is Problem.ANSWER_UNREADABLE
 
 
-async def test_a_stalled_answer_is_unknown() -> None:
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await hear(reader)
+async def test_a_stalled_response_is_ambiguous() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
         await asyncio.Event().wait()
 
-    async with far_end(talk, timeout=0.05) as http:
+    async with raw_server(handler, timeout=0.05) as http:
         found = await post(http)
-    assert isinstance(found, Unknown)
+    assert isinstance(found, AmbiguousError)
     assert found.problem is Problem.TIMED_OUT
 
 
 ACCEPTED = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n"
 
 
-async def test_a_kept_connection_that_dies_under_a_request_is_unknown() -> None:
+async def test_a_keepalive_connection_lost_during_a_request_is_ambiguous() -> None:
     """The server may have read it: it cannot be told from a request that was applied."""
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await hear(reader)
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
         writer.write(ACCEPTED)
         await writer.drain()
-        await hear(reader)
+        await read_request(reader)
 
-    async with far_end(talk) as http:
-        assert isinstance(await post(http), Answer)
+    async with raw_server(handler) as http:
+        assert isinstance(await post(http), ApiResponse)
         found = await post(http)
-    assert isinstance(found, Unknown)
+    assert isinstance(found, AmbiguousError)
 
 
-async def test_a_kept_connection_that_was_closed_in_between_is_replaced() -> None:
+async def test_a_keepalive_connection_closed_between_requests_is_replaced() -> None:
     closed = asyncio.Event()
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await hear(reader)
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
         writer.write(ACCEPTED)
         await writer.drain()
         writer.close()
         await writer.wait_closed()
         closed.set()
 
-    async with far_end(talk) as http:
+    async with raw_server(handler) as http:
         for _ in range(3):
             closed.clear()
-            assert isinstance(await post(http), Answer)
+            assert isinstance(await post(http), ApiResponse)
             await closed.wait()
 
 
-async def test_asking_a_probe_says_why_there_was_no_answer() -> None:
-    assert await ask(f"http://127.0.0.1:{free_port()}/ready") == (0, "no answer: ConnectError")
+async def test_a_probe_reports_why_there_was_no_response() -> None:
+    assert await get(f"http://127.0.0.1:{free_port()}/ready") == (0, "no answer: ConnectError")
 
 
-async def test_a_body_is_called_json_unless_its_type_is_named() -> None:
+async def test_a_body_is_sent_as_json_unless_a_type_is_given() -> None:
     seen: list[str | None] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
-from connector.net.retry import Backoff, reading
+from connector.domain.errors import (
+    AmbiguousError,
+    Blocked,
+    DeliveryError,
+    Problem,
+    Rejected,
+    RetryLater,
+)
+from connector.net.retry import Backoff, retry_read
 from connector.testing.fakes.clock import FakeClock
 
 
@@ -19,7 +26,7 @@ from connector.testing.fakes.clock import FakeClock
     attempts=st.integers(1, 30),
     at_least=st.floats(0, 100),
 )
-def test_a_wait_is_between_half_and_all_of_what_it_doubles_to(
+def test_backoff_is_between_half_and_all_of_the_doubled_delay(
     base: float, maximum: float, attempts: int, at_least: float
 ) -> None:
     wait = Backoff(base, maximum)(attempts, at_least)
@@ -28,11 +35,11 @@ def test_a_wait_is_between_half_and_all_of_what_it_doubles_to(
 
 
 @given(attempts=st.integers(31, 10**9))
-def test_a_thousandth_attempt_waits_as_long_as_is_allowed(attempts: int) -> None:
+def test_the_thousandth_attempt_waits_the_maximum_delay(attempts: int) -> None:
     assert 150 <= Backoff(1.0, 300.0)(attempts) <= 300
 
 
-def test_two_lanes_do_not_come_back_together() -> None:
+def test_two_lanes_do_not_retry_at_the_same_time() -> None:
     backoff = Backoff(1.0, 300.0)
     assert len({backoff(8) for _ in range(20)}) > 1
 
@@ -57,7 +64,7 @@ class Flaky:
 
 
 async def run(clock: FakeClock, flaky: Flaky, attempts: int = 3) -> str:
-    task = asyncio.create_task(reading(flaky, clock=clock, attempts=attempts))
+    task = asyncio.create_task(retry_read(flaky, clock=clock, attempts=attempts))
     await clock.advance(10_000)
     return await task
 
@@ -74,24 +81,24 @@ async def test_a_read_that_works_is_made_once(clock: FakeClock) -> None:
 
 
 async def test_a_read_is_repeated_with_growing_pauses(clock: FakeClock) -> None:
-    flaky = Flaky(clock, Unknown(Problem.TIMED_OUT), Wait(Problem.NOT_CONNECTED))
+    flaky = Flaky(clock, AmbiguousError(Problem.TIMED_OUT), RetryLater(Problem.NOT_CONNECTED))
     assert await run(clock, flaky) == "read"
     first, second = flaky.pauses
     assert 0.25 <= first <= 0.5
     assert 0.5 <= second <= 1.0
 
 
-async def test_what_the_far_end_said_about_waiting_is_honoured(clock: FakeClock) -> None:
-    flaky = Flaky(clock, Wait(Problem.KLAVIYO_THROTTLED, after=42.0))
+async def test_retry_after_of_the_server_is_honoured(clock: FakeClock) -> None:
+    flaky = Flaky(clock, RetryLater(Problem.KLAVIYO_THROTTLED, after=42.0))
     assert await run(clock, flaky) == "read"
     assert flaky.pauses == [pytest.approx(42.0)]
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 async def test_it_gives_up_with_the_last_error(clock: FakeClock, attempts: int) -> None:
-    failures = [Unknown(Problem.TIMED_OUT, str(n)) for n in range(10)]
+    failures = [AmbiguousError(Problem.TIMED_OUT, str(n)) for n in range(10)]
     flaky = Flaky(clock, *failures)
-    with pytest.raises(Unknown) as caught:
+    with pytest.raises(AmbiguousError) as caught:
         await run(clock, flaky, attempts)
     assert len(flaky.calls) == attempts
     assert caught.value is failures[attempts - 1]
@@ -101,7 +108,7 @@ async def test_it_gives_up_with_the_last_error(clock: FakeClock, attempts: int) 
     "failure",
     [Rejected(Problem.KLAVIYO_REFUSED), Blocked(Problem.KLAVIYO_KEY, scope="account")],
 )
-async def test_what_a_repeat_cannot_mend_is_not_repeated(
+async def test_an_error_that_a_retry_cannot_fix_is_not_retried(
     clock: FakeClock, failure: DeliveryError
 ) -> None:
     flaky = Flaky(clock, failure)
@@ -110,7 +117,7 @@ async def test_what_a_repeat_cannot_mend_is_not_repeated(
     assert len(flaky.calls) == 1
 
 
-async def test_a_fault_of_ours_is_not_repeated(clock: FakeClock) -> None:
+async def test_a_programming_error_is_not_retried(clock: FakeClock) -> None:
     calls = 0
 
     async def broken() -> None:
@@ -118,7 +125,7 @@ async def test_a_fault_of_ours_is_not_repeated(clock: FakeClock) -> None:
         calls += 1
         raise KeyError("ours")
 
-    task = asyncio.create_task(reading(broken, clock=clock))
+    task = asyncio.create_task(retry_read(broken, clock=clock))
     await clock.advance(100)
     with pytest.raises(KeyError):
         await task

@@ -12,40 +12,44 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from connector.domain.errors import Blocked, DeliveryError, Problem, Wait
+from connector.domain.errors import Blocked, DeliveryError, Problem, RetryLater
 from connector.net.auth import HeaderKey, OAuthToken
-from connector.net.http import Http, Seen
+from connector.net.http import CallStats, Http
 from connector.testing.fakes.clock import FakeClock
 
 SECRET = "s3cr&t=%+ü/\\\"'"
-LIFE = 86400
+LIFETIME = 86400
 
 
-class FarEnd:
+class FakeServer:
     """A token endpoint and an API that takes only the tokens it says."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.asked: list[httpx.Request] = []
+        self.token_requests: list[httpx.Request] = []
         self.calls: list[httpx.Request] = []
-        self.seen: list[Seen] = []
-        self.good: set[str] | None = None
+        self.seen: list[CallStats] = []
+        self.valid_tokens: set[str] | None = None
         self.token_answer: Callable[[], httpx.Response] | None = None
-        self.more: dict[str, Any] = {"expires_in": LIFE, "token_type": "Bearer"}
+        self.more: dict[str, Any] = {"expires_in": LIFETIME, "token_type": "Bearer"}
 
     async def tokens(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request)
+        self.token_requests.append(request)
         await asyncio.sleep(0)
         if self.token_answer is not None:
             return self.token_answer()
-        return httpx.Response(200, json={"access_token": f"t{len(self.asked)}", **self.more})
+        return httpx.Response(
+            200, json={"access_token": f"t{len(self.token_requests)}", **self.more}
+        )
 
     async def api(self, request: httpx.Request) -> httpx.Response:
         self.calls.append(request)
         await asyncio.sleep(0)
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         given = given or request.url.params.get("access_token", "")
-        return httpx.Response(200 if self.good is None or given in self.good else 401, json={})
+        return httpx.Response(
+            200 if self.valid_tokens is None or given in self.valid_tokens else 401, json={}
+        )
 
     def token(self, url: str = "https://auth.example/oauth/token", **more: Any) -> OAuthToken:
         transport = Http(
@@ -53,7 +57,7 @@ class FarEnd:
             vendor="platform",
             clock=self.clock,
             credential=lambda: {},
-            seen=self.seen.append,
+            on_call=self.seen.append,
             http=httpx.AsyncClient(transport=httpx.MockTransport(self.tokens)),
         )
         options = {"client_id": "us", "client_secret": SecretStr(SECRET), **more}
@@ -65,14 +69,14 @@ class FarEnd:
             vendor="platform",
             clock=self.clock,
             credential=token,
-            seen=self.seen.append,
+            on_call=self.seen.append,
             http=httpx.AsyncClient(transport=httpx.MockTransport(self.api)),
         )
 
 
 @pytest.fixture
-def far() -> FarEnd:
-    return FarEnd()
+def server() -> FakeServer:
+    return FakeServer()
 
 
 async def get(http: Http, path: str = "/x") -> None:
@@ -86,11 +90,11 @@ async def failure(token: OAuthToken) -> DeliveryError:
     return caught.value
 
 
-async def test_client_credentials_as_json_carry_the_audience(far: FarEnd) -> None:
+async def test_client_credentials_as_json_carry_the_audience(server: FakeServer) -> None:
     """WLL's call, with a secret that a form would have to escape."""
-    token = far.token(as_json=True, extra={"audience": "wlloyalty.net"})
+    token = server.token(as_json=True, extra={"audience": "wlloyalty.net"})
     assert await token() == {"Authorization": "Bearer t1"}
-    request = far.asked[0]
+    request = server.token_requests[0]
     assert str(request.url) == "https://auth.example/oauth/token"
     assert request.headers["content-type"] == "application/json"
     assert orjson.loads(request.content) == {
@@ -101,17 +105,17 @@ async def test_client_credentials_as_json_carry_the_audience(far: FarEnd) -> Non
     }
 
 
-async def test_a_refresh_token_is_sent_as_a_form_and_replaced_when_a_new_one_comes(
-    far: FarEnd,
+async def test_a_refresh_token_is_sent_as_a_form_and_rotated(
+    server: FakeServer,
 ) -> None:
-    far.more = {"expires_in": 100, "refresh_token": "second"}
-    token = far.token(refresh_token=SecretStr("first"))
+    server.more = {"expires_in": 100, "refresh_token": "second"}
+    token = server.token(refresh_token=SecretStr("first"))
     await token()
-    far.more = {"expires_in": 100}
+    server.more = {"expires_in": 100}
     for _ in range(2):
-        far.clock.move(100)
+        server.clock.move(100)
         await token()
-    forms = [dict(parse_qsl(request.content.decode())) for request in far.asked]
+    forms = [dict(parse_qsl(request.content.decode())) for request in server.token_requests]
     assert [form["refresh_token"] for form in forms] == ["first", "second", "second"]
     assert forms[0] == {
         "grant_type": "refresh_token",
@@ -119,88 +123,90 @@ async def test_a_refresh_token_is_sent_as_a_form_and_replaced_when_a_new_one_com
         "client_id": "us",
         "client_secret": SECRET,
     }
-    assert far.asked[0].headers["content-type"] == "application/x-www-form-urlencoded"
+    assert server.token_requests[0].headers["content-type"] == "application/x-www-form-urlencoded"
 
 
-async def test_the_client_may_prove_itself_in_a_header(far: FarEnd) -> None:
-    await far.token(auth_method="client_secret_basic")()
-    assert far.asked[0].headers["authorization"].startswith("Basic ")
-    assert b"secret" not in far.asked[0].content
+async def test_the_client_may_authenticate_in_a_header(server: FakeServer) -> None:
+    await server.token(auth_method="client_secret_basic")()
+    assert server.token_requests[0].headers["authorization"].startswith("Basic ")
+    assert b"secret" not in server.token_requests[0].content
 
 
-async def test_a_token_is_kept_for_its_life_less_a_margin(far: FarEnd) -> None:
-    http = far.http(far.token())
+async def test_a_token_is_cached_for_its_lifetime_less_a_margin(server: FakeServer) -> None:
+    http = server.http(server.token())
     await get(http)
-    far.clock.move(LIFE - 61)
+    server.clock.move(LIFETIME - 61)
     await get(http)
-    assert len(far.asked) == 1
-    far.clock.move(1)
+    assert len(server.token_requests) == 1
+    server.clock.move(1)
     await get(http)
-    assert [call.headers["authorization"] for call in far.calls] == [
+    assert [call.headers["authorization"] for call in server.calls] == [
         "Bearer t1",
         "Bearer t1",
         "Bearer t2",
     ]
 
 
-async def test_a_short_life_is_used_for_nine_tenths(far: FarEnd) -> None:
-    far.more = {"expires_in": 10}
-    token = far.token()
+async def test_a_short_lifetime_is_used_for_nine_tenths(server: FakeServer) -> None:
+    server.more = {"expires_in": 10}
+    token = server.token()
     await token()
-    far.clock.move(8.9)
+    server.clock.move(8.9)
     await token()
-    assert len(far.asked) == 1
-    far.clock.move(0.2)
+    assert len(server.token_requests) == 1
+    server.clock.move(0.2)
     await token()
-    assert len(far.asked) == 2
+    assert len(server.token_requests) == 2
 
 
-async def test_a_token_without_an_end_is_kept_until_it_is_refused(far: FarEnd) -> None:
-    far.more = {}
-    http = far.http(far.token())
+async def test_a_token_without_an_expiry_is_kept_until_rejected(server: FakeServer) -> None:
+    server.more = {}
+    http = server.http(server.token())
     await get(http)
-    far.clock.move(10_000_000)
+    server.clock.move(10_000_000)
     await get(http)
-    assert len(far.asked) == 1
-    far.good = {"t2"}
+    assert len(server.token_requests) == 1
+    server.valid_tokens = {"t2"}
     await get(http)
-    assert len(far.asked) == 2
+    assert len(server.token_requests) == 2
 
 
-async def test_many_who_ask_at_once_make_one_token_call(far: FarEnd) -> None:
-    http = far.http(far.token())
+async def test_concurrent_callers_share_one_token_request(server: FakeServer) -> None:
+    http = server.http(server.token())
     await asyncio.gather(*(get(http) for _ in range(20)))
-    assert len(far.asked) == 1
-    far.good = {"t2"}
+    assert len(server.token_requests) == 1
+    server.valid_tokens = {"t2"}
     await asyncio.gather(*(get(http) for _ in range(20)))
-    assert len(far.asked) == 2
-    assert len(far.calls) == 20 + 40
+    assert len(server.token_requests) == 2
+    assert len(server.calls) == 20 + 40
 
 
-async def test_a_refused_token_is_renewed_and_the_call_tried_once_more(far: FarEnd) -> None:
-    http = far.http(far.token())
+async def test_a_rejected_token_is_renewed_and_the_request_retried_once(server: FakeServer) -> None:
+    http = server.http(server.token())
     await get(http)
-    far.good = {"t2"}
+    server.valid_tokens = {"t2"}
     await get(http)
-    assert [call.headers["authorization"][-2:] for call in far.calls] == ["t1", "t1", "t2"]
+    assert [call.headers["authorization"][-2:] for call in server.calls] == ["t1", "t1", "t2"]
 
 
-async def test_a_far_end_that_refuses_every_token_blocks_and_costs_few_tokens(far: FarEnd) -> None:
-    http = far.http(far.token())
-    far.good = set()
+async def test_a_server_that_rejects_every_token_blocks_after_few_token_requests(
+    server: FakeServer,
+) -> None:
+    http = server.http(server.token())
+    server.valid_tokens = set()
     for _ in range(10):
         with pytest.raises(Blocked) as caught:
             await get(http)
         assert (caught.value.problem, caught.value.scope) == (Problem.PLATFORM_KEY, "account")
-        far.clock.move(20)
-    assert len(far.asked) == 2
-    far.clock.move(300)
-    far.good = {"t3"}
+        server.clock.move(20)
+    assert len(server.token_requests) == 2
+    server.clock.move(300)
+    server.valid_tokens = {"t3"}
     await get(http)
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "problem", "said"),
+    ("status", "body", "problem", "expected_text"),
     [
         (400, {"error": "invalid_grant"}, Problem.PLATFORM_KEY, "invalid_grant"),
         (401, {"error": "invalid_client"}, Problem.PLATFORM_KEY, "invalid_client"),
@@ -209,87 +215,87 @@ async def test_a_far_end_that_refuses_every_token_blocks_and_costs_few_tokens(fa
         (302, {}, Problem.PLATFORM_TARGET, "HTTP 302"),
     ],
 )
-async def test_a_refused_client_blocks_the_account(
-    far: FarEnd, status: int, body: dict[str, str], problem: Problem, said: str
+async def test_a_rejected_client_blocks_the_account(
+    server: FakeServer, status: int, body: dict[str, str], problem: Problem, expected_text: str
 ) -> None:
-    far.token_answer = lambda: httpx.Response(status, json=body)
-    found = await failure(far.token())
+    server.token_answer = lambda: httpx.Response(status, json=body)
+    found = await failure(server.token())
     assert isinstance(found, Blocked)
     assert (found.problem, found.scope) == (problem, "account")
-    assert said in found.detail
+    assert expected_text in found.detail
     # An adapter takes a 404 of the API for an unknown person: this is none.
     assert found.status is None
 
 
-async def test_what_the_token_endpoint_says_is_not_quoted(far: FarEnd) -> None:
-    far.token_answer = lambda: httpx.Response(400, json={"error": "Ana Ruiz is unknown"})
-    assert "Ana" not in str(await failure(far.token()))
+async def test_token_endpoint_responses_are_not_quoted(server: FakeServer) -> None:
+    server.token_answer = lambda: httpx.Response(400, json={"error": "Ana Ruiz is unknown"})
+    assert "Ana" not in str(await failure(server.token()))
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_an_endpoint_in_trouble_is_waited_for(far: FarEnd, status: int) -> None:
+async def test_a_failing_token_endpoint_is_a_wait(server: FakeServer, status: int) -> None:
     """A 500 too: the call that needed the token never left, so nothing can have been applied."""
-    far.token_answer = lambda: httpx.Response(status, headers={"retry-after": "40"}, json={})
-    assert isinstance(await failure(far.token()), Wait)
+    server.token_answer = lambda: httpx.Response(status, headers={"retry-after": "40"}, json={})
+    assert isinstance(await failure(server.token()), RetryLater)
 
 
 @pytest.mark.parametrize(
     "error",
     [httpx.ConnectError("no"), httpx.ConnectTimeout("no"), httpx.ReadTimeout("no")],
 )
-async def test_no_answer_is_waited_for(far: FarEnd, error: Exception) -> None:
+async def test_no_token_response_is_a_wait(server: FakeServer, error: Exception) -> None:
     def fail() -> httpx.Response:
         raise error
 
-    far.token_answer = fail
-    assert isinstance(await failure(far.token()), Wait)
+    server.token_answer = fail
+    assert isinstance(await failure(server.token()), RetryLater)
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"[]", b"{}", b'{"access_token": 7}'])
-async def test_an_answer_without_a_token_is_waited_for(far: FarEnd, content: bytes) -> None:
-    far.token_answer = lambda: httpx.Response(200, content=content)
-    found = await failure(far.token())
-    assert isinstance(found, Wait)
+async def test_a_response_without_a_token_is_a_wait(server: FakeServer, content: bytes) -> None:
+    server.token_answer = lambda: httpx.Response(200, content=content)
+    found = await failure(server.token())
+    assert isinstance(found, RetryLater)
     assert found.problem is Problem.ANSWER_UNREADABLE
 
 
-async def test_one_failed_token_call_answers_for_all_who_wait(far: FarEnd) -> None:
-    far.token_answer = lambda: httpx.Response(429, headers={"retry-after": "40"})
-    http = far.http(far.token())
+async def test_one_failed_token_request_fails_all_waiting_callers(server: FakeServer) -> None:
+    server.token_answer = lambda: httpx.Response(429, headers={"retry-after": "40"})
+    http = server.http(server.token())
     found = await asyncio.gather(*(get(http) for _ in range(20)), return_exceptions=True)
-    assert all(isinstance(one, Wait) and one.after == 40 for one in found)
-    assert len(far.asked) == 1
-    far.clock.move(39)
-    with pytest.raises(Wait):
+    assert all(isinstance(one, RetryLater) and one.after == 40 for one in found)
+    assert len(server.token_requests) == 1
+    server.clock.move(39)
+    with pytest.raises(RetryLater):
         await get(http)
-    assert len(far.asked) == 1
-    far.token_answer = None
-    far.clock.move(1)
+    assert len(server.token_requests) == 1
+    server.token_answer = None
+    server.clock.move(1)
     await get(http)
-    assert (len(far.asked), len(far.calls)) == (2, 1)
+    assert (len(server.token_requests), len(server.calls)) == (2, 1)
 
 
-async def test_who_gives_up_does_not_stop_the_others(far: FarEnd) -> None:
-    token = far.token()
+async def test_a_cancelled_caller_does_not_cancel_the_others(server: FakeServer) -> None:
+    token = server.token()
     first, second = asyncio.ensure_future(token()), asyncio.ensure_future(token())
     await asyncio.sleep(0)
     first.cancel()
     assert await second == {"Authorization": "Bearer t2"}
 
 
-async def test_the_token_endpoint_is_not_called_without_tls(far: FarEnd) -> None:
-    found = await failure(far.token("http://auth.example/oauth/token"))
+async def test_the_token_endpoint_is_not_called_without_tls(server: FakeServer) -> None:
+    found = await failure(server.token("http://auth.example/oauth/token"))
     assert isinstance(found, Blocked)
     assert (found.problem, found.scope) == (Problem.TLS_REQUIRED, "account")
-    assert far.asked == []
+    assert server.token_requests == []
 
 
-async def test_every_request_is_seen_by_its_route(far: FarEnd) -> None:
-    http = far.http(far.token(route="POST /oauth/token"))
+async def test_every_request_is_recorded_by_its_route(server: FakeServer) -> None:
+    http = server.http(server.token(route="POST /oauth/token"))
     await get(http)
-    far.good = {"t2"}
+    server.valid_tokens = {"t2"}
     await get(http)
-    assert [(call.route, call.status) for call in far.seen] == [
+    assert [(call.route, call.status) for call in server.seen] == [
         ("POST /oauth/token", 200),
         ("GET /x", 200),
         ("GET /x", 401),
@@ -298,29 +304,31 @@ async def test_every_request_is_seen_by_its_route(far: FarEnd) -> None:
     ]
 
 
-async def test_a_call_whose_token_cannot_be_had_is_not_seen_as_sent(far: FarEnd) -> None:
-    far.token_answer = lambda: httpx.Response(503)
-    with pytest.raises(Wait):
-        await get(far.http(far.token()))
-    assert [call.route for call in far.seen] == ["POST /oauth/token"]
+async def test_a_request_without_a_token_is_not_recorded_as_sent(server: FakeServer) -> None:
+    server.token_answer = lambda: httpx.Response(503)
+    with pytest.raises(RetryLater):
+        await get(server.http(server.token()))
+    assert [call.route for call in server.seen] == ["POST /oauth/token"]
 
 
-async def test_a_token_may_travel_in_the_address_and_a_key_beside_it(far: FarEnd) -> None:
-    in_query = far.http(far.token(query="access_token"))
+async def test_a_token_may_be_sent_in_the_query_with_a_key_header(server: FakeServer) -> None:
+    in_query = server.http(server.token(query="access_token"))
     await get(in_query)
     await get(in_query, "/x?a=1")
-    assert [str(call.url) for call in far.calls] == [
+    assert [str(call.url) for call in server.calls] == [
         "https://api.example/x?access_token=t1",
         "https://api.example/x?a=1&access_token=t1",
     ]
-    assert "authorization" not in far.calls[0].headers
-    await get(far.http(far.token(beside=HeaderKey("X-Api-Key", SecretStr("key")))))
-    assert far.calls[2].headers["x-api-key"] == "key"
-    assert far.calls[2].headers["authorization"] == "Bearer t2"
+    assert "authorization" not in server.calls[0].headers
+    await get(server.http(server.token(extra_header=HeaderKey("X-Api-Key", SecretStr("key")))))
+    assert server.calls[2].headers["x-api-key"] == "key"
+    assert server.calls[2].headers["authorization"] == "Bearer t2"
 
 
-async def test_nothing_secret_is_in_a_repr(far: FarEnd) -> None:
-    token = far.token(refresh_token=SecretStr("first"), beside=HeaderKey("k", SecretStr("key")))
+async def test_no_secret_is_in_a_repr(server: FakeServer) -> None:
+    token = server.token(
+        refresh_token=SecretStr("first"), extra_header=HeaderKey("k", SecretStr("key"))
+    )
     await token()
     shown = f"{token!r} {token}"
     assert not any(secret in shown for secret in (SECRET, "first", "t1", "us"))

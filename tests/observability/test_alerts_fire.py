@@ -52,7 +52,7 @@ def watch(prometheus: str, tmp_path: Path) -> Iterator[Callable[[Folder], Promet
         rules = sixty_times_faster(RULES.read_text())
         folder = tmp_path / "prometheus"
         if past:
-            remember(folder, past)
+            write_history(folder, past)
         started.append(Prometheus(prometheus, folder, daemon.port, rules))
         started[0].wait()
         return started[0]
@@ -86,7 +86,7 @@ def make(tmp_path: Path, platforms: Platforms) -> Iterator[Callable[..., Folder]
         made.stop()
 
 
-def remember(folder: Path, past: str) -> None:
+def write_history(folder: Path, past: str) -> None:
     """Give a Prometheus that has not started yet a past, in the OpenMetrics format."""
     folder.mkdir(parents=True)
     (folder / "past").write_text(past + "# EOF\n")
@@ -94,7 +94,9 @@ def remember(folder: Path, past: str) -> None:
     subprocess.run([*made, folder / "past", folder / "data"], check=True, capture_output=True)
 
 
-def fires(name: str, daemon: Folder, watcher: Prometheus, *, traffic: bool = True) -> None:
+def wait_until_firing(
+    name: str, daemon: Folder, watcher: Prometheus, *, traffic: bool = True
+) -> None:
     """Events come in until the alert is there."""
 
     def there() -> bool:
@@ -105,7 +107,7 @@ def fires(name: str, daemon: Folder, watcher: Prometheus, *, traffic: bool = Tru
     until(f"{name} fires", there, 150)
 
 
-def ends(name: str, daemon: Folder, watcher: Prometheus) -> None:
+def wait_until_resolved(name: str, daemon: Folder, watcher: Prometheus) -> None:
     def gone() -> bool:
         post(daemon)
         return name not in watcher.firing()
@@ -113,65 +115,65 @@ def ends(name: str, daemon: Folder, watcher: Prometheus) -> None:
     until(f"{name} ends", gone, 90)
 
 
-def test_a_minute_of_the_rules_lasts_a_second() -> None:
+def test_one_minute_in_the_rules_is_one_second() -> None:
     assert sixty_times_faster("for: 90m\n") == "for: 90s\n"
     assert sixty_times_faster("[30m:1m]) offset 1d) < 600\n") == "[30s:1s]) offset 1440s) < 10\n"
     assert sixty_times_faster("x[1h])) < 3600\n") == "x[60s])) < 60\n"
     assert sixty_times_faster("predict_linear(x[6h], 86400)") == "predict_linear(x[360s], 1440)"
 
 
-def test_a_revoked_key_fires_and_a_good_one_ends_it(
+def test_a_revoked_key_fires_and_a_valid_one_resolves_it(
     daemon: Folder, watch: Callable[[Folder], Prometheus]
 ) -> None:
     watcher = watch(daemon)
     daemon.platforms.klaviyo.faults.add("*", "status", status=401)
-    fires("KeyRevoked", daemon, watcher)
+    wait_until_firing("KeyRevoked", daemon, watcher)
     daemon.platforms.klaviyo.faults.clear()
-    ends("KeyRevoked", daemon, watcher)
+    wait_until_resolved("KeyRevoked", daemon, watcher)
 
 
-def test_klaviyo_away_fires_and_does_not_accuse_the_platform(
+def test_klaviyo_unreachable_fires_only_the_klaviyo_alert(
     daemon: Folder, watch: Callable[[Folder], Prometheus]
 ) -> None:
     watcher = watch(daemon)
     post(daemon, 3)
     daemon.platforms.klaviyo.faults.add("*", "status", status=503)
-    fires("KlaviyoDown", daemon, watcher)
+    wait_until_firing("KlaviyoDown", daemon, watcher)
     assert "PlatformDown" not in watcher.firing()
     daemon.platforms.klaviyo.faults.clear()
-    ends("KlaviyoDown", daemon, watcher)
+    wait_until_resolved("KlaviyoDown", daemon, watcher)
 
 
-def test_the_platform_away_fires_and_does_not_accuse_klaviyo(
+def test_the_platform_unreachable_fires_only_the_platform_alert(
     daemon: Folder, watch: Callable[[Folder], Prometheus]
 ) -> None:
     watcher = watch(daemon)
     post(daemon, 3)
     daemon.platforms.jericommerce.faults.add("*", "reset_before")
-    fires("PlatformDown", daemon, watcher)
+    wait_until_firing("PlatformDown", daemon, watcher)
     assert "KlaviyoDown" not in watcher.firing()
     daemon.platforms.jericommerce.faults.clear()
-    ends("PlatformDown", daemon, watcher)
+    wait_until_resolved("PlatformDown", daemon, watcher)
 
 
-def test_one_dead_letter_fires_the_first_of_its_cause_too(
+def test_one_dead_letter_also_fires_the_new_cause_alert(
     daemon: Folder, watch: Callable[[Folder], Prometheus]
 ) -> None:
     watcher = watch(daemon)
     daemon.platforms.klaviyo.faults.add("events", "status", status=400, count=1)
     post(daemon)
-    fires("DeadLetters", daemon, watcher, traffic=False)
+    wait_until_firing("DeadLetters", daemon, watcher, traffic=False)
 
 
-def test_a_backlog_that_grows_fires_and_one_that_is_worked_off_ends_it(
+def test_a_growing_backlog_fires_and_a_drained_one_resolves_it(
     daemon: Folder, watch: Callable[[Folder], Prometheus]
 ) -> None:
     watcher = watch(daemon)
     daemon.platforms.klaviyo.faults.add("*", "status", status=503)
-    daemon.take_in(*(f"waiting-{n}@example.com" for n in range(1_100)))
-    fires("BacklogGrowing", daemon, watcher)
+    daemon.ingest(*(f"waiting-{n}@example.com" for n in range(1_100)))
+    wait_until_firing("BacklogGrowing", daemon, watcher)
     daemon.platforms.klaviyo.faults.clear()
-    ends("BacklogGrowing", daemon, watcher)
+    wait_until_resolved("BacklogGrowing", daemon, watcher)
 
 
 DISK = """\
@@ -184,7 +186,7 @@ shutil.disk_usage = disk_usage
 """
 
 
-def test_a_disk_that_fills_fires_long_before_it_is_full_and_again_when_it_is(
+def test_a_filling_disk_fires_early_and_again_when_full(
     tmp_path: Path, make: Callable[..., Folder], watch: Callable[[Folder], Prometheus]
 ) -> None:
     made = make(min_free="1GB")
@@ -217,7 +219,7 @@ def test_a_disk_that_fills_fires_long_before_it_is_full_and_again_when_it_is(
     assert "S20" in made.ask("GET", "/healthz")[1]
 
 
-def test_no_events_for_an_hour_fires_where_there_were_some_a_day_ago(
+def test_no_events_for_an_hour_fires_if_there_were_some_a_day_ago(
     daemon: Folder, watch: Callable[..., Prometheus]
 ) -> None:
     now = time.time()
@@ -238,12 +240,12 @@ def test_no_events_for_an_hour_fires_where_there_were_some_a_day_ago(
         assert "NoEvents" not in watcher.firing()
         time.sleep(0.5)
     quiet_since = time.monotonic()
-    fires("NoEvents", daemon, watcher, traffic=False)
+    wait_until_firing("NoEvents", daemon, watcher, traffic=False)
     assert time.monotonic() - quiet_since > 50
-    ends("NoEvents", daemon, watcher)
+    wait_until_resolved("NoEvents", daemon, watcher)
 
 
-def test_a_job_that_is_stuck_fires_and_its_end_ends_it(
+def test_a_stuck_job_fires_and_its_end_resolves_it(
     make: Callable[..., Folder], watch: Callable[[Folder], Prometheus]
 ) -> None:
     daemon = make("bulk_threshold = 1\n")
@@ -259,7 +261,7 @@ def test_a_job_that_is_stuck_fires_and_its_end_ends_it(
         return bool(open_jobs)
 
     until("a job stands still", stalled)
-    fires("ImportJobStuck", daemon, watcher, traffic=False)
+    wait_until_firing("ImportJobStuck", daemon, watcher, traffic=False)
     for job in jobs.all():
         jobs.run(job.id)
     until("ImportJobStuck ends", lambda: "ImportJobStuck" not in watcher.firing(), 60)

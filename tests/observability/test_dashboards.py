@@ -17,7 +17,7 @@ def plain(expr: str) -> str:
     return re.sub(r"\$__(?:rate_interval|range)", "5m", expr)
 
 
-def test_there_are_the_four_dashboards() -> None:
+def test_the_four_dashboards_exist() -> None:
     assert [d.stem for d in DASHBOARDS] == ["connection", "klaviyo-quota", "overview", "store"]
     uids = {dashboard(path)["uid"] for path in DASHBOARDS}
     titles = {dashboard(path)["title"] for path in DASHBOARDS}
@@ -25,7 +25,7 @@ def test_there_are_the_four_dashboards() -> None:
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda q: f"{q.dashboard}: {q.panel}")
-def test_every_query_asks_for_metrics_and_labels_that_exist(query: Query) -> None:
+def test_every_query_uses_existing_metrics_and_labels(query: Query) -> None:
     assert not faults(plain(query.expr))
 
 
@@ -42,7 +42,7 @@ def test_every_panel_has_a_plain_title_a_unit_and_the_provisioned_datasource(pat
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda p: p.stem)
-def test_panels_have_ids_of_their_own_and_do_not_overlap(path: Path) -> None:
+def test_panels_have_unique_ids_and_do_not_overlap(path: Path) -> None:
     ids, cells = [], set()
     for panel in dashboard(path)["panels"]:
         at = panel["gridPos"]
@@ -72,7 +72,7 @@ def test_variables_are_declared_used_and_filled_from_labels_that_exist(path: Pat
         assert found[2] in exported()[found[1]]
 
 
-def test_legends_name_labels_that_the_query_leaves() -> None:
+def test_legends_use_labels_that_the_query_returns() -> None:
     for path in DASHBOARDS:
         for panel in panels(path):
             for target in panel["targets"]:
@@ -82,7 +82,7 @@ def test_legends_name_labels_that_the_query_leaves() -> None:
                 assert spoken <= left, (panel["title"], spoken - left)
 
 
-def test_the_scrape_interval_is_the_one_that_grafana_is_told() -> None:
+def test_the_scrape_interval_matches_grafanas_setting() -> None:
     told = (GRAFANA / "provisioning" / "datasources" / "prometheus.yml").read_text()
     kept = (RULES.parent / "prometheus.yml").read_text()
     assert "timeInterval: 15s" in told

@@ -85,7 +85,7 @@ def put_in(expr: str) -> str:
 
 
 @pytest.mark.parametrize("query", queries(), ids=lambda q: f"{q.dashboard}: {q.panel}")
-def test_every_panel_gets_an_answer_and_those_that_should_have_data(
+def test_every_panel_query_succeeds_and_expected_panels_have_data(
     watched: Watched, query: Query
 ) -> None:
     found = watched.prometheus.ask(put_in(query.expr))
@@ -96,11 +96,11 @@ def test_every_panel_gets_an_answer_and_those_that_should_have_data(
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda a: a.name)
-def test_every_rule_gets_an_answer(watched: Watched, alert: Alert) -> None:
+def test_every_rule_query_succeeds(watched: Watched, alert: Alert) -> None:
     watched.prometheus.ask(alert.expr)
 
 
-def test_prometheus_reads_the_rules_as_we_do_and_finds_no_fault(watched: Watched) -> None:
+def test_prometheus_loads_the_rules_without_a_fault(watched: Watched) -> None:
     def rules() -> list[dict[str, Any]]:
         groups = watched.prometheus.api("rules")["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
@@ -108,15 +108,15 @@ def test_prometheus_reads_the_rules_as_we_do_and_finds_no_fault(watched: Watched
     until("every rule was evaluated", lambda: all(r["health"] != "unknown" for r in rules()))
     assert {rule["health"] for rule in rules()} == {"ok"}
     read = {r["name"]: (r["labels"]["severity"], r["annotations"]) for r in rules()}
-    assert read == {a.name: (a.severity, a.said) for a in alerts()}
+    assert read == {a.name: (a.severity, a.texts) for a in alerts()}
 
 
-def test_a_healthy_daemon_fires_nothing_but_what_was_done_to_it(watched: Watched) -> None:
+def test_a_healthy_daemon_fires_only_the_provoked_alerts(watched: Watched) -> None:
     # The dead letter and the forged webhooks are of keep_busy.
     assert watched.prometheus.firing() <= {"DeadLetters", "WebhookSignatureRefused"}
 
 
-def test_every_variable_offers_something(watched: Watched) -> None:
+def test_every_variable_has_values(watched: Watched) -> None:
     for path in DASHBOARDS:
         for variable in dashboard(path)["templating"]["list"]:
             metric, label = re.findall(r"(connector_\w+).*, (\w+)\)", variable["definition"])[0]

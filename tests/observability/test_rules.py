@@ -28,7 +28,7 @@ def name_of(value: Alert | Path) -> str:
 # ── Prometheus's own tool ────────────────────────────────────────────────────────────────────────
 
 
-def test_promtool_takes_the_configuration_and_the_rules(promtool: str) -> None:
+def test_promtool_accepts_the_configuration_and_the_rules(promtool: str) -> None:
     # Checks the rule file that the configuration names, too.
     done = run(promtool, "check", "config", str(PROMETHEUS / "prometheus.yml"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,7 +41,7 @@ def test_each_alert_fires_when_it_should_and_not_otherwise(promtool: str, tests:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_unit_tests_notice_every_rule_that_never_fires(promtool: str, tmp_path: Path) -> None:
+def test_the_unit_tests_fail_for_a_rule_that_never_fires(promtool: str, tmp_path: Path) -> None:
     text = re.sub(
         r"^( {8}expr: )(?:\|\n(?: {10}.*\n)+|.+\n)",
         r"\g<1>vector(1) < 0\n",
@@ -77,12 +77,12 @@ def test_names_of_alerts_are_distinct() -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=name_of)
-def test_each_alert_says_what_why_where_and_how_bad(alert: Alert) -> None:
-    assert alert.said.keys() == {"summary", "description", "runbook", "problems"}
+def test_each_alert_has_summary_description_runbook_and_severity(alert: Alert) -> None:
+    assert alert.texts.keys() == {"summary", "description", "runbook", "problems"}
     assert alert.severity in ("critical", "warning")
-    assert len(alert.said["summary"]) < 60
-    assert alert.said["description"].endswith(".")
-    assert alert.said["runbook"] == f"docs/alerts/{alert.name}.md"
+    assert len(alert.texts["summary"]) < 60
+    assert alert.texts["description"].endswith(".")
+    assert alert.texts["runbook"] == f"docs/alerts/{alert.name}.md"
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=name_of)
@@ -92,13 +92,13 @@ def test_each_alert_names_problems_that_exist(alert: Alert) -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=name_of)
-def test_each_alert_asks_for_metrics_and_labels_that_exist(alert: Alert) -> None:
+def test_each_alert_uses_existing_metrics_and_labels(alert: Alert) -> None:
     assert not faults(alert.expr)
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=name_of)
-def test_each_alert_speaks_of_labels_that_its_query_leaves(alert: Alert) -> None:
-    spoken = set(re.findall(r"\$labels\.(\w+)", alert.said["description"]))
+def test_each_alert_text_uses_labels_that_its_query_returns(alert: Alert) -> None:
+    spoken = set(re.findall(r"\$labels\.(\w+)", alert.texts["description"]))
     grouped = re.search(r"\bby \(([^)]*)\)", alert.expr)
     left = set(grouped[1].split(", ")) if grouped else {"instance", "job"}
     assert spoken <= left
@@ -122,11 +122,11 @@ def test_the_bucket_of_the_latency_objective_exists() -> None:
         ("sum by (colour) (up)", ["no metric here has the label colour"]),
     ],
 )
-def test_queries_for_what_does_not_exist_are_noticed(expr: str, found: list[str]) -> None:
+def test_queries_for_unknown_metrics_are_detected(expr: str, found: list[str]) -> None:
     assert faults(expr) == found
 
 
-def test_metrics_that_can_be_asked_for_are_read_off_the_registry() -> None:
+def test_known_metrics_are_read_from_the_registry() -> None:
     assert exported()["connector_lane_state"] >= {"connection", "destination", "kind", "state"}
 
 
@@ -139,9 +139,9 @@ def test_every_alert_has_a_page_and_every_page_an_alert() -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=name_of)
-def test_a_page_says_what_it_means_why_where_to_look_and_what_to_press(alert: Alert) -> None:
-    text = (ROOT / alert.said["runbook"]).read_text()
-    assert text.splitlines()[0].lower() == f"# {alert.name}: {alert.said['summary']}".lower()
+def test_a_page_says_what_it_means_why_where_to_look_and_what_to_do(alert: Alert) -> None:
+    text = (ROOT / alert.texts["runbook"]).read_text()
+    assert text.splitlines()[0].lower() == f"# {alert.name}: {alert.texts['summary']}".lower()
     labels = ("Meaning", "Likely causes", "Look at", "Press")
     assert [f"- **{label}.** " in text for label in labels] == [True] * len(labels)
     assert 8 <= len(text.splitlines()) <= 24
@@ -155,5 +155,5 @@ def test_the_index_has_every_alert_with_its_severity_and_summary() -> None:
     rows = re.findall(r"^\| \[(\w+)\]\((\w+)\.md\) \| (\w+) \| (.+?) \| (.+) \|$", text, re.M)
     assert all(name == page for name, page, *_ in rows)
     assert [(name, severity, summary.lower()) for name, _, severity, summary, _ in rows] == [
-        (alert.name, alert.severity, alert.said["summary"].lower()) for alert in ALERTS
+        (alert.name, alert.severity, alert.texts["summary"].lower()) for alert in ALERTS
     ]

@@ -102,11 +102,11 @@ class Alert:
     name: str
     expr: str
     severity: str
-    said: Mapping[str, str]
+    texts: Mapping[str, str]
 
     @property
     def problems(self) -> list[str]:
-        return self.said["problems"].split()
+        return self.texts["problems"].split()
 
 
 def alerts() -> list[Alert]:
@@ -118,13 +118,13 @@ def alerts() -> list[Alert]:
         expr = re.search(r"^ {8}expr: (?:\|\n((?: {10}.*\n)+)|(.+)\n)", rest, re.M)
         severity = re.search(r"^ {10}severity: (\w+)$", rest, re.M)
         annotations = rest.partition(" annotations:\n")[2]
-        said = {
+        texts = {
             key: orjson.loads(value) if value.startswith('"') else value
             for key, value in re.findall(r"^ {10}(\w+): (.+)$", annotations, re.M)
         }
         assert expr, f"{name} has no expr in the form that is read here"
         assert severity, f"{name} has no severity"
-        found.append(Alert(name, (expr[1] or expr[2]).strip(), severity[1], said))
+        found.append(Alert(name, (expr[1] or expr[2]).strip(), severity[1], texts))
     return found
 
 

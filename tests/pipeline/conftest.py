@@ -9,28 +9,17 @@ from typing import Any
 
 import pytest
 
-from connector.domain.lanes import (
-    Lane,
-    LaneState,
-)
-from connector.domain.messages import (
-    Fault,
-    Skip,
-)
-from connector.domain.records import (
-    Entry,
-    Page,
-    Record,
-    State,
-)
+from connector.domain.lanes import Lane, LaneState
+from connector.domain.messages import Fault, Skip
+from connector.domain.records import Entry, Page, Record, State
 from connector.pipeline.dispatch import Dispatcher, Policy
-from connector.ports import Fence, Mode, Quota
+from connector.ports import BatchMode, Fence, Quota
 from connector.runtime.metrics import Metrics
-from connector.testing.fakes.clock import FakeClock, settle_down
+from connector.testing.fakes.clock import FakeClock, run_pending
 from connector.testing.fakes.sinks import ScriptedSink
 from connector.testing.fakes.store import MemoryStore, Row
 
-BULK = Mode("bulk", size=100, parallel=1)
+BULK = BatchMode("bulk", size=100, parallel=1)
 _A_YEAR = 365 * 86_400_000
 
 
@@ -39,7 +28,7 @@ class PlainRenderer:
 
     def __init__(self, version: str = "v1") -> None:
         self.version = version
-        self.instead: dict[str, Skip | Fault | Exception] = {}
+        self.overrides: dict[str, Skip | Fault | Exception] = {}
         self.prepared: list[str | None] = []
         self.broken: Exception | None = None
 
@@ -49,21 +38,21 @@ class PlainRenderer:
         self.prepared += [entry.mapping for entry in entries if entry.solo]
 
     def render(self, entry: Entry) -> tuple[str, str | None] | Skip | Fault:
-        instead = self.instead.get(entry.unique_id)
-        if isinstance(instead, Exception):
-            raise instead
-        return instead or (entry.unique_id, entry.mapping if entry.solo else self.version)
+        overrides = self.overrides.get(entry.unique_id)
+        if isinstance(overrides, Exception):
+            raise overrides
+        return overrides or (entry.unique_id, entry.mapping if entry.solo else self.version)
 
 
-class SwitchedLease:
+class RevocableLease:
     """A lease that the test takes away."""
 
     def __init__(self, fence: Fence) -> None:
         self.fence = fence
-        self.ours = True
+        self.held = True
 
     def valid(self) -> bool:
-        return self.ours
+        return self.held
 
 
 class Rig:
@@ -71,7 +60,7 @@ class Rig:
 
     def __init__(self, store: MemoryStore, clock: FakeClock, lane: Lane, fence: Fence) -> None:
         self.store, self.clock, self.lane = store, clock, lane
-        self.lease = SwitchedLease(fence)
+        self.lease = RevocableLease(fence)
         self.renderer = PlainRenderer()
         self.sink: ScriptedSink[Any] = ScriptedSink(bulk=BULK)
         self.metrics = Metrics("test")
@@ -96,7 +85,7 @@ class Rig:
             policy=self.policy,
         )
         self._task = asyncio.create_task(self.dispatcher.run())
-        await settle_down()
+        await run_pending()
 
     async def stop(self, timeout: float = 0.0) -> None:
         if self._task is None:
@@ -107,7 +96,9 @@ class Rig:
         await self._task
         self._task = None
 
-    async def say(self, *keys: str, backfill: bool = False, email: str | None = "a@b.cd") -> None:
+    async def append_records(
+        self, *keys: str, backfill: bool = False, email: str | None = "a@b.cd"
+    ) -> None:
         """Records come in and the lane is told, as Intake does it."""
         records = [
             Record(key, f"test:{key}", "Balance changed", self.clock.now(), b"{}", email=email)
@@ -116,7 +107,7 @@ class Rig:
         page = Page(self.lane, "webhook", records, self.clock.now(), backfill=backfill)
         await self.store.append([page])
         self.wake()
-        await settle_down()
+        await run_pending()
 
     def wake(self) -> None:
         if self._task:
@@ -138,7 +129,7 @@ async def make_rig() -> AsyncIterator[Callable[..., Any]]:
     """Makes a rig that has not started; `quota` and `bulk` are the sink's."""
     made: list[Rig] = []
 
-    async def make(quota: Quota | None = None, bulk: Mode | None = BULK) -> Rig:
+    async def make(quota: Quota | None = None, bulk: BatchMode | None = BULK) -> Rig:
         store, clock = MemoryStore(), FakeClock()
         lane = await store.ensure("acme", "klaviyo", "event")
         fence = await store.acquire("store", "one", now=clock.now(), ttl=_A_YEAR)
@@ -163,10 +154,10 @@ async def rig(make_rig: Callable[..., Any]) -> Rig:
 
 
 @pytest.fixture
-async def still(make_rig: Callable[..., Any]) -> Rig:
+async def stopped_rig(make_rig: Callable[..., Any]) -> Rig:
     """A rig that has not started, so that what it finds at its start can be laid out."""
     made: Rig = await make_rig()
     return made
 
 
-__all__ = ["LaneState", "PlainRenderer", "Rig", "SwitchedLease"]
+__all__ = ["LaneState", "PlainRenderer", "RevocableLease", "Rig"]

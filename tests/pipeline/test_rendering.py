@@ -9,17 +9,9 @@ import orjson
 import pytest
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.messages import (
-    EventMessage,
-    Fault,
-    Skip,
-)
-from connector.domain.records import (
-    Entry,
-)
+from connector.domain.lanes import Millis
+from connector.domain.messages import EventMessage, Fault, Skip
+from connector.domain.records import Entry
 from connector.mapping import compile_mapping, load
 from connector.pipeline.rendering import EventRenderer
 from connector.platforms.jericommerce.view import event_view
@@ -56,7 +48,7 @@ class Views:
     def __init__(self, view: FreshView) -> None:
         self.view = view
 
-    async def fresh(self, people: Sequence[int]) -> dict[int, FreshView]:
+    async def fresh_views(self, people: Sequence[int]) -> dict[int, FreshView]:
         return {7: self.view} if 7 in people else {}
 
 
@@ -73,14 +65,14 @@ def test_the_unique_id_and_the_identity_are_the_same_at_every_attempt(
     assert first.unique_id == "jericommerce:e1"
 
 
-async def test_what_may_have_been_applied_is_rendered_with_its_first_mapping() -> None:
+async def test_a_possibly_applied_record_is_rendered_with_its_first_mapping() -> None:
     store = MemoryStore()
     older = compile_mapping(
         MAPPING.text.replace('name = "Balance changed"', 'name = "Points"')
         if 'name = "Balance changed"' in MAPPING.text
         else MAPPING.text.replace('prefix = ""', 'prefix = "Old "')
     )
-    await store.remember_mapping(older.version, older.text, now=NOW)
+    await store.save_mapping(older.version, older.text, now=NOW)
     renderer = EventRenderer(MAPPING, event_view, store)
     doubtful = entry(solo=True, mapping=older.version)
     await renderer.prepare([doubtful])
@@ -113,7 +105,7 @@ async def test_only_a_fresh_view_of_the_same_address_is_attached(
 
 
 @pytest.mark.parametrize("attach", [True, False])
-async def test_a_record_that_lost_its_address_is_skipped_by_its_reason(attach: bool) -> None:
+async def test_a_record_that_lost_its_address_is_skipped_with_its_reason(attach: bool) -> None:
     mapping = compile_mapping(
         MAPPING.text.replace("attach_profile = true", f"attach_profile = {str(attach).lower()}")
     )
@@ -126,13 +118,13 @@ async def test_a_record_that_lost_its_address_is_skipped_by_its_reason(attach: b
         assert isinstance(renderer.render(entry()), EventMessage)
 
 
-def test_a_record_that_cannot_be_rendered_says_so() -> None:
+def test_a_record_that_cannot_be_rendered_is_a_fault() -> None:
     fault = EventRenderer(MAPPING, event_view, None).render(entry(data=b"[]"))
     assert isinstance(fault, Fault)
     assert fault.problem is Problem.MAPPING_FAILED
 
 
-def test_an_event_that_an_action_of_ours_caused_carries_its_reference() -> None:
+def test_an_event_caused_by_our_action_carries_its_reference() -> None:
     renderer = EventRenderer(MAPPING, event_view, MemoryStore())
     body = {"id": "e1", "properties": {"amount": 5, "reason": "Survey \u00b7 lc0123456789"}}
     echo = renderer.render(entry(data=orjson.dumps(body)))

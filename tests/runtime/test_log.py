@@ -13,12 +13,8 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.records import (
-    Record,
-)
+from connector.domain.lanes import Millis
+from connector.domain.records import Record
 from connector.runtime import log
 from connector.runtime.log import redact
 
@@ -29,7 +25,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -91,7 +87,7 @@ SECRETS = [
 
 @pytest.mark.parametrize("value", SECRETS)
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_nothing_secret_is_written_wherever_it_stands(
+def test_no_secret_is_logged_wherever_it_appears(
     stream: io.StringIO, value: Any, form: Any
 ) -> None:
     log.configure(format=form, stream=stream)
@@ -103,7 +99,7 @@ def test_nothing_secret_is_written_wherever_it_stands(
 
 
 @pytest.mark.parametrize("name", ["token", "private_key", "api_key", "apikey", "client_secret"])
-def test_a_value_by_a_secret_name_is_masked(lines: Lines, name: str) -> None:
+def test_a_value_under_a_secret_name_is_masked(lines: Lines, name: str) -> None:
     log.get("test").info("x", **{name: "hunter2"})
     [line] = lines()
     assert line[name] == "***"
@@ -163,7 +159,7 @@ ANYTHING = st.recursive(
 
 @settings(deadline=None)
 @given(value=ANYTHING)
-def test_whatever_is_logged_is_one_line_of_json_and_never_raises(value: Any) -> None:
+def test_every_log_call_writes_one_json_line_and_never_raises(value: Any) -> None:
     stream = io.StringIO()
     log.configure(format="json", stream=stream)
     log.get("test").info("x", value=value)
@@ -171,7 +167,7 @@ def test_whatever_is_logged_is_one_line_of_json_and_never_raises(value: Any) -> 
     assert json.loads(line)["event"] == "x"
 
 
-def test_the_standard_librarys_logging_goes_the_same_way(lines: Lines) -> None:
+def test_standard_library_logging_uses_the_same_format(lines: Lines) -> None:
     logging.getLogger("uvicorn.error").warning("from %s", ADDRESS)
     logging.getLogger("httpx").info('HTTP Request: GET "https://x/?email=%s"', ADDRESS)
     [line] = lines()

@@ -8,26 +8,18 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    LaneState,
-    Millis,
-)
+from connector.domain.lanes import Lane, LaneId, LaneState, Millis
 from connector.domain.outcomes import (
     Accepted,
+    Ambiguous,
     Dead,
     Delivery,
-    Doubt,
     Held,
     Retry,
     Skipped,
     Unsent,
 )
-from connector.domain.records import (
-    Appended,
-    Entry,
-)
+from connector.domain.records import Appended, Entry
 from connector.ports import Backlog
 from connector.runtime.metrics import CONTENT_TYPE, Metrics, account_label
 
@@ -104,29 +96,29 @@ def metrics() -> Metrics:
 @pytest.fixture
 def busy(metrics: Metrics) -> Metrics:
     """Everything told once."""
-    metrics.took_in(LANE, "webhook", Appended(accepted=3, duplicates=2), NOW)
-    metrics.turned_away("acme", Problem.WEBHOOK_UNSIGNED.value)
+    metrics.record_received(LANE, "webhook", Appended(accepted=3, duplicates=2), NOW)
+    metrics.record_rejected("acme", Problem.WEBHOOK_UNSIGNED.value)
     outcomes = [
         Accepted(0, "r1"),
         Accepted(1, "r1"),
         Dead(2, Problem.KLAVIYO_REFUSED, "ana@example.com is no good"),
         Retry(3, Problem.KLAVIYO_THROTTLED, 3.0),
-        Doubt(4, Problem.TIMED_OUT),
+        Ambiguous(4, Problem.TIMED_OUT),
         Unsent(5),
         Skipped(6, "disabled"),
         Held(7, Problem.NO_IDENTITY),
     ]
     entries = {seq: make_entry(seq) for seq in range(8)}
-    metrics.settled(LANE, Delivery(outcomes), entries, NOW)
-    metrics.lane(LANE, "blocked")
-    metrics.requested("acme", "klaviyo", "POST /api/events", 202, 0.2)
-    metrics.requested("acme", "klaviyo", "POST /api/events", None, 0.2)
+    metrics.record_settled(LANE, Delivery(outcomes), entries, NOW)
+    metrics.set_lane_state(LANE, "blocked")
+    metrics.record_request("acme", "klaviyo", "POST /api/events", 202, 0.2)
+    metrics.record_request("acme", "klaviyo", "POST /api/events", None, 0.2)
     metrics.batch.labels("klaviyo", "POST /api/events").observe(1)
     metrics.quota.labels(account_label("01ABC"), "POST /api/events", "second").set(5)
     metrics.quota_wait.labels(account_label("01ABC"), "POST /api/events").inc(2)
-    state = LaneState("held", Problem.MASS_DEATH, "", NOW)
-    metrics.backlog([Backlog(LANE, state, 5, 1, 2, 3, Millis(NOW - 9_000))], NOW)
-    metrics.dead_letters([("acme", "K400", 3)])
+    state = LaneState("held", Problem.HIGH_DEAD_RATE, "", NOW)
+    metrics.set_backlog([Backlog(LANE, state, 5, 1, 2, 3, Millis(NOW - 9_000))], NOW)
+    metrics.set_dead_letters([("acme", "K400", 3)])
     metrics.checkpoint.labels("acme", "events").set(NOW / 1000)
     metrics.lease.labels(account_label("01ABC")).set(1)
     return metrics
@@ -138,7 +130,7 @@ def families(metrics: Metrics) -> Iterable[tuple[str, str, str, list[tuple[str, 
         yield family.name, family.type, family.documentation, samples
 
 
-def test_every_name_is_one_of_the_interface_with_its_labels(busy: Metrics) -> None:
+def test_every_metric_name_and_its_labels_match_the_interface(busy: Metrics) -> None:
     seen = set()
     for family, type, _, samples in families(busy):
         if family.startswith(PROCESS):
@@ -152,19 +144,19 @@ def test_every_name_is_one_of_the_interface_with_its_labels(busy: Metrics) -> No
     assert {"deliveries_total", "outbox_records", "lane_state", "build_info"} <= seen
 
 
-def test_every_metric_says_what_it_is(metrics: Metrics) -> None:
+def test_every_metric_has_a_help_text(metrics: Metrics) -> None:
     for family, _, text, _ in families(metrics):
         assert text, family
         if family.startswith("connector_"):
             assert text.endswith("."), family
 
 
-def test_process_platform_and_gc_are_told_too(metrics: Metrics) -> None:
+def test_process_platform_and_gc_metrics_are_exported(metrics: Metrics) -> None:
     names = {family for family, *_ in families(metrics)}
     assert {"process_cpu_seconds", "python_info", "python_gc_objects_collected"} <= names
 
 
-def test_what_came_in_is_counted(busy: Metrics) -> None:
+def test_received_records_are_counted(busy: Metrics) -> None:
     assert (
         value(busy, "records_received_total", connection="acme", kind="event", via="webhook") == 5
     )
@@ -177,12 +169,14 @@ def test_what_came_in_is_counted(busy: Metrics) -> None:
 @pytest.mark.parametrize(
     ("outcome", "count"), [("accepted", 2), ("dead", 1), ("skipped", 1), ("held", 1)]
 )
-def test_an_end_is_counted_by_its_outcome(busy: Metrics, outcome: str, count: int) -> None:
+def test_a_settled_record_is_counted_by_its_outcome(
+    busy: Metrics, outcome: str, count: int
+) -> None:
     where = {"connection": "acme", "destination": "klaviyo", "kind": "event"}
     assert value(busy, "deliveries_total", **where, outcome=outcome) == count
 
 
-def test_what_is_no_end_is_not_counted_as_one(busy: Metrics) -> None:
+def test_an_outcome_that_does_not_settle_is_not_counted(busy: Metrics) -> None:
     assert (
         sum(
             sample.value
@@ -207,13 +201,13 @@ def test_latency_is_from_receipt_to_acceptance(busy: Metrics) -> None:
     assert value(busy, "delivery_latency_seconds_bucket", **where, le="86400.0") == 2
 
 
-def test_a_delivery_without_an_acceptance_is_no_last_delivery(metrics: Metrics) -> None:
-    metrics.settled(LANE, Delivery([Unsent(1)]), {1: make_entry(1)}, NOW)
+def test_a_delivery_without_an_acceptance_does_not_set_last_delivery(metrics: Metrics) -> None:
+    metrics.record_settled(LANE, Delivery([Unsent(1)]), {1: make_entry(1)}, NOW)
     where = {"connection": "acme", "destination": "klaviyo", "kind": "event"}
     assert value(metrics, "last_delivered_timestamp_seconds", **where) is None
 
 
-def test_a_lane_is_in_one_state(busy: Metrics) -> None:
+def test_a_lane_has_one_state(busy: Metrics) -> None:
     where = {"connection": "acme", "destination": "klaviyo", "kind": "event"}
     states = {
         state: value(busy, "lane_state", **where, state=state)
@@ -222,29 +216,29 @@ def test_a_lane_is_in_one_state(busy: Metrics) -> None:
     assert states == {"running": 0, "paused": 0, "held": 1, "blocked": 0}
 
 
-def test_the_backlog_and_its_age_are_those_of_now(busy: Metrics) -> None:
+def test_the_backlog_and_its_age_are_current(busy: Metrics) -> None:
     where = {"connection": "acme", "kind": "event"}
     states = ("ready", "claimed", "held", "dead")
     assert [value(busy, "outbox_records", **where, state=s) for s in states] == [5, 1, 2, 3]
     assert value(busy, "outbox_oldest_seconds", **where) == 9
-    busy.backlog([Backlog(LANE, LaneState(), 0, 0, 0, 0, None)], NOW)
+    busy.set_backlog([Backlog(LANE, LaneState(), 0, 0, 0, 0, None)], NOW)
     assert value(busy, "outbox_oldest_seconds", **where) == 0
 
 
-def test_a_cause_that_has_no_letters_left_is_gone(busy: Metrics) -> None:
+def test_a_cause_without_dead_letters_disappears(busy: Metrics) -> None:
     assert value(busy, "dead_letters", connection="acme", cause="K400") == 3
-    busy.dead_letters([("acme", "E11", 1)])
+    busy.set_dead_letters([("acme", "E11", 1)])
     assert value(busy, "dead_letters", connection="acme", cause="K400") is None
     assert value(busy, "dead_letters", connection="acme", cause="E11") == 1
 
 
-def test_a_request_without_an_answer_has_the_status_none(busy: Metrics) -> None:
+def test_a_request_without_a_response_has_the_status_none(busy: Metrics) -> None:
     where = {"connection": "acme", "destination": "klaviyo", "endpoint": "POST /api/events"}
     assert value(busy, "requests_total", **where, status="202") == 1
     assert value(busy, "requests_total", **where, status="none") == 1
 
 
-def test_no_label_holds_an_address_or_an_account(busy: Metrics) -> None:
+def test_no_label_contains_an_address_or_an_account(busy: Metrics) -> None:
     said = busy.render().decode()
     assert "@" not in said
     assert "01ABC" not in said
@@ -253,7 +247,7 @@ def test_no_label_holds_an_address_or_an_account(busy: Metrics) -> None:
 
 
 def test_two_apps_in_one_process_do_not_share_their_metrics(metrics: Metrics) -> None:
-    Metrics("other").turned_away("acme", "W401")
+    Metrics("other").record_rejected("acme", "W401")
     assert value(metrics, "webhooks_rejected_total", connection="acme", reason="W401") is None
     assert value(metrics, "build_info", version="1.2.3") == 1
 

@@ -37,7 +37,7 @@ async def test_customer_is_changed(jericommerce: JeriCommerceSandbox, in_process
         person.change(blance=1)
 
 
-async def test_customer_moves_and_leaves(
+async def test_a_customer_changes_address_and_is_removed(
     jericommerce: JeriCommerceSandbox, in_process: Any
 ) -> None:
     person, other = jericommerce.people[:2]

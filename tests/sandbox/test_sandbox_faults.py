@@ -27,7 +27,7 @@ async def test_reset_breaks_the_connection(
 
 
 @pytest.mark.parametrize("applied", [False, True])
-async def test_status_comes_with_or_without_effect(
+async def test_a_status_fault_applies_the_request_or_not(
     klaviyo: KlaviyoSandbox, live: httpx.AsyncClient, applied: bool
 ) -> None:
     klaviyo.faults.add("*", "status", status=503, applied=applied, retry_after=7)
@@ -37,7 +37,7 @@ async def test_status_comes_with_or_without_effect(
     assert klaviyo.recorded("jeri:1") == int(applied)
 
 
-async def test_truncated_answer_is_torn_but_applied(
+async def test_a_truncated_response_is_incomplete_but_applied(
     klaviyo: KlaviyoSandbox, live: httpx.AsyncClient
 ) -> None:
     klaviyo.faults.add("events", "truncate", count=1)
@@ -47,7 +47,7 @@ async def test_truncated_answer_is_torn_but_applied(
 
 
 @pytest.mark.parametrize(("applied", "status"), [(False, 503), (True, 202)])
-async def test_stall_answers_late(
+async def test_a_stall_responds_late(
     klaviyo: KlaviyoSandbox, live: httpx.AsyncClient, applied: bool, status: int
 ) -> None:
     klaviyo.faults.add("events", "stall", seconds=0.01, applied=applied)
@@ -82,7 +82,7 @@ async def test_challenge_page_is_a_403_in_html(
         (False, "/data"),
     ],
 )
-async def test_poison_refuses_every_body_that_holds_it(
+async def test_poison_rejects_every_body_that_contains_it(
     klaviyo: KlaviyoSandbox, live: httpx.AsyncClient, pointed: bool, pointer: str
 ) -> None:
     klaviyo.faults.add("*", "poison", match="poison@", pointer=pointed)
@@ -95,7 +95,7 @@ async def test_poison_refuses_every_body_that_holds_it(
     assert (error["code"], error["source"]["pointer"]) == ("invalid", pointer)
 
 
-async def test_poison_in_an_event_is_pointed_at(
+async def test_poison_in_an_event_has_an_error_pointer(
     klaviyo: KlaviyoSandbox, live: httpx.AsyncClient
 ) -> None:
     klaviyo.faults.add("*", "poison", match="venom", pointer=True)
@@ -105,7 +105,7 @@ async def test_poison_in_an_event_is_pointed_at(
     assert [e["source"]["pointer"] for e in answer.json()["errors"]] == [f"{place}/properties"]
 
 
-async def test_faults_are_switched_over_http(live: httpx.AsyncClient) -> None:
+async def test_faults_are_controlled_over_http(live: httpx.AsyncClient) -> None:
     fault = {"endpoint": "events", "kind": "status", "status": 500}
     assert (await live.post("/_sandbox/faults", json=fault)).status_code == 201
     assert (await live.post(EVENTS, json=make_single())).status_code == 500
@@ -130,11 +130,11 @@ async def test_faults_are_switched_over_http(live: httpx.AsyncClient) -> None:
         {"kind": "status", "statsu": 500},
     ],
 )
-async def test_what_is_no_fault_is_refused(live: httpx.AsyncClient, fault: object) -> None:
+async def test_an_invalid_fault_is_rejected(live: httpx.AsyncClient, fault: object) -> None:
     assert (await live.post("/_sandbox/faults", json=fault)).status_code == 400
 
 
-def test_faults_meet_by_endpoint_method_match_and_count() -> None:
+def test_faults_apply_by_endpoint_method_match_and_count() -> None:
     faults = Faults()
     faults.add("events", "status", method="POST", match="x", count=2)
     assert faults.pick("events", "GET", b"x") is None
@@ -146,7 +146,7 @@ def test_faults_meet_by_endpoint_method_match_and_count() -> None:
     assert len(faults) == 0
 
 
-def test_chance_is_seeded() -> None:
+def test_randomness_is_seeded() -> None:
     def draw() -> list[bool]:
         faults = Faults(seed=3)
         faults.add("*", "status", probability=0.3)

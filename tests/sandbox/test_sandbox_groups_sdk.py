@@ -54,7 +54,7 @@ async def test_segments(klaviyo: KlaviyoSandbox, servers: Servers, fake_time: Fa
     assert klaviyo.state()["violations"] == {}
 
 
-async def test_flows_and_what_they_hang_on(klaviyo: KlaviyoSandbox, servers: Servers) -> None:
+async def test_flows_and_their_triggers(klaviyo: KlaviyoSandbox, servers: Servers) -> None:
     api = sdk(servers)
     club, gold = klaviyo.make_list("Club"), klaviyo.make_segment("Gold")
     klaviyo.make_metric("Balance changed")

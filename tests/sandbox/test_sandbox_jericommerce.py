@@ -30,9 +30,9 @@ class Receiver:
     def __init__(self, *plan: int) -> None:
         self.plan = list(plan)
         self.got: list[tuple[str, str, bytes]] = []
-        self.app = Starlette(routes=[Route("/hook", self._take, methods=["POST"])])
+        self.app = Starlette(routes=[Route("/hook", self._accept, methods=["POST"])])
 
-    async def _take(self, request: Request) -> Response:
+    async def _accept(self, request: Request) -> Response:
         status = self.plan.pop(0) if self.plan else 202
         if status == 202:
             headers = request.headers
@@ -70,7 +70,7 @@ async def test_customer_has_the_documented_shape(
     assert jericommerce.state()["violations"] == {"api_key": 1}
 
 
-async def test_token_is_made_for_a_known_person(
+async def test_a_token_is_issued_for_a_known_person(
     jericommerce: JeriCommerceSandbox, in_process: Any
 ) -> None:
     async with in_process(jericommerce.app) as client:
@@ -82,7 +82,7 @@ async def test_token_is_made_for_a_known_person(
     assert other.status_code == 400
 
 
-async def test_balance_changes_and_is_told(
+async def test_a_balance_change_sends_a_webhook(
     jericommerce: JeriCommerceSandbox, in_process: Any
 ) -> None:
     person = jericommerce.people[0]
@@ -110,7 +110,7 @@ def test_signature_covers_the_raw_body(form: Any) -> None:
     assert {"id", "customerId", "email", "createdAt", "properties"} <= orjson.loads(body).keys()
 
 
-def test_all_names_come_and_change_the_person(jericommerce: JeriCommerceSandbox) -> None:
+def test_every_event_name_occurs_and_changes_the_person(jericommerce: JeriCommerceSandbox) -> None:
     traffic = Traffic(jericommerce, "")
     balances = {person.id: person.balance for person in jericommerce.people}
     names = Counter(traffic.make_event()[0]["x-jericommerce-event-type"] for _ in range(300))
@@ -120,12 +120,14 @@ def test_all_names_come_and_change_the_person(jericommerce: JeriCommerceSandbox)
     assert all(person.balance >= 0 for person in jericommerce.people)
 
 
-async def test_refused_delivery_is_retried_until_it_is_taken() -> None:
+async def test_a_refused_delivery_is_retried_until_accepted() -> None:
     receiver = Receiver(500, 503, 401)
     servers = await serve({"hook": (receiver.app, 0)})
     try:
         url = f"{servers.url('hook')}/hook"
-        traffic = Traffic(JeriCommerceSandbox(older=0.5), url, backoff=0.0001, redelivered=0.2)
+        traffic = Traffic(
+            JeriCommerceSandbox(legacy_share=0.5), url, backoff=0.0001, redelivery_share=0.2
+        )
         await traffic.burst(60)
     finally:
         await servers.aclose()
@@ -161,12 +163,12 @@ async def test_lost_connection_counts_as_refused(jericommerce: JeriCommerceSandb
     assert (len(traffic.failed), traffic.posts) == (1, 3)
 
 
-async def test_run_goes_on_until_it_is_stopped(jericommerce: JeriCommerceSandbox) -> None:
+async def test_run_continues_until_stopped(jericommerce: JeriCommerceSandbox) -> None:
     stop, enough = asyncio.Event(), 20
 
     class Stopping(Receiver):
-        async def _take(self, request: Request) -> Response:
-            answer = await super()._take(request)
+        async def _accept(self, request: Request) -> Response:
+            answer = await super()._accept(request)
             if len(self.got) >= enough:
                 stop.set()
             return answer
@@ -182,7 +184,7 @@ async def test_run_goes_on_until_it_is_stopped(jericommerce: JeriCommerceSandbox
     assert {orjson.loads(body)["id"] for _, _, body in receiver.got} == traffic.acknowledged
 
 
-async def test_faults_break_this_platform_too(
+async def test_faults_apply_to_this_platform_too(
     jericommerce: JeriCommerceSandbox, servers: Servers
 ) -> None:
     person = jericommerce.people[0]
@@ -210,7 +212,7 @@ async def test_faults_break_this_platform_too(
         ("integrations/api", [{"email": "a@b.c", "feature": "tags", "payload": {}}], 404),
     ],
 )
-async def test_what_the_guides_do_not_describe_is_refused_and_counted(
+async def test_undocumented_requests_are_refused_and_counted(
     jericommerce: JeriCommerceSandbox, in_process: Any, path: str, body: Any, status: int
 ) -> None:
     async with in_process(jericommerce.app) as client:
@@ -221,7 +223,7 @@ async def test_what_the_guides_do_not_describe_is_refused_and_counted(
     assert not jericommerce.ledger
 
 
-async def test_of_several_balance_changes_all_are_applied_or_none(
+async def test_several_balance_changes_are_applied_all_or_none(
     jericommerce: JeriCommerceSandbox, in_process: Any
 ) -> None:
     ana, bruno = jericommerce.people[:2]

@@ -33,7 +33,7 @@ async def look(client: httpx.AsyncClient, id: str) -> dict[str, Any]:
     return found
 
 
-async def test_job_lives_by_the_clock(
+async def test_a_jobs_status_follows_the_clock(
     klaviyo: KlaviyoSandbox, fake_time: FakeTime, in_process: Any
 ) -> None:
     async with in_process(klaviyo.app) as client:
@@ -69,7 +69,7 @@ async def test_job_lives_by_the_clock(
     assert klaviyo.state()["jobs"] == {}
 
 
-async def test_jobs_obey_the_hand(
+async def test_jobs_can_be_controlled_by_a_test(
     klaviyo: KlaviyoSandbox, fake_time: FakeTime, in_process: Any
 ) -> None:
     async with in_process(klaviyo.app) as client:
@@ -108,7 +108,7 @@ async def test_later_job_may_complete_earlier(fake_time: FakeTime, in_process: A
 
 
 @pytest.mark.parametrize(("patch", "left"), [("ignore", {"a": 1, "b": 2}), ("apply", {"a": 1})])
-async def test_bulk_writes_no_nulls(
+async def test_bulk_import_ignores_nulls(
     fake_time: FakeTime, in_process: Any, patch: Any, left: dict[str, int]
 ) -> None:
     sandbox = KlaviyoSandbox(now=fake_time, limits=False, job_delay=0, bulk_patch=patch)
@@ -224,7 +224,7 @@ async def test_job_that_breaks_a_rule_is_refused_whole(
     assert len(klaviyo.jobs) == 0
 
 
-async def test_first_error_alone_when_asked(fake_time: FakeTime, in_process: Any) -> None:
+async def test_only_the_first_error_when_configured(fake_time: FakeTime, in_process: Any) -> None:
     sandbox = KlaviyoSandbox(now=fake_time, limits=False, bulk_errors="first")
     async with in_process(sandbox.app) as client:
         answer = await client.post(JOBS, json=make_job(make_import("x"), make_import("y")))
@@ -245,7 +245,9 @@ async def test_accepted_job_may_come_without_its_id(
     assert klaviyo.in_flight("ana@example.com") == 1
 
 
-async def test_poison_points_at_the_profile(klaviyo: KlaviyoSandbox, in_process: Any) -> None:
+async def test_a_poison_error_points_at_the_profile(
+    klaviyo: KlaviyoSandbox, in_process: Any
+) -> None:
     klaviyo.faults.add("profile-bulk-import-jobs", "poison", match="venom@", pointer=True)
     async with in_process(klaviyo.app) as client:
         body = make_job(make_import(), make_import("venom@example.com"))
@@ -254,7 +256,7 @@ async def test_poison_points_at_the_profile(klaviyo: KlaviyoSandbox, in_process:
     assert pointers == ["/data/attributes/profiles/data/1/attributes/email"]
 
 
-async def test_writes_overlap_by_any_face(
+async def test_writes_overlap_by_any_identifier(
     klaviyo: KlaviyoSandbox, fake_time: FakeTime, in_process: Any
 ) -> None:
     async with in_process(klaviyo.app) as client:

@@ -47,19 +47,19 @@ async def test_request_above_the_steady_limit_waits_for_the_next_minute(
     assert after.status_code == 200
 
 
-def test_operations_have_windows_of_their_own(fake_time: FakeTime) -> None:
+def test_each_operation_has_its_own_windows(fake_time: FakeTime) -> None:
     limits, quota = Limits(fake_time), Quota(1, 2)
-    assert limits.take("a", quota).retry_after is None
-    assert limits.take("b", quota).retry_after is None
-    assert limits.take("a", quota).retry_after == 1
+    assert limits.acquire("a", quota).retry_after is None
+    assert limits.acquire("b", quota).retry_after is None
+    assert limits.acquire("a", quota).retry_after == 1
 
 
-def test_refused_requests_cost_nothing(fake_time: FakeTime) -> None:
+def test_refused_requests_use_no_quota(fake_time: FakeTime) -> None:
     limits, quota = Limits(fake_time), Quota(1, 2)
     fake_time.seconds -= fake_time.seconds % 60
     for _ in range(5):
-        limits.take("a", quota)
+        limits.acquire("a", quota)
     fake_time.seconds += 1
-    assert limits.take("a", quota).retry_after is None
+    assert limits.acquire("a", quota).retry_after is None
     fake_time.seconds += 1
-    assert limits.take("a", quota).retry_after == 58
+    assert limits.acquire("a", quota).retry_after == 58

@@ -113,7 +113,7 @@ async def test_patch_needs_the_id_and_free_identifiers(
     assert klaviyo.state()["violations"] == {"id_missing": 1, "identifier_missing": 1}
 
 
-async def test_create_refuses_whom_it_knows(klaviyo: KlaviyoSandbox, in_process: Any) -> None:
+async def test_create_rejects_an_existing_profile(klaviyo: KlaviyoSandbox, in_process: Any) -> None:
     async with in_process(klaviyo.app) as client:
         made = await client.post("/api/profiles", json={"data": make_import()})
         again = await client.post("/api/profiles", json={"data": make_import("Ana@Example.com")})
@@ -164,7 +164,7 @@ async def test_import_over_100_kb_is_413(klaviyo: KlaviyoSandbox, in_process: An
     assert klaviyo.state()["violations"] == {"payload_too_large": 1}
 
 
-async def test_consent_is_nobodys_business(klaviyo: KlaviyoSandbox, in_process: Any) -> None:
+async def test_consent_fields_are_rejected(klaviyo: KlaviyoSandbox, in_process: Any) -> None:
     async with in_process(klaviyo.app) as client:
         answer = await client.post("/api/profile-subscription-bulk-create-jobs", json={})
         asked = await put(client)
@@ -176,7 +176,7 @@ async def test_consent_is_nobodys_business(klaviyo: KlaviyoSandbox, in_process: 
     assert marketing["consent"] == "NEVER_SUBSCRIBED"
 
 
-async def test_merged_profile_lives_on_under_its_id(
+async def test_a_merged_profiles_id_still_resolves(
     klaviyo: KlaviyoSandbox, in_process: Any
 ) -> None:
     async with in_process(klaviyo.app) as client:
@@ -214,7 +214,7 @@ async def test_secondary_addresses_find_the_profile(
     assert klaviyo.profile_id("second@example.com") is None
 
 
-async def test_writes_are_logged_when_asked(fake_time: FakeTime, in_process: Any) -> None:
+async def test_writes_are_logged_when_enabled(fake_time: FakeTime, in_process: Any) -> None:
     sandbox = KlaviyoSandbox(now=fake_time, limits=False, log_writes=True)
     async with in_process(sandbox.app) as client:
         meta = {"patch_properties": {"unset": "old"}}

@@ -125,7 +125,9 @@ async def test_lists(klaviyo: KlaviyoSandbox, servers: Servers, fake_time: FakeT
     assert raised.status == 404
 
 
-async def test_merge_hands_lists_on(klaviyo: KlaviyoSandbox, servers: Servers) -> None:
+async def test_a_merge_transfers_list_memberships(
+    klaviyo: KlaviyoSandbox, servers: Servers
+) -> None:
     api = sdk(servers)
     made = await call(
         api.Lists.create_list, {"data": {"type": "list", "attributes": {"name": "Members"}}}

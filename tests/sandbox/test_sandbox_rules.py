@@ -93,7 +93,7 @@ async def test_profile_that_breaks_a_rule_is_refused(
     assert klaviyo.state()["profiles"] == 0
 
 
-async def test_what_stands_at_the_limits_is_taken(klaviyo: KlaviyoSandbox, in_process: Any) -> None:
+async def test_values_at_the_limits_are_accepted(klaviyo: KlaviyoSandbox, in_process: Any) -> None:
     properties = {
         **{str(n): n for n in range(297)},
         "s": "x" * 100_000,

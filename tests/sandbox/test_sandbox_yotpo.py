@@ -35,7 +35,7 @@ async def call(sandbox: YotpoSandbox, method: str, path: str, **how: Any) -> htt
         return await client.request(method, f"http://127.0.0.1{path}", **how)
 
 
-async def test_a_key_is_needed_and_has_no_place_in_the_address(yotpo: YotpoSandbox) -> None:
+async def test_the_api_key_is_required_and_not_accepted_in_the_url(yotpo: YotpoSandbox) -> None:
     path = "/api/v2/customers?customer_email=nobody@example.com"
     assert (await call(yotpo, "GET", path, headers={})).status_code == 401
     assert (await call(yotpo, "GET", f"{path}&guid=guid-sandbox&api_key=x")).status_code == 404
@@ -45,11 +45,13 @@ async def test_a_key_is_needed_and_has_no_place_in_the_address(yotpo: YotpoSandb
 @pytest.mark.parametrize(
     "query", ["", "?customer_email=a@example.com&customer_id=1", "?with_history=true"]
 )
-async def test_exactly_one_way_to_name_a_customer(yotpo: YotpoSandbox, query: str) -> None:
+async def test_a_customer_is_identified_by_exactly_one_parameter(
+    yotpo: YotpoSandbox, query: str
+) -> None:
     assert (await call(yotpo, "GET", f"/api/v2/customers{query}")).status_code == 400
 
 
-async def test_a_parameter_that_yotpo_does_not_have_is_counted(yotpo: YotpoSandbox) -> None:
+async def test_an_unknown_parameter_is_counted_as_a_violation(yotpo: YotpoSandbox) -> None:
     await call(yotpo, "GET", "/api/v2/customers/recent?updated_since=2026-01-01")
     assert yotpo.violations["updated_since"] == 1
 
@@ -86,7 +88,9 @@ async def test_an_adjustment_comes_back_as_a_webhook(yotpo: YotpoSandbox) -> Non
     assert yotpo.adjusted("r1") == 1
 
 
-async def test_the_limit_is_five_a_second_and_says_so(yotpo: YotpoSandbox, time: FakeTime) -> None:
+async def test_the_limit_of_five_per_second_is_reported_in_headers(
+    yotpo: YotpoSandbox, time: FakeTime
+) -> None:
     path = "/api/v2/vip_tiers"
     left = [(await call(yotpo, "GET", path)).headers["ratelimit-remaining"] for _ in range(5)]
     assert left == ["4", "3", "2", "1", "0"]
@@ -97,16 +101,16 @@ async def test_the_limit_is_five_a_second_and_says_so(yotpo: YotpoSandbox, time:
     assert yotpo.state()["throttled"] == 1
 
 
-def test_every_topic_is_told_and_shows_its_trap(yotpo: YotpoSandbox) -> None:
+def test_every_topic_is_sent_with_its_documented_quirk(yotpo: YotpoSandbox) -> None:
     ana = yotpo.add("ana@example.com", balance=1000, earned=1000, tier="Bronze")
-    pick = random.Random(1)
-    told = {topic: orjson.loads(yotpo.tell(topic, ana, pick).body) for topic in TOPICS}
-    assert all(body["topic"] == topic for topic, body in told.items())
-    earned = told["swell/tier/earned"]
+    rng = random.Random(1)
+    bodies = {topic: orjson.loads(yotpo.emit(topic, ana, rng).body) for topic in TOPICS}
+    assert all(body["topic"] == topic for topic, body in bodies.items())
+    earned = bodies["swell/tier/earned"]
     assert earned["customer"]["vip_tier_name"] != earned["new_tier"]["name"]
     before = ana.balance
-    redeemed = orjson.loads(yotpo.tell("swell/redemption/created", ana, pick).body)
+    redeemed = orjson.loads(yotpo.emit("swell/redemption/created", ana, rng).body)
     assert redeemed["customer"]["points_balance"] == before
-    assert told["swell/referral/share"]["email"] != ana.email
-    assert "pointsEarned" in told["swell/tier/status/changed"]["vip_stats"]
-    assert "eventid" not in YotpoSandbox(people=1, event_ids=0.0).next_webhook(pick).headers
+    assert bodies["swell/referral/share"]["email"] != ana.email
+    assert "pointsEarned" in bodies["swell/tier/status/changed"]["vip_stats"]
+    assert "eventid" not in YotpoSandbox(people=1, event_ids=0.0).next_webhook(rng).headers

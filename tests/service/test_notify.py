@@ -12,8 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from connector.config import Notify
-from connector.domain.errors import Blocked, Problem, StoreError, Wait
-from connector.service.notify import LOOK_EVERY, SETTLES, Notifier, Target, targets
+from connector.domain.errors import Blocked, Problem, RetryLater, StoreError
+from connector.service.notify import CHECK_INTERVAL, STARTUP_GRACE, Notifier, Target, targets
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.store import MemoryNotices
 
@@ -36,17 +36,17 @@ class Rig:
     clock: FakeClock = field(default_factory=FakeClock)
     lease: Lease = field(default_factory=Lease)
     notices: MemoryNotices = field(default_factory=MemoryNotices)
-    needs: dict[str, str] = field(default_factory=dict)
+    attention: dict[str, str] = field(default_factory=dict)
     posts: list[tuple[str, Any]] = field(default_factory=list)
     answer: Callable[[str], None] = lambda url: None
-    under_way: dict[str, int] = field(default_factory=dict)
-    most: int = 0
+    in_flight: dict[str, int] = field(default_factory=dict)
+    max_in_flight: int = 0
     running: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self, *urls: str, form: Any = "json") -> None:
         found = [Target(i, url, form) for i, url in enumerate(urls or (HOOK,), 1)]
         notifier = Notifier(
-            found, self._needs, self.notices, self.lease, self.clock, self._post, source="here"
+            found, self._attention, self.notices, self.lease, self.clock, self._post, source="here"
         )
         self.running.append(asyncio.create_task(notifier.run()))
 
@@ -60,25 +60,25 @@ class Rig:
         await asyncio.gather(*self.running, return_exceptions=True)
         self.running.clear()
 
-    async def _needs(self) -> dict[str, str]:
-        return dict(self.needs)
+    async def _attention(self) -> dict[str, str]:
+        return dict(self.attention)
 
     async def _post(self, url: str, body: bytes) -> int:
-        self.under_way[url] = self.under_way.get(url, 0) + 1
-        self.most = max(self.most, self.under_way[url])
+        self.in_flight[url] = self.in_flight.get(url, 0) + 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight[url])
         try:
-            said = self.answer(url)
-            if asyncio.iscoroutine(said):
-                await said
+            sent_keys = self.answer(url)
+            if asyncio.iscoroutine(sent_keys):
+                await sent_keys
             self.posts.append((url, orjson.loads(body)))
             return 200
         finally:
-            self.under_way[url] -= 1
+            self.in_flight[url] -= 1
 
-    async def looks(self, count: int) -> None:
-        await self.clock.advance(LOOK_EVERY * count)
+    async def polls(self, count: int) -> None:
+        await self.clock.advance(CHECK_INTERVAL * count)
 
-    def said(self) -> list[tuple[list[str], list[str]]]:
+    def sent_keys(self) -> list[tuple[list[str], list[str]]]:
         """(keys that were news, keys that were over), POST by POST."""
         return [
             ([x["key"] for x in body["news"]], [x["key"] for x in body["over"]])
@@ -93,156 +93,158 @@ async def rig() -> AsyncIterator[Rig]:
     await made.stop()
 
 
-async def test_a_break_and_its_end_are_told_once_each(rig: Rig) -> None:
+async def test_a_problem_and_its_end_are_each_notified_once(rig: Rig) -> None:
     rig.start()
-    await rig.looks(20)
+    await rig.polls(20)
     assert rig.posts == []
-    rig.needs = dict(BROKEN)
-    await rig.looks(20)
-    rig.needs = {}
-    await rig.looks(20)
-    assert rig.said() == [(list(BROKEN), []), ([], list(BROKEN))]
+    rig.attention = dict(BROKEN)
+    await rig.polls(20)
+    rig.attention = {}
+    await rig.polls(20)
+    assert rig.sent_keys() == [(list(BROKEN), []), ([], list(BROKEN))]
 
 
-async def test_a_restart_neither_repeats_nor_forgets(rig: Rig) -> None:
-    rig.needs = {**BROKEN, "dead acme": "1 dead letter"}
+async def test_a_restart_repeats_and_loses_no_notice(rig: Rig) -> None:
+    rig.attention = {**BROKEN, "dead acme": "1 dead letter"}
     rig.start()
-    await rig.looks(3)
+    await rig.polls(3)
     await rig.restart()
-    await rig.looks(20)
+    await rig.polls(20)
     assert len(rig.posts) == 1
     await rig.stop()
-    del rig.needs["dead acme"]
+    del rig.attention["dead acme"]
     rig.start()
-    await rig.looks(20)
-    assert rig.said()[1:] == [([], ["dead acme"])]
+    await rig.polls(20)
+    assert rig.sent_keys()[1:] == [([], ["dead acme"])]
 
 
-async def test_what_only_the_process_knew_is_not_called_over_right_after_a_start(rig: Rig) -> None:
-    rig.needs = dict(BROKEN)
+async def test_a_problem_known_only_in_memory_is_not_resolved_right_after_a_start(rig: Rig) -> None:
+    rig.attention = dict(BROKEN)
     rig.start()
-    await rig.looks(3)
-    rig.needs = {}
+    await rig.polls(3)
+    rig.attention = {}
     await rig.restart()
-    await rig.clock.advance(SETTLES - LOOK_EVERY)
-    rig.needs = dict(BROKEN)
-    await rig.looks(20)
+    await rig.clock.advance(STARTUP_GRACE - CHECK_INTERVAL)
+    rig.attention = dict(BROKEN)
+    await rig.polls(20)
     assert len(rig.posts) == 1
 
 
-async def test_what_comes_and_goes_between_two_looks_is_no_news(rig: Rig) -> None:
+async def test_a_problem_that_ends_between_two_polls_is_not_notified(rig: Rig) -> None:
     rig.start()
-    await rig.clock.advance(SETTLES)
+    await rig.clock.advance(STARTUP_GRACE)
     for _ in range(5):
-        rig.needs = dict(BROKEN)
-        await rig.looks(1)
-        rig.needs = {}
-        await rig.looks(1)
+        rig.attention = dict(BROKEN)
+        await rig.polls(1)
+        rig.attention = {}
+        await rig.polls(1)
     assert rig.posts == []
 
 
-async def test_a_growing_number_of_dead_letters_is_told_of_once(rig: Rig) -> None:
+async def test_a_growing_number_of_dead_letters_is_notified_once(rig: Rig) -> None:
     rig.start()
     for count in range(1, 10):
-        rig.needs = {"dead acme": f"{count} dead letters"}
-        await rig.looks(2)
-    assert rig.said() == [(["dead acme"], [])]
+        rig.attention = {"dead acme": f"{count} dead letters"}
+        await rig.polls(2)
+    assert rig.sent_keys() == [(["dead acme"], [])]
 
 
-async def test_only_the_holder_of_the_lease_tells(rig: Rig) -> None:
+async def test_only_the_lease_holder_sends_notices(rig: Rig) -> None:
     rig.lease.held = False
-    rig.needs = dict(BROKEN)
+    rig.attention = dict(BROKEN)
     rig.start()
-    await rig.looks(20)
+    await rig.polls(20)
     assert rig.posts == []
     rig.lease.held = True
-    await rig.looks(3)
+    await rig.polls(3)
     assert len(rig.posts) == 1
 
 
-async def test_a_target_that_fails_is_tried_again_and_holds_up_nobody(rig: Rig) -> None:
+async def test_a_failing_target_is_retried_and_does_not_block_others(rig: Rig) -> None:
     gone = "https://gone.example/x"
 
     def answer(url: str) -> None:
         if url == gone:
-            raise Wait(Problem.NOT_CONNECTED, "no connection")
+            raise RetryLater(Problem.NOT_CONNECTED, "no connection")
 
     rig.answer = answer
-    rig.needs = dict(BROKEN)
+    rig.attention = dict(BROKEN)
     rig.start(gone, HOOK)
-    await rig.looks(10)
+    await rig.polls(10)
     assert [url for url, _ in rig.posts] == [HOOK]
     rig.answer = lambda url: None
     await rig.clock.advance(300)
     assert [url for url, _ in rig.posts] == [HOOK, gone]
 
 
-async def test_never_two_posts_to_one_target_and_nobody_waits_for_a_slow_one(rig: Rig) -> None:
+async def test_one_post_per_target_at_a_time_and_a_slow_target_does_not_block_others(
+    rig: Rig,
+) -> None:
     slow = "https://slow.example/x"
 
     def answer(url: str) -> Any:
         return rig.clock.sleep(120) if url == slow else None
 
     rig.answer = answer
-    rig.needs = dict(BROKEN)
+    rig.attention = dict(BROKEN)
     rig.start(slow, HOOK)
-    await rig.looks(3)
-    rig.needs["dead acme"] = "1 dead letter"
-    await rig.looks(3)
+    await rig.polls(3)
+    rig.attention["dead acme"] = "1 dead letter"
+    await rig.polls(3)
     assert [url for url, _ in rig.posts] == [HOOK, HOOK]
     await rig.clock.advance(400)
     assert [url for url, _ in rig.posts].count(slow) == 2
-    assert rig.most == 1
+    assert rig.max_in_flight == 1
 
 
-async def test_a_store_that_is_away_ends_nothing(rig: Rig) -> None:
-    class Away(MemoryNotices):
-        away = True
+async def test_an_unavailable_store_does_not_resolve_notices(rig: Rig) -> None:
+    class UnavailableNotices(MemoryNotices):
+        unavailable = True
 
-        async def told(self, target: str) -> Any:
-            if self.away:
+        async def sent(self, target: str) -> Any:
+            if self.unavailable:
                 raise StoreError(Problem.STORE_UNAVAILABLE)
-            return await super().told(target)
+            return await super().sent(target)
 
-    rig.notices = away = Away()
-    rig.needs = dict(BROKEN)
+    rig.notices = unavailable = UnavailableNotices()
+    rig.attention = dict(BROKEN)
     rig.start()
-    await rig.looks(5)
-    away.away = False
+    await rig.polls(5)
+    unavailable.unavailable = False
     await rig.clock.advance(300)
     assert len(rig.posts) == 1
 
 
-async def test_addresses_are_masked_in_what_is_told(rig: Rig) -> None:
-    rig.needs = {"approval 1": "acme: ada@example.com waits"}
+async def test_addresses_are_masked_in_notices(rig: Rig) -> None:
+    rig.attention = {"approval 1": "acme: ada@example.com waits"}
     rig.start()
-    await rig.looks(3)
+    await rig.polls(3)
     assert "ada@" not in orjson.dumps(rig.posts[0][1]).decode()
 
 
 async def test_slack_gets_one_text_with_its_marks_escaped(rig: Rig) -> None:
-    rig.needs = {"lane": "a <b> & c"}
+    rig.attention = {"lane": "a <b> & c"}
     rig.start(form="slack")
-    await rig.looks(3)
+    await rig.polls(3)
     [(_, body)] = rig.posts
     assert body == {"text": "connector here\nneeds you: a &lt;b&gt; &amp; c"}
 
 
-async def test_the_address_is_in_no_log_and_no_repr(
+async def test_the_target_url_is_in_no_log_and_no_repr(
     rig: Rig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def answer(url: str) -> None:
         raise Blocked(Problem.PLATFORM_TARGET, "HTTP 404", scope="target", status=404)
 
     rig.answer = answer
-    rig.needs = dict(BROKEN)
+    rig.attention = dict(BROKEN)
     rig.start()
-    await rig.looks(10)
-    said = capsys.readouterr()
-    assert "was not told" in said.out + said.err
-    assert "s3cr3t" not in said.out + said.err + repr(Target(1, HOOK, "json"))
+    await rig.polls(10)
+    sent_keys = capsys.readouterr()
+    assert "was not told" in sent_keys.out + sent_keys.err
+    assert "s3cr3t" not in sent_keys.out + sent_keys.err + repr(Target(1, HOOK, "json"))
 
 
-def test_a_target_without_an_address_is_off() -> None:
+def test_a_target_without_a_url_is_disabled() -> None:
     configured = [Notify(), Notify(url=SecretStr(HOOK), format="slack")]
     assert [(t.number, t.url, t.format) for t in targets(configured)] == [(2, HOOK, "slack")]

@@ -10,20 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from connector.domain.actions import (
-    Added,
-    Caps,
-    Conflict,
-)
-from connector.domain.lanes import (
-    Lane,
-    Millis,
-)
+from connector.domain.actions import ActionReceipt, Caps, Conflict
+from connector.domain.lanes import Lane, Millis
 from connector.store.database import open_database
 from connector.store.queues import queue
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
-from connector.testing.contracts.actions import Desk, asked, desk_of
+from connector.testing.contracts.actions import ActionHarness, make_harness, make_request
 from connector.testing.fakes.clock import START
 
 _NOW = Millis(START)
@@ -47,36 +40,36 @@ async def two(
     await database.aclose()
 
 
-async def desks(two: tuple[SqlStore, SqlStore]) -> list[Desk]:
-    desk = await desk_of(two[0])
-    return [desk, Desk(two[1], desk.lane, desk.fence)]
+async def harnesses(two: tuple[SqlStore, SqlStore]) -> list[ActionHarness]:
+    harness = await make_harness(two[0])
+    return [harness, ActionHarness(two[1], harness.lane, harness.fence)]
 
 
-async def test_three_at_the_same_instant_on_two_processes_have_one_effect(
+async def test_three_concurrent_requests_on_two_processes_have_one_effect(
     two: tuple[SqlStore, SqlStore],
 ) -> None:
-    pair = await desks(two)
+    pair = await harnesses(two)
     for key in range(10):
-        calls = [desk.add(asked(key=str(key))) for desk in (*pair, pair[0])]
+        calls = [harness.add(make_request(key=str(key))) for harness in (*pair, pair[0])]
         answers = await asyncio.gather(*calls)
-        assert sorted(a.accepted for a in answers if isinstance(a, Added)) == [0, 0, 1]
-    assert len(await pair[0].deeds()) == 10
+        assert sorted(a.accepted for a in answers if isinstance(a, ActionReceipt)) == [0, 0, 1]
+    assert len(await pair[0].all_actions()) == 10
 
 
 async def test_a_cap_holds_for_two_processes_together(two: tuple[SqlStore, SqlStore]) -> None:
-    pair, caps = await desks(two), Caps(per_person=3, total=0)
-    calls = [pair[n % 2].add(asked(key=str(n)), caps=caps) for n in range(10)]
+    pair, caps = await harnesses(two), Caps(per_person=3, total=0)
+    calls = [pair[n % 2].add(make_request(key=str(n)), caps=caps) for n in range(10)]
     answers = await asyncio.gather(*calls)
-    held = [a.held for a in answers if isinstance(a, Added)]
+    held = [a.held for a in answers if isinstance(a, ActionReceipt)]
     assert (len(held), sum(held)) == (10, 7)
 
 
-async def test_of_two_contents_for_one_key_one_is_a_conflict(
+async def test_two_contents_for_one_key_give_one_conflict(
     two: tuple[SqlStore, SqlStore],
 ) -> None:
-    pair = await desks(two)
-    answers = await asyncio.gather(*(d.add(asked(amount=n + 1)) for n, d in enumerate(pair)))
-    assert {type(answer) for answer in answers} == {Added, Conflict}
+    pair = await harnesses(two)
+    answers = await asyncio.gather(*(d.add(make_request(amount=n + 1)) for n, d in enumerate(pair)))
+    assert {type(answer) for answer in answers} == {ActionReceipt, Conflict}
 
 
 # ── plans ────────────────────────────────────────────────────────────────────────────────────────
@@ -112,24 +105,24 @@ async def plans(store: SqlStore, work: Any) -> list[str]:
 
 
 async def filled(store: SqlStore) -> Lane:
-    desk = await desk_of(store)
-    await desk.add(*(asked(f"p{n}@example.com", key=str(n)) for n in range(500)))
+    harness = await make_harness(store)
+    await harness.add(*(make_request(f"p{n}@example.com", key=str(n)) for n in range(500)))
     await store._database.write(lambda c: c.exec_driver_sql("ANALYZE"))
-    return desk.lane
+    return harness.lane
 
 
-async def test_a_claim_reads_what_is_ready_and_asks_the_index_who_waits_before(
+async def test_a_claim_reads_ready_actions_and_uses_the_index_for_earlier_ones(
     store: SqlStore,
 ) -> None:
     lane = await filled(store)
-    taking = queue.Taking(lane.id, 7, _NOW, 50, False, "")
-    found = await plans(store, lambda c: store.actions._take(c, taking))
+    spec = queue.ClaimSpec(lane.id, 7, _NOW, 50, False, "")
+    found = await plans(store, lambda c: store.actions._claim_entries(c, spec))
     assert not any(line.startswith("SCAN actions") for line in found)
     assert any("actions_ready" in line for line in found)
     assert any("earlier" in line and "actions_unsent" in line for line in found)
 
 
-async def test_a_recover_reads_the_index_of_what_is_claimed(store: SqlStore) -> None:
+async def test_recover_reads_the_claimed_index(store: SqlStore) -> None:
     await filled(store)
     found = await plans(store, lambda c: store.actions._recover(c, _NOW))
     assert found

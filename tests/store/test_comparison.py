@@ -15,14 +15,11 @@ from typing import Any
 import pytest
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import (
-    Millis,
-    Spend,
-)
+from connector.domain.lanes import Millis, QuotaUsage
 from connector.domain.outcomes import (
     Accepted,
+    Ambiguous,
     Dead,
-    Doubt,
     Held,
     Outcome,
     Request,
@@ -30,13 +27,7 @@ from connector.domain.outcomes import (
     Skipped,
     Unsent,
 )
-from connector.domain.records import (
-    Checkpoint,
-    Claim,
-    Page,
-    Record,
-    State,
-)
+from connector.domain.records import Checkpoint, Claim, Page, Record, State
 from connector.ports import Fence, Store
 from connector.store.sql import open_store
 from connector.testing.fakes.store import MemoryStore
@@ -50,9 +41,9 @@ WINDOWS = [None, None, None, 1_000, 10_000]
 OUTCOMES = ("accepted", "skipped", "unsent", "retry", "doubt", "dead", "held")
 PROBLEMS = (Problem.KLAVIYO_REFUSED, Problem.MAPPING_FAILED, Problem.BAD_ADDRESS)
 STEPS = {
-    "time_moves": 3,
+    "advance_time": 3,
     "acquire": 2,
-    "take_over_from_the_dead": 1,
+    "take_over": 1,
     "renew_or_release": 1,
     "append": 6,
     "claim": 6,
@@ -66,7 +57,7 @@ STEPS = {
 """What is done, and how often of 33 times."""
 
 
-class Side:
+class StoreSide:
     """One store, and what this test must remember of it because seqs and tokens are its own."""
 
     def __init__(self, store: Store) -> None:
@@ -91,89 +82,89 @@ class Comparison:
     """
 
     def __init__(self, seed: int, runner: asyncio.Runner, stores: Sequence[Store]) -> None:
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self.runner = runner
-        self.sides = [Side(store) for store in stores]
+        self.store_sides = [StoreSide(store) for store in stores]
         self.lanes = [
             [runner.run(side.store.lanes.ensure(name, "klaviyo", "event")) for name in ("a", "b")]
-            for side in self.sides
+            for side in self.store_sides
         ]
         self.now = 1_790_000_000_000
         self.count = 0
         self.done: Counter[str] = Counter()
-        self.said: list[str] = []
+        self.steps_done: list[str] = []
 
     def run(self, steps: int) -> None:
         self._acquire("one")
         for _ in range(steps):
-            [name] = self.chance.choices(list(STEPS), list(STEPS.values()))
-            self.said.append(name)
+            [name] = self.rng.choices(list(STEPS), list(STEPS.values()))
+            self.steps_done.append(name)
             answer = getattr(self, name)()
             if answer and not isinstance(answer, Problem):
                 self.done[name] += 1
             self.views_are_equal()
 
-    def both(self, step: Callable[[Side, Any], Awaitable[Any]]) -> Any:
+    def on_both(self, step: Callable[[StoreSide, Any], Awaitable[Any]]) -> Any:
         """An error of the store is an answer too."""
         answers = []
-        for side, lanes in zip(self.sides, self.lanes, strict=True):
+        for side, lanes in zip(self.store_sides, self.lanes, strict=True):
             try:
                 answers.append(self.runner.run(_coroutine(step(side, lanes))))
             except StoreError as error:
                 answers.append(error.problem)
-        assert answers[0] == answers[1], f"step {len(self.said)}: {self.said[-1:]}"
+        assert answers[0] == answers[1], f"step {len(self.steps_done)}: {self.steps_done[-1:]}"
         return answers[0]
 
     def views_are_equal(self) -> None:
-        async def step(side: Side, lanes: Any) -> Any:
+        async def step(side: StoreSide, lanes: Any) -> Any:
             store = side.store
             return (
                 [await store.ready(lane.id, now=Millis(self.now), limit=5) for lane in lanes],
                 [
                     (b.lane.connection, b.ready, b.claimed, b.held, b.dead, b.oldest)
-                    for b in await store.insight.backlog()
+                    for b in await store.reports.backlog()
                 ],
                 sorted(await store.dead_letters.groups()),
                 [
                     (x.unique_id, x.problem, x.detail, x.attempts, x.settled_at)
                     for x in await store.dead_letters.find()
                 ],
-                await store.insight.dead_by_cause(),
-                await store.insight.streams(),
-                [await store.insight.latencies(lane.id, 100) for lane in lanes],
-                await store.memory.spent(since_second=0),
+                await store.reports.dead_by_cause(),
+                await store.reports.streams(),
+                [await store.reports.latencies(lane.id, 100) for lane in lanes],
+                await store.facts.usage_since(since_second=0),
             )
 
-        self.both(step)
+        self.on_both(step)
 
     # ── time and lease ───────────────────────────────────────────────────────────────────────────
 
-    def time_moves(self) -> bool:
-        self.now += self.chance.choice([1, 100, 1_000, 5_000, 10_001, 61_000])
+    def advance_time(self) -> bool:
+        self.now += self.rng.choice([1, 100, 1_000, 5_000, 10_001, 61_000])
         return True
 
     def acquire(self) -> Any:
-        return self._acquire(self.chance.choice(["one", "one", "one", "two"]))
+        return self._acquire(self.rng.choice(["one", "one", "one", "two"]))
 
-    def take_over_from_the_dead(self) -> Any:
-        holder, gone = self.chance.choice([("one", "two"), ("two", "one")])
+    def take_over(self) -> Any:
+        holder, gone = self.rng.choice([("one", "two"), ("two", "one")])
         return self._acquire(holder, gone)
 
     def _acquire(self, holder: str, gone: str | None = None) -> Any:
-        async def step(side: Side, _: Any) -> Any:
+        async def step(side: StoreSide, _: Any) -> Any:
             answer = await side.store.leases.acquire(
-                "store", holder, now=Millis(self.now), ttl=TTL, gone=gone
+                "store", holder, now=Millis(self.now), ttl=TTL, dead_holder=gone
             )
             if isinstance(answer, Fence):
                 side.fences[holder] = answer
             return answer
 
-        return self.both(step)
+        return self.on_both(step)
 
     def renew_or_release(self) -> Any:
-        holder, away = self._holder(), self.chance.random() < 0.3
+        holder, away = self._holder(), self.rng.random() < 0.3
 
-        async def step(side: Side, _: Any) -> Any:
+        async def step(side: StoreSide, _: Any) -> Any:
             fence = side.fences.get(holder)
             if fence is None:
                 return None
@@ -181,23 +172,23 @@ class Comparison:
                 return await side.store.leases.release(fence)
             return await side.store.leases.renew(fence, now=Millis(self.now), ttl=TTL)
 
-        return self.both(step)
+        return self.on_both(step)
 
     def _holder(self) -> str:
         """Mostly who has the lease, sometimes who has not."""
-        held = self.runner.run(_coroutine(self.sides[0].store.leases.holder("store")))
+        held = self.runner.run(_coroutine(self.store_sides[0].store.leases.holder("store")))
         others = [name for name in ("one", "two") if not held or name != held.holder]
-        return self.chance.choice([held.holder] * 5 + others) if held else "one"
+        return self.rng.choice([held.holder] * 5 + others) if held else "one"
 
     # ── the road ─────────────────────────────────────────────────────────────────────────────────
 
     def append(self) -> Any:
         pages: list[tuple[list[Record], int, bool]] = []
-        for _ in range(self.chance.choice([1, 1, 1, 2, 3])):
-            records = [self._record() for _ in range(self.chance.choice([0, 1, 1, 2, 4]))]
-            pages.append((records, self.chance.randrange(2), self.chance.random() < 0.2))
+        for _ in range(self.rng.choice([1, 1, 1, 2, 3])):
+            records = [self._record() for _ in range(self.rng.choice([0, 1, 1, 2, 4]))]
+            pages.append((records, self.rng.randrange(2), self.rng.random() < 0.2))
 
-        async def step(side: Side, lanes: Any) -> Any:
+        async def step(side: StoreSide, lanes: Any) -> Any:
             cursor = Checkpoint("recent", f"c{self.count}")
             made = [
                 Page(lanes[at], "webhook", records, Millis(self.now), cursor, backfill)
@@ -205,20 +196,20 @@ class Comparison:
             ]
             return await side.store.append(made)
 
-        return any(x.accepted for x in self.both(step))
+        return any(x.accepted for x in self.on_both(step))
 
     def _record(self) -> Record:
         self.count += 1
-        pick = self.chance.choice
+        pick = self.rng.choice
         key, person, email, window = pick(KEYS), pick(PEOPLE), pick(EMAILS), pick(WINDOWS)
         id = f"{key}-{self.count}"
         return Record(key, id, "Added", Millis(self.now), b"{}", person, email, window)
 
     def claim(self) -> Any:
-        at, holder, solo = self.chance.randrange(2), self._holder(), self.chance.random() < 0.4
-        limit, mapping = self.chance.choice([1, 2, 6, 50]), self.chance.choice(["v1", "v2"])
+        at, holder, solo = self.rng.randrange(2), self._holder(), self.rng.random() < 0.4
+        limit, mapping = self.rng.choice([1, 2, 6, 50]), self.rng.choice(["v1", "v2"])
 
-        async def step(side: Side, lanes: Any) -> Any:
+        async def step(side: StoreSide, lanes: Any) -> Any:
             fence = side.fences.get(holder, Fence("store", holder, 0))
             claim = await side.store.claim(
                 lanes[at],
@@ -227,28 +218,28 @@ class Comparison:
                 limit=limit,
                 solo=solo,
                 mapping=mapping,
-                spend=[Spend("acc", "events", self.now // 1000, limit)],
+                usage=[QuotaUsage("acc", "events", self.now // 1000, limit)],
             )
             if claim:
                 side.claims.append(claim)
                 side.seqs.update((e.unique_id, e.seq) for e in claim.entries)
             return side.show(claim)
 
-        return self.both(step)
+        return self.on_both(step)
 
     def settle(self) -> Any:
         """Mostly the newest claim, sometimes one that was settled or recovered before."""
-        if not self.sides[0].claims:
+        if not self.store_sides[0].claims:
             return None
         self.count += 1
-        which = self.chance.choice([-1, -1, self.chance.randrange(len(self.sides[0].claims))])
-        entries = len(self.sides[0].claims[which].entries)
+        which = self.rng.choice([-1, -1, self.rng.randrange(len(self.store_sides[0].claims))])
+        entries = len(self.store_sides[0].claims[which].entries)
         chosen = [
-            (self.chance.choice(OUTCOMES), self.chance.choice(PROBLEMS), self.chance.randrange(20))
-            for _ in range(self.chance.choice([entries, entries, 1]))
+            (self.rng.choice(OUTCOMES), self.rng.choice(PROBLEMS), self.rng.randrange(20))
+            for _ in range(self.rng.choice([entries, entries, 1]))
         ]
 
-        async def step(side: Side, _: Any) -> Any:
+        async def step(side: StoreSide, _: Any) -> Any:
             claim = side.claims[which]
             made = [
                 _outcome(name, entry.seq, problem, after, f"r{self.count}")
@@ -259,60 +250,62 @@ class Comparison:
                 claim, made, now=Millis(self.now), requests=[sent], horizon=HORIZON
             )
 
-        return self.both(step)
+        return self.on_both(step)
 
     def recover(self) -> Any:
         holder = self._holder()
 
-        async def step(side: Side, _: Any) -> Any:
+        async def step(side: StoreSide, _: Any) -> Any:
             fence = side.fences.get(holder, Fence("store", holder, 0))
             return await side.store.recover(fence, now=Millis(self.now))
 
-        return self.both(step)
+        return self.on_both(step)
 
     # ── people's orders and the nightly work ─────────────────────────────────────────────────────
 
     def retry(self) -> Any:
-        how, problem = self.chance.choice(["every", "problem", "ids"]), self.chance.choice(PROBLEMS)
-        id = self._any_id()
+        how, problem = self.rng.choice(["every", "problem", "ids"]), self.rng.choice(PROBLEMS)
+        id = self._random_id()
 
-        async def step(side: Side, _: Any) -> Any:
-            asked: dict[str, Any] = {"problem": problem.value}
+        async def step(side: StoreSide, _: Any) -> Any:
+            selection: dict[str, Any] = {"problem": problem.value}
             if how != "problem":
-                asked = {"every": True} if how == "every" or not id else {"ids": [side.seqs[id]]}
-            return await side.store.dead_letters.retry(now=Millis(self.now), **asked)
+                selection = (
+                    {"every": True} if how == "every" or not id else {"ids": [side.seqs[id]]}
+                )
+            return await side.store.dead_letters.retry(now=Millis(self.now), **selection)
 
-        return self.both(step)
+        return self.on_both(step)
 
     def discard(self) -> Any:
-        ids = [id for id in (self._any_id() for _ in range(4)) if id]
+        ids = [id for id in (self._random_id() for _ in range(4)) if id]
 
-        async def step(side: Side, _: Any) -> Any:
+        async def step(side: StoreSide, _: Any) -> Any:
             seqs = [side.seqs[id] for id in ids]
             return await side.store.dead_letters.discard(seqs, reason="t", now=Millis(self.now))
 
-        return self.both(step)
+        return self.on_both(step)
 
-    def _any_id(self) -> str | None:
-        known = sorted(self.sides[0].seqs)
-        return self.chance.choice(known) if known else None
+    def _random_id(self) -> str | None:
+        known = sorted(self.store_sides[0].seqs)
+        return self.rng.choice(known) if known else None
 
     def prune(self) -> Any:
-        state = self.chance.choice([State.ACCEPTED, State.DEAD, State.HELD, State.DISCARDED])
-        age = self.chance.choice([0, 1_000, 60_000])
+        state = self.rng.choice([State.ACCEPTED, State.DEAD, State.HELD, State.DISCARDED])
+        age = self.rng.choice([0, 1_000, 60_000])
 
-        async def step(side: Side, _: Any) -> Any:
+        async def step(side: StoreSide, _: Any) -> Any:
             return await side.store.prune(now=Millis(self.now), keep={state: age}, limit=3)
 
-        return self.both(step)
+        return self.on_both(step)
 
     def extend(self) -> Any:
-        at, ms = self.chance.randrange(2), self.chance.randrange(20_000)
+        at, ms = self.rng.randrange(2), self.rng.randrange(20_000)
 
-        async def step(side: Side, lanes: Any) -> Any:
-            return await side.store.extend(lanes[at].id, ms)
+        async def step(side: StoreSide, lanes: Any) -> Any:
+            return await side.store.extend_horizon(lanes[at].id, ms)
 
-        return self.both(step)
+        return self.on_both(step)
 
 
 async def _coroutine(awaitable: Awaitable[Any]) -> Any:
@@ -330,7 +323,7 @@ def _outcome(name: str, seq: int, problem: Problem, after: int, request: str) ->
         case "retry":
             return Retry(seq, problem, float(after), "again")
         case "doubt":
-            return Doubt(seq, problem, float(after), "doubt")
+            return Ambiguous(seq, problem, float(after), "doubt")
         case "dead":
             return Dead(seq, problem, "dead", request)
         case _:
@@ -361,24 +354,24 @@ def compare(url: Callable[[int], str], scripts: int, steps: int) -> Counter[str]
     return done
 
 
-def test_sqlite_answers_as_the_store_in_memory_does(tmp_path: Path) -> None:
+def test_sqlite_behaves_like_the_memory_store(tmp_path: Path) -> None:
     done = compare(lambda seed: f"sqlite:///{tmp_path}/{seed}.db", scripts=10, steps=120)
     assert {name: count for name in STEPS if (count := done[name]) < 5} == {}
 
 
-def test_postgresql_answers_as_the_store_in_memory_does(postgres_url: str) -> None:
+def test_postgresql_behaves_like_the_memory_store(postgres_url: str) -> None:
     done = compare(lambda _: postgres_url, scripts=2, steps=120)
     assert done["settle"] > 5
 
 
-def test_an_address_that_changes_back_is_the_one_that_counts(tmp_path: Path) -> None:
+def test_an_address_changed_back_is_the_current_one(tmp_path: Path) -> None:
     async def steps(store: Store) -> Any:
         lane = await store.lanes.ensure("a", "klaviyo", "event")
         fence = await store.leases.acquire("store", "one", now=Millis(0), ttl=TTL)
         assert isinstance(fence, Fence)
         for number, email in enumerate(("a@example.com", "b@example.com", "a@example.com", None)):
-            said = Record(f"k{number}", f"k{number}", "x", Millis(0), b"{}", "p1", email)
-            await store.append([Page(lane, "webhook", [said], Millis(0))])
+            steps_done = Record(f"k{number}", f"k{number}", "x", Millis(0), b"{}", "p1", email)
+            await store.append([Page(lane, "webhook", [steps_done], Millis(0))])
         claim = await store.claim(lane, fence, now=Millis(0), limit=9, solo=False, mapping="v")
         await store.aclose()
         assert claim
@@ -390,18 +383,18 @@ def test_an_address_that_changes_back_is_the_one_that_counts(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("order", [("b", "a"), ("b", "a", "b"), ("a", "b", "a")])
-def test_addresses_within_one_commit_count_in_their_order(tmp_path: Path, order: Any) -> None:
+def test_addresses_within_one_commit_apply_in_order(tmp_path: Path, order: Any) -> None:
     async def steps(store: Store) -> Any:
         lane = await store.lanes.ensure("a", "klaviyo", "event")
         fence = await store.leases.acquire("store", "one", now=Millis(0), ttl=TTL)
         assert isinstance(fence, Fence)
 
         def page(key: str, *emails: str | None) -> Page:
-            said = [
+            steps_done = [
                 Record(f"{key}{n}", f"{key}{n}", "x", Millis(0), b"{}", "p1", email)
                 for n, email in enumerate(emails)
             ]
-            return Page(lane, "webhook", said, Millis(0))
+            return Page(lane, "webhook", steps_done, Millis(0))
 
         await store.append([page("first", "a@example.com")])
         await store.append([page(f"k{n}", f"{x}@example.com") for n, x in enumerate(order)])

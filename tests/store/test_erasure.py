@@ -6,131 +6,132 @@ from pathlib import Path
 
 from sqlalchemy import Connection, insert, select, update
 
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.outcomes import (
-    Accepted,
-    Observed,
-)
-from connector.domain.records import (
-    Appended,
-    Page,
-    State,
-)
-from connector.ports import Forgotten, Member
+from connector.domain.lanes import Millis
+from connector.domain.outcomes import Accepted, Observed
+from connector.domain.records import Appended, Page, State
+from connector.ports import ErasureResult, Member
 from connector.store.people import erasure
 from connector.store.people import groups as staging
 from connector.store.sql import SqlStore, open_store
-from connector.store.tables import actions, groups, memberships, metadata, sightings
-from connector.testing.contracts.profiles import claim_reads, claim_writes, lanes, seen, settle
-from connector.testing.contracts.store import HORIZON, NOW, hold, record
+from connector.store.tables import actions, groups, memberships, metadata, source_members
+from connector.testing.contracts.profiles import (
+    claim_reads,
+    claim_writes,
+    lanes,
+    make_observation,
+    settle,
+)
+from connector.testing.contracts.store import HORIZON, NOW, acquire_lease, record
 
 LATER = Millis(NOW + 60_000)
 
 
-async def tell(store: SqlStore, *who: str, email: str = "", at: int = NOW) -> Appended:
+async def append_events(store: SqlStore, *who: str, email: str = "", at: int = NOW) -> Appended:
     """An event of each of these platform ids; its address is the id's unless one is given."""
     events, reads, _ = await lanes(store)
     records = [
         record(person=name, email=email or f"{name}@example.com", refresh=True) for name in who
     ]
-    [result] = await store.append([Page(events, "webhook", records, Millis(at), reads=reads.id)])
+    [result] = await store.append(
+        [Page(events, "webhook", records, Millis(at), read_lane=reads.id)]
+    )
     return result
 
 
-async def test_whom_a_name_stands_for_is_said_before(store: SqlStore) -> None:
-    await tell(store, "ada", "bo")
+async def test_an_erasure_previews_the_matching_people(store: SqlStore) -> None:
+    await append_events(store, "ada", "bo")
     found = await store.erasure.find("acme", " ADA@example.com ")
-    assert found == Forgotten(1, ("ada@example.com",))
-    assert await store.erasure.find("acme", "bo") == Forgotten(1, ("bo@example.com",))
-    assert await store.erasure.find("acme", "nobody") == Forgotten(0)
-    assert await store.erasure.find("other", "ada") == Forgotten(0)
+    assert found == ErasureResult(1, ("ada@example.com",))
+    assert await store.erasure.find("acme", "bo") == ErasureResult(1, ("bo@example.com",))
+    assert await store.erasure.find("acme", "nobody") == ErasureResult(0)
+    assert await store.erasure.find("other", "ada") == ErasureResult(0)
 
 
-async def test_a_forgotten_person_is_in_no_table_and_others_are(store: SqlStore) -> None:
-    await tell(store, "ada", "bo")
+async def test_an_erased_person_is_in_no_table_and_others_remain(store: SqlStore) -> None:
+    await append_events(store, "ada", "bo")
     await _read(store, "ada", "bo")
-    await store.orders.place(
+    await store.commands.submit(
         "refresh", {"connection": "acme", "person": "Ada@example.com"}, by="x", now=NOW
     )
     gone = await store.erasure.forget("acme", "ada@example.com", now=NOW)
     assert (gone.people, gone.emails) == (1, ("ada@example.com",))
     assert gone.rows > 3
-    text = await everything(store)
+    text = await dump_tables(store)
     assert "ada" not in text
     assert "bo@example.com" in text
-    assert len(await store.insight.people("acme", "bo")) == 1
+    assert len(await store.reports.people("acme", "bo")) == 1
 
 
-async def test_he_is_not_made_again_by_id_or_address(store: SqlStore) -> None:
-    await tell(store, "ada", "bo")
+async def test_an_erased_person_is_not_created_again_by_id_or_address(store: SqlStore) -> None:
+    await append_events(store, "ada", "bo")
     await store.erasure.forget("acme", "ada", now=NOW)
-    assert await tell(store, "ada", email="new@example.com") == Appended(0, 0, forgotten=1)
-    assert await tell(store, "other-id", email="ada@example.com") == Appended(0, 0, forgotten=1)
-    assert (await tell(store, "ada", "bo", "cy")) == Appended(2, 0, forgotten=1)
-    assert "ada" not in await everything(store)
+    assert await append_events(store, "ada", email="new@example.com") == Appended(0, 0, forgotten=1)
+    assert await append_events(store, "other-id", email="ada@example.com") == Appended(
+        0, 0, forgotten=1
+    )
+    assert (await append_events(store, "ada", "bo", "cy")) == Appended(2, 0, forgotten=1)
+    assert "ada" not in await dump_tables(store)
 
 
-async def test_another_connection_does_not_forget_him(store: SqlStore) -> None:
-    await tell(store, "ada")
+async def test_an_erasure_does_not_affect_another_connection(store: SqlStore) -> None:
+    await append_events(store, "ada")
     other = await store.lanes.ensure("other", "klaviyo", "event")
     again = record(person="ada", email="ada@example.com")
     await store.append([Page(other, "webhook", [again], NOW)])
     await store.erasure.forget("acme", "ada", now=NOW)
-    assert len(await store.insight.people("other", "ada@example.com")) == 1
+    assert len(await store.reports.people("other", "ada@example.com")) == 1
     more = record(person="ada", email="ada@example.com")
     assert await store.append([Page(other, "webhook", [more], NOW)]) == [Appended(1, 0)]
 
 
-async def test_lifting_lets_him_come_back(store: SqlStore) -> None:
-    await tell(store, "ada")
+async def test_removing_the_tombstone_lets_the_person_be_created_again(store: SqlStore) -> None:
+    await append_events(store, "ada")
     await store.erasure.forget("acme", "ada", now=NOW)
-    assert await store.erasure.lift("acme", "nobody") is False
-    assert await store.erasure.lift("acme", "ADA@example.com ") is True
-    assert await store.erasure.lift("acme", "ada") is False  # it went with the address
-    assert await tell(store, "ada") == Appended(1, 0)
-    assert len(await store.insight.people("acme", "ada")) == 1
+    assert await store.erasure.remove_tombstone("acme", "nobody") is False
+    assert await store.erasure.remove_tombstone("acme", "ADA@example.com ") is True
+    assert await store.erasure.remove_tombstone("acme", "ada") is False  # it went with the address
+    assert await append_events(store, "ada") == Appended(1, 0)
+    assert len(await store.reports.people("acme", "ada")) == 1
 
 
-async def test_one_address_is_one_human(store: SqlStore) -> None:
+async def test_ids_sharing_an_address_are_erased_together(store: SqlStore) -> None:
     """Two ids that share an address go together, with the addresses of both."""
-    await tell(store, "ada", email="shared@example.com")
-    await tell(store, "ada-2", email="second@example.com")
-    await tell(store, "ada-2", email="shared@example.com")
+    await append_events(store, "ada", email="shared@example.com")
+    await append_events(store, "ada-2", email="second@example.com")
+    await append_events(store, "ada-2", email="shared@example.com")
     gone = await store.erasure.forget("acme", "ada", now=NOW)
     assert gone.people == 2
-    assert "shared@" not in await everything(store)
-    assert (await tell(store, "ada-2", email="fresh@example.com")).forgotten == 1
+    assert "shared@" not in await dump_tables(store)
+    assert (await append_events(store, "ada-2", email="fresh@example.com")).forgotten == 1
 
 
-async def test_a_read_that_was_under_way_brings_nobody_back(store: SqlStore) -> None:
-    fence = await hold(store)
-    await tell(store, "ada")
+async def test_a_read_in_flight_does_not_restore_an_erased_person(store: SqlStore) -> None:
+    fence = await acquire_lease(store)
+    await append_events(store, "ada")
     claim = await claim_reads(store, fence)
     assert claim
     await store.erasure.forget("acme", "ada", now=NOW)
     [entry] = claim.entries
     _, _, profiles = await lanes(store)
-    observed = Observed(entry.seq, seen(entry.seq, "ada", LATER, profiles.id))
+    observed = Observed(entry.seq, make_observation(entry.seq, "ada", LATER, profiles.id))
     await store.reads.settle(claim, [observed], now=LATER, horizon=HORIZON)
-    assert "ada" not in await everything(store)
+    assert "ada" not in await dump_tables(store)
 
 
-async def test_who_was_never_seen_leaves_no_stone(store: SqlStore) -> None:
-    assert await store.erasure.forget("acme", "ada", now=NOW) == Forgotten(0)
-    assert await tell(store, "ada") == Appended(1, 0)
+async def test_erasing_an_unknown_person_leaves_no_tombstone(store: SqlStore) -> None:
+    assert await store.erasure.forget("acme", "ada", now=NOW) == ErasureResult(0)
+    assert await append_events(store, "ada") == Appended(1, 0)
 
 
 async def _read(store: SqlStore, *who: str) -> None:
     """Everybody who waits to be read is, and his profile is written."""
-    fence = await hold(store)
+    fence = await acquire_lease(store)
     claim = await claim_reads(store, fence)
     assert claim
     assert len(claim.entries) == len(who)
     _, _, profiles = await lanes(store)
     outcomes = [
-        Observed(e.seq, seen(e.seq, e.unique_id, NOW, profiles.id, balance=1))
+        Observed(e.seq, make_observation(e.seq, e.unique_id, NOW, profiles.id, balance=1))
         for e in claim.entries
     ]
     await store.reads.settle(claim, outcomes, now=NOW, horizon=HORIZON)
@@ -140,7 +141,7 @@ async def _read(store: SqlStore, *who: str) -> None:
     await settle(store, written, *(Accepted(e.seq, "r") for e in written.entries))
 
 
-async def everything(store: SqlStore) -> str:
+async def dump_tables(store: SqlStore) -> str:
     """Every value of every row, as text."""
 
     def work(c: Connection) -> str:
@@ -149,10 +150,10 @@ async def everything(store: SqlStore) -> str:
     return (await store._database.read(work)).lower()
 
 
-async def test_lists_and_actions_hold_nobody_either_and_a_repeated_call_is_still_known(
+async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_deduplicated(
     store: SqlStore,
 ) -> None:
-    await tell(store, "ada", "bo")
+    await append_events(store, "ada", "bo")
     lane = await store.lanes.ensure("acme", "klaviyo", "membership")
     deeds = await store.lanes.ensure("acme", "jericommerce", "action")
 
@@ -163,7 +164,7 @@ async def test_lists_and_actions_hold_nobody_either_and_a_repeated_call_is_still
         for name in ("ada", "bo"):
             email = f"{name}@example.com"
             seen = {"source": source, "email": email, "scan": 1, "at": 1, "platform_id": name}
-            c.execute(insert(sightings).values(seen))
+            c.execute(insert(source_members).values(seen))
             member = {"lane": lane.id, "target": source, "email": email, "address": b"x"}
             more = {"wanted": 1, "state": State.READY, "due": 0, "since": 0}
             c.execute(insert(memberships).values(member | more))
@@ -175,11 +176,11 @@ async def test_lists_and_actions_hold_nobody_either_and_a_repeated_call_is_still
 
     await store._database.write(plant)
     await store.erasure.forget("acme", "ada", now=NOW)
-    assert "ada" not in await everything(store)
+    assert "ada" not in await dump_tables(store)
 
     def left(c: Connection) -> list[tuple[bytes, int, bytes]]:
         deed = select(actions.c.digest, actions.c.state, actions.c.data).order_by(actions.c.digest)
-        assert c.execute(select(sightings.c.email)).scalars().all() == ["bo@example.com"]
+        assert c.execute(select(source_members.c.email)).scalars().all() == ["bo@example.com"]
         assert c.execute(select(memberships.c.email)).scalars().all() == ["bo@example.com"]
         return [(bytes(digest), state, bytes(data)) for digest, state, data in c.execute(deed)]
 
@@ -191,8 +192,8 @@ async def test_lists_and_actions_hold_nobody_either_and_a_repeated_call_is_still
     ]
 
 
-async def test_a_scan_of_an_audience_does_not_bring_him_back(store: SqlStore) -> None:
-    await tell(store, "ada", "bo")
+async def test_an_audience_scan_does_not_restore_an_erased_person(store: SqlStore) -> None:
+    await append_events(store, "ada", "bo")
     lane = await store.lanes.ensure("acme", "klaviyo", "membership")
     await store.erasure.forget("acme", "ada", now=NOW)
 
@@ -206,16 +207,16 @@ async def test_a_scan_of_an_audience_does_not_bring_him_back(store: SqlStore) ->
             Member("ada", "new@example.com"),
             Member("bo", "bo@example.com"),
         ]
-        row = staging.row_of(c, id)
+        row = staging.lock_group(c, id)
         staging.stage(c, row, members, asked_at=NOW, now=NOW, greets=False)
-        return list(c.execute(select(sightings.c.email)).scalars())
+        return list(c.execute(select(source_members.c.email)).scalars())
 
     assert await store._database.write(scan) == ["bo@example.com"]
 
 
-async def test_an_sqlite_file_holds_no_trace_of_him(tmp_path: Path) -> None:
+async def test_the_sqlite_file_contains_no_trace_of_an_erased_person(tmp_path: Path) -> None:
     store = await open_store(f"sqlite:///{tmp_path}/s.db")
-    await tell(store, "ada", "bo")
+    await append_events(store, "ada", "bo")
     await _read(store, "ada", "bo")
     await store.erasure.forget("acme", "ada", now=NOW)
     await store.aclose()
@@ -228,7 +229,9 @@ def _bytes_of(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.iterdir())
 
 
-def test_every_table_that_may_hold_somebody_is_known_to_be_of_a_connection() -> None:
-    whom = erasure._Whom("acme", {1}, {"ada"}, {"ada@example.com"})
-    asked = {t.name for t in metadata.sorted_tables if erasure._about(t, whom) is not None}
+def test_every_table_with_personal_data_has_a_connection() -> None:
+    identifiers = erasure._Identifiers("acme", {1}, {"ada"}, {"ada@example.com"})
+    asked = {
+        t.name for t in metadata.sorted_tables if erasure._rows_about(t, identifiers) is not None
+    }
     assert asked >= {"outbox", "people", "reads", "profiles", "journal"}

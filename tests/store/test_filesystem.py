@@ -20,11 +20,11 @@ TABLE = """\
 
 
 def look(folder: str, *, root: str = "ext4", state: str = "ext4") -> str | None:
-    return filesystem.unsuited(Path(folder), TABLE.format(root=root, state=state))
+    return filesystem.unsuitable(Path(folder), TABLE.format(root=root, state=state))
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "apfs", "fuseblk", "f2fs"])
-def test_a_disk_is_a_good_place(kind: str) -> None:
+def test_a_local_disk_raises_no_warning(kind: str) -> None:
     assert look("/var/lib/connector", state=kind) is None
 
 
@@ -42,31 +42,31 @@ def test_a_disk_is_a_good_place(kind: str) -> None:
         ("fuse.sshfs", "network"),
     ],
 )
-def test_what_forgets_or_does_not_lock_is_warned_of(kind: str, word: str) -> None:
+def test_a_volatile_or_non_locking_file_system_raises_a_warning(kind: str, word: str) -> None:
     fault = look("/var/lib/connector", state=kind)
     assert fault
     assert kind in fault
     assert word in fault
 
 
-def test_the_deepest_mount_counts_and_of_two_at_one_place_the_last() -> None:
+def test_the_deepest_mount_wins_and_of_two_at_one_path_the_last() -> None:
     assert look("/var/lib/connector/state/deep", root="overlay", state="tmpfs") is None
     assert "overlay" in (look("/var/lib/other", root="overlay") or "")
     assert "tmpfs" in (look("/over") or "")
     assert "nfs4" in (look("/mnt/with space/x") or "")
 
 
-def test_a_name_that_only_begins_alike_is_another_folder() -> None:
+def test_a_folder_with_the_same_prefix_is_a_different_folder() -> None:
     assert look("/var/lib/connector-two", state="tmpfs") is None
 
 
 @pytest.mark.parametrize("table", ["", "nonsense\n", "1 2 3\n"])
-def test_without_a_table_nothing_is_said(table: str) -> None:
-    assert filesystem.unsuited(Path("/var/lib/connector"), table) is None
+def test_without_a_mount_table_there_is_no_warning(table: str) -> None:
+    assert filesystem.unsuitable(Path("/var/lib/connector"), table) is None
 
 
-def test_where_the_system_does_not_tell_the_table_is_empty(
+def test_without_system_support_the_mount_table_is_empty(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(filesystem, "_TABLE", tmp_path / "none")
-    assert filesystem.read_table() == ""
+    monkeypatch.setattr(filesystem, "_MOUNTINFO", tmp_path / "none")
+    assert filesystem.read_mountinfo() == ""

@@ -13,14 +13,8 @@ import pytest
 from sqlalchemy import Connection, func, insert, select, update
 
 from connector.domain.errors import ConfigError, Problem, StoreError
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.records import (
-    Page,
-    Record,
-    State,
-)
+from connector.domain.lanes import Millis
+from connector.domain.records import Page, Record, State
 from connector.store import schema
 from connector.store.admin import integrity
 from connector.store.sql import SqlStore, open_store
@@ -42,7 +36,7 @@ async def fill(store: SqlStore, count: int, *, start: int = 0, size: int = 2) ->
         for i in range(start, start + count)
     ]
     reading = await store.lanes.ensure("acme", "jericommerce", "profile")
-    await store.append([Page(lane, "webhook", records, NOW, reads=reading.id)])
+    await store.append([Page(lane, "webhook", records, NOW, read_lane=reading.id)])
 
 
 def filled(url: str, count: int = 10, **how: int) -> None:
@@ -61,7 +55,7 @@ def change(url: str, *statements: Any) -> None:
             c.execute(statement)
         c.commit()
 
-    schema.on(url, work)
+    schema.with_connection(url, work)
 
 
 # ── damage ───────────────────────────────────────────────────────────────────────────────────────
@@ -85,7 +79,7 @@ def test_an_overwritten_page_is_found(url: str, tmp_path: Path, what: str) -> No
     assert all(line.startswith(Problem.STORE_DAMAGED) for line in found)
 
 
-def test_what_is_no_database_is_said_to_be_damaged(url: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_reported_as_damaged(url: str, tmp_path: Path) -> None:
     (tmp_path / "s.db").write_bytes(b"this is no database " * 400)
     [fault] = integrity.check(url)
     assert fault.startswith(Problem.STORE_DAMAGED)
@@ -95,9 +89,7 @@ def test_what_is_no_database_is_said_to_be_damaged(url: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
-def test_rows_that_can_never_be_are_found(
-    engine: str, url: str, request: pytest.FixtureRequest
-) -> None:
+def test_impossible_rows_are_found(engine: str, url: str, request: pytest.FixtureRequest) -> None:
     if engine == "postgresql":
         url = request.getfixturevalue("postgres_url")
     filled(url)
@@ -129,7 +121,9 @@ def test_rows_that_can_never_be_are_found(
 # ── a copy ───────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_backup_is_whole_while_the_store_is_written_to(url: str, tmp_path: Path) -> None:
+async def test_a_backup_is_consistent_while_the_store_is_written_to(
+    url: str, tmp_path: Path
+) -> None:
     store = await open_store(url)
     await fill(store, 200)
     done = asyncio.Event()
@@ -159,7 +153,7 @@ async def test_a_backup_is_whole_while_the_store_is_written_to(url: str, tmp_pat
     await again.aclose()
 
 
-def test_a_backup_overwrites_nothing_and_leaves_no_half_behind(url: str, tmp_path: Path) -> None:
+def test_a_backup_overwrites_nothing_and_leaves_no_partial_file(url: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     with pytest.raises(StoreError, match="no store"):
         integrity.backup(url, copy)
@@ -178,7 +172,7 @@ def test_a_backup_overwrites_nothing_and_leaves_no_half_behind(url: str, tmp_pat
     assert not (tmp_path / "other.db").exists()
 
 
-def test_postgresql_is_sent_to_its_own_tool(tmp_path: Path) -> None:
+def test_for_postgresql_the_message_names_pg_dump(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pg_dump") as caught:
         integrity.backup("postgresql://user:s3cr3t@host/db", tmp_path / "copy.db")
     assert "s3cr3t" not in str(caught.value)
@@ -187,17 +181,17 @@ def test_postgresql_is_sent_to_its_own_tool(tmp_path: Path) -> None:
 # ── space ────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_space_is_given_back_in_steps_and_some_is_kept(url: str, tmp_path: Path) -> None:
+async def test_vacuum_returns_space_in_steps_and_keeps_some(url: str, tmp_path: Path) -> None:
     store = await open_store(url)
     await fill(store, 2_000, size=4_000)
     full = _size(tmp_path)
-    assert await store.give_back(100) == 0
+    assert await store.free_pages(100) == 0
     keep = dict.fromkeys(State, 0)
     await store._database.write(lambda c: c.execute(update(outbox).values(state=State.SKIPPED)))
     while await store.prune(now=Millis(NOW + 1), keep=keep, limit=1_000):
         pass
     steps = []
-    while pages := await store.give_back(100):
+    while pages := await store.free_pages(100):
         steps.append(pages)
     assert len(steps) > 5
     assert max(steps) <= 150
@@ -212,7 +206,7 @@ def _size(folder: Path) -> int:
     return (folder / "s.db").stat().st_size
 
 
-async def test_postgresql_looks_after_its_own_space(postgres_url: str) -> None:
+async def test_postgresql_needs_no_vacuum(postgres_url: str) -> None:
     store = await open_store(postgres_url)
-    assert await store.give_back(100) == 0
+    assert await store.free_pages(100) == 0
     await store.aclose()

@@ -57,14 +57,14 @@ def stamp(url: str, revision: str) -> None:
         c.execute(text("UPDATE alembic_version SET version_num = :v"), {"v": revision})
         c.commit()
 
-    schema.on(url, work)
+    schema.with_connection(url, work)
 
 
 @pytest.fixture
 def with_an_older_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A history in which the shipped one comes after a revision of ours that makes nothing."""
     copy = tmp_path / "migrations"
-    shutil.copytree(schema.HERE, copy)
+    shutil.copytree(schema.MIGRATIONS, copy)
     versions = copy / "versions"
     root = "down_revision = None"
     [first] = [file for file in versions.glob("*.py") if root in file.read_text()]
@@ -73,7 +73,7 @@ def with_an_older_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         f"revision = {OLDER!r}\n{root}\nbranch_labels = None\ndepends_on = None\n\n\n"
         "def upgrade():\n    pass\n"
     )
-    monkeypatch.setattr(schema, "HERE", copy)
+    monkeypatch.setattr(schema, "MIGRATIONS", copy)
 
 
 def compare_with_a_fresh_one(url: str) -> None:
@@ -89,10 +89,10 @@ def compare_with_a_fresh_one(url: str) -> None:
         return found
 
     schema.prepare(url, "auto")
-    after = schema.on(url, migrated)
+    after = schema.with_connection(url, migrated)
     assert set(after) == set(metadata.tables)
     other = url if url.startswith("postgresql") else url.replace("s.db", "fresh.db")
-    assert after == schema.on(other, fresh)
+    assert after == schema.with_connection(other, fresh)
 
 
 def test_a_migrated_sqlite_store_equals_a_fresh_one(url: str) -> None:
@@ -103,7 +103,7 @@ def test_a_migrated_postgresql_store_equals_a_fresh_one(postgres_url: str) -> No
     compare_with_a_fresh_one(postgres_url)
 
 
-def test_a_store_that_is_current_is_left_alone(url: str, tmp_path: Path) -> None:
+def test_a_current_store_is_not_changed(url: str, tmp_path: Path) -> None:
     assert schema.prepare(url, "auto") is None
     assert schema.prepare(url, "auto") is None
     assert schema.prepare(url, "manual") is None
@@ -111,7 +111,7 @@ def test_a_store_that_is_current_is_left_alone(url: str, tmp_path: Path) -> None
     assert integrity.check(url) == []
 
 
-def test_a_new_store_is_made_also_where_migrations_are_manual(url: str) -> None:
+def test_a_new_store_is_created_even_with_manual_migrations(url: str) -> None:
     assert schema.prepare(url, "manual") is None
     assert integrity.check(url) == []
 
@@ -143,7 +143,7 @@ def test_an_older_store_is_copied_before_it_is_upgraded(url: str, tmp_path: Path
 
 
 @pytest.mark.usefixtures("with_an_older_revision")
-def test_where_migrations_are_manual_the_command_is_named(url: str, tmp_path: Path) -> None:
+def test_with_manual_migrations_the_command_is_named(url: str, tmp_path: Path) -> None:
     an_older_store(tmp_path / "s.db")
     with pytest.raises(StoreError, match="connector store upgrade") as caught:
         schema.prepare(url, "manual")
@@ -154,7 +154,7 @@ def test_where_migrations_are_manual_the_command_is_named(url: str, tmp_path: Pa
     assert OLDER in fault
 
 
-def test_a_store_of_a_newer_version_is_refused_by_its_name(url: str) -> None:
+def test_a_store_of_a_newer_version_is_refused_with_its_version(url: str) -> None:
     schema.prepare(url, "auto")
     stamp(url, "9999_from_the_future")
     for migrate in ("auto", "manual"):

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.outcomes import (
-    Accepted,
-    Skipped,
-)
-from connector.domain.profile_state import write_of_json
+from connector.domain.lanes import Millis
+from connector.domain.outcomes import Accepted, Skipped
+from connector.domain.profile_state import write_from_json
 from connector.store.sql import SqlStore
-from connector.testing.contracts.profiles import claim_writes, happen, lanes, read, settle
-from connector.testing.contracts.store import NOW, hold
+from connector.testing.contracts.profiles import append_events, claim_writes, lanes, read, settle
+from connector.testing.contracts.store import NOW, acquire_lease
 
 LATER = Millis(NOW + 10_000)
 
 
-async def test_people_who_were_passed_over_are_told_when_shadow_ends(store: SqlStore) -> None:
-    fence = await hold(store)
+async def test_people_skipped_in_shadow_are_sent_when_shadow_ends(store: SqlStore) -> None:
+    fence = await acquire_lease(store)
     _, _, profiles = await lanes(store)
     for name in ("ada", "bo"):
-        await happen(store, name)
+        await append_events(store, name)
         await read(store, fence, name, balance=5)
         claim = await claim_writes(store, fence)
         assert claim
@@ -35,17 +30,17 @@ async def test_people_who_were_passed_over_are_told_when_shadow_ends(store: SqlS
     claim = await claim_writes(store, fence, LATER)
     assert claim
     [entry] = claim.entries
-    write = write_of_json(entry.data)
+    write = write_from_json(entry.data)
     assert (write.identity, write.sets) == ({"email": "ada@example.com"}, {"balance": 5})
 
 
-async def test_what_was_passed_over_and_changes_again_is_not_told_while_shadow_lasts(
+async def test_changes_after_a_skip_are_not_sent_while_shadow_lasts(
     store: SqlStore,
 ) -> None:
     """It is rendered again, and passed over again: nothing piles up."""
-    fence = await hold(store)
+    fence = await acquire_lease(store)
     for at, balance in ((NOW, 5), (NOW + 5_000, 6)):
-        await happen(store, "ada", at=at)
+        await append_events(store, "ada", at=at)
         await read(store, fence, "ada", at, balance=balance)
         claim = await claim_writes(store, fence, at)
         assert claim
@@ -55,4 +50,4 @@ async def test_what_was_passed_over_and_changes_again_is_not_told_while_shadow_l
     assert await store.profiles.end_shadow(profiles.id, now=LATER) == 1
     claim = await claim_writes(store, fence, LATER)
     assert claim
-    assert write_of_json(claim.entries[0].data).sets == {"balance": 6}
+    assert write_from_json(claim.entries[0].data).sets == {"balance": 6}

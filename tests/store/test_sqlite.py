@@ -13,16 +13,8 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-)
-from connector.domain.records import (
-    Page,
-    Record,
-    State,
-)
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.records import Page, Record, State
 from connector.ports import Fence
 from connector.store import tables
 from connector.store.admin import leases
@@ -73,7 +65,7 @@ async def test_the_writer_commits_to_a_log_with_full_synchronous(store: SqlStore
     assert await store._database.read(settings) == ["wal", 2, 10_000]
 
 
-async def test_what_queues_up_during_a_commit_shares_the_next_one(store: SqlStore) -> None:
+async def test_jobs_queued_during_a_commit_share_the_next_one(store: SqlStore) -> None:
     database = store._database
     assert isinstance(database, SqliteDatabase)
     commits: list[int] = []
@@ -114,7 +106,7 @@ async def test_a_failing_job_fails_alone_and_leaves_nothing(store: SqlStore) -> 
     assert {version for (version,) in stored} == {f"v{i}" for i in range(8) if i != 3}
 
 
-async def test_an_error_of_the_engine_tells_no_data(store: SqlStore) -> None:
+async def test_an_engine_error_contains_no_data(store: SqlStore) -> None:
     mapping = metadata.tables["mappings"]
     same = {"version": "ada@example.com", "text": "secret", "first_used": 0}
 
@@ -129,7 +121,7 @@ async def test_an_error_of_the_engine_tells_no_data(store: SqlStore) -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_a_value_that_no_engine_takes_is_no_outage(store: SqlStore) -> None:
+async def test_a_value_that_no_engine_accepts_is_not_an_outage(store: SqlStore) -> None:
     lane = await store.lanes.ensure("acme", "klaviyo", "event")
     huge = Record("k", "test:k", "Added", Millis(2**70), b"{}", email="ada@example.com")
     with pytest.raises(OverflowError):
@@ -137,7 +129,9 @@ async def test_a_value_that_no_engine_takes_is_no_outage(store: SqlStore) -> Non
     assert (await store.append([Page(lane, "webhook", records(1), NOW)]))[0].accepted == 1
 
 
-async def test_postgresql_refuses_values_for_good_and_answers_on(on_postgres: SqlStore) -> None:
+async def test_postgresql_rejects_bad_values_permanently_and_keeps_working(
+    on_postgres: SqlStore,
+) -> None:
     lane = await on_postgres.lanes.ensure("acme", "klaviyo", "event")
     for bad in (
         Record("k", "test:k", "nul \x00", NOW, b"{}", email="ada@example.com"),
@@ -150,7 +144,7 @@ async def test_postgresql_refuses_values_for_good_and_answers_on(on_postgres: Sq
     assert (await on_postgres.append([Page(lane, "webhook", records(1), NOW)]))[0].accepted == 1
 
 
-async def test_a_closed_store_answers_with_an_error_instead_of_never(tmp_path: Path) -> None:
+async def test_a_closed_store_raises_instead_of_hanging(tmp_path: Path) -> None:
     store = await open_store(f"sqlite:///{tmp_path}/closed.db")
     await store.aclose()
     with pytest.raises(StoreError):
@@ -197,7 +191,7 @@ async def filled(store: SqlStore) -> Lane:
     return lane
 
 
-async def test_ready_is_answered_from_the_index_of_what_is_ready(store: SqlStore) -> None:
+async def test_ready_uses_the_ready_index(store: SqlStore) -> None:
     lane = await filled(store)
     found = await plans(
         store, lambda c: queue.ready(c, tables.outbox, tables.outbox.c.seq, lane.id, NOW, 51)
@@ -207,27 +201,27 @@ async def test_ready_is_answered_from_the_index_of_what_is_ready(store: SqlStore
     assert sum("outbox_ready" in line for line in found) >= 6
 
 
-async def test_a_claim_reads_the_index_of_what_is_ready_in_its_order(store: SqlStore) -> None:
+async def test_a_claim_reads_the_ready_index_in_order(store: SqlStore) -> None:
     lane = await filled(store)
-    taking = queue.Taking(lane.id, 7, NOW, 100, False, "v1")
-    found = await plans(store, lambda c: outbox.claim_ready(c, taking))
+    spec = queue.ClaimSpec(lane.id, 7, NOW, 100, False, "v1")
+    found = await plans(store, lambda c: outbox.claim_ready(c, spec))
     assert any("outbox_ready" in line for line in found)
     assert no_scan(found)
     assert in_order(found)
 
 
-async def test_a_claim_of_profiles_looks_at_one_persons_events_and_not_at_all(
+async def test_a_profile_claim_reads_only_one_persons_events(
     store: SqlStore,
 ) -> None:
     lane = await filled(store)
-    taking = queue.Taking(lane.id, 7, NOW, 100, False, "")
-    found = await plans(store, lambda c: store.profiles._take(c, taking))
+    spec = queue.ClaimSpec(lane.id, 7, NOW, 100, False, "")
+    found = await plans(store, lambda c: store.profiles._claim_entries(c, spec))
     asked = [line for line in found if "outbox" in line]
     assert asked
     assert all("person=?" in line or "outbox_claimed" in line for line in asked)
 
 
-async def test_stuck_records_are_counted_from_the_index_of_what_is_stuck(store: SqlStore) -> None:
+async def test_stuck_records_are_counted_from_the_stuck_index(store: SqlStore) -> None:
     from connector.store.admin import reports
 
     lane = await filled(store)
@@ -240,7 +234,7 @@ async def test_stuck_records_are_counted_from_the_index_of_what_is_stuck(store: 
     assert ["outbox_stuck" in line for line in found] == [True, True]
 
 
-async def test_the_views_of_a_person_scan_no_outbox(store: SqlStore) -> None:
+async def test_the_person_views_do_not_scan_the_outbox(store: SqlStore) -> None:
     await filled(store)
     statements: list[tuple[str, Any]] = []
     database = store._database
@@ -250,8 +244,8 @@ async def test_the_views_of_a_person_scan_no_outbox(store: SqlStore) -> None:
         statements.append((statement, values))
 
     event.listen(database._engine, "before_cursor_execute", note)
-    await store.insight.backlog()
-    await store.insight.dead_by_cause()
+    await store.reports.backlog()
+    await store.reports.dead_by_cause()
     await store.dead_letters.groups()
     await store.dead_letters.find()
     await store.dead_letters.retry(problem="K400", now=NOW)
@@ -265,7 +259,7 @@ async def test_the_views_of_a_person_scan_no_outbox(store: SqlStore) -> None:
         assert no_scan([str(row[3]) for row in rows]), (statement, rows)
 
 
-async def test_recovery_reads_only_what_is_claimed(store: SqlStore) -> None:
+async def test_recovery_reads_only_claimed_entries(store: SqlStore) -> None:
     await filled(store)
     fence = await store.leases.acquire("store", "one", now=NOW, ttl=60_000)
     assert isinstance(fence, Fence)
@@ -331,7 +325,7 @@ async def test_eight_claimers_on_sqlite_get_each_entry_once(store: SqlStore) -> 
     assert len(handed) == 400
 
 
-async def test_nobody_takes_a_lease_while_its_holder_claims(
+async def test_no_one_can_take_a_lease_while_its_holder_claims(
     on_postgres: SqlStore, postgres_url: str
 ) -> None:
     """Else the entries would be claimed after the other has recovered what was claimed."""
@@ -343,7 +337,7 @@ async def test_nobody_takes_a_lease_while_its_holder_claims(
     def claiming(c: Connection) -> None:
         from sqlalchemy.util import await_only
 
-        leases.require(c, fence, NOW)
+        leases.require_lease(c, fence, NOW)
         loop.call_soon(claims.set)
         await_only(done.wait())
 
@@ -369,7 +363,7 @@ async def test_nobody_takes_a_lease_while_its_holder_claims(
         await watch.aclose()
 
 
-async def test_a_database_that_refuses_us_is_a_store_that_does_not_answer(
+async def test_a_database_that_rejects_us_is_an_unavailable_store(
     postgres_url: str,
 ) -> None:
     from sqlalchemy.engine import make_url

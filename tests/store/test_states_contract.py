@@ -12,11 +12,11 @@ from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.contracts.backfills import BackfillsContract
 from connector.testing.contracts.bulk_observations import ListingContract
-from connector.testing.contracts.event_sourced import HearingContract
+from connector.testing.contracts.event_sourced import EventSourcedContract
 from connector.testing.contracts.profiles import StatesContract
 
 
-class TestSqlite(BackfillsContract, HearingContract, ListingContract, StatesContract):
+class TestSqlite(BackfillsContract, EventSourcedContract, ListingContract, StatesContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SqlStore]:
         store = await open_store(f"sqlite:///{tmp_path}/s.db")
@@ -24,7 +24,7 @@ class TestSqlite(BackfillsContract, HearingContract, ListingContract, StatesCont
         await store.aclose()
 
 
-class TestPostgres(BackfillsContract, HearingContract, ListingContract, StatesContract):
+class TestPostgres(BackfillsContract, EventSourcedContract, ListingContract, StatesContract):
     @pytest.fixture
     async def store(self, postgres_url: str) -> AsyncIterator[SqlStore]:
         store = await open_store(postgres_url)

@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.config import Reward, Tier
-from connector.ports import Sight
-from connector.sync.goals import signals
+from connector.ports import PersonSnapshot
+from connector.sync.goals import goals
 
 TIERS = [Tier(name="Gold", points=1000), Tier(name="Silver", points=500)]
 REWARDS = [Reward(name="10 off", cost=500), Reward(name="5 off", cost=200)]
 ALL = frozenset({"balance", "tier", "email", "raw"})
 
 
-def sharpened(view: dict[str, Any], covers: frozenset[str] = ALL) -> Sight:
-    return signals(TIERS, REWARDS)(Sight(view, covers))
+def with_goals(view: dict[str, Any], covers: frozenset[str] = ALL) -> PersonSnapshot:
+    return goals(TIERS, REWARDS)(PersonSnapshot(view, covers))
 
 
 @pytest.mark.parametrize(
@@ -35,34 +35,34 @@ def sharpened(view: dict[str, Any], covers: frozenset[str] = ALL) -> Sight:
         ({"balance": "many"}, None, None),
     ],
 )
-def test_the_next_step_is_the_first_that_the_points_do_not_reach(
+def test_the_next_goal_is_the_first_above_the_points(
     view: dict[str, Any], tier: Any, reward: Any
 ) -> None:
-    shown = sharpened(view).view
+    shown = with_goals(view).view
     for word, wanted in (("next_tier", tier), ("next_reward", reward)):
         found = shown.get(word)
         assert (found and (found["name"], found["points_needed"])) == wanted
 
 
-def test_beyond_the_last_step_the_fields_go_and_without_points_they_stay() -> None:
-    top = sharpened({"balance": 9_999})
+def test_above_the_last_goal_the_fields_are_unset_and_without_points_they_stay() -> None:
+    top = with_goals({"balance": 9_999})
     assert {"next_tier", "next_reward"} <= top.covers
-    unknown = sharpened({"tier": {"name": "Gold"}})
+    unknown = with_goals({"tier": {"name": "Gold"}})
     assert unknown.covers == ALL
 
 
-def test_what_the_platform_says_itself_stands() -> None:
+def test_values_from_the_platform_are_kept() -> None:
     said = {"balance": 0, "next_tier": {"points_needed": 7}}
-    assert sharpened(said, ALL | {"next_tier.points_needed"}).view["next_tier"] == {
+    assert with_goals(said, ALL | {"next_tier.points_needed"}).view["next_tier"] == {
         "points_needed": 7
     }
-    covered = sharpened({"balance": 0}, ALL | {"next_tier", "next_reward.name"})
-    assert covered == Sight({"balance": 0}, ALL | {"next_tier", "next_reward.name"})
+    covered = with_goals({"balance": 0}, ALL | {"next_tier", "next_reward.name"})
+    assert covered == PersonSnapshot({"balance": 0}, ALL | {"next_tier", "next_reward.name"})
 
 
 def test_without_tables_nothing_is_added() -> None:
-    sight = Sight({"balance": 5}, ALL)
-    assert signals((), ())(sight) is sight
+    sight = PersonSnapshot({"balance": 5}, ALL)
+    assert goals((), ())(sight) is sight
 
 
 JSON = st.recursive(
@@ -73,12 +73,10 @@ JSON = st.recursive(
 
 
 @given(balance=JSON, tier=JSON | st.fixed_dictionaries({"name": JSON, "balance": JSON}))
-def test_whatever_a_view_holds_it_is_not_changed_and_nothing_is_raised(
-    balance: Any, tier: Any
-) -> None:
+def test_any_view_is_left_unchanged_and_nothing_is_raised(balance: Any, tier: Any) -> None:
     view = {"balance": balance, "tier": tier}
     before = repr(view)
-    shown = sharpened(view).view
+    shown = with_goals(view).view
     assert repr(view) == before
     for word in ("next_tier", "next_reward"):
         if word in shown:

@@ -9,25 +9,25 @@ from typing import Any
 
 import pytest
 
-from connector.domain.attention import (
-    Check,
-)
-from connector.domain.errors import Problem, StoreError, Unknown
-from connector.domain.lanes import (
-    Lane,
-    Millis,
-)
-from connector.domain.records import (
-    Checkpoint,
-)
+from connector.domain.attention import Check
+from connector.domain.errors import AmbiguousError, Problem, StoreError
+from connector.domain.lanes import Lane, Millis
+from connector.domain.records import Checkpoint
 from connector.mapping import load
-from connector.pipeline.profile_reads import Refresher
-from connector.ports import Listed, PeoplePage, Quota, Sight, Touched, Whom
+from connector.pipeline.profile_reads import ProfileReadSink
+from connector.ports import (
+    AffectedResources,
+    PeoplePage,
+    PeoplePageItem,
+    PersonRef,
+    PersonSnapshot,
+    Quota,
+)
 from connector.runtime.metrics import Metrics
 from connector.store.sql import SqlStore, open_store
-from connector.sync.flow_guard import Guard
-from connector.sync.polls import PEOPLE, Poll
-from connector.testing.fakes.clock import FakeClock, settle_down
+from connector.sync.flow_guard import FlowGuard
+from connector.sync.polls import PEOPLE_STREAM, Poll
+from connector.testing.fakes.clock import FakeClock, run_pending
 from tests.paths import MAPPINGS
 
 MAPPING = load(MAPPINGS / "jericommerce.toml").mapping
@@ -41,10 +41,10 @@ class NoReader:
     parallel = 1
     quota: Quota
 
-    async def read(self, who: Whom, reads: frozenset[str]) -> Sight | None:
+    async def read(self, ref: PersonRef, fields: frozenset[str]) -> PersonSnapshot | None:
         raise AssertionError("nobody is read here")
 
-    def renews(self, event: str) -> bool:
+    def needs_refetch(self, event: str) -> bool:
         return False
 
     async def check(self) -> Sequence[Check]:
@@ -57,51 +57,51 @@ class Pages:
     def __init__(self, people: int, size: int = 2) -> None:
         self.people = [f"p{n}" for n in range(people)]
         self.size = size
-        self.asked: list[str | None] = []
+        self.requested_cursors: list[str | None] = []
         self.fail: Callable[[], Exception] | None = None
         self.stuck = False
 
     async def page(
-        self, cursor: str | None, reads: frozenset[str], *, backfill: bool = False
+        self, cursor: str | None, fields: frozenset[str], *, backfill: bool = False
     ) -> PeoplePage:
-        self.asked.append(cursor)
+        self.requested_cursors.append(cursor)
         if self.fail:
             raise self.fail()
         start = int(cursor or 0)
         names = self.people[start : start + self.size]
         end = start + len(names)
-        seen = [Listed(name, f"{name}@example.com", _sight(name)) for name in names]
+        seen = [PeoplePageItem(name, f"{name}@example.com", _snapshot(name)) for name in names]
         if self.stuck:
             return PeoplePage(seen, cursor or "0", True, Millis(1_000))
         return PeoplePage(seen, str(end), end < len(self.people), Millis(1_000))
 
 
-def _sight(name: str) -> Sight:
+def _snapshot(name: str) -> PersonSnapshot:
     view = {"email": f"{name}@example.com", "balance": 5}
-    return Sight(view, frozenset({"email", "balance"}))
+    return PersonSnapshot(view, frozenset({"email", "balance"}))
 
 
-class Hanging:
+class FakeFlows:
     """connector.ports.Flows."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    async def live(self, on: Touched) -> Sequence[str]:
-        assert on.fields
+    async def live(self, affected: AffectedResources) -> Sequence[str]:
+        assert affected.fields
         return self.names
 
 
-class Held:
+class StaticLease:
     """connector.ports.Lease."""
 
     fence: Any = None
 
     def __init__(self) -> None:
-        self.ours = True
+        self.held = True
 
     def valid(self) -> bool:
-        return self.ours
+        return self.held
 
 
 class Rig:
@@ -109,10 +109,10 @@ class Rig:
 
     def __init__(self, store: SqlStore, lane: Lane, writes: Lane, pages: Pages) -> None:
         self.store, self.pages = store, pages
-        self.clock, self.lease, self.flows = FakeClock(), Held(), Hanging()
+        self.clock, self.lease, self.flows = FakeClock(), StaticLease(), FakeFlows()
         self.writes = writes
         self.seen = 0
-        refresher = Refresher(
+        profile_reads = ProfileReadSink(
             NoReader(),
             MAPPING,
             lane=writes.id,
@@ -122,7 +122,7 @@ class Rig:
         )
         self.poll = Poll(
             pages,
-            refresher,
+            profile_reads,
             MAPPING.reads,
             lane,
             reads=store.reads,
@@ -130,16 +130,16 @@ class Rig:
             lease=self.lease,
             clock=self.clock,
             metrics=Metrics("test"),
-            guard=Guard("acme", "ask", self.flows, store.approvals, self.clock),
+            guard=FlowGuard("acme", "ask", self.flows, store.approvals, self.clock),
             every=300.0,
-            seen=self._saw,
+            on_observed=self._saw,
         )
 
     def _saw(self) -> None:
         self.seen += 1
 
     async def cursor(self) -> Checkpoint | None:
-        return await self.store.checkpoints.load("acme", PEOPLE)
+        return await self.store.checkpoints.load("acme", PEOPLE_STREAM)
 
 
 @pytest.fixture
@@ -151,42 +151,42 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[[Pages], Any]]:
     await store.aclose()
 
 
-async def test_it_goes_through_all_pages_and_next_time_begins_where_it_ended(make: Any) -> None:
+async def test_a_poll_reads_all_pages_and_the_next_starts_where_it_ended(make: Any) -> None:
     rig = make(Pages(5))
     assert await rig.poll.poll() == 5
-    assert rig.pages.asked == [None, "2", "4"] * 2  # counted, then told
-    assert await rig.cursor() == Checkpoint(PEOPLE, "5")
+    assert rig.pages.requested_cursors == [None, "2", "4"] * 2  # counted, then told
+    assert await rig.cursor() == Checkpoint(PEOPLE_STREAM, "5")
     rig.pages.people += ["late"]
     assert await rig.poll.poll() == 1
-    assert rig.pages.asked[6:] == ["5"]
+    assert rig.pages.requested_cursors[6:] == ["5"]
     assert rig.seen == 4
 
 
-async def test_a_first_poll_on_which_live_flows_hang_waits_for_a_person(make: Any) -> None:
+async def test_a_first_poll_that_triggers_live_flows_waits_for_approval(make: Any) -> None:
     rig = make(Pages(3))
     rig.flows.names = ["Winback"]
     assert await rig.poll.poll() == 0
     assert await rig.poll.poll() == 0
-    assert rig.pages.asked == [None, "2"]  # counted once
-    assert not await rig.store.insight.people("acme", "p0")
-    [asked] = await rig.store.approvals.find()
-    assert (asked.what, asked.detail["people"]) == ("first_sync", 3)
-    await rig.store.approvals.decide(asked.id, approved=True, by="ana", now=rig.clock.now())
+    assert rig.pages.requested_cursors == [None, "2"]  # counted once
+    assert not await rig.store.reports.people("acme", "p0")
+    [approval] = await rig.store.approvals.find()
+    assert (approval.what, approval.detail["people"]) == ("first_sync", 3)
+    await rig.store.approvals.decide(approval.id, approved=True, by="ana", now=rig.clock.now())
     assert await rig.poll.poll() == 3
-    assert await rig.store.insight.people("acme", "p0")
+    assert await rig.store.reports.people("acme", "p0")
 
 
-async def test_a_first_poll_that_was_turned_down_tells_nobody(make: Any) -> None:
+async def test_a_rejected_first_poll_sends_nothing(make: Any) -> None:
     rig = make(Pages(3))
     rig.flows.names = ["Winback"]
     await rig.poll.poll()
-    [asked] = await rig.store.approvals.find()
-    await rig.store.approvals.decide(asked.id, approved=False, by="ana", now=rig.clock.now())
+    [approval] = await rig.store.approvals.find()
+    await rig.store.approvals.decide(approval.id, approved=False, by="ana", now=rig.clock.now())
     assert await rig.poll.poll() == 0
     assert rig.seen == 0
 
 
-async def test_whom_a_first_poll_shows_come_after_live_traffic_and_later_ones_do_not(
+async def test_people_of_a_first_poll_have_backfill_priority_and_later_ones_do_not(
     make: Any,
 ) -> None:
     rig = make(Pages(1))
@@ -199,40 +199,40 @@ async def test_whom_a_first_poll_shows_come_after_live_traffic_and_later_ones_do
     assert (ready.fresh, ready.backfill_fresh) == (1, 1)
 
 
-async def test_a_cursor_that_repeats_ends_the_poll_and_loses_nobody(make: Any) -> None:
+async def test_a_repeated_cursor_ends_the_poll_and_loses_nobody(make: Any) -> None:
     rig = make(Pages(2))
     rig.pages.stuck = True
     assert await rig.poll.poll() == 4
-    assert rig.pages.asked == [None, "0"] * 2
+    assert rig.pages.requested_cursors == [None, "0"] * 2
 
 
 async def test_a_page_that_fails_leaves_the_cursor_where_it_was(make: Any) -> None:
     rig = make(Pages(4))
     await rig.poll.poll()
     rig.pages.people += ["late"]
-    rig.pages.fail = lambda: Unknown(Problem.TIMED_OUT)
-    with pytest.raises(Unknown):
+    rig.pages.fail = lambda: AmbiguousError(Problem.TIMED_OUT)
+    with pytest.raises(AmbiguousError):
         await rig.poll.poll()
-    assert await rig.cursor() == Checkpoint(PEOPLE, "4")
+    assert await rig.cursor() == Checkpoint(PEOPLE_STREAM, "4")
     rig.pages.fail = None
     assert await rig.poll.poll() == 1
 
 
-async def test_without_the_lease_it_stops_after_the_page_in_hand(make: Any) -> None:
+async def test_without_the_lease_it_stops_after_the_current_page(make: Any) -> None:
     rig = make(Pages(6))
-    rig.lease.ours = False
+    rig.lease.held = False
     assert await rig.poll.poll() == 2
 
 
 @pytest.mark.parametrize(
     "fault",
     [
-        lambda: Unknown(Problem.TIMED_OUT),
+        lambda: AmbiguousError(Problem.TIMED_OUT),
         lambda: StoreError(Problem.STORE_UNAVAILABLE),
         lambda: KeyError("an adapter's fault"),
     ],
 )
-async def test_a_failure_is_said_and_tried_again_sooner_than_the_next_poll(
+async def test_a_failure_is_logged_and_retried_before_the_next_poll(
     make: Any, fault: Callable[[], Exception]
 ) -> None:
     rig = make(Pages(2))
@@ -240,12 +240,12 @@ async def test_a_failure_is_said_and_tried_again_sooner_than_the_next_poll(
     assert not await rig.poll.idle()
     running = asyncio.create_task(rig.poll.run())
     while not await rig.poll.idle():
-        await settle_down()
-    [need] = await rig.poll.needs()
-    assert need.key == "poll acme"
+        await run_pending()
+    [item] = await rig.poll.attention()
+    assert item.key == "poll acme"
     rig.pages.fail = None
     await rig.clock.advance(30.0)
-    while await rig.poll.needs():
-        await settle_down()
-    assert await rig.cursor() == Checkpoint(PEOPLE, "2")
+    while await rig.poll.attention():
+        await run_pending()
+    assert await rig.cursor() == Checkpoint(PEOPLE_STREAM, "2")
     running.cancel()

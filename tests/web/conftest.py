@@ -10,10 +10,7 @@ import httpx
 import pytest
 import structlog
 
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-)
+from connector.domain.lanes import Lane, LaneId
 from connector.pipeline import intake as taking
 from connector.pipeline.intake import Intake
 from connector.platforms.jericommerce import PLATFORM
@@ -21,17 +18,17 @@ from connector.platforms.jericommerce.settings import Settings
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.sandbox import JeriCommerceSandbox, Traffic
-from connector.service import Line, Operator
+from connector.service import Commands, ConnectionRuntime
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.store import MemoryStore
 from connector.web.health import Health
 from connector.web.server import application
-from connector.web.webhooks import Hooks
+from connector.web.webhooks import WebhookApp
 
 SECRET = "jeri_webhook_secret"
 
 
-class Door:
+class WebHarness:
     """What a platform calls, what a person asks, and what stands behind both."""
 
     def __init__(self, lane: Lane, store: MemoryStore) -> None:
@@ -40,27 +37,27 @@ class Door:
         self.arrived: list[LaneId] = []
         self.trouble: list[str] = []
         self.scrapes = 0
-        self.lines: dict[str, Line] = {}
-        self.intake = Intake(store, self.clock, self.metrics, arrived=self.arrived.append)
-        self.operator = Operator(
-            store, self.clock, lines=self.lines, trouble=lambda: list(self.trouble)
+        self.runtimes: dict[str, ConnectionRuntime] = {}
+        self.intake = Intake(store, self.clock, self.metrics, on_ready=self.arrived.append)
+        self.commands = Commands(
+            store, self.clock, runtimes=self.runtimes, problems=lambda: list(self.trouble)
         )
-        self.health = Health(self.clock, self.metrics, self.operator, self._scrape)
-        hooks = Hooks(self.lines.get, self.intake, self.clock, self.metrics)
-        self.shared = application(hooks, self.health, admin=True)
-        self.public = application(hooks, self.health, admin=False)
+        self.health = Health(self.clock, self.metrics, self.commands, self._scrape)
+        webhooks = WebhookApp(self.runtimes.get, self.intake, self.clock, self.metrics)
+        self.shared = application(webhooks, self.health, admin=True)
+        self.public = application(webhooks, self.health, admin=False)
         self.admin = application(None, self.health, admin=True)
 
     async def _scrape(self) -> None:
         self.scrapes += 1
-        self.metrics.backlog(await self.store.insight.backlog(), self.clock.now())
-        self.metrics.dead_letters(await self.store.insight.dead_by_cause())
+        self.metrics.set_backlog(await self.store.reports.backlog(), self.clock.now())
+        self.metrics.set_dead_letters(await self.store.reports.dead_by_cause())
 
     def connect(self, name: str, *, enabled: bool = True, pushes: bool = True) -> None:
         """A connection to JeriCommerce. Its lane is not run: nothing here delivers."""
         settings = Settings(program="demo", api_key="jeri_sandbox", webhook_secret=(SECRET,))
         assert PLATFORM.webhook
-        self.lines[name] = Line(
+        self.runtimes[name] = ConnectionRuntime(
             name=name,
             title=PLATFORM.title,
             enabled=enabled,
@@ -68,9 +65,11 @@ class Door:
             account=None,
             checks=[],
             close=[],
-            door=taking.Door(self.lane, PLATFORM.webhook(settings)) if pushes else None,
+            webhook_endpoint=taking.WebhookEndpoint(self.lane, PLATFORM.webhook(settings))
+            if pushes
+            else None,
         )
-        self.lines[name].events = None  # type: ignore[assignment]
+        self.runtimes[name].events = None  # type: ignore[assignment]
 
     def refused(self) -> dict[str, float]:
         """Reason → how many webhooks were refused for it."""
@@ -79,9 +78,9 @@ class Door:
 
 
 @pytest.fixture
-async def door() -> Door:
+async def harness() -> WebHarness:
     store = MemoryStore()
-    made = Door(await store.ensure("acme", "klaviyo", "event"), store)
+    made = WebHarness(await store.ensure("acme", "klaviyo", "event"), store)
     made.connect("acme")
     made.connect("resting", enabled=False)
     made.connect("pollable", pushes=False)
@@ -89,9 +88,9 @@ async def door() -> Door:
 
 
 @pytest.fixture
-async def http(door: Door) -> AsyncIterator[httpx.AsyncClient]:
+async def http(harness: WebHarness) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(door.shared), base_url="http://connector.test"
+        transport=httpx.ASGITransport(harness.shared), base_url="http://connector.test"
     ) as caller:
         yield caller
 

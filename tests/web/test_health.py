@@ -11,78 +11,71 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from connector.domain.errors import ConfigError, Problem, StoreError
-from connector.domain.lanes import (
-    LaneState,
-)
-from connector.domain.outcomes import (
-    Dead,
-)
-from connector.domain.records import (
-    Page,
-    Record,
-)
+from connector.domain.lanes import LaneState
+from connector.domain.outcomes import Dead
+from connector.domain.records import Page, Record
 from connector.ports import Fence
 from connector.sandbox import Traffic
 from connector.web.server import Server
 
-from .conftest import Door
+from .conftest import WebHarness
 
 
-async def die(door: Door, email: str = "ana@example.com") -> None:
+async def dead_letter(harness: WebHarness, email: str = "ana@example.com") -> None:
     """A record of the lane becomes a dead letter."""
-    record = Record("k", "test:k", "Balance changed", door.clock.now(), b"{}", email=email)
-    await door.store.append([Page(door.lane, "webhook", [record], door.clock.now())])
-    fence = await door.store.acquire("store", "one", now=door.clock.now(), ttl=1_000)
+    record = Record("k", "test:k", "Balance changed", harness.clock.now(), b"{}", email=email)
+    await harness.store.append([Page(harness.lane, "webhook", [record], harness.clock.now())])
+    fence = await harness.store.acquire("store", "one", now=harness.clock.now(), ttl=1_000)
     assert isinstance(fence, Fence)
-    claim = await door.store.claim(
-        door.lane, fence, now=door.clock.now(), limit=1, solo=False, mapping="v1"
+    claim = await harness.store.claim(
+        harness.lane, fence, now=harness.clock.now(), limit=1, solo=False, mapping="v1"
     )
     assert claim
     dead = Dead(claim.entries[0].seq, Problem.KLAVIYO_REFUSED)
-    await door.store.settle(claim, [dead], now=door.clock.now(), horizon=1)
+    await harness.store.settle(claim, [dead], now=harness.clock.now(), horizon=1)
 
 
 # ── alive and ready ──────────────────────────────────────────────────────────────────────────────
 
 
-async def test_livez_fails_after_60_seconds_of_standstill_and_recovers_with_a_beat(
-    door: Door, http: httpx.AsyncClient
+async def test_livez_fails_after_60_seconds_without_a_heartbeat_and_recovers(
+    harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
-    door.clock.move(60.0)
+    harness.clock.move(60.0)
     assert (await http.get("/livez")).status_code == 200
-    door.clock.move(1.0)
+    harness.clock.move(1.0)
     answer = await http.get("/livez")
     assert (answer.status_code, answer.text) == (503, "standstill for 61 s\n")
-    door.health.beat()
+    harness.health.heartbeat()
     assert (await http.get("/livez")).status_code == 200
 
 
 async def test_readyz_is_200_only_between_the_start_and_the_stop(
-    door: Door, http: httpx.AsyncClient
+    harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
     assert (await http.get("/readyz")).status_code == 503
-    door.health.ready = True
+    harness.health.ready = True
     assert (await http.get("/readyz")).status_code == 200
-    door.health.ready = False
+    harness.health.ready = False
     assert (await http.get("/readyz")).status_code == 503
 
 
-async def test_klaviyo_away_a_block_and_dead_letters_leave_it_alive_and_ready(
-    door: Door, http: httpx.AsyncClient
+async def test_klaviyo_unreachable_a_blocked_lane_and_dead_letters_leave_it_alive_and_ready(
+    harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
-    door.health.ready = True
-    await die(door)
-    state = LaneState("blocked", Problem.KLAVIYO_UNAVAILABLE, "HTTP 503", door.clock.now())
-    await door.store.set_state(door.lane.id, state)
+    harness.health.ready = True
+    await dead_letter(harness)
+    state = LaneState("blocked", Problem.KLAVIYO_UNAVAILABLE, "HTTP 503", harness.clock.now())
+    await harness.store.set_state(harness.lane.id, state)
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/livez")).status_code == 200
 
 
-async def test_neither_liveness_nor_readiness_asks_the_store(
-    door: Door, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+async def test_liveness_and_readiness_do_not_query_the_store(
+    harness: WebHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    door.health.ready = True
-    monkeypatch.setattr(door.store, "backlog", None)
+    harness.health.ready = True
+    monkeypatch.setattr(harness.store, "backlog", None)
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/livez")).status_code == 200
 
@@ -90,20 +83,20 @@ async def test_neither_liveness_nor_readiness_asks_the_store(
 # ── in need of a person ──────────────────────────────────────────────────────────────────────────
 
 
-async def test_healthz_is_well_while_nothing_needs_a_person(
-    door: Door, http: httpx.AsyncClient
+async def test_healthz_is_ok_while_nothing_needs_attention(
+    harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
     answer = await http.get("/healthz")
     assert (answer.status_code, answer.text) == (200, "ok\n")
 
 
-async def test_healthz_names_each_blocked_lane_and_dead_letters_in_a_line_of_their_own(
-    door: Door, http: httpx.AsyncClient
+async def test_healthz_lists_each_blocked_lane_and_dead_letters_on_separate_lines(
+    harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
-    await die(door)
-    state = LaneState("blocked", Problem.KLAVIYO_KEY, "HTTP 401", door.clock.now())
-    await door.store.set_state(door.lane.id, state)
-    door.trouble = ["S20: free disk space is below [store] min_free"]
+    await dead_letter(harness)
+    state = LaneState("blocked", Problem.KLAVIYO_KEY, "HTTP 401", harness.clock.now())
+    await harness.store.set_state(harness.lane.id, state)
+    harness.trouble = ["S20: free disk space is below [store] min_free"]
     answer = await http.get("/healthz")
     assert answer.status_code == 500
     assert answer.text.splitlines() == [
@@ -113,19 +106,21 @@ async def test_healthz_names_each_blocked_lane_and_dead_letters_in_a_line_of_the
     ]
 
 
-async def test_a_pause_by_a_person_is_no_news(door: Door, http: httpx.AsyncClient) -> None:
-    paused = LaneState("paused", Problem.PAUSED, "", door.clock.now())
-    await door.store.set_state(door.lane.id, paused)
+async def test_a_pause_by_an_operator_needs_no_attention(
+    harness: WebHarness, http: httpx.AsyncClient
+) -> None:
+    paused = LaneState("paused", Problem.PAUSED, "", harness.clock.now())
+    await harness.store.set_state(harness.lane.id, paused)
     assert (await http.get("/healthz")).status_code == 200
-    other = LaneState("paused", Problem.KLAVIYO_ACCOUNT, "another account", door.clock.now())
-    await door.store.set_state(door.lane.id, other)
+    other = LaneState("paused", Problem.KLAVIYO_ACCOUNT, "another account", harness.clock.now())
+    await harness.store.set_state(harness.lane.id, other)
     assert (await http.get("/healthz")).text.startswith("K600 acme")
 
 
-async def test_healthz_says_when_the_store_does_not_answer(
-    door: Door, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+async def test_healthz_reports_an_unavailable_store(
+    harness: WebHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door.store, "backlog", unanswered)
+    monkeypatch.setattr(harness.store, "backlog", unanswered)
     answer = await http.get("/healthz")
     assert (answer.status_code, answer.text) == (500, "S10: the store does not answer\n")
 
@@ -137,13 +132,13 @@ async def unanswered() -> Any:
 # ── counted ──────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_metrics_parse_and_hold_no_address_and_no_id(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic
+async def test_metrics_parse_and_contain_no_address_or_id(
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     headers, body = traffic.make_event()
     await http.post("/webhooks/acme", content=body, headers=headers)
     await http.post("/webhooks/acme", content=body)
-    await die(door, email="secret.person@example.com")
+    await dead_letter(harness, email="secret.person@example.com")
     answer = await http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     samples = {
@@ -160,21 +155,25 @@ async def test_metrics_parse_and_hold_no_address_and_no_id(
     assert "jericommerce:" not in answer.text
 
 
-async def test_metrics_are_served_while_the_store_does_not_answer(
-    door: Door, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+async def test_metrics_are_served_while_the_store_is_unavailable(
+    harness: WebHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door.store, "backlog", unanswered)
+    monkeypatch.setattr(harness.store, "backlog", unanswered)
     answer = await http.get("/metrics")
     assert answer.status_code == 200
     assert "connector_build_info" in answer.text
 
 
-async def test_with_an_admin_port_metrics_are_there_only_and_webhooks_only_here(
-    door: Door, traffic: Traffic
+async def test_with_an_admin_port_metrics_and_webhooks_are_on_separate_ports(
+    harness: WebHarness, traffic: Traffic
 ) -> None:
     headers, body = traffic.make_event()
     statuses = {}
-    for name, app in (("public", door.public), ("admin", door.admin), ("shared", door.shared)):
+    for name, app in (
+        ("public", harness.public),
+        ("admin", harness.admin),
+        ("shared", harness.shared),
+    ):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://c.test") as caller:
             posted = await caller.post("/webhooks/acme", content=body, headers=headers)
@@ -196,11 +195,15 @@ async def test_with_an_admin_port_metrics_are_there_only_and_webhooks_only_here(
 @pytest.mark.parametrize(
     ("which", "key"), [("public", "server.port"), ("admin", "server.admin_port")]
 )
-async def test_a_taken_port_is_a_fault_of_its_key(door: Door, which: str, key: str) -> None:
+async def test_a_port_in_use_is_a_fault_of_its_key(
+    harness: WebHarness, which: str, key: str
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        server = Server(getattr(door, which), "127.0.0.1", taken.getsockname()[1], grace=1, key=key)
+        server = Server(
+            getattr(harness, which), "127.0.0.1", taken.getsockname()[1], grace=1, key=key
+        )
         with pytest.raises(ConfigError) as found:
             await server.start()
     [fault] = found.value.faults
@@ -208,15 +211,15 @@ async def test_a_taken_port_is_a_fault_of_its_key(door: Door, which: str, key: s
     assert "taken" in fault
 
 
-async def test_a_host_that_is_not_ours_is_a_fault_of_server_host(door: Door) -> None:
+async def test_a_foreign_host_is_a_fault_of_server_host(harness: WebHarness) -> None:
     with pytest.raises(ConfigError) as found:
-        await Server(door.public, "192.0.2.1", 0, grace=1, key="server.port").start()
+        await Server(harness.public, "192.0.2.1", 0, grace=1, key="server.port").start()
     [fault] = found.value.faults
     assert fault.startswith("server.host: 192.0.2.1:0 cannot be listened on")
 
 
-async def test_a_request_under_way_is_answered_before_the_server_has_stopped(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+async def test_a_request_in_flight_is_answered_before_the_server_stops(
+    harness: WebHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
@@ -224,8 +227,8 @@ async def test_a_request_under_way_is_answered_before_the_server_has_stopped(
         begun.set()
         await go_on.wait()
 
-    monkeypatch.setattr(door.health, "_refresh", slow)
-    server = Server(door.shared, "127.0.0.1", 0, grace=5, key="server.port")
+    monkeypatch.setattr(harness.health, "_refresh", slow)
+    server = Server(harness.shared, "127.0.0.1", 0, grace=5, key="server.port")
     await server.start()
     address = f"http://127.0.0.1:{server.port}"
     async with httpx.AsyncClient(base_url=address, trust_env=False) as caller:

@@ -12,20 +12,17 @@ import httpx
 import pytest
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.records import (
-    Page,
-    Record,
-)
+from connector.domain.records import Page, Record
 from connector.sandbox import Traffic
-from connector.web.wire import MAX_BODY
+from connector.web.asgi import MAX_BODY
 
-from .conftest import SECRET, Door
+from .conftest import SECRET, WebHarness
 
 ACME = "/webhooks/acme"
 ADDRESS = "ana@example.com"
 
 
-def named(headers: dict[str, str], value: str | None) -> dict[str, str]:
+def header(headers: dict[str, str], value: str | None) -> dict[str, str]:
     """The headers with another signature, or without any."""
     rest = {k: v for k, v in headers.items() if k != "x-jericommerce-hmac-sha256"}
     return rest | ({"x-jericommerce-hmac-sha256": value} if value is not None else {})
@@ -42,35 +39,35 @@ def signed(body: bytes) -> dict[str, str]:
 # ── taken ────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_proved_webhook_is_stored_and_answered_202_with_counts_only(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic
+async def test_an_authenticated_webhook_is_stored_and_answered_202_with_counts_only(
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     headers, body = traffic.make_event()
     answer = await http.post(ACME, content=body, headers=headers)
     assert (answer.status_code, answer.content) == (202, b'{"accepted":1,"duplicates":0}')
     assert answer.headers["content-type"] == "application/json"
-    [row] = door.store.rows.values()
+    [row] = harness.store.rows.values()
     assert row.record.unique_id == f"jericommerce:{json.loads(body)['id']}"
-    assert door.arrived == [door.lane.id]
+    assert harness.arrived == [harness.lane.id]
 
 
 async def test_a_redelivery_is_answered_202_as_a_duplicate_and_stored_once(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     headers, body = traffic.make_event()
     await http.post(ACME, content=body, headers=headers)
     again = await http.post(ACME, content=body, headers=headers)
     assert (again.status_code, again.content) == (202, b'{"accepted":0,"duplicates":1}')
-    assert len(door.store.rows) == 1
-    assert not door.refused()
+    assert len(harness.store.rows) == 1
+    assert not harness.refused()
 
 
-async def test_a_secret_in_the_address_does_not_stand_for_a_signature(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic
+async def test_a_secret_in_the_url_does_not_replace_a_signature(
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     headers, body = traffic.make_event()
     taken = await http.post(f"{ACME}/anything", content=body, headers=headers)
-    refused = await http.post(f"{ACME}/{SECRET}", content=body, headers=named(headers, None))
+    refused = await http.post(f"{ACME}/{SECRET}", content=body, headers=header(headers, None))
     assert (taken.status_code, refused.status_code) == (202, 401)
 
 
@@ -78,67 +75,69 @@ async def test_a_secret_in_the_address_does_not_stand_for_a_signature(
 
 
 @pytest.mark.parametrize("signature", [None, "", "0" * 64, "not hex", "ÿ"])
-async def test_without_a_good_signature_it_is_refused_with_401(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic, signature: str | None
+async def test_a_webhook_without_a_valid_signature_is_401(
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic, signature: str | None
 ) -> None:
     headers, body = traffic.make_event()
-    raw = [(k.encode(), v.encode("latin-1")) for k, v in named(headers, signature).items()]
+    raw = [(k.encode(), v.encode("latin-1")) for k, v in header(headers, signature).items()]
     answer = await http.post(ACME, content=body, headers=raw)
     assert (answer.status_code, answer.json()["problem"]) == (401, "W401")
-    assert door.refused() == {"signature": 1}
-    assert not door.store.rows
+    assert harness.refused() == {"signature": 1}
+    assert not harness.store.rows
 
 
-async def test_a_signature_of_another_body_is_refused_with_401(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic
+async def test_a_signature_of_another_body_is_401(
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     headers, _ = traffic.make_event()
     _, body = traffic.make_event()
     assert (await http.post(ACME, content=body, headers=headers)).status_code == 401
-    assert not door.store.rows
+    assert not harness.store.rows
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"{}", b'{"id":7}', b'{"id":"a"}', b'{"id":"a","createdAt":"x"}']
 )
-async def test_a_proved_body_that_cannot_be_read_is_refused_with_400(
-    door: Door, http: httpx.AsyncClient, body: bytes
+async def test_an_authenticated_unreadable_body_is_400(
+    harness: WebHarness, http: httpx.AsyncClient, body: bytes
 ) -> None:
     answer = await http.post(ACME, content=body, headers=signed(body))
     assert (answer.status_code, answer.json()["problem"]) == (400, "W400")
-    assert door.refused() == {"malformed": 1}
-    assert not door.store.rows
+    assert harness.refused() == {"malformed": 1}
+    assert not harness.store.rows
 
 
 @pytest.mark.parametrize("name", ["nobody", "Acme", "pollable", "acme2"])
-async def test_a_connection_that_takes_no_webhooks_is_404_and_makes_no_label(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic, name: str
+async def test_a_connection_without_webhooks_is_404_and_creates_no_label(
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic, name: str
 ) -> None:
     headers, body = traffic.make_event()
     answer = await http.post(f"/webhooks/{name}", content=body, headers=headers)
     assert answer.status_code == 404
-    assert not door.refused()
-    assert f'connection="{name}"'.encode() not in door.metrics.render()
+    assert not harness.refused()
+    assert f'connection="{name}"'.encode() not in harness.metrics.render()
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
-async def test_only_post_is_taken(door: Door, http: httpx.AsyncClient, method: str) -> None:
+async def test_only_post_is_accepted(
+    harness: WebHarness, http: httpx.AsyncClient, method: str
+) -> None:
     assert (await http.request(method, ACME)).status_code == 405
-    assert not door.store.rows
+    assert not harness.store.rows
 
 
 async def test_a_disabled_connection_answers_409(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     headers, body = traffic.make_event()
     answer = await http.post("/webhooks/resting", content=body, headers=headers)
     assert answer.status_code == 409
-    assert door.refused() == {"disabled": 1}
-    assert not door.store.rows
+    assert harness.refused() == {"disabled": 1}
+    assert not harness.store.rows
 
 
 async def test_a_body_declared_larger_than_1_mib_is_refused_with_413_unread(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     async def never() -> AsyncIterator[bytes]:
         raise AssertionError("the body was read")
@@ -148,10 +147,12 @@ async def test_a_body_declared_larger_than_1_mib_is_refused_with_413_unread(
     declared = headers | {"content-length": str(MAX_BODY + 1)}
     answer = await http.post(ACME, content=never(), headers=declared)
     assert (answer.status_code, answer.json()["problem"]) == (413, "W413")
-    assert door.refused() == {"too_large": 1}
+    assert harness.refused() == {"too_large": 1}
 
 
-async def test_a_streamed_body_is_refused_with_413_as_soon_as_it_is_too_large(door: Door) -> None:
+async def test_a_streamed_body_is_refused_with_413_as_soon_as_it_is_too_large(
+    harness: WebHarness,
+) -> None:
     asked = 0
 
     async def receive() -> dict[str, Any]:
@@ -159,15 +160,15 @@ async def test_a_streamed_body_is_refused_with_413_as_soon_as_it_is_too_large(do
         asked += 1
         return {"type": "http.request", "body": b"x" * 65_536, "more_body": True}
 
-    said = await call(door, receive)
+    said = await call(harness, receive)
     assert said[0]["status"] == 413
     assert asked == MAX_BODY // 65_536 + 1
-    assert door.refused() == {"too_large": 1}
-    assert not door.store.rows
+    assert harness.refused() == {"too_large": 1}
+    assert not harness.store.rows
 
 
 async def test_a_body_of_exactly_1_mib_is_read(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     _, event = traffic.make_event()
     body = event + b" " * (MAX_BODY - len(event))
@@ -175,8 +176,8 @@ async def test_a_body_of_exactly_1_mib_is_read(
     assert answer.status_code == 202
 
 
-async def test_a_caller_that_leaves_before_the_end_proves_nothing_about_the_secret(
-    door: Door,
+async def test_a_disconnect_before_the_end_does_not_count_as_a_failed_secret(
+    harness: WebHarness,
 ) -> None:
     parts = iter(
         [
@@ -188,12 +189,12 @@ async def test_a_caller_that_leaves_before_the_end_proves_nothing_about_the_secr
     async def receive() -> dict[str, Any]:
         return next(parts)
 
-    await call(door, receive)
-    assert door.refused() == {"malformed": 1}
-    assert not door.store.rows
+    await call(harness, receive)
+    assert harness.refused() == {"malformed": 1}
+    assert not harness.store.rows
 
 
-async def call(door: Door, receive: Callable[[], Awaitable[Any]]) -> list[dict[str, Any]]:
+async def call(harness: WebHarness, receive: Callable[[], Awaitable[Any]]) -> list[dict[str, Any]]:
     """A POST without content-length, as chunked encoding brings it."""
     said: list[dict[str, Any]] = []
 
@@ -208,76 +209,76 @@ async def call(door: Door, receive: Callable[[], Awaitable[Any]]) -> list[dict[s
         "query_string": b"",
         "headers": [(b"x-jericommerce-event-type", b"Balance changed")],
     }
-    await door.shared(scope, receive, send)
+    await harness.shared(scope, receive, send)
     return said
 
 
 # ── not stored ───────────────────────────────────────────────────────────────────────────────────
 
 
-async def full(door: Door) -> None:
+async def full(harness: WebHarness) -> None:
     """As much waits to be committed as may."""
-    record = Record("k", "test:k", "Balance changed", door.clock.now(), b"{}", email="a@b.cd")
-    page = Page(door.lane, "webhook", [record] * 50_000, door.clock.now())
-    door.intake._groups._waiting.append((page, None))  # type: ignore[arg-type]
-    door.intake._groups._rows = 50_000
+    record = Record("k", "test:k", "Balance changed", harness.clock.now(), b"{}", email="a@b.cd")
+    page = Page(harness.lane, "webhook", [record] * 50_000, harness.clock.now())
+    harness.intake._commits._waiting.append((page, None))  # type: ignore[arg-type]
+    harness.intake._commits._rows = 50_000
 
 
-async def broken(door: Door) -> None:
-    door.store.broken = StoreError(Problem.STORE_UNAVAILABLE, f"disk I/O error near {ADDRESS}")
+async def broken(harness: WebHarness) -> None:
+    harness.store.broken = StoreError(Problem.STORE_UNAVAILABLE, f"disk I/O error near {ADDRESS}")
 
 
-async def disk_low(door: Door) -> None:
-    door.intake.closed = Problem.DISK_LOW
+async def disk_low(harness: WebHarness) -> None:
+    harness.intake.closed_by = Problem.DISK_LOW
 
 
-async def test_what_can_never_be_stored_is_not_asked_for_again(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic
+async def test_a_record_that_can_never_be_stored_is_not_retried_by_the_caller(
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
-    door.store.broken = StoreError(Problem.STORE_REFUSED, f"bad data near {ADDRESS}")
+    harness.store.broken = StoreError(Problem.STORE_REFUSED, f"bad data near {ADDRESS}")
     headers, body = traffic.make_event()
     answer = await http.post(ACME, content=body, headers=headers)
     assert (answer.status_code, answer.json()["problem"]) == (400, "S60")
     assert ADDRESS not in answer.text
-    assert door.refused() == {"malformed": 1}
+    assert harness.refused() == {"malformed": 1}
 
 
 @pytest.mark.parametrize(
-    ("trouble", "problem"), [(broken, "S10"), (disk_low, "S20"), (full, "S10")]
+    ("make_failure", "problem"), [(broken, "S10"), (disk_low, "S20"), (full, "S10")]
 )
-async def test_what_cannot_be_stored_is_answered_503_with_a_time_to_come_back(
-    door: Door,
+async def test_a_record_that_cannot_be_stored_now_is_503_with_retry_after(
+    harness: WebHarness,
     http: httpx.AsyncClient,
     traffic: Traffic,
-    trouble: Callable[[Door], Awaitable[None]],
+    make_failure: Callable[[WebHarness], Awaitable[None]],
     problem: str,
 ) -> None:
-    await trouble(door)
+    await make_failure(harness)
     headers, body = traffic.make_event()
     answer = await http.post(ACME, content=body, headers=headers)
     assert (answer.status_code, answer.json()["problem"]) == (503, problem)
     assert int(answer.headers["retry-after"]) > 0
     assert ADDRESS not in answer.text
-    assert door.refused() == {"not_stored": 1}
-    assert not door.store.rows
-    assert not door.arrived
+    assert harness.refused() == {"not_stored": 1}
+    assert not harness.store.rows
+    assert not harness.arrived
 
 
-async def test_it_is_taken_again_as_soon_as_the_store_answers(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic
+async def test_webhooks_are_accepted_again_once_the_store_recovers(
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     headers, body = traffic.make_event()
-    await broken(door)
+    await broken(harness)
     assert (await http.post(ACME, content=body, headers=headers)).status_code == 503
-    door.store.broken = None
+    harness.store.broken = None
     assert (await http.post(ACME, content=body, headers=headers)).json()["accepted"] == 1
 
 
 # ── what nobody may read ─────────────────────────────────────────────────────────────────────────
 
 
-async def test_no_refusal_tells_the_secret_the_signature_or_an_address(
-    door: Door, http: httpx.AsyncClient, logged: io.StringIO
+async def test_no_rejection_contains_the_secret_the_signature_or_an_address(
+    harness: WebHarness, http: httpx.AsyncClient, logged: io.StringIO
 ) -> None:
     bodies = [
         json.dumps({"id": ADDRESS * 20, "email": ADDRESS}).encode(),
@@ -288,18 +289,18 @@ async def test_no_refusal_tells_the_secret_the_signature_or_an_address(
     for body in bodies:
         headers = signed(body)
         proof = headers["x-jericommerce-hmac-sha256"]
-        wrong = named(headers, proof[::-1])
+        wrong = header(headers, proof[::-1])
         answers = [
             await http.post(ACME, content=body, headers=headers),
             await http.post(ACME, content=body, headers=wrong),
-            await http.post(f"{ACME}/{SECRET}", content=body, headers=named(headers, None)),
+            await http.post(f"{ACME}/{SECRET}", content=body, headers=header(headers, None)),
             await http.post(f"/webhooks/resting/{SECRET}", content=body, headers=headers),
         ]
         assert [answer.status_code for answer in answers] == [400, 401, 401, 409]
         texts += [answer.text for answer in answers]
-        await broken(door)
+        await broken(harness)
         texts.append((await http.post(ACME, content=body, headers=wrong)).text)
-        door.store.broken = None
+        harness.store.broken = None
         for text in (*texts, logged.getvalue()):
             assert not [x for x in (SECRET, ADDRESS, proof, proof[::-1]) if x in text]
     lines = [json.loads(line) for line in logged.getvalue().splitlines()]
@@ -307,14 +308,14 @@ async def test_no_refusal_tells_the_secret_the_signature_or_an_address(
     assert {line["problem"] for line in lines} == {"W400", "W401", None}
 
 
-async def test_refusals_are_counted_by_reason_and_connection(
-    door: Door, http: httpx.AsyncClient, traffic: Traffic
+async def test_rejections_are_counted_by_reason_and_connection(
+    harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     headers, body = traffic.make_event()
     for _ in range(3):
-        await http.post(ACME, content=body, headers=named(headers, None))
+        await http.post(ACME, content=body, headers=header(headers, None))
     await http.post(ACME, content=b"[]", headers=signed(b"[]"))
     await http.post("/webhooks/resting", content=body, headers=headers)
-    assert door.refused() == {"signature": 3, "malformed": 1, "disabled": 1}
-    text = door.metrics.render().decode()
+    assert harness.refused() == {"signature": 3, "malformed": 1, "disabled": 1}
+    text = harness.metrics.render().decode()
     assert 'connector_webhooks_rejected_total{connection="acme",reason="signature"} 3.0' in text

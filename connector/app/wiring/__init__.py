@@ -15,34 +15,34 @@ from connector.app.wiring import (
     accounts,
     actions,
     backfills,
-    erasures,
+    erasure,
     events,
     memberships,
-    polling,
+    polls,
     profiles,
-    reconciles,
+    reconcile,
 )
-from connector.app.wiring.context import Shop, Site
-from connector.app.wiring.quotas import Quotas
+from connector.app.wiring.context import ConnectionContext, SharedServices
+from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Problem
-from connector.mapping import Writer, clashes
+from connector.mapping import Writer, find_conflicts
 from connector.mapping import load as load_mapping
 from connector.platforms import registry
 from connector.ports import Clock, Lease, Store
 from connector.runtime.metrics import Metrics
-from connector.service import Line
+from connector.service import ConnectionRuntime
 
 
 @dataclass(frozen=True, slots=True)
-class Laid:
+class BuildResult:
     """Lines by connection, and why enabled connections without one have none."""
 
-    lines: dict[str, Line]
+    runtimes: dict[str, ConnectionRuntime]
     broken: dict[str, str]
 
 
-class Workshop:
+class ConnectionBuilder:
     """Builds lines."""
 
     def __init__(
@@ -52,73 +52,73 @@ class Workshop:
         lease: Lease,
         clock: Clock,
         metrics: Metrics,
-        quotas: Quotas | None = None,
+        limiters: RateLimiters | None = None,
     ) -> None:
-        self.quotas = quotas or Quotas(store, clock, metrics)
-        self._shop = Shop(config, store, lease, clock, metrics, self.quotas)
+        self.limiters = limiters or RateLimiters(store, clock, metrics)
+        self._services = SharedServices(config, store, lease, clock, metrics, self.limiters)
         self._writers: dict[str, Writer] = {}
 
-    async def lay(self, connections: Sequence[Connection]) -> Laid:
+    async def build_all(self, connections: Sequence[Connection]) -> BuildResult:
         """The lines of all connections. Raises ConfigError, with nothing left open, for what is
         wrong in a file, and where two connections write the same thing at one Klaviyo account; a
         package that fails stops its own connections only."""
         # Together, so that a far end that does not answer costs its wait once.
         built = await asyncio.gather(*map(self.build, connections), return_exceptions=True)
-        laid, failed = Laid({}, {}), []
+        result, failed = BuildResult({}, {}), []
         for connection, found in zip(connections, built, strict=True):
-            if isinstance(found, Line):
-                laid.lines[connection.name] = found
+            if isinstance(found, ConnectionRuntime):
+                result.runtimes[connection.name] = found
             elif isinstance(found, ConfigError) and found.problem is Problem.PLUGIN_BROKEN:
                 if connection.enabled:
-                    laid.broken[connection.name] = found.faults[0]
+                    result.broken[connection.name] = found.faults[0]
             else:
                 failed.append(found)
         writers = [self._writers[c.name] for c in connections if c.name in self._writers]
-        if not failed and (both := clashes(writers)):
+        if not failed and (both := find_conflicts(writers)):
             failed.append(ConfigError(both, Problem.MAPPING_FAULTY))
         if failed:
-            await asyncio.gather(*(line.aclose() for line in laid.lines.values()))
+            await asyncio.gather(*(runtime.aclose() for runtime in result.runtimes.values()))
             raise failed[0]
-        return laid
+        return result
 
-    async def build(self, connection: Connection) -> Line:
+    async def build(self, connection: Connection) -> ConnectionRuntime:
         """A line, stopped. Raises ConfigError for a platform or mapping that cannot be used."""
-        site = await self._site(connection)
-        line = Line(
+        context = await self._context(connection)
+        runtime = ConnectionRuntime(
             name=connection.name,
-            title=site.platform.title,
+            title=context.platform.title,
             enabled=connection.enabled,
-            mapping=site.mapping.version,
-            account=site.account,
-            checks=[site.api.check],
-            close=[site.api.aclose],
+            mapping=context.mapping.version,
+            account=context.account,
+            checks=[context.api.check],
+            close=[context.api.aclose],
         )
-        if site.client:
-            line.checks.append(site.client.check)
-            line.close.append(site.client.aclose)
+        if context.client:
+            runtime.checks.append(context.client.check)
+            runtime.close.append(context.client.aclose)
         try:
-            await self._parts(site, line)
+            await self._build_modules(context, runtime)
         except BaseException:
-            await line.aclose()
+            await runtime.aclose()
             raise
-        return line
+        return runtime
 
-    async def _parts(self, site: Site, line: Line) -> None:
-        await events.build(site, line)
-        if site.profiles:
-            await profiles.build(site, line)
-            reconciles.build(site, line)
-        if site.reader:
-            polling.build(site, line)
-            backfills.build(site, line)
-        await actions.build(site, line)
-        erasures.build(site, line)
-        await memberships.build(site, line)
-        with registry.theirs(site.connection.source):
-            line.door = events.door(site, line)
+    async def _build_modules(self, context: ConnectionContext, runtime: ConnectionRuntime) -> None:
+        await events.build(context, runtime)
+        if context.writes_profiles:
+            await profiles.build(context, runtime)
+            reconcile.build(context, runtime)
+        if context.reader:
+            polls.build(context, runtime)
+            backfills.build(context, runtime)
+        await actions.build(context, runtime)
+        erasure.build(context, runtime)
+        await memberships.build(context, runtime)
+        with registry.isolate_platform(context.connection.source):
+            runtime.webhook_endpoint = events.webhook_endpoint(context, runtime)
 
-    async def _site(self, connection: Connection) -> Site:
-        shop = self._shop
+    async def _context(self, connection: Connection) -> ConnectionContext:
+        services = self._services
         platform = registry.load(connection.source, connection.settings)
         mapping = load_mapping(connection.mapping).mapping
         if mapping.source != connection.source:
@@ -128,26 +128,28 @@ class Workshop:
                     f"allowed one for {connection.source}"
                 ]
             )
-        await shop.store.memory.remember_mapping(
-            mapping.version, mapping.text, now=shop.clock.now()
+        await services.store.facts.save_mapping(
+            mapping.version, mapping.text, now=services.clock.now()
         )
-        shop.metrics.expects(connection.name, accounts.stable_until(connection.klaviyo.revision))
-        api, account = await accounts.connect(shop, connection)
+        services.metrics.register_connection(
+            connection.name, accounts.revision_expires_at(connection.klaviyo.revision)
+        )
+        api, account = await accounts.connect(services, connection)
         client = None
         if platform.open is not None:
             try:
-                with registry.theirs(connection.source):
-                    client = await platform.open(connection.settings, shop.kit(connection))
+                with registry.isolate_platform(connection.source):
+                    client = await platform.open(connection.settings, services.kit(connection))
             except BaseException:
                 await api.aclose()
                 raise
-        site = Site(shop, connection, platform, client, mapping, account, api)
-        if connection.enabled and not site.shadow:
+        context = ConnectionContext(services, connection, platform, client, mapping, account, api)
+        if connection.enabled and not context.shadow:
             self._writers[connection.name] = Writer(
                 connection.name,
-                accounts.known_by(connection, account),
+                accounts.account_aliases(connection, account),
                 mapping,
-                events=site.has("events"),
-                profiles=site.profiles,
+                events=context.has("events"),
+                profiles=context.writes_profiles,
             )
-        return site
+        return context

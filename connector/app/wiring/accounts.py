@@ -5,32 +5,36 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from connector.app.wiring.context import Shop
+from connector.app.wiring.context import SharedServices
 from connector.config import Connection
 from connector.domain.errors import DeliveryError
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
-from connector.net.rate_limit import Governor
-from connector.net.retry import reading
+from connector.net.rate_limit import RateLimiter
+from connector.net.retry import retry_read
 from connector.runtime import log
 from connector.service import KLAVIYO
 
-_PATIENCE = 8.0
+_ACCOUNT_TIMEOUT = 8.0
 
 
-async def connect(shop: Shop, connection: Connection) -> tuple[klaviyo.KlaviyoApi, str | None]:
+async def connect(
+    services: SharedServices, connection: Connection
+) -> tuple[klaviyo.KlaviyoApi, str | None]:
     """The API on the quota of its account, and the account's id where it can be read."""
-    unread = credential(connection)
-    api = _api(shop, connection, await _quota(shop, unread, connection))
+    credential_key = credential(connection)
+    api = _api(services, connection, await _limiter(services, credential_key, connection))
     if not connection.enabled:
         return api, None
-    asked = unread in shop.asked
-    if not asked:
-        shop.asked[unread] = asyncio.create_task(_read(shop, api))
+    already_requested = credential_key in services.account_lookups
+    if not already_requested:
+        services.account_lookups[credential_key] = asyncio.create_task(
+            _fetch_account_id(services, api)
+        )
     try:
-        account = await asyncio.shield(shop.asked[unread])
+        account = await asyncio.shield(services.account_lookups[credential_key])
     except (DeliveryError, TimeoutError) as error:
-        pinned = await shop.store.memory.pinned(connection.name)
+        pinned = await services.store.facts.pinned_account(connection.name)
         log.get("lines").warning(
             "the Klaviyo account cannot be read now",
             connection=connection.name,
@@ -41,11 +45,11 @@ async def connect(shop: Shop, connection: Connection) -> tuple[klaviyo.KlaviyoAp
             return api, None
         account = pinned
     await api.aclose()
-    shop.quotas.forget(unread)
-    governor = await _quota(shop, account, connection)
-    if not asked:
-        governor.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
-    return _api(shop, connection, governor), account
+    services.limiters.drop(credential_key)
+    limiter = await _limiter(services, account, connection)
+    if not already_requested:
+        limiter.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
+    return _api(services, connection, limiter), account
 
 
 def credential(connection: Connection) -> str:
@@ -55,18 +59,20 @@ def credential(connection: Connection) -> str:
     return f"{connection.klaviyo.base_url} {key or connection.name}"
 
 
-def known_by(connection: Connection, account: str | None = None) -> frozenset[str]:
+def account_aliases(connection: Connection, account: str | None = None) -> frozenset[str]:
     """What two connections have in common when they belong to one account. Holds a secret."""
     return frozenset(filter(None, (account, credential(connection))))
 
 
-async def _read(shop: Shop, api: klaviyo.KlaviyoApi) -> str:
+async def _fetch_account_id(services: SharedServices, api: klaviyo.KlaviyoApi) -> str:
     """The account's id. Raises DeliveryError, and TimeoutError when it takes too long."""
-    return (await asyncio.wait_for(reading(api.account, clock=shop.clock), _PATIENCE)).id
+    return (
+        await asyncio.wait_for(retry_read(api.account, clock=services.clock), _ACCOUNT_TIMEOUT)
+    ).id
 
 
-async def _quota(shop: Shop, account: str, connection: Connection) -> Governor:
-    return await shop.quotas.of(
+async def _limiter(services: SharedServices, account: str, connection: Connection) -> RateLimiter:
+    return await services.limiters.of(
         account,
         LIMITS,
         connection=connection.name,
@@ -75,22 +81,24 @@ async def _quota(shop: Shop, account: str, connection: Connection) -> Governor:
     )
 
 
-def _api(shop: Shop, connection: Connection, governor: Governor) -> klaviyo.KlaviyoApi:
-    http = shop.http(
+def _api(
+    services: SharedServices, connection: Connection, limiter: RateLimiter
+) -> klaviyo.KlaviyoApi:
+    http = services.http(
         connection,
         connection.klaviyo.base_url,
         KLAVIYO,
         vendor="klaviyo",
         credential=klaviyo.private_key(connection.klaviyo.private_key),
         headers=klaviyo.headers(connection.klaviyo.revision),
-        watch=klaviyo.watch(governor),
+        observe_headers=klaviyo.observe_headers(limiter),
     )
     return klaviyo.KlaviyoApi(
-        http, governor, shop.clock, shop.store.memory.remember_spend, shop.lease.valid
+        http, limiter, services.clock, services.store.facts.save_usage, services.lease.valid
     )
 
 
-def stable_until(revision: str) -> float:
+def revision_expires_at(revision: str) -> float:
     """Klaviyo keeps a revision stable for a year (facts of its versioning policy)."""
     day = datetime.fromisoformat(revision.partition(".")[0]).replace(tzinfo=UTC)
     return (day + timedelta(days=365)).timestamp()

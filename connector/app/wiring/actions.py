@@ -2,82 +2,86 @@
 
 from __future__ import annotations
 
-from connector.actions.endpoint import FlowDoor
-from connector.actions.held import Clerk
-from connector.actions.requests import Rules, routes_of
+from connector.actions.flow_endpoint import FlowEndpoint
+from connector.actions.held_actions import HeldActionsWorker
+from connector.actions.requests import ActionRules, routes_for
 from connector.actions.sink import ActionRenderer, ActionSink
-from connector.app.wiring.context import Site
+from connector.app.wiring.context import ConnectionContext
 from connector.config import Actions
-from connector.domain.actions import (
-    Caps,
-)
-from connector.domain.lanes import (
-    Lane,
-)
-from connector.ports import Actions as Side
-from connector.service import Line
+from connector.domain.actions import Caps
+from connector.domain.lanes import Lane
+from connector.ports import Actions as ActionsPort
+from connector.service import ConnectionRuntime
 
 
-async def build(site: Site, line: Line) -> None:
+async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
     """The lane only where the platform takes actions. The door always: it says what is offered."""
-    side = site.client.actions if site.client else None
-    lane = await _lane(site, line, side) if side else None
-    door = _door(site, line, lane)
-    line.flows = door
+    platform_actions = context.client.actions if context.client else None
+    lane = await _lane(context, runtime, platform_actions) if platform_actions else None
+    endpoint = _endpoint(context, runtime, lane)
+    runtime.flow_endpoint = endpoint
     if lane:
-        line.act = door.take
+        runtime.enqueue_actions = endpoint.submit
 
 
-async def _lane(site: Site, line: Line, side: Side) -> Lane:
-    shop, rules = site.shop, _rules(site)
-    queue, client = shop.store.actions, site.client
+async def _lane(
+    context: ConnectionContext, runtime: ConnectionRuntime, platform_actions: ActionsPort
+) -> Lane:
+    services, rules = context.services, _rules(context)
+    queue, client = services.store.actions, context.client
     assert client is not None
     sink = ActionSink(
-        side,
-        clock=shop.clock,
-        may_send=shop.lease.valid,
+        platform_actions,
+        clock=services.clock,
+        may_send=services.lease.valid,
         not_applied=frozenset(rules.retry_statuses),
-        address_of=site.api.profile_address,
-        platform_id=lambda email: queue.platform_id(line.name, email),
+        address_of=context.api.profile_email,
+        platform_id=lambda email: queue.platform_id(runtime.name, email),
         check=client.check,
     )
-    renderer = site.muted(ActionRenderer(), on=site.has("actions"))
-    dispatcher = await site.dispatcher(site.connection.source, "action", queue, sink, renderer)
+    renderer = context.suppress_if_off(ActionRenderer(), enabled=context.has("actions"))
+    dispatcher = await context.dispatcher(
+        context.connection.source, "action", queue, sink, renderer
+    )
     lane = dispatcher.lane
-    queue.look_up_at(lane.id, [round(after * 1000) for after in rules.look_ups])
-    clerk = Clerk(lane, queue, shop.store.approvals, shop.clock, released=dispatcher.wake)
-    line.more.append(dispatcher)
-    line.loops.append(clerk.run)
-    line.decided.append(clerk.decided)
+    queue.set_lookup_delays(lane.id, [round(after * 1000) for after in rules.look_ups])
+    held_actions = HeldActionsWorker(
+        lane, queue, services.store.approvals, services.clock, on_released=dispatcher.wake
+    )
+    runtime.extra_dispatchers.append(dispatcher)
+    runtime.loops.append(held_actions.run)
+    runtime.on_approval_decided.append(held_actions.on_approval_decided)
     return lane
 
 
-def _door(site: Site, line: Line, lane: Lane | None) -> FlowDoor:
-    shop, rules = site.shop, _rules(site)
-    lanes = [d for d in line.more if lane and d.lane.id == lane.id]
+def _endpoint(
+    context: ConnectionContext, runtime: ConnectionRuntime, lane: Lane | None
+) -> FlowEndpoint:
+    services, rules = context.services, _rules(context)
+    lanes = [d for d in runtime.extra_dispatchers if lane and d.lane.id == lane.id]
 
-    def arrived() -> None:
+    def on_accepted() -> None:
         for dispatcher in lanes:
             dispatcher.wake()
 
-    return FlowDoor(
+    return FlowEndpoint(
         lane,
-        routes=routes_of(site.platform.offers),
+        routes=routes_for(context.platform.offers),
         secrets=[secret.get_secret_value() for secret in rules.secret],
-        rules=Rules(
+        rules=ActionRules(
             max_amount=rules.max_amount,
             dedupe_window=round(rules.dedupe_window * 1000),
-            kept=round(shop.config.retention.action_keys * 1000),
+            key_retention=round(services.config.retention.action_keys * 1000),
         ),
         caps=Caps(rules.daily_per_person, rules.daily_total),
-        queue=shop.store.actions,
-        clock=shop.clock,
-        metrics=shop.metrics,
-        arrived=arrived,
-        on=site.has("actions"),
+        queue=services.store.actions,
+        clock=services.clock,
+        metrics=services.metrics,
+        on_accepted=on_accepted,
+        on=context.has("actions"),
     )
 
 
-def _rules(site: Site) -> Actions:
+def _rules(context: ConnectionContext) -> Actions:
     """What the connection allows; without a table the defaults, which hold for segments' joins."""
-    return site.connection.actions or Actions()
+    return context.connection.actions or Actions()

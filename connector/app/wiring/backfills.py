@@ -6,103 +6,101 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from connector.app.wiring.context import Site
-from connector.domain.records import (
-    Appended,
-    Page,
-    Record,
-)
+from connector.app.wiring.context import ConnectionContext
+from connector.domain.records import Appended, Page, Record
 from connector.klaviyo.flows import FlowTriggers
 from connector.klaviyo.groups import KlaviyoGroups
-from connector.service import Line
-from connector.sync.backfill.dry_run import Rehearsal
-from connector.sync.backfill.history_import import Historian
-from connector.sync.backfill.runs import Backfiller, Road
+from connector.service import ConnectionRuntime
+from connector.sync.backfill.dry_run import DryRun
+from connector.sync.backfill.history_import import HistoryImport
+from connector.sync.backfill.runs import BackfillLanes, BackfillWorker
 from connector.sync.backfill.sources import (
-    EMAILS,
-    GROUPS,
-    LISTING,
+    EMAIL_FILE,
+    KLAVIYO_GROUPS,
+    PLATFORM_LISTING,
     EmailFile,
-    EverSeen,
-    Group,
-    Listing,
+    GroupMembers,
+    KnownPeople,
+    PlatformListing,
     Source,
 )
-from connector.sync.flow_guard import Guard
+from connector.sync.flow_guard import FlowGuard
 
 
-def guard(site: Site) -> Guard:
+def guard(context: ConnectionContext) -> FlowGuard:
     """What asks before a bulk write of this connection."""
-    shop, connection = site.shop, site.connection
+    services, connection = context.services, context.connection
     mode = connection.klaviyo.flow_guard
-    return Guard(connection.name, mode, FlowTriggers(site.api), shop.store.approvals, shop.clock)
+    return FlowGuard(
+        connection.name, mode, FlowTriggers(context.api), services.store.approvals, services.clock
+    )
 
 
-def _historian(site: Site, line: Line) -> Historian | None:
+def _history_import(context: ConnectionContext, runtime: ConnectionRuntime) -> HistoryImport | None:
     """Who tells of the past, where the platform does and events are sent."""
-    history = site.client.history if site.client else None
-    if history is None or not site.has("events"):
+    history = context.client.history if context.client else None
+    if history is None or not context.has("events"):
         return None
-    shop = site.shop
+    services = context.services
 
-    async def keep(records: Sequence[Record]) -> Appended:
-        now = shop.clock.now()
-        page = Page(line.events.lane, "backfill", records, now, backfill=True)
-        [done] = await shop.store.append([page])
-        shop.metrics.took_in(page.lane, page.via, done, now)
-        line.events.wake()
+    async def store_records(records: Sequence[Record]) -> Appended:
+        now = services.clock.now()
+        page = Page(runtime.events.lane, "backfill", records, now, backfill=True)
+        [done] = await services.store.append([page])
+        services.metrics.record_received(page.lane, page.via, done, now)
+        runtime.events.wake()
         return done
 
-    return Historian(history, keep)
+    return HistoryImport(history, store_records)
 
 
-def build(site: Site, line: Line) -> None:
+def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
     """Only for a site with profiles, after its states are laid."""
-    assert line.reads is not None
-    assert line.writes is not None
-    assert line.refresher is not None
-    shop, store, name = site.shop, site.shop.store, site.connection.name
-    groups = KlaviyoGroups(site.api)
-    reads, writes, refresher = line.reads, line.writes, line.refresher
-    stream = site.client.people if site.client else None
+    assert runtime.reads is not None
+    assert runtime.writes is not None
+    assert runtime.profile_reads is not None
+    services, store, name = context.services, context.services.store, context.connection.name
+    groups = KlaviyoGroups(context.api)
+    reads, writes, profile_reads = runtime.reads, runtime.writes, runtime.profile_reads
+    stream = context.client.people if context.client else None
 
     def wake() -> None:
         reads.wake()
         writes.wake()
 
     def source(kind: str, args: Mapping[str, Any]) -> Source:
-        if kind == EMAILS:
+        if kind == EMAIL_FILE:
             return EmailFile(Path(args["what"]))
-        if kind in GROUPS:
-            return Group(groups, GROUPS[kind], args["group"])
-        if kind == LISTING and stream is not None:
-            return Listing(stream, refresher, site.mapping.reads, shop.clock)
-        return EverSeen(store.backfills, name)
+        if kind in KLAVIYO_GROUPS:
+            return GroupMembers(groups, KLAVIYO_GROUPS[kind], args["group"])
+        if kind == PLATFORM_LISTING and stream is not None:
+            return PlatformListing(stream, profile_reads, context.mapping.reads, services.clock)
+        return KnownPeople(store.backfills, name)
 
-    backfiller = Backfiller(
+    backfiller = BackfillWorker(
         name,
-        Road(reads.lane, writes.lane.id, wake),
+        BackfillLanes(reads.lane, writes.lane.id, wake),
         source,
         backfills=store.backfills,
-        guard=guard(site),
+        guard=guard(context),
         groups=groups,
-        rehearsal=Rehearsal(
+        dry_run=DryRun(
             name,
-            refresher,
+            profile_reads,
             groups,
             backfills=store.backfills,
-            memory=store.memory,
-            clock=shop.clock,
+            memory=store.facts,
+            clock=services.clock,
         ),
-        lease=shop.lease,
-        clock=shop.clock,
-        metrics=shop.metrics,
+        lease=services.lease,
+        clock=services.clock,
+        metrics=services.metrics,
         lists_people=stream is not None,
-        historian=_historian(site, line),
-        first_live=lambda: store.backfills.first_live(line.events.lane),
+        history_import=_history_import(context, runtime),
+        first_live=lambda: store.backfills.first_live_event_at(runtime.events.lane),
     )
-    line.loops.append(backfiller.run)
-    line.idle.append(backfiller.idle)
-    line.orders["backfill"] = backfiller.order
-    line.orders["backfill-stop"] = backfiller.stop
-    line.decided.append(lambda answer: backfiller.wake())
+    runtime.loops.append(backfiller.run)
+    runtime.idle.append(backfiller.idle)
+    runtime.command_handlers["backfill"] = backfiller.start
+    runtime.command_handlers["backfill-stop"] = backfiller.stop
+    runtime.on_approval_decided.append(lambda answer: backfiller.wake())

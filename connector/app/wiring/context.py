@@ -7,28 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from connector.app.wiring.quotas import Quotas
+from connector.app.wiring.limiters import RateLimiters
 from connector.config import Actions, Config, Connection
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Kind,
-    Lane,
-    LaneState,
-)
-from connector.domain.messages import (
-    Fault,
-    Skip,
-)
-from connector.domain.outcomes import (
-    Outcome,
-)
-from connector.domain.records import (
-    Entry,
-)
+from connector.domain.lanes import Kind, Lane, LaneState
+from connector.domain.messages import Fault, Skip
+from connector.domain.outcomes import Outcome
+from connector.domain.records import Entry
 from connector.klaviyo.api import KlaviyoApi
 from connector.mapping import CompiledMapping
-from connector.net.http import Credential, Http, Seen, Vendor
-from connector.net.rate_limit import Governor, Limit
+from connector.net.http import CallStats, Credential, Http, Vendor
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.platforms.kit import Kit
 from connector.ports import Client, Clock, Lease, Platform, Queue, Reader, Renderer, Sink, Store
@@ -39,7 +28,7 @@ from connector.service import KLAVIYO
 M = TypeVar("M")
 
 
-class Muted(Generic[M]):
+class SuppressingRenderer(Generic[M]):
     """A renderer that renders and sends nothing: shadow mode, or a module that is off."""
 
     def __init__(self, inner: Renderer[M], reason: Skip) -> None:
@@ -59,7 +48,7 @@ class Muted(Generic[M]):
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
+class SharedServices:
     """What all lines share. `asked`: whose account it is, once for each key."""
 
     config: Config
@@ -67,8 +56,8 @@ class Shop:
     lease: Lease
     clock: Clock
     metrics: Metrics
-    quotas: Quotas
-    asked: dict[str, asyncio.Task[str]] = field(default_factory=dict)
+    limiters: RateLimiters
+    account_lookups: dict[str, asyncio.Task[str]] = field(default_factory=dict)
 
     def http(
         self,
@@ -80,13 +69,13 @@ class Shop:
         credential: Credential,
         headers: Mapping[str, str] | None = None,
         wait_statuses: frozenset[int] = frozenset({429, 503}),
-        watch: Callable[[Seen], None] = lambda seen: None,
+        observe_headers: Callable[[CallStats], None] = lambda seen: None,
     ) -> Http:
         """A client whose calls are counted as this connection's."""
 
-        def seen(call: Seen) -> None:
-            watch(call)
-            self.metrics.requested(
+        def seen(call: CallStats) -> None:
+            observe_headers(call)
+            self.metrics.record_request(
                 connection.name, destination, call.route, call.status, call.seconds
             )
 
@@ -98,14 +87,14 @@ class Shop:
             headers=headers,
             allow_http=frozenset(self.config.security.allow_http),
             wait_statuses=wait_statuses,
-            seen=seen,
+            on_call=seen,
         )
 
     def kit(self, connection: Connection) -> Kit:
         """What the connection's adapter reaches its platform with."""
 
-        async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
-            return await self.quotas.of(
+        async def quota(credential: str, limits: Mapping[str, Limit]) -> RateLimiter:
+            return await self.limiters.of(
                 credential,
                 limits,
                 connection=connection.name,
@@ -127,17 +116,17 @@ class Shop:
             self.clock,
             http,
             quota,
-            self.store.memory.remember_spend,
+            self.store.facts.save_usage,
             frozenset(actions.retry_statuses),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class ConnectionContext:
     """What every part of one line needs. `client` is None where nothing of the platform's API is
     used, `account` where Klaviyo's id could not be read."""
 
-    shop: Shop
+    services: SharedServices
     connection: Connection
     platform: Platform
     client: Client | None
@@ -155,12 +144,14 @@ class Site:
         return self.client.reader if self.has("profiles") and self.client else None
 
     @property
-    def profiles(self) -> bool:
+    def writes_profiles(self) -> bool:
         """Whether people's fields are written: read at the platform, or heard of in events."""
-        return self.reader is not None or (self.has("profiles") and bool(self.mapping.heard))
+        return self.reader is not None or (
+            self.has("profiles") and bool(self.mapping.event_sourced)
+        )
 
     @property
-    def addresses(self) -> str:
+    def address_scope(self) -> str:
         """What a profile's address is scoped by: the account, as far as it is known."""
         return self.account or self.connection.klaviyo.base_url
 
@@ -168,11 +159,11 @@ class Site:
     def shadow(self) -> bool:
         return self.connection.mode == "shadow"
 
-    def muted(self, renderer: Renderer[M], *, on: bool = True) -> Renderer[M]:
+    def suppress_if_off(self, renderer: Renderer[M], *, enabled: bool = True) -> Renderer[M]:
         """The renderer, or one that sends nothing where the mode or the module says so."""
         if self.shadow:
-            return Muted(renderer, Skip("shadow"))
-        return renderer if on else Muted(renderer, Skip("disabled"))
+            return SuppressingRenderer(renderer, Skip("shadow"))
+        return renderer if enabled else SuppressingRenderer(renderer, Skip("disabled"))
 
     async def dispatcher(
         self,
@@ -185,31 +176,31 @@ class Site:
         policy: Policy | None = None,
     ) -> Dispatcher[Any]:
         """A lane of this line, stopped."""
-        shop = self.shop
-        lane = await shop.store.lanes.ensure(self.connection.name, destination, kind)
-        state = next(s for x, s in await shop.store.lanes.all() if x.id == lane.id)
+        services = self.services
+        lane = await services.store.lanes.ensure(self.connection.name, destination, kind)
+        state = next(s for x, s in await services.store.lanes.all() if x.id == lane.id)
         if destination == KLAVIYO:
-            state = await self._pinned(lane, state)
+            state = await self._check_account(lane, state)
         return Dispatcher(
             lane,
             state,
             queue=queue,
-            lanes=shop.store.lanes,
+            lanes=services.store.lanes,
             sink=sink,
             renderer=renderer,
-            lease=shop.lease,
-            clock=shop.clock,
-            metrics=shop.metrics,
-            policy=policy or policy_of(shop.config),
-            settled=settled,
+            lease=services.lease,
+            clock=services.clock,
+            metrics=services.metrics,
+            policy=policy or dispatch_policy(services.config),
+            on_settled=settled,
         )
 
-    async def _pinned(self, lane: Lane, state: LaneState) -> LaneState:
+    async def _check_account(self, lane: Lane, state: LaneState) -> LaneState:
         """Another account than before is a question for a person, not a place to send to."""
         if self.account is None:
             return state
-        name, store = self.connection.name, self.shop.store
-        pinned = await store.memory.pin_account(name, self.account)
+        name, store = self.connection.name, self.services.store
+        pinned = await store.facts.pin_account(name, self.account)
         if pinned == self.account:
             if state.problem is not Problem.KLAVIYO_ACCOUNT:
                 return state
@@ -219,7 +210,7 @@ class Site:
                 f"the key belongs to account {self.account}, this connection to {pinned}; "
                 f"if you mean it: connector resume {name}"
             )
-            state = LaneState("paused", Problem.KLAVIYO_ACCOUNT, detail, self.shop.clock.now())
+            state = LaneState("paused", Problem.KLAVIYO_ACCOUNT, detail, self.services.clock.now())
             log.get("lines").error(
                 "another account", connection=name, problem=state.problem, detail=detail
             )
@@ -227,7 +218,7 @@ class Site:
         return state
 
 
-def policy_of(config: Config) -> Policy:
+def dispatch_policy(config: Config) -> Policy:
     delivery = config.delivery
     return Policy(
         bulk_threshold=delivery.bulk_threshold,

@@ -4,77 +4,75 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from connector.app.wiring.context import Site
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.profiles import (
-    Observation,
-)
-from connector.domain.records import (
-    Record,
-)
+from connector.app.wiring.context import ConnectionContext
+from connector.domain.lanes import Millis
+from connector.domain.profiles import Observation
+from connector.domain.records import Record
 from connector.klaviyo.sink.events import EventSink
-from connector.pipeline.intake import Door
-from connector.pipeline.profile_reads import Listener
+from connector.pipeline.intake import WebhookEndpoint
+from connector.pipeline.profile_reads import EventFieldExtractor
 from connector.pipeline.rendering import EventRenderer
-from connector.service import KLAVIYO, Line
+from connector.service import KLAVIYO, ConnectionRuntime
 
 
-async def build(site: Site, line: Line) -> None:
+async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
     """Events out. An event that ends may free its person's profile for writing."""
-    store = site.shop.store
-    reads = store.reads if site.reader else None
-    renderer = EventRenderer(site.mapping, site.platform.event_view, store.memory, reads)
-    late_after = site.shop.config.delivery.late_after
-    sink = EventSink(site.api, site.shop.clock, late_after=late_after)
+    store = context.services.store
+    reads = store.reads if context.reader else None
+    renderer = EventRenderer(context.mapping, context.platform.event_view, store.facts, reads)
+    late_after = context.services.config.delivery.late_after
+    sink = EventSink(context.api, context.services.clock, late_after=late_after)
 
-    def freed() -> None:
-        if line.writes:
-            line.writes.wake()
+    def wake_writes() -> None:
+        if runtime.writes:
+            runtime.writes.wake()
 
-    line.events = await site.dispatcher(
+    runtime.events = await context.dispatcher(
         KLAVIYO,
         "event",
         store,
         sink,
-        site.muted(renderer, on=site.has("events")),
-        settled=lambda _: freed(),
+        context.suppress_if_off(renderer, enabled=context.has("events")),
+        settled=lambda _: wake_writes(),
     )
 
 
-def door(site: Site, line: Line) -> Door | None:
+def webhook_endpoint(
+    context: ConnectionContext, runtime: ConnectionRuntime
+) -> WebhookEndpoint | None:
     """Where the platform's webhooks come in, once all lanes stand."""
-    if site.platform.webhook is None or line.events is None:
+    if context.platform.webhook is None or runtime.events is None:
         return None
-    webhook = site.platform.webhook(site.connection.settings)
-    hears = _hears(site, line)
-    if line.reads is None:
-        return Door(line.events.lane, webhook, hears=hears)
-    wait = site.shop.config.delivery.attach_wait if site.mapping.attach_profile else 0.0
-    events = line.events
-    return Door(
+    webhook = context.platform.webhook(context.connection.settings)
+    extracts = _extractor(context, runtime)
+    if runtime.reads is None:
+        return WebhookEndpoint(runtime.events.lane, webhook, extracts=extracts)
+    wait = context.services.config.delivery.attach_wait if context.mapping.attach_profile else 0.0
+    events = runtime.events
+    return WebhookEndpoint(
         events.lane,
         webhook,
-        reads=line.reads.lane.id,
-        wants_read=site.mapping.refreshes,
-        renews=line.renews,
-        by_id=line.by_id,
+        read_lane=runtime.reads.lane.id,
+        triggers_read=context.mapping.refreshes,
+        needs_refetch=runtime.renews,
+        by_id=runtime.by_id,
         attach_wait=round(wait * 1000),
-        hurried=lambda: events.hurried,
-        hears=hears,
+        backlogged=lambda: events.backlogged,
+        extracts=extracts,
     )
 
 
-def _hears(site: Site, line: Line) -> Callable[[Record, Millis], Observation | None] | None:
+def _extractor(
+    context: ConnectionContext, runtime: ConnectionRuntime
+) -> Callable[[Record, Millis], Observation | None] | None:
     """What the mapping hears in events, where it does and profiles are written."""
-    if line.writes is None or not site.mapping.heard:
+    if runtime.writes is None or not context.mapping.event_sourced:
         return None
-    return Listener(
-        site.mapping,
-        site.platform.event_view,
-        lane=line.writes.lane.id,
-        account=site.addresses,
-        email_change=site.connection.email_change,
-        partial=site.reader is not None,
+    return EventFieldExtractor(
+        context.mapping,
+        context.platform.event_view,
+        lane=runtime.writes.lane.id,
+        account=context.address_scope,
+        email_change=context.connection.email_change,
+        partial=context.reader is not None,
     ).observation

@@ -5,80 +5,85 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connector.app.wiring.context import Site
-from connector.domain.outcomes import (
-    Outcome,
-    Pending,
-)
-from connector.domain.profiles import (
-    ProfileWrite,
-)
+from connector.app.wiring.context import ConnectionContext
+from connector.domain.outcomes import Outcome, Pending
+from connector.domain.profiles import ProfileWrite
 from connector.klaviyo.sink.jobs import ImportJobs
 from connector.klaviyo.sink.profiles import ProfileSink
 from connector.pipeline.dispatch import Dispatcher
-from connector.pipeline.import_jobs import Receipts
-from connector.pipeline.profile_reads import PassThrough, Refresher
+from connector.pipeline.import_jobs import ImportJobTracker
+from connector.pipeline.profile_reads import PassThrough, ProfileReadSink
 from connector.pipeline.rendering import ProfileRenderer
 from connector.ports import Reader, Renderer
-from connector.service import KLAVIYO, Line
-from connector.sync.goals import signals
+from connector.service import KLAVIYO, ConnectionRuntime
+from connector.sync.goals import goals
 
 
-async def build(site: Site, line: Line) -> None:
+async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
     """Only for a site with profiles. Receipts are the line's from now on, the lane of reads too
     where people can be read."""
-    shop = site.shop
-    sink = ProfileSink(site.api)
+    services = context.services
+    sink = ProfileSink(context.api)
 
-    def written(outcomes: Sequence[Outcome]) -> None:
+    def on_written(outcomes: Sequence[Outcome]) -> None:
         if any(isinstance(o, Pending) for o in outcomes):
             receipts.wake()
 
     renderer: Renderer[ProfileWrite] = ProfileRenderer()
-    line.writes = writes = await site.dispatcher(
-        KLAVIYO, "profile", shop.store.profiles, sink, site.muted(renderer), settled=written
+    runtime.writes = writes = await context.dispatcher(
+        KLAVIYO,
+        "profile",
+        services.store.profiles,
+        sink,
+        context.suppress_if_off(renderer),
+        settled=on_written,
     )
-    if not site.shadow:
-        await shop.store.profiles.end_shadow(writes.lane.id, now=shop.clock.now())
-    receipts = Receipts(
+    if not context.shadow:
+        await services.store.profiles.end_shadow(writes.lane.id, now=services.clock.now())
+    receipts = ImportJobTracker(
         writes.lane,
-        shop.store.profiles,
-        ImportJobs(site.api),
-        shop.lease,
-        shop.clock,
-        shop.metrics,
-        settled=writes.wake,
+        services.store.profiles,
+        ImportJobs(context.api),
+        services.lease,
+        services.clock,
+        services.metrics,
+        on_settled=writes.wake,
     )
 
-    line.loops.append(receipts.run)
-    line.idle.append(receipts.idle)
-    line.needs.append(receipts.needs)
-    if site.reader is not None:
-        await _reads(site, line, site.reader, writes)
+    runtime.loops.append(receipts.run)
+    runtime.idle.append(receipts.idle)
+    runtime.attention.append(receipts.attention)
+    if context.reader is not None:
+        await _build_reads(context, runtime, context.reader, writes)
 
 
-async def _reads(site: Site, line: Line, reader: Reader, writes: Dispatcher[ProfileWrite]) -> None:
-    connection = site.connection
-    line.renews, line.by_id = reader.renews, reader.by_id
-    line.refresher = Refresher(
+async def _build_reads(
+    context: ConnectionContext,
+    runtime: ConnectionRuntime,
+    reader: Reader,
+    writes: Dispatcher[ProfileWrite],
+) -> None:
+    connection = context.connection
+    runtime.renews, runtime.by_id = reader.needs_refetch, reader.by_id
+    runtime.profile_reads = ProfileReadSink(
         reader,
-        site.mapping,
+        context.mapping,
         lane=writes.lane.id,
-        account=site.addresses,
+        account=context.address_scope,
         email_change=connection.email_change,
         on_leave=connection.on_leave,
-        signals=signals(connection.tiers, connection.rewards),
+        goals=goals(connection.tiers, connection.rewards),
     )
 
-    def seen(outcomes: Sequence[Outcome]) -> None:
-        line.events.wake()
+    def on_read(outcomes: Sequence[Outcome]) -> None:
+        runtime.events.wake()
         writes.wake()
 
-    line.reads = await site.dispatcher(
+    runtime.reads = await context.dispatcher(
         connection.source,
         "profile",
-        site.shop.store.reads,
-        line.refresher,
+        context.services.store.reads,
+        runtime.profile_reads,
         PassThrough(),
-        settled=seen,
+        settled=on_read,
     )

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from connector.domain.errors import Blocked, DeliveryError, Rejected, Wait
+from connector.domain.errors import Blocked, DeliveryError, Rejected, RetryLater
 from connector.domain.outcomes import (
+    Ambiguous,
     Dead,
     Delivery,
-    Doubt,
     Outcome,
     Pending,
     Request,
@@ -22,7 +22,7 @@ from connector.domain.outcomes import (
     Stop,
     Unsent,
 )
-from connector.klaviyo.api import KlaviyoApi, Sent
+from connector.klaviyo.api import KlaviyoApi, SentRequest
 from connector.klaviyo.limits import BODY_MAX
 
 Encoded = tuple[int, bytes]
@@ -33,64 +33,70 @@ class Envelope:
     """A bulk endpoint: what stands around the items, and how a pointer to one of them begins."""
 
     endpoint: str
-    most: int
+    max_items: int
     head: bytes
     tail: bytes
     pointer: str
 
     @property
-    def room(self) -> int:
+    def max_bytes(self) -> int:
         """Bytes for the items and the commas between them."""
         return BODY_MAX - len(self.head) - len(self.tail)
 
     def body(self, items: Sequence[bytes]) -> bytes:
         return self.head + b",".join(items) + self.tail
 
-    def cut(self, items: list[Encoded]) -> tuple[list[Encoded], list[Encoded]]:
+    def split_off(self, items: list[Encoded]) -> tuple[list[Encoded], list[Encoded]]:
         """The longest start that one request takes, and the rest."""
         size = -1
-        for index, (_, body) in enumerate(items[: self.most]):
+        for index, (_, body) in enumerate(items[: self.max_items]):
             size += len(body) + 1
-            if size > self.room:
+            if size > self.max_bytes:
                 return items[:index], items[index:]
-        return items[: self.most], items[self.most :]
+        return items[: self.max_items], items[self.max_items :]
 
-    def named(self, error: Rejected, count: int) -> dict[int, str]:
+    def errors_by_index(self, error: Rejected, count: int) -> dict[int, str]:
         """Index in the request → why, for every item that a pointer names."""
-        named: dict[int, str] = {}
-        for pointer, why in error.pointers:
+        errors_by_index: dict[int, str] = {}
+        for pointer, reason in error.pointers:
             if pointer.startswith(self.pointer):
                 index, _, inner = pointer[len(self.pointer) :].partition("/")
                 if index.isdecimal() and int(index) < count:
-                    named.setdefault(int(index), f"{why} at /{inner}")
-        return named
+                    errors_by_index.setdefault(int(index), f"{reason} at /{inner}")
+        return errors_by_index
 
 
-Taken = Callable[[Sequence[int], Sent], Delivery]
-Lost = Callable[[Sequence[int], Sent], Delivery]
+OnAccepted = Callable[[Sequence[int], SentRequest], Delivery]
+OnAmbiguous = Callable[[Sequence[int], SentRequest], Delivery]
 
 
-class Batches:
+class BulkSender:
     """Sends encoded items to one bulk endpoint. `taken` makes a Delivery of a request that was
     taken, `lost` of one of which nobody knows what became."""
 
-    def __init__(self, api: KlaviyoApi, envelope: Envelope, taken: Taken, lost: Lost) -> None:
+    def __init__(
+        self,
+        api: KlaviyoApi,
+        envelope: Envelope,
+        on_accepted: OnAccepted,
+        on_ambiguous: OnAmbiguous,
+    ) -> None:
         self._api = api
         self._envelope = envelope
-        self._taken = taken
-        self._lost = lost
+        self._on_accepted = on_accepted
+        self._on_ambiguous = on_ambiguous
 
     async def deliver(self, items: list[Encoded], permits: int) -> AsyncIterator[Delivery]:
         """As many requests as there are permits; what does not fit waits for the next claim."""
-        rest, halted = items, False
+        rest, stopped = items, False
         for _ in range(permits):
-            batch, rest = self._envelope.cut(rest)
-            if not batch or halted:
+            batch, rest = self._envelope.split_off(rest)
+            if not batch or stopped:
                 rest = batch + rest
                 break
             async for delivery in self._request(batch, permitted=True):
                 yield delivery
-                halted |= _halts(delivery)
+                stopped |= _stops_sending(delivery)
         if rest:
             yield Delivery([Unsent(seq) for seq, _ in rest])
 
@@ -102,30 +108,31 @@ class Batches:
         body = self._envelope.body([item for _, item in batch])
         sent = await self._api.post(self._envelope.endpoint, body)
         if not isinstance(sent.error, Rejected):
-            yield self._answer([seq for seq, _ in batch], sent)
+            yield self._delivery_for([seq for seq, _ in batch], sent)
             return
-        named = self._envelope.named(sent.error, len(batch))
+        errors_by_index = self._envelope.errors_by_index(sent.error, len(batch))
         if len(batch) == 1:
-            named = {0: sent.error.pointers[0][1] if sent.error.pointers else ""}
+            errors_by_index = {0: sent.error.pointers[0][1] if sent.error.pointers else ""}
         dead: list[Outcome] = [
-            Dead(batch[i][0], sent.error.problem, why, sent.request.id) for i, why in named.items()
+            Dead(batch[i][0], sent.error.problem, reason, sent.request.id)
+            for i, reason in errors_by_index.items()
         ]
         yield Delivery(dead, [sent.request])
-        rest = [item for i, item in enumerate(batch) if i not in named]
-        half = len(rest) if named else len(rest) // 2
-        halted = False
+        rest = [item for i, item in enumerate(batch) if i not in errors_by_index]
+        half = len(rest) if errors_by_index else len(rest) // 2
+        stopped = False
         for part in (rest[:half], rest[half:]):
-            if part and halted:
+            if part and stopped:
                 yield Delivery([Unsent(seq) for seq, _ in part])
             elif part:
                 async for delivery in self._request(part, permitted=False):
                     yield delivery
-                    halted |= _halts(delivery)
+                    stopped |= _stops_sending(delivery)
 
-    def _answer(self, seqs: Sequence[int], sent: Sent) -> Delivery:
+    def _delivery_for(self, seqs: Sequence[int], sent: SentRequest) -> Delivery:
         if sent.error is None:
-            return self._taken(seqs, sent)
-        return not_applied(seqs, sent.error, sent.request) or self._lost(seqs, sent)
+            return self._on_accepted(seqs, sent)
+        return not_applied(seqs, sent.error, sent.request) or self._on_ambiguous(seqs, sent)
 
 
 def not_applied(seqs: Sequence[int], error: DeliveryError, *requests: Request) -> Delivery | None:
@@ -133,23 +140,23 @@ def not_applied(seqs: Sequence[int], error: DeliveryError, *requests: Request) -
     if isinstance(error, Blocked):
         stop = Stop(error.scope, error.problem, error.detail)
         return Delivery([Unsent(seq) for seq in seqs], requests, stop)
-    if isinstance(error, Wait):
-        waits = [Retry(seq, error.problem, error.after, error.detail) for seq in seqs]
-        return Delivery(waits, requests)
+    if isinstance(error, RetryLater):
+        retries = [Retry(seq, error.problem, error.after, error.detail) for seq in seqs]
+        return Delivery(retries, requests)
     return None
 
 
-def doubted(seqs: Sequence[int], sent: Sent) -> Delivery:
+def ambiguous(seqs: Sequence[int], sent: SentRequest) -> Delivery:
     """It may have been applied: every entry goes singly from now on."""
     error = sent.error
     assert error is not None
     request = sent.request.id
     return Delivery(
-        [Doubt(seq, error.problem, 0.0, error.detail, request) for seq in seqs], [sent.request]
+        [Ambiguous(seq, error.problem, 0.0, error.detail, request) for seq in seqs], [sent.request]
     )
 
 
-def id_of(sent: Sent) -> str | None:
+def response_id(sent: SentRequest) -> str | None:
     """Klaviyo's id of what an answer is about."""
     try:
         data = sent.answer.json()["data"] if sent.answer else {}
@@ -158,32 +165,32 @@ def id_of(sent: Sent) -> str | None:
         return None
 
 
-def queued(seqs: Sequence[int], sent: Sent) -> Delivery:
+def queued(seqs: Sequence[int], sent: SentRequest) -> Delivery:
     """202: the job's id is the receipt. An empty id has been seen (docs/unverified.md): then a
     job exists that nobody can ask for."""
-    job = id_of(sent) or ""
+    job = response_id(sent) or ""
     return Delivery(
-        [Pending(seq, job, place, sent.request.id) for place, seq in enumerate(seqs)],
+        [Pending(seq, job, position, sent.request.id) for position, seq in enumerate(seqs)],
         [sent.request],
     )
 
 
-def maybe_queued(seqs: Sequence[int], sent: Sent) -> Delivery:
+def maybe_queued(seqs: Sequence[int], sent: SentRequest) -> Delivery:
     """No readable answer: a job may exist."""
     return Delivery(
-        [Pending(seq, "", place, sent.request.id) for place, seq in enumerate(seqs)],
+        [Pending(seq, "", position, sent.request.id) for position, seq in enumerate(seqs)],
         [sent.request],
     )
 
 
-def refused(seq: int, sent: Sent) -> Delivery:
+def refused(seq: int, sent: SentRequest) -> Delivery:
     """The far end will not take this one as it is."""
     error = sent.error
     assert isinstance(error, Rejected)
-    where = "; ".join(f"{why} at {pointer}" for pointer, why in error.pointers[:3])
+    where = "; ".join(f"{reason} at {pointer}" for pointer, reason in error.pointers[:3])
     dead = Dead(seq, error.problem, where or error.detail, sent.request.id)
     return Delivery([dead], [sent.request])
 
 
-def _halts(delivery: Delivery) -> bool:
+def _stops_sending(delivery: Delivery) -> bool:
     return delivery.stop is not None or any(isinstance(o, Retry) for o in delivery.outcomes)

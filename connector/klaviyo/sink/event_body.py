@@ -10,20 +10,15 @@ from typing import Any
 import orjson
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.messages import (
-    EventMessage,
-    Fault,
-)
+from connector.domain.lanes import Millis
+from connector.domain.messages import EventMessage, Fault
 from connector.klaviyo.limits import (
     ARRAY_MAX,
     BULK_EVENTS,
     BULK_EVENTS_MAX,
     DEPTH_MAX,
-    EARLIEST,
-    LATEST_AHEAD,
+    EARLIEST_TIME,
+    MAX_FUTURE,
     METRIC_NAME_MAX,
     PROPERTIES_MAX,
     STRING_MAX,
@@ -34,12 +29,12 @@ from connector.runtime.clock import iso
 
 ENVELOPE = Envelope(
     endpoint=BULK_EVENTS,
-    most=BULK_EVENTS_MAX,
+    max_items=BULK_EVENTS_MAX,
     head=b'{"data":{"type":"event-bulk-create-job","attributes":{"events-bulk-create":{"data":[',
     tail=b"]}}}}",
     pointer="/data/attributes/events-bulk-create/data/",
 )
-_BRACKETS = DEPTH_MAX + 10
+_MAX_BRACKETS = DEPTH_MAX + 10
 """A single body opens 10 brackets of its own, one of them of `properties`; a group opens more. A
 value too deep adds DEPTH_MAX."""
 
@@ -70,7 +65,7 @@ def item(message: EventMessage, *, backfill: bool) -> bytes:
 def _attributes(message: EventMessage, backfill: bool) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "properties": message.properties,
-        "time": _moment(message.occurred_at),
+        "time": _format_time(message.occurred_at),
         "unique_id": message.unique_id,
         "metric": {"data": {"type": "metric", "attributes": {"name": message.metric}}},
     }
@@ -81,7 +76,7 @@ def _attributes(message: EventMessage, backfill: bool) -> dict[str, Any]:
     return attributes
 
 
-def _moment(millis: int) -> str:
+def _format_time(millis: int) -> str:
     """A moment that no calendar knows is still written, so that `fault_of` can name it."""
     try:
         return iso(millis)
@@ -93,7 +88,7 @@ def _profile(message: EventMessage) -> dict[str, Any]:
     return {"data": {"type": "profile", "attributes": {**message.attributes, **message.identity}}}
 
 
-def fault_of(message: EventMessage, encoded: bytes, now: Millis) -> Fault | None:
+def validate(message: EventMessage, encoded: bytes, now: Millis) -> Fault | None:
     """The first limit of Klaviyo's that this event breaks, named with what was found.
 
     Cheap for the usual event: a body under 8,000 bytes can hold no long string and no long array.
@@ -107,40 +102,40 @@ def fault_of(message: EventMessage, encoded: bytes, now: Millis) -> Fault | None
         return Fault(
             Problem.TOO_MANY_PROPERTIES, f"{len(properties)} properties, {PROPERTIES_MAX} allowed"
         )
-    if not EARLIEST <= message.occurred_at <= now + LATEST_AHEAD:
-        found = _moment(message.occurred_at)
+    if not EARLIEST_TIME <= message.occurred_at <= now + MAX_FUTURE:
+        found = _format_time(message.occurred_at)
         return Fault(Problem.TIME_OUT_OF_RANGE, f"the event's time is {found}")
-    if len(encoded) > ENVELOPE.room:
-        return Fault(Problem.RECORD_TOO_LARGE, f"{len(encoded)} bytes, {ENVELOPE.room} allowed")
-    if len(encoded) < 2 * ARRAY_MAX and encoded.count(b"[") + encoded.count(b"{") < _BRACKETS:
+    if len(encoded) > ENVELOPE.max_bytes:
+        return Fault(
+            Problem.RECORD_TOO_LARGE, f"{len(encoded)} bytes, {ENVELOPE.max_bytes} allowed"
+        )
+    if len(encoded) < 2 * ARRAY_MAX and encoded.count(b"[") + encoded.count(b"{") < _MAX_BRACKETS:
         return None
-    if fault := _inside(properties, 1, "properties"):
+    if fault := _validate_nested(properties, 1, "properties"):
         return fault
     for name, value in message.attributes.items():
-        if fault := _inside(value, 1, f"profile.{name}"):
+        if fault := _validate_nested(value, 1, f"profile.{name}"):
             return fault
     return None
 
 
-def _inside(value: Any, depth: int, where: str) -> Fault | None:
+def _validate_nested(value: Any, depth: int, path: str) -> Fault | None:
     if isinstance(value, str):
         size = len(value) if value.isascii() else len(value.encode())
         if size > STRING_MAX:
-            return Fault(Problem.STRING_TOO_LONG, f"{where}: {size} bytes, {STRING_MAX} allowed")
+            return Fault(Problem.STRING_TOO_LONG, f"{path}: {size} bytes, {STRING_MAX} allowed")
         return None
     if not isinstance(value, dict | list):
         return None
     if depth > DEPTH_MAX:
-        return Fault(Problem.NESTED_TOO_DEEP, f"{where}: more than {DEPTH_MAX} levels")
+        return Fault(Problem.NESTED_TOO_DEEP, f"{path}: more than {DEPTH_MAX} levels")
     if isinstance(value, list):
         if len(value) > ARRAY_MAX:
-            return Fault(
-                Problem.ARRAY_TOO_LONG, f"{where}: {len(value)} items, {ARRAY_MAX} allowed"
-            )
-        parts = ((child, f"{where}[{i}]") for i, child in enumerate(value))
+            return Fault(Problem.ARRAY_TOO_LONG, f"{path}: {len(value)} items, {ARRAY_MAX} allowed")
+        parts = ((child, f"{path}[{i}]") for i, child in enumerate(value))
     else:
-        parts = ((child, f"{where}.{key}") for key, child in value.items())
-    for child, place in parts:
-        if fault := _inside(child, depth + 1, place):
+        parts = ((child, f"{path}.{key}") for key, child in value.items())
+    for child, child_path in parts:
+        if fault := _validate_nested(child, depth + 1, child_path):
             return fault
     return None

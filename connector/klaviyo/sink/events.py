@@ -10,25 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from connector.domain.attention import (
-    Check,
-)
+from connector.domain.attention import Check
 from connector.domain.errors import Problem, Rejected
-from connector.domain.messages import (
-    EventMessage,
-)
-from connector.domain.outcomes import (
-    Accepted,
-    Dead,
-    Delivery,
-    Doubt,
-    Outcome,
-)
-from connector.klaviyo.api import KlaviyoApi, Sent
+from connector.domain.messages import EventMessage
+from connector.domain.outcomes import Accepted, Ambiguous, Dead, Delivery, Outcome
+from connector.klaviyo.api import KlaviyoApi, SentRequest
 from connector.klaviyo.limits import BULK_EVENTS, BULK_EVENTS_MAX, CREATE_EVENT
 from connector.klaviyo.sink import batches, event_body
-from connector.klaviyo.sink.batches import Batches, Encoded
-from connector.ports import Clock, Mode, Outgoing, Quota
+from connector.klaviyo.sink.batches import BulkSender, Encoded
+from connector.ports import BatchMode, Clock, Outgoing, Quota
 
 Out = Outgoing[EventMessage]
 
@@ -37,14 +27,14 @@ class EventSink:
     """connector.ports.Sink of events. `late_after` in seconds (None: never): an event that is
     older when it is delivered is recorded with `backfill`, so that it starts no flow."""
 
-    single = Mode(CREATE_EVENT, size=1, parallel=16)
-    bulk: Mode | None = Mode(BULK_EVENTS, size=BULK_EVENTS_MAX, parallel=2)
+    single = BatchMode(CREATE_EVENT, size=1, parallel=16)
+    bulk: BatchMode | None = BatchMode(BULK_EVENTS, size=BULK_EVENTS_MAX, parallel=2)
 
     def __init__(self, api: KlaviyoApi, clock: Clock, *, late_after: float | None) -> None:
         self._api = api
         self._clock = clock
-        self._batches = Batches(api, event_body.ENVELOPE, _accepted, batches.doubted)
-        self._late = None if late_after is None else round(late_after * 1000)
+        self._bulk_sender = BulkSender(api, event_body.ENVELOPE, _accepted, batches.ambiguous)
+        self._late_after_ms = None if late_after is None else round(late_after * 1000)
 
     @property
     def quota(self) -> Quota:
@@ -57,10 +47,10 @@ class EventSink:
         if refused:
             yield Delivery(refused)
         if bulk:
-            async for delivery in self._batches.deliver(good, permits):
+            async for delivery in self._bulk_sender.deliver(good, permits):
                 yield delivery
             return
-        tasks = [asyncio.create_task(self._singly(seq, body)) for seq, body in good]
+        tasks = [asyncio.create_task(self._send_single(seq, body)) for seq, body in good]
         try:
             for done in asyncio.as_completed(tasks):
                 yield await done
@@ -77,34 +67,36 @@ class EventSink:
         ids: set[tuple[str, str, str]] = set()
         for out in batch:
             entry, message = out.entry, out.message
-            late = self._late is not None and now - message.occurred_at > self._late
+            is_late = (
+                self._late_after_ms is not None and now - message.occurred_at > self._late_after_ms
+            )
             try:
-                body = encode(message, backfill=entry.backfill or late)
+                body = encode(message, backfill=entry.backfill or is_late)
             except TypeError as error:
                 refused.append(Dead(entry.seq, Problem.MAPPING_FAILED, f"not JSON: {error}"))
                 continue
-            if fault := event_body.fault_of(message, body, now):
+            if fault := event_body.validate(message, body, now):
                 refused.append(Dead(entry.seq, fault.problem, fault.detail))
                 continue
             identity = message.identity.get("email") or repr(sorted(message.identity.items()))
             key = (identity, message.metric, message.unique_id)
             if key in ids:
                 refused.append(
-                    Doubt(entry.seq, Problem.UNIQUE_ID, detail="its twin is in the same batch")
+                    Ambiguous(entry.seq, Problem.UNIQUE_ID, detail="its twin is in the same batch")
                 )
                 continue
             ids.add(key)
             good.append((entry.seq, body))
         return good, refused
 
-    async def _singly(self, seq: int, body: bytes) -> Delivery:
+    async def _send_single(self, seq: int, body: bytes) -> Delivery:
         sent = await self._api.post(CREATE_EVENT, body)
         if sent.error is None:
             return _accepted([seq], sent)
         if isinstance(sent.error, Rejected):
             return batches.refused(seq, sent)
         failed = batches.not_applied([seq], sent.error, sent.request)
-        return failed or batches.doubted([seq], sent)
+        return failed or batches.ambiguous([seq], sent)
 
     def resumed(self) -> None: ...
 
@@ -116,5 +108,5 @@ class EventSink:
         return await self._api.check()
 
 
-def _accepted(seqs: Sequence[int], sent: Sent) -> Delivery:
+def _accepted(seqs: Sequence[int], sent: SentRequest) -> Delivery:
     return Delivery([Accepted(seq, sent.request.id) for seq in seqs], [sent.request])

@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
-from connector.domain.errors import Blocked, Problem, Unknown
+from connector.domain.errors import AmbiguousError, Blocked, Problem
 from connector.klaviyo.api import KlaviyoApi
 from connector.klaviyo.limits import GET_IMPORT_ERRORS, GET_IMPORT_JOB, GET_IMPORT_JOBS
 from connector.runtime.log import redact
 
-_OPEN = quote('any(status,["queued","processing"])', safe="")
-_NOT_THIS_SHAPE = (AttributeError, KeyError, TypeError)
+_OPEN_FILTER = quote('any(status,["queued","processing"])', safe="")
+_SHAPE_ERRORS = (AttributeError, KeyError, TypeError)
 _POINTER = "/data/attributes/profiles/data/"
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ImportJobResult:
     """What became of a job: `failed` by position in the request; `lost` when nobody can say."""
 
     outcome: Literal["complete", "cancelled", "lost"]
     failed: Mapping[int, tuple[Problem, str]]
-    unplaced: int = 0
+    unmatched: int = 0
 
 
 class ImportJobs:
@@ -41,60 +41,62 @@ class ImportJobs:
         """Ids of all jobs of the account that have not ended, ours or not."""
         pages = self._api.pages(
             GET_IMPORT_JOBS,
-            f"/api/profile-bulk-import-jobs?filter={_OPEN}&page[size]=100",
+            f"/api/profile-bulk-import-jobs?filter={_OPEN_FILTER}&page[size]=100",
         )
         try:
             return {str(job["id"]) async for page in pages for job in page}
-        except _NOT_THIS_SHAPE as error:
-            raise _unreadable(GET_IMPORT_JOBS) from error
+        except _SHAPE_ERRORS as error:
+            raise _unreadable_answer(GET_IMPORT_JOBS) from error
 
-    async def ended(self, id: str) -> Ended | None:
+    async def result(self, id: str) -> ImportJobResult | None:
         """None while the job runs. Raises DeliveryError when Klaviyo cannot be asked."""
         try:
             found = await self._api.get(GET_IMPORT_JOB, f"/api/profile-bulk-import-jobs/{id}")
         except Blocked as error:
             if error.status == 404:
-                return Ended("lost", {})
+                return ImportJobResult("lost", {})
             raise
         try:
             status = found["data"]["attributes"]["status"]
-        except _NOT_THIS_SHAPE as error:
-            raise _unreadable(GET_IMPORT_JOB) from error
+        except _SHAPE_ERRORS as error:
+            raise _unreadable_answer(GET_IMPORT_JOB) from error
         if status in ("queued", "processing"):
             return None
         if status != "complete":
-            return Ended("cancelled", {})
+            return ImportJobResult("cancelled", {})
         return await self._failures(id)
 
-    async def _failures(self, id: str) -> Ended:
+    async def _failures(self, id: str) -> ImportJobResult:
         failed: dict[int, tuple[Problem, str]] = {}
         unplaced = 0
         path = f"/api/profile-bulk-import-jobs/{id}/import-errors?page[size]=100"
         async for page in self._api.pages(GET_IMPORT_ERRORS, path):
             for error in page:
                 try:
-                    said = error["attributes"]
-                    place = _place(said)
-                except _NOT_THIS_SHAPE as fault:
-                    raise _unreadable(GET_IMPORT_ERRORS) from fault
-                if place is None:
+                    attributes = error["attributes"]
+                    position = _position(attributes)
+                except _SHAPE_ERRORS as fault:
+                    raise _unreadable_answer(GET_IMPORT_ERRORS) from fault
+                if position is None:
                     unplaced += 1
                 else:
-                    failed[place] = (Problem.IMPORT_REFUSED, _why(said))
-        return Ended("complete", failed, unplaced)
+                    failed[position] = (Problem.IMPORT_REFUSED, _error_text(attributes))
+        return ImportJobResult("complete", failed, unplaced)
 
 
-def _unreadable(route: str) -> Unknown:
-    return Unknown(Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than published")
+def _unreadable_answer(route: str) -> AmbiguousError:
+    return AmbiguousError(
+        Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than published"
+    )
 
 
-def _place(error: Mapping[str, Any]) -> int | None:
+def _position(error: Mapping[str, Any]) -> int | None:
     pointer = str((error.get("source") or {}).get("pointer") or "")
     index = pointer.removeprefix(_POINTER).partition("/")[0]
     return int(index) if pointer.startswith(_POINTER) and index.isdecimal() else None
 
 
-def _why(error: Mapping[str, Any]) -> str:
+def _error_text(error: Mapping[str, Any]) -> str:
     pointer = str((error.get("source") or {}).get("pointer") or "")
     inner = pointer.removeprefix(_POINTER).partition("/")[2]
     return redact(f"{error.get('code', '?')}: {error.get('title', '')} at /{inner}")

@@ -17,20 +17,11 @@ from itertools import groupby
 
 import orjson
 
-from connector.domain.attention import (
-    Check,
-)
+from connector.domain.attention import Check
 from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected
-from connector.domain.memberships import (
-    MembershipWrite,
-)
-from connector.domain.outcomes import (
-    Accepted,
-    Delivery,
-    Held,
-    Retry,
-)
-from connector.klaviyo.api import KlaviyoApi, Sent
+from connector.domain.memberships import MembershipWrite
+from connector.domain.outcomes import Accepted, Delivery, Held, Retry
+from connector.klaviyo.api import KlaviyoApi, SentRequest
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.klaviyo.limits import (
     BULK_PROFILES,
@@ -40,11 +31,11 @@ from connector.klaviyo.limits import (
     REMOVE_MEMBERS,
 )
 from connector.klaviyo.sink import batches, profile_body
-from connector.klaviyo.sink.batches import Batches, Encoded, Envelope
-from connector.ports import Mode, Outgoing, Quota
+from connector.klaviyo.sink.batches import BulkSender, Encoded, Envelope
+from connector.ports import BatchMode, Outgoing, Quota
 
 Out = Outgoing[MembershipWrite]
-_AT_ONCE = 10
+_MAX_REQUESTS = 10
 """Requests that a claim is cut into at most, where its people were in jobs that were lost."""
 
 
@@ -53,8 +44,8 @@ class MemberSink:
     all leave: leaves are what the lane sends singly. `trust_ids`: an id that was read back still
     is the profile of its address, for nobody moves addresses."""
 
-    single = Mode(REMOVE_MEMBERS, size=MEMBERS_MAX, parallel=1)
-    bulk: Mode | None = Mode(BULK_PROFILES, size=BULK_PROFILES_MAX, parallel=1)
+    single = BatchMode(REMOVE_MEMBERS, size=MEMBERS_MAX, parallel=1)
+    bulk: BatchMode | None = BatchMode(BULK_PROFILES, size=BULK_PROFILES_MAX, parallel=1)
 
     def __init__(self, api: KlaviyoApi, *, trust_ids: bool) -> None:
         self._api = api
@@ -71,26 +62,26 @@ class MemberSink:
         if not batch[0].message.joins:
             yield await self._remove(batch)
             return
-        spare = permits if bulk else 0
-        ordered = sorted(batch, key=lambda out: out.message.split)
-        for split, outs in groupby(ordered, key=lambda out: out.message.split):
+        unused_permits = permits if bulk else 0
+        ordered = sorted(batch, key=lambda out: out.message.lost_jobs)
+        for split, outs in groupby(ordered, key=lambda out: out.message.lost_jobs):
             items = [(out.entry.seq, item(out.message)) for out in outs]
-            envelope = envelope_of(batch[0].message.group, split)
-            requests = min(_AT_ONCE, -(-len(items) // envelope.most))
-            for _ in range(requests - spare):
+            envelope = envelope_for(batch[0].message.group, split)
+            requests = min(_MAX_REQUESTS, -(-len(items) // envelope.max_items))
+            for _ in range(requests - unused_permits):
                 await self._api.permit(BULK_PROFILES)
-            spare = max(0, spare - requests)
+            unused_permits = max(0, unused_permits - requests)
             async for delivery in self._join(envelope, items, requests, batch[0].message.group):
                 yield delivery
 
     async def _join(
         self, envelope: Envelope, items: list[Encoded], requests: int, group: str
     ) -> AsyncIterator[Delivery]:
-        road = Batches(self._api, envelope, batches.queued, batches.maybe_queued)
-        async for delivery in road.deliver(items, requests):
+        sender = BulkSender(self._api, envelope, batches.queued, batches.maybe_queued)
+        async for delivery in sender.deliver(items, requests):
             stop = delivery.stop
             if stop is not None and stop.scope == "target":
-                gone = await self._without_target([o.seq for o in delivery.outcomes], group)
+                gone = await self._check_target([o.seq for o in delivery.outcomes], group)
                 yield replace(gone, requests=delivery.requests)
             else:
                 yield delivery
@@ -99,33 +90,33 @@ class MemberSink:
 
     async def _remove(self, batch: Sequence[Out]) -> Delivery:
         known = {
-            out.message.email: out.message.profile
+            out.message.email: out.message.profile_id
             for out in batch
-            if out.message.profile and self._trust_ids
+            if out.message.profile_id and self._trust_ids
         }
         unknown = [out.message.email for out in batch if out.message.email not in known]
         seqs = [out.entry.seq for out in batch]
         try:
             known |= await self._groups.ids(unknown)
             sent = await self._send(batch[0].message.group, list(known.values()))
-            if sent and isinstance(sent.error, Rejected | Blocked) and _about_ids(sent.error):
-                return await self._once_more(batch, sent)
+            if sent and isinstance(sent.error, Rejected | Blocked) and _is_id_error(sent.error):
+                return await self._retry_remaining(batch, sent)
         except DeliveryError as error:
-            return batches.not_applied(seqs, error) or _later(seqs, error)
-        return _settled(seqs, sent)
+            return batches.not_applied(seqs, error) or _retry_all(seqs, error)
+        return _delivery_for(seqs, sent)
 
-    async def _once_more(self, batch: Sequence[Out], refused: Sent) -> Delivery:
+    async def _retry_remaining(self, batch: Sequence[Out], refused: SentRequest) -> Delivery:
         """The list is gone, or a profile is: then those that are left are asked for anew."""
         seqs, group = [out.entry.seq for out in batch], batch[0].message.group
         if not await self._exists(group):
-            return replace(_gone(seqs), requests=[refused.request])
+            return replace(_target_gone(seqs), requests=[refused.request])
         ids = await self._groups.ids([out.message.email for out in batch])
         await self._api.permit(REMOVE_MEMBERS)
         sent = await self._send(group, list(ids.values()))
-        again = _settled(seqs, sent)
-        return replace(again, requests=[refused.request, *again.requests])
+        retried = _delivery_for(seqs, sent)
+        return replace(retried, requests=[refused.request, *retried.requests])
 
-    async def _send(self, group: str, ids: Sequence[str]) -> Sent | None:
+    async def _send(self, group: str, ids: Sequence[str]) -> SentRequest | None:
         """None where nobody of them has a profile, so nobody is on the list."""
         members = [{"type": "profile", "id": id} for id in dict.fromkeys(ids)]
         if not members:
@@ -136,12 +127,12 @@ class MemberSink:
 
     # ── a list that is gone ──────────────────────────────────────────────────────────────────────
 
-    async def _without_target(self, seqs: Sequence[int], group: str) -> Delivery:
+    async def _check_target(self, seqs: Sequence[int], group: str) -> Delivery:
         try:
             if not await self._exists(group):
-                return _gone(seqs)
+                return _target_gone(seqs)
         except DeliveryError as error:
-            return batches.not_applied(seqs, error) or _later(seqs, error)
+            return batches.not_applied(seqs, error) or _retry_all(seqs, error)
         return Delivery([Retry(seq, Problem.KLAVIYO_TARGET) for seq in seqs])
 
     async def _exists(self, group: str) -> bool:
@@ -158,8 +149,8 @@ class MemberSink:
     def preview(self, out: Out) -> tuple[str, bytes]:
         write = out.message
         if write.joins:
-            return BULK_PROFILES, envelope_of(write.group, 0).body([item(write)])
-        member = {"type": "profile", "id": write.profile or write.email}
+            return BULK_PROFILES, envelope_for(write.group, 0).body([item(write)])
+        member = {"type": "profile", "id": write.profile_id or write.email}
         return REMOVE_MEMBERS, orjson.dumps({"data": [member]})
 
     async def check(self) -> Sequence[Check]:
@@ -171,37 +162,37 @@ def item(write: MembershipWrite) -> bytes:
     return orjson.dumps({"type": "profile", "attributes": {"email": write.email}})
 
 
-def envelope_of(group: str, split: int) -> Envelope:
+def envelope_for(group: str, split: int) -> Envelope:
     """An import whose people join a list; a tenth as many for each job of theirs that was lost."""
     lists = orjson.dumps({"lists": {"data": [{"type": "list", "id": group}]}})
     return replace(
         profile_body.ENVELOPE,
-        most=max(1, BULK_PROFILES_MAX // 10**split),
+        max_items=max(1, BULK_PROFILES_MAX // 10**split),
         tail=b']}},"relationships":' + lists + b"}}",
     )
 
 
-def _about_ids(error: DeliveryError) -> bool:
+def _is_id_error(error: DeliveryError) -> bool:
     """Malformed ids answer 400, unknown ones 404, as does a list that is gone."""
     return error.status in (400, 404)
 
 
-def _settled(seqs: Sequence[int], sent: Sent | None) -> Delivery:
+def _delivery_for(seqs: Sequence[int], sent: SentRequest | None) -> Delivery:
     if sent is None:
         return Delivery([Accepted(seq, "") for seq in seqs])
     if sent.error is None:
         return Delivery([Accepted(seq, sent.request.id) for seq in seqs], [sent.request])
-    if isinstance(sent.error, Rejected) or _about_ids(sent.error):
-        return replace(_later(seqs, sent.error), requests=[sent.request])
+    if isinstance(sent.error, Rejected) or _is_id_error(sent.error):
+        return replace(_retry_all(seqs, sent.error), requests=[sent.request])
     known = batches.not_applied(seqs, sent.error, sent.request)
-    return known or batches.doubted(seqs, sent)
+    return known or batches.ambiguous(seqs, sent)
 
 
-def _later(seqs: Sequence[int], error: DeliveryError) -> Delivery:
+def _retry_all(seqs: Sequence[int], error: DeliveryError) -> Delivery:
     """Nothing was written."""
     return Delivery([Retry(seq, error.problem, 0.0, error.detail) for seq in seqs])
 
 
-def _gone(seqs: Sequence[int]) -> Delivery:
+def _target_gone(seqs: Sequence[int]) -> Delivery:
     why = "the list is gone; `connector audiences sync` looks for it, or makes it, anew"
     return Delivery([Held(seq, Problem.KLAVIYO_TARGET, why) for seq in seqs])

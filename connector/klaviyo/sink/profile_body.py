@@ -13,18 +13,14 @@ import orjson
 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
-from connector.domain.messages import (
-    Fault,
-)
-from connector.domain.profiles import (
-    ProfileWrite,
-)
+from connector.domain.messages import Fault
+from connector.domain.profiles import ProfileWrite
 from connector.klaviyo.limits import BULK_PROFILES, BULK_PROFILES_MAX, PROFILE_MAX
 from connector.klaviyo.sink.batches import Envelope
 
 ENVELOPE = Envelope(
     endpoint=BULK_PROFILES,
-    most=BULK_PROFILES_MAX,
+    max_items=BULK_PROFILES_MAX,
     head=b'{"data":{"type":"profile-bulk-import-job","attributes":{"profiles":{"data":[',
     tail=b"]}}}}",
     pointer="/data/attributes/profiles/data/",
@@ -39,7 +35,9 @@ def upsert(write: ProfileWrite) -> bytes:
 def update(write: ProfileWrite, profile_id: str) -> bytes:
     """The body of PATCH /api/profiles/{id}: by Klaviyo's id, without identifiers but for a move,
     which brings the new address."""
-    identity = {k: v for k, v in write.identity.items() if k == "email"} if write.move_from else {}
+    identity = (
+        {k: v for k, v in write.identity.items() if k == "email"} if write.pending_move else {}
+    )
     return orjson.dumps({"data": {**_profile(write, identity), "id": profile_id}})
 
 
@@ -48,7 +46,7 @@ def item(write: ProfileWrite) -> bytes:
     return orjson.dumps(_profile(write, write.identity))
 
 
-def fault_of(encoded: bytes) -> Fault | None:
+def validate(encoded: bytes) -> Fault | None:
     if len(encoded) > PROFILE_MAX:
         return Fault(
             Problem.RECORD_TOO_LARGE, f"the profile has {len(encoded)} bytes, {PROFILE_MAX} allowed"

@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from connector.domain.attention import (
-    Check,
-)
+from connector.domain.attention import Check
 from connector.platforms.http.api import HttpActions, HttpReader, connect
 from connector.platforms.http.settings import Event, Settings
 from connector.platforms.http.view import event_view, person_view
@@ -20,7 +18,7 @@ from connector.ports import Client, Offer, Platform
 async def open(settings: Settings, kit: Kit) -> Client:
     """The sides that the settings describe."""
     if not settings.base_url:
-        return Client(check=_nothing, aclose=_nothing_to_close)
+        return Client(check=_no_checks, aclose=_no_close)
     reading, changing, governor = await connect(settings, kit)
     reader = actions = None
     if settings.profile:
@@ -31,7 +29,7 @@ async def open(settings: Settings, kit: Kit) -> Client:
     async def aclose() -> None:
         await asyncio.gather(reading.aclose(), changing.aclose())
 
-    check = reader.check if reader else _nothing
+    check = reader.check if reader else _no_checks
     return Client(check=check, aclose=aclose, reader=reader, actions=actions)
 
 
@@ -53,11 +51,11 @@ def shape(settings: Settings) -> Platform:
     )
 
 
-async def _nothing() -> Sequence[Check]:
+async def _no_checks() -> Sequence[Check]:
     return ()
 
 
-async def _nothing_to_close() -> None: ...
+async def _no_close() -> None: ...
 
 
 PLATFORM = Platform(
@@ -68,5 +66,5 @@ PLATFORM = Platform(
     event_view=event_view(Event()),
     webhook=HttpWebhook,
     open=open,
-    shape=shape,
+    for_settings=shape,
 )

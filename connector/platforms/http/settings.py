@@ -11,34 +11,45 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
-from connector.config import Duration, PlatformSettings, Secrets, Section, Words, setting
-from connector.mapping import VIEW, PathError, parse_path
-from connector.platforms.http.template import places
+from connector.config import Allowed, Duration, PlatformSettings, Secrets, Section, setting
+from connector.mapping import VIEW_PATHS, PathError, parse_path
+from connector.platforms.http.template import placeholders
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_OF_PERSON = tuple(word for word in VIEW if not word.startswith("event.") and word != "raw")
+_PERSON_FIELDS = tuple(
+    word for word in VIEW_PATHS if not word.startswith("event.") and word != "raw"
+)
 
-WHO = ("email", "person")
+PERSON_PLACEHOLDERS = ("email", "person")
 """Places of a template that say who it is about."""
-WHAT = (*WHO, "amount", "points", "direction", "reason", "ref", "earned", "visible")
+ACTION_PLACEHOLDERS = (
+    *PERSON_PLACEHOLDERS,
+    "amount",
+    "points",
+    "direction",
+    "reason",
+    "ref",
+    "earned",
+    "visible",
+)
 """Places of an adjustment's template; docs/http-platform.md says what each is."""
 
 
-def _path(text: str) -> str:
+def _validate_path(text: str) -> str:
     if text:
         parse_path(text)
     return text
 
 
-def _header(name: str) -> str:
+def _normalize_header(name: str) -> str:
     if name and not _TOKEN.fullmatch(name):
         raise ValueError("not a header's name")
     return name.lower()
 
 
-def _template(known: tuple[str, ...]) -> Callable[[Any], Any]:
+def _validate_template(known: tuple[str, ...]) -> Callable[[Any], Any]:
     def checked(template: Any) -> Any:
-        for name in places(template):
+        for name in placeholders(template):
             if name not in known:
                 raise ValueError(f"no place is called {{{name}}}")
         return template
@@ -46,33 +57,35 @@ def _template(known: tuple[str, ...]) -> Callable[[Any], Any]:
     return checked
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _placeholder_list(names: tuple[str, ...]) -> str:
     return ", ".join(f"{{{name}}}" for name in names)
 
 
 PathText = Annotated[
-    str, AfterValidator(_path), Words('a path such as customer.id, a."with space" or items[0]')
+    str,
+    AfterValidator(_validate_path),
+    Allowed('a path such as customer.id, a."with space" or items[0]'),
 ]
-HeaderName = Annotated[str, AfterValidator(_header), Words("a header's name")]
-WhoPath = Annotated[
+HeaderName = Annotated[str, AfterValidator(_normalize_header), Allowed("a header's name")]
+PersonPath = Annotated[
     str,
     Field(pattern=r"^/"),
-    AfterValidator(_template(WHO)),
-    Words(f"a path that begins with / and may hold {_listed(WHO)}"),
+    AfterValidator(_validate_template(PERSON_PLACEHOLDERS)),
+    Allowed(f"a path that begins with / and may hold {_placeholder_list(PERSON_PLACEHOLDERS)}"),
 ]
-WhatPath = Annotated[
+ActionPath = Annotated[
     str,
     Field(pattern=r"^/"),
-    AfterValidator(_template(WHAT)),
-    Words(f"a path that begins with / and may hold {_listed(WHAT)}"),
+    AfterValidator(_validate_template(ACTION_PLACEHOLDERS)),
+    Allowed(f"a path that begins with / and may hold {_placeholder_list(ACTION_PLACEHOLDERS)}"),
 ]
 Body = Annotated[
     dict[str, Any] | list[Any],
-    AfterValidator(_template(WHAT)),
-    Words(f"a table or list whose texts may hold {_listed(WHAT)}"),
+    AfterValidator(_validate_template(ACTION_PLACEHOLDERS)),
+    Allowed(f"a table or list whose texts may hold {_placeholder_list(ACTION_PLACEHOLDERS)}"),
 ]
 Statuses = Annotated[
-    tuple[Annotated[int, Field(ge=100, le=599)], ...], Words("a list of HTTP statuses")
+    tuple[Annotated[int, Field(ge=100, le=599)], ...], Allowed("a list of HTTP statuses")
 ]
 
 
@@ -119,7 +132,7 @@ class Event(Section):
 class Profile(Section):
     """`[connections.settings.profile]`: how a person is read."""
 
-    path: WhoPath = Field(description="What is asked for, below base_url.")
+    path: PersonPath = Field(description="What is asked for, below base_url.")
     customer: PathText = setting(
         "", "Path of the person in the answer; where it leads nowhere, nobody is known."
     )
@@ -130,10 +143,10 @@ class Profile(Section):
 
     @field_validator("view")
     @classmethod
-    def _known(cls, view: Mapping[str, str]) -> Mapping[str, str]:
+    def _check_view(cls, view: Mapping[str, str]) -> Mapping[str, str]:
         for word, path in view.items():
-            if word not in _OF_PERSON:
-                raise ValueError(f'words of the view, not "{word}": {", ".join(_OF_PERSON)}')
+            if word not in _PERSON_FIELDS:
+                raise ValueError(f'words of the view, not "{word}": {", ".join(_PERSON_FIELDS)}')
             try:
                 parse_path(path)
             except PathError as error:
@@ -145,7 +158,7 @@ class Adjust(Section):
     """`[connections.settings.adjust]`: how points are given and taken."""
 
     method: Literal["POST", "PUT", "PATCH"] = setting("POST", "The request's method.")
-    path: WhatPath = Field(description="Where it is sent, below base_url.")
+    path: ActionPath = Field(description="Where it is sent, below base_url.")
     body: Body = Field(description="What is sent, as JSON.")
     applied: Statuses = setting(
         (), "Statuses that mean: done. Empty: every 2xx. Another 2xx leaves it uncertain."
@@ -172,10 +185,11 @@ class Settings(PlatformSettings):
     base_url: Annotated[
         str,
         Field(pattern=r"^(https?://[^\s/]+|$)"),
-        Words("an address that begins with https:// or http://, or nothing"),
+        Allowed("an address that begins with https:// or http://, or nothing"),
     ] = setting("", "Where the platform's API answers, if it is called.")
     headers: Annotated[
-        Mapping[str, SecretStr], Words("a table: header names of letters, digits and -, and texts")
+        Mapping[str, SecretStr],
+        Allowed("a table: header names of letters, digits and -, and texts"),
     ] = setting({}, "Headers of every call, a key among them.")
     rate_per_second: Annotated[float, Field(gt=0)] = setting(
         5, "Requests per second, over all connections with these headers."
@@ -186,18 +200,18 @@ class Settings(PlatformSettings):
 
     @field_validator("base_url")
     @classmethod
-    def _without_slash(cls, url: str) -> str:
+    def _strip_slash(cls, url: str) -> str:
         return url.rstrip("/")
 
     @field_validator("headers")
     @classmethod
-    def _named(cls, headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+    def _check_header_names(cls, headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
         if "" in headers:
             raise ValueError("a header without a name")
-        return {_header(name): value for name, value in headers.items()}
+        return {_normalize_header(name): value for name, value in headers.items()}
 
     @model_validator(mode="after")
-    def _somewhere(self) -> Settings:
+    def _require_base_url(self) -> Settings:
         if (self.profile or self.adjust) and not self.base_url:
             raise ValueError("base_url beside profile and adjust")
         return self

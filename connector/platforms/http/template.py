@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-_PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _BRACES = {"{{": "{", "}}": "}"}
 
 
@@ -20,30 +20,30 @@ class TemplateError(ValueError):
     """The text is no template; the message says why."""
 
 
-class Unfilled(ValueError):
+class MissingValue(ValueError):
     """A place has no value. The message is the place's name."""
 
 
-def places(template: Any) -> Iterator[str]:
+def placeholders(template: Any) -> Iterator[str]:
     """The names of all places in a JSON value. Raises TemplateError for a lone brace."""
     if isinstance(template, str):
-        for match in _PLACE.finditer(template):
+        for match in _PLACEHOLDER.finditer(template):
             if match[1] is not None:
                 yield match[1]
             elif match[0] not in _BRACES:
                 raise TemplateError(f"a lone {match[0]}; a brace itself is written twice")
     elif isinstance(template, dict):
         for value in template.values():
-            yield from places(value)
+            yield from placeholders(value)
     elif isinstance(template, list):
         for value in template:
-            yield from places(value)
+            yield from placeholders(value)
 
 
 def fill(template: Any, values: Mapping[str, Any]) -> Any:
     """The JSON value with its places filled; keys stay as they are. Raises Unfilled."""
     if isinstance(template, str):
-        match = _PLACE.fullmatch(template)
+        match = _PLACEHOLDER.fullmatch(template)
         if match and match[1] is not None:
             return _value(match[1], values)
         return _text(template, values, str)
@@ -59,28 +59,28 @@ def fill_path(template: str, values: Mapping[str, Any]) -> str:
     that would be a step of the path (`.`, `..`)."""
 
     def encoded(name: str) -> str:
-        text = _plain(_value(name, values))
+        text = _to_text(_value(name, values))
         if text in ("", ".", ".."):
-            raise Unfilled(name)
+            raise MissingValue(name)
         return quote(text, safe="")
 
     return _text(template, {name: name for name in values}, encoded)
 
 
-def _text(template: str, values: Mapping[str, Any], said: Callable[[str], str]) -> str:
+def _text(template: str, values: Mapping[str, Any], to_text: Callable[[str], str]) -> str:
     def filled(match: re.Match[str]) -> str:
         name = match[1]
-        return _BRACES[match[0]] if name is None else said(_plain(_value(name, values)))
+        return _BRACES[match[0]] if name is None else to_text(_to_text(_value(name, values)))
 
-    return _PLACE.sub(filled, template)
+    return _PLACEHOLDER.sub(filled, template)
 
 
 def _value(name: str, values: Mapping[str, Any]) -> Any:
     value = values.get(name)
     if value is None:
-        raise Unfilled(name)
+        raise MissingValue(name)
     return value
 
 
-def _plain(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

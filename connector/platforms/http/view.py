@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from connector.mapping import MISSING, getter, parse_path
-from connector.mapping.paths import Getter, blank
+from connector.mapping.paths import Getter, is_blank
 from connector.platforms.http.settings import Event, Profile
 from connector.runtime.clock import iso
 
@@ -14,45 +14,45 @@ EventView = Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
 PersonView = Callable[[dict[str, Any], str | None], dict[str, Any]]
 
 
-def at(path: str) -> Getter:
+def getter_at(path: str) -> Getter:
     """The value at a path, MISSING where it leads nowhere; an empty path is the value itself."""
     return getter(parse_path(path)) if path else lambda value: value
 
 
-def event_view(said: Event) -> EventView:
+def event_view(event_settings: Event) -> EventView:
     """`email`, `event.name`, `event.time`, `event.properties`, and `raw`, the event itself."""
-    properties = at(said.properties)
-    address_at = at(said.email) if said.email else lambda event: MISSING
+    properties = getter_at(event_settings.properties)
+    get_address = getter_at(event_settings.email) if event_settings.email else lambda event: MISSING
 
     def view(
-        name: str, occurred_at: int, body: dict[str, Any], known: str | None
+        name: str, occurred_at: int, body: dict[str, Any], known_email: str | None
     ) -> dict[str, Any]:
         event: dict[str, Any] = {"name": name, "time": iso(occurred_at)}
         found = properties(body)
         if isinstance(found, dict):
             event["properties"] = found
-        shown: dict[str, Any] = {"event": event, "raw": body}
-        address = known or address_at(body)
+        result: dict[str, Any] = {"event": event, "raw": body}
+        address = known_email or get_address(body)
         if isinstance(address, str) and address:
-            shown["email"] = address
-        return shown
+            result["email"] = address
+        return result
 
     return view
 
 
 def person_view(profile: Profile) -> PersonView:
     """The words of `profile.view`, and `raw`, the person as the platform shows him."""
-    words = [(word.split("."), at(path)) for word, path in profile.view.items()]
+    words = [(word.split("."), getter_at(path)) for word, path in profile.view.items()]
 
     def view(customer: dict[str, Any], _: str | None = None) -> dict[str, Any]:
-        shown: dict[str, Any] = {"raw": customer}
+        result: dict[str, Any] = {"raw": customer}
         for parts, get in words:
             value = get(customer)
-            if not blank(value):
-                table = shown
+            if not is_blank(value):
+                table = result
                 for part in parts[:-1]:
                     table = table.setdefault(part, {})
                 table[parts[-1]] = value
-        return shown
+        return result
 
     return view

@@ -12,21 +12,17 @@ from typing import Any
 import orjson
 
 from connector.domain.errors import Malformed, Problem, Unauthorised
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.records import (
-    Record,
-)
-from connector.mapping.paths import blank
+from connector.domain.lanes import Millis
+from connector.domain.records import Record
+from connector.mapping.paths import is_blank
 from connector.platforms.http.settings import Settings
-from connector.platforms.http.view import at
-from connector.runtime.clock import millis_of
+from connector.platforms.http.view import getter_at
+from connector.runtime.clock import to_millis
 
-_MAX = 200
-_MILLISECONDS_FROM = 100_000_000_000
+_MAX_LENGTH = 200
+_MIN_MILLISECONDS = 100_000_000_000
 """A number from here on counts milliseconds (from 1973); as seconds it would be the year 5138."""
-_LATEST = 253_402_300_799_000
+_LATEST_TIME = 253_402_300_799_000
 
 
 class HttpWebhook:
@@ -37,13 +33,13 @@ class HttpWebhook:
         keys = [key.get_secret_value() for key in settings.webhook_secret]
         self._keys = [key.encode() for key in keys if key.strip()]
         self._settings = settings
-        said = settings.event
-        self._window = round(said.repeat_window * 1000)
-        self._items = at(said.items)
-        self._paths = {
-            word: at(path)
-            for word in ("id", "name", "time", "person", "email")
-            if (path := getattr(said, word))
+        event_settings = settings.event
+        self._window = round(event_settings.repeat_window * 1000)
+        self._get_items = getter_at(event_settings.items)
+        self._getters = {
+            field: getter_at(path)
+            for field in ("id", "name", "time", "person", "email")
+            if (path := getattr(event_settings, field))
         }
 
     def verify(self, headers: Mapping[str, str], body: bytes, secret: str | None) -> None:
@@ -52,9 +48,9 @@ class HttpWebhook:
         header = self._settings.signature_header
         given = headers.get(header, "").strip() if header else secret or ""
         if not given:
-            where = f"header {header}" if header else "the secret at the end of the address"
-            raise Unauthorised(Problem.WEBHOOK_UNSIGNED, f"{where} is missing")
-        if not any(self._proves(key, given, body) for key in self._keys):
+            source = f"header {header}" if header else "the secret at the end of the address"
+            raise Unauthorised(Problem.WEBHOOK_UNSIGNED, f"{source} is missing")
+        if not any(self._matches(key, given, body) for key in self._keys):
             raise Unauthorised(
                 Problem.WEBHOOK_UNSIGNED,
                 f"{header} does not match the body: are webhook_secret, signature_encoding and "
@@ -63,15 +59,15 @@ class HttpWebhook:
                 else "the secret at the end of the address is not webhook_secret",
             )
 
-    def _proves(self, key: bytes, given: str, body: bytes) -> bool:
+    def _matches(self, key: bytes, given: str, body: bytes) -> bool:
         if not self._settings.signature_header:
             return hmac.compare_digest(key, given.encode(errors="replace"))
-        digest, written = hmac.digest(key, body, sha256), self._settings.signature_encoding
+        digest, encoding = hmac.digest(key, body, sha256), self._settings.signature_encoding
         prefix = self._settings.signature_prefix
         if not given.startswith(prefix):
             return False
         given = given[len(prefix) :]
-        if written == "hex":
+        if encoding == "hex":
             wanted, given = digest.hex(), given.lower()
         else:
             wanted = base64.b64encode(digest).decode()
@@ -79,11 +75,11 @@ class HttpWebhook:
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Sequence[Record]:
         try:
-            said = orjson.loads(body)
+            body_json = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise _malformed(f"the body is not JSON: {error}") from error
         path = self._settings.event.items
-        items = self._items(said) if path else [said]
+        items = self._get_items(body_json) if path else [body_json]
         if not isinstance(items, list):
             raise _malformed(f"`{path}` must be a list of events")
         return [self._record(headers, item) for item in items]
@@ -92,58 +88,58 @@ class HttpWebhook:
         if not isinstance(item, dict):
             raise _malformed("an event must be a JSON object")
         settings = self._settings.event
-        name = self._word(headers, item, "name", settings.name_header)
+        name = self._field(headers, item, "name", settings.name_header)
         if not name:
-            raise _malformed(f"{self._place('name')} must be the event's name")
-        id = self._word(headers, item, "id", settings.id_header)
+            raise _malformed(f"{self._path_text('name')} must be the event's name")
+        id = self._field(headers, item, "id", settings.id_header)
         data = orjson.dumps(item)
         key = id or sha256(name.encode() + b"\0" + data).hexdigest()
-        email = self._word(headers, item, "email")
+        email = self._field(headers, item, "email")
         return Record(
             key=key,
             unique_id=f"http:{key}",
             name=name,
-            occurred_at=self._moment(item),
+            occurred_at=self._occurred_at(item),
             data=data,
-            person=self._word(headers, item, "person"),
+            person=self._field(headers, item, "person"),
             email=email.lower() if email else None,
             repeat_window=None if id else self._window,
         )
 
-    def _word(
-        self, headers: Mapping[str, str], item: dict[str, Any], word: str, header: str = ""
+    def _field(
+        self, headers: Mapping[str, str], item: dict[str, Any], field: str, header: str = ""
     ) -> str | None:
         """A text or whole number, as text. Raises Malformed for anything else but nothing."""
-        get = self._paths.get(word)
+        get = self._getters.get(field)
         found = headers.get(header) if header else get(item) if get else None
-        if blank(found):
+        if is_blank(found):
             return None
         if isinstance(found, int) and not isinstance(found, bool):
             found = str(found)
-        if not isinstance(found, str) or "\0" in found or len(found.strip()) > _MAX:
-            place = f"header {header}" if header else self._place(word)
-            raise _malformed(f"{place} must be a text of at most {_MAX} letters")
+        if not isinstance(found, str) or "\0" in found or len(found.strip()) > _MAX_LENGTH:
+            source = f"header {header}" if header else self._path_text(field)
+            raise _malformed(f"{source} must be a text of at most {_MAX_LENGTH} letters")
         return found.strip()
 
-    def _moment(self, item: dict[str, Any]) -> Millis:
-        value = self._paths["time"](item)
+    def _occurred_at(self, item: dict[str, Any]) -> Millis:
+        value = self._getters["time"](item)
         try:
             if isinstance(value, str) and not _is_number(value):
-                return millis_of(datetime.fromisoformat(value))
+                return to_millis(datetime.fromisoformat(value))
             number = float(value) if isinstance(value, int | float | str) else None
             if number is not None and not isinstance(value, bool):
-                millis = round(number if number >= _MILLISECONDS_FROM else number * 1000)
-                if 0 <= millis <= _LATEST:
+                millis = round(number if number >= _MIN_MILLISECONDS else number * 1000)
+                if 0 <= millis <= _LATEST_TIME:
                     return Millis(millis)
         except (ValueError, OverflowError):
             pass
         raise _malformed(
-            f"{self._place('time')} must be the event's time: ISO 8601, or seconds or "
+            f"{self._path_text('time')} must be the event's time: ISO 8601, or seconds or "
             "milliseconds since 1970"
         )
 
-    def _place(self, word: str) -> str:
-        return f"`{getattr(self._settings.event, word)}`"
+    def _path_text(self, field: str) -> str:
+        return f"`{getattr(self._settings.event, field)}`"
 
 
 def _is_number(text: str) -> bool:

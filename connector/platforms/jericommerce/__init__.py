@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from connector.net.auth import HeaderKey
 from connector.platforms.jericommerce.actions import JeriCommerceActions
-from connector.platforms.jericommerce.api import JeriCommerceApi, Ways, limits
+from connector.platforms.jericommerce.api import HttpClients, JeriCommerceApi, limits
 from connector.platforms.jericommerce.flow import direct
 from connector.platforms.jericommerce.members import JeriCommerceMembers
 from connector.platforms.jericommerce.reader import JeriCommerceReader
@@ -23,12 +23,12 @@ async def open(settings: Settings, kit: Kit) -> Client:
         for_push = HeaderKey("Authorization", settings.api_key, prefix="Bearer ")
     secret = settings.api_key.get_secret_value()
     governor = await kit.quota(f"{settings.base_url} {secret}", limits(settings))
-    ways = Ways(
-        repeatable=kit.http(settings.base_url, credential, NOT_APPLIED),
-        changes=kit.http(settings.base_url, credential, kit.retry_statuses),
+    clients = HttpClients(
+        idempotent=kit.http(settings.base_url, credential, NOT_APPLIED),
+        non_idempotent=kit.http(settings.base_url, credential, kit.retry_statuses),
         push=kit.http(settings.push_url, for_push, kit.retry_statuses),
     )
-    api = JeriCommerceApi(settings, ways, governor, kit.clock, kit.remember)
+    api = JeriCommerceApi(settings, clients, governor, kit.clock, kit.record_usage)
     reader = JeriCommerceReader(settings, api)
     return Client(
         check=reader.check,

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from connector.domain.actions import (
-    Action,
-)
-from connector.domain.errors import Blocked, Problem, Rejected, Unknown, Wait
+from connector.domain.actions import Action
+from connector.domain.errors import AmbiguousError, Blocked, Problem, Rejected, RetryLater
 from connector.platforms.jericommerce.api import ANY_CALL, JeriCommerceApi
 from connector.ports import Quota
 
@@ -63,9 +61,9 @@ class JeriCommerceActions:
             raise Rejected(Problem.NO_IDENTITY, "a push needs a customer id or an address")
         try:
             found = await self._api.customer(action.email)
-        except Unknown as error:
+        except AmbiguousError as error:
             # Only a question was asked; nothing was pushed yet.
-            raise Wait(error.problem, error.detail, status=error.status) from error
+            raise RetryLater(error.problem, error.detail, status=error.status) from error
         id = found.get("id") if found is not None else None
         if not isinstance(id, str) or not id:
             raise Rejected(Problem.PLATFORM_TARGET, "JeriCommerce knows nobody with this address")

@@ -14,13 +14,10 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from connector.domain.errors import Blocked, Problem, Unknown
-from connector.domain.lanes import (
-    Millis,
-    Spend,
-)
-from connector.net.http import Answer, Http
-from connector.net.rate_limit import Governor, Limit
+from connector.domain.errors import AmbiguousError, Blocked, Problem
+from connector.domain.lanes import Millis, QuotaUsage
+from connector.net.http import ApiResponse, Http
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms.jericommerce.settings import Settings
 from connector.ports import Clock
 
@@ -42,12 +39,12 @@ def limits(settings: Settings) -> dict[str, Limit]:
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class HttpClients:
     """The same API, called in three ways: what may be asked again, what must not be done twice
     (it says itself which statuses mean "not applied"), and the push, at an address of its own."""
 
-    repeatable: Http
-    changes: Http
+    idempotent: Http
+    non_idempotent: Http
     push: Http
 
 
@@ -57,19 +54,19 @@ class JeriCommerceApi:
     def __init__(
         self,
         settings: Settings,
-        ways: Ways,
-        governor: Governor,
+        clients: HttpClients,
+        governor: RateLimiter,
         clock: Clock,
-        remember: Callable[[Sequence[Spend]], Awaitable[None]],
+        record_usage: Callable[[Sequence[QuotaUsage]], Awaitable[None]],
     ) -> None:
         self._settings = settings
-        self._ways = ways
+        self._clients = clients
         self._governor = governor
         self._clock = clock
-        self._remember = remember
+        self._record_usage = record_usage
 
     @property
-    def governor(self) -> Governor:
+    def governor(self) -> RateLimiter:
         return self._governor
 
     def now(self) -> Millis:
@@ -102,52 +99,54 @@ class JeriCommerceApi:
     ) -> None:
         """Apply `{email, amount, reason}`, once. Its permit was given. Raises DeliveryError."""
         path = f"/v1/programs/{self._settings.program}/balance/{direction}"
-        answer = await self._ways.changes.call(
+        answer = await self._clients.non_idempotent.call(
             "POST", path, route=BALANCE, content=orjson.dumps([item])
         )
-        _readable(answer)
+        _json_or_none(answer)
 
     async def push(self, message: Mapping[str, str]) -> None:
         """Send `{customer_id, message, url}`, once; `url` may be missing. Its permit was given.
         Raises DeliveryError."""
-        answer = await self._ways.push.call("POST", "", route=PUSH, content=orjson.dumps(message))
-        _readable(answer)
+        answer = await self._clients.push.call(
+            "POST", "", route=PUSH, content=orjson.dumps(message)
+        )
+        _json_or_none(answer)
 
     async def integrate(self, items: Sequence[Mapping[str, Any]]) -> Any:
         """Tell `[{email, feature, payload}]`, and what the answer's body says, None where it says
         nothing. Its permit was given. Raises DeliveryError; a 404 means that no item worked."""
         path = f"/v1/programs/{self._settings.program}/integrations/api"
-        answer = await self._ways.repeatable.call(
+        answer = await self._clients.idempotent.call(
             "POST", path, route=INTEGRATE, content=orjson.dumps(items)
         )
-        return _readable(answer)
+        return _json_or_none(answer)
 
     async def _get(self, route: str, path: str) -> dict[str, Any] | None:
         """The JSON object, None where there is nothing of that name."""
         try:
-            answer = await self._ways.repeatable.call("GET", path, route=route)
+            answer = await self._clients.idempotent.call("GET", path, route=route)
         except Blocked as error:
             if error.status == 404:
                 return None
             raise
-        return _object(answer.json())
+        return _json_object(answer.json())
 
     async def permit(self, *, backfill: bool = False) -> None:
         """Wait for quota for one call and save that it was granted."""
-        await self._governor.permit(ANY_CALL, self._remember, backfill=backfill)
+        await self._governor.acquire(ANY_CALL, self._record_usage, backfill=backfill)
 
     async def aclose(self) -> None:
-        for http in (self._ways.repeatable, self._ways.changes, self._ways.push):
+        for http in (self._clients.idempotent, self._clients.non_idempotent, self._clients.push):
             await http.aclose()
 
 
-def _object(found: Any) -> dict[str, Any]:
+def _json_object(found: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise Unknown(Problem.ANSWER_UNREADABLE, "the answer is no JSON object")
+        raise AmbiguousError(Problem.ANSWER_UNREADABLE, "the answer is no JSON object")
     return found
 
 
-def _readable(answer: Answer) -> Any:
+def _json_or_none(answer: ApiResponse) -> Any:
     """The body of a change's answer. No page says what it holds, and it may well be empty; but a
     gateway's page in place of an answer proves nothing. Raises Unknown for that."""
     return answer.json() if answer.body else None

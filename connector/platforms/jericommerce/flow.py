@@ -3,13 +3,11 @@ balance change with its api-key, or the push of its preview pages with Klaviyo's
 
 from __future__ import annotations
 
-from connector.domain.actions import (
-    Action,
-)
+from connector.domain.actions import Action
 from connector.platforms.jericommerce.settings import Settings
 from connector.ports import DirectCall
 
-_KLAVIYOS_ID = "{{ person.id|escapejs }}"
+_KLAVIYO_ID_TEMPLATE = "{{ person.id|escapejs }}"
 
 
 def direct(settings: Settings, action: Action) -> DirectCall:
@@ -18,7 +16,7 @@ def direct(settings: Settings, action: Action) -> DirectCall:
     if action.name == "push":
         bearer = settings.push_auth == "bearer"
         headers = {"Authorization": f"Bearer {key}"} if bearer else {"api-key": key}
-        body = {"customer_id": _KLAVIYOS_ID, "message": action.message}
+        body = {"customer_id": _KLAVIYO_ID_TEMPLATE, "message": action.message}
         return DirectCall(
             settings.push_url, headers, {**body, "url": action.url} if action.url else body
         )

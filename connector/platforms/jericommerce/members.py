@@ -8,10 +8,12 @@ from typing import Any
 from connector.domain.errors import Blocked, Problem
 from connector.platforms.jericommerce.api import ANY_CALL, JeriCommerceApi
 from connector.platforms.jericommerce.settings import Settings
-from connector.ports import Member, Quota, Told
+from connector.ports import Member, MembershipResult, Quota
 
-_NO_ADDRESS = Told("refused", Problem.NO_IDENTITY, "JeriCommerce knows people by address alone")
-_UNCONFIRMED = Told("unconfirmed")
+_NO_ADDRESS = MembershipResult(
+    "refused", Problem.NO_IDENTITY, "JeriCommerce knows people by address alone"
+)
+_UNCONFIRMED = MembershipResult("unconfirmed")
 
 
 class JeriCommerceMembers:
@@ -28,7 +30,9 @@ class JeriCommerceMembers:
     def quota(self) -> Quota:
         return self._api.governor
 
-    async def tell(self, target: str, changes: Sequence[tuple[Member, bool]]) -> Sequence[Told]:
+    async def update(
+        self, target: str, changes: Sequence[tuple[Member, bool]]
+    ) -> Sequence[MembershipResult]:
         items = [
             {
                 "email": member.email,
@@ -41,24 +45,26 @@ class JeriCommerceMembers:
         if not items:
             return [_NO_ADDRESS] * len(changes)
         try:
-            said = _by_address(await self._api.integrate(items))
+            answered = _by_address(await self._api.integrate(items))
         except Blocked as error:
             if error.status != 404:
                 raise
-            refused = Told("refused", Problem.PLATFORM_TARGET, error.detail)
+            refused = MembershipResult("refused", Problem.PLATFORM_TARGET, error.detail)
             return [refused if member.email else _NO_ADDRESS for member, _ in changes]
-        return [_told(member, said) for member, _ in changes]
+        return [_result_for(member, answered) for member, _ in changes]
 
 
-def _told(member: Member, said: Mapping[str, Mapping[str, Any]]) -> Told:
+def _result_for(member: Member, answered: Mapping[str, Mapping[str, Any]]) -> MembershipResult:
     if not member.email:
         return _NO_ADDRESS
-    item = said.get(member.email.casefold())
+    item = answered.get(member.email.casefold())
     if item is None:
         return _UNCONFIRMED
     if item.get("error") or item.get("success") is False:
-        return Told("refused", Problem.PLATFORM_REFUSED, "JeriCommerce lists it as failed")
-    return Told("confirmed")
+        return MembershipResult(
+            "refused", Problem.PLATFORM_REFUSED, "JeriCommerce lists it as failed"
+        )
+    return MembershipResult("confirmed")
 
 
 def _by_address(body: Any) -> dict[str, Mapping[str, Any]]:

@@ -7,14 +7,12 @@ from typing import Any
 
 import orjson
 
-from connector.domain.attention import (
-    Check,
-)
-from connector.domain.errors import Blocked, DeliveryError, Rejected, Unknown
+from connector.domain.attention import Check
+from connector.domain.errors import AmbiguousError, Blocked, DeliveryError, Rejected
 from connector.platforms.jericommerce.api import ANY_CALL, JeriCommerceApi
 from connector.platforms.jericommerce.settings import Settings
 from connector.platforms.jericommerce.view import person_covers, person_view
-from connector.ports import Quota, Sight, Whom
+from connector.ports import PersonRef, PersonSnapshot, Quota
 
 _FETCHED_AT = "pass_url_at"
 """Beside the link in a view: when it was fetched, ms. A view is read much more often."""
@@ -28,7 +26,7 @@ class JeriCommerceReader:
     by_id = False
 
     def __init__(self, settings: Settings, api: JeriCommerceApi) -> None:
-        self._refresh = settings.pass_url_refresh
+        self._link_max_age = settings.pass_url_refresh
         self.parallel = settings.max_concurrency
         self._api = api
 
@@ -36,31 +34,31 @@ class JeriCommerceReader:
     def quota(self) -> Quota:
         return self._api.governor
 
-    async def read(self, who: Whom, reads: frozenset[str]) -> Sight | None:
-        if who.email is None:
+    async def read(self, ref: PersonRef, fields: frozenset[str]) -> PersonSnapshot | None:
+        if ref.email is None:
             return None
-        customer = await self._api.customer(who.email)
-        if customer is None or _is_another(customer, who):
+        customer = await self._api.customer(ref.email)
+        if customer is None or _is_other_person(customer, ref):
             return None
-        link, at = await self._pass_link(who) if "pass_url" in reads else (None, 0)
+        link, at = await self._pass_link(ref) if "pass_url" in fields else (None, 0)
         view = person_view(customer, link)
         if link is not None:
             view[_FETCHED_AT] = at
-        return Sight(view, person_covers(customer, link))
+        return PersonSnapshot(view, person_covers(customer, link))
 
-    async def _pass_link(self, who: Whom) -> tuple[str | None, int]:
+    async def _pass_link(self, who: PersonRef) -> tuple[str | None, int]:
         """The link we have and when it was fetched, unless it has aged or a pass event asks for a
         new one. Without it the rest of the person is still worth telling."""
         known = orjson.loads(who.view) if who.view else {}
         link, at = known.get("pass_url"), known.get(_FETCHED_AT, 0)
         now = self._api.now()
-        aged = self._refresh is not None and now - at > self._refresh * 1000
-        if isinstance(link, str) and not aged and not who.renew:
+        aged = self._link_max_age is not None and now - at > self._link_max_age * 1000
+        if isinstance(link, str) and not aged and not who.refetch:
             return link, at
         assert who.email is not None
         try:
             fetched = await self._api.pass_link(who.email, backfill=who.backfill)
-        except (Rejected, Unknown):
+        except (Rejected, AmbiguousError):
             fetched = None
         except Blocked as error:
             if error.scope == "account":
@@ -68,7 +66,7 @@ class JeriCommerceReader:
             fetched = None
         return (fetched, now) if fetched else (link, at)
 
-    def renews(self, event: str) -> bool:
+    def needs_refetch(self, event: str) -> bool:
         """Whether this event means that what is fetched seldom must be fetched again."""
         return event.strip().replace("-", " ").casefold() in _PASS_EVENTS
 
@@ -83,9 +81,9 @@ class JeriCommerceReader:
         return [Check(what, "ok", "taken; whether the program exists cannot be told")]
 
 
-def _is_another(customer: Mapping[str, Any], who: Whom) -> bool:
+def _is_other_person(customer: Mapping[str, Any], who: PersonRef) -> bool:
     """An address is all that can be asked for, and it may have become somebody else's."""
     user = customer.get("userData")
-    said = [customer.get("id"), user.get("customerId") if isinstance(user, dict) else None]
-    ids = [id for id in said if isinstance(id, str)]
+    customer_ids = [customer.get("id"), user.get("customerId") if isinstance(user, dict) else None]
+    ids = [id for id in customer_ids if isinstance(id, str)]
     return who.platform_id is not None and bool(ids) and who.platform_id not in ids

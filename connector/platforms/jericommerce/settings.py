@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from connector.config import DurationOrNever, PlatformSettings, Secrets, Url, Words, setting
+from connector.config import Allowed, DurationOrNever, PlatformSettings, Secrets, Url, setting
 
 
 class Settings(PlatformSettings):
@@ -20,7 +20,7 @@ class Settings(PlatformSettings):
     program: Annotated[
         str,
         Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$"),
-        Words("the program's slug or UUID"),
+        Allowed("the program's slug or UUID"),
     ] = Field(description="The program: its slug or UUID.")
     api_key: SecretStr = setting("", "The program's API key.", needed=True)
     webhook_secret: Secrets = setting(
@@ -33,7 +33,7 @@ class Settings(PlatformSettings):
     push_url: Annotated[
         str,
         Field(pattern=r"^(https?://|\{base_url\})[^\s]*$"),
-        Words("an address; {base_url} stands for base_url"),
+        Allowed("an address; {base_url} stands for base_url"),
     ] = setting("{base_url}/v1/push", "Where a push notification is posted.")
     push_auth: Literal["bearer", "api-key"] = setting(
         "bearer", "How the API key goes along with a push: Authorization: Bearer, or api-key."
@@ -56,10 +56,10 @@ class Settings(PlatformSettings):
 
     @field_validator("base_url", "link_base_url")
     @classmethod
-    def _without_slash(cls, url: str) -> str:
+    def _strip_slash(cls, url: str) -> str:
         return url.rstrip("/")
 
     @field_validator("push_url")
     @classmethod
-    def _complete(cls, url: str, info: ValidationInfo) -> str:
+    def _expand_base_url(cls, url: str, info: ValidationInfo) -> str:
         return url.replace("{base_url}", str(info.data.get("base_url", "")))

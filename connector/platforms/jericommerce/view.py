@@ -20,10 +20,10 @@ _USER = (
 )
 
 
-_ALWAYS = frozenset(
+_BASE_COVERS = frozenset(
     ("email", "phone", "first_name", "last_name", "birthdate", "balance", "tier.name", "raw")
 )
-_WITH_TIER = _ALWAYS | {"tier"}
+_TIER_COVERS = _BASE_COVERS | {"tier"}
 
 
 def event_view(
@@ -89,5 +89,5 @@ def person_covers(customer: dict[str, Any], pass_url: str | None = None) -> froz
     """
     loyalty = customer.get("loyaltyData")
     status = loyalty.get("tierStatus") if isinstance(loyalty, dict) else None
-    covers = _ALWAYS if isinstance(status, str) and status else _WITH_TIER
+    covers = _BASE_COVERS if isinstance(status, str) and status else _TIER_COVERS
     return covers if pass_url is None else covers | {"pass_url"}

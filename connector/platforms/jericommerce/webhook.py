@@ -17,14 +17,10 @@ from typing import Any
 import orjson
 
 from connector.domain.errors import Malformed, Problem, Unauthorised
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.records import (
-    Record,
-)
+from connector.domain.lanes import Millis
+from connector.domain.records import Record
 from connector.platforms.jericommerce.settings import Settings
-from connector.runtime.clock import millis_of
+from connector.runtime.clock import to_millis
 
 SIGNATURE = "x-jericommerce-hmac-sha256"
 EVENT_TYPE = "x-jericommerce-event-type"
@@ -59,9 +55,9 @@ class JeriCommerceWebhook:
 
     def _matches(self, key: bytes, given: str, body: bytes) -> bool:
         digest = hmac.digest(key, body, sha256)
-        as_hex = self._hex and hmac.compare_digest(digest.hex(), _ascii(given.lower()))
+        as_hex = self._hex and hmac.compare_digest(digest.hex(), _ascii_or_empty(given.lower()))
         in_base64 = self._base64 and hmac.compare_digest(
-            base64.b64encode(digest).decode(), _ascii(given)
+            base64.b64encode(digest).decode(), _ascii_or_empty(given)
         )
         return as_hex or in_base64
 
@@ -70,38 +66,38 @@ class JeriCommerceWebhook:
         if not name or len(name) > _NAME_MAX:
             raise _malformed(f"header {EVENT_TYPE} must name the event in 1 to {_NAME_MAX} letters")
         try:
-            said = orjson.loads(body)
+            payload = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise _malformed(f"the body is not JSON: {error}") from error
-        if not isinstance(said, dict):
+        if not isinstance(payload, dict):
             raise _malformed("the body must be a JSON object")
-        id = _text(said, "id")
+        id = _text(payload, "id")
         if not id or len(id) > 200:
             raise _malformed("`id` must be the event's id, a text of 1 to 200 letters")
-        properties = said.get("properties")
+        properties = payload.get("properties")
         if properties is not None and not isinstance(properties, dict):
             raise _malformed("`properties` must be a JSON object")
-        email = _text(said, "email")
+        email = _text(payload, "email")
         return [
             Record(
                 key=id,
                 unique_id=f"jericommerce:{id}",
                 name=name,
-                occurred_at=_moment(said),
+                occurred_at=_occurred_at(payload),
                 data=body,
-                person=_text(said, "customerId"),
+                person=_text(payload, "customerId"),
                 email=email.lower() if email else None,
             )
         ]
 
 
-def _ascii(text: str) -> str:
+def _ascii_or_empty(text: str) -> str:
     """compare_digest refuses other letters; none of them can match."""
     return text if text.isascii() else ""
 
 
-def _text(said: dict[str, Any], key: str) -> str | None:
-    value = said.get(key)
+def _text(payload: dict[str, Any], key: str) -> str | None:
+    value = payload.get(key)
     if value is None:
         return None
     if not isinstance(value, str) or "\0" in value:
@@ -109,12 +105,12 @@ def _text(said: dict[str, Any], key: str) -> str | None:
     return value.strip() or None
 
 
-def _moment(said: dict[str, Any]) -> Millis:
-    value = said.get("createdAt")
+def _occurred_at(payload: dict[str, Any]) -> Millis:
+    value = payload.get("createdAt")
     if not isinstance(value, str):
         raise _malformed("`createdAt` must be the time of the event, ISO 8601")
     try:
-        return millis_of(datetime.fromisoformat(value))
+        return to_millis(datetime.fromisoformat(value))
     except ValueError as error:
         raise _malformed("`createdAt` is not an ISO 8601 time") from error
 

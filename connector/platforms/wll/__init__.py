@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from connector.net.auth import HeaderKey, OAuthToken
 from connector.platforms.kit import NOT_APPLIED, Kit
 from connector.platforms.wll.actions import WllActions
-from connector.platforms.wll.api import Ways, WllApi, limits
-from connector.platforms.wll.reader import WllPeople
+from connector.platforms.wll.api import HttpClients, WllApi, limits
+from connector.platforms.wll.reader import WllReader
 from connector.platforms.wll.settings import Settings
 from connector.platforms.wll.view import event_view, person_view
 from connector.platforms.wll.webhook import WllWebhook
@@ -18,10 +18,10 @@ from connector.ports import Client, Platform
 async def open(settings: Settings, kit: Kit) -> Client:
     """The tenant whose key and client the settings hold."""
     key = HeaderKey("X-Api-Key", settings.api_key)
-    by_event = HeaderKey("Authorization", settings.points_event_secret, prefix="Bearer ")
+    event_key = HeaderKey("Authorization", settings.points_event_secret, prefix="Bearer ")
 
     def points() -> Mapping[str, str]:
-        return {**key(), **by_event()}
+        return {**key(), **event_key()}
 
     token = OAuthToken(
         kit.http(settings.auth_url, dict, NOT_APPLIED),
@@ -30,18 +30,18 @@ async def open(settings: Settings, kit: Kit) -> Client:
         client_secret=settings.client_secret,
         extra={"audience": "wlloyalty.net"},
         as_json=True,
-        beside=key,
+        extra_header=key,
     )
-    ways = Ways(
+    clients = HttpClients(
         token=token,
         admin=kit.http(settings.base_url, token, NOT_APPLIED),
-        anybody=kit.http(settings.base_url, key, NOT_APPLIED),
+        public=kit.http(settings.base_url, key, NOT_APPLIED),
         points=kit.http(settings.base_url, points, kit.retry_statuses),
     )
     secret = settings.api_key.get_secret_value()
     governor = await kit.quota(f"{settings.base_url} {secret}", limits(settings))
-    api = WllApi(settings, ways, governor, kit.clock, kit.remember)
-    people = WllPeople(settings, api)
+    api = WllApi(settings, clients, governor, kit.clock, kit.record_usage)
+    people = WllReader(settings, api)
     return Client(
         check=people.check,
         aclose=api.aclose,

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from connector.domain.actions import (
-    Action,
-)
-from connector.domain.errors import Blocked, Problem, Rejected, Unknown, Wait
+from connector.domain.actions import Action
+from connector.domain.errors import AmbiguousError, Blocked, Problem, Rejected, RetryLater
 from connector.platforms.wll.api import ANY_CALL, WllApi
 from connector.platforms.wll.settings import Settings
 from connector.ports import Quota
@@ -38,7 +36,7 @@ class WllActions:
         }
         event = {"type": self._type, "subject": subject, "payload": payload}
         try:
-            return await self._api.report(event)
+            return await self._api.post_event(event)
         except Blocked as error:
             if error.status != 404:
                 raise
@@ -54,9 +52,9 @@ class WllActions:
             raise Rejected(Problem.NO_IDENTITY, "WLL finds nobody by address: give customer_id")
         try:
             user = await self._api.user(action.customer)
-        except Unknown as error:
+        except AmbiguousError as error:
             # Only a question was asked; nothing was adjusted yet.
-            raise Wait(error.problem, error.detail, status=error.status) from error
+            raise RetryLater(error.problem, error.detail, status=error.status) from error
         if user is None:
             raise Rejected(Problem.PLATFORM_TARGET, "WLL knows no user of this id")
         await self._api.permit()

@@ -14,14 +14,11 @@ from urllib.parse import quote
 
 import orjson
 
-from connector.domain.errors import Blocked, Problem, Rejected, Unknown
-from connector.domain.lanes import (
-    Millis,
-    Spend,
-)
+from connector.domain.errors import AmbiguousError, Blocked, Problem, Rejected
+from connector.domain.lanes import Millis, QuotaUsage
 from connector.net.auth import OAuthToken
-from connector.net.http import Answer, Http
-from connector.net.rate_limit import Governor, Limit
+from connector.net.http import ApiResponse, Http
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms.wll.settings import Settings
 from connector.ports import Clock
 
@@ -35,7 +32,7 @@ POST_EVENT = "POST /events"
 
 ANY_CALL = "* /v1"
 """Quota is asked for under this name, whatever is called: the limit counts all calls of a key."""
-_KEPT = 600.0
+_CACHE_TTL = 600.0
 """Seconds for which what everybody may see is not fetched again."""
 
 
@@ -46,18 +43,18 @@ def limits(settings: Settings) -> dict[str, Limit]:
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class HttpClients:
     """The same API, called as an administrator, with the key alone, and by the secret of the event
     type that moves points, where a repeat is not harmless."""
 
     token: OAuthToken
     admin: Http
-    anybody: Http
+    public: Http
     points: Http
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ListPage:
     """One page of a list; `cursor` is where the next one begins, None at the end."""
 
     items: Sequence[dict[str, Any]]
@@ -70,21 +67,21 @@ class WllApi:
     def __init__(
         self,
         settings: Settings,
-        ways: Ways,
-        governor: Governor,
+        clients: HttpClients,
+        governor: RateLimiter,
         clock: Clock,
-        remember: Callable[[Sequence[Spend]], Awaitable[None]],
+        record_usage: Callable[[Sequence[QuotaUsage]], Awaitable[None]],
     ) -> None:
         self._settings = settings
-        self._ways = ways
+        self._clients = clients
         self._governor = governor
         self._clock = clock
-        self._remember = remember
-        self._seen_by_all: dict[str, tuple[float, Sequence[Any]]] = {}
-        self._looking = asyncio.Lock()
+        self._record_usage = record_usage
+        self._public_cache: dict[str, tuple[float, Sequence[Any]]] = {}
+        self._cache_lock = asyncio.Lock()
 
     @property
-    def governor(self) -> Governor:
+    def governor(self) -> RateLimiter:
         return self._governor
 
     def now(self) -> Millis:
@@ -95,99 +92,103 @@ class WllApi:
         was given by the caller."""
         path = self._settings.paths.user.replace("{subject}", quote(subject, safe=""))
         try:
-            answer = await self._ways.admin.call("GET", path, route=GET_USER)
+            answer = await self._clients.admin.call("GET", path, route=GET_USER)
         except Blocked as error:
             if error.status == 404:
                 return None
             raise
-        user = _opened(answer).get("data")
+        user = _unwrap(answer).get("data")
         if not isinstance(user, dict) or subject.casefold() not in _ids(user):
-            raise Unknown(Problem.ANSWER_UNREADABLE, "the answer is not about the user asked for")
+            raise AmbiguousError(
+                Problem.ANSWER_UNREADABLE, "the answer is not about the user asked for"
+            )
         return user
 
-    async def users(self, cursor: str | None, *, backfill: bool = False) -> Listing:
+    async def users(self, cursor: str | None, *, backfill: bool = False) -> ListPage:
         """A page of everybody."""
         return await self._list(GET_USERS, self._settings.paths.users, cursor, backfill=backfill)
 
-    async def audiences(self, cursor: str | None) -> Listing:
+    async def audiences(self, cursor: str | None) -> ListPage:
         """A page of `{id, name}`."""
         return await self._list(GET_AUDIENCES, self._settings.paths.audiences, cursor)
 
-    async def members(self, audience: str, cursor: str | None) -> Listing:
+    async def members(self, audience: str, cursor: str | None) -> ListPage:
         """A page of the users in an audience."""
         path = self._settings.paths.members.replace("{id}", quote(audience, safe=""))
         return await self._list(GET_MEMBERS, path, cursor)
 
     async def rewards(self) -> Sequence[Any]:
         """The rewards, at most ten minutes old."""
-        return await self._common(GET_REWARDS, self._settings.paths.rewards)
+        return await self._cached_list(GET_REWARDS, self._settings.paths.rewards)
 
     async def tiers(self) -> Sequence[Any]:
         """The tiers, at most ten minutes old."""
-        return await self._common(GET_TIERS, self._settings.paths.tiers)
+        return await self._cached_list(GET_TIERS, self._settings.paths.tiers)
 
-    async def report(self, event: Mapping[str, Any]) -> str | None:
+    async def post_event(self, event: Mapping[str, Any]) -> str | None:
         """Report the event that moves points, once; WLL's id of it. Its permit was given."""
         path = self._settings.paths.events
         content = orjson.dumps(event)
-        answer = await self._ways.points.call("POST", path, route=POST_EVENT, content=content)
-        data = _opened(answer).get("data")
+        answer = await self._clients.points.call("POST", path, route=POST_EVENT, content=content)
+        data = _unwrap(answer).get("data")
         id = data.get("id") if isinstance(data, dict) else None
         return id if isinstance(id, str) else None
 
     async def permit(self, *, backfill: bool = False) -> None:
         """Wait for quota for one call and save that it was granted."""
-        await self._governor.permit(ANY_CALL, self._remember, backfill=backfill)
+        await self._governor.acquire(ANY_CALL, self._record_usage, backfill=backfill)
 
     async def aclose(self) -> None:
-        await self._ways.token.aclose()
-        for http in (self._ways.admin, self._ways.anybody, self._ways.points):
+        await self._clients.token.aclose()
+        for http in (self._clients.admin, self._clients.public, self._clients.points):
             await http.aclose()
 
     async def _list(
         self, route: str, path: str, cursor: str | None, *, backfill: bool = False
-    ) -> Listing:
+    ) -> ListPage:
         await self.permit(backfill=backfill)
         if cursor is not None:
             path += ("&" if "?" in path else "?") + f"cursor={quote(cursor, safe='')}"
-        page = _opened(await self._ways.admin.call("GET", path, route=route))
-        following = page.get("next")
-        if following is not None and not isinstance(following, str | int):
-            raise Unknown(Problem.ANSWER_UNREADABLE, "`next` is no cursor")
+        page = _unwrap(await self._clients.admin.call("GET", path, route=route))
+        next_cursor = page.get("next")
+        if next_cursor is not None and not isinstance(next_cursor, str | int):
+            raise AmbiguousError(Problem.ANSWER_UNREADABLE, "`next` is no cursor")
         items = _items(page)
         if not all(isinstance(item, dict) for item in items):
-            raise Unknown(Problem.ANSWER_UNREADABLE, "a list holds something that is no object")
-        return Listing(items, str(following) if following else None)
+            raise AmbiguousError(
+                Problem.ANSWER_UNREADABLE, "a list holds something that is no object"
+            )
+        return ListPage(items, str(next_cursor) if next_cursor else None)
 
-    async def _common(self, route: str, path: str) -> Sequence[Any]:
-        async with self._looking:
-            read_at, items = self._seen_by_all.get(route, (-_KEPT, ()))
-            if self._clock.monotonic() - read_at < _KEPT:
+    async def _cached_list(self, route: str, path: str) -> Sequence[Any]:
+        async with self._cache_lock:
+            read_at, items = self._public_cache.get(route, (-_CACHE_TTL, ()))
+            if self._clock.monotonic() - read_at < _CACHE_TTL:
                 return items
             await self.permit()
             read_at = self._clock.monotonic()
-            items = _items(_opened(await self._ways.anybody.call("GET", path, route=route)))
-            self._seen_by_all[route] = (read_at, items)
+            items = _items(_unwrap(await self._clients.public.call("GET", path, route=route)))
+            self._public_cache[route] = (read_at, items)
             return items
 
 
-def _opened(answer: Answer) -> dict[str, Any]:
+def _unwrap(answer: ApiResponse) -> dict[str, Any]:
     """The envelope. Raises Rejected for `fail`, Unknown for `error` and what is no envelope."""
-    said = answer.json()
-    if not isinstance(said, dict):
-        raise Unknown(Problem.ANSWER_UNREADABLE, "the answer is no JSON object")
-    status = said.get("status", "success")
+    envelope = answer.json()
+    if not isinstance(envelope, dict):
+        raise AmbiguousError(Problem.ANSWER_UNREADABLE, "the answer is no JSON object")
+    status = envelope.get("status", "success")
     if status == "fail":
         raise Rejected(Problem.PLATFORM_REFUSED, f"status fail in a {answer.status}")
     if status != "success":
-        raise Unknown(Problem.SERVER_FAULT, f"status is not success in a {answer.status}")
-    return said
+        raise AmbiguousError(Problem.SERVER_FAULT, f"status is not success in a {answer.status}")
+    return envelope
 
 
 def _items(page: Mapping[str, Any]) -> Sequence[Any]:
     items = page.get("data")
     if not isinstance(items, list):
-        raise Unknown(Problem.ANSWER_UNREADABLE, "`data` is no list")
+        raise AmbiguousError(Problem.ANSWER_UNREADABLE, "`data` is no list")
     return items
 
 

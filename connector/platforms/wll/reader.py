@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from connector.domain.attention import (
-    Check,
-)
-from connector.domain.errors import Blocked, DeliveryError, Rejected, Unknown
+from connector.domain.attention import Check
+from connector.domain.errors import AmbiguousError, Blocked, DeliveryError, Rejected
 from connector.platforms.wll.api import ANY_CALL, WllApi
 from connector.platforms.wll.settings import Settings
-from connector.platforms.wll.view import COVERS, WITHHELD, next_reward, next_tier, shown, withheld
-from connector.ports import Listed, Member, MembersPage, PeoplePage, Quota, Sight, Whom
+from connector.platforms.wll.view import (
+    COVERS,
+    WITHHELD,
+    next_reward,
+    next_tier,
+    user_view,
+    withheld,
+)
+from connector.ports import (
+    Member,
+    MembersPage,
+    PeoplePage,
+    PeoplePageItem,
+    PersonRef,
+    PersonSnapshot,
+    Quota,
+)
 
 
-class WllPeople:
+class WllReader:
     """connector.ports.Reader, Stream and Audiences. A person is WLL's authIdentifier."""
 
     endpoint = ANY_CALL
@@ -30,23 +43,25 @@ class WllPeople:
     def quota(self) -> Quota:
         return self._api.governor
 
-    async def read(self, who: Whom, reads: frozenset[str]) -> Sight | None:
+    async def read(self, ref: PersonRef, fields: frozenset[str]) -> PersonSnapshot | None:
         """Nobody can be asked for by address."""
-        user = await self._api.user(who.platform_id) if who.platform_id else None
-        return await self._sight(user, reads) if user is not None else None
+        user = await self._api.user(ref.platform_id) if ref.platform_id else None
+        return await self._snapshot_of(user, fields) if user is not None else None
 
-    def renews(self, event: str) -> bool:
+    def needs_refetch(self, event: str) -> bool:
         return False
 
     async def page(
-        self, cursor: str | None, reads: frozenset[str], *, backfill: bool = False
+        self, cursor: str | None, fields: frozenset[str], *, backfill: bool = False
     ) -> PeoplePage:
         at = self._api.now()
         found = await self._api.users(cursor, backfill=backfill)
         people = [
-            Listed(_person(user), _address(user) if "email" in sight.view else None, sight)
+            PeoplePageItem(
+                _person_id(user), _address(user) if "email" in snapshot.view else None, snapshot
+            )
             for user in found.items
-            if _person(user) and (sight := await self._sight(user, reads))
+            if _person_id(user) and (snapshot := await self._snapshot_of(user, fields))
         ]
         return PeoplePage(people, found.cursor, found.cursor is not None, at)
 
@@ -65,7 +80,7 @@ class WllPeople:
         """Who is withheld is no member: nothing of him may be told, that neither."""
         found = await self._api.members(audience, cursor)
         members = [
-            Member(platform_id=_person(user), email=_address(user))
+            Member(platform_id=_person_id(user), email=_address(user))
             for user in found.items
             if not withheld(user, self._placeholders)
         ]
@@ -82,24 +97,27 @@ class WllPeople:
             return [Check(what, "fault", error.detail, error.problem)]
         return [Check(what, "ok", "taken")]
 
-    async def _sight(self, user: dict[str, Any], reads: frozenset[str]) -> Sight:
+    async def _snapshot_of(self, user: dict[str, Any], reads: frozenset[str]) -> PersonSnapshot:
         if why := withheld(user, self._placeholders):
-            return Sight({"withheld": why}, WITHHELD)
-        view = shown(user, self._placeholders)
+            return PersonSnapshot({"withheld": why}, WITHHELD)
+        view = user_view(user, self._placeholders)
         covers = COVERS
-        for word, about in (("next_tier", self._next_tier), ("next_reward", self._next_reward)):
-            if any(read.partition(".")[0] == word for read in reads):
+        for field, load_goal in (
+            ("next_tier", self._next_tier),
+            ("next_reward", self._next_reward),
+        ):
+            if any(read.partition(".")[0] == field for read in reads):
                 try:
-                    found = await about(user)
-                except (Rejected, Unknown, Blocked) as error:
+                    found = await load_goal(user)
+                except (Rejected, AmbiguousError, Blocked) as error:
                     # Without it the rest of the person is still worth telling.
                     if isinstance(error, Blocked) and error.scope == "account":
                         raise
                     continue
-                covers |= {word}
+                covers |= {field}
                 if found:
-                    view[word] = found
-        return Sight(view, covers)
+                    view[field] = found
+        return PersonSnapshot(view, covers)
 
     async def _next_tier(self, user: dict[str, Any]) -> dict[str, Any] | None:
         return next_tier(user, await self._api.tiers())
@@ -108,7 +126,7 @@ class WllPeople:
         return next_reward(user, await self._api.rewards(), self._api.now())
 
 
-def _person(user: Mapping[str, Any]) -> str | None:
+def _person_id(user: Mapping[str, Any]) -> str | None:
     """Who has no authIdentifier is known by WLL's own id, which can be asked for as well."""
     for key in ("authIdentifier", "id"):
         if isinstance(user.get(key), str) and user[key]:

@@ -14,20 +14,20 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from connector.config import PlatformSettings, Secrets, Section, Url, Words, setting
+from connector.config import Allowed, PlatformSettings, Secrets, Section, Url, setting
 
 _Path: TypeAlias = Annotated[
-    str, Field(pattern=r"^/[^\s{}]*$"), Words("a path below base_url that begins with /")
+    str, Field(pattern=r"^/[^\s{}]*$"), Allowed("a path below base_url that begins with /")
 ]
 _UserPath: TypeAlias = Annotated[
     str,
     Field(pattern=r"^/[^\s{}]*\{subject\}[^\s{}]*$"),
-    Words("a path below base_url that begins with / and holds {subject}"),
+    Allowed("a path below base_url that begins with / and holds {subject}"),
 ]
 _AudiencePath: TypeAlias = Annotated[
     str,
     Field(pattern=r"^/[^\s{}]*\{id\}[^\s{}]*$"),
-    Words("a path below base_url that begins with / and holds {id}"),
+    Allowed("a path below base_url that begins with / and holds {id}"),
 ]
 
 
@@ -77,16 +77,16 @@ class Settings(PlatformSettings):
 
     @field_validator("base_url", "auth_url")
     @classmethod
-    def _without_slash(cls, url: str) -> str:
+    def _strip_slash(cls, url: str) -> str:
         return url.rstrip("/")
 
     @model_validator(mode="after")
-    def _points_with_secret(self) -> Settings:
+    def _require_event_secret(self) -> Settings:
         if self.points_event_type and not self.points_event_secret.get_secret_value():
             raise ValueError("points_event_secret beside points_event_type")
         return self
 
     @field_validator("placeholders")
     @classmethod
-    def _compared_without_case(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+    def _casefold(cls, words: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(word.strip().casefold() for word in words)

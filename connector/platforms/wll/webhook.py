@@ -16,17 +16,13 @@ from typing import Any
 import orjson
 
 from connector.domain.errors import Malformed, Problem, Unauthorised
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.records import (
-    Record,
-)
+from connector.domain.lanes import Millis
+from connector.domain.records import Record
 from connector.platforms.wll.settings import Settings
-from connector.runtime.clock import millis_of
+from connector.runtime.clock import to_millis
 
-_SHOUTED = re.compile(r"[A-Z0-9]+(_[A-Z0-9]+)*")
-_AUDIENCE = ("audienceId", "audience", "audienceName", "id", "name")
+_UPPER_SNAKE = re.compile(r"[A-Z0-9]+(_[A-Z0-9]+)*")
+_AUDIENCE_KEYS = ("audienceId", "audience", "audienceName", "id", "name")
 """Where an audience's event may say which one: no page shows its payload."""
 
 
@@ -37,7 +33,7 @@ class WllWebhook:
         # An empty secret would let in whoever presents nothing.
         secrets = [secret.get_secret_value() for secret in settings.webhook_secret]
         self._secrets = [secret.encode() for secret in secrets if secret.strip()]
-        self._membership = {
+        self._membership_events = {
             type: joined
             for type, joined in ((settings.join_event, True), (settings.leave_event, False))
             if type
@@ -57,51 +53,51 @@ class WllWebhook:
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Sequence[Record]:
         try:
-            said = orjson.loads(body)
+            event = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise _malformed(f"the body is not JSON: {error}") from error
-        if not isinstance(said, dict):
+        if not isinstance(event, dict):
             raise _malformed("the body must be a JSON object")
-        type, subject = _text(said, "type"), _text(said, "subject")
-        payload = said.get("payload")
+        type, subject = _text(event, "type"), _text(event, "subject")
+        payload = event.get("payload")
         if payload is not None and not isinstance(payload, dict):
             raise _malformed("`payload` must be a JSON object")
-        key = _identity(type, subject, said.get("reportedAt"), payload or {})
+        key = _event_key(type, subject, event.get("reportedAt"), payload or {})
         return [
             Record(
                 key=key,
                 unique_id=f"wll:{key}",
-                name=words(type),
-                occurred_at=_moment(said.get("reportedAt")),
+                name=event_name(type),
+                occurred_at=_occurred_at(event.get("reportedAt")),
                 data=body,
                 person=subject,
-                membership=self._change(type, payload or {}),
+                membership=self._membership_change(type, payload or {}),
             )
         ]
 
-    def _change(self, type: str, payload: Mapping[str, Any]) -> tuple[str, bool] | None:
-        if type not in self._membership:
+    def _membership_change(self, type: str, payload: Mapping[str, Any]) -> tuple[str, bool] | None:
+        if type not in self._membership_events:
             return None
-        audience = _audience(payload)
-        return (audience, self._membership[type]) if audience else None
+        audience = _audience_of(payload)
+        return (audience, self._membership_events[type]) if audience else None
 
 
-def words(type: str) -> str:
+def event_name(type: str) -> str:
     """`PURCHASED_REWARD` → `Purchased Reward`; what is not shouted stays as it is."""
-    if not _SHOUTED.fullmatch(type):
+    if not _UPPER_SNAKE.fullmatch(type):
         return type
     return " ".join(word.capitalize() for word in type.split("_"))
 
 
-def _identity(type: str, subject: str, reported_at: Any, payload: Mapping[str, Any]) -> str:
+def _event_key(type: str, subject: str, reported_at: Any, payload: Mapping[str, Any]) -> str:
     """The same whatever the order of the payload's keys."""
     canonical = orjson.dumps([type, subject, reported_at, payload], option=orjson.OPT_SORT_KEYS)
     return blake2b(canonical, digest_size=20).hexdigest()
 
 
-def _audience(payload: Mapping[str, Any]) -> str | None:
+def _audience_of(payload: Mapping[str, Any]) -> str | None:
     """The audience's id or name, by itself or in an object."""
-    for key in _AUDIENCE:
+    for key in _AUDIENCE_KEYS:
         value = payload.get(key)
         if isinstance(value, dict):
             value = value.get("id") or value.get("name")
@@ -110,8 +106,8 @@ def _audience(payload: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _text(said: dict[str, Any], key: str) -> str:
-    value = said.get(key)
+def _text(event: dict[str, Any], key: str) -> str:
+    value = event.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not 1 <= len(value.strip()) <= 200 or "\0" in value:
@@ -119,10 +115,10 @@ def _text(said: dict[str, Any], key: str) -> str:
     return value.strip()
 
 
-def _moment(value: Any) -> Millis:
+def _occurred_at(value: Any) -> Millis:
     try:
         if isinstance(value, str):
-            return millis_of(datetime.fromisoformat(value))
+            return to_millis(datetime.fromisoformat(value))
     except (ValueError, OverflowError):
         pass
     raise _malformed("`reportedAt` must be the time of the event, ISO 8601")

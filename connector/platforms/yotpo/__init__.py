@@ -26,15 +26,15 @@ async def open(settings: Settings, kit: Kit) -> Client:
     governor = await kit.quota(f"{settings.base_url} {settings.guid} {secret}", limits(settings))
     key = HeaderKey("x-api-key", settings.api_key)
 
-    def both() -> Mapping[str, str]:
+    def credential() -> Mapping[str, str]:
         return {"x-guid": settings.guid, **key()}
 
     api = YotpoApi(
-        kit.http(settings.base_url, both, NOT_APPLIED | {_BUSY}),
-        kit.http(settings.base_url, both, kit.retry_statuses),
+        kit.http(settings.base_url, credential, NOT_APPLIED | {_BUSY}),
+        kit.http(settings.base_url, credential, kit.retry_statuses),
         governor,
         kit.clock,
-        kit.remember,
+        kit.record_usage,
     )
     app = await open_app(settings, kit) if settings.api == "app" else None
     reader = YotpoReader(settings, api)

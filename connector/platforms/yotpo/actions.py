@@ -7,11 +7,9 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, Protocol
 
-from connector.domain.actions import (
-    Action,
-)
+from connector.domain.actions import Action
 from connector.domain.errors import Blocked, Problem, Rejected
-from connector.net.rate_limit import Governor
+from connector.net.rate_limit import RateLimiter
 from connector.platforms.yotpo.api import YotpoApi
 from connector.platforms.yotpo.settings import Settings
 from connector.ports import Quota
@@ -20,13 +18,13 @@ TITLE_MAX = 255
 """No page states how long a line of the history may be."""
 
 
-class Adjusting(Protocol):
+class AdjustApi(Protocol):
     """An API that adjusts points. `adjust` is given a permit by its caller."""
 
     @property
     def endpoint(self) -> str: ...
     @property
-    def governor(self) -> Governor: ...
+    def governor(self) -> RateLimiter: ...
 
     async def adjust(self, body: dict[str, Any]) -> Any: ...
 
@@ -34,17 +32,17 @@ class Adjusting(Protocol):
 class YotpoActions:
     """connector.ports.Actions. `through` adjusts, `api` is where it is looked up afterwards."""
 
-    def __init__(self, settings: Settings, api: YotpoApi, through: Adjusting) -> None:
+    def __init__(self, settings: Settings, api: YotpoApi, adjust_api: AdjustApi) -> None:
         self.parallel = settings.max_concurrency
-        self.endpoint = through.endpoint
+        self.endpoint = adjust_api.endpoint
         self._format = settings.reference_format
         self._classic = settings.api == "classic"
         self._api = api
-        self._through = through
+        self._adjust_api = adjust_api
 
     @property
     def quota(self) -> Quota:
-        return self._through.governor
+        return self._adjust_api.governor
 
     async def apply(self, action: Action) -> str | None:
         if action.name == "push":
@@ -52,31 +50,31 @@ class YotpoActions:
         if not action.amount:
             raise Rejected(Problem.PLATFORM_REFUSED, "an amount of 0 changes nothing")
         try:
-            said = await self._through.adjust(self.body(action))
+            answer = await self._adjust_api.adjust(self.body(action))
         except Blocked as error:
             # An app's address is a setting that may be wrong; then everybody would be unknown.
             if error.status != 404 or not self._classic:
                 raise
             detail = "Yotpo does not know this customer"
             raise Rejected(Problem.PLATFORM_TARGET, detail, status=404) from error
-        id = said.get("id") if isinstance(said, dict) else None
+        id = answer.get("id") if isinstance(answer, dict) else None
         return str(id) if isinstance(id, int | str) and not isinstance(id, bool) else None
 
     async def look_up(self, action: Action) -> Literal["applied", "absent", "unknowable"]:
         # A line that the customer does not see may be missing from the history for that alone.
-        kept = self._classic and action.visible and "{ref}" in self._format
-        if not kept:
+        can_look_up = self._classic and action.visible and "{ref}" in self._format
+        if not can_look_up:
             return "unknowable"
-        whom = _whom(action)
+        params = _person_params(action)
         customer = await self._api.customer(
-            email=whom.get("customer_email"), id=whom.get("customer_id"), history=True
+            email=params.get("customer_email"), id=params.get("customer_id"), history=True
         )
         items = customer.get("history_items") if customer is not None else None
         if not isinstance(items, list):
             return "unknowable"
-        alone = re.compile(rf"(?<![\w-]){re.escape(action.ref)}(?![\w-])")
+        reference = re.compile(rf"(?<![\w-]){re.escape(action.ref)}(?![\w-])")
         found = any(
-            isinstance(text, str) and alone.search(text)
+            isinstance(text, str) and reference.search(text)
             for item in items
             if isinstance(item, dict)
             for text in item.values()
@@ -87,7 +85,7 @@ class YotpoActions:
         """What is posted. Points that are added count as earned, points taken off do not, unless
         the action says otherwise (Yotpo's table: reward +/true, redeem -/false)."""
         return {
-            **_whom(action),
+            **_person_params(action),
             "point_adjustment_amount": action.amount,
             "apply_adjustment_to_points_earned": (
                 action.amount > 0 if action.earned is None else action.earned
@@ -100,12 +98,12 @@ class YotpoActions:
         """The reason and the reference; of a long reason the end is cut, never of the reference."""
         if not action.reason and "{ref}" in self._format:
             return action.ref
-        form = self._format.replace("{ref}", action.ref)
-        room = TITLE_MAX - len(form.replace("{title}", ""))
-        return form.replace("{title}", action.reason[: max(0, room)])
+        template = self._format.replace("{ref}", action.ref)
+        max_reason = TITLE_MAX - len(template.replace("{title}", ""))
+        return template.replace("{title}", action.reason[: max(0, max_reason)])
 
 
-def _whom(action: Action) -> dict[str, str]:
+def _person_params(action: Action) -> dict[str, str]:
     if action.email:
         return {"customer_email": action.email}
     id = action.person or action.customer

@@ -12,13 +12,10 @@ from urllib.parse import urlencode
 
 import orjson
 
-from connector.domain.errors import Blocked, Problem, Unknown, Wait
-from connector.domain.lanes import (
-    Millis,
-    Spend,
-)
+from connector.domain.errors import AmbiguousError, Blocked, Problem, RetryLater
+from connector.domain.lanes import Millis, QuotaUsage
 from connector.net.http import Http
-from connector.net.rate_limit import Governor, Limit
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms.yotpo.settings import Settings
 from connector.platforms.yotpo.view import Catalogue
 from connector.ports import Clock
@@ -29,19 +26,19 @@ TIERS = "GET /api/v2/vip_tiers"
 REWARDS = "GET /api/v2/redemption_options"
 ADJUST = "POST /api/v2/points/adjust"
 
-ANY = "/api/v2"
+ANY_CALL = "/api/v2"
 """What quota is counted by: Yotpo's limit is the merchant's, whatever is called."""
 PER_PAGE = 100
-_CATALOGUE_FOR = 3600.0
+_CATALOGUE_TTL = 3600.0
 """Seconds for which tiers and rewards are believed unchanged."""
-_LEAST_PAUSE = 1.0
+_MIN_PAUSE = 1.0
 """Yotpo's own advice for a 429 that says nothing."""
 
 
 def limits(settings: Settings) -> dict[str, Limit]:
     """`rate_per_second` for all calls together."""
     rate = max(1, round(settings.rate_per_second))
-    return {ANY: Limit(rate, round(settings.rate_per_second * 60) or 1)}
+    return {ANY_CALL: Limit(rate, round(settings.rate_per_second * 60) or 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +46,12 @@ class RecentPage:
     """`next` is where the next page begins, None at the end."""
 
     customers: Sequence[dict[str, Any]]
-    next: str | None
+    next_cursor: str | None
 
 
 async def call(
     http: Http,
-    governor: Governor,
+    governor: RateLimiter,
     quota: str,
     method: str,
     path: str,
@@ -64,11 +61,11 @@ async def call(
     """The JSON that Yotpo answers. What it says of the limit is believed. Raises DeliveryError."""
     headers = {"content-type": "application/json"} if content is not None else None
     try:
-        async with governor.apart(quota):
+        async with governor.spacing(quota):
             answer = await http.call(method, path, route=route, content=content, headers=headers)
-    except Wait as error:
+    except RetryLater as error:
         if error.status == 429:
-            governor.slow_down(quota, max(error.after, _LEAST_PAUSE))
+            governor.slow_down(quota, max(error.after, _MIN_PAUSE))
         raise
     governor.observe(quota, answer.headers)
     return answer.json()
@@ -77,21 +74,21 @@ async def call(
 class YotpoApi:
     """One merchant's account. `changes` is for what must not be done twice."""
 
-    endpoint = ANY
+    endpoint = ANY_CALL
 
     def __init__(
         self,
         reads: Http,
-        changes: Http,
-        governor: Governor,
+        writes: Http,
+        governor: RateLimiter,
         clock: Clock,
-        remember: Callable[[Sequence[Spend]], Awaitable[None]],
+        record_usage: Callable[[Sequence[QuotaUsage]], Awaitable[None]],
     ) -> None:
         self.governor = governor
         self._reads = reads
-        self._changes = changes
+        self._writes = writes
         self._clock = clock
-        self._remember = remember
+        self._record_usage = record_usage
         self._catalogue: Catalogue | None = None
         self._catalogue_at = 0.0
 
@@ -103,8 +100,8 @@ class YotpoApi:
     ) -> dict[str, Any] | None:
         """The customer object by address, else by the shop's id; None for an unknown one. Its
         permit was given by the caller. Raises DeliveryError."""
-        whom = {"customer_email": email} if email else {"customer_id": id or ""}
-        query = {**whom, "with_referral_code": "true"}
+        lookup = {"customer_email": email} if email else {"customer_id": id or ""}
+        query = {**lookup, "with_referral_code": "true"}
         if history:
             query["with_history"] = "true"
         try:
@@ -114,7 +111,7 @@ class YotpoApi:
                 return None
             raise
         if not isinstance(found, dict):
-            raise Unknown(Problem.ANSWER_UNREADABLE, "the answer is no JSON object")
+            raise AmbiguousError(Problem.ANSWER_UNREADABLE, "the answer is no JSON object")
         return found
 
     async def recent(self, cursor: str | None) -> RecentPage:
@@ -124,26 +121,26 @@ class YotpoApi:
         found = await self._get(RECENT, query)
         customers = found.get("customers") if isinstance(found, dict) else None
         if not isinstance(customers, list):
-            raise Unknown(Problem.ANSWER_UNREADABLE, "the answer holds no list of customers")
+            raise AmbiguousError(Problem.ANSWER_UNREADABLE, "the answer holds no list of customers")
         metadata = found.get("metadata")
-        following = metadata.get("next_page_info") if isinstance(metadata, dict) else None
+        next_cursor = metadata.get("next_page_info") if isinstance(metadata, dict) else None
         return RecentPage(
-            [one for one in customers if isinstance(one, dict)],
-            following if isinstance(following, str) and following else None,
+            [item for item in customers if isinstance(item, dict)],
+            next_cursor if isinstance(next_cursor, str) and next_cursor else None,
         )
 
     async def catalogue(self, *, backfill: bool = False) -> Catalogue:
         """The account's tiers and rewards, fetched at most once an hour. Asks for its own permits.
         Raises DeliveryError."""
         now = self._clock.monotonic()
-        if self._catalogue is None or now - self._catalogue_at > _CATALOGUE_FOR:
-            tiers, rewards = [await self._listed(route, backfill) for route in (TIERS, REWARDS)]
+        if self._catalogue is None or now - self._catalogue_at > _CATALOGUE_TTL:
+            tiers, rewards = [await self._get_list(route, backfill) for route in (TIERS, REWARDS)]
             self._catalogue = Catalogue(
-                [one["name"] for one in tiers if isinstance(one.get("name"), str)],
+                [item["name"] for item in tiers if isinstance(item.get("name"), str)],
                 [
-                    (one["amount"], one["name"])
-                    for one in rewards
-                    if type(one.get("amount")) is int and isinstance(one.get("name"), str)
+                    (item["amount"], item["name"])
+                    for item in rewards
+                    if type(item.get("amount")) is int and isinstance(item.get("name"), str)
                 ],
             )
             self._catalogue_at = now
@@ -153,21 +150,21 @@ class YotpoApi:
         """What Yotpo answers to an adjustment; it has been made then. The caller has a permit.
         Raises DeliveryError."""
         path, content = ADJUST.removeprefix("POST "), orjson.dumps(body)
-        return await call(self._changes, self.governor, ANY, "POST", path, ADJUST, content)
+        return await call(self._writes, self.governor, ANY_CALL, "POST", path, ADJUST, content)
 
     async def permit(self, *, backfill: bool = False) -> None:
         """Wait for quota for one call and save that it was granted."""
-        await self.governor.permit(ANY, self._remember, backfill=backfill)
+        await self.governor.acquire(ANY_CALL, self._record_usage, backfill=backfill)
 
     async def aclose(self) -> None:
         await self._reads.aclose()
-        await self._changes.aclose()
+        await self._writes.aclose()
 
-    async def _listed(self, route: str, backfill: bool) -> list[dict[str, Any]]:
+    async def _get_list(self, route: str, backfill: bool) -> list[dict[str, Any]]:
         await self.permit(backfill=backfill)
         found = await self._get(route, {})
-        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+        return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 
     async def _get(self, route: str, query: Mapping[str, str]) -> Any:
         path = route.removeprefix("GET ") + (f"?{urlencode(query)}" if query else "")
-        return await call(self._reads, self.governor, ANY, "GET", path, route)
+        return await call(self._reads, self.governor, ANY_CALL, "GET", path, route)

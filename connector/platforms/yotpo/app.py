@@ -14,13 +14,13 @@ import orjson
 from connector.domain.errors import Problem, Rejected
 from connector.net.auth import HeaderKey, OAuthToken, QueryKey
 from connector.net.http import Credential, Http
-from connector.net.rate_limit import Governor, Limit
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms.kit import NOT_APPLIED, Kit
 from connector.platforms.yotpo.api import call
 from connector.platforms.yotpo.settings import TOKEN_IN_QUERY, Settings
 
 ADJUST = "POST app points/adjust"
-_A_SECOND = 5
+_BURST_PER_SECOND = 5
 
 
 class AppApi:
@@ -28,7 +28,9 @@ class AppApi:
 
     endpoint = ADJUST
 
-    def __init__(self, http: Http, path: str, governor: Governor, token: OAuthToken | None) -> None:
+    def __init__(
+        self, http: Http, path: str, governor: RateLimiter, token: OAuthToken | None
+    ) -> None:
         self.governor = governor
         self._http = http
         self._path = path
@@ -58,11 +60,11 @@ async def open_app(settings: Settings, kit: Kit) -> AppApi:
     token: OAuthToken | None = None
     credential: Credential
     if settings.access_token.get_secret_value():
-        fixed = settings.access_token
+        static_token = settings.access_token
         credential = (
-            QueryKey(in_query, fixed)
+            QueryKey(in_query, static_token)
             if in_query
-            else HeaderKey("Authorization", fixed, prefix="Bearer ")
+            else HeaderKey("Authorization", static_token, prefix="Bearer ")
         )
     else:
         transport = kit.http(settings.token_url, dict[str, str], NOT_APPLIED)
@@ -75,7 +77,7 @@ async def open_app(settings: Settings, kit: Kit) -> AppApi:
             as_json=True,
             query=in_query,
         )
-    limit = Limit(_A_SECOND, settings.rate_per_minute)
+    limit = Limit(_BURST_PER_SECOND, settings.rate_per_minute)
     governor = await kit.quota(f"{url.netloc} {settings.app_key}", {ADJUST: limit})
     http = kit.http(f"{url.scheme}://{url.netloc}", credential, kit.retry_statuses)
     return AppApi(http, url.path + (f"?{query}" if query else ""), governor, token)

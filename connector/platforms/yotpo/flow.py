@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from connector.domain.actions import (
-    Action,
-)
+from connector.domain.actions import Action
 from connector.platforms.yotpo.settings import Settings
 from connector.ports import DirectCall
 

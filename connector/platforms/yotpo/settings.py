@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from connector.config import PlatformSettings, PositiveDuration, Secrets, Url, Words, setting
+from connector.config import Allowed, PlatformSettings, PositiveDuration, Secrets, Url, setting
 
 TOKEN_IN_QUERY = "access_token={access_token}"
 
@@ -26,7 +26,7 @@ class Settings(PlatformSettings):
         (), "Letters and digits at the end of the webhook's address; a list while it is changed."
     )
     webhook_secret_header: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9-]*$"), Words("the name of a header")
+        str, Field(pattern=r"^[A-Za-z0-9-]*$"), Allowed("the name of a header")
     ] = setting("", 'Also take the secret in this header (Yotpo\'s "Webhook Authentication").')
     rate_per_second: Annotated[float, Field(gt=0)] = setting(
         5, "Requests per second, over all connections with this key."
@@ -37,7 +37,7 @@ class Settings(PlatformSettings):
     reference_format: Annotated[
         str,
         Field(pattern=r"^([^{}]|\{title\}|\{ref\})*$", min_length=1, max_length=120),
-        Words("text with {title} and {ref}"),
+        Allowed("text with {title} and {ref}"),
     ] = setting(
         "{title} · {ref}",
         "What the customer reads beside an adjustment. Without {ref} none can be looked up.",
@@ -64,27 +64,27 @@ class Settings(PlatformSettings):
 
     @field_validator("base_url")
     @classmethod
-    def _without_slash(cls, url: str) -> str:
+    def _strip_slash(cls, url: str) -> str:
         return url.rstrip("/")
 
     @field_validator("webhook_secret_header")
     @classmethod
-    def _lower(cls, name: str) -> str:
+    def _lowercase(cls, name: str) -> str:
         return name.lower()
 
     @field_validator("adjust_url")
     @classmethod
-    def _complete(cls, url: str, info: ValidationInfo) -> str:
+    def _expand_app_key(cls, url: str, info: ValidationInfo) -> str:
         if info.data.get("api") != "app":
             return url
-        whole = url.replace("{app_key}", str(info.data.get("app_key", "")))
-        if not whole.startswith(("https://", "http://")) or not urlsplit(whole).path:
+        expanded = url.replace("{app_key}", str(info.data.get("app_key", "")))
+        if not expanded.startswith(("https://", "http://")) or not urlsplit(expanded).path:
             raise ValueError('the full address of the adjustment, because api is "app"')
-        return whole
+        return expanded
 
     @field_validator("client_id")
     @classmethod
-    def _some_token(cls, id: str, info: ValidationInfo) -> str:
+    def _require_token(cls, id: str, info: ValidationInfo) -> str:
         token = info.data.get("access_token")
         if info.data.get("api") == "app" and not id and not (token and token.get_secret_value()):
             raise ValueError('access_token or the app\'s client_id, because api is "app"')
@@ -92,7 +92,7 @@ class Settings(PlatformSettings):
 
     @field_validator("client_secret", "refresh_token")
     @classmethod
-    def _renewable(cls, secret: SecretStr, info: ValidationInfo) -> Any:
+    def _require_client(cls, secret: SecretStr, info: ValidationInfo) -> Any:
         app = info.data.get("api") == "app" and info.data.get("client_id")
         if app and not secret.get_secret_value():
             raise ValueError("needed beside client_id")

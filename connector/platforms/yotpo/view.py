@@ -10,7 +10,7 @@ from typing import Any
 
 from connector.runtime.clock import iso
 
-_ENVELOPE = frozenset(("topic", "name", "email", "customer"))
+_ENVELOPE_KEYS = frozenset(("topic", "name", "email", "customer"))
 _PERSON = (
     ("email", "email"),
     ("phone_number", "phone"),
@@ -30,7 +30,7 @@ _BIRTH = (
     ("birthday_month", "birth_month"),
     ("birthday_day", "birth_day"),
 )
-_SHOWN = frozenset(
+_COVERS = frozenset(
     ("email", "phone", "first_name", "last_name", "balance", "birthdate", "tier", "next_tier")
 )
 
@@ -43,7 +43,7 @@ class Catalogue:
     rewards: Sequence[tuple[int, str]] = ()
 
 
-NOTHING = Catalogue()
+EMPTY_CATALOGUE = Catalogue()
 
 
 def event_view(
@@ -55,7 +55,7 @@ def event_view(
     `properties` leaves out the envelope and `customer`: the person there is as of before the event
     (the old tier, the balance without the redemption), so nothing of him is the event's.
     """
-    properties = {key: value for key, value in body.items() if key not in _ENVELOPE}
+    properties = {key: value for key, value in body.items() if key not in _ENVELOPE_KEYS}
     view: dict[str, Any] = {
         "event": {"name": name, "time": iso(occurred_at), "properties": properties},
         "raw": body,
@@ -67,7 +67,7 @@ def event_view(
 
 
 def person_view(
-    customer: dict[str, Any], link: str | None = None, catalogue: Catalogue = NOTHING
+    customer: dict[str, Any], link: str | None = None, catalogue: Catalogue = EMPTY_CATALOGUE
 ) -> dict[str, Any]:
     """The view of a customer object: the person's words and `raw` (the object itself).
 
@@ -78,17 +78,17 @@ def person_view(
         value = customer.get(theirs)
         if value is not None:
             view[ours] = value
-    born = _birthdate(customer)
-    if born:
-        view["birthdate"] = born
+    birthdate = _birthdate(customer)
+    if birthdate:
+        view["birthdate"] = birthdate
     tier: dict[str, Any] = {}
     for theirs, ours in _TIER:
         value = customer.get(theirs)
         if value is not None:
             tier.setdefault(ours, value)
-    done = customer.get("vip_tier_actions_completed")
-    if isinstance(done, dict) and done.get("points_earned") is not None:
-        tier["balance"] = done["points_earned"]
+    completed = customer.get("vip_tier_actions_completed")
+    if isinstance(completed, dict) and completed.get("points_earned") is not None:
+        tier["balance"] = completed["points_earned"]
     for word, found in (
         ("tier", tier),
         ("next_tier", _next_tier(customer, catalogue)),
@@ -103,8 +103,8 @@ def person_covers(catalogue: Catalogue | None = None) -> frozenset[str]:
     """The words that a read of one customer could have shown. Without a catalogue the next tier's
     name and the next reward are not known to be missing."""
     if catalogue is not None:
-        return _SHOWN | {"raw", "next_reward"}
-    return (_SHOWN - {"next_tier"}) | {"raw", "next_tier.points_needed"}
+        return _COVERS | {"raw", "next_reward"}
+    return (_COVERS - {"next_tier"}) | {"raw", "next_tier.points_needed"}
 
 
 def listing_covers(customer: Mapping[str, Any]) -> frozenset[str]:
@@ -151,9 +151,9 @@ def _next_tier(customer: Mapping[str, Any], catalogue: Catalogue) -> dict[str, A
     if needed.get("points_needed") is not None:
         found["points_needed"] = needed["points_needed"]
     names, now = list(catalogue.tiers), customer.get("vip_tier_name")
-    above = names[names.index(now) + 1 :] if now in names else names if now is None else []
-    if above:
-        found["name"] = above[0]
+    higher_tiers = names[names.index(now) + 1 :] if now in names else names if now is None else []
+    if higher_tiers:
+        found["name"] = higher_tiers[0]
     return found
 
 
@@ -162,8 +162,8 @@ def _next_reward(customer: Mapping[str, Any], catalogue: Catalogue) -> dict[str,
     balance = customer.get("points_balance")
     if not isinstance(balance, int) or isinstance(balance, bool):
         return {}
-    beyond = [reward for reward in catalogue.rewards if reward[0] > balance]
-    if not beyond:
+    out_of_reach = [reward for reward in catalogue.rewards if reward[0] > balance]
+    if not out_of_reach:
         return {}
-    points, name = min(beyond)
+    points, name = min(out_of_reach)
     return {"name": name, "points_needed": points - balance}

@@ -15,22 +15,18 @@ from typing import Any
 import orjson
 
 from connector.domain.errors import Malformed, Problem, Unauthorised
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.records import (
-    Record,
-)
+from connector.domain.lanes import Millis
+from connector.domain.records import Record
 from connector.platforms.yotpo.settings import Settings
 from connector.platforms.yotpo.view import person_id
-from connector.runtime.clock import SystemClock, millis_of
+from connector.runtime.clock import SystemClock, to_millis
 
 EVENT_ID = "eventid"
 _NAME_MAX = _ID_MAX = 200
-_EARLIEST = 2000
+_EARLIEST_YEAR = 2000
 _CLOCK = SystemClock()
-_OWN_PREFIXES = ("swell ", "yotpo ")
-_MOMENTS = ("awarded_at", "awarded", "completed_at", "completed", "created_at", "date")
+_VENDOR_PREFIXES = ("swell ", "yotpo ")
+_TIME_KEYS = ("awarded_at", "awarded", "completed_at", "completed", "created_at", "date")
 
 
 class YotpoWebhook:
@@ -61,17 +57,17 @@ class YotpoWebhook:
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Sequence[Record]:
         try:
-            said = orjson.loads(body)
+            payload = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise _malformed(f"the body is not JSON: {error}") from error
-        if not isinstance(said, dict):
+        if not isinstance(payload, dict):
             raise _malformed("the body must be a JSON object")
         now = self._now()
-        customer = said.get("customer")
+        customer = payload.get("customer")
         customer = customer if isinstance(customer, dict) else {}
-        email = _address(said, "email") or _address(customer, "email")
+        email = _address(payload, "email") or _address(customer, "email")
         # Where a friend is told of, `customer` is whoever shared.
-        same = email is None or email == _address(customer, "email")
+        is_same_person = email is None or email == _address(customer, "email")
         id = headers.get(EVENT_ID, "").strip()
         if 0 < len(id) <= _ID_MAX and id.isprintable():
             key, unique_id, window = id, f"yotpo:{id}", None
@@ -84,17 +80,17 @@ class YotpoWebhook:
             Record(
                 key=key,
                 unique_id=unique_id,
-                name=_name(said),
-                occurred_at=min(_told_at(said) or now, now),
+                name=_name(payload),
+                occurred_at=min(_occurred_at(payload) or now, now),
                 data=body,
-                person=person_id(customer) if same else None,
+                person=person_id(customer) if is_same_person else None,
                 email=email,
                 repeat_window=window,
             )
         ]
 
 
-def moment(text: Any) -> Millis | None:
+def parse_time(text: Any) -> Millis | None:
     """An instant in any of the forms that Yotpo writes: a date, ISO 8601 with or without a zone
     (then UTC), or with ` UTC` behind it. None for everything else, and for times before 2000, which
     Klaviyo would not take."""
@@ -103,46 +99,46 @@ def moment(text: Any) -> Millis | None:
     text = text.strip().removesuffix(" UTC")
     try:
         found = datetime.fromisoformat(text)
-        return millis_of(found) if found.year >= _EARLIEST else None
+        return to_millis(found) if found.year >= _EARLIEST_YEAR else None
     except (ValueError, OverflowError):
         return None
 
 
-def latest(item: Mapping[str, Any]) -> Millis | None:
+def latest_time(item: Mapping[str, Any]) -> Millis | None:
     """When it happened: of the moments that an item names the latest, for points that were pending
     happen when they are awarded."""
-    found = [at for at in (moment(item.get(key)) for key in _MOMENTS) if at is not None]
+    found = [at for at in (parse_time(item.get(key)) for key in _TIME_KEYS) if at is not None]
     return max(found, default=None)
 
 
-def _told_at(said: Mapping[str, Any]) -> Millis | None:
+def _occurred_at(payload: Mapping[str, Any]) -> Millis | None:
     for part in ("redemption", "perk"):
-        item = said.get(part)
-        at = latest(item) if isinstance(item, dict) else None
+        item = payload.get(part)
+        at = latest_time(item) if isinstance(item, dict) else None
         if at is not None:
             return at
     return None
 
 
-def _name(said: Mapping[str, Any]) -> str:
+def _name(payload: Mapping[str, Any]) -> str:
     """The event's name without its owner's: `Swell Points Earned` and `swell/points/earned` are
     both Points Earned."""
-    name = said.get("name")
+    name = payload.get("name")
     if not isinstance(name, str) or not name.strip():
-        topic = said.get("topic")
+        topic = payload.get("topic")
         if not isinstance(topic, str) or not topic.strip(" /"):
             raise _malformed("`name` or `topic` must say what happened")
         name = topic.replace("/", " ").replace("_", " ").title()
     name = " ".join(name.split())
-    if name.lower().startswith(_OWN_PREFIXES):
+    if name.lower().startswith(_VENDOR_PREFIXES):
         name = name[len("swell ") :]
     if len(name) > _NAME_MAX or not name.isprintable():
         raise _malformed(f"`name` must be a text of 1 to {_NAME_MAX} letters")
     return name
 
 
-def _address(said: Mapping[str, Any], key: str) -> str | None:
-    value = said.get(key)
+def _address(payload: Mapping[str, Any], key: str) -> str | None:
+    value = payload.get(key)
     if value is None:
         return None
     if not isinstance(value, str) or "\0" in value:

@@ -20,7 +20,7 @@ _FIRST = ("Ana", "Bruno", "Carla", "Diego", "Elena", "Fabio", "Greta", "Hugo", "
 _LAST = ("Garcia", "Lopez", "Rossi", "Martin", "Silva", "Moreau", "Weber", "Costa", "Ruiz", "Vega")
 
 
-class Home(Protocol):
+class PersonOwner(Protocol):
     """The platform that a person is a member of."""
 
     def moment(self) -> datetime:
@@ -51,7 +51,7 @@ class Person:
     verified: bool = False
     passes: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
-    home: Home | None = field(default=None, repr=False, compare=False)
+    owner: PersonOwner | None = field(default=None, repr=False, compare=False)
 
     def change(self, **fields: Any) -> None:
         """Set fields, as their owner or a shop's clerk would: `balance=5, tier="Gold"`, `email=…`.
@@ -68,11 +68,11 @@ class Person:
             elif name == "email":
                 value = value.lower()
             setattr(self, name, value)
-        if self.home is not None:
-            self.updated = self.home.moment()
-            self.home.changed(self)
+        if self.owner is not None:
+            self.updated = self.owner.moment()
+            self.owner.changed(self)
 
-    def move(self, amount: int, now: datetime) -> None:
+    def adjust_points(self, amount: int, now: datetime) -> None:
         """Change the balance. Spending does not cost carry points."""
         self.balance += amount
         self.tier_balance += max(0, amount)
@@ -138,7 +138,7 @@ class Person:
         }
 
 
-_CHANGEABLE = frozenset(Person.__slots__) - {"id", "home", "created", "updated"}
+_CHANGEABLE = frozenset(Person.__slots__) - {"id", "owner", "created", "updated"}
 _DATES = ("birthdate", "entered_at", "expires_at")
 
 
@@ -166,23 +166,23 @@ def make_person(email: str, now: float, id: str, **fields: Any) -> Person:
 
 def make_people(count: int, now: float, seed: int = 7) -> list[Person]:
     """`count` members, the same for the same seed and day."""
-    pick = random.Random(seed)
+    rng = random.Random(seed)
     today = datetime.fromtimestamp(now, UTC).replace(microsecond=0)
     people = []
     for number in range(count):
-        first, last = pick.choice(_FIRST), pick.choice(_LAST)
-        carry = int(pick.triangular(0, 5000, 300))
-        entered = today - timedelta(days=pick.randrange(1, 300))
+        first, last = rng.choice(_FIRST), rng.choice(_LAST)
+        carry = int(rng.triangular(0, 5000, 300))
+        entered = today - timedelta(days=rng.randrange(1, 300))
         people.append(
             Person(
-                id=str(uuid.UUID(int=pick.getrandbits(128), version=4)),
+                id=str(uuid.UUID(int=rng.getrandbits(128), version=4)),
                 email=f"{first}.{last}.{number:04d}@example.com".lower(),
                 first_name=first,
                 last_name=last,
                 phone=f"+3460{number % 10_000_000:07d}",
-                birthdate=date(pick.randrange(1950, 2005), 1, 1)
-                + timedelta(days=pick.randrange(365)),
-                balance=pick.randrange(0, carry + 1),
+                birthdate=date(rng.randrange(1950, 2005), 1, 1)
+                + timedelta(days=rng.randrange(365)),
+                balance=rng.randrange(0, carry + 1),
                 tier=max(at for at, (_, start) in enumerate(TIERS) if start <= carry),
                 tier_balance=carry,
                 entered_at=entered.date(),
@@ -197,16 +197,16 @@ def make_people(count: int, now: float, seed: int = 7) -> list[Person]:
 Effect = Callable[[Person, random.Random, datetime], dict[str, Any]]
 
 
-def _earn_or_spend(person: Person, pick: random.Random, now: datetime) -> dict[str, Any]:
-    amount = pick.randrange(5, 250)
-    if pick.random() < 0.3 and person.balance > 0:
+def _earn_or_spend(person: Person, rng: random.Random, now: datetime) -> dict[str, Any]:
+    amount = rng.randrange(5, 250)
+    if rng.random() < 0.3 and person.balance > 0:
         amount = -min(person.balance, amount)
     return changed(person, amount, "purchase" if amount > 0 else "reward", now)
 
 
 def changed(person: Person, amount: int, reason: str, now: datetime) -> dict[str, Any]:
     """Move the balance and say so: the properties of `Balance changed`."""
-    person.move(amount, now)
+    person.adjust_points(amount, now)
     return {"amount": amount, "balance": person.balance, "reason": reason}
 
 
@@ -224,15 +224,15 @@ def _enter(step: int) -> Effect:
     return effect
 
 
-def _redeem(person: Person, pick: random.Random, now: datetime) -> dict[str, Any]:
-    cost = min(person.balance, pick.choice((50, 100, 200)))
-    person.move(-cost, now)
-    return {"rewardTitle": f"{pick.choice((5, 10, 20))} EUR off", "cost": cost}
+def _redeem(person: Person, rng: random.Random, now: datetime) -> dict[str, Any]:
+    cost = min(person.balance, rng.choice((50, 100, 200)))
+    person.adjust_points(-cost, now)
+    return {"rewardTitle": f"{rng.choice((5, 10, 20))} EUR off", "cost": cost}
 
 
-def _refer(person: Person, pick: random.Random, now: datetime) -> dict[str, Any]:
-    person.move(100, now)
-    return {"amount": 100, "referredCustomerId": _uuid(pick)}
+def _refer(person: Person, rng: random.Random, now: datetime) -> dict[str, Any]:
+    person.adjust_points(100, now)
+    return {"amount": 100, "referredCustomerId": _uuid(rng)}
 
 
 def _verify(person: Person, _: random.Random, now: datetime) -> dict[str, Any]:
@@ -242,20 +242,20 @@ def _verify(person: Person, _: random.Random, now: datetime) -> dict[str, Any]:
 
 
 def _passes(step: int) -> Effect:
-    def effect(person: Person, pick: random.Random, now: datetime) -> dict[str, Any]:
+    def effect(person: Person, rng: random.Random, now: datetime) -> dict[str, Any]:
         person.passes = max(0, person.passes + step)
         person.updated = now
-        return {"platform": pick.choice(("apple", "google"))}
+        return {"platform": rng.choice(("apple", "google"))}
 
     return effect
 
 
-def _place(_: Person, pick: random.Random, __: datetime) -> dict[str, Any]:
-    return {"location": pick.choice(("Madrid Centro", "Sevilla Triana", "Valencia Puerto"))}
+def _place(_: Person, rng: random.Random, __: datetime) -> dict[str, Any]:
+    return {"location": rng.choice(("Madrid Centro", "Sevilla Triana", "Valencia Puerto"))}
 
 
-def _link(_: Person, pick: random.Random, __: datetime) -> dict[str, Any]:
-    return {"link": pick.choice(("rewards", "profile", "shop"))}
+def _link(_: Person, rng: random.Random, __: datetime) -> dict[str, Any]:
+    return {"link": rng.choice(("rewards", "profile", "shop"))}
 
 
 def _nothing(_: Person, __: random.Random, ___: datetime) -> dict[str, Any]:
@@ -300,5 +300,5 @@ def derived(id: str, purpose: str) -> str:
     return str(uuid.uuid5(uuid.UUID(id), purpose))
 
 
-def _uuid(pick: random.Random) -> str:
-    return str(uuid.UUID(int=pick.getrandbits(128), version=4))
+def _uuid(rng: random.Random) -> str:
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))

@@ -39,7 +39,7 @@ class Register:
         before = self._address.get(person.id)
         if before != person.email:
             if before is not None:
-                self._vacate(before, person.id)
+                self._release_address(before, person.id)
             self._address[person.id] = person.email
             self._holders.setdefault(person.email, []).append(person.id)
         self._people[person.id] = person
@@ -47,26 +47,26 @@ class Register:
     def remove(self, id: str) -> None:
         """Remove a person."""
         del self._people[id]
-        self._vacate(self._address.pop(id), id)
+        self._release_address(self._address.pop(id), id)
 
-    def _vacate(self, email: str, id: str) -> None:
+    def _release_address(self, email: str, id: str) -> None:
         holders = self._holders[email]
         holders.remove(id)
         if not holders:
             del self._holders[email]
 
 
-class Lagging:
+class DelayedRegister:
     """A register as it was `lag` seconds ago, fed with copies of what changed since."""
 
     def __init__(self, people: Iterable[Person], lag: float) -> None:
         self.lag = lag
-        self._register = Register(replace(person, home=None) for person in people)
+        self._register = Register(replace(person, owner=None) for person in people)
         self._changes: deque[tuple[float, str, Person | None]] = deque()
 
     def note(self, at: float, id: str, person: Person | None) -> None:
         """From this moment on the person is like this, or is no member."""
-        copy = None if person is None else replace(person, home=None, extra=dict(person.extra))
+        copy = None if person is None else replace(person, owner=None, extra=dict(person.extra))
         self._changes.append((at, id, copy))
 
     def get(self, email: str, now: float) -> Person | None:

@@ -27,13 +27,13 @@ from starlette.types import ASGIApp, Scope
 from connector.sandbox.faults import Faults
 from connector.sandbox.gate import JSON, Gate, Operation, control_routes
 from connector.sandbox.jericommerce.people import EVENTS, Person, make_people, make_person
-from connector.sandbox.jericommerce.register import Lagging, Register
-from connector.sandbox.jericommerce.webhooks import Said, Signature, Telling
+from connector.sandbox.jericommerce.register import DelayedRegister, Register
+from connector.sandbox.jericommerce.webhooks import PendingEvent, Signature, WebhookFactory
 from connector.sandbox.jericommerce.writes import Adjustment, Push, Writes, error
 from connector.sandbox.limits import Header
 from connector.sandbox.traffic import Webhook
 
-_NAMED = ("customers/token", "balance/increase", "balance/decrease", "integrations/api")
+_NAMED_ROUTES = ("customers/token", "balance/increase", "balance/decrease", "integrations/api")
 _RETRY: tuple[Header, ...] = ((b"retry-after", b"1"),)
 
 
@@ -66,14 +66,14 @@ class JeriCommerceSandbox:
         rate_per_second: int | None = None,
         lag: float = 0.0,
         signature: Signature = "hex",
-        older: float = 0.02,
+        legacy_share: float = 0.02,
         push_auth: Literal["bearer", "api-key"] = "bearer",
         batch: int = 100,
         lists_items: bool = False,
     ) -> None:
         self.program = program
         self.webhook_secret = webhook_secret
-        self._telling = Telling(program, webhook_secret, signature, older)
+        self._webhooks = WebhookFactory(program, webhook_secret, signature, legacy_share)
         self.faults = Faults()
         self.violations: Counter[str] = Counter()
         self._api_key = api_key.encode()
@@ -83,8 +83,8 @@ class JeriCommerceSandbox:
         self.token_calls: Counter[str] = Counter()
         self._register = Register(make_people(people, now()))
         for person in self._register:
-            person.home = self
-        self._past = Lagging(self._register, lag) if lag > 0 else None
+            person.owner = self
+        self._delayed = DelayedRegister(self._register, lag) if lag > 0 else None
         self._rate = rate_per_second
         self._window = (-1, 0)
         self._throttled = 0
@@ -130,45 +130,45 @@ class JeriCommerceSandbox:
         self._added += 1
         id = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.program} {self._added}"))
         person = make_person(email, self._now(), id, **fields)
-        person.home = self
+        person.owner = self
         self.changed(person)
         return person
 
     def remove(self, person: Person) -> None:
         """Remove a member; what becomes of it is seen nowhere any more."""
-        person.home = None
+        person.owner = None
         self._register.remove(person.id)
-        if self._past is not None:
-            self._past.note(self._now(), person.id, None)
+        if self._delayed is not None:
+            self._delayed.note(self._now(), person.id, None)
 
     def changed(self, person: Person) -> None:
         """A member is different now; `Person.change` says so by itself."""
         self._register.put(person)
-        if self._past is not None:
-            self._past.note(self._now(), person.id, person)
+        if self._delayed is not None:
+            self._delayed.note(self._now(), person.id, person)
 
     def moment(self) -> datetime:
         """Now, in UTC."""
         return datetime.fromtimestamp(self._now(), UTC)
 
-    def happen(self, name: str, person: Person, pick: random.Random) -> dict[str, Any]:
+    def apply_event(self, name: str, person: Person, rng: random.Random) -> dict[str, Any]:
         """Let one of the 18 events happen to a person; the properties that tell it."""
-        told = EVENTS[name][1](person, pick, self.moment())
-        if person.home is self:
+        properties = EVENTS[name][1](person, rng, self.moment())
+        if person.owner is self:
             self.changed(person)
-        return told
+        return properties
 
-    def next_webhook(self, pick: random.Random) -> Webhook:
+    def next_webhook(self, rng: random.Random) -> Webhook:
         """The next thing happens to a member, and this tells of it (connector.sandbox.Teller)."""
         if self.waiting:
-            said = self.waiting.popleft()
+            event = self.waiting.popleft()
         else:
-            name, person = self._telling.next_name(pick), pick.choice(self.people)
-            said = Said(name, person, self.happen(name, person, pick))
-        return self._telling.webhook(said, self.moment(), pick)
+            name, person = self._webhooks.next_name(rng), rng.choice(self.people)
+            event = PendingEvent(name, person, self.apply_event(name, person, rng))
+        return self._webhooks.webhook(event, self.moment(), rng)
 
     @property
-    def waiting(self) -> deque[Said]:
+    def waiting(self) -> deque[PendingEvent]:
         """What the API's callers made happen and no webhook has told yet."""
         return self._writes.waiting
 
@@ -212,14 +212,16 @@ class JeriCommerceSandbox:
         if path == "/v1/push":
             return Operation(f"{method} /v1/push", "push")
         rest = path.removeprefix(f"{self._prefix}/")
-        if rest in _NAMED:
+        if rest in _NAMED_ROUTES:
             return Operation(f"{method} /v1/programs/{{program}}/{rest}", rest)
         if rest.startswith("customers/"):
             label = f"{method} /v1/programs/{{program}}/customers/{{email}}"
             return Operation(label, "customers")
         return Operation("other", "other")
 
-    def admit(self, scope: Scope, operation: Operation) -> tuple[Response | None, Sequence[Header]]:
+    def authorize(
+        self, scope: Scope, operation: Operation
+    ) -> tuple[Response | None, Sequence[Header]]:
         """The key, then the limit."""
         header, key = b"api-key", self._api_key
         if operation.endpoint == "push" and self._push_auth == "bearer":
@@ -249,7 +251,7 @@ class JeriCommerceSandbox:
     async def _customer(self, request: Request) -> Response:
         email, now = str(request.path_params["email"]), self._now()
         self.read_log.append((now, email.lower()))
-        person = self._past.get(email, now) if self._past is not None else self.person(email)
+        person = self._delayed.get(email, now) if self._delayed is not None else self.person(email)
         if person is None:
             return error(404, "Customer not found")
         return JSON(person.view(self.program))

@@ -26,7 +26,7 @@ _BROWSERS = ("Safari 19", "Chrome 142", "Firefox 145")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class PendingEvent:
     """Something that happened at the platform and waits to be told by webhook."""
 
     name: str
@@ -34,49 +34,51 @@ class Said:
     properties: dict[str, Any]
 
 
-class Telling:
+class WebhookFactory:
     """Makes webhooks. `older` is the share of events told in the older body, without `email`, of a
     person of whom an event with it was already taken."""
 
-    def __init__(self, program: str, secret: str, signature: Signature, older: float) -> None:
+    def __init__(
+        self, program: str, secret: str, signature: Signature, legacy_share: float
+    ) -> None:
         self._program = program
         self._secret = secret.encode()
         self._signature = signature
-        self._older = older
-        self._told: set[str] = set()
+        self._legacy_share = legacy_share
+        self._sent_with_email: set[str] = set()
         # Every name comes once before chance decides, so that even a short show has all 18.
-        self._first = list(EVENTS)
+        self._unsent = list(EVENTS)
 
-    def next_name(self, pick: random.Random) -> str:
+    def next_name(self, rng: random.Random) -> str:
         """Which event happens next."""
-        if self._first:
-            return self._first.pop(pick.randrange(len(self._first)))
-        (name,) = pick.choices(list(EVENTS), [weight for weight, _ in EVENTS.values()])
+        if self._unsent:
+            return self._unsent.pop(rng.randrange(len(self._unsent)))
+        (name,) = rng.choices(list(EVENTS), [weight for weight, _ in EVENTS.values()])
         return name
 
-    def webhook(self, said: Said, moment: datetime, pick: random.Random) -> Webhook:
+    def webhook(self, event: PendingEvent, moment: datetime, rng: random.Random) -> Webhook:
         """What tells of it."""
-        person = said.person
-        id = str(uuid.UUID(int=pick.getrandbits(128), version=4))
+        person = event.person
+        id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
         body: dict[str, Any] = {"email": person.email, "id": id, "customerId": person.id}
-        if person.id in self._told and pick.random() < self._older:
+        if person.id in self._sent_with_email and rng.random() < self._legacy_share:
             del body["email"]
-        if said.name == "Campaign assigned":
-            body["campaignId"] = str(uuid.uuid5(uuid.NAMESPACE_DNS, pick.choice(_CAMPAIGNS)))
-        if said.name in WEB:
+        if event.name == "Campaign assigned":
+            body["campaignId"] = str(uuid.uuid5(uuid.NAMESPACE_DNS, rng.choice(_CAMPAIGNS)))
+        if event.name in WEB:
             body["url"] = f"https://jeri.link/{self._program}/loyalty/rewards"
-            body["browser"] = pick.choice(_BROWSERS)
+            body["browser"] = rng.choice(_BROWSERS)
         body["createdAt"] = iso(moment)
-        body["properties"] = said.properties
+        body["properties"] = event.properties
         raw = orjson.dumps(body)
         headers = {
             "content-type": "application/json",
-            "x-jericommerce-event-type": said.name,
+            "x-jericommerce-event-type": event.name,
             "x-jericommerce-hmac-sha256": self._signed(raw),
         }
         if "email" not in body:
             return Webhook(id, headers, raw)
-        return Webhook(id, headers, raw, taken=partial(self._told.add, person.id))
+        return Webhook(id, headers, raw, on_accepted=partial(self._sent_with_email.add, person.id))
 
     def _signed(self, raw: bytes) -> str:
         digest = hmac.digest(self._secret, raw, hashlib.sha256)

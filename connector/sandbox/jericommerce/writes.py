@@ -23,7 +23,7 @@ from starlette.routing import Route
 from connector.sandbox.gate import JSON
 from connector.sandbox.jericommerce.people import Person, changed
 from connector.sandbox.jericommerce.register import Register
-from connector.sandbox.jericommerce.webhooks import Said
+from connector.sandbox.jericommerce.webhooks import PendingEvent
 
 _KEPT = 1_000_000
 _FEATURE = "segments"
@@ -73,7 +73,7 @@ class Writes:
         self.reasons: Counter[str] = Counter()
         self.pushes: deque[Push] = deque(maxlen=_KEPT)
         self.segments: defaultdict[str, set[str]] = defaultdict(set)
-        self.waiting: deque[Said] = deque(maxlen=10_000)
+        self.waiting: deque[PendingEvent] = deque(maxlen=10_000)
         self._register = register
         self._now = now
         self._applied = applied
@@ -124,19 +124,21 @@ class Writes:
         self._applied(person)
         self.ledger.append(Adjustment(self._now(), person.id, person.email, amount, reason))
         self.reasons[reason] += 1
-        self.waiting.append(Said("Balance changed", person, properties))
+        self.waiting.append(PendingEvent("Balance changed", person, properties))
         return {"email": person.email, "balance": person.balance}
 
     # ── push ─────────────────────────────────────────────────────────────────────────────────────
 
     async def _push(self, request: Request) -> Response:
-        said = _decoded(await request.body())
-        faults = _push_faults(said)
+        decoded = _decoded(await request.body())
+        faults = _push_faults(decoded)
         if faults:
             return self._refuse("push_body", faults)
-        if said["customer_id"] not in self._register:
+        if decoded["customer_id"] not in self._register:
             return error(404, "Customer not found")
-        self.pushes.append(Push(self._now(), said["customer_id"], said["message"], said.get("url")))
+        self.pushes.append(
+            Push(self._now(), decoded["customer_id"], decoded["message"], decoded.get("url"))
+        )
         return JSON({"sent": True}, 201)
 
     # ── segments ─────────────────────────────────────────────────────────────────────────────────
@@ -205,17 +207,17 @@ def _item_faults(items: Any) -> list[str]:
     return faults
 
 
-def _push_faults(said: Any) -> list[str]:
-    if not isinstance(said, dict):
+def _push_faults(decoded: Any) -> list[str]:
+    if not isinstance(decoded, dict):
         return ["an object is required"]
     faults = [
         f"{name} should not be empty"
         for name in ("customer_id", "message")
-        if not _is_text(said.get(name))
+        if not _is_text(decoded.get(name))
     ]
-    if not str(said.get("url", "https://")).startswith(("https://", "http://")):
+    if not str(decoded.get("url", "https://")).startswith(("https://", "http://")):
         faults.append("url must be a URL address")
-    return faults + _unknown(said, {"customer_id", "message", "url"}, "")
+    return faults + _unknown(decoded, {"customer_id", "message", "url"}, "")
 
 
 def _is_membership(item: Any) -> bool:
@@ -232,8 +234,8 @@ def _is_membership(item: Any) -> bool:
     )
 
 
-def _unknown(said: Mapping[str, Any], known: set[str], place: str) -> list[str]:
-    return [f"property {place}{name} should not exist" for name in said if name not in known]
+def _unknown(decoded: Mapping[str, Any], known: set[str], place: str) -> list[str]:
+    return [f"property {place}{name} should not exist" for name in decoded if name not in known]
 
 
 def _is_text(value: Any) -> bool:

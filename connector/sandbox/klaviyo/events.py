@@ -14,18 +14,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo.account import AccountState
 from connector.sandbox.klaviyo.errors import ApiJSON
 from connector.sandbox.klaviyo.event_rules import Group, Parsed, parse_bulk, parse_event
 from connector.sandbox.klaviyo.rules import Violation
-from connector.sandbox.klaviyo.state import World
 
 
 class EventApi:
     """The endpoints of events. `repeat` and `first` are the sandbox's `bulk_repeat` and whether a
     bulk 400 names only the first bad item."""
 
-    def __init__(self, world: World, *, repeat: Literal["drop", "fail"], first: bool) -> None:
-        self._world = world
+    def __init__(
+        self, account: AccountState, *, repeat: Literal["drop", "fail"], first: bool
+    ) -> None:
+        self._account = account
         self._repeat = repeat
         self._first = first
         self.routes = [
@@ -36,37 +38,39 @@ class EventApi:
         ]
 
     async def _create(self, request: Request) -> Response:
-        return self._take(await request.body(), parse_event, bulk=False)
+        return self._accept(await request.body(), parse_event, bulk=False)
 
     async def _bulk(self, request: Request) -> Response:
-        return self._take(await request.body(), parse_bulk, bulk=True)
+        return self._accept(await request.body(), parse_bulk, bulk=True)
 
-    def _take(self, body: bytes, parse: Callable[[Any, float], Parsed], *, bulk: bool) -> Response:
-        world, now = self._world, self._world.now()
-        parsed = parse(world.load(body), now)
+    def _accept(
+        self, body: bytes, parse: Callable[[Any, float], Parsed], *, bulk: bool
+    ) -> Response:
+        account, now = self._account, self._account.now()
+        parsed = parse(account.load(body), now)
         found = parsed.violations
-        found += self._strangers(parsed.groups)
+        found += self._unknown_profiles(parsed.groups)
         if bulk and not found:
-            found += self._repeats(parsed.groups)
-        world.check(found, first=bulk and self._first)
+            found += self._repeated_ids(parsed.groups)
+        account.check(found, first=bulk and self._first)
         for group in parsed.groups:
-            world.ledger.note("event", group.profile, world.memory.find(group.profile), now)
-            world.memory.apply(group, now)
+            account.ledger.note("event", group.profile, account.memory.find(group.profile), now)
+            account.memory.apply(group, now)
         return Response(status_code=202)
 
-    def _strangers(self, groups: Sequence[Group]) -> Iterator[Violation]:
+    def _unknown_profiles(self, groups: Sequence[Group]) -> Iterator[Violation]:
         for group in groups:
             id = group.profile.id
-            if id is not None and self._world.memory.by_id(id) is None:
+            if id is not None and self._account.memory.by_id(id) is None:
                 pointer = f"{group.profile.pointer}/id"
                 yield Violation("profile_unknown", pointer, "A profile with this id does not exist")
 
-    def _repeats(self, groups: Sequence[Group]) -> Iterator[Violation]:
+    def _repeated_ids(self, groups: Sequence[Group]) -> Iterator[Violation]:
         """Repeats within the request and, with "fail", of what was recorded before."""
         seen: set[tuple[object, str, str]] = set()
         for group in groups:
-            profile = self._world.memory.find(group.profile)
-            person: object = profile.number if profile else _face(group)
+            profile = self._account.memory.find(group.profile)
+            person: object = profile.number if profile else _first_identifier(group)
             for event in group.events:
                 if event.unique_id is None:
                     continue
@@ -78,23 +82,23 @@ class EventApi:
                 elif (
                     self._repeat == "fail"
                     and profile is not None
-                    and self._world.memory.known(profile, event.metric, event.unique_id)
+                    and self._account.memory.has_event(profile, event.metric, event.unique_id)
                 ):
                     detail = "The unique_id was already used for this profile and metric."
                     yield Violation("unique_id_recorded", pointer, detail)
                 seen.add(key)
 
     async def _all(self, request: Request) -> Response:
-        return ApiJSON(reads.events(self._world.memory, request.query_params, request.url))
+        return ApiJSON(reads.events(self._account.memory, request.query_params, request.url))
 
     async def _metrics(self, request: Request) -> Response:
         query, url = request.query_params, request.url
-        made = reads.metrics(self._world.memory, query, url)
+        made = reads.metrics(self._account.memory, query, url)
         shown = [(metric, metric["attributes"]["name"]) for metric in made["data"]]
-        return ApiJSON(self._world.flows.include(query, url, shown, made))
+        return ApiJSON(self._account.flows.include(query, url, shown, made))
 
 
-def _face(group: Group) -> tuple[str, str]:
+def _first_identifier(group: Group) -> tuple[str, str]:
     """Whom a group means while no profile exists: two groups with one address are one person."""
     attributes = group.profile.attributes
     for name in ("email", "phone_number", "external_id", "anonymous_id", "_kx"):

@@ -31,7 +31,7 @@ class Flow:
     name: str
     status: str
     trigger: str
-    on: str
+    trigger_target: str
     archived: bool
 
 
@@ -42,14 +42,16 @@ class Flows:
         self.all: list[Flow] = []
         self.readable = True
 
-    def add(self, name: str, status: str, trigger: str, on: str, *, archived: bool = False) -> Flow:
+    def add(
+        self, name: str, status: str, trigger: str, trigger_target: str, *, archived: bool = False
+    ) -> Flow:
         if trigger not in TRIGGERS:
             raise ValueError(f"no flow is triggered by {trigger}")
-        made = Flow(f"F{len(self.all):05d}", name, status, trigger, on, archived)
+        made = Flow(f"F{len(self.all):05d}", name, status, trigger, trigger_target, archived)
         self.all.append(made)
         return made
 
-    def require(self) -> None:
+    def require_scope(self) -> None:
         if not self.readable:
             detail = "Your API key does not have the scope flows:read."
             raise Refused(errors(403, [(detail, {"pointer": "/data/"})], code="permission_denied"))
@@ -64,10 +66,10 @@ class Flows:
         """The document with the flows that hang on its (resource, id or name), where asked for."""
         if "flow-triggers" not in query.get("include", "").split(","):
             return document
-        self.require()
+        self.require_scope()
         included: dict[str, dict[str, Any]] = {}
-        for resource, on in shown:
-            hanging = [flow for flow in self.all if flow.on == on]
+        for resource, trigger_target in shown:
+            hanging = [flow for flow in self.all if flow.trigger_target == trigger_target]
             relationships = resource.setdefault("relationships", {})
             relationships.setdefault("flow-triggers", {})["data"] = [
                 {"type": "flow", "id": flow.id} for flow in hanging
@@ -84,11 +86,13 @@ class FlowApi:
         self.routes = [Route("/api/flows", self._all, methods=["GET"])]
 
     async def _all(self, request: Request) -> Response:
-        self._flows.require()
+        self._flows.require_scope()
         query, found = request.query_params, self._flows.all
         for operator, name, values in reads.terms(query.get("filter", "")):
             if operator != "equals" or name not in ("status", "name"):
-                raise reads.Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+                raise reads.InvalidParameter(
+                    "filter", f"'{name}' cannot be filtered by '{operator}'."
+                )
             found = [flow for flow in found if getattr(flow, name) == values[0]]
         size, start = reads.size_of(query, default=50, most=50), reads.offset_of(query)
         following = str(start + size) if len(found) > start + size else None

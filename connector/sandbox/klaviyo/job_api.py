@@ -14,10 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo.account import AccountState
 from connector.sandbox.klaviyo.errors import ApiJSON, unknown
 from connector.sandbox.klaviyo.jobs import Failure, Job, pointer_of
 from connector.sandbox.klaviyo.profile_rules import parse_job
-from connector.sandbox.klaviyo.state import World
 
 _PATH = "/api/profile-bulk-import-jobs"
 _SORTS = ("created_at", "-created_at")
@@ -26,8 +26,8 @@ _SORTS = ("created_at", "-created_at")
 class JobApi:
     """The endpoints. `first`: a 400 names only the first bad profile."""
 
-    def __init__(self, world: World, *, first: bool) -> None:
-        self._world = world
+    def __init__(self, account: AccountState, *, first: bool) -> None:
+        self._account = account
         self._first = first
         self.routes = [
             Route(_PATH, self._create, methods=["POST"]),
@@ -38,26 +38,28 @@ class JobApi:
         ]
 
     async def _create(self, request: Request) -> Response:
-        world, body = self._world, await request.body()
-        people, lists, found = parse_job(world.load(body), len(body))
-        world.check(found, first=self._first)
+        account, body = self._account, await request.body()
+        people, lists, found = parse_job(account.load(body), len(body))
+        account.check(found, first=self._first)
         for index, id in enumerate(lists):
-            if world.lists.get(id) is None:
-                world.violations["list_unknown"] += 1
+            if account.lists.get(id) is None:
+                account.violations["list_unknown"] += 1
                 raise unknown("list", id, f"/data/relationships/lists/data/{index}/id")
-        job = world.jobs.add(people, lists)
+        job = account.jobs.add(people, lists)
         return ApiJSON({"data": self._view(job, request.url, new=True)}, 202)
 
     async def _all(self, request: Request) -> Response:
-        query, now = request.query_params, self._world.now()
-        found = self._world.jobs.all()
+        query, now = request.query_params, self._account.now()
+        found = self._account.jobs.all()
         for operator, name, values in reads.terms(query.get("filter", "")):
             if operator not in ("equals", "any") or name != "status":
-                raise reads.Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+                raise reads.InvalidParameter(
+                    "filter", f"'{name}' cannot be filtered by '{operator}'."
+                )
             found = [job for job in found if job.status(now) in values]
         sort = query.get("sort", "created_at")
         if sort not in _SORTS:
-            raise reads.Unreadable("sort", f"'{sort}' is not a valid sort.")
+            raise reads.InvalidParameter("sort", f"'{sort}' is not a valid sort.")
         if sort.startswith("-"):
             found.reverse()
         size, start = reads.size_of(query, default=20, most=100), reads.offset_of(query)
@@ -77,22 +79,22 @@ class JobApi:
 
     async def _profiles(self, request: Request) -> Response:
         job, query = self._job(request), request.query_params
-        shown, memory = reads.extras(query), self._world.memory
+        shown, memory = reads.extras(query), self._account.memory
         size, start = reads.size_of(query, default=20, most=100), reads.offset_of(query)
         following = str(start + size) if len(job.profiles) > start + size else None
-        people = [memory.numbered(number) for number in job.profiles[start : start + size]]
+        people = [memory.by_number(number) for number in job.profiles[start : start + size]]
         page = [reads.profile(person, request.url, shown) for person in people]
         return ApiJSON(reads.collection(page, request.url, query, following))
 
     def _job(self, request: Request) -> Job:
         id = str(request.path_params["id"])
-        job = self._world.jobs.get(id)
+        job = self._account.jobs.get(id)
         if job is None:
             raise unknown("profile-bulk-import-job", id)
         return job
 
     def _view(self, job: Job, url: URL, *, new: bool = False) -> dict[str, Any]:
-        now = self._world.now()
+        now = self._account.now()
         status = "queued" if new else job.status(now)
         place = f"{url.scheme}://{url.netloc}{_PATH}/{job.id}"
         done = status == "complete"
@@ -105,7 +107,7 @@ class JobApi:
                 "total_count": job.total,
                 "completed_count": job.total - len(job.errors) if done else 0,
                 "failed_count": len(job.errors) if done else 0,
-                "completed_at": reads.iso(job.ended) if done and job.ended is not None else None,
+                "completed_at": reads.iso(job.result) if done and job.result is not None else None,
                 "expires_at": reads.iso(job.expires),
                 "started_at": reads.iso(job.begins)
                 if status in ("processing", "complete")

@@ -23,12 +23,12 @@ import orjson
 
 from connector.sandbox.klaviyo.lists import Lists
 from connector.sandbox.klaviyo.profile_rules import PROFILES
-from connector.sandbox.klaviyo.profile_state import Memory
 from connector.sandbox.klaviyo.rules import ProfileIn
-from connector.sandbox.klaviyo.write_ledger import Ledger, faces
+from connector.sandbox.klaviyo.state import Memory
+from connector.sandbox.klaviyo.write_ledger import Ledger, identifiers_of
 
 Status = Literal["queued", "processing", "complete", "cancelled"]
-LIFE = 7 * 86_400.0
+RETENTION_SECONDS = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class Job:
     total: int
     lists: list[str]
     people: list[ProfileIn]
-    faces: set[str]
+    identifiers: set[str]
     dropped: frozenset[int]
     started: float | None = None
-    ended: float | None = None
+    result: float | None = None
     stalled: bool = False
     cancelled: bool = False
     expired: bool = False
@@ -68,18 +68,18 @@ class Job:
     @property
     def expires(self) -> float:
         """When it is forgotten."""
-        return self.created + LIFE
+        return self.created + RETENTION_SECONDS
 
     @property
     def open(self) -> bool:
         """Whether its profiles still wait to be written."""
-        return self.ended is None
+        return self.result is None
 
     def status(self, now: float) -> Status:
         """Half of its time a job is queued, half processing."""
         if self.cancelled:
             return "cancelled"
-        if self.ended is not None:
+        if self.result is not None:
             return "complete"
         if self.stalled or now >= self.begins:
             return "processing"
@@ -258,21 +258,23 @@ class Jobs:
         job.started = job.begins
         self._end(job, at)
 
-    def _failure(self, index: int, given: ProfileIn, stranger: bool) -> tuple[str, str, str] | None:
+    def _failure(
+        self, index: int, given: ProfileIn, unknown_id: bool
+    ) -> tuple[str, str, str] | None:
         if self._failures:
             raw = orjson.dumps(payload_of(given)).decode()
             for substring, code, title, detail in self._failures:
                 if substring in raw:
                     return code, title, detail
-        if stranger:
+        if unknown_id:
             return "not_found", "Not found.", f"A profile with id {given.id} does not exist."
         return None
 
     def _end(self, job: Job, at: float) -> None:
-        job.ended = at
+        job.result = at
         job.people = []
-        self._ledger.release(job.faces)
-        job.faces = set()
+        self._ledger.release(job.identifiers)
+        job.identifiers = set()
         del self._open[job.id]
 
     def _expire(self, job: Job) -> None:
@@ -285,11 +287,11 @@ class Jobs:
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────
 
-    def holding(self, given: ProfileIn) -> int:
+    def count_jobs_of(self, given: ProfileIn) -> int:
         """How many jobs hold a person who has not been written yet."""
         self.settle()
-        seen = faces(given, self._memory.find(given))
-        return sum(not job.faces.isdisjoint(seen) for job in self._open.values())
+        seen = identifiers_of(given, self._memory.find(given))
+        return sum(not job.identifiers.isdisjoint(seen) for job in self._open.values())
 
 
 def payload_of(given: ProfileIn) -> dict[str, Any]:

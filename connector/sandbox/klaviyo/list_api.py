@@ -16,12 +16,12 @@ from starlette.routing import Route
 
 from connector.sandbox.klaviyo import members as members
 from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo.account import AccountState
 from connector.sandbox.klaviyo.errors import ApiJSON, unknown
 from connector.sandbox.klaviyo.lists import MemberList
 from connector.sandbox.klaviyo.profile_rules import parse_members
-from connector.sandbox.klaviyo.profile_state import Profile
 from connector.sandbox.klaviyo.rules import Violation, dig
-from connector.sandbox.klaviyo.state import World
+from connector.sandbox.klaviyo.state import Profile
 
 _OPT_IN = ("single_opt_in", "double_opt_in")
 _MEMBERS = "/api/lists/{id}/relationships/profiles"
@@ -30,8 +30,8 @@ _MEMBERS = "/api/lists/{id}/relationships/profiles"
 class ListApi:
     """The endpoints of lists."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, account: AccountState) -> None:
+        self._account = account
         self.routes = [
             Route("/api/lists", self._create, methods=["POST"]),
             Route("/api/lists", self._all, methods=["GET"]),
@@ -43,8 +43,8 @@ class ListApi:
         ]
 
     async def _create(self, request: Request) -> Response:
-        world, found = self._world, []
-        body = world.load(await request.body())
+        account, found = self._account, []
+        body = account.load(await request.body())
         attributes = dig(body, "data", "attributes")
         name = dig(attributes, "name")
         opt_in = dig(attributes, "opt_in_process") or "single_opt_in"
@@ -53,25 +53,27 @@ class ListApi:
         if opt_in not in _OPT_IN:
             detail = f"One of {', '.join(_OPT_IN)} is required."
             found.append(Violation("shape", "/data/attributes/opt_in_process", detail))
-        world.check(found)
-        made = world.lists.create(name, opt_in, world.now())
+        account.check(found)
+        made = account.lists.create(name, opt_in, account.now())
         return ApiJSON({"data": _view(made, request.url)}, 201)
 
     async def _all(self, request: Request) -> Response:
-        query, found = request.query_params, self._world.lists.all
+        query, found = request.query_params, self._account.lists.all
         for operator, name, values in reads.terms(query.get("filter", "")):
             if operator in ("equals", "any") and name in ("id", "name"):
                 found = [each for each in found if getattr(each, name) in values]
             elif operator == "greater-than" and name in ("created", "updated"):
-                edge = reads.moment_of(values[0])
+                edge = reads.parse_time(values[0])
                 found = [each for each in found if getattr(each, name) > edge]
             else:
-                raise reads.Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+                raise reads.InvalidParameter(
+                    "filter", f"'{name}' cannot be filtered by '{operator}'."
+                )
         size, start = reads.size_of(query, default=10, most=10), reads.offset_of(query)
         following = str(start + size) if len(found) > start + size else None
         page = [(_view(each, request.url), each.id) for each in found[start : start + size]]
         made = reads.collection([view for view, _ in page], request.url, query, following)
-        return ApiJSON(self._world.flows.include(query, request.url, page, made))
+        return ApiJSON(self._account.flows.include(query, request.url, page, made))
 
     async def _one(self, request: Request) -> Response:
         found, query = self._list(request), request.query_params
@@ -79,7 +81,7 @@ class ListApi:
         if query.get("additional-fields[list]") == "profile_count":
             view["attributes"]["profile_count"] = len(found.members)
         made = {"data": view}
-        return ApiJSON(self._world.flows.include(query, request.url, [(view, found.id)], made))
+        return ApiJSON(self._account.flows.include(query, request.url, [(view, found.id)], made))
 
     async def _profiles(self, request: Request) -> Response:
         return ApiJSON(members.profiles(self._page(request), request.query_params, request.url))
@@ -88,7 +90,7 @@ class ListApi:
         return ApiJSON(members.ids(self._page(request), request.query_params, request.url))
 
     async def _add(self, request: Request) -> Response:
-        found, now = self._list(request), self._world.now()
+        found, now = self._list(request), self._account.now()
         for person in await self._members(request):
             found.join(person, now)
         return Response(status_code=204)
@@ -101,27 +103,27 @@ class ListApi:
 
     def _list(self, request: Request) -> MemberList:
         id = str(request.path_params["id"])
-        found = self._world.lists.get(id)
+        found = self._account.lists.get(id)
         if found is None:
             raise unknown("list", id)
         return found
 
     async def _members(self, request: Request) -> list[Profile]:
-        world = self._world
-        ids, found = parse_members(world.load(await request.body()))
-        world.check(found)
+        account = self._account
+        ids, found = parse_members(account.load(await request.body()))
+        account.check(found)
         people = []
         for index, id in enumerate(ids):
-            person = world.memory.by_id(id)
+            person = account.memory.by_id(id)
             if person is None:
-                world.violations["profile_unknown"] += 1
+                account.violations["profile_unknown"] += 1
                 raise unknown("profile", id, f"/data/{index}/id")
             people.append(person)
         return people
 
     def _page(self, request: Request) -> members.Page:
         people = self._list(request)
-        return members.page_of(self._world.memory, people, request.query_params)
+        return members.page_of(self._account.memory, people, request.query_params)
 
 
 def _view(found: MemberList, url: URL) -> dict[str, Any]:

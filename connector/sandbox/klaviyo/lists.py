@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from connector.sandbox.klaviyo.profile_state import Profile
+from connector.sandbox.klaviyo.state import Profile
 
 
 @dataclass(slots=True)

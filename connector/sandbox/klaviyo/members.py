@@ -10,7 +10,7 @@ from starlette.datastructures import URL, QueryParams
 
 from connector.sandbox.klaviyo import reads as reads
 from connector.sandbox.klaviyo.lists import MemberList
-from connector.sandbox.klaviyo.profile_state import Memory, Profile
+from connector.sandbox.klaviyo.state import Memory, Profile
 
 Page = tuple[list[tuple[float, Profile]], str | None]
 
@@ -34,14 +34,14 @@ def page_of(
             chosen = {hit.number for hit in hits if hit is not None}
             keys = [key for key in keys if key[1] in chosen]
         elif operator in reads.COMPARE and name == "joined_group_at":
-            edge, test = reads.moment_of(values[0]), reads.COMPARE[operator]
+            edge, test = reads.parse_time(values[0]), reads.COMPARE[operator]
             # Shown in whole seconds, so compared in whole seconds.
             keys = [key for key in keys if test(key[0] // 1_000_000, edge)]
         else:
-            raise reads.Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+            raise reads.InvalidParameter("filter", f"'{name}' cannot be filtered by '{operator}'.")
     sort = query.get("sort", "joined_group_at")
     if sort.removeprefix("-") != "joined_group_at":
-        raise reads.Unreadable("sort", f"'{sort}' is not a valid sort.")
+        raise reads.InvalidParameter("sort", f"'{sort}' is not a valid sort.")
     down = sort.startswith("-")
     size, start = reads.size_of(query, default=20, most=100), 0
     if cursor := reads.cursor_of(query):
@@ -53,7 +53,7 @@ def page_of(
     page = keys[max(0, start - size) : start][::-1] if down else keys[start : start + size]
     more = start > size if down else len(keys) > start + size
     following = f"{page[-1][0]}|{page[-1][1]}" if more else None
-    return [(at / 1e6, memory.numbered(number)) for at, number in page], following
+    return [(at / 1e6, memory.by_number(number)) for at, number in page], following
 
 
 def profiles(page: Page, query: QueryParams, url: URL) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo.account import AccountState
 from connector.sandbox.klaviyo.errors import ApiJSON, duplicate, unknown
 from connector.sandbox.klaviyo.profile_rules import (
     MAX_PROFILE_BYTES,
@@ -21,16 +22,15 @@ from connector.sandbox.klaviyo.profile_rules import (
     parse_import,
     parse_update,
 )
-from connector.sandbox.klaviyo.profile_state import Profile
 from connector.sandbox.klaviyo.rules import EVENT_IDENTIFIERS, ProfileIn, Violation
-from connector.sandbox.klaviyo.state import World
+from connector.sandbox.klaviyo.state import Profile
 
 
 class ProfileApi:
     """The endpoints of profiles."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, account: AccountState) -> None:
+        self._account = account
         self.routes = [
             Route("/api/profile-import", self._import, methods=["POST"]),
             Route("/api/profiles", self._create, methods=["POST"]),
@@ -42,8 +42,8 @@ class ProfileApi:
 
     async def _erase(self, request: Request) -> Response:
         """Noted, and no more: at Klaviyo the deletion follows at leisure."""
-        world = self._world
-        body = world.load(await request.body(), MAX_PROFILE_BYTES)
+        account = self._account
+        body = account.load(await request.body(), MAX_PROFILE_BYTES)
         try:
             named = body["data"]["attributes"]["profile"]["data"]["attributes"]
             [(name, value)] = named.items()
@@ -52,19 +52,19 @@ class ProfileApi:
             good, name, value = False, "", ""
         if not good or name not in ("email", "phone_number") or not isinstance(value, str):
             detail = "Exactly one of email, phone_number and id is required."
-            world.check([Violation("erasure", "/data/attributes/profile", detail)])
-        world.memory.erasures.append(value)
+            account.check([Violation("erasure", "/data/attributes/profile", detail)])
+        account.memory.erasures.append(value)
         return Response(status_code=202)
 
     async def _import(self, request: Request) -> Response:
-        world = self._world
-        given, found = parse_import(world.load(await request.body(), MAX_PROFILE_BYTES))
-        world.check(found)
+        account = self._account
+        given, found = parse_import(account.load(await request.body(), MAX_PROFILE_BYTES))
+        account.check(found)
         assert given is not None
-        profile = world.memory.find(given)
+        profile = account.memory.find(given)
         if profile is None and given.id is not None:
             raise unknown("profile", given.id)
-        clash = world.memory.clash(given, profile)
+        clash = account.memory.clash(given, profile)
         if clash is not None:
             name, owner = clash
             if given.id is not None and name == "email":
@@ -74,24 +74,24 @@ class ProfileApi:
         return self._write(request, given, profile, 201 if profile is None else 200)
 
     async def _create(self, request: Request) -> Response:
-        world = self._world
-        given, found = parse_create(world.load(await request.body(), MAX_PROFILE_BYTES))
-        world.check(found)
+        account = self._account
+        given, found = parse_create(account.load(await request.body(), MAX_PROFILE_BYTES))
+        account.check(found)
         assert given is not None
-        clash = world.memory.clash(given, None)
+        clash = account.memory.clash(given, None)
         if clash is not None:
             raise duplicate(clash[1].id)
         return self._write(request, given, None, 201)
 
     async def _update(self, request: Request) -> Response:
-        world, id = self._world, str(request.path_params["id"])
-        profile = world.memory.by_id(id)
+        account, id = self._account, str(request.path_params["id"])
+        profile = account.memory.by_id(id)
         if profile is None:
             raise unknown("profile", id)
-        given, found = parse_update(world.load(await request.body(), MAX_PROFILE_BYTES), id)
-        world.check(found)
+        given, found = parse_update(account.load(await request.body(), MAX_PROFILE_BYTES), id)
+        account.check(found)
         assert given is not None
-        clash = world.memory.clash(given, profile)
+        clash = account.memory.clash(given, profile)
         if clash is not None:
             raise duplicate(clash[1].id)
         return self._write(request, given, profile, 200)
@@ -99,25 +99,25 @@ class ProfileApi:
     def _write(
         self, request: Request, given: ProfileIn, profile: Profile | None, status: int
     ) -> Response:
-        world, now = self._world, self._world.now()
+        account, now = self._account, self._account.now()
         shown = reads.extras(request.query_params)
         if profile is not None:
             left = {**profile.identifiers, **given.attributes}
             if all(left.get(name) is None for name in EVENT_IDENTIFIERS):
                 detail = "A profile needs at least one identifier."
-                world.check([Violation("identifier_missing", "/data/attributes", detail)])
-        world.ledger.note("single", given, profile, now)
+                account.check([Violation("identifier_missing", "/data/attributes", detail)])
+        account.ledger.note("single", given, profile, now)
         if profile is None:
-            profile = world.memory.create(now)
-        world.memory.update(profile, given, now)
+            profile = account.memory.create(now)
+        account.memory.update(profile, given, now)
         return ApiJSON({"data": reads.profile(profile, request.url, shown)}, status)
 
     async def _all(self, request: Request) -> Response:
-        return ApiJSON(reads.profiles(self._world.memory, request.query_params, request.url))
+        return ApiJSON(reads.profiles(self._account.memory, request.query_params, request.url))
 
     async def _one(self, request: Request) -> Response:
         id = str(request.path_params["id"])
-        found = self._world.memory.by_id(id)
+        found = self._account.memory.by_id(id)
         if found is None:
             raise unknown("profile", id)
         shown = reads.extras(request.query_params)

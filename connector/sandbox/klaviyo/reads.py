@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.datastructures import URL, QueryParams
 
-from connector.sandbox.klaviyo.profile_state import Event, Memory, Profile
+from connector.sandbox.klaviyo.state import Event, Memory, Profile
 
 _TERM = re.compile(
     r'\s*([a-z-]+)\(\s*([\w.$]+)\s*,\s*(\[[^\]]*\]|"(?:[^"\\]|\\.)*"|[^()]*?)\s*\)\s*(?:,|$)'
@@ -29,7 +29,7 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-class Unreadable(Exception):
+class InvalidParameter(Exception):
     """A query parameter cannot be read: `parameter` names it."""
 
     def __init__(self, parameter: str, detail: str) -> None:
@@ -67,7 +67,7 @@ def terms(text: str) -> list[Term]:
     while at < len(text):
         match = _TERM.match(text, at)
         if match is None:
-            raise Unreadable("filter", "The filter cannot be parsed.")
+            raise InvalidParameter("filter", "The filter cannot be parsed.")
         operator, name, raw = match.groups()
         values = _STRING.findall(raw) if raw[:1] in ('"', "[") else [raw]
         found.append((operator, name, [value.replace('\\"', '"') for value in values]))
@@ -88,13 +88,13 @@ def events(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
             wanted = _metric_number(values[0])
             checks.append(lambda _, metric, wanted=wanted: metric == wanted)  # type: ignore[misc]
         elif operator in COMPARE and name in _TIME_FIELDS:
-            edge, test = moment_of(values[0]), COMPARE[operator]
+            edge, test = parse_time(values[0]), COMPARE[operator]
             checks.append(lambda t, _, edge=edge, test=test: test(t, edge))  # type: ignore[misc]
         else:
-            raise Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+            raise InvalidParameter("filter", f"'{name}' cannot be filtered by '{operator}'.")
     sort = query.get("sort", "-datetime")
     if sort.removeprefix("-") not in _TIME_FIELDS:
-        raise Unreadable("sort", f"'{sort}' is not a valid sort.")
+        raise InvalidParameter("sort", f"'{sort}' is not a valid sort.")
     descending = sort.startswith("-")
     keys = sorted(
         (
@@ -117,7 +117,7 @@ def events(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
 def profiles(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
     """`GET /api/profiles`: filter equals and any by id, email, phone_number, external_id."""
     shown = extras(query)
-    found: Sequence[Profile] = memory.living()
+    found: Sequence[Profile] = memory.unmerged()
     for at, (operator, name, values) in enumerate(terms(query.get("filter", ""))):
         if operator not in ("equals", "any") or name not in (
             "id",
@@ -125,7 +125,7 @@ def profiles(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
             "phone_number",
             "external_id",
         ):
-            raise Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+            raise InvalidParameter("filter", f"'{name}' cannot be filtered by '{operator}'.")
         hits = [memory.by_id(v) if name == "id" else memory.by(name, v) for v in values]
         chosen = {hit.number: hit for hit in hits if hit is not None}
         if at:
@@ -141,11 +141,11 @@ def profiles(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
 def metrics(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
     """`GET /api/metrics`: 200 a page, no `page[size]`."""
     if "page[size]" in query:
-        raise Unreadable("page[size]", "'page[size]' is not allowed here.")
+        raise InvalidParameter("page[size]", "'page[size]' is not allowed here.")
     names = list(memory.metrics)
     for operator, name, values in terms(query.get("filter", "")):
         if operator != "equals" or name not in ("integration.name", "integration.category"):
-            raise Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+            raise InvalidParameter("filter", f"'{name}' cannot be filtered by '{operator}'.")
         # Recorded live: the category "API" finds nothing, the name "API" finds what the API made.
         if name == "integration.category" or values[0] != "API":
             names = []
@@ -179,11 +179,13 @@ def event(event: Event, url: URL) -> dict[str, Any]:
 
 def extras(query: QueryParams) -> dict[str, Any]:
     """What `additional-fields[profile]` asks for. Nobody has ever given consent here."""
-    asked = query.get("additional-fields[profile]", "")
-    for name in filter(None, asked.split(",")):
+    requested = query.get("additional-fields[profile]", "")
+    for name in filter(None, requested.split(",")):
         if name not in _EXTRAS:
-            raise Unreadable("additional-fields[profile]", f"'{name}' is not an additional field.")
-    return {name: _EXTRAS[name] for name in asked.split(",") if name}
+            raise InvalidParameter(
+                "additional-fields[profile]", f"'{name}' is not an additional field."
+            )
+    return {name: _EXTRAS[name] for name in requested.split(",") if name}
 
 
 def profile(person: Profile, url: URL, extra: Mapping[str, Any] = MappingProxyType({})) -> Resource:
@@ -289,7 +291,7 @@ def _metric_number(id: str) -> int:
     return int(id[1:]) if re.fullmatch(r"M\d{5}", id) else -1
 
 
-def moment_of(text: str) -> float:
+def parse_time(text: str) -> float:
     """A time in a filter, as seconds since 1970."""
     try:
         return float(text)
@@ -299,14 +301,14 @@ def moment_of(text: str) -> float:
         # In a query a plus sign may have become a space.
         return datetime.fromisoformat(text.replace(" ", "+")).timestamp()
     except ValueError:
-        raise Unreadable("filter", f"'{text}' is no time.") from None
+        raise InvalidParameter("filter", f"'{text}' is no time.") from None
 
 
 def size_of(query: QueryParams, *, default: int, most: int) -> int:
     """`page[size]`; more than `most` is refused."""
     text = query.get("page[size]", str(default))
     if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise Unreadable("page[size]", f"Page size must be an integer between 1 and {most}.")
+        raise InvalidParameter("page[size]", f"Page size must be an integer between 1 and {most}.")
     return int(text)
 
 
@@ -320,7 +322,7 @@ def cursor_of(query: QueryParams) -> list[str]:
     except ValueError:
         parts = [""]
     if not all(part.isdecimal() for part in parts):
-        raise Unreadable("page[cursor]", "Invalid cursor.")
+        raise InvalidParameter("page[cursor]", "Invalid cursor.")
     return parts
 
 

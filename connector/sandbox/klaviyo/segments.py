@@ -15,9 +15,9 @@ from starlette.routing import Route
 
 from connector.sandbox.klaviyo import members as members
 from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo.account import AccountState
 from connector.sandbox.klaviyo.errors import ApiJSON, unknown
 from connector.sandbox.klaviyo.lists import MemberList
-from connector.sandbox.klaviyo.state import World
 
 _BY = ("email", "phone_number", "profile_id")
 
@@ -55,8 +55,8 @@ class Segments:
 class SegmentApi:
     """The endpoints of segments."""
 
-    def __init__(self, world: World, segments: Segments) -> None:
-        self._world = world
+    def __init__(self, account: AccountState, segments: Segments) -> None:
+        self._account = account
         self._segments = segments
         self.routes = [
             Route("/api/segments", self._all, methods=["GET"]),
@@ -69,13 +69,15 @@ class SegmentApi:
         query, found = request.query_params, self._segments.all
         for operator, name, values in reads.terms(query.get("filter", "")):
             if operator not in ("equals", "any") or name not in ("id", "name"):
-                raise reads.Unreadable("filter", f"'{name}' cannot be filtered by '{operator}'.")
+                raise reads.InvalidParameter(
+                    "filter", f"'{name}' cannot be filtered by '{operator}'."
+                )
             found = [each for each in found if getattr(each, name) in values]
         size, start = reads.size_of(query, default=10, most=10), reads.offset_of(query)
         following = str(start + size) if len(found) > start + size else None
         page = [(_view(each, request.url), each.id) for each in found[start : start + size]]
         made = reads.collection([view for view, _ in page], request.url, query, following)
-        return ApiJSON(self._world.flows.include(query, request.url, page, made))
+        return ApiJSON(self._account.flows.include(query, request.url, page, made))
 
     async def _one(self, request: Request) -> Response:
         found, query = self._segment(request), request.query_params
@@ -83,7 +85,7 @@ class SegmentApi:
         if query.get("additional-fields[segment]") == "profile_count":
             view["attributes"]["profile_count"] = len(found.members)
         made = {"data": view}
-        return ApiJSON(self._world.flows.include(query, request.url, [(view, found.id)], made))
+        return ApiJSON(self._account.flows.include(query, request.url, [(view, found.id)], made))
 
     async def _profiles(self, request: Request) -> Response:
         return ApiJSON(members.profiles(self._page(request), request.query_params, request.url))
@@ -93,7 +95,7 @@ class SegmentApi:
 
     def _page(self, request: Request) -> members.Page:
         people = self._segment(request)
-        return members.page_of(self._world.memory, people, request.query_params, by=_BY)
+        return members.page_of(self._account.memory, people, request.query_params, by=_BY)
 
     def _segment(self, request: Request) -> Segment:
         id = str(request.path_params["id"])

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from connector.sandbox.faults import Faults
 from connector.sandbox.gate import JSON, Gate, Operation, control_routes
 from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo.account import AccountState
 from connector.sandbox.klaviyo.errors import ApiJSON, Refused, errors, title
 from connector.sandbox.klaviyo.events import EventApi
 from connector.sandbox.klaviyo.flows import FlowApi, Flows
@@ -32,11 +33,10 @@ from connector.sandbox.klaviyo.jobs import Job, Jobs
 from connector.sandbox.klaviyo.list_api import ListApi
 from connector.sandbox.klaviyo.lists import Lists, MemberList
 from connector.sandbox.klaviyo.operations import CONSENT, QUOTAS, extra_quotas, operation, refuse
-from connector.sandbox.klaviyo.profile_state import Memory, Profile
 from connector.sandbox.klaviyo.profiles import ProfileApi
 from connector.sandbox.klaviyo.rules import ProfileIn
 from connector.sandbox.klaviyo.segments import SegmentApi, Segments
-from connector.sandbox.klaviyo.state import World
+from connector.sandbox.klaviyo.state import Memory, Profile
 from connector.sandbox.klaviyo.write_ledger import Ledger, Write
 from connector.sandbox.limits import Header, Limits
 
@@ -88,15 +88,17 @@ class KlaviyoSandbox:
         )
         self.flows = Flows()
         self._segments = Segments()
-        self._world = World(memory, ledger, lists, self.jobs, self.violations, now, self.flows)
+        self._account = AccountState(
+            memory, ledger, lists, self.jobs, self.violations, now, self.flows
+        )
         first = bulk_errors == "first"
         inner = Starlette(
             routes=[
-                *EventApi(self._world, repeat=bulk_repeat, first=first).routes,
-                *ProfileApi(self._world).routes,
-                *JobApi(self._world, first=first).routes,
-                *ListApi(self._world).routes,
-                *SegmentApi(self._world, self._segments).routes,
+                *EventApi(self._account, repeat=bulk_repeat, first=first).routes,
+                *ProfileApi(self._account).routes,
+                *JobApi(self._account, first=first).routes,
+                *ListApi(self._account).routes,
+                *SegmentApi(self._account, self._segments).routes,
                 *FlowApi(self.flows, now).routes,
                 Route("/api/accounts", self._get_accounts, methods=["GET"]),
                 Route("/_sandbox/events", self._sandbox_events, methods=["GET"]),
@@ -105,7 +107,7 @@ class KlaviyoSandbox:
             ],
             exception_handlers={
                 HTTPException: _no_route,
-                reads.Unreadable: _unreadable,
+                reads.InvalidParameter: _unreadable,
                 Refused: _refused,
             },
         )
@@ -121,21 +123,21 @@ class KlaviyoSandbox:
 
     def recorded(self, unique_id: str) -> int:
         """How many recorded events bear this unique id."""
-        return self._world.memory.recorded(unique_id)
+        return self._account.memory.recorded(unique_id)
 
     def unique_ids(self) -> dict[str, int]:
         """Every unique id and how many recorded events bear it."""
-        return dict(self._world.memory.unique_ids())
+        return dict(self._account.memory.unique_ids())
 
     @property
     def foreign_metrics(self) -> list[tuple[str, str]]:
         """(metric, integration) that others of the account send; put in what they shall have."""
-        return self._world.memory.foreign_metrics
+        return self._account.memory.foreign_metrics
 
     @property
     def erasures(self) -> list[str]:
         """The addresses that deletion jobs were filed for."""
-        return self._world.memory.erasures
+        return self._account.memory.erasures
 
     def profile(self, email: str) -> dict[str, Any] | None:
         """The attributes of the profile with this address, in any case; None if there is none.
@@ -143,13 +145,13 @@ class KlaviyoSandbox:
         {"email": …, "first_name": …, "location": {…}, "properties": {…}}: only what has a value.
         """
         self.jobs.settle()
-        found = self._world.memory.by("email", email)
+        found = self._account.memory.by("email", email)
         return None if found is None else _attributes(found)
 
     def profile_id(self, email: str) -> str | None:
         """The id of the profile with this address."""
         self.jobs.settle()
-        found = self._world.memory.by("email", email)
+        found = self._account.memory.by("email", email)
         return None if found is None else found.id
 
     @property
@@ -157,28 +159,28 @@ class KlaviyoSandbox:
         """The attributes of every profile by id. Ids of merged profiles lead to where they went but
         are not listed."""
         self.jobs.settle()
-        return _ById(self._world.memory)
+        return _ById(self._account.memory)
 
     @property
     def writes(self) -> Sequence[Write]:
         """Accepted writes in order, (time, "event" | "single" | "bulk", email, keys), if they are
         logged. A bulk write is logged when its job is accepted."""
-        return self._world.ledger.writes
+        return self._account.ledger.writes
 
     def in_flight(self, email: str) -> int:
         """How many queued or processing jobs hold this person."""
-        return self.jobs.holding(ProfileIn(None, {"email": email}, {}, ""))
+        return self.jobs.count_jobs_of(ProfileIn(None, {"email": email}, {}, ""))
 
     @property
     def overlapping_writes(self) -> int:
         """How often a write came, or was queued, while another one of the same person waited in a
         job. `overlaps` tells the kinds of the later writes."""
-        return self._world.ledger.overlaps.total()
+        return self._account.ledger.overlaps.total()
 
     @property
     def overlaps(self) -> Counter[str]:
         """`overlapping_writes` by kind of the later write: "event", "single", "bulk"."""
-        return self._world.ledger.overlaps
+        return self._account.ledger.overlaps
 
     def merge(self, source_email: str, into_email: str) -> str:
         """Merge two profiles as Klaviyo's own identity resolution does; the id that is left.
@@ -186,68 +188,68 @@ class KlaviyoSandbox:
         The source's id leads to the destination from now on, its address to nobody.
         """
         self.jobs.settle()
-        memory = self._world.memory
+        memory = self._account.memory
         source, into = memory.by("email", source_email), memory.by("email", into_email)
         if source is None or into is None or source is into:
             raise ValueError("a merge needs two profiles")
         memory.merge(source, into)
-        self._world.lists.merged(source, into)
+        self._account.lists.merged(source, into)
         return into.id
 
     def list_members(self, list_id: str) -> list[str]:
         """The addresses of a list's members, in the order in which they joined."""
         self.jobs.settle()
-        found = self._world.lists.get(list_id)
+        found = self._account.lists.get(list_id)
         if found is None:
             raise ValueError(f"there is no list {list_id}")
-        people = (self._world.memory.numbered(number) for number in found.members)
+        people = (self._account.memory.by_number(number) for number in found.members)
         return [person.identifiers.get("email", "") for person in people]
 
     def make_people(self, *emails: str) -> None:
         """Profiles that were there before us."""
-        memory, now = self._world.memory, self._world.now()
+        memory, now = self._account.memory, self._account.now()
         for email in emails:
             given = ProfileIn(None, {"email": email}, {}, "")
             memory.update(memory.find(given) or memory.create(now), given, now)
 
     def make_metric(self, name: str) -> None:
         """A metric that was there before us."""
-        memory = self._world.memory
+        memory = self._account.memory
         if name not in memory.metrics:
             memory.metrics[name] = len(memory.metrics)
-            memory.metric_created.append(self._world.now())
+            memory.metric_created.append(self._account.now())
 
     def make_list(self, name: str, *emails: str) -> str:
         """A list of these profiles, made where there are none; its id."""
         self.make_people(*emails)
-        made = self._world.lists.create(name, "single_opt_in", self._world.now())
+        made = self._account.lists.create(name, "single_opt_in", self._account.now())
         return self._fill(made, emails)
 
     def make_segment(self, name: str, *emails: str) -> str:
         """A segment of these profiles, made where there are none; its id."""
         self.make_people(*emails)
-        return self._fill(self._segments.create(name, self._world.now()), emails)
+        return self._fill(self._segments.create(name, self._account.now()), emails)
 
     def leave_segment(self, id: str, *emails: str) -> None:
         """These are in the segment no more."""
         segment = self._segments.get(id)
         assert segment is not None
         for email in emails:
-            person = self._world.memory.by("email", email)
+            person = self._account.memory.by("email", email)
             assert person is not None
             segment.leave(person)
 
     def _fill(self, made: MemberList, emails: Sequence[str]) -> str:
         for email in emails:
-            person = self._world.memory.by("email", email)
+            person = self._account.memory.by("email", email)
             assert person is not None
-            made.join(person, self._world.now())
+            made.join(person, self._account.now())
         return made.id
 
     def state(self) -> dict[str, object]:
         """Counters. `requests` is {"POST /api/events": {"202": 1, "reset": 1}, …}."""
         self.jobs.settle()
-        memory, now = self._world.memory, self._world.now()
+        memory, now = self._account.memory, self._account.now()
         return {
             "requests": {label: dict(counts) for label, counts in self._gate.requests.items()},
             "events": len(memory),
@@ -268,7 +270,9 @@ class KlaviyoSandbox:
         """Which operation a request is."""
         return operation(method, path)
 
-    def admit(self, scope: Scope, operation: Operation) -> tuple[Response | None, Sequence[Header]]:
+    def authorize(
+        self, scope: Scope, operation: Operation
+    ) -> tuple[Response | None, Sequence[Header]]:
         """Key, revision and media type first, then the limits."""
         self.jobs.settle()
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -283,10 +287,10 @@ class KlaviyoSandbox:
             return None, ()
         query = QueryParams(scope["query_string"])
         for name, extra in extra_quotas(operation.label, query):
-            verdict = self._limits.take(name, extra)
+            verdict = self._limits.acquire(name, extra)
             if verdict.retry_after is not None:
                 return self._throttle(verdict.retry_after), verdict.headers
-        verdict = self._limits.take(operation.label, quota)
+        verdict = self._limits.acquire(operation.label, quota)
         if verdict.retry_after is None:
             return None, verdict.headers
         return self._throttle(verdict.retry_after), verdict.headers
@@ -321,8 +325,8 @@ class KlaviyoSandbox:
         return ApiJSON({"data": [account], "links": {"self": str(url), "next": None, "prev": None}})
 
     async def _sandbox_events(self, request: Request) -> Response:
-        names = list(self._world.memory.metrics)
-        found = self._world.memory.bearing(request.query_params.get("unique_id", ""))
+        names = list(self._account.memory.metrics)
+        found = self._account.memory.with_unique_id(request.query_params.get("unique_id", ""))
         shown = [
             {
                 "id": event.id,
@@ -350,7 +354,7 @@ class _ById(Mapping[str, dict[str, Any]]):
         return _attributes(found)
 
     def __iter__(self) -> Iterator[str]:
-        return (profile.id for profile in self._memory.living())
+        return (profile.id for profile in self._memory.unmerged())
 
     def __len__(self) -> int:
         return len(self._memory.profiles) - self._memory.merges
@@ -408,5 +412,5 @@ async def _no_route(_: Request, error: Exception) -> Response:
 
 
 async def _unreadable(_: Request, error: Exception) -> Response:
-    assert isinstance(error, reads.Unreadable)
+    assert isinstance(error, reads.InvalidParameter)
     return errors(400, [(error.detail, {"parameter": error.parameter})])

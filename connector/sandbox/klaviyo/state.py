@@ -1,52 +1,339 @@
-"""One emulated Klaviyo account: what its endpoints share."""
+"""What the Klaviyo sandbox remembers: profiles, metrics and events, in little memory.
+
+An event costs about 250 bytes for ever (for dedupe and counts) and its properties only while it is
+among the last `bodies` events.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from connector.sandbox.klaviyo.errors import Refused, errors
-from connector.sandbox.klaviyo.flows import Flows
-from connector.sandbox.klaviyo.jobs import Jobs
-from connector.sandbox.klaviyo.lists import Lists
-from connector.sandbox.klaviyo.profile_state import Memory
-from connector.sandbox.klaviyo.rules import MAX_BYTES, Violation
-from connector.sandbox.klaviyo.write_ledger import Ledger
+from connector.sandbox.klaviyo.event_rules import EventIn, Group
+from connector.sandbox.klaviyo.rules import EVENT_IDENTIFIERS, STANDARD, ProfileIn
+
+_UNIQUE = ("email", "phone_number", "external_id")
+
+
+@dataclass(slots=True)
+class Profile:
+    """A person. `created` and `updated` are seconds since 1970; `events` holds event numbers.
+
+    `merged` is the profile that this one was merged into; this one then is no more.
+    """
+
+    number: int
+    created: float
+    updated: float
+    identifiers: dict[str, str] = field(default_factory=dict)
+    standard: dict[str, Any] = field(default_factory=dict)
+    location: dict[str, Any] = field(default_factory=dict)
+    properties: dict[str, Any] = field(default_factory=dict)
+    events: array[int] = field(default_factory=lambda: array("I"))
+    merged: Profile | None = None
+
+    @property
+    def id(self) -> str:
+        """An id in Klaviyo's form: 26 characters."""
+        return f"01SANDBX{self.number:018d}"
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """Its state. `violations` counts broken rules by name."""
+class Event:
+    """An event read back. `time` is whole seconds since 1970; `properties` bear `$event_id`."""
 
-    memory: Memory
-    ledger: Ledger
-    lists: Lists
-    jobs: Jobs
-    violations: Counter[str]
-    now: Callable[[], float]
-    flows: Flows
+    number: int
+    profile: Profile
+    metric: int
+    unique_id: str
+    time: int
+    properties: dict[str, Any]
 
-    def load(self, body: bytes, most: int = MAX_BYTES) -> Any:
-        """The JSON of a body of at most so many bytes."""
-        if len(body) > most:
-            self.violations["payload_too_large"] += 1
-            size = "5MB" if most == MAX_BYTES else "100KB"
-            problem = (f"The payload is larger than {size}.", {"pointer": "/data"})
-            raise Refused(errors(413, [problem]))
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError:
-            self.violations["json"] += 1
-            problem = ("Malformed request.", {"pointer": "/data"})
-            raise Refused(errors(400, [problem], code="parse_error")) from None
+    @property
+    def id(self) -> str:
+        """An id in Klaviyo's form: 11 characters."""
+        return f"ev{self.number:09d}"
 
-    def check(self, found: Sequence[Violation], *, first: bool = False) -> None:
-        """400 if a rule was broken, naming all violations or only the `first`."""
-        if found:
-            self.violations.update(violation.name for violation in found)
-            named = found[:1] if first else found
-            raise Refused(errors(400, [(v.detail, {"pointer": v.pointer}) for v in named]))
+
+class Memory:
+    """Profiles, metrics and events. `duplicates` counts repeats that were dropped silently;
+    `foreign_metrics` are (name, integration) that others send, `erasures` whom to delete was
+    asked for."""
+
+    def __init__(self, bodies: int = 100_000) -> None:
+        self.profiles: list[Profile] = []
+        self.metrics: dict[str, int] = {}
+        self.foreign_metrics: list[tuple[str, str]] = []
+        self.erasures: list[str] = []
+        self.metric_created: list[float] = []
+        self.duplicates = 0
+        self.merges = 0
+        self._index: dict[str, dict[str, Profile]] = {name: {} for name in EVENT_IDENTIFIERS}
+        self._bodies = bodies
+        self._properties: dict[int, str] = {}
+        self._profile = array("I")
+        self._metric = array("I")
+        self._time = array("q")
+        self._unique: list[str] = []
+        self._by_unique: dict[str, int | list[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._unique)
+
+    def find(self, given: ProfileIn) -> Profile | None:
+        """The profile that is meant: by id, else by the first identifier that is known."""
+        if given.id is not None:
+            return self.by_id(given.id)
+        attributes = given.attributes
+        for name, index in self._index.items():
+            value = attributes.get(name)
+            if value is not None:
+                found = index.get(value.lower() if name == "email" else value)
+                if found is not None:
+                    return found
+        return None
+
+    def clash(self, given: ProfileIn, found: Profile | None) -> tuple[str, Profile] | None:
+        """An identifier that belongs to another profile than `found`, and that profile."""
+        for name in _UNIQUE:
+            value = given.attributes.get(name)
+            if value is not None:
+                owner = self._index[name].get(value.lower() if name == "email" else value)
+                if owner is not None and owner is not found:
+                    return name, owner
+        patch = (given.meta.get("patch_identifiers") or {}).get("append") or {}
+        for value in _list(patch.get("email")):
+            owner = self.by("email", value)
+            if owner is not None and owner is not found:
+                return "email", owner
+        return None
+
+    def unmerged(self) -> list[Profile]:
+        """All profiles that were not merged away."""
+        if not self.merges:
+            return self.profiles
+        return [profile for profile in self.profiles if profile.merged is None]
+
+    def by_id(self, id: str) -> Profile | None:
+        """The profile of this id; that of a merged profile keeps leading to where it went."""
+        digits = id[8:]
+        if len(id) != 26 or id[:8] != "01SANDBX" or not digits.isdecimal():
+            return None
+        number = int(digits)
+        if number >= len(self.profiles):
+            return None
+        return self.by_number(number)
+
+    def by_number(self, number: int) -> Profile:
+        """The profile of this number, or the one that it went into."""
+        profile = self.profiles[number]
+        while profile.merged is not None:
+            profile = profile.merged
+        return profile
+
+    def by(self, name: str, value: str) -> Profile | None:
+        """The profile of this identifier."""
+        return self._index[name].get(_key(name, value))
+
+    def has_event(self, profile: Profile, metric: str, unique_id: str) -> bool:
+        """Whether an event of this dedupe key was recorded."""
+        number = self.metrics.get(metric)
+        return any(
+            self._profile[at] == profile.number and self._metric[at] == number
+            for at in self._numbers(unique_id)
+        )
+
+    def apply(self, group: Group, now: float) -> None:
+        """Upsert the profile, then record its events."""
+        profile = self.find(group.profile) or self.create(now)
+        self.update(profile, group.profile, now)
+        for event in group.events:
+            self._record(profile, event, now)
+
+    def create(self, now: float) -> Profile:
+        """A new profile without anything."""
+        profile = Profile(len(self.profiles), now, now)
+        self.profiles.append(profile)
+        return profile
+
+    def update(
+        self,
+        profile: Profile,
+        given: ProfileIn,
+        now: float,
+        *,
+        nulls: bool = True,
+        patch: bool = True,
+    ) -> None:
+        """Write what is given. `nulls`: null clears, else it is passed over; `patch`: the meta
+        counts. An identifier that belongs to somebody else stays with them."""
+        profile.updated = now
+        attributes = given.attributes
+        for name, index in self._index.items():
+            if name not in attributes:
+                continue
+            value = attributes[name]
+            before = profile.identifiers.get(name)
+            if value == before or (value is None and not nulls):
+                continue
+            if value is None or index.setdefault(_key(name, value), profile) is profile:
+                if before is not None and (
+                    value is None or _key(name, value) != _key(name, before)
+                ):
+                    index.pop(_key(name, before), None)
+                _put(profile.identifiers, name, value)
+        for name in STANDARD:
+            if name in attributes and (nulls or attributes[name] is not None):
+                _put(profile.standard, name, attributes[name])
+        if "location" in attributes:
+            profile.location = _merged_values(profile.location, attributes["location"], nulls)
+        if "properties" in attributes:
+            profile.properties = _merged_values(profile.properties, attributes["properties"], nulls)
+        if given.meta and patch:
+            _patch(profile.properties, given.meta.get("patch_properties") or {})
+            self._patch_emails(profile, given.meta.get("patch_identifiers") or {})
+
+    def merge(self, source: Profile, into: Profile) -> None:
+        """`source` goes: its id leads to `into`, its identifiers to nobody. What `into` lacks it
+        inherits, save for identifiers; its own values win."""
+        source.merged = into
+        self.merges += 1
+        for index in self._index.values():
+            for key in [key for key, profile in index.items() if profile is source]:
+                del index[key]
+        for name in ("standard", "location", "properties"):
+            theirs, ours = getattr(source, name), getattr(into, name)
+            ours.update({key: value for key, value in theirs.items() if key not in ours})
+        for number in source.events:
+            self._profile[number] = into.number
+        into.events.extend(source.events)
+        source.events = array("I")
+
+    def recorded(self, unique_id: str) -> int:
+        """How many recorded events bear this unique id."""
+        return len(self._numbers(unique_id))
+
+    def unique_ids(self) -> Iterator[tuple[str, int]]:
+        """Every unique id and how many recorded events bear it."""
+        for unique_id, at in self._by_unique.items():
+            yield unique_id, 1 if isinstance(at, int) else len(at)
+
+    def with_unique_id(self, unique_id: str) -> list[Event]:
+        """The recorded events that bear this unique id."""
+        return [self.event(at) for at in self._numbers(unique_id)]
+
+    def times(self, profile: Profile | None) -> Iterable[tuple[int, int, int]]:
+        """(time, event number, metric) of one profile's events, or of all."""
+        numbers: Iterable[int] = range(len(self)) if profile is None else profile.events
+        return ((self._time[at], at, self._metric[at]) for at in numbers)
+
+    def event(self, number: int) -> Event:
+        """An event by its number. Only its `$event_id` is left once its body has been dropped."""
+        unique_id = self._unique[number]
+        kept = self._properties.get(number)
+        return Event(
+            number,
+            self.profiles[self._profile[number]],
+            self._metric[number],
+            unique_id,
+            self._time[number],
+            orjson.loads(kept) if kept is not None else {"$event_id": unique_id},
+        )
+
+    def _numbers(self, unique_id: str) -> list[int]:
+        at = self._by_unique.get(unique_id)
+        if at is None:
+            return []
+        return [at] if isinstance(at, int) else at
+
+    def _patch_emails(self, profile: Profile, patch: dict[str, Any]) -> None:
+        """`meta.patch_identifiers`: secondary addresses, which find the profile too."""
+        index = self._index["email"]
+        for value in _list((patch.get("append") or {}).get("email")):
+            index.setdefault(value.lower(), profile)
+        for value in _list((patch.get("unappend") or {}).get("email")):
+            own = profile.identifiers.get("email", "").lower()
+            if value.lower() != own and index.get(value.lower()) is profile:
+                del index[value.lower()]
+
+    def _record(self, profile: Profile, event: EventIn, now: float) -> None:
+        time = event.time if event.time is not None else int(now)
+        # Without an id Klaviyo takes the second, so two such events in one second are one.
+        unique_id = event.unique_id if event.unique_id is not None else str(time)
+        metric = self.metrics.get(event.metric)
+        if metric is None:
+            metric = self.metrics[event.metric] = len(self.metrics)
+            self.metric_created.append(now)
+        number = len(self._unique)
+        at = self._by_unique.get(unique_id)
+        if at is None:
+            self._by_unique[unique_id] = number
+        elif self.has_event(profile, event.metric, unique_id):
+            self.duplicates += 1
+            return
+        elif isinstance(at, int):
+            self._by_unique[unique_id] = [at, number]
+        else:
+            at.append(number)
+        self._unique.append(unique_id)
+        self._profile.append(profile.number)
+        self._metric.append(metric)
+        self._time.append(time)
+        profile.events.append(number)
+        shown: dict[str, Any] = {**event.properties, "$event_id": unique_id}
+        if event.value is not None:
+            shown["$value"] = event.value
+        # orjson hands out its 4 KB buffer; the copy as text is as small as the text.
+        self._properties[number] = orjson.dumps(shown).decode()
+        self._properties.pop(number - self._bodies, None)
+
+
+def _key(name: str, value: str) -> str:
+    return value.lower() if name == "email" else value
+
+
+def _merged_values(
+    over: dict[str, Any], values: dict[str, Any] | None, nulls: bool
+) -> dict[str, Any]:
+    """`values` laid over what was there."""
+    if values is None:
+        return {} if nulls else over
+    if None not in values.values():
+        if not over:
+            # What a body brought belongs to nobody else, so it need not be copied.
+            return values
+        over.update(values)
+        return over
+    for key, value in values.items():
+        if value is not None or nulls:
+            _put(over, key, value)
+    return over
+
+
+def _put(holder: dict[str, Any], name: str, value: Any) -> None:
+    if value is None:
+        holder.pop(name, None)
+    else:
+        holder[name] = value
+
+
+def _patch(properties: dict[str, Any], patch: dict[str, Any]) -> None:
+    """`meta.patch_properties`: append, unappend, unset."""
+    for name, value in (patch.get("append") or {}).items():
+        properties[name] = [*_list(properties.get(name)), *_list(value)]
+    for name, value in (patch.get("unappend") or {}).items():
+        gone = _list(value)
+        properties[name] = [item for item in _list(properties.get(name)) if item not in gone]
+    unset = patch.get("unset") or []
+    for name in [unset] if isinstance(unset, str) else unset:
+        properties.pop(name, None)
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

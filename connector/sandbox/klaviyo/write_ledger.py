@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from connector.sandbox.klaviyo.profile_state import Profile
 from connector.sandbox.klaviyo.rules import EVENT_IDENTIFIERS, ProfileIn
+from connector.sandbox.klaviyo.state import Profile
 
 WriteKind = Literal["event", "single", "bulk"]
 _NAMES = frozenset(EVENT_IDENTIFIERS)
@@ -44,17 +44,17 @@ class Ledger:
     ) -> list[str]:
         """Count and log an accepted write; the faces of its person. An event that carries nothing
         but identifiers is logged, yet does not overlap: it changes no profile."""
-        seen = faces(given, found)
+        seen = identifiers_of(given, found)
         held = self._held
         if (
             held
-            and any(face in held for face in seen)
+            and any(identifier in held for identifier in seen)
             and (kind != "event" or given.meta or not given.attributes.keys() <= _NAMES)
         ):
             self.overlaps[kind] += 1
         if self._log:
             email = given.attributes.get("email") or (found and found.identifiers.get("email"))
-            keys = _carried(given)
+            keys = _written_keys(given)
             keys = self._keys.setdefault(keys, keys)
             self.writes.append(Write(at, kind, sys.intern(email.lower()) if email else None, keys))
         return seen
@@ -62,32 +62,32 @@ class Ledger:
     def hold(self, seen: Iterable[str]) -> None:
         """A job now holds these faces."""
         held = self._held
-        for face in seen:
-            held[face] = held.get(face, 0) + 1
+        for identifier in seen:
+            held[identifier] = held.get(identifier, 0) + 1
 
     def release(self, seen: Iterable[str]) -> None:
         """A job that held these faces has ended."""
         held = self._held
-        for face in seen:
-            left = held[face] - 1
+        for identifier in seen:
+            left = held[identifier] - 1
             if left:
-                held[face] = left
+                held[identifier] = left
             else:
-                del held[face]
+                del held[identifier]
 
 
-def faces(given: ProfileIn, found: Profile | None) -> list[str]:
+def identifiers_of(given: ProfileIn, found: Profile | None) -> list[str]:
     """By what a person is known; `found` is the profile that `given` leads to."""
-    seen = _faces(given.attributes)
+    seen = _normalized_identifiers(given.attributes)
     if found is not None:
-        seen += _faces(found.identifiers)
+        seen += _normalized_identifiers(found.identifiers)
         seen.append(found.id)
     elif given.id is not None:
         seen.append(given.id)
     return seen
 
 
-def _faces(identifiers: dict[str, str]) -> list[str]:
+def _normalized_identifiers(identifiers: dict[str, str]) -> list[str]:
     seen = []
     email = identifiers.get("email")
     if email:
@@ -101,7 +101,7 @@ def _faces(identifiers: dict[str, str]) -> list[str]:
     return seen
 
 
-def _carried(given: ProfileIn) -> tuple[str, ...]:
+def _written_keys(given: ProfileIn) -> tuple[str, ...]:
     keys = []
     for name, value in given.attributes.items():
         if isinstance(value, dict):

@@ -27,11 +27,19 @@ from connector.sandbox.faults import Faults
 from connector.sandbox.gate import JSON, Gate, Operation, control_routes
 from connector.sandbox.limits import Header
 from connector.sandbox.traffic import Webhook
-from connector.sandbox.wll.users import Audience, Crowd, Tier, User, Users, rewards, tiers
-from connector.sandbox.wll.webhooks import Said, Telling, happen
+from connector.sandbox.wll.users import (
+    Audience,
+    GeneratedAudience,
+    Tier,
+    User,
+    Users,
+    rewards,
+    tiers,
+)
+from connector.sandbox.wll.webhooks import PendingEvent, WebhookFactory, random_event
 
 _RETRY: tuple[Header, ...] = ((b"retry-after", b"1"),)
-_LIFE = 86_400
+_TOKEN_LIFETIME = 86_400
 _TOKENS_AN_HOUR = 20
 _RATE, _BURST = 100, 400
 _PAGE = 200
@@ -70,7 +78,7 @@ class WllSandbox:
         self.webhook_secret = webhook_secret
         self.faults = Faults()
         self.violations: Counter[str] = Counter()
-        self.waiting: deque[Said] = deque(maxlen=10_000)
+        self.waiting: deque[PendingEvent] = deque(maxlen=10_000)
         self.token_calls = 0
         self.tokens: dict[str, float] = {}
         self._api_key, self._client = api_key.encode(), (client_id, client_secret)
@@ -82,10 +90,10 @@ class WllSandbox:
             self.audiences[tier["id"]] = Tier(tier["id"], tier["name"])
         self.refresh()
         self.waiting.clear()
-        self._asked: deque[float] = deque()
-        self._room, self._filled_at = float(_BURST), now()
+        self._token_times: deque[float] = deque()
+        self._bucket, self._refilled_at = float(_BURST), now()
         self._throttled = 0
-        self._telling = Telling(webhook_secret)
+        self._webhooks = WebhookFactory(webhook_secret)
         self._adjusted: Counter[str] = Counter()
         inner = Starlette(
             routes=[
@@ -122,11 +130,11 @@ class WllSandbox:
         """A new user; `fields` as those of `User`."""
         return self.users.add(email, self.moment(), **fields)
 
-    def add_crowd(self, name: str, size: int) -> Crowd:
+    def add_generated_audience(self, name: str, size: int) -> GeneratedAudience:
         """An audience of so many people who cost nothing."""
-        crowd = Crowd(f"crowd-{len(self.audiences)}", name, size)
-        self.audiences[crowd.id] = crowd
-        return crowd
+        generated = GeneratedAudience(f"crowd-{len(self.audiences)}", name, size)
+        self.audiences[generated.id] = generated
+        return generated
 
     def refresh(self) -> None:
         """What WLL does now and then: tier audiences look again, and tell who joined and left."""
@@ -134,13 +142,15 @@ class WllSandbox:
             if isinstance(audience, Tier):
                 which = {"audienceId": audience.id, "audienceName": audience.name}
                 joined, left = audience.refresh(self.users)
-                self.waiting.extend(Said("AUDIENCE_JOINED", user, which) for user in joined)
-                self.waiting.extend(Said("AUDIENCE_LEFT", user, which) for user in left)
+                self.waiting.extend(PendingEvent("AUDIENCE_JOINED", user, which) for user in joined)
+                self.waiting.extend(PendingEvent("AUDIENCE_LEFT", user, which) for user in left)
 
-    def next_webhook(self, pick: random.Random) -> Webhook:
+    def next_webhook(self, rng: random.Random) -> Webhook:
         """The next thing happens to a user, and this tells of it (connector.sandbox.Teller)."""
-        said = self.waiting.popleft() if self.waiting else happen(pick.choice(self.people), pick)
-        return self._telling.webhook(said, self._now())
+        event = (
+            self.waiting.popleft() if self.waiting else random_event(rng.choice(self.people), rng)
+        )
+        return self._webhooks.webhook(event, self._now())
 
     def adjusted(self, key: str) -> int:
         """How many adjustments were applied with this idempotencyKey."""
@@ -175,7 +185,9 @@ class WllSandbox:
                 return Operation(f"{method} /v1/{_TEMPLATES[key]}", _TEMPLATES[key])
         return Operation("other", "other")
 
-    def admit(self, scope: Scope, operation: Operation) -> tuple[Response | None, Sequence[Header]]:
+    def authorize(
+        self, scope: Scope, operation: Operation
+    ) -> tuple[Response | None, Sequence[Header]]:
         """The key, the limit of the key, and an admin token where one is needed."""
         if operation.endpoint == "token":
             return None, ()
@@ -183,7 +195,7 @@ class WllSandbox:
         if headers.get(b"x-api-key") != self._api_key:
             self.violations["api_key"] += 1
             return self.refusal(401, ()), ()
-        if not self._has_room():
+        if not self._take_permit():
             self._throttled += 1
             return _fail(429, "Too many requests"), _RETRY
         if operation.endpoint not in ("rewards", "tiers", "events"):
@@ -192,13 +204,13 @@ class WllSandbox:
                 return self.refusal(401, ()), ()
         return None, ()
 
-    def _has_room(self) -> bool:
+    def _take_permit(self) -> bool:
         now = self._now()
-        self._room = min(_BURST, self._room + (now - self._filled_at) * _RATE)
-        self._filled_at = now
-        if self._room < 1:
+        self._bucket = min(_BURST, self._bucket + (now - self._refilled_at) * _RATE)
+        self._refilled_at = now
+        if self._bucket < 1:
             return False
-        self._room -= 1
+        self._bucket -= 1
         return True
 
     def refusal(self, status: int, pointers: Sequence[str]) -> Response:
@@ -214,12 +226,12 @@ class WllSandbox:
     async def _token(self, request: Request) -> Response:
         self.token_calls += 1
         now = self._now()
-        while self._asked and self._asked[0] <= now - 3600:
-            self._asked.popleft()
-        if len(self._asked) >= _TOKENS_AN_HOUR:
+        while self._token_times and self._token_times[0] <= now - 3600:
+            self._token_times.popleft()
+        if len(self._token_times) >= _TOKENS_AN_HOUR:
             self._throttled += 1
             return JSON({"error": "too_many_requests"}, 429, {"retry-after": "60"})
-        self._asked.append(now)
+        self._token_times.append(now)
         said = await self._body(request)
         if said is None or set(said) != _TOKEN_FIELDS or said["grant_type"] != "client_credentials":
             self.violations["token_request"] += 1
@@ -229,12 +241,12 @@ class WllSandbox:
         if said["audience"] != "wlloyalty.net":
             return JSON({"error": "invalid_request"}, 400)
         token = f"wll-token-{self.token_calls}"
-        self.tokens[token] = now + _LIFE
+        self.tokens[token] = now + _TOKEN_LIFETIME
         return JSON(
             {
                 "access_token": token,
                 "scope": "read:users read:audiences",
-                "expires_in": _LIFE,
+                "expires_in": _TOKEN_LIFETIME,
                 "token_type": "Bearer",
             }
         )
@@ -256,7 +268,7 @@ class WllSandbox:
         audience = self.audiences.get(str(request.path_params["id"]))
         if audience is None:
             return _fail(404, "Audience not found")
-        size = audience.size if isinstance(audience, Crowd) else len(audience.members)
+        size = audience.size if isinstance(audience, GeneratedAudience) else len(audience.members)
         return self._page(request, size, audience.page)
 
     def _page(
@@ -298,10 +310,10 @@ class WllSandbox:
         if not isinstance(payload, dict) or {k: type(v) for k, v in payload.items()} != shape:
             self.violations["payload"] += 1
             return _fail(400, "the payload does not match the type's schema")
-        user.move(payload["amount"])
+        user.adjust_points(payload["amount"])
         self._adjusted[payload["idempotencyKey"]] += 1
-        told = {key: payload[key] for key in ("amount", "reason")}
-        self.waiting.append(Said("POINTS_ADJUSTED", user, told))
+        properties = {key: payload[key] for key in ("amount", "reason")}
+        self.waiting.append(PendingEvent("POINTS_ADJUSTED", user, properties))
         id = f"event-{self._adjusted.total()}"
         return _success({"id": id, **said})
 

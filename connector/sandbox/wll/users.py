@@ -18,7 +18,7 @@ REWARDS = (("Free coffee", 150), ("5 GBP off", 500), ("Breakfast for two", 1800)
 
 _GIVEN = ("Amy", "Ben", "Cora", "Dan", "Ella", "Finn", "Grace", "Hal", "Iris", "Jack")
 _FAMILY = ("Archer", "Bell", "Clarke", "Dunn", "Evans", "Frost", "Green", "Hill", "Iqbal", "Jones")
-_CROWD = "crowd-"
+_GENERATED_PREFIX = "crowd-"
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class User:
         """The highest tier that the points earned reach, and where it begins."""
         return [tier for tier in TIERS if tier[1] <= self.earned][-1]
 
-    def move(self, amount: int) -> None:
+    def adjust_points(self, amount: int) -> None:
         """Change the points. Spending costs nothing of what was earned."""
         self.points += amount
         self.earned += max(0, amount)
@@ -121,8 +121,12 @@ class Users:
     def get(self, subject: str) -> User | None:
         """Who has this id, authIdentifier or account number. Members of crowds are users too."""
         known = self._ids.get(subject)
-        if known is None and subject.startswith(_CROWD) and subject[len(_CROWD) :].isdigit():
-            return crowd_member(int(subject[len(_CROWD) :]))
+        if (
+            known is None
+            and subject.startswith(_GENERATED_PREFIX)
+            and subject[len(_GENERATED_PREFIX) :].isdigit()
+        ):
+            return generated_user(int(subject[len(_GENERATED_PREFIX) :]))
         return known
 
     def page(self, start: int, limit: int) -> list[User]:
@@ -131,7 +135,7 @@ class Users:
 
 
 @dataclass(slots=True)
-class Crowd:
+class GeneratedAudience:
     """An audience of `size` people who are made when they are asked for: those from number `first`
     on. Nothing is kept of them, so a million costs no memory."""
 
@@ -140,7 +144,7 @@ class Crowd:
     size: int
     first: int = 0
 
-    def turn_over(self, share: float) -> int:
+    def replace_members(self, share: float) -> int:
         """This share of the members leaves, and as many others join; how many."""
         count = round(self.size * share)
         self.first += count
@@ -149,7 +153,7 @@ class Crowd:
     def page(self, start: int, limit: int) -> list[User]:
         """Members from place `start` on."""
         end = min(start + limit, self.size)
-        return [crowd_member(self.first + place) for place in range(start, end)]
+        return [generated_user(self.first + place) for place in range(start, end)]
 
 
 @dataclass(slots=True)
@@ -173,14 +177,14 @@ class Tier:
         return list(self.members.values())[start : start + limit]
 
 
-Audience = Crowd | Tier
+Audience = GeneratedAudience | Tier
 
 
-def crowd_member(number: int) -> User:
+def generated_user(number: int) -> User:
     """The same for the same number."""
     return User(
         id=_id(f"crowd {number}"),
-        auth=f"{_CROWD}{number}",
+        auth=f"{_GENERATED_PREFIX}{number}",
         account=5_000_000 + number,
         email=f"crowd{number}@wll.example.org",
         given=_GIVEN[number % 10],

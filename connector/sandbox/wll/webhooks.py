@@ -19,7 +19,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class PendingEvent:
     """Something that happened and waits to be told by webhook."""
 
     type: str
@@ -27,37 +27,37 @@ class Said:
     payload: dict[str, Any]
 
 
-def happen(user: User, pick: random.Random) -> Said:
+def random_event(user: User, rng: random.Random) -> PendingEvent:
     """Let something happen to a user."""
     affordable = [reward for reward in REWARDS if reward[1] <= user.points]
-    if affordable and pick.random() < 0.3:
-        name, price = pick.choice(affordable)
-        user.move(-price)
-        return Said("PURCHASED_REWARD", user, {"rewardName": name, "price": price})
-    amount = pick.randrange(5, 200)
-    user.move(amount)
-    if pick.random() < 0.5:
-        return Said("POINTS_ADJUSTED", user, {"amount": amount})
-    return Said("CASHBACK_REGISTERED", user, {"amount": amount / 10, "points": amount})
+    if affordable and rng.random() < 0.3:
+        name, price = rng.choice(affordable)
+        user.adjust_points(-price)
+        return PendingEvent("PURCHASED_REWARD", user, {"rewardName": name, "price": price})
+    amount = rng.randrange(5, 200)
+    user.adjust_points(amount)
+    if rng.random() < 0.5:
+        return PendingEvent("POINTS_ADJUSTED", user, {"amount": amount})
+    return PendingEvent("CASHBACK_REGISTERED", user, {"amount": amount / 10, "points": amount})
 
 
-class Telling:
+class WebhookFactory:
     """Makes webhooks, with `secret` at the end of their address."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
-        self._told = 0
+        self._count = 0
         self._last = 0
 
-    def webhook(self, said: Said, now: float) -> Webhook:
+    def webhook(self, event: PendingEvent, now: float) -> Webhook:
         """What tells of it. Each has a time of its own, for an event is known by nothing else."""
-        self._told += 1
+        self._count += 1
         self._last = max(int(now * 1000), self._last + 1)
         body = {
-            "type": said.type,
+            "type": event.type,
             "reportedAt": stamp(_EPOCH + timedelta(milliseconds=self._last)),
-            "subject": said.user.auth,
-            "payload": said.payload,
+            "subject": event.user.auth,
+            "payload": event.payload,
         }
         headers = {"content-type": "application/json"}
-        return Webhook(f"wll-{self._told}", headers, orjson.dumps(body), f"/{self._secret}")
+        return Webhook(f"wll-{self._count}", headers, orjson.dumps(body), f"/{self._secret}")

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any, Literal
 
 Order = Literal["newest", "oldest", "shuffled"]
-_WALKS_KEPT = 20
+_SNAPSHOTS_KEPT = 20
 
 
 class Listing:
@@ -21,8 +21,8 @@ class Listing:
         self._repeats_cursor = repeats_cursor
         self._listed: dict[str, dict[str, Any]] = {}
         self._updated: deque[tuple[float, str, dict[str, Any] | None]] = deque()
-        self._walks: dict[str, list[dict[str, Any]]] = {}
-        self._begun = 0
+        self._snapshots: dict[str, list[dict[str, Any]]] = {}
+        self._started = 0
 
     def note(self, at: float, id: str, view: dict[str, Any] | None) -> None:
         """From this moment on the customer is shown like this, or is none."""
@@ -32,12 +32,12 @@ class Listing:
         self, cursor: str | None, size: int, now: float
     ) -> tuple[list[dict[str, Any]], str | None]:
         """A page, and where the next begins. KeyError or ValueError for a cursor of nobody's."""
-        walk, at = (self._begin(now), 0) if cursor is None else _unpack(cursor)
-        shown, following = self._walks[walk], at + size
+        snapshot_id, at = (self._begin(now), 0) if cursor is None else _unpack(cursor)
+        shown, following = self._snapshots[snapshot_id], at + size
         more = following < len(shown)
         if self._repeats_cursor and not more and at:
-            return shown[at:], _pack(walk, size)
-        return shown[at : at + size], _pack(walk, following) if more else None
+            return shown[at:], _pack(snapshot_id, size)
+        return shown[at : at + size], _pack(snapshot_id, following) if more else None
 
     def _begin(self, now: float) -> str:
         while self._updated and self._updated[0][0] <= now - self._lag:
@@ -49,18 +49,18 @@ class Listing:
         if self._order == "newest":
             shown.reverse()
         elif self._order == "shuffled":
-            random.Random(self._begun).shuffle(shown)
-        self._begun += 1
-        name = f"walk{self._begun}"
-        self._walks[name] = shown
-        self._walks.pop(f"walk{self._begun - _WALKS_KEPT}", None)
+            random.Random(self._started).shuffle(shown)
+        self._started += 1
+        name = f"walk{self._started}"
+        self._snapshots[name] = shown
+        self._snapshots.pop(f"walk{self._started - _SNAPSHOTS_KEPT}", None)
         return name
 
 
-def _pack(walk: str, at: int) -> str:
-    return base64.urlsafe_b64encode(f"{walk}:{at}".encode()).decode()
+def _pack(snapshot_id: str, at: int) -> str:
+    return base64.urlsafe_b64encode(f"{snapshot_id}:{at}".encode()).decode()
 
 
 def _unpack(cursor: str) -> tuple[str, int]:
-    walk, _, at = base64.urlsafe_b64decode(cursor).decode().partition(":")
-    return walk, int(at)
+    snapshot_id, _, at = base64.urlsafe_b64decode(cursor).decode().partition(":")
+    return snapshot_id, int(at)

@@ -44,19 +44,19 @@ class Customer:
     opted_in: datetime
     seen: datetime
     history: list[dict[str, Any]] = field(default_factory=list)
-    home: Callable[[Customer], None] = field(default=lambda _: None, repr=False, compare=False)
+    on_change: Callable[[Customer], None] = field(default=lambda _: None, repr=False, compare=False)
 
     def change(self, **fields: Any) -> None:
         """Set fields, as their owner or a clerk would: `balance=5`, `email=…`, `tier="Gold"`."""
         for name, value in fields.items():
-            if name not in self.__slots__ or name in ("id", "home"):
+            if name not in self.__slots__ or name in ("id", "on_change"):
                 raise ValueError(f"a customer has no {name!r} to change")
             if name == "tier" and isinstance(value, str):
                 value = [tier for tier, _ in TIERS].index(value)
             setattr(self, name, value)
-        self.home(self)
+        self.on_change(self)
 
-    def move(
+    def adjust_points(
         self,
         points: int,
         title: str,
@@ -75,7 +75,7 @@ class Customer:
             day = now.date().isoformat()
             item = {"created_at": iso(now), "date": day, "action": title, "points": points}
             self.history.append({**item, "status": status})
-        self.home(self)
+        self.on_change(self)
 
     @property
     def link(self) -> str:
@@ -142,7 +142,7 @@ class Customer:
             shown["history_items"] = [dict(item) for item in reversed(self.history)]
         return shown
 
-    def told(self) -> dict[str, Any]:
+    def webhook_view(self) -> dict[str, Any]:
         """`customer` of a webhook."""
         return {
             "email": self.email,
@@ -200,12 +200,12 @@ def make_customer(id: str, email: str, now: datetime, **fields: Any) -> Customer
 
 def make_customers(count: int, now: datetime, seed: int = 11) -> list[Customer]:
     """`count` customers, the same for the same seed and day."""
-    pick = random.Random(seed)
+    rng = random.Random(seed)
     made = []
     for number in range(count):
-        first, last = pick.choice(_FIRST), pick.choice(_LAST)
-        then = now - timedelta(days=pick.randrange(10, 300))
-        earned = int(pick.triangular(0, 2500, 200))
+        first, last = rng.choice(_FIRST), rng.choice(_LAST)
+        then = now - timedelta(days=rng.randrange(10, 300))
+        earned = int(rng.triangular(0, 2500, 200))
         tiers = [at for at, (_, points) in enumerate(TIERS) if points <= earned]
         one = make_customer(
             str(7_000_000 + number),
@@ -213,14 +213,16 @@ def make_customers(count: int, now: datetime, seed: int = 11) -> list[Customer]:
             then,
             first_name=first,
             last_name=last,
-            born=date(pick.randrange(1950, 2005), pick.randrange(1, 13), pick.randrange(1, 29)),
+            born=date(rng.randrange(1950, 2005), rng.randrange(1, 13), rng.randrange(1, 29)),
             tier=tiers[-1] if earned else None,
         )
         if earned:
-            one.move(earned, "Make a Purchase", then)
-            spent = pick.randrange(0, earned + 1)
+            one.adjust_points(earned, "Make a Purchase", then)
+            spent = rng.randrange(0, earned + 1)
             if spent:
-                one.move(-spent, "$5 Coupon", then + timedelta(hours=1), status="FIVE-" + one.id)
+                one.adjust_points(
+                    -spent, "$5 Coupon", then + timedelta(hours=1), status="FIVE-" + one.id
+                )
         made.append(one)
     return made
 

@@ -39,7 +39,7 @@ from connector.sandbox.yotpo.people import (
     reward_view,
     tier_view,
 )
-from connector.sandbox.yotpo.webhooks import TOPICS, Telling, changed
+from connector.sandbox.yotpo.webhooks import TOPICS, WebhookFactory, changed
 
 _V2 = "/api/v2/"
 _ENDPOINTS = {
@@ -89,7 +89,7 @@ class YotpoSandbox:
         self._listing = Listing(order, lag, repeats_cursor)
         self._app_token_in = app_token_in
         self._now = now
-        self._telling = Telling(webhook_secret, secret_header, event_ids)
+        self._webhooks = WebhookFactory(webhook_secret, secret_header, event_ids)
         self._people: dict[str, Customer] = {}
         self._rate = rate_per_second
         self._windows: dict[tuple[str, int], tuple[int, int]] = {}
@@ -137,25 +137,25 @@ class YotpoSandbox:
     def remove(self, customer: Customer) -> None:
         """Remove a customer: the API no longer knows of one."""
         del self._people[customer.id]
-        customer.home = lambda _: None
+        customer.on_change = lambda _: None
         self._listing.note(self._now(), customer.id, None)
 
     def moment(self) -> datetime:
         """Now, in UTC."""
         return datetime.fromtimestamp(self._now(), UTC)
 
-    def next_webhook(self, pick: random.Random) -> Webhook:
+    def next_webhook(self, rng: random.Random) -> Webhook:
         """The next thing happens to a customer, and this tells of it (connector.sandbox.Teller)."""
         if self.waiting:
-            customer, said = self.waiting.popleft()
-            return self._telling.webhook("swell/points/changed", customer, said, pick)
-        customer = pick.choice(self.people)
-        return self.tell(self._telling.next_topic(pick), customer, pick)
+            customer, payload = self.waiting.popleft()
+            return self._webhooks.webhook("swell/points/changed", customer, payload, rng)
+        customer = rng.choice(self.people)
+        return self.emit(self._webhooks.next_topic(rng), customer, rng)
 
-    def tell(self, topic: str, customer: Customer, pick: random.Random) -> Webhook:
+    def emit(self, topic: str, customer: Customer, rng: random.Random) -> Webhook:
         """What this topic stands for happens to the customer, and this tells of it."""
-        said = TOPICS[topic][2](customer, pick, self.moment())
-        return self._telling.webhook(topic, customer, said, pick)
+        payload = TOPICS[topic][2](customer, rng, self.moment())
+        return self._webhooks.webhook(topic, customer, payload, rng)
 
     def adjusted(self, title: str) -> int:
         """How many adjustments were applied whose line holds this text."""
@@ -185,7 +185,9 @@ class YotpoSandbox:
             return Operation(f"{method} /{rest}", rest)
         return Operation("other", "other")
 
-    def admit(self, scope: Scope, operation: Operation) -> tuple[Response | None, Sequence[Header]]:
+    def authorize(
+        self, scope: Scope, operation: Operation
+    ) -> tuple[Response | None, Sequence[Header]]:
         """The key, the limit, then what the query may hold."""
         headers = {k.decode(): v.decode("latin-1") for k, v in scope["headers"]}
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
@@ -203,11 +205,11 @@ class YotpoSandbox:
         if (headers.get("x-guid"), headers.get("x-api-key")) != (self.guid, self.api_key):
             self.violations["api_key"] += 1
             return self.refusal(401, ()), ()
-        refused, told = self._limited("v2", self._rate, None)
+        refused, quota_headers = self._limited("v2", self._rate, None)
         if refused is None:
             strange = query.keys() - _ENDPOINTS.get(operation.endpoint, set()) - _ONE_OF
             self.violations.update(dict.fromkeys(strange, 1))
-        return refused, told
+        return refused, quota_headers
 
     def _limited(
         self, what: str, second: int | None, minute: int | None
@@ -288,7 +290,7 @@ class YotpoSandbox:
         title = body.get("history_title") or "Adjustment"
         counts = body.get("apply_adjustment_to_points_earned") is True
         shown = body.get("visible_to_customer", True) in (True, "true")
-        customer.move(points, title, self.moment(), earned=counts, shown=shown)
+        customer.adjust_points(points, title, self.moment(), earned=counts, shown=shown)
         self._adjusted[title] += 1
         self.waiting.append((customer, changed(customer, points, title, before)))
         made = {"id": self._adjusted.total(), "type": "PointAdjustment", "name": title}
@@ -313,7 +315,7 @@ class YotpoSandbox:
 
     def _join(self, customer: Customer, at: float) -> None:
         self._people[customer.id] = customer
-        customer.home = lambda one: self._changed(one, self._now())
+        customer.on_change = lambda one: self._changed(one, self._now())
         self._changed(customer, at)
 
     def _changed(self, customer: Customer, at: float) -> None:

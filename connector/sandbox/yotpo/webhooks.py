@@ -17,7 +17,7 @@ import orjson
 from connector.sandbox.traffic import Webhook
 from connector.sandbox.yotpo.people import REWARDS, TIERS, Customer, iso, reward_view, tier_view
 
-Happening = Callable[[Customer, random.Random, datetime], dict[str, Any]]
+Effect = Callable[[Customer, random.Random, datetime], dict[str, Any]]
 
 
 def changed(customer: Customer, points: int, reason: str, before: int) -> dict[str, Any]:
@@ -28,33 +28,33 @@ def changed(customer: Customer, points: int, reason: str, before: int) -> dict[s
         "difference": points,
         "added_or_removed": "added" if points > 0 else "removed",
         "points_changed_reason": reason,
-        "customer": customer.told(),
+        "customer": customer.webhook_view(),
     }
 
 
-def _change(customer: Customer, pick: random.Random, now: datetime) -> dict[str, Any]:
-    before, points = customer.balance, pick.randrange(5, 200)
+def _change(customer: Customer, rng: random.Random, now: datetime) -> dict[str, Any]:
+    before, points = customer.balance, rng.randrange(5, 200)
     reason = "Make a Purchase"
-    if pick.random() < 0.2 and before > 0:
+    if rng.random() < 0.2 and before > 0:
         points, reason = -min(before, points), "Points Expired"
-    customer.move(points, reason, now)
+    customer.adjust_points(points, reason, now)
     return changed(customer, points, reason, before)
 
 
-def _earn(customer: Customer, pick: random.Random, now: datetime) -> dict[str, Any]:
-    points = pick.randrange(5, 200)
-    customer.move(points, "Write a Review", now)
-    return {"perk": _perk(customer, points, pick, now), "customer": customer.told()}
+def _earn(customer: Customer, rng: random.Random, now: datetime) -> dict[str, Any]:
+    points = rng.randrange(5, 200)
+    customer.adjust_points(points, "Write a Review", now)
+    return {"perk": _perk(customer, points, rng, now), "customer": customer.webhook_view()}
 
 
-def _redeem(customer: Customer, pick: random.Random, now: datetime) -> dict[str, Any]:
-    index = pick.randrange(len(REWARDS))
+def _redeem(customer: Customer, rng: random.Random, now: datetime) -> dict[str, Any]:
+    index = rng.randrange(len(REWARDS))
     _, name, cost = REWARDS[index]
-    code, before = f"CODE-{pick.randrange(10**6):06d}", customer.told()
+    code, before = f"CODE-{rng.randrange(10**6):06d}", customer.webhook_view()
     if customer.balance >= cost:
-        customer.move(-cost, name, now, status=code)
+        customer.adjust_points(-cost, name, now, status=code)
     redemption = {
-        "id": pick.randrange(10**9),
+        "id": rng.randrange(10**9),
         "created_at": iso(now),
         "reward_text": code,
         "approved": True,
@@ -64,16 +64,16 @@ def _redeem(customer: Customer, pick: random.Random, now: datetime) -> dict[str,
     return {"redemption": redemption, "redemption_option": reward_view(index), "customer": before}
 
 
-def _enter(step: int) -> Happening:
-    def happen(customer: Customer, _: random.Random, now: datetime) -> dict[str, Any]:
-        before, old = customer.told(), customer.tier
+def _enter(step: int) -> Effect:
+    def effect(customer: Customer, _: random.Random, now: datetime) -> dict[str, Any]:
+        before, old = customer.webhook_view(), customer.tier
         new = max(0, (old if old is not None else -1) + step)
         new = min(new, len(TIERS) - 1)
         customer.change(tier=new, entered=now.date())
-        told: dict[str, Any] = {"new_tier": tier_view(new), "customer": before}
-        return told | ({"old_tier": tier_view(old)} if old is not None else {})
+        webhook_view: dict[str, Any] = {"new_tier": tier_view(new), "customer": before}
+        return webhook_view | ({"old_tier": tier_view(old)} if old is not None else {})
 
-    return happen
+    return effect
 
 
 def _status(customer: Customer, _: random.Random, __: datetime) -> dict[str, Any]:
@@ -88,38 +88,42 @@ def _status(customer: Customer, _: random.Random, __: datetime) -> dict[str, Any
         "vip_stats": stats,
         "vip_stats_needed_maintain": {},
         "vip_stats_needed_next": needed,
-        "customer": customer.told(),
+        "customer": customer.webhook_view(),
     }
 
 
-def _share(customer: Customer, pick: random.Random, _: datetime) -> dict[str, Any]:
+def _share(customer: Customer, rng: random.Random, _: datetime) -> dict[str, Any]:
     return {
-        "email": f"friend.{pick.randrange(500):03d}@example.org",
+        "email": f"friend.{rng.randrange(500):03d}@example.org",
         "from": customer.email,
-        "customer": customer.told(),
+        "customer": customer.webhook_view(),
         "referral_link": f"http://{customer.link}",
     }
 
 
-def _refer(customer: Customer, pick: random.Random, now: datetime) -> dict[str, Any]:
-    customer.move(100, "Refer a Friend", now)
+def _refer(customer: Customer, rng: random.Random, now: datetime) -> dict[str, Any]:
+    customer.adjust_points(100, "Refer a Friend", now)
     return {
-        "perk": _perk(customer, 100, pick, now),
+        "perk": _perk(customer, 100, rng, now),
         "referral_code": {"code": customer.id, "shares": 1},
-        "customer": customer.told(),
+        "customer": customer.webhook_view(),
     }
 
 
-def _birthday(customer: Customer, pick: random.Random, now: datetime) -> dict[str, Any]:
-    before = customer.told()
-    customer.move(50, "Birthday", now)
-    return {"perk": _perk(customer, 50, pick, now), "customer": before}
+def _birthday(customer: Customer, rng: random.Random, now: datetime) -> dict[str, Any]:
+    before = customer.webhook_view()
+    customer.adjust_points(50, "Birthday", now)
+    return {"perk": _perk(customer, 50, rng, now), "customer": before}
 
 
-def _reward_near(customer: Customer, pick: random.Random, _: datetime) -> dict[str, Any]:
-    option = reward_view(pick.randrange(len(REWARDS)))
+def _reward_near(customer: Customer, rng: random.Random, _: datetime) -> dict[str, Any]:
+    option = reward_view(rng.randrange(len(REWARDS)))
     needed = max(0, option["amount"] - customer.balance)
-    return {"points_needed": needed, "redemption_option": option, "customer": customer.told()}
+    return {
+        "points_needed": needed,
+        "redemption_option": option,
+        "customer": customer.webhook_view(),
+    }
 
 
 def _expiring(customer: Customer, _: random.Random, now: datetime) -> dict[str, Any]:
@@ -127,15 +131,15 @@ def _expiring(customer: Customer, _: random.Random, now: datetime) -> dict[str, 
         "loyalty_next_points_expire_on": (now.date() + timedelta(days=30)).isoformat(),
         "loyalty_next_points_expire_amount": customer.balance,
         "days_to_point_expiration": 30,
-        "customer": customer.told(),
+        "customer": customer.webhook_view(),
     }
 
 
 def _nothing(customer: Customer, _: random.Random, __: datetime) -> dict[str, Any]:
-    return {"customer": customer.told()}
+    return {"customer": customer.webhook_view()}
 
 
-TOPICS: dict[str, tuple[str, int, Happening]] = {
+TOPICS: dict[str, tuple[str, int, Effect]] = {
     "swell/points/changed": ("Swell Points Changed", 40, _change),
     "swell/points/earned": ("Swell Points Earned", 15, _earn),
     "swell/points/reminder": ("Swell Points Reminder", 3, _reward_near),
@@ -156,7 +160,7 @@ TOPICS: dict[str, tuple[str, int, Happening]] = {
 """Every topic whose string is known: its name, its weight in the traffic, what it does."""
 
 
-class Telling:
+class WebhookFactory:
     """Makes webhooks. `event_ids` is the share that carries an `eventid` header; the secret ends
     the address, or stands in `secret_header` where that is named."""
 
@@ -165,23 +169,23 @@ class Telling:
         self._header = secret_header
         self._event_ids = event_ids
         # Every topic comes once before chance decides, so that even a short show has all.
-        self._first = list(TOPICS)
+        self._unsent = list(TOPICS)
 
-    def next_topic(self, pick: random.Random) -> str:
+    def next_topic(self, rng: random.Random) -> str:
         """What happens next."""
-        if self._first:
-            return self._first.pop(pick.randrange(len(self._first)))
-        (topic,) = pick.choices(list(TOPICS), [weight for _, weight, _ in TOPICS.values()])
+        if self._unsent:
+            return self._unsent.pop(rng.randrange(len(self._unsent)))
+        (topic,) = rng.choices(list(TOPICS), [weight for _, weight, _ in TOPICS.values()])
         return topic
 
     def webhook(
-        self, topic: str, customer: Customer, said: dict[str, Any], pick: random.Random
+        self, topic: str, customer: Customer, decoded: dict[str, Any], rng: random.Random
     ) -> Webhook:
         """What tells of it. `said` may name another address than the customer's."""
-        id = str(uuid.UUID(int=pick.getrandbits(128), version=4))
-        body = {"topic": topic, "name": TOPICS[topic][0], "email": customer.email, **said}
+        id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
+        body = {"topic": topic, "name": TOPICS[topic][0], "email": customer.email, **decoded}
         headers = {"content-type": "application/json"}
-        if pick.random() < self._event_ids:
+        if rng.random() < self._event_ids:
             headers["eventid"] = id
         if self._header:
             headers[self._header.lower()] = self._secret
@@ -189,9 +193,9 @@ class Telling:
         return Webhook(id, headers, orjson.dumps(body), suffix)
 
 
-def _perk(customer: Customer, points: int, pick: random.Random, now: datetime) -> dict[str, Any]:
+def _perk(customer: Customer, points: int, rng: random.Random, now: datetime) -> dict[str, Any]:
     return {
-        "id": pick.randrange(10**9),
+        "id": rng.randrange(10**9),
         "merchant_id": 1,
         "reward_points": points,
         "history_title": customer.history[-1]["action"],

@@ -8,9 +8,7 @@ from typing import Any, Literal, cast
 import orjson
 from sqlalchemy import Connection, delete, insert, select, update
 
-from connector.domain.lanes import (
-    Millis,
-)
+from connector.domain.lanes import Millis
 from connector.ports import Approval
 from connector.store.database import Database
 from connector.store.tables import approvals
@@ -24,7 +22,7 @@ class SqlApprovals:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def ask(
+    async def request(
         self, connection: str, what: str, subject: str, detail: Mapping[str, Any], *, now: Millis
     ) -> Approval:
         return await self._database.write(
@@ -66,15 +64,15 @@ def ask(
 ) -> Approval:
     """Approvals.ask, within the transaction of what must wait."""
     about = {"connection": connection, "what": what, "subject": subject}
-    words = orjson.dumps(detail).decode()
+    detail_json = orjson.dumps(detail).decode()
     of = [approvals.c[key] == value for key, value in about.items()]
     query = select(approvals).where(*of)
     row = c.execute(query).one_or_none()
     if row is None:
-        values = about | {"detail": words, "state": _PENDING, "asked_at": now}
+        values = about | {"detail": detail_json, "state": _PENDING, "asked_at": now}
         c.execute(insert(approvals).values(values))
-    elif row.state == _PENDING and row.detail != words:
-        c.execute(update(approvals).where(*of).values(detail=words))
+    elif row.state == _PENDING and row.detail != detail_json:
+        c.execute(update(approvals).where(*of).values(detail=detail_json))
     return _approval(c.execute(query).one())
 
 
@@ -96,7 +94,7 @@ def _approval(row: Any) -> Approval:
         subject=row.subject,
         detail=orjson.loads(row.detail),
         state=cast(Literal["pending", "approved", "rejected"], row.state),
-        asked_at=row.asked_at,
+        requested_at=row.asked_at,
         decided_at=row.decided_at,
         decided_by=row.decided_by,
     )

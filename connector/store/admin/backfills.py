@@ -12,21 +12,11 @@ from sqlalchemy import Connection, and_, case, func, insert, select, update
 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-)
+from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.profile_state import Profile
-from connector.domain.profiles import (
-    Observation,
-    ProfileWrite,
-)
-from connector.domain.records import (
-    Entry,
-    State,
-)
-from connector.ports import Backfill, BackfillState, Fed, Named
+from connector.domain.profiles import Observation, ProfileWrite
+from connector.domain.records import Entry, State
+from connector.ports import Backfill, BackfillPage, BackfillState, PersonKey
 from connector.store.database import Database
 from connector.store.people import bulk_observations, people
 from connector.store.queues import outbox, profiles, queue, reads
@@ -37,8 +27,8 @@ from connector.store.tables import people as people_table
 from connector.store.tables import profiles as profiles_table
 from connector.store.tables import reads as reads_table
 
-_NOTES = 50
-_BEFORE_ITS_TIME = ("stopped", "failed")
+_MAX_NOTES = 50
+_ENDED_EARLY = ("stopped", "failed")
 
 
 class SqlBackfills:
@@ -78,7 +68,7 @@ class SqlBackfills:
 
         return await self._database.read(work)
 
-    async def move(
+    async def set_state(
         self,
         id: int,
         state: BackfillState,
@@ -90,7 +80,7 @@ class SqlBackfills:
     ) -> None:
         def work(c: Connection) -> None:
             row = c.execute(select(table).where(table.c.id == id).with_for_update()).one()
-            ended = state in ("done", *_BEFORE_ITS_TIME)
+            ended = state in ("done", *_ENDED_EARLY)
             c.execute(
                 update(table)
                 .where(table.c.id == id)
@@ -102,8 +92,8 @@ class SqlBackfills:
                     counts=orjson.dumps({**orjson.loads(row.counts), **(counts or {})}).decode(),
                 )
             )
-            if state in _BEFORE_ITS_TIME:
-                _withdraw(c, id)
+            if state in _ENDED_EARLY:
+                _withdraw_reads(c, id)
 
         await self._database.write(work)
 
@@ -112,23 +102,25 @@ class SqlBackfills:
             row = c.execute(select(table).where(table.c.id == id).with_for_update()).one()
             if row.state != "waiting":
                 return
-            said = orjson.dumps([*orjson.loads(row.notes), *notes][:_NOTES]).decode()
-            values = {"state": "running", "total": total, "notes": said}
+            merged_notes = orjson.dumps([*orjson.loads(row.notes), *notes][:_MAX_NOTES]).decode()
+            values = {"state": "running", "total": total, "notes": merged_notes}
             c.execute(update(table).where(table.c.id == id).values(values))
-            _take_up(c, id, now)
+            _resume_reads(c, id, now)
 
         await self._database.write(work)
 
-    async def feed(self, id: int, reads: Lane, page: Fed, *, now: Millis) -> int | None:
+    async def append_page(
+        self, id: int, read_lane: Lane, page: BackfillPage, *, now: Millis
+    ) -> int | None:
         def work(c: Connection) -> int | None:
             row = c.execute(select(table).where(table.c.id == id).with_for_update()).one()
             if row.state != "running":
                 return None
-            new = self._ask(c, _backfill(row), reads, page, now)
+            new = self._request_reads(c, _backfill(row), read_lane, page, now)
             counts = Counter(orjson.loads(row.counts))
             counts.update(page.counts)
             counts["people"] += new
-            notes = [*orjson.loads(row.notes), *page.notes][:_NOTES]
+            notes = [*orjson.loads(row.notes), *page.notes][:_MAX_NOTES]
             c.execute(
                 update(table)
                 .where(table.c.id == id)
@@ -144,29 +136,31 @@ class SqlBackfills:
 
         return await self._database.write(work)
 
-    def _ask(self, c: Connection, run: Backfill, lane: Lane, page: Fed, now: Millis) -> int:
+    def _request_reads(
+        self, c: Connection, run: Backfill, lane: Lane, page: BackfillPage, now: Millis
+    ) -> int:
         """How many people were new to the run. One whom a source names twice is read once."""
         reconfirm, force = self._states.reconfirm_after, bool(run.args.get("force"))
-        if page.seen:
+        if page.listed:
             found = bulk_observations.take_in(
-                c, lane, page.seen, now=now, reconfirm_after=reconfirm
+                c, lane, page.listed, now=now, reconfirm_after=reconfirm
             )
-            new = _not_of(c, run.id, found)
+            new = _new_to_run(c, run.id, found)
             if force:
-                profiles.tell_again(c, new, now, reconfirm_after=reconfirm)
+                profiles.resend(c, new, now, reconfirm_after=reconfirm)
             for part in queue.chunks(new):
                 mine = reads_table.c.person.in_(part)
                 c.execute(update(reads_table).where(mine).values(backfill=run.id))
             return len(new)
-        new = _not_of(c, run.id, _numbers(c, run.connection, page, now))
+        new = _new_to_run(c, run.id, _person_ids(c, run.connection, page, now))
         if force:
-            profiles.forget(c, new, now)
+            profiles.invalidate_confirmed(c, new, now)
         reads.ask(c, lane.id, dict.fromkeys(new, now), 0, 1, backfill=run.id)
         return len(new)
 
-    async def seen_after(
+    async def people_after(
         self, connection: str, after: int, limit: int
-    ) -> Sequence[tuple[int, Named]]:
+    ) -> Sequence[tuple[int, PersonKey]]:
         query = (
             select(people_table.c.id, people_table.c.platform_id, people_table.c.email)
             .where(people_table.c.connection == connection, people_table.c.id > after)
@@ -174,26 +168,28 @@ class SqlBackfills:
             .limit(limit)
         )
         return await self._database.read(
-            lambda c: [(id, Named(person, email)) for id, person, email in c.execute(query)]
+            lambda c: [(id, PersonKey(person, email)) for id, person, email in c.execute(query)]
         )
 
-    async def ever_seen(self, connection: str) -> int:
+    async def count_people(self, connection: str) -> int:
         query = select(func.count()).where(people_table.c.connection == connection)
         return await self._database.read(lambda c: c.execute(query).scalar_one())
 
-    async def outstanding(self, reads: LaneId, writes: LaneId, *, limit: int) -> tuple[int, int]:
+    async def outstanding(
+        self, read_lane: LaneId, write_lane: LaneId, *, limit: int
+    ) -> tuple[int, int]:
         def work(c: Connection) -> tuple[int, int]:
             return (
-                _waiting(c, reads_table, reads, limit),
-                _waiting(c, profiles_table, writes, limit),
+                _count_waiting(c, reads_table, read_lane, limit),
+                _count_waiting(c, profiles_table, write_lane, limit),
             )
 
         return await self._database.read(work)
 
-    async def tally(self, id: int) -> Mapping[str, int]:
+    async def outcome_counts(self, id: int) -> Mapping[str, int]:
         def work(c: Connection) -> dict[str, int]:
             began = select(table.c.started_at).where(table.c.id == id)
-            end = _end(c.execute(began).scalar_one())
+            end = _outcome_case(c.execute(began).scalar_one())
             query = (
                 select(end, func.count().label("people"))
                 .select_from(reads_table)
@@ -202,15 +198,15 @@ class SqlBackfills:
                 .where(reads_table.c.backfill == id)
                 .group_by(end)
             )
-            return {row.word: row.people for row in c.execute(query)}
+            return {row.outcome: row.people for row in c.execute(query)}
 
         return await self._database.read(work)
 
-    async def entries(
-        self, connection: str, named: Sequence[Named], *, now: Millis
+    async def read_entries(
+        self, connection: str, keys: Sequence[PersonKey], *, now: Millis
     ) -> Sequence[Entry]:
         def work(c: Connection) -> list[Entry]:
-            known = people.find(c, connection, named)
+            known = people.find(c, connection, keys)
             ids = [who.id for who in known if who]
             views: dict[int, bytes] = {}
             for part in queue.chunks(ids):
@@ -219,25 +215,25 @@ class SqlBackfills:
                 )
                 views.update((row.person, row.view) for row in c.execute(query))
             return [
-                _unclaimed(number, name, who, views, now)
-                for number, (name, who) in enumerate(zip(named, known, strict=True), 1)
+                _dry_run_entry(number, name, who, views, now)
+                for number, (name, who) in enumerate(zip(keys, known, strict=True), 1)
             ]
 
         return await self._database.read(work)
 
-    async def first_live(self, events: Lane) -> Millis | None:
+    async def first_live_event_at(self, events: Lane) -> Millis | None:
         query = select(func.min(outbox_table.c.occurred_at)).where(
             outbox_table.c.lane == events.id, outbox_table.c.via != "backfill"
         )
         return await self._database.read(lambda c: c.execute(query).scalar_one())
 
-    async def compare(
-        self, seen: Sequence[Observation], *, now: Millis
+    async def preview_writes(
+        self, observations: Sequence[Observation], *, now: Millis
     ) -> Sequence[ProfileWrite | None]:
         def work(c: Connection) -> list[ProfileWrite | None]:
-            rows = profiles.look(c, [o.person for o in seen])
+            rows = profiles.load_profiles(c, [o.person for o in observations])
             found = []
-            for o in seen:
+            for o in observations:
                 before = rows.get(o.person) or Profile(o.person)
                 after = profile_state.observe(before, o, email_change=o.email_change)
                 found.append(
@@ -250,18 +246,22 @@ class SqlBackfills:
         return await self._database.read(work)
 
 
-def _numbers(c: Connection, connection: str, page: Fed, now: Millis) -> list[int]:
+def _person_ids(c: Connection, connection: str, page: BackfillPage, now: Millis) -> list[int]:
     """The people that a page names, made where nobody has seen them."""
-    if not page.named:
+    if not page.keys:
         return []
-    directory = people.Directory(c, connection, page.named, people.Seen())
-    found = directory.resolve(page.named, now)
-    outbox.release(c, [], found.addressed, now)
+    resolver = people.PersonResolver(c, connection, page.keys, people.PersonCache())
+    found = resolver.resolve(page.keys, now)
+    outbox.release(c, [], found.new_addresses, now)
     return [known.id for known in found.people if known is not None]
 
 
-def _unclaimed(
-    number: int, name: Named, who: people.Known | None, views: Mapping[int, bytes], now: Millis
+def _dry_run_entry(
+    number: int,
+    name: PersonKey,
+    who: people.PersonRow | None,
+    views: Mapping[int, bytes],
+    now: Millis,
 ) -> Entry:
     return Entry(
         seq=who.id if who else -number,
@@ -279,18 +279,18 @@ def _unclaimed(
     )
 
 
-def _not_of(c: Connection, id: int, numbers: Sequence[int]) -> list[int]:
+def _new_to_run(c: Connection, id: int, ids: Sequence[int]) -> list[int]:
     """Those whom this run has not asked for yet, each once."""
     mine: set[int] = set()
-    for part in queue.chunks(numbers):
+    for part in queue.chunks(ids):
         query = select(reads_table.c.person).where(
             reads_table.c.person.in_(part), reads_table.c.backfill == id
         )
         mine.update(c.execute(query).scalars())
-    return [number for number in dict.fromkeys(numbers) if number not in mine]
+    return [number for number in dict.fromkeys(ids) if number not in mine]
 
 
-def _withdraw(c: Connection, id: int) -> None:
+def _withdraw_reads(c: Connection, id: int) -> None:
     """Reads that nobody has begun, and that nothing live wants, wait until the run goes on."""
     c.execute(
         update(reads_table)
@@ -303,7 +303,7 @@ def _withdraw(c: Connection, id: int) -> None:
     )
 
 
-def _take_up(c: Connection, id: int, now: Millis) -> None:
+def _resume_reads(c: Connection, id: int, now: Millis) -> None:
     c.execute(
         update(reads_table)
         .where(
@@ -315,7 +315,7 @@ def _take_up(c: Connection, id: int, now: Millis) -> None:
     )
 
 
-def _waiting(c: Connection, table: Any, lane: LaneId, limit: int) -> int:
+def _count_waiting(c: Connection, table: Any, lane: LaneId, limit: int) -> int:
     """Ready or claimed at a backfill's priority, counted up to `limit`."""
     found = 0
     for state, solo in ((State.READY, 0), (State.READY, 1), (State.CLAIMED, None)):
@@ -329,7 +329,7 @@ def _waiting(c: Connection, table: Any, lane: LaneId, limit: int) -> int:
     return min(found, limit)
 
 
-def _end(began: Millis) -> Any:
+def _outcome_case(began: Millis) -> Any:
     """One word for where a person stands. What Klaviyo took since the run began counts as sent,
     whoever had it told."""
     r, p = reads_table.c, profiles_table.c
@@ -346,7 +346,7 @@ def _end(began: Millis) -> Any:
         (p.state == State.HELD, "held"),
         (and_(p.settled_at >= began, p.request.is_not(None)), "sent"),
         else_="unchanged",
-    ).label("word")
+    ).label("outcome")
 
 
 def _backfill(row: Any) -> Backfill:

@@ -8,22 +8,15 @@ from typing import Any, cast
 from sqlalchemy import Connection, func, select, update
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Kind,
-    Millis,
-)
-from connector.domain.outcomes import (
-    Request,
-)
-from connector.domain.records import (
-    State,
-)
-from connector.ports import Letter, Stored
+from connector.domain.lanes import Kind, Millis
+from connector.domain.outcomes import Request
+from connector.domain.records import State
+from connector.ports import DeadLetter, DeadLetterDetail
 from connector.store.database import Database
 from connector.store.queues.outbox import ENTRY_COLUMNS, entry_of
 from connector.store.tables import is_stuck, lanes, memberships, outbox, profiles, requests
 
-_LETTER = (
+_DEAD_LETTER = (
     outbox.c.seq,
     lanes.c.connection,
     lanes.c.destination,
@@ -66,10 +59,10 @@ class SqlDeadLetters:
 
     async def find(
         self, *, problem: str | None = None, connection: str | None = None, limit: int = 100
-    ) -> Sequence[Letter]:
-        def work(c: Connection) -> list[Letter]:
+    ) -> Sequence[DeadLetter]:
+        def work(c: Connection) -> list[DeadLetter]:
             query = (
-                select(*_LETTER)
+                select(*_DEAD_LETTER)
                 .join(lanes, lanes.c.id == outbox.c.lane)
                 .where(is_stuck(outbox))
                 .order_by((outbox.c.seq + 0).desc())  # by the index of what is stuck, not all rows
@@ -79,14 +72,16 @@ class SqlDeadLetters:
                 query = query.where(outbox.c.problem == problem)
             if connection:
                 query = query.where(lanes.c.connection == connection)
-            return [_letter(row) for row in c.execute(query)]
+            return [_dead_letter(row) for row in c.execute(query)]
 
         return await self._database.read(work)
 
-    async def show(self, id: int) -> Stored | None:
-        def work(c: Connection) -> Stored | None:
+    async def show(self, id: int) -> DeadLetterDetail | None:
+        def work(c: Connection) -> DeadLetterDetail | None:
             row = c.execute(
-                select(*_LETTER).join(lanes, lanes.c.id == outbox.c.lane).where(outbox.c.seq == id)
+                select(*_DEAD_LETTER)
+                .join(lanes, lanes.c.id == outbox.c.lane)
+                .where(outbox.c.seq == id)
             ).one_or_none()
             if row is None:
                 return None
@@ -96,7 +91,9 @@ class SqlDeadLetters:
                 .join(outbox, outbox.c.request == requests.c.id)
                 .where(outbox.c.seq == id)
             ).one_or_none()
-            return Stored(_letter(row), entry_of(entry), request_of(sent) if sent else None)
+            return DeadLetterDetail(
+                _dead_letter(row), entry_of(entry), request_of(sent) if sent else None
+            )
 
         return await self._database.read(work)
 
@@ -138,8 +135,8 @@ class SqlDeadLetters:
         return await self._database.write(lambda c: c.execute(statement).rowcount)
 
 
-def _letter(row: Any) -> Letter:
-    return Letter(
+def _dead_letter(row: Any) -> DeadLetter:
+    return DeadLetter(
         id=row.seq,
         connection=row.connection,
         destination=row.destination,
@@ -156,5 +153,5 @@ def _letter(row: Any) -> Letter:
 
 
 def request_of(row: Any) -> Request:
-    problem = Problem.of(row.problem) if row.problem else None
+    problem = Problem.from_code(row.problem) if row.problem else None
     return Request(row.id, row.endpoint, row.sent_at, row.status, row.millis, problem)

@@ -7,29 +7,24 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from connector.domain.lanes import (
-    Millis,
-    Spend,
-)
-from connector.domain.records import (
-    Checkpoint,
-)
+from connector.domain.lanes import Millis, QuotaUsage
+from connector.domain.records import Checkpoint
 from connector.store.database import Database
-from connector.store.tables import accounts, checkpoints, mappings, spends
+from connector.store.tables import accounts, checkpoints, mappings, quota_usage
 
 _DAY = 86_400
 
 
-def add_spend(c: Connection, spend: Sequence[Spend]) -> None:
+def add_quota_usage(c: Connection, spend: Sequence[QuotaUsage]) -> None:
     """Add to the seconds already there; what is older than a day is forgotten on the way."""
     if not spend:
         return
     dialect = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(spends)
+    statement = dialect.insert(quota_usage)
     c.execute(
         statement.on_conflict_do_update(
             index_elements=["account", "endpoint", "second"],
-            set_={"count": spends.c.count + statement.excluded.count},
+            set_={"count": quota_usage.c.count + statement.excluded.count},
         ),
         [
             {"account": s.account, "endpoint": s.endpoint, "second": s.second, "count": s.count}
@@ -38,7 +33,7 @@ def add_spend(c: Connection, spend: Sequence[Spend]) -> None:
     )
     newest = max(s.second for s in spend)
     if newest % 60 == 0:
-        c.execute(delete(spends).where(spends.c.second < newest - _DAY))
+        c.execute(delete(quota_usage).where(quota_usage.c.second < newest - _DAY))
 
 
 def save_checkpoint(c: Connection, connection: str, checkpoint: Checkpoint, at: Millis) -> None:
@@ -56,23 +51,23 @@ def save_checkpoint(c: Connection, connection: str, checkpoint: Checkpoint, at: 
     )
 
 
-class SqlMemory:
+class SqlFacts:
     """connector.ports.Memory."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def spent(self, *, since_second: int) -> Sequence[Spend]:
-        def work(c: Connection) -> list[Spend]:
-            query = select(spends).where(spends.c.second >= since_second)
-            return [Spend(*row) for row in c.execute(query.order_by(spends.c.second))]
+    async def usage_since(self, *, since_second: int) -> Sequence[QuotaUsage]:
+        def work(c: Connection) -> list[QuotaUsage]:
+            query = select(quota_usage).where(quota_usage.c.second >= since_second)
+            return [QuotaUsage(*row) for row in c.execute(query.order_by(quota_usage.c.second))]
 
         return await self._database.read(work)
 
-    async def remember_spend(self, spend: Sequence[Spend]) -> None:
-        await self._database.write(lambda c: add_spend(c, spend))
+    async def save_usage(self, usage: Sequence[QuotaUsage]) -> None:
+        await self._database.write(lambda c: add_quota_usage(c, usage))
 
-    async def remember_mapping(self, version: str, text: str, *, now: Millis) -> None:
+    async def save_mapping(self, version: str, text: str, *, now: Millis) -> None:
         def work(c: Connection) -> None:
             if c.execute(select(mappings.c.version).where(mappings.c.version == version)).first():
                 return
@@ -87,13 +82,13 @@ class SqlMemory:
 
         return await self._database.read(work)
 
-    async def pinned(self, connection: str) -> str | None:
+    async def pinned_account(self, connection: str) -> str | None:
         query = select(accounts.c.account).where(accounts.c.connection == connection)
         return await self._database.read(lambda c: c.execute(query).scalar_one_or_none())
 
-    async def pin_account(self, connection: str, account: str, *, anew: bool = False) -> str:
+    async def pin_account(self, connection: str, account: str, *, force: bool = False) -> str:
         def work(c: Connection) -> str:
-            if anew:
+            if force:
                 c.execute(delete(accounts).where(accounts.c.connection == connection))
             query = select(accounts.c.account).where(accounts.c.connection == connection)
             pinned: str | None = c.execute(query).scalar_one_or_none()

@@ -5,38 +5,38 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_TABLE = Path("/proc/self/mountinfo")
-_GONE_WITH = {
+_MOUNTINFO = Path("/proc/self/mountinfo")
+_EPHEMERAL = {
     "tmpfs": "memory: it is gone with the next restart of the machine",
     "ramfs": "memory: it is gone with the next restart of the machine",
     "overlay": "a container's own layer: it is gone with the container, so mount a volume here",
     "aufs": "a container's own layer: it is gone with the container, so mount a volume here",
 }
-_FAR = re.compile(
+_NETWORK = re.compile(
     r"nfs\d?|cifs|smb\w*|9p|afs|ceph|ncpfs|lustre|glusterfs|beegfs|gpfs"
     r"|fuse\.(?:sshfs|glusterfs|ceph|ceph-fuse|s3fs|rclone|davfs|gcsfuse|juicefs)"
 )
 
 
-def read_table() -> str:
+def read_mountinfo() -> str:
     """This process's mounts, as Linux tells them; empty on a system that does not."""
     try:
-        return _TABLE.read_text()
+        return _MOUNTINFO.read_text()
     except OSError:
         return ""
 
 
-def unsuited(folder: Path, table: str) -> str | None:
+def unsuitable(folder: Path, table: str) -> str | None:
     """Why an SQLite file should not live in this folder, None where nothing speaks against it.
 
     `table` has the form of /proc/self/mountinfo (proc_pid_mountinfo(5)).
     """
-    kind = _kind(folder.resolve(), table)
+    kind = _filesystem_type(folder.resolve(), table)
     if kind is None:
         return None
-    if kind in _GONE_WITH:
-        return f"{folder} is on {kind}, {_GONE_WITH[kind]}"
-    if _FAR.fullmatch(kind):
+    if kind in _EPHEMERAL:
+        return f"{folder} is on {kind}, {_EPHEMERAL[kind]}"
+    if _NETWORK.fullmatch(kind):
         return (
             f"{folder} is on {kind}, a network file system: SQLite's locks and log are not safe "
             "there, so use a local disk, or PostgreSQL"
@@ -44,7 +44,7 @@ def unsuited(folder: Path, table: str) -> str | None:
     return None
 
 
-def _kind(folder: Path, table: str) -> str | None:
+def _filesystem_type(folder: Path, table: str) -> str | None:
     """The file system's type: of the deepest mount above, and of the last one mounted there."""
     deepest, kind = -1, None
     for line in table.splitlines():

@@ -15,11 +15,9 @@ from sqlalchemy import Column, ColumnElement, Connection, Table, func, or_, sele
 from sqlalchemy.exc import SQLAlchemyError
 
 from connector.domain.errors import ConfigError, Problem, StoreError
-from connector.domain.records import (
-    State,
-)
+from connector.domain.records import State
 from connector.store import schema
-from connector.store.database import unavailable
+from connector.store.database import to_store_error
 from connector.store.sql import file_of
 from connector.store.tables import (
     actions,
@@ -32,7 +30,7 @@ from connector.store.tables import (
     reads,
 )
 
-_SHOWN = 20
+_MAX_LINES = 20
 
 # ── what is wrong ────────────────────────────────────────────────────────────────────────────────
 
@@ -40,20 +38,20 @@ _SHOWN = 20
 def check(url: str) -> list[str]:
     """What is wrong with a store, one line each; empty when all is well."""
     try:
-        return schema.on(url, _check)
+        return schema.with_connection(url, _check)
     except StoreError as error:
         return [f"{error.problem}: {error.detail}"]
     except (SQLAlchemyError, OSError, sqlite3.Error) as error:
-        said = unavailable(error)
-        return [f"{said.problem}: {said.detail}"]
+        result = to_store_error(error)
+        return [f"{result.problem}: {result.detail}"]
 
 
 def _check(c: Connection) -> list[str]:
     if c.dialect.name == "sqlite":
-        said = [str(row[0]) for row in c.exec_driver_sql(f"PRAGMA integrity_check({_SHOWN})")]
-        if said != ["ok"]:
+        result = [str(row[0]) for row in c.exec_driver_sql(f"PRAGMA integrity_check({_MAX_LINES})")]
+        if result != ["ok"]:
             # What stands on damaged pages is not worth counting.
-            return [f"{Problem.STORE_DAMAGED}: {line}" for line in said]
+            return [f"{Problem.STORE_DAMAGED}: {line}" for line in result]
     current = schema.revision_of(c)
     if current != schema.head():
         return [f"{Problem.STORE_SCHEMA}: revision {current}, needed {schema.head()}"]
@@ -76,15 +74,15 @@ def _invariants() -> list[tuple[Table, str, ColumnElement[Any]]]:
             (table, "in a state that does not exist", table.c.state.not_in(list(State))),
             (table, "claimed by nobody", claimed & ~held_by),
             (table, "at rest that bear a claim", ~claimed & table.c.claim.is_not(None)),
-            (table, "of a lane that does not exist", _without(table.c.lane, lanes.c.id)),
+            (table, "of a lane that does not exist", _orphaned(table.c.lane, lanes.c.id)),
         ]
         if "person" in table.c:
-            nobody = _without(table.c.person, people.c.id)
+            nobody = _orphaned(table.c.person, people.c.id)
             found.append((table, "of a person who does not exist", nobody))
     return found
 
 
-def _without(column: Column[Any], key: Column[Any]) -> ColumnElement[Any]:
+def _orphaned(column: Column[Any], key: Column[Any]) -> ColumnElement[Any]:
     return column.is_not(None) & column.not_in(select(key))
 
 
@@ -113,15 +111,15 @@ def backup(url: str, target: Path) -> int:
         with closing(sqlite3.connect(path, timeout=10)) as source:
             source.execute("VACUUM INTO ?", (str(target),))
         with closing(sqlite3.connect(target)) as copy:
-            said = str(copy.execute("PRAGMA integrity_check(1)").fetchone()[0])
-        if said != "ok":
-            raise StoreError(Problem.STORE_DAMAGED, f"the copy cannot be trusted: {said}")
-        _settle_on_disk(target)
+            result = str(copy.execute("PRAGMA integrity_check(1)").fetchone()[0])
+        if result != "ok":
+            raise StoreError(Problem.STORE_DAMAGED, f"the copy cannot be trusted: {result}")
+        _fsync(target)
         return target.stat().st_size
     except BaseException as error:
         target.unlink(missing_ok=True)
         if isinstance(error, sqlite3.Error):
-            raise unavailable(error) from error
+            raise to_store_error(error) from error
         raise
 
 
@@ -134,7 +132,7 @@ def _reserve(target: Path) -> None:
         raise ConfigError([f"{target}: cannot be written: {error.strerror}"]) from None
 
 
-def _settle_on_disk(target: Path) -> None:
+def _fsync(target: Path) -> None:
     for path, how in ((target, os.O_RDWR), (target.parent, os.O_RDONLY)):
         number = os.open(path, how)
         try:
@@ -155,4 +153,4 @@ def counts(url: str) -> dict[str, int]:
             for name, table in sorted(metadata.tables.items())
         }
 
-    return schema.on(url, work)
+    return schema.with_connection(url, work)

@@ -9,15 +9,8 @@ import orjson
 from sqlalchemy import Connection, insert, select, update
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Kind,
-    Lane,
-    LaneId,
-    LaneMode,
-    LaneState,
-    Millis,
-)
-from connector.ports import Order
+from connector.domain.lanes import Kind, Lane, LaneId, LaneMode, LaneState, Millis
+from connector.ports import Command
 from connector.store.database import Database
 from connector.store.tables import lanes, orders
 
@@ -27,7 +20,7 @@ def lane_of(row: Any) -> Lane:
 
 
 def state_of(row: Any) -> LaneState:
-    problem = Problem.of(row.problem) if row.problem else None
+    problem = Problem.from_code(row.problem) if row.problem else None
     return LaneState(cast(LaneMode, row.mode), problem, row.detail, Millis(row.since))
 
 
@@ -38,13 +31,13 @@ class SqlLanes:
         self._database = database
 
     async def ensure(self, connection: str, destination: str, kind: Kind) -> Lane:
-        road = {"connection": connection, "destination": destination, "kind": kind}
+        route = {"connection": connection, "destination": destination, "kind": kind}
 
         def work(c: Connection) -> Lane:
-            query = select(lanes).where(*(lanes.c[key] == value for key, value in road.items()))
+            query = select(lanes).where(*(lanes.c[key] == value for key, value in route.items()))
             row = c.execute(query).one_or_none()
             if row is None:
-                c.execute(insert(lanes).values(road))
+                c.execute(insert(lanes).values(route))
                 row = c.execute(query).one()
             return lane_of(row)
 
@@ -69,14 +62,14 @@ class SqlLanes:
         )
 
 
-class SqlOrders:
+class SqlCommands:
     """connector.ports.Orders."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def place(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int:
-        values = {"kind": kind, "args": orjson.dumps(args).decode(), "placed_by": by}
+    async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int:
+        values = {"kind": kind, "args": orjson.dumps(args).decode(), "created_by": by}
 
         def work(c: Connection) -> int:
             statement = insert(orders).values(values | {"placed_at": now})
@@ -84,27 +77,27 @@ class SqlOrders:
 
         return await self._database.write(work)
 
-    async def take(self, *, now: Millis) -> Sequence[Order]:
-        def work(c: Connection) -> list[Order]:
+    async def fetch(self, *, now: Millis) -> Sequence[Command]:
+        def work(c: Connection) -> list[Command]:
             query = (
                 select(orders)
-                .where(orders.c.taken_at.is_(None))
+                .where(orders.c.claimed_at.is_(None))
                 .order_by(orders.c.id)
                 .with_for_update(skip_locked=True)
             )
-            found = [_order(row) for row in c.execute(query)]
+            found = [_command(row) for row in c.execute(query)]
             if found:
-                ids = [order.id for order in found]
-                c.execute(update(orders).where(orders.c.id.in_(ids)).values(taken_at=now))
+                ids = [command.id for command in found]
+                c.execute(update(orders).where(orders.c.id.in_(ids)).values(claimed_at=now))
             return found
 
         return await self._database.write(work)
 
-    async def reopen(self) -> int:
+    async def requeue(self) -> int:
         statement = (
             update(orders)
-            .where(orders.c.taken_at.is_not(None), orders.c.done_at.is_(None))
-            .values(taken_at=None)
+            .where(orders.c.claimed_at.is_not(None), orders.c.done_at.is_(None))
+            .values(claimed_at=None)
         )
         return await self._database.write(lambda c: c.execute(statement).rowcount)
 
@@ -114,20 +107,20 @@ class SqlOrders:
             lambda c: c.execute(update(orders).where(orders.c.id == id).values(values))
         )
 
-    async def get(self, id: int) -> Order | None:
-        def work(c: Connection) -> Order | None:
+    async def get(self, id: int) -> Command | None:
+        def work(c: Connection) -> Command | None:
             row = c.execute(select(orders).where(orders.c.id == id)).one_or_none()
-            return _order(row) if row else None
+            return _command(row) if row else None
 
         return await self._database.read(work)
 
 
-def _order(row: Any) -> Order:
-    return Order(
+def _command(row: Any) -> Command:
+    return Command(
         id=row.id,
         kind=row.kind,
         args=orjson.loads(row.args),
-        placed_at=row.placed_at,
+        submitted_at=row.placed_at,
         done_at=row.done_at,
         ok=None if row.ok is None else bool(row.ok),
         result=orjson.loads(row.result) if row.result else None,

@@ -5,15 +5,13 @@ from __future__ import annotations
 from sqlalchemy import Connection, insert, select, update
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import (
-    Millis,
-)
+from connector.domain.lanes import Millis
 from connector.ports import Fence, Holder
 from connector.store.database import Database
 from connector.store.tables import leases
 
 
-def require(c: Connection, fence: Fence, now: Millis) -> None:
+def require_lease(c: Connection, fence: Fence, now: Millis) -> None:
     """Raise StoreError(STORE_HELD) unless this fence is the newest and has not expired. Nobody
     takes the lease before this transaction ends."""
     row = c.execute(
@@ -35,7 +33,7 @@ class SqlLeases:
         self._database = database
 
     async def acquire(
-        self, resource: str, holder: str, *, now: Millis, ttl: int, gone: str | None = None
+        self, resource: str, holder: str, *, now: Millis, ttl: int, dead_holder: str | None = None
     ) -> Fence | Holder:
         def work(c: Connection) -> Fence | Holder:
             row = c.execute(
@@ -45,7 +43,7 @@ class SqlLeases:
                 values = {"resource": resource, "holder": holder, "token": 1}
                 c.execute(insert(leases).values(values | {"expires_at": now + ttl}))
                 return Fence(resource, holder, 1)
-            if row.holder not in (holder, gone) and row.expires_at > now:
+            if row.holder not in (holder, dead_holder) and row.expires_at > now:
                 return Holder(row.holder, row.expires_at)
             c.execute(
                 update(leases)
@@ -57,10 +55,10 @@ class SqlLeases:
         return await self._database.write(work)
 
     async def renew(self, fence: Fence, *, now: Millis, ttl: int) -> bool:
-        return await self._database.write(lambda c: _own(c, fence, now + ttl) == 1)
+        return await self._database.write(lambda c: _update_own(c, fence, now + ttl) == 1)
 
     async def release(self, fence: Fence) -> None:
-        await self._database.write(lambda c: _own(c, fence, 0))
+        await self._database.write(lambda c: _update_own(c, fence, 0))
 
     async def holder(self, resource: str) -> Holder | None:
         def work(c: Connection) -> Holder | None:
@@ -70,7 +68,7 @@ class SqlLeases:
         return await self._database.read(work)
 
 
-def _own(c: Connection, fence: Fence, expires_at: int) -> int:
+def _update_own(c: Connection, fence: Fence, expires_at: int) -> int:
     return c.execute(
         update(leases)
         .where(

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, delete, insert, select
 
-from connector.domain.lanes import (
-    Millis,
-)
+from connector.domain.lanes import Millis
 from connector.store.database import Database
 from connector.store.tables import notices
 
@@ -19,21 +17,21 @@ class SqlNotices:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def told(self, target: str) -> Mapping[str, str]:
+    async def sent(self, target: str) -> Mapping[str, str]:
         query = select(notices.c.key, notices.c.text).where(notices.c.target == target)
         return await self._database.read(lambda c: {row.key: row.text for row in c.execute(query)})
 
-    async def tell(
-        self, target: str, news: Mapping[str, str], *, over: Sequence[str], now: Millis
+    async def record(
+        self, target: str, new: Mapping[str, str], *, resolved: Sequence[str], now: Millis
     ) -> None:
         rows = [
-            {"target": target, "key": key, "text": text, "told_at": now}
-            for key, text in news.items()
+            {"target": target, "key": key, "text": text, "sent_at": now}
+            for key, text in new.items()
         ]
 
         def work(c: Connection) -> None:
             known = notices.c.target == target
-            c.execute(delete(notices).where(known, notices.c.key.in_([*over, *news])))
+            c.execute(delete(notices).where(known, notices.c.key.in_([*resolved, *new])))
             if rows:
                 c.execute(insert(notices), rows)
 

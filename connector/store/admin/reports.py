@@ -9,23 +9,15 @@ import orjson
 from sqlalchemy import Column, Connection, Table, case, func, or_, select
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-)
-from connector.domain.outcomes import (
-    Request,
-)
-from connector.domain.records import (
-    State,
-)
-from connector.ports import Backlog, Moment, PersonState
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.outcomes import Request
+from connector.domain.records import State
+from connector.ports import Backlog, PersonState, TimelineEntry
 from connector.store.admin.dead_letters import request_of
 from connector.store.admin.lanes import lane_of, state_of
 from connector.store.database import Database
-from connector.store.queues.action_intake import who_of
-from connector.store.queues.action_views import state_of as deed_state
+from connector.store.queues.action_intake import person_key
+from connector.store.queues.action_views import state_of as action_state
 from connector.store.tables import (
     actions,
     checkpoints,
@@ -41,7 +33,7 @@ from connector.store.tables import (
 )
 
 
-class SqlInsight:
+class SqlReports:
     """connector.ports.Insight."""
 
     def __init__(self, database: Database) -> None:
@@ -86,7 +78,7 @@ class SqlInsight:
 
         return await self._database.read(work)
 
-    async def population(self) -> Mapping[tuple[str, str], int]:
+    async def people_by_state(self) -> Mapping[tuple[str, str], int]:
         where = case(
             (reads.c.gone_at.is_not(None), "gone"),
             (people.c.email.is_(None), "held"),
@@ -145,8 +137,10 @@ class SqlInsight:
         )
         return await self._database.read(lambda c: list(c.execute(query).scalars()))
 
-    async def people(self, connection: str, who: str) -> Sequence[int]:
-        either = or_(people.c.platform_id == who, people.c.email == who.strip().lower())
+    async def people(self, connection: str, identifier: str) -> Sequence[int]:
+        either = or_(
+            people.c.platform_id == identifier, people.c.email == identifier.strip().lower()
+        )
         query = select(people.c.id).where(people.c.connection == connection, either)
         return await self._database.read(lambda c: list(c.execute(query).scalars()))
 
@@ -178,11 +172,11 @@ def _person(c: Connection, id: int, limit: int) -> PersonState:
         problem=problem,
         wanted=orjson.loads(write.wanted) if write else {},
         confirmed=orjson.loads(write.confirmed) if write else {},
-        moments=_moments(c, id, who.connection, limit),
+        timeline=_timeline(c, id, who.connection, limit),
     )
 
 
-def _moments(c: Connection, person: int, connection: str, limit: int) -> list[Moment]:
+def _timeline(c: Connection, person: int, connection: str, limit: int) -> list[TimelineEntry]:
     """Events as received, writes as told and actions as asked for, each with the request that
     carried it."""
     events = (
@@ -200,7 +194,7 @@ def _moments(c: Connection, person: int, connection: str, limit: int) -> list[Mo
         .order_by(outbox.c.seq.desc())
         .limit(limit)
     )
-    told = (
+    writes = (
         select(journal.c.at, journal.c.kind, journal.c.outcome, journal.c.data, *_REQUEST)
         .join(requests, requests.c.id == journal.c.request, isouter=True)
         .where(journal.c.person == person)
@@ -208,26 +202,37 @@ def _moments(c: Connection, person: int, connection: str, limit: int) -> list[Mo
         .limit(limit)
     )
     found = [
-        Moment(at, "event", name, State(state).name.lower(), problem, detail, data, _carried(sent))
+        TimelineEntry(
+            at,
+            "event",
+            name,
+            State(state).name.lower(),
+            problem,
+            detail,
+            data,
+            _joined_request(sent),
+        )
         for at, name, state, problem, detail, data, *sent in c.execute(events)
     ]
     found += [
-        Moment(at, kind, "profile", outcome, None, "", data, _carried(sent))
-        for at, kind, outcome, data, *sent in c.execute(told)
+        TimelineEntry(at, kind, "profile", outcome, None, "", data, _joined_request(sent))
+        for at, kind, outcome, data, *sent in c.execute(writes)
     ]
-    asked = (
+    requested = (
         select(actions, *_REQUEST)
         .join(requests, requests.c.id == actions.c.request, isouter=True)
-        .where(actions.c.who == who_of(connection, person))
+        .where(actions.c.who == person_key(connection, person))
         .order_by(actions.c.received_at.desc())
         .limit(limit)
     )
-    for row in c.execute(asked):
+    for row in c.execute(requested):
         name = f"{row.name} {row.amount:+d}" if row.amount else row.name
         at, problem, sent = row.received_at, row.problem, row[-len(_REQUEST) :]
-        state = deed_state(row)
+        state = action_state(row)
         found.append(
-            Moment(at, "action", name, state, problem, row.detail, row.data, _carried(sent))
+            TimelineEntry(
+                at, "action", name, state, problem, row.detail, row.data, _joined_request(sent)
+            )
         )
     return sorted(found, key=lambda moment: moment.at)[-limit:]
 
@@ -242,11 +247,13 @@ _REQUEST = (
 )
 
 
-def _carried(sent: Sequence[Any]) -> Request | None:
+def _joined_request(sent: Sequence[Any]) -> Request | None:
     id, endpoint, sent_at, status, millis, problem = sent
     if id is None:
         return None
-    return Request(id, endpoint, sent_at, status, millis, Problem.of(problem) if problem else None)
+    return Request(
+        id, endpoint, sent_at, status, millis, Problem.from_code(problem) if problem else None
+    )
 
 
 _COUNTED = (State.READY, State.CLAIMED, State.HELD, State.DEAD)
@@ -277,8 +284,8 @@ def _oldest(c: Connection, lane: Lane) -> Millis | None:
     table, since = queue_of(lane)
     if table is outbox:
         ready = table.c.lane == lane.id, in_state(State.READY, table)
-        first_of_all = select(func.min(outbox.c.seq)).where(*ready).scalar_subquery()
-        return c.execute(select(since).where(outbox.c.seq == first_of_all)).scalar_one_or_none()
+        first_seq = select(func.min(outbox.c.seq)).where(*ready).scalar_subquery()
+        return c.execute(select(since).where(outbox.c.seq == first_seq)).scalar_one_or_none()
     first = [
         c.execute(
             select(since)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-_KEPT = 0.1
+_FREE_RESERVE = 0.1
 """The share of free pages that is left for what comes next."""
 
 
-def give_back(c: Connection, pages: int) -> int:
+def free_pages(c: Connection, pages: int) -> int:
     """Give up to `pages` free pages of an SQLite file back to the disk, as long as more than a
     tenth of it is free; how many were. PostgreSQL looks after itself."""
     if c.dialect.name != "sqlite":
@@ -18,7 +18,7 @@ def give_back(c: Connection, pages: int) -> int:
         return int(c.exec_driver_sql(f"PRAGMA {pragma}").scalar_one())
 
     free = number("freelist_count")
-    surplus = free - round(number("page_count") * _KEPT)
+    surplus = free - round(number("page_count") * _FREE_RESERVE)
     if surplus <= 0:
         return 0
     for _ in range(min(surplus, pages)):

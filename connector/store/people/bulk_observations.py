@@ -11,36 +11,31 @@ import orjson
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from connector.domain.lanes import (
-    Lane,
-    Millis,
-)
-from connector.domain.records import (
-    State,
-)
-from connector.ports import Sighting
+from connector.domain.lanes import Lane, Millis
+from connector.domain.records import State
+from connector.ports import ListedPerson
 from connector.store.people import people
 from connector.store.queues import profiles, queue
 from connector.store.tables import reads
 
 
 def take_in(
-    c: Connection, lane: Lane, seen: Sequence[Sighting], *, now: Millis, reconfirm_after: int
+    c: Connection, lane: Lane, seen: Sequence[ListedPerson], *, now: Millis, reconfirm_after: int
 ) -> list[int]:
     """The people's numbers, in order; None of them is asked for a read, and a read that is
     already asked for is still made."""
-    directory = people.Directory(c, lane.connection, seen, people.Seen())
-    found = zip(directory.resolve(seen, now).people, seen, strict=True)
-    known = [(who, sighting) for who, sighting in found if who is not None]
+    resolver = people.PersonResolver(c, lane.connection, seen, people.PersonCache())
+    found = zip(resolver.resolve(seen, now).people, seen, strict=True)
+    known = [(who, listed) for who, listed in found if who is not None]
     # Of one who is listed twice the later line counts.
-    by_person = {who.id: sighting for who, sighting in known}
-    _keep_views(c, lane, by_person)
+    by_person = {who.id: listed for who, listed in known}
+    _save_views(c, lane, by_person)
     observed = [replace(s.observation, person=id) for id, s in by_person.items()]
     profiles.observe(c, observed, now=now, reconfirm_after=reconfirm_after)
     return [who.id for who, _ in known]
 
 
-def _keep_views(c: Connection, lane: Lane, seen: dict[int, Sighting]) -> None:
+def _save_views(c: Connection, lane: Lane, seen: dict[int, ListedPerson]) -> None:
     before: dict[int, Any] = {}
     for part in queue.chunks(list(seen)):
         query = select(reads.c.person, reads.c.view, reads.c.view_at).where(
@@ -48,15 +43,15 @@ def _keep_views(c: Connection, lane: Lane, seen: dict[int, Sighting]) -> None:
         )
         before |= {row.person: row for row in c.execute(query)}
     rows = []
-    for person, sighting in seen.items():
-        at, old = sighting.observation.at, before.get(person)
+    for person, listed in seen.items():
+        at, old = listed.observation.at, before.get(person)
         if old is None or old.view_at <= at:
-            view = _merged(orjson.loads(old.view) if old else {}, sighting)
+            view = _merge_view(orjson.loads(old.view) if old else {}, listed)
             rows.append({"person": person, "view": orjson.dumps(view), "view_at": at})
     if not rows:
         return
-    made: Any = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement = made.insert(reads)
+    sql_dialect: Any = postgresql if c.dialect.name == "postgresql" else sqlite
+    statement = sql_dialect.insert(reads)
     new = statement.excluded
     c.execute(
         statement.on_conflict_do_update(
@@ -78,8 +73,8 @@ def _keep_views(c: Connection, lane: Lane, seen: dict[int, Sighting]) -> None:
     )
 
 
-def _merged(old: dict[str, Any], sighting: Sighting) -> dict[str, Any]:
+def _merge_view(old: dict[str, Any], listed: ListedPerson) -> dict[str, Any]:
     """The newer view, and of the older one what this sight could not have shown."""
-    covered = {path.partition(".")[0] for path in sighting.covers}
+    covered = {path.partition(".")[0] for path in listed.covers}
     kept = {word: value for word, value in old.items() if word not in covered}
-    return {**kept, **sighting.observation.view}
+    return {**kept, **listed.observation.view}

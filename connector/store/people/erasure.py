@@ -9,13 +9,9 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, or_, select, update
 
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.records import (
-    State,
-)
-from connector.ports import Forgotten
+from connector.domain.lanes import Millis
+from connector.domain.records import State
+from connector.ports import ErasureResult
 from connector.store.database import Database
 from connector.store.people import tombstones
 from connector.store.tables import (
@@ -27,12 +23,12 @@ from connector.store.tables import (
     orders,
     people,
     profiles,
-    sightings,
+    source_members,
 )
 
 
 @dataclass
-class _Whom:
+class _Identifiers:
     """One human as a connection knows him: perhaps under several ids and addresses."""
 
     connection: str
@@ -56,59 +52,59 @@ class SqlErasure:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find(self, connection: str, who: str) -> Forgotten:
-        def work(c: Connection) -> Forgotten:
-            whom = _find(c, connection, who)
-            return Forgotten(whom.people, tuple(sorted(whom.emails)))
+    async def find(self, connection: str, identifier: str) -> ErasureResult:
+        def work(c: Connection) -> ErasureResult:
+            identifiers = _find(c, connection, identifier)
+            return ErasureResult(identifiers.people, tuple(sorted(identifiers.emails)))
 
         return await self._database.read(work)
 
-    async def forget(self, connection: str, who: str, *, now: Millis) -> Forgotten:
-        def work(c: Connection) -> Forgotten:
-            whom = _find(c, connection, who)
-            if not whom.people:
-                return Forgotten(0)
+    async def forget(self, connection: str, identifier: str, *, now: Millis) -> ErasureResult:
+        def work(c: Connection) -> ErasureResult:
+            identifiers = _find(c, connection, identifier)
+            if not identifiers.people:
+                return ErasureResult(0)
             if c.dialect.name == "sqlite":
                 # What is deleted is overwritten too, not only marked as free.
                 c.exec_driver_sql("PRAGMA secure_delete = ON")
-            gone = sum(_erase(c, table, whom, now) for table in metadata.sorted_tables)
-            _clean_orders(c, whom)
-            tombstones.bury(c, connection, whom.names, now)
+            deleted = sum(_erase(c, table, identifiers, now) for table in metadata.sorted_tables)
+            _clean_commands(c, identifiers)
+            tombstones.add(c, connection, identifiers.names, now)
             if c.dialect.name == "sqlite":
                 c.exec_driver_sql("PRAGMA secure_delete = OFF")
-            return Forgotten(whom.people, tuple(sorted(whom.emails)), gone)
+            return ErasureResult(identifiers.people, tuple(sorted(identifiers.emails)), deleted)
 
         return await self._database.write(work)
 
-    async def lift(self, connection: str, who: str) -> bool:
-        names = [("person", who), ("email", who)]
-        return await self._database.write(lambda c: tombstones.lift(c, connection, names) > 0)
+    async def remove_tombstone(self, connection: str, identifier: str) -> bool:
+        names = [("person", identifier), ("email", identifier)]
+        return await self._database.write(lambda c: tombstones.remove(c, connection, names) > 0)
 
 
-def _find(c: Connection, connection: str, who: str) -> _Whom:
+def _find(c: Connection, connection: str, who: str) -> _Identifiers:
     """Everybody with this id or address, and with theirs in turn: one address is one human."""
-    whom = _Whom(connection)
+    identifiers = _Identifiers(connection)
     ids, emails = {who}, {who.strip().lower()}
     while True:
         mine = or_(people.c.platform_id.in_(ids), people.c.email.in_(emails))
         known = select(people).where(people.c.connection == connection, mine)
-        found = [row for row in c.execute(known) if row.id not in whom.rows]
+        found = [row for row in c.execute(known) if row.id not in identifiers.rows]
         if not found:
-            whom.emails |= _as_member(c, connection, ids, emails)
-            return whom
-        whom.rows |= {row.id for row in found}
-        whom.ids |= {row.platform_id for row in found if row.platform_id}
-        whom.emails |= {row.email for row in found if row.email}
-        whom.emails |= _former(c, [row.id for row in found])
-        ids, emails = whom.ids, whom.emails
+            identifiers.emails |= _member_addresses(c, connection, ids, emails)
+            return identifiers
+        identifiers.rows |= {row.id for row in found}
+        identifiers.ids |= {row.platform_id for row in found if row.platform_id}
+        identifiers.emails |= {row.email for row in found if row.email}
+        identifiers.emails |= _former_addresses(c, [row.id for row in found])
+        ids, emails = identifiers.ids, identifiers.emails
 
 
-def _as_member(c: Connection, connection: str, ids: set[str], emails: set[str]) -> set[str]:
+def _member_addresses(c: Connection, connection: str, ids: set[str], emails: set[str]) -> set[str]:
     """Addresses by which groups alone may know him."""
-    named = or_(sightings.c.platform_id.in_(ids), sightings.c.email.in_(emails))
-    of_groups = sightings.c.source.in_(_groups(connection))
+    matches = or_(source_members.c.platform_id.in_(ids), source_members.c.email.in_(emails))
+    of_groups = source_members.c.source.in_(_groups(connection))
     on_targets = memberships.c.target.in_(_groups(connection))
-    found = set(c.execute(select(sightings.c.email).where(of_groups, named)).scalars())
+    found = set(c.execute(select(source_members.c.email).where(of_groups, matches)).scalars())
     kept = select(memberships.c.email).where(on_targets, memberships.c.email.in_(emails | found))
     return found | set(c.execute(kept).scalars())
 
@@ -117,40 +113,42 @@ def _groups(connection: str) -> Select[tuple[int]]:
     return select(groups.c.id).where(groups.c.connection == connection)
 
 
-def _former(c: Connection, rows: Sequence[int]) -> set[str]:
+def _former_addresses(c: Connection, rows: Sequence[int]) -> set[str]:
     """Addresses that a person's profile has, had, or is to lose."""
-    columns = (profiles.c.identity, profiles.c.farewells, profiles.c.move_from)
+    columns = (profiles.c.identity, profiles.c.address_cleanups, profiles.c.move_from)
     query = select(*columns).where(profiles.c.person.in_(rows))
     texts = [text for row in c.execute(query) for text in row if text]
     return {email.strip().lower() for text in texts for email in _emails(orjson.loads(text))}
 
 
-def _emails(said: Any) -> Iterator[str]:
-    if isinstance(said, dict):
-        if isinstance(said.get("email"), str):
-            yield said["email"]
-        said = list(said.values())
-    if isinstance(said, list):
-        for item in said:
+def _emails(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("email"), str):
+            yield value["email"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
             yield from _emails(item)
 
 
-def _erase(c: Connection, table: Table, whom: _Whom, now: Millis) -> int:
+def _erase(c: Connection, table: Table, identifiers: _Identifiers, now: Millis) -> int:
     if table is people:
-        return c.execute(delete(people).where(people.c.id.in_(whom.rows))).rowcount
+        return c.execute(delete(people).where(people.c.id.in_(identifiers.rows))).rowcount
     if table is actions:
-        return _empty_actions(c, whom, now)
-    wanted = _about(table, whom)
+        return _blank_actions(c, identifiers, now)
+    wanted = _rows_about(table, identifiers)
     return 0 if wanted is None else c.execute(delete(table).where(wanted)).rowcount
 
 
-def _empty_actions(c: Connection, whom: _Whom, now: Millis) -> int:
+def _blank_actions(c: Connection, identifiers: _Identifiers, now: Millis) -> int:
     """The row stays, without anything of him: it is what keeps a repeated call from being applied
     a second time (promise 4). What was not sent yet is not sent any more."""
-    customer = and_(_within(actions, whom.connection), actions.c.customer.in_(whom.ids))
-    named = _about(actions, whom)
-    assert named is not None
-    mine = or_(named, customer)
+    customer = and_(
+        _within(actions, identifiers.connection), actions.c.customer.in_(identifiers.ids)
+    )
+    matches = _rows_about(actions, identifiers)
+    assert matches is not None
+    mine = or_(matches, customer)
     waits = mine, actions.c.state.in_((State.READY, State.HELD)), actions.c.sent_at.is_(None)
     given_up = {"state": State.DISCARDED, "problem": None, "detail": "", "settled_at": now}
     c.execute(update(actions).where(*waits).values(given_up))
@@ -158,14 +156,16 @@ def _empty_actions(c: Connection, whom: _Whom, now: Millis) -> int:
     return c.execute(update(actions).where(mine).values(empty | {"who": b""})).rowcount
 
 
-def _about(table: Table, whom: _Whom) -> ColumnElement[Any] | None:
+def _rows_about(table: Table, identifiers: _Identifiers) -> ColumnElement[Any] | None:
     """The rows of a table that are about him: by his number, and within the connection by his
     address. None where a table holds nobody. Raises LookupError for one that nobody thought of."""
     found: list[ColumnElement[Any]] = []
     if "person" in table.c:
-        found.append(table.c.person.in_(whom.rows))
+        found.append(table.c.person.in_(identifiers.rows))
     if "email" in table.c:
-        found.append(and_(_within(table, whom.connection), table.c.email.in_(whom.emails)))
+        found.append(
+            and_(_within(table, identifiers.connection), table.c.email.in_(identifiers.emails))
+        )
     return or_(*found) if found else None
 
 
@@ -179,12 +179,12 @@ def _within(table: Table, connection: str) -> ColumnElement[Any]:
     raise LookupError(f"{table.name} holds addresses, and nothing says of which connection")
 
 
-def _clean_orders(c: Connection, whom: _Whom) -> None:
+def _clean_commands(c: Connection, identifiers: _Identifiers) -> None:
     """What people asked for named him by his id or address; that they asked stays."""
-    names = whom.ids | whom.emails
+    names = identifiers.ids | identifiers.emails
     for id, text in c.execute(select(orders.c.id, orders.c.args)).all():
         args = orjson.loads(text)
-        if args.get("connection") != whom.connection:
+        if args.get("connection") != identifiers.connection:
             continue
         clean = {
             key: "forgotten" if isinstance(value, str) and _is_one_of(value, names) else value

@@ -29,23 +29,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    Millis,
-)
-from connector.domain.memberships import (
-    Group,
-    Link,
-)
-from connector.domain.profile_state import address_of
-from connector.domain.records import (
-    Record,
-    State,
-)
-from connector.ports import Member, MembersPage, Named
+from connector.domain.lanes import Lane, Millis
+from connector.domain.memberships import Group, Link
+from connector.domain.profile_state import address_hash
+from connector.domain.records import Record, State
+from connector.ports import Member, MembersPage, PersonKey
 from connector.store.people import tombstones
 from connector.store.queues.queue import chunks
-from connector.store.tables import groups, memberships, pushes, sightings
+from connector.store.tables import deferred_memberships, groups, memberships, source_members
 
 IN, OUT = 1, 0
 _RANGE = 20_000
@@ -62,7 +53,7 @@ def link(c: Connection, lane: Lane, links: Sequence[Link], account: str) -> None
     c.execute(update(groups).where(mine).values(active=0))
     common = {"connection": lane.connection, "lane": lane.id, "account": account, "active": 1}
     for each in links:
-        about = common | {"kind": target, "name": each.target, "removes": int(each.removes)}
+        about = common | {"kind": target, "name": each.target, "removes": int(each.remove_foreign)}
         kept = _ensure(c, about | {"target": 0} | ({"opened": 1} if target == "tag" else {}))
         _ensure(c, common | {"kind": source, "name": each.source, "target": kept})
 
@@ -80,7 +71,7 @@ def _ensure(c: Connection, values: Mapping[str, Any]) -> int:
     return known
 
 
-def row_of(c: Connection, id: int) -> Any:
+def lock_group(c: Connection, id: int) -> Any:
     """A group's row, which nobody else changes meanwhile."""
     return c.execute(select(groups).where(groups.c.id == id).with_for_update()).one()
 
@@ -92,20 +83,20 @@ def group_of(row: Any) -> Group:
         kind=row.kind,
         name=row.name,
         target=row.target,
-        far_id=row.far_id,
+        remote_id=row.far_id,
         title=row.title,
-        opened=bool(row.opened),
+        writes_enabled=bool(row.opened),
         scan=row.scan,
         cursor=row.cursor,
-        begun_at=row.begun_at,
+        scan_started_at=row.begun_at,
         saved_at=row.saved_at,
-        complete=row.complete,
+        completed_scan=row.complete,
         completed_at=row.completed_at,
-        took=row.took,
-        applied=row.applied,
+        scan_ms=row.took,
+        applied_scan=row.applied,
         members=row.members,
         without_address=row.without_address,
-        problem=Problem.of(row.problem) if row.problem else None,
+        problem=Problem.from_code(row.problem) if row.problem else None,
         detail=row.detail,
     )
 
@@ -116,11 +107,11 @@ def change(c: Connection, id: int, **values: Any) -> Group:
 
 
 def begin(c: Connection, id: int, now: Millis) -> Group:
-    number = row_of(c, id).scan + 1
+    number = lock_group(c, id).scan + 1
     return change(c, id, scan=number, cursor=None, begun_at=now, saved_at=now, without_address=0)
 
 
-def turn_page(c: Connection, row: Any, page: MembersPage, now: Millis, **values: Any) -> Group:
+def save_page(c: Connection, row: Any, page: MembersPage, now: Millis, **values: Any) -> Group:
     """Where the next page begins; after the last one the scan is complete."""
     if page.more:
         return change(c, row.id, cursor=page.cursor, saved_at=now, **values)
@@ -140,7 +131,7 @@ def turn_page(c: Connection, row: Any, page: MembersPage, now: Millis, **values:
 # ── what is known of a source ────────────────────────────────────────────────────────────────────
 
 
-class Seen(NamedTuple):
+class SourceMemberRow(NamedTuple):
     """What a person's row in `sightings` says."""
 
     gone: int
@@ -160,11 +151,11 @@ def stage(
 ) -> None:
     """These people are in the source, says a page that was asked for then."""
     people = by_address(c, row.connection, members)
-    known = _known(c, row.id, list(people))
-    told = [e for e in people if not (e in known and known[e].gone and known[e].at >= asked_at)]
-    if told:
+    known = _known_members(c, row.id, list(people))
+    affected = [e for e in people if not (e in known and known[e].gone and known[e].at >= asked_at)]
+    if affected:
         c.execute(
-            _upsert(c, sightings, ("source", "email"), _SEEN),
+            _upsert(c, source_members, ("source", "email"), _MEMBER_COLUMNS),
             [
                 {
                     "source": row.id,
@@ -172,32 +163,34 @@ def stage(
                     "scan": row.scan,
                     "at": asked_at,
                     "gone": 0,
-                    "greet": int(greets and _joins(people[email], known.get(email), row.applied)),
-                    "joined_at": people[email].since,
-                    "profile_id": people[email].profile,
+                    "join_pending": int(
+                        greets and _is_new_join(people[email], known.get(email), row.applied)
+                    ),
+                    "joined_at": people[email].joined_at,
+                    "profile_id": people[email].profile_id,
                     "platform_id": people[email].platform_id,
                 }
-                for email in told
+                for email in affected
             ],
         )
-    want(c, row.target, [people[email] for email in told], now)
+    add_wanted(c, row.target, [people[email] for email in affected], now)
 
 
 def by_address(c: Connection, connection: str, members: Sequence[Member]) -> dict[str, Member]:
     """Those with an address whom the connection was not told to forget."""
-    named = [Named(member.platform_id, member.email) for member in members]
-    graves = tombstones.load(c, connection, named)
+    named = [PersonKey(member.platform_id, member.email) for member in members]
+    erased = tombstones.load(c, connection, named)
     pairs = zip(members, named, strict=True)
-    return {m.email: m for m, name in pairs if m.email and not graves.cover(name)}
+    return {m.email: m for m, name in pairs if m.email and not erased.contains(name)}
 
 
-def _joins(member: Member, known: Seen | None, applied: int) -> bool:
+def _is_new_join(member: Member, known: SourceMemberRow | None, applied: int) -> bool:
     if known is None or known.gone or known.scan < applied:
         return True
-    return bool(member.since and known.joined_at and member.since > known.joined_at)
+    return bool(member.joined_at and known.joined_at and member.joined_at > known.joined_at)
 
 
-def push(
+def apply_change(
     c: Connection, connection: str, audience: str, member: Member, joined: bool, at: Millis
 ) -> None:
     """Somebody joined or left, says the platform by itself. `audience` is its id or name."""
@@ -208,7 +201,7 @@ def push(
         or_(groups.c.name == audience, groups.c.far_id == audience, groups.c.title == audience),
     )
     for row in c.execute(query).all():
-        known = _known(c, row.id, [member.email or ""]).get(member.email or "")
+        known = _known_members(c, row.id, [member.email or ""]).get(member.email or "")
         if known and known.at > at:
             continue
         values = {
@@ -217,63 +210,73 @@ def push(
             "scan": row.scan,
             "at": at,
             "gone": int(not joined),
-            "greet": 0,
+            "join_pending": 0,
             "joined_at": None,
             "profile_id": None,
             "platform_id": member.platform_id,
         }
-        c.execute(_upsert(c, sightings, ("source", "email"), _SEEN), [values])
+        c.execute(_upsert(c, source_members, ("source", "email"), _MEMBER_COLUMNS), [values])
         if joined:
-            want(c, row.target, [member], at)
+            add_wanted(c, row.target, [member], at)
         else:
             here = memberships.c.email == member.email
-            unwant(c, row_of(c, row.target), here, at, priority=0)
+            remove_wanted(c, lock_group(c, row.target), here, at, priority=0)
 
 
-def keep(c: Connection, connection: str, person: int, record: Record, at: Millis) -> None:
+def defer_change(c: Connection, connection: str, person: int, record: Record, at: Millis) -> None:
     """A push about somebody whose address is not known yet waits for it."""
     assert record.membership is not None
     audience, joined = record.membership
     values = {"connection": connection, "person": person, "audience": audience}
     values |= {"joined": int(joined), "platform_id": record.person, "at": at}
-    c.execute(insert(pushes).values(values))
+    c.execute(insert(deferred_memberships).values(values))
 
 
-def hear(c: Connection, addressed: Mapping[int, str]) -> None:
+def apply_deferred(c: Connection, new_addresses: Mapping[int, str]) -> None:
     """Addresses of these people are known now: what was pushed about them counts as of then."""
-    for part in chunks(list(addressed)):
-        waiting = select(pushes).where(pushes.c.person.in_(part)).order_by(pushes.c.id)
+    for part in chunks(list(new_addresses)):
+        waiting = (
+            select(deferred_memberships)
+            .where(deferred_memberships.c.person.in_(part))
+            .order_by(deferred_memberships.c.id)
+        )
         rows = c.execute(waiting).all()
         for row in rows:
-            who = Member(row.platform_id, addressed[row.person].strip().lower())
-            push(c, row.connection, row.audience, who, bool(row.joined), row.at)
+            who = Member(row.platform_id, new_addresses[row.person].strip().lower())
+            apply_change(c, row.connection, row.audience, who, bool(row.joined), row.at)
         if rows:
-            c.execute(delete(pushes).where(pushes.c.id.in_([row.id for row in rows])))
+            c.execute(
+                delete(deferred_memberships).where(
+                    deferred_memberships.c.id.in_([row.id for row in rows])
+                )
+            )
 
 
-_SEEN = ("scan", "at", "gone", "greet", "joined_at", "profile_id", "platform_id")
+_MEMBER_COLUMNS = ("scan", "at", "gone", "join_pending", "joined_at", "profile_id", "platform_id")
 
 
-def _known(c: Connection, source: int, emails: Sequence[str]) -> dict[str, Seen]:
-    found: dict[str, Seen] = {}
+def _known_members(c: Connection, source: int, emails: Sequence[str]) -> dict[str, SourceMemberRow]:
+    found: dict[str, SourceMemberRow] = {}
     for part in chunks(emails):
-        s = sightings.c
+        s = source_members.c
         query = select(s.email, s.gone, s.scan, s.at, s.joined_at).where(
             s.source == source, s.email.in_(part)
         )
-        found.update((email, Seen(*rest)) for email, *rest in c.execute(query))
+        found.update((email, SourceMemberRow(*rest)) for email, *rest in c.execute(query))
     return found
 
 
 def _upsert(c: Connection, table: Any, key: tuple[str, ...], names: tuple[str, ...]) -> Any:
     """A person who is to be greeted stays so, whatever else is heard of him."""
-    made = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement: Any = made.insert(table)
+    sql_dialect = postgresql if c.dialect.name == "postgresql" else sqlite
+    statement: Any = sql_dialect.insert(table)
     new = statement.excluded
     changes = {name: new[name] for name in names}
     for name in ("joined_at", "profile_id", "platform_id"):
         changes[name] = func.coalesce(new[name], table.c[name])
-    changes["greet"] = case((new.gone == 1, 0), (table.c.greet == 1, 1), else_=new.greet)
+    changes["join_pending"] = case(
+        (new.gone == 1, 0), (table.c.join_pending == 1, 1), else_=new.join_pending
+    )
     return statement.on_conflict_do_update(index_elements=list(key), set_=changes)
 
 
@@ -285,13 +288,13 @@ def is_member(target: Any, email: Any, *, if_applied: int | None = None) -> Colu
         applied = case((groups.c.id == if_applied, groups.c.complete), else_=applied)
     return exists(
         select(literal(1))
-        .select_from(groups.join(sightings, sightings.c.source == groups.c.id))
+        .select_from(groups.join(source_members, source_members.c.source == groups.c.id))
         .where(
             groups.c.target == target,
             groups.c.active == 1,
-            sightings.c.email == email,
-            sightings.c.gone == 0,
-            sightings.c.scan >= applied,
+            source_members.c.email == email,
+            source_members.c.gone == 0,
+            source_members.c.scan >= applied,
         )
     )
 
@@ -299,7 +302,7 @@ def is_member(target: Any, email: Any, *, if_applied: int | None = None) -> Colu
 # ── what follows for a target ────────────────────────────────────────────────────────────────────
 
 
-def want(c: Connection, target: int, members: Sequence[Member], now: Millis) -> None:
+def add_wanted(c: Connection, target: int, members: Sequence[Member], now: Millis) -> None:
     """These people should be on the target."""
     emails = [member.email for member in members if member.email]
     there: set[str] = set()
@@ -314,18 +317,18 @@ def want(c: Connection, target: int, members: Sequence[Member], now: Millis) -> 
     if not new:
         return
     row = c.execute(select(groups).where(groups.c.id == target)).one()
-    waits = {"state": State.HELD, "problem": Problem.FIRST_SYNC.value, "priority": 1}
-    goes = {"state": State.READY, "problem": None, "priority": 0}
+    held = {"state": State.HELD, "problem": Problem.FIRST_SYNC.value, "priority": 1}
+    ready = {"state": State.READY, "problem": None, "priority": 0}
     common = {"lane": row.lane, "target": target, "wanted": IN, "due": now, "since": now}
     c.execute(
-        _wanting(c),
+        _wanted_upsert(c),
         [
             common
-            | (goes if row.opened else waits)
+            | (ready if row.opened else held)
             | {
                 "email": member.email,
-                "address": address_of(row.account, member.email or ""),
-                "profile_id": member.profile,
+                "address": address_hash(row.account, member.email or ""),
+                "profile_id": member.profile_id,
                 "platform_id": member.platform_id,
             }
             for member in new
@@ -333,13 +336,13 @@ def want(c: Connection, target: int, members: Sequence[Member], now: Millis) -> 
     )
 
 
-def _wanting(c: Connection) -> Any:
+def _wanted_upsert(c: Connection) -> Any:
     """One whose change is in flight goes on as it is: what it came to decides what follows."""
-    made = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement: Any = made.insert(memberships)
+    sql_dialect = postgresql if c.dialect.name == "postgresql" else sqlite
+    statement: Any = sql_dialect.insert(memberships)
     new, old = statement.excluded, memberships.c
     in_flight = old.state == State.CLAIMED
-    anew = {"attempts": 0, "failing_since": None, "detail": "", "solo": 0}
+    reset = {"attempts": 0, "failing_since": None, "detail": "", "solo": 0}
     fresh = {name: new[name] for name in ("due", "since", "priority", "problem")}
     return statement.on_conflict_do_update(
         index_elements=["target", "email"],
@@ -352,31 +355,31 @@ def _wanting(c: Connection) -> Any:
                 (old.confirmed == IN, int(State.ACCEPTED)),
                 else_=new.state,
             ),
-            **{name: case((in_flight, old[name]), else_=v) for name, v in (anew | fresh).items()},
+            **{name: case((in_flight, old[name]), else_=v) for name, v in (reset | fresh).items()},
         },
     )
 
 
-def unwant(
+def remove_wanted(
     c: Connection, target: Any, which: ColumnElement[bool], now: Millis, *, priority: int
 ) -> int:
     """Those of `which` whom no source has any more should be off it; returns how many are taken
     off. Of those whom we did not put there only foreign ones that are to go are taken off."""
     m = memberships.c
-    in_flight, told = m.state == State.CLAIMED, leaves(target)
+    in_flight, affected = m.state == State.CLAIMED, would_be_removed(target)
     rest = {"attempts": 0, "failing_since": None, "problem": None, "detail": "", "solo": 1}
     rest |= {"due": now, "since": now, "priority": priority}
     where = (m.target == target.id, m.wanted == IN, which, ~is_member(target.id, m.email))
-    count = c.execute(select(func.count()).where(*where, told)).scalar_one()
+    count = c.execute(select(func.count()).where(*where, affected)).scalar_one()
     state = case(
-        (in_flight, int(State.CLAIMED)), (told, int(State.READY)), else_=int(State.ACCEPTED)
+        (in_flight, int(State.CLAIMED)), (affected, int(State.READY)), else_=int(State.ACCEPTED)
     )
     kept = {name: case((in_flight, m[name]), else_=value) for name, value in rest.items()}
     c.execute(update(memberships).where(*where).values(wanted=OUT, state=state, **kept))
     return count
 
 
-def leaves(target: Any) -> ColumnElement[bool]:
+def would_be_removed(target: Any) -> ColumnElement[bool]:
     """Who would be taken off, were he not wanted."""
     m = memberships.c
     ours = and_(m.ours == 1, m.confirmed.is_distinct_from(OUT))
@@ -385,27 +388,27 @@ def leaves(target: Any) -> ColumnElement[bool]:
     return ours
 
 
-def next_edge(c: Connection, of: Select[Any], column: Any, after: str) -> str | None:
+def range_end(c: Connection, of: Select[Any], column: Any, after: str) -> str | None:
     """The address that ends the next range after this one; None: no more than a range is left."""
     query = of.where(column > after).order_by(column).offset(_RANGE).limit(1)
-    edge: str | None = c.execute(query).scalar()
-    return edge
+    end: str | None = c.execute(query).scalar()
+    return end
 
 
 def sweep(c: Connection, source: Any, after: str) -> str | None:
     """Forget those whom the last complete scan did not find, a range at a time."""
-    s = sightings.c
-    edge = next_edge(c, select(s.email).where(s.source == source.id), s.email, after)
+    s = source_members.c
+    end = range_end(c, select(s.email).where(s.source == source.id), s.email, after)
     old = and_(s.source == source.id, s.email > after, s.scan < source.applied)
-    c.execute(delete(sightings).where(old if edge is None else and_(old, s.email <= edge)))
-    return edge
+    c.execute(delete(source_members).where(old if end is None else and_(old, s.email <= end)))
+    return end
 
 
 def to_greet(c: Connection, source: int, limit: int) -> list[Member]:
-    s = sightings.c
+    s = source_members.c
     query = (
         select(s.email, s.platform_id, s.profile_id, s.joined_at, s.at)
-        .where(s.source == source, s.greet == 1)
+        .where(s.source == source, s.join_pending == 1)
         .order_by(s.email)
         .limit(limit)
     )
@@ -416,5 +419,7 @@ def to_greet(c: Connection, source: int, limit: int) -> list[Member]:
 
 
 def greeted(c: Connection, source: int, emails: Sequence[str]) -> None:
-    one = and_(sightings.c.source == source, sightings.c.email == bindparam("who"))
-    c.execute(update(sightings).where(one).values(greet=0), [{"who": e} for e in emails])
+    one = and_(source_members.c.source == source, source_members.c.email == bindparam("who"))
+    c.execute(
+        update(source_members).where(one).values(join_pending=0), [{"who": e} for e in emails]
+    )

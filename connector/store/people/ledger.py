@@ -8,15 +8,10 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row, Select, func, select, update
 
-from connector.domain.lanes import (
-    LaneId,
-    Millis,
-)
+from connector.domain.lanes import LaneId, Millis
 from connector.domain.profile_state import digest
-from connector.domain.records import (
-    State,
-)
-from connector.ports import ToldEvent, ToldPerson
+from connector.domain.records import State
+from connector.ports import AcceptedEvent, SyncedPerson
 from connector.store.database import Database
 from connector.store.queues import profiles as states
 from connector.store.queues.queue import chunks
@@ -32,17 +27,17 @@ class SqlLedger:
         self._database = database
         self._states = profiles
 
-    async def people(self, lane: LaneId, *, after: int, limit: int) -> Sequence[ToldPerson]:
-        query = _at_rest(lane).where(profiles.c.person > after).order_by(profiles.c.person)
+    async def people(self, lane: LaneId, *, after: int, limit: int) -> Sequence[SyncedPerson]:
+        query = _idle_profiles(lane).where(profiles.c.person > after).order_by(profiles.c.person)
         return await self._people(query.limit(limit))
 
-    async def some_people(self, lane: LaneId, count: int) -> Sequence[ToldPerson]:
-        return await self._people(_at_rest(lane).order_by(func.random()).limit(count))
+    async def sample_people(self, lane: LaneId, count: int) -> Sequence[SyncedPerson]:
+        return await self._people(_idle_profiles(lane).order_by(func.random()).limit(count))
 
-    async def _people(self, query: Select[Any]) -> Sequence[ToldPerson]:
+    async def _people(self, query: Select[Any]) -> Sequence[SyncedPerson]:
         return await self._database.read(lambda c: [_person(row) for row in c.execute(query)])
 
-    async def events(self, lane: LaneId, *, before: Millis, limit: int) -> Sequence[ToldEvent]:
+    async def events(self, lane: LaneId, *, before: Millis, limit: int) -> Sequence[AcceptedEvent]:
         query = (
             select(outbox.c.seq, outbox.c.email, outbox.c.unique_id, outbox.c.occurred_at)
             .where(
@@ -54,17 +49,19 @@ class SqlLedger:
             .order_by(outbox.c.seq.desc())
             .limit(limit)
         )
-        return await self._database.read(lambda c: [ToldEvent(*row) for row in c.execute(query)])
+        return await self._database.read(
+            lambda c: [AcceptedEvent(*row) for row in c.execute(query)]
+        )
 
-    async def tell_people(self, people: Sequence[int], *, now: Millis) -> int:
+    async def resend_people(self, people: Sequence[int], *, now: Millis) -> int:
         def work(c: Connection) -> int:
             for part in chunks(people):
-                states.tell_again(c, part, now, reconfirm_after=self._states.reconfirm_after)
+                states.resend(c, part, now, reconfirm_after=self._states.reconfirm_after)
             return len(people)
 
         return await self._database.write(work)
 
-    async def tell_events(self, events: Sequence[int], *, now: Millis) -> int:
+    async def resend_events(self, events: Sequence[int], *, now: Millis) -> int:
         again = {"state": State.READY, "due": now, "attempts": 0, "failing_since": None, "solo": 1}
 
         def work(c: Connection) -> int:
@@ -78,12 +75,12 @@ class SqlLedger:
         return await self._database.write(work)
 
 
-def _at_rest(lane: LaneId) -> Select[Any]:
+def _idle_profiles(lane: LaneId) -> Select[Any]:
     """People of whom nothing waits to be told."""
     return select(*_COLUMNS).where(profiles.c.lane == lane, in_state(State.ACCEPTED, profiles))
 
 
-def _person(row: Row[Any]) -> ToldPerson:
+def _person(row: Row[Any]) -> SyncedPerson:
     """With those fields of which it is known what was confirmed."""
     wanted, confirmed = orjson.loads(row.wanted), orjson.loads(row.confirmed)
     fields = {
@@ -91,4 +88,4 @@ def _person(row: Row[Any]) -> ToldPerson:
         for name, (value, _) in wanted.items()
         if confirmed.get(name, ("",))[0] == digest(value)
     }
-    return ToldPerson(row.person, orjson.loads(row.identity).get("email", ""), fields)
+    return SyncedPerson(row.person, orjson.loads(row.identity).get("email", ""), fields)

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, bindparam, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from connector.domain.lanes import (
-    Millis,
-)
+from connector.domain.lanes import Millis
 from connector.store.queues.queue import chunks
-from connector.store.tables import forgotten, salts
+from connector.store.tables import salts, tombstones
 
 if TYPE_CHECKING:
     from connector.store.people.people import Identified
@@ -32,8 +30,8 @@ class Tombstones:
     salt: bytes | None
     digests: frozenset[bytes] = frozenset()
 
-    def cover(self, one: Identified) -> bool:
-        return any(digest in self.digests for digest in _of(self.salt, one))
+    def contains(self, record: Identified) -> bool:
+        return any(digest in self.digests for digest in _digests_of(self.salt, record))
 
 
 _SALT = select(salts.c.salt).where(salts.c.connection == bindparam("connection"))
@@ -44,44 +42,48 @@ def load(c: Connection, connection: str, people: Sequence[Identified]) -> Tombst
     if salt is None:
         return Tombstones(None)
     salt = bytes(salt)
-    digests = {digest for one in people for digest in _of(salt, one)}
+    digests = {digest for record in people for digest in _digests_of(salt, record)}
     found: set[bytes] = set()
     for part in chunks(list(digests)):
-        mine = forgotten.c.connection == connection, forgotten.c.digest.in_(part)
+        mine = tombstones.c.connection == connection, tombstones.c.digest.in_(part)
         found.update(
-            bytes(row.digest) for row in c.execute(select(forgotten.c.digest).where(*mine))
+            bytes(row.digest) for row in c.execute(select(tombstones.c.digest).where(*mine))
         )
     return Tombstones(salt, frozenset(found))
 
 
-def bury(c: Connection, connection: str, names: Iterable[tuple[str, str]], now: Millis) -> None:
+def add(c: Connection, connection: str, names: Iterable[tuple[str, str]], now: Millis) -> None:
     """`names` are ("person", platform's id) and ("email", address)."""
     salt = c.execute(_SALT, {"connection": connection}).scalar()
     if salt is None:
         salt = secrets.token_bytes(16)
         c.execute(insert(salts).values(connection=connection, salt=salt))
-    grave = {"connection": connection, "grave": secrets.token_hex(8), "forgotten_at": now}
-    rows = [grave | {"digest": _digest(bytes(salt), *name)} for name in names]
+    erasure_id = {"connection": connection, "erasure_id": secrets.token_hex(8), "erased_at": now}
+    rows = [erasure_id | {"digest": _digest(bytes(salt), *name)} for name in names]
     dialect = postgresql if c.dialect.name == "postgresql" else sqlite
-    c.execute(dialect.insert(forgotten).on_conflict_do_nothing(), rows)
+    c.execute(dialect.insert(tombstones).on_conflict_do_nothing(), rows)
 
 
-def lift(c: Connection, connection: str, names: Iterable[tuple[str, str]]) -> int:
+def remove(c: Connection, connection: str, names: Iterable[tuple[str, str]]) -> int:
     """Also the other names that were forgotten with one of these; how many there were."""
     salt = c.execute(_SALT, {"connection": connection}).scalar()
     if salt is None:
         return 0
     digests = [_digest(bytes(salt), *name) for name in names]
-    of_connection = forgotten.c.connection == connection
-    graves = select(forgotten.c.grave).where(of_connection, forgotten.c.digest.in_(digests))
-    return c.execute(delete(forgotten).where(of_connection, forgotten.c.grave.in_(graves))).rowcount
+    of_connection = tombstones.c.connection == connection
+    erasure_ids = select(tombstones.c.erasure_id).where(
+        of_connection, tombstones.c.digest.in_(digests)
+    )
+    return c.execute(
+        delete(tombstones).where(of_connection, tombstones.c.erasure_id.in_(erasure_ids))
+    ).rowcount
 
 
-def _of(salt: bytes | None, one: Identified) -> list[bytes]:
+def _digests_of(salt: bytes | None, record: Identified) -> list[bytes]:
     if salt is None:
         return []
-    named = (("person", one.person), ("email", one.email))
-    return [_digest(salt, kind, value) for kind, value in named if value]
+    pairs = (("person", record.person), ("email", record.email))
+    return [_digest(salt, kind, value) for kind, value in pairs if value]
 
 
 def _digest(salt: bytes, kind: str, value: str) -> bytes:

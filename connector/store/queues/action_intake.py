@@ -12,22 +12,10 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
 
-from connector.domain.actions import (
-    Action,
-    Added,
-    Asked,
-    Call,
-    Conflict,
-)
+from connector.domain.actions import Action, ActionBatch, ActionReceipt, ActionRequest, Conflict
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-)
-from connector.domain.records import (
-    State,
-)
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.records import State
 from connector.store.admin import approvals
 from connector.store.people import people, tombstones
 from connector.store.queues import queue
@@ -41,15 +29,15 @@ CAPS = {
 _DAY = 86_400_000
 
 
-def add(c: Connection, calls: Sequence[Call]) -> list[Added | Conflict]:
+def add(c: Connection, calls: Sequence[ActionBatch]) -> list[ActionReceipt | Conflict]:
     """ActionQueue.add. Callers on one lane take turns, so that identity and caps hold for all."""
     ids = sorted({call.lane.id for call in calls})
     c.execute(select(lanes.c.id).where(lanes.c.id.in_(ids)).order_by(lanes.c.id).with_for_update())
-    ledger = _Ledger(c, calls)
-    answers = [ledger.take(call) for call in calls]
-    if ledger.rows:
-        c.execute(_INSERT, ledger.rows)
-    for lane, (subjects, now) in ledger.capped.items():
+    intake = _Intake(c, calls)
+    answers = [intake.stage_batch(call) for call in calls]
+    if intake.rows:
+        c.execute(_INSERT, intake.rows)
+    for lane, (subjects, now) in intake.capped.items():
         ask(c, lane, subjects, now)
     return answers
 
@@ -57,62 +45,62 @@ def add(c: Connection, calls: Sequence[Call]) -> list[Added | Conflict]:
 _INSERT = insert(actions)
 
 
-class _Ledger:
+class _Intake:
     """What is known of the actions in some calls: read at once, kept in step as they are taken."""
 
-    def __init__(self, c: Connection, calls: Sequence[Call]) -> None:
+    def __init__(self, c: Connection, calls: Sequence[ActionBatch]) -> None:
         self._c = c
         self.rows: list[dict[str, Any]] = []
         self.capped: dict[Lane, tuple[set[str], Millis]] = {}
-        self._graves = {
-            lane: _graves(c, lane.connection, [call for call in calls if call.lane == lane])
+        self._tombstones = {
+            lane: _tombstones(c, lane.connection, [call for call in calls if call.lane == lane])
             for lane in {call.lane for call in calls}
         }
         self._people = {
-            lane: self._named(lane, [call for call in calls if call.lane == lane])
+            lane: self._resolve_people(lane, [call for call in calls if call.lane == lane])
             for lane in {call.lane for call in calls}
         }
-        digests = [_identity(call.lane.connection, a) for call in calls for a in call.asked]
-        self._known = _known(c, digests)
-        who = {self._who(call.lane, a.action)[0] for call in calls for a in call.asked}
+        digests = [_identity(call.lane.connection, a) for call in calls for a in call.requests]
+        self._known_digests = _known_digests(c, digests)
+        who = {self._person_key(call.lane, a.action)[0] for call in calls for a in call.requests}
         since = Millis(min(call.received_at for call in calls) - _DAY)
         self._counts = _counts(c, who, since)
         self._totals = {
             call.lane.id: _total(c, call.lane.id, since) for call in calls if call.caps.total
         }
 
-    def _named(
-        self, lane: Lane, calls: Sequence[Call]
-    ) -> tuple[dict[str, people.Known], dict[str, people.Known]]:
-        graves = self._graves[lane]
-        said = [_named_by(asked.action) for call in calls for asked in call.asked]
-        whom = [action for action in said if not graves.cover(action)]
-        ids = {id for action in whom for id in (action.person, action.customer) if id}
-        emails = {action.email for action in whom if action.email}
-        return people.named(self._c, lane.connection, ids, emails, calls[0].received_at)
+    def _resolve_people(
+        self, lane: Lane, calls: Sequence[ActionBatch]
+    ) -> tuple[dict[str, people.PersonRow], dict[str, people.PersonRow]]:
+        erased = self._tombstones[lane]
+        values = [_with_person_id(asked.action) for call in calls for asked in call.requests]
+        remaining = [action for action in values if not erased.contains(action)]
+        ids = {id for action in remaining for id in (action.person, action.customer) if id}
+        emails = {action.email for action in remaining if action.email}
+        return people.get_or_create(self._c, lane.connection, ids, emails, calls[0].received_at)
 
-    def take(self, call: Call) -> Added | Conflict:
+    def stage_batch(self, call: ActionBatch) -> ActionReceipt | Conflict:
         """Stage a call, or nothing of it."""
-        fresh: dict[bytes, Asked] = {}
+        fresh: dict[bytes, ActionRequest] = {}
         retired: list[bytes] = []
-        for number, asked in enumerate(call.asked, start=1):
+        for number, asked in enumerate(call.requests, start=1):
             digest, content = _identity(call.lane.connection, asked), _content(asked.action)
             if digest in fresh:
                 before: tuple[bytes, int] | None = (_content(fresh[digest].action), 0)
-                over = False
+                expired = False
             else:
-                before = self._known.get(digest)
+                before = self._known_digests.get(digest)
                 age = call.received_at - before[1] if before else 0
-                over = asked.window is not None and age > asked.window
-            if before is None or over:
+                expired = asked.window is not None and age > asked.window
+            if before is None or expired:
                 fresh[digest] = asked
-                retired += [digest] if over else []
+                retired += [digest] if expired else []
             elif before[0] != content:
                 return Conflict(number)
         for digest in retired:
             self._retire(digest)
         held = [self._stage(call, digest, asked) for digest, asked in fresh.items()].count(True)
-        return Added(len(fresh) - held, len(call.asked) - len(fresh), held)
+        return ActionReceipt(len(fresh) - held, len(call.requests) - len(fresh), held)
 
     def _retire(self, digest: bytes) -> None:
         """Its window is over: the old row gives its identity up."""
@@ -122,15 +110,15 @@ class _Ledger:
             if row["digest"] == digest:
                 row["digest"] = token
 
-    def _stage(self, call: Call, digest: bytes, asked: Asked) -> bool:
+    def _stage(self, call: ActionBatch, digest: bytes, asked: ActionRequest) -> bool:
         """Whether it is held. Of one who was forgotten only the identity is kept."""
         action, now = asked.action, call.received_at
         content = _content(action)
-        self._known[digest] = (content, now)
-        if forgotten := self._graves[call.lane].cover(_named_by(action)):
+        self._known_digests[digest] = (content, now)
+        if forgotten := self._tombstones[call.lane].contains(_with_person_id(action)):
             action = Action(action.name)
-        who, person = self._who(call.lane, action)
-        cap = None if forgotten else self._over(call, who, action)
+        who, person = self._person_key(call.lane, action)
+        cap = None if forgotten else self._exceeded_cap(call, who, action)
         if cap:
             self.capped.setdefault(call.lane, (set(), now))[0].add(cap)
         self.rows.append(
@@ -158,7 +146,7 @@ class _Ledger:
         )
         return cap is not None
 
-    def _over(self, call: Call, who: bytes, action: Action) -> str | None:
+    def _exceeded_cap(self, call: ActionBatch, who: bytes, action: Action) -> str | None:
         """The cap that an adjustment would go beyond; else it counts against both."""
         if action.name == "push":
             return None
@@ -171,28 +159,30 @@ class _Ledger:
         self._totals[call.lane.id] = total + points
         return None
 
-    def _who(self, lane: Lane, action: Action) -> tuple[bytes, int | None]:
+    def _person_key(self, lane: Lane, action: Action) -> tuple[bytes, int | None]:
         """What stands for the person in order and caps, and his number where he has been seen."""
         by_id, by_email = self._people[lane]
         known = by_email.get(action.email or "")
         for id in (action.person, action.customer):
             known = known or by_id.get(id or "")
         if known:
-            return who_of(lane.connection, known.id), known.id
+            return person_key(lane.connection, known.id), known.id
         return _digest(lane.connection, f"{action.person or action.customer}"), None
 
 
-def _graves(c: Connection, connection: str, calls: Sequence[Call]) -> tombstones.Tombstones:
-    said = [_named_by(asked.action) for call in calls for asked in call.asked]
-    return tombstones.load(c, connection, said)
+def _tombstones(
+    c: Connection, connection: str, calls: Sequence[ActionBatch]
+) -> tombstones.Tombstones:
+    values = [_with_person_id(asked.action) for call in calls for asked in call.requests]
+    return tombstones.load(c, connection, values)
 
 
-def _named_by(action: Action) -> Action:
+def _with_person_id(action: Action) -> Action:
     """With what may be the platform's id in its place."""
     return replace(action, person=action.person or action.customer)
 
 
-def _identity(connection: str, asked: Asked) -> bytes:
+def _identity(connection: str, asked: ActionRequest) -> bytes:
     """By the words of the caller: they stay the same, whatever is learnt of the person."""
     action = asked.action
     person = action.email or action.customer or action.person or ""
@@ -200,8 +190,8 @@ def _identity(connection: str, asked: Asked) -> bytes:
 
 
 def _content(action: Action) -> bytes:
-    said = (action.name, str(action.amount), _data(action).decode())
-    return _digest(*said)
+    values = (action.name, str(action.amount), _data(action).decode())
+    return _digest(*values)
 
 
 def _data(action: Action) -> bytes:
@@ -216,7 +206,7 @@ def _data(action: Action) -> bytes:
     )
 
 
-def who_of(connection: str, person: int) -> bytes:
+def person_key(connection: str, person: int) -> bytes:
     """What stands for a person who has been seen, in the column `who`."""
     return _digest(connection, f"#{person}")
 
@@ -225,7 +215,7 @@ def _digest(*words: str) -> bytes:
     return blake2b("\0".join(words).encode(), digest_size=16).digest()
 
 
-def _known(c: Connection, digests: Sequence[bytes]) -> dict[bytes, tuple[bytes, int]]:
+def _known_digests(c: Connection, digests: Sequence[bytes]) -> dict[bytes, tuple[bytes, int]]:
     found: dict[bytes, tuple[bytes, int]] = {}
     query = select(actions.c.digest, actions.c.content, actions.c.received_at)
     for part in queue.chunks(digests):
@@ -234,7 +224,7 @@ def _known(c: Connection, digests: Sequence[bytes]) -> dict[bytes, tuple[bytes, 
     return found
 
 
-_COUNTS = and_(
+_COUNTS_AGAINST_CAPS = and_(
     actions.c.name != "push",
     or_(
         actions.c.state.in_((State.READY, State.CLAIMED, State.ACCEPTED)),
@@ -249,7 +239,7 @@ def _counts(c: Connection, who: set[bytes], since: Millis) -> dict[bytes, int]:
     for part in queue.chunks(list(who)):
         query = (
             select(actions.c.who, func.count())
-            .where(actions.c.who.in_(part), actions.c.received_at > since, _COUNTS)
+            .where(actions.c.who.in_(part), actions.c.received_at > since, _COUNTS_AGAINST_CAPS)
             .group_by(actions.c.who)
         )
         found.update((bytes(key), count) for key, count in c.execute(query))
@@ -258,7 +248,7 @@ def _counts(c: Connection, who: set[bytes], since: Millis) -> dict[bytes, int]:
 
 def _total(c: Connection, lane: LaneId, since: Millis) -> int:
     query = select(func.coalesce(func.sum(func.abs(actions.c.amount)), 0)).where(
-        actions.c.lane == lane, actions.c.received_at > since, _COUNTS
+        actions.c.lane == lane, actions.c.received_at > since, _COUNTS_AGAINST_CAPS
     )
     return int(c.execute(query).scalar_one())
 

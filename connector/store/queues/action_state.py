@@ -9,40 +9,40 @@ from typing import Any
 import orjson
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Millis,
-)
+from connector.domain.lanes import Millis
 from connector.domain.outcomes import (
     Absent,
     Accepted,
+    Ambiguous,
     Dead,
-    Doubt,
     Held,
     Outcome,
     Retry,
     Skipped,
     Unsent,
 )
-from connector.domain.records import (
-    State,
-)
+from connector.domain.records import State
 from connector.store.queues import queue
 
 
-def after(
+def after_outcome(
     row: Any, outcome: Outcome, now: Millis, horizon: int, look_ups: Sequence[int]
 ) -> dict[str, Any]:
     """What an outcome makes of an action. `row` has the columns of _locked."""
     match outcome:
         case Accepted():
-            said = {"request": outcome.request, "theirs": outcome.ref}
-            known = {key: value for key, value in said.items() if value}
+            fields = {"request": outcome.request, "theirs": outcome.ref}
+            known = {key: value for key, value in fields.items() if value}
             return queue.settled(State.ACCEPTED, now) | known
         case Skipped():
-            return queue.settled(State.SKIPPED, now) | {"detail": outcome.reason} | _unsent(row)
+            return (
+                queue.settled(State.SKIPPED, now)
+                | {"detail": outcome.reason}
+                | _clear_sent_mark(row)
+            )
         case Unsent():
             ready = {"state": State.READY, "claim": None, "attempts": row.attempts - 1}
-            return ready | _unsent(row)
+            return ready | _clear_sent_mark(row)
         case Dead():
             problem, detail = outcome.problem.value, outcome.detail
             dead = {"problem": problem, "detail": detail, "request": outcome.request}
@@ -51,23 +51,23 @@ def after(
             return _parked(now, outcome.detail)
         case Held():
             why = {"problem": outcome.problem.value, "detail": outcome.detail}
-            return queue.settled(State.HELD, now) | why | _unsent(row)
+            return queue.settled(State.HELD, now) | why | _clear_sent_mark(row)
         case Retry():
-            return _again(row, outcome, now, horizon)
-        case Doubt():
-            return _in_doubt_from_now(row, outcome, now, look_ups)
+            return _retry_later(row, outcome, now, horizon)
+        case Ambiguous():
+            return _mark_ambiguous(row, outcome, now, look_ups)
         case Absent():
             return _absent(row, now, look_ups)
         case _:
             raise AssertionError(f"no outcome of an action: {outcome}")
 
 
-def _unsent(row: Any) -> dict[str, Any]:
+def _clear_sent_mark(row: Any) -> dict[str, Any]:
     """The mark "sent" is taken back, unless an earlier attempt has left it."""
     return {} if row.solo or row.resent else {"sent_at": None}
 
 
-def _again(row: Any, outcome: Retry, now: Millis, horizon: int) -> dict[str, Any]:
+def _retry_later(row: Any, outcome: Retry, now: Millis, horizon: int) -> dict[str, Any]:
     """Certainly not applied, or a look-up that got no answer: one more try, until the horizon."""
     since = row.failing_since or now
     if now - since < horizon:
@@ -78,32 +78,32 @@ def _again(row: Any, outcome: Retry, now: Millis, horizon: int) -> dict[str, Any
             "failing_since": since,
             "problem": outcome.problem.value,
             "detail": outcome.detail,
-        } | _unsent(row)
+        } | _clear_sent_mark(row)
     last = f"last: {outcome.problem} {outcome.detail}".strip()
     if row.solo:
         return _parked(now, f"no look-up was answered; {last}")
     exhausted = {"problem": Problem.RETRIES_EXHAUSTED.value, "detail": last}
-    return queue.settled(State.DEAD, now) | exhausted | _unsent(row)
+    return queue.settled(State.DEAD, now) | exhausted | _clear_sent_mark(row)
 
 
-def _in_doubt_from_now(
-    row: Any, outcome: Doubt, now: Millis, look_ups: Sequence[int]
+def _mark_ambiguous(
+    row: Any, outcome: Ambiguous, now: Millis, look_ups: Sequence[int]
 ) -> dict[str, Any]:
     why = {"problem": outcome.problem.value, "detail": outcome.detail, "request": outcome.request}
     if not look_ups:
         return _parked(now, f"{outcome.problem.meaning}; look_ups names no time to look it up")
     if row.solo:  # a look-up was cut off
         return {"state": State.READY, "claim": None, "due": now + round(outcome.after * 1000)}
-    return _to_look_up(row, 0, now, look_ups) | why
+    return _schedule_look_up(row, 0, now, look_ups) | why
 
 
 def _absent(row: Any, now: Millis, look_ups: Sequence[int]) -> dict[str, Any]:
     looks = row.looks + 1
     if looks < len(look_ups):
-        return _to_look_up(row, looks, now, look_ups)
+        return _schedule_look_up(row, looks, now, look_ups)
     if row.resent:
         return _parked(now, "sent twice, and not found at the platform after either time")
-    return queue.CLEAN | {
+    return queue.RESET | {
         "state": State.READY,
         "solo": 0,
         "looks": looks,
@@ -114,7 +114,7 @@ def _absent(row: Any, now: Millis, look_ups: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _to_look_up(row: Any, looks: int, now: Millis, look_ups: Sequence[int]) -> dict[str, Any]:
+def _schedule_look_up(row: Any, looks: int, now: Millis, look_ups: Sequence[int]) -> dict[str, Any]:
     sent = row.sent_at if row.sent_at is not None else now
     return {
         "state": State.READY,
@@ -132,14 +132,14 @@ def _parked(now: Millis, detail: str) -> dict[str, Any]:
     return queue.settled(State.HELD, now) | problem
 
 
-def late(outcome: Outcome, now: Millis) -> dict[str, Any]:
+def late_answer(outcome: Outcome, now: Millis) -> dict[str, Any]:
     """An answer to somebody who has lost the action meanwhile: it settles nothing, and a person
     who has to decide may see it."""
     problem = getattr(outcome, "problem", None)
-    said = {
+    fields = {
         "at": now,
         "answer": type(outcome).__name__.lower(),
         "problem": problem.value if problem else None,
         "request": getattr(outcome, "request", None),
     }
-    return {"evidence": orjson.dumps(said).decode()}
+    return {"evidence": orjson.dumps(fields).decode()}

@@ -8,18 +8,14 @@ import orjson
 from sqlalchemy import select
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.records import (
-    State,
-)
-from connector.ports import Decision, Deed, DeedState
+from connector.domain.lanes import Millis
+from connector.domain.records import State
+from connector.ports import ActionState, ActionView, Decision
 from connector.store.queues import queue
 from connector.store.tables import actions, lanes
 
 
-def decided(row: Any, word: Decision, now: Millis) -> dict[str, Any] | str:
+def apply_decision(row: Any, word: Decision, now: Millis) -> dict[str, Any] | str:
     state = state_of(row)
     if row.state == State.CLAIMED:
         return "is on its way right now: ask again in a moment"
@@ -28,7 +24,7 @@ def decided(row: Any, word: Decision, now: Millis) -> dict[str, Any] | str:
             return queue.settled(State.ACCEPTED, now)
         case "again" if row.state in (State.HELD, State.DEAD):
             fresh = {"state": State.READY, "solo": 0, "looks": 0, "resent": 0, "attempts": 0}
-            return queue.CLEAN | fresh | {"failing_since": None, "due": now}
+            return queue.RESET | fresh | {"failing_since": None, "due": now}
         case "refuse" if row.state in (State.HELD, State.READY):
             return discarded(now)
         case _:
@@ -39,8 +35,8 @@ def discarded(now: Millis) -> dict[str, Any]:
     return queue.settled(State.DISCARDED, now)
 
 
-DEEDS = select(actions, lanes.c.connection).join(lanes, lanes.c.id == actions.c.lane)
-_STATES: dict[int, DeedState] = {
+ACTION_VIEWS = select(actions, lanes.c.connection).join(lanes, lanes.c.id == actions.c.lane)
+_STATES: dict[int, ActionState] = {
     State.READY: "waiting",
     State.CLAIMED: "sending",
     State.ACCEPTED: "applied",
@@ -51,33 +47,33 @@ _STATES: dict[int, DeedState] = {
 }
 
 
-def state_of(row: Any) -> DeedState:
+def state_of(row: Any) -> ActionState:
     """Where an action stands, in a person's words."""
-    in_doubt = row.state in (State.READY, State.CLAIMED) and row.solo
-    if in_doubt or (row.state == State.HELD and row.problem == Problem.ACTION_UNCERTAIN.value):
+    ambiguous = row.state in (State.READY, State.CLAIMED) and row.solo
+    if ambiguous or (row.state == State.HELD and row.problem == Problem.ACTION_UNCERTAIN.value):
         return "uncertain"
     return _STATES[row.state]
 
 
-def deed_of(row: Any) -> Deed:
+def action_view_of(row: Any) -> ActionView:
     data = orjson.loads(row.data)
-    return Deed(
+    return ActionView(
         id=row.seq,
         connection=row.connection,
         name=row.name,
         origin=row.origin,
-        who=row.email or row.customer or "",
+        person=row.email or row.customer or "",
         amount=row.amount,
         reason=data.get("reason") or data.get("message") or "",
         state=state_of(row),
         problem=row.problem,
         detail=row.detail,
-        ours=row.ref,
-        theirs=row.theirs,
+        ref=row.ref,
+        platform_ref=row.theirs,
         received_at=row.received_at,
         sent_at=row.sent_at,
         settled_at=row.settled_at,
-        looks=row.looks,
+        lookups=row.looks,
         resent=bool(row.resent),
         evidence=row.evidence,
         decided_by=row.decided_by,

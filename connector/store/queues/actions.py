@@ -32,37 +32,28 @@ from sqlalchemy import (
     update,
 )
 
-from connector.domain.actions import (
-    Added,
-    Call,
-    Conflict,
-)
+from connector.domain.actions import ActionBatch, ActionReceipt, Conflict
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-)
-from connector.domain.outcomes import (
-    Outcome,
-)
-from connector.domain.records import (
-    Claim,
-    Entry,
-    State,
-)
-from connector.ports import Approval, Decision, Deed, Pace, Ready
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.outcomes import Outcome
+from connector.domain.records import Claim, Entry, State
+from connector.ports import ActionView, Approval, Decision, ReadyCounts, Throughput
 from connector.store.admin import approvals
 from connector.store.database import Database
 from connector.store.people import people
 from connector.store.queues import queue
 from connector.store.queues.action_intake import CAP, CAPS, add, ask, held
-from connector.store.queues.action_state import after, late
-from connector.store.queues.action_views import DEEDS, decided, deed_of, discarded
+from connector.store.queues.action_state import after_outcome, late_answer
+from connector.store.queues.action_views import (
+    ACTION_VIEWS,
+    action_view_of,
+    apply_decision,
+    discarded,
+)
 from connector.store.tables import actions, in_state, lanes, requests
 from connector.store.tables import people as people_table
 
-_LOOK_UPS = (0,)
+_DEFAULT_LOOK_UPS = (0,)
 
 
 class SqlActions(queue.SqlQueue):
@@ -72,26 +63,26 @@ class SqlActions(queue.SqlQueue):
         super().__init__(database, actions, actions.c.seq)
         self._look_ups: dict[LaneId, tuple[int, ...]] = {}
 
-    def look_up_at(self, lane: LaneId, after: Sequence[int]) -> None:
+    def set_lookup_delays(self, lane: LaneId, after: Sequence[int]) -> None:
         self._look_ups[lane] = tuple(after)
 
-    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         return await self._database.read(
-            lambda c: queue.ready(c, actions, actions.c.seq, lane, now, limit, fresh=(_FIRST,))
+            lambda c: queue.ready(c, actions, actions.c.seq, lane, now, limit, fresh=(_NO_EARLIER,))
         )
 
-    def _take(self, c: Connection, taking: queue.Taking) -> list[Entry]:
-        sent = {} if taking.solo else {"sent_at": taking.now, "looks": 0}
-        only = () if taking.solo else (_FIRST,)
+    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
+        sent = {} if spec.solo else {"sent_at": spec.now, "looks": 0}
+        conditions = () if spec.solo else (_NO_EARLIER,)
         rows = queue.claim(
-            c, actions, actions.c.seq, taking, values=sent, returning=_ROW, only=only
+            c, actions, actions.c.seq, spec, values=sent, returning=_ROW, conditions=conditions
         )
         return [_entry(row, known) for row, known in zip(rows, _people(c, rows), strict=True)]
 
     def _settle(
         self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
     ) -> int:
-        look_ups = self._look_ups.get(claim.lane.id, _LOOK_UPS)
+        look_ups = self._look_ups.get(claim.lane.id, _DEFAULT_LOOK_UPS)
         rows = _locked(c, [outcome.seq for outcome in outcomes])
         changed = 0
         for outcome in outcomes:
@@ -99,7 +90,11 @@ class SqlActions(queue.SqlQueue):
             if row is None:
                 continue
             ours = row.state == State.CLAIMED and row.claim == claim.token
-            values = after(row, outcome, now, horizon, look_ups) if ours else late(outcome, now)
+            values = (
+                after_outcome(row, outcome, now, horizon, look_ups)
+                if ours
+                else late_answer(outcome, now)
+            )
             c.execute(update(actions).where(actions.c.seq == row.seq).values(values))
             changed += ours
         return changed
@@ -107,61 +102,63 @@ class SqlActions(queue.SqlQueue):
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, actions, now, solo=1)
 
-    async def add(self, calls: Sequence[Call]) -> Sequence[Added | Conflict]:
-        return await self._database.write(lambda c: add(c, calls))
+    async def add(self, batches: Sequence[ActionBatch]) -> Sequence[ActionReceipt | Conflict]:
+        return await self._database.write(lambda c: add(c, batches))
 
     async def find(
         self, *, connection: str | None = None, stuck: bool = False, limit: int = 100
-    ) -> Sequence[Deed]:
-        def work(c: Connection) -> list[Deed]:
+    ) -> Sequence[ActionView]:
+        def work(c: Connection) -> list[ActionView]:
             of = [lanes.c.connection == connection] if connection else []
-            waits = or_(in_state(State.HELD, actions), _in_doubt())
+            waits = or_(in_state(State.HELD, actions), _is_ambiguous())
             first = case((in_state(State.HELD, actions), 0), else_=1)
-            query = DEEDS.where(waits, *of).order_by(first, (actions.c.seq + 0).desc())
+            query = ACTION_VIEWS.where(waits, *of).order_by(first, (actions.c.seq + 0).desc())
             found = list(c.execute(query.limit(limit)))
             if not stuck and len(found) < limit:
-                rest = DEEDS.where(~waits, *of).order_by(actions.c.seq.desc())
+                rest = ACTION_VIEWS.where(~waits, *of).order_by(actions.c.seq.desc())
                 found += c.execute(rest.limit(limit - len(found)))
-            return [deed_of(row) for row in found]
+            return [action_view_of(row) for row in found]
 
         return await self._database.read(work)
 
-    async def decide(self, id: int, word: Decision, *, by: str, now: Millis) -> Deed | str:
-        def work(c: Connection) -> Deed | str:
+    async def decide(
+        self, id: int, decision: Decision, *, by: str, now: Millis
+    ) -> ActionView | str:
+        def work(c: Connection) -> ActionView | str:
             locked = select(actions).where(actions.c.seq == id).with_for_update()
             row = c.execute(locked).one_or_none()
             if row is None:
                 return f"there is no action {id}"
-            values = decided(row, word, now)
+            values = apply_decision(row, decision, now)
             if isinstance(values, str):
                 return f"action {id} {values}"
             values |= {"decided_by": by, "decided_at": now}
             c.execute(update(actions).where(actions.c.seq == id).values(values))
-            return deed_of(c.execute(DEEDS.where(actions.c.seq == id)).one())
+            return action_view_of(c.execute(ACTION_VIEWS.where(actions.c.seq == id)).one())
 
         return await self._database.write(work)
 
-    async def answer_cap(self, lane: Lane, asked: Approval, *, now: Millis) -> int:
-        approved = asked.state == "approved"
-        until = asked.decided_at if asked.decided_at is not None else now
-        values = queue.CLEAN | {"state": State.READY, "due": now} if approved else discarded(now)
+    async def resolve_cap(self, lane: Lane, approval: Approval, *, now: Millis) -> int:
+        approved = approval.state == "approved"
+        until = approval.decided_at if approval.decided_at is not None else now
+        values = queue.RESET | {"state": State.READY, "due": now} if approved else discarded(now)
 
         def work(c: Connection) -> int:
             changed = c.execute(
                 update(actions)
                 .where(
-                    held(lane.id, CAPS[asked.subject]),
+                    held(lane.id, CAPS[approval.subject]),
                     actions.c.received_at <= until,
                 )
-                .values(values | {"decided_by": asked.decided_by, "decided_at": until})
+                .values(values | {"decided_by": approval.decided_by, "decided_at": until})
             ).rowcount
-            approvals.close(c, lane.connection, CAP, asked.subject)
-            ask(c, lane, {asked.subject}, now)
+            approvals.close(c, lane.connection, CAP, approval.subject)
+            ask(c, lane, {approval.subject}, now)
             return changed
 
         return await self._database.write(work)
 
-    async def resume_found(self, lane: LaneId, *, now: Millis) -> int:
+    async def release_identified(self, lane: LaneId, *, now: Millis) -> int:
         seen = people_table
         known = and_(
             seen.c.connection == lanes.c.connection,
@@ -175,14 +172,14 @@ class SqlActions(queue.SqlQueue):
                 held(lane, Problem.ACTION_PERSON),
                 exists(select(1).where(known, lanes.c.id == actions.c.lane)),
             )
-            .values(queue.CLEAN | {"state": State.READY, "due": now})
+            .values(queue.RESET | {"state": State.READY, "due": now})
         )
         return await self._database.write(lambda c: c.execute(statement).rowcount)
 
     async def platform_id(self, connection: str, email: str) -> str | None:
         def work(c: Connection) -> str | None:
-            known = people.known(c, connection, set(), {email})[1].get(email)
-            return known.platform_id if known else None
+            found = people.lookup(c, connection, set(), {email})[1].get(email)
+            return found.platform_id if found else None
 
         return await self._database.read(work)
 
@@ -193,7 +190,7 @@ class SqlActions(queue.SqlQueue):
 
         def work(c: Connection) -> dict[str, int]:
             found: dict[str, int] = {}
-            for which in (parked, _in_doubt()):
+            for which in (parked, _is_ambiguous()):
                 query = (
                     select(lanes.c.connection, func.count())
                     .join(actions, actions.c.lane == lanes.c.id)
@@ -206,22 +203,22 @@ class SqlActions(queue.SqlQueue):
 
         return await self._database.read(work)
 
-    async def pace(self, lane: LaneId, *, now: Millis) -> Pace:
+    async def throughput(self, lane: LaneId, *, now: Millis) -> Throughput:
         waits = select(func.count()).where(
             actions.c.lane == lane, in_state(State.READY, actions), actions.c.solo == 0
         )
-        lately = select(func.count(), func.min(requests.c.sent_at)).where(
+        recent = select(func.count(), func.min(requests.c.sent_at)).where(
             requests.c.lane == lane, requests.c.sent_at > now - 60_000
         )
 
-        def work(c: Connection) -> Pace:
-            sent, first = c.execute(lately).one()
+        def work(c: Connection) -> Throughput:
+            sent, first = c.execute(recent).one()
             seconds = max(1.0, (now - first) / 1000) if sent else 1.0
-            return Pace(c.execute(waits).scalar_one(), sent / seconds)
+            return Throughput(c.execute(waits).scalar_one(), sent / seconds)
 
         return await self._database.read(work)
 
-    async def forget(self, *, before: Millis, limit: int) -> int:
+    async def prune(self, *, before: Millis, limit: int) -> int:
         old = (
             select(actions.c.seq)
             .where(
@@ -237,7 +234,7 @@ class SqlActions(queue.SqlQueue):
 # ── words of the indexes ─────────────────────────────────────────────────────────────────────────
 
 _earlier = actions.alias("earlier")
-_FIRST = ~exists(
+_NO_EARLIER = ~exists(
     select(1).where(
         _earlier.c.who == actions.c.who,
         literal_column("earlier.state IN (0, 1) AND earlier.solo = 0"),
@@ -247,7 +244,7 @@ _FIRST = ~exists(
 """No earlier action of the same person waits unsent or is being sent."""
 
 
-def _in_doubt() -> ColumnElement[bool]:
+def _is_ambiguous() -> ColumnElement[bool]:
     """Sent, and being looked up or about to be."""
     either = or_(in_state(State.READY, actions), in_state(State.CLAIMED, actions))
     return and_(either, actions.c.solo == 1)
@@ -273,13 +270,13 @@ _ROW = (
 )
 
 
-def _people(c: Connection, rows: Sequence[Any]) -> list[people.Known | None]:
+def _people(c: Connection, rows: Sequence[Any]) -> list[people.PersonRow | None]:
     """Whom each action is for, as he is known now."""
-    found = people.numbered(c, {row.person for row in rows if row.person is not None})
+    found = people.rows_by_id(c, {row.person for row in rows if row.person is not None})
     return [found.get(row.person) for row in rows]
 
 
-def _entry(row: Any, known: people.Known | None) -> Entry:
+def _entry(row: Any, known: people.PersonRow | None) -> Entry:
     email = row.email or (known.email if known else None)
     action = {
         "name": row.name,

@@ -23,19 +23,12 @@ from sqlalchemy import (
 )
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-)
-from connector.domain.memberships import (
-    Group,
-    Link,
-)
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.memberships import Group, Link
 from connector.domain.outcomes import (
     Accepted,
+    Ambiguous,
     Dead,
-    Doubt,
     Held,
     Outcome,
     Pending,
@@ -43,22 +36,25 @@ from connector.domain.outcomes import (
     Skipped,
     Unsent,
 )
-from connector.domain.profile_state import address_of
-from connector.domain.records import (
-    Claim,
-    Entry,
-    State,
+from connector.domain.profile_state import address_hash
+from connector.domain.records import Claim, Entry, State
+from connector.ports import (
+    Fence,
+    Member,
+    MembershipCounts,
+    MembersPage,
+    PendingRemovals,
+    ReadyCounts,
 )
-from connector.ports import Fence, Leaving, Member, MembersPage, Ready, Standing
 from connector.store.admin import leases
 from connector.store.database import Database
-from connector.store.people import groups as known
+from connector.store.people import groups as group_rows
 from connector.store.people.groups import IN, OUT
 from connector.store.queues import queue
-from connector.store.tables import groups, in_state, memberships, profiles, sightings
+from connector.store.tables import groups, in_state, memberships, profiles, source_members
 
-_LOOK_AGAIN = 1_000
-_DOUBT_WAIT = 30_000
+_RECHECK_AFTER = 1_000
+_AMBIGUOUS_WAIT = 30_000
 """ms: a request that timed out here may still be applied there for so long."""
 _M = memberships.c
 _ROW = (
@@ -79,20 +75,20 @@ class SqlMemberships(queue.ReceiptedQueue):
 
     # ── as a queue ───────────────────────────────────────────────────────────────────────────────
 
-    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         """What is ready may be held back by a write to the same profile on another lane: nobody
         says when that ends, so look again soon."""
         found = await super().ready(lane, now=now, limit=limit)
         if not (found.fresh or found.backfill_fresh):
             return found
-        again = Millis(now + _LOOK_AGAIN)
+        again = Millis(now + _RECHECK_AFTER)
         due = again if found.next_due is None else min(again, found.next_due)
         return replace(found, next_due=due)
 
-    def _take(self, c: Connection, taking: queue.Taking) -> list[Entry]:
+    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
         """Changes of one target, those that wait longest first."""
-        free = () if taking.solo else _free()
-        target = _first_target(c, taking, free)
+        conditions = () if spec.solo else _not_in_flight()
+        target = _first_target(c, spec, conditions)
         if target is None:
             return []
         kept = {"sent": _M.wanted, "receipt": None, "position": None}
@@ -100,10 +96,10 @@ class SqlMemberships(queue.ReceiptedQueue):
             c,
             memberships,
             _M.id,
-            taking,
+            spec,
             values=kept,
             returning=tuple(memberships.c),
-            only=(*free, _M.target == target),
+            conditions=(*conditions, _M.target == target),
         )
         row = c.execute(select(groups).where(groups.c.id == target)).one()
         return [_entry(each, row.far_id or row.name) for each in rows]
@@ -112,25 +108,27 @@ class SqlMemberships(queue.ReceiptedQueue):
         self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
     ) -> int:
         rows = _rows(c, [outcome.seq for outcome in outcomes], claim.token)
-        told = [outcome for outcome in outcomes if outcome.seq in rows]
-        _save(c, [_after(rows[outcome.seq], outcome, now, horizon) for outcome in told])
-        return len(told)
+        updates = [outcome for outcome in outcomes if outcome.seq in rows]
+        _save(c, [_after_outcome(rows[outcome.seq], outcome, now, horizon) for outcome in updates])
+        return len(updates)
 
     def _recover(self, c: Connection, now: Millis) -> int:
         """A job may hold those who were joining a list: they stay in flight until the far end's
         jobs are accounted for. Everything else is told again."""
         gone = (in_state(State.CLAIMED, memberships), _M.receipt.is_(None))
         lists = _M.target.in_(select(groups.c.id).where(groups.c.kind == "list"))
-        perhaps = (_M.sent == IN, lists)
+        maybe_joined = (_M.sent == IN, lists)
         held = c.execute(
-            update(memberships).where(*gone, *perhaps).values(receipt="", settled_at=now)
+            update(memberships).where(*gone, *maybe_joined).values(receipt="", settled_at=now)
         ).rowcount
         rows = c.execute(_ROWS.where(*gone).with_for_update(of=memberships)).all()
-        doubt = Doubt(0, Problem.INTERRUPTED)
-        _save(c, [_after(row, replace(doubt, seq=row.id), now, 1 << 60) for row in rows])
+        ambiguous = Ambiguous(0, Problem.INTERRUPTED)
+        _save(
+            c, [_after_outcome(row, replace(ambiguous, seq=row.id), now, 1 << 60) for row in rows]
+        )
         return held + len(rows)
 
-    def _held_by(self, lane: LaneId, receipt: str) -> Any:
+    def _rows_of_receipt(self, lane: LaneId, receipt: str) -> Any:
         return _ROWS.where(
             _M.lane == lane, in_state(State.CLAIMED, memberships), _M.receipt == receipt
         ).order_by(_M.id)
@@ -146,25 +144,26 @@ class SqlMemberships(queue.ReceiptedQueue):
             fault = failed.get(row.position)
             return Dead(row.id, *fault) if fault else Accepted(row.id, "")
 
-        _save(c, [_after(row, outcome(row), now, 0) for row in rows])
+        _save(c, [_after_outcome(row, outcome(row), now, 0) for row in rows])
 
-    def _doubted(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
+    def _requeue_ambiguous(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
         """Told again in smaller jobs, so that one bad address cannot take a whole job along for
         ever."""
-        doubt = Doubt(0, Problem.JOB_LOST)
+        ambiguous = Ambiguous(0, Problem.JOB_LOST)
         _save(
             c,
             [
-                _after(row, replace(doubt, seq=row.id), now, 1 << 60) | {"split": row.split + 1}
+                _after_outcome(row, replace(ambiguous, seq=row.id), now, 1 << 60)
+                | {"split": row.split + 1}
                 for row in rows
             ],
         )
 
-    async def try_again(self, lane: LaneId, states: Sequence[State], *, now: Millis) -> int:
+    async def requeue(self, lane: LaneId, states: Sequence[State], *, now: Millis) -> int:
         query = select(_M.id).where(_M.lane == lane, _M.state.in_([int(s) for s in states]))
-        return await self._restart(query, now)
+        return await self._requeue(query, now)
 
-    async def _restart(self, query: Any, now: Millis) -> int:
+    async def _requeue(self, query: Any, now: Millis) -> int:
         """Rows of the query, which are at rest, go where they belong, a part at a time."""
         total, after = 0, 0
         while True:
@@ -174,8 +173,8 @@ class SqlMemberships(queue.ReceiptedQueue):
                     c.execute(query.where(_M.id > after).order_by(_M.id).limit(1_000)).scalars()
                 )
                 rows = c.execute(_ROWS.where(_M.id.in_(ids)).with_for_update(of=memberships)).all()
-                resting = [row for row in rows if row.state != State.CLAIMED]
-                _save(c, [_next(row, now, priority=row.priority) for row in resting])
+                idle = [row for row in rows if row.state != State.CLAIMED]
+                _save(c, [_ready_or_idle(row, now, priority=row.priority) for row in idle])
                 return ids
 
             ids = await self._database.write(part)
@@ -186,139 +185,145 @@ class SqlMemberships(queue.ReceiptedQueue):
 
     # ── groups and scans ─────────────────────────────────────────────────────────────────────────
 
-    async def link(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
-        await self._database.write(lambda c: known.link(c, lane, links, account))
+    async def set_links(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
+        await self._database.write(lambda c: group_rows.link(c, lane, links, account))
 
     async def groups(self, connection: str | None = None) -> Sequence[Group]:
         query = select(groups).where(groups.c.active == 1).order_by(groups.c.target, groups.c.id)
         if connection is not None:
             query = query.where(groups.c.connection == connection)
-        return await self._database.read(lambda c: [known.group_of(r) for r in c.execute(query)])
+        return await self._database.read(
+            lambda c: [group_rows.group_of(r) for r in c.execute(query)]
+        )
 
-    async def found(self, group: int, far_id: str, title: str, *, now: Millis) -> None:
+    async def set_remote_id(self, group: int, remote_id: str, title: str, *, now: Millis) -> None:
         def work(c: Connection) -> None:
-            known.change(c, group, far_id=far_id, title=title)
+            group_rows.change(c, group, far_id=remote_id, title=title)
 
         await self._database.write(work)
         gone = (in_state(State.HELD, memberships), _M.problem == Problem.KLAVIYO_TARGET.value)
-        await self._restart(select(_M.id).where(_M.target == group, *gone), now)
+        await self._requeue(select(_M.id).where(_M.target == group, *gone), now)
 
-    async def lost(self, group: int) -> None:
+    async def clear_remote_id(self, group: int) -> None:
         def work(c: Connection) -> None:
-            known.change(c, group, far_id=None)
+            group_rows.change(c, group, far_id=None)
 
         await self._database.write(work)
 
-    async def failing(self, group: int, problem: Problem | None, detail: str = "") -> None:
+    async def set_problem(self, group: int, problem: Problem | None, detail: str = "") -> None:
         word = problem.value if problem else None
 
         def work(c: Connection) -> None:
-            known.change(c, group, problem=word, detail=detail)
+            group_rows.change(c, group, problem=word, detail=detail)
 
         await self._database.write(work)
 
-    async def begin(self, group: int, fence: Fence, *, now: Millis) -> Group:
+    async def begin_scan(self, group: int, fence: Fence, *, now: Millis) -> Group:
         def work(c: Connection) -> Group:
-            leases.require(c, fence, now)
-            return known.begin(c, group, now)
+            leases.require_lease(c, fence, now)
+            return group_rows.begin(c, group, now)
 
         return await self._database.write(work)
 
-    async def stage(
+    async def stage_page(
         self,
         group: int,
         page: MembersPage,
         fence: Fence,
         *,
-        asked_at: Millis,
+        requested_at: Millis,
         now: Millis,
-        greets: bool = False,
+        track_joins: bool = False,
         without_address: int = 0,
     ) -> Group:
         def work(c: Connection) -> Group:
-            leases.require(c, fence, now)
-            row = known.row_of(c, group)
-            known.stage(c, row, page.members, asked_at=asked_at, now=now, greets=greets)
+            leases.require_lease(c, fence, now)
+            row = group_rows.lock_group(c, group)
+            group_rows.stage(
+                c, row, page.members, asked_at=requested_at, now=now, greets=track_joins
+            )
             without = row.without_address + without_address
             if page.more:
-                return known.turn_page(c, row, page, now, without_address=without)
-            s = sightings.c
+                return group_rows.save_page(c, row, page, now, without_address=without)
+            s = source_members.c
             mine = (s.source == group, s.gone == 0, s.scan == row.scan)
             count = c.execute(select(func.count()).where(*mine)).scalar_one()
-            return known.turn_page(c, row, page, now, members=count, without_address=without)
+            return group_rows.save_page(c, row, page, now, members=count, without_address=without)
 
         return await self._database.write(work)
 
     async def read_back(
-        self, group: int, page: MembersPage, fence: Fence, *, asked_at: Millis, now: Millis
+        self, group: int, page: MembersPage, fence: Fence, *, requested_at: Millis, now: Millis
     ) -> Group:
         def work(c: Connection) -> Group:
-            leases.require(c, fence, now)
-            row = known.row_of(c, group)
-            _see(c, row, page.members, asked_at, now)
+            leases.require_lease(c, fence, now)
+            row = group_rows.lock_group(c, group)
+            _record_listed(c, row, page.members, requested_at, now)
             if page.more:
-                return known.turn_page(c, row, page, now)
+                return group_rows.save_page(c, row, page, now)
             there = (_M.target == group, _M.seen == row.scan)
             count = c.execute(select(func.count()).where(*there)).scalar_one()
-            return known.turn_page(c, row, page, now, members=count)
+            return group_rows.save_page(c, row, page, now, members=count)
 
         return await self._database.write(work)
 
-    async def compare(self, target: int, *, re_add: bool, now: Millis) -> int:
+    async def find_manual_removals(self, target: int, *, re_add: bool, now: Millis) -> int:
         def work(c: Connection, row: Any, where: ColumnElement[bool]) -> int:
             return _compare(c, row, where, re_add, now)
 
-        return await self._walk(target, work)
+        return await self._in_ranges(target, work)
 
-    async def leaving(self, source: int) -> Leaving:
-        def work(c: Connection) -> Leaving:
+    async def pending_removals(self, source: int) -> PendingRemovals:
+        def work(c: Connection) -> PendingRemovals:
             row = c.execute(select(groups).where(groups.c.id == source)).one()
             target = c.execute(select(groups).where(groups.c.id == row.target)).one()
             here = (_M.target == target.id, _M.wanted == IN)
-            stays = known.is_member(target.id, _M.email, if_applied=source)
-            gone = (*here, known.leaves(target), ~stays)
+            stays = group_rows.is_member(target.id, _M.email, if_applied=source)
+            gone = (*here, group_rows.would_be_removed(target), ~stays)
             count, of = (
                 c.execute(select(func.count()).where(*w)).scalar_one() for w in (gone, here)
             )
-            return Leaving(count, of)
+            return PendingRemovals(count, of)
 
         return await self._database.read(work)
 
-    async def apply(self, source: int, *, now: Millis) -> int:
+    async def apply_scan(self, source: int, *, now: Millis) -> int:
         def decide(c: Connection) -> int:
-            row = known.row_of(c, source)
-            known.change(c, source, applied=row.complete)
+            row = group_rows.lock_group(c, source)
+            group_rows.change(c, source, applied=row.complete)
             return int(row.target)
 
         target = await self._database.write(decide)
-        left = await self._walk(target, lambda c, t, w: known.unwant(c, t, w, now, priority=0))
+        left = await self._in_ranges(
+            target, lambda c, t, w: group_rows.remove_wanted(c, t, w, now, priority=0)
+        )
         after: str | None = ""
         while after is not None:
-            edge = after
+            end = after
             after = await self._database.write(
-                lambda c, edge=edge: known.sweep(c, known.row_of(c, source), edge)  # type: ignore[misc]
+                lambda c, end=end: group_rows.sweep(c, group_rows.lock_group(c, source), end)  # type: ignore[misc]
             )
         return left
 
-    async def repeat(self, target: int, *, now: Millis) -> int:
+    async def resend_unconfirmed(self, target: int, *, now: Millis) -> int:
         def work(c: Connection, row: Any, where: ColumnElement[bool]) -> int:
-            resting = (_M.unsure == 1, _M.state == State.ACCEPTED)
+            idle = (_M.unsure == 1, _M.state == State.ACCEPTED)
             again = {"state": State.READY, "priority": 1, "due": now, "since": now}
             return c.execute(
-                update(memberships).where(where, *resting).values(solo=1 - _M.wanted, **again)
+                update(memberships).where(where, *idle).values(solo=1 - _M.wanted, **again)
             ).rowcount
 
-        return await self._walk(target, work)
+        return await self._in_ranges(target, work)
 
-    async def open(self, target: int, *, now: Millis) -> int:
+    async def enable_writes(self, target: int, *, now: Millis) -> int:
         def decide(c: Connection) -> None:
-            known.change(c, target, opened=1)
+            group_rows.change(c, target, opened=1)
 
         await self._database.write(decide)
         waits = (in_state(State.HELD, memberships), _M.problem == Problem.FIRST_SYNC.value)
-        return await self._restart(select(_M.id).where(_M.target == target, *waits), now)
+        return await self._requeue(select(_M.id).where(_M.target == target, *waits), now)
 
-    async def dismiss(self, target: int, *, now: Millis) -> int:
+    async def remove_foreign(self, target: int, *, now: Millis) -> int:
         foreign = (_M.wanted == OUT, _M.confirmed == IN, _M.state == State.ACCEPTED)
 
         def work(c: Connection, row: Any, where: ColumnElement[bool]) -> int:
@@ -327,9 +332,9 @@ class SqlMemberships(queue.ReceiptedQueue):
             leave = {"state": State.READY, "solo": 1, "priority": 1, "due": now, "since": now}
             return c.execute(update(memberships).where(where, *foreign).values(leave)).rowcount
 
-        return await self._walk(target, work)
+        return await self._in_ranges(target, work)
 
-    async def _walk(
+    async def _in_ranges(
         self, target: int, work: Callable[[Connection, Any, ColumnElement[bool]], int]
     ) -> int:
         """`work` on everybody of a target, a range of addresses at a time."""
@@ -337,20 +342,20 @@ class SqlMemberships(queue.ReceiptedQueue):
         while True:
 
             def part(c: Connection, after: str = after) -> tuple[int, str | None]:
-                row = known.row_of(c, target)
+                row = group_rows.lock_group(c, target)
                 mine = select(_M.email).where(_M.target == target)
-                edge = known.next_edge(c, mine, _M.email, after)
+                end = group_rows.range_end(c, mine, _M.email, after)
                 where = and_(_M.target == target, _M.email > after)
-                return work(c, row, where if edge is None else and_(where, _M.email <= edge)), edge
+                return work(c, row, where if end is None else and_(where, _M.email <= end)), end
 
-            count, edge = await self._database.write(part)
+            count, end = await self._database.write(part)
             total += count
-            if edge is None:
+            if end is None:
                 return total
-            after = edge
+            after = end
 
-    async def standing(self, target: int) -> Standing:
-        def work(c: Connection) -> Standing:
+    async def count_members(self, target: int) -> MembershipCounts:
+        def work(c: Connection) -> MembershipCounts:
             here, there = _M.wanted == IN, _M.confirmed == IN
             waiting = _M.state.in_((State.READY, State.CLAIMED))
             removed = and_(_M.state == State.HELD, _M.problem == Problem.REMOVED_BY_HAND.value)
@@ -365,29 +370,29 @@ class SqlMemberships(queue.ReceiptedQueue):
             )
             columns = [func.count().filter(and_(*where)) for where in sums]
             row = c.execute(select(*columns).where(_M.target == target)).one()
-            return Standing(*(int(count) for count in row))
+            return MembershipCounts(*(int(count) for count in row))
 
         return await self._database.read(work)
 
-    async def to_greet(self, source: int, *, limit: int) -> Sequence[Member]:
-        return await self._database.read(lambda c: known.to_greet(c, source, limit))
+    async def unhandled_joins(self, source: int, *, limit: int) -> Sequence[Member]:
+        return await self._database.read(lambda c: group_rows.to_greet(c, source, limit))
 
-    async def greeted(self, source: int, emails: Sequence[str]) -> None:
-        await self._database.write(lambda c: known.greeted(c, source, emails))
+    async def mark_joins_handled(self, source: int, emails: Sequence[str]) -> None:
+        await self._database.write(lambda c: group_rows.greeted(c, source, emails))
 
-    async def forget_account(self, connection: str, *, now: Millis) -> None:
+    async def reset_account(self, connection: str, *, now: Millis) -> None:
         def work(c: Connection) -> None:
             mine = (groups.c.connection == connection, groups.c.kind.in_(("list", "segment")))
             ids = select(groups.c.id).where(*mine)
             c.execute(delete(memberships).where(_M.target.in_(ids)))
-            c.execute(delete(sightings).where(sightings.c.source.in_(ids)))
+            c.execute(delete(source_members).where(source_members.c.source.in_(ids)))
             fresh = {"far_id": None, "title": "", "cursor": None, "begun_at": None, "opened": 0}
             fresh |= {"complete": 0, "applied": 0, "completed_at": None, "members": 0}
             c.execute(update(groups).where(*mine).values(fresh))
             # Who should be on those lists is asked of the platform from the start.
-            feeds = (groups.c.connection == connection, groups.c.kind == "audience")
-            anew = {"cursor": None, "begun_at": None, "complete": 0, "completed_at": None}
-            c.execute(update(groups).where(*feeds).values(anew))
+            of_audiences = (groups.c.connection == connection, groups.c.kind == "audience")
+            reset = {"cursor": None, "begun_at": None, "complete": 0, "completed_at": None}
+            c.execute(update(groups).where(*of_audiences).values(reset))
 
         await self._database.write(work)
 
@@ -395,11 +400,11 @@ class SqlMemberships(queue.ReceiptedQueue):
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _free() -> tuple[ColumnElement[bool], ...]:
+def _not_in_flight() -> tuple[ColumnElement[bool], ...]:
     """Nobody else writes this person's profile: neither its fields nor another list."""
     writing = profiles.alias("writing")
     return (
-        ~queue.joins_a_list(_M.address),
+        ~queue.is_joining_list(_M.address),
         ~exists(
             select(literal(1)).where(
                 writing.c.address == _M.address, in_state(State.CLAIMED, writing)
@@ -409,19 +414,19 @@ def _free() -> tuple[ColumnElement[bool], ...]:
 
 
 def _first_target(
-    c: Connection, taking: queue.Taking, free: tuple[ColumnElement[bool], ...]
+    c: Connection, spec: queue.ClaimSpec, conditions: tuple[ColumnElement[bool], ...]
 ) -> int | None:
-    priorities = (0, 1) if taking.backfill is None else (int(taking.backfill),)
+    priorities = (0, 1) if spec.backfill is None else (int(spec.backfill),)
     for priority in priorities:
         query = (
             select(_M.target)
             .where(
-                _M.lane == taking.lane,
+                _M.lane == spec.lane,
                 in_state(State.READY, memberships),
-                _M.solo == int(taking.solo),
+                _M.solo == int(spec.solo),
                 _M.priority == priority,
-                _M.due <= taking.now,
-                *free,
+                _M.due <= spec.now,
+                *conditions,
             )
             .order_by(_M.due, _M.id)
             .limit(1)
@@ -437,9 +442,9 @@ def _entry(row: Any, far_id: str) -> Entry:
         "group": far_id,
         "joins": bool(row.wanted),
         "email": row.email,
-        "profile": row.profile_id,
+        "profile_id": row.profile_id,
         "platform_id": row.platform_id,
-        "split": row.split,
+        "lost_jobs": row.split,
     }
     return Entry(
         seq=row.id,
@@ -469,7 +474,7 @@ def _rows(c: Connection, ids: Sequence[int], token: int) -> dict[int, Any]:
     return found
 
 
-_AT_REST: dict[str, Any] = {
+_IDLE: dict[str, Any] = {
     "claim": None,
     "receipt": None,
     "position": None,
@@ -481,11 +486,11 @@ _AT_REST: dict[str, Any] = {
 }
 
 
-def _next(
-    row: Any, now: Millis, *, due: int | None = None, priority: int = 0, **news: Any
+def _ready_or_idle(
+    row: Any, now: Millis, *, due: int | None = None, priority: int = 0, **changed: Any
 ) -> dict[str, Any]:
     """Ready again where what is confirmed is not what is wanted, else at rest."""
-    confirmed, ours = news.get("confirmed", row.confirmed), news.get("ours", row.ours)
+    confirmed, ours = changed.get("confirmed", row.confirmed), changed.get("ours", row.ours)
     if row.wanted:
         open_ = confirmed != IN
     else:
@@ -494,7 +499,7 @@ def _next(
     waits = open_ and not row.opened
     state = State.HELD if waits else State.READY if open_ else State.ACCEPTED
     return (
-        _AT_REST
+        _IDLE
         | {
             "id": row.id,
             "state": state,
@@ -503,19 +508,22 @@ def _next(
             "priority": priority,
             "problem": Problem.FIRST_SYNC.value if waits else None,
         }
-        | news
+        | changed
     )
 
 
-def _after(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, Any]:
+def _after_outcome(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, Any]:
     """The row after an outcome. What came to be wanted while it was in flight is ready at once."""
     ours = {"ours": IN} if row.sent else {}
     match outcome:
         case Accepted():
             # A leave that is taken twice without a word is believed.
             unsure = not outcome.confirmed and bool(row.sent or not row.unsure)
-            told = {"confirmed": row.sent, "ours": row.sent, "unsure": int(unsure), "split": 0}
-            return _next(row, now, **told) | {"settled_at": now, "request": outcome.request}
+            updates = {"confirmed": row.sent, "ours": row.sent, "unsure": int(unsure), "split": 0}
+            return _ready_or_idle(row, now, **updates) | {
+                "settled_at": now,
+                "request": outcome.request,
+            }
         case Pending():
             return {
                 "id": row.id,
@@ -525,36 +533,36 @@ def _after(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, A
                 "settled_at": now,
                 **ours,
             }
-        case Retry() | Doubt():
-            return _again(row, outcome, now, horizon)
+        case Retry() | Ambiguous():
+            return _retry_later(row, outcome, now, horizon)
         case Unsent():
-            again = _next(row, now, due=row.due, priority=row.priority)
+            again = _ready_or_idle(row, now, due=row.due, priority=row.priority)
             return again | {"attempts": row.attempts - 1, "failing_since": row.failing_since}
         case Dead() | Held():
             if row.wanted != row.sent:
-                return _next(row, now)
+                return _ready_or_idle(row, now)
             state = State.DEAD if isinstance(outcome, Dead) else State.HELD
             why = {"problem": outcome.problem.value, "detail": outcome.detail}
-            return _AT_REST | {"id": row.id, "state": state, "settled_at": now, **why}
+            return _IDLE | {"id": row.id, "state": state, "settled_at": now, **why}
         case Skipped():
             # Shadow mode: nothing was told, and nothing waits to be.
-            return _AT_REST | {"id": row.id, "state": State.SKIPPED}
+            return _IDLE | {"id": row.id, "state": State.SKIPPED}
         case _:
             raise AssertionError(outcome)
 
 
-def _again(row: Any, outcome: Retry | Doubt, now: Millis, horizon: int) -> dict[str, Any]:
-    news: dict[str, Any] = {}
+def _retry_later(row: Any, outcome: Retry | Ambiguous, now: Millis, horizon: int) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
     after = round(outcome.after * 1000)
-    if isinstance(outcome, Doubt):
-        news = {"confirmed": None, "settled_at": now} | ({"ours": IN} if row.sent else {})
-        after = max(after, _DOUBT_WAIT)
+    if isinstance(outcome, Ambiguous):
+        changed = {"confirmed": None, "settled_at": now} | ({"ours": IN} if row.sent else {})
+        after = max(after, _AMBIGUOUS_WAIT)
     since = row.failing_since or now
     if now - since >= horizon:
         last = f"last: {outcome.problem} {outcome.detail}".strip()
         why = {"problem": Problem.RETRIES_EXHAUSTED.value, "detail": last, "settled_at": now}
-        return _AT_REST | {"id": row.id, "state": State.DEAD} | why | news
-    again = _next(row, now, due=now + after, priority=row.priority, **news)
+        return _IDLE | {"id": row.id, "state": State.DEAD} | why | changed
+    again = _ready_or_idle(row, now, due=now + after, priority=row.priority, **changed)
     if again["state"] != State.READY:
         return again
     why = {"problem": outcome.problem.value, "detail": outcome.detail}
@@ -576,38 +584,38 @@ def _save(c: Connection, changes: Iterable[dict[str, Any]]) -> None:
 # ── the list as it is ────────────────────────────────────────────────────────────────────────────
 
 
-def _see(
+def _record_listed(
     c: Connection, target: Any, members: Sequence[Member], asked_at: Millis, now: Millis
 ) -> None:
     """These people are on the list, says a page that was asked for then. What was told since, or
     is being told, counts more."""
-    people = known.by_address(c, target.connection, members)
+    people = group_rows.by_address(c, target.connection, members)
     rows: dict[str, Any] = {}
     for part in queue.chunks(list(people)):
         query = _ROWS.where(_M.target == target.id, _M.email.in_(part))
         rows.update((r.email, r) for r in c.execute(query.with_for_update(of=memberships)))
     changes = []
     for email, row in rows.items():
-        seen = {"seen": target.scan, "profile_id": people[email].profile or row.profile_id}
+        seen = {"seen": target.scan, "profile_id": people[email].profile_id or row.profile_id}
         older = row.state == State.CLAIMED or row.settled_at >= asked_at
         if row.confirmed == IN or older:
             changes.append({"id": row.id, **seen})
         else:
-            changes.append(_next(row, now, priority=row.priority, confirmed=IN) | seen)
+            changes.append(_ready_or_idle(row, now, priority=row.priority, confirmed=IN) | seen)
     _save(c, changes)
     new = [
         {
             "lane": target.lane,
             "target": target.id,
             "email": email,
-            "address": address_of(target.account, email),
+            "address": address_hash(target.account, email),
             "wanted": OUT,
             "confirmed": IN,
             "state": State.ACCEPTED,
             "due": now,
             "since": now,
             "seen": target.scan,
-            "profile_id": member.profile,
+            "profile_id": member.profile_id,
         }
         for email, member in people.items()
         if email not in rows

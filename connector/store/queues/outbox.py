@@ -11,37 +11,33 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    LaneId,
-    Millis,
-)
+from connector.domain.lanes import LaneId, Millis
 from connector.domain.outcomes import (
     Accepted,
+    Ambiguous,
     Dead,
-    Doubt,
     Held,
     Outcome,
     Retry,
     Skipped,
     Unsent,
 )
-from connector.domain.profiles import (
-    Observation,
-)
-from connector.domain.records import (
-    Appended,
-    Claim,
-    Entry,
-    Page,
-    Record,
-    State,
-)
+from connector.domain.profiles import Observation
+from connector.domain.records import Appended, Claim, Entry, Page, Record, State
 from connector.ports import Member
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import groups, people
 from connector.store.queues import profiles, queue, reads
-from connector.store.tables import STUCK, in_state, journal, orders, outbox, pushes, requests
+from connector.store.tables import (
+    STUCK,
+    deferred_memberships,
+    in_state,
+    journal,
+    orders,
+    outbox,
+    requests,
+)
 
 ENTRY_COLUMNS = (
     outbox.c.seq,
@@ -71,18 +67,18 @@ class SqlOutbox(queue.SqlQueue):
     def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
         super().__init__(database, outbox, outbox.c.seq)
         self._states = states
-        self._seen = people.Seen()
+        self._person_cache = people.PersonCache()
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
         reconfirm = self._states.reconfirm_after
-        appended, learnt = await self._database.write(
-            lambda c: append(c, pages, self._seen, reconfirm)
+        appended, resolved = await self._database.write(
+            lambda c: append(c, pages, self._person_cache, reconfirm)
         )
-        self._seen.learn(learnt)
+        self._person_cache.remember(resolved)
         return appended
 
-    def _take(self, c: Connection, taking: queue.Taking) -> list[Entry]:
-        return claim_ready(c, taking)
+    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
+        return claim_ready(c, spec)
 
     def _settle(
         self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
@@ -92,10 +88,10 @@ class SqlOutbox(queue.SqlQueue):
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, outbox, now, solo=1)
 
-    async def forget_timeline(self, *, before: Millis, limit: int) -> int:
+    async def prune_timeline(self, *, before: Millis, limit: int) -> int:
         return await self._database.write(lambda c: forget_timeline(c, before, limit))
 
-    async def empty_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
+    async def clear_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
         return await self._database.write(lambda c: empty_bodies(c, before, after, limit))
 
     async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
@@ -106,22 +102,22 @@ class SqlOutbox(queue.SqlQueue):
 
 
 def append(
-    c: Connection, pages: Sequence[Page], seen: people.Seen, reconfirm_after: int
-) -> tuple[list[Appended], list[people.Known]]:
+    c: Connection, pages: Sequence[Page], cache: people.PersonCache, reconfirm_after: int
+) -> tuple[list[Appended], list[people.PersonRow]]:
     rows: list[dict[str, Any]] = []
-    heard: list[tuple[Observation, Millis]] = []
-    asked: _Asked = {}
+    event_observations: list[tuple[Observation, Millis]] = []
+    read_requests: _ReadRequests = {}
     wanted = [
         [digest_of(page.lane.connection, page.lane.kind, r.key) for r in page.records]
         for page in pages
     ]
-    known = _known(c, {digest for page in wanted for digest in page})
-    directories = {
-        connection: people.Directory(
+    known = _known_digests(c, {digest for page in wanted for digest in page})
+    resolvers = {
+        connection: people.PersonResolver(
             c,
             connection,
             [r for page in pages if page.lane.connection == connection for r in page.records],
-            seen,
+            cache,
         )
         for connection in {page.lane.connection for page in pages}
     }
@@ -132,26 +128,26 @@ def append(
             if _is_new(c, known, rows, record, digest, page.received_at):
                 again = digest in known
                 known[digest] = page.received_at
-                fresh.append((record.anew(page.received_at) if again else record, digest))
-        found = directories[page.lane.connection].resolve(
+                fresh.append((record.with_new_id(page.received_at) if again else record, digest))
+        found = resolvers[page.lane.connection].resolve(
             [record for record, _ in fresh], page.received_at
         )
         new = len(fresh)
-        fresh, found.people = _not_forgotten(fresh, found)
+        fresh, found.people = _drop_forgotten(fresh, found)
         page_rows = [
             _row(page, record, digest, person)
             for (record, digest), person in zip(fresh, found.people, strict=True)
         ]
         rows += page_rows
-        heard += [
+        event_observations += [
             (replace(record.observation, person=person.id), page.received_at)
             for (record, _), person in zip(fresh, found.people, strict=True)
             if record.observation and person
         ]
-        if page.reads is not None:
-            _ask_for_reads(asked, page, [record for record, _ in fresh], page_rows)
-        _push_memberships(c, page, [record for record, _ in fresh], page_rows)
-        released = release(c, rows, found.addressed, page.received_at)
+        if page.read_lane is not None:
+            _request_reads(read_requests, page, [record for record, _ in fresh], page_rows)
+        _apply_memberships(c, page, [record for record, _ in fresh], page_rows)
+        released = release(c, rows, found.new_addresses, page.received_at)
         held = sum(row["state"] == State.HELD for row in page_rows)
         appended.append(
             Appended(
@@ -166,25 +162,27 @@ def append(
             facts.save_checkpoint(c, page.lane.connection, page.checkpoint, page.received_at)
     if rows:
         c.execute(_INSERT, rows)
-    for (lane, gap, priority), (who, renew) in asked.items():
+    for (lane, gap, priority), (who, renew) in read_requests.items():
         reads.ask(c, lane, who, gap, priority, frozenset(renew))
-    _hear(c, heard, reconfirm_after)
-    return appended, [known for d in directories.values() for known in d.learnt]
+    _observe_events(c, event_observations, reconfirm_after)
+    return appended, [known for d in resolvers.values() for known in d.resolved]
 
 
-def _hear(c: Connection, heard: Sequence[tuple[Observation, Millis]], reconfirm_after: int) -> None:
+def _observe_events(
+    c: Connection, event_observations: Sequence[tuple[Observation, Millis]], reconfirm_after: int
+) -> None:
     """What the events themselves say of people's fields, one of each person at a time."""
-    while heard:
-        first = {one[0].person: one for one in reversed(heard)}
+    while event_observations:
+        first = {one[0].person: one for one in reversed(event_observations)}
         now = max(at for _, at in first.values())
         seen = [observation for observation, _ in first.values()]
         profiles.observe(c, seen, now=now, reconfirm_after=reconfirm_after)
-        heard = [one for one in heard if one is not first[one[0].person]]
+        event_observations = [one for one in event_observations if one is not first[one[0].person]]
 
 
-def _not_forgotten(
-    fresh: list[tuple[Record, bytes]], found: people.Found
-) -> tuple[list[tuple[Record, bytes]], list[people.Known | None]]:
+def _drop_forgotten(
+    fresh: list[tuple[Record, bytes]], found: people.ResolvedPeople
+) -> tuple[list[tuple[Record, bytes]], list[people.PersonRow | None]]:
     """What is to be stored, and whom each is about."""
     if not found.forgotten:
         return fresh, found.people
@@ -193,16 +191,16 @@ def _not_forgotten(
 
 
 _INSERT = insert(outbox)
-_KNOWN = select(outbox.c.digest, outbox.c.received_at).where(
+_DIGEST_QUERY = select(outbox.c.digest, outbox.c.received_at).where(
     outbox.c.digest.in_(bindparam("digests", expanding=True))
 )
-_Asked = dict[tuple[LaneId, int, int], tuple[dict[int, Millis], set[int]]]
+_ReadRequests = dict[tuple[LaneId, int, int], tuple[dict[int, Millis], set[int]]]
 
 
-def _known(c: Connection, digests: set[bytes]) -> dict[bytes, Millis]:
+def _known_digests(c: Connection, digests: set[bytes]) -> dict[bytes, Millis]:
     found: dict[bytes, Millis] = {}
     for part in queue.chunks(list(digests)):
-        rows = c.execute(_KNOWN, {"digests": part})
+        rows = c.execute(_DIGEST_QUERY, {"digests": part})
         found.update((bytes(digest), at) for digest, at in rows)
     return found
 
@@ -229,7 +227,9 @@ def _is_new(
     return True
 
 
-def _row(page: Page, record: Record, digest: bytes, person: people.Known | None) -> dict[str, Any]:
+def _row(
+    page: Page, record: Record, digest: bytes, person: people.PersonRow | None
+) -> dict[str, Any]:
     email = record.email or (person.email if person else None)
     state, problem = (State.READY, None) if email else (State.HELD, Problem.NO_IDENTITY.value)
     return {
@@ -250,37 +250,40 @@ def _row(page: Page, record: Record, digest: bytes, person: people.Known | None)
     }
 
 
-def _ask_for_reads(
-    asked: _Asked, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
+def _request_reads(
+    read_requests: _ReadRequests,
+    page: Page,
+    records: Sequence[Record],
+    rows: Sequence[dict[str, Any]],
 ) -> None:
     """The person is read again, and his event waits a little for the answer. One without an
     address is read where the platform can be asked by its id, for the read may bring it."""
-    assert page.reads is not None
-    key = (page.reads, page.gap, int(page.backfill))
+    assert page.read_lane is not None
+    key = (page.read_lane, page.min_read_interval, int(page.backfill))
     for record, row in zip(records, rows, strict=True):
         wanted = record.refresh if row["email"] else page.by_id
         if wanted and row["person"]:
-            who, renew = asked.setdefault(key, ({}, set()))
+            who, renew = read_requests.setdefault(key, ({}, set()))
             who[row["person"]] = page.received_at
             row["due"] += page.attach_wait
-            if record.renew:
+            if record.refetch:
                 renew.add(row["person"])
 
 
 def release(
-    c: Connection, rows: list[dict[str, Any]], addressed: Mapping[int, str], now: Millis
+    c: Connection, rows: list[dict[str, Any]], new_addresses: Mapping[int, str], now: Millis
 ) -> int:
     """Give the records that wait for these people their address."""
-    if not addressed:
+    if not new_addresses:
         return 0
-    groups.hear(c, addressed)
+    groups.apply_deferred(c, new_addresses)
     released = 0
     for row in rows:
-        email = addressed.get(row["person"] or 0)
+        email = new_addresses.get(row["person"] or 0)
         if email and row["state"] == State.HELD and not row["email"]:
             row.update(state=State.READY, email=email, problem=None, due=now)
             released += 1
-    for person, email in addressed.items():
+    for person, email in new_addresses.items():
         released += c.execute(
             update(outbox)
             .where(
@@ -293,7 +296,7 @@ def release(
     return released
 
 
-def _push_memberships(
+def _apply_memberships(
     c: Connection, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
 ) -> None:
     """Joins and leaves that the platform told by itself, now or once the address is known."""
@@ -304,20 +307,20 @@ def _push_memberships(
         if row["email"]:
             audience, joined = record.membership
             who = Member(record.person, row["email"].strip().lower())
-            groups.push(c, connection, audience, who, joined, at)
+            groups.apply_change(c, connection, audience, who, joined, at)
         elif row["person"]:
-            groups.keep(c, connection, row["person"], record, at)
+            groups.defer_change(c, connection, row["person"], record, at)
 
 
 # ── claim ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def claim_ready(c: Connection, taking: queue.Taking) -> list[Entry]:
+def claim_ready(c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
     """An entry in doubt keeps the mapping version it was first sent with."""
-    mapping = taking.mapping
+    mapping = spec.mapping
     first = case((outbox.c.solo == 1, func.coalesce(outbox.c.mapping, mapping)), else_=mapping)
     rows = queue.claim(
-        c, outbox, outbox.c.seq, taking, values={"mapping": first}, returning=ENTRY_COLUMNS
+        c, outbox, outbox.c.seq, spec, values={"mapping": first}, returning=ENTRY_COLUMNS
     )
     return [entry_of(row) for row in rows]
 
@@ -357,15 +360,17 @@ def settle(
             accepted.setdefault(outcome.request, []).append(outcome.seq)
         else:
             values = _values(outcome, entries[outcome.seq], now, horizon)
-            changed += _change(c, claim, [outcome.seq], values)
+            changed += _update_claimed(c, claim, [outcome.seq], values)
     for request, seqs in accepted.items():
         values = queue.settled(State.ACCEPTED, now) | {"request": request}
         for part in queue.chunks(seqs):
-            changed += _change(c, claim, part, values)
+            changed += _update_claimed(c, claim, part, values)
     return changed
 
 
-def _change(c: Connection, claim: Claim, seqs: Sequence[int], values: dict[str, Any]) -> int:
+def _update_claimed(
+    c: Connection, claim: Claim, seqs: Sequence[int], values: dict[str, Any]
+) -> int:
     return c.execute(
         update(outbox)
         .where(
@@ -397,22 +402,24 @@ def _values(outcome: Outcome, entry: Entry, now: Millis, horizon: int) -> dict[s
                 "attempts": entry.attempts - 1,
                 "mapping": entry.mapping if entry.solo else None,
             }
-        case Retry() | Doubt():
-            return _again(outcome, entry, now, horizon)
+        case Retry() | Ambiguous():
+            return _retry_later(outcome, entry, now, horizon)
         case _:
             raise AssertionError(f"no outcome of a record: {outcome}")
 
 
-def _again(outcome: Retry | Doubt, entry: Entry, now: Millis, horizon: int) -> dict[str, Any]:
+def _retry_later(
+    outcome: Retry | Ambiguous, entry: Entry, now: Millis, horizon: int
+) -> dict[str, Any]:
     since = entry.failing_since or now
     if now - since >= horizon:
         last = f"last: {outcome.problem} {outcome.detail}".strip()
         return queue.settled(State.DEAD, now) | {
             "problem": Problem.RETRIES_EXHAUSTED.value,
             "detail": last,
-            "solo": int(entry.solo or isinstance(outcome, Doubt)),
+            "solo": int(entry.solo or isinstance(outcome, Ambiguous)),
         }
-    in_doubt = entry.solo or isinstance(outcome, Doubt)
+    ambiguous = entry.solo or isinstance(outcome, Ambiguous)
     return {
         "state": State.READY,
         "claim": None,
@@ -420,8 +427,8 @@ def _again(outcome: Retry | Doubt, entry: Entry, now: Millis, horizon: int) -> d
         "failing_since": since,
         "problem": outcome.problem.value,
         "detail": outcome.detail,
-        "solo": int(in_doubt),
-        "mapping": entry.mapping if in_doubt else None,
+        "solo": int(ambiguous),
+        "mapping": entry.mapping if ambiguous else None,
     }
 
 
@@ -431,7 +438,7 @@ def _again(outcome: Retry | Doubt, entry: Entry, now: Millis, horizon: int) -> d
 def prune(c: Connection, now: Millis, keep: Mapping[State, int], limit: int) -> int:
     """Each state within its own bound, so that no kept record is looked at twice: what is stuck by
     its index, everything else by its number, which grows with time."""
-    gone = 0
+    deleted = 0
     for state, age in keep.items():
         cutoff = now - age
         query = select(outbox.c.seq).where(in_state(state), outbox.c.received_at < cutoff)
@@ -439,28 +446,28 @@ def prune(c: Connection, now: Millis, keep: Mapping[State, int], limit: int) -> 
             query = query.order_by(outbox.c.seq + 0)
         else:
             query = query.where(outbox.c.seq <= _last_before(c, cutoff)).order_by(outbox.c.seq)
-        old = query.limit(limit - gone)
-        gone += c.execute(delete(outbox).where(outbox.c.seq.in_(old))).rowcount
-        if gone >= limit:
+        old = query.limit(limit - deleted)
+        deleted += c.execute(delete(outbox).where(outbox.c.seq.in_(old))).rowcount
+        if deleted >= limit:
             break
-    return gone
+    return deleted
 
 
 def forget_timeline(c: Connection, before: Millis, limit: int) -> int:
-    gone = 0
+    deleted = 0
     for table, key, at in (
         (requests, requests.c.id, requests.c.sent_at),
         (journal, journal.c.id, journal.c.at),
-        (pushes, pushes.c.id, pushes.c.at),
+        (deferred_memberships, deferred_memberships.c.id, deferred_memberships.c.at),
         (orders, orders.c.id, orders.c.done_at),
     ):
         old = select(key).where(at < before).order_by(at).limit(limit)
-        gone += c.execute(delete(table).where(key.in_(old))).rowcount
-    return gone
+        deleted += c.execute(delete(table).where(key.in_(old))).rowcount
+    return deleted
 
 
 def empty_bodies(c: Connection, before: Millis, after: int, limit: int) -> int | None:
-    start = max(after, _last_before(c, before - _DAYS))
+    start = max(after, _last_before(c, before - _LOOKBACK))
     end = min(start + limit, _last_before(c, before))
     if end <= start:
         return None
@@ -478,7 +485,7 @@ def empty_bodies(c: Connection, before: Millis, after: int, limit: int) -> int |
 
 
 _NO_DATA = b"null"
-_DAYS = 14 * 86_400_000
+_LOOKBACK = 14 * 86_400_000
 """ms: so much is looked through each night, so that a few missed nights leave nothing behind."""
 
 

@@ -12,14 +12,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    LaneId,
-    Millis,
-)
+from connector.domain.lanes import LaneId, Millis
 from connector.domain.outcomes import (
     Accepted,
+    Ambiguous,
     Dead,
-    Doubt,
     Held,
     Outcome,
     Pending,
@@ -27,35 +24,27 @@ from connector.domain.outcomes import (
     Skipped,
     Unsent,
 )
-from connector.domain.profile_state import Farewell, Profile
-from connector.domain.profiles import (
-    Observation,
-    OnLeave,
-    ProfileWrite,
-)
-from connector.domain.records import (
-    Claim,
-    Entry,
-    State,
-)
-from connector.ports import Ready
+from connector.domain.profile_state import AddressCleanup, Profile
+from connector.domain.profiles import Observation, OnLeave, ProfileWrite
+from connector.domain.records import Claim, Entry, State
+from connector.ports import ReadyCounts
 from connector.store.database import Database
 from connector.store.people import people
 from connector.store.queues import queue
 from connector.store.tables import in_state, journal, outbox, profiles
 
-_PROFILE = (
+_PROFILE_COLUMNS = (
     profiles.c.person,
     profiles.c.identity,
     profiles.c.wanted,
     profiles.c.confirmed,
-    profiles.c.farewells,
+    profiles.c.address_cleanups,
     profiles.c.move_from,
     profiles.c.profile_id,
     profiles.c.mapping,
 )
 _ROW = (
-    *_PROFILE,
+    *_PROFILE_COLUMNS,
     profiles.c.state,
     profiles.c.due,
     profiles.c.attempts,
@@ -67,8 +56,8 @@ _ROW = (
     profiles.c.priority,
 )
 _DAY = 86_400_000
-_LOOK_AGAIN = 1_000
-_DOUBT_WAIT = 30_000
+_RECHECK_AFTER = 1_000
+_AMBIGUOUS_WAIT = 30_000
 """ms: a request that timed out here may still be applied there for so long."""
 
 
@@ -79,11 +68,16 @@ class SqlProfiles(queue.ReceiptedQueue):
         super().__init__(database, profiles, profiles.c.person, profiles.c.since)
         self.reconfirm_after = reconfirm_after
 
-    async def start_anew(self, lane: LaneId, *, now: Millis) -> int:
+    async def reset_confirmed(self, lane: LaneId, *, now: Millis) -> int:
         """Another account knows nothing of what the one before was told."""
 
         def work(c: Connection) -> int:
-            empty = {"confirmed": "{}", "profile_id": None, "farewells": None, "move_from": None}
+            empty = {
+                "confirmed": "{}",
+                "profile_id": None,
+                "address_cleanups": None,
+                "move_from": None,
+            }
             held = (profiles.c.state == State.HELD, int(State.HELD))
             return c.execute(
                 update(profiles)
@@ -119,27 +113,27 @@ class SqlProfiles(queue.ReceiptedQueue):
                 return total
             after = found[-1]
 
-    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         """What is ready may still be held back, by an event of the person in flight or by a write
         to his address on another lane: nobody says when that ends, so look again soon."""
         found = await super().ready(lane, now=now, limit=limit)
         if not found.any:
             return found
-        again = Millis(now + _LOOK_AGAIN)
+        again = Millis(now + _RECHECK_AFTER)
         due = again if found.next_due is None else min(again, found.next_due)
         return replace(found, next_due=due)
 
-    def _take(self, c: Connection, taking: queue.Taking) -> list[Entry]:
-        lane, token, now, solo = taking.lane, taking.token, taking.now, taking.solo
+    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
+        lane, token, now, solo = spec.lane, spec.token, spec.now, spec.solo
         other = profiles.alias("other")
         rows = queue.claim(
             c,
             profiles,
             profiles.c.person,
-            taking,
+            spec,
             values={"receipt": None, "position": None, "sent": None},
             returning=_ROW,
-            only=(
+            conditions=(
                 ~exists(
                     select(literal(1)).where(
                         other.c.address == profiles.c.address,
@@ -152,7 +146,7 @@ class SqlProfiles(queue.ReceiptedQueue):
                         outbox.c.person == profiles.c.person, in_state(State.CLAIMED)
                     )
                 ),
-                ~queue.joins_a_list(profiles.c.address),
+                ~queue.is_joining_list(profiles.c.address),
             ),
         )
         entries: list[Entry] = []
@@ -161,18 +155,18 @@ class SqlProfiles(queue.ReceiptedQueue):
             profile = profile_of(row)
             write = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
             if write is None:
-                _put_back(c, row, token, state=State.ACCEPTED)
+                _unclaim(c, row, token, state=State.ACCEPTED)
                 continue
-            address = profile_state.address_of_write(profile)
+            address = profile_state.write_address(profile)
             elsewhere = address != profile.address
             both = {address, profile.address} - {""}
-            if elsewhere and _hand_over(c, profile, lane, now, self.reconfirm_after):
-                left, _ = profile_state.give_up(profile)
-                _save(c, [self._next(left, row, now)])
+            if elsewhere and _transfer_address(c, profile, lane, now, self.reconfirm_after):
+                left, _ = profile_state.abandon_address(profile)
+                _save(c, [self._ready_or_idle(left, row, now)])
             elif addresses & both or (elsewhere and _in_flight(c, address, row.person)):
-                _put_back(c, row, token)
-            elif not solo and profile_state.needs_one_call(write):
-                _put_back(c, row, token, solo=1)
+                _unclaim(c, row, token)
+            elif not solo and profile_state.needs_single_call(write):
+                _unclaim(c, row, token, solo=1)
             else:
                 addresses |= both
                 if elsewhere:
@@ -188,32 +182,32 @@ class SqlProfiles(queue.ReceiptedQueue):
         now: Millis,
         horizon: int,
     ) -> int:
-        writes = {e.seq: profile_state.write_of_json(e.data) for e in claim.entries}
+        writes = {e.seq: profile_state.write_from_json(e.data) for e in claim.entries}
         rows = _rows(c, [outcome.seq for outcome in outcomes], claim=claim.token)
         changes: list[dict[str, Any]] = []
-        notes: list[dict[str, Any]] = []
+        journal_entries: list[dict[str, Any]] = []
         for outcome in outcomes:
             row = rows.get(outcome.seq)
             if row is None:
                 continue
             write = writes[outcome.seq]
-            changes.append(self._after(row, write, outcome, now, horizon))
-            if note := _note(outcome, write, now):
-                notes.append(note)
+            changes.append(self._after_outcome(row, write, outcome, now, horizon))
+            if journal_entry := _journal_entry(outcome, write, now):
+                journal_entries.append(journal_entry)
         _save(c, changes)
-        if notes:
-            c.execute(insert(journal), notes)
+        if journal_entries:
+            c.execute(insert(journal), journal_entries)
         return len(changes)
 
-    def _after(
+    def _after_outcome(
         self, row: Any, write: ProfileWrite, outcome: Outcome, now: Millis, horizon: int
     ) -> dict[str, Any]:
         """The row after an outcome. What was observed while it was in flight is ready at once."""
         profile = profile_of(row)
         match outcome:
             case Accepted():
-                after = profile_state.took(profile, write, now, profile_id=outcome.ref)
-                return self._next(after, row, now) | {"request": outcome.request}
+                after = profile_state.apply_accepted(profile, write, now, profile_id=outcome.ref)
+                return self._ready_or_idle(after, row, now) | {"request": outcome.request}
             case Pending():
                 return {
                     "state": State.CLAIMED,
@@ -224,16 +218,16 @@ class SqlProfiles(queue.ReceiptedQueue):
                     "person": row.person,
                     "since": now,
                 }
-            case Retry() | Doubt():
-                return self._again(profile, row, outcome, now, horizon)
+            case Retry() | Ambiguous():
+                return self._retry_later(profile, row, outcome, now, horizon)
             case Unsent():
-                again = self._next(profile, row, now, due=row.due)
+                again = self._ready_or_idle(profile, row, now, due=row.due)
                 return again | {"attempts": row.attempts - 1}
             case Dead() | Held():
-                if self._has_news(profile, write, now):
-                    return self._next(profile, row, now)
+                if self._has_other_changes(profile, write, now):
+                    return self._ready_or_idle(profile, row, now)
                 state = State.DEAD if isinstance(outcome, Dead) else State.HELD
-                return _at_rest(profile) | {
+                return _idle_columns(profile) | {
                     "state": state,
                     "settled_at": now,
                     "problem": outcome.problem.value,
@@ -241,29 +235,29 @@ class SqlProfiles(queue.ReceiptedQueue):
                 }
             case Skipped():
                 # Shadow mode: nothing was told, and nothing waits to be before it ends.
-                at_rest = {"state": State.SKIPPED, "settled_at": now, "request": None}
-                return _at_rest(profile) | at_rest
+                idle = {"state": State.SKIPPED, "settled_at": now, "request": None}
+                return _idle_columns(profile) | idle
             case _:
                 raise AssertionError(outcome)
 
-    def _again(
-        self, profile: Profile, row: Any, outcome: Retry | Doubt, now: Millis, horizon: int
+    def _retry_later(
+        self, profile: Profile, row: Any, outcome: Retry | Ambiguous, now: Millis, horizon: int
     ) -> dict[str, Any]:
         failing_since = row.failing_since or now
         after = round(outcome.after * 1000)
-        if isinstance(outcome, Doubt):
-            profile = profile_state.doubted(profile, now)
-            after = max(after, _DOUBT_WAIT)
+        if isinstance(outcome, Ambiguous):
+            profile = profile_state.apply_ambiguous(profile, now)
+            after = max(after, _AMBIGUOUS_WAIT)
         if now - failing_since >= horizon:
             if row.problem == Problem.SHARED_ADDRESS.value:
-                return self._next(profile, row, now)
-            return _at_rest(profile) | {
+                return self._ready_or_idle(profile, row, now)
+            return _idle_columns(profile) | {
                 "state": State.DEAD,
                 "settled_at": now,
                 "problem": Problem.RETRIES_EXHAUSTED.value,
                 "detail": f"last: {outcome.problem} {outcome.detail}".strip(),
             }
-        again = self._next(profile, row, now, due=Millis(now + after))
+        again = self._ready_or_idle(profile, row, now, due=Millis(now + after))
         if again["state"] == State.HELD:
             return again
         return again | {
@@ -273,31 +267,31 @@ class SqlProfiles(queue.ReceiptedQueue):
             "detail": outcome.detail,
         }
 
-    def _has_news(self, profile: Profile, write: ProfileWrite, now: Millis) -> bool:
+    def _has_other_changes(self, profile: Profile, write: ProfileWrite, now: Millis) -> bool:
         """Whether something else than what was refused is to be told: it came meanwhile."""
         following = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
         return following is not None and (
-            (following.identity, following.sets, following.farewell)
-            != (write.identity, write.sets, write.farewell)
+            (following.identity, following.sets, following.is_cleanup)
+            != (write.identity, write.sets, write.is_cleanup)
             or set(following.unsets) != set(write.unsets)
         )
 
-    def _next(
+    def _ready_or_idle(
         self, profile: Profile, row: Any, now: Millis, *, due: Millis | None = None
     ) -> dict[str, Any]:
         """Ready again where something is left to tell, else at rest. One whose address became
         another person's while his write was in flight tells nothing more."""
         if row.problem == Problem.SHARED_ADDRESS.value:
-            return _at_rest(profile) | {
+            return _idle_columns(profile) | {
                 "state": State.HELD,
                 "problem": row.problem,
                 "confirmed": "{}",
                 "settled_at": now,
             }
         write = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
-        return _at_rest(profile) | {
+        return _idle_columns(profile) | {
             "state": State.READY if write else State.ACCEPTED,
-            "solo": int(bool(write) and profile_state.needs_one_call(write)) if write else 0,
+            "solo": int(bool(write) and profile_state.needs_single_call(write)) if write else 0,
             "due": due if due is not None else now,
             "settled_at": now,
             "since": row.since,
@@ -314,7 +308,7 @@ class SqlProfiles(queue.ReceiptedQueue):
 
     # ── receipts ─────────────────────────────────────────────────────────────────────────────────
 
-    def _held_by(self, lane: LaneId, receipt: str) -> Any:
+    def _rows_of_receipt(self, lane: LaneId, receipt: str) -> Any:
         return (
             select(*_ROW, profiles.c.position, profiles.c.sent, profiles.c.request)
             .where(
@@ -332,32 +326,34 @@ class SqlProfiles(queue.ReceiptedQueue):
         now: Millis,
         failed: Mapping[int, tuple[Problem, str]],
     ) -> None:
-        changes, notes = [], []
+        changes, journal_entries = [], []
         for row in rows:
-            write = profile_state.write_of_json(row.sent)
+            write = profile_state.write_from_json(row.sent)
             fault = failed.get(row.position)
             outcome: Outcome = (
                 Dead(row.person, *fault) if fault else Accepted(row.person, row.request or "")
             )
-            changes.append(self._after(row, write, outcome, now, 0))
-            if note := _note(outcome, write, now):
-                notes.append(note)
+            changes.append(self._after_outcome(row, write, outcome, now, 0))
+            if journal_entry := _journal_entry(outcome, write, now):
+                journal_entries.append(journal_entry)
         _save(c, changes)
-        c.execute(insert(journal), notes)
+        c.execute(insert(journal), journal_entries)
 
-    def _doubted(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
+    def _requeue_ambiguous(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
         """All is told again, singly, so that one bad profile cannot take a whole job along for
         ever, and with an end in sight."""
-        told = []
+        changes = []
         for row in rows:
-            after = self._next(profile_state.doubted(profile_of(row), now), row, now)
+            after = self._ready_or_idle(
+                profile_state.apply_ambiguous(profile_of(row), now), row, now
+            )
             since = row.failing_since or now
-            told.append(_AT_REST | after | {"solo": 1, "failing_since": since})
-        _save(c, told)
+            changes.append(_IDLE | after | {"solo": 1, "failing_since": since})
+        _save(c, changes)
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────
 
-    async def outdated(self, lane: LaneId, mapping: str) -> int:
+    async def count_outdated(self, lane: LaneId, mapping: str) -> int:
         """How many people were rendered with another mapping version."""
         query = select(func.count()).where(profiles.c.lane == lane, profiles.c.mapping != mapping)
         return await self._database.read(lambda c: c.execute(query).scalar_one())
@@ -370,19 +366,19 @@ def observe(
     c: Connection, seen: Sequence[Observation], *, now: Millis, reconfirm_after: int
 ) -> None:
     rows = _rows(c, [o.person for o in seen])
-    _make_missing(c, [o for o in seen if o.person not in rows], now)
+    _create_missing(c, [o for o in seen if o.person not in rows], now)
     rows |= _rows(c, [o.person for o in seen if o.person not in rows])
     changes = []
     for observed in seen:
         row = rows[observed.person]
         known = profile_of(row)
-        o = profile_state.as_known(known, observed, held=row.state == State.HELD)
+        o = profile_state.without_identity_if_known(known, observed, held=row.state == State.HELD)
         profile = profile_state.observe(known, o, email_change=o.email_change)
-        if o.address and (left := _displaced(c, o)):
-            profile = profile_state.inherit(profile_state.doubted(profile, now), left)
+        if o.address and (left := _hold_previous_owners(c, o)):
+            profile = profile_state.adopt_fields(profile_state.apply_ambiguous(profile, now), left)
         changes.append(_observed(row, profile, o, now, reconfirm_after))
     _save(c, changes)
-    people.reveal(c, seen, now)
+    people.record_addresses(c, seen, now)
 
 
 def leave(
@@ -401,29 +397,29 @@ def leave(
     for row in _rows(c, gone).values():
         if row.state == State.HELD and row.problem == Problem.SHARED_ADDRESS.value:
             continue
-        profile = profile_state.leave(profile_of(row), at, on_leave=people[row.person])
+        profile = profile_state.mark_gone(profile_of(row), at, on_leave=people[row.person])
         old = row.person in backfill
-        changes.append(_ready(row, profile, now, reconfirm_after, since=now, backfill=old))
+        changes.append(_requeue(row, profile, now, reconfirm_after, since=now, backfill=old))
     _save(c, changes)
 
 
-def forget(c: Connection, people: Sequence[int], now: Millis) -> None:
+def invalidate_confirmed(c: Connection, people: Sequence[int], now: Millis) -> None:
     """What was confirmed of these people is to be told again with what is observed next."""
     rows = _rows(c, people).values()
-    _save(c, [_columns(profile_state.doubted(profile_of(row), now)) for row in rows])
+    _save(c, [_columns(profile_state.apply_ambiguous(profile_of(row), now)) for row in rows])
 
 
-def tell_again(c: Connection, people: Sequence[int], now: Millis, *, reconfirm_after: int) -> None:
+def resend(c: Connection, people: Sequence[int], now: Millis, *, reconfirm_after: int) -> None:
     """All that is wanted of these people is told again now, as by a backfill."""
     changes = []
     for row in _rows(c, people).values():
         if row.state in (State.READY, State.CLAIMED, State.ACCEPTED, State.SKIPPED):
-            profile = profile_state.doubted(profile_of(row), now)
-            changes.append(_ready(row, profile, now, reconfirm_after, since=now, backfill=True))
+            profile = profile_state.apply_ambiguous(profile_of(row), now)
+            changes.append(_requeue(row, profile, now, reconfirm_after, since=now, backfill=True))
     _save(c, changes)
 
 
-def look(c: Connection, people: Sequence[int]) -> dict[int, Profile]:
+def load_profiles(c: Connection, people: Sequence[int]) -> dict[int, Profile]:
     """These people as they stand, for who changes nothing."""
     found: dict[int, Profile] = {}
     for part in queue.chunks(people):
@@ -441,7 +437,9 @@ def _observed(
     if problem:
         held = {"state": State.HELD, "problem": problem.value, "settled_at": now}
         return _columns(profile) | (held if row.state != State.CLAIMED else {})
-    changes = _ready(row, profile, now, reconfirm_after, since=o.since or now, backfill=o.backfill)
+    changes = _requeue(
+        row, profile, now, reconfirm_after, since=o.since or now, backfill=o.backfill
+    )
     if row.state == State.CLAIMED and o.address:
         changes["problem"] = None  # he has an address of his own again, if it was that
         if row.address is None:
@@ -449,7 +447,7 @@ def _observed(
     return changes
 
 
-def _ready(
+def _requeue(
     row: Any,
     profile: Profile,
     now: Millis,
@@ -466,11 +464,11 @@ def _ready(
         return _columns(profile) | {"priority": priority}
     write = profile_state.next_write(profile, now=now, reconfirm_after=reconfirm_after)
     if write is None:
-        return _at_rest(profile) | {"state": State.ACCEPTED, "problem": None}
+        return _idle_columns(profile) | {"state": State.ACCEPTED, "problem": None}
     waits = row.state == State.READY
-    return _at_rest(profile) | {
+    return _idle_columns(profile) | {
         "state": State.READY,
-        "solo": int(profile_state.needs_one_call(write)),
+        "solo": int(profile_state.needs_single_call(write)),
         "priority": priority,
         "due": row.due if waits else now,
         "since": row.since if waits else since,
@@ -478,12 +476,12 @@ def _ready(
     }
 
 
-def _displaced(c: Connection, o: Observation) -> set[str]:
+def _hold_previous_owners(c: Connection, o: Observation) -> set[str]:
     """Others who had this address are held, for the latest active has it: the fields of theirs
     that may stand there."""
     left: set[str] = set()
-    for row in _at_address(c, o.address, o.lane, o.person):
-        left |= profile_state.told(profile_of(row))
+    for row in _others_at_address(c, o.address, o.lane, o.person):
+        left |= profile_state.fields_at_address(profile_of(row))
         c.execute(
             update(profiles)
             .where(profiles.c.person == row.person)
@@ -498,23 +496,25 @@ def _displaced(c: Connection, o: Observation) -> set[str]:
     return left
 
 
-def _at_address(c: Connection, address: bytes | None, lane: LaneId, but: int) -> list[Any]:
+def _others_at_address(
+    c: Connection, address: bytes | None, lane: LaneId, exclude: int
+) -> list[Any]:
     """Rows of others who have this address."""
     query = select(*_ROW).where(
         profiles.c.address == address,
-        profiles.c.person != but,
+        profiles.c.person != exclude,
         profiles.c.lane == lane,
         profiles.c.problem.is_distinct_from(Problem.SHARED_ADDRESS.value),
     )
     return [row for row in c.execute(query) if profile_of(row).address == (address or b"").hex()]
 
 
-def _in_flight(c: Connection, address: str, but: int) -> bool:
+def _in_flight(c: Connection, address: str, exclude: int) -> bool:
     """Whether another's write to this address is in flight, or a move to it. Asked only for those
     who leave an address, who are few."""
     query = select(profiles.c.address, profiles.c.move_from).where(
         in_state(State.CLAIMED, profiles),
-        profiles.c.person != but,
+        profiles.c.person != exclude,
         (profiles.c.address == bytes.fromhex(address)) | profiles.c.move_from.is_not(None),
     )
     return any(
@@ -523,24 +523,26 @@ def _in_flight(c: Connection, address: str, but: int) -> bool:
     )
 
 
-def _hand_over(
+def _transfer_address(
     c: Connection, profile: Profile, lane: LaneId, now: Millis, reconfirm_after: int
 ) -> bool:
     """Where the address that a person left is another's by now, it is the other's write that puts
     the fields right: a farewell would take away what is his, and a move his profile."""
-    address = bytes.fromhex(profile_state.address_of_write(profile))
-    heirs = _at_address(c, address, lane, profile.person) if address else []
-    if heirs:
-        _, names = profile_state.give_up(profile)
+    address = bytes.fromhex(profile_state.write_address(profile))
+    new_owners = _others_at_address(c, address, lane, profile.person) if address else []
+    if new_owners:
+        _, names = profile_state.abandon_address(profile)
         changes = [
-            _ready(h, profile_state.inherit(profile_of(h), names), now, reconfirm_after, since=now)
-            for h in heirs
+            _requeue(
+                h, profile_state.adopt_fields(profile_of(h), names), now, reconfirm_after, since=now
+            )
+            for h in new_owners
         ]
         _save(c, changes)
-    return bool(heirs)
+    return bool(new_owners)
 
 
-def _make_missing(c: Connection, seen: Sequence[Observation], now: Millis) -> None:
+def _create_missing(c: Connection, seen: Sequence[Observation], now: Millis) -> None:
     if not seen:
         return
     dialect = postgresql if c.dialect.name == "postgresql" else sqlite
@@ -561,15 +563,15 @@ def profile_of(row: Any) -> Profile:
         wanted=_pairs(row.wanted),
         confirmed=_pairs(row.confirmed),
         profile_id=row.profile_id,
-        farewells=tuple(
-            Farewell(**f | {"names": tuple(f["names"])})
-            for f in orjson.loads(row.farewells or "[]")
+        address_cleanups=tuple(
+            AddressCleanup(**f | {"names": tuple(f["names"])})
+            for f in orjson.loads(row.address_cleanups or "[]")
         ),
-        move_from=orjson.loads(row.move_from) if row.move_from else None,
+        pending_move=orjson.loads(row.move_from) if row.move_from else None,
         mapping=row.mapping,
         address=row.address.hex() if row.address else "",
     )
-    return replace(profile, address=profile_state.address_now(profile))
+    return replace(profile, address=profile_state.current_address(profile))
 
 
 def _pairs(text: str) -> dict[str, Any]:
@@ -583,16 +585,16 @@ def _columns(profile: Profile) -> dict[str, Any]:
         "identity": orjson.dumps(profile.identity).decode(),
         "wanted": orjson.dumps(profile.wanted).decode(),
         "confirmed": orjson.dumps(profile.confirmed).decode(),
-        "farewells": orjson.dumps([asdict(f) for f in profile.farewells]).decode()
-        if profile.farewells
+        "address_cleanups": orjson.dumps([asdict(f) for f in profile.address_cleanups]).decode()
+        if profile.address_cleanups
         else None,
-        "move_from": orjson.dumps(profile.move_from).decode() if profile.move_from else None,
+        "move_from": orjson.dumps(profile.pending_move).decode() if profile.pending_move else None,
         "profile_id": profile.profile_id,
         "mapping": profile.mapping,
     }
 
 
-def _at_rest(profile: Profile) -> dict[str, Any]:
+def _idle_columns(profile: Profile) -> dict[str, Any]:
     """`_columns` of a row without a write in flight, whose address is the person's own again."""
     own = bytes.fromhex(profile.address) if profile.address else None
     return _columns(profile) | {"address": own}
@@ -615,7 +617,7 @@ def _save(c: Connection, changes: Iterable[dict[str, Any]]) -> None:
     alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for change in changes:
         if "settled_at" in change and change.get("state") != State.CLAIMED:
-            change = _AT_REST | change
+            change = _IDLE | change
         alike.setdefault(tuple(sorted(change)), []).append(change)
     for rows in alike.values():
         c.execute(
@@ -624,7 +626,7 @@ def _save(c: Connection, changes: Iterable[dict[str, Any]]) -> None:
         )
 
 
-_AT_REST: dict[str, Any] = {
+_IDLE: dict[str, Any] = {
     "claim": None,
     "receipt": None,
     "position": None,
@@ -636,7 +638,7 @@ _AT_REST: dict[str, Any] = {
 }
 
 
-def _put_back(c: Connection, row: Any, token: int, **values: Any) -> None:
+def _unclaim(c: Connection, row: Any, token: int, **values: Any) -> None:
     c.execute(
         update(profiles)
         .where(profiles.c.person == row.person, profiles.c.claim == token)
@@ -662,15 +664,15 @@ def _entry(row: Any, write: ProfileWrite, solo: bool) -> Entry:
     )
 
 
-def _note(outcome: Outcome, write: ProfileWrite, now: Millis) -> dict[str, Any] | None:
-    if not isinstance(outcome, Accepted | Pending | Dead | Doubt):
+def _journal_entry(outcome: Outcome, write: ProfileWrite, now: Millis) -> dict[str, Any] | None:
+    if not isinstance(outcome, Accepted | Pending | Dead | Ambiguous):
         return None
-    word = {Accepted: "accepted", Pending: "queued", Dead: "dead", Doubt: "in doubt"}
+    labels = {Accepted: "accepted", Pending: "queued", Dead: "dead", Ambiguous: "in doubt"}
     return {
         "person": outcome.seq,
         "at": now,
         "kind": "write",
-        "outcome": word[type(outcome)],
+        "outcome": labels[type(outcome)],
         "request": outcome.request,
         "data": profile_state.write_to_json(write),
     }

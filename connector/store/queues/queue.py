@@ -28,27 +28,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-    Spend,
-)
-from connector.domain.outcomes import (
-    Outcome,
-    Request,
-)
-from connector.domain.records import (
-    Claim,
-    Entry,
-    State,
-)
-from connector.ports import Fence, OpenReceipt, Ready
+from connector.domain.lanes import Lane, LaneId, Millis, QuotaUsage
+from connector.domain.outcomes import Outcome, Request
+from connector.domain.records import Claim, Entry, State
+from connector.ports import Fence, OpenReceipt, ReadyCounts
 from connector.store.admin import facts, leases
 from connector.store.database import Database
 from connector.store.tables import in_state, memberships, profiles, requests
 
-_IN = 10_000
+_MAX_IN = 10_000
 
 
 def ready(
@@ -60,16 +48,18 @@ def ready(
     limit: int,
     *,
     fresh: tuple[Any, ...] = (),
-) -> Ready:
+) -> ReadyCounts:
     """How many could be claimed now, counted up to `limit`, and when the next becomes due. `fresh`
     is what else holds of those that were never sent."""
-    row = c.execute(_ready(table, key, fresh), {"lane": lane, "now": now, "most": limit}).one()
+    row = c.execute(
+        _ready_query(table, key, fresh), {"lane": lane, "now": now, "most": limit}
+    ).one()
     due = [at for at in row[4:] if at is not None]
-    return Ready(row[0], row[1], Millis(min(due)) if due else None, row[2], row[3])
+    return ReadyCounts(row[0], row[1], Millis(min(due)) if due else None, row[2], row[3])
 
 
 @functools.cache
-def _ready(table: Table, key: Column[Any], fresh: tuple[Any, ...]) -> Select[Any]:
+def _ready_query(table: Table, key: Column[Any], fresh: tuple[Any, ...]) -> Select[Any]:
     """One statement for all that a lane asks at every turn, made once: eight of them, made and
     sent each time, were a fifth of a backfill's CPU."""
     kinds = [(solo, priority) for priority in (0, 1) for solo in (0, 1)]
@@ -101,38 +91,36 @@ def claim(
     c: Connection,
     table: Table,
     key: Column[Any],
-    taking: Taking,
+    spec: ClaimSpec,
     *,
     values: dict[str, Any],
     returning: tuple[Any, ...],
-    only: tuple[Any, ...] = (),
+    conditions: tuple[Any, ...] = (),
 ) -> list[Any]:
     """Claim the oldest ready rows, live before backfill; rows in the order of their key."""
     rows: list[Any] = []
-    priorities = (0, 1) if taking.backfill is None else (int(taking.backfill),)
+    priorities = (0, 1) if spec.backfill is None else (int(spec.backfill),)
     for priority in priorities:
-        if len(rows) >= taking.limit:
+        if len(rows) >= spec.limit:
             break
         oldest = (
             select(key)
             .where(
-                table.c.lane == taking.lane,
+                table.c.lane == spec.lane,
                 in_state(State.READY, table),
-                table.c.solo == int(taking.solo),
+                table.c.solo == int(spec.solo),
                 table.c.priority == priority,
-                table.c.due <= taking.now,
-                *only,
+                table.c.due <= spec.now,
+                *conditions,
             )
             .order_by(table.c.due, key)
-            .limit(taking.limit - len(rows))
+            .limit(spec.limit - len(rows))
             .with_for_update(skip_locked=True)
         )
         statement = (
             update(table)
             .where(key.in_(oldest))
-            .values(
-                state=State.CLAIMED, claim=taking.token, attempts=table.c.attempts + 1, **values
-            )
+            .values(state=State.CLAIMED, claim=spec.token, attempts=table.c.attempts + 1, **values)
             .returning(*returning)
         )
         rows += sorted(c.execute(statement), key=lambda row: row._mapping[key])
@@ -152,7 +140,7 @@ def extend(c: Connection, table: Table, lane: LaneId, pause: int) -> int:
     ).rowcount
 
 
-CLEAN = {"claim": None, "problem": None, "detail": "", "settled_at": None}
+RESET = {"claim": None, "problem": None, "detail": "", "settled_at": None}
 """The columns of a row that begins again."""
 
 
@@ -178,8 +166,8 @@ def recover(c: Connection, table: Table, now: Millis, **values: Any) -> int:
 
 
 def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), _IN):
-        yield values[start : start + _IN]
+    for start in range(0, len(values), _MAX_IN):
+        yield values[start : start + _MAX_IN]
 
 
 def save_requests(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
@@ -204,7 +192,7 @@ def save_requests(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Taking:
+class ClaimSpec:
     """A claim in the making: what it is called, when, how many and which kind."""
 
     lane: LaneId
@@ -225,7 +213,7 @@ class SqlQueue(ABC):
         self._key = key
 
     @abstractmethod
-    def _take(self, c: Connection, taking: Taking) -> list[Entry]:
+    def _claim_entries(self, c: Connection, spec: ClaimSpec) -> list[Entry]:
         """Claim rows under `taking.token` and make entries of them."""
 
     @abstractmethod
@@ -238,7 +226,7 @@ class SqlQueue(ABC):
     def _recover(self, c: Connection, now: Millis) -> int:
         """What holders that are gone had claimed; how many."""
 
-    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         return await self._database.read(
             lambda c: ready(c, self._table, self._key, lane, now, limit)
         )
@@ -252,16 +240,16 @@ class SqlQueue(ABC):
         limit: int,
         solo: bool,
         mapping: str,
-        spend: Sequence[Spend] = (),
+        usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
     ) -> Claim | None:
-        taking = Taking(lane.id, secrets.randbits(62), now, limit, solo, mapping, backfill)
+        spec = ClaimSpec(lane.id, secrets.randbits(62), now, limit, solo, mapping, backfill)
 
         def work(c: Connection) -> Claim | None:
-            leases.require(c, fence, now)
-            facts.add_spend(c, spend)
-            entries = self._take(c, taking)
-            return Claim(taking.token, lane, entries) if entries else None
+            leases.require_lease(c, fence, now)
+            facts.add_quota_usage(c, usage)
+            entries = self._claim_entries(c, spec)
+            return Claim(spec.token, lane, entries) if entries else None
 
         return await self._database.write(work)
 
@@ -282,16 +270,16 @@ class SqlQueue(ABC):
 
     async def recover(self, fence: Fence, *, now: Millis) -> int:
         def work(c: Connection) -> int:
-            leases.require(c, fence, now)
+            leases.require_lease(c, fence, now)
             return self._recover(c, now)
 
         return await self._database.write(work)
 
-    async def extend(self, lane: LaneId, pause: int) -> int:
+    async def extend_horizon(self, lane: LaneId, pause: int) -> int:
         return await self._database.write(lambda c: extend(c, self._table, lane, pause))
 
 
-def joins_a_list(address: Column[Any]) -> ColumnElement[bool]:
+def is_joining_list(address: Column[Any]) -> ColumnElement[bool]:
     """Whether the person of this address is being told to join a list: an import job holds him."""
     joining = memberships.alias("joining")
     return exists(
@@ -307,13 +295,13 @@ class ReceiptedQueue(SqlQueue):
     `told_at` is the column that says when such an entry was told."""
 
     def __init__(
-        self, database: Database, table: Table, key: Column[Any], told_at: Column[Any]
+        self, database: Database, table: Table, key: Column[Any], sent_at: Column[Any]
     ) -> None:
         super().__init__(database, table, key)
-        self._told_at = told_at
+        self._sent_at = sent_at
 
     @abstractmethod
-    def _held_by(self, lane: LaneId, receipt: str) -> Any:
+    def _rows_of_receipt(self, lane: LaneId, receipt: str) -> Any:
         """The query for rows of this receipt, in the order of their key."""
 
     @abstractmethod
@@ -327,13 +315,13 @@ class ReceiptedQueue(SqlQueue):
         """The job that held these rows is over: `failed` by position."""
 
     @abstractmethod
-    def _doubted(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
+    def _requeue_ambiguous(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
         """Nobody will say what became of these rows."""
 
     async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]:
         table = self._table
         query = (
-            select(table.c.receipt, func.max(self._told_at), func.count())
+            select(table.c.receipt, func.max(self._sent_at), func.count())
             .where(
                 table.c.lane == lane, in_state(State.CLAIMED, table), table.c.receipt.is_not(None)
             )
@@ -351,12 +339,16 @@ class ReceiptedQueue(SqlQueue):
         now: Millis,
         failed: Mapping[int, tuple[Problem, str]],
     ) -> int:
-        return await self._each_of(lane, receipt, lambda c, rows: self._close(c, rows, now, failed))
+        return await self._in_batches(
+            lane, receipt, lambda c, rows: self._close(c, rows, now, failed)
+        )
 
-    async def doubt_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
-        return await self._each_of(lane, receipt, lambda c, rows: self._doubted(c, rows, now))
+    async def requeue_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
+        return await self._in_batches(
+            lane, receipt, lambda c, rows: self._requeue_ambiguous(c, rows, now)
+        )
 
-    async def _each_of(
+    async def _in_batches(
         self, lane: LaneId, receipt: str, work: Callable[[Connection, Sequence[Any]], None]
     ) -> int:
         """A thousand at a time, so that a job of ten thousand does not hold up the writer."""
@@ -364,7 +356,7 @@ class ReceiptedQueue(SqlQueue):
         while True:
 
             def part(c: Connection) -> int:
-                query = self._held_by(lane, receipt).limit(1_000).with_for_update()
+                query = self._rows_of_receipt(lane, receipt).limit(1_000).with_for_update()
                 rows = list(c.execute(query))
                 if rows:
                     work(c, rows)

@@ -22,14 +22,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-)
+from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.outcomes import (
+    Ambiguous,
     Dead,
-    Doubt,
     Gone,
     Held,
     Observed,
@@ -37,13 +33,8 @@ from connector.domain.outcomes import (
     Retry,
     Skipped,
 )
-from connector.domain.records import (
-    Checkpoint,
-    Claim,
-    Entry,
-    State,
-)
-from connector.ports import FreshView, Sighting
+from connector.domain.records import Checkpoint, Claim, Entry, State
+from connector.ports import FreshView, ListedPerson
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import bulk_observations
@@ -51,7 +42,7 @@ from connector.store.queues import profiles, queue
 from connector.store.tables import in_state, outbox, people, reads
 from connector.store.tables import profiles as profiles_table
 
-GAP = 2_000
+MIN_READ_INTERVAL = 2_000
 """ms between two reads of one person where no event waits for the second."""
 
 
@@ -62,11 +53,11 @@ class SqlReads(queue.SqlQueue):
         super().__init__(database, reads, reads.c.person)
         self._states = states
 
-    def _take(self, c: Connection, taking: queue.Taking) -> list[Entry]:
-        sent = {"sent_at": taking.now}
-        rows = queue.claim(c, reads, reads.c.person, taking, values=sent, returning=_ROW)
-        who = _people(c, [row.person for row in rows])
-        return [_entry(row, who[row.person], taking.now) for row in rows]
+    def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
+        sent = {"sent_at": spec.now}
+        rows = queue.claim(c, reads, reads.c.person, spec, values=sent, returning=_ROW)
+        who = _identifiers(c, [row.person for row in rows])
+        return [_entry(row, who[row.person], spec.now) for row in rows]
 
     def _settle(
         self,
@@ -76,10 +67,10 @@ class SqlReads(queue.SqlQueue):
         now: Millis,
         horizon: int,
     ) -> int:
-        rows = _claimed(c, [outcome.seq for outcome in outcomes], claim.token)
+        rows = _claimed_rows(c, [outcome.seq for outcome in outcomes], claim.token)
         known = [outcome for outcome in outcomes if outcome.seq in rows]
         for outcome in known:
-            values = _after(rows[outcome.seq], outcome, now, horizon)
+            values = _after_outcome(rows[outcome.seq], outcome, now, horizon)
             c.execute(update(reads).where(reads.c.person == outcome.seq).values(values))
         seen = [o.observation for o in known if isinstance(o, Observed)]
         gone = {o.seq: o.on_leave for o in known if isinstance(o, Gone)}
@@ -89,33 +80,33 @@ class SqlReads(queue.SqlQueue):
         if gone:
             old = frozenset(person for person in gone if rows[person].priority)
             profiles.leave(c, gone, at=now, now=now, reconfirm_after=reconfirm, backfill=old)
-        _release(c, [o.person for o in seen] + list(gone), now)
+        _release_events(c, [o.person for o in seen] + list(gone), now)
         return len(known)
 
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, reads, now)
 
-    async def ask(
+    async def request(
         self,
         lane: LaneId,
-        who: Mapping[int, Millis],
+        people: Mapping[int, Millis],
         *,
-        gap: int = 0,
+        min_interval: int = 0,
         backfill: bool = False,
-        first: bool = False,
+        urgent: bool = False,
     ) -> None:
         def work(c: Connection) -> None:
-            ask(c, lane, who, gap, int(backfill))
-            if first:
-                mine = reads.c.person.in_(list(who)), in_state(State.READY, reads)
+            ask(c, lane, people, min_interval, int(backfill))
+            if urgent:
+                mine = reads.c.person.in_(list(people)), in_state(State.READY, reads)
                 c.execute(update(reads).where(*mine).values(due=0))
 
         await self._database.write(work)
 
-    async def take_in(
+    async def bulk_observe(
         self,
         lane: Lane,
-        seen: Sequence[Sighting],
+        listed: Sequence[ListedPerson],
         *,
         now: Millis,
         checkpoint: Checkpoint | None = None,
@@ -124,11 +115,11 @@ class SqlReads(queue.SqlQueue):
             if checkpoint:
                 facts.save_checkpoint(c, lane.connection, checkpoint, now)
             reconfirm = self._states.reconfirm_after
-            return bulk_observations.take_in(c, lane, seen, now=now, reconfirm_after=reconfirm)
+            return bulk_observations.take_in(c, lane, listed, now=now, reconfirm_after=reconfirm)
 
         return await self._database.write(work)
 
-    async def fresh(self, people: Sequence[int]) -> Mapping[int, FreshView]:
+    async def fresh_views(self, people: Sequence[int]) -> Mapping[int, FreshView]:
         """The newest views, and whether a write of the person's profile is in flight, be it
         another's who had the address before, or his joining a list."""
 
@@ -140,7 +131,7 @@ class SqlReads(queue.SqlQueue):
                     other.c.address == profiles_table.c.address, other.c.state == State.CLAIMED
                 )
             ),
-            queue.joins_a_list(profiles_table.c.address),
+            queue.is_joining_list(profiles_table.c.address),
         )
 
         def work(c: Connection) -> dict[int, FreshView]:
@@ -184,7 +175,7 @@ def ask(
     the number of the one that asks."""
     if who:
         c.execute(
-            _asking(c.dialect.name, gap),
+            _upsert_statement(c.dialect.name, gap),
             [
                 {
                     "person": person,
@@ -202,20 +193,20 @@ def ask(
 
 
 @functools.cache
-def _asking(dialect: str, gap: int) -> Insert:
+def _upsert_statement(dialect: str, gap: int) -> Insert:
     """One that waits already keeps its turn; one that is being read is read once more after.
 
     Made once: it is longer to make than to run, and every webhook's commit runs it.
     """
-    made = postgresql if dialect == "postgresql" else sqlite
-    statement: Any = made.insert(reads)
+    sql_dialect = postgresql if dialect == "postgresql" else sqlite
+    statement: Any = sql_dialect.insert(reads)
     new = statement.excluded
     being_read = reads.c.state == State.CLAIMED
     waits = (reads.c.state == State.READY) | being_read
     earliest = reads.c.sent_at + gap
     # Received before the read was sent, and stored after: it may have brought another address.
     missed = being_read & (new.asked_at <= reads.c.sent_at) & (reads.c.asked_at <= reads.c.sent_at)
-    asking: Insert = statement.on_conflict_do_update(
+    upsert: Insert = statement.on_conflict_do_update(
         index_elements=["person"],
         set_={
             "lane": new.lane,
@@ -240,16 +231,16 @@ def _asking(dialect: str, gap: int) -> Insert:
             "failing_since": case((waits, reads.c.failing_since), else_=None),
         },
     )
-    return asking
+    return upsert
 
 
-def _after(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, Any]:
+def _after_outcome(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, Any]:
     match outcome:
         case Observed() | Gone():
             again = row.asked_at > row.sent_at
             values: dict[str, Any] = {
                 "state": State.READY if again else State.ACCEPTED,
-                "due": row.sent_at + GAP if again else row.sent_at,
+                "due": row.sent_at + MIN_READ_INTERVAL if again else row.sent_at,
                 "attempts": 0,
                 "failing_since": None,
                 "problem": None,
@@ -262,14 +253,14 @@ def _after(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, A
                     "view_at": outcome.observation.at,
                     "renew": row.renew if again else 0,
                 }
-        case Retry() | Doubt():
+        case Retry() | Ambiguous():
             since = row.failing_since or now
-            over = now - since >= horizon
+            exhausted = now - since >= horizon
             values = {
-                "state": State.DEAD if over else State.READY,
+                "state": State.DEAD if exhausted else State.READY,
                 "due": now + round(outcome.after * 1000),
                 "failing_since": since,
-                "problem": Problem.RETRIES_EXHAUSTED.value if over else outcome.problem.value,
+                "problem": Problem.RETRIES_EXHAUSTED.value if exhausted else outcome.problem.value,
                 "detail": outcome.detail,
             }
         case Dead() | Held():
@@ -285,7 +276,7 @@ def _after(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, A
     return values | {"claim": None}
 
 
-def _release(c: Connection, who: Sequence[int], now: Millis) -> None:
+def _release_events(c: Connection, who: Sequence[int], now: Millis) -> None:
     """The events that waited for these people go now."""
     if who:
         c.execute(
@@ -301,7 +292,7 @@ def _release(c: Connection, who: Sequence[int], now: Millis) -> None:
         )
 
 
-def _claimed(c: Connection, who: Sequence[int], token: int) -> dict[int, Any]:
+def _claimed_rows(c: Connection, who: Sequence[int], token: int) -> dict[int, Any]:
     found: dict[int, Any] = {}
     for part in queue.chunks(who):
         query = select(*_ROW).where(
@@ -313,7 +304,7 @@ def _claimed(c: Connection, who: Sequence[int], token: int) -> dict[int, Any]:
     return found
 
 
-def _people(c: Connection, who: Sequence[int]) -> dict[int, tuple[str | None, str | None]]:
+def _identifiers(c: Connection, who: Sequence[int]) -> dict[int, tuple[str | None, str | None]]:
     found: dict[int, tuple[str | None, str | None]] = {}
     for part in queue.chunks(who):
         query = select(people.c.id, people.c.platform_id, people.c.email)
@@ -329,7 +320,7 @@ def _entry(row: Any, who: tuple[str | None, str | None], now: Millis) -> Entry:
     return Entry(
         seq=row.person,
         unique_id=platform_id or "",
-        name="renew" if row.renew else "read",
+        name="refetch" if row.renew else "read",
         occurred_at=now,
         received_at=row.asked_at,
         email=email,

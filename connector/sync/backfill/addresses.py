@@ -20,15 +20,15 @@ from typing import BinaryIO
 from connector.mapping.address import valid_email
 
 _DELIMITERS = ",;\t|"
-_SAMPLE = 65_536
-_LINE = 1_048_576
-_LINES_OF_A_RECORD = 100
-_NAMES = frozenset(
+_SAMPLE_SIZE = 65_536
+_MAX_LINE = 1_048_576
+_MAX_RECORD_LINES = 100
+_HEADER_NAMES = frozenset(
     ("email", "e-mail", "emailaddress", "e-mailaddress", "mail", "email_address", "e_mail")
 )
 
 
-class FileFault(Exception):
+class FileError(Exception):
     """The file cannot be used; the text says why and what to do."""
 
 
@@ -45,7 +45,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """Behind a record: its last byte, and how many lines there are before."""
 
     byte: int
@@ -55,18 +55,18 @@ class Place:
         return f"{self.byte}:{self.line}"
 
     @classmethod
-    def of(cls, cursor: str) -> Place:
+    def parse(cls, cursor: str) -> Position:
         byte, _, line = cursor.partition(":")
         return cls(int(byte), int(line))
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class AddressBatch:
     """Records in a row: `good` addresses, and (line, why) of the others."""
 
     good: list[str]
     bad: list[tuple[int, str]]
-    behind: Place
+    next_position: Position
     more: bool
 
 
@@ -75,7 +75,7 @@ def fingerprint(path: Path) -> str:
     Raises FileFault where it cannot be read."""
     try:
         with path.open("rb") as file:
-            head = hashlib.blake2b(file.read(_SAMPLE), digest_size=8).hexdigest()
+            head = hashlib.blake2b(file.read(_SAMPLE_SIZE), digest_size=8).hexdigest()
         found = path.stat()
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -85,36 +85,37 @@ def fingerprint(path: Path) -> str:
 def count_lines(path: Path) -> int:
     """About as many records, and one more for the header. Reads the file once."""
     with path.open("rb") as file:
-        lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_LINE), b""))
+        lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_MAX_LINE), b""))
         if file.tell():
             file.seek(-1, 2)
             lines += file.read(1) != b"\n"
     return lines
 
 
-def look(path: Path) -> Layout:
+def detect_layout(path: Path) -> Layout:
     """How the file is laid out, by its first 64 KiB. Raises FileFault."""
     try:
         with path.open("rb") as file:
-            sample = file.read(_SAMPLE)
+            sample = file.read(_SAMPLE_SIZE)
     except OSError as error:
         raise _unreadable(path, error) from error
     if sample[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in sample:
-        raise FileFault(f"{path}: not a text file, or in UTF-16: save it as CSV in UTF-8")
+        raise FileError(f"{path}: not a text file, or in UTF-16: save it as CSV in UTF-8")
     start = 3 if sample[:3] == b"\xef\xbb\xbf" else 0
     lines = BytesIO(sample[start:]).readlines()
     if len(lines) == 1 and sample.count(b"\r") > 1:
-        raise FileFault(f"{path}: lines end in carriage returns alone: save it as CSV in UTF-8")
-    if len(sample) == _SAMPLE and len(lines) > 1:
+        raise FileError(f"{path}: lines end in carriage returns alone: save it as CSV in UTF-8")
+    if len(sample) == _SAMPLE_SIZE and len(lines) > 1:
         lines.pop()  # cut in two
     if not any(line.strip() for line in lines):
-        raise FileFault(f"{path}: the file is empty")
+        raise FileError(f"{path}: the file is empty")
     # A bar may stand in an address, so of two that find as many the one that parts more counts.
     found, _, column, delimiter = max(
-        (_addresses(lines, delimiter) for delimiter in _DELIMITERS), key=lambda way: way[:2]
+        (_score_delimiter(lines, delimiter) for delimiter in _DELIMITERS),
+        key=lambda candidate: candidate[:2],
     )
     if not found:
-        raise FileFault(
+        raise FileError(
             f"{path}: no column holds e-mail addresses (tried , ; tab and | between values)"
         )
     first = next(_records(lines, delimiter))
@@ -124,26 +125,26 @@ def look(path: Path) -> Layout:
     return Layout(delimiter, column, start, 0, None)
 
 
-def read(path: Path, layout: Layout, cursor: str | None, most: int) -> Batch:
+def read_batch(path: Path, layout: Layout, cursor: str | None, limit: int) -> AddressBatch:
     """Up to `most` records behind the cursor. Raises FileFault."""
-    here = Place.of(cursor) if cursor else Place(layout.start, layout.line)
+    position = Position.parse(cursor) if cursor else Position(layout.start, layout.line)
     good: list[str] = []
     bad: list[tuple[int, str]] = []
     count = 0
     try:
         with path.open("rb") as file:
-            file.seek(here.byte)
-            for record in islice(_records(_lines(file), layout.delimiter), most):
+            file.seek(position.byte)
+            for record in islice(_records(_lines(file), layout.delimiter), limit):
                 count += 1
                 address, why = _address(record, layout.column)
                 if address:
                     good.append(address)
                 elif why:
-                    bad.append((here.line + 1, why))
-                here = Place(here.byte + record.bytes, here.line + record.lines)
+                    bad.append((position.line + 1, why))
+                position = Position(position.byte + record.bytes, position.line + record.lines)
     except OSError as error:
         raise _unreadable(path, error) from error
-    return Batch(good, bad, here, count == most)
+    return AddressBatch(good, bad, position, count == limit)
 
 
 # ── records ──────────────────────────────────────────────────────────────────────────────────────
@@ -160,37 +161,37 @@ def _records(source: Iterable[bytes], delimiter: str) -> Iterator[_Record]:
     """Each record with what it takes in the file; one that cannot be read has no cells. A quote
     that is not closed costs its own line and none of those after it."""
     lines = iter(source)
-    back: list[bytes] = []
-    while (first := back.pop() if back else next(lines, None)) is not None:
-        taken, torn = [first], False
+    pushed_back: list[bytes] = []
+    while (first := pushed_back.pop() if pushed_back else next(lines, None)) is not None:
+        consumed, unterminated = [first], False
 
-        def text(taken: list[bytes] = taken) -> Iterator[str]:
-            nonlocal torn
+        def text(consumed: list[bytes] = consumed) -> Iterator[str]:
+            nonlocal unterminated
             # Whatever the encoding, an address is ASCII.
-            yield taken[0].decode("utf-8", errors="replace")
-            while len(taken) < _LINES_OF_A_RECORD:
-                line = back.pop() if back else next(lines, None)
+            yield consumed[0].decode("utf-8", errors="replace")
+            while len(consumed) < _MAX_RECORD_LINES:
+                line = pushed_back.pop() if pushed_back else next(lines, None)
                 if line is None:
                     break
-                taken.append(line)
+                consumed.append(line)
                 yield line.decode("utf-8", errors="replace")
-            torn = True
+            unterminated = True
 
         try:
             # The reader takes no line before it needs it.
             cells: list[str] | None = next(csv.reader(text(), delimiter=delimiter))
         except csv.Error:
             cells = None
-        if cells is None or torn:
+        if cells is None or unterminated:
             cells = None
-            back.extend(reversed(taken[1:]))
-            del taken[1:]
-        yield _Record(cells, sum(map(len, taken)), len(taken))
+            pushed_back.extend(reversed(consumed[1:]))
+            del consumed[1:]
+        yield _Record(cells, sum(map(len, consumed)), len(consumed))
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
     """Lines, the longest cut in pieces so that none fills the memory."""
-    return iter(lambda: file.readline(_LINE), b"")
+    return iter(lambda: file.readline(_MAX_LINE), b"")
 
 
 def _address(record: _Record, column: int) -> tuple[str | None, str]:
@@ -212,7 +213,7 @@ def _cell(cells: list[str] | None, column: int) -> str | None:
     return cells[column].strip() if cells is not None and column < len(cells) else None
 
 
-def _addresses(lines: list[bytes], delimiter: str) -> tuple[int, int, int, str]:
+def _score_delimiter(lines: list[bytes], delimiter: str) -> tuple[int, int, int, str]:
     """(how many addresses, how many columns, which column holds them, the delimiter). Of columns
     with addresses one whose header says so is taken, else the one with the most."""
     rows = [record.cells for record in _records(lines, delimiter) if record.cells]
@@ -223,17 +224,18 @@ def _addresses(lines: list[bytes], delimiter: str) -> tuple[int, int, int, str]:
     ]
     if not any(counts):
         return 0, width, 0, delimiter
-    named = [
+    by_header = [
         column
         for column in range(width)
-        if counts[column] and (_cell(rows[0], column) or "").lower().replace(" ", "") in _NAMES
+        if counts[column]
+        and (_cell(rows[0], column) or "").lower().replace(" ", "") in _HEADER_NAMES
     ]
-    best = named[0] if named else max(range(width), key=counts.__getitem__)
+    best = by_header[0] if by_header else max(range(width), key=counts.__getitem__)
     return counts[best], width, best, delimiter
 
 
-def _unreadable(path: Path, error: OSError) -> FileFault:
-    return FileFault(
+def _unreadable(path: Path, error: OSError) -> FileError:
+    return FileError(
         f"{path} cannot be read here ({error.strerror}); the process that does the work must be "
         "able to read it"
     )

@@ -13,40 +13,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, StoreError, Wait
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
+from connector.domain.errors import (
+    Blocked,
+    DeliveryError,
+    Problem,
+    Rejected,
+    RetryLater,
+    StoreError,
 )
-from connector.ports import Backfill, Backfills, BackfillState, Clock, Fed, Groups, Lease, Touched
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.ports import (
+    AffectedResources,
+    Backfill,
+    BackfillPage,
+    Backfills,
+    BackfillState,
+    Clock,
+    Lease,
+    TargetGroups,
+)
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.sync.backfill import addresses
-from connector.sync.backfill.addresses import FileFault
-from connector.sync.backfill.dry_run import Rehearsal
-from connector.sync.backfill.history_import import Historian, Slices
+from connector.sync.backfill.addresses import FileError
+from connector.sync.backfill.dry_run import DryRun
+from connector.sync.backfill.history_import import HistoryImport, SlicedSource
 from connector.sync.backfill.sources import (
-    EMAILS,
-    GROUPS,
-    LISTING,
-    PAGE,
-    SEEN,
+    EMAIL_FILE,
+    KLAVIYO_GROUPS,
+    KNOWN_PEOPLE,
+    PAGE_SIZE,
+    PLATFORM_LISTING,
     Source,
-    Sources,
-    only_known,
+    SourceFactory,
+    only_existing,
 )
-from connector.sync.flow_guard import Guard, Verdict
+from connector.sync.flow_guard import FlowGuard, Verdict
 
-READS, WRITES = 2_000, 40_000
+MAX_PENDING_READS, MAX_PENDING_WRITES = 2_000, 40_000
 """People of backfills that may wait: to be read, and to be told (four import jobs)."""
-_SOON, _LATER, _MOST_LATER = 0.2, 1.0, 10.0
-_AGAIN = 5.0
-_WORD = "backfill"
+_POLL_SOON, _POLL_LATER, _POLL_MAX = 0.2, 1.0, 10.0
+_RETRY_DELAY = 5.0
+_APPROVAL_KIND = "backfill"
 
 
 @dataclass(frozen=True, slots=True)
-class Road:
+class BackfillLanes:
     """The lanes that a backfill's people take; `wake` tells the first that there is work."""
 
     reads: Lane
@@ -54,120 +66,123 @@ class Road:
     wake: Callable[[], None]
 
 
-class Backfiller:
+class BackfillWorker:
     """Carries out a connection's backfills, one after the other."""
 
     def __init__(
         self,
         connection: str,
-        road: Road,
-        sources: Sources,
+        lanes: BackfillLanes,
+        make_source: SourceFactory,
         *,
         backfills: Backfills,
-        guard: Guard,
-        groups: Groups,
-        rehearsal: Rehearsal,
+        guard: FlowGuard,
+        groups: TargetGroups,
+        dry_run: DryRun,
         lease: Lease,
         clock: Clock,
         metrics: Metrics,
         lists_people: bool,
-        historian: Historian | None = None,
+        history_import: HistoryImport | None = None,
         first_live: Callable[[], Awaitable[Millis | None]],
     ) -> None:
         self._connection = connection
-        self._road = road
-        self._sources = sources
+        self._lanes = lanes
+        self._make_source = make_source
         self._backfills = backfills
         self._guard = guard
         self._groups = groups
-        self._rehearsal = rehearsal
+        self._dry_run = dry_run
         self._lease = lease
         self._clock = clock
         self._metrics = metrics
         self._lists_people = lists_people
-        self._historian = historian
+        self._history_import = history_import
         self._first_live = first_live
-        self._bell = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._source: tuple[int, Source] | None = None
-        self._patience = _LATER
+        self._poll_interval = _POLL_LATER
         self._log = log.get("backfill").bind(connection=connection)
 
     # ── orders ───────────────────────────────────────────────────────────────────────────────────
 
-    async def order(self, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+    async def start(self, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
         """Begin a run, or go on with the one that this order began before. `source` and `what`
         say whose people, without a source: all whom the platform lists, else all who were ever
         seen; `dry_run`, `existing_only`, `force` and `restart` as the command has them. With
         `events` it is their past that is told, from `since` (ms) on. The answer names the run's
         number."""
-        wish = await self._wish(args)
-        if isinstance(wish, str):
-            return False, {"error": wish}
-        source, run_args = wish
-        last = await self._last()
-        same = last is not None and (last.source, _core(last.args)) == (source, _core(run_args))
+        parsed = await self._parse_request(args)
+        if isinstance(parsed, str):
+            return False, {"error": parsed}
+        source, run_args = parsed
+        last = await self._latest_run()
+        is_same = last is not None and (last.source, _comparable_args(last.args)) == (
+            source,
+            _comparable_args(run_args),
+        )
         if last and last.state in ("waiting", "running"):
-            if not same:
-                said = f"backfill {last.id} ({last.source}) is not finished"
-                return False, {"error": f"{said}: connector backfill {self._connection} --stop"}
+            if not is_same:
+                text = f"backfill {last.id} ({last.source}) is not finished"
+                return False, {"error": f"{text}: connector backfill {self._connection} --stop"}
             if not args.get("restart"):
                 return True, {"backfill": last.id, "resumed": True}
             await self._end(last, "stopped", detail="begun anew")
-        elif last and same and last.state != "done" and not args.get("restart"):
+        elif last and is_same and last.state != "done" and not args.get("restart"):
             if last.args.get("fingerprint") != run_args.get("fingerprint"):
                 changed = f"{run_args['what']} has changed since backfill {last.id} began"
                 return False, {"error": f"{changed}; --restart begins anew with what it holds now"}
-            await self._backfills.move(last.id, "waiting", now=self._clock.now())
-            self._bell.set()
+            await self._backfills.set_state(last.id, "waiting", now=self._clock.now())
+            self._wakeup.set()
             return True, {"backfill": last.id, "resumed": True}
         made = await self._backfills.begin(
             self._connection, source, run_args, now=self._clock.now()
         )
-        self._bell.set()
+        self._wakeup.set()
         return True, {"backfill": made.id, "resumed": False}
 
     async def stop(self, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
         """No more of its people are read; those who have been are still told."""
-        last = await self._last()
+        last = await self._latest_run()
         if last is None or last.state not in ("waiting", "running"):
             return False, {"error": f"no backfill of {self._connection} is running"}
         await self._end(last, "stopped", detail="stopped by a person")
         return True, {"stopped": last.id}
 
-    async def _wish(self, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | str:
+    async def _parse_request(self, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | str:
         """(source, args of the run), or what is wrong with the order."""
-        everybody = LISTING if self._lists_people else SEEN
-        source, what = str(args.get("source") or everybody), args.get("what")
+        default_source = PLATFORM_LISTING if self._lists_people else KNOWN_PEOPLE
+        source, what = str(args.get("source") or default_source), args.get("what")
         flags = {flag: bool(args.get(flag)) for flag in ("dry_run", "existing_only", "force")}
         made: dict[str, Any] = {"what": what, **flags}
         if args.get("events"):
-            if self._historian is None:
+            if self._history_import is None:
                 return f"the platform of {self._connection} tells nothing of the past"
-            made |= {"events": True, "since": args.get("since"), "until": await self._until()}
-        if source == EMAILS:
+            made |= {"events": True, "since": args.get("since"), "until": await self._history_end()}
+        if source == EMAIL_FILE:
             try:
                 path = Path(str(what))
-                await asyncio.to_thread(addresses.look, path)
+                await asyncio.to_thread(addresses.detect_layout, path)
                 made["fingerprint"] = await asyncio.to_thread(addresses.fingerprint, path)
-            except FileFault as error:
+            except FileError as error:
                 return f"{Problem.BACKFILL_FILE} {error}"
-        elif source in GROUPS:
-            kind = GROUPS[source]
-            found = await self._groups.named(kind, str(what))
+        elif source in KLAVIYO_GROUPS:
+            kind = KLAVIYO_GROUPS[source]
+            found = await self._groups.find(kind, str(what))
             if len(found) != 1:
                 many = f"{len(found)} {kind}s bear this name: give the id, one of {sorted(found)}"
                 return many if found else f"Klaviyo has no {kind} of the name or id {what!r}"
             made["group"] = next(iter(found))
         return source, made
 
-    async def _until(self) -> Millis:
+    async def _history_end(self) -> Millis:
         """What happened later is told live. Found once: retention forgets the first event."""
         for run in await self._backfills.find(self._connection, limit=1_000):
             if run.args.get("until"):
                 return Millis(run.args["until"])
         return await self._first_live() or self._clock.now()
 
-    async def _last(self) -> Backfill | None:
+    async def _latest_run(self) -> Backfill | None:
         found = await self._backfills.find(self._connection, limit=1)
         return found[0] if found else None
 
@@ -175,63 +190,67 @@ class Backfiller:
 
     def wake(self) -> None:
         """Something was ordered or decided."""
-        self._bell.set()
+        self._wakeup.set()
 
     async def idle(self) -> bool:
         """Nothing is to be fed; what waits for a person's yes may wait."""
-        last = await self._last()
+        last = await self._latest_run()
         return last is None or last.state != "running"
 
     async def run(self) -> None:
         """For ever: goes on with what a former process left, then as ordered."""
         while True:
             try:
-                wait = await self._turn()
+                wait = await self._run_once()
             except StoreError:
-                wait = _LATER  # the lanes say so already
+                wait = _POLL_LATER  # the lanes say so already
             except Exception as error:
                 # A fault of ours in one run must not end all that are ordered later.
                 self._log.exception("a turn of the backfill failed", error=repr(error))
-                wait = _AGAIN
-            await self._clock.wait(self._bell, wait)
-            self._bell.clear()
+                wait = _RETRY_DELAY
+            await self._clock.wait(self._wakeup, wait)
+            self._wakeup.clear()
 
-    async def _turn(self) -> float | None:
+    async def _run_once(self) -> float | None:
         """One step. Seconds until the next; None: when something is ordered."""
         if not self._lease.valid():
-            return _LATER
-        run = await self._last()
+            return _POLL_LATER
+        run = await self._latest_run()
         if run is None or run.state not in ("waiting", "running"):
             self._source = None
             self._metrics.backfill.labels(self._connection).set(1)
             return None
         try:
             if run.state == "waiting":
-                return await self._ask(run)
+                return await self._request_approval(run)
             if run.args.get("events"):
-                return await self._tell(run)
-            return await (self._rehearse(run) if run.args["dry_run"] else self._feed(run))
-        except FileFault as error:
+                return await self._import_history(run)
+            return await (
+                self._dry_run_page(run) if run.args["dry_run"] else self._enqueue_page(run)
+            )
+        except FileError as error:
             await self._end(run, "failed", Problem.BACKFILL_FILE, str(error))
         except (Blocked, Rejected) as error:
-            said = f"{error.problem} {error.detail}"
-            await self._end(run, "failed", Problem.BACKFILL_BLOCKED, said)
+            text = f"{error.problem} {error.detail}"
+            await self._end(run, "failed", Problem.BACKFILL_BLOCKED, text)
         except DeliveryError as error:
             self._log.warning("the source does not answer", problem=error.problem.value)
-            return max(_AGAIN, error.after if isinstance(error, Wait) else 0.0)
+            return max(_RETRY_DELAY, error.after if isinstance(error, RetryLater) else 0.0)
         return 0
 
-    async def _ask(self, run: Backfill) -> float | None:
+    async def _request_approval(self, run: Backfill) -> float | None:
         """Nothing begins unseen: promise 9."""
-        source = await self._source_of(run)
+        source = await self._source_for(run)
         total = run.total if run.total is not None else await source.total()
         verdict: Verdict
         if run.args["dry_run"]:
-            verdict, flows = "allowed", await self._guard.live(_TOUCHED)
+            verdict, flows = "allowed", await self._guard.live(_AFFECTED)
         else:
-            known = await self._known_beforehand(run)
+            known = await self._dry_run_findings(run)
             subject = f"backfill {run.id}"
-            verdict, flows = await self._guard.rule(_WORD, subject, total, _TOUCHED, **known)
+            verdict, flows = await self._guard.evaluate(
+                _APPROVAL_KIND, subject, total, _AFFECTED, **known
+            )
         if verdict == "waiting":
             return None
         if verdict == "rejected":
@@ -240,86 +259,86 @@ class Backfiller:
         named = [flows] if isinstance(flows, str) else flows
         notes = [f"live flow: {flow}" for flow in named] if not run.notes else []
         await self._backfills.start(run.id, now=self._clock.now(), total=total, notes=notes)
-        self._road.wake()
+        self._lanes.wake()
         self._log.info("backfill runs", backfill=run.id, source=run.source, people=total)
         return 0
 
-    async def _known_beforehand(self, run: Backfill) -> dict[str, Any]:
+    async def _dry_run_findings(self, run: Backfill) -> dict[str, Any]:
         """What the last dry run of the same people has found."""
         for other in await self._backfills.find(self._connection):
-            alike = (other.source, other.args["what"]) == (run.source, run.args["what"])
-            if alike and other.args["dry_run"] and other.state == "done":
+            matches = (other.source, other.args["what"]) == (run.source, run.args["what"])
+            if matches and other.args["dry_run"] and other.state == "done":
                 return {"new_to_klaviyo": other.counts.get("new_to_klaviyo", 0)}
         return {}
 
-    async def _feed(self, run: Backfill) -> float:
+    async def _enqueue_page(self, run: Backfill) -> float:
         """One page, if there is room for it."""
-        reads, writes = await self._outstanding()
-        self._show(run, reads + writes)
+        reads, writes = await self._pending_counts()
+        self._report_progress(run, reads + writes)
         if run.exhausted:
-            return await self._finish(run, reads + writes)
-        if reads > READS - PAGE or writes > WRITES:
-            return _SOON
-        page = await self._page(run)
-        await self._backfills.feed(run.id, self._road.reads, page, now=self._clock.now())
-        self._road.wake()
+            return await self._finish_when_settled(run, reads + writes)
+        if reads > MAX_PENDING_READS - PAGE_SIZE or writes > MAX_PENDING_WRITES:
+            return _POLL_SOON
+        page = await self._next_page(run)
+        await self._backfills.append_page(run.id, self._lanes.reads, page, now=self._clock.now())
+        self._lanes.wake()
         return 0
 
-    async def _finish(self, run: Backfill, outstanding: int) -> float:
+    async def _finish_when_settled(self, run: Backfill, outstanding: int) -> float:
         """Done when each of its people has come to an end."""
         if outstanding:
-            self._patience = _LATER
-            return _SOON
-        tally = await self._backfills.tally(run.id)
+            self._poll_interval = _POLL_LATER
+            return _POLL_SOON
+        tally = await self._backfills.outcome_counts(run.id)
         if tally.get("pending"):
             # Live traffic has taken some over; to look at everybody is dear, so ever more seldom.
-            self._patience = min(2 * self._patience, _MOST_LATER)
-            return self._patience
+            self._poll_interval = min(2 * self._poll_interval, _POLL_MAX)
+            return self._poll_interval
         await self._end(run, "done", counts=tally)
         return 0
 
-    async def _rehearse(self, run: Backfill) -> float:
-        self._show(run, 0)
+    async def _dry_run_page(self, run: Backfill) -> float:
+        self._report_progress(run, 0)
         if run.exhausted:
             await self._end(run, "done")
             return 0
-        page = await self._rehearsal(await self._page(run))
-        await self._backfills.feed(run.id, self._road.reads, page, now=self._clock.now())
+        page = await self._dry_run(await self._next_page(run))
+        await self._backfills.append_page(run.id, self._lanes.reads, page, now=self._clock.now())
         return 0
 
-    async def _tell(self, run: Backfill) -> float:
+    async def _import_history(self, run: Backfill) -> float:
         """The past of a few people."""
-        assert self._historian is not None
-        self._show(run, 0)
+        assert self._history_import is not None
+        self._report_progress(run, 0)
         if run.exhausted:
             await self._end(run, "done")
             return 0
-        page = await self._historian.tell(await self._page(run), run.args)
-        await self._backfills.feed(run.id, self._road.reads, page, now=self._clock.now())
+        page = await self._history_import.import_page(await self._next_page(run), run.args)
+        await self._backfills.append_page(run.id, self._lanes.reads, page, now=self._clock.now())
         return 0
 
-    async def _page(self, run: Backfill) -> Fed:
-        page = await (await self._source_of(run)).page(run.cursor)
-        if run.args["existing_only"] and run.source not in GROUPS:
-            return await only_known(page, self._groups)
+    async def _next_page(self, run: Backfill) -> BackfillPage:
+        page = await (await self._source_for(run)).page(run.cursor)
+        if run.args["existing_only"] and run.source not in KLAVIYO_GROUPS:
+            return await only_existing(page, self._groups)
         return page
 
-    async def _source_of(self, run: Backfill) -> Source:
+    async def _source_for(self, run: Backfill) -> Source:
         """Made once a run; a file must still be the one that the run began with."""
         if self._source is None or self._source[0] != run.id:
-            if run.source == EMAILS:
+            if run.source == EMAIL_FILE:
                 now = await asyncio.to_thread(addresses.fingerprint, Path(run.args["what"]))
                 if now != run.args["fingerprint"]:
-                    raise FileFault(f"{run.args['what']} has changed since it began: --restart")
-            source = self._sources(run.source, run.args)
-            self._source = (run.id, Slices(source) if run.args.get("events") else source)
+                    raise FileError(f"{run.args['what']} has changed since it began: --restart")
+            source = self._make_source(run.source, run.args)
+            self._source = (run.id, SlicedSource(source) if run.args.get("events") else source)
         return self._source[1]
 
-    async def _outstanding(self) -> tuple[int, int]:
-        reads, writes = self._road.reads.id, self._road.writes
-        return await self._backfills.outstanding(reads, writes, limit=WRITES + 1)
+    async def _pending_counts(self) -> tuple[int, int]:
+        reads, writes = self._lanes.reads.id, self._lanes.writes
+        return await self._backfills.outstanding(reads, writes, limit=MAX_PENDING_WRITES + 1)
 
-    def _show(self, run: Backfill, outstanding: int) -> None:
+    def _report_progress(self, run: Backfill, outstanding: int) -> None:
         rows = run.counts.get("rows", 0)
         ratio = max(0, rows - outstanding) / run.total if run.total else 0.0
         self._metrics.backfill.labels(self._connection).set(min(1.0, ratio))
@@ -333,19 +352,19 @@ class Backfiller:
         counts: Mapping[str, int] | None = None,
     ) -> None:
         self._source = None
-        await self._backfills.move(
+        await self._backfills.set_state(
             run.id, state, now=self._clock.now(), problem=problem, detail=detail, counts=counts
         )
         if state != "stopped" or run.state == "waiting":
-            await self._guard.over(_WORD, f"backfill {run.id}")
+            await self._guard.close_request(_APPROVAL_KIND, f"backfill {run.id}")
         self._log.info(f"backfill {state}", backfill=run.id, detail=detail)
-        self._bell.set()
+        self._wakeup.set()
 
 
-_TOUCHED = Touched(fields=True)
+_AFFECTED = AffectedResources(fields=True)
 
 
-def _core(args: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable_args(args: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two orders the same: not what the source looked like then."""
     keys = ("what", "dry_run", "existing_only", "force", "events", "since")
     return {key: args.get(key) for key in keys}

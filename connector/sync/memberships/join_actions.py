@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from connector.domain.actions import (
     Action,
     ActionName,
-    Added,
-    Asked,
+    ActionReceipt,
+    ActionRequest,
     Conflict,
     Origin,
 )
@@ -22,13 +22,13 @@ from connector.domain.errors import StoreError
 from connector.ports import Clock, Member, Memberships
 from connector.runtime import log
 
-Act = Callable[[Origin, Sequence[Asked]], Awaitable[Added | Conflict]]
-_AT_ONCE = 200
-_AGAIN = 5.0
+SubmitActions = Callable[[Origin, Sequence[ActionRequest]], Awaitable[ActionReceipt | Conflict]]
+_BATCH_SIZE = 200
+_RETRY_DELAY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Greeting:
+class JoinAction:
     """One thing done for a person who joins; `amount` is signed."""
 
     action: ActionName
@@ -38,76 +38,78 @@ class Greeting:
     url: str = ""
 
 
-class Greeter:
+class JoinActionsWorker:
     """Orders the greetings of one segment."""
 
     def __init__(
         self,
         source: int,
         name: str,
-        greetings: Sequence[Greeting],
-        act: Act,
+        join_actions: Sequence[JoinAction],
+        submit: SubmitActions,
         memberships: Memberships,
         clock: Clock,
     ) -> None:
         self._source = source
         self._name = name
-        self._greetings = greetings
-        self._act = act
+        self._join_actions = join_actions
+        self._submit = submit
         self._store = memberships
         self._clock = clock
-        self._bell = asyncio.Event()
-        self._bell.set()
+        self._wakeup = asyncio.Event()
+        self._wakeup.set()
         self._log = log.get("audiences").bind(segment=name)
 
     def wake(self) -> None:
         """Somebody may have joined."""
-        self._bell.set()
+        self._wakeup.set()
 
     async def idle(self) -> bool:
-        return not self._bell.is_set() and not await self._store.to_greet(self._source, limit=1)
+        return not self._wakeup.is_set() and not await self._store.unhandled_joins(
+            self._source, limit=1
+        )
 
     async def run(self) -> None:
         """For ever."""
         while True:
-            await self._bell.wait()
+            await self._wakeup.wait()
             try:
-                while await self.greet():
+                while await self.run_once():
                     pass
-                self._bell.clear()
+                self._wakeup.clear()
             except StoreError as error:
                 self._log.warning("greetings wait for the store", detail=error.detail)
-                await self._clock.sleep(_AGAIN)
+                await self._clock.sleep(_RETRY_DELAY)
             except Exception:
                 self._log.exception("greetings could not be ordered")
-                await self._clock.sleep(_AGAIN)
+                await self._clock.sleep(_RETRY_DELAY)
 
-    async def greet(self) -> int:
+    async def run_once(self) -> int:
         """Order what is done for some who joined; how many they were."""
-        people = await self._store.to_greet(self._source, limit=_AT_ONCE)
+        people = await self._store.unhandled_joins(self._source, limit=_BATCH_SIZE)
         for person in people:
-            if isinstance(await self._act("segment", self._for(person)), Conflict):
+            if isinstance(await self._submit("segment", self._requests_for(person)), Conflict):
                 # The same join was greeted before the file said otherwise: once is enough.
                 self._log.info("a join was greeted with other words before")
         if people:
             emails = [person.email for person in people if person.email]
-            await self._store.greeted(self._source, emails)
+            await self._store.mark_joins_handled(self._source, emails)
         return len(people)
 
-    def _for(self, person: Member) -> list[Asked]:
+    def _requests_for(self, person: Member) -> list[ActionRequest]:
         return [
-            Asked(
+            ActionRequest(
                 Action(
-                    greeting.action,
+                    join_action.action,
                     email=person.email,
-                    customer=person.profile if greeting.action == "push" else None,
-                    amount=greeting.amount,
-                    reason=greeting.reason,
-                    message=greeting.message,
-                    url=greeting.url,
+                    customer=person.profile_id if join_action.action == "push" else None,
+                    amount=join_action.amount,
+                    reason=join_action.reason,
+                    message=join_action.message,
+                    url=join_action.url,
                 ),
-                route=f"segment/{greeting.action}",
-                key=f"{self._name}:{person.since}:{number}",
+                route=f"segment/{join_action.action}",
+                key=f"{self._name}:{person.joined_at}:{number}",
             )
-            for number, greeting in enumerate(self._greetings)
+            for number, join_action in enumerate(self._join_actions)
         ]

@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from connector.domain.attention import (
-    Check,
-    Need,
-)
+from connector.domain.attention import AttentionItem, Check
 from connector.domain.errors import DeliveryError, Problem
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.memberships import (
-    Group,
-)
+from connector.domain.lanes import Millis
+from connector.domain.memberships import Group
 from connector.ports import Audiences, Memberships
 
-Named = Callable[[str], Awaitable[Mapping[str, str]]]
+GroupFinder = Callable[[str], Awaitable[Mapping[str, str]]]
 """A name or an id → id and name of what the far end knows by it."""
-_QUESTIONS = {Problem.TOO_MANY_LEAVE, Problem.FIRST_SYNC}
-_NOT_OURS_TO_MEND = {Problem.NOT_OFFERED}
+_APPROVAL_PROBLEMS = {Problem.TOO_MANY_REMOVALS, Problem.FIRST_SYNC}
+_NOT_ACTIONABLE = {Problem.NOT_OFFERED}
 
 
 async def links(memberships: Memberships, now: Millis) -> list[dict[str, Any]]:
@@ -34,7 +27,7 @@ async def links(memberships: Memberships, now: Millis) -> list[dict[str, Any]]:
         target = targets.get(source.target)
         if target is None:
             continue
-        standing = await memberships.standing(target.id)
+        standing = await memberships.count_members(target.id)
         why = source if source.problem else target
         found.append(
             {
@@ -42,20 +35,20 @@ async def links(memberships: Memberships, now: Millis) -> list[dict[str, Any]]:
                 "kind": source.kind,
                 "source": source.name,
                 "target": target.name,
-                "target_id": target.far_id,
-                "members": source.members if source.complete else None,
+                "target_id": target.remote_id,
+                "members": source.members if source.completed_scan else None,
                 "without_address": source.without_address,
-                "scanning": source.begun_at is not None,
+                "scanning": source.scan_started_at is not None,
                 "last_full_sync": source.completed_at,
                 "full_sync_age": _age(source.completed_at, now),
-                "took": source.took / 1000 if source.complete else None,
+                "took": source.scan_ms / 1000 if source.completed_scan else None,
                 "read_back_age": _age(target.completed_at, now),
-                "open": target.opened,
-                "here": standing.here,
-                "there": standing.there,
-                "both": standing.both,
-                "waiting": standing.waiting,
-                "unconfirmed": standing.unsure,
+                "open": target.writes_enabled,
+                "here": standing.wanted,
+                "there": standing.actual,
+                "both": standing.matching,
+                "waiting": standing.pending,
+                "unconfirmed": standing.unconfirmed,
                 "removed_by_hand": standing.removed,
                 "foreign": standing.foreign,
                 "problem": why.problem.value if why.problem else None,
@@ -66,8 +59,12 @@ async def links(memberships: Memberships, now: Millis) -> list[dict[str, Any]]:
     return found
 
 
-async def names(
-    kind: str, wanted: Sequence[str], named: Named, *, made: frozenset[str] = frozenset()
+async def check_groups(
+    kind: str,
+    wanted: Sequence[str],
+    find: GroupFinder,
+    *,
+    created_on_demand: frozenset[str] = frozenset(),
 ) -> list[Check]:
     """One line for each group that the configuration names: whether the far end knows exactly one
     by it. Those `made` need not be there yet."""
@@ -75,7 +72,7 @@ async def names(
     for name in dict.fromkeys(wanted):
         what = f"{kind} {name}"
         try:
-            known = await named(name)
+            known = await find(name)
         except DeliveryError as error:
             found.append(Check(what, "fault", error.detail, error.problem))
             continue
@@ -85,37 +82,37 @@ async def names(
         elif known:
             [(id, title)] = known.items()
             found.append(Check(what, "ok", f"{id} {title}"))
-        elif name in made:
+        elif name in created_on_demand:
             found.append(Check(what, "ok", "will be made at the first run"))
         else:
             found.append(Check(what, "fault", "there is none", Problem.GROUP_NOT_FOUND))
     return found
 
 
-def audience_named(side: Audiences) -> Named:
+def audience_finder(audiences: Audiences) -> GroupFinder:
     """A platform's audience by its id, else by its name."""
 
-    async def named(name: str) -> Mapping[str, str]:
-        names = await side.names()
+    async def find(name: str) -> Mapping[str, str]:
+        names = await audiences.names()
         if name in names:
             return {name: names[name]}
         return {id: title for id, title in names.items() if title == name}
 
-    return named
+    return find
 
 
-async def needs(memberships: Memberships) -> list[Need]:
+async def attention(memberships: Memberships) -> list[AttentionItem]:
     """Groups that a person must look at. What waits for his answer is told of as a question."""
-    return [need_of(g) for g in await memberships.groups() if _needs_a_person(g)]
+    return [attention_item(g) for g in await memberships.groups() if _needs_attention(g)]
 
 
-def need_of(group: Group) -> Need:
+def attention_item(group: Group) -> AttentionItem:
     text = f"{group.problem} {group.connection}: {group.kind} {group.name}: {group.detail}"
-    return Need(f"poll {group.connection} {group.kind} {group.name}", text)
+    return AttentionItem(f"poll {group.connection} {group.kind} {group.name}", text)
 
 
-def _needs_a_person(group: Group) -> bool:
-    return group.problem is not None and group.problem not in _QUESTIONS | _NOT_OURS_TO_MEND
+def _needs_attention(group: Group) -> bool:
+    return group.problem is not None and group.problem not in _APPROVAL_PROBLEMS | _NOT_ACTIONABLE
 
 
 def _age(at: Millis | None, now: Millis) -> float | None:

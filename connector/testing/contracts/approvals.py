@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from connector.domain.lanes import (
-    Millis,
-)
+from connector.domain.lanes import Millis
 from connector.ports import Store
 
 _NOW = Millis(1_000_000)
@@ -13,28 +11,32 @@ _NOW = Millis(1_000_000)
 class ApprovalsContract:
     """Subclass it beside a fixture `store` that yields an empty store."""
 
-    async def test_a_question_is_asked_once_and_keeps_its_newest_detail(self, store: Store) -> None:
-        first = await store.approvals.ask("acme", "backfill", "people", {"people": 1}, now=_NOW)
+    async def test_an_approval_is_requested_once_and_keeps_its_newest_detail(
+        self, store: Store
+    ) -> None:
+        first = await store.approvals.request("acme", "backfill", "people", {"people": 1}, now=_NOW)
         later = Millis(_NOW + 5)
-        again = await store.approvals.ask("acme", "backfill", "people", {"people": 2}, now=later)
-        assert (again.id, again.asked_at, again.state) == (first.id, _NOW, "pending")
+        again = await store.approvals.request(
+            "acme", "backfill", "people", {"people": 2}, now=later
+        )
+        assert (again.id, again.requested_at, again.state) == (first.id, _NOW, "pending")
         assert [a.detail for a in await store.approvals.find()] == [{"people": 2}]
 
-    async def test_an_answer_stands_until_it_is_closed(self, store: Store) -> None:
-        asked = await store.approvals.ask("acme", "backfill", "people", {}, now=_NOW)
-        await store.approvals.ask("acme", "backfill", "list", {}, now=_NOW)
+    async def test_a_decision_is_valid_until_the_approval_is_closed(self, store: Store) -> None:
+        asked = await store.approvals.request("acme", "backfill", "people", {}, now=_NOW)
+        await store.approvals.request("acme", "backfill", "list", {}, now=_NOW)
         said = await store.approvals.decide(asked.id, approved=True, by="ana", now=_NOW)
         assert said
         assert (said.state, said.decided_by) == ("approved", "ana")
         assert await store.approvals.decide(asked.id, approved=False, by="bo", now=_NOW) is None
-        again = await store.approvals.ask("acme", "backfill", "people", {"x": 1}, now=_NOW)
+        again = await store.approvals.request("acme", "backfill", "people", {"x": 1}, now=_NOW)
         assert (again.id, again.state, again.detail) == (asked.id, "approved", {})
         assert [a.subject for a in await store.approvals.find()] == ["list"]
         assert len(await store.approvals.find(pending=False)) == 2
         await store.approvals.close("acme", "backfill", "people")
-        anew = await store.approvals.ask("acme", "backfill", "people", {}, now=_NOW)
+        anew = await store.approvals.request("acme", "backfill", "people", {}, now=_NOW)
         assert anew.state == "pending"
         assert anew.id != asked.id
 
-    async def test_nobody_answers_a_question_that_was_not_asked(self, store: Store) -> None:
+    async def test_an_unknown_approval_cannot_be_decided(self, store: Store) -> None:
         assert await store.approvals.decide(7, approved=True, by="ana", now=_NOW) is None

@@ -6,23 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    Millis,
+from connector.domain.lanes import Lane, Millis
+from connector.domain.outcomes import Accepted, Dead, Gone, Observed, Outcome
+from connector.domain.records import Claim
+from connector.ports import Backfill, BackfillPage, Fence, ListedPerson, PersonKey, Store
+from connector.testing.contracts.profiles import (
+    LATER,
+    append_events,
+    claim_reads,
+    lanes,
+    make_observation,
+    read,
 )
-from connector.domain.outcomes import (
-    Accepted,
-    Dead,
-    Gone,
-    Observed,
-    Outcome,
-)
-from connector.domain.records import (
-    Claim,
-)
-from connector.ports import Backfill, Fed, Fence, Named, Sighting, Store
-from connector.testing.contracts.profiles import LATER, claim_reads, happen, lanes, read, seen
-from connector.testing.contracts.store import HORIZON, NOW, hold
+from connector.testing.contracts.store import HORIZON, NOW, acquire_lease
 
 
 async def begin(store: Store, **args: Any) -> Backfill:
@@ -32,17 +28,17 @@ async def begin(store: Store, **args: Any) -> Backfill:
     return made
 
 
-def page(*names: str, cursor: str = "1", more: bool = False, **more_of: Any) -> Fed:
-    named = [Named(None, f"{name}@example.com") for name in names]
-    return Fed(cursor, more, named=named, counts={"rows": len(names)}, **more_of)
+def page(*names: str, cursor: str = "1", more: bool = False, **more_of: Any) -> BackfillPage:
+    named = [PersonKey(None, f"{name}@example.com") for name in names]
+    return BackfillPage(cursor, more, keys=named, counts={"rows": len(names)}, **more_of)
 
 
 async def feed(store: Store, run: Backfill, *names: str, at: int = NOW, **how: Any) -> int | None:
     _, reads, _ = await lanes(store)
-    return await store.backfills.feed(run.id, reads, page(*names, **how), now=Millis(at))
+    return await store.backfills.append_page(run.id, reads, page(*names, **how), now=Millis(at))
 
 
-async def again(store: Store, run: Backfill) -> Backfill:
+async def reload(store: Store, run: Backfill) -> Backfill:
     found = await store.backfills.get(run.id)
     assert found
     return found
@@ -74,7 +70,7 @@ async def observe(
         if fields is None:
             outcomes.append(Gone(entry.seq, "keep"))
         else:
-            found = seen(entry.seq, name, at, profiles.id, **fields)
+            found = make_observation(entry.seq, name, at, profiles.id, **fields)
             outcomes.append(Observed(entry.seq, _of_backfill(found)))
     await store.reads.settle(claimed, outcomes, now=Millis(at), horizon=HORIZON)
     return who
@@ -98,33 +94,35 @@ async def write_all(store: Store, fence: Fence, at: int = NOW) -> list[str]:
 class BackfillsContract:
     """Each test is a sentence about every store."""
 
-    async def test_a_page_is_asked_for_together_with_its_cursor(self, store: Store) -> None:
-        await hold(store)
+    async def test_a_page_and_its_cursor_are_stored_together(self, store: Store) -> None:
+        await acquire_lease(store)
         _, reads, _ = await lanes(store)
         run = await begin(store)
         assert await feed(store, run, "ada", "bob", cursor="7", more=True) == 2
-        found = await again(store, run)
+        found = await reload(store, run)
         assert (found.cursor, found.exhausted, found.state) == ("7", False, "running")
         assert found.counts == {"rows": 2, "people": 2}
         ready = await store.reads.ready(reads.id, now=NOW, limit=9)
         assert (ready.fresh, ready.backfill_fresh) == (0, 2)
 
     async def test_a_page_that_cannot_be_stored_leaves_no_cursor(self, store: Store) -> None:
-        await hold(store)
+        await acquire_lease(store)
         run = await begin(store)
         _, reads, _ = await lanes(store)
-        broken: Any = [Named(None, "ada@example.com"), object()]
+        broken: Any = [PersonKey(None, "ada@example.com"), object()]
         try:
-            await store.backfills.feed(run.id, reads, Fed("7", True, named=broken), now=NOW)
+            await store.backfills.append_page(
+                run.id, reads, BackfillPage("7", True, keys=broken), now=NOW
+            )
         except Exception:
             pass
         else:
             raise AssertionError("it was stored")
-        assert (await again(store, run)).cursor is None
-        assert await store.insight.people("acme", "ada@example.com") == []
+        assert (await reload(store, run)).cursor is None
+        assert await store.reports.people("acme", "ada@example.com") == []
 
-    async def test_one_who_is_named_twice_is_read_once(self, store: Store) -> None:
-        fence = await hold(store)
+    async def test_a_person_named_twice_is_read_once(self, store: Store) -> None:
+        fence = await acquire_lease(store)
         run = await begin(store)
         assert await feed(store, run, "ada", "ada", more=True) == 1
         await observe(store, fence, ada={"balance": 1})
@@ -132,23 +130,23 @@ class BackfillsContract:
         _, reads, _ = await lanes(store)
         assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_fresh == 1
 
-    async def test_only_a_run_that_runs_is_fed(self, store: Store) -> None:
-        await hold(store)
+    async def test_only_a_running_backfill_accepts_pages(self, store: Store) -> None:
+        await acquire_lease(store)
         waiting = await store.backfills.begin("acme", "emails", {}, now=NOW)
         assert await feed(store, waiting, "ada") is None
         run = await begin(store)
-        await store.backfills.move(run.id, "stopped", now=NOW)
+        await store.backfills.set_state(run.id, "stopped", now=NOW)
         assert await feed(store, run, "ada") is None
         await store.backfills.start(run.id, now=LATER, total=None, notes=[])
-        assert (await again(store, run)).state == "stopped"
-        assert await store.insight.people("acme", "ada@example.com") == []
+        assert (await reload(store, run)).state == "stopped"
+        assert await store.reports.people("acme", "ada@example.com") == []
 
     async def test_live_traffic_goes_first_in_both_lanes(self, store: Store) -> None:
-        fence = await hold(store)
+        fence = await acquire_lease(store)
         _, reads, profiles = await lanes(store)
         run = await begin(store)
         await feed(store, run, "ada", "bob")
-        await happen(store, "cleo", at=LATER)
+        await append_events(store, "cleo", at=LATER)
         for lane, queue in ((reads, store.reads), (profiles, store.profiles)):
             ready = await queue.ready(lane.id, now=LATER, limit=9)
             old = 2 if lane is reads else 0
@@ -161,37 +159,41 @@ class BackfillsContract:
         assert (ready.fresh, ready.backfill_fresh) == (0, 2)
         assert await claim(store, fence, profiles, backfill=False, at=LATER) is None
 
-    async def test_a_change_that_comes_live_lifts_a_backfills_person(self, store: Store) -> None:
-        fence = await hold(store)
+    async def test_a_live_change_gives_a_backfilled_person_live_priority(
+        self, store: Store
+    ) -> None:
+        fence = await acquire_lease(store)
         _, reads, profiles = await lanes(store)
         run = await begin(store)
         await feed(store, run, "ada")
         await observe(store, fence, ada={"balance": 1})
-        await happen(store, "ada", at=LATER)
+        await append_events(store, "ada", at=LATER)
         assert await claim(store, fence, reads, backfill=True, at=LATER) is None
         await read(store, fence, "ada", LATER, balance=2)
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
         assert (ready.fresh, ready.backfill_fresh) == (1, 0)
 
-    async def test_a_backfill_does_not_push_back_who_waits_live(self, store: Store) -> None:
-        fence = await hold(store)
+    async def test_a_backfill_does_not_lower_the_priority_of_live_people(
+        self, store: Store
+    ) -> None:
+        fence = await acquire_lease(store)
         _, reads, profiles = await lanes(store)
-        await happen(store, "ada")
+        await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
         run = await begin(store)
         await feed(store, run, "ada", at=LATER)
         await observe(store, fence, LATER, ada={"balance": 2})
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
         assert (ready.fresh, ready.backfill_fresh) == (1, 0)
-        await happen(store, "bob", at=LATER)
+        await append_events(store, "bob", at=LATER)
         await feed(store, await begin(store), "bob", at=LATER)
         live = await store.reads.ready(reads.id, now=LATER, limit=9)
         assert (live.fresh, live.backfill_fresh) == (1, 0)
 
-    async def test_the_tally_tells_where_everybody_ended(self, store: Store) -> None:
-        fence = await hold(store)
+    async def test_the_summary_counts_every_persons_outcome(self, store: Store) -> None:
+        fence = await acquire_lease(store)
         _, _, profiles = await lanes(store)
-        await happen(store, "same")
+        await append_events(store, "same")
         await read(store, fence, "same", balance=1)
         await write_all(store, fence)
         run = await store.backfills.begin("acme", "emails", {}, now=LATER)
@@ -220,7 +222,7 @@ class BackfillsContract:
             if entry.seq != who["late"]:
                 at = Millis(LATER + 1)
                 await store.profiles.settle(claimed, [outcome], now=at, horizon=HORIZON)
-        assert await store.backfills.tally(run.id) == {
+        assert await store.backfills.outcome_counts(run.id) == {
             "unchanged": 1,
             "sent": 1,
             "unknown": 1,
@@ -230,23 +232,23 @@ class BackfillsContract:
             "pending": 1,
         }
 
-    async def test_a_second_run_finds_nothing_to_send(self, store: Store) -> None:
-        fence = await hold(store)
+    async def test_a_second_run_sends_nothing(self, store: Store) -> None:
+        fence = await acquire_lease(store)
         first = await begin(store)
         await feed(store, first, "ada")
         await observe(store, fence, ada={"balance": 1})
         assert await write_all(store, fence) == ["ada@example.com"]
-        assert await store.backfills.tally(first.id) == {"sent": 1}
+        assert await store.backfills.outcome_counts(first.id) == {"sent": 1}
         second = await store.backfills.begin("acme", "emails", {}, now=LATER)
         await store.backfills.start(second.id, now=LATER, total=None, notes=[])
         await feed(store, second, "ada", at=LATER)
         await observe(store, fence, LATER, ada={"balance": 1})
         assert await write_all(store, fence, LATER) == []
-        assert await store.backfills.tally(second.id) == {"unchanged": 1}
+        assert await store.backfills.outcome_counts(second.id) == {"unchanged": 1}
 
-    async def test_force_tells_again_what_is_confirmed(self, store: Store) -> None:
-        fence = await hold(store)
-        await happen(store, "ada")
+    async def test_force_resends_confirmed_fields(self, store: Store) -> None:
+        fence = await acquire_lease(store)
+        await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
         await write_all(store, fence)
         run = await begin(store, force=True)
@@ -254,26 +256,26 @@ class BackfillsContract:
         await observe(store, fence, LATER, ada={"balance": 1})
         assert await write_all(store, fence, LATER) == ["ada@example.com"]
 
-    async def test_a_stopped_run_withdraws_its_reads_until_it_goes_on(self, store: Store) -> None:
-        fence = await hold(store)
+    async def test_a_stopped_run_withdraws_its_reads_until_resumed(self, store: Store) -> None:
+        fence = await acquire_lease(store)
         _, reads, _ = await lanes(store)
         run = await begin(store)
         await feed(store, run, "ada", "bob", "cleo")
-        await happen(store, "cleo", at=LATER)
-        await store.backfills.move(run.id, "stopped", now=LATER)
+        await append_events(store, "cleo", at=LATER)
+        await store.backfills.set_state(run.id, "stopped", now=LATER)
         assert await claim(store, fence, reads, backfill=True, at=LATER) is None
         assert (await store.reads.ready(reads.id, now=LATER, limit=9)).fresh == 1
-        assert await store.backfills.tally(run.id) == {"pending": 3}
-        await happen(store, "bob", at=LATER)
+        assert await store.backfills.outcome_counts(run.id) == {"pending": 3}
+        await append_events(store, "bob", at=LATER)
         assert (await store.reads.ready(reads.id, now=LATER, limit=9)).fresh == 2
-        await store.backfills.move(run.id, "waiting", now=LATER)
+        await store.backfills.set_state(run.id, "waiting", now=LATER)
         assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_fresh == 0
         await store.backfills.start(run.id, now=LATER, total=None, notes=[])
         ready = await store.reads.ready(reads.id, now=LATER, limit=9)
         assert (ready.fresh, ready.backfill_fresh) == (2, 1)
 
-    async def test_outstanding_counts_what_waits_in_both_lanes(self, store: Store) -> None:
-        fence = await hold(store)
+    async def test_outstanding_counts_entries_waiting_in_both_lanes(self, store: Store) -> None:
+        fence = await acquire_lease(store)
         _, reads, profiles = await lanes(store)
 
         async def outstanding(limit: int = 99) -> tuple[int, int]:
@@ -281,7 +283,7 @@ class BackfillsContract:
 
         run = await begin(store)
         await feed(store, run, "ada", "bob", "cleo")
-        await happen(store, "live")
+        await append_events(store, "live")
         assert await outstanding() == (3, 0)
         assert await outstanding(2) == (2, 0)
         await observe(store, fence, ada={"balance": 1}, bob={"balance": 2})
@@ -290,64 +292,68 @@ class BackfillsContract:
         assert await outstanding() == (0, 2)
 
     async def test_listed_people_are_observed_after_live_traffic(self, store: Store) -> None:
-        fence = await hold(store)
+        fence = await acquire_lease(store)
         _, reads, profiles = await lanes(store)
         run = await begin(store)
-        found = _of_backfill(seen(0, "ada", NOW, profiles.id, balance=1))
-        listed = Sighting("ada", "ada@example.com", found, frozenset({"balance"}))
-        assert await store.backfills.feed(run.id, reads, Fed("c", False, seen=[listed]), now=NOW)
+        found = _of_backfill(make_observation(0, "ada", NOW, profiles.id, balance=1))
+        listed = ListedPerson("ada", "ada@example.com", found, frozenset({"balance"}))
+        assert await store.backfills.append_page(
+            run.id, reads, BackfillPage("c", False, listed=[listed]), now=NOW
+        )
         ready = await store.profiles.ready(profiles.id, now=NOW, limit=9)
         assert (ready.fresh, ready.backfill_fresh) == (0, 1)
         assert await claim_reads(store, fence) is None
         await write_all(store, fence, LATER)
-        assert await store.backfills.tally(run.id) == {"sent": 1}
+        assert await store.backfills.outcome_counts(run.id) == {"sent": 1}
         forced = await begin(store, force=True)
-        page = Fed("c", False, seen=[listed])
-        await store.backfills.feed(forced.id, reads, page, now=LATER)
+        page = BackfillPage("c", False, listed=[listed])
+        await store.backfills.append_page(forced.id, reads, page, now=LATER)
         assert await write_all(store, fence, LATER) == ["ada@example.com"]
 
     async def test_entries_and_comparison_store_nothing(self, store: Store) -> None:
-        fence = await hold(store)
+        fence = await acquire_lease(store)
         _, _, profiles = await lanes(store)
-        await happen(store, "ada")
+        await append_events(store, "ada")
         person = await read(store, fence, "ada", balance=1)
         await write_all(store, fence)
-        named = [Named(None, "ada@example.com"), Named("id-9", "new@example.com")]
-        known, new = await store.backfills.entries("acme", named, now=LATER)
+        named = [PersonKey(None, "ada@example.com"), PersonKey("id-9", "new@example.com")]
+        known, new = await store.backfills.read_entries("acme", named, now=LATER)
         assert (known.seq, known.unique_id, bool(known.data)) == (person, "ada", True)
         assert (new.seq < 0, new.unique_id, new.email) == (True, "id-9", "new@example.com")
         looks = [
-            seen(person, "ada", LATER, profiles.id, balance=1),
-            seen(new.seq, "new", LATER, profiles.id, balance=5),
+            make_observation(person, "ada", LATER, profiles.id, balance=1),
+            make_observation(new.seq, "new", LATER, profiles.id, balance=5),
         ]
-        same, would = await store.backfills.compare(looks, now=LATER)
+        same, would = await store.backfills.preview_writes(looks, now=LATER)
         assert same is None
         assert would
         assert would.sets == {"balance": 5}
-        assert await store.insight.people("acme", "new@example.com") == []
-        [changed] = await store.backfills.compare(
-            [seen(person, "ada", LATER, profiles.id, balance=2)], now=LATER
+        assert await store.reports.people("acme", "new@example.com") == []
+        [changed] = await store.backfills.preview_writes(
+            [make_observation(person, "ada", LATER, profiles.id, balance=2)], now=LATER
         )
         assert changed
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
         assert not ready.any
 
-    async def test_people_ever_seen_come_by_number(self, store: Store) -> None:
-        await hold(store)
-        await happen(store, "ada", "bob", "cleo")
-        first = await store.backfills.seen_after("acme", 0, 2)
-        rest = await store.backfills.seen_after("acme", first[-1][0], 2)
+    async def test_known_people_are_listed_by_id(self, store: Store) -> None:
+        await acquire_lease(store)
+        await append_events(store, "ada", "bob", "cleo")
+        first = await store.backfills.people_after("acme", 0, 2)
+        rest = await store.backfills.people_after("acme", first[-1][0], 2)
         assert [name.person for _, name in [*first, *rest]] == ["ada", "bob", "cleo"]
-        assert await store.backfills.ever_seen("acme") == 3
-        assert await store.backfills.ever_seen("other") == 0
+        assert await store.backfills.count_people("acme") == 3
+        assert await store.backfills.count_people("other") == 0
 
 
 async def _hold(store: Store, fence: Fence, name: str, problem: Problem) -> None:
     """Somebody of whom the next read shows that he cannot be told."""
     _, _, profiles = await lanes(store)
-    await happen(store, name, at=LATER)
+    await append_events(store, name, at=LATER)
     claimed = await claim_reads(store, fence, LATER + 2_000)
     assert claimed
     [entry] = claimed.entries
-    found = replace(seen(entry.seq, name, LATER, profiles.id), problem=problem, identity={})
+    found = replace(
+        make_observation(entry.seq, name, LATER, profiles.id), problem=problem, identity={}
+    )
     await store.reads.settle(claimed, [Observed(entry.seq, found)], now=LATER, horizon=HORIZON)

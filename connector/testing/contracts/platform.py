@@ -41,42 +41,47 @@ import orjson
 import pytest
 import tomli_w
 from hypothesis import given
-from hypothesis import settings as effort
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
 from connector.config import PlatformSettings, load
 from connector.domain.errors import (
+    AmbiguousError,
     Blocked,
     ConfigError,
     DeliveryError,
     Malformed,
     Rejected,
+    RetryLater,
     Unauthorised,
-    Unknown,
-    Wait,
 )
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.mapping import VIEW, run_examples
-from connector.ports import Client, Member, Platform, Sight, Stream, Webhook, Whom
+from connector.domain.lanes import Millis
+from connector.mapping import VIEW_PATHS, run_examples
+from connector.ports import Client, Member, PersonRef, PersonSnapshot, Platform, Stream, Webhook
 from connector.testing.fakes.ports import (
     READS,
     App,
+    AutoAdvancingClock,
     Double,
-    Hasty,
-    Push,
-    answering,
+    WebhookDelivery,
     calls,
-    kit_at,
+    make_kit,
     outcome,
-    saying,
+    with_json,
+    with_response,
 )
-from connector.testing.odd_json import JSON, ODD, decoded, encoded, places, put_at, without
+from connector.testing.hostile_json import JSON, ODD, decoded, encoded, places, put_at, without
 from connector.tools.checks import example_views
 
-__all__ = ["READS", "Double", "Hasty", "PlatformContract", "Push", "kit_at"]
+__all__ = [
+    "READS",
+    "AutoAdvancingClock",
+    "Double",
+    "PlatformContract",
+    "WebhookDelivery",
+    "make_kit",
+]
 
 
 class PlatformContract:
@@ -94,7 +99,7 @@ class PlatformContract:
     secret_setting = "webhook_secret"
     examples_of_hypothesis = 60
 
-    def sign(self, push: Push, key: str) -> Push:
+    def sign(self, delivery: WebhookDelivery, key: str) -> WebhookDelivery:
         """The delivery as somebody with this secret sends it."""
         raise NotImplementedError
 
@@ -109,12 +114,12 @@ class PlatformContract:
 
     # ── settings ─────────────────────────────────────────────────────────────────────────────────
 
-    def test_settings_are_taken_from_a_file(self, tmp_path: Path) -> None:
+    def test_settings_are_loaded_from_a_file(self, tmp_path: Path) -> None:
         model = self._load(tmp_path, self.settings)
         assert isinstance(model, self.platform.settings)
         assert isinstance(model, PlatformSettings), "poll_every and max_concurrency are everybody's"
 
-    def test_bad_settings_are_refused_by_name(self, tmp_path: Path) -> None:
+    def test_an_invalid_setting_is_named_in_the_error(self, tmp_path: Path) -> None:
         assert self.refused, "name at least one setting and a value that must not pass"
         for name, value in self.refused.items():
             with pytest.raises(ConfigError) as caught:
@@ -122,9 +127,9 @@ class PlatformContract:
             assert any(f".settings.{name}" in fault for fault in caught.value.faults), (
                 f"{name} = {value!r}: no fault names it: {caught.value.faults}"
             )
-            self._keeps_secrets(str(caught.value))
+            self._assert_no_secrets(str(caught.value))
 
-    def test_an_unknown_setting_is_refused(self, tmp_path: Path) -> None:
+    def test_an_unknown_setting_is_rejected(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"settings\.no_such_setting"):
             self._load(tmp_path, {**self.settings, "no_such_setting": "x"})
 
@@ -140,91 +145,96 @@ class PlatformContract:
 
     # ── the webhook ──────────────────────────────────────────────────────────────────────────────
 
-    def test_who_has_the_secret_is_let_in(self) -> None:
+    def test_a_request_with_the_secret_is_authorized(self) -> None:
         webhook = self._webhook()
-        for push in self._pushes():
-            signed = self.sign(push, self._key())
+        for delivery in self._deliveries():
+            signed = self.sign(delivery, self._key())
             webhook.verify(signed.headers, signed.body, signed.secret)
 
-    def test_anybody_else_is_refused(self) -> None:
+    def test_a_request_without_the_secret_is_rejected(self) -> None:
         webhook, key = self._webhook(), self._key()
-        for push in self._pushes():
+        for delivery in self._deliveries():
             for forged in (
-                Push(push.headers, push.body),
-                Push(push.headers, push.body, ""),
-                *(self.sign(push, wrong) for wrong in ("", " ", key + "x", key[:-1], "ñ" + key)),
+                WebhookDelivery(delivery.headers, delivery.body),
+                WebhookDelivery(delivery.headers, delivery.body, ""),
+                *(
+                    self.sign(delivery, wrong)
+                    for wrong in ("", " ", key + "x", key[:-1], "ñ" + key)
+                ),
             ):
                 with pytest.raises(Unauthorised) as caught:
                     webhook.verify(forged.headers, forged.body, forged.secret)
-                self._keeps_secrets(str(caught.value))
+                self._assert_no_secrets(str(caught.value))
 
     @pytest.mark.parametrize("empty", [[], "", [""], " ", [" ", "\n"]])
-    def test_an_empty_secret_lets_nobody_in(self, empty: Any) -> None:
+    def test_an_empty_secret_authorizes_no_request(self, empty: Any) -> None:
         webhook = self._webhook({self.secret_setting: empty})
-        for push in self._pushes():
+        for delivery in self._deliveries():
             for key in ("", " ", "\n", self._key()):
-                signed = self.sign(push, key)
+                signed = self.sign(delivery, key)
                 with pytest.raises(Unauthorised):
                     webhook.verify(signed.headers, signed.body, signed.secret)
 
-    def test_while_a_secret_is_being_changed_both_are_good(self) -> None:
+    def test_during_rotation_both_secrets_are_valid(self) -> None:
         webhook = self._webhook({self.secret_setting: ["the-new-one", self._key()]})
-        [push, *_] = self._pushes()
+        [delivery, *_] = self._deliveries()
         for key in ("the-new-one", self._key()):
-            signed = self.sign(push, key)
+            signed = self.sign(delivery, key)
             webhook.verify(signed.headers, signed.body, signed.secret)
 
-    def test_no_text_is_a_secret_by_chance(self) -> None:
+    def test_no_random_text_is_accepted_as_a_secret(self) -> None:
         webhook = self._webhook()
-        [push, *_] = self._pushes()
+        [delivery, *_] = self._deliveries()
         proofs = [
             name
-            for name, value in self.sign(push, self._key()).headers.items()
-            if push.headers.get(name) != value
+            for name, value in self.sign(delivery, self._key()).headers.items()
+            if delivery.headers.get(name) != value
         ]
 
-        @self._tried(given=st.text(max_size=80))
+        @self._with_examples(given=st.text(max_size=80))
         def refused(given: str) -> None:
-            headers = {**push.headers, **dict.fromkeys(proofs, given)}
+            headers = {**delivery.headers, **dict.fromkeys(proofs, given)}
             with pytest.raises(Unauthorised):
-                webhook.verify(headers, push.body, given)
+                webhook.verify(headers, delivery.body, given)
 
         refused()
 
-    def test_what_cannot_be_read_is_malformed_and_nothing_else(self) -> None:
-        webhook, view = self._webhook(), self._shaped.event_view
-        pushes = self._pushes()
+    def test_an_unreadable_body_raises_malformed_and_nothing_else(self) -> None:
+        webhook, view = self._webhook(), self._configured_platform.event_view
+        deliveries = self._deliveries()
 
-        @self._tried(at=st.integers(0, len(pushes) - 1), body=st.binary(max_size=60) | JSON)
+        @self._with_examples(
+            at=st.integers(0, len(deliveries) - 1), body=st.binary(max_size=60) | JSON
+        )
         def any_body(at: int, body: Any) -> None:
-            self._read_or_refused(webhook, replace(pushes[at], body=encoded(body)))
+            self._parse_or_reject(webhook, replace(deliveries[at], body=encoded(body)))
 
-        @self._tried(at=st.integers(0, len(pushes) - 1), data=st.data())
-        def touched(at: int, data: st.DataObject) -> None:
-            push = pushes[at]
-            body = orjson.loads(push.body)
+        @self._with_examples(at=st.integers(0, len(deliveries) - 1), data=st.data())
+        def changed_body(at: int, data: st.DataObject) -> None:
+            delivery = deliveries[at]
+            body = orjson.loads(delivery.body)
             spots = list(places(body))
             place = data.draw(st.sampled_from(spots)) if spots else ()
             changed = put_at(body, place, data.draw(JSON))
-            for record in self._read_or_refused(webhook, replace(push, body=encoded(changed))):
+            for record in self._parse_or_reject(webhook, replace(delivery, body=encoded(changed))):
                 said = orjson.loads(record.data)
                 _check_view(view(record.name, record.occurred_at, said, record.email), event=True)
 
-        for push in pushes:
-            body = orjson.loads(push.body)
+        for delivery in deliveries:
+            body = orjson.loads(delivery.body)
             for place in places(body):
                 for odd in ODD:
-                    one = replace(push, body=encoded(put_at(body, place, odd)))
-                    self._read_or_refused(webhook, one)
+                    one = replace(delivery, body=encoded(put_at(body, place, odd)))
+                    self._parse_or_reject(webhook, one)
         any_body()
-        touched()
+        changed_body()
 
-    def test_the_same_delivery_is_known_again(self) -> None:
+    def test_the_same_delivery_is_deduplicated(self) -> None:
         webhook = self._webhook()
         seen: dict[str, bytes] = {}
-        for push in self._pushes():
-            first = webhook.parse(push.headers, push.body)
-            again = self._webhook().parse(push.headers, bytes(push.body))
+        for delivery in self._deliveries():
+            first = webhook.parse(delivery.headers, delivery.body)
+            again = self._webhook().parse(delivery.headers, bytes(delivery.body))
             assert first, "an example's record must be a delivery that says something"
             assert [(r.key, r.unique_id) for r in first] == [(r.key, r.unique_id) for r in again]
             for record in first:
@@ -236,13 +246,15 @@ class PlatformContract:
 
     # ── the views ────────────────────────────────────────────────────────────────────────────────
 
-    def test_an_event_has_a_pure_view_in_documented_words(self) -> None:
-        for push in self._pushes():
-            for record in self._webhook().parse(push.headers, push.body):
+    def test_an_event_view_is_pure_and_has_documented_fields(self) -> None:
+        for delivery in self._deliveries():
+            for record in self._webhook().parse(delivery.headers, delivery.body):
                 said = orjson.loads(record.data)
                 before = copy.deepcopy(said)
                 views = [
-                    self._shaped.event_view(record.name, record.occurred_at, said, record.email)
+                    self._configured_platform.event_view(
+                        record.name, record.occurred_at, said, record.email
+                    )
                     for _ in range(2)
                 ]
                 assert said == before, "a view changes nothing of what it is given"
@@ -255,8 +267,8 @@ class PlatformContract:
                 ), "event.time is not the record's"
                 assert views[0]["event"]["name"] == record.name
 
-    def test_a_person_has_a_pure_and_total_view_in_documented_words(self) -> None:
-        shown = self._shaped.person_view
+    def test_a_person_view_is_pure_and_total_and_has_documented_fields(self) -> None:
+        shown = self._configured_platform.person_view
         customers = [e["customer"] for e in self._examples() if "customer" in e]
         if shown is None:
             assert not customers
@@ -280,22 +292,22 @@ class PlatformContract:
             if client.reader is None:
                 return
             for reads in (READS, frozenset[str]()):
-                sight = await client.reader.read(double.known, reads)
+                sight = await client.reader.read(double.known_person, reads)
                 assert sight is not None, "Double.known must be somebody whom the double knows"
-                _check_sight(sight)
+                _check_snapshot(sight)
                 assert orjson.loads(orjson.dumps(sight.view)) == sight.view, "not kept as JSON"
-            assert isinstance(client.reader.renews("no such event"), bool)
+            assert isinstance(client.reader.needs_refetch("no such event"), bool)
             assert client.reader.parallel >= 1
 
-    async def test_an_unknown_person_is_nobody(self) -> None:
+    async def test_an_unknown_person_reads_as_none(self) -> None:
         double = self.double()
         async with self._client(double.app) as client:
             if client.reader is None:
                 return
-            for whom in (double.stranger, Whom(3, None, None, b"")):
+            for whom in (double.unknown_person, PersonRef(3, None, None, b"")):
                 assert await client.reader.read(whom, READS) is None
 
-    async def test_odd_answers_are_read_or_are_delivery_errors(self) -> None:
+    async def test_malformed_responses_are_parsed_or_raise_delivery_errors(self) -> None:
         """Whatever JSON the platform answers, no other exception leaves the adapter."""
         double = self.double()
         async with self._client(double.app) as client:
@@ -305,15 +317,15 @@ class PlatformContract:
         for answer in answers:
             for place in [(), *places(answer)]:
                 for odd in ODD:
-                    app = answering(double.app, self.faulty, put_at(answer, place, odd))
+                    app = with_json(double.app, self.faulty, put_at(answer, place, odd))
                     async with self._client(app) as client:
                         assert client.reader
                         try:
-                            sight = await client.reader.read(double.known, READS)
+                            sight = await client.reader.read(double.known_person, READS)
                         except DeliveryError:
                             continue
                         if sight is not None:
-                            _check_sight(sight)
+                            _check_snapshot(sight)
 
     # ── faults ───────────────────────────────────────────────────────────────────────────────────
 
@@ -321,41 +333,45 @@ class PlatformContract:
         ("status", "kinds"),
         [
             (401, (Blocked,)),
-            (429, (Wait,)),
-            (500, (Unknown,)),
-            (502, (Unknown,)),
-            (503, (Wait,)),
+            (429, (RetryLater,)),
+            (500, (AmbiguousError,)),
+            (502, (AmbiguousError,)),
+            (503, (RetryLater,)),
             (400, (Rejected,)),
             (404, (Blocked, Rejected)),
         ],
     )
-    async def test_a_status_means_what_it_means_everywhere(
+    async def test_a_status_maps_to_the_same_error_on_every_platform(
         self, status: int, kinds: tuple[type[DeliveryError], ...]
     ) -> None:
         double = self.double()
         headers = [(b"retry-after", b"7"), (b"content-type", b"application/json")]
-        app = saying(double.app, self.faulty, status, headers, b'{"message": "no"}')
+        app = with_response(double.app, self.faulty, status, headers, b'{"message": "no"}')
         async with self._client(app) as client:
             for name, call in calls(client, double):
                 answer, error = await outcome(call)
                 if error is None:
                     # What is not there cannot be read; nobody is told that it was done.
                     assert status == 404, f"{name}: {status} was taken for an answer"
-                    refused = name == "members.tell" and {t.word for t in answer} == {"refused"}
+                    refused = name == "members.tell" and {t.status for t in answer} == {"refused"}
                     assert refused or not answer, f"{name}: 404 is somebody"
                     continue
                 assert isinstance(error, kinds), f"{name}: {status} is {type(error).__name__}"
-                self._keeps_secrets(f"{error} {error!r}", double)
-                if isinstance(error, Wait) and status == 429:
+                self._assert_no_secrets(f"{error} {error!r}", double)
+                if isinstance(error, RetryLater) and status == 429:
                     assert error.after >= 7, f"{name}: Retry-After is not kept"
                 if isinstance(error, Blocked) and status == 401:
                     assert error.scope == "account", f"{name}: a 401 is about the key"
 
     @pytest.mark.parametrize(
         ("broken", "kind"),
-        [(TimeoutError, Unknown), (ConnectionResetError, Unknown), (ConnectionRefusedError, Wait)],
+        [
+            (TimeoutError, AmbiguousError),
+            (ConnectionResetError, AmbiguousError),
+            (ConnectionRefusedError, RetryLater),
+        ],
     )
-    async def test_a_line_that_breaks_is_in_doubt_or_was_never_there(
+    async def test_a_broken_connection_is_ambiguous_or_was_never_made(
         self, broken: type[Exception], kind: type[DeliveryError]
     ) -> None:
         double = self.double()
@@ -370,11 +386,11 @@ class PlatformContract:
                 with pytest.raises(kind) as caught:
                     await call()
                 assert caught.value, name
-                self._keeps_secrets(f"{caught.value} {caught.value!r}", double)
+                self._assert_no_secrets(f"{caught.value} {caught.value!r}", double)
 
-    async def test_an_answer_that_is_no_json_is_never_believed(self) -> None:
+    async def test_a_response_that_is_not_json_is_never_trusted(self) -> None:
         double = self.double()
-        app = saying(double.app, self.faulty, 200, [], b"<html>")
+        app = with_response(double.app, self.faulty, 200, [], b"<html>")
         async with self._client(app) as client:
             for name, call in calls(client, double):
                 if name == "members.tell":
@@ -382,21 +398,21 @@ class PlatformContract:
                 with pytest.raises(DeliveryError):
                     await call()
 
-    async def test_a_check_says_what_is_wrong_and_raises_nothing(self) -> None:
+    async def test_a_check_reports_the_fault_and_raises_nothing(self) -> None:
         double = self.double()
         async with self._client(double.app) as client:
             assert not [c for c in await client.check() if c.level == "fault"]
-        app = saying(double.app, self.faulty, 401, [], b"{}")
+        app = with_response(double.app, self.faulty, 401, [], b"{}")
         async with self._client(app) as client:
             if not calls(client, double):
                 return
             found = await client.check()
             assert any(c.level == "fault" and c.problem for c in found)
-            self._keeps_secrets(str(found))
+            self._assert_no_secrets(str(found))
 
     # ── everybody ────────────────────────────────────────────────────────────────────────────────
 
-    async def test_streams_end_and_their_cursors_move_on(self) -> None:
+    async def test_streams_end_and_their_cursors_advance(self) -> None:
         double = self.double()
         async with self._client(double.app) as client:
             for stream in (client.people, client.changes):
@@ -407,26 +423,28 @@ class PlatformContract:
                 assert shown, "the double must have somebody to list"
                 for person in shown:
                     assert person.platform_id or person.email
-                    _check_sight(person.sight)
+                    _check_snapshot(person.snapshot)
                 if len(pages) > 1:
                     rest = await _walk(stream, pages[0].cursor)
                     assert len(rest) == len(pages) - 1, "a stream is resumed at its cursor"
 
-    async def test_a_history_is_told_in_order_with_ids_that_stay(self) -> None:
+    async def test_history_events_come_in_order_with_stable_ids(self) -> None:
         double = self.double()
         async with self._client(double.app) as client:
             if client.history is None:
                 return
-            told = await client.history.events(double.known, None)
-            again = await client.history.events(double.known, None)
-            assert [r.unique_id for r in told] == [r.unique_id for r in again]
-            assert len({r.key for r in told}) == len(told)
-            assert [r.occurred_at for r in told] == sorted(r.occurred_at for r in told)
-            for record in told:
+            past_events = await client.history.events(double.known_person, None)
+            again = await client.history.events(double.known_person, None)
+            assert [r.unique_id for r in past_events] == [r.unique_id for r in again]
+            assert len({r.key for r in past_events}) == len(past_events)
+            assert [r.occurred_at for r in past_events] == sorted(
+                r.occurred_at for r in past_events
+            )
+            for record in past_events:
                 assert record.unique_id.startswith(f"{self.platform.source}:")
-            if told:
-                later = Millis(told[-1].occurred_at + 1)
-                assert not await client.history.events(double.known, later)
+            if past_events:
+                later = Millis(past_events[-1].occurred_at + 1)
+                assert not await client.history.events(double.known_person, later)
 
     async def test_audiences_are_scanned_to_the_end(self) -> None:
         double = self.double()
@@ -444,33 +462,37 @@ class PlatformContract:
                     assert len(cursors) < 1_000
                     page = await client.audiences.members(audience, page.cursor)
 
-    async def test_members_get_one_answer_each(self) -> None:
+    async def test_each_member_gets_one_result(self) -> None:
         double = self.double()
         async with self._client(double.app) as client:
             if client.members is None:
                 return
-            who = Member(platform_id=double.known.platform_id, email=double.known.email)
-            nobody = Member(platform_id=double.stranger.platform_id, email=double.stranger.email)
+            who = Member(
+                platform_id=double.known_person.platform_id, email=double.known_person.email
+            )
+            nobody = Member(
+                platform_id=double.unknown_person.platform_id, email=double.unknown_person.email
+            )
             changes = [(who, True), (nobody, True), (who, False)][: client.members.size]
-            told = await client.members.tell(double.target, changes)
-            assert len(told) == len(changes)
-            assert told[0].word != "refused"
+            past_events = await client.members.update(double.target, changes)
+            assert len(past_events) == len(changes)
+            assert past_events[0].status != "refused"
 
-    async def test_an_action_is_applied_and_never_said_to_be_absent_after(self) -> None:
+    async def test_an_applied_action_is_never_reported_absent(self) -> None:
         double = self.double()
         async with self._client(double.app) as client:
             if client.actions is None:
                 return
-            await client.actions.apply(double.something_to_do())
-            assert await client.actions.look_up(double.something_to_do()) in (
+            await client.actions.apply(double.sample_action())
+            assert await client.actions.look_up(double.sample_action()) in (
                 "applied",
                 "unknowable",
             )
 
     # ── what is declared ─────────────────────────────────────────────────────────────────────────
 
-    async def test_what_is_offered_is_there_and_what_is_there_is_offered(self) -> None:
-        platform = self._shaped
+    async def test_offers_and_implemented_parts_match(self) -> None:
+        platform = self._configured_platform
         sides: dict[str, bool] = {"events": platform.webhook is not None}
         if platform.open is None:
             assert platform.offers <= {"events"}
@@ -490,22 +512,24 @@ class PlatformContract:
 
     def test_the_mapping_examples_pass(self) -> None:
         folder = self.mappings / "examples" / self.platform.source
-        view, person = self._shaped.event_view, self._shaped.person_view
+        view, person = self._configured_platform.event_view, self._configured_platform.person_view
         faults = run_examples(folder, view, person, example_views(self.platform))
         assert not faults, "\n".join(faults)
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _tried(self, **what: Any) -> Callable[[Callable[..., None]], Callable[[], None]]:
+    def _with_examples(self, **what: Any) -> Callable[[Callable[..., None]], Callable[[], None]]:
         def wrap(function: Callable[..., None]) -> Callable[[], None]:
-            tried = effort(max_examples=self.examples_of_hypothesis, deadline=None, database=None)
-            return cast(Callable[[], None], tried(given(**what)(function)))
+            configured = hypothesis_settings(
+                max_examples=self.examples_of_hypothesis, deadline=None, database=None
+            )
+            return cast(Callable[[], None], configured(given(**what)(function)))
 
         return wrap
 
     @property
-    def _shaped(self) -> Platform:
-        shape = self.platform.shape
+    def _configured_platform(self) -> Platform:
+        shape = self.platform.for_settings
         return shape(self._model()) if shape else self.platform
 
     def _model(self, changes: Mapping[str, Any] | None = None) -> Any:
@@ -532,20 +556,22 @@ class PlatformContract:
         folder = self.mappings / "examples" / self.platform.source
         return [json.loads(file.read_text("utf-8")) for file in sorted(folder.glob("*.json"))]
 
-    def _pushes(self) -> list[Push]:
+    def _deliveries(self) -> list[WebhookDelivery]:
         found = [
-            Push(dict(self._shaped.name_header(e["name"])), orjson.dumps(e["record"]))
+            WebhookDelivery(
+                dict(self._configured_platform.name_header(e["name"])), orjson.dumps(e["record"])
+            )
             for e in self._examples()
             if "record" in e
         ]
         assert found, "no mapping example shows an event: give one a `name` and a `record`"
         return found
 
-    def _read_or_refused(self, webhook: Webhook, push: Push) -> Sequence[Any]:
+    def _parse_or_reject(self, webhook: Webhook, delivery: WebhookDelivery) -> Sequence[Any]:
         records: Sequence[Any] = ()
         refused = ""
         try:
-            records = webhook.parse(push.headers, push.body)
+            records = webhook.parse(delivery.headers, delivery.body)
         except Malformed as error:
             refused = error.detail
         assert "@" not in refused, "an address stands in a refusal"
@@ -559,7 +585,7 @@ class PlatformContract:
     async def _client(self, app: App) -> AsyncIterator[Client]:
         if self.platform.open is None:
             pytest.skip("the platform has no API")
-        client = await self.platform.open(self._model(), kit_at(app))
+        client = await self.platform.open(self._model(), make_kit(app))
         try:
             yield client
         finally:
@@ -582,19 +608,19 @@ class PlatformContract:
 
         async with self._client(app) as client:
             assert client.reader
-            await client.reader.read(double.known, READS)
+            await client.reader.read(double.known_person, READS)
         return found
 
-    def _keeps_secrets(self, text: str, double: Double | None = None) -> None:
+    def _assert_no_secrets(self, text: str, double: Double | None = None) -> None:
         for secret in _secrets(self._model()):
             assert secret not in text, "a secret stands in an error"
-        if double is not None and double.known.email:
-            assert double.known.email not in text, "an address stands in an error"
+        if double is not None and double.known_person.email:
+            assert double.known_person.email not in text, "an address stands in an error"
 
 
 # ── what views and sights may hold ───────────────────────────────────────────────────────────────
 
-_ROOTS = {word.partition(".")[0] for word in VIEW}
+_ROOTS = {word.partition(".")[0] for word in VIEW_PATHS}
 _GROUPS = ("tier", "next_tier", "next_reward", "event")
 
 
@@ -603,7 +629,7 @@ def _check_view(view: Mapping[str, Any], *, event: bool) -> None:
     for group in _GROUPS:
         if group in view:
             assert isinstance(view[group], dict)
-            known = {w.partition(".")[2] for w in VIEW if w.startswith(f"{group}.")}
+            known = {w.partition(".")[2] for w in VIEW_PATHS if w.startswith(f"{group}.")}
             assert set(view[group]) <= known, f"undocumented words in {group}"
     assert event == ("event" in view)
     if event:
@@ -611,8 +637,8 @@ def _check_view(view: Mapping[str, Any], *, event: bool) -> None:
     assert "raw" in view, "the platform's own words stand under raw"
 
 
-def _check_sight(sight: Sight) -> None:
-    for word in VIEW:
+def _check_snapshot(sight: PersonSnapshot) -> None:
+    for word in VIEW_PATHS:
         value: Any = sight.view
         for part in word.split("."):
             value = value.get(part) if isinstance(value, dict) else None

@@ -8,30 +8,18 @@ from collections.abc import Sequence
 import pytest
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import (
-    Lane,
-    LaneState,
-    Millis,
-    Spend,
-)
+from connector.domain.lanes import Lane, LaneState, Millis, QuotaUsage
 from connector.domain.outcomes import (
     Accepted,
+    Ambiguous,
     Dead,
-    Doubt,
     Held,
     Request,
     Retry,
     Skipped,
     Unsent,
 )
-from connector.domain.records import (
-    Appended,
-    Checkpoint,
-    Claim,
-    Page,
-    Record,
-    State,
-)
+from connector.domain.records import Appended, Checkpoint, Claim, Page, Record, State
 from connector.ports import Fence, Holder, Store
 
 NOW = Millis(1_790_000_000_000)
@@ -57,7 +45,7 @@ def page(
     return Page(lane, "webhook", records, Millis(at), checkpoint, backfill)
 
 
-async def hold(store: Store, holder: str = "one", now: int = NOW) -> Fence:
+async def acquire_lease(store: Store, holder: str = "one", now: int = NOW) -> Fence:
     fence = await store.leases.acquire("store", holder, now=Millis(now), ttl=TTL)
     assert isinstance(fence, Fence)
     return fence
@@ -76,8 +64,10 @@ async def events(store: Store) -> Lane:
 class StoreContract:
     """Each test is a sentence about every store."""
 
-    async def test_the_oldest_that_waits_is_told_by_its_receipt(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+    async def test_the_oldest_waiting_record_is_reported_by_its_receipt_time(
+        self, store: Store
+    ) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
         first = record("a")
         await store.append([page(lane, first, at=NOW)])
         claim = await take(store, lane, fence)
@@ -86,10 +76,10 @@ class StoreContract:
         later = [Retry(entry.seq, Problem.KLAVIYO_UNAVAILABLE, 3600.0)]
         await store.settle(claim, later, now=Millis(NOW + 1), horizon=HORIZON)
         await store.append([page(lane, record("b"), at=NOW + 5_000)])
-        [backlog] = await store.insight.backlog()
+        [backlog] = await store.reports.backlog()
         assert (backlog.ready, backlog.oldest) == (2, NOW)
 
-    async def test_a_record_is_known_again_by_its_key(self, store: Store) -> None:
+    async def test_a_record_is_deduplicated_by_its_key(self, store: Store) -> None:
         lane = await events(store)
         first = await store.append([page(lane, record("a"), record("b"))])
         again = await store.append([page(lane, record("a"), record("c"), record("c"))])
@@ -98,13 +88,13 @@ class StoreContract:
         other = await store.lanes.ensure("other", "klaviyo", "event")
         assert await store.append([page(other, record("a"))]) == [Appended(1, 0)]
 
-    async def test_a_key_counts_again_after_its_repeat_window(self, store: Store) -> None:
+    async def test_a_key_can_be_reused_after_its_repeat_window(self, store: Store) -> None:
         lane = await events(store)
         for at, accepted in ((0, 1), (3_600_000, 0), (3_600_001, 1), (7_200_001, 0)):
             said = record("daily", repeat_window=3_600_000)
             [result] = await store.append([page(lane, said, at=NOW + at)])
             assert result.accepted == accepted, at
-        fence = await hold(store, now=NOW + 7_200_001)
+        fence = await acquire_lease(store, now=NOW + 7_200_001)
         claim = await take(store, lane, fence, at=NOW + 7_200_001)
         assert claim
         again = f"test:daily:{NOW + 3_600_001}"
@@ -116,10 +106,10 @@ class StoreContract:
         await store.append([page(lane, record(), checkpoint=Checkpoint("recent", "p2"))])
         await store.append([page(lane, checkpoint=Checkpoint("recent", "p3"))])
         assert await store.checkpoints.load("acme", "recent") == Checkpoint("recent", "p3")
-        assert [s[:3] for s in await store.insight.streams()] == [("acme", "recent", "p3")]
+        assert [s[:3] for s in await store.reports.streams()] == [("acme", "recent", "p3")]
 
     async def test_claims_are_exclusive_and_oldest_first(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+        lane, fence = await events(store), await acquire_lease(store)
         for i in range(5):
             await store.append([page(lane, record(f"k{i}"), at=NOW + i)])
         first = await take(store, lane, fence, at=NOW + 10, limit=3)
@@ -131,15 +121,15 @@ class StoreContract:
         assert await take(store, lane, fence, at=NOW + 10) is None
 
     async def test_live_goes_before_backfill(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, record("old"), backfill=True)])
         await store.append([page(lane, record("live"), at=NOW + 5)])
         claim = await take(store, lane, fence, at=NOW + 10, limit=1)
         assert claim
         assert [(e.unique_id, e.backfill) for e in claim.entries] == [("test:live", False)]
 
-    async def test_what_is_not_due_is_not_ready(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+    async def test_entries_that_are_not_due_are_not_ready(self, store: Store) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, record(), record())])
         claim = await take(store, lane, fence, limit=1)
         assert claim
@@ -151,8 +141,8 @@ class StoreContract:
         assert (ready.fresh, ready.solo, ready.next_due) == (2, 0, None)
         assert (await store.ready(lane.id, now=Millis(NOW + 5000), limit=1)).fresh == 1
 
-    async def test_every_outcome_leaves_the_right_state(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+    async def test_every_outcome_sets_the_right_state(self, store: Store) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, *(record(f"o{i}") for i in range(7)))])
         claim = await take(store, lane, fence)
         assert claim
@@ -165,7 +155,7 @@ class StoreContract:
                 Skipped(seqs[1], "disabled"),
                 Unsent(seqs[2]),
                 Retry(seqs[3], Problem.KLAVIYO_UNAVAILABLE, after=1.0),
-                Doubt(seqs[4], Problem.TIMED_OUT, after=2.0),
+                Ambiguous(seqs[4], Problem.TIMED_OUT, after=2.0),
                 Dead(seqs[5], Problem.TOO_MANY_PROPERTIES, "301 properties", "r1"),
                 Held(seqs[6], Problem.BAD_ADDRESS),
             ],
@@ -174,18 +164,18 @@ class StoreContract:
             horizon=HORIZON,
         )
         assert changed == 7
-        [backlog] = await store.insight.backlog()
+        [backlog] = await store.reports.backlog()
         assert (backlog.ready, backlog.claimed, backlog.held, backlog.dead) == (3, 0, 1, 1)
         groups = await store.dead_letters.groups()
         assert set(groups) == {
             ("acme", State.DEAD, "E10", 1),
             ("acme", State.HELD, "I20", 1),
         }
-        assert await store.insight.dead_by_cause() == [("acme", "E10", 1)]
+        assert await store.reports.dead_by_cause() == [("acme", "E10", 1)]
         shown = await store.dead_letters.show(seqs[5])
         assert shown
         assert shown.request == request
-        assert shown.letter.detail == "301 properties"
+        assert shown.dead_letter.detail == "301 properties"
         later = Millis(NOW + 10_000)
         fresh = await take(store, lane, fence, at=later)
         solo = await take(store, lane, fence, at=later, solo=True)
@@ -193,16 +183,18 @@ class StoreContract:
         assert solo
         assert [(e.seq, e.attempts) for e in fresh.entries] == [(seqs[2], 1), (seqs[3], 2)]
         assert [(e.seq, e.attempts, e.solo) for e in solo.entries] == [(seqs[4], 2, True)]
-        assert await store.insight.recent_requests(5) == [("acme", "klaviyo", request)]
+        assert await store.reports.recent_requests(5) == [("acme", "klaviyo", request)]
 
-    async def test_an_entry_in_doubt_keeps_the_mapping_it_was_sent_with(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+    async def test_an_ambiguous_entry_keeps_the_mapping_it_was_sent_with(
+        self, store: Store
+    ) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, record("a"), record("b"))])
         claim = await take(store, lane, fence)
         assert claim
         a, b = (entry.seq for entry in claim.entries)
         await self._settle(
-            store, claim, Doubt(a, Problem.TIMED_OUT), Retry(b, Problem.KLAVIYO_THROTTLED)
+            store, claim, Ambiguous(a, Problem.TIMED_OUT), Retry(b, Problem.KLAVIYO_THROTTLED)
         )
         for seq, solo, version in ((a, True, "v1"), (b, False, "v2")):
             again = await store.claim(lane, fence, now=NOW, limit=5, solo=solo, mapping="v2")
@@ -210,7 +202,7 @@ class StoreContract:
             assert [(e.seq, e.mapping) for e in again.entries] == [(seq, version)]
 
     async def test_a_batch_settles_once(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, record("a"))])
         claim = await take(store, lane, fence)
         assert claim
@@ -220,8 +212,8 @@ class StoreContract:
         assert await self._settle(store, claim, Accepted(seq, "r2")) == 0
         assert await take(store, lane, fence, at=NOW + 1000) is None
 
-    async def test_a_dead_holders_entries_go_back_in_doubt(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+    async def test_entries_of_a_dead_holder_become_ambiguous(self, store: Store) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, record("a"))])
         claim = await take(store, lane, fence)
         assert claim
@@ -229,7 +221,7 @@ class StoreContract:
         assert isinstance(
             await store.leases.acquire("store", "two", now=Millis(NOW + 1), ttl=TTL), Holder
         )
-        other = await hold(store, "two", later)
+        other = await acquire_lease(store, "two", later)
         assert await store.recover(other, now=later) == 1
         # The first holder wakes: whatever it does changes nothing.
         assert await self._settle(store, claim, Accepted(claim.entries[0].seq, "r")) == 0
@@ -242,7 +234,7 @@ class StoreContract:
         assert [(e.solo, e.attempts, e.mapping) for e in again.entries] == [(True, 2, "v1")]
 
     async def test_an_expired_lease_claims_nothing(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, record())])
         with pytest.raises(StoreError):
             await take(store, lane, fence, at=NOW + TTL)
@@ -250,9 +242,9 @@ class StoreContract:
         assert await take(store, lane, fence, at=NOW + TTL)
 
     async def test_a_released_lease_is_free_at_once(self, store: Store) -> None:
-        fence = await hold(store)
+        fence = await acquire_lease(store)
         await store.leases.release(fence)
-        assert (await hold(store, "two")).token > fence.token
+        assert (await acquire_lease(store, "two")).token > fence.token
         held = await store.leases.holder("store")
         assert held
         assert held.holder == "two"
@@ -260,7 +252,7 @@ class StoreContract:
     async def test_retries_end_at_the_horizon_and_a_pause_does_not_count(
         self, store: Store
     ) -> None:
-        lane, fence = await events(store), await hold(store)
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, record("a"))])
 
         async def fail(at: int) -> None:
@@ -272,7 +264,7 @@ class StoreContract:
 
         await fail(NOW)
         await fail(NOW + HORIZON - 1)
-        assert await store.extend(lane.id, 10_000) == 1
+        assert await store.extend_horizon(lane.id, 10_000) == 1
         await fail(NOW + HORIZON + 9_999)
         assert not await store.dead_letters.groups()
         await fail(NOW + HORIZON + 10_000)
@@ -281,7 +273,7 @@ class StoreContract:
         assert "K503" in letter.detail
 
     async def test_a_record_without_address_waits_for_its_person(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+        lane, fence = await events(store), await acquire_lease(store)
         [result] = await store.append([page(lane, record("a", email=None, person="p1"))])
         assert result == Appended(1, 0, held=1)
         assert await take(store, lane, fence) is None
@@ -303,8 +295,8 @@ class StoreContract:
         [result] = await store.append([page(lane, nameless, named)])
         assert result == Appended(2, 0, released=1)
 
-    async def test_a_person_seen_by_address_is_joined_to_the_id(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+    async def test_a_person_known_by_address_is_merged_with_their_id(self, store: Store) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, record("a", email="ada@example.com"))])
         await store.append([page(lane, record("b", email="ada@example.com", person="p1"))])
         await store.append([page(lane, record("c", email="new@example.com", person="p1"))])
@@ -315,7 +307,7 @@ class StoreContract:
         assert [e.email for e in claim.entries][-1] == "new@example.com"
 
     async def test_dead_letters_are_retried_with_the_same_id(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, record("a"), record("b"), record("c"))])
         await store.append([page(lane, record("d", email=None))])
         claim = await take(store, lane, fence)
@@ -338,8 +330,10 @@ class StoreContract:
             ("test:b", 1),
         ]
 
-    async def test_retention_forgets_only_what_is_named_and_old(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+    async def test_retention_prunes_only_old_records_of_the_given_states(
+        self, store: Store
+    ) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, record("a"), record("b"))])
         await store.append([page(lane, record("waits"))])
         claim = await take(store, lane, fence, limit=2)
@@ -353,19 +347,19 @@ class StoreContract:
         assert await store.append([page(lane, record("a"))]) == [Appended(1, 0)]
         assert await store.append([page(lane, record("b"), record("waits"))]) == [Appended(0, 2)]
 
-    async def test_the_timeline_is_forgotten_before_the_ids(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
+    async def test_the_timeline_is_pruned_before_the_ids(self, store: Store) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
         await store.append([page(lane, record("a"))])
         claim = await take(store, lane, fence)
         assert claim
         seq = claim.entries[0].seq
         sent = Request("r1", "POST /api/events", NOW, 202, 5)
         await store.settle(claim, [Accepted(seq, "r1")], now=NOW, requests=[sent], horizon=HORIZON)
-        assert await store.forget_timeline(before=NOW, limit=10) == 0
-        assert await store.insight.recent_requests(5) == [("acme", "klaviyo", sent)]
-        assert await store.forget_timeline(before=Millis(NOW + 1), limit=10) > 0
-        assert await store.forget_timeline(before=Millis(NOW + 1), limit=10) == 0
-        assert await store.insight.recent_requests(5) == []
+        assert await store.prune_timeline(before=NOW, limit=10) == 0
+        assert await store.reports.recent_requests(5) == [("acme", "klaviyo", sent)]
+        assert await store.prune_timeline(before=Millis(NOW + 1), limit=10) > 0
+        assert await store.prune_timeline(before=Millis(NOW + 1), limit=10) == 0
+        assert await store.reports.recent_requests(5) == []
         assert await store.append([page(lane, record("a"))]) == [Appended(0, 1)]
 
     async def test_lanes_remember_their_state(self, store: Store) -> None:
@@ -376,37 +370,39 @@ class StoreContract:
         assert await store.lanes.all() == [(lane, state)]
 
     async def test_spend_adds_up_and_is_saved_with_the_claim(self, store: Store) -> None:
-        lane, fence = await events(store), await hold(store)
-        spend = Spend("acc", "events", 100, 2)
+        lane, fence = await events(store), await acquire_lease(store)
+        spend = QuotaUsage("acc", "events", 100, 2)
         assert (
             await store.claim(
-                lane, fence, now=NOW, limit=1, solo=False, mapping="v1", spend=[spend]
+                lane, fence, now=NOW, limit=1, solo=False, mapping="v1", usage=[spend]
             )
             is None
         )
-        await store.memory.remember_spend([Spend("acc", "events", 100, 1)])
-        await store.memory.remember_spend([Spend("acc", "events", 99, 1)])
-        assert await store.memory.spent(since_second=100) == [Spend("acc", "events", 100, 3)]
+        await store.facts.save_usage([QuotaUsage("acc", "events", 100, 1)])
+        await store.facts.save_usage([QuotaUsage("acc", "events", 99, 1)])
+        assert await store.facts.usage_since(since_second=100) == [
+            QuotaUsage("acc", "events", 100, 3)
+        ]
 
-    async def test_small_facts_are_remembered(self, store: Store) -> None:
-        await store.memory.remember_mapping("v1", "text", now=NOW)
-        await store.memory.remember_mapping("v1", "other", now=NOW)
-        assert await store.memory.mapping("v1") == "text"
-        assert await store.memory.mapping("v2") is None
-        assert await store.memory.pin_account("acme", "A1") == "A1"
-        assert await store.memory.pin_account("acme", "B2") == "A1"
-        assert await store.memory.pin_account("acme", "B2", anew=True) == "B2"
+    async def test_facts_are_stored(self, store: Store) -> None:
+        await store.facts.save_mapping("v1", "text", now=NOW)
+        await store.facts.save_mapping("v1", "other", now=NOW)
+        assert await store.facts.mapping("v1") == "text"
+        assert await store.facts.mapping("v2") is None
+        assert await store.facts.pin_account("acme", "A1") == "A1"
+        assert await store.facts.pin_account("acme", "B2") == "A1"
+        assert await store.facts.pin_account("acme", "B2", force=True) == "B2"
 
-    async def test_an_order_is_taken_once(self, store: Store) -> None:
-        id = await store.orders.place("pause", {"connection": "acme"}, by="cli", now=NOW)
-        [order] = await store.orders.take(now=NOW)
+    async def test_a_command_is_claimed_once(self, store: Store) -> None:
+        id = await store.commands.submit("pause", {"connection": "acme"}, by="cli", now=NOW)
+        [order] = await store.commands.fetch(now=NOW)
         assert (order.id, order.kind, order.args) == (id, "pause", {"connection": "acme"})
-        assert await store.orders.take(now=NOW) == []
-        await store.orders.finish(id, ok=True, result={"paused": 1}, now=NOW)
-        done = await store.orders.get(id)
+        assert await store.commands.fetch(now=NOW) == []
+        await store.commands.finish(id, ok=True, result={"paused": 1}, now=NOW)
+        done = await store.commands.get(id)
         assert done
         assert (done.ok, done.result) == (True, {"paused": 1})
-        assert await store.orders.get(id + 1) is None
+        assert await store.commands.get(id + 1) is None
 
     @staticmethod
     async def _settle(store: Store, claim: Claim, *outcomes: object) -> int:

@@ -6,9 +6,7 @@ import asyncio
 import heapq
 import itertools
 
-from connector.domain.lanes import (
-    Millis,
-)
+from connector.domain.lanes import Millis
 
 START = 1_790_000_000_000
 
@@ -34,15 +32,15 @@ class FakeClock:
     async def advance(self, seconds: float) -> None:
         """Move time step by step, waking sleepers in their order and letting them run."""
         target = self._now + seconds * 1000
-        await settle_down()
+        await run_pending()
         while self._sleepers and self._sleepers[0][0] <= target:
             at, _, sleeper = heapq.heappop(self._sleepers)
             self._now = max(self._now, at)
             if not sleeper.done():
                 sleeper.set_result(None)
-            await settle_down()
+            await run_pending()
         self._now = target
-        await settle_down()
+        await run_pending()
 
     async def sleep(self, seconds: float) -> None:
         sleeper = asyncio.get_running_loop().create_future()
@@ -66,7 +64,7 @@ class FakeClock:
             sleeping.cancel()
 
 
-async def settle_down(turns: int = 50) -> None:
+async def run_pending(iterations: int = 50) -> None:
     """Let every task that can run do so."""
-    for _ in range(turns):
+    for _ in range(iterations):
         await asyncio.sleep(0)

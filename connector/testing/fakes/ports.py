@@ -6,30 +6,26 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from connector.domain.actions import (
-    Action,
-)
+from connector.domain.actions import Action
 from connector.domain.errors import DeliveryError
-from connector.domain.lanes import (
-    Spend,
-)
-from connector.mapping import VIEW
+from connector.domain.lanes import QuotaUsage
+from connector.mapping import VIEW_PATHS
 from connector.net.http import Credential, Http, in_process
-from connector.net.rate_limit import Governor, Limit
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms.kit import Kit
-from connector.ports import Client, Member, Whom
+from connector.ports import Client, Member, PersonRef
 from connector.testing.fakes.clock import FakeClock
-from connector.testing.odd_json import encoded
+from connector.testing.hostile_json import encoded
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI application."""
 
-READS = frozenset(VIEW)
+READS = frozenset(VIEW_PATHS)
 """Every word of a view."""
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
+class WebhookDelivery:
     """One delivery of a webhook: headers in lower case, `secret` the last part of the URL."""
 
     headers: Mapping[str, str]
@@ -43,16 +39,16 @@ class Double:
     `target` a segment that members can be told about, `action` what it would do."""
 
     app: App
-    known: Whom
-    stranger: Whom = field(
-        default_factory=lambda: Whom(2, "no-such-person", "nobody@example.com", b"")
+    known_person: PersonRef
+    unknown_person: PersonRef = field(
+        default_factory=lambda: PersonRef(2, "no-such-person", "nobody@example.com", b"")
     )
     target: str = "spring"
     action: Action | None = None
 
-    def something_to_do(self) -> Action:
+    def sample_action(self) -> Action:
         """`action`, else five points for the known person."""
-        who = self.known
+        who = self.known_person
         return self.action or Action(
             "increase",
             "ref-1",
@@ -64,22 +60,22 @@ class Double:
         )
 
 
-class Hasty(FakeClock):
+class AutoAdvancingClock(FakeClock):
     """Whoever sleeps wakes at once, and it is later."""
 
     async def sleep(self, seconds: float) -> None:
         self.move(seconds)
 
 
-def kit_at(app: App, clock: FakeClock | None = None) -> Kit:
+def make_kit(app: App, clock: FakeClock | None = None) -> Kit:
     """What an adapter reaches its platform with, where the platform is an ASGI application in this
     process. Nobody waits: a clock that is not given moves by itself."""
-    now = clock or Hasty()
+    now = clock or AutoAdvancingClock()
 
-    async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
-        return Governor("contract", limits, clock=now, share=1.0)
+    async def quota(credential: str, limits: Mapping[str, Limit]) -> RateLimiter:
+        return RateLimiter("contract", limits, clock=now, share=1.0)
 
-    async def remember(spend: Sequence[Spend]) -> None: ...
+    async def record_usage(spend: Sequence[QuotaUsage]) -> None: ...
 
     def http(base_url: str, credential: Credential, not_applied: frozenset[int]) -> Http:
         return Http(
@@ -91,27 +87,27 @@ def kit_at(app: App, clock: FakeClock | None = None) -> Kit:
             http=in_process(app),
         )
 
-    return Kit(now, http, quota, remember, retry_statuses=frozenset({423, 429, 503}))
+    return Kit(now, http, quota, record_usage, retry_statuses=frozenset({423, 429, 503}))
 
 
 def calls(client: Client, double: Double) -> list[tuple[str, Callable[[], Awaitable[Any]]]]:
     """One call of every side that the platform has."""
     found: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
     if reader := client.reader:
-        found.append(("reader", lambda: reader.read(double.known, READS)))
+        found.append(("reader", lambda: reader.read(double.known_person, READS)))
     if people := client.people:
         found.append(("people", lambda: people.page(None, READS, backfill=True)))
     if changes := client.changes:
         found.append(("changes", lambda: changes.page(None, READS)))
     if history := client.history:
-        found.append(("history", lambda: history.events(double.known, None)))
+        found.append(("history", lambda: history.events(double.known_person, None)))
     if audiences := client.audiences:
         found.append(("audiences", lambda: audiences.names()))
     if members := client.members:
-        who = Member(platform_id=double.known.platform_id, email=double.known.email)
-        found.append(("members.tell", lambda: members.tell(double.target, [(who, True)])))
+        who = Member(platform_id=double.known_person.platform_id, email=double.known_person.email)
+        found.append(("members.tell", lambda: members.update(double.target, [(who, True)])))
     if actions := client.actions:
-        found.append(("actions", lambda: actions.apply(double.something_to_do())))
+        found.append(("actions", lambda: actions.apply(double.sample_action())))
     return found
 
 
@@ -123,7 +119,7 @@ async def outcome(call: Callable[[], Awaitable[Any]]) -> tuple[Any, DeliveryErro
         return None, error
 
 
-def saying(
+def with_response(
     app: App,
     faulty: Callable[[str], bool],
     status: int,
@@ -132,16 +128,16 @@ def saying(
 ) -> App:
     """The application, which answers every call to a faulty path with this."""
 
-    async def say(scope: Any, receive: Any, send: Any) -> None:
+    async def respond(scope: Any, receive: Any, send: Any) -> None:
         if not faulty(scope["path"]):
             return await app(scope, receive, send)
         await send({"type": "http.response.start", "status": status, "headers": list(headers)})
         await send({"type": "http.response.body", "body": body})
 
-    return say
+    return respond
 
 
-def answering(app: App, faulty: Callable[[str], bool], answer: Any) -> App:
+def with_json(app: App, faulty: Callable[[str], bool], answer: Any) -> App:
     """The same with a 200 and this JSON."""
     headers = [(b"content-type", b"application/json")]
-    return saying(app, faulty, 200, headers, encoded(answer))
+    return with_response(app, faulty, 200, headers, encoded(answer))

@@ -8,25 +8,21 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from connector.domain.attention import (
-    Check,
-)
+from connector.domain.attention import Check
 from connector.domain.errors import Problem, Scope
 from connector.domain.outcomes import (
     Accepted,
+    Ambiguous,
     Dead,
     Delivery,
-    Doubt,
     Outcome,
     Request,
     Retry,
     Stop,
     Unsent,
 )
-from connector.domain.records import (
-    Entry,
-)
-from connector.ports import Grant, Mode, Outgoing, Quota
+from connector.domain.records import Entry
+from connector.ports import BatchMode, Grant, Outgoing, Quota
 
 M = TypeVar("M")
 
@@ -43,11 +39,11 @@ def retry(problem: Problem = Problem.KLAVIYO_UNAVAILABLE, after: float = 0.0) ->
     return lambda entry: Retry(entry.seq, problem, after)
 
 
-def doubt(problem: Problem = Problem.TIMED_OUT) -> Step:
-    return lambda entry: Doubt(entry.seq, problem)
+def ambiguous(problem: Problem = Problem.TIMED_OUT) -> Step:
+    return lambda entry: Ambiguous(entry.seq, problem)
 
 
-def die(problem: Problem = Problem.KLAVIYO_REFUSED) -> Step:
+def dead_letter(problem: Problem = Problem.KLAVIYO_REFUSED) -> Step:
     return lambda entry: Dead(entry.seq, problem)
 
 
@@ -62,7 +58,7 @@ def fail(error: Exception) -> Step:
     return step
 
 
-class Allowance:
+class FakeQuota:
     """connector.ports.Quota that grants what is `left` (None: everything)."""
 
     def __init__(self, left: int | None = None, wait: float = 1.0) -> None:
@@ -101,33 +97,33 @@ class ScriptedSink(Generic[M]):
     def __init__(
         self,
         *,
-        single: Mode | None = None,
-        bulk: Mode | None = None,
+        single: BatchMode | None = None,
+        bulk: BatchMode | None = None,
         quota: Quota | None = None,
     ) -> None:
-        self._single = single or Mode("single", size=1, parallel=4)
+        self._single = single or BatchMode("single", size=1, parallel=4)
         self._bulk = bulk
-        self._quota = quota or Allowance()
+        self._quota = quota or FakeQuota()
         self.script: deque[Step] = deque()
-        self.otherwise: Step = accept
+        self.default_step: Step = accept
         self.open = asyncio.Event()
         self.open.set()
         self.sent: list[SentRequest] = []
         self.checks: Sequence[Check] | Exception = [Check("far end", "ok")]
 
     @property
-    def single(self) -> Mode:
+    def single(self) -> BatchMode:
         return self._single
 
     @property
-    def bulk(self) -> Mode | None:
+    def bulk(self) -> BatchMode | None:
         return self._bulk
 
     @property
     def quota(self) -> Quota:
         return self._quota
 
-    def answers(self, *steps: Step) -> None:
+    def respond_with(self, *steps: Step) -> None:
         """The next requests are answered so, in this order."""
         self.script.extend(steps)
 
@@ -142,14 +138,14 @@ class ScriptedSink(Generic[M]):
         size = self._bulk.size if bulk and self._bulk else self._single.size
         if bulk:
             for part in _parts(batch, size):
-                yield await self._answer(part, bulk, self._leave(part, bulk))
+                yield await self._answer(part, bulk, self._send(part, bulk))
             return
         parts = list(_parts(batch, size))
-        left = [self._leave(part, bulk) for part in parts]
+        left = [self._send(part, bulk) for part in parts]
         for part, step in zip(parts, left, strict=True):
             yield await self._answer(part, bulk, step)
 
-    def _leave(self, part: Sequence[Outgoing[M]], bulk: bool) -> Step:
+    def _send(self, part: Sequence[Outgoing[M]], bulk: bool) -> Step:
         self.sent.append(
             SentRequest(
                 tuple(out.entry.unique_id for out in part),
@@ -158,7 +154,7 @@ class ScriptedSink(Generic[M]):
                 bulk,
             )
         )
-        return self.script.popleft() if self.script else self.otherwise
+        return self.script.popleft() if self.script else self.default_step
 
     async def _answer(self, part: Sequence[Outgoing[M]], bulk: bool, step: Step) -> Delivery:
         await self.open.wait()

@@ -10,21 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import (
-    Kind,
-    Lane,
-    LaneId,
-    LaneState,
-    Millis,
-    Spend,
-)
-from connector.domain.memberships import (
-    Group,
-)
+from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, QuotaUsage
+from connector.domain.memberships import Group
 from connector.domain.outcomes import (
     Accepted,
+    Ambiguous,
     Dead,
-    Doubt,
     Held,
     Outcome,
     Request,
@@ -32,16 +23,17 @@ from connector.domain.outcomes import (
     Skipped,
     Unsent,
 )
-from connector.domain.records import (
-    Appended,
-    Checkpoint,
-    Claim,
-    Entry,
-    Page,
-    Record,
-    State,
+from connector.domain.records import Appended, Checkpoint, Claim, Entry, Page, Record, State
+from connector.ports import (
+    Approval,
+    Backlog,
+    Command,
+    DeadLetter,
+    DeadLetterDetail,
+    Fence,
+    Holder,
+    ReadyCounts,
 )
-from connector.ports import Approval, Backlog, Fence, Holder, Letter, Order, Ready, Stored
 
 _STUCK = (State.HELD, State.DEAD)
 
@@ -105,7 +97,7 @@ class MemoryApprovals:
         self._open: dict[tuple[str, str, str], Approval] = {}
         self._ids = itertools.count(1)
 
-    async def ask(
+    async def request(
         self, connection: str, what: str, subject: str, detail: Mapping[str, Any], *, now: Millis
     ) -> Approval:
         key = (connection, what, subject)
@@ -138,16 +130,16 @@ class MemoryNotices:
     """connector.ports.Notices."""
 
     def __init__(self) -> None:
-        self._told: dict[str, dict[str, str]] = {}
+        self._sent: dict[str, dict[str, str]] = {}
 
-    async def told(self, target: str) -> Mapping[str, str]:
-        return dict(self._told.get(target, {}))
+    async def sent(self, target: str) -> Mapping[str, str]:
+        return dict(self._sent.get(target, {}))
 
-    async def tell(
-        self, target: str, news: Mapping[str, str], *, over: Sequence[str], now: Millis
+    async def record(
+        self, target: str, new: Mapping[str, str], *, resolved: Sequence[str], now: Millis
     ) -> None:
-        known = self._told.get(target, {})
-        self._told[target] = {k: t for k, t in known.items() if k not in over} | dict(news)
+        known = self._sent.get(target, {})
+        self._sent[target] = {k: t for k, t in known.items() if k not in resolved} | dict(new)
 
 
 class NoGroups:
@@ -167,31 +159,31 @@ class MemoryStore:
         self._lanes: dict[LaneId, tuple[Lane, LaneState]] = {}
         self._checkpoints: dict[tuple[str, str], tuple[str, Millis]] = {}
         self._leases: dict[str, tuple[str, int, Millis]] = {}
-        self._orders: dict[int, Order] = {}
-        self._taken: set[int] = set()
+        self._commands: dict[int, Command] = {}
+        self._claimed_commands: set[int] = set()
         self._spend: dict[tuple[str, str, int], int] = {}
         self._mappings: dict[str, str] = {}
         self._accounts: dict[str, str] = {}
         self._requests: dict[str, tuple[LaneId, Request]] = {}
         self._seq = itertools.count(1)
-        self.dead_letters = self.lanes = self.insight = self.checkpoints = self
-        self.memory = self.leases = self.orders = self
+        self.dead_letters = self.lanes = self.reports = self.checkpoints = self
+        self.facts = self.leases = self.commands = self
         self.approvals = MemoryApprovals()
         self.memberships = NoGroups()
-        self.notices = MemoryNotices()
+        self.notifications = MemoryNotices()
         self.broken: StoreError | None = None
         """While it is set, every call of the outbox and of `set_state` raises it."""
 
     async def aclose(self) -> None: ...
 
-    def _answer(self) -> None:
+    def _check_available(self) -> None:
         if self.broken:
             raise self.broken
 
     # ── outbox ───────────────────────────────────────────────────────────────────────────────────
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
-        self._answer()
+        self._check_available()
         return [self._append(page) for page in pages]
 
     def _append(self, page: Page) -> Appended:
@@ -206,7 +198,7 @@ class MemoryStore:
             ):
                 continue
             if old:
-                record = record.anew(page.received_at)
+                record = record.with_new_id(page.received_at)
             person = self._person(page.lane.connection, record)
             email = record.email or (person.email if person else None)
             row = Row(
@@ -270,12 +262,12 @@ class MemoryStore:
             if row.page.lane.id == lane and row.state == State.READY and row.solo == solo
         ]
 
-    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> Ready:
-        self._answer()
+    async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
+        self._check_available()
         waiting = self._ready(lane, False) + self._ready(lane, True)
         later = [row.due for row in waiting if row.due > now]
         counts = Counter((row.solo, row.page.backfill) for row in waiting if row.due <= now)
-        return Ready(
+        return ReadyCounts(
             min(limit, counts[False, False]),
             min(limit, counts[True, False]),
             min(later) if later else None,
@@ -292,12 +284,12 @@ class MemoryStore:
         limit: int,
         solo: bool,
         mapping: str,
-        spend: Sequence[Spend] = (),
+        usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
     ) -> Claim | None:
-        self._answer()
+        self._check_available()
         self._require(fence, now)
-        await self.remember_spend(spend)
+        await self.save_usage(usage)
         due = [
             row
             for row in self._ready(lane.id, solo)
@@ -321,7 +313,7 @@ class MemoryStore:
         requests: Sequence[Request] = (),
         horizon: int,
     ) -> int:
-        self._answer()
+        self._check_available()
         for request in requests:
             self._requests[request.id] = (claim.lane.id, request)
         changed = 0
@@ -350,8 +342,8 @@ class MemoryStore:
                 row.state, row.claim = State.READY, None
                 row.attempts -= 1
                 row.mapping = row.mapping if row.solo else None
-            case Retry() | Doubt():
-                row.solo = row.solo or isinstance(outcome, Doubt)
+            case Retry() | Ambiguous():
+                row.solo = row.solo or isinstance(outcome, Ambiguous)
                 row.failing_since = row.failing_since or now
                 if now - row.failing_since >= horizon:
                     last = f"last: {outcome.problem} {outcome.detail}".strip()
@@ -363,7 +355,7 @@ class MemoryStore:
                     row.mapping = row.mapping if row.solo else None
 
     async def recover(self, fence: Fence, *, now: Millis) -> int:
-        self._answer()
+        self._check_available()
         self._require(fence, now)
         gone = [row for row in self.rows.values() if row.state == State.CLAIMED]
         for row in gone:
@@ -372,18 +364,18 @@ class MemoryStore:
             row.failing_since = row.failing_since or now
         return len(gone)
 
-    async def extend(self, lane: LaneId, pause: int) -> int:
-        self._answer()
+    async def extend_horizon(self, lane: LaneId, pause: int) -> int:
+        self._check_available()
         rows = self._ready(lane, True) + self._ready(lane, False)
         failing = [row for row in rows if row.failing_since is not None]
         for row in failing:
             row.failing_since = Millis((row.failing_since or 0) + pause)
         return len(failing)
 
-    async def empty_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
+    async def clear_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
         return None
 
-    async def forget_timeline(self, *, before: Millis, limit: int) -> int:
+    async def prune_timeline(self, *, before: Millis, limit: int) -> int:
         old = [id for id, (_, sent) in self._requests.items() if sent.sent_at < before][:limit]
         for id in old:
             del self._requests[id]
@@ -416,20 +408,20 @@ class MemoryStore:
 
     async def find(
         self, *, problem: str | None = None, connection: str | None = None, limit: int = 100
-    ) -> Sequence[Letter]:
+    ) -> Sequence[DeadLetter]:
         rows = [
             row
             for row in self._stuck()
             if problem in (None, row.problem) and connection in (None, row.page.lane.connection)
         ]
-        return [_letter(row) for row in sorted(rows, key=lambda row: -row.seq)[:limit]]
+        return [_dead_letter(row) for row in sorted(rows, key=lambda row: -row.seq)[:limit]]
 
-    async def show(self, id: int) -> Stored | None:
+    async def show(self, id: int) -> DeadLetterDetail | None:
         row = self.rows.get(id)
         if row is None:
             return None
         sent = self._requests.get(row.request or "")
-        return Stored(_letter(row), row.entry(), sent[1] if sent else None)
+        return DeadLetterDetail(_dead_letter(row), row.entry(), sent[1] if sent else None)
 
     async def retry(
         self,
@@ -472,7 +464,7 @@ class MemoryStore:
         return sorted(self._lanes.values(), key=lambda pair: (pair[0].connection, pair[0].id))
 
     async def set_state(self, lane: LaneId, state: LaneState) -> None:
-        self._answer()
+        self._check_available()
         self._lanes[lane] = (self._lanes[lane][0], state)
 
     async def backlog(self) -> Sequence[Backlog]:
@@ -525,30 +517,30 @@ class MemoryStore:
         saved = self._checkpoints.get((connection, stream))
         return Checkpoint(stream, saved[0]) if saved else None
 
-    async def spent(self, *, since_second: int) -> Sequence[Spend]:
+    async def usage_since(self, *, since_second: int) -> Sequence[QuotaUsage]:
         found = [
-            Spend(account, endpoint, second, count)
+            QuotaUsage(account, endpoint, second, count)
             for (account, endpoint, second), count in self._spend.items()
             if second >= since_second
         ]
         return sorted(found, key=lambda spend: spend.second)
 
-    async def remember_spend(self, spend: Sequence[Spend]) -> None:
-        for s in spend:
+    async def save_usage(self, usage: Sequence[QuotaUsage]) -> None:
+        for s in usage:
             key = (s.account, s.endpoint, s.second)
             self._spend[key] = self._spend.get(key, 0) + s.count
 
-    async def remember_mapping(self, version: str, text: str, *, now: Millis) -> None:
+    async def save_mapping(self, version: str, text: str, *, now: Millis) -> None:
         self._mappings.setdefault(version, text)
 
     async def mapping(self, version: str) -> str | None:
         return self._mappings.get(version)
 
-    async def pinned(self, connection: str) -> str | None:
+    async def pinned_account(self, connection: str) -> str | None:
         return self._accounts.get(connection)
 
-    async def pin_account(self, connection: str, account: str, *, anew: bool = False) -> str:
-        if anew:
+    async def pin_account(self, connection: str, account: str, *, force: bool = False) -> str:
+        if force:
             self._accounts[connection] = account
         return self._accounts.setdefault(connection, account)
 
@@ -562,10 +554,10 @@ class MemoryStore:
             raise StoreError(Problem.STORE_HELD, f"our lease of {fence.resource} has expired")
 
     async def acquire(
-        self, resource: str, holder: str, *, now: Millis, ttl: int, gone: str | None = None
+        self, resource: str, holder: str, *, now: Millis, ttl: int, dead_holder: str | None = None
     ) -> Fence | Holder:
         had, token, expires_at = self._leases.get(resource, (holder, 0, Millis(0)))
-        if had not in (holder, gone) and expires_at > now:
+        if had not in (holder, dead_holder) and expires_at > now:
             return Holder(had, expires_at)
         self._leases[resource] = (holder, token + 1, Millis(now + ttl))
         return Fence(resource, holder, token + 1)
@@ -584,32 +576,34 @@ class MemoryStore:
         lease = self._leases.get(resource)
         return Holder(lease[0], lease[2]) if lease else None
 
-    async def place(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int:
-        order = Order(len(self._orders) + 1, kind, dict(args), now)
-        self._orders[order.id] = order
+    async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int:
+        order = Command(len(self._commands) + 1, kind, dict(args), now)
+        self._commands[order.id] = order
         return order.id
 
-    async def take(self, *, now: Millis) -> Sequence[Order]:
-        found = [order for order in self._orders.values() if order.id not in self._taken]
-        self._taken.update(order.id for order in found)
+    async def fetch(self, *, now: Millis) -> Sequence[Command]:
+        found = [
+            order for order in self._commands.values() if order.id not in self._claimed_commands
+        ]
+        self._claimed_commands.update(order.id for order in found)
         return found
 
-    async def reopen(self) -> int:
-        open_ = {id for id in self._taken if self._orders[id].done_at is None}
-        self._taken -= open_
+    async def requeue(self) -> int:
+        open_ = {id for id in self._claimed_commands if self._commands[id].done_at is None}
+        self._claimed_commands -= open_
         return len(open_)
 
     async def finish(self, id: int, *, ok: bool, result: Mapping[str, Any], now: Millis) -> None:
-        order = self._orders[id]
-        self._orders[id] = replace(order, done_at=now, ok=ok, result=dict(result))
+        order = self._commands[id]
+        self._commands[id] = replace(order, done_at=now, ok=ok, result=dict(result))
 
-    async def get(self, id: int) -> Order | None:
-        return self._orders.get(id)
+    async def get(self, id: int) -> Command | None:
+        return self._commands.get(id)
 
 
-def _letter(row: Row) -> Letter:
+def _dead_letter(row: Row) -> DeadLetter:
     lane = row.page.lane
-    return Letter(
+    return DeadLetter(
         id=row.seq,
         connection=lane.connection,
         destination=lane.destination,

@@ -14,7 +14,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from connector.config.values import is_secret, mark, parts
+from connector.config.values import field_option, is_secret, unwrap
 from connector.platforms import registry
 
 SHIPPED = Path(__file__).parents[2] / "shipped" / "mappings"
@@ -36,29 +36,29 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
     fields = platform.settings.model_fields
     tables = {key: table for key, field in fields.items() if (table := _table(field))}
     plain = {key: field for key, field in fields.items() if key not in tables}
-    named = [key for key, field in plain.items() if _is_asked_for(field)]
+    needed = [key for key, field in plain.items() if _is_needed(field)]
     values = {
         "{{source}}": source,
         "{{name}}": name,
         "{{NAME}}": prefix,
         "{{settings}}": "\n".join(
-            [f'{key} = "${{{prefix}_{key.upper()}}}"' for key in named]
-            + [_comment(key, field) for key, field in plain.items() if key not in named]
+            [f'{key} = "${{{prefix}_{key.upper()}}}"' for key in needed]
+            + [_comment(key, field) for key, field in plain.items() if key not in needed]
             + [line for key, table in tables.items() for line in _commented(key, table)]
         ),
-        "{{secrets}}": "\n".join(f"{prefix}_{key.upper()}=" for key in named),
+        "{{secrets}}": "\n".join(f"{prefix}_{key.upper()}=" for key in needed),
         "{{console_password}}": token(),
         "{{flow_secret}}": token(),
         "{{encryption_key}}": base64.urlsafe_b64encode(os.urandom(32)).decode(),
     }
     templates = files("connector.tools.templates")
-    said = [
+    messages = [
         _write(folder / "connector.toml", _fill(templates / "connector.toml", values), 0o644),
         _write(folder / ".env", _fill(templates / "env", values), 0o600),
     ]
     target = folder / "mappings"
     if target.exists():
-        said.append("kept     mappings/")
+        messages.append("kept     mappings/")
     else:
         for file in sorted(shipped_mappings().glob(f"{source}*.toml")):
             target.mkdir(exist_ok=True)
@@ -66,21 +66,25 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
         examples = shipped_mappings() / "examples" / source
         if examples.is_dir():
             shutil.copytree(examples, target / "examples" / source)
-        said.append("written  mappings/")
-    return [*said, "next: fill in .env, then run `connector check`"]
+        messages.append("written  mappings/")
+    return [*messages, "next: fill in .env, then run `connector check`"]
 
 
-def _is_asked_for(field: FieldInfo) -> bool:
+def _is_needed(field: FieldInfo) -> bool:
     """What nothing works without, and the secrets that callers of ours present."""
-    return field.is_required() or bool(mark(field, "needed")) or _is_presented(field.annotation)
+    return (
+        field.is_required()
+        or bool(field_option(field, "needed"))
+        or _is_caller_secret(field.annotation)
+    )
 
 
-def _is_presented(annotation: Any) -> bool:
-    return get_origin(parts(annotation)[0]) is tuple and is_secret(annotation)
+def _is_caller_secret(annotation: Any) -> bool:
+    return get_origin(unwrap(annotation)[0]) is tuple and is_secret(annotation)
 
 
 def _table(field: FieldInfo) -> type[BaseModel] | None:
-    found, _ = parts(field.annotation)
+    found, _ = unwrap(field.annotation)
     return found if isinstance(found, type) and issubclass(found, BaseModel) else None
 
 

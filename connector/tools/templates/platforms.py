@@ -45,13 +45,13 @@ def write(folder: Path, name: str) -> list[str]:
         "{{host}}": name.replace("_", "-"),
     }
     templates = files("connector.tools.templates") / "platform"
-    said = []
+    messages = []
     for target, source in _FILES.items():
         path = folder / _filled(target, values)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_filled((templates / source).read_text("utf-8"), values), "utf-8")
-        said.append(f"written  {path}")
-    return [*said, f"next: cd {folder}, pytest, then README.md"]
+        messages.append(f"written  {path}")
+    return [*messages, f"next: cd {folder}, pytest, then README.md"]
 
 
 def _filled(text: str, values: dict[str, str]) -> str:

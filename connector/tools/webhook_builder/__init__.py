@@ -5,16 +5,16 @@ from __future__ import annotations
 from connector.tools.webhook_builder.builder import build
 from connector.tools.webhook_builder.direct import build_direct
 from connector.tools.webhook_builder.presets import PRESETS, Preset
-from connector.tools.webhook_builder.step import Place, Step, Trigger, UseCase, Webhook
-from connector.tools.webhook_builder.templates import Unfit
+from connector.tools.webhook_builder.step import FlowTarget, Step, Trigger, UseCase, Webhook
+from connector.tools.webhook_builder.templates import InvalidStep
 
 __all__ = [
     "PRESETS",
-    "Place",
+    "FlowTarget",
+    "InvalidStep",
     "Preset",
     "Step",
     "Trigger",
-    "Unfit",
     "UseCase",
     "Webhook",
     "build",

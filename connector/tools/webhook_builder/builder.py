@@ -15,20 +15,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from connector.config.values import written_duration
-from connector.tools.webhook_builder.checks import Checked, check
-from connector.tools.webhook_builder.step import CONTENT_TYPE, Place, Step, Webhook
+from connector.tools.webhook_builder.checks import CheckedStep, check
+from connector.tools.webhook_builder.step import CONTENT_TYPE, FlowTarget, Step, Webhook
 from connector.tools.webhook_builder.templates import Expression
 
-EMAIL = Expression("person", "person.email").shown()
-_PERSON = Expression("person", "person.KlaviyoID").shown()
+EMAIL = Expression("person", "person.email").render()
+_PERSON = Expression("person", "person.KlaviyoID").render()
 _EVENT_ID = "event|lookup:'$event_id'"
 
 
-def build(step: Step, place: Place) -> Webhook:
+def build(step: Step, target: FlowTarget) -> Webhook:
     """The webhook that calls the connector. Raises Unfit with every fault of the step."""
-    made = check(step, place)
-    url = f"{place.address}/{made.step.route}"
-    return webhook(url, {"api-key": place.secret}, _body(made), _notes(made.step, place))
+    checked = check(step, target)
+    url = f"{target.address}/{checked.step.route}"
+    return webhook(url, {"api-key": target.secret}, _body(checked), _notes(checked.step, target))
 
 
 def webhook(url: str, headers: Mapping[str, str], body: Any, notes: tuple[str, ...]) -> Webhook:
@@ -39,24 +39,24 @@ def webhook(url: str, headers: Mapping[str, str], body: Any, notes: tuple[str, .
     )
 
 
-def _body(made: Checked) -> Any:
-    step = made.step
-    known_by = {"idempotency_key": _key(step)}
+def _body(checked: CheckedStep) -> Any:
+    step = checked.step
+    key_fields = {"idempotency_key": _key(step)}
     if step.once_per:
-        known_by["once_per"] = step.once_per
+        key_fields["once_per"] = step.once_per
     if step.route == "push":
-        url = {"url": made.url} if made.url else {}
-        return {"email": EMAIL, "message": made.message, **url, **known_by}
+        url = {"url": checked.url} if checked.url else {}
+        return {"email": EMAIL, "message": checked.message, **url, **key_fields}
     if step.route == "points/adjust":
         use_case = {"use_case": step.use_case} if step.use_case else {}
         return {
             "customer_email": EMAIL,
-            "point_adjustment_amount": made.amount,
+            "point_adjustment_amount": checked.amount,
             **use_case,
-            "history_title": made.reason,
-            **known_by,
+            "history_title": checked.reason,
+            **key_fields,
         }
-    return [{"email": EMAIL, "amount": made.amount, "reason": made.reason, **known_by}]
+    return [{"email": EMAIL, "amount": checked.amount, "reason": checked.reason, **key_fields}]
 
 
 def _key(step: Step) -> str:
@@ -65,22 +65,22 @@ def _key(step: Step) -> str:
     id = step.event_id or _EVENT_ID
     # Without an id the key must be empty, and a repeat is known by its content for a day: a name
     # alone would let all events of a person pass for one, for good.
-    return f"{{% if {id} %}}{step.name}:{Expression('event', id).shown()}{{% endif %}}"
+    return f"{{% if {id} %}}{step.name}:{Expression('event', id).render()}{{% endif %}}"
 
 
-def _notes(step: Step, place: Place) -> tuple[str, ...]:
+def _notes(step: Step, target: FlowTarget) -> tuple[str, ...]:
     if step.once_per:
         counts = f"Counts once per person in {step.once_per}, whatever the flow does."
     elif step.trigger == "metric":
         counts = "Counts once per event, however often Klaviyo repeats the call."
     else:
-        kept = written_duration(place.keys_kept)
+        kept = written_duration(target.key_retention)
         counts = f"Counts once per person in {kept}, [retention] action_keys."
     changed = (
         f"Another amount or text is another step: give it another name than {step.name!r}, or"
         " whoever had the old one is refused (409)."
     )
-    if place.address.startswith("https://"):
+    if target.address.startswith("https://"):
         return (counts, changed)
     reach = "Klaviyo calls only https addresses with a real certificate: set [server] public_url."
     return (counts, changed, reach)

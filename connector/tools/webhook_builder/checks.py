@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from connector.actions.requests import routes_of
+from connector.actions.requests import routes_for
 from connector.config.values import seconds, written_duration
 from connector.tools.webhook_builder import templates
-from connector.tools.webhook_builder.step import Place, Step
-from connector.tools.webhook_builder.templates import Unfit
+from connector.tools.webhook_builder.step import FlowTarget, Step
+from connector.tools.webhook_builder.templates import InvalidStep
 
 REASON_MAX = 200
 MESSAGE_MAX = 500
 URL_MAX = 2000
 
-_A_YEARLY_DATE = "300d"
+_DATE_FLOW_PERIOD = "300d"
 """A date comes back after a year; one that moves by some weeks still counts once."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,58}[a-z0-9])?")
@@ -24,7 +24,7 @@ _WHOLE = re.compile(r"[+-]?\d{1,12}(?:\.0+)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedStep:
     """A step that is right. `step` has a name, and a period where one is needed; the others are
     its texts for JSON strings, and the amount: a number, or the text of one."""
 
@@ -35,35 +35,35 @@ class Checked:
     url: str
 
 
-def check(step: Step, place: Place) -> Checked:
+def check(step: Step, target: FlowTarget) -> CheckedStep:
     """The step, ready to be written. Raises Unfit with all of its faults."""
     if step.trigger == "date" and not step.once_per:
-        step = replace(step, once_per=_A_YEARLY_DATE)
+        step = replace(step, once_per=_DATE_FLOW_PERIOD)
     step = replace(step, name=step.name or _name_of(step))
-    faults = [*_offered(step, place), *_once(step, place), *_shape(step)]
+    faults = [*_route_faults(step, target), *_key_faults(step, target), *_field_faults(step)]
     texts: dict[str, str] = {}
     for name, limit in (("reason", REASON_MAX), ("message", MESSAGE_MAX), ("url", URL_MAX)):
         try:
             texts[name] = _text(step, name, limit)
-        except Unfit as error:
-            faults += [_of(name, fault) for fault in error.faults]
+        except InvalidStep as error:
+            faults += [_prefixed(name, fault) for fault in error.faults]
     amount: int | str = 0
     if step.action != "push":
         try:
-            amount = _amount(step, place)
-        except Unfit as error:
+            amount = _amount(step, target)
+        except InvalidStep as error:
             faults += error.faults
     if faults:
-        raise Unfit(*faults)
-    return Checked(step, amount, **texts)
+        raise InvalidStep(*faults)
+    return CheckedStep(step, amount, **texts)
 
 
-def _offered(step: Step, place: Place) -> list[str]:
-    there = routes_of(place.offers)
+def _route_faults(step: Step, target: FlowTarget) -> list[str]:
+    there = routes_for(target.offers)
     if step.route in there:
         return []
     takes = ", ".join(_action_of(route) for route in there) or "nothing"
-    return [f"{place.title} takes no {_action_of(step.route)}; it takes: {takes}"]
+    return [f"{target.title} takes no {_action_of(step.route)}; it takes: {takes}"]
 
 
 def _action_of(route: str) -> str:
@@ -71,7 +71,7 @@ def _action_of(route: str) -> str:
     return route.rpartition("/")[2]
 
 
-def _once(step: Step, place: Place) -> list[str]:
+def _key_faults(step: Step, target: FlowTarget) -> list[str]:
     """Faults of what the key is made of."""
     faults = []
     if not _NAME.fullmatch(step.name):
@@ -88,8 +88,11 @@ def _once(step: Step, place: Place) -> list[str]:
             period = seconds(step.once_per)
         except ValueError:
             return [*faults, f"once-per {step.once_per!r} is no duration such as 300d"]
-        if not place.repeats <= period <= place.keys_kept:
-            least, most = written_duration(place.repeats), written_duration(place.keys_kept)
+        if not target.repeat_window <= period <= target.key_retention:
+            least, most = (
+                written_duration(target.repeat_window),
+                written_duration(target.key_retention),
+            )
             faults.append(
                 f"once-per {step.once_per} must be {least} (a call is repeated for a day) to {most}"
                 " ([retention] action_keys)"
@@ -97,7 +100,7 @@ def _once(step: Step, place: Place) -> list[str]:
     return faults
 
 
-def _shape(step: Step) -> list[str]:
+def _field_faults(step: Step) -> list[str]:
     """Faults of what belongs together and what does not."""
     if step.action == "push":
         moves = step.amount or step.reason or step.use_case or step.at_most is not None
@@ -119,67 +122,71 @@ def _shape(step: Step) -> list[str]:
 def _text(step: Step, name: str, limit: int) -> str:
     written = getattr(step, name).strip()
     found = templates.text(written)
-    _within_reach(step, found)
+    _check_roots(step, found)
     if name != "url":
-        return found.shown(limit)
+        return found.render(limit)
     # An address that is cut leads nowhere.
     if len(written) > limit:
-        raise Unfit(f"is too long: {limit} letters at most")
-    return found.whole()
+        raise InvalidStep(f"is too long: {limit} letters at most")
+    return found.render_full()
 
 
-def _amount(step: Step, place: Place) -> int | str:
+def _amount(step: Step, target: FlowTarget) -> int | str:
     written = step.amount.strip()
     if not written:
-        raise Unfit("how many points? give an amount")
-    return _variable(step, place, written) if "{" in written else _number(step, place, written)
+        raise InvalidStep("how many points? give an amount")
+    return _variable(step, target, written) if "{" in written else _number(step, target, written)
 
 
-def _number(step: Step, place: Place, written: str) -> int:
+def _number(step: Step, target: FlowTarget, written: str) -> int:
     amount = int(float(written)) if _WHOLE.fullmatch(written) else 0
     if amount == 0:
-        raise Unfit(f"the amount is a whole number other than 0, not {written!r}")
+        raise InvalidStep(f"the amount is a whole number other than 0, not {written!r}")
     if amount < 0 and step.adds is not None:
-        raise Unfit(f"the amount of {step.use_case or step.action} has no sign: the word says it")
+        raise InvalidStep(
+            f"the amount of {step.use_case or step.action} has no sign: the word says it"
+        )
     if step.at_most is not None and abs(amount) > step.at_most:
-        raise Unfit(f"the amount is above at-most, which is {step.at_most}")
-    _bounded(abs(amount), "the amount", place)
+        raise InvalidStep(f"the amount is above at-most, which is {step.at_most}")
+    _check_bounds(abs(amount), "the amount", target)
     return amount
 
 
-def _variable(step: Step, place: Place, written: str) -> str:
+def _variable(step: Step, target: FlowTarget, written: str) -> str:
     """Nothing is rendered outside 1 to `at_most`, or where the value is no number; a call without
     an amount is refused."""
     try:
         found = templates.text(written)
-        _within_reach(step, found)
-    except Unfit as error:
-        raise Unfit(*(_of("amount", fault) for fault in error.faults)) from error
+        _check_roots(step, found)
+    except InvalidStep as error:
+        raise InvalidStep(*(_prefixed("amount", fault) for fault in error.faults)) from error
     if len(found.parts) != 1:
-        raise Unfit("the amount is a number or one {{ variable }}, nothing around it")
+        raise InvalidStep("the amount is a number or one {{ variable }}, nothing around it")
     if step.adds is None:
-        raise Unfit(
+        raise InvalidStep(
             "an amount that is not known yet has no sign to trust: say increase, decrease or a use"
             " case"
         )
     if step.at_most is None:
-        raise Unfit("an amount that an event or a profile decides needs a bound: at-most")
-    _bounded(step.at_most, "at-most", place)
+        raise InvalidStep("an amount that an event or a profile decides needs a bound: at-most")
+    _check_bounds(step.at_most, "at-most", target)
     [expression] = found.expressions
     number = f"{expression.text}|add:0"
     bounds = f"{number} > 0 and {number} <= {step.at_most}"
-    return f"{{% if {bounds} %}}{expression.shown()}{{% endif %}}"
+    return f"{{% if {bounds} %}}{expression.render()}{{% endif %}}"
 
 
-def _bounded(points: int, what: str, place: Place) -> None:
-    if not 0 < points <= place.max_amount:
-        raise Unfit(f"{what} must be 1 to {place.max_amount} ([connections.actions] max_amount)")
+def _check_bounds(points: int, what: str, target: FlowTarget) -> None:
+    if not 0 < points <= target.max_amount:
+        raise InvalidStep(
+            f"{what} must be 1 to {target.max_amount} ([connections.actions] max_amount)"
+        )
 
 
-def _within_reach(step: Step, found: templates.Text) -> None:
+def _check_roots(step: Step, found: templates.Text) -> None:
     for expression in found.expressions:
         if expression.root == "event" and step.trigger != "metric":
-            raise Unfit(
+            raise InvalidStep(
                 f"speaks of {{{{ {expression.text} }}}}, and a {step.trigger} flow has no event"
             )
 
@@ -191,5 +198,5 @@ def _name_of(step: Step) -> str:
     return name or step.action
 
 
-def _of(name: str, fault: str) -> str:
+def _prefixed(name: str, fault: str) -> str:
     return f"the {name}: {fault}" if fault.startswith("{{") else f"the {name} {fault}"

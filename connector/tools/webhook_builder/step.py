@@ -10,12 +10,9 @@ from typing import Literal
 
 from connector.actions.requests import USE_CASES, Route
 from connector.config import Config, Connection
-from connector.domain.actions import (
-    Action,
-    ActionName,
-)
+from connector.domain.actions import Action, ActionName
 from connector.ports import DirectCall, Offer, Platform
-from connector.tools.webhook_builder.templates import Unfit
+from connector.tools.webhook_builder.templates import InvalidStep
 
 CONTENT_TYPE = "Content-Type"
 
@@ -61,7 +58,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FlowTarget:
     """The connection that the flow calls: its `address` ends in its name. `offers` is what its
     platform can be asked for, `secret` what proves the flow, `max_amount` the most points of one
     adjustment. `repeats` is for how many seconds a call may be repeated, `keys_kept` for how many a
@@ -72,15 +69,15 @@ class Place:
     offers: frozenset[Offer]
     secret: str
     max_amount: int
-    repeats: float
-    keys_kept: float
+    repeat_window: float
+    key_retention: float
     direct: Callable[[Action], DirectCall] | None = None
 
     @classmethod
-    def of(cls, config: Config, connection: Connection, platform: Platform) -> Place:
+    def of(cls, config: Config, connection: Connection, platform: Platform) -> FlowTarget:
         """The place that a configured connection is. Raises Unfit where it takes no flow calls."""
         if connection.actions is None:
-            raise Unfit(
+            raise InvalidStep(
                 f"connection {connection.name!r} has no [connections.actions] table: without it"
                 " every flow that calls it is answered 401; write one with a secret"
             )
@@ -91,8 +88,8 @@ class Place:
             offers=platform.offers,
             secret=connection.actions.secret[0].get_secret_value(),
             max_amount=connection.actions.max_amount,
-            repeats=connection.actions.dedupe_window,
-            keys_kept=config.retention.action_keys,
+            repeat_window=connection.actions.dedupe_window,
+            key_retention=config.retention.action_keys,
             direct=None if direct is None else partial(direct, connection.settings),
         )
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_SHORTEST = 10
+_MIN_VALUE_LENGTH = 10
 """Letters of a variable's value that a text must have room for."""
 
 _PATH = r"[A-Za-z_]\w*(?:\.\w+)*"
@@ -27,7 +27,7 @@ _ROOTS = frozenset({"event", "person", "email", "first_name", "last_name", "orga
 """What a webhook's template can speak of (facts: Klaviyo, 11.1)."""
 
 
-class Unfit(ValueError):
+class InvalidStep(ValueError):
     """What was asked for cannot be built. `faults` holds one line for each reason."""
 
     def __init__(self, *faults: str) -> None:
@@ -42,7 +42,7 @@ class Expression:
     root: str
     text: str
 
-    def shown(self, *filters: str) -> str:
+    def render(self, *filters: str) -> str:
         """The template that shows its value inside a JSON string."""
         return "{{ " + "|".join((self.text, *filters, "escapejs")) + " }}"
 
@@ -57,24 +57,24 @@ class Text:
     def expressions(self) -> Iterator[Expression]:
         return (part for part in self.parts if isinstance(part, Expression))
 
-    def shown(self, limit: int) -> str:
+    def render(self, limit: int) -> str:
         """The text for a JSON string. However long the values are, it will not be longer than
         `limit` letters. Raises Unfit when there is no room for them."""
         expressions = list(self.expressions)
         literal = sum(len(part) for part in self.parts if isinstance(part, str))
         room = limit - literal
-        if room < 0 or (expressions and room // len(expressions) < _SHORTEST):
-            raise Unfit(f"is too long: {limit} letters at most, with room for its variables")
+        if room < 0 or (expressions and room // len(expressions) < _MIN_VALUE_LENGTH):
+            raise InvalidStep(f"is too long: {limit} letters at most, with room for its variables")
         cut = f"truncatechars:{room // len(expressions)}" if expressions else ""
-        return self._written(cut)
+        return self._render(cut)
 
-    def whole(self) -> str:
+    def render_full(self) -> str:
         """The text for a JSON string, nothing of it cut."""
-        return self._written()
+        return self._render()
 
-    def _written(self, *filters: str) -> str:
+    def _render(self, *filters: str) -> str:
         return "".join(
-            part if isinstance(part, str) else part.shown(*filters) for part in self.parts
+            part if isinstance(part, str) else part.render(*filters) for part in self.parts
         )
 
 
@@ -85,7 +85,7 @@ def text(written: str) -> Text:
         if place % 2:
             parts.append(expression(piece))
         elif "{" in piece or "}" in piece:
-            raise Unfit("may hold {{ variables }} and no other braces")
+            raise InvalidStep("may hold {{ variables }} and no other braces")
         elif piece:
             parts.append(piece)
     return Text(tuple(parts))
@@ -95,21 +95,23 @@ def expression(written: str) -> Expression:
     """What stands between the braces: a variable, then filters. Raises Unfit, saying why not."""
     start = _VARIABLE.match(written)
     if start is None:
-        raise Unfit(_why_not(written))
+        raise InvalidStep(_syntax_hint(written))
     path, end = start[1], start.end()
     filters = []
     while found := _FILTER.match(written, end):
         filters.append(found[1] if found[2] is None else f"{found[1]}:{found[2]}")
         end = found.end()
     if written[end:].strip():
-        raise Unfit(_why_not(written))
+        raise InvalidStep(_syntax_hint(written))
     root = path.partition(".")[0]
     if root not in _ROOTS:
-        raise Unfit(f"{{{{ {path} }}}} is nothing that Klaviyo has: begin with event or person")
+        raise InvalidStep(
+            f"{{{{ {path} }}}} is nothing that Klaviyo has: begin with event or person"
+        )
     return Expression(root, "|".join((path, *filters)))
 
 
-def _why_not(written: str) -> str:
+def _syntax_hint(written: str) -> str:
     shown = written.strip()
     if '"' in shown:
         return f"{{{{ {shown} }}}}: write '…' instead of \"…\" inside the braces"

@@ -17,16 +17,11 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.pool import StaticPool
 
 from connector.app.daemon import read_config
-from connector.app.wiring import Workshop
-from connector.app.wiring.context import Shop
+from connector.app.wiring import ConnectionBuilder
+from connector.app.wiring.context import SharedServices
 from connector.config import Config
-from connector.domain.lanes import (
-    LaneId,
-)
-from connector.domain.records import (
-    Page,
-    State,
-)
+from connector.domain.lanes import LaneId
+from connector.domain.records import Page, State
 from connector.net.http import Http
 from connector.pipeline.intake import Intake
 from connector.ports import Fence, Lease
@@ -34,7 +29,7 @@ from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox
 from connector.sandbox.jericommerce.people import TIERS, Person
-from connector.service import Line
+from connector.service import ConnectionRuntime
 from connector.store.sql import SqlStore
 from connector.store.tables import metadata, outbox, profiles, reads
 from connector.testing.fakes.clock import FakeClock
@@ -42,7 +37,7 @@ from tests.inline import InlineDatabase
 from tests.paths import ROOT
 
 T = TypeVar("T")
-SEVEN = (
+SYNCED_FIELDS = (
     "balance",
     "birthdate",
     "jericommerce_tier_name",
@@ -84,7 +79,7 @@ rate_share = 1.0
 """
 
 
-class Wire(httpx.AsyncBaseTransport):
+class FaultyTransport(httpx.AsyncBaseTransport):
     """Between us and a sandbox. `before` and `after` seconds pass on the way there and back;
     `meets` counts writes of one profile that were under way at the same time."""
 
@@ -94,17 +89,17 @@ class Wire(httpx.AsyncBaseTransport):
         self._addresses = addresses
         self.before: Callable[[], float] = lambda: 0.0
         self.after: Callable[[], float] = lambda: 0.0
-        self.flying: Counter[str] = Counter()
-        self.meets: list[str] = []
+        self.in_flight: Counter[str] = Counter()
+        self.overlaps: list[str] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         written = self._written(request)
-        self.meets += [f"{request.method} {w}" for w in written if self.flying[w]]
-        self.flying.update(written)
+        self.overlaps += [f"{request.method} {w}" for w in written if self.in_flight[w]]
+        self.in_flight.update(written)
         try:
             return await self._carry(request)
         finally:
-            self.flying.subtract(written)
+            self.in_flight.subtract(written)
 
     async def _carry(self, request: httpx.Request) -> httpx.Response:
         if wait := self.before():
@@ -130,7 +125,7 @@ class Wire(httpx.AsyncBaseTransport):
         return [p["attributes"]["email"] for p in data["attributes"]["profiles"]["data"]]
 
 
-class Held(Lease):
+class StaticLease(Lease):
     """A lease that lasts."""
 
     def __init__(self, fence: Fence) -> None:
@@ -145,23 +140,23 @@ class Held(Lease):
 
 
 @dataclass(frozen=True, slots=True)
-class _Wired(Shop):
+class _TestServices(SharedServices):
     """A shop whose HTTP goes over the rig's wires."""
 
-    wires: Mapping[str, Wire] = field(default_factory=dict)
+    fault_transports: Mapping[str, FaultyTransport] = field(default_factory=dict)
 
     def http(self, connection: Any, base_url: str, destination: str, **how: Any) -> Http:
-        watch = how.pop("watch", None)
+        watch = how.pop("observe_headers", None)
         return Http(
             base_url,
             clock=self.clock,
-            seen=watch,
-            http=httpx.AsyncClient(transport=self.wires[destination]),
+            on_call=watch,
+            http=httpx.AsyncClient(transport=self.fault_transports[destination]),
             **how,
         )
 
 
-class Site:
+class Environment:
     """A programme, an account, and a daemon between them that can be killed and started again."""
 
     def __init__(
@@ -184,19 +179,19 @@ class Site:
             log_writes=True,
         )
         self.platform = JeriCommerceSandbox(now=self._now, people=people, lag=lag)
-        self.wires = {
-            "klaviyo": Wire(self.klaviyo.app, self.clock, self._address_of),
-            "jericommerce": Wire(self.platform.app, self.clock, str),
+        self.fault_transports = {
+            "klaviyo": FaultyTransport(self.klaviyo.app, self.clock, self._address_of),
+            "jericommerce": FaultyTransport(self.platform.app, self.clock, str),
         }
         self.engine = create_engine(
             "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
         )
         metadata.create_all(self.engine)
         self.starts = 0
-        self.line: Line
+        self.runtime: ConnectionRuntime
         self.store: SqlStore
         self._outside: set[asyncio.Task[Any]] = set()
-        self._said = 0
+        self._webhook_count = 0
 
     def _now(self) -> float:
         return self.clock.now() / 1000
@@ -217,41 +212,43 @@ class Site:
             f"holder{self.starts}",
             now=self.clock.now(),
             ttl=_FOREVER,
-            gone=f"holder{self.starts - 1}",
+            dead_holder=f"holder{self.starts - 1}",
         )
         assert isinstance(fence, Fence)
         now = self.clock.now()
         for queue in (self.store, self.store.reads, self.store.profiles):
             await queue.recover(fence, now=now)
         metrics = Metrics("test")
-        workshop = Workshop(self.config, self.store, Held(fence), self.clock, metrics)
-        shop = workshop._shop
-        workshop._shop = _Wired(
-            shop.config,
-            shop.store,
-            shop.lease,
-            shop.clock,
-            shop.metrics,
-            shop.quotas,
-            wires=self.wires,
+        builder = ConnectionBuilder(
+            self.config, self.store, StaticLease(fence), self.clock, metrics
         )
-        building = asyncio.create_task(workshop.build(self.config.connections[0]))
+        services = builder._services
+        builder._services = _TestServices(
+            services.config,
+            services.store,
+            services.lease,
+            services.clock,
+            services.metrics,
+            services.limiters,
+            fault_transports=self.fault_transports,
+        )
+        building = asyncio.create_task(builder.build(self.config.connections[0]))
         # A start that cannot read the account scopes addresses by the base URL instead, so that
         # those of before and after are not the same: that is another test's affair.
         faults, self.klaviyo.faults._faults = self.klaviyo.faults._faults, []
         while not building.done():
             await self.clock.advance(0.5)
         self.klaviyo.faults._faults = faults
-        self.line = building.result()
-        self.intake = Intake(self.store, self.clock, metrics, arrived=self._arrived)
-        loops = [dispatcher.run() for dispatcher in self.line.dispatchers]
-        loops += [loop() for loop in self.line.loops]
+        self.runtime = building.result()
+        self.intake = Intake(self.store, self.clock, metrics, on_ready=self._arrived)
+        loops = [dispatcher.run() for dispatcher in self.runtime.dispatchers]
+        loops += [loop() for loop in self.runtime.loops]
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
     def _arrived(self, lane: LaneId) -> None:
-        self.line.events.wake()
-        assert self.line.reads
-        self.line.reads.wake()
+        self.runtime.events.wake()
+        assert self.runtime.reads
+        self.runtime.reads.wake()
 
     async def kill(self) -> None:
         """As `kill -9`: whatever is in flight is cut off and nothing is settled."""
@@ -260,53 +257,54 @@ class Site:
         for task in ours:
             task.cancel()
         await asyncio.gather(*ours, return_exceptions=True)
-        for wire in self.wires.values():
-            wire.flying.clear()
+        for fault_transport in self.fault_transports.values():
+            fault_transport.in_flight.clear()
 
     # ── what happens outside ─────────────────────────────────────────────────────────────────────
 
     def webhook(self, name: str, person: Person, *, email: str | None = "") -> dict[str, Any]:
         """What the platform says of a person, to be delivered now or later."""
-        self._said += 1
+        self._webhook_count += 1
         body: dict[str, Any] = {
-            "id": f"evt-{self._said}",
+            "id": f"evt-{self._webhook_count}",
             "customerId": person.id,
-            "createdAt": person.home.moment().isoformat() if person.home else "2026-11-01T00:00Z",
+            "createdAt": person.owner.moment().isoformat() if person.owner else "2026-11-01T00:00Z",
             "properties": {"amount": 5},
         }
         if email is not None:
             body["email"] = email or person.email
         return {"name": name, "body": body}
 
-    async def deliver(self, said: Mapping[str, Any]) -> None:
-        door = self.line.door
-        assert door
-        records = door.webhook.parse(
-            {"x-jericommerce-event-type": said["name"]}, orjson.dumps(said["body"])
+    async def deliver(self, delivery: Mapping[str, Any]) -> None:
+        webhook_endpoint = self.runtime.webhook_endpoint
+        assert webhook_endpoint
+        records = webhook_endpoint.webhook.parse(
+            {"x-jericommerce-event-type": delivery["name"]}, orjson.dumps(delivery["body"])
         )
-        waits = door.attach_wait and not door.hurried()
+        waits = webhook_endpoint.attach_wait and not webhook_endpoint.backlogged()
         page = Page(
-            door.lane,
+            webhook_endpoint.lane,
             "webhook",
             [
                 replace(
                     r,
-                    refresh=door.wants_read(r.name) or door.renews(r.name),
-                    renew=door.renews(r.name),
+                    refresh=webhook_endpoint.triggers_read(r.name)
+                    or webhook_endpoint.needs_refetch(r.name),
+                    refetch=webhook_endpoint.needs_refetch(r.name),
                 )
                 for r in records
             ],
             self.clock.now(),
-            reads=door.reads,
-            attach_wait=door.attach_wait if waits else 0,
-            gap=door.attach_wait // 2 if waits else 2_000,
+            read_lane=webhook_endpoint.read_lane,
+            attach_wait=webhook_endpoint.attach_wait if waits else 0,
+            min_read_interval=webhook_endpoint.attach_wait // 2 if waits else 2_000,
         )
         await self.intake.page(page)
 
-    async def say(self, name: str, person: Person, **how: Any) -> None:
+    async def send_event(self, name: str, person: Person, **how: Any) -> None:
         await self.deliver(self.webhook(name, person, **how))
 
-    async def rest(self, minutes: int = 12) -> None:
+    async def run_until_idle(self, minutes: int = 12) -> None:
         """Time passes until nothing is under way; jobs that wait for a hand are run."""
         for _ in range(minutes):
             for job in self.klaviyo.jobs.open():
@@ -333,11 +331,11 @@ class Site:
 
     # ── what must be true ────────────────────────────────────────────────────────────────────────
 
-    def seven(self, email: str) -> dict[str, Any]:
+    def synced_fields(self, email: str) -> dict[str, Any]:
         """The seven fields at Klaviyo."""
         found = self.klaviyo.profile(email)
         properties = found["properties"] if found else {}
-        return {name: properties[name] for name in SEVEN if name in properties}
+        return {name: properties[name] for name in SYNCED_FIELDS if name in properties}
 
     def state_of(self, person: Person) -> dict[str, Any]:
         """Six of the seven fields as the platform has them."""
@@ -353,11 +351,11 @@ class Site:
             }
         return fields
 
-    def wrong(self, person: Person) -> str | None:
+    def difference(self, person: Person) -> str | None:
         """How Klaviyo differs from the platform, if it does. Of the pass link, whose token is new
         each time, there must be one: that which the last read showed."""
-        there = self.seven(person.email)
-        link = there.pop(SEVEN[-1], None)
+        there = self.synced_fields(person.email)
+        link = there.pop(SYNCED_FIELDS[-1], None)
         if there != self.state_of(person):
             return f"{person.email}: Klaviyo {there}, platform {self.state_of(person)}"
         views = {
@@ -412,7 +410,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Configs:
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
+def mute_logs() -> Iterator[None]:
     """The log of thousands of planned faults is no news."""
     log.configure(format="json", level="critical")
     yield

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench import states
 
 
-async def test_a_backfill_a_change_and_a_second_look_cost_no_request_too_many(
+async def test_a_backfill_a_change_and_a_second_read_make_no_extra_request(
     tmp_path: Path,
 ) -> None:
     backfill, change, second = await states.measure(2_000, tmp_path)

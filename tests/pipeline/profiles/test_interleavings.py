@@ -23,7 +23,7 @@ from sqlalchemy import select
 from connector.sandbox.jericommerce.people import Person
 from connector.store.tables import profiles
 
-from .conftest import Configs, Site
+from .conftest import Configs, Environment
 
 QUICK = range(100)
 PAUSES = (0.0, 0.05, 0.3, 0.6, 1.0, 2.5, 8.0, 35.0, 70.0)
@@ -38,105 +38,107 @@ ENDPOINTS = (
 )
 
 
-class Script:
+class Scenario:
     """One interleaving."""
 
     def __init__(self, seed: int, configs: Configs) -> None:
         random.seed(seed)  # the back-off's, too
-        self.pick = random.Random(seed)
+        self.rng = random.Random(seed)
         wires = random.Random(seed)
         self.seed = seed
         self.wild = seed % 2 == 1
-        self.email_change = self.pick.choice(("new", "move"))
+        self.email_change = self.rng.choice(("new", "move"))
         self.lines: list[str] = []
-        delay = self.pick.choice((1.0, 20.0, 1e6))
+        delay = self.rng.choice((1.0, 20.0, 1e6))
         config = configs(
-            bulk_threshold=self.pick.choice((1, 1, 2, 50)),
+            bulk_threshold=self.rng.choice((1, 1, 2, 50)),
             email_change=self.email_change,
-            attach_wait=self.pick.choice(("0s", "1s")),
+            attach_wait=self.rng.choice(("0s", "1s")),
         )
-        lag = self.pick.choice((0.0, 3.0)) if self.wild else 0.0
-        self.site = Site(
+        lag = self.rng.choice((0.0, 3.0)) if self.wild else 0.0
+        self.env = Environment(
             config,
             people=4,
             lag=lag,
             job_delay=delay,
-            bulk_errors=self.pick.choice(("all", "first")),
+            bulk_errors=self.rng.choice(("all", "first")),
         )
-        self.people: list[Person] = self.site.platform.people
-        self.waiting: list[dict[str, Any]] = []
-        self.told: list[dict[str, Any]] = []
-        self.left: set[str] = set()
-        self.taken = 0
-        wire = self.site.wires["klaviyo"]
-        if self.pick.random() < 0.7:
-            wire.before = lambda: wires.choice((0.0, 0.0, 0.2, 1.5))
-            wire.after = lambda: wires.choice((0.0, 0.0, 0.2, 1.5))
+        self.people: list[Person] = self.env.platform.people
+        self.delayed: list[dict[str, Any]] = []
+        self.delivered: list[dict[str, Any]] = []
+        self.left_addresses: set[str] = set()
+        self.address_count = 0
+        fault_transport = self.env.fault_transports["klaviyo"]
+        if self.rng.random() < 0.7:
+            fault_transport.before = lambda: wires.choice((0.0, 0.0, 0.2, 1.5))
+            fault_transport.after = lambda: wires.choice((0.0, 0.0, 0.2, 1.5))
 
     def note(self, line: str) -> None:
-        self.lines.append(f"{self.site.clock.now() % 10**7 / 1000:9.3f} {line}")
+        self.lines.append(f"{self.env.clock.now() % 10**7 / 1000:9.3f} {line}")
 
     # ── what can happen ──────────────────────────────────────────────────────────────────────────
 
     async def change(self) -> None:
-        person = self.pick.choice(self.people)
+        person = self.rng.choice(self.people)
         new: dict[str, Any] = {}
-        if self.pick.random() < 0.7:
-            new["balance"] = self.pick.choice((0, 10, 20, 30))
-        if self.pick.random() < 0.5:
-            new["tier"] = self.pick.choice((None, "Bronze", "Gold"))
-        name = self.pick.choice(("Balance changed", "Wallet pass requested", "Tier upgraded"))
+        if self.rng.random() < 0.7:
+            new["balance"] = self.rng.choice((0, 10, 20, 30))
+        if self.rng.random() < 0.5:
+            new["tier"] = self.rng.choice((None, "Bronze", "Gold"))
+        name = self.rng.choice(("Balance changed", "Wallet pass requested", "Tier upgraded"))
         person.change(**new)
         self.note(f"{person.email} becomes {new}")
-        email = None if self.pick.random() < 0.25 else ""
-        await self.spread(self.site.webhook(name, person, email=email))
+        email = None if self.rng.random() < 0.25 else ""
+        await self.deliver_or_delay(self.env.webhook(name, person, email=email))
 
-    async def move(self) -> None:
+    async def change_address(self) -> None:
         """A new address, or one that somebody has left."""
-        person = self.pick.choice(self.people)
-        free = sorted(self.left - {p.email for p in self.people})
-        if free and self.pick.random() < 0.4:
-            address = self.pick.choice(free)
+        person = self.rng.choice(self.people)
+        free = sorted(self.left_addresses - {p.email for p in self.people})
+        if free and self.rng.random() < 0.4:
+            address = self.rng.choice(free)
         else:
-            self.taken += 1
-            address = f"new{self.taken}@example.com"
+            self.address_count += 1
+            address = f"new{self.address_count}@example.com"
         self.note(f"{person.email} moves to {address}")
-        self.left.add(person.email)
+        self.left_addresses.add(person.email)
         person.change(email=address)
-        said = self.site.webhook("Account verified", person)
+        delivery = self.env.webhook("Account verified", person)
         if self.wild:
-            await self.spread(said)
+            await self.deliver_or_delay(delivery)
         else:
             # What was said before of the old address comes first, or it would be the newer word.
-            mine = [w for w in self.waiting if w["body"]["customerId"] == person.id]
+            mine = [w for w in self.delayed if w["body"]["customerId"] == person.id]
             for earlier in mine:
-                self.waiting.remove(earlier)
-                await self.hand(earlier)
-            await self.hand(said)
+                self.delayed.remove(earlier)
+                await self.deliver_now(earlier)
+            await self.deliver_now(delivery)
 
-    async def spread(self, said: dict[str, Any]) -> None:
+    async def deliver_or_delay(self, delivery: dict[str, Any]) -> None:
         """Now, or later in any order."""
-        if self.pick.random() < 0.6:
-            await self.hand(said)
+        if self.rng.random() < 0.6:
+            await self.deliver_now(delivery)
         else:
-            self.waiting.append(said)
+            self.delayed.append(delivery)
 
-    async def hand(self, said: dict[str, Any]) -> None:
-        body = said["body"]
-        self.note(f"webhook {body['id']} {said['name']} of {body.get('email', body['customerId'])}")
-        self.told.append(said)
-        await self.site.deliver(said)
+    async def deliver_now(self, delivery: dict[str, Any]) -> None:
+        body = delivery["body"]
+        self.note(
+            f"webhook {body['id']} {delivery['name']} of {body.get('email', body['customerId'])}"
+        )
+        self.delivered.append(delivery)
+        await self.env.deliver(delivery)
 
-    async def late(self) -> None:
-        if self.waiting:
-            at = self.pick.randrange(len(self.waiting))
-            await self.hand(self.waiting.pop(at))
+    async def deliver_late(self) -> None:
+        if self.delayed:
+            at = self.rng.randrange(len(self.delayed))
+            await self.deliver_now(self.delayed.pop(at))
 
     async def repeat(self) -> None:
-        if self.told:
-            said = self.pick.choice(self.told)
-            if self.wild or "email" not in said["body"]:
-                await self.hand(said)
+        if self.delivered:
+            delivery = self.rng.choice(self.delivered)
+            if self.wild or "email" not in delivery["body"]:
+                await self.deliver_now(delivery)
 
     async def platform_fails(self) -> None:
         kinds: list[dict[str, Any]] = [
@@ -147,14 +149,14 @@ class Script:
         ]
         if self.wild:
             kinds.append({"kind": "status", "status": 404})
-        fault = {"endpoint": self.pick.choice(("customers", "customers/token", "*"))}
-        fault |= self.pick.choice(kinds) | {"count": self.pick.randint(1, 4)}
+        fault = {"endpoint": self.rng.choice(("customers", "customers/token", "*"))}
+        fault |= self.rng.choice(kinds) | {"count": self.rng.randint(1, 4)}
         self.note(f"platform: {fault}")
-        self.site.platform.faults.parse(fault)
+        self.env.platform.faults.parse(fault)
 
     async def klaviyo_fails(self) -> None:
         kinds: list[dict[str, Any]] = [
-            {"kind": "status", "status": 429, "retry_after": self.pick.choice((1, 20))},
+            {"kind": "status", "status": 429, "retry_after": self.rng.choice((1, 20))},
             {"kind": "status", "status": 503},
             {"kind": "status", "status": 500},
             {"kind": "status", "status": 500, "applied": True},
@@ -162,58 +164,58 @@ class Script:
             {"kind": "reset_after"},
             {"kind": "html403"},
         ]
-        fault = {"endpoint": self.pick.choice(ENDPOINTS)}
-        fault |= self.pick.choice(kinds) | {"count": self.pick.randint(1, 3)}
-        if self.pick.random() < 0.25:
+        fault = {"endpoint": self.rng.choice(ENDPOINTS)}
+        fault |= self.rng.choice(kinds) | {"count": self.rng.randint(1, 3)}
+        if self.rng.random() < 0.25:
             fault = {"endpoint": "profile-bulk-import-jobs", "kind": "empty_job_id", "count": 1}
         self.note(f"klaviyo: {fault}")
-        self.site.klaviyo.faults.parse(fault)
+        self.env.klaviyo.faults.parse(fault)
 
     async def poison(self) -> None:
         if not self.wild:
             return
-        email = self.pick.choice(self.people).email
-        pointer = self.pick.random() < 0.5
+        email = self.rng.choice(self.people).email
+        pointer = self.rng.random() < 0.5
         self.note(f"klaviyo: poison {email} pointer={pointer}")
         for endpoint in ("profile-import", "profile-bulk-import-jobs"):
-            self.site.klaviyo.faults.add(
+            self.env.klaviyo.faults.add(
                 endpoint, "poison", match=f'"{email}"', pointer=pointer, count=6
             )
 
     async def refuse_in_job(self) -> None:
         if self.wild:
-            email = self.pick.choice(self.people).email
+            email = self.rng.choice(self.people).email
             self.note(f"klaviyo: jobs refuse {email}")
-            self.site.klaviyo.jobs.fail_matching(email, "invalid", "Invalid input.")
+            self.env.klaviyo.jobs.fail_matching(email, "invalid", "Invalid input.")
 
     async def job(self) -> None:
-        jobs = self.site.klaviyo.jobs
+        jobs = self.env.klaviyo.jobs
         found = jobs.open()
         if found:
-            one = self.pick.choice(found)
-            act = self.pick.choice((jobs.run, jobs.run, jobs.cancel, jobs.expire, jobs.stall))
+            one = self.rng.choice(found)
+            act = self.rng.choice((jobs.run, jobs.run, jobs.cancel, jobs.expire, jobs.stall))
             self.note(f"klaviyo: {act.__name__} a job of {one.total}")
             act(one.id)
 
     async def crash(self) -> None:
         self.note("killed and started again")
-        await self.site.kill()
-        if self.pick.random() < 0.5:
-            self.site.clock.move(self.pick.choice((1.0, 20.0, 90.0)))
-        await self.site.start()
+        await self.env.kill()
+        if self.rng.random() < 0.5:
+            self.env.clock.move(self.rng.choice((1.0, 20.0, 90.0)))
+        await self.env.start()
 
-    async def go_on(self) -> None:
-        pause = self.pick.choice(PAUSES)
+    async def wait(self) -> None:
+        pause = self.rng.choice(PAUSES)
         self.note(f"{pause} s pass")
-        await self.site.clock.advance(pause)
+        await self.env.clock.advance(pause)
 
     # ── one run ──────────────────────────────────────────────────────────────────────────────────
 
     async def run(self, steps: int) -> None:
         acts: list[tuple[Callable[[], Awaitable[None]], int]] = [
             (self.change, 14),
-            (self.move, 3),
-            (self.late, 6),
+            (self.change_address, 3),
+            (self.deliver_late, 6),
             (self.repeat, 2),
             (self.platform_fails, 3),
             (self.klaviyo_fails, 5),
@@ -221,84 +223,84 @@ class Script:
             (self.refuse_in_job, 1),
             (self.job, 4),
             (self.crash, 2),
-            (self.go_on, 14),
+            (self.wait, 14),
         ]
         choices, weights = [act for act, _ in acts], [weight for _, weight in acts]
-        await self.site.start()
+        await self.env.start()
         for person in self.people:
-            await self.hand(self.site.webhook("Customer created", person))
+            await self.deliver_now(self.env.webhook("Customer created", person))
         for _ in range(steps):
-            await self.pick.choices(choices, weights)[0]()
-        await self.calm()
+            await self.rng.choices(choices, weights)[0]()
+        await self.finish()
 
-    async def calm(self) -> None:
+    async def finish(self) -> None:
         """Every fault is over, everything that happened is told, and time passes."""
         self.note("calm")
-        self.site.klaviyo.faults.clear()
-        self.site.platform.faults.clear()
-        self.site.klaviyo.jobs.clear_failures()
-        while self.waiting:
-            await self.late()
-        await self.site.rest()
+        self.env.klaviyo.faults.clear()
+        self.env.platform.faults.clear()
+        self.env.klaviyo.jobs.clear_failures()
+        while self.delayed:
+            await self.deliver_late()
+        await self.env.run_until_idle()
         if self.wild:
-            await self.site.clock.advance(5.0)
+            await self.env.clock.advance(5.0)
             for person in self.people:
-                await self.hand(self.site.webhook("Customer scanned", person))
-            await self.site.rest()
+                await self.deliver_now(self.env.webhook("Customer scanned", person))
+            await self.env.run_until_idle()
 
     async def second_pass(self) -> dict[str, int]:
         """Everybody is heard of again, and nothing has changed: what is written because of it."""
-        before = self.site.profile_requests()
+        before = self.env.profile_requests()
         for person in self.people:
-            await self.hand(self.site.webhook("Customer scanned", person))
-        await self.site.rest()
-        after = self.site.profile_requests()
+            await self.deliver_now(self.env.webhook("Customer scanned", person))
+        await self.env.run_until_idle()
+        after = self.env.profile_requests()
         return {name: count - before.get(name, 0) for name, count in after.items()}
 
     def faults(self) -> list[str]:
-        site = self.site
-        found = [*site.busy(), *filter(None, map(site.wrong, self.people))]
+        env = self.env
+        found = [*env.busy(), *filter(None, map(env.difference, self.people))]
         here = {person.email for person in self.people}
-        for address in sorted(self.left - here):
-            if there := site.seven(address):
+        for address in sorted(self.left_addresses - here):
+            if there := env.synced_fields(address):
                 found.append(f"{address} was left and still bears {there}")
-        if site.klaviyo.overlapping_writes:
-            found.append(f"overlapping writes: {dict(site.klaviyo.overlaps)}")
-        if site.wires["klaviyo"].meets:
-            found.append(f"writes under way together: {site.wires['klaviyo'].meets}")
-        if site.klaviyo.violations:
-            found.append(f"violations: {dict(site.klaviyo.violations)}")
+        if env.klaviyo.overlapping_writes:
+            found.append(f"overlapping writes: {dict(env.klaviyo.overlaps)}")
+        if env.fault_transports["klaviyo"].overlaps:
+            found.append(f"writes under way together: {env.fault_transports['klaviyo'].overlaps}")
+        if env.klaviyo.violations:
+            found.append(f"violations: {dict(env.klaviyo.violations)}")
         return found
 
     def explain(self, found: list[str]) -> str:
-        rows = [str(dict(row._mapping)) for row in self.site.rows(select(profiles))]
+        rows = [str(dict(row._mapping)) for row in self.env.rows(select(profiles))]
         head = f"seed {self.seed} ({'wild' if self.wild else 'plain'}, {self.email_change})"
         return "\n".join([head, *self.lines, *rows, "--", *found])
 
 
 async def run(seed: int, configs: Configs, steps: int) -> None:
-    script = Script(seed, configs)
+    scenario = Scenario(seed, configs)
     try:
-        await script.run(steps)
-        found = script.faults()
-        again = {} if found else await script.second_pass()
+        await scenario.run(steps)
+        found = scenario.faults()
+        again = {} if found else await scenario.second_pass()
         found += [f"sent for nothing: {again}"] if any(again.values()) else []
-        found += [] if found else script.faults()
+        found += [] if found else scenario.faults()
         if found:
-            pytest.fail(script.explain(found), pytrace=False)
+            pytest.fail(scenario.explain(found), pytrace=False)
     finally:
-        await script.site.kill()
+        await scenario.env.kill()
 
 
 @pytest.mark.parametrize("seed", QUICK)
-async def test_in_the_end_klaviyo_has_what_the_platform_has(seed: int, configs: Configs) -> None:
+async def test_klaviyo_converges_to_the_platforms_state(seed: int, configs: Configs) -> None:
     await run(seed, configs, steps=45)
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("start", range(1_000, 3_000, 100))
-async def test_in_the_end_klaviyo_has_what_the_platform_has_many_times(
+async def test_klaviyo_converges_to_the_platforms_state_many_seeds(
     start: int, configs: Configs
 ) -> None:
     for seed in range(start, start + 100):

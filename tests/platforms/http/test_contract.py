@@ -9,8 +9,8 @@ from hashlib import sha256
 from typing import Any
 
 from connector.platforms.http import PLATFORM
-from connector.ports import Whom
-from connector.testing.contracts.platform import Double, PlatformContract, Push
+from connector.ports import PersonRef
+from connector.testing.contracts.platform import Double, PlatformContract, WebhookDelivery
 from tests.platforms.plugins.acme import ROOT, Acme, settings
 
 SETTINGS = settings()
@@ -35,25 +35,27 @@ class TestSigned(PlatformContract):
     refused = REFUSED
     mappings = ROOT / "mappings"
 
-    def sign(self, push: Push, key: str) -> Push:
-        digest = hmac.digest(key.encode(), push.body, sha256).hex()
-        return replace(push, headers={**push.headers, "x-acme-signature": f"sha256={digest}"})
+    def sign(self, delivery: WebhookDelivery, key: str) -> WebhookDelivery:
+        digest = hmac.digest(key.encode(), delivery.body, sha256).hex()
+        return replace(
+            delivery, headers={**delivery.headers, "x-acme-signature": f"sha256={digest}"}
+        )
 
     def double(self) -> Double:
-        ana = Whom(1, "m-7", "ana@example.com", b"")
-        return Double(Acme().app, known=ana)
+        ana = PersonRef(1, "m-7", "ana@example.com", b"")
+        return Double(Acme().app, known_person=ana)
 
 
 class TestInBase64(TestSigned):
     settings = SETTINGS | {"signature_encoding": "base64", "signature_prefix": ""}
 
-    def sign(self, push: Push, key: str) -> Push:
-        digest = base64.b64encode(hmac.digest(key.encode(), push.body, sha256)).decode()
-        return replace(push, headers={**push.headers, "x-acme-signature": digest})
+    def sign(self, delivery: WebhookDelivery, key: str) -> WebhookDelivery:
+        digest = base64.b64encode(hmac.digest(key.encode(), delivery.body, sha256)).decode()
+        return replace(delivery, headers={**delivery.headers, "x-acme-signature": digest})
 
 
 class TestAddressed(TestSigned):
     settings = ADDRESSED
 
-    def sign(self, push: Push, key: str) -> Push:
-        return replace(push, secret=key)
+    def sign(self, delivery: WebhookDelivery, key: str) -> WebhookDelivery:
+        return replace(delivery, secret=key)

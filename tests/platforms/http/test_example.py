@@ -59,7 +59,7 @@ async def test_a_delivery_becomes_an_event_and_the_fields_of_its_person(
         "loyalty_tier_name": "Gold",
         "loyalty_tier_expires_at": "2027-03-01",
     }
-    assert acme.asked == ["/v1/members/ana@example.com"]
+    assert acme.seen_paths == ["/v1/members/ana@example.com"]
 
 
 async def test_a_flow_changes_points_once(daemon: Running, acme: Acme) -> None:
@@ -77,7 +77,7 @@ async def test_a_flow_changes_points_once(daemon: Running, acme: Acme) -> None:
     assert (await daemon.flow("acme/push", b"{}", "flow_0123"))[0] == 404
 
 
-async def test_what_somebody_is_close_to_is_told_by_the_tables(
+async def test_goals_are_computed_from_the_tables(
     tmp_path: Path, acme: Acme, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mapping = (ROOT / "mappings" / "http.toml").read_text().replace("enabled = false", "")
@@ -98,7 +98,7 @@ async def test_what_somebody_is_close_to_is_told_by_the_tables(
         }
 
 
-async def test_a_daemon_has_nothing_to_say_about_it(daemon: Running) -> None:
-    found = [check for look in daemon.app.lines["acme"].checks for check in await look()]
+async def test_the_example_causes_no_warning_in_the_daemon(daemon: Running) -> None:
+    found = [check for look in daemon.app.runtimes["acme"].checks for check in await look()]
     assert [line for line in found if line.level == "fault"] == []
     assert (await daemon.get("/healthz"))[0] == 200

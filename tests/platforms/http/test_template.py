@@ -13,27 +13,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from connector.domain.actions import (
-    Action,
-)
+from connector.domain.actions import Action
 from connector.domain.errors import (
+    AmbiguousError,
     Blocked,
     DeliveryError,
     Malformed,
     Rejected,
+    RetryLater,
     Unauthorised,
-    Unknown,
-    Wait,
 )
-from connector.domain.records import (
-    Record,
-)
+from connector.domain.records import Record
 from connector.platforms.http import PLATFORM, shape
 from connector.platforms.http.settings import Settings
-from connector.platforms.http.template import TemplateError, Unfilled, fill, fill_path, places
+from connector.platforms.http.template import (
+    MissingValue,
+    TemplateError,
+    fill,
+    fill_path,
+    placeholders,
+)
 from connector.platforms.http.webhook import HttpWebhook
-from connector.ports import Actions, Client, Whom
-from connector.testing.contracts.platform import READS, kit_at
+from connector.ports import Actions, Client, PersonRef
+from connector.testing.contracts.platform import READS, make_kit
 from tests.platforms.plugins.acme import SECRET, Acme, settings
 
 HOSTILE = st.text(max_size=40) | st.sampled_from(
@@ -44,7 +46,7 @@ HOSTILE = st.text(max_size=40) | st.sampled_from(
 # ── templates ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_place_alone_keeps_its_kind_and_within_a_text_is_text() -> None:
+def test_a_lone_placeholder_keeps_its_type_and_within_text_is_text() -> None:
     body = {"n": "{amount}", "t": "{amount} points", "b": "{earned}", "l": [{"{amount}": "{{a}}"}]}
     assert fill(body, {"amount": -5, "earned": True}) == {
         "n": -5,
@@ -55,17 +57,17 @@ def test_a_place_alone_keeps_its_kind_and_within_a_text_is_text() -> None:
 
 
 @given(reason=HOSTILE, email=HOSTILE)
-def test_no_value_leaves_its_place(reason: str, email: str) -> None:
+def test_no_value_escapes_its_placeholder(reason: str, email: str) -> None:
     values = {"reason": reason, "email": email, "ref": "R"}
     filled = fill({"a": "{reason}", "b": "<{email}|{ref}>", "ref": "{ref}"}, values)
     assert orjson.loads(orjson.dumps(filled)) == {"a": reason, "b": f"<{email}|R>", "ref": "R"}
 
 
 @given(email=HOSTILE)
-def test_no_value_leaves_its_step_of_the_path(email: str) -> None:
+def test_no_value_escapes_its_path_segment(email: str) -> None:
     try:
         path = fill_path("/a/{email}/b", {"email": email})
-    except Unfilled:
+    except MissingValue:
         assert email in ("", ".", "..")
         return
     assert path.count("/") == 3
@@ -76,12 +78,12 @@ def test_no_value_leaves_its_step_of_the_path(email: str) -> None:
 @pytest.mark.parametrize("template", ["{", "a}", "{a{b}", ["{"], {"k": "}"}])
 def test_a_lone_brace_is_a_fault(template: Any) -> None:
     with pytest.raises(TemplateError):
-        list(places(template))
+        list(placeholders(template))
 
 
 @pytest.mark.parametrize("text", ["{email}", "to {email}"])
-def test_a_place_without_a_value_is_not_filled_with_nothing(text: str) -> None:
-    with pytest.raises(Unfilled, match="email"):
+def test_a_placeholder_without_a_value_is_an_error(text: str) -> None:
+    with pytest.raises(MissingValue, match="email"):
         fill({"k": [text]}, {"email": None})
 
 
@@ -99,12 +101,12 @@ def test_a_place_without_a_value_is_not_filled_with_nothing(text: str) -> None:
         ({"adjust": {"path": "/{points}", "body": {"a": ["{nobody}"]}}}, "{nobody}"),
     ],
 )
-def test_what_does_not_fit_is_said(wrong: dict[str, Any], says: str) -> None:
+def test_invalid_settings_are_reported(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match="(?s)" + says.replace("{", r"\{")):
         Settings.model_validate({**settings(), **wrong})
 
 
-def test_it_offers_what_is_described() -> None:
+def test_the_offers_match_the_settings() -> None:
     assert shape(Settings()).offers == {"events"}
     whole = Settings.model_validate(settings())
     assert shape(whole).offers == PLATFORM.offers
@@ -122,7 +124,7 @@ def parse(
 
 
 @pytest.mark.parametrize("prefix", ["", "sha1=", "SHA256=", "sha256=sha256=", " sha256= "])
-def test_a_signature_has_the_prefix_that_is_written(prefix: str) -> None:
+def test_a_signature_has_the_configured_prefix(prefix: str) -> None:
     webhook = HttpWebhook(Settings.model_validate(settings()))
     digest = hmac.digest(SECRET.encode(), b"{}", sha256).hex()
     webhook.verify({"x-acme-signature": f"sha256={digest}"}, b"{}", None)
@@ -152,7 +154,7 @@ def test_a_time_is_iso_or_counts_from_1970(time: Any) -> None:
 
 
 @pytest.mark.parametrize("time", [None, True, -5, "soon", [], 1e300, "9" * 400, {"a": 1}])
-def test_another_time_is_malformed(time: Any) -> None:
+def test_any_other_time_is_malformed(time: Any) -> None:
     with pytest.raises(Malformed, match="`time`"):
         parse(PLAIN | {"time": time})
 
@@ -163,7 +165,7 @@ def test_ids_may_be_numbers_and_addresses_are_lower_case() -> None:
     assert (record.person, record.email, record.repeat_window) == ("7", "ana@example.com", None)
 
 
-def test_a_list_of_events_is_taken_apart_and_headers_name_one() -> None:
+def test_a_list_of_events_is_split_and_headers_identify_a_single_one() -> None:
     found = parse({"all": [PLAIN, PLAIN | {"id": "f"}]}, items="all")
     assert [r.key for r in found] == ["e", "f"]
     assert [orjson.loads(r.data)["id"] for r in found] == ["e", "f"]
@@ -172,7 +174,7 @@ def test_a_list_of_events_is_taken_apart_and_headers_name_one() -> None:
     assert (record.key, record.name) == ("h", "B")
 
 
-def test_without_an_id_the_content_stands_for_it_within_a_window() -> None:
+def test_without_an_id_the_content_is_the_identity_within_a_window() -> None:
     without = {k: v for k, v in PLAIN.items() if k != "id"}
     [one], [same], [other] = parse(without), parse(without), parse(without | {"name": "B"})
     assert one.key == same.key != other.key
@@ -185,14 +187,14 @@ def test_without_an_id_the_content_stands_for_it_within_a_window() -> None:
 
 async def client(app: Any, **changes: Any) -> Client:
     assert PLATFORM.open
-    return await PLATFORM.open(Settings.model_validate({**settings(), **changes}), kit_at(app))
+    return await PLATFORM.open(Settings.model_validate({**settings(), **changes}), make_kit(app))
 
 
-async def test_an_address_that_changed_hands_is_nobody() -> None:
+async def test_an_address_with_a_new_owner_reads_as_none() -> None:
     found = await client(Acme().app)
     assert found.reader
-    assert await found.reader.read(Whom(1, "m-8", "ana@example.com", b""), READS) is None
-    assert await found.reader.read(Whom(1, None, "ana@example.com", b""), READS)
+    assert await found.reader.read(PersonRef(1, "m-8", "ana@example.com", b""), READS) is None
+    assert await found.reader.read(PersonRef(1, None, "ana@example.com", b""), READS)
 
 
 async def actions(app: Any, **changes: Any) -> Actions:
@@ -204,14 +206,14 @@ async def actions(app: Any, **changes: Any) -> Actions:
 ACTION = Action("adjust", 'r"-1', email="ana@example.com", amount=-20, reason='"}, {"change": 1')
 
 
-async def test_points_are_changed_as_the_template_says() -> None:
+async def test_points_are_changed_by_the_template() -> None:
     acme = Acme()
     assert await (await actions(acme.app)).apply(ACTION) == "1"
     assert acme.members["ana@example.com"]["points"] == 100
     assert acme.applied == {'r"-1': {"change": -20, "note": ACTION.reason, "key": 'r"-1'}}
 
 
-def answering(status: int, body: bytes = b"{}") -> Any:
+def fixed_response(status: int, body: bytes = b"{}") -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": body})
@@ -223,23 +225,23 @@ def answering(status: int, body: bytes = b"{}") -> Any:
     ("status", "changes", "kind"),
     [
         (200, {}, None),
-        (204, {}, Unknown),
+        (204, {}, AmbiguousError),
         (204, {"applied": []}, None),
         (400, {}, Rejected),
         (404, {}, Rejected),
-        (404, {"refused": [400]}, Unknown),
-        (409, {"refused": [400]}, Unknown),
+        (404, {"refused": [400]}, AmbiguousError),
+        (409, {"refused": [400]}, AmbiguousError),
         (500, {"refused": [500]}, Rejected),
-        (500, {}, Unknown),
+        (500, {}, AmbiguousError),
         (401, {}, Blocked),
-        (423, {}, Wait),
-        (503, {"refused": [503]}, Wait),
+        (423, {}, RetryLater),
+        (503, {"refused": [503]}, RetryLater),
     ],
 )
-async def test_an_answer_means_what_the_settings_say(
+async def test_a_response_is_interpreted_by_the_settings(
     status: int, changes: dict[str, Any], kind: type[DeliveryError] | None
 ) -> None:
-    to = await actions(answering(status, b"" if status == 204 else b"{}"), **changes)
+    to = await actions(fixed_response(status, b"" if status == 204 else b"{}"), **changes)
     if kind is None:
         assert await to.apply(ACTION) is None
         return
@@ -248,7 +250,7 @@ async def test_an_answer_means_what_the_settings_say(
     assert type(caught.value) is kind
 
 
-async def test_what_is_not_known_of_a_person_is_refused_before_anything_is_sent() -> None:
+async def test_a_missing_person_field_is_refused_before_a_request_is_sent() -> None:
     acme = Acme()
     to = await actions(acme.app)
     with pytest.raises(Rejected, match="email"):

@@ -8,20 +8,23 @@ from typing import Any
 import httpx
 import orjson
 
-from connector.domain.actions import (
-    Action,
-)
-from connector.domain.lanes import (
-    Spend,
-)
+from connector.domain.actions import Action
+from connector.domain.lanes import QuotaUsage
 from connector.net.http import Http
-from connector.net.rate_limit import Governor
+from connector.net.rate_limit import RateLimiter
 from connector.platforms.jericommerce import open as open_client
 from connector.platforms.jericommerce.api import ANY_CALL
 from connector.platforms.jericommerce.reader import JeriCommerceReader
 from connector.platforms.jericommerce.settings import Settings
 from connector.platforms.kit import Kit
-from connector.ports import Actions, Member, Members, Sight, Told, Whom
+from connector.ports import (
+    Actions,
+    Member,
+    MembershipResult,
+    MembershipWriter,
+    PersonRef,
+    PersonSnapshot,
+)
 from connector.sandbox import JeriCommerceSandbox
 from connector.sandbox.jericommerce.people import Person
 from connector.testing.fakes.clock import FakeClock
@@ -42,7 +45,7 @@ class Broken(httpx.AsyncBaseTransport):
             raise httpx.ReadError("reset") from error
 
 
-class Hasty(FakeClock):
+class AutoAdvancingClock(FakeClock):
     """Whoever sleeps wakes at once, and it is later."""
 
     async def sleep(self, seconds: float) -> None:
@@ -61,7 +64,7 @@ class Rig:
         sandbox: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        self.clock = Hasty()
+        self.clock = AutoAdvancingClock()
         self.platform = JeriCommerceSandbox(
             now=lambda: self.clock.now() / 1000,
             people=20,
@@ -77,19 +80,19 @@ class Rig:
                 **settings,
             }
         )
-        self.remembered: list[Spend] = []
+        self.remembered: list[QuotaUsage] = []
         self.answer = answer
         self.reader: JeriCommerceReader
         self.actions: Actions
-        self.members: Members
-        self.governor: Governor
+        self.members: MembershipWriter
+        self.governor: RateLimiter
 
     async def open(self) -> Rig:
-        async def quota(credential: str, limits: Any) -> Governor:
-            self.governor = Governor(credential, limits, clock=self.clock, share=1.0)
+        async def quota(credential: str, limits: Any) -> RateLimiter:
+            self.governor = RateLimiter(credential, limits, clock=self.clock, share=1.0)
             return self.governor
 
-        async def remember(spend: Sequence[Spend]) -> None:
+        async def record_usage(spend: Sequence[QuotaUsage]) -> None:
             self.remembered.extend(spend)
 
         def http(base_url: str, credential: Any, not_applied: frozenset[int]) -> Http:
@@ -105,7 +108,7 @@ class Rig:
                 http=httpx.AsyncClient(transport=transport),
             )
 
-        kit = Kit(self.clock, http, quota, remember, self.retry_statuses)
+        kit = Kit(self.clock, http, quota, record_usage, self.retry_statuses)
         client = await open_client(self.settings, kit)
         assert isinstance(client.reader, JeriCommerceReader)
         assert client.actions
@@ -113,12 +116,14 @@ class Rig:
         self.reader, self.actions, self.members = client.reader, client.actions, client.members
         return self
 
-    async def read(self, person: Person | str, view: Any = None, **how: Any) -> Sight | None:
+    async def read(
+        self, person: Person | str, view: Any = None, **how: Any
+    ) -> PersonSnapshot | None:
         """As the lane reads: with one permit in hand."""
         email = person if isinstance(person, str) else person.email
         id = None if isinstance(person, str) else person.id
         await self.permit()
-        who = Whom(1, id, email, orjson.dumps(view) if view else b"", **how)
+        who = PersonRef(1, id, email, orjson.dumps(view) if view else b"", **how)
         return await self.reader.read(who, READS)
 
     async def permit(self) -> None:
@@ -130,9 +135,9 @@ class Rig:
         await self.permit()
         return await self.actions.apply(action)
 
-    async def tell(self, target: str, *changes: tuple[Member, bool]) -> Sequence[Told]:
+    async def tell(self, target: str, *changes: tuple[Member, bool]) -> Sequence[MembershipResult]:
         await self.permit()
-        return await self.members.tell(target, changes)
+        return await self.members.update(target, changes)
 
     @property
     def tokens(self) -> int:

@@ -9,13 +9,18 @@ import httpx
 import orjson
 import pytest
 
-from connector.app.wiring.context import Shop
+from connector.app.wiring.context import SharedServices
 from connector.config import Actions as ActionRules
 from connector.config import Config, Connection
-from connector.domain.actions import (
-    Action,
+from connector.domain.actions import Action
+from connector.domain.errors import (
+    AmbiguousError,
+    Blocked,
+    DeliveryError,
+    Problem,
+    Rejected,
+    RetryLater,
 )
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
 from connector.platforms.jericommerce import PLATFORM
 from connector.runtime.metrics import Metrics
 from connector.sandbox import Traffic
@@ -53,7 +58,9 @@ def balance(rig: Rig) -> int:
         (replace(UP, name="adjust", amount=-7), 93),
     ],
 )
-async def test_an_amount_goes_up_or_down_by_its_sign(rig: Rig, action: Action, after: int) -> None:
+async def test_an_amount_increases_or_decreases_by_its_sign(
+    rig: Rig, action: Action, after: int
+) -> None:
     assert await rig.apply(action) is None
     assert balance(rig) == after
     [change] = rig.platform.ledger
@@ -63,9 +70,7 @@ async def test_an_amount_goes_up_or_down_by_its_sign(rig: Rig, action: Action, a
 
 @pytest.mark.parametrize("earned", [None, True, False])
 @pytest.mark.parametrize("visible", [True, False])
-async def test_what_only_other_platforms_know_changes_nothing(
-    earned: bool | None, visible: bool
-) -> None:
+async def test_fields_of_other_platforms_change_nothing(earned: bool | None, visible: bool) -> None:
     bodies: list[bytes] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -78,7 +83,7 @@ async def test_what_only_other_platforms_know_changes_nothing(
     assert orjson.loads(body) == [{"email": UP.email, "amount": 40, "reason": "Welcome"}]
 
 
-async def test_the_platform_tells_the_change_with_its_reason(rig: Rig) -> None:
+async def test_the_platforms_webhook_carries_the_reason(rig: Rig) -> None:
     """By this the connector knows its own echo."""
     await rig.apply(UP)
     headers, body = Traffic(rig.platform, "").make_event()
@@ -98,9 +103,9 @@ async def test_nothing_can_be_looked_up(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("fault", "error", "after"),
     [
-        ({"kind": "status", "status": 423}, Wait, 100),
-        ({"kind": "status", "status": 429, "retry_after": 9}, Wait, 100),
-        ({"kind": "status", "status": 503}, Wait, 100),
+        ({"kind": "status", "status": 423}, RetryLater, 100),
+        ({"kind": "status", "status": 429, "retry_after": 9}, RetryLater, 100),
+        ({"kind": "status", "status": 503}, RetryLater, 100),
         ({"kind": "status", "status": 400}, Rejected, 100),
         ({"kind": "status", "status": 404}, Rejected, 100),
         ({"kind": "status", "status": 409}, Rejected, 100),
@@ -108,16 +113,16 @@ async def test_nothing_can_be_looked_up(rig: Rig) -> None:
         ({"kind": "status", "status": 422}, Rejected, 100),
         ({"kind": "status", "status": 401}, Blocked, 100),
         ({"kind": "status", "status": 403}, Blocked, 100),
-        ({"kind": "status", "status": 500}, Unknown, 100),
-        ({"kind": "status", "status": 500, "applied": True}, Unknown, 140),
-        ({"kind": "status", "status": 502, "applied": True}, Unknown, 140),
-        ({"kind": "status", "status": 504, "applied": True}, Unknown, 140),
-        ({"kind": "reset_before"}, Unknown, 100),
-        ({"kind": "reset_after"}, Unknown, 140),
-        ({"kind": "truncate"}, Unknown, 140),
+        ({"kind": "status", "status": 500}, AmbiguousError, 100),
+        ({"kind": "status", "status": 500, "applied": True}, AmbiguousError, 140),
+        ({"kind": "status", "status": 502, "applied": True}, AmbiguousError, 140),
+        ({"kind": "status", "status": 504, "applied": True}, AmbiguousError, 140),
+        ({"kind": "reset_before"}, AmbiguousError, 100),
+        ({"kind": "reset_after"}, AmbiguousError, 140),
+        ({"kind": "truncate"}, AmbiguousError, 140),
     ],
 )
-async def test_an_answer_is_told_for_what_it_proves(
+async def test_a_response_maps_to_what_it_proves(
     rig: Rig, fault: dict[str, Any], error: type[DeliveryError], after: int
 ) -> None:
     rig.platform.faults.parse({"endpoint": "balance/increase", "count": 1, **fault})
@@ -125,32 +130,32 @@ async def test_an_answer_is_told_for_what_it_proves(
         await rig.apply(UP)
     assert balance(rig) == after
     if "retry_after" in fault:
-        assert isinstance(caught.value, Wait)
+        assert isinstance(caught.value, RetryLater)
         assert caught.value.after == 9
 
 
-async def test_which_statuses_prove_nothing_was_done_is_the_connections_word() -> None:
+async def test_the_connection_configures_which_statuses_mean_nothing_was_applied() -> None:
     """A 503 that may have been applied behind it is unknown, where somebody has said so."""
     rig = await Rig(retry_statuses=(418,)).open()
     rig.platform.add(UP.email or "")
     rig.platform.faults.add("balance/increase", "status", status=503, count=1)
-    with pytest.raises(Unknown):
+    with pytest.raises(AmbiguousError):
         await rig.apply(UP)
     rig.platform.faults.add("balance/increase", "status", status=418, count=1)
-    with pytest.raises(Wait):
+    with pytest.raises(RetryLater):
         await rig.apply(UP)
 
 
 @pytest.mark.parametrize("status", [200, 201, 204])
-async def test_an_empty_answer_is_an_answer(status: int) -> None:
+async def test_an_empty_response_is_a_response(status: int) -> None:
     rig = await Rig(answer=lambda request: httpx.Response(status)).open()
     await rig.apply(UP)
 
 
-async def test_a_page_in_place_of_an_answer_proves_nothing() -> None:
+async def test_an_html_page_instead_of_a_response_is_ambiguous() -> None:
     page = httpx.Response(200, content=b"<html>Please wait", headers={"content-type": "text/html"})
     rig = await Rig(answer=lambda request: page).open()
-    with pytest.raises(Unknown):
+    with pytest.raises(AmbiguousError):
         await rig.apply(UP)
 
 
@@ -164,7 +169,7 @@ async def test_a_page_in_place_of_an_answer_proves_nothing() -> None:
         (replace(UP, reason=""), Problem.PLATFORM_REFUSED),
     ],
 )
-async def test_what_is_refused_changes_nothing_and_holds_nobody_up(
+async def test_a_refused_action_changes_nothing_and_blocks_no_one(
     rig: Rig, action: Action, problem: Problem
 ) -> None:
     with pytest.raises(Rejected) as caught:
@@ -186,13 +191,13 @@ async def test_a_push_goes_to_the_platforms_own_id(rig: Rig) -> None:
     assert not rig.platform.read_log
 
 
-async def test_a_push_finds_the_id_by_address_before_it_trusts_the_callers(rig: Rig) -> None:
+async def test_a_push_resolves_the_id_by_address_before_using_the_callers(rig: Rig) -> None:
     person = rig.platform.people[0]
     await rig.apply(replace(PUSH, email=person.email, customer="01KLAVIYO"))
     assert [push.person for push in rig.platform.pushes] == [person.id]
 
 
-async def test_a_push_takes_the_callers_id_where_there_is_nothing_else(rig: Rig) -> None:
+async def test_a_push_uses_the_callers_id_as_a_fallback(rig: Rig) -> None:
     person = rig.platform.people[0]
     await rig.apply(replace(PUSH, customer=person.id, url=""))
     assert [(push.person, push.url) for push in rig.platform.pushes] == [(person.id, None)]
@@ -215,27 +220,25 @@ async def test_a_push_that_is_refused_is_not_sent(rig: Rig, push: Action, proble
 
 
 @pytest.mark.parametrize("fault", [{"kind": "status", "status": 500}, {"kind": "reset_after"}])
-async def test_a_look_for_the_person_that_is_lost_leaves_no_doubt(
-    rig: Rig, fault: dict[str, Any]
-) -> None:
+async def test_a_lost_person_lookup_is_not_ambiguous(rig: Rig, fault: dict[str, Any]) -> None:
     rig.platform.faults.parse({"endpoint": "customers", "count": 1, **fault})
     push = replace(PUSH, email="ana@example.com")
-    with pytest.raises(Wait):
+    with pytest.raises(RetryLater):
         await rig.apply(push)
     assert not rig.platform.pushes
     await rig.apply(push)
     assert len(rig.platform.pushes) == 1
 
 
-async def test_a_push_whose_answer_is_lost_may_have_been_sent(rig: Rig) -> None:
+async def test_a_push_with_a_lost_response_is_ambiguous(rig: Rig) -> None:
     rig.platform.faults.add("push", "reset_after", count=1)
-    with pytest.raises(Unknown):
+    with pytest.raises(AmbiguousError):
         await rig.apply(replace(PUSH, email="ana@example.com"))
     assert len(rig.platform.pushes) == 1
 
 
 @pytest.mark.parametrize("auth", ["bearer", "api-key"])
-async def test_a_push_proves_itself_as_the_settings_say(auth: str) -> None:
+async def test_a_push_authenticates_as_configured(auth: str) -> None:
     rig = await Rig(push_auth=auth, sandbox={"push_auth": auth}).open()
     await rig.apply(replace(PUSH, person=rig.platform.people[0].id))
     other = await Rig(
@@ -245,7 +248,7 @@ async def test_a_push_proves_itself_as_the_settings_say(auth: str) -> None:
         await other.apply(replace(PUSH, person=other.platform.people[0].id))
 
 
-async def test_a_push_goes_to_its_own_address() -> None:
+async def test_a_push_uses_its_own_url() -> None:
     seen: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -272,14 +275,16 @@ async def test_actions_and_reads_share_one_quota() -> None:
     assert len(rig.platform.ledger) == len(rig.platform.pushes) == 20
 
 
-def test_the_platform_says_what_it_offers() -> None:
+def test_the_platform_declares_its_offers() -> None:
     assert {"increase", "decrease", "adjust", "push", "segments"} <= PLATFORM.offers
 
 
 def test_a_connections_retry_statuses_reach_its_adapter() -> None:
     clock: Any = FakeClock()
-    shop = Shop(Config(), MemoryStore(), cast(Any, None), clock, Metrics("0"), cast(Any, None))
+    services = SharedServices(
+        Config(), MemoryStore(), cast(Any, None), clock, Metrics("0"), cast(Any, None)
+    )
     plain = Connection(name="shop", source="jericommerce")
     own = plain.model_copy(update={"actions": ActionRules(secret=("x",), retry_statuses=(418,))})
-    assert shop.kit(plain).retry_statuses == {423, 429, 503}
-    assert shop.kit(own).retry_statuses == {418}
+    assert services.kit(plain).retry_statuses == {423, 429, 503}
+    assert services.kit(own).retry_statuses == {418}

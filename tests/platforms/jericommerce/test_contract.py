@@ -8,9 +8,9 @@ from hashlib import sha256
 
 from connector.platforms.jericommerce import PLATFORM
 from connector.platforms.jericommerce.webhook import SIGNATURE
-from connector.ports import Whom
+from connector.ports import PersonRef
 from connector.sandbox import JeriCommerceSandbox
-from connector.testing.contracts.platform import Double, PlatformContract, Push
+from connector.testing.contracts.platform import Double, PlatformContract, WebhookDelivery
 from tests.paths import MAPPINGS
 
 SETTINGS = {
@@ -34,11 +34,11 @@ class TestJeriCommerce(PlatformContract):
     refused = REFUSED
     mappings = MAPPINGS
 
-    def sign(self, push: Push, key: str) -> Push:
-        digest = hmac.digest(key.encode(), push.body, sha256).hex()
-        return replace(push, headers={**push.headers, SIGNATURE: digest})
+    def sign(self, delivery: WebhookDelivery, key: str) -> WebhookDelivery:
+        digest = hmac.digest(key.encode(), delivery.body, sha256).hex()
+        return replace(delivery, headers={**delivery.headers, SIGNATURE: digest})
 
     def double(self) -> Double:
         sandbox = JeriCommerceSandbox(people=3, rate_per_second=None)
         person = sandbox.people[0]
-        return Double(sandbox.app, known=Whom(1, person.id, person.email, b""))
+        return Double(sandbox.app, known_person=PersonRef(1, person.id, person.email, b""))

@@ -6,7 +6,7 @@ import httpx
 import orjson
 import pytest
 
-from connector.domain.errors import Blocked, Problem, Unknown, Wait
+from connector.domain.errors import AmbiguousError, Blocked, Problem, RetryLater
 from connector.ports import Member
 
 from .rig import Rig
@@ -16,11 +16,11 @@ def made(*emails: str | None) -> list[tuple[Member, bool]]:
     return [(Member(email=email), True) for email in emails]
 
 
-async def test_joins_and_leaves_are_told_and_stay_unconfirmed() -> None:
+async def test_joins_and_leaves_are_sent_and_stay_unconfirmed() -> None:
     rig = await Rig().open()
     ana, bruno, carla = (person.email for person in rig.platform.people[:3])
     told = await rig.tell("vip", *made(ana, bruno, carla))
-    assert [t.word for t in told] == ["unconfirmed"] * 3
+    assert [t.status for t in told] == ["unconfirmed"] * 3
     assert rig.platform.segment("vip") == {ana, bruno, carla}
     await rig.tell("vip", (Member(email=bruno), False))
     assert rig.platform.segment("vip") == {ana, carla}
@@ -28,7 +28,7 @@ async def test_joins_and_leaves_are_told_and_stay_unconfirmed() -> None:
     assert rig.platform.state()["violations"] == {}
 
 
-async def test_telling_twice_is_harmless() -> None:
+async def test_sending_twice_is_idempotent() -> None:
     rig = await Rig().open()
     email = rig.platform.people[0].email
     for _ in range(2):
@@ -36,27 +36,27 @@ async def test_telling_twice_is_harmless() -> None:
     assert rig.platform.segment("vip") == {email}
 
 
-async def test_an_answer_that_lists_its_items_confirms_them() -> None:
+async def test_a_response_that_lists_its_items_confirms_them() -> None:
     rig = await Rig(sandbox={"lists_items": True}).open()
     email = rig.platform.people[0].email
     told = await rig.tell("vip", *made(email.upper(), "nobody@example.com", None))
-    assert [t.word for t in told] == ["confirmed", "refused", "refused"]
+    assert [t.status for t in told] == ["confirmed", "refused", "refused"]
     assert told[2].problem is Problem.NO_IDENTITY
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b"[]", b"[1]", b'{"items":[{"email":"ana@example.com"}]}', b'"ok"']
 )
-async def test_any_other_answer_leaves_all_unconfirmed(body: bytes) -> None:
+async def test_any_other_response_leaves_all_unconfirmed(body: bytes) -> None:
     rig = await Rig(answer=lambda request: httpx.Response(201, content=body)).open()
     told = await rig.tell("vip", *made("ana@example.com", "bruno@example.com"))
-    assert [t.word for t in told] == ["unconfirmed"] * 2
+    assert [t.status for t in told] == ["unconfirmed"] * 2
 
 
-async def test_a_404_means_that_no_item_worked() -> None:
+async def test_a_404_means_that_every_item_failed() -> None:
     rig = await Rig().open()
     told = await rig.tell("vip", *made("a@example.com", "b@example.com", None))
-    assert [t.word for t in told] == ["refused"] * 3
+    assert [t.status for t in told] == ["refused"] * 3
     assert [t.problem for t in told] == [
         Problem.PLATFORM_TARGET,
         Problem.PLATFORM_TARGET,
@@ -64,24 +64,24 @@ async def test_a_404_means_that_no_item_worked() -> None:
     ]
 
 
-async def test_nobody_with_an_address_is_nobody_to_ask_about() -> None:
+async def test_without_addresses_no_request_is_sent() -> None:
     rig = await Rig().open()
     told = await rig.tell("vip", (Member(platform_id="7"), True))
-    assert [t.word for t in told] == ["refused"]
+    assert [t.status for t in told] == ["refused"]
     assert rig.platform.state()["requests"] == {}
 
 
 @pytest.mark.parametrize(
     ("kind", "status", "error"),
     [
-        ("status", 429, Wait),
-        ("status", 503, Wait),
-        ("status", 500, Unknown),
+        ("status", 429, RetryLater),
+        ("status", 503, RetryLater),
+        ("status", 500, AmbiguousError),
         ("status", 401, Blocked),
-        ("reset_after", None, Unknown),
+        ("reset_after", None, AmbiguousError),
     ],
 )
-async def test_a_call_that_fails_as_a_whole_says_so(
+async def test_a_request_that_fails_as_a_whole_raises(
     kind: str, status: int | None, error: type[Exception]
 ) -> None:
     rig = await Rig().open()
@@ -90,7 +90,7 @@ async def test_a_call_that_fails_as_a_whole_says_so(
         await rig.tell("vip", *made(rig.platform.people[0].email))
 
 
-async def test_the_words_of_a_membership_are_settings() -> None:
+async def test_the_membership_payload_is_configurable() -> None:
     bodies: list[bytes] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -109,9 +109,9 @@ async def test_the_words_of_a_membership_are_settings() -> None:
     ]
 
 
-async def test_a_full_call_is_not_too_much() -> None:
+async def test_a_request_of_the_maximum_size_is_accepted() -> None:
     rig = await Rig().open()
     email = rig.platform.people[0].email
     filler = [f"{n}@example.com" for n in range(rig.members.size - 1)]
     told = await rig.tell("vip", *made(email, *filler))
-    assert {t.word for t in told} == {"unconfirmed"}
+    assert {t.status for t in told} == {"unconfirmed"}

@@ -8,24 +8,16 @@ import httpx
 import pytest
 import structlog
 
-from connector.domain.errors import Blocked, DeliveryError, Problem, Unknown, Wait
-from connector.domain.lanes import (
-    LaneId,
-)
-from connector.domain.outcomes import (
-    Gone,
-    Observed,
-    Retry,
-)
-from connector.domain.records import (
-    Entry,
-)
+from connector.domain.errors import AmbiguousError, Blocked, DeliveryError, Problem, RetryLater
+from connector.domain.lanes import LaneId
+from connector.domain.outcomes import Gone, Observed, Retry
+from connector.domain.records import Entry
 from connector.mapping import load
 from connector.net.rate_limit import Limit
-from connector.pipeline.profile_reads import Refresher
+from connector.pipeline.profile_reads import ProfileReadSink
 from connector.platforms.jericommerce.api import ANY_CALL, GET_CUSTOMER, GET_TOKEN, limits
 from connector.platforms.jericommerce.settings import Settings
-from connector.ports import Outgoing, Whom
+from connector.ports import Outgoing, PersonRef
 from connector.sandbox.jericommerce.people import Person
 from connector.testing.fakes.clock import FakeClock
 from tests.paths import MAPPINGS
@@ -56,22 +48,22 @@ async def test_a_person_is_read_by_address(rig: Rig) -> None:
     assert sight.covers >= {"balance", "tier", "tier.name", "birthdate", "pass_url"}
 
 
-async def test_an_unknown_person_is_none_and_costs_no_token(rig: Rig) -> None:
+async def test_an_unknown_person_is_none_and_needs_no_token(rig: Rig) -> None:
     assert await rig.read("nobody@example.com") is None
     assert rig.tokens == 0
 
 
-async def test_a_person_without_an_address_cannot_be_asked_for(rig: Rig) -> None:
-    assert await rig.reader.read(Whom(1, "id", None, b""), READS) is None
+async def test_a_person_without_an_address_cannot_be_read(rig: Rig) -> None:
+    assert await rig.reader.read(PersonRef(1, "id", None, b""), READS) is None
     assert rig.platform.state()["requests"] == {}
 
 
-async def test_an_address_that_became_somebody_elses_shows_nobody(rig: Rig) -> None:
+async def test_an_address_now_owned_by_another_person_reads_as_none(rig: Rig) -> None:
     ana, bruno = rig.platform.people[:2]
     former = ana.email
     ana.change(email="new@example.com")
     bruno.change(email=former)
-    who = Whom(1, ana.id, former, b"")
+    who = PersonRef(1, ana.id, former, b"")
     assert await rig.reader.read(who, READS) is None
     assert rig.tokens == 0
     sight = await rig.read(bruno)
@@ -94,11 +86,11 @@ async def test_a_person_known_by_address_alone_is_read(rig: Rig) -> None:
         ({"loyaltyData": {"tierStatus": {"name": "Gold", "balance": None}}}, None),
     ],
 )
-async def test_missing_parts_are_missing_words_and_no_errors(
+async def test_missing_parts_are_missing_fields_not_errors(
     customer: dict[str, Any], view: dict[str, Any] | None
 ) -> None:
     rig = await Rig(answer=lambda request: httpx.Response(200, json=customer)).open()
-    sight = await rig.reader.read(Whom(1, None, "ana@example.com", b""), frozenset())
+    sight = await rig.reader.read(PersonRef(1, None, "ana@example.com", b""), frozenset())
     assert sight is not None
     found = dict(sight.view)
     assert found.pop("raw") == customer
@@ -106,19 +98,19 @@ async def test_missing_parts_are_missing_words_and_no_errors(
     assert "pass_url" not in sight.covers
 
 
-async def test_a_tier_that_is_only_a_name_says_nothing_of_its_balance_and_dates() -> None:
+async def test_a_tier_with_only_a_name_does_not_cover_balance_and_dates() -> None:
     customer = {"loyaltyData": {"tierStatus": "Gold"}}
     rig = await Rig(answer=lambda request: httpx.Response(200, json=customer)).open()
-    sight = await rig.reader.read(Whom(1, None, "ana@example.com", b""), frozenset())
+    sight = await rig.reader.read(PersonRef(1, None, "ana@example.com", b""), frozenset())
     assert sight is not None
     assert "tier.name" in sight.covers
     assert not {"tier", "tier.balance", "tier.expires_at"} & sight.covers
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"x"', b"{"])
-async def test_an_answer_that_is_no_customer_is_read_again(body: bytes) -> None:
+async def test_a_response_that_is_not_a_customer_is_retried(body: bytes) -> None:
     rig = await Rig(answer=lambda request: httpx.Response(200, content=body)).open()
-    with pytest.raises(Unknown):
+    with pytest.raises(AmbiguousError):
         await rig.read("ana@example.com")
 
 
@@ -136,7 +128,7 @@ async def test_the_pass_link_is_fetched_once(rig: Rig) -> None:
     assert rig.tokens == 1
 
 
-async def test_a_link_that_has_aged_is_fetched_again_however_often_the_person_is_read() -> None:
+async def test_an_old_link_is_fetched_again_however_often_the_person_is_read() -> None:
     rig = await Rig(pass_url_refresh="10d").open()
     person = rig.platform.people[0]
     sight = await rig.read(person)
@@ -150,12 +142,12 @@ async def test_a_link_that_has_aged_is_fetched_again_however_often_the_person_is
     assert rig.tokens == len(set(links)) == 3
 
 
-async def test_a_pass_event_makes_the_link_be_fetched_again(rig: Rig) -> None:
+async def test_a_pass_event_refetches_the_link(rig: Rig) -> None:
     person = rig.platform.people[0]
     first = await rig.read(person)
     assert first is not None
     rig.clock.move(1.0)
-    again = await rig.read(person, first.view, renew=True)
+    again = await rig.read(person, first.view, refetch=True)
     assert again is not None
     assert again.view["pass_url"] != first.view["pass_url"]
     assert rig.tokens == 2
@@ -172,11 +164,11 @@ async def test_a_pass_event_makes_the_link_be_fetched_again(rig: Rig) -> None:
     ],
 )
 async def test_which_events_renew_the_link(rig: Rig, event: str, renews: bool) -> None:
-    assert rig.reader.renews(event) is renews
+    assert rig.reader.needs_refetch(event) is renews
 
 
 async def test_a_mapping_that_needs_no_link_fetches_none(rig: Rig) -> None:
-    who = Whom(1, None, rig.platform.people[0].email, b"")
+    who = PersonRef(1, None, rig.platform.people[0].email, b"")
     sight = await rig.reader.read(who, frozenset({"balance"}))
     assert sight is not None
     assert "pass_url" not in sight.view
@@ -185,12 +177,12 @@ async def test_a_mapping_that_needs_no_link_fetches_none(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 409])
-async def test_a_link_that_is_refused_takes_nothing_else_away(rig: Rig, status: int) -> None:
+async def test_a_refused_link_does_not_affect_other_fields(rig: Rig, status: int) -> None:
     person = rig.platform.people[0]
     first = await rig.read(person)
     assert first is not None
     rig.platform.faults.add("customers/token", "status", status=status)
-    kept = await rig.read(person, first.view, renew=True)
+    kept = await rig.read(person, first.view, refetch=True)
     assert kept is not None
     assert kept.view["pass_url"] == first.view["pass_url"]
     never = await rig.read(rig.platform.people[1])
@@ -243,7 +235,7 @@ async def test_a_token_that_cannot_be_read_is_not_quoted() -> None:
     ("kind", "how"),
     [("status", {"status": 403}), ("status", {"status": 500}), ("reset_after", {})],
 )
-async def test_without_his_link_the_rest_of_a_person_is_still_told(
+async def test_without_a_link_the_other_fields_are_returned(
     rig: Rig, kind: Any, how: dict[str, Any]
 ) -> None:
     rig.platform.faults.add("customers/token", kind, **how)
@@ -256,7 +248,7 @@ async def test_without_his_link_the_rest_of_a_person_is_still_told(
 # ── quota and answers ────────────────────────────────────────────────────────────────────────────
 
 
-async def test_both_calls_keep_the_quota() -> None:
+async def test_both_requests_keep_the_quota() -> None:
     """A burst of reads, each with a link to fetch, never meets a 429 of our own making."""
     rig = await Rig(rate=5, rate_per_second=5).open()
     for person in rig.platform.people:
@@ -270,7 +262,7 @@ async def test_both_calls_keep_the_quota() -> None:
     assert sum(spend.count for spend in rig.remembered) == 21
 
 
-def test_a_slow_rate_is_still_a_rate() -> None:
+def test_a_rate_below_one_per_second_is_kept() -> None:
     settings = Settings.model_validate({"program": "demo", "api_key": "x", "rate_per_second": 0.5})
     assert limits(settings) == {ANY_CALL: Limit(1, 30)}
 
@@ -278,17 +270,17 @@ def test_a_slow_rate_is_still_a_rate() -> None:
 @pytest.mark.parametrize(
     ("endpoint", "status", "error"),
     [
-        ("customers", 429, Wait),
-        ("customers", 503, Wait),
-        ("customers", 500, Unknown),
+        ("customers", 429, RetryLater),
+        ("customers", 503, RetryLater),
+        ("customers", 500, AmbiguousError),
         ("customers", 401, Blocked),
         ("customers", 403, Blocked),
-        ("customers/token", 429, Wait),
-        ("customers/token", 503, Wait),
+        ("customers/token", 429, RetryLater),
+        ("customers/token", 503, RetryLater),
         ("customers/token", 401, Blocked),
     ],
 )
-async def test_what_is_not_about_a_person_is_no_word_about_him(
+async def test_an_error_that_is_not_about_the_person_does_not_mean_absent(
     rig: Rig, endpoint: str, status: int, error: type[DeliveryError]
 ) -> None:
     rig.platform.faults.add(endpoint, "status", status=status)
@@ -296,14 +288,14 @@ async def test_what_is_not_about_a_person_is_no_word_about_him(
         await rig.read(rig.platform.people[0])
 
 
-async def test_check_tells_a_good_key_from_a_bad_one(rig: Rig) -> None:
+async def test_check_distinguishes_a_valid_key_from_an_invalid_one(rig: Rig) -> None:
     assert [check.level for check in await rig.reader.check()] == ["ok"]
     bad = await Rig(api_key="wrong").open()
     [check] = await bad.reader.check()
     assert (check.level, check.problem) == ("fault", Problem.PLATFORM_KEY)
 
 
-def test_routes_hold_no_data() -> None:
+def test_routes_contain_no_data() -> None:
     assert "{email}" in GET_CUSTOMER
     assert "email=" not in GET_TOKEN
 
@@ -333,7 +325,7 @@ class Reading:
 
     def __init__(self, rig: Rig) -> None:
         mapping = MAPPINGS / "jericommerce.toml"
-        self.refresher = Refresher(
+        self.profile_reads = ProfileReadSink(
             rig.reader,
             load(mapping).mapping,
             lane=LaneId(1),
@@ -345,13 +337,13 @@ class Reading:
     async def of(self, person: Person, *, known: bool = True) -> tuple[Any, Any]:
         """(outcome, stop)"""
         out = Outgoing(make_entry(1, person, known=known), make_entry(1, person, known=known))
-        found = self.refresher.deliver([out], bulk=False, permits=1)
+        found = self.profile_reads.deliver([out], bulk=False, permits=1)
         [delivery] = [delivery async for delivery in found]
         [outcome] = delivery.outcomes
         return outcome, delivery.stop
 
 
-async def test_when_most_people_read_before_are_unknown_nobody_is_taken_for_gone(rig: Rig) -> None:
+async def test_when_most_known_people_read_as_unknown_nobody_is_marked_gone(rig: Rig) -> None:
     reading = Reading(rig)
     people = rig.platform.people
     for person in people[:14]:
@@ -372,7 +364,7 @@ async def test_when_most_people_read_before_are_unknown_nobody_is_taken_for_gone
     assert stop is None
 
 
-async def test_people_never_read_before_who_are_unknown_hold_nothing(rig: Rig) -> None:
+async def test_unknown_people_never_read_before_do_not_count(rig: Rig) -> None:
     reading = Reading(rig)
     people = rig.platform.people
     for person in people:

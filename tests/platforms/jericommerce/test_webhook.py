@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from connector.domain.errors import Malformed, Problem, Unauthorised
-from connector.domain.records import (
-    Record,
-)
+from connector.domain.records import Record
 from connector.platforms.jericommerce.settings import Settings
 from connector.platforms.jericommerce.webhook import EVENT_TYPE, SIGNATURE, JeriCommerceWebhook
-from connector.runtime.clock import millis_of
+from connector.runtime.clock import to_millis
 from connector.sandbox import JeriCommerceSandbox, Traffic
 
 KEY = "whsec_0123456789abcdef"
@@ -40,7 +38,7 @@ def sign(body: bytes = BODY, key: str = KEY, *, encoding: str = "hex") -> str:
     return digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
 
 
-def lets_in(webhook: JeriCommerceWebhook, given: str | None, body: bytes = BODY) -> bool:
+def accepts(webhook: JeriCommerceWebhook, given: str | None, body: bytes = BODY) -> bool:
     headers = {} if given is None else {SIGNATURE: given}
     try:
         webhook.verify(headers, body, None)
@@ -73,8 +71,8 @@ def make_body(**changes: Any) -> dict[str, Any]:
         f"  {sign()} ",
     ],
 )
-def test_a_true_signature_is_let_in(given: str) -> None:
-    assert lets_in(make_webhook(KEY), given)
+def test_a_valid_signature_is_accepted(given: str) -> None:
+    assert accepts(make_webhook(KEY), given)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +94,11 @@ def test_a_true_signature_is_let_in(given: str) -> None:
         "0" * 64,
     ],
 )
-def test_anything_else_is_refused(given: str | None) -> None:
-    assert not lets_in(make_webhook(KEY), given)
+def test_any_other_signature_is_rejected(given: str | None) -> None:
+    assert not accepts(make_webhook(KEY), given)
 
 
-def test_a_refusal_has_its_problem_and_quotes_neither_key_nor_signature() -> None:
+def test_a_rejection_has_a_problem_code_and_quotes_no_key_or_signature() -> None:
     with pytest.raises(Unauthorised) as caught:
         make_webhook(KEY).verify({SIGNATURE: sign(b"{}")}, BODY, None)
     assert caught.value.problem is Problem.WEBHOOK_UNSIGNED
@@ -109,44 +107,44 @@ def test_a_refusal_has_its_problem_and_quotes_neither_key_nor_signature() -> Non
 
 
 @given(given=st.text(max_size=100))
-def test_no_text_is_a_signature_by_chance(given: str) -> None:
-    assert not lets_in(make_webhook(KEY), given)
+def test_no_random_text_is_accepted_as_a_signature(given: str) -> None:
+    assert not accepts(make_webhook(KEY), given)
 
 
 @given(body=st.binary(max_size=200), flip=st.integers(0, 199))
-def test_a_body_that_was_touched_is_refused(body: bytes, flip: int) -> None:
+def test_a_modified_body_is_rejected(body: bytes, flip: int) -> None:
     given = sign(body)
-    assert lets_in(make_webhook(KEY), given, body)
+    assert accepts(make_webhook(KEY), given, body)
     if flip < len(body):
         touched = bytearray(body)
         touched[flip] ^= 1
-        assert not lets_in(make_webhook(KEY), given, bytes(touched))
+        assert not accepts(make_webhook(KEY), given, bytes(touched))
 
 
-def test_what_is_signed_is_the_body_as_it_came_and_not_what_it_means() -> None:
+def test_the_signature_covers_the_raw_body() -> None:
     spaced = b'{ "id" : "e1",\n "n": 1.0, "id": "e1", "t": "\\u00f1" }'
-    assert lets_in(make_webhook(KEY), sign(spaced), spaced)
+    assert accepts(make_webhook(KEY), sign(spaced), spaced)
     encoded = orjson.dumps(orjson.loads(spaced))
-    assert not lets_in(make_webhook(KEY), sign(encoded), spaced)
+    assert not accepts(make_webhook(KEY), sign(encoded), spaced)
 
 
 @pytest.mark.parametrize(("encoding", "other"), [("hex", "base64"), ("base64", "hex")])
-def test_an_encoding_that_is_named_is_the_only_one(encoding: str, other: str) -> None:
+def test_a_configured_encoding_is_the_only_one_accepted(encoding: str, other: str) -> None:
     webhook = make_webhook(KEY, encoding=encoding)
-    assert lets_in(webhook, sign(encoding=encoding))
-    assert not lets_in(webhook, sign(encoding=other))
+    assert accepts(webhook, sign(encoding=encoding))
+    assert not accepts(webhook, sign(encoding=other))
 
 
-def test_while_a_secret_is_being_changed_both_are_good() -> None:
+def test_during_rotation_both_secrets_are_valid() -> None:
     webhook = make_webhook("new", KEY)
-    assert lets_in(webhook, sign(key="new"))
-    assert lets_in(webhook, sign(key=KEY, encoding="base64"))
-    assert not lets_in(webhook, sign(key="older"))
+    assert accepts(webhook, sign(key="new"))
+    assert accepts(webhook, sign(key=KEY, encoding="base64"))
+    assert not accepts(webhook, sign(key="older"))
 
 
 @pytest.mark.parametrize("keys", [[], [""], ["", " "], ["\n"]])
 @pytest.mark.parametrize("given", [None, "", sign(key=""), sign(key=" "), sign(key="\n")])
-def test_without_a_secret_nobody_is_let_in(keys: list[str], given: str | None) -> None:
+def test_without_a_secret_every_request_is_rejected(keys: list[str], given: str | None) -> None:
     settings = Settings.model_construct(
         webhook_secret=tuple(SecretStr(key) for key in keys), webhook_encoding="auto"
     )
@@ -159,8 +157,8 @@ def test_without_a_secret_nobody_is_let_in(keys: list[str], given: str | None) -
 # ── what is read ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_event_is_read() -> None:
-    moment = millis_of(datetime.fromisoformat("2026-11-08T10:00:00+00:00"))
+def test_an_event_is_parsed() -> None:
+    moment = to_millis(datetime.fromisoformat("2026-11-08T10:00:00+00:00"))
     assert parse(BODY, " Balance changed ") == Record(
         key="e1",
         unique_id="jericommerce:e1",
@@ -173,7 +171,7 @@ def test_an_event_is_read() -> None:
 
 
 @pytest.mark.parametrize("email", [{}, {"email": None}, {"email": "  "}])
-def test_the_older_body_without_an_address_is_read(email: dict[str, Any]) -> None:
+def test_the_legacy_body_without_an_address_is_parsed(email: dict[str, Any]) -> None:
     body = {**orjson.loads(BODY), **email}
     if not email:
         del body["email"]
@@ -210,7 +208,7 @@ def test_the_older_body_without_an_address_is_read(email: dict[str, Any]) -> Non
         (make_body(customerId="c\0"), "`customerId`"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_refused(body: Any, says: str) -> None:
+def test_an_unreadable_body_is_rejected(body: Any, says: str) -> None:
     with pytest.raises(Malformed) as caught:
         parse(body)
     assert caught.value.problem is Problem.WEBHOOK_MALFORMED
@@ -219,13 +217,13 @@ def test_a_body_that_cannot_be_read_is_refused(body: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize("name", [None, "", "  ", "x" * 201])
-def test_an_event_without_a_name_is_refused(name: str | None) -> None:
+def test_an_event_without_a_name_is_rejected(name: str | None) -> None:
     with pytest.raises(Malformed, match=EVENT_TYPE):
         parse(BODY, name)
 
 
 @pytest.mark.parametrize("id", ["x" * 200, " e1 ", "ñ"])
-def test_an_id_of_any_letters_is_read(id: str) -> None:
+def test_an_id_of_any_characters_is_parsed(id: str) -> None:
     assert parse(make_body(id=id)).key == id.strip()
 
 
@@ -258,7 +256,7 @@ JSON = st.recursive(
     ),
     name=st.text(max_size=210),
 )
-def test_whatever_comes_is_read_or_refused(body: Any, name: str) -> None:
+def test_any_input_is_parsed_or_rejected(body: Any, name: str) -> None:
     try:
         raw = body if isinstance(body, bytes) else orjson.dumps(body)
     except TypeError:
@@ -273,8 +271,8 @@ def test_whatever_comes_is_read_or_refused(body: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["hex", "base64"])
-def test_all_that_the_sandbox_says_is_let_in_and_read(encoding: Any) -> None:
-    sandbox = JeriCommerceSandbox(people=5, signature=encoding, older=0.5)
+def test_every_sandbox_webhook_is_accepted_and_parsed(encoding: Any) -> None:
+    sandbox = JeriCommerceSandbox(people=5, signature=encoding, legacy_share=0.5)
     traffic = Traffic(sandbox, "http://127.0.0.1")
     webhook = make_webhook(sandbox.webhook_secret)
     names, without = set(), 0

@@ -43,7 +43,7 @@ class Acme:
             }
         }
         self.applied: dict[str, dict[str, Any]] = {}
-        self.asked: list[str] = []
+        self.seen_paths: list[str] = []
         self.app = Starlette(
             routes=[
                 Route("/v1/members/{email}", self._member),
@@ -52,7 +52,7 @@ class Acme:
         )
 
     async def _member(self, request: Request) -> Response:
-        self.asked.append(request.url.path)
+        self.seen_paths.append(request.url.path)
         if request.headers.get("x-api-key") != KEY:
             return JSONResponse({"error": "key"}, 401)
         member = self.members.get(request.path_params["email"])

@@ -19,8 +19,8 @@ from connector.app.daemon import read_config
 from connector.config import show
 from connector.domain.errors import ConfigError, Problem
 from connector.platforms import registry
-from connector.ports import Platform, Whom
-from connector.testing.contracts.platform import Double, PlatformContract, Push
+from connector.ports import PersonRef, Platform
+from connector.testing.contracts.platform import Double, PlatformContract, WebhookDelivery
 from connector.tools.checks import check
 
 from .daemon import Running, running
@@ -93,11 +93,11 @@ class TestToy(PlatformContract):
     def installed(self, toy: Path) -> None:
         self.platform = registry.load("toy")
 
-    def sign(self, push: Push, key: str) -> Push:
-        return replace(push, secret=key)
+    def sign(self, delivery: WebhookDelivery, key: str) -> WebhookDelivery:
+        return replace(delivery, secret=key)
 
     def double(self) -> Double:
-        return Double(Cards().app, known=Whom(1, "7", "ana@example.com", b""))
+        return Double(Cards().app, known_person=PersonRef(1, "7", "ana@example.com", b""))
 
 
 # ── from end to end ──────────────────────────────────────────────────────────────────────────────
@@ -111,7 +111,7 @@ async def stamped(daemon: Running) -> None:
 
 
 @pytest.mark.parametrize("source", ["toy", "toy_loyalty:PLATFORM"])
-async def test_an_outsiders_platform_runs(
+async def test_a_third_party_platform_runs(
     source: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = CONFIG
@@ -173,7 +173,7 @@ async def test_a_broken_package_stops_its_own_connections_only(
     config = CONFIG + "".join(broken(source, toy, tmp_path) for source in BROKEN)
     async with running(tmp_path, config, {"toy": Cards().app}, {}, monkeypatch) as daemon:
         await stamped(daemon)
-        assert list(daemon.app.lines) == ["cards"]
+        assert list(daemon.app.runtimes) == ["cards"]
         status, text = await daemon.get("/healthz")
         said = dict(line.split(": ", 1) for line in text.splitlines())
         assert status == 500
@@ -184,13 +184,13 @@ async def test_a_broken_package_stops_its_own_connections_only(
             assert (await daemon.flow(f"{name}/push", b"{}", "x"))[0] == 503
         assert (await daemon.get("/readyz"))[0] == 200
         assert (await daemon.post("nobody", STAMP, {}, "x"))[0] == 404
-        needs = (await daemon.app.operator.status())["needs_you"]
-        assert [line.partition(":")[0] for line in needs] == list(said)
+        attention = (await daemon.app.commands.status())["needs_you"]
+        assert [line.partition(":")[0] for line in attention] == list(said)
         stopped = await daemon.app.until_idle()
         assert [line.partition(":")[0] for line in stopped] == list(said)
 
 
-async def test_a_reload_takes_a_broken_package_as_it_takes_a_whole_one(
+async def test_a_reload_handles_a_broken_package_like_a_working_one(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(tmp_path, CONFIG, {"toy": Cards().app}, {}, monkeypatch) as daemon:
@@ -200,11 +200,11 @@ async def test_a_reload_takes_a_broken_package_as_it_takes_a_whole_one(
         assert (await daemon.get("/healthz"))[0] == 500
         (toy / "raising.py").write_text("from toy_loyalty import PLATFORM")
         assert (await daemon.app.reload())["reloaded"]
-        assert list(daemon.app.lines) == ["cards", "raising"]
+        assert list(daemon.app.runtimes) == ["cards", "raising"]
         file.write_text(CONFIG.replace("toy.toml", "no-such.toml"))
         with pytest.raises(ConfigError):
             await daemon.app.reload()
-        assert list(daemon.app.lines) == ["cards", "raising"]
+        assert list(daemon.app.runtimes) == ["cards", "raising"]
         file.write_text(CONFIG)
         assert (await daemon.app.reload())["reloaded"]
         assert (await daemon.get("/healthz"))[0] == 200
@@ -226,17 +226,17 @@ def test_a_broken_package_hides_no_fault_of_the_file_and_shows_no_secret(
     ]
 
 
-async def test_check_says_what_is_wrong_with_a_package_and_looks_at_the_rest(
+async def test_check_reports_a_broken_package_and_checks_the_rest(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = CONFIG + broken("raising:PLATFORM", toy, tmp_path)
     async with running(tmp_path, config, {"toy": Cards().app}, {}, monkeypatch) as daemon:
         found = await check(daemon.app.config)
     faults = [line for line in found if line.level == "fault"]
-    assert [(line.what, line.problem) for line in faults] == [
+    assert [(line.name, line.problem) for line in faults] == [
         ("raising: package of raising:PLATFORM", Problem.PLUGIN_BROKEN)
     ]
-    assert any(line.what == "cards: toy key" and line.level == "ok" for line in found)
+    assert any(line.name == "cards: toy key" and line.level == "ok" for line in found)
 
 
 async def test_a_function_that_does_not_import_stops_its_own_connections_only(
@@ -247,11 +247,11 @@ async def test_a_function_that_does_not_import_stops_its_own_connections_only(
     gone = '[profile.fields.x]\nfrom = [{ fn = "gone", of = "balance" }]\n'
     config = CONFIG + other(tmp_path, "toy", gone)
     async with running(tmp_path, config, {"toy": Cards().app}, {}, monkeypatch) as daemon:
-        assert list(daemon.app.lines) == ["cards"]
+        assert list(daemon.app.runtimes) == ["cards"]
         assert "no_such_module" in daemon.app.broken["toy"]
 
 
-def test_a_platform_is_taken_only_with_its_interface(toy: Path) -> None:
+def test_a_platform_is_loaded_only_with_a_valid_interface(toy: Path) -> None:
     found: Any = registry.load("toy")
     assert isinstance(found, Platform)
     with pytest.raises(ConfigError, match="no platform `toyy` is installed"):

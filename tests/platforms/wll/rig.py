@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from connector.domain.lanes import (
-    Spend,
-)
-from connector.net.http import Credential, Http, Seen, in_process
-from connector.net.rate_limit import Governor, Limit
+from connector.domain.lanes import QuotaUsage
+from connector.net.http import CallStats, Credential, Http, in_process
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms.kit import Kit
 from connector.platforms.wll import open as open_client
 from connector.platforms.wll.settings import Settings
@@ -31,7 +29,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class Hasty(FakeClock):
+class AutoAdvancingClock(FakeClock):
     """Whoever sleeps wakes at once, and it is later."""
 
     async def sleep(self, seconds: float) -> None:
@@ -42,18 +40,18 @@ class Rig:
     """A tenant and a client of it. `seen` holds every call, `answer` stands for the sandbox."""
 
     def __init__(self, *, people: int = 5, answer: Any = None, **settings: Any) -> None:
-        self.clock = Hasty()
+        self.clock = AutoAdvancingClock()
         self.platform = WllSandbox(now=lambda: self.clock.now() / 1000, people=people)
-        self.seen: list[Seen] = []
-        self.spent: list[Spend] = []
+        self.seen: list[CallStats] = []
+        self.spent: list[QuotaUsage] = []
         self.settings = Settings.model_validate({**SETTINGS, **settings})
         self._answer = answer
 
     async def open(self, retry_statuses: frozenset[int] = frozenset({429, 503})) -> Client:
-        async def quota(credential: str, limits: Mapping[str, Limit]) -> Governor:
-            return Governor("wll", limits, clock=self.clock, share=1.0)
+        async def quota(credential: str, limits: Mapping[str, Limit]) -> RateLimiter:
+            return RateLimiter("wll", limits, clock=self.clock, share=1.0)
 
-        async def remember(spend: Sequence[Spend]) -> None:
+        async def record_usage(spend: Sequence[QuotaUsage]) -> None:
             self.spent += spend
 
         def http(base_url: str, credential: Credential, not_applied: frozenset[int]) -> Http:
@@ -63,11 +61,11 @@ class Rig:
                 clock=self.clock,
                 credential=credential,
                 wait_statuses=not_applied,
-                seen=self.seen.append,
+                on_call=self.seen.append,
                 http=in_process(self._answer or self.platform.app),
             )
 
-        kit = Kit(self.clock, http, quota, remember, retry_statuses)
+        kit = Kit(self.clock, http, quota, record_usage, retry_statuses)
         return await open_client(self.settings, kit)
 
     def calls(self) -> list[tuple[str, int | None]]:

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from connector.domain.actions import (
-    Action,
-)
-from connector.domain.errors import Blocked, Problem, Rejected, Unknown, Wait
+from connector.domain.actions import Action
+from connector.domain.errors import AmbiguousError, Blocked, Problem, Rejected, RetryLater
 from connector.ports import Actions
 
 from .rig import Rig
@@ -29,7 +27,7 @@ def action(amount: int = 50, **who: Any) -> Action:
 
 
 @pytest.mark.parametrize("amount", [50, -50])
-async def test_an_adjustment_is_applied_and_told(amount: int) -> None:
+async def test_an_adjustment_is_applied_and_sends_a_webhook(amount: int) -> None:
     rig = Rig()
     user = next(iter(rig.platform.users))
     before = user.points
@@ -61,7 +59,7 @@ async def test_a_customer_is_found_by_any_id() -> None:
         ({"email": "ana@example.org"}, Problem.NO_IDENTITY),
     ],
 )
-async def test_who_cannot_be_found_is_refused(who: dict[str, Any], problem: Problem) -> None:
+async def test_an_unknown_customer_is_refused(who: dict[str, Any], problem: Problem) -> None:
     rig = Rig()
     with pytest.raises(Rejected) as caught:
         await (await actions(rig)).apply(action(**who))
@@ -69,24 +67,26 @@ async def test_who_cannot_be_found_is_refused(who: dict[str, Any], problem: Prob
     assert rig.platform.state()["adjustments"] == 0
 
 
-async def test_a_question_that_is_not_answered_leaves_nothing_in_doubt() -> None:
+async def test_a_customer_lookup_without_a_response_is_not_ambiguous() -> None:
     rig = Rig()
     rig.platform.faults.add("users/{subject}", "status", status=500)
-    with pytest.raises(Wait):
+    with pytest.raises(RetryLater):
         await (await actions(rig)).apply(action(customer="crm-1001"))
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "truncate", "reset_before"])
-async def test_an_answer_that_is_lost_leaves_it_in_doubt(kind: Any) -> None:
+async def test_a_lost_response_is_ambiguous(kind: Any) -> None:
     rig = Rig()
     rig.platform.faults.add("events", kind)
-    with pytest.raises(Unknown):
+    with pytest.raises(AmbiguousError):
         await (await actions(rig)).apply(action())
     assert rig.platform.adjusted("ref-1") == (0 if kind == "reset_before" else 1)
 
 
-@pytest.mark.parametrize(("status", "kind"), [(423, Wait), (429, Wait), (500, Unknown)])
-async def test_the_connection_says_which_answers_mean_not_applied(
+@pytest.mark.parametrize(
+    ("status", "kind"), [(423, RetryLater), (429, RetryLater), (500, AmbiguousError)]
+)
+async def test_the_connection_configures_which_statuses_mean_not_applied(
     status: int, kind: type[Exception]
 ) -> None:
     rig = Rig()
@@ -95,7 +95,7 @@ async def test_the_connection_says_which_answers_mean_not_applied(
         await (await actions(rig, frozenset({423, 429, 503}))).apply(action())
 
 
-async def test_a_user_or_type_that_wll_does_not_know_is_refused() -> None:
+async def test_a_user_or_type_unknown_to_wll_is_refused() -> None:
     for rig, who in ((Rig(), "nobody"), (Rig(points_event_type="OTHER"), "crm-1001")):
         unknown = Action("increase", "ref-1", person=who, amount=1, reason="x")
         with pytest.raises(Rejected) as caught:
@@ -111,10 +111,10 @@ async def test_a_wrong_event_secret_blocks() -> None:
     assert "another" not in str(caught.value)
 
 
-def test_an_event_type_comes_with_its_secret() -> None:
+def test_an_event_type_requires_its_secret() -> None:
     with pytest.raises(ValidationError, match="points_event_secret beside points_event_type"):
         Rig(points_event_secret="")
 
 
-async def test_without_an_event_type_nothing_can_move_points() -> None:
+async def test_without_an_event_type_points_cannot_be_adjusted() -> None:
     assert (await Rig(points_event_type="").open()).actions is None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from connector.platforms.wll import PLATFORM
-from connector.ports import Whom
+from connector.ports import PersonRef
 from connector.sandbox import WllSandbox
-from connector.testing.contracts.platform import Double, PlatformContract, Push
+from connector.testing.contracts.platform import Double, PlatformContract, WebhookDelivery
 from tests.paths import MAPPINGS
 
 from .rig import SETTINGS
@@ -26,8 +26,8 @@ class TestWll(PlatformContract):
     refused = REFUSED
     mappings = MAPPINGS
 
-    def sign(self, push: Push, key: str) -> Push:
-        return replace(push, secret=key)
+    def sign(self, delivery: WebhookDelivery, key: str) -> WebhookDelivery:
+        return replace(delivery, secret=key)
 
     def faulty(self, path: str) -> bool:
         return path != "/oauth/token"
@@ -35,4 +35,4 @@ class TestWll(PlatformContract):
     def double(self) -> Double:
         sandbox = WllSandbox(people=450)
         user = next(iter(sandbox.users))
-        return Double(sandbox.app, known=Whom(1, user.auth, user.email, b""))
+        return Double(sandbox.app, known_person=PersonRef(1, user.auth, user.email, b""))

@@ -91,7 +91,7 @@ async def daemon(
         yield found
 
 
-async def tell(daemon: Running, user: User, number: int = 0, **more: Any) -> str:
+async def post_event(daemon: Running, user: User, number: int = 0, **more: Any) -> str:
     """A webhook about this user; the unique id of its event."""
     said = {
         "type": "CASHBACK_REGISTERED",
@@ -121,11 +121,11 @@ async def skipped(daemon: Running, reason: str, count: int) -> None:
     assert told == [count]
 
 
-async def test_an_event_finds_its_person_and_carries_the_fields(
+async def test_an_event_is_sent_for_its_person_with_the_fields(
     daemon: Running, wll: WllSandbox
 ) -> None:
     user = next(iter(wll.users))
-    ids = [await tell(daemon, user, number) for number in range(3)]
+    ids = [await post_event(daemon, user, number) for number in range(3)]
     await daemon.until(lambda: set(ids) <= set(daemon.klaviyo.unique_ids()))
     await daemon.until(lambda: set(daemon.properties(user.email)) == FIELDS)
     assert daemon.properties(user.email)["wll_balance"] == user.points
@@ -135,16 +135,14 @@ async def test_an_event_finds_its_person_and_carries_the_fields(
     assert (wll.token_calls, wll.violations) == (1, {})
 
 
-async def test_who_must_not_be_told_about_is_skipped_and_counted(
-    daemon: Running, wll: WllSandbox
-) -> None:
+async def test_a_restricted_user_is_skipped_and_counted(daemon: Running, wll: WllSandbox) -> None:
     nobody = wll.add("REDACTED")
     quiet = wll.add("quiet@example.org", restricted=True)
     for number in range(2):
-        await tell(daemon, nobody, number)
-    await tell(daemon, quiet)
+        await post_event(daemon, nobody, number)
+    await post_event(daemon, quiet)
     later = next(iter(wll.users))
-    known = await tell(daemon, later)
+    known = await post_event(daemon, later)
     await daemon.until(lambda: known in daemon.klaviyo.unique_ids())
     await skipped(daemon, "placeholder", 2)
     await skipped(daemon, "restricted", 1)
@@ -153,30 +151,30 @@ async def test_who_must_not_be_told_about_is_skipped_and_counted(
     assert daemon.klaviyo.profile("redacted") is None
 
 
-async def test_a_user_who_becomes_restricted_is_told_about_no_more(
+async def test_a_user_who_becomes_restricted_is_no_longer_sent(
     daemon: Running, wll: WllSandbox
 ) -> None:
     user = next(iter(wll.users))
-    first = await tell(daemon, user)
+    first = await post_event(daemon, user)
     await daemon.until(lambda: first in daemon.klaviyo.unique_ids())
     await daemon.until(lambda: set(daemon.properties(user.email)) == FIELDS)
     before = daemon.properties(user.email)
     user.restricted = True
-    user.move(500)
-    await tell(daemon, user, 1)
+    user.adjust_points(500)
+    await post_event(daemon, user, 1)
     await skipped(daemon, "restricted", 1)
     for number in range(2, 4):
-        await tell(daemon, user, number)
+        await post_event(daemon, user, number)
     await skipped(daemon, "restricted", 3)
     assert set(daemon.klaviyo.unique_ids()) == {first}
     assert daemon.properties(user.email) == before
     user.restricted = False
-    again = await tell(daemon, user, 4)
+    again = await post_event(daemon, user, 4)
     await daemon.until(lambda: again in daemon.klaviyo.unique_ids())
     await daemon.until(lambda: daemon.properties(user.email)["wll_balance"] == user.points)
 
 
-async def test_an_audience_is_a_list_and_its_events_move_people_at_once(
+async def test_an_audience_is_synced_to_a_list_and_its_events_apply_at_once(
     daemon: Running, wll: WllSandbox
 ) -> None:
     def listed() -> list[str] | None:
@@ -196,7 +194,7 @@ async def test_an_audience_is_a_list_and_its_events_move_people_at_once(
     await daemon.until(lambda: "GET /v1/audiences/{id}/members" in str(wll.state()["requests"]))
     await daemon.until(lambda: listed() == [])
     # Whose address is not known yet is found by a full sync; his is.
-    known = await tell(daemon, user)
+    known = await post_event(daemon, user)
     await daemon.until(lambda: known in daemon.klaviyo.unique_ids())
     await change(1600)
     await daemon.until(lambda: listed() == [user.email])
@@ -205,10 +203,10 @@ async def test_an_audience_is_a_list_and_its_events_move_people_at_once(
     assert wll.violations == {}
 
 
-async def test_a_flow_moves_points_by_address_and_by_id(daemon: Running, wll: WllSandbox) -> None:
+async def test_a_flow_adjusts_points_by_address_and_by_id(daemon: Running, wll: WllSandbox) -> None:
     one, other, _ = wll.users
     points = one.points, other.points
-    known = await tell(daemon, one)
+    known = await post_event(daemon, one)
     await daemon.until(lambda: known in daemon.klaviyo.unique_ids())
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{daemon.app.port}") as flow:
         for route, said in (

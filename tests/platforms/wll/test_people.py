@@ -8,8 +8,15 @@ from typing import Any
 import orjson
 import pytest
 
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
-from connector.ports import Client, Sight, Whom
+from connector.domain.errors import (
+    AmbiguousError,
+    Blocked,
+    DeliveryError,
+    Problem,
+    Rejected,
+    RetryLater,
+)
+from connector.ports import Client, PersonRef, PersonSnapshot
 
 from .rig import Rig
 
@@ -18,7 +25,7 @@ SIGNALS = frozenset(("next_tier.name", "next_tier.points_needed", "next_reward.p
 
 async def read(client: Client, id: str | None, reads: frozenset[str] = frozenset()) -> Any:
     assert client.reader
-    return await client.reader.read(Whom(1, id, None, b""), reads)
+    return await client.reader.read(PersonRef(1, id, None, b""), reads)
 
 
 async def people(client: Client, cursor: str | None = None) -> list[Any]:
@@ -32,7 +39,7 @@ async def people(client: Client, cursor: str | None = None) -> list[Any]:
             return found
 
 
-def saying(body: Any, status: int = 200) -> Any:
+def fixed_response(body: Any, status: int = 200) -> Any:
     """A far end that gives out tokens and then says this."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -44,7 +51,7 @@ def saying(body: Any, status: int = 200) -> Any:
     return app
 
 
-async def test_a_user_is_read_by_each_of_his_ids() -> None:
+async def test_a_user_is_read_by_each_of_their_ids() -> None:
     rig = Rig()
     client = await rig.open()
     user = next(iter(rig.platform.users))
@@ -58,11 +65,11 @@ async def test_a_user_is_read_by_each_of_his_ids() -> None:
     assert await read(client, None) is None
 
 
-async def test_an_id_is_not_a_part_of_the_address() -> None:
+async def test_an_id_is_escaped_in_the_url() -> None:
     rig = Rig(people=0)
     user = rig.platform.add("ana@example.org", auth="a?b c#d&e%20")
-    crowd = rig.platform.add_crowd("Odd", 1)
-    rig.platform.audiences["x?y"] = crowd
+    generated = rig.platform.add_generated_audience("Odd", 1)
+    rig.platform.audiences["x?y"] = generated
     client = await rig.open()
     assert (await read(client, user.auth)).view["email"] == user.email
     assert client.audiences
@@ -73,7 +80,7 @@ async def test_an_id_is_not_a_part_of_the_address() -> None:
     ]
 
 
-async def test_one_token_serves_all_calls_of_its_life() -> None:
+async def test_one_token_serves_all_requests_of_its_lifetime() -> None:
     rig = Rig()
     client = await rig.open()
     for _ in range(5):
@@ -97,17 +104,17 @@ async def test_a_token_that_was_revoked_is_renewed_at_once() -> None:
     assert rig.platform.token_calls == 2
 
 
-async def test_a_token_service_that_is_asked_too_often_is_waited_for() -> None:
+async def test_a_throttled_token_service_is_a_wait() -> None:
     rig = Rig()
     rig.platform.faults.add("token", "status", status=429, retry_after=60)
     client = await rig.open()
     for _ in range(3):
-        with pytest.raises(Wait):
+        with pytest.raises(RetryLater):
             await read(client, "crm-1001")
     assert rig.platform.state()["requests"] == {"POST /oauth/token": {"429": 1}}
 
 
-async def test_a_wrong_client_is_said_to_be_wrong() -> None:
+async def test_a_wrong_client_is_reported() -> None:
     client = await Rig(client_secret="another").open()
     [check] = await client.check()
     assert (check.level, check.problem) == ("fault", Problem.PLATFORM_KEY)
@@ -118,19 +125,22 @@ async def test_a_wrong_client_is_said_to_be_wrong() -> None:
     ("body", "kind"),
     [
         ({"status": "fail", "data": {"subject": "ana@example.org is unknown"}}, Rejected),
-        ({"status": "error", "message": "ana@example.org"}, Unknown),
-        ({"status": "error", "data": {"id": "crm-1001"}}, Unknown),
-        ({"status": "odd", "data": {"id": "crm-1001"}}, Unknown),
-        ({"status": "success", "data": []}, Unknown),
-        ({"status": "success", "data": {"id": "another", "authIdentifier": "crm-2"}}, Unknown),
-        ({"status": "success", "data": {"emailAddress": "a@example.org"}}, Unknown),
+        ({"status": "error", "message": "ana@example.org"}, AmbiguousError),
+        ({"status": "error", "data": {"id": "crm-1001"}}, AmbiguousError),
+        ({"status": "odd", "data": {"id": "crm-1001"}}, AmbiguousError),
+        ({"status": "success", "data": []}, AmbiguousError),
+        (
+            {"status": "success", "data": {"id": "another", "authIdentifier": "crm-2"}},
+            AmbiguousError,
+        ),
+        ({"status": "success", "data": {"emailAddress": "a@example.org"}}, AmbiguousError),
     ],
     ids=["fail", "error", "error with data", "odd", "no user", "another user", "nobody's"],
 )
-async def test_an_envelope_that_is_no_success_is_an_error_in_a_200(
+async def test_an_envelope_without_success_is_an_error_despite_200(
     body: Any, kind: type[DeliveryError]
 ) -> None:
-    client = await Rig(answer=saying(body)).open()
+    client = await Rig(answer=fixed_response(body)).open()
     with pytest.raises(kind) as caught:
         await read(client, "crm-1001")
     assert "@" not in str(caught.value)
@@ -147,17 +157,17 @@ async def test_an_envelope_that_is_no_success_is_an_error_in_a_200(
         ({"extra": {"isRestricted": "yes"}}, "restricted"),
     ],
 )
-async def test_who_must_not_be_told_about_is_withheld(fields: dict[str, Any], why: str) -> None:
+async def test_a_restricted_user_is_withheld(fields: dict[str, Any], why: str) -> None:
     rig = Rig(people=0)
     user = rig.platform.add(**{"email": "ana@example.org", **fields})
     client = await rig.open()
     sight = await read(client, user.auth, SIGNALS)
-    assert sight == Sight({"withheld": why}, frozenset({"withheld"}))
+    assert sight == PersonSnapshot({"withheld": why}, frozenset({"withheld"}))
     [listed] = await people(client)
-    assert (listed.platform_id, listed.email, listed.sight) == (user.auth, None, sight)
+    assert (listed.platform_id, listed.email, listed.snapshot) == (user.auth, None, sight)
 
 
-async def test_placeholders_are_a_setting() -> None:
+async def test_placeholders_are_configurable() -> None:
     rig = Rig(people=0, placeholders=["none@shop.example"])
     users = [rig.platform.add(email) for email in ("None@shop.example", "example@example.com")]
     client = await rig.open()
@@ -165,7 +175,7 @@ async def test_placeholders_are_a_setting() -> None:
     assert [sight.view.get("withheld") for sight in sights] == ["placeholder", None]
 
 
-async def test_a_name_that_stands_for_none_is_left_out() -> None:
+async def test_a_placeholder_name_is_omitted() -> None:
     rig = Rig(people=0)
     user = rig.platform.add("ana@example.org", given="REDACTED", family="Ruiz")
     sight = await read(await rig.open(), user.auth)
@@ -174,7 +184,7 @@ async def test_a_name_that_stands_for_none_is_left_out() -> None:
     assert sight.view["last_name"] == "Ruiz"
 
 
-async def test_what_comes_next_is_fetched_only_when_a_mapping_asks_and_not_for_each() -> None:
+async def test_goals_are_fetched_only_when_mapped_and_not_per_person() -> None:
     rig = Rig(people=0)
     users = [
         rig.platform.add(f"u{i}@example.org", points=points, earned=earned)
@@ -203,7 +213,7 @@ async def test_what_comes_next_is_fetched_only_when_a_mapping_asks_and_not_for_e
     assert rig.calls().count(("GET /rewards", 200)) == 2
 
 
-async def test_without_rewards_the_rest_is_still_told() -> None:
+async def test_without_rewards_the_other_fields_are_returned() -> None:
     rig = Rig()
     rig.platform.faults.add("rewards", "status", status=500)
     sight = await read(await rig.open(), "crm-1001", SIGNALS)
@@ -212,7 +222,7 @@ async def test_without_rewards_the_rest_is_still_told() -> None:
     assert sight.view["email"]
 
 
-async def test_everybody_is_listed_once_and_a_cursor_goes_on() -> None:
+async def test_everyone_is_listed_once_and_a_cursor_resumes() -> None:
     rig = Rig(people=450)
     client = await rig.open()
     assert client.people
@@ -224,7 +234,7 @@ async def test_everybody_is_listed_once_and_a_cursor_goes_on() -> None:
     assert len(rig.spent) == 3
 
 
-async def test_audiences_have_names_and_members_who_may_be_told_about() -> None:
+async def test_audiences_have_names_and_only_unrestricted_members() -> None:
     rig = Rig(people=0)
     rig.platform.add("u0@Example.org", earned=1600)
     rig.platform.add("u1@Example.org", earned=1600, restricted=True)
@@ -242,22 +252,22 @@ async def test_audiences_have_names_and_members_who_may_be_told_about() -> None:
     assert (caught.value.problem, caught.value.scope) == (Problem.PLATFORM_TARGET, "target")
 
 
-async def test_a_crowd_of_a_million_costs_the_sandbox_nothing() -> None:
+async def test_a_generated_audience_of_a_million_uses_no_memory() -> None:
     tracemalloc.start()
     rig = Rig(people=0)
-    crowd = rig.platform.add_crowd("Everybody", 1_000_000)
+    generated = rig.platform.add_generated_audience("Everybody", 1_000_000)
     client = await rig.open()
     assert client.audiences
 
     async def ids(cursor: str | None) -> list[str | None]:
         assert client.audiences
-        page = await client.audiences.members(crowd.id, cursor)
+        page = await client.audiences.members(generated.id, cursor)
         assert page.more == (cursor != "999800")
         return [member.platform_id for member in page.members]
 
     first, last = await ids(None), await ids("999800")
     assert (first[0], last[-1]) == ("crowd-0", "crowd-999999")
-    assert crowd.turn_over(0.01) == 10_000
+    assert generated.replace_members(0.01) == 10_000
     assert (await ids(None))[0] == "crowd-10000"
     assert (await ids("999800"))[-1] == "crowd-1009999"
     assert (await read(client, "crowd-10000")).view["email"] == "crowd10000@wll.example.org"
@@ -266,7 +276,7 @@ async def test_a_crowd_of_a_million_costs_the_sandbox_nothing() -> None:
     assert peak < 20_000_000
 
 
-async def test_the_key_keeps_to_its_rate() -> None:
+async def test_the_key_keeps_its_rate_limit() -> None:
     rig = Rig(rate_per_second=80)
     client = await rig.open()
     began = rig.clock.now()

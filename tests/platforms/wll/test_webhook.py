@@ -8,15 +8,13 @@ import orjson
 import pytest
 
 from connector.domain.errors import Malformed
-from connector.domain.records import (
-    Record,
-)
+from connector.domain.records import Record
 from connector.platforms.wll.settings import Settings
-from connector.platforms.wll.webhook import WllWebhook, words
+from connector.platforms.wll.webhook import WllWebhook, event_name
 
 from .rig import SETTINGS
 
-SAID: dict[str, Any] = {
+EVENT: dict[str, Any] = {
     "type": "PURCHASED_REWARD",
     "reportedAt": "2026-01-01T10:00:00.000Z",
     "subject": "crm-1001",
@@ -31,19 +29,19 @@ def parse(body: bytes | dict[str, Any], **settings: Any) -> Record:
     return record
 
 
-def test_a_record_says_who_and_when_and_leaves_the_address_to_a_read() -> None:
-    record = parse(SAID)
+def test_a_record_has_person_and_time_and_a_read_supplies_the_address() -> None:
+    record = parse(EVENT)
     assert (record.name, record.person, record.email) == ("Purchased Reward", "crm-1001", None)
     assert record.occurred_at == MORNING
     assert record.unique_id == f"wll:{record.key}"
     assert record.membership is None
-    assert orjson.loads(record.data) == SAID
+    assert orjson.loads(record.data) == EVENT
 
 
-def test_a_redelivery_is_known_however_it_is_written() -> None:
-    turned = {key: SAID[key] for key in reversed(SAID)}
+def test_a_redelivery_is_deduplicated_in_any_json_formatting() -> None:
+    turned = {key: EVENT[key] for key in reversed(EVENT)}
     turned["payload"] = {"price": 200, "rewardName": "Free coffee"}
-    assert parse(orjson.dumps(turned, option=orjson.OPT_INDENT_2)).key == parse(SAID).key
+    assert parse(orjson.dumps(turned, option=orjson.OPT_INDENT_2)).key == parse(EVENT).key
 
 
 @pytest.mark.parametrize(
@@ -56,13 +54,13 @@ def test_a_redelivery_is_known_however_it_is_written() -> None:
         {"payload": {}},
     ],
 )
-def test_anything_else_is_another_event(change: dict[str, Any]) -> None:
-    assert parse({**SAID, **change}).key != parse(SAID).key
+def test_any_other_difference_is_a_different_event(change: dict[str, Any]) -> None:
+    assert parse({**EVENT, **change}).key != parse(EVENT).key
 
 
 def test_a_missing_payload_is_an_empty_one() -> None:
-    bare = {key: value for key, value in SAID.items() if key != "payload"}
-    assert parse(bare).key == parse({**SAID, "payload": {}}).key
+    bare = {key: value for key, value in EVENT.items() if key != "payload"}
+    assert parse(bare).key == parse({**EVENT, "payload": {}}).key
 
 
 @pytest.mark.parametrize(
@@ -74,7 +72,7 @@ def test_a_missing_payload_is_an_empty_one() -> None:
     ],
 )
 def test_a_time_without_a_zone_is_utc(written: str, at: int) -> None:
-    assert parse({**SAID, "reportedAt": written}).occurred_at == at
+    assert parse({**EVENT, "reportedAt": written}).occurred_at == at
 
 
 @pytest.mark.parametrize(
@@ -89,17 +87,17 @@ def test_a_time_without_a_zone_is_utc(written: str, at: int) -> None:
         ({"payload": "x"}, "payload"),
     ],
 )
-def test_what_cannot_be_read_is_named(change: dict[str, Any], word: str) -> None:
+def test_an_unreadable_field_is_named(change: dict[str, Any], word: str) -> None:
     with pytest.raises(Malformed, match=word):
-        parse({**SAID, **change})
+        parse({**EVENT, **change})
 
 
 def test_an_account_number_may_be_a_number() -> None:
-    assert parse({**SAID, "subject": 1000001}).person == "1000001"
+    assert parse({**EVENT, "subject": 1000001}).person == "1000001"
 
 
 @pytest.mark.parametrize(
-    ("type", "said"),
+    ("type", "expected_text"),
     [
         ("PURCHASED_REWARD", "Purchased Reward"),
         ("TIER2_REACHED", "Tier2 Reached"),
@@ -107,8 +105,8 @@ def test_an_account_number_may_be_a_number() -> None:
         ("cashbackRegistered", "cashbackRegistered"),
     ],
 )
-def test_a_type_is_put_in_words(type: str, said: str) -> None:
-    assert words(type) == said
+def test_a_type_becomes_a_readable_name(type: str, expected_text: str) -> None:
+    assert event_name(type) == expected_text
 
 
 @pytest.mark.parametrize(
@@ -125,11 +123,11 @@ def test_a_type_is_put_in_words(type: str, said: str) -> None:
 def test_the_events_of_audiences_are_memberships_too(
     type: str, payload: dict[str, Any], membership: tuple[str, bool] | None
 ) -> None:
-    record = parse({**SAID, "type": type, "payload": payload})
+    record = parse({**EVENT, "type": type, "payload": payload})
     assert record.membership == membership
-    assert record.name == words(type)
+    assert record.name == event_name(type)
 
 
-def test_without_their_names_no_event_is_a_membership() -> None:
-    joined = {**SAID, "type": "AUDIENCE_JOINED", "payload": {"audienceId": "a1"}}
+def test_without_configured_event_names_no_event_is_a_membership() -> None:
+    joined = {**EVENT, "type": "AUDIENCE_JOINED", "payload": {"audienceId": "a1"}}
     assert parse(joined, join_event="", leave_event="").membership is None

@@ -8,19 +8,24 @@ from typing import Any
 
 import orjson
 
-from connector.domain.actions import (
-    Action,
-)
-from connector.domain.lanes import (
-    Spend,
-)
-from connector.net.rate_limit import Governor
+from connector.domain.actions import Action
+from connector.domain.lanes import QuotaUsage
+from connector.net.rate_limit import RateLimiter
 from connector.platforms.yotpo import PLATFORM
 from connector.platforms.yotpo.settings import Settings
-from connector.ports import Actions, Client, History, PeoplePage, Reader, Sight, Stream, Whom
+from connector.ports import (
+    Actions,
+    Client,
+    History,
+    PeoplePage,
+    PersonRef,
+    PersonSnapshot,
+    Reader,
+    Stream,
+)
 from connector.sandbox import YotpoSandbox
 from connector.sandbox.yotpo.people import Customer
-from connector.testing.contracts.platform import Hasty, kit_at
+from connector.testing.contracts.platform import AutoAdvancingClock, make_kit
 
 SETTINGS: dict[str, Any] = {
     "base_url": "http://127.0.0.1",
@@ -38,31 +43,31 @@ class Rig:
     """`async with Rig(…) as rig`. `sandbox` are the double's arguments, the rest settings."""
 
     def __init__(self, *, sandbox: dict[str, Any] | None = None, **changes: Any) -> None:
-        self.clock = Hasty()
+        self.clock = AutoAdvancingClock()
         # At the start of a second, as the sandbox counts them.
         self.platform = YotpoSandbox(
             now=lambda: self.clock.now() / 1000,
             **{"people": 20, "rate_per_second": None, **(sandbox or {})},
         )
         self.settings = settings(**changes)
-        self.governors: list[Governor] = []
-        self.remembered: list[Spend] = []
+        self.governors: list[RateLimiter] = []
+        self.remembered: list[QuotaUsage] = []
         self.client: Client
 
     async def __aenter__(self) -> Rig:
-        kit = kit_at(self.platform.app, self.clock)
+        kit = make_kit(self.platform.app, self.clock)
 
-        async def quota(credential: str, limits: Any) -> Governor:
+        async def quota(credential: str, limits: Any) -> RateLimiter:
             governor = await kit.quota(credential, limits)
             self.governors.append(governor)
             return governor
 
-        async def remember(spend: Sequence[Spend]) -> None:
+        async def record_usage(spend: Sequence[QuotaUsage]) -> None:
             self.remembered.extend(spend)
 
         assert PLATFORM.open is not None
         self.client = await PLATFORM.open(
-            self.settings, replace(kit, quota=quota, remember=remember)
+            self.settings, replace(kit, quota=quota, record_usage=record_usage)
         )
         return self
 
@@ -94,9 +99,9 @@ class Rig:
         while not (grant := quota.reserve(endpoint, 1)).count:
             await self.clock.sleep(grant.wait)
 
-    async def read(self, who: Customer | Whom, *reads: str) -> Sight | None:
+    async def read(self, who: Customer | PersonRef, *reads: str) -> PersonSnapshot | None:
         """As the lane reads: with one permit in hand."""
-        whom = who if isinstance(who, Whom) else Whom(1, who.id, who.email, b"")
+        whom = who if isinstance(who, PersonRef) else PersonRef(1, who.id, who.email, b"")
         await self.permitted(self.reader.quota, self.reader.endpoint)
         return await self.reader.read(whom, frozenset(reads))
 

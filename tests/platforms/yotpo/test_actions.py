@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from connector.domain.actions import (
-    Action,
-)
-from connector.domain.errors import Blocked, Rejected, Unknown, Wait
+from connector.domain.actions import Action
+from connector.domain.errors import AmbiguousError, Blocked, Rejected, RetryLater
 from connector.platforms.yotpo.actions import TITLE_MAX, YotpoActions
 from connector.sandbox.yotpo.people import Customer
 
@@ -46,7 +44,7 @@ def balance(rig: Rig) -> int:
         (-40, False, False),  # expire
     ],
 )
-def test_sign_and_flag_are_those_of_yotpos_table(
+def test_sign_and_flag_match_yotpos_table(
     rig: Rig, amount: int, earned: bool | None, flag: bool
 ) -> None:
     assert isinstance(rig.actions, YotpoActions)
@@ -68,7 +66,7 @@ async def test_points_ever_earned_follow_the_flag(rig: Rig) -> None:
     assert (ana.balance, ana.earned) == (180, 140)
 
 
-async def test_somebody_without_an_address_is_named_by_id(rig: Rig) -> None:
+async def test_a_person_without_an_address_is_identified_by_id(rig: Rig) -> None:
     ana = rig.platform.person("ana@example.com")
     assert ana is not None
     for known in ({"person": ana.id}, {"customer": ana.id}, {"person": ana.id, "customer": "k"}):
@@ -88,14 +86,14 @@ async def test_somebody_without_an_address_is_named_by_id(rig: Rig) -> None:
         ("{title} · {ref}", "x" * 400, "x" * (TITLE_MAX - 11) + " · kr7-1a2b"),
     ],
 )
-async def test_the_line_of_the_history(form: str, reason: str, title: str) -> None:
+async def test_the_history_item_text(form: str, reason: str, title: str) -> None:
     async with Rig(reference_format=form) as rig:
         assert isinstance(rig.actions, YotpoActions)
         assert rig.actions.title(replace(ACTION, reason=reason)) == title
         assert len(title) <= TITLE_MAX
 
 
-async def test_yotpos_own_id_comes_back(rig: Rig) -> None:
+async def test_yotpos_own_id_is_returned(rig: Rig) -> None:
     assert await rig.apply(ACTION) == "1"
     assert rig.platform.state()["violations"] == {}
 
@@ -113,16 +111,16 @@ async def test_yotpos_own_id_comes_back(rig: Rig) -> None:
         replace(ACTION, name="push"),
     ],
 )
-async def test_what_yotpo_will_never_take_is_refused_alone(rig: Rig, action: Action) -> None:
+async def test_an_action_yotpo_never_accepts_is_refused_alone(rig: Rig, action: Action) -> None:
     with pytest.raises(Rejected):
         await rig.apply(action)
     assert balance(rig) == 100
 
 
 @pytest.mark.parametrize("status", [423, 429, 503])
-async def test_a_busy_customer_is_tried_again(rig: Rig, status: int) -> None:
+async def test_a_locked_customer_is_retried(rig: Rig, status: int) -> None:
     rig.platform.faults.add("points/adjust", "status", status=status, count=1)
-    with pytest.raises(Wait):
+    with pytest.raises(RetryLater):
         await rig.apply(ACTION)
     await rig.apply(ACTION)
     assert balance(rig) == 140
@@ -140,17 +138,17 @@ async def test_a_busy_customer_is_tried_again(rig: Rig, status: int) -> None:
         ("reset_before", {}, "absent"),
     ],
 )
-async def test_an_unknown_outcome_is_found_by_its_reference(
+async def test_an_ambiguous_outcome_is_found_by_its_reference(
     rig: Rig, kind: Any, how: dict[str, Any], found: str
 ) -> None:
     rig.platform.faults.add("points/adjust", kind, count=1, **how)
-    with pytest.raises(Unknown):
+    with pytest.raises(AmbiguousError):
         await rig.apply(ACTION)
     assert await rig.actions.look_up(ACTION) == found
     assert balance(rig) == (140 if found == "applied" else 100)
 
 
-async def test_another_reference_is_not_taken_for_ours(rig: Rig) -> None:
+async def test_a_different_reference_does_not_match(rig: Rig) -> None:
     for ref in ("kr7-1a2bc", "xkr7-1a2b", "kr7-1a2b-2", "KR7-1A2B"):
         await rig.apply(replace(ACTION, ref=ref))
     assert await rig.actions.look_up(ACTION) == "absent"
@@ -158,19 +156,19 @@ async def test_another_reference_is_not_taken_for_ours(rig: Rig) -> None:
     assert await rig.actions.look_up(ACTION) == "applied"
 
 
-async def test_what_the_customer_does_not_see_cannot_be_looked_for(rig: Rig) -> None:
+async def test_adjustments_hidden_from_the_customer_cannot_be_looked_up(rig: Rig) -> None:
     hidden = replace(ACTION, visible=False)
     await rig.apply(hidden)
     assert await rig.actions.look_up(hidden) == "unknowable"
 
 
-async def test_without_the_reference_in_the_line_nothing_can_be_looked_for() -> None:
+async def test_without_the_reference_in_the_history_nothing_can_be_looked_up() -> None:
     async with Rig(reference_format="{title}") as rig:
         rig.platform.add("ana@example.com")
         assert await rig.actions.look_up(ACTION) == "unknowable"
 
 
-async def test_of_a_customer_who_is_gone_nothing_is_known(rig: Rig) -> None:
+async def test_a_lookup_for_a_deleted_customer_is_unknowable(rig: Rig) -> None:
     ana = rig.platform.person("ana@example.com")
     assert ana is not None
     await rig.apply(ACTION)
@@ -179,7 +177,7 @@ async def test_of_a_customer_who_is_gone_nothing_is_known(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("items", [{}, {"history_items": None}, {"history_items": "none"}])
-async def test_an_answer_without_a_history_proves_nothing(
+async def test_a_response_without_a_history_is_unknowable(
     rig: Rig, items: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = {"email": "ana@example.com", "referral_link": None, **items}
@@ -216,7 +214,7 @@ async def test_an_app_adjusts_with_its_token(how: dict[str, str], place: str) ->
 
 
 @pytest.mark.parametrize(("how", "place"), [({}, "header"), (IN_QUERY, "query")])
-async def test_an_apps_token_is_renewed_and_so_is_what_renews_it(
+async def test_an_apps_access_token_and_refresh_token_are_renewed(
     how: dict[str, str], place: str
 ) -> None:
     async with Rig(sandbox={"app_token_in": place}, **{**APP, **RENEWED, **how}) as rig:
@@ -229,13 +227,13 @@ async def test_an_apps_token_is_renewed_and_so_is_what_renews_it(
         assert rig.platform.refresh_token == "refresh-3"
 
 
-async def test_an_app_knows_people_by_address_only() -> None:
+async def test_an_app_identifies_people_by_address_only() -> None:
     async with Rig(**APP, access_token="app-token-0") as rig:
         with pytest.raises(Rejected, match="address"):
             await rig.apply(replace(ACTION, email=None, person="7"))
 
 
-async def test_an_address_of_the_app_that_is_wrong_refuses_nobody() -> None:
+async def test_a_wrong_app_url_does_not_refuse_the_action() -> None:
     wrong = {**APP, "adjust_url": "http://127.0.0.1/app/nowhere"}
     async with Rig(**wrong, access_token="app-token-0") as rig:
         with pytest.raises(Blocked) as caught:

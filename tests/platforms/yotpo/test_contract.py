@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from connector.platforms.yotpo import PLATFORM
-from connector.ports import Whom
+from connector.ports import PersonRef
 from connector.sandbox import YotpoSandbox
-from connector.testing.contracts.platform import Double, PlatformContract, Push
+from connector.testing.contracts.platform import Double, PlatformContract, WebhookDelivery
 from tests.paths import MAPPINGS
 
 SETTINGS: dict[str, Any] = {
@@ -41,8 +41,8 @@ class TestYotpo(PlatformContract):
     }
     mappings = MAPPINGS
 
-    def sign(self, push: Push, key: str) -> Push:
-        return replace(push, secret=key)
+    def sign(self, delivery: WebhookDelivery, key: str) -> WebhookDelivery:
+        return replace(delivery, secret=key)
 
     def faulty(self, path: str) -> bool:
         return not path.endswith("/token")
@@ -52,15 +52,15 @@ class TestYotpo(PlatformContract):
         person = next(one for one in sandbox.people if len(one.history) > 1)
         return Double(
             sandbox.app,
-            known=Whom(1, person.id, person.email, b""),
+            known_person=PersonRef(1, person.id, person.email, b""),
         )
 
 
 class TestYotpoWithHeader(TestYotpo):
     settings: ClassVar[dict[str, Any]] = {**SETTINGS, "webhook_secret_header": "X-Yotpo-Code"}
 
-    def sign(self, push: Push, key: str) -> Push:
-        return replace(push, headers={**push.headers, "x-yotpo-code": key})
+    def sign(self, delivery: WebhookDelivery, key: str) -> WebhookDelivery:
+        return replace(delivery, headers={**delivery.headers, "x-yotpo-code": key})
 
 
 class TestYotpoApp(TestYotpo):

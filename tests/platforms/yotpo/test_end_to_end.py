@@ -80,7 +80,7 @@ async def test_a_webhook_becomes_an_event_and_the_fields_of_its_customer(
     daemon: Running, yotpo: YotpoSandbox
 ) -> None:
     ana = yotpo.add("ana@example.com", balance=100, earned=600, tier="Silver")
-    sent = yotpo.tell("swell/points/changed", ana, random.Random(1))
+    sent = yotpo.emit("swell/points/changed", ana, random.Random(1))
     assert (await daemon.post("shop", sent.body, sent.headers))[0] == 401
     assert (await daemon.post("shop", sent.body, sent.headers, "wrong"))[0] == 401
     taken = (202, '{"accepted":1,"duplicates":0}')
@@ -101,13 +101,13 @@ async def test_a_webhook_becomes_an_event_and_the_fields_of_its_customer(
     assert yotpo.state()["throttled"] == 0
 
 
-async def test_one_key_is_asked_once_whose_account_it_is(daemon: Running) -> None:
+async def test_the_account_of_a_key_is_fetched_once(daemon: Running) -> None:
     requests: Any = daemon.klaviyo.state()["requests"]
     assert requests["GET /api/accounts"] == {"200": 1}
-    assert len({line.account for line in daemon.app.lines.values()}) == 1
+    assert len({runtime.account for runtime in daemon.app.runtimes.values()}) == 1
 
 
-async def test_what_is_no_json_is_refused_and_counted(daemon: Running) -> None:
+async def test_a_body_that_is_not_json_is_rejected_and_counted(daemon: Running) -> None:
     status, said = await daemon.post("shop", b'{{"topic": "swell/points/earned"}', {}, SECRET)
     assert (status, orjson.loads(said)["problem"]) == (400, "W400")
     metrics = (await daemon.get("/metrics"))[1]
@@ -115,12 +115,12 @@ async def test_what_is_no_json_is_refused_and_counted(daemon: Running) -> None:
     assert counted in metrics
 
 
-async def test_somebody_in_two_programmes_is_one_profile_with_the_fields_of_both(
+async def test_a_person_in_two_programs_is_one_profile_with_the_fields_of_both(
     daemon: Running, yotpo: YotpoSandbox, wallet: JeriCommerceSandbox
 ) -> None:
     ana = yotpo.add("ana@example.com", balance=11)
     card = wallet.add("ana@example.com", balance=22)
-    sent = yotpo.tell("loyalty/opt_in", ana, random.Random(1))
+    sent = yotpo.emit("loyalty/opt_in", ana, random.Random(1))
     await daemon.post("shop", sent.body, sent.headers, SECRET)
     traffic = Traffic(wallet, "")
     while True:
@@ -146,7 +146,7 @@ async def test_two_connections_that_write_the_same_are_a_fault_at_start_and_relo
     assert caught.value.problem is Problem.MAPPING_FAULTY
     assert "connections.shop-two.mapping" in caught.value.faults[0]
     assert "connections.shop " in caught.value.faults[0]
-    assert list(daemon.app.lines) == ["shop", "wallet"]
+    assert list(daemon.app.runtimes) == ["shop", "wallet"]
     found = await check(read_config(tmp_path / "connector.toml"), offline=True)
     faults = [line for line in found if line.level == "fault"]
     assert {line.problem for line in faults} == {Problem.MAPPING_FAULTY}
@@ -158,7 +158,7 @@ async def test_two_connections_that_write_the_same_are_a_fault_at_start_and_relo
         shutil.copytree(ROOT / "mappings", folder / "mappings")
         platforms = {"yotpo": YotpoSandbox().app, "jericommerce": JeriCommerceSandbox().app}
         async with running(folder, text, platforms, {}, monkeypatch) as found:
-            return list(found.app.lines)
+            return list(found.app.runtimes)
 
     with pytest.raises(ConfigError):
         await started(HEAD + SHOP + AGAIN)
@@ -167,39 +167,39 @@ async def test_two_connections_that_write_the_same_are_a_fault_at_start_and_relo
         assert await started(HEAD + SHOP + again) == ["shop", "shop-two"]
 
 
-async def test_the_past_is_told_once_flagged_and_only_from_before_the_first_live_event(
+async def test_history_is_sent_once_flagged_and_only_before_the_first_live_event(
     daemon: Running, yotpo: YotpoSandbox
 ) -> None:
     ana = yotpo.add("ana@example.com", balance=100)
     for days in (3, 2, 1):
-        ana.move(10, "Review", datetime.now(UTC) - timedelta(days=days))
+        ana.adjust_points(10, "Review", datetime.now(UTC) - timedelta(days=days))
     order = {"connection": "shop", "events": True}
 
     async def backfill() -> dict[str, Any]:
-        ok, said = await daemon.app.operator.carry_out("backfill", order)
+        ok, said = await daemon.app.commands.execute("backfill", order)
         assert ok, said
-        while (run := await daemon.app.operator.backfill(int(said["backfill"])))["state"] != "done":
+        while (run := await daemon.app.commands.backfill(int(said["backfill"])))["state"] != "done":
             assert run["state"] in ("waiting", "running"), run
             await daemon.app.clock.sleep(0.05)
         return run
 
-    assert (await daemon.app.operator.carry_out("backfill", order | {"connection": "wallet"})) == (
+    assert (await daemon.app.commands.execute("backfill", order | {"connection": "wallet"})) == (
         False,
         {"error": "the platform of wallet tells nothing of the past"},
     )
     first = await backfill()
-    told = first["events_of_the_past"]["told"]
+    told = first["past_events"]["told"]
     assert told >= 3
     past = await daemon.until(
         lambda: len(found := _of_the_past(daemon)) == told and found, seconds=20
     )
     assert all(daemon.klaviyo.recorded(id) == 1 for id in past)
     second = await backfill()
-    assert second["events_of_the_past"] == {"told": 0, "known": told}
+    assert second["past_events"] == {"told": 0, "known": told}
     # What happens from now on is told live, and not as the past.
-    ana.move(10, "Later", datetime.now(UTC))
+    ana.adjust_points(10, "Later", datetime.now(UTC))
     third = await backfill()
-    assert third["events_of_the_past"] == {"told": 0, "known": told}
+    assert third["past_events"] == {"told": 0, "known": told}
 
 
 def _of_the_past(daemon: Running) -> list[str]:

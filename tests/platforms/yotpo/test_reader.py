@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 
-from connector.domain.errors import Blocked, DeliveryError, Unknown, Wait
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.mapping import VIEW
+from connector.domain.errors import AmbiguousError, Blocked, DeliveryError, RetryLater
+from connector.domain.lanes import Millis
+from connector.mapping import VIEW_PATHS
 from connector.platforms.yotpo.api import CUSTOMERS, RECENT, REWARDS, TIERS
-from connector.ports import Whom
+from connector.ports import PersonRef
 
 from .rig import Rig
 
@@ -37,22 +35,22 @@ async def test_a_person_is_read_by_address() -> None:
 async def test_a_person_without_an_address_is_read_by_id() -> None:
     async with Rig() as rig:
         person = rig.platform.people[0]
-        sight = await rig.read(Whom(1, person.id, None, b""))
+        sight = await rig.read(PersonRef(1, person.id, None, b""))
         assert sight is not None
         assert sight.view["email"] == person.email
 
 
-async def test_nobody_is_taken_for_who_has_the_address_now() -> None:
+async def test_a_person_is_not_mistaken_for_the_addresss_new_owner() -> None:
     async with Rig() as rig:
         ana, ben = rig.platform.people[:2]
         former = ana.email
         ana.change(email="new@example.com")
         ben.change(email=former)
-        assert await rig.read(Whom(1, ana.id, former, b"")) is None
-        assert await rig.read(Whom(1, None, former, b"")) is not None
+        assert await rig.read(PersonRef(1, ana.id, former, b"")) is None
+        assert await rig.read(PersonRef(1, None, former, b"")) is not None
 
 
-async def test_what_is_in_reach_is_asked_for_only_where_it_is_mapped_and_once_an_hour() -> None:
+async def test_the_catalogue_is_fetched_only_if_mapped_and_once_an_hour() -> None:
     async with Rig() as rig:
         person = rig.platform.people[0]
         person.change(balance=0, earned=20, tier="Bronze")
@@ -75,7 +73,7 @@ async def test_what_is_in_reach_is_asked_for_only_where_it_is_mapped_and_once_an
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-async def test_without_a_catalogue_the_rest_of_the_person_is_told(status: int) -> None:
+async def test_without_a_catalogue_the_other_fields_are_returned(status: int) -> None:
     async with Rig() as rig:
         rig.platform.faults.add("redemption_options", "status", status=status)
         sight = await rig.read(rig.platform.people[0], *REACH)
@@ -84,7 +82,7 @@ async def test_without_a_catalogue_the_rest_of_the_person_is_told(status: int) -
         assert "next_tier.points_needed" in sight.covers
 
 
-async def test_a_key_that_is_refused_for_the_catalogue_is_refused() -> None:
+async def test_a_key_rejected_for_the_catalogue_raises() -> None:
     async with Rig() as rig:
         rig.platform.faults.add("vip_tiers", "status", status=401)
         with pytest.raises(Blocked) as caught:
@@ -93,7 +91,14 @@ async def test_a_key_that_is_refused_for_the_catalogue_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(423, Wait), (429, Wait), (503, Wait), (500, Unknown), (401, Blocked)]
+    ("status", "kind"),
+    [
+        (423, RetryLater),
+        (429, RetryLater),
+        (503, RetryLater),
+        (500, AmbiguousError),
+        (401, Blocked),
+    ],
 )
 async def test_a_refused_read(status: int, kind: type[DeliveryError]) -> None:
     async with Rig() as rig:
@@ -103,7 +108,7 @@ async def test_a_refused_read(status: int, kind: type[DeliveryError]) -> None:
         assert await rig.read(rig.platform.people[0]) is not None
 
 
-async def test_a_check_names_a_wrong_key_and_shows_none() -> None:
+async def test_a_check_reports_a_wrong_key_without_showing_it() -> None:
     async with Rig(api_key="wrong-key-1") as rig:
         [found] = await rig.client.check()
         assert found.level == "fault"
@@ -117,7 +122,7 @@ async def test_a_check_names_a_wrong_key_and_shows_none() -> None:
 # ── the limit ────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_five_a_second_over_all_calls_is_never_passed() -> None:
+async def test_five_requests_per_second_are_never_exceeded() -> None:
     async with Rig(sandbox={"rate_per_second": 5}) as rig:
         people = rig.platform.people
         began = rig.clock.monotonic()
@@ -132,18 +137,18 @@ async def test_five_a_second_over_all_calls_is_never_passed() -> None:
         assert took < made / 5 * 1.3 + 1
 
 
-async def test_the_headers_are_believed_where_the_limit_is_lower_than_ours() -> None:
+async def test_response_headers_lower_our_limit() -> None:
     async with Rig(sandbox={"rate_per_second": 2}, rate_per_second=50) as rig:
         for person in rig.platform.people:
             await rig.read(person)
         assert rig.platform.state()["throttled"] == 0
 
 
-async def test_after_a_429_nothing_is_asked_before_the_reset() -> None:
+async def test_after_a_429_no_request_is_sent_before_the_reset() -> None:
     async with Rig() as rig:
         person = rig.platform.people[0]
         rig.platform.faults.add("customers", "status", status=429, count=1, retry_after=40)
-        with pytest.raises(Wait):
+        with pytest.raises(RetryLater):
             await rig.read(person)
         before = rig.clock.monotonic()
         await rig.read(person)
@@ -154,7 +159,7 @@ async def test_after_a_429_nothing_is_asked_before_the_reset() -> None:
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest", "shuffled"])
-async def test_a_walk_sees_everybody_in_whatever_order(order: str) -> None:
+async def test_a_listing_returns_everyone_in_any_order(order: str) -> None:
     async with Rig(sandbox={"people": 250, "order": order}) as rig:
         pages = await rig.walk()
         assert [len(page.people) for page in pages] == [100, 100, 50]
@@ -164,11 +169,11 @@ async def test_a_walk_sees_everybody_in_whatever_order(order: str) -> None:
         changed.change(balance=31_337)
         again = await rig.walk(pages[-1].cursor)
         [found] = [p for page in again for p in page.people if p.platform_id == changed.id]
-        assert found.sight.view["balance"] == 31_337
+        assert found.snapshot.view["balance"] == 31_337
         assert found.email == changed.email
 
 
-async def test_a_walk_is_resumed_where_it_stopped() -> None:
+async def test_a_listing_resumes_where_it_stopped() -> None:
     async with Rig(sandbox={"people": 250}) as rig:
         first = await rig.changes.page(None, frozenset())
         rest = await rig.walk(first.cursor)
@@ -176,7 +181,7 @@ async def test_a_walk_is_resumed_where_it_stopped() -> None:
         assert len(seen) == len(set(seen)) == 250
 
 
-async def test_a_cursor_that_comes_again_ends_the_walk_and_the_next_begins_anew() -> None:
+async def test_a_repeated_cursor_ends_the_listing_and_the_next_one_starts_over() -> None:
     async with Rig(sandbox={"people": 350, "repeats_cursor": True}) as rig:
         for _ in range(2):
             pages = await rig.walk("")
@@ -186,7 +191,7 @@ async def test_a_cursor_that_comes_again_ends_the_walk_and_the_next_begins_anew(
         assert rig.requests(RECENT) == 8
 
 
-async def test_a_listing_that_lags_is_seen_later() -> None:
+async def test_a_lagging_listing_is_observed_later() -> None:
     async with Rig(sandbox={"lag": 60.0}) as rig:
         person = rig.platform.people[0]
         before = person.balance
@@ -194,7 +199,7 @@ async def test_a_listing_that_lags_is_seen_later() -> None:
 
         async def shown() -> Any:
             pages = await rig.walk()
-            people = {p.platform_id: p.sight.view for page in pages for p in page.people}
+            people = {p.platform_id: p.snapshot.view for page in pages for p in page.people}
             return people[person.id]["balance"]
 
         assert await shown() == before
@@ -202,18 +207,18 @@ async def test_a_listing_that_lags_is_seen_later() -> None:
         assert await shown() == before + 1
 
 
-async def test_what_a_listing_covers_is_what_its_keys_say() -> None:
+async def test_a_listing_covers_exactly_the_fields_it_contains() -> None:
     async with Rig() as rig:
         [page] = await rig.walk()
-        covers = page.people[0].sight.covers
+        covers = page.people[0].snapshot.covers
         assert {"balance", "tier.name", "raw.points_earned"} <= covers
         assert not [word for word in covers if "expire_on" in word or "referral_link" in word]
         assert not {"raw", "tier", "next_reward", "next_tier.name"} & covers
-        assert not covers - {*VIEW, *(word for word in covers if word.startswith("raw."))}
+        assert not covers - {*VIEW_PATHS, *(word for word in covers if word.startswith("raw."))}
 
 
 @pytest.mark.parametrize("answer", [b"[]", b"{}", b'{"customers": null}', b"null"])
-async def test_a_listing_without_a_list_is_no_end(answer: bytes) -> None:
+async def test_a_listing_without_a_list_is_an_error(answer: bytes) -> None:
     async with Rig() as rig:
 
         async def other(scope: Any, receive: Any, send: Any) -> None:
@@ -221,32 +226,32 @@ async def test_a_listing_without_a_list_is_no_end(answer: bytes) -> None:
             await send({"type": "http.response.body", "body": answer})
 
         rig.platform._gate._inner = other
-        with pytest.raises(Unknown):
+        with pytest.raises(AmbiguousError):
             await rig.changes.page(None, frozenset())
 
 
 # ── what happened to one ─────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_history_is_told_once_however_often_it_is_asked_for() -> None:
+async def test_history_events_have_stable_ids_across_requests() -> None:
     async with Rig() as rig:
         ana = rig.platform.add("ana@example.com")
         now = rig.platform.moment()
-        ana.move(100, "Make a Purchase", now)
+        ana.adjust_points(100, "Make a Purchase", now)
         # Two alike in one second are two.
-        ana.move(100, "Make a Purchase", now)
+        ana.adjust_points(100, "Make a Purchase", now)
         rig.clock.move(60)
-        ana.move(-50, "$5 Coupon", rig.platform.moment(), status="CODE-1")
-        who = Whom(1, ana.id, ana.email, b"")
+        ana.adjust_points(-50, "$5 Coupon", rig.platform.moment(), status="CODE-1")
+        who = PersonRef(1, ana.id, ana.email, b"")
         first = await rig.history.events(who, None)
         assert [record.occurred_at for record in first] == sorted(r.occurred_at for r in first)
         assert len({record.key for record in first}) == len(first) == 3
         assert {record.name for record in first} == {"Points History"}
         assert {record.email for record in first} == {"ana@example.com"}
         rig.clock.move(60)
-        ana.move(100, "Make a Purchase", rig.platform.moment())
+        ana.adjust_points(100, "Make a Purchase", rig.platform.moment())
         ana.history[0]["status"] = "Reversed"
-        again = await rig.history.events(Whom(1, None, ana.email, b""), None)
+        again = await rig.history.events(PersonRef(1, None, ana.email, b""), None)
         assert [r.unique_id for r in again[:3]] == [r.unique_id for r in first]
         assert len(again) == 4
         since = Millis(first[-1].occurred_at)
@@ -254,17 +259,17 @@ async def test_a_history_is_told_once_however_often_it_is_asked_for() -> None:
         assert [r.unique_id for r in late] == [r.unique_id for r in again[2:]]
 
 
-async def test_points_that_are_pending_have_not_happened() -> None:
+async def test_pending_points_are_not_events() -> None:
     async with Rig() as rig:
         ana = rig.platform.add("ana@example.com")
-        ana.move(100, "Make a Purchase", rig.platform.moment(), status="Pending")
-        who = Whom(1, ana.id, ana.email, b"")
+        ana.adjust_points(100, "Make a Purchase", rig.platform.moment(), status="Pending")
+        who = PersonRef(1, ana.id, ana.email, b"")
         assert await rig.history.events(who, None) == []
         ana.history[0]["status"] = "Approved"
         assert len(await rig.history.events(who, None)) == 1
 
 
-async def test_the_history_of_nobody_is_empty() -> None:
+async def test_the_history_of_an_unknown_person_is_empty() -> None:
     async with Rig() as rig:
-        for who in (Whom(1, None, None, b""), Whom(1, "x", "nobody@example.com", b"")):
+        for who in (PersonRef(1, None, None, b""), PersonRef(1, "x", "nobody@example.com", b"")):
             assert await rig.history.events(who, None) == []

@@ -79,12 +79,12 @@ def test_the_next_tier(customer: dict[str, Any], found: dict[str, Any] | None) -
         (None, None),
     ],
 )
-def test_the_next_reward_is_the_cheapest_out_of_reach(balance: Any, found: Any) -> None:
+def test_the_next_reward_is_the_cheapest_not_yet_affordable(balance: Any, found: Any) -> None:
     view = person_view({"points_balance": balance}, catalogue=CATALOGUE)
     assert view.get("next_reward") == found
 
 
-def test_signals_are_off_by_default_and_there_to_be_turned_on() -> None:
+def test_goals_are_off_by_default_and_can_be_enabled() -> None:
     signals = {
         "yotpo_next_tier_name": ("set", "Gold"),
         "yotpo_points_to_next_tier": ("set", 150),
@@ -109,7 +109,7 @@ def test_a_listing_never_unsets_what_it_does_not_show() -> None:
     sandbox = YotpoSandbox(people=1)
     ana = sandbox.add("ana@example.com", balance=10, earned=600, tier="Silver")
     read = MAPPING.render_profile(person_view(ana.view()), person_covers(Catalogue()))
-    assert len(read.sets()["properties"]) == 9  # no birthday yet
+    assert len(read.attributes_to_set()["properties"]) == 9  # no birthday yet
     listed = ana.view(listed=True)
     shown = MAPPING.render_profile(person_view(listed), listing_covers(listed))
     assert not {name for name in shown.fields if "expire_" in name or "referral" in name}

@@ -11,18 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.domain.errors import Malformed, Unauthorised
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.messages import (
-    EventMessage,
-)
-from connector.domain.records import (
-    Record,
-)
+from connector.domain.lanes import Millis
+from connector.domain.messages import EventMessage
+from connector.domain.records import Record
 from connector.mapping import load
 from connector.platforms.yotpo.view import event_view
-from connector.platforms.yotpo.webhook import YotpoWebhook, moment
+from connector.platforms.yotpo.webhook import YotpoWebhook, parse_time
 from connector.sandbox import YotpoSandbox
 from connector.sandbox.yotpo.webhooks import TOPICS
 from tests.paths import MAPPINGS
@@ -44,7 +38,7 @@ def parse(raw: bytes, now: int = NOW, /, **headers: str) -> Record:
 # ── who is let in ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_header_that_is_not_named_is_no_way_in() -> None:
+def test_an_unconfigured_header_does_not_authorize() -> None:
     headers = {"x-code": "whsec-0123456789"}
     with pytest.raises(Unauthorised, match="end of the address"):
         YotpoWebhook(settings()).verify(headers, b"{}", None)
@@ -56,14 +50,14 @@ def test_a_header_that_is_not_named_is_no_way_in() -> None:
 
 
 @pytest.mark.parametrize("secret_header", ["", "X-Yotpo-Code"])
-def test_every_topic_of_the_sandbox_is_let_in_and_becomes_a_metric(secret_header: str) -> None:
+def test_every_sandbox_topic_is_accepted_and_becomes_a_metric(secret_header: str) -> None:
     sandbox = YotpoSandbox(people=5, secret_header=secret_header)
     webhook = YotpoWebhook(
         settings(webhook_secret=sandbox.webhook_secret, webhook_secret_header=secret_header)
     )
-    pick, metrics = random.Random(1), set()
+    rng, metrics = random.Random(1), set()
     for _ in TOPICS:
-        sent = sandbox.next_webhook(pick)
+        sent = sandbox.next_webhook(rng)
         webhook.verify(sent.headers, sent.body, sent.suffix.removeprefix("/") or None)
         [record] = webhook.parse(sent.headers, sent.body)
         said = orjson.loads(sent.body)
@@ -78,7 +72,7 @@ def test_every_topic_of_the_sandbox_is_let_in_and_becomes_a_metric(secret_header
 # ── what is the same event ───────────────────────────────────────────────────────────────────────
 
 
-def test_the_event_id_is_the_identity_where_there_is_one() -> None:
+def test_the_event_id_is_the_identity_if_present() -> None:
     one, again, other = (parse(body(), eventid=id) for id in ("e-1", "e-1", "e-2"))
     assert (one.key, one.unique_id) == (again.key, again.unique_id) == ("e-1", "yotpo:e-1")
     assert one.repeat_window is None
@@ -86,16 +80,14 @@ def test_the_event_id_is_the_identity_where_there_is_one() -> None:
 
 
 @pytest.mark.parametrize("id", ["", " ", "x" * 201, "a\x00b", "a\nb"])
-def test_an_event_id_that_is_none_is_not_relied_on(id: str) -> None:
+def test_an_empty_event_id_is_not_used(id: str) -> None:
     record = parse(body(), eventid=id)
     assert record.repeat_window == HOUR
     assert len(record.unique_id) < 100
 
 
 @given(at=st.integers(0, 10 * HOUR), later=st.integers(1, 100 * HOUR))
-def test_without_an_id_the_same_body_is_a_new_event_once_the_window_is_over(
-    at: int, later: int
-) -> None:
+def test_without_an_id_the_same_body_is_a_new_event_after_the_window(at: int, later: int) -> None:
     one, other = parse(body(), NOW + at), parse(body(), NOW + at + later)
     assert one.key == other.key
     assert one.repeat_window == other.repeat_window == HOUR
@@ -104,7 +96,7 @@ def test_without_an_id_the_same_body_is_a_new_event_once_the_window_is_over(
     assert parse(body(), NOW + at).unique_id == one.unique_id
 
 
-def test_other_content_is_another_event() -> None:
+def test_different_content_is_a_different_event() -> None:
     assert parse(body(difference=1)).key != parse(body(difference=2)).key
     assert parse(body("swell/tier/lost")).key != parse(body("swell/tier/earned")).key
 
@@ -126,11 +118,11 @@ def test_other_content_is_another_event() -> None:
         (None, None),
     ],
 )
-def test_the_person_is_the_shops_id_in_either_spelling(customer: Any, person: str | None) -> None:
+def test_the_person_is_the_shop_id_in_either_spelling(customer: Any, person: str | None) -> None:
     assert parse(body(customer=customer)).person == person
 
 
-def test_of_a_shared_referral_the_friend_is_told_of_and_not_taken_for_who_shared() -> None:
+def test_a_shared_referral_names_the_friend_but_belongs_to_the_referrer() -> None:
     raw = body(
         "swell/referral/share",
         email="friend@example.com",
@@ -141,7 +133,7 @@ def test_of_a_shared_referral_the_friend_is_told_of_and_not_taken_for_who_shared
     assert (record.email, record.person) == ("friend@example.com", None)
 
 
-def test_without_an_address_of_its_own_an_event_is_the_customers() -> None:
+def test_an_event_without_its_own_address_uses_the_customers() -> None:
     record = parse(body(email=None, customer=CUSTOMER))
     assert (record.email, record.person) == ("ana@example.com", "7011")
 
@@ -162,14 +154,14 @@ def test_without_an_address_of_its_own_an_event_is_the_customers() -> None:
         ({"topic": "swell/points/earned", "name": "Swell"}, "Swell"),
     ],
 )
-def test_the_name_loses_its_owners(said: dict[str, Any], name: str) -> None:
+def test_the_metric_name_drops_the_vendor_prefix(said: dict[str, Any], name: str) -> None:
     assert parse(orjson.dumps({"email": "ana@example.com", **said})).name == name
 
 
-def test_a_topic_stands_for_the_name_that_goes_with_it() -> None:
+def test_a_topic_maps_to_its_event_name() -> None:
     for topic, (name, _, _) in TOPICS.items():
-        told = orjson.dumps({"topic": topic, "email": "ana@example.com"})
-        assert parse(told).name == name.removeprefix("Swell ")
+        parse_message = orjson.dumps({"topic": topic, "email": "ana@example.com"})
+        assert parse(parse_message).name == name.removeprefix("Swell ")
 
 
 @pytest.mark.parametrize(
@@ -189,8 +181,8 @@ def test_a_topic_stands_for_the_name_that_goes_with_it() -> None:
         (1_643_709_600, None),
     ],
 )
-def test_every_form_of_a_time_is_read(text: Any, at: int | None) -> None:
-    assert moment(text) == at
+def test_every_time_format_is_parsed(text: Any, at: int | None) -> None:
+    assert parse_time(text) == at
 
 
 @pytest.mark.parametrize(
@@ -209,7 +201,7 @@ def test_every_form_of_a_time_is_read(text: Any, at: int | None) -> None:
         ({"perk": "none"}, NOW),
     ],
 )
-def test_an_event_happened_when_it_says_and_never_later_than_it_came(
+def test_occurred_at_is_the_events_time_and_never_after_receipt(
     said: dict[str, Any], at: int
 ) -> None:
     assert parse(body(**said)).occurred_at == at
@@ -234,7 +226,7 @@ def test_an_event_happened_when_it_says_and_never_later_than_it_came(
         orjson.dumps({"name": "n" * 207}),
     ],
 )
-def test_what_cannot_be_read_is_malformed(raw: bytes) -> None:
+def test_an_unreadable_body_is_malformed(raw: bytes) -> None:
     with pytest.raises(Malformed) as caught:
         parse(raw)
     assert "@" not in caught.value.detail
@@ -243,7 +235,7 @@ def test_what_cannot_be_read_is_malformed(raw: bytes) -> None:
 # ── what Klaviyo is told ─────────────────────────────────────────────────────────────────────────
 
 
-def told(raw: bytes) -> EventMessage:
+def parse_message(raw: bytes) -> EventMessage:
     record = parse(raw)
     view = event_view(record.name, record.occurred_at, orjson.loads(raw), record.email)
     message = MAPPING.render_event(view, unique_id=record.unique_id)
@@ -251,10 +243,10 @@ def told(raw: bytes) -> EventMessage:
     return message
 
 
-def test_the_balance_before_a_redemption_reaches_nobody() -> None:
+def test_the_balance_before_a_redemption_is_not_sent() -> None:
     raw = body("swell/redemption/created", customer=CUSTOMER, redemption={"reward_text": "X"})
-    assert "455" not in str(told(raw).properties)
-    assert told(raw).attributes == {}
+    assert "455" not in str(parse_message(raw).properties)
+    assert parse_message(raw).attributes == {}
 
 
 def test_the_tier_is_taken_from_new_tier() -> None:
@@ -265,10 +257,10 @@ def test_the_tier_is_taken_from_new_tier() -> None:
     )
     view = event_view("Tier Earned", NOW, orjson.loads(raw), None)
     assert MAPPING.render_profile(view).fields == {"yotpo_tier_name": ("set", "Gold")}
-    assert told(raw).properties["tier_name"] == "Gold"
+    assert parse_message(raw).properties["tier_name"] == "Gold"
 
 
-def test_no_default_name_is_one_of_yotpos_own_integration() -> None:
+def test_no_default_metric_name_is_used_by_yotpos_own_integration() -> None:
     names = {field.name for field in MAPPING.fields} | set(MAPPING.declared)
     assert not [name for name in names if not name.startswith("yotpo_")]
     assert not [r.metric for r in MAPPING.rules.values() if not r.metric.startswith("Yotpo ")]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from connector.mapping.address import valid_email
 from connector.sync.backfill import addresses
-from connector.sync.backfill.addresses import FileFault
+from connector.sync.backfill.addresses import FileError
 
 WORDS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0\r"), max_size=9)
 NAMES = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=8)
@@ -27,10 +27,10 @@ def whole(path: Path, most: int = 3) -> tuple[list[str], list[tuple[int, str]]]:
     bad: list[tuple[int, str]] = []
     cursor: str | None = None
     while True:
-        batch = addresses.read(path, addresses.look(path), cursor, most)
+        batch = addresses.read_batch(path, addresses.detect_layout(path), cursor, most)
         good += batch.good
         bad += batch.bad
-        cursor = str(batch.behind)
+        cursor = str(batch.next_position)
         if not batch.more:
             return good, bad
 
@@ -76,7 +76,7 @@ def test_every_address_is_found_however_the_file_is_written(
     assert bad == []
 
 
-def test_a_bad_row_is_named_by_its_line_and_costs_no_other(file: Path) -> None:
+def test_a_bad_row_is_reported_by_line_and_affects_no_other(file: Path) -> None:
     file.write_text(
         "id;mail\n"
         "1;ada@example.com\n"
@@ -101,27 +101,27 @@ def test_a_bad_row_is_named_by_its_line_and_costs_no_other(file: Path) -> None:
     ]
 
 
-def test_reading_goes_on_exactly_behind_the_cursor(file: Path) -> None:
+def test_reading_resumes_exactly_after_the_cursor(file: Path) -> None:
     chance = random.Random(1)
     lines = ["email,note"] + [
         f'p{n}@example.com,"{"x" * chance.randrange(40)}{chr(10) * chance.randrange(3)}"'
         for n in range(300)
     ]
     file.write_text("\n".join(lines))
-    layout = addresses.look(file)
+    layout = addresses.detect_layout(file)
     good: list[str] = []
     cursor: str | None = None
     while True:
-        batch = addresses.read(file, layout, cursor, chance.randrange(1, 9))
+        batch = addresses.read_batch(file, layout, cursor, chance.randrange(1, 9))
         good += batch.good
-        cursor = str(batch.behind)
+        cursor = str(batch.next_position)
         if not batch.more:
             break
     assert good == [f"p{n}@example.com" for n in range(300)]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected_text"),
     [
         (b"", "empty"),
         (b"\n \n", "empty"),
@@ -131,21 +131,21 @@ def test_reading_goes_on_exactly_behind_the_cursor(file: Path) -> None:
     ],
 )
 def test_a_file_without_addresses_is_refused_and_says_why(
-    file: Path, content: bytes, said: str
+    file: Path, content: bytes, expected_text: str
 ) -> None:
     file.write_bytes(content)
-    with pytest.raises(FileFault, match=said):
-        addresses.look(file)
+    with pytest.raises(FileError, match=expected_text):
+        addresses.detect_layout(file)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileFault, match=r"nowhere\.csv cannot be read here"):
-        addresses.look(tmp_path / "nowhere.csv")
-    with pytest.raises(FileFault, match="cannot be read here"):
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"nowhere\.csv cannot be read here"):
+        addresses.detect_layout(tmp_path / "nowhere.csv")
+    with pytest.raises(FileError, match="cannot be read here"):
         addresses.fingerprint(tmp_path / "nowhere.csv")
 
 
-def test_of_two_columns_with_addresses_the_one_that_says_so_is_taken(file: Path) -> None:
+def test_of_two_columns_with_addresses_the_one_named_email_is_used(file: Path) -> None:
     file.write_text("friend,Email\na@example.com,b@example.com\nc@example.com,\n")
     assert whole(file)[0] == ["b@example.com"]
 

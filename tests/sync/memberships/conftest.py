@@ -17,23 +17,18 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
 from connector.app.daemon import read_config
-from connector.app.wiring import Workshop
-from connector.app.wiring.context import Shop
+from connector.app.wiring import ConnectionBuilder
+from connector.app.wiring.context import SharedServices
 from connector.config import Config
 from connector.domain.errors import ConfigError
-from connector.domain.memberships import (
-    Group,
-)
-from connector.domain.records import (
-    Page,
-    Record,
-)
+from connector.domain.memberships import Group
+from connector.domain.records import Page, Record
 from connector.net.http import Http
 from connector.platforms import registry
 from connector.ports import Fence, Lease
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
-from connector.service import Line, Operator
+from connector.service import Commands, ConnectionRuntime
 from connector.store.sql import SqlStore
 from connector.store.tables import metadata
 from connector.testing.fakes.clock import FakeClock
@@ -74,7 +69,7 @@ email = ["email"]
 VIP = '[[connections.audiences]]\naudience = "vip"\nlist = "VIP"\n'
 
 
-class Wire(httpx.AsyncBaseTransport):
+class FaultyTransport(httpx.AsyncBaseTransport):
     """Between us and Klaviyo. Every request is kept; `before` and `after` seconds pass on the way;
     `overlaps` names memberships whose writes were under way at the same time."""
 
@@ -84,11 +79,11 @@ class Wire(httpx.AsyncBaseTransport):
         self.before: Callable[[], float] = lambda: 0.0
         self.after: Callable[[], float] = lambda: 0.0
         self.requests: list[httpx.Request] = []
-        self.closed: Callable[[httpx.Request], Exception | None] = lambda request: None
+        self.fail_with: Callable[[httpx.Request], Exception | None] = lambda request: None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
-        if refused := self.closed(request):
+        if refused := self.fail_with(request):
             raise refused
         try:
             if wait := self.before():
@@ -101,7 +96,7 @@ class Wire(httpx.AsyncBaseTransport):
         return answer
 
 
-class Held(Lease):
+class StaticLease(Lease):
     """A lease that lasts."""
 
     def __init__(self, fence: Fence) -> None:
@@ -116,16 +111,16 @@ class Held(Lease):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wired(Shop):
-    wire: Wire
+class _TestServices(SharedServices):
+    fault_transport: FaultyTransport
 
     def http(self, connection: Any, base_url: str, destination: str, **how: Any) -> Http:
-        watch = how.pop("watch", None)
-        client = httpx.AsyncClient(transport=self.wire)
-        return Http(base_url, clock=self.clock, seen=watch, http=client, **how)
+        watch = how.pop("observe_headers", None)
+        client = httpx.AsyncClient(transport=self.fault_transport)
+        return Http(base_url, clock=self.clock, on_call=watch, http=client, **how)
 
 
-class Site:
+class Environment:
     """A platform, an account, and a daemon between them that can be killed and started again."""
 
     def __init__(self, config: Config, **klaviyo: Any) -> None:
@@ -134,17 +129,17 @@ class Site:
         self.klaviyo = KlaviyoSandbox(
             now=lambda: self.clock.now() / 1000, log_writes=True, **({"limits": False} | klaviyo)
         )
-        self.wire = Wire(self.klaviyo.app, self.clock)
-        self.toy = toy.WORLD = toy.World()
+        self.fault_transport = FaultyTransport(self.klaviyo.app, self.clock)
+        self.toy = toy.STATE = toy.ToyState()
         self.engine = create_engine(
             "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
         )
         metadata.create_all(self.engine)
         self.starts = 0
         self.said = 0
-        self.line: Line
+        self.runtime: ConnectionRuntime
         self.store: SqlStore
-        self.operator: Operator
+        self.commands: Commands
         self.metrics: Metrics
 
     # ── the daemon ───────────────────────────────────────────────────────────────────────────────
@@ -160,25 +155,30 @@ class Site:
             f"holder{self.starts}",
             now=now,
             ttl=_FOREVER,
-            gone=f"holder{self.starts - 1}",
+            dead_holder=f"holder{self.starts - 1}",
         )
         assert isinstance(fence, Fence)
         for queue in (self.store, self.store.memberships, self.store.actions):
             await queue.recover(fence, now=now)
         self.metrics = Metrics("test")
-        workshop = Workshop(self.config, self.store, Held(fence), self.clock, self.metrics)
-        shop = {f.name: getattr(workshop._shop, f.name) for f in fields(Shop)}
-        workshop._shop = _Wired(**shop, wire=self.wire)
-        closed, self.wire.closed = self.wire.closed, lambda request: None
+        builder = ConnectionBuilder(
+            self.config, self.store, StaticLease(fence), self.clock, self.metrics
+        )
+        services = {f.name: getattr(builder._services, f.name) for f in fields(SharedServices)}
+        builder._services = _TestServices(**services, fault_transport=self.fault_transport)
+        fail_with, self.fault_transport.fail_with = (
+            self.fault_transport.fail_with,
+            lambda request: None,
+        )
         faults, self.klaviyo.faults._faults = self.klaviyo.faults._faults, []
-        building = asyncio.create_task(workshop.build(self.config.connections[0]))
+        building = asyncio.create_task(builder.build(self.config.connections[0]))
         while not building.done():
             await self.clock.advance(0.5)
-        self.klaviyo.faults._faults, self.wire.closed = faults, closed
-        self.line = building.result()
-        self.operator = Operator(self.store, self.clock, lines={"acme": self.line})
-        loops = [dispatcher.run() for dispatcher in self.line.dispatchers]
-        loops += [loop() for loop in self.line.loops]
+        self.klaviyo.faults._faults, self.fault_transport.fail_with = faults, fail_with
+        self.runtime = building.result()
+        self.commands = Commands(self.store, self.clock, runtimes={"acme": self.runtime})
+        loops = [dispatcher.run() for dispatcher in self.runtime.dispatchers]
+        loops += [loop() for loop in self.runtime.loops]
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
     async def kill(self) -> None:
@@ -204,18 +204,18 @@ class Site:
             email=toy.address(name),
             membership=(audience, joined),
         )
-        lane = self.line.events.lane
+        lane = self.runtime.events.lane
         await self.store.append([Page(lane, "webhook", [record], self.clock.now())])
-        for dispatcher in self.line.dispatchers:
+        for dispatcher in self.runtime.dispatchers:
             dispatcher.wake()
 
-    async def rest(self, seconds: float = 200.0) -> None:
+    async def run_for(self, seconds: float = 200.0) -> None:
         """Time passes: jobs end, lost ones are given up, groups are read again."""
         await self.clock.advance(seconds)
 
     async def sync(self, what: str = "audiences", name: str = "vip") -> None:
         """A person wants everything of a link read now, and it is told."""
-        done, said = await self.operator.carry_out(
+        done, said = await self.commands.execute(
             f"{what}-sync", {"connection": "acme", "name": name}
         )
         assert done, said
@@ -223,51 +223,51 @@ class Site:
 
     # ── what is where ────────────────────────────────────────────────────────────────────────────
 
-    def on(self, name: str = "VIP") -> list[str]:
+    def members_of(self, name: str = "VIP") -> list[str]:
         """Who is on a Klaviyo list."""
         self.klaviyo.jobs.settle()
-        [found] = [x for x in self.klaviyo._world.lists.all if x.name == name]
+        [found] = [x for x in self.klaviyo._account.lists.all if x.name == name]
         return sorted(e.partition("@")[0] for e in self.klaviyo.list_members(found.id))
 
-    def put_on(self, *names: str, name: str = "VIP") -> str:
+    def add_to_list(self, *names: str, name: str = "VIP") -> str:
         """Somebody else puts people on a list, which is made where there is none; its id."""
-        world = self.klaviyo._world
-        lists = [x for x in world.lists.all if x.name == name]
-        made = lists[0] if lists else world.lists.create(name, "single_opt_in", world.now())
+        account = self.klaviyo._account
+        lists = [x for x in account.lists.all if x.name == name]
+        made = lists[0] if lists else account.lists.create(name, "single_opt_in", account.now())
         for each in names:
-            made.join(self.profile(each), world.now())
+            made.join(self.profile(each), account.now())
         return made.id
 
-    def take_off(self, *names: str, name: str = "VIP") -> None:
-        [found] = [x for x in self.klaviyo._world.lists.all if x.name == name]
+    def remove_from_list(self, *names: str, name: str = "VIP") -> None:
+        [found] = [x for x in self.klaviyo._account.lists.all if x.name == name]
         for each in names:
             found.leave(self.profile(each))
 
     def profile(self, name: str) -> Any:
-        memory, email = self.klaviyo._world.memory, toy.address(name)
+        memory, email = self.klaviyo._account.memory, toy.address(name)
         found = memory.by("email", email)
         if found is None:
-            found = memory.create(self.klaviyo._world.now())
+            found = memory.create(self.klaviyo._account.now())
             given = _given(email)
-            memory.update(found, given, self.klaviyo._world.now(), nulls=False, patch=False)
+            memory.update(found, given, self.klaviyo._account.now(), nulls=False, patch=False)
         return found
 
     async def group(self, name: str) -> Group:
         return next(g for g in await self.store.memberships.groups() if g.name == name)
 
-    async def questions(self) -> list[tuple[str, str]]:
+    async def open_approvals(self) -> list[tuple[str, str]]:
         return [(a.what, a.subject) for a in await self.store.approvals.find()]
 
     async def answer(self, approved: bool = True) -> None:
-        for asked in await self.store.approvals.find():
+        for approval in await self.store.approvals.find():
             kind = "approve" if approved else "reject"
-            await self.operator.carry_out(kind, {"id": asked.id, "by": "ana"})
+            await self.commands.execute(kind, {"id": approval.id, "by": "ana"})
         await self.clock.advance(8.0)
 
     def count(self, method: str, ending: str) -> int:
         return sum(
             r.method == method and r.url.path.rstrip("/").endswith(ending)
-            for r in self.wire.requests
+            for r in self.fault_transport.requests
         )
 
 
@@ -278,12 +278,12 @@ def _given(email: str) -> Any:
 
 
 Configs = Callable[..., Config]
-Start = Callable[..., Awaitable[Site]]
+Start = Callable[..., Awaitable[Environment]]
 
 
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configs:
-    known = {"toy": toy.PLATFORM, "mute": toy.MUTE}
+    known = {"toy": toy.PLATFORM, "mute": toy.EVENTS_ONLY}
     monkeypatch.setattr(registry, "load", lambda source, *_: known[source])
 
     def make(entries: str = VIP, *, source: str = "toy", **given: Any) -> Config:
@@ -303,31 +303,31 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configs:
 @pytest.fixture
 async def start(configs: Configs) -> Any:
     """Makes a site of connections' entries, audiences and people given by name, and starts it."""
-    sites: list[Site] = []
+    envs: list[Environment] = []
 
     async def make(
         entries: str = VIP, *, people: dict[str, list[str]] | None = None, **given: Any
-    ) -> Site:
+    ) -> Environment:
         options = {k: given.pop(k) for k in ("limits", "job_delay") if k in given}
-        site = Site(configs(entries, **given), **options)
-        site.toy.audiences = {"vip": []} | (people or {})
-        sites.append(site)
-        return site
+        env = Environment(configs(entries, **given), **options)
+        env.toy.audiences = {"vip": []} | (people or {})
+        envs.append(env)
+        return env
 
     yield make
-    for site in sites:
-        if site.starts:
-            await site.kill()
+    for env in envs:
+        if env.starts:
+            await env.kill()
 
 
 @pytest.fixture(autouse=True)
-def quiet(silence: None) -> Iterator[None]:
+def mute_logs(silenced_logs: None) -> Iterator[None]:
     yield
     gc.collect()
 
 
-def bodies(site: Site) -> list[dict[str, Any]]:
-    return [orjson.loads(r.content) for r in site.wire.requests if r.content]
+def bodies(env: Environment) -> list[dict[str, Any]]:
+    return [orjson.loads(r.content) for r in env.fault_transport.requests if r.content]
 
 
-__all__ = ["VIP", "ConfigError", "Site", "Start", "bodies"]
+__all__ = ["VIP", "ConfigError", "Start", "bodies"]

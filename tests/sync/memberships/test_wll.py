@@ -74,26 +74,28 @@ async def daemon(
         yield found
 
 
-def on(daemon: Running) -> set[str]:
-    lists = [x for x in daemon.klaviyo._world.lists.all if x.name == "Gold members"]
+def current_members(daemon: Running) -> set[str]:
+    lists = [x for x in daemon.klaviyo._account.lists.all if x.name == "Gold members"]
     return set(daemon.klaviyo.list_members(lists[0].id)) if lists else set()
 
 
-async def test_an_audience_is_kept_as_a_list_by_scan_and_by_push(
+async def test_an_audience_is_synced_to_a_list_by_scan_and_by_event(
     daemon: Running, wll: WllSandbox
 ) -> None:
     people = wll.people
-    await daemon.until(lambda: on(daemon) == {p.email for p in people[:4]})
+    await daemon.until(lambda: current_members(daemon) == {p.email for p in people[:4]})
     people[0].earned, people[5].earned = 0, 10**6
     wll.refresh()
-    pick = random.Random(1)
+    rng = random.Random(1)
     while wll.waiting:
-        said = wll.next_webhook(pick)
+        said = wll.next_webhook(rng)
         secret = said.suffix.removeprefix("/")
         assert (await daemon.post("acme", said.body, said.headers, secret))[0] == 202
-    await daemon.until(lambda: on(daemon) == {p.email for p in (*people[1:4], people[5])})
+    await daemon.until(
+        lambda: current_members(daemon) == {p.email for p in (*people[1:4], people[5])}
+    )
     while True:
-        [link] = await daemon.app.operator.links()
+        [link] = await daemon.app.commands.links()
         if not link["waiting"]:
             break
         await asyncio.sleep(0.01)

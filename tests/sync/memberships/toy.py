@@ -7,86 +7,84 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from connector.config.connections import PlatformSettings
-from connector.domain.actions import (
-    Action,
-)
-from connector.domain.attention import (
-    Check,
-)
+from connector.domain.actions import Action
+from connector.domain.attention import Check
 from connector.domain.errors import DeliveryError, Problem
 from connector.net.rate_limit import Limit
 from connector.platforms.kit import Kit
-from connector.ports import Client, Member, MembersPage, Platform, Quota, Told
+from connector.ports import Client, Member, MembershipResult, MembersPage, Platform, Quota
 
-TELL = "POST /members"
-LIMIT = {TELL: Limit(1_000, 60_000), "POST /actions": Limit(1_000, 60_000)}
+MEMBERS_ENDPOINT = "POST /members"
+LIMIT = {MEMBERS_ENDPOINT: Limit(1_000, 60_000), "POST /actions": Limit(1_000, 60_000)}
 
 
 @dataclass
-class World:
+class ToyState:
     """Who is in which audience, and what the platform was told. `fails` is raised by the next
     calls, one each; `between` is called before each page of members."""
 
     audiences: dict[str, list[str]] = field(default_factory=dict)
     pages: int = 0
     size: int = 3
-    fails: list[DeliveryError] = field(default_factory=list)
-    between: Callable[[str, str | None], None] = lambda audience, cursor: None
+    failures: list[DeliveryError] = field(default_factory=list)
+    before_page: Callable[[str, str | None], None] = lambda audience, cursor: None
     tags: dict[str, set[str]] = field(default_factory=dict)
     calls: list[list[tuple[str, bool]]] = field(default_factory=list)
-    says: Callable[[str], Told] = lambda email: Told("confirmed")
+    result_for: Callable[[str], MembershipResult] = lambda email: MembershipResult("confirmed")
     applied: list[Action] = field(default_factory=list)
 
-    def fail(self) -> None:
-        if self.fails:
-            raise self.fails.pop(0)
+    def raise_next(self) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
 
 
-WORLD = World()
+STATE = ToyState()
 """The one that `open` connects to: a test replaces it."""
 
 
-class Side:
+class ToyClient:
     """connector.ports.Audiences, connector.ports.Members and connector.ports.Actions."""
 
     size = 100
     parallel = 1
-    endpoint = TELL
+    endpoint = MEMBERS_ENDPOINT
 
     def __init__(self, quota: Quota) -> None:
         self.quota = quota
 
     async def names(self) -> Mapping[str, str]:
-        WORLD.fail()
-        return {f"A-{name}": name for name in WORLD.audiences}
+        STATE.raise_next()
+        return {f"A-{name}": name for name in STATE.audiences}
 
     async def members(self, audience: str, cursor: str | None) -> MembersPage:
         """After the address in the cursor, so that nobody is missed who is there throughout."""
-        WORLD.between(audience, cursor)
-        WORLD.fail()
-        WORLD.pages += 1
+        STATE.before_page(audience, cursor)
+        STATE.raise_next()
+        STATE.pages += 1
         people = sorted(
-            p for p in WORLD.audiences[audience.removeprefix("A-")] if p > (cursor or "")
+            p for p in STATE.audiences[audience.removeprefix("A-")] if p > (cursor or "")
         )
-        page, more = people[: WORLD.size], len(people) > WORLD.size
+        page, more = people[: STATE.size], len(people) > STATE.size
         found = [Member(f"id-{p}", None if p.startswith("-") else address(p)) for p in page]
         return MembersPage(found, page[-1] if more else None, more)
 
-    async def tell(self, target: str, changes: Sequence[tuple[Member, bool]]) -> Sequence[Told]:
-        WORLD.fail()
-        WORLD.calls.append([(m.email or "", joins) for m, joins in changes])
-        tag = WORLD.tags.setdefault(target, set())
+    async def update(
+        self, target: str, changes: Sequence[tuple[Member, bool]]
+    ) -> Sequence[MembershipResult]:
+        STATE.raise_next()
+        STATE.calls.append([(m.email or "", joins) for m, joins in changes])
+        tag = STATE.tags.setdefault(target, set())
         answers = []
         for member, joins in changes:
-            said = WORLD.says(member.email or "")
-            if said.word != "refused":
+            said = STATE.result_for(member.email or "")
+            if said.status != "refused":
                 (tag.add if joins else tag.discard)(member.email or "")
             answers.append(said)
         return answers
 
     async def apply(self, action: Action) -> str | None:
-        WORLD.fail()
-        WORLD.applied.append(action)
+        STATE.raise_next()
+        STATE.applied.append(action)
         return None
 
     async def look_up(self, action: Action) -> Any:
@@ -105,7 +103,7 @@ async def _close() -> None: ...
 
 
 async def open(settings: PlatformSettings, kit: Kit) -> Client:
-    side = Side(await kit.quota("toy", LIMIT))
+    side = ToyClient(await kit.quota("toy", LIMIT))
     return Client(check=_check, aclose=_close, audiences=side, members=side, actions=side)
 
 
@@ -121,11 +119,11 @@ PLATFORM = Platform(
     event_view=_view,
     open=open,
 )
-MUTE = Platform(
+EVENTS_ONLY = Platform(
     source="mute",
     title="Mute",
     settings=PlatformSettings,
     offers=frozenset({"events"}),
     event_view=_view,
 )
-TOO_MANY = Problem.TOO_MANY_LEAVE
+TOO_MANY = Problem.TOO_MANY_REMOVALS

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.template import Context, Engine
 
 from connector.platforms.jericommerce import PLATFORM
-from connector.tools.webhook_builder import Place, Step, build
+from connector.tools.webhook_builder import FlowTarget, Step, build
 
 if not settings.configured:
     settings.configure(USE_I18N=False)
@@ -21,19 +21,19 @@ ENGINE = Engine(builtins=["tests.tools.webhook_builder.klaviyo_filters"])
 PERSON = {"email": "ana@example.com", "KlaviyoID": "01ANA", "id": "shop-7"}
 EVENT = {"$event_id": "order-1", "points": 40, "product": "Blue shirt"}
 
-PLACE = Place(
+PLACE = FlowTarget(
     address="https://loyalty.example.com/flows/shop",
     title="JeriCommerce",
     offers=PLATFORM.offers,
     secret="flow_secret",
     max_amount=10_000,
-    repeats=25 * 3600,
-    keys_kept=400 * 86_400,
+    repeat_window=25 * 3600,
+    key_retention=400 * 86_400,
 )
 
 
 @pytest.fixture
-def place() -> Place:
+def target() -> FlowTarget:
     return PLACE
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from connector.tools.webhook_builder import PRESETS, Place, Step, Unfit, build
+from connector.tools.webhook_builder import PRESETS, FlowTarget, InvalidStep, Step, build
 
 from .conftest import EVENT, PERSON, PLACE, rendered, sent
 
@@ -17,9 +17,9 @@ WELCOME = Step("increase", amount="100", reason="Welcome bonus")
 PUSH = Step("push", message="Your reward is ready", trigger="list")
 
 
-def faults(step: Step, place: Place = PLACE) -> str:
-    with pytest.raises(Unfit) as caught:
-        build(step, place)
+def faults(step: Step, target: FlowTarget = PLACE) -> str:
+    with pytest.raises(InvalidStep) as caught:
+        build(step, target)
     return "\n".join(caught.value.faults)
 
 
@@ -95,7 +95,7 @@ def test_an_event_without_an_id_has_no_key_at_all() -> None:
     assert sent(WELCOME, event={"points": 1})["idempotency_key"] == ""
 
 
-def test_the_events_id_may_stand_elsewhere() -> None:
+def test_the_event_id_may_be_in_another_field() -> None:
     step = replace(WELCOME, event_id="event.order.number")
     assert sent(step, event={"order": {"number": 7}})["idempotency_key"] == "welcome-bonus:7"
     assert sent(step, event={})["idempotency_key"] == ""
@@ -119,7 +119,7 @@ def test_without_an_event_the_key_is_the_person_and_the_step(trigger: Any) -> No
         ("metric", "7d", "7d"),
     ],
 )
-def test_once_per_is_told_and_a_date_comes_back_after_a_year(
+def test_once_per_is_encoded_and_a_date_flow_repeats_after_a_year(
     trigger: Any, once_per: str, expected: str | None
 ) -> None:
     assert sent(replace(WELCOME, trigger=trigger, once_per=once_per)).get("once_per") == expected
@@ -133,7 +133,7 @@ def test_a_metric_flow_may_count_once_per_period_whatever_the_event() -> None:
 
 @pytest.mark.parametrize("step", [WELCOME, *(preset.step for preset in PRESETS.values())])
 @pytest.mark.parametrize("trigger", ["metric", "list", "segment", "date"])
-def test_a_key_never_holds_a_date(step: Step, trigger: Any) -> None:
+def test_a_key_never_contains_a_date(step: Step, trigger: Any) -> None:
     if "event" not in step.amount:
         body = build(replace(step, trigger=trigger), PLACE).body
         assert "date" not in body
@@ -150,7 +150,7 @@ def test_a_key_never_holds_a_date(step: Step, trigger: Any) -> None:
         ("x" * 100, "x" * 60),
     ],
 )
-def test_a_step_without_a_name_is_called_after_its_reason(reason: str, name: str) -> None:
+def test_a_step_without_a_name_is_named_after_its_reason(reason: str, name: str) -> None:
     step = Step("increase", amount="1", reason=reason, trigger="list")
     assert sent(step)["idempotency_key"] == f"{name}:01ANA"
 
@@ -178,7 +178,7 @@ def test_a_step_without_a_name_is_called_after_its_reason(reason: str, name: str
         ('5","amount":"9', ""),
     ],
 )
-def test_an_amount_above_its_bound_or_no_number_is_not_told(points: Any, amount: str) -> None:
+def test_an_amount_above_its_bound_or_not_a_number_is_not_sent(points: Any, amount: str) -> None:
     step = Step("increase", amount="{{ event.points }}", at_most=500, reason="For your order")
     assert sent(step, event={"$event_id": "1", "points": points})["amount"] == amount
 
@@ -199,7 +199,7 @@ def test_an_amount_may_be_a_profiles_property_with_filters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "said"),
+    ("step", "expected_text"),
     [
         (Step("push"), "a push needs a message"),
         (replace(PUSH, amount="5"), "a push moves no points"),
@@ -252,23 +252,23 @@ def test_an_amount_may_be_a_profiles_property_with_filters() -> None:
         (replace(PUSH, url="https://x/" + "x" * 2000), "the url is too long"),
     ],
 )
-def test_what_cannot_be_right_is_refused_with_its_reason(step: Step, said: str) -> None:
-    assert said in faults(step)
+def test_an_invalid_step_is_refused_with_its_reason(step: Step, expected_text: str) -> None:
+    assert expected_text in faults(step)
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     found = faults(Step("increase", amount="-5", once_per="x", name="N", trigger="date"))
     assert len(found.splitlines()) == 4
 
 
-def test_an_action_that_the_platform_does_not_take_names_those_it_does() -> None:
+def test_an_unsupported_action_names_the_supported_ones() -> None:
     yotpo = replace(PLACE, title="Yotpo", offers=frozenset({"increase", "decrease", "adjust"}))
     assert faults(PUSH, yotpo) == "Yotpo takes no push; it takes: increase, decrease, adjust"
     nothing = replace(PLACE, title="Mute", offers=frozenset({"events"}))
     assert faults(WELCOME, nothing) == "Mute takes no increase; it takes: nothing"
 
 
-def test_who_adjusts_by_sign_increases_and_decreases_too() -> None:
+def test_a_platform_that_adjusts_by_sign_supports_increase_and_decrease() -> None:
     signed = replace(PLACE, offers=frozenset({"adjust"}))
     assert build(WELCOME, signed).url.endswith("/balance/increase")
 
@@ -277,18 +277,18 @@ def test_who_adjusts_by_sign_increases_and_decreases_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "said"),
+    ("step", "expected_text"),
     [
         (WELCOME, "once per event"),
         (replace(WELCOME, trigger="date"), "once per person in 300d"),
         (replace(WELCOME, trigger="list"), "once per person in 400d"),
     ],
 )
-def test_the_notes_say_how_often_it_counts(step: Step, said: str) -> None:
-    assert said in build(step, PLACE).notes[0]
+def test_the_notes_say_how_often_it_applies(step: Step, expected_text: str) -> None:
+    assert expected_text in build(step, PLACE).notes[0]
 
 
-def test_an_address_that_klaviyo_cannot_call_is_noted() -> None:
+def test_a_url_that_klaviyo_cannot_reach_is_noted() -> None:
     assert not any("https" in note for note in build(WELCOME, PLACE).notes)
     here = replace(PLACE, address="http://127.0.0.1:8787/flows/shop")
     assert any("https" in note for note in build(WELCOME, here).notes)
@@ -305,7 +305,7 @@ def test_an_address_that_klaviyo_cannot_call_is_noted() -> None:
         *(preset.step for preset in PRESETS.values()),
     ],
 )
-def test_the_line_to_try_is_the_same_call_with_values(step: Step) -> None:
+def test_the_curl_line_is_the_same_request_with_values(step: Step) -> None:
     made = build(step, PLACE)
     words = shlex.split(made.curl)
     assert words[:3] == ["curl", "-i", made.url]
@@ -330,7 +330,7 @@ def test_a_preset_is_ready_to_use(name: str) -> None:
     assert all(value not in ("", None) for value in body.values())
 
 
-def test_the_flows_people_start_with_are_there() -> None:
+def test_the_common_flows_have_presets() -> None:
     triggers = {name: preset.step.trigger for name, preset in PRESETS.items()}
     assert triggers == {
         "welcome-bonus": "list",

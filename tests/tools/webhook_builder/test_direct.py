@@ -13,7 +13,7 @@ import pytest
 from connector.platforms import yotpo
 from connector.platforms.jericommerce import PLATFORM
 from connector.sandbox import JeriCommerceSandbox, YotpoSandbox
-from connector.tools.webhook_builder import Place, Step, Unfit, build_direct
+from connector.tools.webhook_builder import FlowTarget, InvalidStep, Step, build_direct
 
 from .conftest import PLACE, rendered
 
@@ -34,14 +34,14 @@ YOTPO = replace(
 )
 
 
-def faults(step: Step, place: Place = DIRECT) -> str:
-    with pytest.raises(Unfit) as caught:
-        build_direct(step, place)
+def faults(step: Step, target: FlowTarget = DIRECT) -> str:
+    with pytest.raises(InvalidStep) as caught:
+        build_direct(step, target)
     return "\n".join(caught.value.faults)
 
 
-async def post(step: Step, platform: Any, place: Place = DIRECT, **context: Any) -> int:
-    made = build_direct(step, place)
+async def post(step: Step, platform: Any, target: FlowTarget = DIRECT, **context: Any) -> int:
+    made = build_direct(step, target)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(platform.app)) as client:
         body = rendered(made.body, **context).encode()
         answer = await client.post(made.url, content=body, headers=dict(made.headers))
@@ -58,7 +58,7 @@ async def post(step: Step, platform: Any, place: Place = DIRECT, **context: Any)
         (Step("adjust", amount="30", reason="Welcome", use_case="redeem"), -30),
     ],
 )
-async def test_jericommerce_takes_the_call_as_it_is_rendered(step: Step, change: int) -> None:
+async def test_jericommerce_accepts_the_rendered_request(step: Step, change: int) -> None:
     platform = JeriCommerceSandbox(people=1)
     person = platform.add("ana@example.com", balance=100)
     assert await post(step, platform) == 201
@@ -67,7 +67,7 @@ async def test_jericommerce_takes_the_call_as_it_is_rendered(step: Step, change:
     assert not platform.violations
 
 
-async def test_a_push_is_the_one_of_the_preview_pages() -> None:
+async def test_a_push_matches_the_preview_documentation() -> None:
     platform = JeriCommerceSandbox(people=1)
     step = Step("push", message="Hello {{ person.first_name }}", url="https://shop.example")
     person = {"id": platform.people[0].id, "first_name": 'Ana "A"'}
@@ -88,7 +88,7 @@ async def test_a_push_is_the_one_of_the_preview_pages() -> None:
         (Step("adjust", amount="30", reason="Welcome", use_case="expire"), -30, 0),
     ],
 )
-async def test_yotpo_takes_the_call_as_it_is_rendered(step: Step, change: int, earned: int) -> None:
+async def test_yotpo_accepts_the_rendered_request(step: Step, change: int, earned: int) -> None:
     platform = YotpoSandbox(people=1)
     customer = platform.add("ana@example.com", balance=100, earned=200)
     assert await post(step, platform, YOTPO) == 200
@@ -97,7 +97,7 @@ async def test_yotpo_takes_the_call_as_it_is_rendered(step: Step, change: int, e
     assert not platform.violations
 
 
-def test_it_carries_no_key_of_ours_and_says_that_it_may_happen_twice() -> None:
+def test_a_direct_call_has_no_idempotency_key_and_warns_of_duplicates() -> None:
     made = build_direct(Step("increase", amount="30", reason="x", once_per="7d"), DIRECT)
     assert made.headers["api-key"] == "jeri_sandbox"
     assert json.loads(rendered(made.body))[0].keys() == {"email", "amount", "reason"}
@@ -106,7 +106,7 @@ def test_it_carries_no_key_of_ours_and_says_that_it_may_happen_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "place", "said"),
+    ("step", "target", "expected_text"),
     [
         (
             Step("increase", amount="{{ event.x }}", at_most=5, reason="x"),
@@ -122,11 +122,13 @@ def test_it_carries_no_key_of_ours_and_says_that_it_may_happen_twice() -> None:
         ),
     ],
 )
-def test_what_the_platform_cannot_be_told_is_refused(step: Step, place: Place, said: str) -> None:
-    assert said in faults(step, place)
+def test_an_action_the_platform_does_not_support_is_refused(
+    step: Step, target: FlowTarget, expected_text: str
+) -> None:
+    assert expected_text in faults(step, target)
 
 
-def test_a_platforms_own_reason_is_passed_on() -> None:
+def test_a_platform_specific_reason_is_passed_through() -> None:
     def never(action: object) -> Any:
         raise ValueError("only with a programme")
 

@@ -51,7 +51,7 @@ def hostile_examples(test: Any) -> Any:
 
 @hostile_examples
 @given(texts)
-def test_a_text_arrives_as_it_was_and_nothing_else_moves(value: str) -> None:
+def test_a_text_arrives_unchanged_and_changes_nothing_else(value: str) -> None:
     step = Step("increase", amount="7", reason='For {{ event.product }}, "thanks" \\ it\'s yours')
     body = sent(step, event={"$event_id": "1", "product": value})
     assert body.keys() == {"email", "amount", "reason", "idempotency_key"}
@@ -63,7 +63,7 @@ def test_a_text_arrives_as_it_was_and_nothing_else_moves(value: str) -> None:
 
 
 @given(values)
-def test_any_value_anywhere_leaves_the_body_whole(value: Any) -> None:
+def test_any_value_anywhere_leaves_the_body_valid(value: Any) -> None:
     step = Step(
         "adjust",
         amount="{{ event.points }}",
@@ -108,7 +108,7 @@ def test_two_events_never_have_one_key_and_the_same_event_always_has(value: str)
 
 @pytest.mark.parametrize("name", PRESETS)
 @given(value=texts)
-def test_every_preset_stays_whole(name: str, value: str) -> None:
+def test_every_preset_stays_valid(name: str, value: str) -> None:
     step = replace(PRESETS[name].step, name=name)
     made = rendered(
         build(step, PLACE).body,
@@ -119,7 +119,7 @@ def test_every_preset_stays_whole(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "😀", '"', "\n"])
-def test_a_long_value_is_cut_to_what_is_taken(letter: str) -> None:
+def test_a_long_value_is_truncated_to_the_accepted_length(letter: str) -> None:
     long = letter * 100_000
     step = Step("increase", amount="7", reason="{{ event.a }} and {{ event.b }}")
     body = sent(step, event={"$event_id": "1", "a": long, "b": long})
@@ -129,7 +129,7 @@ def test_a_long_value_is_cut_to_what_is_taken(letter: str) -> None:
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="{}", exclude_categories=["Cs"])))
-def test_a_reason_as_a_person_writes_it_arrives_as_it_was(reason: str) -> None:
+def test_a_typed_reason_arrives_unchanged(reason: str) -> None:
     if not 0 < len(reason.strip()) <= REASON_MAX:
         return
     step = Step("increase", amount="7", reason=reason, trigger="list", name="x")

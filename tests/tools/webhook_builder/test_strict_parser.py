@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 
 from connector.actions import requests
-from connector.domain.actions import (
-    Asked,
-)
+from connector.domain.actions import ActionRequest
 from connector.domain.errors import Malformed
 from connector.tools.webhook_builder import PRESETS, Step, UseCase, build
 from connector.tools.webhook_builder.checks import MESSAGE_MAX, REASON_MAX, URL_MAX
@@ -20,20 +18,22 @@ from .conftest import EVENT, PERSON, PLACE, rendered
 from .test_hostile_values import texts, values
 
 DAY = 86_400_000
-RULES = requests.Rules(max_amount=10_000, dedupe_window=25 * 3_600_000, kept=400 * DAY)
+RULES = requests.ActionRules(
+    max_amount=10_000, dedupe_window=25 * 3_600_000, key_retention=400 * DAY
+)
 
 
-def taken(step: Step, **context: Any) -> Asked:
+def taken(step: Step, **context: Any) -> ActionRequest:
     """The one action that the routes make of a step. Raises Malformed where they refuse it."""
     made = build(step, PLACE)
     route: Any = made.url.removeprefix(f"{PLACE.address}/")
-    assert route in requests.routes_of(PLACE.offers)
+    assert route in requests.routes_for(PLACE.offers)
     headers = {"x-klaviyo-flow-id": "F1", "content-type": "application/json"}
-    [asked] = requests.read(route, headers, rendered(made.body, **context).encode(), RULES)
+    [asked] = requests.parse_actions(route, headers, rendered(made.body, **context).encode(), RULES)
     return asked
 
 
-def answered(step: Step, **context: Any) -> Asked | str:
+def answered(step: Step, **context: Any) -> ActionRequest | str:
     """The action, or why it is refused."""
     try:
         return taken(step, **context)
@@ -42,7 +42,7 @@ def answered(step: Step, **context: Any) -> Asked | str:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_taken(name: str) -> None:
+def test_every_preset_is_accepted(name: str) -> None:
     preset = PRESETS[name].step
     asked = taken(replace(preset, name=name))
     assert asked.action.email == PERSON["email"]
@@ -70,18 +70,18 @@ def test_every_preset_is_taken(name: str) -> None:
         (Step("adjust", amount="5", reason="x", use_case="expire"), -5, False),
     ],
 )
-def test_the_points_go_the_way_that_was_meant(step: Step, amount: int, earned: bool | None) -> None:
+def test_the_points_have_the_intended_sign(step: Step, amount: int, earned: bool | None) -> None:
     assert (taken(step).action.amount, taken(step).action.earned) == (amount, earned)
 
 
-def test_both_sides_know_the_same_use_cases_and_limits() -> None:
+def test_builder_and_parser_have_the_same_use_cases_and_limits() -> None:
     assert set(get_args(UseCase)) == requests.USE_CASES.keys()
     assert REASON_MAX <= requests.REASON_MAX
     assert MESSAGE_MAX <= requests.MESSAGE_MAX
     assert URL_MAX <= requests.URL_MAX
 
 
-def test_a_repeat_has_the_identity_of_the_first_and_another_event_has_not() -> None:
+def test_a_repeat_has_the_same_identity_and_another_event_does_not() -> None:
     step = Step("increase", amount="5", reason="For {{ event.product }}")
     first, again = taken(step), taken(step)
     other = taken(step, event={**EVENT, "$event_id": "order-2"})
@@ -89,14 +89,14 @@ def test_a_repeat_has_the_identity_of_the_first_and_another_event_has_not() -> N
     assert other.key != first.key
 
 
-def test_an_event_without_an_id_is_known_by_its_content_for_a_day() -> None:
+def test_an_event_without_an_id_is_deduplicated_by_content_for_a_day() -> None:
     asked = taken(Step("increase", amount="5", reason="x"), event={})
     assert asked.key.startswith("flow F1 ")
     assert asked.window == RULES.dedupe_window
 
 
 @given(texts)
-def test_a_hostile_text_moves_no_other_points_and_nobody_elses(value: str) -> None:
+def test_a_hostile_text_changes_no_other_points_and_no_other_person(value: str) -> None:
     step = Step("increase", amount="7", reason="For {{ event.product }}!")
     asked = answered(step, event={**EVENT, "product": value})
     if isinstance(asked, str):
@@ -118,7 +118,7 @@ def test_a_hostile_amount_is_within_its_bound_or_refused(value: Any) -> None:
 
 
 @given(texts)
-def test_a_hostile_person_is_nobody_or_himself(value: str) -> None:
+def test_a_hostile_identifier_matches_only_its_own_person_or_none(value: str) -> None:
     person = {**PERSON, "email": value, "KlaviyoID": value}
     asked = answered(Step("increase", amount="7", reason="x", trigger="list"), person=person)
     if not isinstance(asked, str):
@@ -126,7 +126,7 @@ def test_a_hostile_person_is_nobody_or_himself(value: str) -> None:
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "😀", '"', "\n", "\\"])
-def test_however_long_a_value_is_the_points_are_paid(letter: str) -> None:
+def test_points_are_applied_however_long_a_value_is(letter: str) -> None:
     step = Step("increase", amount="7", reason="For {{ event.product }}, with {{ event.x }}")
     long = letter * 100_000
     assert taken(step, event={**EVENT, "product": long, "x": long}).action.amount == 7

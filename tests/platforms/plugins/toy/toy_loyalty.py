@@ -10,28 +10,22 @@ import orjson
 from pydantic import SecretStr
 
 from connector.config import PlatformSettings, Secrets, Url, setting
-from connector.domain.attention import (
-    Check,
-)
+from connector.domain.attention import Check
 from connector.domain.errors import (
+    AmbiguousError,
     Blocked,
     DeliveryError,
     Malformed,
     Problem,
     Unauthorised,
-    Unknown,
 )
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.records import (
-    Record,
-)
+from connector.domain.lanes import Millis
+from connector.domain.records import Record
 from connector.net.auth import HeaderKey
 from connector.net.http import Http
-from connector.net.rate_limit import Governor, Limit
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms.kit import NOT_APPLIED, Kit
-from connector.ports import Client, Platform, Quota, Sight, Whom
+from connector.ports import Client, PersonRef, PersonSnapshot, Platform, Quota
 from connector.runtime.clock import iso
 
 CARD = "GET /cards/{number}"
@@ -84,33 +78,33 @@ class Reader:
     endpoint = CARD
     by_id = True
 
-    def __init__(self, settings: Settings, http: Http, governor: Governor) -> None:
+    def __init__(self, settings: Settings, http: Http, governor: RateLimiter) -> None:
         self.parallel, self._http, self._governor = settings.max_concurrency, http, governor
 
     @property
     def quota(self) -> Quota:
         return self._governor
 
-    async def read(self, who: Whom, reads: frozenset[str]) -> Sight | None:
-        if who.platform_id is None or not who.platform_id.isdecimal():
+    async def read(self, ref: PersonRef, fields: frozenset[str]) -> PersonSnapshot | None:
+        if ref.platform_id is None or not ref.platform_id.isdecimal():
             return None
         try:
-            answer = await self._http.call("GET", f"/cards/{who.platform_id}", route=CARD)
+            answer = await self._http.call("GET", f"/cards/{ref.platform_id}", route=CARD)
         except Blocked as error:
             if error.status == 404:
                 return None
             raise
         card = answer.json()
         if not isinstance(card, dict):
-            raise Unknown(Problem.ANSWER_UNREADABLE, "a card is a JSON object")
-        return Sight(person_view(card), frozenset({"email", "balance", "raw"}))
+            raise AmbiguousError(Problem.ANSWER_UNREADABLE, "a card is a JSON object")
+        return PersonSnapshot(person_view(card), frozenset({"email", "balance", "raw"}))
 
-    def renews(self, event: str) -> bool:
+    def needs_refetch(self, event: str) -> bool:
         return False
 
     async def check(self) -> Sequence[Check]:
         try:
-            await self.read(Whom(0, "0", None, b""), frozenset())
+            await self.read(PersonRef(0, "0", None, b""), frozenset())
         except DeliveryError as error:
             return [Check("toy key", "fault", error.detail, error.problem)]
         return [Check("toy key", "ok")]

@@ -34,17 +34,17 @@ class Writer:
         return {f.name for f in (*mapping.fields, *mapping.attributes)} if self.profiles else set()
 
 
-def clashes(writers: Sequence[Writer]) -> list[str]:
+def find_conflicts(writers: Sequence[Writer]) -> list[str]:
     """One line for each two connections and kind of thing that both write."""
     return [
         fault
         for first, second in combinations(writers, 2)
         if first.accounts & second.accounts
-        for fault in _between(first, second)
+        for fault in _conflicts_between(first, second)
     ]
 
 
-def _between(first: Writer, second: Writer) -> Iterator[str]:
+def _conflicts_between(first: Writer, second: Writer) -> Iterator[str]:
     key, other = f"connections.{second.connection}.mapping", f"connections.{first.connection}"
     if both := sorted(first.fields & second.fields):
         yield (

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
-from connector.domain.actions import (
-    Action,
-    Asked,
-    Caps,
+from connector.domain.actions import Action, ActionRequest, Caps
+from connector.domain.errors import (
+    AmbiguousError,
+    Blocked,
+    DeliveryError,
+    Problem,
+    Rejected,
+    RetryLater,
 )
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, Unknown, Wait
 
 from .conftest import Platform, Rig
 
@@ -28,22 +31,22 @@ def status(kind: type[DeliveryError], code: int | None, **how: Any) -> DeliveryE
 @pytest.mark.parametrize(
     "fault",
     [
-        Wait(Problem.NOT_CONNECTED),
-        Wait(Problem.CHALLENGED, status=403),
-        *(status(Wait, code) for code in (423, 429, 503)),
+        RetryLater(Problem.NOT_CONNECTED),
+        RetryLater(Problem.CHALLENGED, status=403),
+        *(status(RetryLater, code) for code in (423, 429, 503)),
         status(Rejected, 423),
-        status(Unknown, 503),
+        status(AmbiguousError, 503),
     ],
     ids=repr,
 )
-async def test_certainly_not_applied_is_sent_again(rig: Rig, fault: DeliveryError) -> None:
+async def test_an_action_known_not_applied_is_sent_again(rig: Rig, fault: DeliveryError) -> None:
     rig.platform.faults.append(fault)
-    await rig.ask("k")
+    await rig.send("k")
     assert await rig.states() == ["waiting"]
     await rig.after(5.0)
     assert await rig.states() == ["applied"]
     assert len(rig.platform.sent) == 2
-    assert not rig.platform.looked
+    assert not rig.platform.lookups
 
 
 @pytest.mark.parametrize(
@@ -54,9 +57,9 @@ async def test_certainly_not_applied_is_sent_again(rig: Rig, fault: DeliveryErro
     ],
     ids=repr,
 )
-async def test_refused_is_never_sent_again(rig: Rig, fault: DeliveryError) -> None:
+async def test_a_refused_action_is_never_sent_again(rig: Rig, fault: DeliveryError) -> None:
     rig.platform.faults.append(fault)
-    await rig.ask("k")
+    await rig.send("k")
     await rig.after(3600.0)
     assert await rig.states() == ["refused"]
     assert len(rig.platform.sent) == 1
@@ -65,29 +68,29 @@ async def test_refused_is_never_sent_again(rig: Rig, fault: DeliveryError) -> No
 @pytest.mark.parametrize(
     "fault",
     [
-        *(status(Unknown, code) for code in (200, 500, 502, 504)),
-        Unknown(Problem.TIMED_OUT),
-        Unknown(Problem.CONNECTION_LOST),
+        *(status(AmbiguousError, code) for code in (200, 500, 502, 504)),
+        AmbiguousError(Problem.TIMED_OUT),
+        AmbiguousError(Problem.CONNECTION_LOST),
     ],
     ids=repr,
 )
-async def test_unknown_is_looked_up_and_never_simply_repeated(
+async def test_an_ambiguous_action_is_looked_up_and_never_blindly_resent(
     rig: Rig, fault: DeliveryError
 ) -> None:
     rig.platform.faults.append(fault)
-    await rig.ask("k")
+    await rig.send("k")
     await rig.after(599.0)
     assert await rig.states() == ["uncertain"]
     assert len(rig.platform.sent) == 1
-    assert len(rig.platform.looked) == 2
+    assert len(rig.platform.lookups) == 2
 
 
-async def test_a_fault_of_the_adapter_is_unknown_and_hurts_no_other(rig: Rig) -> None:
+async def test_an_adapter_exception_is_ambiguous_and_affects_no_other_action(rig: Rig) -> None:
     class Broken(DeliveryError): ...
 
     rig.platform.faults.append(Broken(Problem.PLATFORM_REFUSED))
-    await rig.ask("k")
-    await rig.ask("l", email="bo@example.com")
+    await rig.send("k")
+    await rig.send("l", email="bo@example.com")
     assert await rig.states() == ["uncertain", "applied"]
 
 
@@ -99,13 +102,13 @@ async def test_a_fault_of_the_adapter_is_unknown_and_hurts_no_other(rig: Rig) ->
     ],
     ids=repr,
 )
-async def test_a_refused_credential_stops_the_lane_and_sends_it_later(
+async def test_a_rejected_credential_blocks_the_lane_and_the_action_is_sent_later(
     rig: Rig, fault: DeliveryError
 ) -> None:
     rig.platform.faults.append(fault)
-    await rig.ask("k")
+    await rig.send("k")
     assert rig.dispatcher.state.mode == "blocked"
-    [deed] = await rig.deeds()
+    [deed] = await rig.all_actions()
     assert (deed.state, deed.sent_at) == ("waiting", None)
     await rig.after(31.0)
     assert await rig.states() == ["applied"]
@@ -114,88 +117,88 @@ async def test_a_refused_credential_stops_the_lane_and_sends_it_later(
 # ── look-ups ─────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_it_is_looked_up_at_once_after_a_minute_and_after_ten(rig: Rig) -> None:
+async def test_an_action_is_looked_up_at_once_after_one_and_after_ten_minutes(rig: Rig) -> None:
     rig.platform.faults.append("before")
     start = rig.clock.now()
-    await rig.ask("k")
+    await rig.send("k")
     await rig.after(601.0)
-    assert [at - start for _, at in rig.platform.looked] == [0, 60_000, 600_000]
+    assert [at - start for _, at in rig.platform.lookups] == [0, 60_000, 600_000]
     assert await rig.states() == ["applied"]
     [first, second] = rig.platform.sent
     assert first.ref == second.ref
     assert rig.platform.ledger == {first.ref: 1}
 
 
-async def test_found_at_a_look_up_it_is_applied_and_not_sent_again(rig: Rig) -> None:
+async def test_an_action_found_by_a_lookup_is_applied_and_not_sent_again(rig: Rig) -> None:
     rig.platform.faults.append("after")
-    await rig.ask("k")
+    await rig.send("k")
     await rig.after(3600.0)
     assert await rig.states() == ["applied"]
     assert len(rig.platform.sent) == 1
 
 
 @pytest.mark.parametrize(
-    "fault", [Unknown(Problem.TIMED_OUT), Wait(Problem.NOT_CONNECTED)], ids=repr
+    "fault", [AmbiguousError(Problem.TIMED_OUT), RetryLater(Problem.NOT_CONNECTED)], ids=repr
 )
-async def test_a_look_up_without_an_answer_is_no_look_up(rig: Rig, fault: DeliveryError) -> None:
+async def test_a_lookup_without_a_response_does_not_count(rig: Rig, fault: DeliveryError) -> None:
     rig.platform.faults.append("after")
-    rig.platform.look_faults.extend([fault] * 4)
-    await rig.ask("k")
+    rig.platform.lookup_faults.extend([fault] * 4)
+    await rig.send("k")
     await rig.after(3600.0)
     assert await rig.states() == ["applied"]
-    assert (len(rig.platform.sent), len(rig.platform.looked)) == (1, 5)
-    assert [deed.looks for deed in await rig.deeds()] == [0]
+    assert (len(rig.platform.sent), len(rig.platform.lookups)) == (1, 5)
+    assert [deed.lookups for deed in await rig.all_actions()] == [0]
 
 
-async def test_a_refused_look_up_waits_for_a_person(rig: Rig) -> None:
+async def test_a_refused_lookup_parks_the_action(rig: Rig) -> None:
     rig.platform.faults.append("before")
-    rig.platform.look_faults.append(status(Rejected, 400))
-    await rig.ask("k")
+    rig.platform.lookup_faults.append(status(Rejected, 400))
+    await rig.send("k")
     await rig.after(3600.0)
-    assert [(d.state, d.problem) for d in await rig.deeds()] == [("uncertain", "A10")]
+    assert [(d.state, d.problem) for d in await rig.all_actions()] == [("uncertain", "A10")]
     assert len(rig.platform.sent) == 1
 
 
-async def test_uncertain_twice_it_waits_for_a_person(rig: Rig) -> None:
+async def test_an_action_ambiguous_twice_is_parked(rig: Rig) -> None:
     rig.platform.faults.extend(["before", "before"])
-    await rig.ask("k")
+    await rig.send("k")
     await rig.after(3600.0)
-    [deed] = await rig.deeds()
+    [deed] = await rig.all_actions()
     assert (deed.state, deed.problem, deed.resent) == ("uncertain", "A10", True)
     assert len(rig.platform.sent) == 2
-    assert len(rig.platform.looked) == 6
+    assert len(rig.platform.lookups) == 6
 
 
-async def test_where_nothing_can_be_looked_up_it_waits_for_a_person_at_once(
+async def test_without_lookup_support_an_ambiguous_action_is_parked_at_once(
     make_rig: Callable[..., Rig],
 ) -> None:
-    rig = make_rig(Platform(remembers=False))
+    rig = make_rig(Platform(supports_lookup=False))
     await rig.start()
     rig.platform.faults.append("after")
-    await rig.ask("k")
-    [deed] = await rig.deeds()
+    await rig.send("k")
+    [deed] = await rig.all_actions()
     assert (deed.state, deed.problem) == ("uncertain", "A10")
     await rig.after(3600.0)
     assert len(rig.platform.sent) == 1
 
 
-async def test_without_look_ups_an_unknown_one_waits_for_a_person(
+async def test_with_lookups_disabled_an_ambiguous_action_is_parked(
     make_rig: Callable[..., Rig],
 ) -> None:
     rig = make_rig(look_ups=())
     await rig.start()
     rig.platform.faults.append("before")
-    await rig.ask("k")
+    await rig.send("k")
     await rig.after(3600.0)
-    assert [(d.state, d.problem) for d in await rig.deeds()] == [("uncertain", "A10")]
-    assert not rig.platform.looked
+    assert [(d.state, d.problem) for d in await rig.all_actions()] == [("uncertain", "A10")]
+    assert not rig.platform.lookups
 
 
-async def test_a_person_says_what_became_of_it(rig: Rig) -> None:
+async def test_an_operator_resolves_a_parked_action(rig: Rig) -> None:
     rig.platform.faults.extend(["before", "before"])
-    await rig.ask("k")
+    await rig.send("k")
     await rig.after(3600.0)
-    [deed] = await rig.deeds()
+    [deed] = await rig.all_actions()
     await rig.store.actions.decide(deed.id, "again", by="ana", now=rig.clock.now())
     rig.dispatcher.wake()
     await rig.after(1.0)
@@ -206,13 +209,13 @@ async def test_a_person_says_what_became_of_it(rig: Rig) -> None:
 # ── order ────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_person_s_actions_start_in_order_and_an_uncertain_one_holds_back_nothing(
+async def test_a_persons_actions_start_in_order_and_an_ambiguous_one_blocks_nothing(
     rig: Rig,
 ) -> None:
     rig.platform.faults.extend(["wait", "before"])
-    await rig.ask("1", "2", "3")
+    await rig.send("1", "2", "3")
     await rig.after(10.0)
-    refs = [deed.ours for deed in await rig.deeds()]
+    refs = [deed.ref for deed in await rig.all_actions()]
     assert [a.ref for a in rig.platform.sent] == [refs[0], refs[0], refs[1], refs[2]]
     assert await rig.states() == ["uncertain", "applied", "applied"]
 
@@ -230,14 +233,14 @@ async def test_a_lease_lost_between_claim_and_send_sends_nothing(
             rig.lease.ours = False
 
     await rig.start(lose)
-    await rig.ask("k")
+    await rig.send("k")
     await rig.after(5.0)
     assert not rig.platform.sent
-    [deed] = await rig.deeds()
+    [deed] = await rig.all_actions()
     assert (deed.state, deed.sent_at) == ("waiting", None)
 
 
-async def test_a_lease_lost_while_the_person_is_looked_for_sends_nothing(rig: Rig) -> None:
+async def test_a_lease_lost_during_the_person_lookup_sends_nothing(rig: Rig) -> None:
     class Losing(dict[str, str]):
         def get(self, key: str, default: object = None) -> str:  # type: ignore[override]
             rig.lease.ours = False
@@ -247,10 +250,10 @@ async def test_a_lease_lost_while_the_person_is_looked_for_sends_nothing(rig: Ri
     await _push(rig, KLAVIYO_ID)
     await rig.after(1.0)
     assert not rig.platform.sent
-    assert [(d.state, d.sent_at) for d in await rig.deeds()] == [("waiting", None)]
+    assert [(d.state, d.sent_at) for d in await rig.all_actions()] == [("waiting", None)]
 
 
-async def test_a_frozen_holder_s_late_answer_settles_nothing_and_is_kept(
+async def test_a_late_response_of_a_frozen_holder_settles_nothing_and_is_kept(
     make_rig: Callable[..., Rig],
 ) -> None:
     rig = make_rig()
@@ -261,19 +264,19 @@ async def test_a_frozen_holder_s_late_answer_settles_nothing_and_is_kept(
             await frozen.wait()
 
     await rig.start(freeze)
-    await rig.ask("k")
+    await rig.send("k")
     assert await rig.states() == ["sending"]
-    late, rig.platform.reached = rig.dispatcher, rig.platform.reached
+    late, rig.platform.at_point = rig.dispatcher, rig.platform.at_point
     rig.lease.ours = False
     taken = await rig.store.leases.acquire(
-        "store", "another", now=rig.clock.now(), ttl=10**9, gone=f"us{rig.starts}"
+        "store", "another", now=rig.clock.now(), ttl=10**9, dead_holder=f"us{rig.starts}"
     )
     await rig.store.actions.recover(taken, now=rig.clock.now())  # type: ignore[arg-type]
     assert await rig.states() == ["uncertain"]
     frozen.set()
     await rig.after(1.0)
     assert late.idle
-    [deed] = await rig.deeds()
+    [deed] = await rig.all_actions()
     assert deed.state == "uncertain"
     assert deed.evidence
     assert "accepted" in deed.evidence
@@ -288,8 +291,8 @@ async def test_a_stop_finishes_what_is_in_flight(make_rig: Callable[..., Rig]) -
             await slow.wait()
 
     await rig.start(wait)
-    await rig.ask("k")
-    await rig.ask("l")
+    await rig.send("k")
+    await rig.send("l")
     stopping = asyncio.create_task(rig.dispatcher.stop(20.0))
     await rig.after(1.0)
     slow.set()
@@ -298,7 +301,7 @@ async def test_a_stop_finishes_what_is_in_flight(make_rig: Callable[..., Rig]) -
     assert await rig.states() == ["applied", "waiting"]
 
 
-async def test_a_stop_that_cuts_off_leaves_it_to_be_looked_up(make_rig: Callable[..., Rig]) -> None:
+async def test_an_action_cut_off_by_a_stop_is_looked_up(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
 
     async def hang(point: str) -> None:
@@ -306,7 +309,7 @@ async def test_a_stop_that_cuts_off_leaves_it_to_be_looked_up(make_rig: Callable
             await asyncio.Event().wait()
 
     await rig.start(hang)
-    await rig.ask("k")
+    await rig.send("k")
     stopping = asyncio.create_task(rig.dispatcher.stop(1.0))
     await rig.after(10.0)
     await stopping
@@ -325,33 +328,33 @@ KLAVIYO_ID = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
 
 async def _push(rig: Rig, customer: str) -> None:
     action = Action("push", customer=customer, message="Hi")
-    await rig.door.take("flow", [Asked(action, "push", customer)])
+    await rig.endpoint.submit("flow", [ActionRequest(action, "push", customer)])
     await rig.after(0.0)
 
 
-async def test_klaviyo_s_id_is_resolved_to_an_address(rig: Rig) -> None:
+async def test_a_klaviyo_id_is_resolved_to_an_address(rig: Rig) -> None:
     rig.addresses[KLAVIYO_ID] = "ana@example.com"
     await _push(rig, KLAVIYO_ID)
     [sent] = rig.platform.sent
     assert (sent.email, sent.customer) == ("ana@example.com", None)
 
 
-async def test_an_id_that_klaviyo_does_not_know_is_held_and_says_so(rig: Rig) -> None:
+async def test_an_id_unknown_to_klaviyo_is_held_with_its_reason(rig: Rig) -> None:
     await _push(rig, KLAVIYO_ID)
     assert not rig.platform.sent
-    [deed] = await rig.deeds()
+    [deed] = await rig.all_actions()
     assert (deed.state, deed.problem, deed.sent_at) == ("held", "A40", None)
 
 
-async def test_the_platform_s_own_id_is_left_to_the_platform(rig: Rig) -> None:
+async def test_the_platforms_own_id_is_passed_through(rig: Rig) -> None:
     await _push(rig, "c7")
     assert [a.customer for a in rig.platform.sent] == ["c7"]
 
 
-async def test_a_person_whom_the_platform_cannot_name_is_held(rig: Rig) -> None:
+async def test_an_action_for_an_unresolvable_person_is_held(rig: Rig) -> None:
     rig.platform.faults.append(Rejected(Problem.NO_IDENTITY, "by address only"))
     await _push(rig, "c7")
-    assert [(d.state, d.problem, d.detail) for d in await rig.deeds()] == [
+    assert [(d.state, d.problem, d.detail) for d in await rig.all_actions()] == [
         ("held", "A40", "by address only")
     ]
 
@@ -359,17 +362,17 @@ async def test_a_person_whom_the_platform_cannot_name_is_held(rig: Rig) -> None:
 # ── caps ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_approved_cap_lets_go_what_it_held(make_rig: Callable[..., Rig]) -> None:
+async def test_approving_a_cap_releases_what_it_held(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(caps=Caps(per_person=1))
     await rig.start()
-    await rig.ask("1", "2", "3")
+    await rig.send("1", "2", "3")
     assert await rig.states() == ["applied", "held", "held"]
     [question] = await rig.store.approvals.find()
     answer = await rig.store.approvals.decide(
         question.id, approved=True, by="ana", now=rig.clock.now()
     )
     assert answer
-    rig.clerk.decided(answer)
+    rig.held_worker.on_approval_decided(answer)
     await rig.after(1.0)
     assert await rig.states() == ["applied", "applied", "applied"]
     assert not await rig.store.approvals.find(pending=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-WORDS: dict[str, tuple[str, ...]] = {
+KEYWORDS: dict[str, tuple[str, ...]] = {
     "": ("version", "source", "timezone", "identity", "events", "profile"),
     "identity": ("email", "external_id", "phone_number", "default_region"),
     "events": ("prefix", "unknown", "attach_profile", "metrics"),
@@ -30,7 +30,7 @@ ATTRIBUTES = (
     "location.ip",
 )
 
-VIEW = (
+VIEW_PATHS = (
     "email",
     "phone",
     "first_name",

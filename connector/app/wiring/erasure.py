@@ -7,25 +7,25 @@ from typing import Any
 
 import orjson
 
-from connector.app.wiring.context import Site
+from connector.app.wiring.context import ConnectionContext
 from connector.klaviyo.limits import ERASE_PROFILE
-from connector.service import Line
+from connector.service import ConnectionRuntime
 
 
-def build(site: Site, line: Line) -> None:
+def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
     """The order `erase`: a deletion job for each address. Scope data-privacy:write."""
 
     async def erase(args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
-        if site.shadow:
+        if context.shadow:
             return False, {"error": "shadow mode sends nothing to Klaviyo"}
         for email in args["emails"]:
-            await site.api.permit(ERASE_PROFILE)
-            sent = await site.api.post(ERASE_PROFILE, _job(email))
+            await context.api.permit(ERASE_PROFILE)
+            sent = await context.api.post(ERASE_PROFILE, _job(email))
             if sent.error:
                 return False, {"error": str(sent.error)}
         return True, {"deletion_jobs_at_klaviyo": len(args["emails"])}
 
-    line.orders["erase"] = erase
+    runtime.command_handlers["erase"] = erase
 
 
 def _job(email: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from connector.net.rate_limit import Governor, Limit
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.ports import Clock, Store
 from connector.runtime.metrics import Metrics, account_label
 
@@ -12,14 +12,14 @@ _DAY, _MINUTES = 86_400, 180
 """Seconds of spent quota that are read at start: as long as the longest window, and more."""
 
 
-class Quotas:
+class RateLimiters:
     """One governor per account or credential, however many connections share it."""
 
     def __init__(self, store: Store, clock: Clock, metrics: Metrics) -> None:
         self._store = store
         self._clock = clock
         self._metrics = metrics
-        self._governors: dict[str, Governor] = {}
+        self._limiters: dict[str, RateLimiter] = {}
         self._uses: dict[str, dict[str, tuple[float, float]]] = {}
 
     async def of(
@@ -30,46 +30,46 @@ class Quotas:
         connection: str,
         share: float = 1.0,
         live_reserve: float = 0.0,
-    ) -> Governor:
+    ) -> RateLimiter:
         """The governor of an account, remembering what was granted before a restart. Connections
         that share an account are shares of one quota: the smallest share of those that use it
         counts, and the largest reserve."""
         uses = self._uses.setdefault(account, {})
         uses[connection] = (share, live_reserve)
-        if account not in self._governors:
+        if account not in self._limiters:
             longest = _DAY if any(limit.daily for limit in limits.values()) else _MINUTES
             since = self._clock.now() // 1000 - longest
-            spent = await self._store.memory.spent(since_second=since)
+            spent = await self._store.facts.usage_since(since_second=since)
             # Connections start together: another may have made it while the store was asked.
-            if account not in self._governors:
-                self._governors[account] = self._new(account, limits)
-                self._governors[account].load(spent)
-        governor = self._governors[account]
-        governor.adjust(
+            if account not in self._limiters:
+                self._limiters[account] = self._create(account, limits)
+                self._limiters[account].load(spent)
+        limiter = self._limiters[account]
+        limiter.adjust(
             limits,
             share=min(share for share, _ in uses.values()),
             live_reserve=max(reserve for _, reserve in uses.values()),
         )
-        return governor
+        return limiter
 
-    def _new(self, account: str, limits: Mapping[str, Limit]) -> Governor:
+    def _create(self, account: str, limits: Mapping[str, Limit]) -> RateLimiter:
         label = account_label(account)
 
         def blocked(endpoint: str, wait: float) -> None:
             self._metrics.quota_wait.labels(label, endpoint).inc(wait)
 
-        return Governor(label, limits, clock=self._clock, share=1.0, blocked=blocked)
+        return RateLimiter(label, limits, clock=self._clock, share=1.0, on_wait=blocked)
 
-    def start_over(self) -> None:
+    def reset_uses(self) -> None:
         """The configuration is read again: who uses which account is told anew."""
         self._uses.clear()
 
-    def forget(self, account: str) -> None:
+    def drop(self, account: str) -> None:
         """Drop a governor that another has taken over from: what it granted is in the store."""
-        self._governors.pop(account, None)
+        self._limiters.pop(account, None)
         self._uses.pop(account, None)
 
-    def publish(self) -> None:
-        for governor in self._governors.values():
-            for endpoint, window, left in governor.remaining():
-                self._metrics.quota.labels(governor.account, endpoint, window).set(left)
+    def publish_metrics(self) -> None:
+        for limiter in self._limiters.values():
+            for endpoint, window, left in limiter.remaining():
+                self._metrics.quota.labels(limiter.account, endpoint, window).set(left)

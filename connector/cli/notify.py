@@ -23,24 +23,24 @@ def options() -> None:
 @app.command()
 def test(context: typer.Context) -> None:
     """One POST to each [[notify]], and what came back. Exit 1 where one was not taken."""
-    told = session.run(_test(session.read(context.obj)))
-    if not told:
+    results = session.run(_test(session.read(context.obj)))
+    if not results:
         typer.echo("no [[notify]] with an address in the configuration", err=True)
         raise typer.Exit(1)
-    for target, status, fault in told:
+    for target, status, fault in results:
         print(f"{target}: {'taken' if not fault else 'NOT TAKEN'}, {fault or f'HTTP {status}'}")
-    raise typer.Exit(1 if any(fault for _, _, fault in told) else 0)
+    raise typer.Exit(1 if any(fault for _, _, fault in results) else 0)
 
 
 async def _test(config: Config) -> list[tuple[Target, int, str]]:
-    from connector.app.daemon import poster
+    from connector.app.daemon import notification_poster
     from connector.runtime.clock import SystemClock
     from connector.service import notify
 
     clock = SystemClock()
     return await notify.test(
         notify.targets(config.notify),
-        poster(config, clock),
+        notification_poster(config, clock),
         source=config.server.public_url,
         now=clock.now(),
     )

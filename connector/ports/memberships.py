@@ -7,51 +7,39 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    Millis,
-)
-from connector.domain.memberships import (
-    Group,
-    Link,
-)
-from connector.domain.records import (
-    State,
-)
-from connector.ports.queues import Fence, Receipted
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.memberships import Group, Link
+from connector.domain.records import State
+from connector.ports.queues import Fence, ReceiptQueue
 
 if TYPE_CHECKING:
-    from connector.ports.platform import (
-        Member,
-        MembersPage,
-    )
+    from connector.ports.platform import Member, MembersPage
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class PendingRemovals:
     """How many people a sync would take off a target, `of` how many who should be on it."""
 
     count: int
-    of: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class MembershipCounts:
     """A target in numbers: who should be on it (`here`), who is as far as we know (`there`), in
     `both`, whose change waits to be told (`waiting`), was told and not confirmed (`unsure`), whom
     somebody took off by hand (`removed`), and whom nobody of ours put there (`foreign`)."""
 
-    here: int
-    there: int
-    both: int
-    waiting: int
-    unsure: int
+    wanted: int
+    actual: int
+    matching: int
+    pending: int
+    unconfirmed: int
     removed: int
     foreign: int
 
 
-class Memberships(Receipted, Protocol):
+class Memberships(ReceiptQueue, Protocol):
     """People as members of lists and tags: promises 5 and 6. One write of a membership is in
     flight at a time, so a leave never crosses a join; a leave is a `solo` entry.
 
@@ -59,7 +47,7 @@ class Memberships(Receipted, Protocol):
     was pushed since, and of whom a scan that still runs has found; only a complete scan, applied,
     makes anybody leave."""
 
-    async def link(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
+    async def set_links(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
         """The lane's links are these from now on. `account` is where people are told apart."""
         ...
 
@@ -67,31 +55,31 @@ class Memberships(Receipted, Protocol):
         """Those that are configured, a target before its sources."""
         ...
 
-    async def found(self, group: int, far_id: str, title: str, *, now: Millis) -> None:
+    async def set_remote_id(self, group: int, remote_id: str, title: str, *, now: Millis) -> None:
         """The far end knows the group by this id; who waited for that may be told again."""
         ...
 
-    async def lost(self, group: int) -> None:
+    async def clear_remote_id(self, group: int) -> None:
         """Its id is not good any more: it is looked up by its name anew."""
         ...
 
-    async def failing(self, group: int, problem: Problem | None, detail: str = "") -> None:
+    async def set_problem(self, group: int, problem: Problem | None, detail: str = "") -> None:
         """Why the group cannot be read or kept now; None: it can."""
         ...
 
-    async def begin(self, group: int, fence: Fence, *, now: Millis) -> Group:
+    async def begin_scan(self, group: int, fence: Fence, *, now: Millis) -> Group:
         """A scan from the start; what an unfinished one had is not counted."""
         ...
 
-    async def stage(
+    async def stage_page(
         self,
         group: int,
         page: MembersPage,
         fence: Fence,
         *,
-        asked_at: Millis,
+        requested_at: Millis,
         now: Millis,
-        greets: bool = False,
+        track_joins: bool = False,
         without_address: int = 0,
     ) -> Group:
         """A page of a source's scan, with its cursor: whom it names is a member now, unless a
@@ -100,49 +88,49 @@ class Memberships(Receipted, Protocol):
         ...
 
     async def read_back(
-        self, group: int, page: MembersPage, fence: Fence, *, asked_at: Millis, now: Millis
+        self, group: int, page: MembersPage, fence: Fence, *, requested_at: Millis, now: Millis
     ) -> Group:
         """A page of a list as it is, with its cursor. What was told after the page was asked for
         counts more."""
         ...
 
-    async def compare(self, target: int, *, re_add: bool, now: Millis) -> int:
+    async def find_manual_removals(self, target: int, *, re_add: bool, now: Millis) -> int:
         """After a complete read-back: members who should be there and are not were taken off by
         hand, and are put back if `re_add`; returns how many of them there are now."""
         ...
 
-    async def leaving(self, source: int) -> Leaving:
+    async def pending_removals(self, source: int) -> PendingRemovals:
         """What `apply` would take off the source's target."""
         ...
 
-    async def apply(self, source: int, *, now: Millis) -> int:
+    async def apply_scan(self, source: int, *, now: Millis) -> int:
         """Whom the last complete scan did not find leaves; returns how many are taken off."""
         ...
 
-    async def repeat(self, target: int, *, now: Millis) -> int:
+    async def resend_unconfirmed(self, target: int, *, now: Millis) -> int:
         """Tell again what was taken and not confirmed, after everything else."""
         ...
 
-    async def open(self, target: int, *, now: Millis) -> int:
+    async def enable_writes(self, target: int, *, now: Millis) -> int:
         """The target may be told from now on; returns how many wait for that."""
         ...
 
-    async def dismiss(self, target: int, *, now: Millis) -> int:
+    async def remove_foreign(self, target: int, *, now: Millis) -> int:
         """Foreign members leave."""
         ...
 
-    async def standing(self, target: int) -> Standing: ...
+    async def count_members(self, target: int) -> MembershipCounts: ...
 
-    async def to_greet(self, source: int, *, limit: int) -> Sequence[Member]:
+    async def unhandled_joins(self, source: int, *, limit: int) -> Sequence[Member]:
         """Who joined and was not greeted, in the order of their addresses."""
         ...
 
-    async def greeted(self, source: int, emails: Sequence[str]) -> None: ...
+    async def mark_joins_handled(self, source: int, emails: Sequence[str]) -> None: ...
 
-    async def try_again(self, lane: LaneId, states: Sequence[State], *, now: Millis) -> int:
+    async def requeue(self, lane: LaneId, states: Sequence[State], *, now: Millis) -> int:
         """What ended in one of these states is ready again."""
         ...
 
-    async def forget_account(self, connection: str, *, now: Millis) -> None:
+    async def reset_account(self, connection: str, *, now: Millis) -> None:
         """Klaviyo's side is another account from now on: its ids and what it was told is gone."""
         ...

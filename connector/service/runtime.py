@@ -6,30 +6,22 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from connector.actions.endpoint import FlowDoor
-from connector.domain.actions import (
-    Added,
-    Asked,
-    Conflict,
-    Origin,
-)
-from connector.domain.attention import (
-    Check,
-    Need,
-)
+from connector.actions.flow_endpoint import FlowEndpoint
+from connector.domain.actions import ActionReceipt, ActionRequest, Conflict, Origin
+from connector.domain.attention import AttentionItem, Check
 from connector.pipeline.dispatch import Dispatcher
-from connector.pipeline.intake import Door
-from connector.pipeline.profile_reads import Refresher
+from connector.pipeline.intake import WebhookEndpoint
+from connector.pipeline.profile_reads import ProfileReadSink
 from connector.ports import Approval
 
 KLAVIYO = "klaviyo"
 
-Handler = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]]]
+CommandHandler = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]]]
 """Carries out one kind of order: (whether it was done, what it came to or why not)."""
 
 
 @dataclass(slots=True)
-class Line:
+class ConnectionRuntime:
     """A connection as it runs: its doors for webhooks and flows, its lanes, what runs beside them.
 
     `mapping` is the version in use, `account` Klaviyo's id where it could be read. `more` are
@@ -48,21 +40,23 @@ class Line:
     checks: list[Callable[[], Awaitable[Sequence[Check]]]]
     close: list[Callable[[], Awaitable[None]]]
     events: Dispatcher[Any] = field(init=False)
-    door: Door | None = None
-    flows: FlowDoor | None = None
+    webhook_endpoint: WebhookEndpoint | None = None
+    flow_endpoint: FlowEndpoint | None = None
     reads: Dispatcher[Any] | None = None
     writes: Dispatcher[Any] | None = None
-    refresher: Refresher | None = None
+    profile_reads: ProfileReadSink | None = None
     renews: Callable[[str], bool] = lambda name: False
     by_id: bool = False
-    more: list[Dispatcher[Any]] = field(default_factory=list)
+    extra_dispatchers: list[Dispatcher[Any]] = field(default_factory=list)
     loops: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     idle: list[Callable[[], Awaitable[bool]]] = field(default_factory=list)
-    needs: list[Callable[[], Awaitable[Sequence[Need]]]] = field(default_factory=list)
-    orders: dict[str, Handler] = field(default_factory=dict)
-    errands: set[str] = field(default_factory=set)
-    act: Callable[[Origin, Sequence[Asked]], Awaitable[Added | Conflict]] | None = None
-    decided: list[Callable[[Approval], None]] = field(default_factory=list)
+    attention: list[Callable[[], Awaitable[Sequence[AttentionItem]]]] = field(default_factory=list)
+    command_handlers: dict[str, CommandHandler] = field(default_factory=dict)
+    long_running: set[str] = field(default_factory=set)
+    enqueue_actions: (
+        Callable[[Origin, Sequence[ActionRequest]], Awaitable[ActionReceipt | Conflict]] | None
+    ) = None
+    on_approval_decided: list[Callable[[Approval], None]] = field(default_factory=list)
 
     async def aclose(self) -> None:
         for close in self.close:
@@ -70,5 +64,5 @@ class Line:
 
     @property
     def dispatchers(self) -> list[Dispatcher[Any]]:
-        found = (self.reads, self.events, self.writes, *self.more)
+        found = (self.reads, self.events, self.writes, *self.extra_dispatchers)
         return [dispatcher for dispatcher in found if dispatcher is not None]

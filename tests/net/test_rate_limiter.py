@@ -11,10 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.domain.lanes import (
-    Spend,
-)
-from connector.net.rate_limit import Governor, Limit
+from connector.domain.lanes import QuotaUsage
+from connector.net.rate_limit import Limit, RateLimiter
 from connector.testing.fakes.clock import FakeClock
 
 E = "POST /api/events"
@@ -23,8 +21,8 @@ OTHER = "GET /api/accounts"
 
 def make_governor(
     limit: Limit, share: float = 1.0, clock: FakeClock | None = None, **more: Any
-) -> Governor:
-    return Governor(
+) -> RateLimiter:
+    return RateLimiter(
         "acct", {E: limit, OTHER: Limit(1, 15)}, clock=clock or FakeClock(), share=share, **more
     )
 
@@ -85,7 +83,7 @@ def test_no_window_ever_holds_more_than_our_share(
             wait = grant.wait
             assert 0 <= grant.count <= first
             assert (grant.count == 0) == (grant.wait > 0)
-            assert sum(spend.count for spend in grant.spend) == grant.count
+            assert sum(spend.count for spend in grant.usage) == grant.count
         elif what == "give back":
             grant = governor.reserve(E, first)
             unused = min(second, grant.count)
@@ -100,7 +98,7 @@ def test_no_window_ever_holds_more_than_our_share(
 
 @settings(deadline=None, max_examples=60)
 @given(limit=SMALL, share=SHARES, want=st.integers(1, 20))
-def test_our_share_can_be_used_up(limit: Limit, share: float, want: int) -> None:
+def test_our_share_can_be_fully_used(limit: Limit, share: float, want: int) -> None:
     clock = FakeClock()
     governor = make_governor(limit, share, clock)
     burst, second = ours(limit.burst, share)
@@ -121,7 +119,7 @@ def test_our_share_can_be_used_up(limit: Limit, share: float, want: int) -> None
 
 @settings(deadline=None, max_examples=100)
 @given(limit=SMALL, share=SHARES)
-def test_waiting_as_long_as_told_is_enough(limit: Limit, share: float) -> None:
+def test_waiting_for_the_returned_delay_is_enough(limit: Limit, share: float) -> None:
     clock = FakeClock()
     governor = make_governor(limit, share, clock)
     for _ in range(20):
@@ -131,7 +129,7 @@ def test_waiting_as_long_as_told_is_enough(limit: Limit, share: float) -> None:
         assert governor.reserve(E, 1).count == 1
 
 
-def drain(governor: Governor, endpoint: str = E, **how: Any) -> int:
+def drain(governor: RateLimiter, endpoint: str = E, **how: Any) -> int:
     return sum(iter(lambda: governor.reserve(endpoint, 7, **how).count, 0))
 
 
@@ -170,7 +168,7 @@ def test_a_share_below_one_request_stretches_the_window() -> None:
     reserve=st.floats(0.1, 0.8),
     steps=STEPS,
 )
-def test_backfill_never_touches_what_is_kept_for_live(
+def test_a_backfill_never_uses_the_live_reserve(
     limit: Limit, reserve: float, steps: list[tuple[str, Any, Any]]
 ) -> None:
     clock = FakeClock()
@@ -186,7 +184,7 @@ def test_backfill_never_touches_what_is_kept_for_live(
     assert busiest(backfilled, 60) <= max(1, math.floor(limit.steady * (1 - reserve)))
 
 
-def test_live_finds_its_reserve_after_a_backfill_took_all_it_may() -> None:
+def test_live_traffic_has_its_reserve_after_a_backfill_used_its_maximum() -> None:
     governor = make_governor(Limit(10, 150), live_reserve=0.2)
     assert drain(governor, backfill=True) == 8
     assert governor.reserve(E, 1, backfill=True).wait > 0
@@ -194,7 +192,7 @@ def test_live_finds_its_reserve_after_a_backfill_took_all_it_may() -> None:
     assert governor.reserve(E, 1, backfill=True).count == 0
 
 
-def test_a_quota_of_one_still_lets_a_backfill_move() -> None:
+def test_a_quota_of_one_still_lets_a_backfill_progress() -> None:
     assert make_governor(Limit(1, 15), live_reserve=0.5).reserve(E, 1, backfill=True).count == 1
 
 
@@ -236,40 +234,40 @@ def test_a_window_that_spans_a_restart_holds_no_more_than_our_share(
 ) -> None:
     clock = FakeClock()
     used: list[float] = []
-    saved: list[Spend] = []
+    saved: list[QuotaUsage] = []
     for steps in (before, after):
         governor = make_governor(limit, share, clock)
         governor.load(saved)
         for want, move in steps:
             grant = governor.reserve(E, want)
             used += [clock.monotonic()] * grant.count
-            saved += grant.spend
+            saved += grant.usage
             clock.move(move)
         clock.move(down)
     assert_kept(used, limit, share)
 
 
-def test_the_spend_of_others_is_nobodys_business() -> None:
+def test_usage_of_other_accounts_is_ignored() -> None:
     clock = FakeClock()
     governor = make_governor(Limit(3, 30), clock=clock)
     second = clock.now() // 1000
-    governor.load([Spend("another", E, second, 3), Spend("acct", "GET /gone", second, 3)])
+    governor.load([QuotaUsage("another", E, second, 3), QuotaUsage("acct", "GET /gone", second, 3)])
     assert drain(governor) == 3
 
 
-def test_a_spend_of_the_last_minute_is_remembered_and_an_older_one_forgotten() -> None:
+def test_usage_of_the_last_minute_counts_and_older_usage_does_not() -> None:
     clock = FakeClock()
     second = clock.now() // 1000
     governor = make_governor(Limit(10, 10), clock=clock)
-    governor.load([Spend("acct", E, second - 63, 9), Spend("acct", E, second - 55, 4)])
+    governor.load([QuotaUsage("acct", E, second - 63, 9), QuotaUsage("acct", E, second - 55, 4)])
     assert drain(governor) == 6
 
 
-def test_a_spend_in_the_future_counts_as_now() -> None:
+def test_usage_in_the_future_counts_as_now() -> None:
     """The wall clock was put back while we were down."""
     clock = FakeClock()
     governor = make_governor(Limit(10, 10), clock=clock)
-    governor.load([Spend("acct", E, clock.now() // 1000 + 9_999, 10)])
+    governor.load([QuotaUsage("acct", E, clock.now() // 1000 + 9_999, 10)])
     assert drain(governor) == 0
     clock.move(62)
     assert drain(governor) == 10
@@ -278,7 +276,7 @@ def test_a_spend_in_the_future_counts_as_now() -> None:
 # ── what the far end says ────────────────────────────────────────────────────────────────────────
 
 
-def test_nothing_is_granted_before_the_far_end_said() -> None:
+def test_nothing_is_granted_before_retry_after_has_passed() -> None:
     clock = FakeClock()
     governor = make_governor(Limit(3, 30), clock=clock)
     governor.slow_down(E, 30)
@@ -303,14 +301,14 @@ def test_nothing_is_granted_before_the_far_end_said() -> None:
         ({}, 0.0),
     ],
 )
-def test_the_far_end_is_believed_when_nothing_remains(headers: dict[str, str], wait: float) -> None:
+def test_a_remaining_header_of_zero_stops_grants(headers: dict[str, str], wait: float) -> None:
     governor = make_governor(Limit(10, 150))
     governor.observe(E, headers)
     grant = governor.reserve(E, 1)
     assert (grant.count, grant.wait) == (int(wait == 0), pytest.approx(wait))
 
 
-def test_what_is_given_back_can_be_granted_again() -> None:
+def test_released_permits_can_be_granted_again() -> None:
     governor = make_governor(Limit(10, 10))
     first = governor.reserve(E, 10)
     assert first.count == 10
@@ -318,7 +316,7 @@ def test_what_is_given_back_can_be_granted_again() -> None:
     assert drain(governor) == 4
 
 
-def test_a_grant_gives_back_its_own_and_nobody_elses() -> None:
+def test_a_release_returns_only_its_own_permits() -> None:
     clock = FakeClock()
     governor = make_governor(Limit(2, 150), clock=clock)
     early = governor.reserve(E, 1)
@@ -331,7 +329,7 @@ def test_a_grant_gives_back_its_own_and_nobody_elses() -> None:
     assert drain(governor) == 1
 
 
-def test_what_remains_is_told_for_every_window() -> None:
+def test_the_remaining_quota_is_reported_for_every_window() -> None:
     governor = make_governor(Limit(10, 150, daily=1000), 0.5)
     governor.reserve(E, 2)
     assert list(governor.remaining()) == [
@@ -343,9 +341,9 @@ def test_what_remains_is_told_for_every_window() -> None:
     ]
 
 
-def test_time_that_quota_made_us_wait_is_told() -> None:
+def test_time_waited_for_quota_is_reported() -> None:
     told: list[tuple[str, float]] = []
-    governor = make_governor(Limit(1, 15), blocked=lambda *said: told.append(said))
+    governor = make_governor(Limit(1, 15), on_wait=lambda *said: told.append(said))
     governor.reserve(E, 1)
     grant = governor.reserve(E, 1)
     assert told == [(E, grant.wait)]

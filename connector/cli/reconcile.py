@@ -12,7 +12,7 @@ from connector.cli import session
 if TYPE_CHECKING:
     from connector.config import Config
 
-_PATIENCE = 86_400.0
+_TIMEOUT = 86_400.0
 
 
 def register(app: typer.Typer) -> None:
@@ -34,11 +34,11 @@ def reconcile(
         typer.confirm("Tell Klaviyo again what differs there?", abort=True, err=True)
     config = session.read(context.obj)
     args = {"connection": connection, "sample": sample, "fix": fix}
-    if detach and session.run(session.is_held(config)):
+    if detach and session.run(session.is_running(config)):
         session.follow(context.obj, "reconcile", args, detach=True)
-    session.say(session.run(_work(config, args)))
+    session.print_result(session.run(_execute(config, args)))
 
 
-async def _work(config: Config, args: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
-    async with session.at_work(config, patience=_PATIENCE) as carry_out:
-        return await carry_out("reconcile", args)
+async def _execute(config: Config, args: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+    async with session.executor(config, timeout=_TIMEOUT) as execute:
+        return await execute("reconcile", args)

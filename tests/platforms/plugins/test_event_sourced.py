@@ -10,14 +10,10 @@ import orjson
 import pytest
 
 from connector.app.daemon import read_config
-from connector.domain.lanes import (
-    Millis,
-)
-from connector.domain.records import (
-    Record,
-)
+from connector.domain.lanes import Millis
+from connector.domain.records import Record
 from connector.mapping import compile_mapping
-from connector.pipeline.profile_reads import Listener
+from connector.pipeline.profile_reads import EventFieldExtractor
 from connector.tools.previews import preview
 
 from .daemon import running
@@ -71,7 +67,7 @@ async def test_a_platform_that_cannot_be_read_still_fills_fields(
 ) -> None:
     (tmp_path / "own.toml").write_text(MAPPING)
     async with running(tmp_path, CONFIG, {}, {}, monkeypatch) as daemon:
-        assert daemon.app.lines["acme"].reads is None
+        assert daemon.app.runtimes["acme"].reads is None
         for body in (
             event("1", "tier.changed", NOW + 5, tier="Gold"),
             event("2", "tier.changed", NOW, tier="Silver"),
@@ -93,24 +89,24 @@ async def test_a_platform_that_cannot_be_read_still_fills_fields(
         assert (await daemon.get("/healthz"))[0] == 200
 
 
-async def test_what_is_heard_is_told_although_the_lane_of_events_stands_still(
+async def test_event_sourced_fields_are_sent_while_the_event_lane_is_paused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own.toml").write_text(MAPPING)
     async with running(tmp_path, CONFIG, {}, {}, monkeypatch) as daemon:
-        await daemon.app.lines["acme"].events.stop(1.0)
+        await daemon.app.runtimes["acme"].events.stop(1.0)
         await daemon.post("acme", event("1", "pass.installed"), {}, "s3cret")
         wanted = {"wallet_pass": "installed"}
         await daemon.until(lambda: daemon.properties("ana@example.com") == wanted, 8.0)
         assert daemon.klaviyo.recorded("http:1") == 0
 
 
-def make_listener(*, partial: bool = True, view: Any = None) -> Listener:
+def make_extractor(*, partial: bool = True, view: Any = None) -> EventFieldExtractor:
     def plain(name: str, at: int, body: dict[str, Any], email: str | None) -> dict[str, Any]:
         shown = {"event": {"name": name, "time": body["t"], "properties": body}, "raw": body}
         return shown | ({"email": email} if email else {})
 
-    return Listener(
+    return EventFieldExtractor(
         compile_mapping(MAPPING),
         view or plain,
         lane=1,  # type: ignore[arg-type]
@@ -125,9 +121,9 @@ def record(name: str, *, at: int = 1_000, email: str | None = "a@b.co", **body: 
     return Record("k", "x:k", name, Millis(at), data, person="p", email=email)
 
 
-def test_it_is_of_the_events_time_and_never_of_a_later_one_than_its_receipt() -> None:
+def test_observed_at_is_the_events_time_and_never_after_receipt() -> None:
     for at, received, then in ((1_000, 5_000, 1_000), (9_000, 5_000, 5_000)):
-        heard = make_listener().observation(record("pass.removed", at=at), Millis(received))
+        heard = make_extractor().observation(record("pass.removed", at=at), Millis(received))
         assert heard
         assert (heard.at, heard.since, heard.changes) == (
             then,
@@ -140,21 +136,21 @@ def test_it_is_of_the_events_time_and_never_of_a_later_one_than_its_receipt() ->
 @pytest.mark.parametrize(
     "said", [record("tier.changed"), record("tier.changed", tier="-"), record("other", tier="Gold")]
 )
-def test_an_event_without_a_word_says_nothing_and_unsets_nothing(said: Record) -> None:
-    assert make_listener().observation(said, Millis(0)) is None
-    known = make_listener(partial=False).observation(said, Millis(0))
+def test_an_event_without_the_field_sets_and_unsets_nothing(said: Record) -> None:
+    assert make_extractor().observation(said, Millis(0)) is None
+    known = make_extractor(partial=False).observation(said, Millis(0))
     assert known
     assert known.changes == {}
 
 
-def test_a_view_that_fails_costs_no_event() -> None:
+def test_a_failing_view_loses_no_event() -> None:
     def broken(*_: Any) -> dict[str, Any]:
         raise RuntimeError
 
-    assert make_listener(view=broken).observation(record("pass.removed"), Millis(0)) is None
+    assert make_extractor(view=broken).observation(record("pass.removed"), Millis(0)) is None
 
 
-def test_preview_shows_what_an_event_itself_says(tmp_path: Path) -> None:
+def test_preview_shows_event_sourced_fields(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(MAPPING)
     file = tmp_path / "connector.toml"
     file.write_text(CONFIG.replace("${KLAVIYO_BASE_URL}", "http://127.0.0.1"))

@@ -7,7 +7,7 @@ from typing import Any
 from connector.sandbox import KlaviyoSandbox
 
 
-async def test_half_a_request_is_none() -> None:
+async def test_an_incomplete_request_is_not_counted() -> None:
     klaviyo = KlaviyoSandbox()
     said = [
         {"type": "http.request", "body": b'{"data": ', "more_body": True},

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from connector.mapping import CompiledMapping, Writer, clashes, compile_mapping, load
+from connector.mapping import CompiledMapping, Writer, compile_mapping, find_conflicts, load
 from tests.paths import MAPPINGS
 
 
@@ -36,8 +36,10 @@ def writer(name: str, *accounts: str, of: CompiledMapping, **sends: bool) -> Wri
     return Writer(name, frozenset(accounts), of, **sends)
 
 
-def test_both_connections_the_names_and_the_remedy_are_said() -> None:
-    fields, metrics = clashes([writer("a", "K", of=mapping()), writer("b", "K", of=mapping())])
+def test_the_fault_names_both_connections_the_fields_and_the_fix() -> None:
+    fields, metrics = find_conflicts(
+        [writer("a", "K", of=mapping()), writer("b", "K", of=mapping())]
+    )
     assert fields.startswith('connections.b.mapping: found the profile fields "points"')
     assert metrics.startswith('connections.b.mapping: found the metrics "Points Changed"')
     for fault in (fields, metrics):
@@ -59,26 +61,26 @@ def test_both_connections_the_names_and_the_remedy_are_said() -> None:
         (writer("b", "K", of=mapping(), profiles=False), ["metrics"]),
     ],
 )
-def test_only_what_both_send_to_one_account_counts(second: Writer, found: list[str]) -> None:
-    said = clashes([writer("a", "K", of=mapping()), second])
+def test_only_fields_sent_to_the_same_account_clash(second: Writer, found: list[str]) -> None:
+    said = find_conflicts([writer("a", "K", of=mapping()), second])
     assert ["fields" if "profile fields" in line else "metrics" for line in said] == found
 
 
-def test_an_attribute_of_klaviyos_is_a_field_too() -> None:
+def test_a_klaviyo_attribute_is_a_field_too() -> None:
     one = writer("a", "K", of=mapping(first_name="true"))
     other = writer("b", "K", of=mapping("B ", "b_points", first_name="true"))
-    [fault] = clashes([one, other])
+    [fault] = find_conflicts([one, other])
     assert '"first_name"' in fault
 
 
 def test_every_two_of_three_are_compared() -> None:
     three = [writer(name, "K", of=mapping()) for name in "abc"]
-    assert len(clashes(three)) == 2 * len(list(combinations("abc", 2)))
+    assert len(find_conflicts(three)) == 2 * len(list(combinations("abc", 2)))
 
 
-def test_the_mappings_that_come_along_share_one_account() -> None:
+def test_the_shipped_mappings_can_share_one_account() -> None:
     shipped = ("jericommerce", "yotpo", "wll")
     there = [name for name in shipped if (MAPPINGS / f"{name}.toml").exists()]
     assert len(there) >= 2
     writers = [writer(name, "K", of=load(MAPPINGS / f"{name}.toml").mapping) for name in there]
-    assert clashes(writers) == []
+    assert find_conflicts(writers) == []

@@ -22,7 +22,7 @@ class TooLarge(Exception):
     """More than MAX_BODY."""
 
 
-class Left(Exception):
+class ClientDisconnected(Exception):
     """The caller went away in mid-body."""
 
 
@@ -35,7 +35,7 @@ async def read_body(headers: dict[str, str], receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            raise Left
+            raise ClientDisconnected
         part = message.get("body", b"")
         size += len(part)
         if size > MAX_BODY:
@@ -45,19 +45,21 @@ async def read_body(headers: dict[str, str], receive: Receive) -> bytes:
         parts.append(part)
 
 
-async def answer(
-    send: Send, status: int, said: dict[str, str], *headers: tuple[bytes, bytes]
+async def send_json(
+    send: Send, status: int, payload: dict[str, str], *headers: tuple[bytes, bytes]
 ) -> None:
-    await send_out(send, status, orjson.dumps(said), JSON, *headers)
+    await send_response(send, status, orjson.dumps(payload), JSON, *headers)
 
 
-async def send_out(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+async def send_response(
+    send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]
+) -> None:
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
 
 
-class Refusals:
+class RejectionResponder:
     """Says no to a caller: counted, logged and answered. `what` is refused, in the log's words."""
 
     def __init__(self, what: str, metrics: Metrics) -> None:
@@ -75,7 +77,7 @@ class Refusals:
         problem: Problem | None = None,
         *headers: tuple[bytes, bytes],
     ) -> None:
-        self._metrics.turned_away(connection, reason)
+        self._metrics.record_rejected(connection, reason)
         self._log.warning(
             f"{self._what} refused",
             connection=connection,
@@ -83,5 +85,5 @@ class Refusals:
             problem=problem.value if problem else None,
             detail=detail,
         )
-        said = {"detail": detail} | ({"problem": problem.value} if problem else {})
-        await answer(send, status, said, *headers)
+        payload = {"detail": detail} | ({"problem": problem.value} if problem else {})
+        await send_json(send, status, payload, *headers)

@@ -10,15 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.actions.requests import REASON_MAX, USE_CASES, Route, Rules, read, routes_of
-from connector.domain.actions import (
-    Action,
-    Asked,
+from connector.actions.requests import (
+    REASON_MAX,
+    USE_CASES,
+    ActionRules,
+    Route,
+    parse_actions,
+    routes_for,
 )
+from connector.domain.actions import Action, ActionRequest
 from connector.domain.errors import Malformed, Problem
 
 _HOUR = 3_600_000
-RULES = Rules(max_amount=10_000, dedupe_window=25 * _HOUR, kept=400 * 24 * _HOUR)
+RULES = ActionRules(max_amount=10_000, dedupe_window=25 * _HOUR, key_retention=400 * 24 * _HOUR)
 INCREASE: Route = "balance/increase"
 DECREASE: Route = "balance/decrease"
 ADJUST: Route = "points/adjust"
@@ -33,19 +37,21 @@ POINTS = {
 MESSAGE = {"email": "ana@example.com", "message": "Your reward is ready"}
 
 
-def asked(route: Route, said: Any, **headers: str) -> list[Asked]:
-    body = said if isinstance(said, bytes) else json.dumps(said).encode()
-    return list(read(route, {k.replace("_", "-"): v for k, v in headers.items()}, body, RULES))
+def parse_request(route: Route, call_body: Any, **headers: str) -> list[ActionRequest]:
+    body = call_body if isinstance(call_body, bytes) else json.dumps(call_body).encode()
+    return list(
+        parse_actions(route, {k.replace("_", "-"): v for k, v in headers.items()}, body, RULES)
+    )
 
 
-def one(route: Route, said: Any, **headers: str) -> Asked:
-    [found] = asked(route, said, **headers)
+def one(route: Route, call_body: Any, **headers: str) -> ActionRequest:
+    [found] = parse_request(route, call_body, **headers)
     return found
 
 
-def refused(route: Route, said: Any, **headers: str) -> str:
+def refused(route: Route, call_body: Any, **headers: str) -> str:
     with pytest.raises(Malformed) as caught:
-        asked(route, said, **headers)
+        parse_request(route, call_body, **headers)
     assert caught.value.problem is Problem.FLOW_MALFORMED
     return caught.value.detail
 
@@ -93,14 +99,14 @@ def test_an_adjustment_is_signed_and_its_flags_may_be_texts() -> None:
     assert "visible_to_customer" in refused(ADJUST, POINTS | {"visible_to_customer": "no"})
 
 
-def test_a_person_is_named_by_address_or_id() -> None:
+def test_a_person_is_identified_by_address_or_id() -> None:
     by_id = {k: v for k, v in POINTS.items() if k != "customer_email"} | {"customer_id": "c7"}
     assert one(ADJUST, by_id).action.customer == "c7"
     assert one(PUSH, {"customer_id": "c7", "email": "", "message": "Hi"}).action.email is None
     assert "customer_email" in refused(ADJUST, by_id | {"customer_id": " "})
 
 
-def test_a_push_has_a_bounded_message_and_an_address_to_open() -> None:
+def test_a_push_has_a_bounded_message_and_a_url() -> None:
     action = one(PUSH, MESSAGE | {"url": "https://example.com/x"}).action
     assert (action.name, action.url) == ("push", "https://example.com/x")
     assert one(PUSH, MESSAGE).action.url == ""
@@ -109,12 +115,12 @@ def test_a_push_has_a_bounded_message_and_an_address_to_open() -> None:
     assert "url" in refused(PUSH, MESSAGE | {"url": "https://a b"})
 
 
-def test_a_platform_offers_the_routes_that_it_can_follow() -> None:
+def test_a_platform_offers_only_routes_it_supports() -> None:
     both = (INCREASE, DECREASE, ADJUST)
-    assert routes_of(frozenset({"increase", "decrease"})) == both
-    assert routes_of(frozenset({"adjust", "push"})) == (*both, PUSH)
-    assert routes_of(frozenset({"increase", "events"})) == (INCREASE,)
-    assert routes_of(frozenset({"events"})) == ()
+    assert routes_for(frozenset({"increase", "decrease"})) == both
+    assert routes_for(frozenset({"adjust", "push"})) == (*both, PUSH)
+    assert routes_for(frozenset({"increase", "events"})) == (INCREASE,)
+    assert routes_for(frozenset({"events"})) == ()
 
 
 # ── amounts ──────────────────────────────────────────────────────────────────────────────────────
@@ -142,7 +148,7 @@ def test_any_other_amount_is_refused(amount: str) -> None:
 # ── what templates do to JSON ────────────────────────────────────────────────────────────────────
 
 
-def test_a_value_that_brings_its_own_keys_is_refused() -> None:
+def test_a_value_that_injects_keys_is_refused() -> None:
     hostile = 'x", "amount": 9999, "reason": "gift'
     template = '{"email":"ana@example.com","amount":1,"reason":"%s"}'
     assert "twice" in refused(INCREASE, (template % hostile).encode())
@@ -151,7 +157,7 @@ def test_a_value_that_brings_its_own_keys_is_refused() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe{}", b"[]", b"1", b'"x"', b"[1]", b"null"])
-def test_what_is_not_an_object_or_an_array_of_them_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_an_object_or_array_of_objects_is_refused(body: bytes) -> None:
     assert refused(INCREASE, body)
 
 
@@ -160,11 +166,11 @@ def test_a_body_nested_too_deeply_is_refused() -> None:
 
 
 @pytest.mark.parametrize("route", [ADJUST, PUSH])
-def test_only_balances_come_in_arrays(route: Route) -> None:
+def test_only_balance_routes_accept_arrays(route: Route) -> None:
     assert "an object" in refused(route, [POINTS if route == ADJUST else MESSAGE])
 
 
-def test_an_array_is_refused_whole_naming_the_item_and_the_field() -> None:
+def test_an_array_is_refused_as_a_whole_naming_item_and_field() -> None:
     bad = [BALANCE, BALANCE | {"reason": ""}]
     assert refused(INCREASE, bad).startswith("item 2: reason: found 0 characters")
     assert refused(INCREASE, [BALANCE, 7]).startswith("item 2: found a number")
@@ -190,7 +196,7 @@ def test_an_array_is_refused_whole_naming_the_item_and_the_field() -> None:
         ("once_per", 300),
     ],
 )
-def test_a_bad_field_is_named_and_its_value_is_not_told(field: str, value: Any) -> None:
+def test_a_bad_field_is_named_without_its_value(field: str, value: Any) -> None:
     detail = refused(INCREASE, [BALANCE, BALANCE | {field: value}])
     assert detail.startswith(f"item 2: {field}: ")
     assert "not an address" not in detail
@@ -199,7 +205,7 @@ def test_a_bad_field_is_named_and_its_value_is_not_told(field: str, value: Any) 
 # ── identity ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_key_in_the_body_comes_before_the_header_s() -> None:
+def test_a_key_in_the_body_overrides_the_header() -> None:
     assert one(INCREASE, BALANCE, idempotency_key="h").key == "key h"
     own = BALANCE | {"idempotency_key": "b", "once_per": "300d"}
     found = one(INCREASE, own, idempotency_key="h")
@@ -207,14 +213,14 @@ def test_a_key_in_the_body_comes_before_the_header_s() -> None:
     assert one(INCREASE, BALANCE | {"idempotency_key": "b"}).window is None
 
 
-def test_a_header_s_key_counts_for_each_item_of_an_array_of_several() -> None:
-    several = asked(INCREASE, [BALANCE, BALANCE], idempotency_key="h")
+def test_a_header_key_applies_to_each_item_of_an_array() -> None:
+    several = parse_request(INCREASE, [BALANCE, BALANCE], idempotency_key="h")
     assert [a.key for a in several] == ["key h#1", "key h#2"]
     assert one(INCREASE, [BALANCE], idempotency_key="h").key == "key h"
     assert "idempotency-key" in refused(INCREASE, BALANCE, idempotency_key="x" * 201)
 
 
-def test_without_a_key_it_is_known_by_flow_person_and_content() -> None:
+def test_without_a_key_the_identity_is_flow_person_and_content() -> None:
     first = one(INCREASE, BALANCE, x_klaviyo_flow_id="F1")
     assert first.window == RULES.dedupe_window
     assert first == one(INCREASE, BALANCE, x_klaviyo_flow_id="F1")
@@ -237,9 +243,9 @@ _FIELDS = st.dictionaries(st.sampled_from([*BALANCE, *POINTS, *MESSAGE, "once_pe
     st.sampled_from([INCREASE, DECREASE, ADJUST, PUSH]),
     st.binary() | (_JSON | _FIELDS | st.lists(_FIELDS)).map(lambda x: json.dumps(x).encode()),
 )
-def test_whatever_comes_is_read_or_refused(route: Route, body: bytes) -> None:
+def test_any_input_is_parsed_or_rejected(route: Route, body: bytes) -> None:
     try:
-        found = read(route, {}, body, RULES)
+        found = parse_actions(route, {}, body, RULES)
     except Malformed:
         return
     assert found
@@ -252,14 +258,14 @@ def test_whatever_comes_is_read_or_refused(route: Route, body: bytes) -> None:
     st.text(min_size=1, max_size=200).filter(lambda x: x.strip() and "\0" not in x),
     st.integers(1, 10_000),
 )
-def test_what_is_well_said_is_taken_as_it_was_said(reason: str, amount: int) -> None:
-    said = BALANCE | {"amount": amount, "reason": reason}
+def test_a_valid_request_is_accepted_unchanged(reason: str, amount: int) -> None:
+    call_body = BALANCE | {"amount": amount, "reason": reason}
     try:
         reason.encode()
     except UnicodeEncodeError:
-        assert refused(INCREASE, said)
+        assert refused(INCREASE, call_body)
         return
-    action = one(INCREASE, said).action
+    action = one(INCREASE, call_body).action
     assert (action.reason, action.amount) == (reason.strip(), amount)
 
 
@@ -267,7 +273,7 @@ def test_what_is_well_said_is_taken_as_it_was_said(reason: str, amount: int) -> 
 def test_a_value_put_into_a_template_changes_no_other_field(value: str) -> None:
     body = f'{{"email":"ana@example.com","amount":5,"reason":"{value}"}}'.encode("utf-8", "ignore")
     try:
-        found = read(INCREASE, {}, body, RULES)
+        found = parse_actions(INCREASE, {}, body, RULES)
     except Malformed:
         return
     [item] = found

@@ -6,15 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from connector.domain.lanes import (
-    Lane,
-    LaneId,
-    LaneState,
-    Millis,
-)
-from connector.domain.outcomes import (
-    Request,
-)
+from connector.domain.lanes import Lane, LaneId, LaneState, Millis
+from connector.domain.outcomes import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +24,12 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class TimelineEntry:
     """One line of a person's timeline: what (`event`, `read`, `write`), where it stands, why, and
     the request that carried it. `data` is the source's record or the fields written, as JSON."""
 
     at: Millis
-    what: str
+    kind: str
     name: str
     state: str
     problem: str | None
@@ -59,13 +52,13 @@ class PersonState:
     problem: str | None
     wanted: Mapping[str, Any]
     confirmed: Mapping[str, Any]
-    moments: Sequence[Moment]
+    timeline: Sequence[TimelineEntry]
 
 
-class Insight(Protocol):
+class Reports(Protocol):
     """Read-only views for status, metrics and timelines."""
 
-    async def people(self, connection: str, who: str) -> Sequence[int]:
+    async def people(self, connection: str, identifier: str) -> Sequence[int]:
         """Numbers of the people with this platform id or address."""
         ...
 
@@ -79,7 +72,7 @@ class Insight(Protocol):
         """(connection, problem code, dead letters)."""
         ...
 
-    async def population(self) -> Mapping[tuple[str, str], int]:
+    async def people_by_state(self) -> Mapping[tuple[str, str], int]:
         """(connection, `known` | `held` | `gone`) → people: those with an address, those who wait
         for one, and those whom the platform no longer knows (who are counted nowhere else)."""
         ...

@@ -29,14 +29,14 @@ def post(daemon: Folder, name: str, body: bytes) -> None:
 
 
 def lane(call: Call, daemon: Folder) -> dict[str, Any]:
-    said = call("status", "--json", at=daemon)
-    assert said.code == 0
-    lanes = json.loads(said.out)["connections"]["acme"]["lanes"]
+    result = call("status", "--json", at=daemon)
+    assert result.code == 0
+    lanes = json.loads(result.out)["connections"]["acme"]["lanes"]
     [found] = [x for x in lanes if x["kind"] == "event"]
     return dict(found)
 
 
-def test_status_names_the_holder_and_needs_nobody(call: Call, daemon: Folder) -> None:
+def test_status_names_the_holder_and_lists_no_attention_items(call: Call, daemon: Folder) -> None:
     status = json.loads(call("status", "--json", at=daemon).out)
     assert "/" in status["holder"]
     assert status["needs_you"] == []
@@ -55,17 +55,17 @@ def test_pause_status_resume_beside_a_daemon(call: Call, daemon: Folder) -> None
     assert lane(call, daemon)["state"] == "running"
 
 
-def test_a_detached_order_returns_at_once_and_is_carried_out(call: Call, daemon: Folder) -> None:
-    said = call("pause", "acme", "--detach", at=daemon)
-    assert said.code == 0
-    assert re.fullmatch(r"order: \d+\n", said.out)
+def test_a_detached_command_returns_at_once_and_is_executed(call: Call, daemon: Folder) -> None:
+    result = call("pause", "acme", "--detach", at=daemon)
+    assert result.code == 0
+    assert re.fullmatch(r"order: \d+\n", result.out)
     until("it is paused", lambda: lane(call, daemon)["state"] == "paused")
     assert call("resume", "acme", "--detach", at=daemon).code == 0
     until("it runs again", lambda: lane(call, daemon)["state"] == "running")
     assert call("refresh", "acme", "nobody@example.com", "--detach", at=daemon).code == 0
 
 
-def test_a_long_order_holds_up_no_other(call: Call, daemon: Folder) -> None:
+def test_a_long_running_command_blocks_no_other(call: Call, daemon: Folder) -> None:
     """`reconcile` waits for Klaviyo, which does not answer; a pause is carried out meanwhile."""
     headers, body = daemon.platforms.traffic.make_event()
     assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
@@ -81,12 +81,12 @@ def test_a_long_order_holds_up_no_other(call: Call, daemon: Folder) -> None:
         klaviyo.faults.clear()
 
 
-def test_a_person_is_read_told_and_explained(call: Call, daemon: Folder) -> None:
+def test_a_person_is_read_sent_and_explained(call: Call, daemon: Folder) -> None:
     headers, body = daemon.platforms.traffic.make_event()
     assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
-    said = json.loads(body)
-    email, klaviyo = said["email"], daemon.platforms.klaviyo
-    id = f"jericommerce:{said['id']}"
+    result = json.loads(body)
+    email, klaviyo = result["email"], daemon.platforms.klaviyo
+    id = f"jericommerce:{result['id']}"
     until("it is delivered", lambda: klaviyo.recorded(id) == 1)
     person = daemon.platforms.jericommerce.person(email)
     person.change(balance=4321)
@@ -94,44 +94,44 @@ def test_a_person_is_read_told_and_explained(call: Call, daemon: Folder) -> None
     assert told.code == 0, told.err
     assert re.search(r"balance +4321 +confirmed", told.out)
     assert klaviyo.profile(email)["properties"]["balance"] == 4321
-    [story] = json.loads(call("explain", "acme", said["customerId"], "--json", at=daemon).out)
-    events = [m for m in story["timeline"] if m["what"] == "event"]
+    [timeline] = json.loads(call("explain", "acme", result["customerId"], "--json", at=daemon).out)
+    events = [m for m in timeline["timeline"] if m["what"] == "event"]
     assert [(m["state"], m["request"]["status"]) for m in events] == [("accepted", 202)]
-    assert events[0]["data"] == said
-    writes = [m for m in story["timeline"] if m["what"] == "write"]
+    assert events[0]["data"] == result
+    writes = [m for m in timeline["timeline"] if m["what"] == "write"]
     assert writes[-1]["data"]["sets"]["balance"] == 4321
     assert writes[-1]["request"]["endpoint"] == "POST /api/profile-import"
-    assert all(field["confirmed"] for field in story["fields"].values())
+    assert all(field["confirmed"] for field in timeline["fields"].values())
 
 
-def test_a_person_nobody_has_seen_is_said_so(call: Call, daemon: Folder) -> None:
+def test_an_unknown_person_is_reported(call: Call, daemon: Folder) -> None:
     for command in ("explain", "refresh"):
-        said = call(command, "acme", "nobody@example.com", at=daemon)
-        assert (said.code, said.out) == (1, "")
-        assert "never seen" in said.err
+        result = call(command, "acme", "nobody@example.com", at=daemon)
+        assert (result.code, result.out) == (1, "")
+        assert "never seen" in result.err
 
 
-def test_preview_of_a_person_is_what_klaviyo_is_told_of_a_new_one(
+def test_preview_of_a_person_shows_the_request_for_a_new_profile(
     call: Call, daemon: Folder
 ) -> None:
     example = EXAMPLES / "profile.json"
-    said = json.loads(call("preview", "acme", "--record", str(example), at=daemon).out)
+    result = json.loads(call("preview", "acme", "--record", str(example), at=daemon).out)
     expected = json.loads(example.read_text())["expect"]["fields"]
-    [request] = said
+    [request] = result
     assert request["request"].endswith("/api/profile-import")
     assert request["body"]["data"]["attributes"]["properties"] == expected
 
 
 @pytest.mark.parametrize("name", ["balance-changed-up", "tier-upgraded", "unknown-event"])
-def test_preview_shows_exactly_what_the_same_webhook_causes(
+def test_preview_matches_what_the_same_webhook_sends(
     call: Call, daemon: Folder, tmp_path: Path, name: str
 ) -> None:
     example = json.loads((EXAMPLES / f"{name}.json").read_text())
     example["record"]["id"] = f"preview-{name}"
     (tmp_path / "record.json").write_text(json.dumps(example))
-    said = call("preview", "acme", "--record", str(tmp_path / "record.json"), at=daemon)
-    assert (said.code, said.err) == (0, "")
-    [shown] = json.loads(said.out)
+    result = call("preview", "acme", "--record", str(tmp_path / "record.json"), at=daemon)
+    assert (result.code, result.err) == (0, "")
+    [shown] = json.loads(result.out)
 
     sent = daemon.platforms.bodies
     before = len(sent)
@@ -146,15 +146,15 @@ def test_preview_shows_exactly_what_the_same_webhook_causes(
     assert shown["request"] == f"POST {daemon.platforms.urls['klaviyo']}{path}"
     assert shown["body"] == body
     assert shown["headers"].items() <= headers.items()
-    assert "pk_sandbox" not in said.out
+    assert "pk_sandbox" not in result.out
     assert "authorization" not in {key.lower() for key in shown["headers"]}
 
 
-def test_a_held_record_is_passed_over_by_a_retry_that_says_so(call: Call, daemon: Folder) -> None:
+def test_a_retry_skips_a_held_record_and_reports_it(call: Call, daemon: Folder) -> None:
     body = {"id": "held-1", "customerId": "nobody-knows", "createdAt": "2026-01-01T10:00:00Z"}
     post(daemon, "Balance changed", json.dumps(body).encode())
-    said = call("dead-letters", "retry", "--cause", "I10", at=daemon)
-    assert (said.code, said.out) == (0, "retried: 0, waiting_for_an_address: 1\n")
+    result = call("dead-letters", "retry", "--cause", "I10", at=daemon)
+    assert (result.code, result.out) == (0, "retried: 0, waiting_for_an_address: 1\n")
     [letter] = json.loads(call("dead-letters", "list", "--json", at=daemon).out)
     gone = call("dead-letters", "discard", str(letter["id"]), "--yes", at=daemon)
     assert gone.out == "discarded: 1\n"
@@ -162,13 +162,13 @@ def test_a_held_record_is_passed_over_by_a_retry_that_says_so(call: Call, daemon
 
 def test_the_daemon_is_healthy_and_ready(call: Call, daemon: Folder) -> None:
     for words in (["healthcheck"], ["healthcheck", "--ready"]):
-        said = call(*words, at=daemon)
-        assert (said.code, said.out) == (0, "ok\n")
+        result = call(*words, at=daemon)
+        assert (result.code, result.out) == (0, "ok\n")
 
 
-def test_reload_takes_an_edited_file(call: Call, daemon: Folder) -> None:
-    said = call("reload", at=daemon)
-    assert (said.code, said.out) == (0, "reloaded: True, needs_restart: []\n")
+def test_reload_applies_an_edited_file(call: Call, daemon: Folder) -> None:
+    result = call("reload", at=daemon)
+    assert (result.code, result.out) == (0, "reloaded: True, needs_restart: []\n")
 
 
 def test_a_refused_reload_prints_and_logs_every_fault_and_status_shows_it(
@@ -177,9 +177,9 @@ def test_a_refused_reload_prints_and_logs_every_fault_and_status_shows_it(
     good = daemon.mapping.read_text()
     daemon.mapping.write_text(f"fly = true\nswim = 1\n{good}")
     try:
-        said = call("reload", at=daemon)
-        assert (said.code, said.out) == (2, "")
-        faults = [line for line in said.err.splitlines() if "fly" in line or "swim" in line]
+        result = call("reload", at=daemon)
+        assert (result.code, result.out) == (2, "")
+        faults = [line for line in result.err.splitlines() if "fly" in line or "swim" in line]
         assert len(faults) == 2
         assert all(word in daemon.log for word in ("fly", "swim"))
         assert re.search(r"needs you\n +C30: ", call("status", at=daemon).out)
@@ -204,29 +204,29 @@ def test_a_sighup_that_is_refused_logs_every_fault(daemon: Folder) -> None:
     until("it is taken", lambda: daemon.ask("GET", "/healthz")[0] == 200)
 
 
-def test_status_does_not_fail_where_the_daemon_cannot_be_asked(
+def test_status_does_not_fail_when_the_daemon_is_unreachable(
     call: Call, daemon: Folder, folder: Folder
 ) -> None:
     text = daemon.config.read_text().replace("sqlite:///state/", f"sqlite:///{daemon.path}/state/")
     folder.config.write_text(text.replace(f"port = {daemon.port}", f"port = {folder.port}"))
-    said = call("status", "--json", at=folder)
-    assert said.code == 0
-    assert json.loads(said.out)["holder"]
+    result = call("status", "--json", at=folder)
+    assert result.code == 0
+    assert json.loads(result.out)["holder"]
 
 
-async def test_a_second_run_on_the_store_ends_and_names_the_first(
+async def test_a_second_run_on_the_store_exits_and_names_the_first(
     daemon: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(daemon.path)
     app = App(read_config())
     with pytest.raises(StoreError, match="holds this store") as found:
-        await app.start(patience=0.0)
+        await app.start(lease_timeout=0.0)
     assert found.value.problem == "S40"
     assert f"/{daemon._running[0].pid}/" in found.value.detail
     await app.stop()
 
 
-def test_the_daemon_wrote_nothing_to_stdout_and_ends_with_0_on_sigterm(daemon: Folder) -> None:
+def test_the_daemon_writes_nothing_to_stdout_and_exits_0_on_sigterm(daemon: Folder) -> None:
     process = daemon._running[0]
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=20)

@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from connector.app.wiring.context import Site
-from connector.klaviyo.remote_state import KlaviyoMirror
-from connector.service import Line
+from connector.app.wiring.context import ConnectionContext
+from connector.klaviyo.remote_state import KlaviyoRemoteState
+from connector.service import ConnectionRuntime
 from connector.sync.reconcile import Reconciler
 
 
-def build(site: Site, line: Line) -> None:
+def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
     """The errand `reconcile`; only for a site with profiles, after its states are laid."""
-    shop, writes = site.shop, line.writes
+    services, writes = context.services, runtime.writes
     assert writes is not None
     reconciler = Reconciler(
-        line.name,
+        runtime.name,
         writes.lane.id,
-        line.events.lane.id,
-        shop.store.ledger,
-        KlaviyoMirror(site.api),
-        shop.clock,
-        shop.metrics,
+        runtime.events.lane.id,
+        services.store.ledger,
+        KlaviyoRemoteState(context.api),
+        services.clock,
+        services.metrics,
     )
 
     async def reconcile(args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
         result = await reconciler.run(sample=args.get("sample"), fix=bool(args.get("fix")))
         writes.wake()
-        line.events.wake()
+        runtime.events.wake()
         return True, result
 
-    line.orders["reconcile"] = reconcile
-    line.errands.add("reconcile")
+    runtime.command_handlers["reconcile"] = reconcile
+    runtime.long_running.add("reconcile")

@@ -15,7 +15,7 @@ from connector.config.connections import Connection, Join
 from connector.config.expand import variable
 from connector.config.faults import Faults, Loc, without_password
 from connector.config.models import Config
-from connector.config.values import Section, mark
+from connector.config.values import Section, field_option
 
 STORE_SCHEMES = ("sqlite", "postgresql", "postgres")
 
@@ -54,7 +54,7 @@ def _host(url: str) -> str | None:
         return None
 
 
-def _at(tree: Any, loc: Loc) -> Any:
+def _value_at(tree: Any, loc: Loc) -> Any:
     for part in loc:
         try:
             tree = tree[part]
@@ -161,7 +161,7 @@ def _lists(config: Config, faults: Faults) -> None:
                     )
 
 
-def _fill_from(written: Any, suggestion: str) -> str:
+def _how_to_set(written: Any, suggestion: str) -> str:
     """How a person fills an empty secret: through the variable that the file names, if any."""
     name = variable(written)
     if name:
@@ -183,27 +183,27 @@ def _credentials(
             value = getattr(config.klaviyo_app, name)
             if not (value.get_secret_value() if isinstance(value, SecretStr) else value):
                 key: Loc = ("klaviyo_app", name)
-                how = _fill_from(_at(written, key), f"KLAVIYO_{name.upper()}")
+                how = _how_to_set(_value_at(written, key), f"KLAVIYO_{name.upper()}")
                 faults.add(key, f'found "", allowed the app\'s {name} for OAuth: {how}')
     elif not connection.klaviyo.private_key.get_secret_value():
         key = (*loc, "klaviyo", "private_key")
-        how = _fill_from(_at(written, key), "KLAVIYO_PRIVATE_KEY")
+        how = _how_to_set(_value_at(written, key), "KLAVIYO_PRIVATE_KEY")
         faults.add(key, f'found "", allowed a private key: {how}')
     if not isinstance(connection.settings, BaseModel):
         return
     for name, field in type(connection.settings).model_fields.items():
         value = getattr(connection.settings, name)
         plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if mark(field, "needed") and not plain:
+        if field_option(field, "needed") and not plain:
             key = (*loc, "settings", name)
-            how = _fill_from(_at(written, key), f"{_prefix(connection)}_{name.upper()}")
+            how = _how_to_set(_value_at(written, key), f"{_prefix(connection)}_{name.upper()}")
             faults.add(key, f'found "", allowed a value that is not empty: {how}')
 
 
 def _actions(connection: Connection, loc: Loc, written: dict[str, Any], faults: Faults) -> None:
     if connection.actions is not None and not connection.actions.secret:
         key = (*loc, "actions", "secret")
-        how = _fill_from(_at(written, key), f"{_prefix(connection)}_FLOW_SECRET")
+        how = _how_to_set(_value_at(written, key), f"{_prefix(connection)}_FLOW_SECRET")
         faults.add(key, f"found no secret, allowed one or a list of them: {how}")
 
 
@@ -250,7 +250,7 @@ def _tls(config: Config, written: dict[str, Any], faults: Faults) -> None:
             faults.add(loc, "found no address, allowed https:// and a host")
         elif url.lower().startswith("http://") and not is_loopback(host) and host not in allowed:
             # A default that was built from a faulty base_url is mended with it.
-            if _at(written, loc) is None and (loc[:-1], host) in seen:
+            if _value_at(written, loc) is None and (loc[:-1], host) in seen:
                 continue
             seen.add((loc[:-1], host))
             faults.add(

@@ -7,17 +7,15 @@ import asyncio
 from collections.abc import Callable
 
 from connector.domain.errors import StoreError
-from connector.domain.lanes import (
-    Lane,
-)
+from connector.domain.lanes import Lane
 from connector.ports import ActionQueue, Approval, Approvals, Clock
 from connector.runtime import log
 
 CAP = "cap"
-_EVERY = 60.0
+_INTERVAL = 60.0
 
 
-class Clerk:
+class HeldActionsWorker:
     """One lane's. `released` is called when something may be sent."""
 
     def __init__(
@@ -27,39 +25,39 @@ class Clerk:
         approvals: Approvals,
         clock: Clock,
         *,
-        released: Callable[[], None],
+        on_released: Callable[[], None],
     ) -> None:
         self._lane = lane
         self._queue = queue
         self._approvals = approvals
         self._clock = clock
-        self._released = released
-        self._bell = asyncio.Event()
+        self._on_released = on_released
+        self._wakeup = asyncio.Event()
         self._log = log.get("actions").bind(connection=lane.connection)
 
-    def decided(self, answer: Approval) -> None:
+    def on_approval_decided(self, answer: Approval) -> None:
         """A person has answered a question of this connection."""
         if answer.what == CAP:
-            self._bell.set()
+            self._wakeup.set()
 
     async def run(self) -> None:
         """For ever: at once, when a question is answered, and every minute."""
         while True:
-            self._bell.clear()
+            self._wakeup.clear()
             try:
-                await self.look()
+                await self.run_once()
             except StoreError as error:
                 self._log.warning("held actions: the store does not answer", detail=error.detail)
-            await self._clock.wait(self._bell, _EVERY)
+            await self._clock.wait(self._wakeup, _INTERVAL)
 
-    async def look(self) -> None:
+    async def run_once(self) -> None:
         now = self._clock.now()
-        changed = await self._queue.resume_found(self._lane.id, now=now)
-        for asked in await self._approvals.find(pending=False):
-            mine = asked.connection == self._lane.connection and asked.what == CAP
-            if mine and asked.state != "pending":
-                count = await self._queue.answer_cap(self._lane, asked, now=now)
-                self._log.info("a cap was answered", answer=asked.state, actions=count)
+        changed = await self._queue.release_identified(self._lane.id, now=now)
+        for approval in await self._approvals.find(pending=False):
+            is_ours = approval.connection == self._lane.connection and approval.what == CAP
+            if is_ours and approval.state != "pending":
+                count = await self._queue.resolve_cap(self._lane, approval, now=now)
+                self._log.info("a cap was answered", answer=approval.state, actions=count)
                 changed += count
         if changed:
-            self._released()
+            self._on_released()

@@ -61,10 +61,17 @@ def webhook_builder(
     """A webhook to paste into a Klaviyo flow. URL, headers, JSON body and a line to try it with;
     calls nobody."""
     from connector.platforms import registry
-    from connector.tools.webhook_builder import PRESETS, Place, Step, Unfit, build, build_direct
+    from connector.tools.webhook_builder import (
+        PRESETS,
+        FlowTarget,
+        InvalidStep,
+        Step,
+        build,
+        build_direct,
+    )
 
     config = session.read(context.obj)
-    named = session.connection(config, connection)
+    configured = session.connection(config, connection)
     if preset is not None and preset not in PRESETS:
         raise typer.BadParameter(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
     given = {
@@ -85,28 +92,33 @@ def webhook_builder(
         **{key: value for key, value in given.items() if value is not None},
     )
     try:
-        place = Place.of(config, named, registry.load(named.source, named.settings))
-        made = (build_direct if direct else build)(step, place)
-    except Unfit as error:
+        target = FlowTarget.of(
+            config, configured, registry.load(configured.source, configured.settings)
+        )
+        webhook = (build_direct if direct else build)(step, target)
+    except InvalidStep as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
         raise typer.Exit(2) from None
-    notes = list(made.notes)
+    notes = list(webhook.notes)
     if preset:
         notes.insert(0, f"The flow starts with {PRESETS[preset].flow}.")
     if not (show_secret or sys.stdout.isatty()):
-        made = made.masked()
+        webhook = webhook.masked()
         notes.append("The secret is shown on a terminal, or with --show-secret.")
-    parts = {"url": made.url, "headers": made.headers, "body": made.body, "curl": made.curl}
-    print(json.dumps({**parts, "notes": notes}, indent=2) if as_json else _sheet(made, notes))
+    parts = {
+        "url": webhook.url,
+        "headers": webhook.headers,
+        "body": webhook.body,
+        "curl": webhook.curl,
+    }
+    print(json.dumps({**parts, "notes": notes}, indent=2) if as_json else _sheet(webhook, notes))
 
 
 def _one_of(option: str, value: str | None) -> Any:
     from typing import get_args
 
-    from connector.domain.actions import (
-        ActionName,
-    )
+    from connector.domain.actions import ActionName
     from connector.tools.webhook_builder import Trigger, UseCase
 
     words = get_args({"action": ActionName, "trigger": Trigger, "use_case": UseCase}[option])
@@ -117,10 +129,10 @@ def _one_of(option: str, value: str | None) -> Any:
     return value
 
 
-def _sheet(made: Webhook, notes: list[str]) -> str:
+def _sheet(webhook: Webhook, notes: list[str]) -> str:
     """As a person pastes it, from top to bottom of Klaviyo's form."""
-    lines = ["URL", f"  {made.url}", "", "Headers"]
-    lines += [f"  {key}: {value}" for key, value in made.headers.items()]
-    lines += ["", "JSON body", made.body]
-    lines += ["", "Try it (a real call: put your own address in)", f"  {made.curl}", "", "Notes"]
+    lines = ["URL", f"  {webhook.url}", "", "Headers"]
+    lines += [f"  {key}: {value}" for key, value in webhook.headers.items()]
+    lines += ["", "JSON body", webhook.body]
+    lines += ["", "Try it (a real call: put your own address in)", f"  {webhook.curl}", "", "Notes"]
     return "\n".join([*lines, *(f"  - {note}" for note in notes)])

@@ -6,21 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from connector.domain.lanes import (
-    Kind,
-    Millis,
-)
-from connector.domain.outcomes import (
-    Request,
-)
-from connector.domain.records import (
-    Entry,
-    State,
-)
+from connector.domain.lanes import Kind, Millis
+from connector.domain.outcomes import Request
+from connector.domain.records import Entry, State
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """A held or dead record as a person sees it: no address in it."""
 
     id: int
@@ -38,10 +30,10 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class DeadLetterDetail:
     """A record whole, for a person who asked for this one."""
 
-    letter: Letter
+    dead_letter: DeadLetter
     entry: Entry
     request: Request | None
 
@@ -55,9 +47,9 @@ class DeadLetters(Protocol):
 
     async def find(
         self, *, problem: str | None = None, connection: str | None = None, limit: int = 100
-    ) -> Sequence[Letter]: ...
+    ) -> Sequence[DeadLetter]: ...
 
-    async def show(self, id: int) -> Stored | None: ...
+    async def show(self, id: int) -> DeadLetterDetail | None: ...
 
     async def retry(
         self,
@@ -74,26 +66,26 @@ class DeadLetters(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Command:
     """What a person asked for, as a row: whoever holds the store carries it out."""
 
     id: int
     kind: str
     args: Mapping[str, Any]
-    placed_at: Millis
+    submitted_at: Millis
     done_at: Millis | None = None
     ok: bool | None = None
     result: Mapping[str, Any] | None = None
 
 
-class Orders(Protocol):
-    async def place(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int: ...
+class CommandQueue(Protocol):
+    async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int: ...
 
-    async def take(self, *, now: Millis) -> Sequence[Order]:
+    async def fetch(self, *, now: Millis) -> Sequence[Command]:
         """Orders that nobody has taken, oldest first, now taken by the caller."""
         ...
 
-    async def reopen(self) -> int:
+    async def requeue(self) -> int:
         """What was taken by somebody who is gone, and never finished, is to be taken again."""
         ...
 
@@ -101,7 +93,7 @@ class Orders(Protocol):
         self, id: int, *, ok: bool, result: Mapping[str, Any], now: Millis
     ) -> None: ...
 
-    async def get(self, id: int) -> Order | None: ...
+    async def get(self, id: int) -> Command | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +108,7 @@ class Approval:
     subject: str
     detail: Mapping[str, Any]
     state: Literal["pending", "approved", "rejected"]
-    asked_at: Millis
+    requested_at: Millis
     decided_at: Millis | None = None
     decided_by: str | None = None
 
@@ -124,7 +116,7 @@ class Approval:
 class Approvals(Protocol):
     """Promise 9, and promise 6's second half."""
 
-    async def ask(
+    async def request(
         self, connection: str, what: str, subject: str, detail: Mapping[str, Any], *, now: Millis
     ) -> Approval:
         """The open question about this subject, made if there is none; one that still waits gets
@@ -144,15 +136,15 @@ class Approvals(Protocol):
         ...
 
 
-class Notices(Protocol):
+class Notifications(Protocol):
     """What each target of `[[notify]]` was told and is not over yet. `target` is a digest."""
 
-    async def told(self, target: str) -> Mapping[str, str]:
+    async def sent(self, target: str) -> Mapping[str, str]:
         """key → text."""
         ...
 
-    async def tell(
-        self, target: str, news: Mapping[str, str], *, over: Sequence[str], now: Millis
+    async def record(
+        self, target: str, new: Mapping[str, str], *, resolved: Sequence[str], now: Millis
     ) -> None:
         """The target knows these now, and that those keys are over."""
         ...

@@ -9,22 +9,22 @@ from difflib import get_close_matches
 from typing import Any
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
-_Absent = object()
+_ABSENT = object()
 
 
-def below(where: str, key: str) -> str:
+def child_path(where: str, key: str) -> str:
     """The place of `key` in the table at `where`, written as TOML writes it."""
     name = key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)
     return f"{where}.{name}" if where else name
 
 
-def shown(value: Any) -> str:
+def quote(value: Any) -> str:
     """A found value as a fault quotes it, cut to a readable length."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-class Reader:
+class TableReader:
     """Takes typed values out of tables; what is wrong becomes a line in `faults`.
 
     Every method returns a usable value even after a fault, so that one pass finds them all.
@@ -40,60 +40,62 @@ class Reader:
         self.faults.append(f"{self._origin}{where}: {text}" if where else f"{self._origin}{text}")
 
     def wrong(self, where: str, found: Any, allowed: str) -> None:
-        self.fault(where, f"found {shown(found)}, allowed: {allowed}")
+        self.fault(where, f"found {quote(found)}, allowed: {allowed}")
 
-    def words(self, table: dict[str, Any], where: str, allowed: Sequence[str]) -> None:
+    def check_keys(self, table: dict[str, Any], where: str, allowed: Sequence[str]) -> None:
         """Every key must be one of `allowed`."""
         for key in table:
             if key not in allowed:
                 near = get_close_matches(key, allowed, 1)
                 hint = f'; did you mean "{near[0]}"?' if near else ""
-                self.fault(below(where, key), f"unknown word, allowed: {', '.join(allowed)}{hint}")
+                self.fault(
+                    child_path(where, key), f"unknown word, allowed: {', '.join(allowed)}{hint}"
+                )
 
     def table(self, parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:
         value = parent.get(key, {})
         if isinstance(value, dict):
             return value
-        self.wrong(below(where, key), value, "a table")
+        self.wrong(child_path(where, key), value, "a table")
         return {}
 
     def text(self, table: dict[str, Any], key: str, where: str, default: str = "") -> str:
         value = table.get(key, default)
         if isinstance(value, str):
             return value
-        self.wrong(below(where, key), value, "a text")
+        self.wrong(child_path(where, key), value, "a text")
         return default
 
     def flag(self, table: dict[str, Any], key: str, where: str, default: bool) -> bool:
         value = table.get(key, default)
         if isinstance(value, bool):
             return value
-        self.wrong(below(where, key), value, "true, false")
+        self.wrong(child_path(where, key), value, "true, false")
         return default
 
     def choice(
         self, table: dict[str, Any], key: str, where: str, allowed: Sequence[str], default: str
     ) -> str:
-        value = table.get(key, _Absent)
-        if value is _Absent:
+        value = table.get(key, _ABSENT)
+        if value is _ABSENT:
             return default
         if isinstance(value, str) and value in allowed:
             return value
         near = get_close_matches(value, allowed, 1) if isinstance(value, str) else []
         hint = f'; did you mean "{near[0]}"?' if near else ""
-        self.wrong(below(where, key), value, ", ".join(allowed) + hint)
+        self.wrong(child_path(where, key), value, ", ".join(allowed) + hint)
         return default
 
     def items(self, table: dict[str, Any], key: str, where: str, default: Sequence[Any]) -> Any:
         """A list; one text or one inline table is a list of one."""
-        value = table.get(key, _Absent)
-        if value is _Absent:
+        value = table.get(key, _ABSENT)
+        if value is _ABSENT:
             return list(default)
         if isinstance(value, str | dict):
             return [value]
         if isinstance(value, list):
             return value
-        self.wrong(below(where, key), value, "a list")
+        self.wrong(child_path(where, key), value, "a list")
         return list(default)
 
     def texts(self, table: dict[str, Any], key: str, where: str) -> list[str]:
@@ -101,5 +103,5 @@ class Reader:
         found = self.items(table, key, where, ())
         for n, item in enumerate(found):
             if not isinstance(item, str) or not item.strip():
-                self.wrong(f"{below(where, key)}[{n}]", item, "a text that is not empty")
+                self.wrong(f"{child_path(where, key)}[{n}]", item, "a text that is not empty")
         return [item for item in found if isinstance(item, str) and item.strip()]
