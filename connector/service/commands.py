@@ -11,6 +11,7 @@ from connector.domain.lanes import Lane, LaneState
 from connector.domain.records import State
 from connector.pipeline.dispatch import Dispatcher
 from connector.ports import Clock, Command, Decision, Queue, Store
+from connector.ports.workers import Worker
 from connector.runtime import log
 from connector.service.queries import Queries
 from connector.service.runtime import KLAVIYO, ConnectionRuntime
@@ -27,8 +28,9 @@ class Commands(Queries):
         runtimes: Mapping[str, ConnectionRuntime] | None = None,
         reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
         problems: Callable[[], list[str]] = list,
+        workers: Callable[[], Sequence[Worker]] = tuple,
     ) -> None:
-        super().__init__(store, clock, runtimes=runtimes, problems=problems)
+        super().__init__(store, clock, runtimes=runtimes, problems=problems, workers=workers)
         self._reload = reload
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._log = log.get("operate")
@@ -43,7 +45,8 @@ class Commands(Queries):
         """Take every open order and carry it out; each gets its answer, whatever happens."""
         for command in await self._store.commands.fetch(now=self._clock.now()):
             runtime = self._runtimes.get(str(command.args.get("connection", "")))
-            if runtime and command.kind in runtime.long_running:
+            handler = runtime.commands.get(command.kind) if runtime else None
+            if handler and handler.long_running:
                 task = asyncio.create_task(self._finish(command))
                 self._long_running_tasks.add(task)
                 task.add_done_callback(self._long_running_tasks.discard)
@@ -110,9 +113,9 @@ class Commands(Queries):
         runtime = self._runtimes.get(name)
         if runtime is None:
             return False, {"error": f"no connection `{name}` runs here"}
-        if kind not in runtime.command_handlers:
+        if kind not in runtime.commands:
             return False, {"error": f"{name} does not carry out `{kind}`"}
-        return await runtime.command_handlers[kind](args)
+        return await runtime.commands[kind].run(args)
 
     async def _decide_action(
         self, decision: Decision, args: Mapping[str, Any]
@@ -125,9 +128,8 @@ class Commands(Queries):
         if isinstance(action, str):
             return False, {"error": action}
         runtime = self._runtimes.get(action.connection)
-        for dispatcher in runtime.dispatchers if runtime else ():
-            if dispatcher.lane.kind == "action":
-                dispatcher.wake()
+        if runtime and runtime.actions:
+            runtime.actions.wake()
         return True, {f"action {action.id}": action.state}
 
     async def _decide_approval(
@@ -137,9 +139,8 @@ class Commands(Queries):
         answer = await self._store.approvals.decide(id, approved=approved, by=by, now=now)
         if answer is None:
             return False, {"error": f"no open question has the number {id}"}
-        runtime = self._runtimes.get(answer.connection)
-        for notify in runtime.on_approval_decided if runtime else ():
-            notify(answer)
+        if runtime := self._runtimes.get(answer.connection):
+            runtime.wake()
         return True, {answer.state: f"{answer.what} of {answer.subject}"}
 
     async def _refresh_person(self, connection: str, who: str) -> tuple[bool, Mapping[str, Any]]:

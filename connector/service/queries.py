@@ -12,6 +12,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import Lane
 from connector.pipeline.lease import STORE_RESOURCE, is_dead
 from connector.ports import ActionView, Backlog, Clock, DeadLetter, DeadLetterDetail, Store
+from connector.ports.workers import Worker
 from connector.service.runtime import KLAVIYO, ConnectionRuntime
 from connector.service.views import lane_view, run_view, timeline_view
 from connector.sync.memberships import links
@@ -35,11 +36,13 @@ class Queries:
         *,
         runtimes: Mapping[str, ConnectionRuntime] | None = None,
         problems: Callable[[], list[str]] = list,
+        workers: Callable[[], Sequence[Worker]] = tuple,
     ) -> None:
         self._store = store
         self._clock = clock
         self._runtimes: Mapping[str, ConnectionRuntime] = runtimes if runtimes is not None else {}
         self._problems = problems
+        self._workers = workers
 
     async def holder(self) -> str | None:
         """Who runs on this store now, if anybody does."""
@@ -237,11 +240,7 @@ class Queries:
         """What only the process that runs the lanes can know."""
         found: list[AttentionItem] = []
         for runtime in self._runtimes.values():
-            for d in runtime.dispatchers:
-                if d.failing_with:
-                    label = f"{runtime.name} {d.lane.kind}s, {d.lane.destination}"
-                    text = f"{d.failing_with} {label}: {d.failing_with.meaning}; going slowly"
-                    found.append(AttentionItem(f"slow {label}", text))
-            for worker in runtime.workers:
-                found += await worker.attention()
+            found += await runtime.attention()
+        for worker in self._workers():
+            found += await worker.attention()
         return found
