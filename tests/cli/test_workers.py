@@ -9,11 +9,15 @@ import pytest
 from connector.app.daemon import App, read_config
 from connector.runtime import supervisor
 
-from .conftest import Folder
+from .conftest import Folder, until
+
+
+def health(folder: Folder) -> int:
+    return folder.ask("GET", "/healthz")[0]
 
 
 async def test_a_worker_that_keeps_failing_needs_attention_until_it_recovers(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch, silence: None
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, silenced_logs: None
 ) -> None:
     monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.01)
     monkeypatch.setattr(supervisor, "_MAX_DELAY", 0.01)
@@ -26,9 +30,7 @@ async def test_a_worker_that_keeps_failing_needs_attention_until_it_recovers(
 
     try:
         monkeypatch.setattr(app.commands, "execute_pending", broken)
-        async with asyncio.timeout(20):
-            while not await app.commands.attention():
-                await asyncio.sleep(0.05)
+        await asyncio.to_thread(until, "it is down", lambda: health(folder) == 500)
         [item] = await app.commands.attention()
         assert item.key == "worker commands daemon"
         status, text = await asyncio.to_thread(folder.ask, "GET", "/healthz")
@@ -38,9 +40,6 @@ async def test_a_worker_that_keeps_failing_needs_attention_until_it_recovers(
         metrics = (await asyncio.to_thread(folder.ask, "GET", "/metrics"))[1]
         assert 'connector_worker_restarts_total{worker="commands"}' in metrics
         monkeypatch.setattr(app.commands, "execute_pending", execute)
-        async with asyncio.timeout(20):
-            while await app.commands.attention():
-                await asyncio.sleep(0.05)
-        assert (await asyncio.to_thread(folder.ask, "GET", "/healthz"))[0] == 200
+        await asyncio.to_thread(until, "it has recovered", lambda: health(folder) == 200)
     finally:
         await app.stop()
