@@ -1,4 +1,4 @@
-"""What every part of a line is built with, and how its lanes are put together."""
+"""What every part of a connection is built with, and how its lanes are put together."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SuppressingRenderer(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class SharedServices:
-    """What all lines share. `asked`: whose account it is, once for each key."""
+    """What all connections share. `account_lookups`: the account id of each key, read once."""
 
     config: Config
     store: Store
@@ -144,12 +144,12 @@ class ConnectionContext:
 
     @property
     def reader(self) -> Reader | None:
-        """Who reads people, where their fields are written."""
+        """Reads people at the platform, where their fields are written."""
         return self.client.reader if self.has("profiles") and self.client else None
 
     @property
     def writes_profiles(self) -> bool:
-        """Whether people's fields are written: read at the platform, or heard of in events."""
+        """Whether profile fields are written: read at the platform, or taken from events."""
         return self.reader is not None or (
             self.has("profiles") and bool(self.mapping.event_sourced)
         )
@@ -214,7 +214,7 @@ class ConnectionContext:
         return dispatcher
 
     async def _check_account(self, lane: Lane, state: LaneState) -> LaneState:
-        """Another account than before is a question for a person, not a place to send to."""
+        """Another Klaviyo account than before pauses the lane until a person resumes it."""
         if self.account is None:
             return state
         name, store = self.connection.name, self.services.store

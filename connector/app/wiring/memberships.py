@@ -30,7 +30,7 @@ from connector.sync.memberships.scans import GroupScan, SourceScan, TargetReadBa
 from connector.sync.memberships.target_sync import TargetPolicy, TargetSync
 
 _ALWAYS_BULK = 0
-"""A join is told in bulk, be it one; a leave is what goes singly."""
+"""Joins always go in bulk, even one; leaves go singly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +252,7 @@ def _build_segment_target(
 
 
 def _starts_join_actions(entry: Segment) -> Callable[[Group], bool]:
-    """The first complete scan is the baseline: whoever it finds was there before."""
+    """The first complete scan is the baseline: its people were members before."""
     return lambda group: (
         bool(entry.on_join) and (entry.on_join_existing or group.completed_scan > 0)
     )
@@ -389,7 +389,7 @@ def _parts(direction: _DirectionBuilder, kind: str) -> MembershipParts:
         await store.requeue(lane.id, [State.DEAD], now=direction.context.services.clock.now())
         for scan in scans:
             scan.trigger()
-        return True, {"asked": name, "groups": sorted(matching - {0})}
+        return True, {"requested": name, "groups": sorted(matching - {0})}
 
     return MembershipParts(
         (direction.dispatcher,), tuple(direction.workers), {kind: CommandHandler(sync)}
