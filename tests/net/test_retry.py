@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +38,21 @@ def test_backoff_is_between_half_and_all_of_the_doubled_delay(
 @given(attempts=st.integers(31, 10**9))
 def test_the_thousandth_attempt_waits_the_maximum_delay(attempts: int) -> None:
     assert 150 <= Backoff(1.0, 300.0)(attempts) <= 300
+
+
+def test_a_backoff_does_not_depend_on_tenacitys_internal_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def private(*_: object) -> None:
+        raise TypeError("only tenacity creates the state of a retried call")
+
+    monkeypatch.setattr(tenacity.RetryCallState, "__init__", private)
+    assert 2 <= Backoff(1.0, 300.0)(3) <= 4
+
+
+@pytest.mark.parametrize("attempts", [0, -1])
+def test_no_attempt_yet_waits_as_long_as_the_first(attempts: int) -> None:
+    assert 0.5 <= Backoff(1.0, 300.0)(attempts) <= 1.0
 
 
 def test_two_lanes_do_not_retry_at_the_same_time() -> None:
