@@ -16,7 +16,6 @@ delivery errors. The table is DESIGN 3, "Answers":
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 import ssl
@@ -36,6 +35,7 @@ from connector.domain.errors import (
     Rejected,
     RetryLater,
 )
+from connector.domain.hosts import is_loopback
 from connector.ports import Clock
 from connector.runtime.log import redact
 
@@ -134,16 +134,6 @@ def in_process(app: Any) -> httpx.AsyncClient:
     that raises ConnectionResetError, ConnectionRefusedError or TimeoutError is a line that broke
     after the request left, one that never stood, and one that stays silent."""
     return httpx.AsyncClient(transport=_InProcess(app), follow_redirects=False)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host stands for this machine. A name that begins with `127.` does not."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 Credential = Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
