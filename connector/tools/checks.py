@@ -177,7 +177,7 @@ class _CredentialChecks:
                 clock=self._clock,
                 credential=credential,
                 allow_http=frozenset(self._config.security.allow_http),
-                wait_statuses=waits,
+                retry_statuses=waits,
             )
 
         async def quota(credential: str, limits: Mapping[str, Limit]) -> RateLimiter:

@@ -23,13 +23,13 @@ from connector.domain.errors import (
     Rejected,
     RetryLater,
 )
+from connector.net.answers import retry_after
 from connector.net.auth import HeaderKey
 from connector.net.http import (
     ApiResponse,
     CallStats,
     Http,
     get,
-    retry_after,
     to_delivery_error,
 )
 from connector.testing.fakes.clock import FakeClock
@@ -147,9 +147,9 @@ async def test_a_platform_has_problem_codes_of_its_own(status: int, problem: Pro
 
 
 async def test_the_statuses_that_mean_wait_are_configurable() -> None:
-    found = await answered(503, wait_statuses=frozenset({429}))
+    found = await answered(503, retry_statuses=frozenset({429}))
     assert isinstance(found, AmbiguousError)
-    found = await answered(423, wait_statuses=frozenset({423, 429}))
+    found = await answered(423, retry_statuses=frozenset({423, 429}))
     assert isinstance(found, RetryLater)
 
 
@@ -434,8 +434,8 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 @asynccontextmanager
-async def raw_server(handler: Handler, **more: Any) -> AsyncIterator[Http]:
-    """A server that talks as it is told, and an Http that calls it."""
+async def raw_server(handler: Handler, *, scheme: str = "http", **more: Any) -> AsyncIterator[Http]:
+    """A server without TLS that runs `handler`, and an Http that calls it."""
     talking: set[asyncio.Task[None]] = set()
 
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -451,7 +451,7 @@ async def raw_server(handler: Handler, **more: Any) -> AsyncIterator[Http]:
 
     server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
     http = Http(
-        f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+        f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}",
         vendor="klaviyo",
         clock=FakeClock(),
         credential=dict,
@@ -514,9 +514,8 @@ async def test_a_server_without_tls_is_not_connected() -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await writer.drain()
 
-    async with raw_server(handler) as http:
-        secure = http._base.replace("http://", "https://")
-        found = await outcome(Http(secure, vendor="klaviyo", clock=FakeClock(), credential=dict))
+    async with raw_server(handler, scheme="https") as http:
+        found = await post(http)
     assert isinstance(found, RetryLater)
     assert found.problem is Problem.NOT_CONNECTED
     assert "TLS" in found.detail

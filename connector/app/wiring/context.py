@@ -16,7 +16,8 @@ from connector.domain.outcomes import Outcome
 from connector.domain.records import Entry
 from connector.klaviyo.api import KlaviyoApi
 from connector.mapping import CompiledMapping
-from connector.net.http import CallStats, Credential, Http, Vendor
+from connector.net.answers import RETRY_STATUSES, Vendor
+from connector.net.http import CallStats, Credential, Http
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.platforms.kit import Kit
@@ -68,7 +69,7 @@ class SharedServices:
         vendor: Vendor,
         credential: Credential,
         headers: Mapping[str, str] | None = None,
-        wait_statuses: frozenset[int] = frozenset({429, 503}),
+        retry_statuses: frozenset[int] = RETRY_STATUSES,
         observe_headers: Callable[[CallStats], None] = lambda seen: None,
     ) -> Http:
         """A client whose calls are counted as this connection's."""
@@ -86,7 +87,7 @@ class SharedServices:
             credential=credential,
             headers=headers,
             allow_http=frozenset(self.config.security.allow_http),
-            wait_statuses=wait_statuses,
+            retry_statuses=retry_statuses,
             on_call=seen,
         )
 
@@ -108,7 +109,7 @@ class SharedServices:
                 connection.source,
                 vendor="platform",
                 credential=credential,
-                wait_statuses=not_applied,
+                retry_statuses=not_applied,
             )
 
         actions = connection.actions or Actions()
