@@ -25,10 +25,12 @@ from connector.pipeline.intake import Intake
 from connector.pipeline.lease import LeaseRenewer, holder_name
 from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
+from connector.ports.workers import Loop
 from connector.runtime import log
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
+from connector.runtime.supervisor import SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
 from connector.store.sql import SqlStore, open_store
 from connector.web.flows import FlowApp
@@ -72,6 +74,7 @@ class App:
         self._count_people_at = 0.0
         self._scheduler = Scheduler()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._notify_workers: list[SupervisedWorker] = []
         self._problems: dict[str, str] = {}
         self._lease_lost = asyncio.Event()
         self._log = log.get("app")
@@ -118,7 +121,7 @@ class App:
         for runtime in self.runtimes.values():
             self._start_connection(runtime)
         self._start_scheduler()
-        self._start_notifier()
+        await self._start_notifier()
         self.health.ready = True
         self._log.info("ready", version=__version__, connections=len(self.runtimes))
 
@@ -143,6 +146,7 @@ class App:
         await asyncio.gather(
             *(self._stop_connection(runtime, left) for runtime in self.runtimes.values())
         )
+        await asyncio.gather(*(worker.stop(1.0) for worker in self._notify_workers))
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -171,8 +175,8 @@ class App:
         attention = [
             item
             for runtime in self.runtimes.values()
-            for source in runtime.attention
-            for item in await source()
+            for worker in runtime.workers
+            for item in await worker.attention()
         ]
         stopped += [message for key, message in self._problems.items() if key.startswith("broken ")]
         return stopped + [item.text for item in attention if item.key.startswith("poll ")]
@@ -182,7 +186,7 @@ class App:
         if not runtime.enabled:
             return True
         quiet = all([await d.idle_for(_IDLE_HORIZON) for d in runtime.dispatchers])
-        done = all([await idle() for idle in runtime.idle])
+        done = all([await worker.idle(_IDLE_HORIZON) for worker in runtime.workers])
         return quiet and done and all(d.idle for d in runtime.dispatchers)
 
     # ── pieces of the start ──────────────────────────────────────────────────────────────────────
@@ -283,12 +287,11 @@ class App:
             return
         for number, dispatcher in enumerate(runtime.dispatchers):
             self._tasks[f"lane {runtime.name} {number}"] = asyncio.create_task(dispatcher.run())
-        for number, loop in enumerate(runtime.loops):
-            self._tasks[f"loop {runtime.name} {number}"] = asyncio.ensure_future(loop())
+        for worker in runtime.workers:
+            worker.start()
 
     async def _stop_connection(self, runtime: ConnectionRuntime, grace: float) -> None:
-        for task in self._tasks_of(f"loop {runtime.name} "):
-            task.cancel()
+        await asyncio.gather(*(worker.stop(1.0) for worker in runtime.workers))
         await asyncio.gather(*(dispatcher.stop(grace) for dispatcher in runtime.dispatchers))
         tasks = self._tasks_of(f"lane {runtime.name} ")
         if tasks:
@@ -299,10 +302,10 @@ class App:
             await asyncio.gather(*tasks, return_exceptions=True)
         await runtime.aclose()
 
-    def _start_notifier(self) -> None:
-        """Tell the targets of `[[notify]]` as the configuration has them now."""
-        for task in self._tasks_of("notify"):
-            task.cancel()
+    async def _start_notifier(self) -> None:
+        """Notify the targets of `[[notify]]` as configured now."""
+        await asyncio.gather(*(worker.stop(1.0) for worker in self._notify_workers))
+        self._notify_workers.clear()
         if targets := notify.targets(self.config.notify):
             notifier = notify.Notifier(
                 targets,
@@ -313,7 +316,13 @@ class App:
                 notification_poster(self.config, self.clock),
                 source=self.config.server.public_url,
             )
-            self._tasks["notify"] = asyncio.create_task(notifier.run())
+            loops: list[Loop] = [notifier, *notifier.deliveries]
+            for loop in loops:
+                worker = SupervisedWorker(
+                    "notifications", loop, subject="notify", clock=self.clock, metrics=self.metrics
+                )
+                self._notify_workers.append(worker)
+                worker.start()
 
     async def _attention(self) -> dict[str, str]:
         return {item.key: item.text for item in await self.commands.attention()}
@@ -505,7 +514,7 @@ class App:
             for dispatcher in runtime.dispatchers:
                 dispatcher.probe_now()
             self._start_connection(runtime)
-        self._start_notifier()
+        await self._start_notifier()
         log.configure(format=config.log.format, level=config.log.level)
         self._log.info(
             "configuration taken", connections=len(self.runtimes), needs_restart=sorted(fixed)

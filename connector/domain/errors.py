@@ -118,6 +118,8 @@ class Problem(StrEnum):
     CHALLENGED = "N80", "a gateway before the far end answered 403 with a page instead of JSON"
     TLS_REQUIRED = "N90", "the address is not TLS and its host is not allowed without"
 
+    WORKER_DOWN = "R10", "a worker keeps failing"
+
     BACKFILL_FILE = "B10", "a backfill's file cannot be used, or has changed since it began"
     BACKFILL_REJECTED = "B20", "a person said no to a backfill"
     BACKFILL_BLOCKED = "B30", "a backfill's source refuses to be read"

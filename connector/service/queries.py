@@ -242,6 +242,6 @@ class Queries:
                     label = f"{runtime.name} {d.lane.kind}s, {d.lane.destination}"
                     text = f"{d.failing_with} {label}: {d.failing_with.meaning}; going slowly"
                     found.append(AttentionItem(f"slow {label}", text))
-            for attention in runtime.attention:
-                found += await attention()
+            for worker in runtime.workers:
+                found += await worker.attention()
         return found

@@ -8,11 +8,12 @@ from typing import Any
 
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.domain.actions import ActionReceipt, ActionRequest, Conflict, Origin
-from connector.domain.attention import AttentionItem, Check
+from connector.domain.attention import Check
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.intake import WebhookEndpoint
 from connector.pipeline.profile_reads import ProfileReadSink
 from connector.ports import Approval
+from connector.ports.workers import Worker
 
 KLAVIYO = "klaviyo"
 
@@ -48,9 +49,7 @@ class ConnectionRuntime:
     renews: Callable[[str], bool] = lambda name: False
     by_id: bool = False
     extra_dispatchers: list[Dispatcher[Any]] = field(default_factory=list)
-    loops: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
-    idle: list[Callable[[], Awaitable[bool]]] = field(default_factory=list)
-    attention: list[Callable[[], Awaitable[Sequence[AttentionItem]]]] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
     command_handlers: dict[str, CommandHandler] = field(default_factory=dict)
     long_running: set[str] = field(default_factory=set)
     enqueue_actions: (

@@ -49,7 +49,7 @@ async def _lane(
         lane, queue, services.store.approvals, services.clock, on_released=dispatcher.wake
     )
     runtime.extra_dispatchers.append(dispatcher)
-    runtime.loops.append(held_actions.run)
+    runtime.workers.append(context.supervise("held_actions", held_actions))
     runtime.on_approval_decided.append(held_actions.on_approval_decided)
     return lane
 

@@ -99,8 +99,7 @@ def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
         history_import=_history_import(context, runtime),
         first_live=lambda: store.backfills.first_live_event_at(runtime.events.lane),
     )
-    runtime.loops.append(backfiller.run)
-    runtime.idle.append(backfiller.idle)
+    runtime.workers.append(context.supervise("backfill", backfiller))
     runtime.command_handlers["backfill"] = backfiller.start
     runtime.command_handlers["backfill-stop"] = backfiller.stop
     runtime.on_approval_decided.append(lambda answer: backfiller.wake())

@@ -22,8 +22,10 @@ from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.platforms.kit import Kit
 from connector.ports import Client, Clock, Lease, Platform, Queue, Reader, Renderer, Sink, Store
+from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
+from connector.runtime.supervisor import SupervisedWorker
 from connector.service import KLAVIYO
 
 M = TypeVar("M")
@@ -165,6 +167,17 @@ class ConnectionContext:
         if self.shadow:
             return SuppressingRenderer(renderer, Skip("shadow"))
         return renderer if enabled else SuppressingRenderer(renderer, Skip("disabled"))
+
+    def supervise(self, name: WorkerName, loop: Loop) -> SupervisedWorker:
+        """A worker of this connection, stopped."""
+        services = self.services
+        return SupervisedWorker(
+            name,
+            loop,
+            subject=self.connection.name,
+            clock=services.clock,
+            metrics=services.metrics,
+        )
 
     async def dispatcher(
         self,

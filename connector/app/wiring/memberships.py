@@ -88,9 +88,7 @@ class _DirectionBuilder:
 
     def add(self, scan: GroupScan) -> None:
         self.scans.append(scan)
-        self.runtime.loops.append(scan.run)
-        self.runtime.idle.append(scan.idle)
-        self.runtime.attention.append(scan.attention)
+        self.runtime.workers.append(self.context.supervise("scan", scan))
 
 
 # ── audiences → lists ────────────────────────────────────────────────────────────────────────────
@@ -263,8 +261,7 @@ def _join_worker(
         services.store.memberships,
         services.clock,
     )
-    runtime.loops.append(join_worker.run)
-    runtime.idle.append(join_worker.idle)
+    runtime.workers.append(direction.context.supervise("join_actions", join_worker))
     return join_worker
 
 
@@ -346,9 +343,7 @@ async def _lane(
         on_settled=dispatcher.wake,
     )
     if destination == KLAVIYO:
-        runtime.loops.append(receipts.run)
-        runtime.idle.append(receipts.idle)
-        runtime.attention.append(receipts.attention)
+        runtime.workers.append(context.supervise("import_jobs", receipts))
     return dispatcher
 
 

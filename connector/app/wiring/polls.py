@@ -30,7 +30,5 @@ def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
         every=context.connection.settings.poll_every,
         on_observed=runtime.writes.wake,
     )
-    runtime.loops.append(poll.run)
-    runtime.idle.append(poll.idle)
-    runtime.attention.append(poll.attention)
+    runtime.workers.append(context.supervise("poll", poll))
     runtime.on_approval_decided.append(lambda answer: poll.wake())

@@ -50,9 +50,7 @@ async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
         on_settled=writes.wake,
     )
 
-    runtime.loops.append(receipts.run)
-    runtime.idle.append(receipts.idle)
-    runtime.attention.append(receipts.attention)
+    runtime.workers.append(context.supervise("import_jobs", receipts))
     if context.reader is not None:
         await _build_reads(context, runtime, context.reader, writes)
 
