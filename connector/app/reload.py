@@ -1,0 +1,70 @@
+"""Applying an edited configuration to a running daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from connector.app.connections import Connections
+from connector.app.problems import ProcessProblems
+from connector.config import Config
+from connector.domain.errors import ConfigError, Problem
+from connector.runtime import log
+from connector.runtime.metrics import Metrics
+
+_FIXED_SECTIONS = ("server", "store")
+"""Read at start only."""
+
+
+class Reloader:
+    """`recover` gives back what the stopped lanes had claimed; `on_reloaded` gets the new
+    configuration once its connections run."""
+
+    def __init__(
+        self,
+        reread: Callable[[], Config] | None,
+        connections: Connections,
+        problems: ProcessProblems,
+        metrics: Metrics,
+        *,
+        recover: Callable[[], Awaitable[None]],
+        on_reloaded: Callable[[Config], Awaitable[None]],
+    ) -> None:
+        self._reread = reread
+        self._connections = connections
+        self._problems = problems
+        self._metrics = metrics
+        self._recover = recover
+        self._on_reloaded = on_reloaded
+        self._log = log.get("reload")
+
+    async def reload(self, current: Config) -> Mapping[str, Any]:
+        """A faulty configuration changes nothing and raises ConfigError."""
+        if self._reread is None:
+            return {"reloaded": False}
+        try:
+            config = self._reread()
+            candidate = await self._connections.build(config)
+        except ConfigError as error:
+            self._metrics.reload_ok.set(0)
+            self._problems.set("reload", f"{Problem.RELOAD_REFUSED}: {error.faults[0]}")
+            raise
+        self._problems.set("reload", None)
+        self._metrics.reload_ok.set(1)
+        await self._connections.stop(current.server.shutdown_timeout)
+        await self._recover()
+        self._connections.adopt(candidate)
+        for runtime in self._connections.runtimes.values():
+            for dispatcher in runtime.dispatchers:
+                dispatcher.probe_now()
+        self._connections.start()
+        await self._on_reloaded(config)
+        needs_restart = [
+            name for name in _FIXED_SECTIONS if getattr(config, name) != getattr(current, name)
+        ]
+        self._log.info(
+            "configuration_reloaded",
+            connections=len(self._connections.runtimes),
+            needs_restart=needs_restart,
+        )
+        return {"reloaded": True, "needs_restart": needs_restart}
