@@ -45,6 +45,9 @@ async def retry_read(read: Callable[[], Awaitable[T]], *, clock: Clock, attempts
         error = state.outcome.exception() if state.outcome else None
         return backoff(state.attempt_number, error.after if isinstance(error, RetryLater) else 0.0)
 
+    async def attempt() -> T:
+        return await read()
+
     retrying = AsyncRetrying(
         retry=retry_if_exception_type((RetryLater, AmbiguousError)),
         stop=stop_after_attempt(attempts),
@@ -52,4 +55,4 @@ async def retry_read(read: Callable[[], Awaitable[T]], *, clock: Clock, attempts
         sleep=clock.sleep,
         reraise=True,
     )
-    return await retrying(read)
+    return await retrying(attempt)

@@ -80,7 +80,8 @@ class Flaky:
 
 
 async def run(clock: FakeClock, flaky: Flaky, attempts: int = 3) -> str:
-    task = asyncio.create_task(retry_read(flaky, clock=clock, attempts=attempts))
+    # As callers do: a function that returns an awaitable, and no coroutine function.
+    task = asyncio.create_task(retry_read(lambda: flaky(), clock=clock, attempts=attempts))
     await clock.advance(10_000)
     return await task
 
