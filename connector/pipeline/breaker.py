@@ -63,7 +63,7 @@ class LaneBreaker:
         if isinstance(outcome, Retry | Ambiguous):
             return replace(outcome, after=self._backoff(attempts[outcome.seq], outcome.after))
         if isinstance(outcome, Dead) and held:
-            # Due after the others, so that the next probe takes another: this one may be bad itself.
+            # Due after the others, so that the next probe takes another: this one may be bad.
             return Retry(outcome.seq, outcome.problem, self._probe_every / 2, outcome.detail)
         return outcome
 

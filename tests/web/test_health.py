@@ -101,8 +101,8 @@ async def test_healthz_lists_each_blocked_lane_and_dead_letters_on_separate_line
     assert answer.status_code == 500
     assert answer.text.splitlines() == [
         "S20: free disk space is below [store] min_free",
-        "K401 acme → klaviyo events: blocked, HTTP 401",
-        "acme → klaviyo events: 1 dead letters (connector dead-letters list)",
+        "K401 acme events → klaviyo: blocked, HTTP 401",
+        "acme events → klaviyo: 1 dead letters (connector dead-letters list)",
     ]
 
 

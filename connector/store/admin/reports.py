@@ -9,7 +9,7 @@ import orjson
 from sqlalchemy import Column, Connection, Table, case, func, or_, select
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import Lane, LaneId, Millis, QueueName
 from connector.domain.outcomes import Request
 from connector.domain.records import State
 from connector.ports import Backlog, PersonState, TimelineEntry
@@ -259,17 +259,18 @@ def _joined_request(sent: Sequence[Any]) -> Request | None:
 _COUNTED = (State.READY, State.CLAIMED, State.HELD, State.DEAD)
 
 
+_QUEUES: Mapping[QueueName, tuple[Table, Column[Any]]] = {
+    "outbox": (outbox, outbox.c.received_at),
+    "reads": (reads, reads.c.asked_at),
+    "profiles": (profiles, profiles.c.since),
+    "memberships": (memberships, memberships.c.since),
+    "actions": (actions, actions.c.received_at),
+}
+
+
 def queue_of(lane: Lane) -> tuple[Table, Column[Any]]:
-    """The table that a lane takes its entries from, and when each of them came to be."""
-    if lane.kind == "action":
-        return actions, actions.c.received_at
-    if lane.kind == "membership":
-        return memberships, memberships.c.since
-    if lane.kind != "profile":
-        return outbox, outbox.c.received_at
-    if lane.destination == "klaviyo":
-        return profiles, profiles.c.since
-    return reads, reads.c.asked_at
+    """The table that a lane claims its entries from, and when each of them was received."""
+    return _QUEUES[lane.lane_kind.queue]
 
 
 def _count(c: Connection, lane: Lane, state: State) -> int:
