@@ -147,6 +147,7 @@ class App:
             self._reread,
             self.connections,
             self._problems,
+            self.clock,
             self.metrics,
             recover=self._recover,
             on_reloaded=self._on_reloaded,

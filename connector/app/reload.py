@@ -8,12 +8,14 @@ from typing import Any
 from connector.app.connections import Connections
 from connector.app.problems import ProcessProblems
 from connector.config import Config
-from connector.domain.errors import ConfigError, Problem
+from connector.domain.errors import ConfigError, Problem, StoreError
+from connector.ports import Clock
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 
 _FIXED_SECTIONS = ("server", "store")
 """Read at start only."""
+_RETRY_SECONDS = 1.0
 
 
 class Reloader:
@@ -25,6 +27,7 @@ class Reloader:
         reread: Callable[[], Config] | None,
         connections: Connections,
         problems: ProcessProblems,
+        clock: Clock,
         metrics: Metrics,
         *,
         recover: Callable[[], Awaitable[None]],
@@ -33,6 +36,7 @@ class Reloader:
         self._reread = reread
         self._connections = connections
         self._problems = problems
+        self._clock = clock
         self._metrics = metrics
         self._recover = recover
         self._on_reloaded = on_reloaded
@@ -52,7 +56,7 @@ class Reloader:
         self._problems.set("reload", None)
         self._metrics.reload_ok.set(1)
         await self._connections.stop(current.server.shutdown_timeout)
-        await self._recover()
+        await self._recover_when_possible()
         self._connections.adopt(candidate)
         for runtime in self._connections.runtimes.values():
             for dispatcher in runtime.dispatchers:
@@ -68,3 +72,18 @@ class Reloader:
             needs_restart=needs_restart,
         )
         return {"reloaded": True, "needs_restart": needs_restart}
+
+    async def _recover_when_possible(self) -> None:
+        """The old lanes are stopped by now, so a store that fails is waited for: lanes must run
+        again afterwards."""
+        logged = False
+        while True:
+            try:
+                return await self._recover()
+            except StoreError as error:
+                if not logged:
+                    self._log.error(
+                        "store_unavailable", problem=error.problem.value, detail=error.detail
+                    )
+                logged = True
+                await self._clock.sleep(_RETRY_SECONDS)

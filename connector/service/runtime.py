@@ -92,9 +92,15 @@ class ConnectionRuntime:
         """Whether nothing is due now or within `ahead` seconds, and nothing is in flight."""
         if not self.enabled:
             return True
+        # Workers hand work to lanes and lanes to workers: what one did meanwhile is seen at the
+        # other, so workers are asked before and after the lanes.
+        before = await self._workers_idle(ahead)
         lanes = all([await dispatcher.idle_for(ahead) for dispatcher in self.dispatchers])
-        workers = all([await worker.idle(ahead) for worker in self.workers])
-        return lanes and workers and all(dispatcher.idle for dispatcher in self.dispatchers)
+        after = await self._workers_idle(ahead)
+        return before and lanes and after and all(d.idle for d in self.dispatchers)
+
+    async def _workers_idle(self, ahead: float) -> bool:
+        return all([await worker.idle(ahead) for worker in self.workers])
 
     async def attention(self) -> list[AttentionItem]:
         """What only the process that runs the connection can know."""
