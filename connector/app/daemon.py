@@ -27,6 +27,7 @@ from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import LaneId
 from connector.net import http
 from connector.pipeline.intake import Intake
+from connector.pipeline.lane_queues import all_queues
 from connector.pipeline.lease import LeaseRenewer, holder_name
 from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
@@ -219,16 +220,9 @@ class App:
 
     async def _recover(self) -> None:
         """While no delivery is in flight: whatever is claimed was cut off."""
-        queues = (
-            self.store,
-            self.store.reads,
-            self.store.profiles,
-            self.store.actions,
-            self.store.memberships,
-        )
         try:
             now, fence = self.clock.now(), self._lease.fence
-            recovered = sum([await queue.recover(fence, now=now) for queue in queues])
+            recovered = sum([await q.recover(fence, now=now) for q in all_queues(self.store)])
         except StoreError as error:
             if error.problem is not Problem.STORE_HELD or not self.connections.runtimes:
                 raise

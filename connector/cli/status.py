@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from connector.cli import session
+from connector.domain.lanes import find_lane_kind
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -152,10 +153,8 @@ def table(found: dict[str, Any]) -> RenderableType:
 
 
 def lane_label(lane: dict[str, Any]) -> str:
-    """`events → klaviyo`; reading people again goes the other way."""
-    arrow = "←" if lane["kind"] == "profile" and lane["destination"] != "klaviyo" else "→"
-    what = "people" if arrow == "←" else f"{lane['kind']}s"
-    return f"{what} {arrow} {lane['destination']}"
+    """`events → klaviyo`."""
+    return find_lane_kind(lane["kind"], lane["destination"]).title(lane["destination"])
 
 
 _LEFT_ALIGNED = {"connection", "lane", "state"}

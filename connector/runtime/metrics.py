@@ -275,7 +275,7 @@ class Metrics:
                 observe((now - entries[outcome.seq].received_at) / 1000)
             if word := _outcome_label(outcome):
                 tally[word] += 1
-                if kind == "action":
+                if lane.lane_kind.counts_names:
                     self.record_action(connection, entries[outcome.seq].name, word)
             elif isinstance(outcome, Retry | Ambiguous):
                 self.retries.labels(connection, destination, outcome.problem.value).inc()

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from sqlalchemy import select
 
+from connector.domain.actions import Step
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 from connector.domain.records import State
@@ -23,7 +24,13 @@ def apply_decision(row: Any, word: Decision, now: Millis) -> dict[str, Any] | st
         case "applied" if state == "uncertain":
             return queue.settled(State.ACCEPTED, now)
         case "again" if row.state in (State.HELD, State.DEAD):
-            fresh = {"state": State.READY, "solo": 0, "looks": 0, "resent": 0, "attempts": 0}
+            fresh = {
+                "state": State.READY,
+                "step": Step.SEND,
+                "lookups": 0,
+                "resent": 0,
+                "attempts": 0,
+            }
             return queue.RESET | fresh | {"failing_since": None, "due": now}
         case "refuse" if row.state in (State.HELD, State.READY):
             return discarded(now)
@@ -49,7 +56,7 @@ _STATES: dict[int, ActionState] = {
 
 def state_of(row: Any) -> ActionState:
     """Where an action stands, in a person's words."""
-    ambiguous = row.state in (State.READY, State.CLAIMED) and row.solo
+    ambiguous = row.state in (State.READY, State.CLAIMED) and row.step == Step.LOOK_UP
     if ambiguous or (row.state == State.HELD and row.problem == Problem.ACTION_UNCERTAIN.value):
         return "uncertain"
     return _STATES[row.state]
@@ -69,11 +76,11 @@ def action_view_of(row: Any) -> ActionView:
         problem=row.problem,
         detail=row.detail,
         ref=row.ref,
-        platform_ref=row.theirs,
+        platform_ref=row.platform_ref,
         received_at=row.received_at,
         sent_at=row.sent_at,
         settled_at=row.settled_at,
-        lookups=row.looks,
+        lookups=row.lookups,
         resent=bool(row.resent),
         evidence=row.evidence,
         decided_by=row.decided_by,
