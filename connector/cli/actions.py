@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_time
 
 if TYPE_CHECKING:
     from connector.config import Config
@@ -46,7 +46,7 @@ async def _find(
 
 def _print_action(action: ActionView) -> None:
     what = f"{action.name} {action.amount:+d}" if action.amount else action.name
-    when = _time(action.received_at)
+    when = format_time(action.received_at)
     state = "looked up" if action.state == "uncertain" and not action.settled_at else action.state
     print(
         f"{action.id:>6}  {when}  {state:<10} {action.connection}  {what}  "
@@ -56,16 +56,14 @@ def _print_action(action: ActionView) -> None:
         print(f"        {action.problem} {action.detail}")
     if action.state == "uncertain" and action.sent_at:
         twice = "twice, last" if action.resent else "once,"
-        print(f"        sent {twice} {_time(action.sent_at)}, reference {action.ref}")
+        print(f"        sent {twice} {format_time(action.sent_at)}, reference {action.ref}")
     if action.evidence:
         late_answer: dict[str, Any] = json.loads(action.evidence)
-        print(f"        a late answer came {_time(late_answer['at'])}: {late_answer['answer']}")
+        print(
+            f"        a late answer came {format_time(late_answer['at'])}: {late_answer['answer']}"
+        )
     if action.decided_by:
         print(f"        decided by {action.decided_by}")
-
-
-def _time(millis: int) -> str:
-    return datetime.fromtimestamp(millis / 1000, UTC).isoformat(timespec="seconds")[:19] + "Z"
 
 
 @app.command()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_time
 
 if TYPE_CHECKING:
     from connector.config import Config
@@ -27,7 +27,7 @@ def list_(
         print(json.dumps(found, indent=2))
         return
     for x in found:
-        when = datetime.fromtimestamp(x["since"] / 1000, UTC).isoformat(timespec="seconds")
+        when = format_time(x["since"])
         print(f"{x['id']:>6}  {when}  {x['connection']}  {x['what']} of {x['subject']}")
         for key, value in x["detail"].items():
             print(f"        {key.replace('_', ' ')}: {_format(value)}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_time
 
 if TYPE_CHECKING:
     from connector.ports import DeadLetter, DeadLetterDetail
@@ -33,7 +33,7 @@ def list_(
     for name, state, problem, meaning, count in groups:
         print(f"{count:>8,}  {name}  {state:<5} {problem:<5} {meaning}")
     for x in found:
-        when = datetime.fromtimestamp(x.received_at / 1000, UTC).isoformat(timespec="seconds")
+        when = format_time(x.received_at)
         print(f"{x.id:>8}  {when}  {x.connection}  {x.problem:<5} {x.name}  {x.detail}")
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from connector.app.daemon import App, read_config
-from connector.cli.status import format_age
+from connector.cli.format import format_age
 from connector.config import Connection
 from connector.platforms import registry
 from connector.runtime import log

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from connector.cli import session
-from connector.cli.status import format_age
+from connector.cli.format import link_lines
 
 if TYPE_CHECKING:
     from connector.config import Config
@@ -53,27 +53,6 @@ def link_commands(kind: Kind, help: str) -> typer.Typer:
 
 audiences = link_commands("audience", "Audiences kept as Klaviyo lists.")
 segments = link_commands("segment", "Klaviyo segments kept as the platform's tags.")
-
-
-def link_lines(link: dict[str, Any]) -> list[str]:
-    """A link as a person reads it."""
-    head = f"{link['connection']}  {link['source']} → {link['target']}"
-    if "here" not in link:
-        return [f"{head}: {link['detail']}"]
-    synced = "never synced in full"
-    if link["full_sync_age"] is not None:
-        synced = f"{link['members']:,} members, full sync {format_age(link['full_sync_age'])} ago"
-    result = [f"{head}: {synced}" + (", reading now" if link["scanning"] else "")]
-    numbers = f"here {link['here']:,}, there {link['there']:,}, in both {link['both']:,}"
-    for key in ("waiting", "unconfirmed", "foreign", "removed_by_hand", "without_address"):
-        if link[key]:
-            numbers += f", {key.replace('_', ' ')} {link[key]:,}"
-    if link["kind"] == "audience":
-        numbers += f"; list read back {format_age(link['read_back_age'])} ago"
-    result.append(f"        {numbers}")
-    if link["problem"]:
-        result.append(f"        {link['problem']} {link['meaning']}: {link['detail']}")
-    return result
 
 
 async def _find(config: Config, kind: Kind) -> list[dict[str, Any]]:

@@ -6,12 +6,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_time
 
 _TIMEOUT = 30.0
 
@@ -56,23 +56,18 @@ def _print_timeline(timeline: dict[str, Any]) -> None:
             answer = f"  {request['endpoint']} → {request['status'] or 'no answer'}"
         problem = f"  {entry['problem']} {entry['detail']}" if entry["problem"] else ""
         print(
-            f"  {_time(entry['at'])}  {entry['what']:<6} {entry['name']:<28} "
+            f"  {format_time(entry['at'], 'milliseconds')}  {entry['what']:<6} {entry['name']:<28} "
             f"{entry['state']}{answer}{problem}"
         )
     if timeline["read"]["unknown_since"]:
-        print(f"  unknown to the platform since {_time(timeline['read']['unknown_since'])}")
+        print(f"  unknown to the platform since {format_time(timeline['read']['unknown_since'])}")
     if timeline["fields"]:
-        print(f"  as read {_time(timeline['read']['at'])}, writes {timeline['write']['state']}:")
+        read_at = format_time(timeline["read"]["at"])
+        print(f"  as read {read_at}, writes {timeline['write']['state']}:")
         for name, field in sorted(timeline["fields"].items()):
             mark = "confirmed" if field["confirmed"] else "not confirmed"
             shown = "unset" if field["value"] is None else json.dumps(field["value"])
             print(f"    {name:<44} {shown:<28} {mark}")
-
-
-def _time(millis: int | None) -> str:
-    if millis is None:
-        return "never"
-    return datetime.fromtimestamp(millis / 1000, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def refresh(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_age, lane_label, link_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -97,8 +98,6 @@ def table(found: dict[str, Any]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from connector.cli.groups import link_lines
-
     lanes = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("connection", "lane", "state", "ready", "in flight", "held", "dead", "oldest"):
         lanes.add_column(heading, justify="left" if heading in _LEFT_ALIGNED else "right")
@@ -151,22 +150,5 @@ def table(found: dict[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def lane_label(lane: dict[str, Any]) -> str:
-    """`events → klaviyo`; reading people again goes the other way."""
-    arrow = "←" if lane["kind"] == "profile" and lane["destination"] != "klaviyo" else "→"
-    what = "people" if arrow == "←" else f"{lane['kind']}s"
-    return f"{what} {arrow} {lane['destination']}"
-
-
 _LEFT_ALIGNED = {"connection", "lane", "state"}
 _LINK_KINDS = ("audiences", "segments")
-
-
-def format_age(seconds: float | None) -> str:
-    """`3.2 s`, `12 min`, `4 h`, `2 d`; a dash when there is nothing to be old."""
-    if seconds is None:
-        return "-"
-    for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.1f} {unit}" if size == 1 else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.1f} d"
