@@ -1,4 +1,4 @@
-"""`config show`, the reference, and how durations and sizes are written."""
+"""`config show`, the reference, and the format of durations and sizes."""
 
 from __future__ import annotations
 
