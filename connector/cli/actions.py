@@ -1,4 +1,4 @@
-"""`connector actions`: what was asked of a platform, and what a person says became of it."""
+"""`connector actions`: list actions, and decide about ambiguous and held ones."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from connector.config import Config
     from connector.ports import ActionView
 
-app = typer.Typer(no_args_is_help=True, help="Adjustments and pushes that flows asked for.")
+app = typer.Typer(no_args_is_help=True, help="Points adjustments and pushes requested by flows.")
 
-Number = Annotated[int, typer.Argument(help="The action's number.")]
+Number = Annotated[int, typer.Argument(help="The action's number in the list.")]
 
 
 @app.command("list")
 def list_(
     context: typer.Context,
-    connection: Annotated[str | None, typer.Option(help="Of this connection only.")] = None,
-    stuck: Annotated[bool, typer.Option(help="Only uncertain and held ones.")] = False,
-    limit: Annotated[int, typer.Option(help="How many at most.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+    connection: Annotated[str | None, typer.Option(help="Only this connection.")] = None,
+    stuck: Annotated[bool, typer.Option(help="Only uncertain and held actions.")] = False,
+    limit: Annotated[int, typer.Option(help="Maximum number of lines.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Uncertain and held ones first, then the newest. Shows whom they are for."""
+    """List actions. Uncertain and held ones first, then the newest; with their person."""
     found = session.run(_find(session.read(context.obj), connection, stuck, limit))
     if as_json:
         print(json.dumps([asdict(action) for action in found], indent=2))
@@ -59,26 +59,25 @@ def _print_action(action: ActionView) -> None:
         print(f"        sent {twice} {format_time(action.sent_at)}, reference {action.ref}")
     if action.evidence:
         late_answer: dict[str, Any] = json.loads(action.evidence)
-        print(
-            f"        a late answer came {format_time(late_answer['at'])}: {late_answer['answer']}"
-        )
+        answered_at = format_time(late_answer["at"])
+        print(f"        late response at {answered_at}: {late_answer['answer']}")
     if action.decided_by:
         print(f"        decided by {action.decided_by}")
 
 
 @app.command()
 def applied(context: typer.Context, id: Number) -> None:
-    """An uncertain one: you looked at the platform, and it is there."""
+    """Mark an uncertain action as applied. Check at the platform first."""
     session.follow(context.obj, "applied", {"id": id, "by": session.current_user()})
 
 
 @app.command()
 def again(context: typer.Context, id: Number) -> None:
-    """Send it: it is not at the platform, or the cap shall not hold it."""
+    """Send an action again. It was not applied, or it is released from a cap."""
     session.follow(context.obj, "again", {"id": id, "by": session.current_user()})
 
 
 @app.command()
 def refuse(context: typer.Context, id: Number) -> None:
-    """It shall not be sent (again)."""
+    """Refuse an action: it is not sent (again)."""
     session.follow(context.obj, "refuse", {"id": id, "by": session.current_user()})

@@ -1,4 +1,4 @@
-"""`connector approvals`: what waits for a person's yes, and the answer."""
+"""`connector approvals`: list what waits for approval, approve or reject it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from connector.cli.format import format_time
 if TYPE_CHECKING:
     from connector.config import Config
 
-app = typer.Typer(no_args_is_help=True, help="Questions that wait for a person.")
+app = typer.Typer(no_args_is_help=True, help="Changes that wait for a person's approval.")
 
 
 @app.command("list")
 def list_(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """What waits, oldest first: what it is about and what would happen."""
+    """List what waits for approval. Oldest first, with what it would change."""
     found = session.run(_find(session.read(context.obj)))
     if as_json:
         print(json.dumps(found, indent=2))
@@ -45,13 +45,13 @@ async def _find(config: Config) -> list[dict[str, Any]]:
 
 @app.command()
 def approve(context: typer.Context, id: int, detach: session.Detach = False) -> None:
-    """Let it happen."""
+    """Approve: the change is carried out."""
     args = {"id": id, "by": session.current_user()}
     session.follow(context.obj, "approve", args, detach=detach)
 
 
 @app.command()
 def reject(context: typer.Context, id: int, detach: session.Detach = False) -> None:
-    """It does not happen, and nothing is lost."""
+    """Reject: the change is not carried out. Nothing is lost."""
     args = {"id": id, "by": session.current_user()}
     session.follow(context.obj, "reject", args, detach=detach)

@@ -1,5 +1,4 @@
-"""`connector explain`, `refresh` and `forget`: one person, from what came in to what Klaviyo
-answered, and to nothing left."""
+"""`connector explain`, `refresh` and `forget`: one person's timeline, sync and erasure."""
 
 from __future__ import annotations
 
@@ -14,6 +13,9 @@ from connector.cli import session
 from connector.cli.format import format_time
 
 _TIMEOUT = 30.0
+_UNKNOWN_PERSON = (
+    "connection {connection} has no record of this person; check the e-mail address or platform id"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -25,13 +27,13 @@ def register(app: typer.Typer) -> None:
 def explain(
     context: typer.Context,
     connection: str,
-    person: Annotated[str, typer.Argument(help="Address, or the platform's id.")],
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with the records.")] = False,
+    person: Annotated[str, typer.Argument(help="E-mail address or platform id.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the records.")] = False,
 ) -> None:
-    """One person's timeline: received, told, answered."""
+    """Show a person's timeline. What was received, what was sent, what Klaviyo answered."""
     timelines = session.run(_timelines(session.read(context.obj), connection, person))
     if not timelines:
-        typer.echo(f"{connection} has never seen this person", err=True)
+        typer.echo(_UNKNOWN_PERSON.format(connection=connection), err=True)
         raise typer.Exit(1)
     if as_json:
         print(json.dumps(timelines, indent=2))
@@ -53,7 +55,7 @@ def _print_timeline(timeline: dict[str, Any]) -> None:
         request = entry["request"]
         answer = ""
         if request:
-            answer = f"  {request['endpoint']} → {request['status'] or 'no answer'}"
+            answer = f"  {request['endpoint']} → {request['status'] or 'no response'}"
         problem = f"  {entry['problem']} {entry['detail']}" if entry["problem"] else ""
         print(
             f"  {format_time(entry['at'], 'milliseconds')}  {entry['what']:<6} {entry['name']:<28} "
@@ -73,10 +75,10 @@ def _print_timeline(timeline: dict[str, Any]) -> None:
 def refresh(
     context: typer.Context,
     connection: str,
-    person: Annotated[str, typer.Argument(help="Address, or the platform's id.")],
+    person: Annotated[str, typer.Argument(help="E-mail address or platform id.")],
     detach: session.Detach = False,
 ) -> None:
-    """Read, tell and show one person now."""
+    """Read and send one person now. Shows the result."""
     config = session.read(context.obj)
     if detach and session.run(session.is_running(config)):
         args = {"connection": connection, "person": person}
@@ -90,8 +92,7 @@ def refresh(
 
 
 async def _refresh(config: Any, connection: str, person: str) -> tuple[list[dict[str, Any]], str]:
-    """The person's stories, and what is wrong, if anything. By the running daemon, else by the
-    lanes of this process, for as long as it takes."""
+    """The timelines, and the error. Done by the running daemon, else by this process."""
     args = {"connection": connection, "person": person}
     async with session.executor(config) as execute:
         done, result = await execute("refresh", args)
@@ -101,7 +102,7 @@ async def _refresh(config: Any, connection: str, person: str) -> tuple[list[dict
 async def _follow(
     config: Any, args: dict[str, str], done: bool, result: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Until everybody has been read since the order and nothing is left to tell."""
+    """Wait until each person was read after the command and no change is left to send."""
     if not done:
         return [], str(result.get("error"))
     async with session.open_commands(config) as commands:
@@ -111,36 +112,38 @@ async def _follow(
             if all(_settled(timeline, int(result["since"])) for timeline in timelines):
                 return timelines, ""
             await asyncio.sleep(0.2)
-        return timelines, f"not settled within {_TIMEOUT:.0f} s"
+        return timelines, f"still in progress after {_TIMEOUT:.0f} s; look again with explain"
 
 
 def _settled(timeline: dict[str, Any], since: int) -> bool:
     read, write = timeline["read"], timeline["write"]
     answered = max(read["at"] or 0, read["unknown_since"] or 0)
-    been_read = read["state"] == "accepted" and answered >= since
-    return been_read and write["state"] not in ("ready", "claimed")
+    is_read = read["state"] == "accepted" and answered >= since
+    return is_read and write["state"] not in ("ready", "claimed")
 
 
 def forget(
     context: typer.Context,
     connection: str,
-    person: Annotated[str, typer.Argument(help="Address, or the platform's id.")],
-    klaviyo: Annotated[bool, typer.Option(help="Have Klaviyo delete the profile too.")] = False,
-    lift: Annotated[bool, typer.Option(help="Let one who was forgotten come back.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    person: Annotated[str, typer.Argument(help="E-mail address or platform id.")],
+    klaviyo: Annotated[bool, typer.Option(help="Also have Klaviyo delete the profile.")] = False,
+    lift: Annotated[
+        bool, typer.Option(help="Remove the tombstone, so that the person can come back.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     detach: session.Detach = False,
 ) -> None:
-    """Erase a person from the store, for good."""
+    """Erase a person from the store for good. A tombstone stops re-creation."""
     config = session.read(context.obj)
     args = {"connection": connection, "person": person}
     if lift:
         session.follow(context.obj, "lift", args, detach=detach)
     found = session.run(_count_people(config, connection, person))
     if not found:
-        typer.echo(f"{connection} has never seen this person", err=True)
+        typer.echo(_UNKNOWN_PERSON.format(connection=connection), err=True)
         raise typer.Exit(1)
     if not yes:
-        also = " and have Klaviyo delete them" if klaviyo else ""
+        also = " and request deletion at Klaviyo" if klaviyo else ""
         question = f"Erase {found} person(s) of {connection} for good{also}?"
         typer.confirm(question, abort=True, err=True)
     if klaviyo:
@@ -154,6 +157,6 @@ async def _count_people(config: Any, connection: str, person: str) -> int:
 
 
 async def _erase(config: Any, args: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
-    """Klaviyo is asked by whoever runs the connection."""
+    """Files the deletion at Klaviyo; needs the connection's lanes."""
     async with session.executor(config) as execute:
         return await execute("forget", args)

@@ -1,4 +1,4 @@
-"""`connector support-bundle`: what somebody who helps needs to know."""
+"""`connector support-bundle`: a zip file for whoever gives support."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def register(app: typer.Typer) -> None:
 
 
 def support_bundle(context: typer.Context, file: Path) -> None:
-    """A zip for whoever helps, with no secret in it. Versions, configuration and state."""
+    """Write a zip for support, with secrets masked. Versions, configuration and state."""
     from connector.app.daemon import read_config
     from connector.runtime import log
     from connector.tools.support import bundle, write
 
     log.configure(level="critical")
-    archive = session.run(bundle(lambda: read_config(context.obj), _asks))
+    archive = session.run(bundle(lambda: read_config(context.obj), _fetch))
     write(file, archive)
     print(
-        f"{file}: {len(archive):,} bytes; secrets and addresses are masked, look through it still"
+        f"{file}: {len(archive):,} bytes; secrets and addresses are masked, review it all the same"
     )
 
 
-def _asks(config: Config) -> Fetch:
+def _fetch(config: Config) -> Fetch:
     server = config.server
     admin = server.model_copy(update={"port": server.admin_port or server.port})
     return partial(session.fetch, admin)
