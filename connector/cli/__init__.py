@@ -51,7 +51,7 @@ def options(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option(help="Configuration file [default: CONNECTOR_CONFIG or ./connector.toml]"),
+        typer.Option(help="Configuration file. Default: CONNECTOR_CONFIG, else ./connector.toml."),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")

@@ -13,6 +13,8 @@ from connector.cli.format import format_time
 if TYPE_CHECKING:
     from connector.config import Config
 
+Number = Annotated[int, typer.Argument(help="The number of the approval in the list.")]
+
 app = typer.Typer(no_args_is_help=True, help="Changes that wait for a person's approval.")
 
 
@@ -44,14 +46,14 @@ async def _find(config: Config) -> list[dict[str, Any]]:
 
 
 @app.command()
-def approve(context: typer.Context, id: int, detach: session.Detach = False) -> None:
+def approve(context: typer.Context, id: Number, detach: session.Detach = False) -> None:
     """Approve: the change is carried out."""
     args = {"id": id, "by": session.current_user()}
     session.follow(context.obj, "approve", args, detach=detach)
 
 
 @app.command()
-def reject(context: typer.Context, id: int, detach: session.Detach = False) -> None:
+def reject(context: typer.Context, id: Number, detach: session.Detach = False) -> None:
     """Reject: the change is not carried out. Nothing is lost."""
     args = {"id": id, "by": session.current_user()}
     session.follow(context.obj, "reject", args, detach=detach)

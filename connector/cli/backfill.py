@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def backfill(
     context: typer.Context,
-    connection: str,
+    connection: session.ConnectionName,
     emails: Annotated[
         Path | None, typer.Option(help="A CSV file with a column of e-mail addresses.")
     ] = None,

@@ -31,7 +31,9 @@ def run(
         bool, typer.Option(help="Stop when nothing is ready, in flight or due within 60 s.")
     ] = False,
 ) -> None:
-    """Run the daemon until SIGTERM. It receives webhooks, reads platforms and delivers."""
+    """Run the daemon until SIGTERM. It receives webhooks, reads platforms and delivers. With
+    --until-idle the exit code is 1 if a lane or account is paused or a poll failed, one line each
+    on stdout."""
     config = session.read(context.obj)
     blocked = session.run(_run(config, context.obj, until_idle))
     for line in blocked:
@@ -160,12 +162,16 @@ def healthcheck(
     raise typer.Exit(0 if response[0] == 200 else 1)
 
 
-def pause(context: typer.Context, connection: str, detach: session.Detach = False) -> None:
+def pause(
+    context: typer.Context, connection: session.ConnectionName, detach: session.Detach = False
+) -> None:
     """Pause a connection's deliveries. Webhooks are still accepted and stored."""
     session.follow(context.obj, "pause", {"connection": connection}, detach=detach)
 
 
-def resume(context: typer.Context, connection: str, detach: session.Detach = False) -> None:
+def resume(
+    context: typer.Context, connection: session.ConnectionName, detach: session.Detach = False
+) -> None:
     """Resume a connection's deliveries, whatever stopped them."""
     session.follow(context.obj, "resume", {"connection": connection}, detach=detach)
 

@@ -54,7 +54,10 @@ def _plain(dead_letter: DeadLetter) -> dict[str, Any]:
 
 
 @app.command()
-def show(context: typer.Context, id: int) -> None:
+def show(
+    context: typer.Context,
+    id: Annotated[int, typer.Argument(help="Number of the record in the list.")],
+) -> None:
     """Show one record. What was received, the problem, the request and the response."""
     found = session.run(_show(session.read(context.obj), id))
     if found is None:

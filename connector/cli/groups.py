@@ -16,6 +16,7 @@ from connector.cli.format import link_lines
 if TYPE_CHECKING:
     from connector.config import Config
 
+Name = Annotated[str, typer.Argument(help="Source or target of the link, by name or id.")]
 Kind = Literal["audience", "segment"]
 _POLL_INTERVAL, _PRINT_INTERVAL = 0.2, 10.0
 
@@ -38,7 +39,7 @@ def link_commands(kind: Kind, help: str) -> typer.Typer:
             print("\n".join(link_lines(link)))
 
     @app.command()
-    def sync(context: typer.Context, connection: str, name: str) -> None:
+    def sync(context: typer.Context, connection: session.ConnectionName, name: Name) -> None:
         """Scan both sides in full now and send the differences."""
         config = session.read(context.obj)
         found, error = session.run(_sync(config, kind, connection, name))

@@ -26,8 +26,8 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     context: typer.Context,
-    connection: str,
-    person: Annotated[str, typer.Argument(help="E-mail address or platform id.")],
+    connection: session.ConnectionName,
+    person: session.Person,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the records.")] = False,
 ) -> None:
     """Show a person's timeline. What was received, what was sent, what Klaviyo answered."""
@@ -74,8 +74,8 @@ def _print_timeline(timeline: dict[str, Any]) -> None:
 
 def refresh(
     context: typer.Context,
-    connection: str,
-    person: Annotated[str, typer.Argument(help="E-mail address or platform id.")],
+    connection: session.ConnectionName,
+    person: session.Person,
     detach: session.Detach = False,
 ) -> None:
     """Read and send one person now. Shows the result."""
@@ -124,8 +124,8 @@ def _settled(timeline: dict[str, Any], since: int) -> bool:
 
 def forget(
     context: typer.Context,
-    connection: str,
-    person: Annotated[str, typer.Argument(help="E-mail address or platform id.")],
+    connection: session.ConnectionName,
+    person: session.Person,
     klaviyo: Annotated[bool, typer.Option(help="Also have Klaviyo delete the profile.")] = False,
     lift: Annotated[
         bool, typer.Option(help="Remove the tombstone, so that the person can come back.")

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def reconcile(
     context: typer.Context,
-    connection: str,
+    connection: session.ConnectionName,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Compare this many people and events. Default: all.")
     ] = None,

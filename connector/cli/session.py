@@ -85,6 +85,10 @@ async def open_commands(config: Config) -> AsyncIterator[Commands]:
         await store.aclose()
 
 
+ConnectionName = Annotated[
+    str, typer.Argument(metavar="connection", help="Name of the connection.")
+]
+Person = Annotated[str, typer.Argument(metavar="person", help="E-mail address or platform id.")]
 Detach = Annotated[
     bool, typer.Option("--detach", help="Return at once; the running daemon does the work.")
 ]

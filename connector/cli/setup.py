@@ -45,8 +45,8 @@ def check(
     ] = False,
     wait: Annotated[str, typer.Option(help="Retry for this long, such as 60s.")] = "0s",
 ) -> None:
-    """Check configuration, mappings, store and credentials. One line each, with what to do about a
-    fault. Changes nothing."""
+    """Check configuration, mappings, store and credentials. Prints one line each, with what to do
+    about a fault; exit code 1 if there is a fault. Changes nothing."""
     from connector.runtime import log
     from connector.tools.checks import check as run_checks
 
@@ -67,7 +67,7 @@ def _print(checks: list[Check]) -> int:
 
 def preview(
     context: typer.Context,
-    connection: str,
+    connection: session.ConnectionName,
     record: Annotated[
         Path,
         typer.Option(
@@ -84,7 +84,8 @@ def preview(
 
 @mappings.command("check")
 def mappings_check(context: typer.Context) -> None:
-    """Check every mapping file in use: faults, examples, warnings."""
+    """Check every mapping file in use. Prints faults, failed examples and warnings; exit code 1 if
+    there is a fault."""
     from connector.tools.checks import mapping_checks
 
     config = session.read(context.obj)

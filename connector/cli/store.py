@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -39,7 +40,10 @@ def check(context: typer.Context) -> None:
 
 
 @app.command()
-def backup(context: typer.Context, file: Path) -> None:
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The file to write; must not exist.")],
+) -> None:
     """Copy an SQLite store while it is in use. Overwrites nothing."""
     from connector.store.admin import integrity
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,10 @@ def register(app: typer.Typer) -> None:
     app.command("support-bundle")(support_bundle)
 
 
-def support_bundle(context: typer.Context, file: Path) -> None:
+def support_bundle(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The zip file to write; must not exist.")],
+) -> None:
     """Write a zip for support, with secrets masked. Versions, configuration and state."""
     from connector.app.daemon import read_config
     from connector.runtime import log

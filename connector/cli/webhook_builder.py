@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def webhook_builder(
     context: typer.Context,
-    connection: str,
+    connection: session.ConnectionName,
     action: Annotated[str | None, typer.Option(help="increase, decrease, adjust or push.")] = None,
     amount: Annotated[
         str | None, typer.Option(help="Points: a number, or one {{ variable }} with --at-most.")

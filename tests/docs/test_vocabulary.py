@@ -63,7 +63,7 @@ def hits(text: str) -> Iterator[tuple[int, str]]:
     """(line number, retired word) of each hit. `story_of` and `StoryView` contain a word."""
     text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_", " ", text)
     for match in _WORDS.finditer(text):
-        yield text.count("\n", 0, match.start()) + 1, " ".join(match[0].split())
+        yield text.count("\n", 0, match.start()) + 1, " ".join(re.split(r"[\s#]+", match[0]))
 
 
 def scanned(*folders: str) -> Sequence[Path]:
@@ -82,7 +82,7 @@ def scanned(*folders: str) -> Sequence[Path]:
     [
         ("told", ["told"]),
         ("who_told, ToldView", ["told", "Told"]),
-        ("what\n# goes\n# on", ["goes # # on"]),
+        ("what\n# goes\n# on", ["goes on"]),
         ("the far end", ["far end"]),
         ("bearer, the, this, stand-in, roadmap, Bearer", []),
     ],
