@@ -59,7 +59,7 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
         if not starting.done():
             starting.cancel()  # stopped while waiting for the store or the lease
             await asyncio.gather(starting, return_exceptions=True)
-            await app.abort_start()
+            await app.stop()
             return []
         starting.result()
         freeze_heap()

@@ -124,6 +124,8 @@ class Problem(StrEnum):
     CHALLENGED = "N80", "a gateway answered 403 with a page instead of JSON"
     TLS_REQUIRED = "N90", "the address is not https and its host is not in [security] allow_http"
 
+    WORKER_DOWN = "R10", "a worker keeps failing"
+
     BACKFILL_FILE = "B10", "a backfill's file cannot be used, or has changed since the start"
     BACKFILL_REJECTED = "B20", "a person rejected a backfill"
     BACKFILL_BLOCKED = "B30", "a backfill's source cannot be read"

@@ -68,6 +68,9 @@ class Metrics:
         self.registry.register(PLATFORM_COLLECTOR)
         self.registry.register(GC_COLLECTOR)
         ProcessCollector(registry=self.registry)
+        self.worker_restarts = self._counter(
+            "worker_restarts", "Passes of a worker's loop that failed and were retried.", "worker"
+        )
         self.received = self._counter(
             "records_received", "Records taken in, before dedupe.", "connection", "kind", "via"
         )

@@ -20,7 +20,7 @@ async def test_a_full_disk_closes_intake_and_deliveries_continue(
     try:
         free = app.config.store.min_free - 1
         monkeypatch.setattr(app.store, "free_bytes", lambda: free)
-        await app._heartbeat()
+        await app.maintenance.heartbeat(app.health, app.config.store)
         headers, body = folder.platforms.traffic.make_event()
         webhook = ("POST", "/webhooks/acme", body, headers)
         status, result = await asyncio.to_thread(folder.request, *webhook)
@@ -33,7 +33,7 @@ async def test_a_full_disk_closes_intake_and_deliveries_continue(
         assert f"connector_store_free_bytes {float(free)}" in metrics
         await async_until("the record is delivered", lambda: bool(folder.delivered()))
         free = app.config.store.min_free
-        await app._heartbeat()
+        await app.maintenance.heartbeat(app.health, app.config.store)
         assert (await asyncio.to_thread(folder.request, *webhook))[0] == 202
         assert (await asyncio.to_thread(folder.request, "GET", "/healthz"))[0] == 200
     finally:

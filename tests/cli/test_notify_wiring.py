@@ -81,7 +81,7 @@ async def test_a_revoked_key_and_its_fix_are_notified(
     key = "lane acme → klaviyo events"
 
     def notified(section: str) -> list[str]:
-        json = [body for _, body in receiver.bodies if "news" in body]
+        json = [body for _, body in receiver.bodies if "raised" in body]
         return [x["text"] for body in json for x in body[section] if x["key"] == key]
 
     app = App(read_config(folder.config))
@@ -90,13 +90,13 @@ async def test_a_revoked_key_and_its_fix_are_notified(
         folder.platforms.klaviyo.faults.add("*", "status", status=401)
         await asyncio.to_thread(folder.ingest, "ada@example.com")
         app.runtimes["acme"].events.wake()
-        await async_until("the failure is notified", lambda: bool(notified("news")))
+        await async_until("the failure is notified", lambda: bool(notified("raised")))
         folder.platforms.klaviyo.faults.clear()
-        await async_until("the recovery is notified", lambda: bool(notified("over")))
+        await async_until("the recovery is notified", lambda: bool(notified("resolved")))
     finally:
         await app.stop()
-    assert [text[:4] for text in notified("news")] == ["K401"]
-    assert any("over: K401" in body.get("text", "") for _, body in receiver.bodies)
+    assert [text[:4] for text in notified("raised")] == ["K401"]
+    assert any("resolved: K401" in body.get("text", "") for _, body in receiver.bodies)
     assert "ada@" not in orjson.dumps(receiver.bodies).decode()
 
 

@@ -34,6 +34,7 @@ INTERFACE = {
     "webhooks_rejected_total": {"connection", "reason"},
     "deliveries_total": {"connection", "destination", "kind", "outcome"},
     "retries_total": {"connection", "destination", "reason"},
+    "worker_restarts_total": {"worker"},
     "delivery_latency_seconds": {"connection", "kind"},
     "outbox_records": {"connection", "kind", "state"},
     "outbox_oldest_seconds": {"connection", "kind"},
