@@ -1,4 +1,4 @@
-"""The configuration: `load` reads connector.toml into a frozen `Config`, every fault at once."""
+"""The configuration: `load` reads connector.toml into a frozen `Config`."""
 
 from __future__ import annotations
 

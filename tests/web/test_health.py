@@ -122,7 +122,7 @@ async def test_healthz_reports_an_unavailable_store(
 ) -> None:
     monkeypatch.setattr(harness.store, "backlog", unanswered)
     answer = await http.get("/healthz")
-    assert (answer.status_code, answer.text) == (500, "S10: the store does not answer\n")
+    assert (answer.status_code, answer.text) == (500, "S10: the store is unavailable\n")
 
 
 async def unanswered() -> Any:
