@@ -15,7 +15,7 @@ from connector.domain.lanes import LaneId, Millis
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Delivery, Gone, Observed, Retry, Stop
 from connector.domain.profile_state import address_hash, changes_from_message
-from connector.domain.profiles import EmailChange, Observation, OnLeave
+from connector.domain.profiles import RECONFIRM_AFTER_MS, EmailChange, Observation, OnLeave
 from connector.domain.records import Entry, Record
 from connector.domain.settlement import READ, delivery_for
 from connector.mapping import CompiledMapping
@@ -65,6 +65,7 @@ class ProfileReadSink:
         account: str,
         email_change: EmailChange,
         on_leave: OnLeave,
+        reconfirm_after: int = RECONFIRM_AFTER_MS,
         goals: Callable[[PersonSnapshot], PersonSnapshot] = lambda snapshot: snapshot,
     ) -> None:
         self._reader = reader
@@ -74,6 +75,7 @@ class ProfileReadSink:
         self._account = account
         self._email_change: EmailChange = email_change
         self._on_leave: OnLeave = on_leave
+        self._reconfirm_after = reconfirm_after
         self._recent_found: deque[bool] = deque(maxlen=_GONE_WINDOW)
         self.single = BatchMode(reader.endpoint, size=1, parallel=reader.parallel)
 
@@ -148,6 +150,7 @@ class ProfileReadSink:
             email=email if self._reader.by_id else None,
             withheld="withheld" in snapshot.view,
             backfill=backfill,
+            reconfirm_after=self._reconfirm_after,
         )
 
     def resumed(self) -> None:
@@ -177,6 +180,7 @@ class EventFieldExtractor:
         account: str,
         email_change: EmailChange,
         partial: bool,
+        reconfirm_after: int = RECONFIRM_AFTER_MS,
     ) -> None:
         self._mapping = mapping
         self._view = view
@@ -184,6 +188,7 @@ class EventFieldExtractor:
         self._account = account
         self._email_change: EmailChange = email_change
         self._partial = partial
+        self._reconfirm_after = reconfirm_after
 
     def observation(self, record: Record, received_at: Millis) -> Observation | None:
         """Of the event's time, but never of a later one than its receipt. Its person is filled in
@@ -213,6 +218,7 @@ class EventFieldExtractor:
             address=address_hash(self._account, email) if email else None,
             email_change=self._email_change,
             partial=self._partial,
+            reconfirm_after=self._reconfirm_after,
         )
 
 
