@@ -37,7 +37,7 @@ class Drift:
         return {
             "people": self.people,
             "people_missing": len(self.missing_people),
-            "people_that_differ": len(self.differing_people),
+            "people_differing": len(self.differing_people),
             "fields": dict(self.fields.most_common()),
             "events": self.events,
             "events_missing": len(self.missing_events),

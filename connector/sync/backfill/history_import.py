@@ -75,9 +75,9 @@ class HistoryImport:
             events = await self._history.events(person, args["since"])
             records = [record for record in events if record.occurred_at < args["until"]]
             if args["dry_run"]:
-                counts["would_tell"] += len(records)
+                counts["would_import"] += len(records)
             elif records:
                 done = await self._store_records(records)
-                counts["told"] += done.accepted
-                counts["known"] += done.duplicates
+                counts["imported"] += done.accepted
+                counts["already_known"] += done.duplicates
         return replace(page, keys=(), counts=counts)

@@ -99,19 +99,19 @@ async def test_only_events_in_the_range_are_sent_and_a_second_run_sends_none() -
     fake_history, outbox = FakeHistory(), FakeOutbox()
     history_import = HistoryImport(fake_history, outbox)
     page = BackfillPage("x", True, keys=[PersonKey("1", "ana@example.com")], counts={"rows": 1})
-    told = await history_import.import_page(page, ARGS)
-    assert (told.cursor, told.more, list(told.keys)) == ("x", True, [])
-    assert told.counts == {"rows": 1, "told": 5, "known": 0}
+    result = await history_import.import_page(page, ARGS)
+    assert (result.cursor, result.more, list(result.keys)) == ("x", True, [])
+    assert result.counts == {"rows": 1, "imported": 5, "already_known": 0}
     assert outbox.keys == {f"ana@example.com {day}" for day in range(2, 7)}
     again = await history_import.import_page(page, ARGS)
-    assert again.counts == {"rows": 1, "told": 0, "known": 5}
+    assert again.counts == {"rows": 1, "imported": 0, "already_known": 5}
 
 
 async def test_a_dry_run_stores_nothing() -> None:
     outbox = FakeOutbox()
     page = BackfillPage("x", True, keys=[PersonKey("1", "ana@example.com")])
-    told = await HistoryImport(FakeHistory(), outbox).import_page(page, {**ARGS, "dry_run": True})
-    assert told.counts == {"would_tell": 5}
+    result = await HistoryImport(FakeHistory(), outbox).import_page(page, {**ARGS, "dry_run": True})
+    assert result.counts == {"would_import": 5}
     assert not outbox.keys
 
 
