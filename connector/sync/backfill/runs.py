@@ -298,7 +298,14 @@ class BackfillWorker:
 
     async def _import_history(self, run: Backfill) -> float:
         """The past of a few people."""
-        assert self._history_import is not None
+        if self._history_import is None:
+            # The configuration has changed since the run began.
+            detail = (
+                f"past events of {self._connection} cannot be imported: its platform offers none, "
+                "or the module `events` is off; switch it on and give the same command again"
+            )
+            await self._end(run, "failed", Problem.BACKFILL_BLOCKED, detail)
+            return 0
         self._report_progress(run, 0)
         if run.exhausted:
             await self._end(run, "done")

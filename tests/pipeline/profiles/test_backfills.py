@@ -355,6 +355,21 @@ async def test_a_list_deleted_meanwhile_fails_the_run(make: Any) -> None:
     assert (run["state"], run["problem"]) == ("failed", "B30")
 
 
+async def test_a_history_import_without_a_history_fails_with_the_reason(make: Any) -> None:
+    """The module `events` was switched off, or the platform changed, since the run began."""
+    harness: BackfillHarness = await make(1)
+    args: dict[str, Any] = {"what": None, "events": True, "since": None, "until": 0}
+    args |= dict.fromkeys(("dry_run", "existing_only", "force"), False)
+    run = await harness.env.store.backfills.begin(
+        "acme", "seen", args, now=harness.env.clock.now()
+    )
+    await harness.env.kill()
+    await harness.env.start()
+    ended = await harness.until(run.id, "failed")
+    assert ended["problem"] == "B30"
+    assert "module `events`" in ended["detail"]
+
+
 async def test_live_people_are_sent_before_backfilled_ones(make: Any) -> None:
     harness: BackfillHarness = await make(120)
     env = harness.env
