@@ -247,18 +247,18 @@ async def test_a_stuck_job_is_logged_once_and_shown_while_stuck(
     follower.klaviyo.jobs.stall(follower.job)
     with structlog.testing.capture_logs() as said:
         await follower.receipts.poll()
-        assert follower.receipts.stuck is None
+        assert await follower.receipts.attention() == []
         follower.clock.move(3601)
         for _ in range(3):
             await follower.receipts.poll()
             follower.clock.move(60)
     assert [line["problem"] for line in said] == [Problem.JOB_STUCK.value]
-    assert follower.receipts.stuck is not None
-    assert "of 2 people" in follower.receipts.stuck
+    [item] = await follower.receipts.attention()
+    assert "of 2 people" in item.text
     assert await follower.states() == [State.CLAIMED] * 2
     follower.klaviyo.jobs.run(follower.job)
     await follower.receipts.poll()
-    assert follower.receipts.stuck is None
+    assert await follower.receipts.attention() == []
     assert await follower.states() == [State.ACCEPTED] * 2
 
 

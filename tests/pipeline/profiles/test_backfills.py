@@ -360,9 +360,7 @@ async def test_a_history_import_without_a_history_fails_with_the_reason(make: An
     harness: BackfillHarness = await make(1)
     args: dict[str, Any] = {"what": None, "events": True, "since": None, "until": 0}
     args |= dict.fromkeys(("dry_run", "existing_only", "force"), False)
-    run = await harness.env.store.backfills.begin(
-        "acme", "seen", args, now=harness.env.clock.now()
-    )
+    run = await harness.env.store.backfills.begin("acme", "seen", args, now=harness.env.clock.now())
     await harness.env.kill()
     await harness.env.start()
     ended = await harness.until(run.id, "failed")
