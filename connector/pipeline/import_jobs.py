@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import DeliveryError, Problem
 from connector.domain.lanes import Lane
-from connector.ports import Clock, Jobs, Lease, OpenReceipt, ReceiptQueue
+from connector.ports import Clock, Jobs, Lease, OpenReceipt, Receipts
 from connector.runtime import log
 from connector.runtime.failures import FailureStreak
 from connector.runtime.metrics import Metrics
@@ -31,7 +31,7 @@ class ImportJobTracker:
     def __init__(
         self,
         lane: Lane,
-        queue: ReceiptQueue,
+        receipts: Receipts,
         jobs: Jobs,
         lease: Lease,
         clock: Clock,
@@ -40,7 +40,7 @@ class ImportJobTracker:
         on_settled: Callable[[], None],
     ) -> None:
         self._lane = lane
-        self._queue = queue
+        self._receipts = receipts
         self._jobs = jobs
         self._lease = lease
         self._clock = clock
@@ -63,7 +63,7 @@ class ImportJobTracker:
 
     async def idle(self) -> bool:
         """Whether no job holds anyone in flight."""
-        return not await self._queue.receipts(self._lane.id)
+        return not await self._receipts.receipts(self._lane.id)
 
     async def attention(self) -> Sequence[AttentionItem]:
         """A job that has not ended for an hour."""
@@ -91,12 +91,12 @@ class ImportJobTracker:
         DeliveryError and StoreError."""
         if not self._lease.valid():
             return 1
-        receipts = await self._queue.receipts(self._lane.id)
+        receipts = await self._receipts.receipts(self._lane.id)
         if not receipts:
             self._stuck = ""
             return 0
         running = await self._jobs.open()
-        unaccounted = running - await self._queue.open_jobs()
+        unaccounted = running - await self._receipts.open_jobs()
         open_receipts = 0
         for receipt in receipts:
             open_receipts += not await self._settle(receipt, running, unaccounted)
@@ -122,7 +122,7 @@ class ImportJobTracker:
             cancelled = result.outcome == "cancelled"
             await self._requeue(receipt, Problem.JOB_CANCELLED if cancelled else Problem.JOB_LOST)
             return True
-        closed = await self._queue.close_receipt(
+        closed = await self._receipts.close_receipt(
             self._lane.id, receipt.id, now=now, failed=result.failed
         )
         self._metrics.record_job_closed(
@@ -138,7 +138,7 @@ class ImportJobTracker:
             meaning=problem.meaning,
             people=receipt.people,
         )
-        await self._queue.requeue_receipt(self._lane.id, receipt.id, now=self._clock.now())
+        await self._receipts.requeue_receipt(self._lane.id, receipt.id, now=self._clock.now())
         self._on_settled()
 
     def _check_stuck(self, running: Sequence[OpenReceipt]) -> None:

@@ -122,8 +122,8 @@ class OpenReceipt:
     people: int
 
 
-class ReceiptQueue(Queue, Protocol):
-    """A queue whose entries an import job may hold in flight until its receipt is closed."""
+class Receipts(Protocol):
+    """Entries that import jobs hold in flight until the receipt of the job is closed."""
 
     async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]: ...
 
@@ -145,3 +145,7 @@ class ReceiptQueue(Queue, Protocol):
     async def open_jobs(self) -> set[str]:
         """Receipts that hold writes in flight, of all lanes of all such queues."""
         ...
+
+
+class ReceiptQueue(Queue, Receipts, Protocol):
+    """A queue whose entries an import job may hold in flight."""

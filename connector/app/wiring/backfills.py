@@ -11,9 +11,9 @@ from connector.domain.records import Appended, Page, Record
 from connector.klaviyo.flows import FlowTriggers
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.service import ConnectionRuntime
+from connector.sync.backfill.commands import BackfillCommands
 from connector.sync.backfill.dry_run import DryRun
 from connector.sync.backfill.history_import import HistoryImport
-from connector.sync.backfill.runs import BackfillLanes, BackfillWorker
 from connector.sync.backfill.sources import (
     EMAIL_FILE,
     KLAVIYO_GROUPS,
@@ -24,6 +24,7 @@ from connector.sync.backfill.sources import (
     PlatformListing,
     Source,
 )
+from connector.sync.backfill.worker import BackfillLanes, BackfillWorker
 from connector.sync.flow_guard import FlowGuard
 
 
@@ -75,31 +76,40 @@ def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
             return GroupMembers(groups, KLAVIYO_GROUPS[kind], args["group"])
         if kind == PLATFORM_LISTING and stream is not None:
             return PlatformListing(stream, profile_reads, context.mapping.reads, services.clock)
-        return KnownPeople(store.backfills, name)
+        return KnownPeople(store.people, name)
 
-    backfiller = BackfillWorker(
+    history_import = _history_import(context, runtime)
+    worker = BackfillWorker(
         name,
         BackfillLanes(reads.lane, writes.lane.id, wake),
         source,
         backfills=store.backfills,
+        progress=store.backfill_progress,
         guard=guard(context),
         groups=groups,
         dry_run=DryRun(
             name,
             profile_reads,
             groups,
-            backfills=store.backfills,
-            memory=store.facts,
+            store=store.dry_runs,
+            facts=store.facts,
             clock=services.clock,
         ),
         lease=services.lease,
         clock=services.clock,
         metrics=services.metrics,
-        lists_people=stream is not None,
-        history_import=_history_import(context, runtime),
-        first_live=lambda: store.backfills.first_live_event_at(runtime.events.lane),
+        history_import=history_import,
     )
-    runtime.workers.append(context.supervise("backfill", backfiller))
-    runtime.command_handlers["backfill"] = backfiller.start
-    runtime.command_handlers["backfill-stop"] = backfiller.stop
-    runtime.on_approval_decided.append(lambda answer: backfiller.wake())
+    commands = BackfillCommands(
+        name,
+        worker,
+        backfills=store.backfills,
+        groups=groups,
+        clock=services.clock,
+        lists_people=stream is not None,
+        history_events=runtime.events.lane if history_import else None,
+    )
+    runtime.workers.append(context.supervise("backfill", worker))
+    runtime.command_handlers["backfill"] = commands.start
+    runtime.command_handlers["backfill-stop"] = commands.stop
+    runtime.on_approval_decided.append(lambda answer: worker.wake())
