@@ -228,7 +228,7 @@ async def test_a_deleted_list_holds_only_its_own_people(start: Start) -> None:
     assert env.members_of("Gold") == ["cyd", "dan"]
     groups = await env.store.dead_letters.groups()
     assert [(problem, count) for _, _, problem, count in groups] == [("K404", 1)]
-    assert env.runtime.extra_dispatchers[0].state.mode == "running"
+    assert env.runtime.memberships[0].state.mode == "running"
     account.lists.get = get  # type: ignore[method-assign]
     await env.sync()
     assert "bob" in env.members_of()
