@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Label, Table, and_, case, func, select
+from sqlalchemy import Connection, Label, and_, case, func, select
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import State
 from connector.store.database import Database
-from connector.store.tables import backfills, in_state, people, profiles, reads
+from connector.store.queues import queue
+from connector.store.tables import (
+    QueueTable,
+    backfills,
+    in_state,
+    people,
+    profiles,
+    profiles_queue,
+    reads,
+    reads_queue,
+)
 
 
 class SqlBackfillProgress:
@@ -25,8 +35,8 @@ class SqlBackfillProgress:
     ) -> tuple[int, int]:
         def work(c: Connection) -> tuple[int, int]:
             return (
-                _count_waiting(c, reads, read_lane, limit),
-                _count_waiting(c, profiles, write_lane, limit),
+                _count_waiting(c, reads_queue, read_lane, limit),
+                _count_waiting(c, profiles_queue, write_lane, limit),
             )
 
         return await self._database.read(work)
@@ -48,15 +58,15 @@ class SqlBackfillProgress:
         return await self._database.read(work)
 
 
-def _count_waiting(c: Connection, table: Table, lane: LaneId, limit: int) -> int:
+def _count_waiting(c: Connection, source: QueueTable, lane: LaneId, limit: int) -> int:
     """Ready or claimed rows at backfill priority, counted up to `limit`."""
+    table = source.table
+    parts = [(State.READY, queue.in_mode(source, mode)) for mode in queue.modes_of(source)]
     found = 0
-    for state, solo in ((State.READY, 0), (State.READY, 1), (State.CLAIMED, None)):
-        part = select(table.c.person).where(
-            table.c.lane == lane, in_state(state, table), table.c.priority == 1
+    for state, mode in (*parts, (State.CLAIMED, [])):
+        part = select(source.key).where(
+            table.c.lane == lane, in_state(state, table), *mode, table.c.priority == 1
         )
-        if solo is not None:
-            part = part.where(table.c.solo == solo)
         query = select(func.count()).select_from(part.limit(limit).subquery())
         found += c.execute(query).scalar_one()
     return min(found, limit)

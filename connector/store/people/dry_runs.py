@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, select
 
 from connector.domain import profile_state
-from connector.domain.lanes import Millis
+from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.profile_state import Profile
 from connector.domain.profiles import Observation, ProfileWrite
 from connector.domain.records import Entry
@@ -85,7 +85,7 @@ def _entry(
         person=row.id if row else None,
         data=views.get(row.id, b"") if row else b"",
         attempts=1,
-        solo=False,
+        mode=DeliveryMode.BATCH,
         mapping=None,
         backfill=True,
     )

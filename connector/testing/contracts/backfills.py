@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, Millis
+from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.outcomes import Accepted, Dead, Gone, Observed, Outcome
 from connector.domain.records import Claim, Page
 from connector.ports import Backfill, BackfillPage, Fence, ListedPerson, PersonKey, Store
@@ -54,7 +54,7 @@ async def claim(
 ) -> Claim | None:
     queue = store.profiles if lane.destination == "klaviyo" else store.reads
     return await queue.claim(
-        lane, fence, now=Millis(at), limit=9, solo=False, mapping="", backfill=backfill
+        lane, fence, now=Millis(at), limit=9, mode=DeliveryMode.BATCH, mapping="", backfill=backfill
     )
 
 
@@ -105,7 +105,7 @@ class BackfillsContract:
         assert (found.cursor, found.exhausted, found.state) == ("7", False, "running")
         assert found.counts == {"rows": 2, "people": 2}
         ready = await store.reads.ready(reads.id, now=NOW, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (0, 2)
+        assert (ready.batch, ready.backfill_batch) == (0, 2)
 
     async def test_a_page_that_cannot_be_stored_leaves_no_cursor(self, store: Store) -> None:
         await acquire_lease(store)
@@ -130,7 +130,7 @@ class BackfillsContract:
         await observe(store, fence, ada={"balance": 1})
         assert await append(store, run, "ada", "bob", at=LATER) == 1
         _, reads, _ = await lanes(store)
-        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_fresh == 1
+        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_batch == 1
 
     async def test_only_a_running_backfill_accepts_pages(self, store: Store) -> None:
         await acquire_lease(store)
@@ -150,14 +150,14 @@ class BackfillsContract:
         await append(store, run, "ada", "bob")
         await append_events(store, "cleo", at=LATER)
         ready = await store.reads.ready(reads.id, now=LATER, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (1, 2)
+        assert (ready.batch, ready.backfill_batch) == (1, 2)
         assert not (await store.profiles.ready(profiles.id, now=LATER, limit=9)).any
         live = await claim(store, fence, reads, backfill=False, at=LATER)
         assert live
         assert [(e.email, e.backfill) for e in live.entries] == [("cleo@example.com", False)]
         await observe(store, fence, LATER, ada={"balance": 1}, bob={"balance": 2})
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (0, 2)
+        assert (ready.batch, ready.backfill_batch) == (0, 2)
         assert await claim(store, fence, profiles, backfill=False, at=LATER) is None
 
     async def test_a_live_change_gives_a_backfilled_person_live_priority(
@@ -172,7 +172,7 @@ class BackfillsContract:
         assert await claim(store, fence, reads, backfill=True, at=LATER) is None
         await read(store, fence, "ada", LATER, balance=2)
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (1, 0)
+        assert (ready.batch, ready.backfill_batch) == (1, 0)
 
     async def test_a_backfill_does_not_lower_the_priority_of_live_people(
         self, store: Store
@@ -185,11 +185,11 @@ class BackfillsContract:
         await append(store, run, "ada", at=LATER)
         await observe(store, fence, LATER, ada={"balance": 2})
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (1, 0)
+        assert (ready.batch, ready.backfill_batch) == (1, 0)
         await append_events(store, "bob", at=LATER)
         await append(store, await begin(store), "bob", at=LATER)
         live = await store.reads.ready(reads.id, now=LATER, limit=9)
-        assert (live.fresh, live.backfill_fresh) == (1, 0)
+        assert (live.batch, live.backfill_batch) == (1, 0)
 
     async def test_the_summary_counts_every_persons_outcome(self, store: Store) -> None:
         fence = await acquire_lease(store)
@@ -265,15 +265,15 @@ class BackfillsContract:
         await append_events(store, "cleo", at=LATER)
         await store.backfills.set_state(run.id, "stopped", now=LATER)
         assert await claim(store, fence, reads, backfill=True, at=LATER) is None
-        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).fresh == 1
+        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).batch == 1
         assert await store.backfill_progress.outcome_counts(run.id) == {"pending": 3}
         await append_events(store, "bob", at=LATER)
-        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).fresh == 2
+        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).batch == 2
         await store.backfills.set_state(run.id, "waiting", now=LATER)
-        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_fresh == 0
+        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_batch == 0
         await store.backfills.start(run.id, now=LATER, total=None, notes=[])
         ready = await store.reads.ready(reads.id, now=LATER, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (2, 1)
+        assert (ready.batch, ready.backfill_batch) == (2, 1)
 
     async def test_outstanding_counts_entries_waiting_in_both_lanes(self, store: Store) -> None:
         fence = await acquire_lease(store)
@@ -304,7 +304,7 @@ class BackfillsContract:
             run.id, reads, BackfillPage("c", False, listed=[listed]), now=NOW
         )
         ready = await store.profiles.ready(profiles.id, now=NOW, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (0, 1)
+        assert (ready.batch, ready.backfill_batch) == (0, 1)
         assert await claim_reads(store, fence) is None
         await write_all(store, fence, LATER)
         assert await store.backfill_progress.outcome_counts(run.id) == {"sent": 1}
