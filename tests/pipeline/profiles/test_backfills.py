@@ -392,7 +392,7 @@ async def test_without_access_to_flows_it_continues_with_a_warning(make: Any) ->
     harness.env.klaviyo.flows.readable = False
     run = await harness.run(what=harness.everybody())
     assert (run["state"], outcome_counts(run)) == ("done", {"sent": 2})
-    assert run["notes"] == ["live flow: cannot know: needs the scope flows:read"]
+    assert run["notes"] == ["live flow: unknown, because the key has no scope flows:read"]
 
 
 async def test_a_run_waits_for_people_sent_by_live_traffic(make: Any) -> None:
