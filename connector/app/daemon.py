@@ -104,7 +104,6 @@ class App:
             self._scrape,
             intake_closed=lambda: self.intake.closed_by is not None or "store" in self._problems,
         )
-        self.store.profiles.reconfirm_after = round(self.config.delivery.reconfirm_after * 1000)
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         await self._lease.acquire(lease_timeout)
         await self._take_over()

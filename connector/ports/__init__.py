@@ -61,7 +61,15 @@ from connector.ports.platform import (
     Stream,
     Webhook,
 )
-from connector.ports.queues import Clock, Fence, OpenReceipt, Queue, ReadyCounts, ReceiptQueue
+from connector.ports.queues import (
+    Clock,
+    Fence,
+    OpenReceipt,
+    Queue,
+    ReadyCounts,
+    ReceiptQueue,
+    RetryPolicy,
+)
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry
 from connector.ports.store import Checkpoints, Facts, Holder, Lanes, Leases, Outbox, Store
 
@@ -138,6 +146,7 @@ __all__ = [
     "RemoteState",
     "Renderer",
     "Reports",
+    "RetryPolicy",
     "Sink",
     "Store",
     "Stream",

@@ -34,7 +34,7 @@ class SqlStore(SqlOutbox):
 
     def __init__(self, url: str, database: Database) -> None:
         self.profiles = SqlProfiles(database)
-        super().__init__(database, self.profiles)
+        super().__init__(database)
         self.url = url
         self.dead_letters = SqlDeadLetters(database)
         self.lanes = SqlLanes(database)
@@ -43,13 +43,13 @@ class SqlStore(SqlOutbox):
         self.facts = SqlFacts(database)
         self.leases = SqlLeases(database)
         self.commands = SqlCommands(database)
-        self.reads = SqlReads(database, self.profiles)
+        self.reads = SqlReads(database)
         self.approvals = SqlApprovals(database)
         self.memberships = SqlMemberships(database)
         self.notifications = SqlNotices(database)
         self.erasure = SqlErasure(database)
-        self.ledger = SqlLedger(database, self.profiles)
-        self.backfills = SqlBackfills(database, self.profiles)
+        self.ledger = SqlLedger(database)
+        self.backfills = SqlBackfills(database)
         self.actions = SqlActions(database)
 
     def free_bytes(self) -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.actions.held_actions import HeldActionsWorker
 from connector.actions.requests import ActionRules, routes_for
 from connector.actions.sink import ActionRenderer, ActionSink
-from connector.app.wiring.context import ConnectionContext
+from connector.app.wiring.context import ConnectionContext, dispatch_policy
 from connector.config import Actions
 from connector.domain.actions import Caps
 from connector.domain.lanes import Lane
@@ -40,11 +42,14 @@ async def _lane(
         check=client.check,
     )
     renderer = context.suppress_if_off(ActionRenderer(), enabled=context.has("actions"))
+    policy = replace(
+        dispatch_policy(services.config),
+        look_ups=[round(after * 1000) for after in rules.look_ups],
+    )
     dispatcher = await context.dispatcher(
-        context.connection.source, "action", queue, sink, renderer
+        context.connection.source, "action", queue, sink, renderer, policy=policy
     )
     lane = dispatcher.lane
-    queue.set_lookup_delays(lane.id, [round(after * 1000) for after in rules.look_ups])
     held_actions = HeldActionsWorker(
         lane, queue, services.store.approvals, services.clock, on_released=dispatcher.wake
     )

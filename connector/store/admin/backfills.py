@@ -34,9 +34,8 @@ _ENDED_EARLY = ("stopped", "failed")
 class SqlBackfills:
     """connector.ports.Backfills."""
 
-    def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._states = states
 
     async def begin(
         self, connection: str, source: str, args: Mapping[str, Any], *, now: Millis
@@ -140,14 +139,12 @@ class SqlBackfills:
         self, c: Connection, run: Backfill, lane: Lane, page: BackfillPage, now: Millis
     ) -> int:
         """How many people were new to the run. One whom a source names twice is read once."""
-        reconfirm, force = self._states.reconfirm_after, bool(run.args.get("force"))
+        force = bool(run.args.get("force"))
         if page.listed:
-            found = bulk_observations.take_in(
-                c, lane, page.listed, now=now, reconfirm_after=reconfirm
-            )
+            found = bulk_observations.take_in(c, lane, page.listed, now=now)
             new = _new_to_run(c, run.id, found)
             if force:
-                profiles.resend(c, new, now, reconfirm_after=reconfirm)
+                profiles.resend(c, new, now)
             for part in queue.chunks(new):
                 mine = reads_table.c.person.in_(part)
                 c.execute(update(reads_table).where(mine).values(backfill=run.id))
@@ -236,11 +233,8 @@ class SqlBackfills:
             for o in observations:
                 before = rows.get(o.person) or Profile(o.person)
                 after = profile_state.observe(before, o, email_change=o.email_change)
-                found.append(
-                    profile_state.next_write(
-                        after, now=now, reconfirm_after=self._states.reconfirm_after
-                    )
-                )
+                after = profile_state.expire_confirmed(after, now=now, after=o.reconfirm_after)
+                found.append(profile_state.next_write(after))
             return found
 
         return await self._database.read(work)

@@ -9,7 +9,15 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.outcomes import Accepted, Dead, Gone, Observed, Outcome
 from connector.domain.records import Claim
-from connector.ports import Backfill, BackfillPage, Fence, ListedPerson, PersonKey, Store
+from connector.ports import (
+    Backfill,
+    BackfillPage,
+    Fence,
+    ListedPerson,
+    PersonKey,
+    RetryPolicy,
+    Store,
+)
 from connector.testing.contracts.profiles import (
     LATER,
     append_events,
@@ -72,7 +80,7 @@ async def observe(
         else:
             found = make_observation(entry.seq, name, at, profiles.id, **fields)
             outcomes.append(Observed(entry.seq, _of_backfill(found)))
-    await store.reads.settle(claimed, outcomes, now=Millis(at), horizon=HORIZON)
+    await store.reads.settle(claimed, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
     return who
 
 
@@ -87,7 +95,7 @@ async def write_all(store: Store, fence: Fence, at: int = NOW) -> list[str]:
     if claimed is None:
         return []
     outcomes = [Accepted(entry.seq, f"request-{entry.seq}") for entry in claimed.entries]
-    await store.profiles.settle(claimed, outcomes, now=Millis(at), horizon=HORIZON)
+    await store.profiles.settle(claimed, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
     return sorted(entry.email or "" for entry in claimed.entries)
 
 
@@ -221,7 +229,7 @@ class BackfillsContract:
                 outcome = Dead(entry.seq, Problem.KLAVIYO_REFUSED)
             if entry.seq != who["late"]:
                 at = Millis(LATER + 1)
-                await store.profiles.settle(claimed, [outcome], now=at, horizon=HORIZON)
+                await store.profiles.settle(claimed, [outcome], now=at, policy=RetryPolicy(HORIZON))
         assert await store.backfills.outcome_counts(run.id) == {
             "unchanged": 1,
             "sent": 1,
@@ -356,4 +364,6 @@ async def _hold(store: Store, fence: Fence, name: str, problem: Problem) -> None
     found = replace(
         make_observation(entry.seq, name, LATER, profiles.id), problem=problem, identity={}
     )
-    await store.reads.settle(claimed, [Observed(entry.seq, found)], now=LATER, horizon=HORIZON)
+    await store.reads.settle(
+        claimed, [Observed(entry.seq, found)], now=LATER, policy=RetryPolicy(HORIZON)
+    )
