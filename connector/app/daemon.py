@@ -97,7 +97,6 @@ class App:
         self._stack.push_async_callback(self.store.aclose)
         if self.store.size_bytes() is None:
             self.metrics.drop_disk_gauges()
-        self.store.profiles.reconfirm_after = round(self.config.delivery.reconfirm_after * 1000)
         lease_lost = asyncio.Event()
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         self._stack.push_async_callback(self._lease.release)

@@ -16,7 +16,7 @@ from connector.domain.lanes import LaneId, Millis
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Dead, Delivery, Gone, Observed, Outcome, Retry, Stop, Unsent
 from connector.domain.profile_state import address_hash, changes_from_message
-from connector.domain.profiles import EmailChange, Observation, OnLeave
+from connector.domain.profiles import RECONFIRM_AFTER_MS, EmailChange, Observation, OnLeave
 from connector.domain.records import Entry, Record
 from connector.mapping import CompiledMapping
 from connector.ports import (
@@ -64,6 +64,7 @@ class ProfileReadSink:
         account: str,
         email_change: EmailChange,
         on_leave: OnLeave,
+        reconfirm_after: int = RECONFIRM_AFTER_MS,
         goals: Callable[[PersonSnapshot], PersonSnapshot] = lambda snapshot: snapshot,
     ) -> None:
         self._reader = reader
@@ -73,6 +74,7 @@ class ProfileReadSink:
         self._account = account
         self._email_change: EmailChange = email_change
         self._on_leave: OnLeave = on_leave
+        self._reconfirm_after = reconfirm_after
         self._recent_found: deque[bool] = deque(maxlen=_GONE_WINDOW)
         self.single = BatchMode(reader.endpoint, size=1, parallel=reader.parallel)
 
@@ -153,6 +155,7 @@ class ProfileReadSink:
             email=email if self._reader.by_id else None,
             withheld="withheld" in snapshot.view,
             backfill=backfill,
+            reconfirm_after=self._reconfirm_after,
         )
 
     def resumed(self) -> None:
@@ -182,6 +185,7 @@ class EventFieldExtractor:
         account: str,
         email_change: EmailChange,
         partial: bool,
+        reconfirm_after: int = RECONFIRM_AFTER_MS,
     ) -> None:
         self._mapping = mapping
         self._view = view
@@ -189,6 +193,7 @@ class EventFieldExtractor:
         self._account = account
         self._email_change: EmailChange = email_change
         self._partial = partial
+        self._reconfirm_after = reconfirm_after
 
     def observation(self, record: Record, received_at: Millis) -> Observation | None:
         """Of the event's time, but never of a later one than its receipt. Its person is filled in
@@ -218,6 +223,7 @@ class EventFieldExtractor:
             address=address_hash(self._account, email) if email else None,
             email_change=self._email_change,
             partial=self._partial,
+            reconfirm_after=self._reconfirm_after,
         )
 
 

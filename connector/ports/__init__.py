@@ -78,6 +78,7 @@ from connector.ports.queues import (
     ReadyCounts,
     ReceiptQueue,
     Receipts,
+    RetryPolicy,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry
 from connector.ports.store import Checkpoints, Facts, Holder, Lanes, Leases, Outbox, Store
@@ -159,6 +160,7 @@ __all__ = [
     "RemoteState",
     "Renderer",
     "Reports",
+    "RetryPolicy",
     "Sink",
     "Store",
     "Stream",

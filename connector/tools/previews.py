@@ -114,11 +114,7 @@ def _profile_request(
         mapping=mapping.version,
         lane=LaneId(0),
     )
-    write = next_write(
-        observe(Profile(0), observation, email_change=connection.email_change),
-        now=at,
-        reconfirm_after=1,
-    )
+    write = next_write(observe(Profile(0), observation, email_change=connection.email_change))
     left_out = [*identity.notes, *rendered.problems]
     if write is None:
         return {"request": None, "why": "nothing to tell", "left_out": left_out}

@@ -162,6 +162,11 @@ class ConnectionContext:
         return self.account or self.connection.klaviyo.base_url
 
     @property
+    def reconfirm_after(self) -> int:
+        """[delivery] reconfirm_after in ms."""
+        return round(self.services.config.delivery.reconfirm_after * 1000)
+
+    @property
     def shadow(self) -> bool:
         return self.connection.mode == "shadow"
 

@@ -74,4 +74,5 @@ def _extractor(
         account=context.address_scope,
         email_change=context.connection.email_change,
         partial=context.reader is not None,
+        reconfirm_after=context.reconfirm_after,
     ).observation

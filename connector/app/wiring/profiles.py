@@ -83,6 +83,7 @@ async def _build_reads(
         account=context.address_scope,
         email_change=connection.email_change,
         on_leave=connection.on_leave,
+        reconfirm_after=context.reconfirm_after,
         goals=goals(connection.tiers, connection.rewards),
     )
     dispatcher: Dispatcher[Any] = await context.dispatcher(
