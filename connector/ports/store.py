@@ -10,7 +10,7 @@ from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, QuotaU
 from connector.domain.records import Appended, Checkpoint, Page, State
 from connector.ports.actions import ActionQueue
 from connector.ports.admin import Approvals, CommandQueue, DeadLetters, Notifications
-from connector.ports.backfills import Backfills
+from connector.ports.backfills import BackfillProgress, Backfills, DryRuns, PeopleIndex
 from connector.ports.memberships import Memberships
 from connector.ports.people import Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue
@@ -145,5 +145,11 @@ class Store(Outbox, Protocol):
     def ledger(self) -> Ledger: ...
     @property
     def backfills(self) -> Backfills: ...
+    @property
+    def backfill_progress(self) -> BackfillProgress: ...
+    @property
+    def dry_runs(self) -> DryRuns: ...
+    @property
+    def people(self) -> PeopleIndex: ...
 
     async def aclose(self) -> None: ...

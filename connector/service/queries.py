@@ -154,7 +154,9 @@ class Queries:
                 mine = [lane for lane in lanes if lane.connection == run.connection]
                 [writes] = [lane.id for lane in mine if lane.lane_kind is PROFILES]
                 [reads] = [lane.id for lane in mine if lane.lane_kind is READS]
-                waiting = await self._store.backfills.outstanding(reads, writes, limit=_COUNT_LIMIT)
+                waiting = await self._store.backfill_progress.outstanding(
+                    reads, writes, limit=_COUNT_LIMIT
+                )
             found.append(run_view(run, waiting))
         return found
 
@@ -166,7 +168,7 @@ class Queries:
         if run.state not in ("stopped", "failed") or run.args.get("dry_run"):
             [found] = [x for x in await self.backfills(run.connection) if x["id"] == id]
             return found
-        tally = await self._store.backfills.outcome_counts(id)
+        tally = await self._store.backfill_progress.outcome_counts(id)
         return run_view(replace(run, counts={**run.counts, **tally}), (0, 0))
 
     async def _quota(self, now: int) -> list[dict[str, Any]]:

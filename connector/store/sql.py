@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from connector.store import schema
 from connector.store.admin import vacuum
 from connector.store.admin.approvals import SqlApprovals
+from connector.store.admin.backfill_progress import SqlBackfillProgress
 from connector.store.admin.backfills import SqlBackfills
 from connector.store.admin.dead_letters import SqlDeadLetters
 from connector.store.admin.facts import SqlCheckpoints, SqlFacts
@@ -20,8 +21,10 @@ from connector.store.admin.leases import SqlLeases
 from connector.store.admin.notices import SqlNotices
 from connector.store.admin.reports import SqlReports
 from connector.store.database import Database, open_database
+from connector.store.people.dry_runs import SqlDryRuns
 from connector.store.people.erasure import SqlErasure
 from connector.store.people.ledger import SqlLedger
+from connector.store.people.people_index import SqlPeopleIndex
 from connector.store.queues.actions import SqlActions
 from connector.store.queues.memberships import SqlMemberships
 from connector.store.queues.outbox import SqlOutbox
@@ -50,6 +53,9 @@ class SqlStore(SqlOutbox):
         self.erasure = SqlErasure(database)
         self.ledger = SqlLedger(database)
         self.backfills = SqlBackfills(database)
+        self.backfill_progress = SqlBackfillProgress(database)
+        self.dry_runs = SqlDryRuns(database)
+        self.people = SqlPeopleIndex(database)
         self.actions = SqlActions(database)
 
     def free_bytes(self) -> int | None:

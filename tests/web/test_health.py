@@ -14,7 +14,7 @@ from connector.domain.errors import ConfigError, Problem, StoreError
 from connector.domain.lanes import DeliveryMode, LaneState
 from connector.domain.outcomes import Dead
 from connector.domain.records import Page, Record
-from connector.ports import Fence
+from connector.ports import Fence, RetryPolicy
 from connector.sandbox import Traffic
 from connector.web.server import Server
 
@@ -32,7 +32,7 @@ async def dead_letter(harness: WebHarness, email: str = "ana@example.com") -> No
     )
     assert claim
     dead = Dead(claim.entries[0].seq, Problem.KLAVIYO_REFUSED)
-    await harness.store.settle(claim, [dead], now=harness.clock.now(), horizon=1)
+    await harness.store.settle(claim, [dead], now=harness.clock.now(), policy=RetryPolicy(1))
 
 
 # ── alive and ready ──────────────────────────────────────────────────────────────────────────────

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.actions.held_actions import HeldActionsWorker
 from connector.actions.requests import ActionRules, routes_for
 from connector.actions.sink import ActionRenderer, ActionSink
-from connector.app.wiring.context import ConnectionContext
+from connector.app.wiring.context import ConnectionContext, dispatch_policy
 from connector.config import Actions
 from connector.domain.actions import Caps
 from connector.domain.lanes import ACTIONS, Lane
@@ -68,8 +68,11 @@ async def _build_lane(context: ConnectionContext, platform_actions: ActionsPort)
         check=client.check,
     )
     renderer = context.suppress_if_off(ActionRenderer(), enabled=context.has("actions"))
-    dispatcher: Dispatcher[Any] = await context.dispatcher(ACTIONS, sink, renderer)
-    queue.set_lookup_delays(dispatcher.lane.id, [round(after * 1000) for after in rules.look_ups])
+    policy = replace(
+        dispatch_policy(services.config),
+        look_ups=[round(after * 1000) for after in rules.look_ups],
+    )
+    dispatcher: Dispatcher[Any] = await context.dispatcher(ACTIONS, sink, renderer, policy=policy)
     return dispatcher
 
 

@@ -18,7 +18,7 @@ from connector.domain.records import Entry
 from connector.klaviyo.api import KlaviyoApi
 from connector.mapping import CompiledMapping
 from connector.net.answers import RETRY_STATUSES, Vendor
-from connector.net.http import CallStats, Credential, Http
+from connector.net.http import CallStats, ClientFactory, Credential, Http, client
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.pipeline.lane_queues import queue_of
@@ -61,6 +61,7 @@ class SharedServices:
     clock: Clock
     metrics: Metrics
     limiters: RateLimiters
+    new_http_client: ClientFactory = client
     account_lookups: dict[str, asyncio.Task[str]] = field(default_factory=dict)
 
     def http(
@@ -92,6 +93,7 @@ class SharedServices:
             allow_http=frozenset(self.config.security.allow_http),
             retry_statuses=retry_statuses,
             on_call=seen,
+            http=self.new_http_client(),
         )
 
     def kit(self, connection: Connection) -> Kit:

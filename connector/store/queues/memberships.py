@@ -45,6 +45,7 @@ from connector.ports import (
     MembersPage,
     PendingRemovals,
     ReadyCounts,
+    RetryPolicy,
 )
 from connector.store.admin import leases
 from connector.store.database import Database
@@ -111,11 +112,22 @@ class SqlMemberships(queue.ReceiptedQueue):
         return [_entry(each, row.remote_id or row.name) for each in rows]
 
     def _settle(
-        self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
+        self,
+        c: Connection,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        now: Millis,
+        policy: RetryPolicy,
     ) -> int:
         rows = _rows(c, [outcome.seq for outcome in outcomes], claim.token)
         updates = [outcome for outcome in outcomes if outcome.seq in rows]
-        _save(c, [_after_outcome(rows[outcome.seq], outcome, now, horizon) for outcome in updates])
+        _save(
+            c,
+            [
+                _after_outcome(rows[outcome.seq], outcome, now, policy.horizon)
+                for outcome in updates
+            ],
+        )
         return len(updates)
 
     def _recover(self, c: Connection, now: Millis) -> int:

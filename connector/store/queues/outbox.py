@@ -24,7 +24,7 @@ from connector.domain.outcomes import (
 )
 from connector.domain.profiles import Observation
 from connector.domain.records import Appended, Claim, Entry, Page, Record, State
-from connector.ports import Member
+from connector.ports import Member, RetryPolicy
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import groups, people
@@ -85,9 +85,9 @@ class SqlOutbox(queue.SqlQueue):
         claim: Claim,
         outcomes: Sequence[Outcome],
         now: Millis,
-        horizon: int,
+        policy: RetryPolicy,
     ) -> int:
-        return settle(c, claim, outcomes, now, horizon)
+        return settle(c, claim, outcomes, now, policy.horizon)
 
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
