@@ -1,0 +1,62 @@
+"""The tables. Instants are ms since 1970 UTC in 64-bit columns, on both engines alike.
+
+Hot paths use these tables through Core statements, never through the ORM.
+"""
+
+from __future__ import annotations
+
+from connector.store.tables.admin import (
+    accounts,
+    approvals,
+    backfills,
+    checkpoints,
+    commands,
+    lanes,
+    leases,
+    mappings,
+    notifications,
+    quota_usage,
+)
+from connector.store.tables.columns import metadata
+from connector.store.tables.people import (
+    deferred_memberships,
+    groups,
+    journal,
+    people,
+    salts,
+    source_members,
+    tombstones,
+)
+from connector.store.tables.queues import actions, memberships, outbox, profiles, reads, requests
+from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
+
+__all__ = [
+    "STUCK",
+    "TableOrAlias",
+    "accounts",
+    "actions",
+    "approvals",
+    "backfills",
+    "checkpoints",
+    "commands",
+    "deferred_memberships",
+    "groups",
+    "in_state",
+    "is_stuck",
+    "journal",
+    "lanes",
+    "leases",
+    "mappings",
+    "memberships",
+    "metadata",
+    "notifications",
+    "outbox",
+    "people",
+    "profiles",
+    "quota_usage",
+    "reads",
+    "requests",
+    "salts",
+    "source_members",
+    "tombstones",
+]
