@@ -18,7 +18,7 @@ from connector.app.wiring import BuildResult, ConnectionBuilder
 from connector.config import Config
 from connector.config import load as load_config
 from connector.domain.errors import ConfigError, Problem, StoreError
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import Millis
 from connector.domain.records import State
 from connector.net import http
 from connector.pipeline.intake import Intake
@@ -99,7 +99,7 @@ class App:
             reload=self.reload,
             problems=lambda: list(self._problems.values()),
         )
-        self.intake = Intake(self.store, self.clock, self.metrics, on_ready=self._on_records_stored)
+        self.intake = Intake(self.store, self.store.actions)
         self.health = Health(
             self.clock,
             self.metrics,
@@ -112,7 +112,12 @@ class App:
         await self._lease.acquire(lease_timeout)
         await self._take_over()
         self._builder = ConnectionBuilder(
-            self.config, self.store, self._lease, self.clock, self.metrics
+            self.config,
+            self.store,
+            self._lease,
+            self.clock,
+            self.metrics,
+            intake=self.intake,
         )
         self._use_runtimes(await self._builder.build_all(self.config.connections))
         await self._heartbeat()
@@ -242,21 +247,13 @@ class App:
 
     async def _serve(self) -> None:
         server = self.config.server
-        webhooks = WebhookApp(
-            self.runtimes.get, self.intake, self.clock, self.metrics, broken=self.broken
-        )
-        flows = FlowApp(
-            self.runtimes.get,
-            self.clock,
-            self.metrics,
-            closed=lambda: self.intake.closed_by,
-            broken=self.broken,
-        )
+        webhooks = WebhookApp(self.runtimes.get, self.metrics, broken=self.broken)
+        flows = FlowApp(self.runtimes.get, self.clock, self.metrics, broken=self.broken)
         shared, grace = server.admin_port == 0, server.shutdown_timeout
-        public = application(webhooks, self.health, admin=shared, flows=flows)
+        public = application(self.health, (webhooks, flows), admin=shared)
         listeners = [Server(public, server.host, server.port, grace=grace, key="server.port")]
         if not shared:
-            private = application(None, self.health, admin=True)
+            private = application(self.health, admin=True)
             listeners.append(
                 Server(
                     private, server.host, server.admin_port, grace=grace, key="server.admin_port"
@@ -329,21 +326,6 @@ class App:
 
     def _tasks_of(self, prefix: str) -> list[asyncio.Task[None]]:
         return [self._tasks.pop(name) for name in list(self._tasks) if name.startswith(prefix)]
-
-    def _on_records_stored(self, lane: LaneId) -> None:
-        for runtime in self.runtimes.values():
-            if runtime.events.lane.id == lane:
-                runtime.events.wake()
-                if runtime.reads:
-                    runtime.reads.wake()
-                if (
-                    runtime.writes
-                    and runtime.webhook_endpoint
-                    and runtime.webhook_endpoint.extracts
-                ):
-                    runtime.writes.wake()
-                for dispatcher in runtime.extra_dispatchers:
-                    dispatcher.wake()
 
     # ── bells ────────────────────────────────────────────────────────────────────────────────────
 
@@ -487,6 +469,7 @@ class App:
                     self.clock,
                     self.metrics,
                     self._builder.limiters,
+                    self.intake,
                 ),
             )
             built = await builder.build_all(config.connections)

@@ -10,8 +10,8 @@ from connector.actions.flow_endpoint import FlowEndpoint
 from connector.domain.actions import ActionReceipt, ActionRequest, Conflict, Origin
 from connector.domain.attention import Check
 from connector.pipeline.dispatch import Dispatcher
-from connector.pipeline.intake import WebhookEndpoint
 from connector.pipeline.profile_reads import ProfileReadSink
+from connector.pipeline.webhook_endpoint import WebhookEndpoint
 from connector.ports import Approval
 from connector.ports.workers import Worker
 

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,20 +16,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.domain.errors import ConfigError
-from connector.web.flows import PREFIX as FLOWS
-from connector.web.flows import FlowApp
+from connector.web.endpoints import EndpointApp
 from connector.web.health import Health
-from connector.web.webhooks import PREFIX as WEBHOOKS
-from connector.web.webhooks import WebhookApp
 
 _BACKLOG = 2048
 
 
 def application(
-    webhooks: WebhookApp | None, health: Health, *, admin: bool, flows: FlowApp | None = None
+    health: Health, endpoints: Sequence[EndpointApp[Any, Any]] = (), *, admin: bool
 ) -> ASGIApp:
-    """The ASGI app of one port: `hooks` where platforms call, `flows` where Klaviyo does, `admin`
-    where people do."""
+    """The ASGI app of one port: health, and the endpoints that it is given.
+
+    `admin`: metrics as well, which only operators may read.
+    """
     routes = [
         Route("/livez", health.livez),
         Route("/readyz", health.readyz),
@@ -37,16 +37,11 @@ def application(
     if admin:
         routes.append(Route("/metrics", health.metrics))
     pages = Starlette(routes=routes)
-    fast_paths: list[tuple[str, ASGIApp]] = []
-    if webhooks:
-        fast_paths.append((WEBHOOKS, webhooks))
-    if flows:
-        fast_paths.append((FLOWS, flows))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            for prefix, endpoint in fast_paths:
-                if scope["path"].startswith(prefix):
+            for endpoint in endpoints:
+                if scope["path"].startswith(endpoint.prefix):
                     await endpoint(scope, receive, send)
                     return
         await pages(scope, receive, send)

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from sqlalchemy import create_engine
-from sqlalchemy.pool import StaticPool
 
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.actions.held_actions import HeldActionsWorker
@@ -31,15 +29,15 @@ from connector.domain.lanes import Lane, LaneState, Millis
 from connector.domain.outcomes import Outcome
 from connector.domain.records import Claim
 from connector.pipeline.dispatch import Dispatcher, Policy
+from connector.pipeline.intake import Intake
 from connector.ports import ActionView, Fence
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
 from connector.store.queues.actions import SqlActions
 from connector.store.sql import SqlStore
-from connector.store.tables import metadata
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.sinks import FakeQuota
-from tests.inline import InlineDatabase
+from tests.inline import InlineDatabase, memory_engine
 
 SECRET = "flow-secret"
 LOOK_UPS = (0, 60_000, 600_000)
@@ -141,10 +139,7 @@ class Rig:
         self.how = how
         self.metrics = Metrics("test")
         self.addresses: dict[str, str] = {}
-        self.engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-        )
-        metadata.create_all(self.engine)
+        self.engine = memory_engine()
         self.starts = 0
         self.store: SqlStore
         self.queue: InstrumentedQueue
@@ -169,7 +164,8 @@ class Rig:
         self.lane = await store.lanes.ensure("acme", "fake", "action")
         queue.set_lookup_delays(self.lane.id, self.how.get("look_ups", LOOK_UPS))
         self.dispatcher = self._dispatcher(queue)
-        self.endpoint = self._endpoint(queue)
+        self.intake = Intake(store, queue)
+        self.endpoint = self.make_endpoint(self.lane)
         held_worker = HeldActionsWorker(
             self.lane, queue, store.approvals, self.clock, on_released=self.dispatcher.wake
         )
@@ -211,17 +207,18 @@ class Rig:
             policy=Policy(retry_base=0.1, retry_max=0.5),
         )
 
-    def _endpoint(self, queue: SqlActions) -> FlowEndpoint:
+    def make_endpoint(self, lane: Lane | None) -> FlowEndpoint:
         return FlowEndpoint(
-            self.lane,
+            lane,
+            self.intake,
+            self.clock,
+            self.metrics,
+            wakes=[self.dispatcher.wake],
             routes=routes_for(frozenset({"adjust", "push"})),
             secrets=self.how.get("secrets", [SECRET, "next-secret"]),
             rules=ActionRules(10_000, 25 * _HOUR, 400 * 24 * _HOUR),
             caps=self.caps,
-            queue=queue,
-            clock=self.clock,
-            metrics=self.metrics,
-            on_accepted=self.dispatcher.wake,
+            enabled=self.how.get("enabled", True),
         )
 
     async def send(

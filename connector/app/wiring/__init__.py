@@ -28,6 +28,7 @@ from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Problem
 from connector.mapping import Writer, find_conflicts
 from connector.mapping import load as load_mapping
+from connector.pipeline.intake import Intake
 from connector.platforms import registry
 from connector.ports import Clock, Lease, Store
 from connector.runtime.metrics import Metrics
@@ -53,9 +54,11 @@ class ConnectionBuilder:
         clock: Clock,
         metrics: Metrics,
         limiters: RateLimiters | None = None,
+        intake: Intake | None = None,
     ) -> None:
         self.limiters = limiters or RateLimiters(store, clock, metrics)
-        self._services = SharedServices(config, store, lease, clock, metrics, self.limiters)
+        intake = intake or Intake(store, store.actions)
+        self._services = SharedServices(config, store, lease, clock, metrics, self.limiters, intake)
         self._writers: dict[str, Writer] = {}
 
     async def build_all(self, connections: Sequence[Connection]) -> BuildResult:

@@ -1,4 +1,4 @@
-"""The door for Klaviyo's flows, and the lane of actions to the platform."""
+"""Builds the endpoint of Klaviyo's flows and the lane of actions to the platform."""
 
 from __future__ import annotations
 
@@ -8,64 +8,65 @@ from connector.actions.requests import ActionRules, routes_for
 from connector.actions.sink import ActionRenderer, ActionSink
 from connector.app.wiring.context import ConnectionContext
 from connector.config import Actions
-from connector.domain.actions import Caps
-from connector.domain.lanes import Lane
+from connector.domain.actions import Action, Caps
+from connector.pipeline.dispatch import Dispatcher
 from connector.ports import Actions as ActionsPort
+from connector.ports import Client
 from connector.service import ConnectionRuntime
 
 
 async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
-    """The lane only where the platform takes actions. The door always: it says what is offered."""
-    platform_actions = context.client.actions if context.client else None
-    lane = await _lane(context, runtime, platform_actions) if platform_actions else None
-    endpoint = _endpoint(context, runtime, lane)
-    runtime.flow_endpoint = endpoint
-    if lane:
-        runtime.enqueue_actions = endpoint.submit
+    """Build the endpoint, and the lane where the platform takes actions."""
+    client = context.client
+    if client is None or client.actions is None:
+        runtime.flow_endpoint = _endpoint(context, None)
+        return
+    dispatcher = await _dispatcher(context, client, client.actions)
+    runtime.extra_dispatchers.append(dispatcher)
+    runtime.flow_endpoint = _endpoint(context, dispatcher)
+    runtime.enqueue_actions = runtime.flow_endpoint.submit
+    services = context.services
+    held_actions = HeldActionsWorker(
+        dispatcher.lane,
+        services.store.actions,
+        services.store.approvals,
+        services.clock,
+        on_released=dispatcher.wake,
+    )
+    runtime.workers.append(context.supervise("held_actions", held_actions))
+    runtime.on_approval_decided.append(held_actions.on_approval_decided)
 
 
-async def _lane(
-    context: ConnectionContext, runtime: ConnectionRuntime, platform_actions: ActionsPort
-) -> Lane:
-    services, rules = context.services, _rules(context)
-    queue, client = services.store.actions, context.client
-    assert client is not None
+async def _dispatcher(
+    context: ConnectionContext, client: Client, platform_actions: ActionsPort
+) -> Dispatcher[Action]:
+    services, rules, name = context.services, _rules(context), context.connection.name
+    queue = services.store.actions
     sink = ActionSink(
         platform_actions,
         clock=services.clock,
         may_send=services.lease.valid,
         not_applied=frozenset(rules.retry_statuses),
         address_of=context.api.profile_email,
-        platform_id=lambda email: queue.platform_id(runtime.name, email),
+        platform_id=lambda email: queue.platform_id(name, email),
         check=client.check,
     )
     renderer = context.suppress_if_off(ActionRenderer(), enabled=context.has("actions"))
     dispatcher = await context.dispatcher(
         context.connection.source, "action", queue, sink, renderer
     )
-    lane = dispatcher.lane
-    queue.set_lookup_delays(lane.id, [round(after * 1000) for after in rules.look_ups])
-    held_actions = HeldActionsWorker(
-        lane, queue, services.store.approvals, services.clock, on_released=dispatcher.wake
-    )
-    runtime.extra_dispatchers.append(dispatcher)
-    runtime.workers.append(context.supervise("held_actions", held_actions))
-    runtime.on_approval_decided.append(held_actions.on_approval_decided)
-    return lane
+    queue.set_lookup_delays(dispatcher.lane.id, [round(after * 1000) for after in rules.look_ups])
+    return dispatcher
 
 
-def _endpoint(
-    context: ConnectionContext, runtime: ConnectionRuntime, lane: Lane | None
-) -> FlowEndpoint:
+def _endpoint(context: ConnectionContext, dispatcher: Dispatcher[Action] | None) -> FlowEndpoint:
     services, rules = context.services, _rules(context)
-    lanes = [d for d in runtime.extra_dispatchers if lane and d.lane.id == lane.id]
-
-    def on_accepted() -> None:
-        for dispatcher in lanes:
-            dispatcher.wake()
-
     return FlowEndpoint(
-        lane,
+        dispatcher.lane if dispatcher else None,
+        services.intake,
+        services.clock,
+        services.metrics,
+        wakes=[dispatcher.wake] if dispatcher else [],
         routes=routes_for(context.platform.offers),
         secrets=[secret.get_secret_value() for secret in rules.secret],
         rules=ActionRules(
@@ -74,14 +75,10 @@ def _endpoint(
             key_retention=round(services.config.retention.action_keys * 1000),
         ),
         caps=Caps(rules.daily_per_person, rules.daily_total),
-        queue=services.store.actions,
-        clock=services.clock,
-        metrics=services.metrics,
-        on_accepted=on_accepted,
-        on=context.has("actions"),
+        enabled=context.has("actions"),
     )
 
 
 def _rules(context: ConnectionContext) -> Actions:
-    """What the connection allows; without a table the defaults, which hold for segments' joins."""
+    """[connections.actions], or its defaults, which hold for the actions of segment joins."""
     return context.connection.actions or Actions()

@@ -19,6 +19,7 @@ from connector.mapping import CompiledMapping
 from connector.net.http import CallStats, Credential, Http, Vendor
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
+from connector.pipeline.intake import Intake
 from connector.platforms.kit import Kit
 from connector.ports import Client, Clock, Lease, Platform, Queue, Reader, Renderer, Sink, Store
 from connector.ports.workers import Loop, WorkerName
@@ -59,6 +60,7 @@ class SharedServices:
     clock: Clock
     metrics: Metrics
     limiters: RateLimiters
+    intake: Intake
     account_lookups: dict[str, asyncio.Task[str]] = field(default_factory=dict)
 
     def http(

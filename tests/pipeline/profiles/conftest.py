@@ -4,9 +4,10 @@ the workshop puts them together, both sandboxes behind a wire that the test dist
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +21,8 @@ from connector.app.daemon import read_config
 from connector.app.wiring import ConnectionBuilder
 from connector.app.wiring.context import SharedServices
 from connector.config import Config
-from connector.domain.lanes import LaneId
-from connector.domain.records import Page, State
+from connector.domain.records import State
 from connector.net.http import Http
-from connector.pipeline.intake import Intake
 from connector.ports import Fence, Lease
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
@@ -37,6 +36,7 @@ from tests.inline import InlineDatabase
 from tests.paths import ROOT
 
 T = TypeVar("T")
+WEBHOOK_SECRET = b"jeri_webhook_secret"
 SYNCED_FIELDS = (
     "balance",
     "birthdate",
@@ -230,6 +230,7 @@ class Environment:
             services.clock,
             services.metrics,
             services.limiters,
+            services.intake,
             fault_transports=self.fault_transports,
         )
         building = asyncio.create_task(builder.build(self.config.connections[0]))
@@ -240,17 +241,11 @@ class Environment:
             await self.clock.advance(0.5)
         self.klaviyo.faults._faults = faults
         self.runtime = building.result()
-        self.intake = Intake(self.store, self.clock, metrics, on_ready=self._arrived)
         self._loops = [
             asyncio.create_task(dispatcher.run()) for dispatcher in self.runtime.dispatchers
         ]
         for worker in self.runtime.workers:
             worker.start()
-
-    def _arrived(self, lane: LaneId) -> None:
-        self.runtime.events.wake()
-        assert self.runtime.reads
-        self.runtime.reads.wake()
 
     async def kill(self) -> None:
         """As `kill -9`: whatever is in flight is cut off and nothing is settled."""
@@ -280,28 +275,12 @@ class Environment:
     async def deliver(self, delivery: Mapping[str, Any]) -> None:
         webhook_endpoint = self.runtime.webhook_endpoint
         assert webhook_endpoint
-        records = webhook_endpoint.webhook.parse(
-            {"x-jericommerce-event-type": delivery["name"]}, orjson.dumps(delivery["body"])
-        )
-        waits = webhook_endpoint.attach_wait and not webhook_endpoint.backlogged()
-        page = Page(
-            webhook_endpoint.lane,
-            "webhook",
-            [
-                replace(
-                    r,
-                    refresh=webhook_endpoint.triggers_read(r.name)
-                    or webhook_endpoint.needs_refetch(r.name),
-                    refetch=webhook_endpoint.needs_refetch(r.name),
-                )
-                for r in records
-            ],
-            self.clock.now(),
-            read_lane=webhook_endpoint.read_lane,
-            attach_wait=webhook_endpoint.attach_wait if waits else 0,
-            min_read_interval=webhook_endpoint.attach_wait // 2 if waits else 2_000,
-        )
-        await self.intake.page(page)
+        body = orjson.dumps(delivery["body"])
+        headers = {
+            "x-jericommerce-event-type": delivery["name"],
+            "x-jericommerce-hmac-sha256": hmac.digest(WEBHOOK_SECRET, body, "sha256").hex(),
+        }
+        await webhook_endpoint.receive("", headers, body)
 
     async def send_event(self, name: str, person: Person, **how: Any) -> None:
         await self.deliver(self.webhook(name, person, **how))
