@@ -1,4 +1,4 @@
-"""Plain ASGI for the hot paths: a bounded body in, a short JSON out."""
+"""Plain ASGI for hot paths: reads a bounded body, sends a short JSON answer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ RETRY_AFTER = (b"retry-after", b"5")
 
 
 class TooLarge(Exception):
-    """More than MAX_BODY."""
+    """The body is larger than MAX_BODY."""
 
 
 class ClientDisconnected(Exception):
-    """The caller went away in mid-body."""
+    """The caller disconnected before the end of the body."""
 
 
 async def read_body(headers: dict[str, str], receive: Receive) -> bytes:
+    """The whole body. Raises TooLarge, unread where content-length says so, and
+    ClientDisconnected."""
     declared = headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > MAX_BODY:
         raise TooLarge

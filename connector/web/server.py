@@ -1,4 +1,4 @@
-"""Routes put together, and uvicorn inside the daemon's own loop."""
+"""The ASGI app of a port, and uvicorn in the daemon's event loop."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def application(
 class _Embedded(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals belong to the daemon, which stops intake first and lanes last."""
+        """Leave signals to the daemon, which stops intake first and lanes last."""
         yield
 
 
 class Server:
-    """One port; `key` is what it is called in the configuration. Until there is an `app` it says
-    that it is alive and not ready."""
+    """One port. `key` is its configuration key. Without an `app`, `/livez` answers 200 and every
+    other path 503; `app` may be set later. `grace` is in seconds."""
 
     def __init__(
         self, app: ASGIApp | None, host: str, port: int, *, grace: float, key: str
@@ -83,13 +83,13 @@ class Server:
         self.key = key
         self._host, self._port = host, port
         self.port = port
-        """The port that is listened on, also where 0 was asked for."""
+        """The port that is listened on, also after port 0 was requested."""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError when the port is taken or the host is not ours."""
-        # uvicorn would end the process where it cannot bind, so it is given a bound socket. Only
-        # listening takes a port for certain: two may bind it with SO_REUSEADDR.
+        """Listen. Raises ConfigError for a port in use or a host of another machine."""
+        # uvicorn ends the process when it cannot bind, so it gets a socket that listens already.
+        # Binding alone is not enough: two sockets can bind one port with SO_REUSEADDR.
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -110,15 +110,15 @@ class Server:
         await (self.app or early)(scope, receive, send)
 
     def _fault(self, error: OSError) -> str:
-        """Which key is to be changed, and why."""
+        """The configuration key to change, and why."""
         where = f"{self._host}:{self._port}"
         if error.errno == errno.EADDRINUSE:
-            return f"{self.key}: {where} is taken by another program, allowed a free port"
+            return f"{self.key}: {where} is in use by another program, allowed a free port"
         key = self.key if isinstance(error, PermissionError) else "server.host"
         return f"{key}: {where} cannot be listened on: {error.strerror or error}"
 
     async def stop(self) -> None:
-        """No new requests; those under way are answered, within the grace."""
+        """Accept no new requests and answer those in flight, within the grace period."""
         self._server.should_exit = True
         if self._task:
             await self._task
