@@ -30,7 +30,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, Millis
-from connector.domain.memberships import Group, Link
+from connector.domain.memberships import Change, Group, Link
 from connector.domain.profile_state import address_hash
 from connector.domain.records import Record, State
 from connector.ports import Member, MembersPage, PersonKey
@@ -350,7 +350,7 @@ def _wanted_upsert(c: Connection) -> Any:
     statement: Any = sql_dialect.insert(memberships)
     new, old = statement.excluded, memberships.c
     in_flight = old.state == State.CLAIMED
-    reset = {"attempts": 0, "failing_since": None, "detail": "", "solo": 0}
+    reset = {"attempts": 0, "failing_since": None, "detail": "", "change": Change.JOIN}
     fresh = {name: new[name] for name in ("due", "since", "priority", "problem")}
     return statement.on_conflict_do_update(
         index_elements=["target", "email"],
@@ -375,7 +375,13 @@ def remove_wanted(
     off. Of those whom we did not put there only foreign ones that are to go are taken off."""
     m = memberships.c
     in_flight, affected = m.state == State.CLAIMED, would_be_removed(target)
-    rest = {"attempts": 0, "failing_since": None, "problem": None, "detail": "", "solo": 1}
+    rest = {
+        "attempts": 0,
+        "failing_since": None,
+        "problem": None,
+        "detail": "",
+        "change": Change.LEAVE,
+    }
     rest |= {"due": now, "since": now, "priority": priority}
     where = (m.target == target.id, m.wanted == IN, which, ~is_member(target.id, m.email))
     count = c.execute(select(func.count()).where(*where, affected)).scalar_one()

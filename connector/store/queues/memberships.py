@@ -23,8 +23,8 @@ from sqlalchemy import (
 )
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
-from connector.domain.memberships import Group, Link
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
+from connector.domain.memberships import Change, Group, Link
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -51,7 +51,14 @@ from connector.store.database import Database
 from connector.store.people import groups as group_rows
 from connector.store.people.groups import IN, OUT
 from connector.store.queues import queue
-from connector.store.tables import groups, in_state, memberships, profiles, source_members
+from connector.store.tables import (
+    groups,
+    in_state,
+    memberships,
+    memberships_queue,
+    profiles,
+    source_members,
+)
 
 _RECHECK_AFTER = 1_000
 _AMBIGUOUS_WAIT = 30_000
@@ -71,7 +78,7 @@ class SqlMemberships(queue.ReceiptedQueue):
     """connector.ports.Memberships."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database, memberships, _M.id, _M.settled_at)
+        super().__init__(database, memberships_queue, _M.settled_at)
 
     # ── as a queue ───────────────────────────────────────────────────────────────────────────────
 
@@ -79,7 +86,7 @@ class SqlMemberships(queue.ReceiptedQueue):
         """What is ready may be held back by a write to the same profile on another lane: nobody
         says when that ends, so look again soon."""
         found = await super().ready(lane, now=now, limit=limit)
-        if not (found.fresh or found.backfill_fresh):
+        if not (found.batch or found.backfill_batch):
             return found
         again = Millis(now + _RECHECK_AFTER)
         due = again if found.next_due is None else min(again, found.next_due)
@@ -87,15 +94,14 @@ class SqlMemberships(queue.ReceiptedQueue):
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
         """Changes of one target, those that wait longest first."""
-        conditions = () if spec.solo else _not_in_flight()
+        conditions = () if spec.mode is DeliveryMode.SINGLE else _not_in_flight()
         target = _first_target(c, spec, conditions)
         if target is None:
             return []
         kept = {"sent": _M.wanted, "receipt": None, "position": None}
         rows = queue.claim(
             c,
-            memberships,
-            _M.id,
+            memberships_queue,
             spec,
             values=kept,
             returning=tuple(memberships.c),
@@ -310,7 +316,7 @@ class SqlMemberships(queue.ReceiptedQueue):
             idle = (_M.unconfirmed == 1, _M.state == State.ACCEPTED)
             again = {"state": State.READY, "priority": 1, "due": now, "since": now}
             return c.execute(
-                update(memberships).where(where, *idle).values(solo=1 - _M.wanted, **again)
+                update(memberships).where(where, *idle).values(change=1 - _M.wanted, **again)
             ).rowcount
 
         return await self._in_ranges(target, work)
@@ -329,7 +335,13 @@ class SqlMemberships(queue.ReceiptedQueue):
         def work(c: Connection, row: Any, where: ColumnElement[bool]) -> int:
             if not (row.remove_foreign and row.writes_enabled):
                 return 0
-            leave = {"state": State.READY, "solo": 1, "priority": 1, "due": now, "since": now}
+            leave = {
+                "state": State.READY,
+                "change": Change.LEAVE,
+                "priority": 1,
+                "due": now,
+                "since": now,
+            }
             return c.execute(update(memberships).where(where, *foreign).values(leave)).rowcount
 
         return await self._in_ranges(target, work)
@@ -434,7 +446,7 @@ def _first_target(
             .where(
                 _M.lane == spec.lane,
                 in_state(State.READY, memberships),
-                _M.solo == int(spec.solo),
+                _M.change == spec.mode,
                 _M.priority == priority,
                 _M.due <= spec.now,
                 *conditions,
@@ -467,7 +479,7 @@ def _entry(row: Any, remote_id: str) -> Entry:
         person=None,
         data=orjson.dumps(write),
         attempts=row.attempts,
-        solo=bool(row.solo),
+        mode=DeliveryMode(row.change),
         mapping=None,
         backfill=bool(row.priority),
         failing_since=row.failing_since,
@@ -517,7 +529,7 @@ def _ready_or_idle(
         | {
             "id": row.id,
             "state": state,
-            "solo": 1 - row.wanted,
+            "change": Change.JOIN if row.wanted else Change.LEAVE,
             "due": now if due is None else due,
             "priority": priority,
             "problem": Problem.FIRST_SYNC.value if waits else None,
@@ -657,7 +669,7 @@ def _compare(
     away = and_(old, _M.wanted == OUT, or_(_M.confirmed == OUT, missing))
     c.execute(delete(memberships).where(away))
     held = and_(where, _M.state == State.HELD, _M.problem == Problem.REMOVED_BY_HAND.value)
-    rest = {"confirmed": OUT, "solo": 0, "due": now, "detail": "", "attempts": 0}
+    rest = {"confirmed": OUT, "change": Change.JOIN, "due": now, "detail": "", "attempts": 0}
     if not target.writes_enabled:
         rest |= {"state": State.HELD, "problem": Problem.FIRST_SYNC.value}
         c.execute(update(memberships).where(missing, _M.wanted == IN).values(rest))

@@ -27,14 +27,29 @@ from connector.store.tables.people import (
     source_members,
     tombstones,
 )
-from connector.store.tables.queues import actions, memberships, outbox, profiles, reads, requests
+from connector.store.tables.queues import (
+    QueueTable,
+    actions,
+    actions_queue,
+    memberships,
+    memberships_queue,
+    outbox,
+    outbox_queue,
+    profiles,
+    profiles_queue,
+    reads,
+    reads_queue,
+    requests,
+)
 from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
 
 __all__ = [
     "STUCK",
+    "QueueTable",
     "TableOrAlias",
     "accounts",
     "actions",
+    "actions_queue",
     "approvals",
     "backfills",
     "checkpoints",
@@ -48,13 +63,17 @@ __all__ = [
     "leases",
     "mappings",
     "memberships",
+    "memberships_queue",
     "metadata",
     "notifications",
     "outbox",
+    "outbox_queue",
     "people",
     "profiles",
+    "profiles_queue",
     "quota_usage",
     "reads",
+    "reads_queue",
     "requests",
     "salts",
     "source_members",

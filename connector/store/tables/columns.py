@@ -18,7 +18,6 @@ class QueueColumns(SQLModel):
 
     lane: int = Field(sa_type=Integer)
     state: int = Field(default=0, sa_type=SmallInteger)
-    solo: int = Field(default=0, sa_type=SmallInteger)
     priority: int = Field(default=0, sa_type=SmallInteger)
     due: int = Field(sa_type=BigInteger)
     attempts: int = Field(default=0, sa_type=Integer)
@@ -33,9 +32,9 @@ def partial_index(name: str, *columns: str, where: str) -> Index:
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
-def ready_index(table: str, key: str) -> Index:
+def ready_index(table: str, key: str, mode: str | None) -> Index:
     """What a lane could claim, in the order in which it is claimed."""
-    columns = ("lane", "solo", "priority", "due", key)
+    columns = ("lane", *([mode] if mode else []), "priority", "due", key)
     return partial_index(f"{table}_ready", *columns, where="state = 0")
 
 

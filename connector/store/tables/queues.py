@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Table, Text
 from sqlmodel import Field, SQLModel
 
 from connector.store.tables.columns import (
@@ -21,18 +24,20 @@ class Outbox(QueueColumns, table=True):
 
     A record keeps its row from receipt until retention ends: one insert and two updates.
     `digest` stands for the record's key; a redelivery has the same.
+    `delivery_mode` is connector.domain.lanes.DeliveryMode.
     """
 
     __tablename__ = "outbox"
     __table_args__ = (
         Index("outbox_by_digest", "digest", unique=True),
-        ready_index("outbox", "seq"),
+        ready_index("outbox", "seq", "delivery_mode"),
         claimed_index("outbox"),
         stuck_index("outbox", "seq"),
         Index("outbox_by_person", "person", "seq"),
     )
 
     seq: int | None = Field(default=None, sa_column=Column(RowId, primary_key=True))
+    delivery_mode: int = Field(default=0, sa_type=SmallInteger)
     digest: bytes = Field(sa_type=LargeBinary)
     unique_id: str = Field(sa_type=Text)
     name: str = Field(sa_type=Text)
@@ -57,7 +62,7 @@ class Reads(QueueColumns, table=True):
 
     __tablename__ = "reads"
     __table_args__ = (
-        ready_index("reads", "person"),
+        ready_index("reads", "person", None),
         stuck_index("reads", "person"),
         claimed_index("reads"),
         partial_index("reads_of_backfill", "backfill", where="backfill IS NOT NULL"),
@@ -78,11 +83,12 @@ class Profiles(QueueColumns, table=True):
 
     `address` is a digest of the account and the address: one write for it at a time. `receipt`
     is the import job that holds the write in flight, `position` the person's place in it.
+    `write_mode` is connector.domain.profiles.WriteMode.
     """
 
     __tablename__ = "profiles"
     __table_args__ = (
-        ready_index("profiles", "person"),
+        ready_index("profiles", "person", "write_mode"),
         claimed_index("profiles"),
         stuck_index("profiles", "person"),
         partial_index("profiles_skipped", "lane", "person", where="state = 3"),
@@ -90,6 +96,7 @@ class Profiles(QueueColumns, table=True):
     )
 
     person: int = Field(sa_column=Column(RowId, primary_key=True, autoincrement=False))
+    write_mode: int = Field(default=0, sa_type=SmallInteger)
     address: bytes | None = Field(default=None, sa_type=LargeBinary)
     since: int = Field(default=0, sa_type=BigInteger)
     receipt: str | None = Field(default=None, sa_type=Text)
@@ -110,7 +117,7 @@ class Memberships(QueueColumns, table=True):
     """People as members of a target. `wanted`, `confirmed` (NULL: unknown) and `sent` are 1 for in
     and 0 for out. `added_by_us`: the connector may have added the member.
 
-    A leave is the lane's `solo` entry. `address` is compared with profiles.address.
+    `change` is connector.domain.memberships.Change. `address` is compared with profiles.address.
     `last_seen_scan`: the last read-back that listed the member. `unconfirmed`: the remote side
     accepted the change without reporting its result. `lost_jobs`: how many import jobs that held
     the change were lost.
@@ -119,13 +126,14 @@ class Memberships(QueueColumns, table=True):
     __tablename__ = "memberships"
     __table_args__ = (
         Index("memberships_by_email", "target", "email", unique=True),
-        ready_index("memberships", "id"),
+        ready_index("memberships", "id", "change"),
         partial_index("memberships_in_flight", "lane", "receipt", "id", where="state = 1"),
         partial_index("memberships_by_address", "address", where="state = 1"),
         stuck_index("memberships", "id"),
     )
 
     id: int | None = Field(default=None, sa_column=Column(RowId, primary_key=True))
+    change: int = Field(default=0, sa_type=SmallInteger)
     target: int = Field(sa_type=Integer)
     email: str = Field(sa_type=Text)
     address: bytes = Field(sa_type=LargeBinary)
@@ -149,7 +157,7 @@ class Actions(QueueColumns, table=True):
     """Requested adjustments and pushes: ledger and state in one row.
 
     `digest` is the identity (connection, route, person, key), `content` a digest of the rest.
-    `person_key` identifies the person for order and caps. `solo` 1: sent, outcome unknown;
+    `person_key` identifies the person for order and caps. `step` is connector.domain.actions.Step;
     `lookups` counts the look-ups since, `resent` is 1 after a second send. `sent_at` is written
     before the request leaves.
     """
@@ -157,8 +165,8 @@ class Actions(QueueColumns, table=True):
     __tablename__ = "actions"
     __table_args__ = (
         Index("actions_by_digest", "digest", unique=True),
-        ready_index("actions", "seq"),
-        partial_index("actions_unsent", "person_key", "seq", where="state IN (0, 1) AND solo = 0"),
+        ready_index("actions", "seq", "step"),
+        partial_index("actions_unsent", "person_key", "seq", where="state IN (0, 1) AND step = 0"),
         claimed_index("actions"),
         stuck_index("actions", "seq"),
         Index("actions_by_person_key", "person_key", "received_at"),
@@ -167,6 +175,7 @@ class Actions(QueueColumns, table=True):
     )
 
     seq: int | None = Field(default=None, sa_column=Column(RowId, primary_key=True))
+    step: int = Field(default=0, sa_type=SmallInteger)
     digest: bytes = Field(sa_type=LargeBinary)
     content: bytes = Field(sa_type=LargeBinary)
     origin: str = Field(sa_type=Text)
@@ -212,3 +221,26 @@ profiles = metadata.tables["profiles"]
 memberships = metadata.tables["memberships"]
 actions = metadata.tables["actions"]
 requests = metadata.tables["requests"]
+
+
+@dataclass(frozen=True, eq=False)
+class QueueTable:
+    """What the statements of connector.store.queues.queue need to know of a table.
+
+    `mode`: the column whose values 0 and 1 are claimed as connector.domain.lanes.DeliveryMode BATCH
+    and SINGLE; None where every row is BATCH. `since`: when what waits in a row came to be.
+    """
+
+    table: Table
+    key: Column[Any]
+    mode: Column[Any] | None
+    since: Column[Any]
+
+
+outbox_queue = QueueTable(outbox, outbox.c.seq, outbox.c.delivery_mode, outbox.c.received_at)
+reads_queue = QueueTable(reads, reads.c.person, None, reads.c.requested_at)
+profiles_queue = QueueTable(profiles, profiles.c.person, profiles.c.write_mode, profiles.c.since)
+memberships_queue = QueueTable(
+    memberships, memberships.c.id, memberships.c.change, memberships.c.since
+)
+actions_queue = QueueTable(actions, actions.c.seq, actions.c.step, actions.c.received_at)
