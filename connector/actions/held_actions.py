@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from connector.domain.attention import AttentionItem
 from connector.domain.lanes import Lane
-from connector.ports import ActionQueue, Approval, Approvals, Clock
+from connector.ports import ActionDecisions, Approval, Approvals, Clock
 from connector.runtime import log
 
 CAP = "cap"
@@ -20,14 +20,14 @@ class HeldActionsWorker:
     def __init__(
         self,
         lane: Lane,
-        queue: ActionQueue,
+        decisions: ActionDecisions,
         approvals: Approvals,
         clock: Clock,
         *,
         on_released: Callable[[], None],
     ) -> None:
         self._lane = lane
-        self._queue = queue
+        self._decisions = decisions
         self._approvals = approvals
         self._clock = clock
         self._on_released = on_released
@@ -49,11 +49,11 @@ class HeldActionsWorker:
     async def run_once(self) -> float:
         """Apply decided caps and release actions whose person is known by now. Seconds to wait."""
         now = self._clock.now()
-        changed = await self._queue.release_identified(self._lane.id, now=now)
+        changed = await self._decisions.release_identified(self._lane.id, now=now)
         for approval in await self._approvals.find(pending=False):
             is_ours = approval.connection == self._lane.connection and approval.what == CAP
             if is_ours and approval.state != "pending":
-                count = await self._queue.resolve_cap(self._lane, approval, now=now)
+                count = await self._decisions.resolve_cap(self._lane, approval, now=now)
                 self._log.info("cap_decided", decision=approval.state, actions=count)
                 changed += count
         if changed:

@@ -99,7 +99,7 @@ class App:
             reload=self.reload,
             problems=lambda: list(self._problems.values()),
         )
-        self.intake = Intake(self.store, self.store.actions)
+        self.intake = Intake(self.store, self.store.action_intake)
         self.health = Health(
             self.clock,
             self.metrics,
@@ -431,7 +431,7 @@ class App:
         for connection, stream, _, saved_at in await self.store.reports.streams():
             self.metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
         self.metrics.set_approvals(await self.store.approvals.find())
-        self.metrics.set_uncertain(await self.store.actions.uncertain(), list(self.runtimes))
+        self.metrics.set_uncertain(await self.store.action_views.uncertain(), list(self.runtimes))
         if self.clock.monotonic() >= self._count_people_at:
             # Everybody is looked at, so not at every scrape.
             self._count_people_at = self.clock.monotonic() + _COUNT_PEOPLE_EVERY

@@ -10,7 +10,7 @@ from connector.domain.actions import ActionBatch, ActionReceipt, Conflict
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Lane, Millis, Via
 from connector.domain.records import Appended, Page
-from connector.ports import ActionQueue, Clock, Outbox
+from connector.ports import ActionIntake, Clock, Outbox
 from connector.runtime.group_commit import GroupCommit
 from connector.runtime.metrics import Metrics
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 class Intake:
     """What the endpoints of all connections store their calls through."""
 
-    def __init__(self, outbox: Outbox, actions: ActionQueue) -> None:
+    def __init__(self, outbox: Outbox, actions: ActionIntake) -> None:
         self.closed_by: Problem | None = None
         """Why endpoints accept no call (free disk too low); None while they do."""
         self.pages = GroupCommit[Page, Appended](outbox.append, lambda page: len(page.records))

@@ -119,7 +119,7 @@ class Commands(Queries):
     ) -> tuple[bool, Mapping[str, Any]]:
         """A person says what became of an action, or what shall."""
         now = self._clock.now()
-        action = await self._store.actions.decide(
+        action = await self._store.action_decisions.decide(
             args["id"], decision, by=args.get("by", ""), now=now
         )
         if isinstance(action, str):

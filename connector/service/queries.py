@@ -107,7 +107,7 @@ class Queries:
 
     async def _pace(self, lane: Lane) -> dict[str, Any]:
         """How many wait to be sent, and how long it takes at the pace of the last minute."""
-        pace = await self._store.actions.throughput(lane.id, now=self._clock.now())
+        pace = await self._store.action_views.throughput(lane.id, now=self._clock.now())
         return {
             "waiting": pace.waiting,
             "per_second": round(pace.per_second, 2),
@@ -118,7 +118,7 @@ class Queries:
         self, connection: str | None, stuck: bool, limit: int
     ) -> Sequence[ActionView]:
         """Adjustments and pushes, those that wait for a person first."""
-        return await self._store.actions.find(connection=connection, stuck=stuck, limit=limit)
+        return await self._store.action_views.find(connection=connection, stuck=stuck, limit=limit)
 
     async def links(self) -> list[dict[str, Any]]:
         """What is kept as what, and how that stands."""
@@ -219,7 +219,9 @@ class Queries:
             text = f"{name}: {b.dead} actions refused by the platform (connector actions list)"
             found.append(AttentionItem(f"dead {name} actions", text))
         stuck: dict[str, list[int]] = {}
-        for action in await self._store.actions.find(connection=name, stuck=True) if b.held else ():
+        for action in (
+            await self._store.action_views.find(connection=name, stuck=True) if b.held else ()
+        ):
             if action.problem in _NEEDS_DECISION and action.settled_at is not None:
                 stuck.setdefault(action.problem, []).append(action.id)
         for code, ids in sorted(stuck.items()):

@@ -22,7 +22,10 @@ from connector.store.admin.reports import SqlReports
 from connector.store.database import Database, open_database
 from connector.store.people.erasure import SqlErasure
 from connector.store.people.ledger import SqlLedger
-from connector.store.queues.actions import SqlActions
+from connector.store.queues.action_decisions import SqlActionDecisions
+from connector.store.queues.action_intake import SqlActionIntake
+from connector.store.queues.action_views import SqlActionViews
+from connector.store.queues.actions import SqlActionQueue
 from connector.store.queues.memberships import SqlMemberships
 from connector.store.queues.outbox import SqlOutbox
 from connector.store.queues.profiles import SqlProfiles
@@ -50,7 +53,10 @@ class SqlStore(SqlOutbox):
         self.erasure = SqlErasure(database)
         self.ledger = SqlLedger(database, self.profiles)
         self.backfills = SqlBackfills(database, self.profiles)
-        self.actions = SqlActions(database)
+        self.actions = SqlActionQueue(database)
+        self.action_intake = SqlActionIntake(database)
+        self.action_views = SqlActionViews(database)
+        self.action_decisions = SqlActionDecisions(database)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""

@@ -63,7 +63,7 @@ class IntakeHarness:
         self.outbox: Any = SlowOutbox(store)
         self.clock = FakeClock()
         self.wakes: list[int] = []
-        self.intake = Intake(self.outbox, store.actions)
+        self.intake = Intake(self.outbox, store.action_intake)
         self.webhook = StubWebhook()
         self.endpoint = self.make_endpoint()
         self._numbers = itertools.count()

@@ -48,7 +48,7 @@ class WebHarness:
         self.may_scrape = asyncio.Event()
         self.may_scrape.set()
         self.runtimes: dict[str, ConnectionRuntime] = {}
-        self.intake = Intake(self.store, self.store.actions)
+        self.intake = Intake(self.store, self.store.action_intake)
         self.commands = Commands(
             self.store, self.clock, runtimes=self.runtimes, problems=lambda: list(self.problems)
         )

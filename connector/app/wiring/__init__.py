@@ -57,7 +57,7 @@ class ConnectionBuilder:
         intake: Intake | None = None,
     ) -> None:
         self.limiters = limiters or RateLimiters(store, clock, metrics)
-        intake = intake or Intake(store, store.actions)
+        intake = intake or Intake(store, store.action_intake)
         self._services = SharedServices(config, store, lease, clock, metrics, self.limiters, intake)
         self._writers: dict[str, Writer] = {}
 

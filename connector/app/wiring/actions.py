@@ -28,7 +28,7 @@ async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
     services = context.services
     held_actions = HeldActionsWorker(
         dispatcher.lane,
-        services.store.actions,
+        services.store.action_decisions,
         services.store.approvals,
         services.clock,
         on_released=dispatcher.wake,
@@ -41,7 +41,7 @@ async def _dispatcher(
     context: ConnectionContext, client: Client, platform_actions: ActionsPort
 ) -> Dispatcher[Action]:
     services, rules, name = context.services, _rules(context), context.connection.name
-    queue = services.store.actions
+    queue = services.store.actions.with_look_ups([round(s * 1000) for s in rules.look_ups])
     sink = ActionSink(
         platform_actions,
         clock=services.clock,
@@ -52,11 +52,7 @@ async def _dispatcher(
         check=client.check,
     )
     renderer = context.suppress_if_off(ActionRenderer(), enabled=context.has("actions"))
-    dispatcher = await context.dispatcher(
-        context.connection.source, "action", queue, sink, renderer
-    )
-    queue.set_lookup_delays(dispatcher.lane.id, [round(after * 1000) for after in rules.look_ups])
-    return dispatcher
+    return await context.dispatcher(context.connection.source, "action", queue, sink, renderer)
 
 
 def _endpoint(context: ConnectionContext, dispatcher: Dispatcher[Action] | None) -> FlowEndpoint:
