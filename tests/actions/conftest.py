@@ -165,8 +165,7 @@ class Rig:
         self._outside = asyncio.all_tasks()
         self.database = InlineDatabase(self.engine)
         self.store = store = SqlStore("sqlite://", self.database)
-        look_ups = self.how.get("look_ups", LOOK_UPS)
-        self.queue = queue = InstrumentedQueue(self.database, look_ups)
+        self.queue = queue = InstrumentedQueue(self.database)
         self.action_intake = InstrumentedIntake(self.database)
         self._set_hook(at_point)
         self.starts += 1

@@ -272,8 +272,7 @@ class Environment:
             "x-jericommerce-event-type": delivery["name"],
             "x-jericommerce-hmac-sha256": hmac.digest(_SECRET.encode(), body, sha256).hex(),
         }
-        page = endpoint.page(headers, body, None, self.clock.now())
-        await self.intake.page(page)
+        await endpoint.receive("", headers, body)
 
     async def send_event(self, name: str, person: Person, **how: Any) -> None:
         await self.deliver(self.webhook(name, person, **how))
