@@ -113,7 +113,7 @@ class Server:
         """The configuration key to change, and why."""
         where = f"{self._host}:{self._port}"
         if error.errno == errno.EADDRINUSE:
-            return f"{self.key}: {where} is in use by another program, allowed a free port"
+            return f"{self.key}: {where} is taken by another program, allowed a free port"
         key = self.key if isinstance(error, PermissionError) else "server.host"
         return f"{key}: {where} cannot be listened on: {error.strerror or error}"
 

@@ -203,7 +203,7 @@ async def test_a_port_in_use_is_a_fault_of_its_key(
             await server.start()
     [fault] = found.value.faults
     assert fault.startswith(f"{key}: 127.0.0.1:")
-    assert "in use" in fault
+    assert "taken" in fault
 
 
 async def test_a_foreign_host_is_a_fault_of_server_host(harness: WebHarness) -> None:
