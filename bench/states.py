@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from sqlalchemy import insert
 
 from connector.domain import profile_state
-from connector.domain.lanes import Lane, LaneState, Millis, QuotaUsage
+from connector.domain.lanes import DeliveryMode, Lane, LaneState, Millis, QuotaUsage
 from connector.domain.outcomes import Observed
 from connector.domain.profiles import Observation, ProfileWrite
 from connector.klaviyo.api import KlaviyoApi, headers, private_key
@@ -39,7 +39,7 @@ from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.profile_reads import ProfileReadSink
 from connector.pipeline.rendering import ProfileRenderer
 from connector.platforms.jericommerce.view import person_covers, person_view
-from connector.ports import Fence, Lease, PersonSnapshot, Reader
+from connector.ports import Fence, Lease, PersonSnapshot, Reader, RetryPolicy
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
@@ -106,14 +106,16 @@ class Environment:
             self.lease.fence,
             now=self.clock.now(),
             limit=_AT_ONCE,
-            solo=False,
+            mode=DeliveryMode.BATCH,
             mapping="",
         ):
             seen = [
                 Observed(e.seq, self._observation(e.seq, crowd[e.seq - 1], Millis(e.occurred_at)))
                 for e in claim.entries
             ]
-            await self.store.reads.settle(claim, seen, now=self.clock.now(), horizon=_HORIZON)
+            await self.store.reads.settle(
+                claim, seen, now=self.clock.now(), policy=RetryPolicy(_HORIZON)
+            )
 
     def _observation(self, number: int, person: Person, at: Millis) -> Observation:
         customer = person.view("demo")

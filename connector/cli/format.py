@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from connector.domain.lanes import find_lane_kind
+
 
 def format_age(seconds: float | None) -> str:
     """`3.2 s`, `12 min`, `4 h`, `2.0 d`; a dash for None."""
@@ -28,9 +30,7 @@ def format_time(
 
 def lane_label(lane: dict[str, Any]) -> str:
     """`events → klaviyo`; a lane that reads people from a platform is `people ← yotpo`."""
-    if lane["kind"] == "profile" and lane["destination"] != "klaviyo":
-        return f"people ← {lane['destination']}"
-    return f"{lane['kind']}s → {lane['destination']}"
+    return find_lane_kind(lane["kind"], lane["destination"]).title(lane["destination"])
 
 
 def link_lines(link: dict[str, Any]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from connector.config.expand import variable
 from connector.config.faults import Faults, Loc, without_password
 from connector.config.models import Config
 from connector.config.values import Section, field_option
+from connector.domain.hosts import is_loopback
 
 STORE_SCHEMES = ("sqlite", "postgresql", "postgres")
 
@@ -34,16 +34,6 @@ def check(config: Config, written: dict[str, Any], faults: Faults) -> None:
         _actions(connection, loc, written, faults)
         _joins(connection, loc, faults)
     _tls(config, written, faults)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _host(url: str) -> str | None:

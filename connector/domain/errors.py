@@ -231,3 +231,8 @@ class Blocked(DeliveryError):
     ) -> None:
         super().__init__(problem, detail, status=status)
         self.scope: Scope = scope
+
+
+class GuaranteeError(Exception):
+    """The program was about to break one of its guarantees: a defect of ours, found before anything
+    was sent."""

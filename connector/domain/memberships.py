@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
+
+
+class Change(IntEnum):
+    """What a write does. Leaves are delivered as connector.domain.lanes.DeliveryMode.SINGLE."""
+
+    JOIN = 0
+    LEAVE = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Literal
 
 from connector.domain.errors import Problem
@@ -12,7 +13,18 @@ from connector.domain.lanes import LaneId, Millis
 EmailChange = Literal["new", "move"]
 
 
+class WriteMode(IntEnum):
+    """SINGLE: the write needs a request of its own (it unsets, moves or cleans up, or an earlier
+    attempt was ambiguous). Values as in connector.domain.lanes.DeliveryMode."""
+
+    BULK = 0
+    SINGLE = 1
+
+
 OnLeave = Literal["keep", "unset"]
+
+
+RECONFIRM_AFTER_MS = 30 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +38,7 @@ class Observation:
     person's address from then on. Of one who is `withheld` nothing may be told, and his records
     lose the address that they have. What a `backfill` asked for is told after all live traffic.
     With `partial` it was an event that said so, where reads know better who the person is.
+    A field that Klaviyo accepted `reconfirm_after` ms ago or longer is sent again.
     """
 
     person: int
@@ -43,6 +56,7 @@ class Observation:
     withheld: bool = False
     backfill: bool = False
     partial: bool = False
+    reconfirm_after: int = RECONFIRM_AFTER_MS
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,16 @@ each, and `store` all of it.
 
 from __future__ import annotations
 
-from connector.ports.actions import ActionQueue, ActionState, ActionView, Decision, Throughput
+from connector.ports.actions import (
+    ActionDecisions,
+    ActionIntake,
+    ActionQueue,
+    ActionState,
+    ActionView,
+    ActionViews,
+    Decision,
+    Throughput,
+)
 from connector.ports.admin import (
     Approval,
     Approvals,
@@ -17,7 +26,16 @@ from connector.ports.admin import (
     DeadLetters,
     Notifications,
 )
-from connector.ports.backfills import Backfill, BackfillPage, Backfills, BackfillState, PersonKey
+from connector.ports.backfills import (
+    Backfill,
+    BackfillPage,
+    BackfillProgress,
+    Backfills,
+    BackfillState,
+    DryRuns,
+    PeopleIndex,
+    PersonKey,
+)
 from connector.ports.delivery import BatchMode, Grant, Lease, Outgoing, Quota, Renderer, Sink
 from connector.ports.klaviyo import (
     AffectedResources,
@@ -61,15 +79,27 @@ from connector.ports.platform import (
     Stream,
     Webhook,
 )
-from connector.ports.queues import Clock, Fence, OpenReceipt, Queue, ReadyCounts, ReceiptQueue
+from connector.ports.queues import (
+    Clock,
+    Fence,
+    OpenReceipt,
+    Queue,
+    ReadyCounts,
+    ReceiptQueue,
+    Receipts,
+    RetryPolicy,
+)
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry
 from connector.ports.store import Checkpoints, Facts, Holder, Lanes, Leases, Outbox, Store
 
 __all__ = [
     "AcceptedEvent",
+    "ActionDecisions",
+    "ActionIntake",
     "ActionQueue",
     "ActionState",
     "ActionView",
+    "ActionViews",
     "Actions",
     "AffectedResources",
     "Approval",
@@ -77,6 +107,7 @@ __all__ = [
     "Audiences",
     "Backfill",
     "BackfillPage",
+    "BackfillProgress",
     "BackfillState",
     "Backfills",
     "Backlog",
@@ -91,6 +122,7 @@ __all__ = [
     "DeadLetters",
     "Decision",
     "DirectCall",
+    "DryRuns",
     "Erasure",
     "ErasureResult",
     "Facts",
@@ -120,6 +152,7 @@ __all__ = [
     "Outbox",
     "Outgoing",
     "PendingRemovals",
+    "PeopleIndex",
     "PeoplePage",
     "PeoplePageItem",
     "PersonKey",
@@ -134,10 +167,12 @@ __all__ = [
     "Reads",
     "ReadyCounts",
     "ReceiptQueue",
+    "Receipts",
     "RemoteProfile",
     "RemoteState",
     "Renderer",
     "Reports",
+    "RetryPolicy",
     "Sink",
     "Store",
     "Stream",

@@ -41,7 +41,7 @@ class MembershipCounts:
 
 class Memberships(ReceiptQueue, Protocol):
     """People as members of lists and tags: promises 5 and 6. One write of a membership is in
-    flight at a time, so a leave never crosses a join; a leave is a `solo` entry.
+    flight at a time, so a leave never crosses a join; a leave is a SINGLE entry.
 
     Who should be on a target is the union of what its sources' last complete scans showed, of what
     was pushed since, and of whom a scan that still runs has found; only a complete scan, applied,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis, QuotaUsage
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
 from connector.domain.outcomes import Outcome, Request
 from connector.domain.records import Claim
 
@@ -36,20 +36,21 @@ class ReadyCounts:
     """What a lane could take now, live traffic and backfills apart. Counts stop at the limit that
     was asked for. `next_due` is when the earliest record that is not ready yet becomes so."""
 
-    fresh: int
-    solo: int
+    batch: int
+    single: int
     next_due: Millis | None
-    backfill_fresh: int = 0
-    backfill_solo: int = 0
+    backfill_batch: int = 0
+    backfill_single: int = 0
 
-    def count(self, *, solo: bool, backfill: bool) -> int:
+    def count(self, mode: DeliveryMode, *, backfill: bool) -> int:
+        single = mode is DeliveryMode.SINGLE
         if backfill:
-            return self.backfill_solo if solo else self.backfill_fresh
-        return self.solo if solo else self.fresh
+            return self.backfill_single if single else self.backfill_batch
+        return self.single if single else self.batch
 
     @property
     def any(self) -> bool:
-        return bool(self.fresh or self.solo or self.backfill_fresh or self.backfill_solo)
+        return bool(self.batch or self.single or self.backfill_batch or self.backfill_single)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,18 @@ class Fence:
     resource: str
     holder: str
     token: int
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When outcomes that are not final are tried again, in ms.
+
+    A Retry whose first failure is `horizon` ago or longer becomes a dead letter. An action with an
+    unknown outcome is looked up `look_ups` after it was sent; empty: never.
+    """
+
+    horizon: int
+    look_ups: Sequence[int] = (0,)
 
 
 class Queue(Protocol):
@@ -74,7 +87,7 @@ class Queue(Protocol):
         *,
         now: Millis,
         limit: int,
-        solo: bool,
+        mode: DeliveryMode,
         mapping: str,
         usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
@@ -93,13 +106,12 @@ class Queue(Protocol):
         outcomes: Sequence[Outcome],
         *,
         now: Millis,
+        policy: RetryPolicy,
         requests: Sequence[Request] = (),
-        horizon: int,
     ) -> int:
         """Write outcomes; returns how many entries changed.
 
         Only entries that this claim still holds change: a late or second settle changes nothing.
-        A Retry whose first failure is `horizon` ms ago or longer becomes a dead letter.
         """
         ...
 
@@ -122,8 +134,8 @@ class OpenReceipt:
     people: int
 
 
-class ReceiptQueue(Queue, Protocol):
-    """A queue whose entries an import job may hold in flight until its receipt is closed."""
+class Receipts(Protocol):
+    """Entries that import jobs hold in flight until the receipt of the job is closed."""
 
     async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]: ...
 
@@ -145,3 +157,7 @@ class ReceiptQueue(Queue, Protocol):
     async def open_jobs(self) -> set[str]:
         """Receipts that hold writes in flight, of all lanes of all such queues."""
         ...
+
+
+class ReceiptQueue(Queue, Receipts, Protocol):
+    """A queue whose entries an import job may hold in flight."""

@@ -302,7 +302,7 @@ class Metrics:
                 observe((now - entries[outcome.seq].received_at) / 1000)
             if label := _outcome_label(outcome):
                 tally[label] += 1
-                if kind == "action":
+                if lane.lane_kind.counts_names:
                     self.record_action(connection, entries[outcome.seq].name, label)
             elif isinstance(outcome, Retry | Ambiguous):
                 self.retries.labels(connection, destination, outcome.problem.value).inc()

@@ -13,6 +13,7 @@ from connector.app.wiring import accounts
 from connector.config import Config, Connection, Reward, Tier
 from connector.domain.attention import Check
 from connector.domain.errors import ConfigError, DeliveryError, Problem
+from connector.domain.hosts import is_loopback
 from connector.domain.lanes import QuotaUsage
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.groups import KlaviyoGroups
@@ -20,7 +21,7 @@ from connector.klaviyo.limits import LIMITS
 from connector.mapping import Writer, find_conflicts, run_examples, warnings
 from connector.mapping import load as load_mapping
 from connector.mapping.examples import View, ViewFactory
-from connector.net.http import Credential, Http, is_loopback
+from connector.net.http import Credential, Http
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms import registry
 from connector.platforms.kit import Kit
@@ -181,7 +182,7 @@ class _CredentialChecks:
                 clock=self._clock,
                 credential=credential,
                 allow_http=frozenset(self._config.security.allow_http),
-                wait_statuses=waits,
+                retry_statuses=waits,
             )
 
         async def quota(credential: str, limits: Mapping[str, Limit]) -> RateLimiter:

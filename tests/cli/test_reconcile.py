@@ -69,18 +69,18 @@ async def test_drift_is_reported_and_repaired(
         assert writes
         people = await app.store.ledger.people(writes.lane.id, after=0, limit=10)
         emails = [person.email for person in people]
-        clean = await reconcile(app)
-        assert clean["people"] == len(emails) > 2
-        assert clean["people_that_differ"] == clean["people_missing"] == 0
-        assert clean["events"] >= 4
-        assert clean["events_missing"] == clean["resent"] == 0
+        well = await reconcile(app)
+        assert well["people"] == len(emails) > 2
+        assert well["people_differing"] == well["people_missing"] == 0
+        assert well["events"] >= 4
+        assert well["events_missing"] == well["resent"] == 0
 
         properties = klaviyo.edit_properties(emails[0])
         properties["balance"] = "changed at Klaviyo"
         del properties["jericommerce_download_wallet_pass_url"]
         klaviyo.remove_profile(emails[1])
         found = await reconcile(app)
-        assert (found["people_that_differ"], found["people_missing"]) == (1, 1)
+        assert (found["people_differing"], found["people_missing"]) == (1, 1)
         assert found["fields"] == {"balance": 1, "jericommerce_download_wallet_pass_url": 1}
         assert found["events_missing"] >= 1
         assert found["resent"] == 0
@@ -93,7 +93,7 @@ async def test_drift_is_reported_and_repaired(
         async with asyncio.timeout(30):
             await app.until_idle()
         after = await reconcile(app)
-        assert after["people_that_differ"] == after["people_missing"] == 0
+        assert after["people_differing"] == after["people_missing"] == 0
         assert after["events_missing"] == 0
         assert klaviyo.profile(emails[0])["properties"]["balance"] != "changed at Klaviyo"
         assert klaviyo.state()["violations"] == {}

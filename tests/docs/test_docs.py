@@ -44,7 +44,7 @@ def prose(page: Path) -> str:
 def test_every_problem_has_a_page_that_names_it(problem: Problem) -> None:
     text = (PROBLEMS / f"{problem}.md").read_text()
     assert text.startswith(f"# {problem}: {problem.meaning}\n")
-    for label in ("Meanwhile", "Likely causes", "Look at", "Press", "The records"):
+    for label in ("Meanwhile", "Likely causes", "Look at", "What to do", "The records"):
         assert f"- **{label}.** " in text
     assert 10 <= len(text.splitlines()) <= 25
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 from connector.domain.lanes import Millis
 from connector.domain.outcomes import Accepted, Observed
 from connector.domain.records import Appended, Page, State
-from connector.ports import ErasureResult, Member
+from connector.ports import ErasureResult, Member, RetryPolicy
 from connector.store.people import erasure
 from connector.store.people import groups as staging
 from connector.store.sql import SqlStore, open_store
@@ -114,7 +114,7 @@ async def test_a_read_in_flight_does_not_restore_an_erased_person(store: SqlStor
     [entry] = claim.entries
     _, _, profiles = await lanes(store)
     observed = Observed(entry.seq, make_observation(entry.seq, "ada", LATER, profiles.id))
-    await store.reads.settle(claim, [observed], now=LATER, horizon=HORIZON)
+    await store.reads.settle(claim, [observed], now=LATER, policy=RetryPolicy(HORIZON))
     assert "ada" not in await dump_tables(store)
 
 
@@ -134,7 +134,7 @@ async def _read(store: SqlStore, *who: str) -> None:
         Observed(e.seq, make_observation(e.seq, e.unique_id, NOW, profiles.id, balance=1))
         for e in claim.entries
     ]
-    await store.reads.settle(claim, outcomes, now=NOW, horizon=HORIZON)
+    await store.reads.settle(claim, outcomes, now=NOW, policy=RetryPolicy(HORIZON))
     written = await claim_writes(store, fence)
     assert written
     assert len(written.entries) == len(who)
@@ -171,7 +171,7 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
             for n, sent_at in enumerate((None, 5)):
                 deed = {"lane": deeds.id, "digest": f"{n}{name[0]}".encode(), "content": b"c"}
                 deed |= {"origin": "o", "route": "r", "name": "n", "ref": "r", "received_at": 1}
-                deed |= {"who": b"w", "email": email, "amount": 5, "data": email.encode()}
+                deed |= {"person_key": b"w", "email": email, "amount": 5, "data": email.encode()}
                 c.execute(insert(actions).values(deed | {"due": 0, "sent_at": sent_at}))
 
     await store._database.write(plant)

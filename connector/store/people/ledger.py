@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row, Select, func, select, update
 
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.profile_state import digest
 from connector.domain.records import State
 from connector.ports import AcceptedEvent, SyncedPerson
@@ -23,9 +23,8 @@ _COLUMNS = (profiles.c.person, profiles.c.identity, profiles.c.wanted, profiles.
 class SqlLedger:
     """connector.ports.Ledger."""
 
-    def __init__(self, database: Database, profiles: states.SqlProfiles) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._states = profiles
 
     async def people(self, lane: LaneId, *, after: int, limit: int) -> Sequence[SyncedPerson]:
         query = _idle_profiles(lane).where(profiles.c.person > after).order_by(profiles.c.person)
@@ -56,13 +55,19 @@ class SqlLedger:
     async def resend_people(self, people: Sequence[int], *, now: Millis) -> int:
         def work(c: Connection) -> int:
             for part in chunks(people):
-                states.resend(c, part, now, reconfirm_after=self._states.reconfirm_after)
+                states.resend(c, part, now)
             return len(people)
 
         return await self._database.write(work)
 
     async def resend_events(self, events: Sequence[int], *, now: Millis) -> int:
-        again = {"state": State.READY, "due": now, "attempts": 0, "failing_since": None, "solo": 1}
+        again = {
+            "state": State.READY,
+            "due": now,
+            "attempts": 0,
+            "failing_since": None,
+            "delivery_mode": DeliveryMode.SINGLE,
+        }
 
         def work(c: Connection) -> int:
             total = 0

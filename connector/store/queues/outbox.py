@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -24,18 +24,19 @@ from connector.domain.outcomes import (
 )
 from connector.domain.profiles import Observation
 from connector.domain.records import Appended, Claim, Entry, Page, Record, State
-from connector.ports import Member
+from connector.ports import Member, RetryPolicy
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import groups, people
 from connector.store.queues import profiles, queue, reads
 from connector.store.tables import (
     STUCK,
+    commands,
     deferred_memberships,
     in_state,
     journal,
-    orders,
     outbox,
+    outbox_queue,
     requests,
 )
 
@@ -49,7 +50,7 @@ ENTRY_COLUMNS = (
     outbox.c.person,
     outbox.c.data,
     outbox.c.attempts,
-    outbox.c.solo,
+    outbox.c.delivery_mode,
     outbox.c.mapping,
     outbox.c.priority,
     outbox.c.failing_since,
@@ -64,15 +65,13 @@ def digest_of(connection: str, kind: str, key: str) -> bytes:
 class SqlOutbox(queue.SqlQueue):
     """connector.ports.Outbox on SQLite and PostgreSQL."""
 
-    def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
-        super().__init__(database, outbox, outbox.c.seq)
-        self._states = states
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, outbox_queue)
         self._person_cache = people.PersonCache()
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
-        reconfirm = self._states.reconfirm_after
         appended, resolved = await self._database.write(
-            lambda c: append(c, pages, self._person_cache, reconfirm)
+            lambda c: append(c, pages, self._person_cache)
         )
         self._person_cache.remember(resolved)
         return appended
@@ -81,12 +80,17 @@ class SqlOutbox(queue.SqlQueue):
         return claim_ready(c, spec)
 
     def _settle(
-        self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
+        self,
+        c: Connection,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        now: Millis,
+        policy: RetryPolicy,
     ) -> int:
-        return settle(c, claim, outcomes, now, horizon)
+        return settle(c, claim, outcomes, now, policy.horizon)
 
     def _recover(self, c: Connection, now: Millis) -> int:
-        return queue.recover(c, outbox, now, solo=1)
+        return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
 
     async def prune_timeline(self, *, before: Millis, limit: int) -> int:
         return await self._database.write(lambda c: forget_timeline(c, before, limit))
@@ -102,7 +106,7 @@ class SqlOutbox(queue.SqlQueue):
 
 
 def append(
-    c: Connection, pages: Sequence[Page], cache: people.PersonCache, reconfirm_after: int
+    c: Connection, pages: Sequence[Page], cache: people.PersonCache
 ) -> tuple[list[Appended], list[people.PersonRow]]:
     rows: list[dict[str, Any]] = []
     event_observations: list[tuple[Observation, Millis]] = []
@@ -164,19 +168,19 @@ def append(
         c.execute(_INSERT, rows)
     for (lane, gap, priority), (who, renew) in read_requests.items():
         reads.ask(c, lane, who, gap, priority, frozenset(renew))
-    _observe_events(c, event_observations, reconfirm_after)
+    _observe_events(c, event_observations)
     return appended, [known for d in resolvers.values() for known in d.resolved]
 
 
 def _observe_events(
-    c: Connection, event_observations: Sequence[tuple[Observation, Millis]], reconfirm_after: int
+    c: Connection, event_observations: Sequence[tuple[Observation, Millis]]
 ) -> None:
     """What the events themselves say of people's fields, one of each person at a time."""
     while event_observations:
         first = {one[0].person: one for one in reversed(event_observations)}
         now = max(at for _, at in first.values())
         seen = [observation for observation, _ in first.values()]
-        profiles.observe(c, seen, now=now, reconfirm_after=reconfirm_after)
+        profiles.observe(c, seen, now=now)
         event_observations = [one for one in event_observations if one is not first[one[0].person]]
 
 
@@ -318,15 +322,16 @@ def _apply_memberships(
 def claim_ready(c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
     """An entry in doubt keeps the mapping version it was first sent with."""
     mapping = spec.mapping
-    first = case((outbox.c.solo == 1, func.coalesce(outbox.c.mapping, mapping)), else_=mapping)
-    rows = queue.claim(
-        c, outbox, outbox.c.seq, spec, values={"mapping": first}, returning=ENTRY_COLUMNS
+    first = case(
+        (outbox.c.delivery_mode == DeliveryMode.SINGLE, func.coalesce(outbox.c.mapping, mapping)),
+        else_=mapping,
     )
+    rows = queue.claim(c, outbox_queue, spec, values={"mapping": first}, returning=ENTRY_COLUMNS)
     return [entry_of(row) for row in rows]
 
 
 def entry_of(row: Any) -> Entry:
-    seq, unique_id, name, occurred, received, email, person, data, tries, solo, mapping, prio, f = (
+    seq, unique_id, name, occurred, received, email, person, data, tries, mode, mapping, prio, f = (
         row
     )
     return Entry(
@@ -339,7 +344,7 @@ def entry_of(row: Any) -> Entry:
         person=person,
         data=data,
         attempts=tries,
-        solo=bool(solo),
+        mode=DeliveryMode(mode),
         mapping=mapping,
         backfill=bool(prio),
         failing_since=f,
@@ -400,7 +405,7 @@ def _values(outcome: Outcome, entry: Entry, now: Millis, horizon: int) -> dict[s
                 "state": State.READY,
                 "claim": None,
                 "attempts": entry.attempts - 1,
-                "mapping": entry.mapping if entry.solo else None,
+                "mapping": entry.mapping if entry.mode is DeliveryMode.SINGLE else None,
             }
         case Retry() | Ambiguous():
             return _retry_later(outcome, entry, now, horizon)
@@ -412,14 +417,14 @@ def _retry_later(
     outcome: Retry | Ambiguous, entry: Entry, now: Millis, horizon: int
 ) -> dict[str, Any]:
     since = entry.failing_since or now
+    mode = DeliveryMode.SINGLE if isinstance(outcome, Ambiguous) else entry.mode
     if now - since >= horizon:
         last = f"last: {outcome.problem} {outcome.detail}".strip()
         return queue.settled(State.DEAD, now) | {
             "problem": Problem.RETRIES_EXHAUSTED.value,
             "detail": last,
-            "solo": int(entry.solo or isinstance(outcome, Ambiguous)),
+            "delivery_mode": mode,
         }
-    ambiguous = entry.solo or isinstance(outcome, Ambiguous)
     return {
         "state": State.READY,
         "claim": None,
@@ -427,8 +432,8 @@ def _retry_later(
         "failing_since": since,
         "problem": outcome.problem.value,
         "detail": outcome.detail,
-        "solo": int(ambiguous),
-        "mapping": entry.mapping if ambiguous else None,
+        "delivery_mode": mode,
+        "mapping": entry.mapping if mode is DeliveryMode.SINGLE else None,
     }
 
 
@@ -459,7 +464,7 @@ def forget_timeline(c: Connection, before: Millis, limit: int) -> int:
         (requests, requests.c.id, requests.c.sent_at),
         (journal, journal.c.id, journal.c.at),
         (deferred_memberships, deferred_memberships.c.id, deferred_memberships.c.at),
-        (orders, orders.c.id, orders.c.done_at),
+        (commands, commands.c.id, commands.c.done_at),
     ):
         old = select(key).where(at < before).order_by(at).limit(limit)
         deleted += c.execute(delete(table).where(key.in_(old))).rowcount

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -25,13 +25,13 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.profile_state import AddressCleanup, Profile
-from connector.domain.profiles import Observation, OnLeave, ProfileWrite
+from connector.domain.profiles import Observation, OnLeave, ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
-from connector.ports import ReadyCounts
+from connector.ports import ReadyCounts, RetryPolicy
 from connector.store.database import Database
 from connector.store.people import people
 from connector.store.queues import queue
-from connector.store.tables import in_state, journal, outbox, profiles
+from connector.store.tables import in_state, journal, outbox, profiles, profiles_queue
 
 _PROFILE_COLUMNS = (
     profiles.c.person,
@@ -39,7 +39,7 @@ _PROFILE_COLUMNS = (
     profiles.c.wanted,
     profiles.c.confirmed,
     profiles.c.address_cleanups,
-    profiles.c.move_from,
+    profiles.c.pending_move,
     profiles.c.profile_id,
     profiles.c.mapping,
 )
@@ -55,7 +55,6 @@ _ROW = (
     profiles.c.lane,
     profiles.c.priority,
 )
-_DAY = 86_400_000
 _RECHECK_AFTER = 1_000
 _AMBIGUOUS_WAIT = 30_000
 """ms: a request that timed out here may still be applied there for so long."""
@@ -64,9 +63,8 @@ _AMBIGUOUS_WAIT = 30_000
 class SqlProfiles(queue.ReceiptedQueue):
     """connector.ports.Profiles."""
 
-    def __init__(self, database: Database, *, reconfirm_after: int = 30 * _DAY) -> None:
-        super().__init__(database, profiles, profiles.c.person, profiles.c.since)
-        self.reconfirm_after = reconfirm_after
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, profiles_queue, profiles.c.since)
 
     async def reset_confirmed(self, lane: LaneId, *, now: Millis) -> int:
         """Another account knows nothing of what the one before was told."""
@@ -76,7 +74,7 @@ class SqlProfiles(queue.ReceiptedQueue):
                 "confirmed": "{}",
                 "profile_id": None,
                 "address_cleanups": None,
-                "move_from": None,
+                "pending_move": None,
             }
             held = (profiles.c.state == State.HELD, int(State.HELD))
             return c.execute(
@@ -85,7 +83,7 @@ class SqlProfiles(queue.ReceiptedQueue):
                 .values(
                     **empty,
                     state=case(held, else_=int(State.READY)),
-                    solo=0,
+                    write_mode=WriteMode.BULK,
                     due=now,
                     claim=None,
                     receipt=None,
@@ -103,7 +101,13 @@ class SqlProfiles(queue.ReceiptedQueue):
                 skipped = profiles.c.lane == lane, in_state(State.SKIPPED, profiles)
                 page = select(profiles.c.person).where(*skipped, profiles.c.person > after)
                 found = list(c.execute(page.order_by(profiles.c.person).limit(5_000)).scalars())
-                again = {"state": State.READY, "due": now, "since": now, "priority": 1, "solo": 0}
+                again = {
+                    "state": State.READY,
+                    "due": now,
+                    "since": now,
+                    "priority": 1,
+                    "write_mode": WriteMode.BULK,
+                }
                 c.execute(update(profiles).where(profiles.c.person.in_(found)).values(again))
                 return found
 
@@ -124,12 +128,11 @@ class SqlProfiles(queue.ReceiptedQueue):
         return replace(found, next_due=due)
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
-        lane, token, now, solo = spec.lane, spec.token, spec.now, spec.solo
+        lane, token, now, mode = spec.lane, spec.token, spec.now, spec.mode
         other = profiles.alias("other")
         rows = queue.claim(
             c,
-            profiles,
-            profiles.c.person,
+            profiles_queue,
             spec,
             values={"receipt": None, "position": None, "sent": None},
             returning=_ROW,
@@ -153,25 +156,25 @@ class SqlProfiles(queue.ReceiptedQueue):
         addresses: set[str] = set()
         for row in rows:
             profile = profile_of(row)
-            write = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
+            write = profile_state.next_write(profile)
             if write is None:
                 _unclaim(c, row, token, state=State.ACCEPTED)
                 continue
             address = profile_state.write_address(profile)
             elsewhere = address != profile.address
             both = {address, profile.address} - {""}
-            if elsewhere and _transfer_address(c, profile, lane, now, self.reconfirm_after):
+            if elsewhere and _transfer_address(c, profile, lane, now):
                 left, _ = profile_state.abandon_address(profile)
                 _save(c, [self._ready_or_idle(left, row, now)])
             elif addresses & both or (elsewhere and _in_flight(c, address, row.person)):
                 _unclaim(c, row, token)
-            elif not solo and profile_state.needs_single_call(write):
-                _unclaim(c, row, token, solo=1)
+            elif mode is DeliveryMode.BATCH and profile_state.needs_single_call(write):
+                _unclaim(c, row, token, write_mode=WriteMode.SINGLE)
             else:
                 addresses |= both
                 if elsewhere:
                     _save(c, [{"person": row.person, "address": bytes.fromhex(address)}])
-                entries.append(_entry(row, write, solo))
+                entries.append(_entry(row, write, mode))
         return entries
 
     def _settle(
@@ -180,7 +183,7 @@ class SqlProfiles(queue.ReceiptedQueue):
         claim: Claim,
         outcomes: Sequence[Outcome],
         now: Millis,
-        horizon: int,
+        policy: RetryPolicy,
     ) -> int:
         writes = {e.seq: profile_state.write_from_json(e.data) for e in claim.entries}
         rows = _rows(c, [outcome.seq for outcome in outcomes], claim=claim.token)
@@ -191,7 +194,7 @@ class SqlProfiles(queue.ReceiptedQueue):
             if row is None:
                 continue
             write = writes[outcome.seq]
-            changes.append(self._after_outcome(row, write, outcome, now, horizon))
+            changes.append(self._after_outcome(row, write, outcome, now, policy.horizon))
             if journal_entry := _journal_entry(outcome, write, now):
                 journal_entries.append(journal_entry)
         _save(c, changes)
@@ -269,7 +272,7 @@ class SqlProfiles(queue.ReceiptedQueue):
 
     def _has_other_changes(self, profile: Profile, write: ProfileWrite, now: Millis) -> bool:
         """Whether something else than what was refused is to be told: it came meanwhile."""
-        following = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
+        following = profile_state.next_write(profile)
         return following is not None and (
             (following.identity, following.sets, following.is_cleanup)
             != (write.identity, write.sets, write.is_cleanup)
@@ -288,10 +291,10 @@ class SqlProfiles(queue.ReceiptedQueue):
                 "confirmed": "{}",
                 "settled_at": now,
             }
-        write = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
+        write = profile_state.next_write(profile)
         return _idle_columns(profile) | {
             "state": State.READY if write else State.ACCEPTED,
-            "solo": int(bool(write) and profile_state.needs_single_call(write)) if write else 0,
+            "write_mode": _write_mode(write),
             "due": due if due is not None else now,
             "settled_at": now,
             "since": row.since,
@@ -348,7 +351,7 @@ class SqlProfiles(queue.ReceiptedQueue):
                 profile_state.apply_ambiguous(profile_of(row), now), row, now
             )
             since = row.failing_since or now
-            changes.append(_IDLE | after | {"solo": 1, "failing_since": since})
+            changes.append(_IDLE | after | {"write_mode": WriteMode.SINGLE, "failing_since": since})
         _save(c, changes)
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────
@@ -362,9 +365,7 @@ class SqlProfiles(queue.ReceiptedQueue):
 # ── observing: called by the reads in their own transaction ──────────────────────────────────────
 
 
-def observe(
-    c: Connection, seen: Sequence[Observation], *, now: Millis, reconfirm_after: int
-) -> None:
+def observe(c: Connection, seen: Sequence[Observation], *, now: Millis) -> None:
     rows = _rows(c, [o.person for o in seen])
     _create_missing(c, [o for o in seen if o.person not in rows], now)
     rows |= _rows(c, [o.person for o in seen if o.person not in rows])
@@ -374,9 +375,10 @@ def observe(
         known = profile_of(row)
         o = profile_state.without_identity_if_known(known, observed, held=row.state == State.HELD)
         profile = profile_state.observe(known, o, email_change=o.email_change)
+        profile = profile_state.expire_confirmed(profile, now=now, after=o.reconfirm_after)
         if o.address and (left := _hold_previous_owners(c, o)):
             profile = profile_state.adopt_fields(profile_state.apply_ambiguous(profile, now), left)
-        changes.append(_observed(row, profile, o, now, reconfirm_after))
+        changes.append(_observed(row, profile, o, now))
     _save(c, changes)
     people.record_addresses(c, seen, now)
 
@@ -387,7 +389,6 @@ def leave(
     *,
     at: Millis,
     now: Millis,
-    reconfirm_after: int,
     backfill: frozenset[int] = frozenset(),
 ) -> None:
     """These people are no longer known to their platform; those of `backfill` were found so by
@@ -399,7 +400,7 @@ def leave(
             continue
         profile = profile_state.mark_gone(profile_of(row), at, on_leave=people[row.person])
         old = row.person in backfill
-        changes.append(_requeue(row, profile, now, reconfirm_after, since=now, backfill=old))
+        changes.append(_requeue(row, profile, now, since=now, backfill=old))
     _save(c, changes)
 
 
@@ -409,13 +410,13 @@ def invalidate_confirmed(c: Connection, people: Sequence[int], now: Millis) -> N
     _save(c, [_columns(profile_state.apply_ambiguous(profile_of(row), now)) for row in rows])
 
 
-def resend(c: Connection, people: Sequence[int], now: Millis, *, reconfirm_after: int) -> None:
+def resend(c: Connection, people: Sequence[int], now: Millis) -> None:
     """All that is wanted of these people is told again now, as by a backfill."""
     changes = []
     for row in _rows(c, people).values():
         if row.state in (State.READY, State.CLAIMED, State.ACCEPTED, State.SKIPPED):
             profile = profile_state.apply_ambiguous(profile_of(row), now)
-            changes.append(_requeue(row, profile, now, reconfirm_after, since=now, backfill=True))
+            changes.append(_requeue(row, profile, now, since=now, backfill=True))
     _save(c, changes)
 
 
@@ -428,18 +429,14 @@ def load_profiles(c: Connection, people: Sequence[int]) -> dict[int, Profile]:
     return found
 
 
-def _observed(
-    row: Any, profile: Profile, o: Observation, now: Millis, reconfirm_after: int
-) -> dict[str, Any]:
+def _observed(row: Any, profile: Profile, o: Observation, now: Millis) -> dict[str, Any]:
     if o.partial and row.state == State.HELD:
         return _columns(profile)
     problem = o.problem or (None if profile.identity else Problem.NO_IDENTITY)
     if problem:
         held = {"state": State.HELD, "problem": problem.value, "settled_at": now}
         return _columns(profile) | (held if row.state != State.CLAIMED else {})
-    changes = _requeue(
-        row, profile, now, reconfirm_after, since=o.since or now, backfill=o.backfill
-    )
+    changes = _requeue(row, profile, now, since=o.since or now, backfill=o.backfill)
     if row.state == State.CLAIMED and o.address:
         changes["problem"] = None  # he has an address of his own again, if it was that
         if row.address is None:
@@ -451,7 +448,6 @@ def _requeue(
     row: Any,
     profile: Profile,
     now: Millis,
-    reconfirm_after: int,
     *,
     since: Millis,
     backfill: bool = False,
@@ -462,13 +458,13 @@ def _requeue(
     priority = row.priority if backfill and busy else int(backfill)
     if row.state == State.CLAIMED:
         return _columns(profile) | {"priority": priority}
-    write = profile_state.next_write(profile, now=now, reconfirm_after=reconfirm_after)
+    write = profile_state.next_write(profile)
     if write is None:
         return _idle_columns(profile) | {"state": State.ACCEPTED, "problem": None}
     waits = row.state == State.READY
     return _idle_columns(profile) | {
         "state": State.READY,
-        "solo": int(profile_state.needs_single_call(write)),
+        "write_mode": _write_mode(write),
         "priority": priority,
         "due": row.due if waits else now,
         "since": row.since if waits else since,
@@ -512,10 +508,10 @@ def _others_at_address(
 def _in_flight(c: Connection, address: str, exclude: int) -> bool:
     """Whether another's write to this address is in flight, or a move to it. Asked only for those
     who leave an address, who are few."""
-    query = select(profiles.c.address, profiles.c.move_from).where(
+    query = select(profiles.c.address, profiles.c.pending_move).where(
         in_state(State.CLAIMED, profiles),
         profiles.c.person != exclude,
-        (profiles.c.address == bytes.fromhex(address)) | profiles.c.move_from.is_not(None),
+        (profiles.c.address == bytes.fromhex(address)) | profiles.c.pending_move.is_not(None),
     )
     return any(
         found == bytes.fromhex(address) or orjson.loads(moved)[profile_state.TO] == address
@@ -523,9 +519,7 @@ def _in_flight(c: Connection, address: str, exclude: int) -> bool:
     )
 
 
-def _transfer_address(
-    c: Connection, profile: Profile, lane: LaneId, now: Millis, reconfirm_after: int
-) -> bool:
+def _transfer_address(c: Connection, profile: Profile, lane: LaneId, now: Millis) -> bool:
     """Where the address that a person left is another's by now, it is the other's write that puts
     the fields right: a farewell would take away what is his, and a move his profile."""
     address = bytes.fromhex(profile_state.write_address(profile))
@@ -533,9 +527,7 @@ def _transfer_address(
     if new_owners:
         _, names = profile_state.abandon_address(profile)
         changes = [
-            _requeue(
-                h, profile_state.adopt_fields(profile_of(h), names), now, reconfirm_after, since=now
-            )
+            _requeue(h, profile_state.adopt_fields(profile_of(h), names), now, since=now)
             for h in new_owners
         ]
         _save(c, changes)
@@ -567,7 +559,7 @@ def profile_of(row: Any) -> Profile:
             AddressCleanup(**f | {"names": tuple(f["names"])})
             for f in orjson.loads(row.address_cleanups or "[]")
         ),
-        pending_move=orjson.loads(row.move_from) if row.move_from else None,
+        pending_move=orjson.loads(row.pending_move) if row.pending_move else None,
         mapping=row.mapping,
         address=row.address.hex() if row.address else "",
     )
@@ -588,7 +580,9 @@ def _columns(profile: Profile) -> dict[str, Any]:
         "address_cleanups": orjson.dumps([asdict(f) for f in profile.address_cleanups]).decode()
         if profile.address_cleanups
         else None,
-        "move_from": orjson.dumps(profile.pending_move).decode() if profile.pending_move else None,
+        "pending_move": orjson.dumps(profile.pending_move).decode()
+        if profile.pending_move
+        else None,
         "profile_id": profile.profile_id,
         "mapping": profile.mapping,
     }
@@ -646,7 +640,12 @@ def _unclaim(c: Connection, row: Any, token: int, **values: Any) -> None:
     )
 
 
-def _entry(row: Any, write: ProfileWrite, solo: bool) -> Entry:
+def _write_mode(write: ProfileWrite | None) -> WriteMode:
+    single = write is not None and profile_state.needs_single_call(write)
+    return WriteMode.SINGLE if single else WriteMode.BULK
+
+
+def _entry(row: Any, write: ProfileWrite, mode: DeliveryMode) -> Entry:
     return Entry(
         seq=row.person,
         unique_id=f"profile:{row.person}",
@@ -657,7 +656,7 @@ def _entry(row: Any, write: ProfileWrite, solo: bool) -> Entry:
         person=row.person,
         data=profile_state.write_to_json(write),
         attempts=row.attempts,
-        solo=solo,
+        mode=mode,
         mapping=row.mapping,
         backfill=bool(row.priority),
         failing_since=row.failing_since,

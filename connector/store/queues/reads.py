@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.outcomes import (
     Ambiguous,
     Dead,
@@ -34,12 +34,12 @@ from connector.domain.outcomes import (
     Skipped,
 )
 from connector.domain.records import Checkpoint, Claim, Entry, State
-from connector.ports import FreshView, ListedPerson
+from connector.ports import FreshView, ListedPerson, RetryPolicy
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import bulk_observations
 from connector.store.queues import profiles, queue
-from connector.store.tables import in_state, outbox, people, reads
+from connector.store.tables import in_state, outbox, people, reads, reads_queue
 from connector.store.tables import profiles as profiles_table
 
 MIN_READ_INTERVAL = 2_000
@@ -49,13 +49,12 @@ MIN_READ_INTERVAL = 2_000
 class SqlReads(queue.SqlQueue):
     """connector.ports.Reads."""
 
-    def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
-        super().__init__(database, reads, reads.c.person)
-        self._states = states
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, reads_queue)
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
         sent = {"sent_at": spec.now}
-        rows = queue.claim(c, reads, reads.c.person, spec, values=sent, returning=_ROW)
+        rows = queue.claim(c, reads_queue, spec, values=sent, returning=_ROW)
         who = _identifiers(c, [row.person for row in rows])
         return [_entry(row, who[row.person], spec.now) for row in rows]
 
@@ -65,26 +64,25 @@ class SqlReads(queue.SqlQueue):
         claim: Claim,
         outcomes: Sequence[Outcome],
         now: Millis,
-        horizon: int,
+        policy: RetryPolicy,
     ) -> int:
         rows = _claimed_rows(c, [outcome.seq for outcome in outcomes], claim.token)
         known = [outcome for outcome in outcomes if outcome.seq in rows]
         for outcome in known:
-            values = _after_outcome(rows[outcome.seq], outcome, now, horizon)
+            values = _after_outcome(rows[outcome.seq], outcome, now, policy.horizon)
             c.execute(update(reads).where(reads.c.person == outcome.seq).values(values))
         seen = [o.observation for o in known if isinstance(o, Observed)]
         gone = {o.seq: o.on_leave for o in known if isinstance(o, Gone)}
-        reconfirm = self._states.reconfirm_after
         if seen:
-            profiles.observe(c, seen, now=now, reconfirm_after=reconfirm)
+            profiles.observe(c, seen, now=now)
         if gone:
             old = frozenset(person for person in gone if rows[person].priority)
-            profiles.leave(c, gone, at=now, now=now, reconfirm_after=reconfirm, backfill=old)
+            profiles.leave(c, gone, at=now, now=now, backfill=old)
         _release_events(c, [o.person for o in seen] + list(gone), now)
         return len(known)
 
     def _recover(self, c: Connection, now: Millis) -> int:
-        return queue.recover(c, reads, now)
+        return queue.recover(c, reads_queue, now)
 
     async def request(
         self,
@@ -114,8 +112,7 @@ class SqlReads(queue.SqlQueue):
         def work(c: Connection) -> list[int]:
             if checkpoint:
                 facts.save_checkpoint(c, lane.connection, checkpoint, now)
-            reconfirm = self._states.reconfirm_after
-            return bulk_observations.take_in(c, lane, listed, now=now, reconfirm_after=reconfirm)
+            return bulk_observations.take_in(c, lane, listed, now=now)
 
         return await self._database.write(work)
 
@@ -151,13 +148,13 @@ class SqlReads(queue.SqlQueue):
 
 _ROW = (
     reads.c.person,
-    reads.c.asked_at,
+    reads.c.requested_at,
     reads.c.sent_at,
     reads.c.attempts,
     reads.c.failing_since,
     reads.c.view,
     reads.c.view_at,
-    reads.c.renew,
+    reads.c.refetch,
     reads.c.priority,
 )
 
@@ -182,9 +179,9 @@ def ask(
                     "lane": lane,
                     "state": State.READY,
                     "due": at,
-                    "asked_at": at,
+                    "requested_at": at,
                     "priority": priority,
-                    "renew": int(person in renew),
+                    "refetch": int(person in renew),
                     "backfill": backfill,
                 }
                 for person, at in who.items()
@@ -205,17 +202,21 @@ def _upsert_statement(dialect: str, gap: int) -> Insert:
     waits = (reads.c.state == State.READY) | being_read
     earliest = reads.c.sent_at + gap
     # Received before the read was sent, and stored after: it may have brought another address.
-    missed = being_read & (new.asked_at <= reads.c.sent_at) & (reads.c.asked_at <= reads.c.sent_at)
+    missed = (
+        being_read
+        & (new.requested_at <= reads.c.sent_at)
+        & (reads.c.requested_at <= reads.c.sent_at)
+    )
     upsert: Insert = statement.on_conflict_do_update(
         index_elements=["person"],
         set_={
             "lane": new.lane,
-            "renew": case((new.renew > reads.c.renew, new.renew), else_=reads.c.renew),
+            "refetch": case((new.refetch > reads.c.refetch, new.refetch), else_=reads.c.refetch),
             "backfill": func.coalesce(new.backfill, reads.c.backfill),
-            "asked_at": case(
+            "requested_at": case(
                 (missed, reads.c.sent_at + 1),
-                (reads.c.asked_at > new.asked_at, reads.c.asked_at),
-                else_=new.asked_at,
+                (reads.c.requested_at > new.requested_at, reads.c.requested_at),
+                else_=new.requested_at,
             ),
             "state": case((being_read, int(State.CLAIMED)), else_=int(State.READY)),
             "due": case(
@@ -237,7 +238,7 @@ def _upsert_statement(dialect: str, gap: int) -> Insert:
 def _after_outcome(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, Any]:
     match outcome:
         case Observed() | Gone():
-            again = row.asked_at > row.sent_at
+            again = row.requested_at > row.sent_at
             values: dict[str, Any] = {
                 "state": State.READY if again else State.ACCEPTED,
                 "due": row.sent_at + MIN_READ_INTERVAL if again else row.sent_at,
@@ -251,7 +252,7 @@ def _after_outcome(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dic
                 values |= {
                     "view": orjson.dumps(outcome.observation.view),
                     "view_at": outcome.observation.at,
-                    "renew": row.renew if again else 0,
+                    "refetch": row.refetch if again else 0,
                 }
         case Retry() | Ambiguous():
             since = row.failing_since or now
@@ -320,14 +321,14 @@ def _entry(row: Any, who: tuple[str | None, str | None], now: Millis) -> Entry:
     return Entry(
         seq=row.person,
         unique_id=platform_id or "",
-        name="refetch" if row.renew else "read",
+        name="refetch" if row.refetch else "read",
         occurred_at=now,
-        received_at=row.asked_at,
+        received_at=row.requested_at,
         email=email,
         person=row.person,
         data=row.view or b"",
         attempts=row.attempts,
-        solo=False,
+        mode=DeliveryMode.BATCH,
         mapping=None,
         backfill=bool(row.priority),
         failing_since=row.failing_since,

@@ -9,7 +9,7 @@ from dataclasses import replace
 import orjson
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, Millis
+from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.memberships import Group, Link
 from connector.domain.outcomes import (
     Accepted,
@@ -24,7 +24,7 @@ from connector.domain.outcomes import (
 )
 from connector.domain.profile_state import address_hash
 from connector.domain.records import Claim, Page, State
-from connector.ports import Fence, Member, MembersPage, PendingRemovals, Store
+from connector.ports import Fence, Member, MembersPage, PendingRemovals, RetryPolicy, Store
 from connector.testing.contracts.profiles import (
     append_events,
     claim_reads,
@@ -99,11 +99,13 @@ class ListHarness:
 
     async def claim(self, *, leaves: bool = False) -> Claim | None:
         return await self.store.memberships.claim(
-            self.lane, self.fence, now=self.at, limit=100, solo=leaves, mapping=""
+            self.lane, self.fence, now=self.at, limit=100, mode=DeliveryMode(leaves), mapping=""
         )
 
     async def settle(self, claim: Claim, outcomes: Sequence[Outcome]) -> None:
-        await self.store.memberships.settle(claim, outcomes, now=self.later(), horizon=HORIZON)
+        await self.store.memberships.settle(
+            claim, outcomes, now=self.later(), policy=RetryPolicy(HORIZON)
+        )
 
     async def deliver(self) -> tuple[list[str], list[str]]:
         """Tell everything that is ready: who joins, who leaves."""
@@ -531,7 +533,9 @@ class MembershipsContract:
         await d.sync(VIP, "ada")
         join = await d.claim()
         assert join
-        await store.reads.settle(reads, [Observed(who, shown)], now=d.later(), horizon=HORIZON)
+        await store.reads.settle(
+            reads, [Observed(who, shown)], now=d.later(), policy=RetryPolicy(HORIZON)
+        )
         assert await claim_writes(store, d.fence, d.at) is None
         assert (await store.reads.fresh_views([who]))[who].write_in_flight
         await d.settle(join, [Accepted(e.seq, "r") for e in join.entries])

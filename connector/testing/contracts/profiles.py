@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -22,7 +22,7 @@ from connector.domain.outcomes import (
 from connector.domain.profile_state import write_from_json
 from connector.domain.profiles import Observation
 from connector.domain.records import Appended, Claim, Entry, Page
-from connector.ports import Fence, Store
+from connector.ports import Fence, RetryPolicy, Store
 from connector.testing.contracts.store import HORIZON, NOW, TTL, acquire_lease, record, take
 
 LATER = Millis(NOW + 1000)
@@ -56,15 +56,22 @@ async def append_events(
 
 async def claim_reads(store: Store, fence: Fence, at: int = NOW) -> Claim | None:
     _, reads, _ = await lanes(store)
-    return await store.reads.claim(reads, fence, now=Millis(at), limit=100, solo=False, mapping="")
+    return await store.reads.claim(
+        reads, fence, now=Millis(at), limit=100, mode=DeliveryMode.BATCH, mapping=""
+    )
 
 
 async def claim_writes(
-    store: Store, fence: Fence, at: int = NOW, *, solo: bool = False, limit: int = 100
+    store: Store,
+    fence: Fence,
+    at: int = NOW,
+    *,
+    mode: DeliveryMode = DeliveryMode.BATCH,
+    limit: int = 100,
 ) -> Claim | None:
     _, _, profiles = await lanes(store)
     return await store.profiles.claim(
-        profiles, fence, now=Millis(at), limit=limit, solo=solo, mapping=""
+        profiles, fence, now=Millis(at), limit=limit, mode=mode, mapping=""
     )
 
 
@@ -90,12 +97,14 @@ async def read(store: Store, fence: Fence, name: str, at: int = NOW, **changes: 
     [entry] = claim.entries
     observation = make_observation(entry.seq, name, at, profiles.id, **changes)
     outcome = Observed(entry.seq, observation)
-    assert await store.reads.settle(claim, [outcome], now=Millis(at), horizon=HORIZON) == 1
+    assert (
+        await store.reads.settle(claim, [outcome], now=Millis(at), policy=RetryPolicy(HORIZON)) == 1
+    )
     return entry.seq
 
 
 async def settle(store: Store, claim: Claim, *outcomes: Any, at: int = NOW) -> int:
-    return await store.profiles.settle(claim, outcomes, now=Millis(at), horizon=HORIZON)
+    return await store.profiles.settle(claim, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
 
 
 def written_fields(claim: Claim | None) -> dict[str, Any]:
@@ -155,9 +164,11 @@ class StatesContract:
         answer = Observed(
             entry.seq, make_observation(entry.seq, "ada", NOW, profiles.id, balance=1)
         )
-        await store.reads.settle(first, [answer], now=Millis(NOW + 400), horizon=HORIZON)
+        await store.reads.settle(
+            first, [answer], now=Millis(NOW + 400), policy=RetryPolicy(HORIZON)
+        )
         ready = await store.reads.ready(reads.id, now=Millis(NOW + 400), limit=9)
-        assert ready.fresh == 0
+        assert ready.batch == 0
         assert ready.next_due
         await store.leases.renew(fence, now=Millis(ready.next_due), ttl=TTL)
         again = await claim_reads(store, fence, ready.next_due)
@@ -166,20 +177,20 @@ class StatesContract:
         trailing = Observed(
             entry.seq, make_observation(entry.seq, "ada", ready.next_due, profiles.id)
         )
-        await store.reads.settle(again, [trailing], now=ready.next_due, horizon=HORIZON)
+        await store.reads.settle(again, [trailing], now=ready.next_due, policy=RetryPolicy(HORIZON))
         assert (await store.reads.ready(reads.id, now=ready.next_due, limit=9)).next_due is None
 
     async def test_an_event_waits_for_its_persons_read(self, store: Store) -> None:
         fence = await acquire_lease(store)
         events, _, _ = await lanes(store)
         await append_events(store, "ada", wait=1000)
-        assert (await store.ready(events.id, now=NOW, limit=9)).fresh == 0
+        assert (await store.ready(events.id, now=NOW, limit=9)).batch == 0
         person = await read(store, fence, "ada", balance=7)
-        assert (await store.ready(events.id, now=NOW, limit=9)).fresh == 1
+        assert (await store.ready(events.id, now=NOW, limit=9)).batch == 1
         fresh = (await store.reads.fresh_views([person]))[person]
         assert (fresh.view["balance"], fresh.at, fresh.write_in_flight) == (7, NOW, False)
         await append_events(store, "bob", wait=1000)
-        assert (await store.ready(events.id, now=Millis(NOW + 1000), limit=9)).fresh == 2
+        assert (await store.ready(events.id, now=Millis(NOW + 1000), limit=9)).batch == 2
 
     async def test_only_changed_fields_are_written_and_the_unchanged_cost_nothing(
         self, store: Store
@@ -209,7 +220,9 @@ class StatesContract:
         await append_events(store, "ada", at=LATER)
         await read(store, fence, "ada", LATER, balance=2, tier=None)
         assert await claim_writes(store, fence, LATER) is None
-        assert written_fields(await claim_writes(store, fence, LATER, solo=True)) == {
+        assert written_fields(
+            await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
+        ) == {
             "balance": 2,
             "tier": None,
         }
@@ -225,7 +238,7 @@ class StatesContract:
         assert await store.reads.recover(fence, now=LATER) == 1
         await read(store, fence, "ada", LATER, balance=2)
         late = Observed(person, make_observation(person, "ada", NOW, profiles.id, balance=1))
-        assert await store.reads.settle(old, [late], now=LATER, horizon=HORIZON) == 0
+        assert await store.reads.settle(old, [late], now=LATER, policy=RetryPolicy(HORIZON)) == 0
         assert written_fields(await claim_writes(store, fence, LATER)) == {"balance": 2}
         assert reads.kind == "profile"
 
@@ -247,11 +260,13 @@ class StatesContract:
         events, _, _ = await lanes(store)
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
-        sent = await store.claim(events, fence, now=NOW, limit=1, solo=False, mapping="v1")
+        sent = await store.claim(
+            events, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1"
+        )
         assert sent
         assert await claim_writes(store, fence) is None
         accepted = Accepted(sent.entries[0].seq, "r")
-        await store.settle(sent, [accepted], now=NOW, horizon=HORIZON)
+        await store.settle(sent, [accepted], now=NOW, policy=RetryPolicy(HORIZON))
         assert written_fields(await claim_writes(store, fence)) == {"balance": 1}
 
     async def test_a_job_confirms_only_through_its_receipt(self, store: Store) -> None:
@@ -290,7 +305,9 @@ class StatesContract:
         assert await store.profiles.requeue_receipt(profiles.id, "", now=LATER) == 1
         # Singly, so that one bad profile cannot take a whole job along again.
         assert await claim_writes(store, fence, LATER) is None
-        assert written_fields(await claim_writes(store, fence, LATER, solo=True)) == {"balance": 1}
+        assert written_fields(
+            await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
+        ) == {"balance": 1}
 
     async def test_writes_of_a_dead_holder_stay_in_flight_until_accounted_for(
         self, store: Store
@@ -307,9 +324,9 @@ class StatesContract:
         [receipt] = await store.profiles.receipts(profiles.id)
         assert receipt.id == ""
         await store.profiles.requeue_receipt(profiles.id, "", now=Millis(NOW + TTL))
-        assert written_fields(await claim_writes(store, other, NOW + TTL, solo=True)) == {
-            "balance": 1
-        }
+        assert written_fields(
+            await claim_writes(store, other, NOW + TTL, mode=DeliveryMode.SINGLE)
+        ) == {"balance": 1}
         assert await settle(store, claim, Accepted(person, "late")) == 0
 
     async def test_an_unset_in_flight_when_its_holder_died_is_repeated(self, store: Store) -> None:
@@ -323,14 +340,18 @@ class StatesContract:
         await settle(store, claim, Accepted(person, "r1"))
         await append_events(store, "ada", at=LATER)
         await read(store, fence, "ada", LATER, tier=None)
-        assert written_fields(await claim_writes(store, fence, LATER, solo=True)) == {"tier": None}
+        assert written_fields(
+            await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
+        ) == {"tier": None}
         at = NOW + TTL + 1000
         other = await acquire_lease(store, "two", at)
         await store.profiles.recover(other, now=Millis(at))
         await append_events(store, "ada", at=at)
         await read(store, other, "ada", at, tier="Gold")
         await store.profiles.requeue_receipt(profiles.id, "", now=Millis(at))
-        assert written_fields(await claim_writes(store, other, at, solo=True)) == {"tier": "Gold"}
+        assert written_fields(await claim_writes(store, other, at, mode=DeliveryMode.SINGLE)) == {
+            "tier": "Gold"
+        }
 
     async def test_an_ambiguous_write_is_sent_again_after_a_delay(self, store: Store) -> None:
         fence = await acquire_lease(store)
@@ -382,7 +403,7 @@ class StatesContract:
         moved = record(email="new@example.com", person="ada", refresh=True)
         await store.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
         assert await read(store, fence, "new", LATER, balance=1) == person
-        farewell = await claim_writes(store, fence, LATER, solo=True)
+        farewell = await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
         assert farewell
         write = write_from_json(farewell.entries[0].data)
         assert (write.identity, write.unsets) == ({"email": "ada@example.com"}, ("balance",))
@@ -402,7 +423,7 @@ class StatesContract:
         second = await read(store, fence, "ada", LATER, balance=2)
         assert first != second
         claim = await claim_writes(store, fence, LATER)
-        claim = claim or await claim_writes(store, fence, LATER, solo=True)
+        claim = claim or await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
         assert written_fields(claim) == {"balance": 2}
         assert claim
         assert claim.entries[0].seq == second
@@ -418,7 +439,7 @@ class StatesContract:
         at = LATER + 10
         await store.append([Page(events, "webhook", [moved], Millis(at), read_lane=reads.id)])
         await read(store, fence, "new", at, balance=2)
-        farewell = await claim_writes(store, fence, at, solo=True)
+        farewell = await claim_writes(store, fence, at, mode=DeliveryMode.SINGLE)
         assert farewell
         await settle(store, farewell, Accepted(second, "r3"), at=at)
         await append_events(store, "ada", at=at + 10)
@@ -432,7 +453,9 @@ class StatesContract:
     ) -> None:
         fence = await acquire_lease(store)
         await _add_two_at_one_address(store, fence, {"balance": 1, "tier": "Gold"}, {"balance": 2})
-        assert written_fields(await claim_writes(store, fence, LATER, solo=True)) == {
+        assert written_fields(
+            await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
+        ) == {
             "balance": 2,
             "tier": None,
         }
@@ -448,12 +471,12 @@ class StatesContract:
         second = await _add_person_at(store, fence, "ada", balance=2)
         assert await claim_writes(store, fence, LATER) is None
         await settle(store, flying, Retry(first, Problem.KLAVIYO_THROTTLED), at=LATER)
-        claim = await claim_writes(store, fence, LATER, solo=False)
+        claim = await claim_writes(store, fence, LATER, mode=DeliveryMode.BATCH)
         assert claim
         assert [entry.seq for entry in claim.entries] == [second]
         await settle(store, claim, Accepted(second, "r"), at=LATER)
-        for solo in (True, False):
-            assert await claim_writes(store, fence, LATER + 9, solo=solo) is None
+        for mode in (DeliveryMode.SINGLE, DeliveryMode.BATCH):
+            assert await claim_writes(store, fence, LATER + 9, mode=mode) is None
 
     async def test_an_unknown_person_with_an_address_of_another_is_not_written(
         self, store: Store
@@ -472,9 +495,9 @@ class StatesContract:
                 for entry in gone.entries
                 if entry.seq == first
             ]
-            await store.reads.settle(gone, outcomes, now=Millis(at), horizon=HORIZON)
-            for solo in (True, False):
-                assert await claim_writes(store, fence, at, solo=solo) is None
+            await store.reads.settle(gone, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
+            for mode in (DeliveryMode.SINGLE, DeliveryMode.BATCH):
+                assert await claim_writes(store, fence, at, mode=mode) is None
 
     async def test_an_address_now_owned_by_another_person_is_not_cleared(
         self, store: Store
@@ -493,8 +516,8 @@ class StatesContract:
         # The heir's write goes first, and what it may lack comes with the next one.
         writes: dict[int, dict[str, Any]] = {person: {}, heir: {}}
         for at in range(LATER + 2, LATER + 8):
-            for solo in (True, False):
-                claim = await claim_writes(store, fence, at, solo=solo)
+            for mode in (DeliveryMode.SINGLE, DeliveryMode.BATCH):
+                claim = await claim_writes(store, fence, at, mode=mode)
                 for entry in claim.entries if claim else ():
                     write = write_from_json(entry.data)
                     assert not write.is_cleanup
@@ -517,7 +540,7 @@ class StatesContract:
         for at, balance, tier in ((LATER, 2, "Gold"), (LATER + 5000, 1, None)):
             await append_events(store, "ada", at=at)
             await read(store, fence, "ada", at, balance=balance, tier=tier)
-        write = await claim_writes(store, fence, LATER + 5000, solo=True)
+        write = await claim_writes(store, fence, LATER + 5000, mode=DeliveryMode.SINGLE)
         assert written_fields(write) == {"balance": 1, "tier": None}
 
     async def test_a_read_requested_during_a_read_causes_another_read(self, store: Store) -> None:
@@ -530,7 +553,7 @@ class StatesContract:
         await append_events(store, "ada", at=NOW + 3)
         entry = claim.entries[0]
         answer = Observed(entry.seq, make_observation(entry.seq, "ada", NOW + 5, profiles.id))
-        await store.reads.settle(claim, [answer], now=Millis(NOW + 9), horizon=HORIZON)
+        await store.reads.settle(claim, [answer], now=Millis(NOW + 9), policy=RetryPolicy(HORIZON))
         ready = await store.reads.ready(reads.id, now=Millis(NOW + 9), limit=9)
         assert ready.next_due
 
@@ -539,7 +562,9 @@ class StatesContract:
         events, _, profiles = await lanes(store)
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
-        assert await store.claim(events, fence, now=NOW, limit=1, solo=False, mapping="v1")
+        assert await store.claim(
+            events, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1"
+        )
         assert await claim_writes(store, fence) is None
         ready = await store.profiles.ready(profiles.id, now=NOW, limit=9)
         assert ready.next_due is not None
@@ -565,12 +590,12 @@ class StatesContract:
         for at, rule, expected in ((LATER, "keep", None), (LATER + 9, "unset", {"balance": None})):
             await append_events(store, "ada", at=at)
             due = await store.reads.ready((await lanes(store))[1].id, now=Millis(at), limit=1)
-            assert due.fresh == 1
+            assert due.batch == 1
             gone = await claim_reads(store, fence, at)
             assert gone
             left = Gone(person, rule)  # type: ignore[arg-type]
-            await store.reads.settle(gone, [left], now=Millis(at), horizon=HORIZON)
-            write = await claim_writes(store, fence, at, solo=True)
+            await store.reads.settle(gone, [left], now=Millis(at), policy=RetryPolicy(HORIZON))
+            write = await claim_writes(store, fence, at, mode=DeliveryMode.SINGLE)
             assert (written_fields(write) if write else None) == expected
 
     async def test_a_new_account_starts_empty_and_receives_everything(self, store: Store) -> None:
@@ -705,7 +730,7 @@ async def _settle_read(
     else:
         observation = replace(observation, identity={"email": email}, address=email.encode())
     await store.reads.settle(
-        claim, [Observed(entry.seq, observation)], now=Millis(at), horizon=HORIZON
+        claim, [Observed(entry.seq, observation)], now=Millis(at), policy=RetryPolicy(HORIZON)
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Lane, LaneState, Millis, QuotaUsage
+from connector.domain.lanes import DeliveryMode, Lane, LaneState, Millis, QuotaUsage
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -20,7 +20,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Appended, Checkpoint, Claim, Page, Record, State
-from connector.ports import Fence, Holder, Store
+from connector.ports import Fence, Holder, RetryPolicy, Store
 
 NOW = Millis(1_790_000_000_000)
 TTL = 12_000
@@ -52,9 +52,15 @@ async def acquire_lease(store: Store, holder: str = "one", now: int = NOW) -> Fe
 
 
 async def take(
-    store: Store, lane: Lane, fence: Fence, *, at: int = NOW, limit: int = 100, solo: bool = False
+    store: Store,
+    lane: Lane,
+    fence: Fence,
+    *,
+    at: int = NOW,
+    limit: int = 100,
+    mode: DeliveryMode = DeliveryMode.BATCH,
 ) -> Claim | None:
-    return await store.claim(lane, fence, now=Millis(at), limit=limit, solo=solo, mapping="v1")
+    return await store.claim(lane, fence, now=Millis(at), limit=limit, mode=mode, mapping="v1")
 
 
 async def events(store: Store) -> Lane:
@@ -74,7 +80,7 @@ class StoreContract:
         assert claim
         [entry] = claim.entries
         later = [Retry(entry.seq, Problem.KLAVIYO_UNAVAILABLE, 3600.0)]
-        await store.settle(claim, later, now=Millis(NOW + 1), horizon=HORIZON)
+        await store.settle(claim, later, now=Millis(NOW + 1), policy=RetryPolicy(HORIZON))
         await store.append([page(lane, record("b"), at=NOW + 5_000)])
         [backlog] = await store.reports.backlog()
         assert (backlog.ready, backlog.oldest) == (2, NOW)
@@ -136,10 +142,10 @@ class StoreContract:
         retry = Retry(claim.entries[0].seq, Problem.KLAVIYO_THROTTLED, after=5.0)
         assert await self._settle(store, claim, retry) == 1
         ready = await store.ready(lane.id, now=NOW, limit=10)
-        assert (ready.fresh, ready.solo, ready.next_due) == (1, 0, NOW + 5000)
+        assert (ready.batch, ready.single, ready.next_due) == (1, 0, NOW + 5000)
         ready = await store.ready(lane.id, now=Millis(NOW + 5000), limit=10)
-        assert (ready.fresh, ready.solo, ready.next_due) == (2, 0, None)
-        assert (await store.ready(lane.id, now=Millis(NOW + 5000), limit=1)).fresh == 1
+        assert (ready.batch, ready.single, ready.next_due) == (2, 0, None)
+        assert (await store.ready(lane.id, now=Millis(NOW + 5000), limit=1)).batch == 1
 
     async def test_every_outcome_sets_the_right_state(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
@@ -161,7 +167,7 @@ class StoreContract:
             ],
             now=NOW,
             requests=[request],
-            horizon=HORIZON,
+            policy=RetryPolicy(HORIZON),
         )
         assert changed == 7
         [backlog] = await store.reports.backlog()
@@ -178,11 +184,13 @@ class StoreContract:
         assert shown.dead_letter.detail == "301 properties"
         later = Millis(NOW + 10_000)
         fresh = await take(store, lane, fence, at=later)
-        solo = await take(store, lane, fence, at=later, solo=True)
+        single = await take(store, lane, fence, at=later, mode=DeliveryMode.SINGLE)
         assert fresh
-        assert solo
+        assert single
         assert [(e.seq, e.attempts) for e in fresh.entries] == [(seqs[2], 1), (seqs[3], 2)]
-        assert [(e.seq, e.attempts, e.solo) for e in solo.entries] == [(seqs[4], 2, True)]
+        assert [(e.seq, e.attempts, e.mode) for e in single.entries] == [
+            (seqs[4], 2, DeliveryMode.SINGLE)
+        ]
         assert await store.reports.recent_requests(5) == [("acme", "klaviyo", request)]
 
     async def test_an_ambiguous_entry_keeps_the_mapping_it_was_sent_with(
@@ -196,8 +204,11 @@ class StoreContract:
         await self._settle(
             store, claim, Ambiguous(a, Problem.TIMED_OUT), Retry(b, Problem.KLAVIYO_THROTTLED)
         )
-        for seq, solo, version in ((a, True, "v1"), (b, False, "v2")):
-            again = await store.claim(lane, fence, now=NOW, limit=5, solo=solo, mapping="v2")
+        for seq, mode, version in (
+            (a, DeliveryMode.SINGLE, "v1"),
+            (b, DeliveryMode.BATCH, "v2"),
+        ):
+            again = await store.claim(lane, fence, now=NOW, limit=5, mode=mode, mapping="v2")
             assert again
             assert [(e.seq, e.mapping) for e in again.entries] == [(seq, version)]
 
@@ -229,9 +240,11 @@ class StoreContract:
             await take(store, lane, fence, at=later)
         assert caught.value.problem == Problem.STORE_HELD
         assert not await store.leases.renew(fence, now=later, ttl=TTL)
-        again = await take(store, lane, other, at=later, solo=True)
+        again = await take(store, lane, other, at=later, mode=DeliveryMode.SINGLE)
         assert again
-        assert [(e.solo, e.attempts, e.mapping) for e in again.entries] == [(True, 2, "v1")]
+        assert [(e.mode, e.attempts, e.mapping) for e in again.entries] == [
+            (DeliveryMode.SINGLE, 2, "v1")
+        ]
 
     async def test_an_expired_lease_claims_nothing(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
@@ -260,7 +273,7 @@ class StoreContract:
             claim = await take(store, lane, fence, at=at)
             assert claim
             retry = Retry(claim.entries[0].seq, Problem.KLAVIYO_UNAVAILABLE)
-            await store.settle(claim, [retry], now=Millis(at), horizon=HORIZON)
+            await store.settle(claim, [retry], now=Millis(at), policy=RetryPolicy(HORIZON))
 
         await fail(NOW)
         await fail(NOW + HORIZON - 1)
@@ -315,7 +328,7 @@ class StoreContract:
         seqs = [e.seq for e in claim.entries]
         causes = (Problem.KLAVIYO_REFUSED, Problem.KLAVIYO_REFUSED, Problem.MAPPING_FAILED)
         dead = [Dead(seq, cause) for seq, cause in zip(seqs, causes, strict=True)]
-        await store.settle(claim, dead, now=NOW, horizon=HORIZON)
+        await store.settle(claim, dead, now=NOW, policy=RetryPolicy(HORIZON))
         letters = store.dead_letters
         assert [x.id for x in await letters.find(problem="K400")] == [seqs[1], seqs[0]]
         assert await letters.retry(ids=[seqs[0]], now=NOW) == 1
@@ -354,7 +367,9 @@ class StoreContract:
         assert claim
         seq = claim.entries[0].seq
         sent = Request("r1", "POST /api/events", NOW, 202, 5)
-        await store.settle(claim, [Accepted(seq, "r1")], now=NOW, requests=[sent], horizon=HORIZON)
+        await store.settle(
+            claim, [Accepted(seq, "r1")], now=NOW, requests=[sent], policy=RetryPolicy(HORIZON)
+        )
         assert await store.prune_timeline(before=NOW, limit=10) == 0
         assert await store.reports.recent_requests(5) == [("acme", "klaviyo", sent)]
         assert await store.prune_timeline(before=Millis(NOW + 1), limit=10) > 0
@@ -374,7 +389,7 @@ class StoreContract:
         spend = QuotaUsage("acc", "events", 100, 2)
         assert (
             await store.claim(
-                lane, fence, now=NOW, limit=1, solo=False, mapping="v1", usage=[spend]
+                lane, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1", usage=[spend]
             )
             is None
         )
@@ -407,7 +422,7 @@ class StoreContract:
     @staticmethod
     async def _settle(store: Store, claim: Claim, *outcomes: object) -> int:
         given: Sequence[object] = outcomes
-        return await store.settle(claim, given, now=NOW, horizon=HORIZON)  # type: ignore[arg-type]
+        return await store.settle(claim, given, now=NOW, policy=RetryPolicy(HORIZON))  # type: ignore[arg-type]
 
 
 class DurableStoreContract(StoreContract):

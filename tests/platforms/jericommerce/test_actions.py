@@ -281,9 +281,8 @@ def test_the_platform_declares_its_offers() -> None:
 
 def test_a_connections_retry_statuses_reach_its_adapter() -> None:
     clock: Any = FakeClock()
-    services = SharedServices(
-        Config(), MemoryStore(), cast(Any, None), clock, Metrics("0"), cast(Any, None)
-    )
+    none = cast(Any, None)
+    services = SharedServices(Config(), MemoryStore(), none, clock, Metrics("0"), none, none)
     plain = Connection(name="shop", source="jericommerce")
     own = plain.model_copy(update={"actions": ActionRules(secret=("x",), retry_statuses=(418,))})
     assert services.kit(plain).retry_statuses == {423, 429, 503}
