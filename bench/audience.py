@@ -46,6 +46,7 @@ from connector.pipeline.rendering import MembershipRenderer
 from connector.ports import Fence, Lease, Member, MembershipCounts, MembersPage
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
+from connector.runtime.supervisor import SupervisedWorker
 from connector.store.sql import SqlStore, open_store
 from connector.sync.memberships.scans import GroupScan, SourceScan, TargetReadBack
 from connector.sync.memberships.target_sync import TargetPolicy, TargetSync
@@ -270,15 +271,23 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     parts: dict[str, Any] = {"every": 10**9, "memberships": memberships, "lease": lease}
     parts |= {"clock": clock, "is_blocked": lambda: False}
     read_back = TargetReadBack(keeper, target.id, list_page, **parts)
-    scan = SourceScan(keeper, source.id, audience.members, **parts)
-    loops = [asyncio.create_task(loop.run()) for loop in (dispatcher, read_back, scan)]
+    source_scan = SourceScan(keeper, source.id, audience.members, **parts)
+    loop = asyncio.create_task(dispatcher.run())
+    workers = [
+        SupervisedWorker("scan", scan, subject="bench", clock=clock, metrics=Metrics("bench"))
+        for scan in (read_back, source_scan)
+    ]
+    for worker in workers:
+        worker.start()
     try:
-        yield Environment(store, audience, scan, read_back, dispatcher, receipts, url, target.id)
+        yield Environment(
+            store, audience, source_scan, read_back, dispatcher, receipts, url, target.id
+        )
     finally:
         await dispatcher.stop(5.0)
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await asyncio.gather(*(worker.stop(1.0) for worker in workers))
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
         await api.aclose()
         await store.aclose()
 

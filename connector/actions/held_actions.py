@@ -4,11 +4,11 @@ at last lets his own go."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from connector.domain.errors import StoreError
+from connector.domain.attention import AttentionItem
 from connector.domain.lanes import Lane
-from connector.ports import ActionQueue, Approval, Approvals, Clock
+from connector.ports import ActionQueue, Approvals, Clock
 from connector.runtime import log
 
 CAP = "cap"
@@ -32,25 +32,18 @@ class HeldActionsWorker:
         self._approvals = approvals
         self._clock = clock
         self._on_released = on_released
-        self._wakeup = asyncio.Event()
+        self.wakeup = asyncio.Event()
         self._log = log.get("actions").bind(connection=lane.connection)
 
-    def on_approval_decided(self, answer: Approval) -> None:
-        """A person has answered a question of this connection."""
-        if answer.what == CAP:
-            self._wakeup.set()
+    async def idle(self) -> bool:
+        """Held actions are no work that is due."""
+        return True
 
-    async def run(self) -> None:
-        """For ever: at once, when a question is answered, and every minute."""
-        while True:
-            self._wakeup.clear()
-            try:
-                await self.run_once()
-            except StoreError as error:
-                self._log.warning("held actions: the store does not answer", detail=error.detail)
-            await self._clock.wait(self._wakeup, _INTERVAL)
+    async def attention(self) -> Sequence[AttentionItem]:
+        return ()
 
-    async def run_once(self) -> None:
+    async def run_once(self) -> float:
+        """At once, when an approval is decided, and every minute."""
         now = self._clock.now()
         changed = await self._queue.release_identified(self._lane.id, now=now)
         for approval in await self._approvals.find(pending=False):
@@ -61,3 +54,4 @@ class HeldActionsWorker:
                 changed += count
         if changed:
             self._on_released()
+        return _INTERVAL

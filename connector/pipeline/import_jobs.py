@@ -42,7 +42,9 @@ class ImportJobTracker:
         self._clock = clock
         self._metrics = metrics
         self._on_settled = on_settled
-        self._wakeup = asyncio.Event()
+        self.wakeup = asyncio.Event()
+        self._queued = True
+        self._pace = MIN_POLL_SECONDS
         self._logged: set[str] = set()
         self._last_error = ""
         self.stuck: str | None = None
@@ -51,7 +53,8 @@ class ImportJobTracker:
 
     def wake(self) -> None:
         """Something was queued."""
-        self._wakeup.set()
+        self._queued = True
+        self.wakeup.set()
 
     async def idle(self) -> bool:
         """Whether no job holds anybody."""
@@ -63,27 +66,19 @@ class ImportJobTracker:
             return []
         return [AttentionItem(f"job {self._lane.connection} {self._lane.kind}", self.stuck)]
 
-    async def run(self) -> None:
-        """For ever: soon after something was queued, then ever more at leisure until all is
-        settled."""
-        pace = MIN_POLL_SECONDS
-        wait: float | None = MIN_POLL_SECONDS
-        while True:
-            if await self._clock.wait(self._wakeup, wait):
-                self._wakeup.clear()
-                pace = MIN_POLL_SECONDS
-                await self._clock.sleep(MIN_POLL_SECONDS)
-            try:
-                wait = pace if await self.poll() else None
-                self._log_transition("")
-            except (DeliveryError, StoreError) as error:
-                self._log_transition(error.problem.value)
-                wait = MAX_POLL_SECONDS
-            except Exception as error:
-                # Whatever is wrong with one look, the jobs must be looked at again.
-                self._log_transition(repr(error))
-                wait = MAX_POLL_SECONDS
-            pace = min(2 * pace, MAX_POLL_SECONDS)
+    async def run_once(self) -> float | None:
+        """Polls soon after something was queued, then less and less often until all is settled."""
+        if self._queued:
+            self._queued, self._pace = False, MIN_POLL_SECONDS
+            await self._clock.sleep(MIN_POLL_SECONDS)
+        wait, self._pace = self._pace, min(2 * self._pace, MAX_POLL_SECONDS)
+        try:
+            open_receipts = await self.poll()
+        except (DeliveryError, StoreError) as error:
+            self._log_transition(error.problem.value)
+            return MAX_POLL_SECONDS
+        self._log_transition("")
+        return wait if open_receipts else None
 
     def _log_transition(self, error: str) -> None:
         """One line when the jobs cannot be followed, and one when they can again."""

@@ -1,8 +1,8 @@
-"""Telling people what needs them: `[[notify]]`.
+"""Notifications of what needs attention: `[[notify]]`.
 
-One look for all targets, and one worker for each, so that a target that does not answer holds up
-nobody else and never gets two POSTs at once. What a target was told is kept in the store, so a
-restart neither repeats nor forgets; a POST whose answer is lost may come twice.
+One worker watches, and one per target sends, so that a target that does not answer delays no other
+and never gets two POSTs at once. What a target was sent is kept in the store, so a restart neither
+repeats nor loses a notification; a POST whose answer is lost may be sent twice.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import orjson
 
 from connector.config import Notify
+from connector.domain.attention import AttentionItem
 from connector.domain.errors import DeliveryError, StoreError
 from connector.net.retry import Backoff, retry_read
 from connector.ports import Clock, Lease, Notifications
@@ -24,11 +25,11 @@ from connector.runtime import log
 
 CHECK_INTERVAL = 5.0
 STARTUP_GRACE = 60.0
-"""Seconds after a start before anything is called over: what only the process knows, such as a
-platform that fails, must first have had the time to show again."""
+"""Seconds after a start before an item counts as resolved: what only the process knows, such as a
+platform that fails, needs that time to show again."""
 
 AttentionSource = Callable[[], Awaitable[Mapping[str, str]]]
-"""key → text of everything that a person must look at now."""
+"""key → text of everything that needs attention now."""
 
 Post = Callable[[str, bytes], Awaitable[int]]
 """POSTs a JSON body to an address and returns the status. Raises DeliveryError without quoting the
@@ -45,7 +46,7 @@ class Target:
 
     @property
     def id(self) -> str:
-        """Stands for the address in the store."""
+        """Identifies the URL in the store, without storing it."""
         return hashlib.sha256(self.url.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -54,13 +55,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What one POST says: key → text of what is new and of what is over."""
+    """What one POST says: key → text of what was raised and of what was resolved."""
 
     raised: Mapping[str, str]
     resolved: Mapping[str, str]
 
     def body(self, target: Target, source: str, now: int) -> bytes:
-        """`source` is where the connector is reached, for whoever runs several."""
+        """`source` is the public URL of this connector, for those who run several."""
         if target.format == "slack":
             return orjson.dumps({"text": self._text(source)})
         at = datetime.fromtimestamp(now / 1000, UTC).isoformat(timespec="seconds")
@@ -68,14 +69,14 @@ class Notice:
             {
                 "connector": source,
                 "at": at,
-                "news": _as_items(self.raised),
-                "over": _as_items(self.resolved),
+                "raised": _as_items(self.raised),
+                "resolved": _as_items(self.resolved),
             }
         )
 
     def _text(self, source: str) -> str:
         lines = [f"needs you: {text}" for text in self.raised.values()]
-        lines += [f"over: {text}" for text in self.resolved.values()]
+        lines += [f"resolved: {text}" for text in self.resolved.values()]
         return _escape_slack("\n".join([f"connector {source}", *lines]))
 
 
@@ -95,9 +96,9 @@ def targets(configured: Sequence[Notify]) -> list[Target]:
 
 
 class Notifier:
-    """Looks at what needs a person and tells every target what is new and what is over.
+    """Watches what needs attention; each of its `deliveries` sends one target what changed.
 
-    Whatever comes and goes between two looks is not told. Only the holder of the lease tells.
+    What comes and goes between two passes is not sent. Only the holder of the lease sends.
     """
 
     def __init__(
@@ -111,40 +112,31 @@ class Notifier:
         *,
         source: str,
     ) -> None:
-        self._targets = targets
+        self.wakeup = asyncio.Event()
+        self.deliveries = [
+            NoticeDelivery(target, self._pending, notices, clock, post, source=source)
+            for target in targets
+        ]
         self._attention = attention
-        self._notices = notices
         self._lease = lease
         self._clock = clock
-        self._post = post
-        self._source = source
-        self._backoff = Backoff(CHECK_INTERVAL, 300.0)
-        self._wakeups = {target.number: asyncio.Event() for target in targets}
         self._previous: Mapping[str, str] | None = None
         self._confirmed: Mapping[str, str] = {}
         self._recent_keys: set[str] = set()
         self._started_at = clock.monotonic()
-        self._log = log.get("notify")
 
-    async def run(self) -> None:
-        """For ever."""
-        await asyncio.gather(
-            self._watch(), *(self._deliver_loop(target) for target in self._targets)
-        )
+    async def idle(self) -> bool:
+        return True
 
-    async def _watch(self) -> None:
-        while True:
-            if self._lease.valid():
-                try:
-                    await self._check()
-                except StoreError:
-                    pass  # said by whoever needs the store more than we do
-                except Exception:
-                    # Telling must not end because of one look.
-                    self._log.exception("what needs a person could not be looked up")
-            else:
-                self._previous, self._started_at = None, self._clock.monotonic()
-            await self._clock.sleep(CHECK_INTERVAL)
+    async def attention(self) -> Sequence[AttentionItem]:
+        return ()
+
+    async def run_once(self) -> float:
+        if self._lease.valid():
+            await self._check()
+        else:
+            self._previous, self._started_at = None, self._clock.monotonic()
+        return CHECK_INTERVAL
 
     async def _check(self) -> None:
         now = {key: log.redact(text) for key, text in (await self._attention()).items()}
@@ -153,49 +145,72 @@ class Notifier:
             return
         self._confirmed = {key: text for key, text in now.items() if key in before}
         self._recent_keys = now.keys() | before.keys()
-        for wakeup in self._wakeups.values():
-            wakeup.set()
+        for delivery in self.deliveries:
+            delivery.wakeup.set()
 
-    async def _deliver_loop(self, target: Target) -> None:
-        wakeup, failures = self._wakeups[target.number], 0
-        while True:
-            await wakeup.wait()
-            wakeup.clear()
-            if await self._deliver(target, failures):
-                failures = 0
-            else:
-                failures += 1
-                await self._clock.sleep(self._backoff(failures))
-
-    async def _deliver(self, target: Target, failures: int) -> bool:
-        """Whether the target knows now all that there is to tell."""
-        try:
-            notice = self._pending_notice(await self._notices.sent(target.id))
-            if not notice.raised and not notice.resolved:
-                return True
-            now = self._clock.now()
-            body = notice.body(target, self._source, now)
-            await retry_read(lambda: self._post(target.url, body), clock=self._clock)
-            await self._notices.record(
-                target.id, notice.raised, resolved=list(notice.resolved), now=now
-            )
-        except (DeliveryError, StoreError) as error:
-            if not failures:
-                problem = error.problem.value
-                self._log.error(f"{target} was not told", problem=problem, detail=error.detail)
-            return False
-        except Exception as error:
-            self._log.error(f"{target} was not told", error=type(error).__name__)
-            return False
-        if failures:
-            self._log.info(f"{target} is told again")
-        return True
-
-    def _pending_notice(self, sent: Mapping[str, str]) -> Notice:
+    def _pending(self, sent: Mapping[str, str]) -> Notice:
         settled = self._clock.monotonic() - self._started_at >= STARTUP_GRACE
         return Notice(
             {key: text for key, text in self._confirmed.items() if key not in sent},
             {key: text for key, text in sent.items() if settled and key not in self._recent_keys},
+        )
+
+
+class NoticeDelivery:
+    """Sends one target what it has not been sent yet; retries a target that fails with backoff."""
+
+    def __init__(
+        self,
+        target: Target,
+        pending: Callable[[Mapping[str, str]], Notice],
+        notices: Notifications,
+        clock: Clock,
+        post: Post,
+        *,
+        source: str,
+    ) -> None:
+        self.wakeup = asyncio.Event()
+        self._target = target
+        self._pending = pending
+        self._notices = notices
+        self._clock = clock
+        self._post = post
+        self._source = source
+        self._backoff = Backoff(CHECK_INTERVAL, 300.0)
+        self._failures = 0
+        self._log = log.get("notify").bind(target=str(target))
+
+    async def idle(self) -> bool:
+        return True
+
+    async def attention(self) -> Sequence[AttentionItem]:
+        return ()
+
+    async def run_once(self) -> float | None:
+        try:
+            await self._deliver()
+        except (DeliveryError, StoreError) as error:
+            if not self._failures:
+                self._log.error(
+                    "notification_failed", problem=error.problem.value, detail=error.detail
+                )
+            self._failures += 1
+            await self._clock.sleep(self._backoff(self._failures))
+            return 0
+        if self._failures:
+            self._log.info("notification_recovered")
+        self._failures = 0
+        return None
+
+    async def _deliver(self) -> None:
+        notice = self._pending(await self._notices.sent(self._target.id))
+        if not notice.raised and not notice.resolved:
+            return
+        now = self._clock.now()
+        body = notice.body(self._target, self._source, now)
+        await retry_read(lambda: self._post(self._target.url, body), clock=self._clock)
+        await self._notices.record(
+            self._target.id, notice.raised, resolved=list(notice.resolved), now=now
         )
 
 

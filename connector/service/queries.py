@@ -1,5 +1,4 @@
-"""What a person can ask. Answered from the store, so it works beside a running daemon and without
-one."""
+"""What a person can query. Answered from the store, with or without a running daemon."""
 
 from __future__ import annotations
 
@@ -9,24 +8,25 @@ from typing import Any
 
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane
+from connector.domain.lanes import ACTIONS, PROFILES, READS, Lane
 from connector.pipeline.lease import STORE_RESOURCE, is_dead
 from connector.ports import ActionView, Backlog, Clock, DeadLetter, DeadLetterDetail, Store
-from connector.service.runtime import KLAVIYO, ConnectionRuntime
+from connector.ports.workers import Worker
+from connector.service.runtime import ConnectionRuntime
 from connector.service.views import lane_view, run_view, timeline_view
 from connector.sync.memberships import links
 
 _TIMELINE_LIMIT = 50
 _COUNT_LIMIT = 100_000
 _NEEDS_DECISION = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
-"""Why actions wait for a person; what a cap holds is a question of its own."""
+"""Why actions wait for a person. Actions held by a cap have an approval instead."""
 _IDS_SHOWN = 10
 _NO_ALERT = {Problem.PAUSED}
-"""Stops that a person made on purpose: no news to anybody."""
+"""Stops that a person made on purpose."""
 
 
 class Queries:
-    """Asks the store. `lines` is empty where nothing runs in this process."""
+    """Queries of the store. `runtimes` is empty where no connection runs in this process."""
 
     def __init__(
         self,
@@ -35,14 +35,16 @@ class Queries:
         *,
         runtimes: Mapping[str, ConnectionRuntime] | None = None,
         problems: Callable[[], list[str]] = list,
+        workers: Callable[[], Sequence[Worker]] = tuple,
     ) -> None:
         self._store = store
         self._clock = clock
         self._runtimes: Mapping[str, ConnectionRuntime] = runtimes if runtimes is not None else {}
         self._problems = problems
+        self._workers = workers
 
     async def holder(self) -> str | None:
-        """Who runs on this store now, if anybody does."""
+        """Who holds this store's lease now, if anyone."""
         held = await self._store.leases.holder(STORE_RESOURCE)
         if held is None or held.expires_at <= self._clock.now() or is_dead(held.holder):
             return None
@@ -51,8 +53,8 @@ class Queries:
     async def status(self, mappings: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Connections, lanes, backlog, lag, dead letters and quota; ages in seconds.
 
-        With `mappings` (connection → version in use) it also tells how many people were rendered
-        with another version: a changed mapping re-sends nobody by itself.
+        With `mappings` (connection → version in use) it also counts the people who were rendered
+        with another version: a changed mapping re-sends no one by itself.
         """
         now = self._clock.now()
         connections: dict[str, dict[str, Any]] = {}
@@ -62,10 +64,10 @@ class Queries:
                 backlog.lane.connection, {"lanes": [], "streams": []}
             )
             connection["lanes"].append(lane_view(backlog, now))
-            if backlog.lane.kind == "action":
+            if backlog.lane.lane_kind is ACTIONS:
                 connection["actions"] = await self._pace(backlog.lane)
             version = (mappings or {}).get(backlog.lane.connection)
-            if version and backlog.lane.kind == "profile" and backlog.lane.destination == KLAVIYO:
+            if version and backlog.lane.lane_kind is PROFILES:
                 older = await self._store.profiles.count_outdated(backlog.lane.id, version)
                 connection["people_with_another_mapping"] = older
         for name, stream, _, saved_at in await self._store.reports.streams():
@@ -106,7 +108,7 @@ class Queries:
         }
 
     async def _pace(self, lane: Lane) -> dict[str, Any]:
-        """How many wait to be sent, and how long it takes at the pace of the last minute."""
+        """Waiting actions, and how long they take at the rate of the last minute."""
         pace = await self._store.actions.throughput(lane.id, now=self._clock.now())
         return {
             "waiting": pace.waiting,
@@ -117,11 +119,11 @@ class Queries:
     async def actions(
         self, connection: str | None, stuck: bool, limit: int
     ) -> Sequence[ActionView]:
-        """Adjustments and pushes, those that wait for a person first."""
+        """Adjustments and pushes; uncertain and held ones first."""
         return await self._store.actions.find(connection=connection, stuck=stuck, limit=limit)
 
     async def links(self) -> list[dict[str, Any]]:
-        """What is kept as what, and how that stands."""
+        """Audiences kept as lists, segments kept as targets, and their counts."""
         return await links.links(self._store.memberships, self._clock.now())
 
     async def dead_letters(
@@ -135,29 +137,29 @@ class Queries:
         return await self._store.dead_letters.show(id)
 
     async def explain(self, connection: str, who: str) -> list[dict[str, Any]]:
-        """Everybody of this connection with this address or platform id: what came in, what it
-        became, which request carried it, what the far end answered."""
+        """People of this connection with this address or platform id: what was received, what it
+        became, which request carried it, what the remote API answered."""
         found = await self._store.reports.people(connection, who)
         return [
             timeline_view(await self._store.reports.person(id, _TIMELINE_LIMIT)) for id in found
         ]
 
     async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:
-        """Runs, the newest first: where they stand and what they came to. Ages in ms since 1970."""
-        lanes = [lane for lane, _ in await self._store.lanes.all() if lane.kind == "profile"]
+        """Runs with progress and results, the newest first. Times in ms since 1970."""
+        lanes = [lane for lane, _ in await self._store.lanes.all()]
         found = []
         for run in await self._store.backfills.find(connection):
             waiting = (0, 0)
             if run.state == "running":
                 mine = [lane for lane in lanes if lane.connection == run.connection]
-                [writes] = [lane.id for lane in mine if lane.destination == KLAVIYO]
-                [reads] = [lane.id for lane in mine if lane.destination != KLAVIYO]
+                [writes] = [lane.id for lane in mine if lane.lane_kind is PROFILES]
+                [reads] = [lane.id for lane in mine if lane.lane_kind is READS]
                 waiting = await self._store.backfills.outstanding(reads, writes, limit=_COUNT_LIMIT)
             found.append(run_view(run, waiting))
         return found
 
     async def backfill(self, id: int) -> dict[str, Any]:
-        """One run whole: one that ended before its time is counted now."""
+        """One run. The results of a run that was stopped or failed are counted now."""
         run = await self._store.backfills.get(id)
         if run is None:
             raise KeyError(id)
@@ -178,30 +180,23 @@ class Queries:
         ]
 
     async def attention_texts(self, backlogs: Sequence[Backlog] | None = None) -> list[str]:
-        """One line per thing that a person must look at; empty when all is well."""
+        """One line per item that needs attention; empty when all is well."""
         return [item.text for item in await self.attention(backlogs)]
 
     async def attention(self, backlogs: Sequence[Backlog] | None = None) -> list[AttentionItem]:
-        """The same, each with the key by which it is known again."""
+        """The same, each with a key that stays the same while the item is the same."""
         found = [AttentionItem(f"trouble {text.split(':')[0]}", text) for text in self._problems()]
         found += await self._process_attention()
         for b in backlogs if backlogs is not None else await self._store.reports.backlog():
-            label = f"{b.lane.connection} → {b.lane.destination} {b.lane.kind}s"
+            label = b.lane.title
             if b.state.mode != "running" and b.state.problem not in _NO_ALERT:
                 text = f"{b.state.problem} {label}: {b.state.mode}, {b.state.detail}"
                 found.append(AttentionItem(f"lane {label}", text))
-            if b.lane.kind == "action":
-                found += await self._action_attention(b)
-            elif b.dead and b.lane.kind == "profile":
-                again = "the next change, or `connector refresh`, tries again"
-                found.append(AttentionItem(f"dead {label}", f"{label}: {b.dead} refused; {again}"))
-            elif b.dead and b.lane.kind == "membership":
-                which = "audiences" if b.lane.destination == KLAVIYO else "segments"
-                text = f"{label}: {b.dead} refused; `connector {which} sync` tries again"
+            if b.dead:
+                text = f"{label}: {b.dead} {b.lane.lane_kind.dead_hint}"
                 found.append(AttentionItem(f"dead {label}", text))
-            elif b.dead:
-                text = f"{label}: {b.dead} dead letters (connector dead-letters list)"
-                found.append(AttentionItem(f"dead {label}", text))
+            if b.held and b.lane.lane_kind is ACTIONS:
+                found += await self._held_actions(b.lane.connection)
         for approval in await self._store.approvals.find():
             text = (
                 f"{approval.connection}: {approval.what} of {approval.subject} waits for a person "
@@ -212,14 +207,11 @@ class Queries:
         found += [n for n in await links.attention(self._store.memberships) if n.key not in known]
         return found
 
-    async def _action_attention(self, b: Backlog) -> list[AttentionItem]:
-        """Adjustments and pushes that only a person can settle, by their numbers."""
-        name, found = b.lane.connection, []
-        if b.dead:
-            text = f"{name}: {b.dead} actions refused by the platform (connector actions list)"
-            found.append(AttentionItem(f"dead {name} actions", text))
+    async def _held_actions(self, name: str) -> list[AttentionItem]:
+        """Adjustments and pushes that only a person can settle, with their ids."""
+        found: list[AttentionItem] = []
         stuck: dict[str, list[int]] = {}
-        for action in await self._store.actions.find(connection=name, stuck=True) if b.held else ():
+        for action in await self._store.actions.find(connection=name, stuck=True):
             if action.problem in _NEEDS_DECISION and action.settled_at is not None:
                 stuck.setdefault(action.problem, []).append(action.id)
         for code, ids in sorted(stuck.items()):
@@ -237,11 +229,7 @@ class Queries:
         """What only the process that runs the lanes can know."""
         found: list[AttentionItem] = []
         for runtime in self._runtimes.values():
-            for d in runtime.dispatchers:
-                if d.failing_with:
-                    label = f"{runtime.name} {d.lane.kind}s, {d.lane.destination}"
-                    text = f"{d.failing_with} {label}: {d.failing_with.meaning}; going slowly"
-                    found.append(AttentionItem(f"slow {label}", text))
-            for attention in runtime.attention:
-                found += await attention()
+            found += await runtime.attention()
+        for worker in self._workers():
+            found += await worker.attention()
         return found

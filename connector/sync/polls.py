@@ -67,7 +67,7 @@ class Poll:
         self._guard = guard
         self._every = every
         self._on_observed = on_observed
-        self._wakeup = asyncio.Event()
+        self.wakeup = asyncio.Event()
         self._first_poll_done = asyncio.Event()
         self._people_count: int | None = None
         self._failure = ""
@@ -75,16 +75,7 @@ class Poll:
 
     def wake(self) -> None:
         """A person may have answered."""
-        self._wakeup.set()
-
-    async def run(self) -> None:
-        """For ever. Nothing that the platform or the store does ends it."""
-        while True:
-            wait = 1.0
-            if self._lease.valid():
-                wait = await self._poll_once()
-            self._wakeup.clear()
-            await self._clock.wait(self._wakeup, wait)
+        self.wakeup.set()
 
     async def idle(self) -> bool:
         """Whether it has looked since it began: all there was to know then is stored."""
@@ -96,17 +87,18 @@ class Poll:
         text = f"{self._lane.connection}: {self._lane.destination} cannot be polled, "
         return [AttentionItem(f"poll {self._lane.connection}", text + self._failure)]
 
-    async def _poll_once(self) -> float:
-        """One look; seconds until the next."""
+    async def run_once(self) -> float:
+        """One poll. Seconds until the next."""
+        if not self._lease.valid():
+            return 1.0
         try:
             await self.poll()
         except (DeliveryError, StoreError) as error:
             self._report(f"{error.problem}: {error.detail}")
             return min(self._every, _RETRY_DELAY)
         except Exception as error:
-            # An adapter's fault must not end its polls, and is no news twice.
-            self._report(repr(error))
-            return min(self._every, _RETRY_DELAY)
+            self._report(type(error).__name__)
+            raise
         finally:
             self._first_poll_done.set()
         self._report("")

@@ -33,6 +33,7 @@ from connector.domain.records import Claim
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.ports import ActionView, Fence
 from connector.runtime.metrics import Metrics
+from connector.runtime.supervisor import SupervisedWorker
 from connector.store.queues.actions import SqlActions
 from connector.store.sql import SqlStore
 from connector.store.tables import metadata
@@ -174,7 +175,9 @@ class Rig:
         )
         self.held_worker = held_worker
         self.running = asyncio.create_task(self.dispatcher.run())
-        asyncio.create_task(held_worker.run())  # noqa: RUF006
+        SupervisedWorker(
+            "held_actions", held_worker, subject="acme", clock=self.clock, metrics=Metrics("test")
+        ).start()
 
     def _dispatcher(self, queue: SqlActions) -> Dispatcher[Action]:
         async def address_of(id: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Who is told when something needs a person: once, again after a failure, never after a restart."""
+"""Notifications are sent once, again after a failure, and not again after a restart."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from pydantic import SecretStr
 
 from connector.config import Notify
 from connector.domain.errors import Blocked, Problem, RetryLater, StoreError
+from connector.runtime.metrics import Metrics
+from connector.runtime.supervisor import SupervisedWorker
 from connector.service.notify import CHECK_INTERVAL, STARTUP_GRACE, Notifier, Target, targets
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.store import MemoryNotices
 
 HOOK = "https://hooks.example/T0/s3cr3t"
-BROKEN = {"lane acme → klaviyo events": "K401 acme → klaviyo events: blocked"}
+BROKEN = {"lane acme events → klaviyo": "K401 acme events → klaviyo: blocked"}
 
 
 class Lease:
@@ -41,23 +43,26 @@ class Rig:
     answer: Callable[[str], None] = lambda url: None
     in_flight: dict[str, int] = field(default_factory=dict)
     max_in_flight: int = 0
-    running: list[asyncio.Task[None]] = field(default_factory=list)
+    running: list[SupervisedWorker] = field(default_factory=list)
 
     def start(self, *urls: str, form: Any = "json") -> None:
         found = [Target(i, url, form) for i, url in enumerate(urls or (HOOK,), 1)]
         notifier = Notifier(
             found, self._attention, self.notices, self.lease, self.clock, self._post, source="here"
         )
-        self.running.append(asyncio.create_task(notifier.run()))
+        for loop in (notifier, *notifier.deliveries):
+            worker = SupervisedWorker(
+                "notifications", loop, subject="test", clock=self.clock, metrics=Metrics("test")
+            )
+            worker.start()
+            self.running.append(worker)
 
     async def restart(self) -> None:
         await self.stop()
         self.start()
 
     async def stop(self) -> None:
-        for task in self.running:
-            task.cancel()
-        await asyncio.gather(*self.running, return_exceptions=True)
+        await asyncio.gather(*(worker.stop(1.0) for worker in self.running))
         self.running.clear()
 
     async def _attention(self) -> dict[str, str]:
@@ -79,9 +84,9 @@ class Rig:
         await self.clock.advance(CHECK_INTERVAL * count)
 
     def sent_keys(self) -> list[tuple[list[str], list[str]]]:
-        """(keys that were news, keys that were over), POST by POST."""
+        """(keys raised, keys resolved), POST by POST."""
         return [
-            ([x["key"] for x in body["news"]], [x["key"] for x in body["over"]])
+            ([x["key"] for x in body["raised"]], [x["key"] for x in body["resolved"]])
             for _, body in self.posts
         ]
 
@@ -241,7 +246,7 @@ async def test_the_target_url_is_in_no_log_and_no_repr(
     rig.start()
     await rig.polls(10)
     sent_keys = capsys.readouterr()
-    assert "was not told" in sent_keys.out + sent_keys.err
+    assert "notification_failed" in sent_keys.out + sent_keys.err
     assert "s3cr3t" not in sent_keys.out + sent_keys.err + repr(Target(1, HOOK, "json"))
 
 

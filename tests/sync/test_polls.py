@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from connector.ports import (
     Quota,
 )
 from connector.runtime.metrics import Metrics
+from connector.runtime.supervisor import SupervisedWorker
 from connector.store.sql import SqlStore, open_store
 from connector.sync.flow_guard import FlowGuard
 from connector.sync.polls import PEOPLE_STREAM, Poll
@@ -238,7 +238,10 @@ async def test_a_failure_is_logged_and_retried_before_the_next_poll(
     rig = make(Pages(2))
     rig.pages.fail = fault
     assert not await rig.poll.idle()
-    running = asyncio.create_task(rig.poll.run())
+    worker = SupervisedWorker(
+        "poll", rig.poll, subject="acme", clock=rig.clock, metrics=Metrics("test")
+    )
+    worker.start()
     while not await rig.poll.idle():
         await run_pending()
     [item] = await rig.poll.attention()
@@ -248,4 +251,4 @@ async def test_a_failure_is_logged_and_retried_before_the_next_poll(
     while await rig.poll.attention():
         await run_pending()
     assert await rig.cursor() == Checkpoint(PEOPLE_STREAM, "2")
-    running.cancel()
+    await worker.stop(1.0)

@@ -1,4 +1,4 @@
-"""What every part of a line is built with, and how its lanes are put together."""
+"""What every part of a connection is built with, and how its lanes are put together."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from connector.app.wiring.limiters import RateLimiters
+from connector.app.wiring.signals import LaneSignals
 from connector.config import Actions, Config, Connection
 from connector.domain.errors import Problem
-from connector.domain.lanes import Kind, Lane, LaneState
+from connector.domain.lanes import KLAVIYO, Lane, LaneKind, LaneState
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Outcome
 from connector.domain.records import Entry
 from connector.klaviyo.api import KlaviyoApi
 from connector.mapping import CompiledMapping
-from connector.net.http import CallStats, Credential, Http, Vendor
+from connector.net.answers import RETRY_STATUSES, Vendor
+from connector.net.http import CallStats, Credential, Http
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
+from connector.pipeline.lane_queues import queue_of
 from connector.platforms.kit import Kit
-from connector.ports import Client, Clock, Lease, Platform, Queue, Reader, Renderer, Sink, Store
+from connector.ports import Client, Clock, Lease, Platform, Reader, Renderer, Sink, Store
+from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
-from connector.service import KLAVIYO
+from connector.runtime.supervisor import SupervisedWorker
 
 M = TypeVar("M")
 
@@ -49,7 +53,7 @@ class SuppressingRenderer(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class SharedServices:
-    """What all lines share. `asked`: whose account it is, once for each key."""
+    """What all connections share. `account_lookups`: the account id of each key, read once."""
 
     config: Config
     store: Store
@@ -68,7 +72,7 @@ class SharedServices:
         vendor: Vendor,
         credential: Credential,
         headers: Mapping[str, str] | None = None,
-        wait_statuses: frozenset[int] = frozenset({429, 503}),
+        retry_statuses: frozenset[int] = RETRY_STATUSES,
         observe_headers: Callable[[CallStats], None] = lambda seen: None,
     ) -> Http:
         """A client whose calls are counted as this connection's."""
@@ -86,7 +90,7 @@ class SharedServices:
             credential=credential,
             headers=headers,
             allow_http=frozenset(self.config.security.allow_http),
-            wait_statuses=wait_statuses,
+            retry_statuses=retry_statuses,
             on_call=seen,
         )
 
@@ -108,7 +112,7 @@ class SharedServices:
                 connection.source,
                 vendor="platform",
                 credential=credential,
-                wait_statuses=not_applied,
+                retry_statuses=not_applied,
             )
 
         actions = connection.actions or Actions()
@@ -123,8 +127,8 @@ class SharedServices:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionContext:
-    """What every part of one line needs. `client` is None where nothing of the platform's API is
-    used, `account` where Klaviyo's id could not be read."""
+    """What every part of one connection needs. `client` is None where nothing of the platform's
+    API is used, `account` where Klaviyo's account id could not be read."""
 
     services: SharedServices
     connection: Connection
@@ -133,6 +137,7 @@ class ConnectionContext:
     mapping: CompiledMapping
     account: str | None
     api: KlaviyoApi
+    signals: LaneSignals = field(default_factory=LaneSignals)
 
     def has(self, module: str) -> bool:
         """Whether the connection has this module switched on."""
@@ -140,12 +145,12 @@ class ConnectionContext:
 
     @property
     def reader(self) -> Reader | None:
-        """Who reads people, where their fields are written."""
+        """Reads people at the platform, where their fields are written."""
         return self.client.reader if self.has("profiles") and self.client else None
 
     @property
     def writes_profiles(self) -> bool:
-        """Whether people's fields are written: read at the platform, or heard of in events."""
+        """Whether profile fields are written: read at the platform, or taken from events."""
         return self.reader is not None or (
             self.has("profiles") and bool(self.mapping.event_sourced)
         )
@@ -170,26 +175,40 @@ class ConnectionContext:
             return SuppressingRenderer(renderer, Skip("shadow"))
         return renderer if enabled else SuppressingRenderer(renderer, Skip("disabled"))
 
+    def supervise(self, name: WorkerName, loop: Loop) -> SupervisedWorker:
+        """A worker of this connection, stopped."""
+        services = self.services
+        return SupervisedWorker(
+            name,
+            loop,
+            subject=self.connection.name,
+            clock=services.clock,
+            metrics=services.metrics,
+        )
+
+    def destination(self, kind: LaneKind) -> str:
+        """Where lanes of this kind lead: Klaviyo, or the platform by its name."""
+        return KLAVIYO if kind.side == "klaviyo" else self.connection.source
+
     async def dispatcher(
         self,
-        destination: str,
-        kind: Kind,
-        queue: Queue,
+        kind: LaneKind,
         sink: Sink[Any],
         renderer: Renderer[Any],
         settled: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
         policy: Policy | None = None,
     ) -> Dispatcher[Any]:
-        """A lane of this line, stopped."""
+        """A lane of this connection, stopped. Others wake it by its kind."""
         services = self.services
-        lane = await services.store.lanes.ensure(self.connection.name, destination, kind)
+        destination = self.destination(kind)
+        lane = await services.store.lanes.ensure(self.connection.name, destination, kind.kind)
         state = next(s for x, s in await services.store.lanes.all() if x.id == lane.id)
         if destination == KLAVIYO:
             state = await self._check_account(lane, state)
-        return Dispatcher(
+        dispatcher: Dispatcher[Any] = Dispatcher(
             lane,
             state,
-            queue=queue,
+            queue=queue_of(kind, services.store),
             lanes=services.store.lanes,
             sink=sink,
             renderer=renderer,
@@ -199,9 +218,11 @@ class ConnectionContext:
             policy=policy or dispatch_policy(services.config),
             on_settled=settled,
         )
+        self.signals.add(dispatcher)
+        return dispatcher
 
     async def _check_account(self, lane: Lane, state: LaneState) -> LaneState:
-        """Another account than before is a question for a person, not a place to send to."""
+        """Another Klaviyo account than before pauses the lane until a person resumes it."""
         if self.account is None:
             return state
         name, store = self.connection.name, self.services.store
@@ -216,8 +237,8 @@ class ConnectionContext:
                 f"if you mean it: connector resume {name}"
             )
             state = LaneState("paused", Problem.KLAVIYO_ACCOUNT, detail, self.services.clock.now())
-            log.get("lines").error(
-                "another account", connection=name, problem=state.problem, detail=detail
+            log.get("wiring").error(
+                "account_changed", connection=name, problem=state.problem, detail=detail
             )
         await store.lanes.set_state(lane.id, state)
         return state

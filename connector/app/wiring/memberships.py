@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from connector.app.wiring.backfills import guard
 from connector.app.wiring.context import ConnectionContext, dispatch_policy
+from connector.app.wiring.flow_guard import build_flow_guard
 from connector.config import Audience, Join, Segment
 from connector.domain.errors import ConfigError, Problem
+from connector.domain.lanes import LIST_MEMBERS, PROFILES, SEGMENT_MEMBERS, LaneKind
 from connector.domain.memberships import Group, Link, MembershipWrite
 from connector.domain.outcomes import Outcome, Pending
 from connector.domain.records import State
@@ -21,21 +22,39 @@ from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.rendering import MembershipRenderer
 from connector.ports import Audiences, MembersPage, Renderer, Sink
-from connector.service import KLAVIYO, ConnectionRuntime
-from connector.sync.memberships.join_actions import JoinAction, JoinActionsWorker
+from connector.ports.workers import Worker
+from connector.service import CommandHandler, CommandResult
+from connector.sync.memberships.join_actions import JoinAction, JoinActionsWorker, SubmitActions
 from connector.sync.memberships.links import GroupFinder, audience_finder
 from connector.sync.memberships.platform_sink import PlatformMembershipSink
 from connector.sync.memberships.scans import GroupScan, SourceScan, TargetReadBack
 from connector.sync.memberships.target_sync import TargetPolicy, TargetSync
 
 _ALWAYS_BULK = 0
-"""A join is told in bulk, be it one; a leave is what goes singly."""
+"""Joins always go in bulk, even one; leaves go singly."""
 
 
-async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
-    """After the actions, which the joins of segments order."""
-    await _build_audiences(context, runtime)
-    await _build_segments(context, runtime)
+@dataclass(frozen=True, slots=True)
+class MembershipParts:
+    dispatchers: tuple[Dispatcher[Any], ...] = ()
+    workers: tuple[Worker, ...] = ()
+    commands: Mapping[str, CommandHandler] = field(default_factory=dict)
+
+    def __or__(self, other: MembershipParts) -> MembershipParts:
+        return MembershipParts(
+            self.dispatchers + other.dispatchers,
+            self.workers + other.workers,
+            {**self.commands, **other.commands},
+        )
+
+
+async def build_memberships(
+    context: ConnectionContext, events: Dispatcher[Any], submit: SubmitActions | None
+) -> MembershipParts:
+    """Both directions. `submit` stores the actions that joins of segments cause, None where the
+    platform takes none. `events` shows whether the Klaviyo account is in question."""
+    audiences = await _build_audiences(context, events)
+    return audiences | await _build_segments(context, events, submit)
 
 
 @dataclass
@@ -43,9 +62,10 @@ class _DirectionBuilder:
     """One direction of a connection while it is put together."""
 
     context: ConnectionContext
-    runtime: ConnectionRuntime
+    events: Dispatcher[Any]
     dispatcher: Dispatcher[Any]
     groups: Sequence[Group]
+    workers: list[Worker]
     scans: list[GroupScan] = field(default_factory=list)
 
     def target(self, name: str) -> Group:
@@ -57,7 +77,7 @@ class _DirectionBuilder:
     @property
     def scan_args(self) -> dict[str, Any]:
         """What every round is made with."""
-        services, events = self.context.services, self.runtime.events
+        services, events = self.context.services, self.events
         return {
             "memberships": services.store.memberships,
             "lease": services.lease,
@@ -75,7 +95,7 @@ class _DirectionBuilder:
     ) -> TargetSync:
         services = self.context.services
         return TargetSync(
-            self.runtime.name,
+            self.context.connection.name,
             target.id,
             rules,
             memberships=services.store.memberships,
@@ -88,36 +108,34 @@ class _DirectionBuilder:
 
     def add(self, scan: GroupScan) -> None:
         self.scans.append(scan)
-        self.runtime.loops.append(scan.run)
-        self.runtime.idle.append(scan.idle)
-        self.runtime.attention.append(scan.attention)
+        self.workers.append(self.context.supervise("scan", scan))
 
 
 # ── audiences → lists ────────────────────────────────────────────────────────────────────────────
 
 
-async def _build_audiences(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
+async def _build_audiences(context: ConnectionContext, events: Dispatcher[Any]) -> MembershipParts:
     entries = context.connection.audiences if context.has("audiences") else ()
     audiences_port = context.client.audiences if context.client else None
     if entries and "audiences" not in context.platform.offers:
         raise ConfigError(
             [
-                f"connections.{runtime.name}.audiences: found {len(entries)}, allowed none: "
-                f"{context.platform.title} has no audiences"
+                f"connections.{context.connection.name}.audiences: found {len(entries)}, "
+                f"allowed none: {context.platform.title} has no audiences"
             ]
         )
     links = [Link(e.audience, e.list, e.foreign_members == "remove") for e in entries]
     sink = MemberSink(context.api, trust_ids=context.connection.email_change == "new")
-    direction = await _direction(context, runtime, KLAVIYO, links, sink)
+    direction = await _direction(context, events, LIST_MEMBERS, links, sink)
     if direction is None or audiences_port is None:
-        return
+        return MembershipParts()
     klaviyo = KlaviyoGroups(context.api)
     by_list: dict[str, list[Audience]] = {}
     for entry in entries:
         by_list.setdefault(entry.list, []).append(entry)
     for name, linked_entries in by_list.items():
         _build_list_target(direction, name, linked_entries, audiences_port, klaviyo)
-    _register_sync(direction, "audiences-sync")
+    return _parts(direction, "audiences-sync")
 
 
 def _build_list_target(
@@ -136,7 +154,7 @@ def _build_list_target(
             "list": lambda name: klaviyo.find("list", name),
         },
         create=klaviyo.create_list if creates and not direction.context.shadow else None,
-        guard=guard(direction.context),
+        guard=build_flow_guard(direction.context),
     )
     every = min(entry.every for entry in linked_entries)
 
@@ -171,7 +189,9 @@ def _rules_of_list(entry: Audience) -> TargetPolicy:
 # ── segments → tags ──────────────────────────────────────────────────────────────────────────────
 
 
-async def _build_segments(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
+async def _build_segments(
+    context: ConnectionContext, events: Dispatcher[Any], submit: SubmitActions | None
+) -> MembershipParts:
     entries = context.connection.segments if context.has("segments") else ()
     members = context.client.members if context.client else None
     links = [Link(entry.segment, entry.target) for entry in entries]
@@ -181,16 +201,16 @@ async def _build_segments(context: ConnectionContext, runtime: ConnectionRuntime
         sink = PlatformMembershipSink(
             members, context.client.check, context.services.clock, record_usage
         )
-    direction = await _direction(context, runtime, context.connection.source, links, sink)
+    direction = await _direction(context, events, SEGMENT_MEMBERS, links, sink)
     if direction is None:
-        return
+        return MembershipParts()
     klaviyo = KlaviyoGroups(context.api)
     by_tag: dict[str, list[Segment]] = {}
     for entry in entries:
         by_tag.setdefault(entry.target, []).append(entry)
     for name, linked_entries in by_tag.items():
-        _build_segment_target(direction, name, linked_entries, klaviyo)
-    _register_sync(direction, "segments-sync")
+        _build_segment_target(direction, name, linked_entries, klaviyo, submit)
+    return _parts(direction, "segments-sync")
 
 
 def _build_segment_target(
@@ -198,6 +218,7 @@ def _build_segment_target(
     name: str,
     linked_entries: Sequence[Segment],
     klaviyo: KlaviyoGroups,
+    submit: SubmitActions | None,
 ) -> None:
     target = direction.target(name)
     target_sync = direction.target_sync(
@@ -216,7 +237,7 @@ def _build_segment_target(
 
     for entry in linked_entries:
         source = direction.source(entry.segment, target)
-        join_worker = _join_worker(direction, entry, source)
+        join_worker = _join_worker(direction, entry, source, submit)
         direction.add(
             SourceScan(
                 target_sync,
@@ -232,24 +253,24 @@ def _build_segment_target(
 
 
 def _starts_join_actions(entry: Segment) -> Callable[[Group], bool]:
-    """The first complete scan is the baseline: whoever it finds was there before."""
+    """The first complete scan is the baseline: its people were members before."""
     return lambda group: (
         bool(entry.on_join) and (entry.on_join_existing or group.completed_scan > 0)
     )
 
 
 def _join_worker(
-    direction: _DirectionBuilder, entry: Segment, source: Group
+    direction: _DirectionBuilder, entry: Segment, source: Group, submit: SubmitActions | None
 ) -> JoinActionsWorker | None:
-    runtime, offers = direction.runtime, direction.context.platform.offers
+    name, offers = direction.context.connection.name, direction.context.platform.offers
     if not entry.on_join:
         return None
     unsupported = sorted({join.action for join in entry.on_join} - offers)
-    if unsupported or runtime.enqueue_actions is None:
+    if unsupported or submit is None:
         found, title = ", ".join(unsupported) or "actions", direction.context.platform.title
         raise ConfigError(
             [
-                f"connections.{runtime.name}.segments: on_join of {entry.segment}: found {found}, "
+                f"connections.{name}.segments: on_join of {entry.segment}: found {found}, "
                 f"which {title} does not offer"
             ]
         )
@@ -259,12 +280,11 @@ def _join_worker(
         source.id,
         entry.segment,
         join_actions,
-        runtime.enqueue_actions,
+        submit,
         services.store.memberships,
         services.clock,
     )
-    runtime.loops.append(join_worker.run)
-    runtime.idle.append(join_worker.idle)
+    direction.workers.append(direction.context.supervise("join_actions", join_worker))
     return join_worker
 
 
@@ -278,23 +298,22 @@ def _join_action(join: Join) -> JoinAction:
 
 async def _direction(
     context: ConnectionContext,
-    runtime: ConnectionRuntime,
-    destination: str,
+    events: Dispatcher[Any],
+    kind: LaneKind,
     links: Sequence[Link],
     sink: Sink[MembershipWrite] | None,
 ) -> _DirectionBuilder | None:
     """The direction's lane and groups, as configured now; None where nothing is to be kept, or the
     platform does not offer it, which the groups then say."""
-    services, name = context.services, runtime.name
+    services, name = context.services, context.connection.name
     store = services.store.memberships
-    kinds = ("audience", "list") if destination == KLAVIYO else ("segment", "tag")
+    to_klaviyo = kind is LIST_MEMBERS
+    kinds = ("audience", "list") if to_klaviyo else ("segment", "tag")
     before = [g for g in await store.groups(name) if g.kind in kinds]
     if not links and not before:
         return None
-    account = (
-        (context.account or context.connection.klaviyo.base_url) if destination == KLAVIYO else name
-    )
-    lane = await services.store.lanes.ensure(name, destination, "membership")
+    account = context.address_scope if to_klaviyo else name
+    lane = await services.store.lanes.ensure(name, context.destination(kind), kind.kind)
     await store.set_links(lane, links, account=account)
     groups = [g for g in await store.groups(name) if g.kind in kinds]
     if sink is None:
@@ -306,15 +325,15 @@ async def _direction(
         return None
     if not context.shadow:
         await store.requeue(lane.id, [State.SKIPPED], now=services.clock.now())
-    return _DirectionBuilder(
-        context, runtime, await _lane(context, runtime, destination, sink), groups
-    )
+    workers: list[Worker] = []
+    dispatcher = await _lane(context, workers, kind, sink)
+    return _DirectionBuilder(context, events, dispatcher, groups, workers)
 
 
 async def _lane(
     context: ConnectionContext,
-    runtime: ConnectionRuntime,
-    destination: str,
+    workers: list[Worker],
+    kind: LaneKind,
     sink: Sink[MembershipWrite],
 ) -> Dispatcher[Any]:
     services = context.services
@@ -323,19 +342,15 @@ async def _lane(
     def on_settled(outcomes: Sequence[Outcome]) -> None:
         if any(isinstance(outcome, Pending) for outcome in outcomes):
             receipts.wake()
-        if runtime.writes:
-            runtime.writes.wake()
+        context.signals.wake(PROFILES)
 
-    dispatcher = await context.dispatcher(
-        destination,
-        "membership",
-        services.store.memberships,
+    dispatcher: Dispatcher[Any] = await context.dispatcher(
+        kind,
         sink,
         context.suppress_if_off(renderer),
         settled=on_settled,
         policy=replace(dispatch_policy(services.config), bulk_threshold=_ALWAYS_BULK),
     )
-    runtime.extra_dispatchers.append(dispatcher)
     receipts = ImportJobTracker(
         dispatcher.lane,
         services.store.memberships,
@@ -345,22 +360,16 @@ async def _lane(
         services.metrics,
         on_settled=dispatcher.wake,
     )
-    if destination == KLAVIYO:
-        runtime.loops.append(receipts.run)
-        runtime.idle.append(receipts.idle)
-        runtime.attention.append(receipts.attention)
+    if kind is LIST_MEMBERS:
+        workers.append(context.supervise("import_jobs", receipts))
     return dispatcher
 
 
-def _register_sync(direction: _DirectionBuilder, kind: str) -> None:
-    """Answers and orders that concern these groups."""
+def _parts(direction: _DirectionBuilder, kind: str) -> MembershipParts:
+    """The direction's lane and workers, and the command that scans its groups now."""
     store, lane = direction.context.services.store.memberships, direction.dispatcher.lane
 
-    def wake() -> None:
-        for scan in direction.scans:
-            scan.wake()
-
-    async def sync(args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+    async def sync(args: Mapping[str, Any]) -> CommandResult:
         name = args["name"]
         linked = [g for g in direction.groups if name in (g.name, g.remote_id)]
         matching = {g.id for g in linked} | {g.target for g in linked}
@@ -368,14 +377,17 @@ def _register_sync(direction: _DirectionBuilder, kind: str) -> None:
         scans = [scan for scan in direction.scans if scan.group in matching]
         if not scans:
             known = ", ".join(sorted({g.name for g in direction.groups}))
-            return False, {"error": f"{direction.runtime.name} links no `{name}`, but {known}"}
+            return False, {
+                "error": f"{direction.context.connection.name} links no `{name}`, but {known}"
+            }
         for group in direction.groups:
             if group.id in matching and group.target == 0 and group.kind == "list":
                 await store.clear_remote_id(group.id)
         await store.requeue(lane.id, [State.DEAD], now=direction.context.services.clock.now())
         for scan in scans:
             scan.trigger()
-        return True, {"asked": name, "groups": sorted(matching - {0})}
+        return True, {"requested": name, "groups": sorted(matching - {0})}
 
-    direction.runtime.on_approval_decided.append(lambda answer: wake())
-    direction.runtime.command_handlers[kind] = sync
+    return MembershipParts(
+        (direction.dispatcher,), tuple(direction.workers), {kind: CommandHandler(sync)}
+    )

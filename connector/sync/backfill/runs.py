@@ -8,18 +8,18 @@ for ten million people as for ten thousand.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from connector.domain.attention import AttentionItem
 from connector.domain.errors import (
     Blocked,
     DeliveryError,
     Problem,
     Rejected,
     RetryLater,
-    StoreError,
 )
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.ports import (
@@ -99,7 +99,7 @@ class BackfillWorker:
         self._lists_people = lists_people
         self._history_import = history_import
         self._first_live = first_live
-        self._wakeup = asyncio.Event()
+        self.wakeup = asyncio.Event()
         self._source: tuple[int, Source] | None = None
         self._poll_interval = _POLL_LATER
         self._log = log.get("backfill").bind(connection=connection)
@@ -133,12 +133,12 @@ class BackfillWorker:
                 changed = f"{run_args['what']} has changed since backfill {last.id} began"
                 return False, {"error": f"{changed}; --restart begins anew with what it holds now"}
             await self._backfills.set_state(last.id, "waiting", now=self._clock.now())
-            self._wakeup.set()
+            self.wakeup.set()
             return True, {"backfill": last.id, "resumed": True}
         made = await self._backfills.begin(
             self._connection, source, run_args, now=self._clock.now()
         )
-        self._wakeup.set()
+        self.wakeup.set()
         return True, {"backfill": made.id, "resumed": False}
 
     async def stop(self, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
@@ -190,28 +190,18 @@ class BackfillWorker:
 
     def wake(self) -> None:
         """Something was ordered or decided."""
-        self._wakeup.set()
+        self.wakeup.set()
 
     async def idle(self) -> bool:
         """Nothing is to be fed; what waits for a person's yes may wait."""
         last = await self._latest_run()
         return last is None or last.state != "running"
 
-    async def run(self) -> None:
-        """For ever: goes on with what a former process left, then as ordered."""
-        while True:
-            try:
-                wait = await self._run_once()
-            except StoreError:
-                wait = _POLL_LATER  # the lanes say so already
-            except Exception as error:
-                # A fault of ours in one run must not end all that are ordered later.
-                self._log.exception("a turn of the backfill failed", error=repr(error))
-                wait = _RETRY_DELAY
-            await self._clock.wait(self._wakeup, wait)
-            self._wakeup.clear()
+    async def attention(self) -> Sequence[AttentionItem]:
+        """Nothing: what a backfill waits for is an approval."""
+        return ()
 
-    async def _run_once(self) -> float | None:
+    async def run_once(self) -> float | None:
         """One step. Seconds until the next; None: when something is ordered."""
         if not self._lease.valid():
             return _POLL_LATER
@@ -358,7 +348,7 @@ class BackfillWorker:
         if state != "stopped" or run.state == "waiting":
             await self._guard.close_request(_APPROVAL_KIND, f"backfill {run.id}")
         self._log.info(f"backfill {state}", backfill=run.id, detail=detail)
-        self._wakeup.set()
+        self.wakeup.set()
 
 
 _AFFECTED = AffectedResources(fields=True)

@@ -18,7 +18,7 @@ from connector.domain.actions import (
     Conflict,
     Origin,
 )
-from connector.domain.errors import StoreError
+from connector.domain.attention import AttentionItem
 from connector.ports import Clock, Member, Memberships
 from connector.runtime import log
 
@@ -56,36 +56,23 @@ class JoinActionsWorker:
         self._submit = submit
         self._store = memberships
         self._clock = clock
-        self._wakeup = asyncio.Event()
-        self._wakeup.set()
+        self.wakeup = asyncio.Event()
         self._log = log.get("audiences").bind(segment=name)
 
     def wake(self) -> None:
         """Somebody may have joined."""
-        self._wakeup.set()
+        self.wakeup.set()
 
     async def idle(self) -> bool:
-        return not self._wakeup.is_set() and not await self._store.unhandled_joins(
+        return not self.wakeup.is_set() and not await self._store.unhandled_joins(
             self._source, limit=1
         )
 
-    async def run(self) -> None:
-        """For ever."""
-        while True:
-            await self._wakeup.wait()
-            try:
-                while await self.run_once():
-                    pass
-                self._wakeup.clear()
-            except StoreError as error:
-                self._log.warning("greetings wait for the store", detail=error.detail)
-                await self._clock.sleep(_RETRY_DELAY)
-            except Exception:
-                self._log.exception("greetings could not be ordered")
-                await self._clock.sleep(_RETRY_DELAY)
+    async def attention(self) -> Sequence[AttentionItem]:
+        return ()
 
-    async def run_once(self) -> int:
-        """Order what is done for some who joined; how many they were."""
+    async def run_once(self) -> float | None:
+        """Submit the actions of some people who joined; again at once while there are more."""
         people = await self._store.unhandled_joins(self._source, limit=_BATCH_SIZE)
         for person in people:
             if isinstance(await self._submit("segment", self._requests_for(person)), Conflict):
@@ -94,7 +81,7 @@ class JoinActionsWorker:
         if people:
             emails = [person.email for person in people if person.email]
             await self._store.mark_joins_handled(self._source, emails)
-        return len(people)
+        return 0 if people else None
 
     def _requests_for(self, person: Member) -> list[ActionRequest]:
         return [

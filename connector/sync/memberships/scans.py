@@ -64,7 +64,7 @@ class GroupScan(ABC):
         self._lease = lease
         self._clock = clock
         self._is_blocked = is_blocked
-        self._wakeup = asyncio.Event()
+        self.wakeup = asyncio.Event()
         self._requested = False
         self._busy = False
         self._was_idle = False
@@ -79,11 +79,11 @@ class GroupScan(ABC):
         """Read it now, whether or not it is due."""
         self._requested = True
         self._was_idle = False
-        self._wakeup.set()
+        self.wakeup.set()
 
     def wake(self) -> None:
         """Something was answered or arrived: look again, and read it if it is due."""
-        self._wakeup.set()
+        self.wakeup.set()
 
     async def idle(self) -> bool:
         """Whether it has been read since the first who asked, and that has been told further.
@@ -105,23 +105,13 @@ class GroupScan(ABC):
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 
-    async def run(self) -> None:
-        """For ever. Nothing that a far end or the store does ends it."""
-        while True:
-            wait = _LEASE_RETRY
-            if self._lease.valid() and not self._is_blocked():
-                self._wakeup.clear()
-                wait = await self._run_once()
-            await self._clock.wait(self._wakeup, wait)
-
-    async def _run_once(self) -> float:
-        """One look; seconds until the next."""
+    async def run_once(self) -> float:
+        """One scan, if it is due. Seconds until the next pass."""
+        if not self._lease.valid() or self._is_blocked():
+            return _LEASE_RETRY
         self._busy = True
         try:
             return await self._scan_if_due()
-        except StoreError as error:
-            self._log.warning("the store does not answer", detail=error.detail)
-            return _LEASE_RETRY
         except DeliveryError as error:
             return await self._record_failure(error)
         except Exception as error:

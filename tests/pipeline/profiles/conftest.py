@@ -241,9 +241,11 @@ class Environment:
         self.klaviyo.faults._faults = faults
         self.runtime = building.result()
         self.intake = Intake(self.store, self.clock, metrics, on_ready=self._arrived)
-        loops = [dispatcher.run() for dispatcher in self.runtime.dispatchers]
-        loops += [loop() for loop in self.runtime.loops]
-        self._loops = [asyncio.create_task(loop) for loop in loops]
+        self._loops = [
+            asyncio.create_task(dispatcher.run()) for dispatcher in self.runtime.dispatchers
+        ]
+        for worker in self.runtime.workers:
+            worker.start()
 
     def _arrived(self, lane: LaneId) -> None:
         self.runtime.events.wake()

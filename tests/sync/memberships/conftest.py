@@ -177,9 +177,11 @@ class Environment:
         self.klaviyo.faults._faults, self.fault_transport.fail_with = faults, fail_with
         self.runtime = building.result()
         self.commands = Commands(self.store, self.clock, runtimes={"acme": self.runtime})
-        loops = [dispatcher.run() for dispatcher in self.runtime.dispatchers]
-        loops += [loop() for loop in self.runtime.loops]
-        self._loops = [asyncio.create_task(loop) for loop in loops]
+        self._loops = [
+            asyncio.create_task(dispatcher.run()) for dispatcher in self.runtime.dispatchers
+        ]
+        for worker in self.runtime.workers:
+            worker.start()
 
     async def kill(self) -> None:
         """As `kill -9`: whatever is in flight is cut off and nothing is settled."""

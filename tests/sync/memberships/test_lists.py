@@ -139,7 +139,7 @@ async def test_an_interrupted_scan_resumes_from_its_page(start: Start) -> None:
     await env.sync()
     assert env.toy.pages == 7
     assert (await env.group("vip")).problem is Problem.SERVER_FAULT
-    assert [item.key for ask in env.runtime.attention for item in await ask()] == [
+    assert [item.key for worker in env.runtime.workers for item in await worker.attention()] == [
         "poll acme audience vip"
     ]
     await env.kill()
@@ -228,7 +228,7 @@ async def test_a_deleted_list_holds_only_its_own_people(start: Start) -> None:
     assert env.members_of("Gold") == ["cyd", "dan"]
     groups = await env.store.dead_letters.groups()
     assert [(problem, count) for _, _, problem, count in groups] == [("K404", 1)]
-    assert env.runtime.extra_dispatchers[0].state.mode == "running"
+    assert env.runtime.memberships[0].state.mode == "running"
     account.lists.get = get  # type: ignore[method-assign]
     await env.sync()
     assert "bob" in env.members_of()
@@ -450,7 +450,7 @@ async def test_a_different_account_needs_approval_and_starts_empty(start: Start)
     await env.start()
     await env.run_for(30)
     assert env.klaviyo._account.lists.all == []
-    assert all([await idle() for idle in env.runtime.idle])
+    assert all([await worker.idle(60) for worker in env.runtime.workers])
     await env.commands.execute("resume", {"connection": "acme"})
     await env.run_for(30)
     assert env.members_of() == ["ada"]
@@ -474,7 +474,7 @@ async def test_until_idle_reads_every_group_once(start: Start) -> None:
     assert env.members_of() == ["ada"]
     for _ in range(200):
         quiet = all([await d.idle_for(60.0) for d in env.runtime.dispatchers])
-        if all([await idle() for idle in env.runtime.idle]) and quiet:
+        if all([await worker.idle(60) for worker in env.runtime.workers]) and quiet:
             break
         await env.clock.advance(0.1)
     assert env.members_of() == ["bob"]

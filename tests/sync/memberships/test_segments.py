@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from connector.app.wiring.actions import ActionParts
 from connector.domain.actions import ActionReceipt, ActionRequest, Origin
 from connector.domain.errors import AmbiguousError, Problem, Rejected
 from connector.ports import MembershipResult
@@ -63,15 +64,8 @@ class FakeActionIntake:
 @pytest.fixture
 def intake(monkeypatch: pytest.MonkeyPatch) -> FakeActionIntake:
     """In place of the ledger of actions."""
-    from connector.app.wiring import memberships
-
-    made, build = FakeActionIntake(), memberships.build
-
-    async def with_intake(env: Any, runtime: Any) -> None:
-        runtime.enqueue_actions = made
-        await build(env, runtime)
-
-    monkeypatch.setattr(memberships, "build", with_intake)
+    made = FakeActionIntake()
+    monkeypatch.setattr(ActionParts, "submit", made)
     return made
 
 

@@ -1,0 +1,25 @@
+"""Waking a connection's lanes: each hands work to the next, and they do so in a cycle."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from connector.domain.lanes import LaneKind
+from connector.pipeline.dispatch import Dispatcher
+
+
+class LaneSignals:
+    """Wakes the lanes of one connection by their kind. A kind without a lane is ignored, so a part
+    can name the lane that follows it before that lane is built."""
+
+    def __init__(self) -> None:
+        self._lanes: defaultdict[LaneKind, list[Dispatcher[Any]]] = defaultdict(list)
+
+    def add(self, dispatcher: Dispatcher[Any]) -> None:
+        self._lanes[dispatcher.lane.lane_kind].append(dispatcher)
+
+    def wake(self, *kinds: LaneKind) -> None:
+        for kind in kinds:
+            for dispatcher in self._lanes[kind]:
+                dispatcher.wake()

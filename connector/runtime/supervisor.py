@@ -1,0 +1,121 @@
+"""The one runner of loops: a pass that fails is logged and counted, and the loop continues."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from connector.domain.attention import AttentionItem
+from connector.domain.errors import Problem, StoreError
+from connector.ports import Clock
+from connector.ports.workers import Loop, WorkerName
+from connector.runtime import log
+from connector.runtime.metrics import Metrics
+
+_FIRST_DELAY = 1.0
+_MAX_DELAY = 60.0
+_DOWN_AFTER = 3
+"""Failed passes in a row after which a person should know."""
+
+
+class SupervisedWorker:
+    """connector.ports.workers.Worker that runs a Loop.
+
+    An exception in a pass never ends the loop: the next pass starts after 1 s, doubled with every
+    further failure up to 60 s. After 3 failures in a row the worker needs attention. A store that
+    does not answer is retried alike, but is reported by the store's own problem, not by the
+    worker. `subject` says whose worker it is, usually a connection.
+    """
+
+    def __init__(
+        self, name: WorkerName, loop: Loop, *, subject: str, clock: Clock, metrics: Metrics
+    ) -> None:
+        self.name: WorkerName = name
+        self._loop = loop
+        self._subject = subject
+        self._clock = clock
+        self._metrics = metrics
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._crashes = 0
+        self._last_error = ""
+        self._log = log.get("workers").bind(worker=name, subject=subject)
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"{self.name} {self._subject}")
+
+    async def stop(self, timeout: float) -> None:
+        """Cancels the pass that runs: what it had not stored is done again after the next start."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait([self._task], timeout=timeout)
+
+    def wake(self) -> None:
+        self._loop.wakeup.set()
+
+    async def idle(self, ahead: float) -> bool:
+        return await self._loop.idle()
+
+    async def attention(self) -> Sequence[AttentionItem]:
+        found = list(await self._loop.attention())
+        if self._crashes >= _DOWN_AFTER:
+            text = (
+                f"{Problem.WORKER_DOWN} {self._subject}: worker {self.name} failed "
+                f"{self._crashes} times in a row ({self._last_error}); it is retried every "
+                f"{_MAX_DELAY:.0f} s at the latest, see the log"
+            )
+            found.append(AttentionItem(f"worker {self.name} {self._subject}", text))
+        return found
+
+    async def _run(self) -> None:
+        while True:
+            self._loop.wakeup.clear()
+            try:
+                delay = await self._loop.run_once()
+            except StoreError as error:
+                self._failed(error.detail, problem=error.problem)
+                await self._clock.sleep(self._delay())
+            except Exception as error:
+                self._crashes += 1
+                self._failed(type(error).__name__, problem=Problem.WORKER_DOWN, trace=True)
+                await self._clock.sleep(self._delay())
+            else:
+                self._recovered()
+                await self._clock.wait(self._loop.wakeup, delay)
+
+    def _delay(self) -> float:
+        return min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures - 1, 10))
+
+    def _failed(self, error: str, *, problem: Problem, trace: bool = False) -> None:
+        self._failures += 1
+        self._last_error = error
+        self._metrics.worker_restarts.labels(self.name).inc()
+        if self._failures == 1:
+            self._log.error("worker_failed", problem=problem.value, error=error, exc_info=trace)
+
+    def _recovered(self) -> None:
+        if self._failures:
+            self._log.info("worker_recovered", failures=self._failures)
+        self._failures = self._crashes = 0
+
+
+class Periodic:
+    """A Loop whose passes are started from outside: by a scheduler's event, or by a signal. The
+    first pass waits for that as well."""
+
+    def __init__(self, wakeup: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+        self.wakeup = wakeup
+        self._work = work
+        self._started = False
+
+    async def run_once(self) -> None:
+        if self._started:
+            await self._work()
+        self._started = True
+
+    async def idle(self) -> bool:
+        return True
+
+    async def attention(self) -> Sequence[AttentionItem]:
+        return ()
