@@ -159,10 +159,10 @@ class Leases(SQLModel, table=True):
     expires_at: int = Field(sa_type=BigInteger)
 
 
-class Orders(SQLModel, table=True):
+class Commands(SQLModel, table=True):
     """What people asked for; the holder of the store carries it out."""
 
-    __tablename__ = "orders"
+    __tablename__ = "commands"
     __table_args__ = (
         Index(
             "commands_open",
@@ -176,7 +176,7 @@ class Orders(SQLModel, table=True):
     kind: str = Field(sa_type=Text)
     args: str = Field(sa_type=Text)
     created_by: str = Field(sa_type=Text)
-    placed_at: int = Field(sa_type=BigInteger)
+    submitted_at: int = Field(sa_type=BigInteger)
     claimed_at: int | None = Field(default=None, sa_type=BigInteger)
     done_at: int | None = Field(default=None, sa_type=BigInteger)
     ok: int | None = Field(default=None, sa_type=SmallInteger)
@@ -216,10 +216,12 @@ class Accounts(SQLModel, table=True):
 
 
 class Reads(SQLModel, table=True):
-    """People to read again at their platform. `asked_at`: when the newest event that wants it was
-    received; `sent_at`: when our last read was sent; a read is due while asked_at > sent_at.
-    `renew`: the next read fetches again what is fetched seldom; `backfill`: the last backfill that
-    wanted the person."""
+    """People to read again at their platform.
+
+    `requested_at`: when the newest event that asks for the read was received. `sent_at`: when the
+    last read was sent; a read is due while requested_at > sent_at. `refetch`: the next read also
+    fetches what is cached. `backfill`: the last backfill that asked for the person.
+    """
 
     __tablename__ = "reads"
     __table_args__ = (
@@ -260,7 +262,7 @@ class Reads(SQLModel, table=True):
     solo: int = Field(default=0, sa_type=SmallInteger)
     priority: int = Field(default=0, sa_type=SmallInteger)
     due: int = Field(sa_type=BigInteger)
-    asked_at: int = Field(sa_type=BigInteger)
+    requested_at: int = Field(sa_type=BigInteger)
     sent_at: int = Field(default=0, sa_type=BigInteger)
     attempts: int = Field(default=0, sa_type=Integer)
     failing_since: int | None = Field(default=None, sa_type=BigInteger)
@@ -270,7 +272,7 @@ class Reads(SQLModel, table=True):
     view: bytes | None = Field(default=None, sa_type=LargeBinary)
     view_at: int | None = Field(default=None, sa_type=BigInteger)
     gone_at: int | None = Field(default=None, sa_type=BigInteger)
-    renew: int = Field(default=0, sa_type=SmallInteger)
+    refetch: int = Field(default=0, sa_type=SmallInteger)
     backfill: int | None = Field(default=None, sa_type=_RowId)
 
 
@@ -341,7 +343,7 @@ class Profiles(SQLModel, table=True):
     wanted: str = Field(sa_type=Text)
     confirmed: str = Field(sa_type=Text)
     address_cleanups: str | None = Field(default=None, sa_type=Text)
-    move_from: str | None = Field(default=None, sa_type=Text)
+    pending_move: str | None = Field(default=None, sa_type=Text)
     profile_id: str | None = Field(default=None, sa_type=Text)
 
 
@@ -404,20 +406,21 @@ class Approvals(SQLModel, table=True):
     subject: str = Field(sa_type=Text)
     detail: str = Field(sa_type=Text)
     state: str = Field(sa_type=Text)
-    asked_at: int = Field(sa_type=BigInteger)
+    requested_at: int = Field(sa_type=BigInteger)
     decided_at: int | None = Field(default=None, sa_type=BigInteger)
     decided_by: str | None = Field(default=None, sa_type=Text)
 
 
 class Groups(SQLModel, table=True):
-    """Groups of people: an audience or a segment, which is read, and a list or a tag, which is
-    kept. A source names its `target` (a target: 0) and is `active` while it is configured; a
-    target has its `lane`, whether foreign members go (`removes`), and is told nothing before it
-    is `opened`.
+    """Sources (audience, segment), which are scanned, and targets (list, tag), which are kept.
 
-    `scan` numbers the scan that runs (`begun_at` is set) or ran last, `complete` the last one that
-    came to its end, `applied` the last one whose leavers have left. `name` is as configured,
-    `far_id` and `title` are the far end's.
+    A source names its `target` (0 for a target) and is `active` while it is configured. A target
+    has its `lane`, `remove_foreign` (whether members added by others are removed), and receives
+    nothing before `writes_enabled`.
+
+    `scan` numbers the scan that runs (`scan_started_at` is set) or ran last, `completed_scan` the
+    last complete one, `applied_scan` the last one whose leaves were applied. `name` is as
+    configured, `remote_id` and `title` are the remote side's.
     """
 
     __tablename__ = "groups"
@@ -432,20 +435,20 @@ class Groups(SQLModel, table=True):
     name: str = Field(sa_type=Text)
     target: int = Field(default=0, sa_type=Integer)
     active: int = Field(default=1, sa_type=SmallInteger)
-    far_id: str | None = Field(default=None, sa_type=Text)
+    remote_id: str | None = Field(default=None, sa_type=Text)
     title: str = Field(default="", sa_type=Text)
     lane: int = Field(sa_type=Integer)
     account: str = Field(sa_type=Text)
-    removes: int = Field(default=0, sa_type=SmallInteger)
-    opened: int = Field(default=0, sa_type=SmallInteger)
+    remove_foreign: int = Field(default=0, sa_type=SmallInteger)
+    writes_enabled: int = Field(default=0, sa_type=SmallInteger)
     scan: int = Field(default=0, sa_type=BigInteger)
     cursor: str | None = Field(default=None, sa_type=Text)
-    begun_at: int | None = Field(default=None, sa_type=BigInteger)
+    scan_started_at: int | None = Field(default=None, sa_type=BigInteger)
     saved_at: int | None = Field(default=None, sa_type=BigInteger)
-    complete: int = Field(default=0, sa_type=BigInteger)
+    completed_scan: int = Field(default=0, sa_type=BigInteger)
     completed_at: int | None = Field(default=None, sa_type=BigInteger)
-    took: int = Field(default=0, sa_type=BigInteger)
-    applied: int = Field(default=0, sa_type=BigInteger)
+    scan_ms: int = Field(default=0, sa_type=BigInteger)
+    applied_scan: int = Field(default=0, sa_type=BigInteger)
     members: int = Field(default=0, sa_type=BigInteger)
     without_address: int = Field(default=0, sa_type=BigInteger)
     problem: str | None = Field(default=None, sa_type=Text)
@@ -499,12 +502,13 @@ class DeferredMemberships(SQLModel, table=True):
 
 
 class Memberships(SQLModel, table=True):
-    """People as members of a target: `wanted`, `confirmed` (NULL: nobody knows) and `sent` are
-    1 for in and 0 for out. A leave is the lane's `solo` entry. `ours`: we may have put him there.
+    """People as members of a target. `wanted`, `confirmed` (NULL: unknown) and `sent` are 1 for in
+    and 0 for out. `added_by_us`: the connector may have added the member.
 
-    `address` is what a profile's write is told apart by, too; `seen` the read-back that last saw
-    him; `unsure` that the far end took the change and did not say what became of it; `split` how
-    often a job that held him was lost.
+    A leave is the lane's `solo` entry. `address` is compared with profiles.address.
+    `last_seen_scan`: the last read-back that listed the member. `unconfirmed`: the remote side
+    accepted the change without reporting its result. `lost_jobs`: how many import jobs that held
+    the change were lost.
     """
 
     __tablename__ = "memberships"
@@ -553,10 +557,10 @@ class Memberships(SQLModel, table=True):
     wanted: int = Field(sa_type=SmallInteger)
     confirmed: int | None = Field(default=None, sa_type=SmallInteger)
     sent: int | None = Field(default=None, sa_type=SmallInteger)
-    ours: int = Field(default=0, sa_type=SmallInteger)
-    unsure: int = Field(default=0, sa_type=SmallInteger)
-    seen: int = Field(default=0, sa_type=BigInteger)
-    split: int = Field(default=0, sa_type=SmallInteger)
+    added_by_us: int = Field(default=0, sa_type=SmallInteger)
+    unconfirmed: int = Field(default=0, sa_type=SmallInteger)
+    last_seen_scan: int = Field(default=0, sa_type=BigInteger)
+    lost_jobs: int = Field(default=0, sa_type=SmallInteger)
     state: int = Field(sa_type=SmallInteger)
     solo: int = Field(default=0, sa_type=SmallInteger)
     priority: int = Field(default=0, sa_type=SmallInteger)
@@ -575,10 +579,10 @@ class Memberships(SQLModel, table=True):
     platform_id: str | None = Field(default=None, sa_type=Text)
 
 
-class Notices(SQLModel, table=True):
+class SentNotifications(SQLModel, table=True):
     """What each target of `[[notify]]` was told and is not over yet."""
 
-    __tablename__ = "notices"
+    __tablename__ = "notifications"
 
     target: str = Field(sa_column=Column(Text, primary_key=True))
     key: str = Field(sa_column=Column(Text, primary_key=True))
@@ -587,12 +591,12 @@ class Notices(SQLModel, table=True):
 
 
 class Actions(SQLModel, table=True):
-    """What was asked of a platform: adjustments and pushes. The row is ledger and state at once.
+    """Requested adjustments and pushes: ledger and state in one row.
 
-    `digest` is the identity (connection, route, person, key), `content` what else was said;
-    `who` stands for the person in order and caps. `solo` 1: sent, and nobody knows whether it was
-    applied; `looks` counts look-ups since, `resent` is 1 once it went a second time. `sent_at` is
-    the mark "sent", written before the request leaves.
+    `digest` is the identity (connection, route, person, key), `content` a digest of the rest.
+    `person_key` identifies the person for order and caps. `solo` 1: sent, outcome unknown;
+    `lookups` counts the look-ups since, `resent` is 1 after a second send. `sent_at` is written
+    before the request leaves.
     """
 
     __tablename__ = "actions"
@@ -610,7 +614,7 @@ class Actions(SQLModel, table=True):
         ),
         Index(
             "actions_unsent",
-            "who",
+            "person_key",
             "seq",
             sqlite_where=text("state IN (0, 1) AND solo = 0"),
             postgresql_where=text("state IN (0, 1) AND solo = 0"),
@@ -630,7 +634,7 @@ class Actions(SQLModel, table=True):
             sqlite_where=text("state IN (4, 5)"),
             postgresql_where=text("state IN (4, 5)"),
         ),
-        Index("actions_by_person_key", "who", "received_at"),
+        Index("actions_by_person_key", "person_key", "received_at"),
         Index("actions_by_time", "lane", "received_at"),
         {"sqlite_autoincrement": True},
     )
@@ -644,7 +648,7 @@ class Actions(SQLModel, table=True):
     name: str = Field(sa_type=Text)
     ref: str = Field(sa_type=Text)
     received_at: int = Field(sa_type=BigInteger)
-    who: bytes = Field(sa_type=LargeBinary)
+    person_key: bytes = Field(sa_type=LargeBinary)
     person: int | None = Field(default=None, sa_type=_RowId)
     email: str | None = Field(default=None, sa_type=Text)
     customer: str | None = Field(default=None, sa_type=Text)
@@ -658,13 +662,13 @@ class Actions(SQLModel, table=True):
     failing_since: int | None = Field(default=None, sa_type=BigInteger)
     claim: int | None = Field(default=None, sa_type=BigInteger)
     sent_at: int | None = Field(default=None, sa_type=BigInteger)
-    looks: int = Field(default=0, sa_type=SmallInteger)
+    lookups: int = Field(default=0, sa_type=SmallInteger)
     resent: int = Field(default=0, sa_type=SmallInteger)
     problem: str | None = Field(default=None, sa_type=Text)
     detail: str = Field(default="", sa_type=Text)
     settled_at: int | None = Field(default=None, sa_type=BigInteger)
     request: str | None = Field(default=None, sa_type=Text)
-    theirs: str | None = Field(default=None, sa_type=Text)
+    platform_ref: str | None = Field(default=None, sa_type=Text)
     evidence: str | None = Field(default=None, sa_type=Text)
     decided_by: str | None = Field(default=None, sa_type=Text)
     decided_at: int | None = Field(default=None, sa_type=BigInteger)
@@ -698,7 +702,7 @@ outbox = metadata.tables["outbox"]
 requests = metadata.tables["requests"]
 checkpoints = metadata.tables["checkpoints"]
 leases = metadata.tables["leases"]
-orders = metadata.tables["orders"]
+commands = metadata.tables["commands"]
 quota_usage = metadata.tables["quota_usage"]
 mappings = metadata.tables["mappings"]
 accounts = metadata.tables["accounts"]
@@ -710,7 +714,7 @@ groups = metadata.tables["groups"]
 source_members = metadata.tables["source_members"]
 memberships = metadata.tables["memberships"]
 deferred_memberships = metadata.tables["deferred_memberships"]
-notices = metadata.tables["notices"]
+notifications = metadata.tables["notifications"]
 salts = metadata.tables["salts"]
 tombstones = metadata.tables["tombstones"]
 backfills = metadata.tables["backfills"]

@@ -171,7 +171,7 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
             for n, sent_at in enumerate((None, 5)):
                 deed = {"lane": deeds.id, "digest": f"{n}{name[0]}".encode(), "content": b"c"}
                 deed |= {"origin": "o", "route": "r", "name": "n", "ref": "r", "received_at": 1}
-                deed |= {"who": b"w", "email": email, "amount": 5, "data": email.encode()}
+                deed |= {"person_key": b"w", "email": email, "amount": 5, "data": email.encode()}
                 c.execute(insert(actions).values(deed | {"due": 0, "sent_at": sent_at}))
 
     await store._database.write(plant)

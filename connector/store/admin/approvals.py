@@ -69,7 +69,7 @@ def ask(
     query = select(approvals).where(*of)
     row = c.execute(query).one_or_none()
     if row is None:
-        values = about | {"detail": detail_json, "state": _PENDING, "asked_at": now}
+        values = about | {"detail": detail_json, "state": _PENDING, "requested_at": now}
         c.execute(insert(approvals).values(values))
     elif row.state == _PENDING and row.detail != detail_json:
         c.execute(update(approvals).where(*of).values(detail=detail_json))
@@ -94,7 +94,7 @@ def _approval(row: Any) -> Approval:
         subject=row.subject,
         detail=orjson.loads(row.detail),
         state=cast(Literal["pending", "approved", "rejected"], row.state),
-        requested_at=row.asked_at,
+        requested_at=row.requested_at,
         decided_at=row.decided_at,
         decided_by=row.decided_by,
     )

@@ -12,7 +12,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import Kind, Lane, LaneId, LaneMode, LaneState, Millis
 from connector.ports import Command
 from connector.store.database import Database
-from connector.store.tables import lanes, orders
+from connector.store.tables import commands, lanes
 
 
 def lane_of(row: Any) -> Lane:
@@ -72,31 +72,31 @@ class SqlCommands:
         values = {"kind": kind, "args": orjson.dumps(args).decode(), "created_by": by}
 
         def work(c: Connection) -> int:
-            statement = insert(orders).values(values | {"placed_at": now})
-            return int(c.execute(statement.returning(orders.c.id)).scalar_one())
+            statement = insert(commands).values(values | {"submitted_at": now})
+            return int(c.execute(statement.returning(commands.c.id)).scalar_one())
 
         return await self._database.write(work)
 
     async def fetch(self, *, now: Millis) -> Sequence[Command]:
         def work(c: Connection) -> list[Command]:
             query = (
-                select(orders)
-                .where(orders.c.claimed_at.is_(None))
-                .order_by(orders.c.id)
+                select(commands)
+                .where(commands.c.claimed_at.is_(None))
+                .order_by(commands.c.id)
                 .with_for_update(skip_locked=True)
             )
             found = [_command(row) for row in c.execute(query)]
             if found:
                 ids = [command.id for command in found]
-                c.execute(update(orders).where(orders.c.id.in_(ids)).values(claimed_at=now))
+                c.execute(update(commands).where(commands.c.id.in_(ids)).values(claimed_at=now))
             return found
 
         return await self._database.write(work)
 
     async def requeue(self) -> int:
         statement = (
-            update(orders)
-            .where(orders.c.claimed_at.is_not(None), orders.c.done_at.is_(None))
+            update(commands)
+            .where(commands.c.claimed_at.is_not(None), commands.c.done_at.is_(None))
             .values(claimed_at=None)
         )
         return await self._database.write(lambda c: c.execute(statement).rowcount)
@@ -104,12 +104,12 @@ class SqlCommands:
     async def finish(self, id: int, *, ok: bool, result: Mapping[str, Any], now: Millis) -> None:
         values = {"done_at": now, "ok": int(ok), "result": orjson.dumps(result).decode()}
         await self._database.write(
-            lambda c: c.execute(update(orders).where(orders.c.id == id).values(values))
+            lambda c: c.execute(update(commands).where(commands.c.id == id).values(values))
         )
 
     async def get(self, id: int) -> Command | None:
         def work(c: Connection) -> Command | None:
-            row = c.execute(select(orders).where(orders.c.id == id)).one_or_none()
+            row = c.execute(select(commands).where(commands.c.id == id)).one_or_none()
             return _command(row) if row else None
 
         return await self._database.read(work)
@@ -120,7 +120,7 @@ def _command(row: Any) -> Command:
         id=row.id,
         kind=row.kind,
         args=orjson.loads(row.args),
-        submitted_at=row.placed_at,
+        submitted_at=row.submitted_at,
         done_at=row.done_at,
         ok=None if row.ok is None else bool(row.ok),
         result=orjson.loads(row.result) if row.result else None,

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from connector.domain.lanes import Millis
 from connector.store.database import Database
-from connector.store.tables import notices
+from connector.store.tables import notifications
 
 
 class SqlNotices:
@@ -18,7 +18,9 @@ class SqlNotices:
         self._database = database
 
     async def sent(self, target: str) -> Mapping[str, str]:
-        query = select(notices.c.key, notices.c.text).where(notices.c.target == target)
+        query = select(notifications.c.key, notifications.c.text).where(
+            notifications.c.target == target
+        )
         return await self._database.read(lambda c: {row.key: row.text for row in c.execute(query)})
 
     async def record(
@@ -30,9 +32,11 @@ class SqlNotices:
         ]
 
         def work(c: Connection) -> None:
-            known = notices.c.target == target
-            c.execute(delete(notices).where(known, notices.c.key.in_([*resolved, *new])))
+            known = notifications.c.target == target
+            c.execute(
+                delete(notifications).where(known, notifications.c.key.in_([*resolved, *new]))
+            )
             if rows:
-                c.execute(insert(notices), rows)
+                c.execute(insert(notifications), rows)
 
         await self._database.write(work)

@@ -221,7 +221,7 @@ def _timeline(c: Connection, person: int, connection: str, limit: int) -> list[T
     requested = (
         select(actions, *_REQUEST)
         .join(requests, requests.c.id == actions.c.request, isouter=True)
-        .where(actions.c.who == person_key(connection, person))
+        .where(actions.c.person_key == person_key(connection, person))
         .order_by(actions.c.received_at.desc())
         .limit(limit)
     )
@@ -269,7 +269,7 @@ def queue_of(lane: Lane) -> tuple[Table, Column[Any]]:
         return outbox, outbox.c.received_at
     if lane.destination == "klaviyo":
         return profiles, profiles.c.since
-    return reads, reads.c.asked_at
+    return reads, reads.c.requested_at
 
 
 def _count(c: Connection, lane: Lane, state: State) -> int:

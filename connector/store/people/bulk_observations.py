@@ -65,7 +65,7 @@ def _save_views(c: Connection, lane: Lane, seen: dict[int, ListedPerson]) -> Non
                 "lane": lane.id,
                 "state": State.ACCEPTED,
                 "due": row["view_at"],
-                "asked_at": row["view_at"],
+                "requested_at": row["view_at"],
                 "sent_at": row["view_at"],
             }
             for row in rows

@@ -16,11 +16,11 @@ from connector.store.database import Database
 from connector.store.people import tombstones
 from connector.store.tables import (
     actions,
+    commands,
     groups,
     lanes,
     memberships,
     metadata,
-    orders,
     people,
     profiles,
     source_members,
@@ -115,7 +115,7 @@ def _groups(connection: str) -> Select[tuple[int]]:
 
 def _former_addresses(c: Connection, rows: Sequence[int]) -> set[str]:
     """Addresses that a person's profile has, had, or is to lose."""
-    columns = (profiles.c.identity, profiles.c.address_cleanups, profiles.c.move_from)
+    columns = (profiles.c.identity, profiles.c.address_cleanups, profiles.c.pending_move)
     query = select(*columns).where(profiles.c.person.in_(rows))
     texts = [text for row in c.execute(query) for text in row if text]
     return {email.strip().lower() for text in texts for email in _emails(orjson.loads(text))}
@@ -153,7 +153,7 @@ def _blank_actions(c: Connection, identifiers: _Identifiers, now: Millis) -> int
     given_up = {"state": State.DISCARDED, "problem": None, "detail": "", "settled_at": now}
     c.execute(update(actions).where(*waits).values(given_up))
     empty = {"person": None, "email": None, "customer": None, "data": b"{}", "evidence": None}
-    return c.execute(update(actions).where(mine).values(empty | {"who": b""})).rowcount
+    return c.execute(update(actions).where(mine).values(empty | {"person_key": b""})).rowcount
 
 
 def _rows_about(table: Table, identifiers: _Identifiers) -> ColumnElement[Any] | None:
@@ -182,7 +182,7 @@ def _within(table: Table, connection: str) -> ColumnElement[Any]:
 def _clean_commands(c: Connection, identifiers: _Identifiers) -> None:
     """What people asked for named him by his id or address; that they asked stays."""
     names = identifiers.ids | identifiers.emails
-    for id, text in c.execute(select(orders.c.id, orders.c.args)).all():
+    for id, text in c.execute(select(commands.c.id, commands.c.args)).all():
         args = orjson.loads(text)
         if args.get("connection") != identifiers.connection:
             continue
@@ -192,7 +192,7 @@ def _clean_commands(c: Connection, identifiers: _Identifiers) -> None:
         }
         if clean != args:
             values = {"args": orjson.dumps(clean).decode()}
-            c.execute(update(orders).where(orders.c.id == id).values(values))
+            c.execute(update(commands).where(commands.c.id == id).values(values))
 
 
 def _is_one_of(value: str, names: set[str]) -> bool:

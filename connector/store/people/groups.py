@@ -53,8 +53,14 @@ def link(c: Connection, lane: Lane, links: Sequence[Link], account: str) -> None
     c.execute(update(groups).where(mine).values(active=0))
     common = {"connection": lane.connection, "lane": lane.id, "account": account, "active": 1}
     for each in links:
-        about = common | {"kind": target, "name": each.target, "removes": int(each.remove_foreign)}
-        kept = _ensure(c, about | {"target": 0} | ({"opened": 1} if target == "tag" else {}))
+        about = common | {
+            "kind": target,
+            "name": each.target,
+            "remove_foreign": int(each.remove_foreign),
+        }
+        kept = _ensure(
+            c, about | {"target": 0} | ({"writes_enabled": 1} if target == "tag" else {})
+        )
         _ensure(c, common | {"kind": source, "name": each.source, "target": kept})
 
 
@@ -83,17 +89,17 @@ def group_of(row: Any) -> Group:
         kind=row.kind,
         name=row.name,
         target=row.target,
-        remote_id=row.far_id,
+        remote_id=row.remote_id,
         title=row.title,
-        writes_enabled=bool(row.opened),
+        writes_enabled=bool(row.writes_enabled),
         scan=row.scan,
         cursor=row.cursor,
-        scan_started_at=row.begun_at,
+        scan_started_at=row.scan_started_at,
         saved_at=row.saved_at,
-        completed_scan=row.complete,
+        completed_scan=row.completed_scan,
         completed_at=row.completed_at,
-        scan_ms=row.took,
-        applied_scan=row.applied,
+        scan_ms=row.scan_ms,
+        applied_scan=row.applied_scan,
         members=row.members,
         without_address=row.without_address,
         problem=Problem.from_code(row.problem) if row.problem else None,
@@ -108,7 +114,9 @@ def change(c: Connection, id: int, **values: Any) -> Group:
 
 def begin(c: Connection, id: int, now: Millis) -> Group:
     number = lock_group(c, id).scan + 1
-    return change(c, id, scan=number, cursor=None, begun_at=now, saved_at=now, without_address=0)
+    return change(
+        c, id, scan=number, cursor=None, scan_started_at=now, saved_at=now, without_address=0
+    )
 
 
 def save_page(c: Connection, row: Any, page: MembersPage, now: Millis, **values: Any) -> Group:
@@ -119,11 +127,11 @@ def save_page(c: Connection, row: Any, page: MembersPage, now: Millis, **values:
         c,
         row.id,
         cursor=None,
-        begun_at=None,
+        scan_started_at=None,
         saved_at=now,
-        complete=row.scan,
+        completed_scan=row.scan,
         completed_at=now,
-        took=now - row.begun_at,
+        scan_ms=now - row.scan_started_at,
         **values,
     )
 
@@ -164,7 +172,7 @@ def stage(
                     "at": asked_at,
                     "gone": 0,
                     "join_pending": int(
-                        greets and _is_new_join(people[email], known.get(email), row.applied)
+                        greets and _is_new_join(people[email], known.get(email), row.applied_scan)
                     ),
                     "joined_at": people[email].joined_at,
                     "profile_id": people[email].profile_id,
@@ -198,7 +206,7 @@ def apply_change(
         groups.c.connection == connection,
         groups.c.kind == "audience",
         groups.c.active == 1,
-        or_(groups.c.name == audience, groups.c.far_id == audience, groups.c.title == audience),
+        or_(groups.c.name == audience, groups.c.remote_id == audience, groups.c.title == audience),
     )
     for row in c.execute(query).all():
         known = _known_members(c, row.id, [member.email or ""]).get(member.email or "")
@@ -283,9 +291,9 @@ def _upsert(c: Connection, table: Any, key: tuple[str, ...], names: tuple[str, .
 def is_member(target: Any, email: Any, *, if_applied: int | None = None) -> ColumnElement[bool]:
     """Whether one of the target's sources has this person, or would have him once the last
     complete scan of the source `if_applied` is applied."""
-    applied: Any = groups.c.applied
+    applied: Any = groups.c.applied_scan
     if if_applied is not None:
-        applied = case((groups.c.id == if_applied, groups.c.complete), else_=applied)
+        applied = case((groups.c.id == if_applied, groups.c.completed_scan), else_=applied)
     return exists(
         select(literal(1))
         .select_from(groups.join(source_members, source_members.c.source == groups.c.id))
@@ -324,7 +332,7 @@ def add_wanted(c: Connection, target: int, members: Sequence[Member], now: Milli
         _wanted_upsert(c),
         [
             common
-            | (ready if row.opened else held)
+            | (ready if row.writes_enabled else held)
             | {
                 "email": member.email,
                 "address": address_hash(row.account, member.email or ""),
@@ -382,10 +390,10 @@ def remove_wanted(
 def would_be_removed(target: Any) -> ColumnElement[bool]:
     """Who would be taken off, were he not wanted."""
     m = memberships.c
-    ours = and_(m.ours == 1, m.confirmed.is_distinct_from(OUT))
-    if target.removes and target.opened:
-        return or_(ours, m.confirmed == IN)
-    return ours
+    added = and_(m.added_by_us == 1, m.confirmed.is_distinct_from(OUT))
+    if target.remove_foreign and target.writes_enabled:
+        return or_(added, m.confirmed == IN)
+    return added
 
 
 def range_end(c: Connection, of: Select[Any], column: Any, after: str) -> str | None:
@@ -399,7 +407,7 @@ def sweep(c: Connection, source: Any, after: str) -> str | None:
     """Forget those whom the last complete scan did not find, a range at a time."""
     s = source_members.c
     end = range_end(c, select(s.email).where(s.source == source.id), s.email, after)
-    old = and_(s.source == source.id, s.email > after, s.scan < source.applied)
+    old = and_(s.source == source.id, s.email > after, s.scan < source.applied_scan)
     c.execute(delete(source_members).where(old if end is None else and_(old, s.email <= end)))
     return end
 

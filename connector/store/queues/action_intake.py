@@ -131,7 +131,7 @@ class _Intake:
                 "name": action.name,
                 "ref": f"lc{secrets.token_hex(5)}",
                 "received_at": now,
-                "who": who,
+                "person_key": who,
                 "person": person,
                 "email": action.email,
                 "customer": action.customer or action.person,
@@ -207,7 +207,7 @@ def _data(action: Action) -> bytes:
 
 
 def person_key(connection: str, person: int) -> bytes:
-    """What stands for a person who has been seen, in the column `who`."""
+    """What stands for a person who has been seen, in the column `person_key`."""
     return _digest(connection, f"#{person}")
 
 
@@ -238,9 +238,11 @@ def _counts(c: Connection, who: set[bytes], since: Millis) -> dict[bytes, int]:
     found: dict[bytes, int] = {}
     for part in queue.chunks(list(who)):
         query = (
-            select(actions.c.who, func.count())
-            .where(actions.c.who.in_(part), actions.c.received_at > since, _COUNTS_AGAINST_CAPS)
-            .group_by(actions.c.who)
+            select(actions.c.person_key, func.count())
+            .where(
+                actions.c.person_key.in_(part), actions.c.received_at > since, _COUNTS_AGAINST_CAPS
+            )
+            .group_by(actions.c.person_key)
         )
         found.update((bytes(key), count) for key, count in c.execute(query))
     return found
@@ -267,7 +269,7 @@ def ask(c: Connection, lane: Lane, subjects: set[str], now: Millis) -> None:
     for subject in sorted(subjects):
         query = select(
             func.count(),
-            func.count(func.distinct(actions.c.who)),
+            func.count(func.distinct(actions.c.person_key)),
             func.coalesce(func.sum(func.abs(actions.c.amount)), 0),
         ).where(held(lane.id, CAPS[subject]))
         adjustments, persons, points = c.execute(query).one()

@@ -31,7 +31,7 @@ def after_outcome(
     """What an outcome makes of an action. `row` has the columns of _locked."""
     match outcome:
         case Accepted():
-            fields = {"request": outcome.request, "theirs": outcome.ref}
+            fields = {"request": outcome.request, "platform_ref": outcome.ref}
             known = {key: value for key, value in fields.items() if value}
             return queue.settled(State.ACCEPTED, now) | known
         case Skipped():
@@ -98,7 +98,7 @@ def _mark_ambiguous(
 
 
 def _absent(row: Any, now: Millis, look_ups: Sequence[int]) -> dict[str, Any]:
-    looks = row.looks + 1
+    looks = row.lookups + 1
     if looks < len(look_ups):
         return _schedule_look_up(row, looks, now, look_ups)
     if row.resent:
@@ -106,7 +106,7 @@ def _absent(row: Any, now: Millis, look_ups: Sequence[int]) -> dict[str, Any]:
     return queue.RESET | {
         "state": State.READY,
         "solo": 0,
-        "looks": looks,
+        "lookups": looks,
         "resent": 1,
         "due": now,
         "attempts": 0,
@@ -120,7 +120,7 @@ def _schedule_look_up(row: Any, looks: int, now: Millis, look_ups: Sequence[int]
         "state": State.READY,
         "claim": None,
         "solo": 1,
-        "looks": looks,
+        "lookups": looks,
         "due": max(now, sent + look_ups[looks]),
         "attempts": 0,
         "failing_since": None,

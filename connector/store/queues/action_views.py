@@ -23,7 +23,7 @@ def apply_decision(row: Any, word: Decision, now: Millis) -> dict[str, Any] | st
         case "applied" if state == "uncertain":
             return queue.settled(State.ACCEPTED, now)
         case "again" if row.state in (State.HELD, State.DEAD):
-            fresh = {"state": State.READY, "solo": 0, "looks": 0, "resent": 0, "attempts": 0}
+            fresh = {"state": State.READY, "solo": 0, "lookups": 0, "resent": 0, "attempts": 0}
             return queue.RESET | fresh | {"failing_since": None, "due": now}
         case "refuse" if row.state in (State.HELD, State.READY):
             return discarded(now)
@@ -69,11 +69,11 @@ def action_view_of(row: Any) -> ActionView:
         problem=row.problem,
         detail=row.detail,
         ref=row.ref,
-        platform_ref=row.theirs,
+        platform_ref=row.platform_ref,
         received_at=row.received_at,
         sent_at=row.sent_at,
         settled_at=row.settled_at,
-        lookups=row.looks,
+        lookups=row.lookups,
         resent=bool(row.resent),
         evidence=row.evidence,
         decided_by=row.decided_by,

@@ -72,7 +72,7 @@ class SqlActions(queue.SqlQueue):
         )
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
-        sent = {} if spec.solo else {"sent_at": spec.now, "looks": 0}
+        sent = {} if spec.solo else {"sent_at": spec.now, "lookups": 0}
         conditions = () if spec.solo else (_NO_EARLIER,)
         rows = queue.claim(
             c, actions, actions.c.seq, spec, values=sent, returning=_ROW, conditions=conditions
@@ -236,7 +236,7 @@ class SqlActions(queue.SqlQueue):
 _earlier = actions.alias("earlier")
 _NO_EARLIER = ~exists(
     select(1).where(
-        _earlier.c.who == actions.c.who,
+        _earlier.c.person_key == actions.c.person_key,
         literal_column("earlier.state IN (0, 1) AND earlier.solo = 0"),
         _earlier.c.seq < actions.c.seq,
     )
@@ -312,7 +312,7 @@ def _locked(c: Connection, seqs: Sequence[int]) -> dict[int, Any]:
         actions.c.state,
         actions.c.claim,
         actions.c.sent_at,
-        actions.c.looks,
+        actions.c.lookups,
         actions.c.resent,
     ).where(actions.c.seq.in_(seqs))
     return {row.seq: row for row in c.execute(query.order_by(actions.c.seq).with_for_update())}

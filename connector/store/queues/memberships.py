@@ -59,10 +59,10 @@ _AMBIGUOUS_WAIT = 30_000
 _M = memberships.c
 _ROW = (
     *(c for c in memberships.c if c.name not in ("address", "claim", "receipt", "request")),
-    groups.c.far_id,
+    groups.c.remote_id,
     groups.c.kind,
-    groups.c.removes,
-    groups.c.opened,
+    groups.c.remove_foreign,
+    groups.c.writes_enabled,
 )
 _ROWS = select(*_ROW).join(groups, groups.c.id == _M.target)
 
@@ -102,7 +102,7 @@ class SqlMemberships(queue.ReceiptedQueue):
             conditions=(*conditions, _M.target == target),
         )
         row = c.execute(select(groups).where(groups.c.id == target)).one()
-        return [_entry(each, row.far_id or row.name) for each in rows]
+        return [_entry(each, row.remote_id or row.name) for each in rows]
 
     def _settle(
         self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
@@ -154,7 +154,7 @@ class SqlMemberships(queue.ReceiptedQueue):
             c,
             [
                 _after_outcome(row, replace(ambiguous, seq=row.id), now, 1 << 60)
-                | {"split": row.split + 1}
+                | {"lost_jobs": row.lost_jobs + 1}
                 for row in rows
             ],
         )
@@ -198,7 +198,7 @@ class SqlMemberships(queue.ReceiptedQueue):
 
     async def set_remote_id(self, group: int, remote_id: str, title: str, *, now: Millis) -> None:
         def work(c: Connection) -> None:
-            group_rows.change(c, group, far_id=remote_id, title=title)
+            group_rows.change(c, group, remote_id=remote_id, title=title)
 
         await self._database.write(work)
         gone = (in_state(State.HELD, memberships), _M.problem == Problem.KLAVIYO_TARGET.value)
@@ -206,7 +206,7 @@ class SqlMemberships(queue.ReceiptedQueue):
 
     async def clear_remote_id(self, group: int) -> None:
         def work(c: Connection) -> None:
-            group_rows.change(c, group, far_id=None)
+            group_rows.change(c, group, remote_id=None)
 
         await self._database.write(work)
 
@@ -261,7 +261,7 @@ class SqlMemberships(queue.ReceiptedQueue):
             _record_listed(c, row, page.members, requested_at, now)
             if page.more:
                 return group_rows.save_page(c, row, page, now)
-            there = (_M.target == group, _M.seen == row.scan)
+            there = (_M.target == group, _M.last_seen_scan == row.scan)
             count = c.execute(select(func.count()).where(*there)).scalar_one()
             return group_rows.save_page(c, row, page, now, members=count)
 
@@ -290,7 +290,7 @@ class SqlMemberships(queue.ReceiptedQueue):
     async def apply_scan(self, source: int, *, now: Millis) -> int:
         def decide(c: Connection) -> int:
             row = group_rows.lock_group(c, source)
-            group_rows.change(c, source, applied=row.complete)
+            group_rows.change(c, source, applied_scan=row.completed_scan)
             return int(row.target)
 
         target = await self._database.write(decide)
@@ -307,7 +307,7 @@ class SqlMemberships(queue.ReceiptedQueue):
 
     async def resend_unconfirmed(self, target: int, *, now: Millis) -> int:
         def work(c: Connection, row: Any, where: ColumnElement[bool]) -> int:
-            idle = (_M.unsure == 1, _M.state == State.ACCEPTED)
+            idle = (_M.unconfirmed == 1, _M.state == State.ACCEPTED)
             again = {"state": State.READY, "priority": 1, "due": now, "since": now}
             return c.execute(
                 update(memberships).where(where, *idle).values(solo=1 - _M.wanted, **again)
@@ -317,7 +317,7 @@ class SqlMemberships(queue.ReceiptedQueue):
 
     async def enable_writes(self, target: int, *, now: Millis) -> int:
         def decide(c: Connection) -> None:
-            group_rows.change(c, target, opened=1)
+            group_rows.change(c, target, writes_enabled=1)
 
         await self._database.write(decide)
         waits = (in_state(State.HELD, memberships), _M.problem == Problem.FIRST_SYNC.value)
@@ -327,7 +327,7 @@ class SqlMemberships(queue.ReceiptedQueue):
         foreign = (_M.wanted == OUT, _M.confirmed == IN, _M.state == State.ACCEPTED)
 
         def work(c: Connection, row: Any, where: ColumnElement[bool]) -> int:
-            if not (row.removes and row.opened):
+            if not (row.remove_foreign and row.writes_enabled):
                 return 0
             leave = {"state": State.READY, "solo": 1, "priority": 1, "due": now, "since": now}
             return c.execute(update(memberships).where(where, *foreign).values(leave)).rowcount
@@ -364,9 +364,9 @@ class SqlMemberships(queue.ReceiptedQueue):
                 (there,),
                 (here, there),
                 (waiting,),
-                (_M.unsure == 1,),
+                (_M.unconfirmed == 1,),
                 (removed,),
-                (there, _M.wanted == OUT, _M.ours == 0),
+                (there, _M.wanted == OUT, _M.added_by_us == 0),
             )
             columns = [func.count().filter(and_(*where)) for where in sums]
             row = c.execute(select(*columns).where(_M.target == target)).one()
@@ -386,12 +386,23 @@ class SqlMemberships(queue.ReceiptedQueue):
             ids = select(groups.c.id).where(*mine)
             c.execute(delete(memberships).where(_M.target.in_(ids)))
             c.execute(delete(source_members).where(source_members.c.source.in_(ids)))
-            fresh = {"far_id": None, "title": "", "cursor": None, "begun_at": None, "opened": 0}
-            fresh |= {"complete": 0, "applied": 0, "completed_at": None, "members": 0}
+            fresh = {
+                "remote_id": None,
+                "title": "",
+                "cursor": None,
+                "scan_started_at": None,
+                "writes_enabled": 0,
+            }
+            fresh |= {"completed_scan": 0, "applied_scan": 0, "completed_at": None, "members": 0}
             c.execute(update(groups).where(*mine).values(fresh))
             # Who should be on those lists is asked of the platform from the start.
             of_audiences = (groups.c.connection == connection, groups.c.kind == "audience")
-            reset = {"cursor": None, "begun_at": None, "complete": 0, "completed_at": None}
+            reset = {
+                "cursor": None,
+                "scan_started_at": None,
+                "completed_scan": 0,
+                "completed_at": None,
+            }
             c.execute(update(groups).where(*of_audiences).values(reset))
 
         await self._database.write(work)
@@ -437,14 +448,14 @@ def _first_target(
     return None
 
 
-def _entry(row: Any, far_id: str) -> Entry:
+def _entry(row: Any, remote_id: str) -> Entry:
     write = {
-        "group": far_id,
+        "group": remote_id,
         "joins": bool(row.wanted),
         "email": row.email,
         "profile_id": row.profile_id,
         "platform_id": row.platform_id,
-        "lost_jobs": row.split,
+        "lost_jobs": row.lost_jobs,
     }
     return Entry(
         seq=row.id,
@@ -490,13 +501,16 @@ def _ready_or_idle(
     row: Any, now: Millis, *, due: int | None = None, priority: int = 0, **changed: Any
 ) -> dict[str, Any]:
     """Ready again where what is confirmed is not what is wanted, else at rest."""
-    confirmed, ours = changed.get("confirmed", row.confirmed), changed.get("ours", row.ours)
+    confirmed, added = (
+        changed.get("confirmed", row.confirmed),
+        changed.get("added_by_us", row.added_by_us),
+    )
     if row.wanted:
         open_ = confirmed != IN
     else:
-        foreign = confirmed == IN and row.removes and row.opened
-        open_ = bool((ours and confirmed != OUT) or foreign)
-    waits = open_ and not row.opened
+        foreign = confirmed == IN and row.remove_foreign and row.writes_enabled
+        open_ = bool((added and confirmed != OUT) or foreign)
+    waits = open_ and not row.writes_enabled
     state = State.HELD if waits else State.READY if open_ else State.ACCEPTED
     return (
         _IDLE
@@ -514,12 +528,17 @@ def _ready_or_idle(
 
 def _after_outcome(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, Any]:
     """The row after an outcome. What came to be wanted while it was in flight is ready at once."""
-    ours = {"ours": IN} if row.sent else {}
+    added = {"added_by_us": IN} if row.sent else {}
     match outcome:
         case Accepted():
             # A leave that is taken twice without a word is believed.
-            unsure = not outcome.confirmed and bool(row.sent or not row.unsure)
-            updates = {"confirmed": row.sent, "ours": row.sent, "unsure": int(unsure), "split": 0}
+            unconfirmed = not outcome.confirmed and bool(row.sent or not row.unconfirmed)
+            updates = {
+                "confirmed": row.sent,
+                "added_by_us": row.sent,
+                "unconfirmed": int(unconfirmed),
+                "lost_jobs": 0,
+            }
             return _ready_or_idle(row, now, **updates) | {
                 "settled_at": now,
                 "request": outcome.request,
@@ -531,7 +550,7 @@ def _after_outcome(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dic
                 "position": outcome.position,
                 "request": outcome.request,
                 "settled_at": now,
-                **ours,
+                **added,
             }
         case Retry() | Ambiguous():
             return _retry_later(row, outcome, now, horizon)
@@ -555,7 +574,7 @@ def _retry_later(row: Any, outcome: Retry | Ambiguous, now: Millis, horizon: int
     changed: dict[str, Any] = {}
     after = round(outcome.after * 1000)
     if isinstance(outcome, Ambiguous):
-        changed = {"confirmed": None, "settled_at": now} | ({"ours": IN} if row.sent else {})
+        changed = {"confirmed": None, "settled_at": now} | ({"added_by_us": IN} if row.sent else {})
         after = max(after, _AMBIGUOUS_WAIT)
     since = row.failing_since or now
     if now - since >= horizon:
@@ -596,12 +615,15 @@ def _record_listed(
         rows.update((r.email, r) for r in c.execute(query.with_for_update(of=memberships)))
     changes = []
     for email, row in rows.items():
-        seen = {"seen": target.scan, "profile_id": people[email].profile_id or row.profile_id}
+        listed = {
+            "last_seen_scan": target.scan,
+            "profile_id": people[email].profile_id or row.profile_id,
+        }
         older = row.state == State.CLAIMED or row.settled_at >= asked_at
         if row.confirmed == IN or older:
-            changes.append({"id": row.id, **seen})
+            changes.append({"id": row.id, **listed})
         else:
-            changes.append(_ready_or_idle(row, now, priority=row.priority, confirmed=IN) | seen)
+            changes.append(_ready_or_idle(row, now, priority=row.priority, confirmed=IN) | listed)
     _save(c, changes)
     new = [
         {
@@ -614,7 +636,7 @@ def _record_listed(
             "state": State.ACCEPTED,
             "due": now,
             "since": now,
-            "seen": target.scan,
+            "last_seen_scan": target.scan,
             "profile_id": member.profile_id,
         }
         for email, member in people.items()
@@ -629,14 +651,14 @@ def _compare(
 ) -> int:
     """Who should be there and was not seen has been taken off by hand, unless we told something
     since the read-back began. Who is neither wanted nor there is forgotten."""
-    since = target.completed_at - target.took
+    since = target.completed_at - target.scan_ms
     old = and_(where, _M.state != State.CLAIMED, _M.settled_at < since)
-    missing = and_(old, _M.confirmed == IN, _M.seen < target.complete)
+    missing = and_(old, _M.confirmed == IN, _M.last_seen_scan < target.completed_scan)
     away = and_(old, _M.wanted == OUT, or_(_M.confirmed == OUT, missing))
     c.execute(delete(memberships).where(away))
     held = and_(where, _M.state == State.HELD, _M.problem == Problem.REMOVED_BY_HAND.value)
     rest = {"confirmed": OUT, "solo": 0, "due": now, "detail": "", "attempts": 0}
-    if not target.opened:
+    if not target.writes_enabled:
         rest |= {"state": State.HELD, "problem": Problem.FIRST_SYNC.value}
         c.execute(update(memberships).where(missing, _M.wanted == IN).values(rest))
         return 0

@@ -31,10 +31,10 @@ from connector.store.people import groups, people
 from connector.store.queues import profiles, queue, reads
 from connector.store.tables import (
     STUCK,
+    commands,
     deferred_memberships,
     in_state,
     journal,
-    orders,
     outbox,
     requests,
 )
@@ -459,7 +459,7 @@ def forget_timeline(c: Connection, before: Millis, limit: int) -> int:
         (requests, requests.c.id, requests.c.sent_at),
         (journal, journal.c.id, journal.c.at),
         (deferred_memberships, deferred_memberships.c.id, deferred_memberships.c.at),
-        (orders, orders.c.id, orders.c.done_at),
+        (commands, commands.c.id, commands.c.done_at),
     ):
         old = select(key).where(at < before).order_by(at).limit(limit)
         deleted += c.execute(delete(table).where(key.in_(old))).rowcount

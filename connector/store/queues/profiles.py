@@ -39,7 +39,7 @@ _PROFILE_COLUMNS = (
     profiles.c.wanted,
     profiles.c.confirmed,
     profiles.c.address_cleanups,
-    profiles.c.move_from,
+    profiles.c.pending_move,
     profiles.c.profile_id,
     profiles.c.mapping,
 )
@@ -76,7 +76,7 @@ class SqlProfiles(queue.ReceiptedQueue):
                 "confirmed": "{}",
                 "profile_id": None,
                 "address_cleanups": None,
-                "move_from": None,
+                "pending_move": None,
             }
             held = (profiles.c.state == State.HELD, int(State.HELD))
             return c.execute(
@@ -512,10 +512,10 @@ def _others_at_address(
 def _in_flight(c: Connection, address: str, exclude: int) -> bool:
     """Whether another's write to this address is in flight, or a move to it. Asked only for those
     who leave an address, who are few."""
-    query = select(profiles.c.address, profiles.c.move_from).where(
+    query = select(profiles.c.address, profiles.c.pending_move).where(
         in_state(State.CLAIMED, profiles),
         profiles.c.person != exclude,
-        (profiles.c.address == bytes.fromhex(address)) | profiles.c.move_from.is_not(None),
+        (profiles.c.address == bytes.fromhex(address)) | profiles.c.pending_move.is_not(None),
     )
     return any(
         found == bytes.fromhex(address) or orjson.loads(moved)[profile_state.TO] == address
@@ -567,7 +567,7 @@ def profile_of(row: Any) -> Profile:
             AddressCleanup(**f | {"names": tuple(f["names"])})
             for f in orjson.loads(row.address_cleanups or "[]")
         ),
-        pending_move=orjson.loads(row.move_from) if row.move_from else None,
+        pending_move=orjson.loads(row.pending_move) if row.pending_move else None,
         mapping=row.mapping,
         address=row.address.hex() if row.address else "",
     )
@@ -588,7 +588,9 @@ def _columns(profile: Profile) -> dict[str, Any]:
         "address_cleanups": orjson.dumps([asdict(f) for f in profile.address_cleanups]).decode()
         if profile.address_cleanups
         else None,
-        "move_from": orjson.dumps(profile.pending_move).decode() if profile.pending_move else None,
+        "pending_move": orjson.dumps(profile.pending_move).decode()
+        if profile.pending_move
+        else None,
         "profile_id": profile.profile_id,
         "mapping": profile.mapping,
     }

@@ -151,13 +151,13 @@ class SqlReads(queue.SqlQueue):
 
 _ROW = (
     reads.c.person,
-    reads.c.asked_at,
+    reads.c.requested_at,
     reads.c.sent_at,
     reads.c.attempts,
     reads.c.failing_since,
     reads.c.view,
     reads.c.view_at,
-    reads.c.renew,
+    reads.c.refetch,
     reads.c.priority,
 )
 
@@ -182,9 +182,9 @@ def ask(
                     "lane": lane,
                     "state": State.READY,
                     "due": at,
-                    "asked_at": at,
+                    "requested_at": at,
                     "priority": priority,
-                    "renew": int(person in renew),
+                    "refetch": int(person in renew),
                     "backfill": backfill,
                 }
                 for person, at in who.items()
@@ -205,17 +205,21 @@ def _upsert_statement(dialect: str, gap: int) -> Insert:
     waits = (reads.c.state == State.READY) | being_read
     earliest = reads.c.sent_at + gap
     # Received before the read was sent, and stored after: it may have brought another address.
-    missed = being_read & (new.asked_at <= reads.c.sent_at) & (reads.c.asked_at <= reads.c.sent_at)
+    missed = (
+        being_read
+        & (new.requested_at <= reads.c.sent_at)
+        & (reads.c.requested_at <= reads.c.sent_at)
+    )
     upsert: Insert = statement.on_conflict_do_update(
         index_elements=["person"],
         set_={
             "lane": new.lane,
-            "renew": case((new.renew > reads.c.renew, new.renew), else_=reads.c.renew),
+            "refetch": case((new.refetch > reads.c.refetch, new.refetch), else_=reads.c.refetch),
             "backfill": func.coalesce(new.backfill, reads.c.backfill),
-            "asked_at": case(
+            "requested_at": case(
                 (missed, reads.c.sent_at + 1),
-                (reads.c.asked_at > new.asked_at, reads.c.asked_at),
-                else_=new.asked_at,
+                (reads.c.requested_at > new.requested_at, reads.c.requested_at),
+                else_=new.requested_at,
             ),
             "state": case((being_read, int(State.CLAIMED)), else_=int(State.READY)),
             "due": case(
@@ -237,7 +241,7 @@ def _upsert_statement(dialect: str, gap: int) -> Insert:
 def _after_outcome(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dict[str, Any]:
     match outcome:
         case Observed() | Gone():
-            again = row.asked_at > row.sent_at
+            again = row.requested_at > row.sent_at
             values: dict[str, Any] = {
                 "state": State.READY if again else State.ACCEPTED,
                 "due": row.sent_at + MIN_READ_INTERVAL if again else row.sent_at,
@@ -251,7 +255,7 @@ def _after_outcome(row: Any, outcome: Outcome, now: Millis, horizon: int) -> dic
                 values |= {
                     "view": orjson.dumps(outcome.observation.view),
                     "view_at": outcome.observation.at,
-                    "renew": row.renew if again else 0,
+                    "refetch": row.refetch if again else 0,
                 }
         case Retry() | Ambiguous():
             since = row.failing_since or now
@@ -320,9 +324,9 @@ def _entry(row: Any, who: tuple[str | None, str | None], now: Millis) -> Entry:
     return Entry(
         seq=row.person,
         unique_id=platform_id or "",
-        name="refetch" if row.renew else "read",
+        name="refetch" if row.refetch else "read",
         occurred_at=now,
-        received_at=row.asked_at,
+        received_at=row.requested_at,
         email=email,
         person=row.person,
         data=row.view or b"",
