@@ -114,6 +114,9 @@ def client(*, timeout: float = 30.0, max_connections: int = 20) -> httpx.AsyncCl
     )
 
 
+ClientFactory = Callable[[], httpx.AsyncClient]
+
+
 class _InProcess(httpx.AsyncBaseTransport):
     def __init__(self, app: Any) -> None:
         self._inner = httpx.ASGITransport(app)

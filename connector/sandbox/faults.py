@@ -3,8 +3,9 @@ does to the connection is in `gate.py`."""
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -108,6 +109,15 @@ class Faults:
         fault = Fault(**fields)
         self._faults.append(fault)
         return fault
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """No fault meets a request while the context lasts."""
+        faults, self._faults = self._faults, []
+        try:
+            yield
+        finally:
+            self._faults = faults
 
     def clear(self) -> None:
         """Remove all faults."""

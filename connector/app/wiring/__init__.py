@@ -28,6 +28,7 @@ from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Problem
 from connector.mapping import Writer, find_conflicts
 from connector.mapping import load as load_mapping
+from connector.net.http import ClientFactory, client
 from connector.platforms import registry
 from connector.ports import Clock, Lease, Store
 from connector.runtime.metrics import Metrics
@@ -43,7 +44,7 @@ class BuildResult:
 
 
 class ConnectionBuilder:
-    """Builds lines."""
+    """Builds lines. `new_http_client` makes the HTTP client of each remote API."""
 
     def __init__(
         self,
@@ -53,9 +54,12 @@ class ConnectionBuilder:
         clock: Clock,
         metrics: Metrics,
         limiters: RateLimiters | None = None,
+        new_http_client: ClientFactory = client,
     ) -> None:
         self.limiters = limiters or RateLimiters(store, clock, metrics)
-        self._services = SharedServices(config, store, lease, clock, metrics, self.limiters)
+        self._services = SharedServices(
+            config, store, lease, clock, metrics, self.limiters, new_http_client
+        )
         self._writers: dict[str, Writer] = {}
 
     async def build_all(self, connections: Sequence[Connection]) -> BuildResult:

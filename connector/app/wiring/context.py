@@ -16,7 +16,7 @@ from connector.domain.outcomes import Outcome
 from connector.domain.records import Entry
 from connector.klaviyo.api import KlaviyoApi
 from connector.mapping import CompiledMapping
-from connector.net.http import CallStats, Credential, Http, Vendor
+from connector.net.http import CallStats, ClientFactory, Credential, Http, Vendor, client
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.platforms.kit import Kit
@@ -59,6 +59,7 @@ class SharedServices:
     clock: Clock
     metrics: Metrics
     limiters: RateLimiters
+    new_http_client: ClientFactory = client
     account_lookups: dict[str, asyncio.Task[str]] = field(default_factory=dict)
 
     def http(
@@ -90,6 +91,7 @@ class SharedServices:
             allow_http=frozenset(self.config.security.allow_http),
             wait_statuses=wait_statuses,
             on_call=seen,
+            http=self.new_http_client(),
         )
 
     def kit(self, connection: Connection) -> Kit:

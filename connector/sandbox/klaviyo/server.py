@@ -87,7 +87,7 @@ class KlaviyoSandbox:
             account=account_id,
         )
         self.flows = Flows()
-        self._segments = Segments()
+        self.segments = Segments()
         self._account = AccountState(
             memory, ledger, lists, self.jobs, self.violations, now, self.flows
         )
@@ -98,7 +98,7 @@ class KlaviyoSandbox:
                 *ProfileApi(self._account).routes,
                 *JobApi(self._account, first=first).routes,
                 *ListApi(self._account).routes,
-                *SegmentApi(self._account, self._segments).routes,
+                *SegmentApi(self._account, self.segments).routes,
                 *FlowApi(self.flows, now).routes,
                 Route("/api/accounts", self._get_accounts, methods=["GET"]),
                 Route("/_sandbox/events", self._sandbox_events, methods=["GET"]),
@@ -202,7 +202,17 @@ class KlaviyoSandbox:
         found = self._account.lists.get(list_id)
         if found is None:
             raise ValueError(f"there is no list {list_id}")
-        people = (self._account.memory.by_number(number) for number in found.members)
+        return self._addresses(found)
+
+    def segment_members(self, id: str) -> list[str]:
+        """The addresses of a segment's members, in the order in which they joined."""
+        found = self.segments.get(id)
+        if found is None:
+            raise ValueError(f"there is no segment {id}")
+        return self._addresses(found)
+
+    def _addresses(self, members: MemberList) -> list[str]:
+        people = (self._account.memory.by_number(number) for number in members.members)
         return [person.identifiers.get("email", "") for person in people]
 
     def make_people(self, *emails: str) -> None:
@@ -228,23 +238,51 @@ class KlaviyoSandbox:
     def make_segment(self, name: str, *emails: str) -> str:
         """A segment of these profiles, made where there are none; its id."""
         self.make_people(*emails)
-        return self._fill(self._segments.create(name, self._account.now()), emails)
+        return self._fill(self.segments.create(name, self._account.now()), emails)
 
     def leave_segment(self, id: str, *emails: str) -> None:
         """These are in the segment no more."""
-        segment = self._segments.get(id)
+        segment = self.segments.get(id)
         assert segment is not None
-        for email in emails:
-            person = self._account.memory.by("email", email)
-            assert person is not None
-            segment.leave(person)
+        self._empty(segment, emails)
 
-    def _fill(self, made: MemberList, emails: Sequence[str]) -> str:
+    def join_segment(self, id: str, *emails: str, at: float | None = None) -> None:
+        """These profiles, made where there are none, joined the segment `at`, now by default."""
+        segment = self.segments.get(id)
+        assert segment is not None
+        self.make_people(*emails)
+        self._fill(segment, emails, at)
+
+    @property
+    def lists(self) -> Lists:
+        """The account's lists."""
+        return self._account.lists
+
+    def add_to_list(self, id: str, *emails: str) -> None:
+        """Another program puts these profiles, made where there are none, on the list."""
+        found = self.lists.get(id)
+        assert found is not None
+        self.make_people(*emails)
+        self._fill(found, emails)
+
+    def remove_from_list(self, id: str, *emails: str) -> None:
+        """Another program removes these from the list."""
+        found = self.lists.get(id)
+        assert found is not None
+        self._empty(found, emails)
+
+    def _fill(self, made: MemberList, emails: Sequence[str], at: float | None = None) -> str:
         for email in emails:
             person = self._account.memory.by("email", email)
             assert person is not None
-            made.join(person, self._account.now())
+            made.join(person, self._account.now() if at is None else at)
         return made.id
+
+    def _empty(self, members: MemberList, emails: Sequence[str]) -> None:
+        for email in emails:
+            person = self._account.memory.by("email", email)
+            assert person is not None
+            members.leave(person)
 
     def state(self) -> dict[str, object]:
         """Counters. `requests` is {"POST /api/events": {"202": 1, "reset": 1}, …}."""
