@@ -454,7 +454,7 @@ class App:
             # Everybody is looked at, so not at every scrape.
             self._count_people_at = self.clock.monotonic() + _COUNT_PEOPLE_EVERY
             self.metrics.set_people(await self.store.reports.people_by_state())
-        self.metrics.set_groups(await self.store.memberships.groups())
+        self.metrics.set_groups(await self.store.member_groups.all())
         self._builder.limiters.publish_metrics()
         for gauge, value in (
             (self.metrics.store_bytes, self.store.size_bytes()),

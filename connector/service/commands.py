@@ -204,7 +204,7 @@ class Commands(Queries):
             if dispatcher.lane.kind == "profile":
                 await self._store.profiles.reset_confirmed(dispatcher.lane.id, now=now)
             elif dispatcher.lane.kind == "event":
-                await self._store.memberships.reset_account(runtime.name, now=now)
+                await self._store.member_groups.reset_account(runtime.name, now=now)
         await dispatcher.resume()
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:

@@ -23,7 +23,10 @@ from connector.store.database import Database, open_database
 from connector.store.people.erasure import SqlErasure
 from connector.store.people.ledger import SqlLedger
 from connector.store.queues.actions import SqlActions
-from connector.store.queues.memberships import SqlMemberships
+from connector.store.queues.membership_groups import SqlMemberGroups
+from connector.store.queues.membership_scans import SqlGroupScans, SqlSegmentJoins
+from connector.store.queues.membership_targets import SqlTargetMembers
+from connector.store.queues.memberships import SqlMembershipQueue
 from connector.store.queues.outbox import SqlOutbox
 from connector.store.queues.profiles import SqlProfiles
 from connector.store.queues.reads import SqlReads
@@ -45,7 +48,11 @@ class SqlStore(SqlOutbox):
         self.commands = SqlCommands(database)
         self.reads = SqlReads(database, self.profiles)
         self.approvals = SqlApprovals(database)
-        self.memberships = SqlMemberships(database)
+        self.memberships = SqlMembershipQueue(database)
+        self.member_groups = SqlMemberGroups(database)
+        self.group_scans = SqlGroupScans(database)
+        self.target_members = SqlTargetMembers(database)
+        self.segment_joins = SqlSegmentJoins(database)
         self.notifications = SqlNotices(database)
         self.erasure = SqlErasure(database)
         self.ledger = SqlLedger(database, self.profiles)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +29,12 @@ from connector.runtime.metrics import account_label
 from connector.store.admin import filesystem, integrity
 from connector.store.sql import file_of
 from connector.sync.goals import goals
-from connector.sync.memberships.links import audience_finder, check_groups
+from connector.sync.memberships.remote_groups import (
+    KlaviyoLists,
+    KlaviyoSegments,
+    PlatformAudiences,
+    check_groups,
+)
 
 _RECHECK_INTERVAL = 5.0
 
@@ -191,7 +195,7 @@ class _CredentialChecks:
                     if client.audiences and "audiences" in connection.modules:
                         wanted = [entry.audience for entry in connection.audiences]
                         found += await check_groups(
-                            "audience", wanted, audience_finder(client.audiences)
+                            "audience", wanted, PlatformAudiences(client.audiences)
                         )
                     return found
                 finally:
@@ -244,11 +248,9 @@ async def _groups(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check
     made = frozenset(entry.list for entry in lists if entry.create_list)
     return [
         *await check_groups(
-            "list", [e.list for e in lists], partial(known.find, "list"), created_on_demand=made
+            "list", [e.list for e in lists], KlaviyoLists(known), created_on_demand=made
         ),
-        *await check_groups(
-            "segment", [e.segment for e in segments], partial(known.find, "segment")
-        ),
+        *await check_groups("segment", [e.segment for e in segments], KlaviyoSegments(known)),
     ]
 
 

@@ -1,9 +1,9 @@
-"""Audiences kept as lists, segments kept as the platform's tags: a lane for each direction, a round
-for each group that is read, a keeper for each that is kept."""
+"""Audiences kept as lists and segments kept as the platform's tags: a lane for each direction, a
+scan for each group that is read, a TargetSync for each group that is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,27 +20,33 @@ from connector.klaviyo.sink.members import MemberSink
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.rendering import MembershipRenderer
-from connector.ports import Audiences, MembersPage, Renderer, Sink
+from connector.ports import Audiences, Renderer, Sink
 from connector.service import KLAVIYO, ConnectionRuntime
+from connector.sync.flow_guard import FlowGuard
 from connector.sync.memberships.join_actions import JoinAction, JoinActionsWorker
-from connector.sync.memberships.links import GroupFinder, audience_finder
 from connector.sync.memberships.platform_sink import PlatformMembershipSink
-from connector.sync.memberships.scans import GroupScan, SourceScan, TargetReadBack
+from connector.sync.memberships.remote_groups import (
+    KlaviyoLists,
+    KlaviyoSegments,
+    PlatformAudiences,
+)
+from connector.sync.memberships.removals import RemovalGuard, RemovalLimit
+from connector.sync.memberships.scans import GroupScan, ScanServices, SourceScan, TargetReadBack
 from connector.sync.memberships.target_sync import TargetPolicy, TargetSync
 
 _ALWAYS_BULK = 0
-"""A join is told in bulk, be it one; a leave is what goes singly."""
+"""Joins are always sent in bulk, even a single one; leaves are the entries that go singly."""
 
 
 async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
-    """After the actions, which the joins of segments order."""
+    """Both directions. Joins of segments queue actions, so the action lane is built before."""
     await _build_audiences(context, runtime)
     await _build_segments(context, runtime)
 
 
 @dataclass
-class _DirectionBuilder:
-    """One direction of a connection while it is put together."""
+class _Direction:
+    """One direction of a connection while it is built."""
 
     context: ConnectionContext
     runtime: ConnectionRuntime
@@ -49,41 +55,37 @@ class _DirectionBuilder:
     scans: list[GroupScan] = field(default_factory=list)
 
     def target(self, name: str) -> Group:
-        return next(g for g in self.groups if g.target == 0 and g.name == name)
+        return next(g for g in self.groups if g.is_target and g.name == name)
 
     def source(self, name: str, target: Group) -> Group:
         return next(g for g in self.groups if g.target == target.id and g.name == name)
 
     @property
-    def scan_args(self) -> dict[str, Any]:
-        """What every round is made with."""
+    def scan_services(self) -> ScanServices:
         services, events = self.context.services, self.runtime.events
-        return {
-            "memberships": services.store.memberships,
-            "lease": services.lease,
-            "clock": services.clock,
-            # Another Klaviyo account than before: nothing is read or made there unasked.
-            "is_blocked": lambda: events.state.problem is Problem.KLAVIYO_ACCOUNT,
-        }
+        return ScanServices(
+            groups=services.store.member_groups,
+            scans=services.store.group_scans,
+            lease=services.lease,
+            clock=services.clock,
+            is_blocked=lambda: events.state.problem is Problem.KLAVIYO_ACCOUNT,
+        )
 
     def target_sync(
-        self,
-        target: Group,
-        rules: Mapping[str, TargetPolicy],
-        finders: Mapping[str, GroupFinder],
-        **more: Any,
+        self, target: Group, policy: TargetPolicy, *, first_sync_guard: FlowGuard | None = None
     ) -> TargetSync:
         services = self.context.services
+        store = services.store
         return TargetSync(
-            self.runtime.name,
             target.id,
-            rules,
-            memberships=services.store.memberships,
-            approvals=services.store.approvals,
-            finders=finders,
+            policy,
+            groups=store.member_groups,
+            scans=store.group_scans,
+            members=store.target_members,
+            removals=RemovalGuard(self.runtime.name, store.approvals, services.clock),
+            first_sync_guard=first_sync_guard,
             clock=services.clock,
             notify_lane=self.dispatcher.wake,
-            **more,
         )
 
     def add(self, scan: GroupScan) -> None:
@@ -96,7 +98,7 @@ class _DirectionBuilder:
 
 async def _build_audiences(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
     entries = context.connection.audiences if context.has("audiences") else ()
-    audiences_port = context.client.audiences if context.client else None
+    audiences = context.client.audiences if context.client else None
     if entries and "audiences" not in context.platform.offers:
         raise ConfigError(
             [
@@ -107,63 +109,60 @@ async def _build_audiences(context: ConnectionContext, runtime: ConnectionRuntim
     links = [Link(e.audience, e.list, e.foreign_members == "remove") for e in entries]
     sink = MemberSink(context.api, trust_ids=context.connection.email_change == "new")
     direction = await _direction(context, runtime, KLAVIYO, links, sink)
-    if direction is None or audiences_port is None:
+    if direction is None or audiences is None:
         return
-    klaviyo = KlaviyoGroups(context.api)
-    by_list: dict[str, list[Audience]] = {}
-    for entry in entries:
-        by_list.setdefault(entry.list, []).append(entry)
-    for name, linked_entries in by_list.items():
-        _build_list_target(direction, name, linked_entries, audiences_port, klaviyo)
+    for name in dict.fromkeys(entry.list for entry in entries):
+        _build_list(direction, name, [e for e in entries if e.list == name], audiences)
     _register_sync(direction, "audiences-sync")
 
 
-def _build_list_target(
-    direction: _DirectionBuilder,
-    name: str,
-    linked_entries: Sequence[Audience],
-    audiences_port: Audiences,
-    klaviyo: KlaviyoGroups,
+def _build_list(
+    direction: _Direction, name: str, entries: Sequence[Audience], audiences: Audiences
 ) -> None:
-    target, creates = direction.target(name), any(entry.create_list for entry in linked_entries)
+    context, target = direction.context, direction.target(name)
     target_sync = direction.target_sync(
-        target,
-        {entry.audience: _rules_of_list(entry) for entry in linked_entries},
-        {
-            "audience": audience_finder(audiences_port),
-            "list": lambda name: klaviyo.find("list", name),
-        },
-        create=klaviyo.create_list if creates and not direction.context.shadow else None,
-        guard=guard(direction.context),
+        target, _list_policy(entries), first_sync_guard=guard(context)
     )
-    every = min(entry.every for entry in linked_entries)
-
-    async def list_page(id: str, cursor: str | None) -> MembersPage:
-        return await klaviyo.members("list", id, cursor)
-
+    creates = any(entry.create_list for entry in entries) and not context.shadow
     direction.add(
-        TargetReadBack(target_sync, target.id, list_page, every=every, **direction.scan_args)
+        TargetReadBack(
+            target.id,
+            KlaviyoLists(KlaviyoGroups(context.api), creates=creates),
+            target_sync,
+            direction.scan_services,
+            every=min(entry.every for entry in entries),
+        )
     )
-    for entry in linked_entries:
-        source = direction.source(entry.audience, target)
+    for entry in entries:
         direction.add(
             SourceScan(
+                direction.source(entry.audience, target).id,
+                PlatformAudiences(audiences),
                 target_sync,
-                source.id,
-                audiences_port.members,
+                direction.scan_services,
                 every=entry.every,
-                **direction.scan_args,
             )
         )
 
 
-def _rules_of_list(entry: Audience) -> TargetPolicy:
+def _list_policy(entries: Sequence[Audience]) -> TargetPolicy:
+    """The entries of one list agree on manual removals and foreign members: checked with the
+    configuration."""
+    first = entries[0]
+    limits = _limits((entry.audience, entry) for entry in entries)
     return TargetPolicy(
-        entry.max_leave_share,
-        entry.max_leave_floor,
-        re_add=entry.on_manual_removal == "re-add",
-        remove_foreign=entry.foreign_members == "remove",
+        limits,
+        foreign_limit=limits[first.audience],
+        re_add=first.on_manual_removal == "re-add",
+        remove_foreign=first.foreign_members == "remove",
     )
+
+
+def _limits(entries: Iterable[tuple[str, Audience | Segment]]) -> dict[str, RemovalLimit]:
+    return {
+        source: RemovalLimit(entry.max_leave_share, entry.max_leave_floor)
+        for source, entry in entries
+    }
 
 
 # ── segments → tags ──────────────────────────────────────────────────────────────────────────────
@@ -171,98 +170,68 @@ def _rules_of_list(entry: Audience) -> TargetPolicy:
 
 async def _build_segments(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
     entries = context.connection.segments if context.has("segments") else ()
-    members = context.client.members if context.client else None
     links = [Link(entry.segment, entry.target) for entry in entries]
-    sink = None
-    if members is not None and context.client is not None:
-        record_usage = context.services.store.facts.save_usage
-        sink = PlatformMembershipSink(
-            members, context.client.check, context.services.clock, record_usage
-        )
-    direction = await _direction(context, runtime, context.connection.source, links, sink)
+    direction = await _direction(
+        context, runtime, context.connection.source, links, _platform_sink(context)
+    )
     if direction is None:
         return
-    klaviyo = KlaviyoGroups(context.api)
-    by_tag: dict[str, list[Segment]] = {}
-    for entry in entries:
-        by_tag.setdefault(entry.target, []).append(entry)
-    for name, linked_entries in by_tag.items():
-        _build_segment_target(direction, name, linked_entries, klaviyo)
+    for name in dict.fromkeys(entry.target for entry in entries):
+        _build_tag(direction, name, [e for e in entries if e.target == name])
     _register_sync(direction, "segments-sync")
 
 
-def _build_segment_target(
-    direction: _DirectionBuilder,
-    name: str,
-    linked_entries: Sequence[Segment],
-    klaviyo: KlaviyoGroups,
-) -> None:
-    target = direction.target(name)
-    target_sync = direction.target_sync(
-        target,
-        {e.segment: TargetPolicy(e.max_leave_share, e.max_leave_floor) for e in linked_entries},
-        {"segment": lambda name: klaviyo.find("segment", name)},
-        create=None,
-        guard=None,
+def _platform_sink(context: ConnectionContext) -> PlatformMembershipSink | None:
+    client, services = context.client, context.services
+    if client is None or client.members is None:
+        return None
+    return PlatformMembershipSink(
+        client.members, client.check, services.clock, services.store.facts.save_usage
     )
 
-    async def page(id: str, cursor: str | None) -> MembersPage:
-        return await klaviyo.members("segment", id, cursor)
 
-    async def since(id: str, cursor: str | None, since_time: Any) -> MembersPage:
-        return await klaviyo.members("segment", id, cursor, since=since_time)
-
-    for entry in linked_entries:
+def _build_tag(direction: _Direction, name: str, entries: Sequence[Segment]) -> None:
+    target = direction.target(name)
+    limits = _limits((entry.segment, entry) for entry in entries)
+    target_sync = direction.target_sync(target, TargetPolicy(limits))
+    segments = KlaviyoSegments(KlaviyoGroups(direction.context.api))
+    for entry in entries:
         source = direction.source(entry.segment, target)
-        join_worker = _join_worker(direction, entry, source)
         direction.add(
             SourceScan(
-                target_sync,
                 source.id,
-                page,
-                since=since,
-                greets=_starts_join_actions(entry),
-                on_joined=join_worker.wake if join_worker else lambda: None,
+                segments,
+                target_sync,
+                direction.scan_services,
                 every=entry.every,
-                **direction.scan_args,
+                join_actions=_join_actions(direction, entry, source),
             )
         )
 
 
-def _starts_join_actions(entry: Segment) -> Callable[[Group], bool]:
-    """The first complete scan is the baseline: whoever it finds was there before."""
-    return lambda group: (
-        bool(entry.on_join) and (entry.on_join_existing or group.completed_scan > 0)
-    )
-
-
-def _join_worker(
-    direction: _DirectionBuilder, entry: Segment, source: Group
-) -> JoinActionsWorker | None:
-    runtime, offers = direction.runtime, direction.context.platform.offers
+def _join_actions(direction: _Direction, entry: Segment, source: Group) -> JoinActionsWorker | None:
+    runtime, context = direction.runtime, direction.context
     if not entry.on_join:
         return None
-    unsupported = sorted({join.action for join in entry.on_join} - offers)
+    unsupported = sorted({join.action for join in entry.on_join} - context.platform.offers)
     if unsupported or runtime.enqueue_actions is None:
-        found, title = ", ".join(unsupported) or "actions", direction.context.platform.title
+        found = ", ".join(unsupported) or "actions"
         raise ConfigError(
             [
                 f"connections.{runtime.name}.segments: on_join of {entry.segment}: found {found}, "
-                f"which {title} does not offer"
+                f"which {context.platform.title} does not offer"
             ]
         )
-    services = direction.context.services
-    join_actions = [_join_action(join) for join in entry.on_join]
-    join_worker = JoinActionsWorker(
+    worker = JoinActionsWorker(
         source.id,
         entry.segment,
-        join_actions,
+        [_join_action(join) for join in entry.on_join],
         runtime.enqueue_actions,
-        services.store.memberships,
-        services.clock,
+        context.services.store.segment_joins,
+        include_existing=entry.on_join_existing,
     )
-    runtime.workers.append(direction.context.supervise("join_actions", join_worker))
-    return join_worker
+    runtime.workers.append(context.supervise("join_actions", worker))
+    return worker
 
 
 def _join_action(join: Join) -> JoinAction:
@@ -279,33 +248,30 @@ async def _direction(
     destination: str,
     links: Sequence[Link],
     sink: Sink[MembershipWrite] | None,
-) -> _DirectionBuilder | None:
-    """The direction's lane and groups, as configured now; None where nothing is to be kept, or the
-    platform does not offer it, which the groups then say."""
-    services, name = context.services, runtime.name
-    store = services.store.memberships
+) -> _Direction | None:
+    """The direction's lane and groups, as configured now; None where it has no links, or the
+    platform does not offer it (then the groups' problem says so)."""
+    services, name, store = context.services, runtime.name, context.services.store
     kinds = ("audience", "list") if destination == KLAVIYO else ("segment", "tag")
-    before = [g for g in await store.groups(name) if g.kind in kinds]
-    if not links and not before:
+    earlier = [g for g in await store.member_groups.all(name) if g.kind in kinds]
+    if not links and not earlier:
         return None
     account = (
         (context.account or context.connection.klaviyo.base_url) if destination == KLAVIYO else name
     )
-    lane = await services.store.lanes.ensure(name, destination, "membership")
-    await store.set_links(lane, links, account=account)
-    groups = [g for g in await store.groups(name) if g.kind in kinds]
+    lane = await store.lanes.ensure(name, destination, "membership")
+    await store.member_groups.set_links(lane, links, account=account)
+    groups = [g for g in await store.member_groups.all(name) if g.kind in kinds]
     if sink is None:
         for group in groups:
-            why = f"{context.platform.title} does not offer it"
-            await store.set_problem(group.id, Problem.NOT_OFFERED, why)
+            detail = f"{context.platform.title} does not offer it"
+            await store.member_groups.set_problem(group.id, Problem.NOT_OFFERED, detail)
         return None
     if not links:
         return None
     if not context.shadow:
-        await store.requeue(lane.id, [State.SKIPPED], now=services.clock.now())
-    return _DirectionBuilder(
-        context, runtime, await _lane(context, runtime, destination, sink), groups
-    )
+        await store.memberships.requeue(lane.id, [State.SKIPPED], now=services.clock.now())
+    return _Direction(context, runtime, await _lane(context, runtime, destination, sink), groups)
 
 
 async def _lane(
@@ -347,9 +313,10 @@ async def _lane(
     return dispatcher
 
 
-def _register_sync(direction: _DirectionBuilder, kind: str) -> None:
-    """Answers and orders that concern these groups."""
-    store, lane = direction.context.services.store.memberships, direction.dispatcher.lane
+def _register_sync(direction: _Direction, command: str) -> None:
+    """The command that scans the groups of a link now, and what a decided approval wakes."""
+    context, runtime = direction.context, direction.runtime
+    store, lane = context.services.store, direction.dispatcher.lane
 
     def wake() -> None:
         for scan in direction.scans:
@@ -357,20 +324,25 @@ def _register_sync(direction: _DirectionBuilder, kind: str) -> None:
 
     async def sync(args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
         name = args["name"]
-        linked = [g for g in direction.groups if name in (g.name, g.remote_id)]
-        matching = {g.id for g in linked} | {g.target for g in linked}
-        matching |= {g.id for g in direction.groups if g.target in matching}
-        scans = [scan for scan in direction.scans if scan.group in matching]
+        groups = _linked(direction.groups, name)
+        scans = [scan for scan in direction.scans if scan.group in groups]
         if not scans:
             known = ", ".join(sorted({g.name for g in direction.groups}))
-            return False, {"error": f"{direction.runtime.name} links no `{name}`, but {known}"}
-        for group in direction.groups:
-            if group.id in matching and group.target == 0 and group.kind == "list":
-                await store.clear_remote_id(group.id)
-        await store.requeue(lane.id, [State.DEAD], now=direction.context.services.clock.now())
+            return False, {"error": f"{runtime.name} links no `{name}`, but {known}"}
+        for group in groups.values():
+            if group.kind == "list":
+                await store.member_groups.clear_remote_id(group.id)
+        await store.memberships.requeue(lane.id, [State.DEAD], now=context.services.clock.now())
         for scan in scans:
             scan.trigger()
-        return True, {"asked": name, "groups": sorted(matching - {0})}
+        return True, {"asked": name, "groups": sorted(groups)}
 
-    direction.runtime.on_approval_decided.append(lambda answer: wake())
-    direction.runtime.command_handlers[kind] = sync
+    runtime.on_approval_decided.append(lambda answer: wake())
+    runtime.command_handlers[command] = sync
+
+
+def _linked(groups: Sequence[Group], name: str) -> dict[int, Group]:
+    """The groups with this name or remote id, their targets, and all sources of those targets."""
+    named = [group for group in groups if name in (group.name, group.remote_id)]
+    targets = {group.id if group.is_target else group.target for group in named}
+    return {g.id: g for g in groups if g.id in targets or g.target in targets}

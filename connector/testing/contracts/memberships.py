@@ -59,43 +59,45 @@ class ListHarness:
         return self.at
 
     async def group(self, name: str) -> Group:
-        [found] = [g for g in await self.store.memberships.groups() if g.name == name]
+        [found] = [g for g in await self.store.member_groups.all() if g.name == name]
         return found
 
     async def scan(self, name: str, *people: str, end: bool = True, begin: bool = True) -> Group:
         """A scan of one page, or the beginning of one."""
-        group, m = await self.group(name), self.store.memberships
+        group = await self.group(name)
         if begin:
-            group = await m.begin_scan(group.id, self.fence, now=self.later())
+            group = await self.store.group_scans.begin(group.id, self.fence, now=self.later())
         shown = page(*people, cursor=None if end else "more")
         requested_at = self.later()
-        return await m.stage_page(
+        return await self.store.group_scans.save_source_page(
             group.id, shown, self.fence, requested_at=requested_at, now=requested_at
         )
 
     async def sync(self, name: str, *people: str) -> int:
         """A complete scan whose leavers leave."""
         group = await self.scan(name, *people)
-        return await self.store.memberships.apply_scan(group.id, now=self.later())
+        return await self.store.group_scans.apply(group.id, now=self.later())
 
     async def read_back_list(self, *people: str) -> None:
         """Read the list back: these people are on it."""
-        group, m = await self.group("list"), self.store.memberships
-        await m.begin_scan(group.id, self.fence, now=self.later())
+        group = await self.group("list")
+        await self.store.group_scans.begin(group.id, self.fence, now=self.later())
         members = [person(name, profile=f"P-{name}") for name in people]
         requested_at = self.later()
         shown = MembersPage(members, None, False)
-        await m.read_back(group.id, shown, self.fence, requested_at=requested_at, now=requested_at)
+        await self.store.group_scans.save_target_page(
+            group.id, shown, self.fence, requested_at=requested_at, now=requested_at
+        )
 
     async def compare(self, *, re_add: bool = False) -> int:
         target = await self.group("list")
-        return await self.store.memberships.find_manual_removals(
+        return await self.store.target_members.find_manual_removals(
             target.id, re_add=re_add, now=self.later()
         )
 
     async def open(self) -> int:
         target = await self.group("list")
-        return await self.store.memberships.enable_writes(target.id, now=self.later())
+        return await self.store.target_members.enable_writes(target.id, now=self.later())
 
     async def claim(self, *, leaves: bool = False) -> Claim | None:
         return await self.store.memberships.claim(
@@ -132,9 +134,9 @@ async def make_harness(
     lane = await store.lanes.ensure("acme", "klaviyo", "membership")
     made = ListHarness(store, lane, await _fence(store))
     links = [Link(audience, "list", removes) for audience in audiences or (VIP,)]
-    await store.memberships.set_links(lane, links, account="acc")
+    await store.member_groups.set_links(lane, links, account="acc")
     target = await made.group("list")
-    await store.memberships.set_remote_id(target.id, "L1", "list", now=NOW)
+    await store.member_groups.set_remote_id(target.id, "L1", "list", now=NOW)
     if opened:
         await made.open()
     return made
@@ -158,7 +160,7 @@ class MembershipsContract:
         await d.sync(VIP, "ada", "bob")
         await d.deliver()
         await d.scan(VIP, "ada", end=False)
-        await store.memberships.apply_scan((await d.group(VIP)).id, now=d.later())
+        await store.group_scans.apply((await d.group(VIP)).id, now=d.later())
         await d.scan(VIP, end=False)
         assert await d.deliver() == ([], [])
         assert await d.sync(VIP, "ada") == 1
@@ -169,11 +171,11 @@ class MembershipsContract:
         await d.sync(VIP, "ada", "bob", "cyd")
         await d.deliver()
         group = await d.scan(VIP, "ada")
-        assert await store.memberships.pending_removals(group.id) == PendingRemovals(2, 3)
+        assert await store.group_scans.pending_removals(group.id) == PendingRemovals(2, 3)
         assert await d.deliver() == ([], [])
         group = await d.scan(VIP, "ada", "bob")
-        assert await store.memberships.pending_removals(group.id) == PendingRemovals(1, 3)
-        await store.memberships.apply_scan(group.id, now=d.later())
+        assert await store.group_scans.pending_removals(group.id) == PendingRemovals(1, 3)
+        await store.group_scans.apply(group.id, now=d.later())
         assert await d.deliver() == ([], ["cyd"])
 
     async def test_a_restarted_scan_discards_its_earlier_pages(self, store: Store) -> None:
@@ -199,10 +201,10 @@ class MembershipsContract:
         await d.sync(VIP, "ada")
         await d.sync(GOLD, "cyd")
         await d.deliver()
-        await store.memberships.set_links(d.lane, [Link(VIP, "list")], account="acc")
+        await store.member_groups.set_links(d.lane, [Link(VIP, "list")], account="acc")
         group = await d.scan(VIP, "ada")
-        assert await store.memberships.pending_removals(group.id) == PendingRemovals(1, 2)
-        await store.memberships.apply_scan(group.id, now=d.later())
+        assert await store.group_scans.pending_removals(group.id) == PendingRemovals(1, 2)
+        await store.group_scans.apply(group.id, now=d.later())
         assert await d.deliver() == ([], ["cyd"])
 
     async def test_a_leave_never_crosses_a_join(self, store: Store) -> None:
@@ -252,7 +254,7 @@ class MembershipsContract:
         ]
         failed = {1: (Problem.IMPORT_REFUSED, "bad")}
         await store.memberships.close_receipt(d.lane.id, "job", now=d.later(), failed=failed)
-        standing = await store.memberships.count_members((await d.group("list")).id)
+        standing = await store.target_members.counts((await d.group("list")).id)
         assert (standing.wanted, standing.actual, standing.pending) == (2, 1, 0)
         assert await store.memberships.requeue(d.lane.id, [State.DEAD], now=d.later()) == 1
         assert names(await d.claim()) == ["bob"]
@@ -325,7 +327,7 @@ class MembershipsContract:
         await d.sync(VIP, "ada", "bob", "cyd")
         await d.sync(VIP, "ada", "bob")
         assert await d.deliver() == ([], [])
-        standing = await store.memberships.count_members((await d.group("list")).id)
+        standing = await store.target_members.counts((await d.group("list")).id)
         assert (standing.wanted, standing.actual, standing.matching, standing.foreign) == (
             2,
             2,
@@ -352,9 +354,9 @@ class MembershipsContract:
         await d.read_back_list("bob", "eve")
         await d.sync(VIP, "ada", "bob")
         target = await d.group("list")
-        assert await store.memberships.remove_foreign(target.id, now=d.later()) == 0
+        assert await store.target_members.remove_foreign(target.id, now=d.later()) == 0
         await d.open()
-        assert await store.memberships.remove_foreign(target.id, now=d.later()) == 1
+        assert await store.target_members.remove_foreign(target.id, now=d.later()) == 1
         assert await d.deliver() == (["ada"], ["eve"])
         assert await d.sync(VIP) == 2
         assert await d.deliver() == ([], ["ada", "bob"])
@@ -366,7 +368,7 @@ class MembershipsContract:
         await d.read_back_list("ada", "bob")
         assert await d.compare() == 1
         assert await d.deliver() == ([], [])
-        standing = await store.memberships.count_members((await d.group("list")).id)
+        standing = await store.target_members.counts((await d.group("list")).id)
         assert (standing.removed, standing.actual) == (1, 2)
         await d.sync(VIP, "bob", "cyd")
         leave = await d.claim(leaves=True)
@@ -404,15 +406,17 @@ class MembershipsContract:
         d = await make_harness(store)
         await d.sync(VIP, "ada", "bob")
         await d.deliver()
-        target, m = await d.group("list"), store.memberships
-        await m.begin_scan(target.id, d.fence, now=d.later())
+        target = await d.group("list")
+        await store.group_scans.begin(target.id, d.fence, now=d.later())
         requested_at = d.later()
         await d.sync(VIP, "ada", "cyd")
         await d.deliver()
         shown = MembersPage([person("ada"), person("bob")], None, False)
-        await m.read_back(target.id, shown, d.fence, requested_at=requested_at, now=d.later())
+        await store.group_scans.save_target_page(
+            target.id, shown, d.fence, requested_at=requested_at, now=d.later()
+        )
         assert await d.compare() == 0
-        standing = await m.count_members(target.id)
+        standing = await store.target_members.counts(target.id)
         assert (standing.actual, standing.matching, standing.foreign) == (2, 2, 0)
         await d.sync(VIP, "ada", "bob", "cyd")
         assert await d.deliver() == (["bob"], [])
@@ -421,16 +425,16 @@ class MembershipsContract:
         d = await make_harness(store)
         await d.sync(VIP, "ada", "bob")
         await d.deliver()
-        group, m = await d.group(VIP), store.memberships
-        await m.begin_scan(group.id, d.fence, now=d.later())
+        group = await d.group(VIP)
+        await store.group_scans.begin(group.id, d.fence, now=d.later())
         requested_at = d.later()
         await membership_event(d, "bob", False)
         await membership_event(d, "cyd", True)
         assert await d.deliver() == (["cyd"], ["bob"])
-        await m.stage_page(
+        await store.group_scans.save_source_page(
             group.id, page("ada", "bob"), d.fence, requested_at=requested_at, now=d.later()
         )
-        await m.apply_scan(group.id, now=d.later())
+        await store.group_scans.apply(group.id, now=d.later())
         assert await d.deliver() == ([], [])
         await d.sync(VIP, "ada", "bob")
         assert await d.deliver() == (["bob"], ["cyd"])
@@ -453,30 +457,32 @@ class MembershipsContract:
     async def test_a_join_after_the_baseline_triggers_one_join_action(self, store: Store) -> None:
         lane = await store.lanes.ensure("acme", "jericommerce", "membership")
         d = ListHarness(store, lane, await _fence(store))
-        await store.memberships.set_links(lane, [Link("seg", "tag")], account="acc")
-        m, seg = store.memberships, await d.group("seg")
+        await store.member_groups.set_links(lane, [Link("seg", "tag")], account="acc")
+        seg = await d.group("seg")
 
         async def scan(*people: Member, greets: bool) -> list[str]:
-            await m.begin_scan(seg.id, d.fence, now=d.later())
+            await store.group_scans.begin(seg.id, d.fence, now=d.later())
             shown = MembersPage(people, None, False)
             at = d.later()
-            await m.stage_page(seg.id, shown, d.fence, requested_at=at, now=at, track_joins=greets)
-            await m.apply_scan(seg.id, now=d.later())
-            return [x.email or "" for x in await m.unhandled_joins(seg.id, limit=10)]
+            await store.group_scans.save_source_page(
+                seg.id, shown, d.fence, requested_at=at, now=at, track_joins=greets
+            )
+            await store.group_scans.apply(seg.id, now=d.later())
+            return [x.email or "" for x in await store.segment_joins.unhandled(seg.id, limit=10)]
 
         assert await scan(person("ada", 1), greets=False) == []
         assert await scan(person("ada", 1), person("bob", 5), greets=True) == ["bob@example.com"]
         assert await scan(person("ada", 1), person("bob", 5), greets=True) == ["bob@example.com"]
-        await m.mark_joins_handled(seg.id, ["bob@example.com"])
+        await store.segment_joins.mark_handled(seg.id, ["bob@example.com"])
         assert await scan(person("ada", 9), person("bob", 5), greets=True) == ["ada@example.com"]
-        await m.mark_joins_handled(seg.id, ["ada@example.com"])
+        await store.segment_joins.mark_handled(seg.id, ["ada@example.com"])
         assert await scan(person("ada", 9), greets=True) == []
         assert await scan(person("ada", 9), person("bob", 12), greets=True) == ["bob@example.com"]
 
     async def test_unconfirmed_changes_are_sent_again(self, store: Store) -> None:
         lane = await store.lanes.ensure("acme", "jericommerce", "membership")
         d = ListHarness(store, lane, await _fence(store))
-        await store.memberships.set_links(lane, [Link("seg", "list")], account="acc")
+        await store.member_groups.set_links(lane, [Link("seg", "list")], account="acc")
         await d.open()
         await d.sync("seg", "ada")
         target = await d.group("list")
@@ -485,11 +491,11 @@ class MembershipsContract:
             assert claim
             unsure = [Accepted(e.seq, "r", confirmed=False) for e in claim.entries]
             await d.settle(claim, unsure)
-            assert (await store.memberships.count_members(target.id)).unconfirmed == sent
+            assert (await store.target_members.counts(target.id)).unconfirmed == sent
             assert await d.claim() is None
-            assert await store.memberships.resend_unconfirmed(target.id, now=d.later()) == 1
+            assert await store.target_members.resend_unconfirmed(target.id, now=d.later()) == 1
         assert await d.deliver() == (["ada"], [])
-        assert await store.memberships.resend_unconfirmed(target.id, now=d.later()) == 0
+        assert await store.target_members.resend_unconfirmed(target.id, now=d.later()) == 0
 
     async def test_shadow_mode_sends_nothing_and_keeps_all_changes(self, store: Store) -> None:
         d = await make_harness(store)
@@ -504,10 +510,10 @@ class MembershipsContract:
 
     async def test_one_write_per_person_is_in_flight_across_lists(self, store: Store) -> None:
         d = await make_harness(store)
-        await store.memberships.set_links(
+        await store.member_groups.set_links(
             d.lane, [Link(VIP, "list"), Link(GOLD, "other")], account="acc"
         )
-        await store.memberships.enable_writes((await d.group("other")).id, now=d.later())
+        await store.target_members.enable_writes((await d.group("other")).id, now=d.later())
         await d.sync(VIP, "ada")
         await d.sync(GOLD, "ada", "bob")
         first = await d.claim()
@@ -537,10 +543,10 @@ class MembershipsContract:
         await d.settle(join, [Accepted(e.seq, "r") for e in join.entries])
         assert not (await store.reads.fresh_views([who]))[who].write_in_flight
         assert await claim_writes(store, d.fence, d.at)
-        await store.memberships.set_links(
+        await store.member_groups.set_links(
             d.lane, [Link(VIP, "list"), Link(GOLD, "other")], account="acc"
         )
-        await store.memberships.enable_writes((await d.group("other")).id, now=d.later())
+        await store.target_members.enable_writes((await d.group("other")).id, now=d.later())
         await d.sync(GOLD, "ada")
         assert await d.claim() is None
 
@@ -548,7 +554,7 @@ class MembershipsContract:
         d = await make_harness(store)
         await d.sync(VIP, "ada")
         await d.deliver()
-        await store.memberships.reset_account("acme", now=d.later())
+        await store.member_groups.reset_account("acme", now=d.later())
         assert (await d.group("list")).remote_id is None
         await d.open()
         await d.sync(VIP, "ada")
@@ -566,16 +572,16 @@ class MembershipsContract:
         await d.sync(VIP, "ada", "bob")
         await d.read_back_list("ada", "bob")
         assert await d.deliver() == ([], [])
-        standing = await store.memberships.count_members((await d.group("list")).id)
+        standing = await store.target_members.counts((await d.group("list")).id)
         assert (standing.wanted, standing.actual) == (1, 1)
 
     async def test_a_group_that_cannot_be_read_reports_why(self, store: Store) -> None:
         d = await make_harness(store)
         group = await d.group(VIP)
-        await store.memberships.set_problem(group.id, Problem.GROUP_NOT_FOUND, "no such audience")
+        await store.member_groups.set_problem(group.id, Problem.GROUP_NOT_FOUND, "no such audience")
         group = await d.group(VIP)
         assert (group.problem, group.detail) == (Problem.GROUP_NOT_FOUND, "no such audience")
-        await store.memberships.set_problem(group.id, None)
+        await store.member_groups.set_problem(group.id, None)
         assert (await d.group(VIP)).problem is None
 
 
