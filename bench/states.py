@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from sqlalchemy import insert
 
 from connector.domain import profile_state
-from connector.domain.lanes import Lane, LaneState, Millis, QuotaUsage
+from connector.domain.lanes import DeliveryMode, Lane, LaneState, Millis, QuotaUsage
 from connector.domain.outcomes import Observed
 from connector.domain.profiles import Observation, ProfileWrite
 from connector.klaviyo.api import KlaviyoApi, headers, private_key
@@ -106,7 +106,7 @@ class Environment:
             self.lease.fence,
             now=self.clock.now(),
             limit=_AT_ONCE,
-            solo=False,
+            mode=DeliveryMode.BATCH,
             mapping="",
         ):
             seen = [

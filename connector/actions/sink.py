@@ -21,6 +21,7 @@ from connector.domain.errors import (
     Rejected,
     RetryLater,
 )
+from connector.domain.lanes import DeliveryMode
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import (
     Absent,
@@ -111,7 +112,7 @@ class ActionSink:
         if addressed is None:
             detail = "Klaviyo knows no profile with this customer_id, or it has no address"
             return Delivery([Held(seq, Problem.ACTION_PERSON, detail)])
-        if entry.solo:
+        if entry.mode is DeliveryMode.SINGLE:  # Step.LOOK_UP
             return await self._look_up(seq, addressed)
         if not self._may_send():
             return Delivery([Unsent(seq)])

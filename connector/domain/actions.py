@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal
 
 from connector.domain.lanes import Lane, Millis
@@ -34,6 +35,14 @@ class Action:
     visible: bool = True
     message: str = ""
     url: str = ""
+
+
+class Step(IntEnum):
+    """What an action needs next. LOOK_UP: it was sent and its outcome is unknown. Look-ups are
+    delivered as connector.domain.lanes.DeliveryMode.SINGLE."""
+
+    SEND = 0
+    LOOK_UP = 1
 
 
 Origin = Literal["flow", "segment"]

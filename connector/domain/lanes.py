@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal, NewType
 
 from connector.domain.errors import Problem
@@ -27,6 +28,13 @@ class Lane:
     connection: str
     destination: str
     kind: Kind
+
+
+class DeliveryMode(IntEnum):
+    """How an entry may be sent: with others in one request, or by itself."""
+
+    BATCH = 0
+    SINGLE = 1
 
 
 LaneMode = Literal["running", "paused", "held", "blocked"]

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 
 GroupType = Literal["audience", "segment", "list", "tag"]
+
+
+class Change(IntEnum):
+    """What a write does. Leaves are delivered as connector.domain.lanes.DeliveryMode.SINGLE."""
+
+    JOIN = 0
+    LEAVE = 1
 
 
 @dataclass(frozen=True, slots=True)

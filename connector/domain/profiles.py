@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Literal
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import LaneId, Millis
 
 EmailChange = Literal["new", "move"]
+
+
+class WriteMode(IntEnum):
+    """SINGLE: the write needs a request of its own (it unsets, moves or cleans up, or an earlier
+    attempt was ambiguous). Values as in connector.domain.lanes.DeliveryMode."""
+
+    BULK = 0
+    SINGLE = 1
 
 
 OnLeave = Literal["keep", "unset"]

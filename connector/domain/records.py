@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from connector.domain.lanes import Lane, LaneId, Millis, Via
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, Via
 from connector.domain.profiles import Observation
 
 
@@ -100,8 +100,11 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A claimed record. `attempts` counts this attempt; `solo` entries may have been applied
-    before and must go where a repeat is harmless, rendered with `mapping` if it is set."""
+    """A claimed record. `attempts` counts this attempt.
+
+    In the outbox, `mode` SINGLE means that the record may have been applied already: it goes where
+    a repeat is harmless, rendered with `mapping` if that is set.
+    """
 
     seq: int
     unique_id: str
@@ -112,7 +115,7 @@ class Entry:
     person: int | None
     data: bytes
     attempts: int
-    solo: bool
+    mode: DeliveryMode
     mapping: str | None
     backfill: bool
     failing_since: Millis | None = None

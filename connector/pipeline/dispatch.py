@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Lane, LaneMode, LaneState, Millis
+from connector.domain.lanes import DeliveryMode, Lane, LaneMode, LaneState, Millis
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import (
     SUCCESS,
@@ -106,7 +106,7 @@ class Dispatcher(Generic[M]):
         self._failures = 0
         self._resume_at = 0.0
         self._probe_at = 0.0
-        self._last_was_solo = False
+        self._last_delivery = DeliveryMode.BATCH
         self._gather_until = 0.0
         self._in_pass = False
         self._idle = asyncio.Event()
@@ -217,18 +217,18 @@ class Dispatcher(Generic[M]):
             return self._resume_at - now
         limit = self._policy.bulk_threshold + 1
         ready = await self._count_ready(limit)
-        self.backlogged = ready.fresh > self._policy.bulk_threshold
+        self.backlogged = ready.batch > self._policy.bulk_threshold
         waits = [self._until_due(ready)]
         started = False
         # Live first: a backfill takes what that leaves. Doubtful and fresh in turn, so that
         # neither holds back the other where only one may go.
         for backfill in (False, True):
-            for solo in (not self._last_was_solo, self._last_was_solo):
-                if count := ready.count(solo=solo, backfill=backfill):
-                    if backfill and not solo and now < self._gather_until:
+            for delivery in (DeliveryMode(1 - self._last_delivery), self._last_delivery):
+                if count := ready.count(delivery, backfill=backfill):
+                    if backfill and delivery is DeliveryMode.BATCH and now < self._gather_until:
                         waits.append(self._gather_until - now)
                         continue
-                    start = await self._start(count, solo=solo, backfill=backfill)
+                    start = await self._start(count, delivery, backfill=backfill)
                     started |= start == 0
                     waits.append(start)
         if started:
@@ -246,13 +246,14 @@ class Dispatcher(Generic[M]):
             return None
         return max(0.01, (ready.next_due - self._clock.now()) / 1000)
 
-    async def _start(self, count: int, *, solo: bool, backfill: bool) -> float | None:
+    async def _start(self, count: int, delivery: DeliveryMode, *, backfill: bool) -> float | None:
         """Claim and send. 0 when something was started, else as `_turn`."""
         bulk = self._sink.bulk
+        single = delivery is DeliveryMode.SINGLE
         few = self._policy.bulk_threshold
         if backfill:
             few = min(few, self._sink.single.parallel)
-        many = count > few and not solo and not self._breaker_open
+        many = count > few and not single and not self._breaker_open
         mode = bulk if bulk and many else self._sink.single
         want = 1 if mode == bulk else count
         room = (1 if self._breaker_open else mode.parallel) - self._in_flight(mode)
@@ -267,7 +268,7 @@ class Dispatcher(Generic[M]):
                 self._lease.fence,
                 now=self._clock.now(),
                 limit=grant.count * mode.size,
-                solo=solo,
+                mode=delivery,
                 mapping=self.renderer.version,
                 usage=grant.usage,
                 backfill=backfill,
@@ -281,9 +282,9 @@ class Dispatcher(Generic[M]):
         self._sink.quota.release(mode.endpoint, grant, grant.count - used)
         if claim is None or self._aborted:
             return None
-        if backfill and bulk and not solo and len(claim.entries) < bulk.size:
+        if backfill and bulk and not single and len(claim.entries) < bulk.size:
             self._gather_until = self._clock.monotonic() + _GATHER_SECONDS
-        self._last_was_solo = solo
+        self._last_delivery = delivery
         self._launch(claim, mode, used)
         return 0
 
@@ -541,9 +542,10 @@ class Dispatcher(Generic[M]):
         ready = await self._count_ready(1)
         if ready.any:
             self._failures = max(self._failures, _BREAKER_THRESHOLD)
-            backfill = not (ready.fresh or ready.solo)
-            solo = not ready.count(solo=False, backfill=backfill)
-            wait = await self._start(1, solo=solo, backfill=backfill)
+            backfill = not (ready.batch or ready.single)
+            batch = ready.count(DeliveryMode.BATCH, backfill=backfill)
+            delivery = DeliveryMode.BATCH if batch else DeliveryMode.SINGLE
+            wait = await self._start(1, delivery, backfill=backfill)
             return wait or self._policy.probe_every
         if self.state.mode == "blocked":
             checks = await self._sink.check()

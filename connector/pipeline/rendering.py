@@ -10,6 +10,7 @@ import orjson
 
 from connector.domain.actions import REF_PATTERN
 from connector.domain.errors import ConfigError, Problem
+from connector.domain.lanes import DeliveryMode
 from connector.domain.memberships import MembershipWrite
 from connector.domain.messages import EventMessage, Fault, Skip
 from connector.domain.profile_state import write_from_json
@@ -57,7 +58,9 @@ class EventRenderer:
 
     async def prepare(self, entries: Sequence[Entry]) -> None:
         known = {self.version, *self._older_mappings}
-        for version in {e.mapping for e in entries if e.solo and e.mapping} - known:
+        for version in {
+            e.mapping for e in entries if e.mode is DeliveryMode.SINGLE and e.mapping
+        } - known:
             text = await self._memory.mapping(version) if self._memory else None
             if text is not None:
                 try:
@@ -90,7 +93,7 @@ class EventRenderer:
         if skip := self._withheld(entry):
             return skip
         mapping = self._mapping
-        if entry.solo and entry.mapping:
+        if entry.mode is DeliveryMode.SINGLE and entry.mapping:
             mapping = self._older_mappings.get(entry.mapping, mapping)
         try:
             view = self._view(entry.name, entry.occurred_at, orjson.loads(entry.data), entry.email)

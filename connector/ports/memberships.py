@@ -45,7 +45,7 @@ class MembershipCounts:
 
 class MembershipQueue(ReceiptQueue, Protocol):
     """Membership changes as queue entries (guarantee 5). One write of a membership is in flight at
-    a time, so a leave never crosses a join. A leave is a `solo` entry."""
+    a time, so a leave never crosses a join. A leave is a SINGLE entry."""
 
     async def requeue(self, lane: LaneId, states: Sequence[State], *, now: Millis) -> int:
         """Make the rows in these states ready again; returns how many there were."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis, QuotaUsage
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
 from connector.domain.outcomes import Outcome, Request
 from connector.domain.records import Claim
 
@@ -36,20 +36,21 @@ class ReadyCounts:
     """What a lane could take now, live traffic and backfills apart. Counts stop at the limit that
     was asked for. `next_due` is when the earliest record that is not ready yet becomes so."""
 
-    fresh: int
-    solo: int
+    batch: int
+    single: int
     next_due: Millis | None
-    backfill_fresh: int = 0
-    backfill_solo: int = 0
+    backfill_batch: int = 0
+    backfill_single: int = 0
 
-    def count(self, *, solo: bool, backfill: bool) -> int:
+    def count(self, mode: DeliveryMode, *, backfill: bool) -> int:
+        single = mode is DeliveryMode.SINGLE
         if backfill:
-            return self.backfill_solo if solo else self.backfill_fresh
-        return self.solo if solo else self.fresh
+            return self.backfill_single if single else self.backfill_batch
+        return self.single if single else self.batch
 
     @property
     def any(self) -> bool:
-        return bool(self.fresh or self.solo or self.backfill_fresh or self.backfill_solo)
+        return bool(self.batch or self.single or self.backfill_batch or self.backfill_single)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Queue(Protocol):
         *,
         now: Millis,
         limit: int,
-        solo: bool,
+        mode: DeliveryMode,
         mapping: str,
         usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,

@@ -9,7 +9,7 @@ import orjson
 
 from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Malformed, Problem
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.messages import EventMessage, Fault
 from connector.domain.profile_state import Profile, changes_from_message, next_write, observe
 from connector.domain.profiles import Observation
@@ -68,7 +68,7 @@ def _events(
                 person=None,
                 data=record.data,
                 attempts=1,
-                solo=False,
+                mode=DeliveryMode.BATCH,
                 mapping=None,
                 backfill=False,
             )

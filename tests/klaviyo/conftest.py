@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from connector.domain.lanes import Millis, QuotaUsage
+from connector.domain.lanes import DeliveryMode, Millis, QuotaUsage
 from connector.domain.messages import EventMessage
 from connector.domain.outcomes import Delivery, Outcome
 from connector.domain.records import Entry
@@ -54,7 +54,7 @@ def make_entry(seq: int, **changes: Any) -> Entry:
         "person": None,
         "data": b"{}",
         "attempts": 1,
-        "solo": False,
+        "mode": DeliveryMode.BATCH,
         "mapping": None,
         "backfill": False,
     }

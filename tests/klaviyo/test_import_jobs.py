@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import select
 
 from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater
-from connector.domain.lanes import Lane, Millis
+from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.outcomes import Observed
 from connector.domain.profile_state import write_from_json
 from connector.domain.profiles import Observation
@@ -92,7 +92,7 @@ class Follower:
         events = await self.store.lanes.ensure("acme", "klaviyo", "event")
         await self.store.append([Page(events, "webhook", records, now, read_lane=self.reads.id)])
         claim = await self.store.reads.claim(
-            self.reads, self.lease.fence, now=now, limit=10_000, solo=False, mapping=""
+            self.reads, self.lease.fence, now=now, limit=10_000, mode=DeliveryMode.BATCH, mapping=""
         )
         assert claim
         seen = [
@@ -114,17 +114,17 @@ class Follower:
         await self.store.reads.settle(claim, seen, now=now, horizon=HORIZON)
         return [entry.seq for entry in claim.entries]
 
-    async def send(self, *, solo: bool = False) -> int:
+    async def send(self, *, mode: DeliveryMode = DeliveryMode.BATCH) -> int:
         """One import job of all that is ready, or each singly; how many people."""
         now = self.clock.now()
         claim = await self.store.profiles.claim(
-            self.lane, self.lease.fence, now=now, limit=10_000, solo=solo, mapping=""
+            self.lane, self.lease.fence, now=now, limit=10_000, mode=mode, mapping=""
         )
         if claim is None:
             return 0
         outs = [Outgoing(entry, write_from_json(entry.data)) for entry in claim.entries]
         async for delivery in self.sink.deliver(
-            outs, bulk=not solo, permits=len(outs) if solo else 1
+            outs, bulk=not mode, permits=len(outs) if mode else 1
         ):
             await self.store.profiles.settle(
                 claim, delivery.outcomes, now=now, requests=delivery.requests, horizon=HORIZON
@@ -233,7 +233,7 @@ async def test_people_of_a_cancelled_or_expired_job_are_sent_again(
     assert [line["problem"] for line in said] == [problem.value]
     assert said[0]["people"] == 2
     assert await follower.send() == 0
-    assert await follower.send(solo=True) == 2
+    assert await follower.send(mode=DeliveryMode.SINGLE) == 2
     assert await follower.states() == [State.ACCEPTED] * 2
 
 
@@ -274,7 +274,7 @@ async def test_an_error_without_a_pointer_makes_the_whole_job_be_sent_again(
     monkeypatch.setattr(job_api, "pointer_of", lambda error: "/data/attributes")
     assert await follower.receipts.poll() == 0
     assert await follower.states() == [State.READY] * 3
-    assert await follower.send(solo=True) == 3
+    assert await follower.send(mode=DeliveryMode.SINGLE) == 3
 
 
 async def test_a_job_of_another_client_is_ignored(follower: Follower) -> None:
@@ -327,7 +327,7 @@ async def test_a_lost_request_may_still_arrive_within_a_minute(follower: Followe
         follower.clock.move(29)
     follower.clock.move(3)
     assert await follower.receipts.poll() == 0
-    assert await follower.send(solo=True) == 2
+    assert await follower.send(mode=DeliveryMode.SINGLE) == 2
 
 
 @pytest.mark.parametrize("endpoint", [JOBS, f"{JOBS}/{{id}}", f"{JOBS}/{{id}}/import-errors"])

@@ -35,13 +35,13 @@ class PlainRenderer:
     async def prepare(self, entries: Sequence[Entry]) -> None:
         if self.broken:
             raise self.broken
-        self.prepared += [entry.mapping for entry in entries if entry.solo]
+        self.prepared += [entry.mapping for entry in entries if entry.mode]
 
     def render(self, entry: Entry) -> tuple[str, str | None] | Skip | Fault:
         overrides = self.overrides.get(entry.unique_id)
         if isinstance(overrides, Exception):
             raise overrides
-        return overrides or (entry.unique_id, entry.mapping if entry.solo else self.version)
+        return overrides or (entry.unique_id, entry.mapping if entry.mode else self.version)
 
 
 class RevocableLease:

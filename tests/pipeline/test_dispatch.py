@@ -10,6 +10,7 @@ import structlog.testing
 
 from connector.domain.attention import Check
 from connector.domain.errors import Problem, StoreError
+from connector.domain.lanes import DeliveryMode
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Accepted, Dead, Delivery, Held, Stop, Unsent
 from connector.domain.records import Claim, State
@@ -908,7 +909,7 @@ async def test_entries_claimed_by_a_dead_process_are_sent_singly(stopped_rig: Ri
         stopped_rig.lease.fence,
         now=stopped_rig.clock.now(),
         limit=100,
-        solo=False,
+        mode=DeliveryMode.BATCH,
         mapping="v0",
     )
     await stopped_rig.store.recover(stopped_rig.lease.fence, now=stopped_rig.clock.now())

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Millis
+from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.messages import EventMessage, Fault, Skip
 from connector.domain.records import Entry
 from connector.mapping import compile_mapping, load
@@ -35,7 +35,7 @@ def entry(**fields: object) -> Entry:
         person=7,
         data=orjson.dumps(body),
         attempts=1,
-        solo=False,
+        mode=DeliveryMode.BATCH,
         mapping=MAPPING.version,
         backfill=False,
     )
@@ -53,13 +53,13 @@ class Views:
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 9])
-@pytest.mark.parametrize("solo", [False, True])
+@pytest.mark.parametrize("mode", DeliveryMode)
 def test_the_unique_id_and_the_identity_are_the_same_at_every_attempt(
-    attempts: int, solo: bool
+    attempts: int, mode: DeliveryMode
 ) -> None:
     renderer = EventRenderer(MAPPING, event_view, MemoryStore())
     first = renderer.render(entry())
-    again = renderer.render(entry(attempts=attempts, solo=solo))
+    again = renderer.render(entry(attempts=attempts, mode=mode))
     assert isinstance(first, EventMessage)
     assert again == first
     assert first.unique_id == "jericommerce:e1"
@@ -74,7 +74,7 @@ async def test_a_possibly_applied_record_is_rendered_with_its_first_mapping() ->
     )
     await store.save_mapping(older.version, older.text, now=NOW)
     renderer = EventRenderer(MAPPING, event_view, store)
-    doubtful = entry(solo=True, mapping=older.version)
+    doubtful = entry(mode=DeliveryMode.SINGLE, mapping=older.version)
     await renderer.prepare([doubtful])
     told, fresh = renderer.render(doubtful), renderer.render(entry())
     assert isinstance(told, EventMessage)

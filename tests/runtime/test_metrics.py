@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, LaneState, Millis
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, LaneState, Millis
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -79,7 +79,7 @@ def make_entry(seq: int, received_at: int = NOW - 2_000) -> Entry:
         person=1,
         data=b'{"email":"ana@example.com"}',
         attempts=1,
-        solo=False,
+        mode=DeliveryMode.BATCH,
         mapping=None,
         backfill=False,
     )

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from connector.domain.actions import ActionReceipt, Caps, Conflict
-from connector.domain.lanes import Lane, Millis
+from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.store.database import open_database
 from connector.store.queues import queue
 from connector.store.sql import SqlStore, open_store
@@ -115,7 +115,7 @@ async def test_a_claim_reads_ready_actions_and_uses_the_index_for_earlier_ones(
     store: SqlStore,
 ) -> None:
     lane = await filled(store)
-    spec = queue.ClaimSpec(lane.id, 7, _NOW, 50, False, "")
+    spec = queue.ClaimSpec(lane.id, 7, _NOW, 50, DeliveryMode.BATCH, "")
     found = await plans(store, lambda c: store.actions._claim_entries(c, spec))
     assert not any(line.startswith("SCAN actions") for line in found)
     assert any("actions_ready" in line for line in found)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Millis, QuotaUsage
+from connector.domain.lanes import DeliveryMode, Millis, QuotaUsage
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -70,7 +70,7 @@ class StoreSide:
         if claim is None:
             return None
         return [
-            (e.unique_id, e.email, e.attempts, e.solo, e.mapping, e.backfill, e.failing_since)
+            (e.unique_id, e.email, e.attempts, e.mode, e.mapping, e.backfill, e.failing_since)
             for e in claim.entries
         ]
 
@@ -206,7 +206,8 @@ class Comparison:
         return Record(key, id, "Added", Millis(self.now), b"{}", person, email, window)
 
     def claim(self) -> Any:
-        at, holder, solo = self.rng.randrange(2), self._holder(), self.rng.random() < 0.4
+        at, holder = self.rng.randrange(2), self._holder()
+        mode = DeliveryMode(self.rng.random() < 0.4)
         limit, mapping = self.rng.choice([1, 2, 6, 50]), self.rng.choice(["v1", "v2"])
 
         async def step(side: StoreSide, lanes: Any) -> Any:
@@ -216,7 +217,7 @@ class Comparison:
                 fence,
                 now=Millis(self.now),
                 limit=limit,
-                solo=solo,
+                mode=mode,
                 mapping=mapping,
                 usage=[QuotaUsage("acc", "events", self.now // 1000, limit)],
             )
@@ -372,7 +373,9 @@ def test_an_address_changed_back_is_the_current_one(tmp_path: Path) -> None:
         for number, email in enumerate(("a@example.com", "b@example.com", "a@example.com", None)):
             steps_done = Record(f"k{number}", f"k{number}", "x", Millis(0), b"{}", "p1", email)
             await store.append([Page(lane, "webhook", [steps_done], Millis(0))])
-        claim = await store.claim(lane, fence, now=Millis(0), limit=9, solo=False, mapping="v")
+        claim = await store.claim(
+            lane, fence, now=Millis(0), limit=9, mode=DeliveryMode.BATCH, mapping="v"
+        )
         await store.aclose()
         assert claim
         return [entry.email for entry in claim.entries]
@@ -400,7 +403,9 @@ def test_addresses_within_one_commit_apply_in_order(tmp_path: Path, order: Any) 
         await store.append([page(f"k{n}", f"{x}@example.com") for n, x in enumerate(order)])
         await store.append([page("last", None)])
         await store.append([page("same", *(f"{x}@example.com" for x in order), None)])
-        claim = await store.claim(lane, fence, now=Millis(0), limit=20, solo=False, mapping="v")
+        claim = await store.claim(
+            lane, fence, now=Millis(0), limit=20, mode=DeliveryMode.BATCH, mapping="v"
+        )
         await store.aclose()
         assert claim
         return [entry.email for entry in claim.entries]

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, event, insert, text
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.records import Page, Record, State
 from connector.ports import Fence
 from connector.store import tables
@@ -193,9 +193,7 @@ async def filled(store: SqlStore) -> Lane:
 
 async def test_ready_uses_the_ready_index(store: SqlStore) -> None:
     lane = await filled(store)
-    found = await plans(
-        store, lambda c: queue.ready(c, tables.outbox, tables.outbox.c.seq, lane.id, NOW, 51)
-    )
+    found = await plans(store, lambda c: queue.ready(c, tables.outbox_queue, lane.id, NOW, 51))
     assert len(found) >= 6
     assert no_scan(found)
     assert sum("outbox_ready" in line for line in found) >= 6
@@ -203,7 +201,7 @@ async def test_ready_uses_the_ready_index(store: SqlStore) -> None:
 
 async def test_a_claim_reads_the_ready_index_in_order(store: SqlStore) -> None:
     lane = await filled(store)
-    spec = queue.ClaimSpec(lane.id, 7, NOW, 100, False, "v1")
+    spec = queue.ClaimSpec(lane.id, 7, NOW, 100, DeliveryMode.BATCH, "v1")
     found = await plans(store, lambda c: outbox.claim_ready(c, spec))
     assert any("outbox_ready" in line for line in found)
     assert no_scan(found)
@@ -214,7 +212,7 @@ async def test_a_profile_claim_reads_only_one_persons_events(
     store: SqlStore,
 ) -> None:
     lane = await filled(store)
-    spec = queue.ClaimSpec(lane.id, 7, NOW, 100, False, "")
+    spec = queue.ClaimSpec(lane.id, 7, NOW, 100, DeliveryMode.BATCH, "")
     found = await plans(store, lambda c: store.profiles._claim_entries(c, spec))
     asked = [line for line in found if "outbox" in line]
     assert asked
@@ -295,7 +293,9 @@ async def race(stores: list[SqlStore], entries: int) -> Counter[str]:
     async def claim_all(store: SqlStore) -> None:
         empty = 0
         while empty < 3:
-            claim = await store.claim(lane, fence, now=NOW, limit=7, solo=False, mapping="v1")
+            claim = await store.claim(
+                lane, fence, now=NOW, limit=7, mode=DeliveryMode.BATCH, mapping="v1"
+            )
             if claim is None:
                 empty += 1
                 continue

@@ -192,11 +192,11 @@ async def test_people_of_a_first_poll_have_backfill_priority_and_later_ones_do_n
     rig = make(Pages(1))
     await rig.poll.poll()
     ready = await rig.store.profiles.ready(rig.writes.id, now=rig.clock.now(), limit=9)
-    assert (ready.fresh, ready.backfill_fresh) == (0, 1)
+    assert (ready.batch, ready.backfill_batch) == (0, 1)
     rig.pages.people += ["late"]
     await rig.poll.poll()
     ready = await rig.store.profiles.ready(rig.writes.id, now=rig.clock.now(), limit=9)
-    assert (ready.fresh, ready.backfill_fresh) == (1, 1)
+    assert (ready.batch, ready.backfill_batch) == (1, 1)
 
 
 async def test_a_repeated_cursor_ends_the_poll_and_loses_nobody(make: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from connector.domain.errors import ConfigError, Problem, StoreError
-from connector.domain.lanes import LaneState
+from connector.domain.lanes import DeliveryMode, LaneState
 from connector.domain.outcomes import Dead
 from connector.domain.records import Page, Record
 from connector.ports import Fence
@@ -28,7 +28,7 @@ async def dead_letter(harness: WebHarness, email: str = "ana@example.com") -> No
     fence = await harness.store.acquire("store", "one", now=harness.clock.now(), ttl=1_000)
     assert isinstance(fence, Fence)
     claim = await harness.store.claim(
-        harness.lane, fence, now=harness.clock.now(), limit=1, solo=False, mapping="v1"
+        harness.lane, fence, now=harness.clock.now(), limit=1, mode=DeliveryMode.BATCH, mapping="v1"
     )
     assert claim
     dead = Dead(claim.entries[0].seq, Problem.KLAVIYO_REFUSED)

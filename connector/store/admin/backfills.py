@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, case, func, insert, select, update
 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.profile_state import Profile
 from connector.domain.profiles import Observation, ProfileWrite
 from connector.domain.records import Entry, State
@@ -20,8 +20,8 @@ from connector.ports import Backfill, BackfillPage, BackfillState, PersonKey
 from connector.store.database import Database
 from connector.store.people import bulk_observations, people
 from connector.store.queues import outbox, profiles, queue, reads
+from connector.store.tables import QueueTable, in_state, profiles_queue, reads_queue
 from connector.store.tables import backfills as table
-from connector.store.tables import in_state
 from connector.store.tables import outbox as outbox_table
 from connector.store.tables import people as people_table
 from connector.store.tables import profiles as profiles_table
@@ -180,8 +180,8 @@ class SqlBackfills:
     ) -> tuple[int, int]:
         def work(c: Connection) -> tuple[int, int]:
             return (
-                _count_waiting(c, reads_table, read_lane, limit),
-                _count_waiting(c, profiles_table, write_lane, limit),
+                _count_waiting(c, reads_queue, read_lane, limit),
+                _count_waiting(c, profiles_queue, write_lane, limit),
             )
 
         return await self._database.read(work)
@@ -273,7 +273,7 @@ def _dry_run_entry(
         person=who.id if who else None,
         data=views.get(who.id, b"") if who else b"",
         attempts=1,
-        solo=False,
+        mode=DeliveryMode.BATCH,
         mapping=None,
         backfill=True,
     )
@@ -315,15 +315,15 @@ def _resume_reads(c: Connection, id: int, now: Millis) -> None:
     )
 
 
-def _count_waiting(c: Connection, table: Any, lane: LaneId, limit: int) -> int:
+def _count_waiting(c: Connection, source: QueueTable, lane: LaneId, limit: int) -> int:
     """Ready or claimed at a backfill's priority, counted up to `limit`."""
+    table = source.table
+    parts = [(State.READY, queue.in_mode(source, mode)) for mode in queue.modes_of(source)]
     found = 0
-    for state, solo in ((State.READY, 0), (State.READY, 1), (State.CLAIMED, None)):
-        part = select(table.c.person).where(
-            table.c.lane == lane, in_state(state, table), table.c.priority == 1
+    for state, mode in (*parts, (State.CLAIMED, [])):
+        part = select(source.key).where(
+            table.c.lane == lane, in_state(state, table), *mode, table.c.priority == 1
         )
-        if solo is not None:
-            part = part.where(table.c.solo == solo)
         query = select(func.count()).select_from(part.limit(limit).subquery())
         found += c.execute(query).scalar_one()
     return min(found, limit)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Column, Connection, Table, case, func, or_, select
+from sqlalchemy import Connection, case, func, or_, select
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneId, Millis
@@ -18,17 +18,24 @@ from connector.store.admin.lanes import lane_of, state_of
 from connector.store.database import Database
 from connector.store.queues.action_intake import person_key
 from connector.store.queues.action_views import state_of as action_state
+from connector.store.queues.queue import in_mode, modes_of
 from connector.store.tables import (
+    QueueTable,
     actions,
+    actions_queue,
     checkpoints,
     in_state,
     journal,
     lanes,
     memberships,
+    memberships_queue,
     outbox,
+    outbox_queue,
     people,
     profiles,
+    profiles_queue,
     reads,
+    reads_queue,
     requests,
 )
 
@@ -259,46 +266,40 @@ def _joined_request(sent: Sequence[Any]) -> Request | None:
 _COUNTED = (State.READY, State.CLAIMED, State.HELD, State.DEAD)
 
 
-def queue_of(lane: Lane) -> tuple[Table, Column[Any]]:
-    """The table that a lane takes its entries from, and when each of them came to be."""
+def queue_of(lane: Lane) -> QueueTable:
+    """The table that a lane takes its entries from."""
     if lane.kind == "action":
-        return actions, actions.c.received_at
+        return actions_queue
     if lane.kind == "membership":
-        return memberships, memberships.c.since
+        return memberships_queue
     if lane.kind != "profile":
-        return outbox, outbox.c.received_at
-    if lane.destination == "klaviyo":
-        return profiles, profiles.c.since
-    return reads, reads.c.requested_at
+        return outbox_queue
+    return profiles_queue if lane.destination == "klaviyo" else reads_queue
 
 
 def _count(c: Connection, lane: Lane, state: State) -> int:
-    table, _ = queue_of(lane)
+    table = queue_of(lane).table
     query = select(func.count()).select_from(table)
     return c.execute(query.where(table.c.lane == lane.id, in_state(state, table))).scalar_one()
 
 
 def _oldest(c: Connection, lane: Lane) -> Millis | None:
-    """A record that is retried has waited since its receipt, however late it is due again: of
-    records the lowest number counts, which the index of what is ready holds too."""
-    table, since = queue_of(lane)
-    if table is outbox:
-        ready = table.c.lane == lane.id, in_state(State.READY, table)
+    """When the oldest waiting row came to be. Of records the lowest seq counts, which the index of
+    ready rows holds too: a retried record has waited since its receipt, however late it is due."""
+    source = queue_of(lane)
+    table = source.table
+    ready = table.c.lane == lane.id, in_state(State.READY, table)
+    if source is outbox_queue:
         first_seq = select(func.min(outbox.c.seq)).where(*ready).scalar_subquery()
-        return c.execute(select(since).where(outbox.c.seq == first_seq)).scalar_one_or_none()
+        return c.execute(select(source.since).where(source.key == first_seq)).scalar_one_or_none()
     first = [
         c.execute(
-            select(since)
-            .where(
-                table.c.lane == lane.id,
-                in_state(State.READY, table),
-                table.c.solo == solo,
-                table.c.priority == priority,
-            )
+            select(source.since)
+            .where(*ready, *in_mode(source, mode), table.c.priority == priority)
             .order_by(table.c.due)
             .limit(1)
         ).scalar()
-        for solo in (0, 1)
+        for mode in modes_of(source)
         for priority in (0, 1)
     ]
     found = [at for at in first if at is not None]

@@ -100,7 +100,7 @@ def lock(c: Connection, id: int) -> GroupRow:
 
 
 def _rows(c: Connection, query: Select[Any]) -> list[GroupRow]:
-    return [GroupRow(*row) for row in c.execute(query)]
+    return [GroupRow._make(row) for row in c.execute(query)]
 
 
 def change(c: Connection, id: int, **values: Any) -> Group:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row, Select, func, select, update
 
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.profile_state import digest
 from connector.domain.records import State
 from connector.ports import AcceptedEvent, SyncedPerson
@@ -62,7 +62,13 @@ class SqlLedger:
         return await self._database.write(work)
 
     async def resend_events(self, events: Sequence[int], *, now: Millis) -> int:
-        again = {"state": State.READY, "due": now, "attempts": 0, "failing_since": None, "solo": 1}
+        again = {
+            "state": State.READY,
+            "due": now,
+            "attempts": 0,
+            "failing_since": None,
+            "delivery_mode": DeliveryMode.SINGLE,
+        }
 
         def work(c: Connection) -> int:
             total = 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from connector.domain.actions import Step
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 from connector.domain.outcomes import (
@@ -64,7 +65,7 @@ def after_outcome(
 
 def _clear_sent_mark(row: Any) -> dict[str, Any]:
     """The mark "sent" is taken back, unless an earlier attempt has left it."""
-    return {} if row.solo or row.resent else {"sent_at": None}
+    return {} if row.step == Step.LOOK_UP or row.resent else {"sent_at": None}
 
 
 def _retry_later(row: Any, outcome: Retry, now: Millis, horizon: int) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def _retry_later(row: Any, outcome: Retry, now: Millis, horizon: int) -> dict[st
             "detail": outcome.detail,
         } | _clear_sent_mark(row)
     last = f"last: {outcome.problem} {outcome.detail}".strip()
-    if row.solo:
+    if row.step == Step.LOOK_UP:
         return _parked(now, f"no look-up was answered; {last}")
     exhausted = {"problem": Problem.RETRIES_EXHAUSTED.value, "detail": last}
     return queue.settled(State.DEAD, now) | exhausted | _clear_sent_mark(row)
@@ -92,7 +93,7 @@ def _mark_ambiguous(
     why = {"problem": outcome.problem.value, "detail": outcome.detail, "request": outcome.request}
     if not look_ups:
         return _parked(now, f"{outcome.problem.meaning}; look_ups names no time to look it up")
-    if row.solo:  # a look-up was cut off
+    if row.step == Step.LOOK_UP:  # a look-up was cut off
         return {"state": State.READY, "claim": None, "due": now + round(outcome.after * 1000)}
     return _schedule_look_up(row, 0, now, look_ups) | why
 
@@ -105,7 +106,7 @@ def _absent(row: Any, now: Millis, look_ups: Sequence[int]) -> dict[str, Any]:
         return _parked(now, "sent twice, and not found at the platform after either time")
     return queue.RESET | {
         "state": State.READY,
-        "solo": 0,
+        "step": Step.SEND,
         "lookups": looks,
         "resent": 1,
         "due": now,
@@ -119,7 +120,7 @@ def _schedule_look_up(row: Any, looks: int, now: Millis, look_ups: Sequence[int]
     return {
         "state": State.READY,
         "claim": None,
-        "solo": 1,
+        "step": Step.LOOK_UP,
         "lookups": looks,
         "due": max(now, sent + look_ups[looks]),
         "attempts": 0,

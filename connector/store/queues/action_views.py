@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from sqlalchemy import select
 
+from connector.domain.actions import Step
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 from connector.domain.records import State
@@ -23,7 +24,13 @@ def apply_decision(row: Any, word: Decision, now: Millis) -> dict[str, Any] | st
         case "applied" if state == "uncertain":
             return queue.settled(State.ACCEPTED, now)
         case "again" if row.state in (State.HELD, State.DEAD):
-            fresh = {"state": State.READY, "solo": 0, "lookups": 0, "resent": 0, "attempts": 0}
+            fresh = {
+                "state": State.READY,
+                "step": Step.SEND,
+                "lookups": 0,
+                "resent": 0,
+                "attempts": 0,
+            }
             return queue.RESET | fresh | {"failing_since": None, "due": now}
         case "refuse" if row.state in (State.HELD, State.READY):
             return discarded(now)
@@ -49,7 +56,7 @@ _STATES: dict[int, ActionState] = {
 
 def state_of(row: Any) -> ActionState:
     """Where an action stands, in a person's words."""
-    ambiguous = row.state in (State.READY, State.CLAIMED) and row.solo
+    ambiguous = row.state in (State.READY, State.CLAIMED) and row.step == Step.LOOK_UP
     if ambiguous or (row.state == State.HELD and row.problem == Problem.ACTION_UNCERTAIN.value):
         return "uncertain"
     return _STATES[row.state]

@@ -9,7 +9,7 @@
                    └────┤ absent, and not for the last time
                         └ absent at the last look: sent once more, then as before, but for a person
 
-`solo` marks the lower half. docs/decisions/0013-actions.md says why it is so.
+`step` LOOK_UP marks the lower half. docs/decisions/0013-actions.md says why it is so.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from sqlalchemy import (
     update,
 )
 
-from connector.domain.actions import ActionBatch, ActionReceipt, Conflict
+from connector.domain.actions import ActionBatch, ActionReceipt, Conflict, Step
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.outcomes import Outcome
 from connector.domain.records import Claim, Entry, State
 from connector.ports import ActionView, Approval, Decision, ReadyCounts, Throughput
@@ -50,7 +50,7 @@ from connector.store.queues.action_views import (
     apply_decision,
     discarded,
 )
-from connector.store.tables import actions, in_state, lanes, requests
+from connector.store.tables import actions, actions_queue, in_state, lanes, requests
 from connector.store.tables import people as people_table
 
 _DEFAULT_LOOK_UPS = (0,)
@@ -60,7 +60,7 @@ class SqlActions(queue.SqlQueue):
     """connector.ports.ActionQueue."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database, actions, actions.c.seq)
+        super().__init__(database, actions_queue)
         self._look_ups: dict[LaneId, tuple[int, ...]] = {}
 
     def set_lookup_delays(self, lane: LaneId, after: Sequence[int]) -> None:
@@ -68,14 +68,14 @@ class SqlActions(queue.SqlQueue):
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         return await self._database.read(
-            lambda c: queue.ready(c, actions, actions.c.seq, lane, now, limit, fresh=(_NO_EARLIER,))
+            lambda c: queue.ready(c, actions_queue, lane, now, limit, batch_only=(_NO_EARLIER,))
         )
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
-        sent = {} if spec.solo else {"sent_at": spec.now, "lookups": 0}
-        conditions = () if spec.solo else (_NO_EARLIER,)
+        sent = {} if spec.mode is DeliveryMode.SINGLE else {"sent_at": spec.now, "lookups": 0}
+        conditions = () if spec.mode is DeliveryMode.SINGLE else (_NO_EARLIER,)
         rows = queue.claim(
-            c, actions, actions.c.seq, spec, values=sent, returning=_ROW, conditions=conditions
+            c, actions_queue, spec, values=sent, returning=_ROW, conditions=conditions
         )
         return [_entry(row, known) for row, known in zip(rows, _people(c, rows), strict=True)]
 
@@ -100,7 +100,7 @@ class SqlActions(queue.SqlQueue):
         return changed
 
     def _recover(self, c: Connection, now: Millis) -> int:
-        return queue.recover(c, actions, now, solo=1)
+        return queue.recover(c, actions_queue, now, step=Step.LOOK_UP)
 
     async def add(self, batches: Sequence[ActionBatch]) -> Sequence[ActionReceipt | Conflict]:
         return await self._database.write(lambda c: add(c, batches))
@@ -205,7 +205,7 @@ class SqlActions(queue.SqlQueue):
 
     async def throughput(self, lane: LaneId, *, now: Millis) -> Throughput:
         waits = select(func.count()).where(
-            actions.c.lane == lane, in_state(State.READY, actions), actions.c.solo == 0
+            actions.c.lane == lane, in_state(State.READY, actions), actions.c.step == Step.SEND
         )
         recent = select(func.count(), func.min(requests.c.sent_at)).where(
             requests.c.lane == lane, requests.c.sent_at > now - 60_000
@@ -237,7 +237,7 @@ _earlier = actions.alias("earlier")
 _NO_EARLIER = ~exists(
     select(1).where(
         _earlier.c.person_key == actions.c.person_key,
-        literal_column("earlier.state IN (0, 1) AND earlier.solo = 0"),
+        literal_column("earlier.state IN (0, 1) AND earlier.step = 0"),
         _earlier.c.seq < actions.c.seq,
     )
 )
@@ -247,7 +247,7 @@ _NO_EARLIER = ~exists(
 def _is_ambiguous() -> ColumnElement[bool]:
     """Sent, and being looked up or about to be."""
     either = or_(in_state(State.READY, actions), in_state(State.CLAIMED, actions))
-    return and_(either, actions.c.solo == 1)
+    return and_(either, actions.c.step == Step.LOOK_UP)
 
 
 # ── claim ────────────────────────────────────────────────────────────────────────────────────────
@@ -264,7 +264,7 @@ _ROW = (
     actions.c.amount,
     actions.c.data,
     actions.c.attempts,
-    actions.c.solo,
+    actions.c.step,
     actions.c.priority,
     actions.c.failing_since,
 )
@@ -296,7 +296,7 @@ def _entry(row: Any, known: people.PersonRow | None) -> Entry:
         person=row.person,
         data=orjson.dumps(action | orjson.loads(row.data)),
         attempts=row.attempts,
-        solo=bool(row.solo),
+        mode=DeliveryMode(row.step),
         mapping=None,
         backfill=bool(row.priority),
         failing_since=row.failing_since,

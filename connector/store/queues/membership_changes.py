@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
+from connector.domain.memberships import Change
 from connector.domain.profile_state import address_hash
 from connector.domain.records import State
 from connector.ports import Member
@@ -75,7 +76,7 @@ def _wanted_upsert(c: Connection) -> Any:
     statement: Any = sql_dialect.insert(memberships)
     new = statement.excluded
     in_flight = _M.state == State.CLAIMED
-    changes = {"attempts": 0, "failing_since": None, "detail": "", "solo": 0} | {
+    changes = {"attempts": 0, "failing_since": None, "detail": "", "change": Change.JOIN} | {
         name: new[name] for name in ("due", "since", "priority", "problem")
     }
     return statement.on_conflict_do_update(
@@ -103,7 +104,13 @@ def remove_wanted(c: Connection, target: GroupRow, which: ColumnElement[bool], n
     state = case(
         (in_flight, int(State.CLAIMED)), (removed, int(State.READY)), else_=int(State.ACCEPTED)
     )
-    changes = {"attempts": 0, "failing_since": None, "problem": None, "detail": "", "solo": 1}
+    changes = {
+        "attempts": 0,
+        "failing_since": None,
+        "problem": None,
+        "detail": "",
+        "change": Change.LEAVE,
+    }
     changes |= {"due": now, "since": now, "priority": 0}
     c.execute(
         update(memberships)
@@ -128,7 +135,7 @@ def remove_foreign(c: Connection, target: GroupRow, where: ColumnElement[bool], 
     if not target.removes_foreign:
         return 0
     foreign = (where, _M.wanted == OUT, _M.confirmed == IN, _M.state == State.ACCEPTED)
-    leave = {"state": State.READY, "solo": 1, "priority": 1, "due": now, "since": now}
+    leave = {"state": State.READY, "change": Change.LEAVE, "priority": 1, "due": now, "since": now}
     return c.execute(update(memberships).where(*foreign).values(leave)).rowcount
 
 
@@ -138,7 +145,7 @@ def resend_unconfirmed(
     accepted = (where, _M.unconfirmed == 1, _M.state == State.ACCEPTED)
     again = {"state": State.READY, "priority": 1, "due": now, "since": now}
     return c.execute(
-        update(memberships).where(*accepted).values(solo=1 - _M.wanted, **again)
+        update(memberships).where(*accepted).values(change=1 - _M.wanted, **again)
     ).rowcount
 
 
@@ -209,7 +216,7 @@ def save_manual_removals(
     away = and_(old, _M.wanted == OUT, or_(_M.confirmed == OUT, missing))
     c.execute(delete(memberships).where(away))
     held = and_(where, held_for(Problem.REMOVED_BY_HAND))
-    changes = {"confirmed": OUT, "solo": 0, "due": now, "detail": "", "attempts": 0}
+    changes = {"confirmed": OUT, "change": Change.JOIN, "due": now, "detail": "", "attempts": 0}
     wanted = update(memberships).where(missing, _M.wanted == IN)
     if not target.writes_enabled:
         first_sync = {"state": State.HELD, "problem": Problem.FIRST_SYNC.value}

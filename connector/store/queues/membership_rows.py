@@ -29,7 +29,7 @@ _BATCH = 1_000
 def lock(c: Connection, *conditions: ColumnElement[bool]) -> list[MembershipRow]:
     """The rows that meet the conditions, locked, in the order of their ids."""
     query = ROWS.where(*conditions).order_by(_M.id).with_for_update(of=memberships)
-    return [MembershipRow(*row) for row in c.execute(query)]
+    return [MembershipRow._make(row) for row in c.execute(query)]
 
 
 def save(c: Connection, changes: Iterable[dict[str, Any]]) -> None:

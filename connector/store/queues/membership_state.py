@@ -41,6 +41,7 @@ from typing import Any, NamedTuple
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
+from connector.domain.memberships import Change
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -111,7 +112,7 @@ def with_next_change(
         | {
             "id": row.id,
             "state": State.HELD if held else State.READY if needed else State.ACCEPTED,
-            "solo": 1 - row.wanted,
+            "change": Change.JOIN if row.wanted else Change.LEAVE,
             "due": now if due is None else due,
             "priority": priority,
             "problem": Problem.FIRST_SYNC.value if held else None,

@@ -11,7 +11,8 @@ import orjson
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, literal, select, update
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import DeliveryMode, LaneId, Millis
+from connector.domain.memberships import Change
 from connector.domain.outcomes import Accepted, Ambiguous, Dead, Outcome
 from connector.domain.records import Claim, Entry, State
 from connector.ports import ReadyCounts
@@ -26,7 +27,7 @@ from connector.store.queues.membership_state import (
     after_outcome,
     lost_with_job,
 )
-from connector.store.tables import groups, in_state, memberships, profiles
+from connector.store.tables import groups, in_state, memberships, memberships_queue, profiles
 
 _M = memberships.c
 _RECHECK_AFTER = 1_000
@@ -37,13 +38,13 @@ class SqlMembershipQueue(queue.ReceiptedQueue):
     """connector.ports.MembershipQueue."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database, memberships, _M.id, _M.settled_at)
+        super().__init__(database, memberships_queue, _M.settled_at)
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         """A ready change may wait for a write of the same person on another lane, whose end no
         event reports, so `next_due` is at most a second away."""
         found = await super().ready(lane, now=now, limit=limit)
-        if not (found.fresh or found.backfill_fresh):
+        if not (found.batch or found.backfill_batch):
             return found
         again = Millis(now + _RECHECK_AFTER)
         due = again if found.next_due is None else min(again, found.next_due)
@@ -55,21 +56,20 @@ class SqlMembershipQueue(queue.ReceiptedQueue):
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
         """Changes of one target, those that wait longest first."""
-        conditions = () if spec.solo else _not_in_flight()
+        conditions = () if spec.mode is DeliveryMode.SINGLE else _not_in_flight()
         target = _first_target(c, spec, conditions)
         if target is None:
             return []
         rows = queue.claim(
             c,
-            memberships,
-            _M.id,
+            memberships_queue,
             spec,
             values={"sent": _M.wanted, "receipt": None, "position": None},
             returning=tuple(_M[name] for name in _ClaimedRow._fields),
             conditions=(*conditions, _M.target == target),
         )
         group = group_rows.get(c, target)
-        return [_entry(_ClaimedRow(*row), group.remote_id or group.name) for row in rows]
+        return [_entry(_ClaimedRow._make(row), group.remote_id or group.name) for row in rows]
 
     def _settle(
         self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
@@ -117,11 +117,11 @@ class SqlMembershipQueue(queue.ReceiptedQueue):
             failure = None if row.position is None else failed.get(row.position)
             return Dead(row.id, *failure) if failure else Accepted(row.id, "")
 
-        found = [MembershipRow(*row) for row in rows]
+        found = [MembershipRow._make(row) for row in rows]
         save(c, [after_outcome(row, outcome(row), now, horizon=0) for row in found])
 
     def _requeue_ambiguous(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
-        save(c, [lost_with_job(MembershipRow(*row), now) for row in rows])
+        save(c, [lost_with_job(MembershipRow._make(row), now) for row in rows])
 
 
 # ── claims ───────────────────────────────────────────────────────────────────────────────────────
@@ -136,16 +136,17 @@ class _ClaimedRow(NamedTuple):
     lost_jobs: int
     since: Millis
     attempts: int
-    solo: int
+    change: int
     priority: int
     failing_since: Millis | None
 
 
 def _entry(row: _ClaimedRow, remote_id: str) -> Entry:
     """The entry's data are the fields of a MembershipWrite."""
+    change = Change(row.change)
     write = {
         "group": remote_id,
-        "joins": bool(row.wanted),
+        "joins": change is Change.JOIN,
         "email": row.email,
         "profile_id": row.profile_id,
         "platform_id": row.platform_id,
@@ -154,14 +155,14 @@ def _entry(row: _ClaimedRow, remote_id: str) -> Entry:
     return Entry(
         seq=row.id,
         unique_id=f"membership:{row.id}",
-        name="join" if row.wanted else "leave",
+        name=change.name.lower(),
         occurred_at=row.since,
         received_at=row.since,
         email=row.email,
         person=None,
         data=orjson.dumps(write),
         attempts=row.attempts,
-        solo=bool(row.solo),
+        mode=DeliveryMode(change),
         mapping=None,
         backfill=bool(row.priority),
         failing_since=row.failing_since,
@@ -187,7 +188,7 @@ def _first_target(
         waiting = and_(
             _M.lane == spec.lane,
             in_state(State.READY, memberships),
-            _M.solo == int(spec.solo),
+            _M.change == spec.mode,
             _M.priority == priority,
             _M.due <= spec.now,
             *conditions,

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -36,6 +36,7 @@ from connector.store.tables import (
     in_state,
     journal,
     outbox,
+    outbox_queue,
     requests,
 )
 
@@ -49,7 +50,7 @@ ENTRY_COLUMNS = (
     outbox.c.person,
     outbox.c.data,
     outbox.c.attempts,
-    outbox.c.solo,
+    outbox.c.delivery_mode,
     outbox.c.mapping,
     outbox.c.priority,
     outbox.c.failing_since,
@@ -65,7 +66,7 @@ class SqlOutbox(queue.SqlQueue):
     """connector.ports.Outbox on SQLite and PostgreSQL."""
 
     def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
-        super().__init__(database, outbox, outbox.c.seq)
+        super().__init__(database, outbox_queue)
         self._states = states
         self._person_cache = people.PersonCache()
 
@@ -86,7 +87,7 @@ class SqlOutbox(queue.SqlQueue):
         return settle(c, claim, outcomes, now, horizon)
 
     def _recover(self, c: Connection, now: Millis) -> int:
-        return queue.recover(c, outbox, now, solo=1)
+        return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
 
     async def prune_timeline(self, *, before: Millis, limit: int) -> int:
         return await self._database.write(lambda c: forget_timeline(c, before, limit))
@@ -320,15 +321,16 @@ def _apply_memberships(
 def claim_ready(c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
     """An entry in doubt keeps the mapping version it was first sent with."""
     mapping = spec.mapping
-    first = case((outbox.c.solo == 1, func.coalesce(outbox.c.mapping, mapping)), else_=mapping)
-    rows = queue.claim(
-        c, outbox, outbox.c.seq, spec, values={"mapping": first}, returning=ENTRY_COLUMNS
+    first = case(
+        (outbox.c.delivery_mode == DeliveryMode.SINGLE, func.coalesce(outbox.c.mapping, mapping)),
+        else_=mapping,
     )
+    rows = queue.claim(c, outbox_queue, spec, values={"mapping": first}, returning=ENTRY_COLUMNS)
     return [entry_of(row) for row in rows]
 
 
 def entry_of(row: Any) -> Entry:
-    seq, unique_id, name, occurred, received, email, person, data, tries, solo, mapping, prio, f = (
+    seq, unique_id, name, occurred, received, email, person, data, tries, mode, mapping, prio, f = (
         row
     )
     return Entry(
@@ -341,7 +343,7 @@ def entry_of(row: Any) -> Entry:
         person=person,
         data=data,
         attempts=tries,
-        solo=bool(solo),
+        mode=DeliveryMode(mode),
         mapping=mapping,
         backfill=bool(prio),
         failing_since=f,
@@ -402,7 +404,7 @@ def _values(outcome: Outcome, entry: Entry, now: Millis, horizon: int) -> dict[s
                 "state": State.READY,
                 "claim": None,
                 "attempts": entry.attempts - 1,
-                "mapping": entry.mapping if entry.solo else None,
+                "mapping": entry.mapping if entry.mode is DeliveryMode.SINGLE else None,
             }
         case Retry() | Ambiguous():
             return _retry_later(outcome, entry, now, horizon)
@@ -414,14 +416,14 @@ def _retry_later(
     outcome: Retry | Ambiguous, entry: Entry, now: Millis, horizon: int
 ) -> dict[str, Any]:
     since = entry.failing_since or now
+    mode = DeliveryMode.SINGLE if isinstance(outcome, Ambiguous) else entry.mode
     if now - since >= horizon:
         last = f"last: {outcome.problem} {outcome.detail}".strip()
         return queue.settled(State.DEAD, now) | {
             "problem": Problem.RETRIES_EXHAUSTED.value,
             "detail": last,
-            "solo": int(entry.solo or isinstance(outcome, Ambiguous)),
+            "delivery_mode": mode,
         }
-    ambiguous = entry.solo or isinstance(outcome, Ambiguous)
     return {
         "state": State.READY,
         "claim": None,
@@ -429,8 +431,8 @@ def _retry_later(
         "failing_since": since,
         "problem": outcome.problem.value,
         "detail": outcome.detail,
-        "solo": int(ambiguous),
-        "mapping": entry.mapping if ambiguous else None,
+        "delivery_mode": mode,
+        "mapping": entry.mapping if mode is DeliveryMode.SINGLE else None,
     }
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
-from connector.domain.lanes import LaneId, Millis
+from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -25,13 +25,13 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.profile_state import AddressCleanup, Profile
-from connector.domain.profiles import Observation, OnLeave, ProfileWrite
+from connector.domain.profiles import Observation, OnLeave, ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
 from connector.ports import ReadyCounts
 from connector.store.database import Database
 from connector.store.people import people
 from connector.store.queues import queue
-from connector.store.tables import in_state, journal, outbox, profiles
+from connector.store.tables import in_state, journal, outbox, profiles, profiles_queue
 
 _PROFILE_COLUMNS = (
     profiles.c.person,
@@ -65,7 +65,7 @@ class SqlProfiles(queue.ReceiptedQueue):
     """connector.ports.Profiles."""
 
     def __init__(self, database: Database, *, reconfirm_after: int = 30 * _DAY) -> None:
-        super().__init__(database, profiles, profiles.c.person, profiles.c.since)
+        super().__init__(database, profiles_queue, profiles.c.since)
         self.reconfirm_after = reconfirm_after
 
     async def reset_confirmed(self, lane: LaneId, *, now: Millis) -> int:
@@ -85,7 +85,7 @@ class SqlProfiles(queue.ReceiptedQueue):
                 .values(
                     **empty,
                     state=case(held, else_=int(State.READY)),
-                    solo=0,
+                    write_mode=WriteMode.BULK,
                     due=now,
                     claim=None,
                     receipt=None,
@@ -103,7 +103,13 @@ class SqlProfiles(queue.ReceiptedQueue):
                 skipped = profiles.c.lane == lane, in_state(State.SKIPPED, profiles)
                 page = select(profiles.c.person).where(*skipped, profiles.c.person > after)
                 found = list(c.execute(page.order_by(profiles.c.person).limit(5_000)).scalars())
-                again = {"state": State.READY, "due": now, "since": now, "priority": 1, "solo": 0}
+                again = {
+                    "state": State.READY,
+                    "due": now,
+                    "since": now,
+                    "priority": 1,
+                    "write_mode": WriteMode.BULK,
+                }
                 c.execute(update(profiles).where(profiles.c.person.in_(found)).values(again))
                 return found
 
@@ -124,12 +130,11 @@ class SqlProfiles(queue.ReceiptedQueue):
         return replace(found, next_due=due)
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
-        lane, token, now, solo = spec.lane, spec.token, spec.now, spec.solo
+        lane, token, now, mode = spec.lane, spec.token, spec.now, spec.mode
         other = profiles.alias("other")
         rows = queue.claim(
             c,
-            profiles,
-            profiles.c.person,
+            profiles_queue,
             spec,
             values={"receipt": None, "position": None, "sent": None},
             returning=_ROW,
@@ -165,13 +170,13 @@ class SqlProfiles(queue.ReceiptedQueue):
                 _save(c, [self._ready_or_idle(left, row, now)])
             elif addresses & both or (elsewhere and _in_flight(c, address, row.person)):
                 _unclaim(c, row, token)
-            elif not solo and profile_state.needs_single_call(write):
-                _unclaim(c, row, token, solo=1)
+            elif mode is DeliveryMode.BATCH and profile_state.needs_single_call(write):
+                _unclaim(c, row, token, write_mode=WriteMode.SINGLE)
             else:
                 addresses |= both
                 if elsewhere:
                     _save(c, [{"person": row.person, "address": bytes.fromhex(address)}])
-                entries.append(_entry(row, write, solo))
+                entries.append(_entry(row, write, mode))
         return entries
 
     def _settle(
@@ -291,7 +296,7 @@ class SqlProfiles(queue.ReceiptedQueue):
         write = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
         return _idle_columns(profile) | {
             "state": State.READY if write else State.ACCEPTED,
-            "solo": int(bool(write) and profile_state.needs_single_call(write)) if write else 0,
+            "write_mode": _write_mode(write),
             "due": due if due is not None else now,
             "settled_at": now,
             "since": row.since,
@@ -348,7 +353,7 @@ class SqlProfiles(queue.ReceiptedQueue):
                 profile_state.apply_ambiguous(profile_of(row), now), row, now
             )
             since = row.failing_since or now
-            changes.append(_IDLE | after | {"solo": 1, "failing_since": since})
+            changes.append(_IDLE | after | {"write_mode": WriteMode.SINGLE, "failing_since": since})
         _save(c, changes)
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────
@@ -468,7 +473,7 @@ def _requeue(
     waits = row.state == State.READY
     return _idle_columns(profile) | {
         "state": State.READY,
-        "solo": int(profile_state.needs_single_call(write)),
+        "write_mode": _write_mode(write),
         "priority": priority,
         "due": row.due if waits else now,
         "since": row.since if waits else since,
@@ -648,7 +653,12 @@ def _unclaim(c: Connection, row: Any, token: int, **values: Any) -> None:
     )
 
 
-def _entry(row: Any, write: ProfileWrite, solo: bool) -> Entry:
+def _write_mode(write: ProfileWrite | None) -> WriteMode:
+    single = write is not None and profile_state.needs_single_call(write)
+    return WriteMode.SINGLE if single else WriteMode.BULK
+
+
+def _entry(row: Any, write: ProfileWrite, mode: DeliveryMode) -> Entry:
     return Entry(
         seq=row.person,
         unique_id=f"profile:{row.person}",
@@ -659,7 +669,7 @@ def _entry(row: Any, write: ProfileWrite, solo: bool) -> Entry:
         person=row.person,
         data=profile_state.write_to_json(write),
         attempts=row.attempts,
-        solo=solo,
+        mode=mode,
         mapping=row.mapping,
         backfill=bool(row.priority),
         failing_since=row.failing_since,

@@ -1,5 +1,7 @@
-"""What outbox, reads and profiles have in common as queues: the same columns, the same road from
-ready to claimed and back. Each statement is one intent."""
+"""What all queues have in common: the same columns, the same way from ready to claimed and back.
+
+Each statement is one intent.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
+    Row,
     ScalarSelect,
     Select,
-    Table,
     bindparam,
     exists,
     func,
@@ -28,77 +30,112 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis, QuotaUsage
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
 from connector.domain.outcomes import Outcome, Request
 from connector.domain.records import Claim, Entry, State
 from connector.ports import Fence, OpenReceipt, ReadyCounts
 from connector.store.admin import facts, leases
 from connector.store.database import Database
-from connector.store.tables import in_state, memberships, profiles, requests
+from connector.store.tables import (
+    QueueTable,
+    in_state,
+    memberships,
+    profiles,
+    requests,
+)
 
 _MAX_IN = 10_000
+Condition = ColumnElement[bool]
 
 
 def ready(
     c: Connection,
-    table: Table,
-    key: Column[Any],
+    source: QueueTable,
     lane: LaneId,
     now: Millis,
     limit: int,
     *,
-    fresh: tuple[Any, ...] = (),
+    batch_only: tuple[Condition, ...] = (),
 ) -> ReadyCounts:
-    """How many could be claimed now, counted up to `limit`, and when the next becomes due. `fresh`
-    is what else holds of those that were never sent."""
+    """How many rows could be claimed now, counted up to `limit`, and when the next becomes due.
+
+    `batch_only` are further conditions on rows of mode BATCH.
+    """
     row = c.execute(
-        _ready_query(table, key, fresh), {"lane": lane, "now": now, "most": limit}
+        _ready_query(source, batch_only), {"lane": lane, "now": now, "most": limit}
     ).one()
-    due = [at for at in row[4:] if at is not None]
-    return ReadyCounts(row[0], row[1], Millis(min(due)) if due else None, row[2], row[3])
+    kinds = _kinds(source)
+    counts = dict(zip(kinds, row, strict=False))
+    due = [at for at in row[len(kinds) :] if at is not None]
+    return ReadyCounts(
+        batch=counts[DeliveryMode.BATCH, 0],
+        single=counts.get((DeliveryMode.SINGLE, 0), 0),
+        next_due=Millis(min(due)) if due else None,
+        backfill_batch=counts[DeliveryMode.BATCH, 1],
+        backfill_single=counts.get((DeliveryMode.SINGLE, 1), 0),
+    )
+
+
+def _kinds(source: QueueTable) -> list[tuple[DeliveryMode, int]]:
+    """(mode, priority) of the rows that the table can hold."""
+    return [(mode, priority) for priority in (0, 1) for mode in modes_of(source)]
 
 
 @functools.cache
-def _ready_query(table: Table, key: Column[Any], fresh: tuple[Any, ...]) -> Select[Any]:
-    """One statement for all that a lane asks at every turn, made once: eight of them, made and
-    sent each time, were a fifth of a backfill's CPU."""
-    kinds = [(solo, priority) for priority in (0, 1) for solo in (0, 1)]
+def _ready_query(source: QueueTable, batch_only: tuple[Condition, ...]) -> Select[Any]:
+    """A count and the next due time per kind in one statement, built once: as separate statements,
+    built on each call, they took a fifth of a backfill's CPU."""
+    table = source.table
 
-    def of(solo: int, priority: int) -> tuple[Any, ...]:
-        return (
+    def of_kind(mode: DeliveryMode, priority: int) -> list[Condition]:
+        return [
             table.c.lane == bindparam("lane"),
             in_state(State.READY, table),
-            table.c.solo == solo,
+            *in_mode(source, mode),
             table.c.priority == priority,
-        )
+        ]
 
-    def count(solo: int, priority: int) -> ScalarSelect[int]:
-        more = () if solo else fresh
-        ready = select(key).where(*of(solo, priority), table.c.due <= bindparam("now"), *more)
+    def count(mode: DeliveryMode, priority: int) -> ScalarSelect[int]:
+        more = batch_only if mode is DeliveryMode.BATCH else ()
+        due = table.c.due <= bindparam("now")
+        ready = select(source.key).where(*of_kind(mode, priority), due, *more)
         found = ready.limit(bindparam("most", type_=Integer)).subquery()
         return select(func.count()).select_from(found).scalar_subquery()
 
-    def later(solo: int, priority: int) -> ScalarSelect[int]:
+    def later(mode: DeliveryMode, priority: int) -> ScalarSelect[int]:
         due = select(func.min(table.c.due))
-        return due.where(*of(solo, priority), table.c.due > bindparam("now")).scalar_subquery()
+        return due.where(*of_kind(mode, priority), table.c.due > bindparam("now")).scalar_subquery()
 
+    kinds = _kinds(source)
     counts = [count(*kind).label(f"count{n}") for n, kind in enumerate(kinds)]
     times = [later(*kind).label(f"later{n}") for n, kind in enumerate(kinds)]
     return cast("Select[Any]", select(*counts, *times))
 
 
+def modes_of(source: QueueTable) -> tuple[DeliveryMode, ...]:
+    """The modes that rows of the table can have."""
+    return tuple(DeliveryMode) if source.mode is not None else (DeliveryMode.BATCH,)
+
+
+def in_mode(source: QueueTable, mode: DeliveryMode) -> list[Condition]:
+    """Rows that are claimed in this mode."""
+    return [] if source.mode is None else [source.mode == mode]
+
+
 def claim(
     c: Connection,
-    table: Table,
-    key: Column[Any],
+    source: QueueTable,
     spec: ClaimSpec,
     *,
     values: dict[str, Any],
     returning: tuple[Any, ...],
-    conditions: tuple[Any, ...] = (),
-) -> list[Any]:
+    conditions: tuple[Condition, ...] = (),
+) -> list[Row[Any]]:
     """Claim the oldest ready rows, live before backfill; rows in the order of their key."""
-    rows: list[Any] = []
+    if source.mode is None and spec.mode is DeliveryMode.SINGLE:
+        return []
+    table, key = source.table, source.key
+    rows: list[Row[Any]] = []
     priorities = (0, 1) if spec.backfill is None else (int(spec.backfill),)
     for priority in priorities:
         if len(rows) >= spec.limit:
@@ -108,7 +145,7 @@ def claim(
             .where(
                 table.c.lane == spec.lane,
                 in_state(State.READY, table),
-                table.c.solo == int(spec.solo),
+                *in_mode(source, spec.mode),
                 table.c.priority == priority,
                 table.c.due <= spec.now,
                 *conditions,
@@ -127,8 +164,9 @@ def claim(
     return rows
 
 
-def extend(c: Connection, table: Table, lane: LaneId, pause: int) -> int:
-    """Time in a pause does not count against the retry horizon."""
+def extend(c: Connection, source: QueueTable, lane: LaneId, pause: int) -> int:
+    """Move `failing_since` of a lane's rows by `pause` ms; how many were retrying."""
+    table = source.table
     return c.execute(
         update(table)
         .where(
@@ -141,16 +179,17 @@ def extend(c: Connection, table: Table, lane: LaneId, pause: int) -> int:
 
 
 RESET = {"claim": None, "problem": None, "detail": "", "settled_at": None}
-"""The columns of a row that begins again."""
+"""The columns of a row that starts over."""
 
 
 def settled(state: State, now: Millis) -> dict[str, Any]:
-    """The columns of a row that has reached an end."""
+    """The columns of a row that has reached a final state."""
     return {"state": state, "claim": None, "settled_at": now, "problem": None, "detail": ""}
 
 
-def recover(c: Connection, table: Table, now: Millis, **values: Any) -> int:
-    """What holders that are gone had claimed is ready again, and in doubt."""
+def recover(c: Connection, source: QueueTable, now: Millis, **values: Any) -> int:
+    """Rows claimed by dead holders become ready again, with `values`; how many."""
+    table = source.table
     return c.execute(
         update(table)
         .where(in_state(State.CLAIMED, table))
@@ -171,7 +210,8 @@ def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def save_requests(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
-    """Known ones are left as they are: the answer to a first commit may have been lost."""
+    """Requests stored already are left as they are: the answer to a first commit may have been
+    lost."""
     if sent:
         dialect = postgresql if c.dialect.name == "postgresql" else sqlite
         c.execute(
@@ -193,43 +233,40 @@ def save_requests(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ClaimSpec:
-    """A claim in the making: what it is called, when, how many and which kind."""
+    """What to claim, and the token to claim it under."""
 
     lane: LaneId
     token: int
     now: Millis
     limit: int
-    solo: bool
+    mode: DeliveryMode
     mapping: str
     backfill: bool | None = None
 
 
 class SqlQueue(ABC):
-    """connector.ports.Queue over one table; what differs is how rows are taken and settled."""
+    """connector.ports.Queue over one table; subclasses say how rows are claimed and settled."""
 
-    def __init__(self, database: Database, table: Table, key: Column[Any]) -> None:
+    def __init__(self, database: Database, source: QueueTable) -> None:
         self._database = database
-        self._table = table
-        self._key = key
+        self._source = source
 
     @abstractmethod
     def _claim_entries(self, c: Connection, spec: ClaimSpec) -> list[Entry]:
-        """Claim rows under `taking.token` and make entries of them."""
+        """Claim rows under `spec.token` and make entries of them."""
 
     @abstractmethod
     def _settle(
         self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
     ) -> int:
-        """Write outcomes to the rows that this claim still holds; how many changed."""
+        """Write outcomes to the rows that this claim still holds; how many rows changed."""
 
     @abstractmethod
     def _recover(self, c: Connection, now: Millis) -> int:
-        """What holders that are gone had claimed; how many."""
+        """Release rows claimed by dead holders; how many."""
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
-        return await self._database.read(
-            lambda c: ready(c, self._table, self._key, lane, now, limit)
-        )
+        return await self._database.read(lambda c: ready(c, self._source, lane, now, limit))
 
     async def claim(
         self,
@@ -238,12 +275,12 @@ class SqlQueue(ABC):
         *,
         now: Millis,
         limit: int,
-        solo: bool,
+        mode: DeliveryMode,
         mapping: str,
         usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
     ) -> Claim | None:
-        spec = ClaimSpec(lane.id, secrets.randbits(62), now, limit, solo, mapping, backfill)
+        spec = ClaimSpec(lane.id, secrets.randbits(62), now, limit, mode, mapping, backfill)
 
         def work(c: Connection) -> Claim | None:
             leases.require_lease(c, fence, now)
@@ -276,11 +313,11 @@ class SqlQueue(ABC):
         return await self._database.write(work)
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
-        return await self._database.write(lambda c: extend(c, self._table, lane, pause))
+        return await self._database.write(lambda c: extend(c, self._source, lane, pause))
 
 
 def is_joining_list(address: Column[Any]) -> ColumnElement[bool]:
-    """Whether the person of this address is being told to join a list: an import job holds him."""
+    """Whether a write that adds this address to a list is in flight: an import job holds it."""
     joining = memberships.alias("joining")
     return exists(
         select(literal(1)).where(
@@ -290,18 +327,17 @@ def is_joining_list(address: Column[Any]) -> ColumnElement[bool]:
 
 
 class ReceiptedQueue(SqlQueue):
-    """connector.ports.Receipted over one table: entries that an import job holds in flight.
+    """connector.ports.ReceiptQueue over one table: entries that an import job holds in flight.
 
-    `told_at` is the column that says when such an entry was told."""
+    `sent_at` is the column that says when such an entry was sent.
+    """
 
-    def __init__(
-        self, database: Database, table: Table, key: Column[Any], sent_at: Column[Any]
-    ) -> None:
-        super().__init__(database, table, key)
+    def __init__(self, database: Database, source: QueueTable, sent_at: Column[Any]) -> None:
+        super().__init__(database, source)
         self._sent_at = sent_at
 
     @abstractmethod
-    def _rows_of_receipt(self, lane: LaneId, receipt: str) -> Any:
+    def _rows_of_receipt(self, lane: LaneId, receipt: str) -> Select[Any]:
         """The query for rows of this receipt, in the order of their key."""
 
     @abstractmethod
@@ -312,14 +348,14 @@ class ReceiptedQueue(SqlQueue):
         now: Millis,
         failed: Mapping[int, tuple[Problem, str]],
     ) -> None:
-        """The job that held these rows is over: `failed` by position."""
+        """The job that held these rows has ended: `failed` by position."""
 
     @abstractmethod
     def _requeue_ambiguous(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
-        """Nobody will say what became of these rows."""
+        """The outcome of these rows will never be known."""
 
     async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]:
-        table = self._table
+        table = self._source.table
         query = (
             select(table.c.receipt, func.max(self._sent_at), func.count())
             .where(
@@ -351,7 +387,7 @@ class ReceiptedQueue(SqlQueue):
     async def _in_batches(
         self, lane: LaneId, receipt: str, work: Callable[[Connection, Sequence[Any]], None]
     ) -> int:
-        """A thousand at a time, so that a job of ten thousand does not hold up the writer."""
+        """A thousand rows at a time, so that a job of ten thousand does not block the writer."""
         total = 0
         while True:
 
@@ -368,8 +404,6 @@ class ReceiptedQueue(SqlQueue):
                 return total
 
     async def open_jobs(self) -> set[str]:
-        """Receipts that hold writes in flight, of all lanes of all such queues."""
-
         def work(c: Connection) -> set[str]:
             found: set[str] = set()
             for table in (profiles, memberships):

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.outcomes import (
     Ambiguous,
     Dead,
@@ -39,7 +39,7 @@ from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import bulk_observations
 from connector.store.queues import profiles, queue
-from connector.store.tables import in_state, outbox, people, reads
+from connector.store.tables import in_state, outbox, people, reads, reads_queue
 from connector.store.tables import profiles as profiles_table
 
 MIN_READ_INTERVAL = 2_000
@@ -50,12 +50,12 @@ class SqlReads(queue.SqlQueue):
     """connector.ports.Reads."""
 
     def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
-        super().__init__(database, reads, reads.c.person)
+        super().__init__(database, reads_queue)
         self._states = states
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
         sent = {"sent_at": spec.now}
-        rows = queue.claim(c, reads, reads.c.person, spec, values=sent, returning=_ROW)
+        rows = queue.claim(c, reads_queue, spec, values=sent, returning=_ROW)
         who = _identifiers(c, [row.person for row in rows])
         return [_entry(row, who[row.person], spec.now) for row in rows]
 
@@ -84,7 +84,7 @@ class SqlReads(queue.SqlQueue):
         return len(known)
 
     def _recover(self, c: Connection, now: Millis) -> int:
-        return queue.recover(c, reads, now)
+        return queue.recover(c, reads_queue, now)
 
     async def request(
         self,
@@ -331,7 +331,7 @@ def _entry(row: Any, who: tuple[str | None, str | None], now: Millis) -> Entry:
         person=row.person,
         data=row.view or b"",
         attempts=row.attempts,
-        solo=False,
+        mode=DeliveryMode.BATCH,
         mapping=None,
         backfill=bool(row.priority),
         failing_since=row.failing_since,

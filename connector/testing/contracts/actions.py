@@ -16,7 +16,7 @@ from connector.domain.actions import (
     Conflict,
 )
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, Millis
+from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.outcomes import (
     Absent,
     Accepted,
@@ -69,15 +69,19 @@ class ActionHarness:
 
     async def ready(self, now: int = _NOW) -> tuple[int, int, Millis | None]:
         found = await self.store.actions.ready(self.lane.id, now=Millis(now), limit=50)
-        return found.fresh, found.solo, found.next_due
+        return found.batch, found.single, found.next_due
 
-    async def claim(self, now: int = _NOW, *, solo: bool = False, limit: int = 50) -> Claim | None:
+    async def claim(
+        self, now: int = _NOW, *, mode: DeliveryMode = DeliveryMode.BATCH, limit: int = 50
+    ) -> Claim | None:
         return await self.store.actions.claim(
-            self.lane, self.fence, now=Millis(now), limit=limit, solo=solo, mapping=""
+            self.lane, self.fence, now=Millis(now), limit=limit, mode=mode, mapping=""
         )
 
-    async def must_claim(self, now: int = _NOW, *, solo: bool = False) -> Claim:
-        claim = await self.claim(now, solo=solo)
+    async def must_claim(
+        self, now: int = _NOW, *, mode: DeliveryMode = DeliveryMode.BATCH
+    ) -> Claim:
+        claim = await self.claim(now, mode=mode)
         assert claim
         return claim
 
@@ -180,7 +184,8 @@ class ActionsContract:
         claim = await harness.must_claim(_NOW + 5)
         assert (await harness.one()).sent_at == _NOW + 5
         [entry] = claim.entries
-        assert (entry.name, entry.email, entry.solo) == ("increase", "ana@example.com", False)
+        assert (entry.name, entry.email) == ("increase", "ana@example.com")
+        assert entry.mode is DeliveryMode.BATCH
         assert await harness.settle(claim, Accepted(entry.seq, "r1", "their-7"), now=_NOW + 9) == 1
         action_view = await harness.one()
         assert REF_PATTERN.fullmatch(action_view.ref)
@@ -205,8 +210,8 @@ class ActionsContract:
         for due, following in ((_NOW + 30, sent + 60_000), (sent + 60_000, sent + 600_000)):
             assert await harness.ready(due) == (0, 1, None)
             assert (await harness.one()).state == "uncertain"
-            look = await harness.must_claim(due, solo=True)
-            assert look.entries[0].solo
+            look = await harness.must_claim(due, mode=DeliveryMode.SINGLE)
+            assert look.entries[0].mode is DeliveryMode.SINGLE
             await harness.settle(look, Absent(entry.seq), now=due)
             assert await harness.ready(due) == (0, 0, following)
         assert (await store.actions.uncertain()) == {"acme": 1}
@@ -222,7 +227,7 @@ class ActionsContract:
             seq = claim.entries[0].seq
             await harness.settle(claim, Ambiguous(seq, Problem.SERVER_FAULT), now=start)
             for after in _LOOK_UPS:
-                look = await harness.must_claim(start + after, solo=True)
+                look = await harness.must_claim(start + after, mode=DeliveryMode.SINGLE)
                 await harness.settle(look, Absent(seq), now=start + after)
         action_view = await harness.one()
         assert (action_view.state, action_view.problem, action_view.resent) == (
@@ -241,13 +246,13 @@ class ActionsContract:
         await harness.add(make_request("bo@example.com", key="b"))
         claim = await harness.must_claim()
         await harness.settle(claim, *(Ambiguous(e.seq, Problem.TIMED_OUT) for e in claim.entries))
-        look = await harness.must_claim(solo=True)
+        look = await harness.must_claim(mode=DeliveryMode.SINGLE)
         first, second = (e.seq for e in look.entries)
         parked = Held(second, Problem.ACTION_UNCERTAIN, "no look-up")
         await harness.settle(look, Accepted(first, ""), parked)
         assert [d.state for d in await harness.all_actions()] == ["applied", "uncertain"]
         assert await store.actions.uncertain() == {"acme": 1}
-        assert await harness.claim(_NOW + _HOUR, solo=True) is None
+        assert await harness.claim(_NOW + _HOUR, mode=DeliveryMode.SINGLE) is None
 
     async def test_actions_claimed_by_a_dead_holder_are_looked_up_not_resent(
         self, store: Store
@@ -278,11 +283,11 @@ class ActionsContract:
             Ambiguous(seq, Problem.INTERRUPTED, 1.0),
             Unsent(seq),
         ):
-            look = await harness.must_claim(_NOW + 5_000, solo=True)
+            look = await harness.must_claim(_NOW + 5_000, mode=DeliveryMode.SINGLE)
             await harness.settle(look, outcome, now=_NOW)
             assert await harness.ready(_NOW + 5_000) == (0, 1, None)
         over = _NOW + 2 * _HORIZON
-        look = await harness.must_claim(over, solo=True)
+        look = await harness.must_claim(over, mode=DeliveryMode.SINGLE)
         await harness.settle(look, Retry(seq, Problem.PLATFORM_UNAVAILABLE), now=over)
         assert (await harness.one()).problem == "A10"
 
@@ -350,7 +355,7 @@ class ActionsContract:
         claim = await harness.must_claim()
         await harness.settle(claim, Ambiguous(claim.entries[0].seq, Problem.TIMED_OUT))
         assert await harness.ready() == (1, 1, None)
-        look = await harness.must_claim(solo=True)
+        look = await harness.must_claim(mode=DeliveryMode.SINGLE)
         claim = await harness.must_claim()
         await harness.settle(claim, Held(claim.entries[0].seq, Problem.ACTION_PERSON))
         await harness.settle(look, Held(look.entries[0].seq, Problem.ACTION_UNCERTAIN))
@@ -443,7 +448,7 @@ class ActionsContract:
             await harness.add(make_request(f"{word}@example.com", key=str(number)))
         claim = await harness.must_claim()
         await harness.settle(claim, *(Ambiguous(e.seq, Problem.TIMED_OUT) for e in claim.entries))
-        look = await harness.must_claim(solo=True)
+        look = await harness.must_claim(mode=DeliveryMode.SINGLE)
         busy = await store.actions.decide(look.entries[0].seq, "applied", by="ana", now=_NOW)
         assert isinstance(busy, str)
         parked = [Held(e.seq, Problem.ACTION_UNCERTAIN) for e in look.entries]

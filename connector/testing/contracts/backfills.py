@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, Millis
+from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.outcomes import Accepted, Dead, Gone, Observed, Outcome
 from connector.domain.records import Claim
 from connector.ports import Backfill, BackfillPage, Fence, ListedPerson, PersonKey, Store
@@ -49,7 +49,7 @@ async def claim(
 ) -> Claim | None:
     queue = store.profiles if lane.destination == "klaviyo" else store.reads
     return await queue.claim(
-        lane, fence, now=Millis(at), limit=9, solo=False, mapping="", backfill=backfill
+        lane, fence, now=Millis(at), limit=9, mode=DeliveryMode.BATCH, mapping="", backfill=backfill
     )
 
 
@@ -103,7 +103,7 @@ class BackfillsContract:
         assert (found.cursor, found.exhausted, found.state) == ("7", False, "running")
         assert found.counts == {"rows": 2, "people": 2}
         ready = await store.reads.ready(reads.id, now=NOW, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (0, 2)
+        assert (ready.batch, ready.backfill_batch) == (0, 2)
 
     async def test_a_page_that_cannot_be_stored_leaves_no_cursor(self, store: Store) -> None:
         await acquire_lease(store)
@@ -128,7 +128,7 @@ class BackfillsContract:
         await observe(store, fence, ada={"balance": 1})
         assert await feed(store, run, "ada", "bob", at=LATER) == 1
         _, reads, _ = await lanes(store)
-        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_fresh == 1
+        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_batch == 1
 
     async def test_only_a_running_backfill_accepts_pages(self, store: Store) -> None:
         await acquire_lease(store)
@@ -150,13 +150,13 @@ class BackfillsContract:
         for lane, queue in ((reads, store.reads), (profiles, store.profiles)):
             ready = await queue.ready(lane.id, now=LATER, limit=9)
             old = 2 if lane is reads else 0
-            assert (ready.fresh, ready.backfill_fresh) == (int(lane is reads), old)
+            assert (ready.batch, ready.backfill_batch) == (int(lane is reads), old)
         live = await claim(store, fence, reads, backfill=False, at=LATER)
         assert live
         assert [(e.email, e.backfill) for e in live.entries] == [("cleo@example.com", False)]
         await observe(store, fence, LATER, ada={"balance": 1}, bob={"balance": 2})
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (0, 2)
+        assert (ready.batch, ready.backfill_batch) == (0, 2)
         assert await claim(store, fence, profiles, backfill=False, at=LATER) is None
 
     async def test_a_live_change_gives_a_backfilled_person_live_priority(
@@ -171,7 +171,7 @@ class BackfillsContract:
         assert await claim(store, fence, reads, backfill=True, at=LATER) is None
         await read(store, fence, "ada", LATER, balance=2)
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (1, 0)
+        assert (ready.batch, ready.backfill_batch) == (1, 0)
 
     async def test_a_backfill_does_not_lower_the_priority_of_live_people(
         self, store: Store
@@ -184,11 +184,11 @@ class BackfillsContract:
         await feed(store, run, "ada", at=LATER)
         await observe(store, fence, LATER, ada={"balance": 2})
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (1, 0)
+        assert (ready.batch, ready.backfill_batch) == (1, 0)
         await append_events(store, "bob", at=LATER)
         await feed(store, await begin(store), "bob", at=LATER)
         live = await store.reads.ready(reads.id, now=LATER, limit=9)
-        assert (live.fresh, live.backfill_fresh) == (1, 0)
+        assert (live.batch, live.backfill_batch) == (1, 0)
 
     async def test_the_summary_counts_every_persons_outcome(self, store: Store) -> None:
         fence = await acquire_lease(store)
@@ -264,15 +264,15 @@ class BackfillsContract:
         await append_events(store, "cleo", at=LATER)
         await store.backfills.set_state(run.id, "stopped", now=LATER)
         assert await claim(store, fence, reads, backfill=True, at=LATER) is None
-        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).fresh == 1
+        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).batch == 1
         assert await store.backfills.outcome_counts(run.id) == {"pending": 3}
         await append_events(store, "bob", at=LATER)
-        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).fresh == 2
+        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).batch == 2
         await store.backfills.set_state(run.id, "waiting", now=LATER)
-        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_fresh == 0
+        assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_batch == 0
         await store.backfills.start(run.id, now=LATER, total=None, notes=[])
         ready = await store.reads.ready(reads.id, now=LATER, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (2, 1)
+        assert (ready.batch, ready.backfill_batch) == (2, 1)
 
     async def test_outstanding_counts_entries_waiting_in_both_lanes(self, store: Store) -> None:
         fence = await acquire_lease(store)
@@ -301,7 +301,7 @@ class BackfillsContract:
             run.id, reads, BackfillPage("c", False, listed=[listed]), now=NOW
         )
         ready = await store.profiles.ready(profiles.id, now=NOW, limit=9)
-        assert (ready.fresh, ready.backfill_fresh) == (0, 1)
+        assert (ready.batch, ready.backfill_batch) == (0, 1)
         assert await claim_reads(store, fence) is None
         await write_all(store, fence, LATER)
         assert await store.backfills.outcome_counts(run.id) == {"sent": 1}

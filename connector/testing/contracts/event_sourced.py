@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Millis
+from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.outcomes import Accepted, Observed
 from connector.domain.records import Appended, Page
 from connector.ports import Store
@@ -168,7 +168,7 @@ class EventSourcedContract:
         assert claim
         await settle(store, claim, Accepted(claim.entries[0].seq, "r"))
         await append_event(store, LATER, email="ada.new@example.com", partial=False)
-        farewell = await claim_writes(store, fence, LATER, solo=True)
+        farewell = await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
         assert written_fields(farewell) == {"tier": None}
         assert farewell
         assert farewell.entries[0].email == "ada@example.com"

@@ -9,7 +9,7 @@ from dataclasses import replace
 import orjson
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, Millis
+from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.memberships import Group, Link
 from connector.domain.outcomes import (
     Accepted,
@@ -101,7 +101,7 @@ class ListHarness:
 
     async def claim(self, *, leaves: bool = False) -> Claim | None:
         return await self.store.memberships.claim(
-            self.lane, self.fence, now=self.at, limit=100, solo=leaves, mapping=""
+            self.lane, self.fence, now=self.at, limit=100, mode=DeliveryMode(leaves), mapping=""
         )
 
     async def settle(self, claim: Claim, outcomes: Sequence[Outcome]) -> None:

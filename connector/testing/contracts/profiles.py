@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -56,15 +56,22 @@ async def append_events(
 
 async def claim_reads(store: Store, fence: Fence, at: int = NOW) -> Claim | None:
     _, reads, _ = await lanes(store)
-    return await store.reads.claim(reads, fence, now=Millis(at), limit=100, solo=False, mapping="")
+    return await store.reads.claim(
+        reads, fence, now=Millis(at), limit=100, mode=DeliveryMode.BATCH, mapping=""
+    )
 
 
 async def claim_writes(
-    store: Store, fence: Fence, at: int = NOW, *, solo: bool = False, limit: int = 100
+    store: Store,
+    fence: Fence,
+    at: int = NOW,
+    *,
+    mode: DeliveryMode = DeliveryMode.BATCH,
+    limit: int = 100,
 ) -> Claim | None:
     _, _, profiles = await lanes(store)
     return await store.profiles.claim(
-        profiles, fence, now=Millis(at), limit=limit, solo=solo, mapping=""
+        profiles, fence, now=Millis(at), limit=limit, mode=mode, mapping=""
     )
 
 
@@ -157,7 +164,7 @@ class StatesContract:
         )
         await store.reads.settle(first, [answer], now=Millis(NOW + 400), horizon=HORIZON)
         ready = await store.reads.ready(reads.id, now=Millis(NOW + 400), limit=9)
-        assert ready.fresh == 0
+        assert ready.batch == 0
         assert ready.next_due
         await store.leases.renew(fence, now=Millis(ready.next_due), ttl=TTL)
         again = await claim_reads(store, fence, ready.next_due)
@@ -173,13 +180,13 @@ class StatesContract:
         fence = await acquire_lease(store)
         events, _, _ = await lanes(store)
         await append_events(store, "ada", wait=1000)
-        assert (await store.ready(events.id, now=NOW, limit=9)).fresh == 0
+        assert (await store.ready(events.id, now=NOW, limit=9)).batch == 0
         person = await read(store, fence, "ada", balance=7)
-        assert (await store.ready(events.id, now=NOW, limit=9)).fresh == 1
+        assert (await store.ready(events.id, now=NOW, limit=9)).batch == 1
         fresh = (await store.reads.fresh_views([person]))[person]
         assert (fresh.view["balance"], fresh.at, fresh.write_in_flight) == (7, NOW, False)
         await append_events(store, "bob", wait=1000)
-        assert (await store.ready(events.id, now=Millis(NOW + 1000), limit=9)).fresh == 2
+        assert (await store.ready(events.id, now=Millis(NOW + 1000), limit=9)).batch == 2
 
     async def test_only_changed_fields_are_written_and_the_unchanged_cost_nothing(
         self, store: Store
@@ -209,7 +216,9 @@ class StatesContract:
         await append_events(store, "ada", at=LATER)
         await read(store, fence, "ada", LATER, balance=2, tier=None)
         assert await claim_writes(store, fence, LATER) is None
-        assert written_fields(await claim_writes(store, fence, LATER, solo=True)) == {
+        assert written_fields(
+            await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
+        ) == {
             "balance": 2,
             "tier": None,
         }
@@ -247,7 +256,9 @@ class StatesContract:
         events, _, _ = await lanes(store)
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
-        sent = await store.claim(events, fence, now=NOW, limit=1, solo=False, mapping="v1")
+        sent = await store.claim(
+            events, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1"
+        )
         assert sent
         assert await claim_writes(store, fence) is None
         accepted = Accepted(sent.entries[0].seq, "r")
@@ -290,7 +301,9 @@ class StatesContract:
         assert await store.profiles.requeue_receipt(profiles.id, "", now=LATER) == 1
         # Singly, so that one bad profile cannot take a whole job along again.
         assert await claim_writes(store, fence, LATER) is None
-        assert written_fields(await claim_writes(store, fence, LATER, solo=True)) == {"balance": 1}
+        assert written_fields(
+            await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
+        ) == {"balance": 1}
 
     async def test_writes_of_a_dead_holder_stay_in_flight_until_accounted_for(
         self, store: Store
@@ -307,9 +320,9 @@ class StatesContract:
         [receipt] = await store.profiles.receipts(profiles.id)
         assert receipt.id == ""
         await store.profiles.requeue_receipt(profiles.id, "", now=Millis(NOW + TTL))
-        assert written_fields(await claim_writes(store, other, NOW + TTL, solo=True)) == {
-            "balance": 1
-        }
+        assert written_fields(
+            await claim_writes(store, other, NOW + TTL, mode=DeliveryMode.SINGLE)
+        ) == {"balance": 1}
         assert await settle(store, claim, Accepted(person, "late")) == 0
 
     async def test_an_unset_in_flight_when_its_holder_died_is_repeated(self, store: Store) -> None:
@@ -323,14 +336,18 @@ class StatesContract:
         await settle(store, claim, Accepted(person, "r1"))
         await append_events(store, "ada", at=LATER)
         await read(store, fence, "ada", LATER, tier=None)
-        assert written_fields(await claim_writes(store, fence, LATER, solo=True)) == {"tier": None}
+        assert written_fields(
+            await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
+        ) == {"tier": None}
         at = NOW + TTL + 1000
         other = await acquire_lease(store, "two", at)
         await store.profiles.recover(other, now=Millis(at))
         await append_events(store, "ada", at=at)
         await read(store, other, "ada", at, tier="Gold")
         await store.profiles.requeue_receipt(profiles.id, "", now=Millis(at))
-        assert written_fields(await claim_writes(store, other, at, solo=True)) == {"tier": "Gold"}
+        assert written_fields(await claim_writes(store, other, at, mode=DeliveryMode.SINGLE)) == {
+            "tier": "Gold"
+        }
 
     async def test_an_ambiguous_write_is_sent_again_after_a_delay(self, store: Store) -> None:
         fence = await acquire_lease(store)
@@ -382,7 +399,7 @@ class StatesContract:
         moved = record(email="new@example.com", person="ada", refresh=True)
         await store.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
         assert await read(store, fence, "new", LATER, balance=1) == person
-        farewell = await claim_writes(store, fence, LATER, solo=True)
+        farewell = await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
         assert farewell
         write = write_from_json(farewell.entries[0].data)
         assert (write.identity, write.unsets) == ({"email": "ada@example.com"}, ("balance",))
@@ -402,7 +419,7 @@ class StatesContract:
         second = await read(store, fence, "ada", LATER, balance=2)
         assert first != second
         claim = await claim_writes(store, fence, LATER)
-        claim = claim or await claim_writes(store, fence, LATER, solo=True)
+        claim = claim or await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
         assert written_fields(claim) == {"balance": 2}
         assert claim
         assert claim.entries[0].seq == second
@@ -418,7 +435,7 @@ class StatesContract:
         at = LATER + 10
         await store.append([Page(events, "webhook", [moved], Millis(at), read_lane=reads.id)])
         await read(store, fence, "new", at, balance=2)
-        farewell = await claim_writes(store, fence, at, solo=True)
+        farewell = await claim_writes(store, fence, at, mode=DeliveryMode.SINGLE)
         assert farewell
         await settle(store, farewell, Accepted(second, "r3"), at=at)
         await append_events(store, "ada", at=at + 10)
@@ -432,7 +449,9 @@ class StatesContract:
     ) -> None:
         fence = await acquire_lease(store)
         await _add_two_at_one_address(store, fence, {"balance": 1, "tier": "Gold"}, {"balance": 2})
-        assert written_fields(await claim_writes(store, fence, LATER, solo=True)) == {
+        assert written_fields(
+            await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
+        ) == {
             "balance": 2,
             "tier": None,
         }
@@ -448,12 +467,12 @@ class StatesContract:
         second = await _add_person_at(store, fence, "ada", balance=2)
         assert await claim_writes(store, fence, LATER) is None
         await settle(store, flying, Retry(first, Problem.KLAVIYO_THROTTLED), at=LATER)
-        claim = await claim_writes(store, fence, LATER, solo=False)
+        claim = await claim_writes(store, fence, LATER, mode=DeliveryMode.BATCH)
         assert claim
         assert [entry.seq for entry in claim.entries] == [second]
         await settle(store, claim, Accepted(second, "r"), at=LATER)
-        for solo in (True, False):
-            assert await claim_writes(store, fence, LATER + 9, solo=solo) is None
+        for mode in (DeliveryMode.SINGLE, DeliveryMode.BATCH):
+            assert await claim_writes(store, fence, LATER + 9, mode=mode) is None
 
     async def test_an_unknown_person_with_an_address_of_another_is_not_written(
         self, store: Store
@@ -473,8 +492,8 @@ class StatesContract:
                 if entry.seq == first
             ]
             await store.reads.settle(gone, outcomes, now=Millis(at), horizon=HORIZON)
-            for solo in (True, False):
-                assert await claim_writes(store, fence, at, solo=solo) is None
+            for mode in (DeliveryMode.SINGLE, DeliveryMode.BATCH):
+                assert await claim_writes(store, fence, at, mode=mode) is None
 
     async def test_an_address_now_owned_by_another_person_is_not_cleared(
         self, store: Store
@@ -493,8 +512,8 @@ class StatesContract:
         # The heir's write goes first, and what it may lack comes with the next one.
         writes: dict[int, dict[str, Any]] = {person: {}, heir: {}}
         for at in range(LATER + 2, LATER + 8):
-            for solo in (True, False):
-                claim = await claim_writes(store, fence, at, solo=solo)
+            for mode in (DeliveryMode.SINGLE, DeliveryMode.BATCH):
+                claim = await claim_writes(store, fence, at, mode=mode)
                 for entry in claim.entries if claim else ():
                     write = write_from_json(entry.data)
                     assert not write.is_cleanup
@@ -517,7 +536,7 @@ class StatesContract:
         for at, balance, tier in ((LATER, 2, "Gold"), (LATER + 5000, 1, None)):
             await append_events(store, "ada", at=at)
             await read(store, fence, "ada", at, balance=balance, tier=tier)
-        write = await claim_writes(store, fence, LATER + 5000, solo=True)
+        write = await claim_writes(store, fence, LATER + 5000, mode=DeliveryMode.SINGLE)
         assert written_fields(write) == {"balance": 1, "tier": None}
 
     async def test_a_read_requested_during_a_read_causes_another_read(self, store: Store) -> None:
@@ -539,7 +558,9 @@ class StatesContract:
         events, _, profiles = await lanes(store)
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
-        assert await store.claim(events, fence, now=NOW, limit=1, solo=False, mapping="v1")
+        assert await store.claim(
+            events, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1"
+        )
         assert await claim_writes(store, fence) is None
         ready = await store.profiles.ready(profiles.id, now=NOW, limit=9)
         assert ready.next_due is not None
@@ -565,12 +586,12 @@ class StatesContract:
         for at, rule, expected in ((LATER, "keep", None), (LATER + 9, "unset", {"balance": None})):
             await append_events(store, "ada", at=at)
             due = await store.reads.ready((await lanes(store))[1].id, now=Millis(at), limit=1)
-            assert due.fresh == 1
+            assert due.batch == 1
             gone = await claim_reads(store, fence, at)
             assert gone
             left = Gone(person, rule)  # type: ignore[arg-type]
             await store.reads.settle(gone, [left], now=Millis(at), horizon=HORIZON)
-            write = await claim_writes(store, fence, at, solo=True)
+            write = await claim_writes(store, fence, at, mode=DeliveryMode.SINGLE)
             assert (written_fields(write) if write else None) == expected
 
     async def test_a_new_account_starts_empty_and_receives_everything(self, store: Store) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Lane, LaneState, Millis, QuotaUsage
+from connector.domain.lanes import DeliveryMode, Lane, LaneState, Millis, QuotaUsage
 from connector.domain.outcomes import (
     Accepted,
     Ambiguous,
@@ -52,9 +52,15 @@ async def acquire_lease(store: Store, holder: str = "one", now: int = NOW) -> Fe
 
 
 async def take(
-    store: Store, lane: Lane, fence: Fence, *, at: int = NOW, limit: int = 100, solo: bool = False
+    store: Store,
+    lane: Lane,
+    fence: Fence,
+    *,
+    at: int = NOW,
+    limit: int = 100,
+    mode: DeliveryMode = DeliveryMode.BATCH,
 ) -> Claim | None:
-    return await store.claim(lane, fence, now=Millis(at), limit=limit, solo=solo, mapping="v1")
+    return await store.claim(lane, fence, now=Millis(at), limit=limit, mode=mode, mapping="v1")
 
 
 async def events(store: Store) -> Lane:
@@ -136,10 +142,10 @@ class StoreContract:
         retry = Retry(claim.entries[0].seq, Problem.KLAVIYO_THROTTLED, after=5.0)
         assert await self._settle(store, claim, retry) == 1
         ready = await store.ready(lane.id, now=NOW, limit=10)
-        assert (ready.fresh, ready.solo, ready.next_due) == (1, 0, NOW + 5000)
+        assert (ready.batch, ready.single, ready.next_due) == (1, 0, NOW + 5000)
         ready = await store.ready(lane.id, now=Millis(NOW + 5000), limit=10)
-        assert (ready.fresh, ready.solo, ready.next_due) == (2, 0, None)
-        assert (await store.ready(lane.id, now=Millis(NOW + 5000), limit=1)).fresh == 1
+        assert (ready.batch, ready.single, ready.next_due) == (2, 0, None)
+        assert (await store.ready(lane.id, now=Millis(NOW + 5000), limit=1)).batch == 1
 
     async def test_every_outcome_sets_the_right_state(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
@@ -178,11 +184,13 @@ class StoreContract:
         assert shown.dead_letter.detail == "301 properties"
         later = Millis(NOW + 10_000)
         fresh = await take(store, lane, fence, at=later)
-        solo = await take(store, lane, fence, at=later, solo=True)
+        single = await take(store, lane, fence, at=later, mode=DeliveryMode.SINGLE)
         assert fresh
-        assert solo
+        assert single
         assert [(e.seq, e.attempts) for e in fresh.entries] == [(seqs[2], 1), (seqs[3], 2)]
-        assert [(e.seq, e.attempts, e.solo) for e in solo.entries] == [(seqs[4], 2, True)]
+        assert [(e.seq, e.attempts, e.mode) for e in single.entries] == [
+            (seqs[4], 2, DeliveryMode.SINGLE)
+        ]
         assert await store.reports.recent_requests(5) == [("acme", "klaviyo", request)]
 
     async def test_an_ambiguous_entry_keeps_the_mapping_it_was_sent_with(
@@ -196,8 +204,11 @@ class StoreContract:
         await self._settle(
             store, claim, Ambiguous(a, Problem.TIMED_OUT), Retry(b, Problem.KLAVIYO_THROTTLED)
         )
-        for seq, solo, version in ((a, True, "v1"), (b, False, "v2")):
-            again = await store.claim(lane, fence, now=NOW, limit=5, solo=solo, mapping="v2")
+        for seq, mode, version in (
+            (a, DeliveryMode.SINGLE, "v1"),
+            (b, DeliveryMode.BATCH, "v2"),
+        ):
+            again = await store.claim(lane, fence, now=NOW, limit=5, mode=mode, mapping="v2")
             assert again
             assert [(e.seq, e.mapping) for e in again.entries] == [(seq, version)]
 
@@ -229,9 +240,11 @@ class StoreContract:
             await take(store, lane, fence, at=later)
         assert caught.value.problem == Problem.STORE_HELD
         assert not await store.leases.renew(fence, now=later, ttl=TTL)
-        again = await take(store, lane, other, at=later, solo=True)
+        again = await take(store, lane, other, at=later, mode=DeliveryMode.SINGLE)
         assert again
-        assert [(e.solo, e.attempts, e.mapping) for e in again.entries] == [(True, 2, "v1")]
+        assert [(e.mode, e.attempts, e.mapping) for e in again.entries] == [
+            (DeliveryMode.SINGLE, 2, "v1")
+        ]
 
     async def test_an_expired_lease_claims_nothing(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
@@ -374,7 +387,7 @@ class StoreContract:
         spend = QuotaUsage("acc", "events", 100, 2)
         assert (
             await store.claim(
-                lane, fence, now=NOW, limit=1, solo=False, mapping="v1", usage=[spend]
+                lane, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1", usage=[spend]
             )
             is None
         )

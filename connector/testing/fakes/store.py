@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, QuotaUsage
+from connector.domain.lanes import DeliveryMode, Kind, Lane, LaneId, LaneState, Millis, QuotaUsage
 from connector.domain.memberships import Group
 from connector.domain.outcomes import (
     Accepted,
@@ -70,7 +70,7 @@ class Row:
             person=self.person,
             data=self.record.data,
             attempts=self.attempts,
-            solo=self.solo,
+            mode=DeliveryMode(self.solo),
             mapping=self.mapping,
             backfill=self.page.backfill,
             failing_since=self.failing_since,
@@ -282,7 +282,7 @@ class MemoryStore:
         *,
         now: Millis,
         limit: int,
-        solo: bool,
+        mode: DeliveryMode,
         mapping: str,
         usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
@@ -292,7 +292,7 @@ class MemoryStore:
         await self.save_usage(usage)
         due = [
             row
-            for row in self._ready(lane.id, solo)
+            for row in self._ready(lane.id, bool(mode))
             if row.due <= now and backfill in (None, row.page.backfill)
         ]
         due.sort(key=lambda row: (row.page.backfill, row.due, row.seq))

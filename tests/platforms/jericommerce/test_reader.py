@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from connector.domain.errors import AmbiguousError, Blocked, DeliveryError, Problem, RetryLater
-from connector.domain.lanes import LaneId
+from connector.domain.lanes import DeliveryMode, LaneId
 from connector.domain.outcomes import Gone, Observed, Retry
 from connector.domain.records import Entry
 from connector.mapping import load
@@ -314,7 +314,7 @@ def make_entry(number: int, person: Person, *, known: bool) -> Entry:
         person=number,
         data=b'{"balance": 1}' if known else b"",
         attempts=1,
-        solo=False,
+        mode=DeliveryMode.BATCH,
         mapping=None,
         backfill=False,
     )

@@ -1,0 +1,81 @@
+"""The tables. Instants are ms since 1970 UTC in 64-bit columns, on both engines alike.
+
+Hot paths use these tables through Core statements, never through the ORM.
+"""
+
+from __future__ import annotations
+
+from connector.store.tables.admin import (
+    accounts,
+    approvals,
+    backfills,
+    checkpoints,
+    commands,
+    lanes,
+    leases,
+    mappings,
+    notifications,
+    quota_usage,
+)
+from connector.store.tables.columns import metadata
+from connector.store.tables.people import (
+    deferred_memberships,
+    groups,
+    journal,
+    people,
+    salts,
+    source_members,
+    tombstones,
+)
+from connector.store.tables.queues import (
+    QueueTable,
+    actions,
+    actions_queue,
+    memberships,
+    memberships_queue,
+    outbox,
+    outbox_queue,
+    profiles,
+    profiles_queue,
+    reads,
+    reads_queue,
+    requests,
+)
+from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
+
+__all__ = [
+    "STUCK",
+    "QueueTable",
+    "TableOrAlias",
+    "accounts",
+    "actions",
+    "actions_queue",
+    "approvals",
+    "backfills",
+    "checkpoints",
+    "commands",
+    "deferred_memberships",
+    "groups",
+    "in_state",
+    "is_stuck",
+    "journal",
+    "lanes",
+    "leases",
+    "mappings",
+    "memberships",
+    "memberships_queue",
+    "metadata",
+    "notifications",
+    "outbox",
+    "outbox_queue",
+    "people",
+    "profiles",
+    "profiles_queue",
+    "quota_usage",
+    "reads",
+    "reads_queue",
+    "requests",
+    "salts",
+    "source_members",
+    "tombstones",
+]

@@ -1,0 +1,49 @@
+"""Columns and indexes that the queue tables share."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Index, Integer, SmallInteger, Text, text
+from sqlmodel import Field, SQLModel
+
+metadata = SQLModel.metadata
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+class QueueColumns(SQLModel):
+    """What every queue has. `state` is connector.domain.records.State, `priority` 1 for backfills.
+
+    `due` is when the row may be claimed, `claim` the token that holds it, `failing_since` when the
+    first of the attempts without success was made.
+    """
+
+    lane: int = Field(sa_type=Integer)
+    state: int = Field(default=0, sa_type=SmallInteger)
+    priority: int = Field(default=0, sa_type=SmallInteger)
+    due: int = Field(sa_type=BigInteger)
+    attempts: int = Field(default=0, sa_type=Integer)
+    failing_since: int | None = Field(default=None, sa_type=BigInteger)
+    claim: int | None = Field(default=None, sa_type=BigInteger)
+    problem: str | None = Field(default=None, sa_type=Text)
+    detail: str = Field(default="", sa_type=Text)
+
+
+def partial_index(name: str, *columns: str, where: str) -> Index:
+    """An index of the rows of `where`, which both engines read alike."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
+def ready_index(table: str, key: str, mode: str | None) -> Index:
+    """What a lane could claim, in the order in which it is claimed."""
+    columns = ("lane", *([mode] if mode else []), "priority", "due", key)
+    return partial_index(f"{table}_ready", *columns, where="state = 0")
+
+
+def claimed_index(table: str) -> Index:
+    """What a claim holds."""
+    return partial_index(f"{table}_claimed", "claim", where="state = 1")
+
+
+def stuck_index(table: str, key: str) -> Index:
+    """What is held or dead, by cause."""
+    columns = ("lane", "state", "problem", key)
+    return partial_index(f"{table}_stuck", *columns, where="state IN (4, 5)")
