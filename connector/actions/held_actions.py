@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from connector.domain.attention import AttentionItem
 from connector.domain.lanes import Lane
-from connector.ports import ActionQueue, Approval, Approvals, Clock
+from connector.ports import ActionQueue, Approvals, Clock
 from connector.runtime import log
 
 CAP = "cap"
@@ -34,11 +34,6 @@ class HeldActionsWorker:
         self._on_released = on_released
         self.wakeup = asyncio.Event()
         self._log = log.get("actions").bind(connection=lane.connection)
-
-    def on_approval_decided(self, answer: Approval) -> None:
-        """A person has answered a question of this connection."""
-        if answer.what == CAP:
-            self.wakeup.set()
 
     async def idle(self) -> bool:
         """Held actions are no work that is due."""

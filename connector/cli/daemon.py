@@ -57,7 +57,7 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
         if not starting.done():
             starting.cancel()  # a stop while it waits for its store or its lease
             await asyncio.gather(starting, return_exceptions=True)
-            await app.abort_start()
+            await app.stop()
             return []
         starting.result()
         freeze_heap()

@@ -39,6 +39,10 @@ class Worker(Protocol):
         """End the loop. What is in flight gets at most `timeout` seconds."""
         ...
 
+    def wake(self) -> None:
+        """Start the next pass at once: something outside may have changed."""
+        ...
+
     async def idle(self, ahead: float) -> bool:
         """Whether nothing is to be done now, nor becomes due within `ahead` seconds."""
         ...

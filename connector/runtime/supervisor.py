@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
@@ -51,6 +51,9 @@ class SupervisedWorker:
         self._task.cancel()
         await asyncio.wait([self._task], timeout=timeout)
 
+    def wake(self) -> None:
+        self._loop.wakeup.set()
+
     async def idle(self, ahead: float) -> bool:
         return await self._loop.idle()
 
@@ -95,3 +98,24 @@ class SupervisedWorker:
         if self._failures:
             self._log.info("worker_recovered", failures=self._failures)
         self._failures = self._crashes = 0
+
+
+class Periodic:
+    """A Loop whose passes are started from outside: by a scheduler's event, or by a signal. The
+    first pass waits for that as well."""
+
+    def __init__(self, wakeup: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+        self.wakeup = wakeup
+        self._work = work
+        self._started = False
+
+    async def run_once(self) -> None:
+        if self._started:
+            await self._work()
+        self._started = True
+
+    async def idle(self) -> bool:
+        return True
+
+    async def attention(self) -> Sequence[AttentionItem]:
+        return ()

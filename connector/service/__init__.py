@@ -1,6 +1,11 @@
-"""What a person can ask or order. CLI, API and console all call this and hold no logic."""
+"""Queries and commands: CLI, API and console call these and hold no logic."""
 
 from connector.service.commands import Commands
-from connector.service.runtime import KLAVIYO, CommandHandler, ConnectionRuntime
+from connector.service.runtime import (
+    KLAVIYO,
+    CommandHandler,
+    CommandResult,
+    ConnectionRuntime,
+)
 
-__all__ = ["KLAVIYO", "CommandHandler", "Commands", "ConnectionRuntime"]
+__all__ = ["KLAVIYO", "CommandHandler", "CommandResult", "Commands", "ConnectionRuntime"]

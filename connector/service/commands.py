@@ -1,4 +1,4 @@
-"""What a person can order. Orders are rows: whoever holds the store's lease carries them out."""
+"""What a person can order. Commands are rows, executed by the process that holds the lease."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from connector.domain.lanes import Lane, LaneState
 from connector.domain.records import State
 from connector.pipeline.dispatch import Dispatcher
 from connector.ports import Clock, Command, Decision, Queue, Store
+from connector.ports.workers import Worker
 from connector.runtime import log
 from connector.service.queries import Queries
 from connector.service.runtime import KLAVIYO, ConnectionRuntime
 
 
 class Commands(Queries):
-    """Questions and orders."""
+    """Queries and commands."""
 
     def __init__(
         self,
@@ -27,8 +28,9 @@ class Commands(Queries):
         runtimes: Mapping[str, ConnectionRuntime] | None = None,
         reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
         problems: Callable[[], list[str]] = list,
+        workers: Callable[[], Sequence[Worker]] = tuple,
     ) -> None:
-        super().__init__(store, clock, runtimes=runtimes, problems=problems)
+        super().__init__(store, clock, runtimes=runtimes, problems=problems, workers=workers)
         self._reload = reload
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._log = log.get("operate")
@@ -40,10 +42,11 @@ class Commands(Queries):
         return await self._store.commands.get(id)
 
     async def execute_pending(self) -> None:
-        """Take every open order and carry it out; each gets its answer, whatever happens."""
+        """Execute every open command. Each gets a result, also after an error."""
         for command in await self._store.commands.fetch(now=self._clock.now()):
             runtime = self._runtimes.get(str(command.args.get("connection", "")))
-            if runtime and command.kind in runtime.long_running:
+            handler = runtime.commands.get(command.kind) if runtime else None
+            if handler and handler.long_running:
                 task = asyncio.create_task(self._finish(command))
                 self._long_running_tasks.add(task)
                 task.add_done_callback(self._long_running_tasks.discard)
@@ -55,14 +58,14 @@ class Commands(Queries):
         await self._store.commands.finish(command.id, ok=ok, result=result, now=self._clock.now())
 
     async def stop(self) -> None:
-        """Errands are cut off: their orders are carried out after the next start."""
+        """Cancel long-running commands. They are executed again after the next start."""
         for task in (long_running := list(self._long_running_tasks)):
             task.cancel()
         await asyncio.gather(*long_running, return_exceptions=True)
 
     async def execute(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
-        """(whether it was done, what it came to or why not)."""
-        self._log.info("order", command=kind)
+        """Carry out one command. Errors become a result, never an exception."""
+        self._log.info("command_started", command=kind)
         try:
             match kind:
                 case "pause" | "resume":
@@ -80,7 +83,8 @@ class Commands(Queries):
                 case "reload" if self._reload:
                     return True, await self._reload()
                 case "reload":
-                    return False, {"error": "no daemon runs on this store, so nothing to reload"}
+                    error = "no daemon runs on this store, so there is nothing to reload"
+                    return False, {"error": error}
                 case "applied" | "again" | "refuse":
                     return await self._decide_action(kind, args)
                 case "forget" | "lift":
@@ -92,32 +96,32 @@ class Commands(Queries):
                 case _:
                     return await self._run_connection_command(kind, args)
         except ConfigError as error:
-            self._log.error("order refused", command=kind, faults=list(error.faults))
+            self._log.error("command_rejected", command=kind, faults=list(error.faults))
             return False, {"error": str(error), "faults": list(error.faults)}
         except ConnectorError as error:
-            self._log.error("order failed", command=kind, problem=error.problem.value)
+            self._log.error("command_failed", command=kind, problem=error.problem.value)
             return False, {"error": str(error)}
         except Exception as error:
-            # A fault of ours must neither end the loop nor leave the order without its answer.
-            self._log.exception("order failed", command=kind)
+            # A bug must neither end the loop nor leave the command without a result.
+            self._log.exception("command_failed", command=kind)
             return False, {"error": f"{type(error).__name__}, see the log"}
 
     async def _run_connection_command(
         self, kind: str, args: Mapping[str, Any]
     ) -> tuple[bool, Mapping[str, Any]]:
-        """Orders of a connection's own parts."""
+        """Commands that the connection itself carries out."""
         name = str(args.get("connection", ""))
         runtime = self._runtimes.get(name)
         if runtime is None:
             return False, {"error": f"no connection `{name}` runs here"}
-        if kind not in runtime.command_handlers:
+        if kind not in runtime.commands:
             return False, {"error": f"{name} does not carry out `{kind}`"}
-        return await runtime.command_handlers[kind](args)
+        return await runtime.commands[kind].run(args)
 
     async def _decide_action(
         self, decision: Decision, args: Mapping[str, Any]
     ) -> tuple[bool, Mapping[str, Any]]:
-        """A person says what became of an action, or what shall."""
+        """A person decides what happened to an action, or what is to be done."""
         now = self._clock.now()
         action = await self._store.actions.decide(
             args["id"], decision, by=args.get("by", ""), now=now
@@ -125,9 +129,8 @@ class Commands(Queries):
         if isinstance(action, str):
             return False, {"error": action}
         runtime = self._runtimes.get(action.connection)
-        for dispatcher in runtime.dispatchers if runtime else ():
-            if dispatcher.lane.kind == "action":
-                dispatcher.wake()
+        if runtime and runtime.actions:
+            runtime.actions.wake()
         return True, {f"action {action.id}": action.state}
 
     async def _decide_approval(
@@ -136,40 +139,39 @@ class Commands(Queries):
         now = self._clock.now()
         answer = await self._store.approvals.decide(id, approved=approved, by=by, now=now)
         if answer is None:
-            return False, {"error": f"no open question has the number {id}"}
-        runtime = self._runtimes.get(answer.connection)
-        for notify in runtime.on_approval_decided if runtime else ():
-            notify(answer)
+            return False, {"error": f"no open approval has the id {id}"}
+        if runtime := self._runtimes.get(answer.connection):
+            runtime.wake()
         return True, {answer.state: f"{answer.what} of {answer.subject}"}
 
     async def _refresh_person(self, connection: str, who: str) -> tuple[bool, Mapping[str, Any]]:
         runtime = self._runtimes.get(connection)
         if runtime is None or runtime.reads is None:
-            return False, {"error": "only a running daemon that reads people can refresh one"}
+            return False, {"error": "only a running daemon that reads people can refresh a person"}
         found = await self._store.reports.people(connection, who)
         if not found:
-            return False, {"error": f"{connection} has never seen this person"}
+            return False, {"error": f"{connection} has no person with this address or id"}
         now = self._clock.now()
         await self._store.reads.request(
             runtime.reads.lane.id, dict.fromkeys(found, now), urgent=True
         )
         runtime.reads.wake()
-        return True, {"asked": len(found), "since": now}
+        return True, {"requested": len(found), "since": now}
 
     async def count_people(self, connection: str, who: str) -> int:
         """How many people `forget` would erase."""
         return (await self._store.erasure.find(connection, who)).people
 
     async def _forget(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
-        """Klaviyo is asked first: once a person is forgotten here, nobody knows whom to name."""
+        """Klaviyo first: after the person is erased here, the addresses are no longer known."""
         connection, who = args["connection"], args["person"]
         if kind == "lift":
             if await self._store.erasure.remove_tombstone(connection, who):
                 return True, {"lifted": connection}
-            return False, {"error": f"{connection} has not forgotten anybody of this name"}
+            return False, {"error": f"{connection} has no tombstone with this address or id"}
         found = await self._store.erasure.find(connection, who)
         if not found.people:
-            return False, {"error": f"{connection} has never seen this person"}
+            return False, {"error": f"{connection} has no person with this address or id"}
         klaviyo_result: Mapping[str, Any] = {}
         if args.get("klaviyo"):
             request = {"connection": connection, "emails": found.emails}
@@ -234,7 +236,7 @@ class Commands(Queries):
         count = await self._store.dead_letters.retry(
             ids=ids, problem=cause, every=bool(args.get("all")), now=self._clock.now()
         )
-        # Whatever is held now has no address: a retry takes every other.
+        # What is held now has no address; a retry takes all others.
         waiting = await (self._held_by_ids(ids) if ids else self._held_by_cause(cause))
         for runtime in self._runtimes.values():
             for dispatcher in runtime.dispatchers:

@@ -1,8 +1,8 @@
-"""Telling people what needs them: `[[notify]]`.
+"""Notifications of what needs attention: `[[notify]]`.
 
-One look for all targets, and one worker for each, so that a target that does not answer holds up
-nobody else and never gets two POSTs at once. What a target was told is kept in the store, so a
-restart neither repeats nor forgets; a POST whose answer is lost may come twice.
+One worker watches, and one per target sends, so that a target that does not answer delays no other
+and never gets two POSTs at once. What a target was sent is kept in the store, so a restart neither
+repeats nor loses a notification; a POST whose answer is lost may be sent twice.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from connector.runtime import log
 
 CHECK_INTERVAL = 5.0
 STARTUP_GRACE = 60.0
-"""Seconds after a start before anything is called over: what only the process knows, such as a
-platform that fails, must first have had the time to show again."""
+"""Seconds after a start before an item counts as resolved: what only the process knows, such as a
+platform that fails, needs that time to show again."""
 
 AttentionSource = Callable[[], Awaitable[Mapping[str, str]]]
-"""key → text of everything that a person must look at now."""
+"""key → text of everything that needs attention now."""
 
 Post = Callable[[str, bytes], Awaitable[int]]
 """POSTs a JSON body to an address and returns the status. Raises DeliveryError without quoting the
@@ -46,7 +46,7 @@ class Target:
 
     @property
     def id(self) -> str:
-        """Stands for the address in the store."""
+        """Identifies the URL in the store, without storing it."""
         return hashlib.sha256(self.url.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -55,13 +55,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What one POST says: key → text of what is new and of what is over."""
+    """What one POST says: key → text of what was raised and of what was resolved."""
 
     raised: Mapping[str, str]
     resolved: Mapping[str, str]
 
     def body(self, target: Target, source: str, now: int) -> bytes:
-        """`source` is where the connector is reached, for whoever runs several."""
+        """`source` is the public URL of this connector, for those who run several."""
         if target.format == "slack":
             return orjson.dumps({"text": self._text(source)})
         at = datetime.fromtimestamp(now / 1000, UTC).isoformat(timespec="seconds")
@@ -69,14 +69,14 @@ class Notice:
             {
                 "connector": source,
                 "at": at,
-                "news": _as_items(self.raised),
-                "over": _as_items(self.resolved),
+                "raised": _as_items(self.raised),
+                "resolved": _as_items(self.resolved),
             }
         )
 
     def _text(self, source: str) -> str:
         lines = [f"needs you: {text}" for text in self.raised.values()]
-        lines += [f"over: {text}" for text in self.resolved.values()]
+        lines += [f"resolved: {text}" for text in self.resolved.values()]
         return _escape_slack("\n".join([f"connector {source}", *lines]))
 
 
@@ -157,7 +157,7 @@ class Notifier:
 
 
 class NoticeDelivery:
-    """Sends one target what it has not been sent yet; a target that fails is retried ever later."""
+    """Sends one target what it has not been sent yet; retries a target that fails with backoff."""
 
     def __init__(
         self,

@@ -1,5 +1,4 @@
-"""What a person can ask. Answered from the store, so it works beside a running daemon and without
-one."""
+"""What a person can query. Answered from the store, with or without a running daemon."""
 
 from __future__ import annotations
 
@@ -12,6 +11,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import Lane
 from connector.pipeline.lease import STORE_RESOURCE, is_dead
 from connector.ports import ActionView, Backlog, Clock, DeadLetter, DeadLetterDetail, Store
+from connector.ports.workers import Worker
 from connector.service.runtime import KLAVIYO, ConnectionRuntime
 from connector.service.views import lane_view, run_view, timeline_view
 from connector.sync.memberships import links
@@ -19,14 +19,14 @@ from connector.sync.memberships import links
 _TIMELINE_LIMIT = 50
 _COUNT_LIMIT = 100_000
 _NEEDS_DECISION = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
-"""Why actions wait for a person; what a cap holds is a question of its own."""
+"""Why actions wait for a person. Actions held by a cap have an approval instead."""
 _IDS_SHOWN = 10
 _NO_ALERT = {Problem.PAUSED}
-"""Stops that a person made on purpose: no news to anybody."""
+"""Stops that a person made on purpose."""
 
 
 class Queries:
-    """Asks the store. `lines` is empty where nothing runs in this process."""
+    """Queries of the store. `runtimes` is empty where no connection runs in this process."""
 
     def __init__(
         self,
@@ -35,14 +35,16 @@ class Queries:
         *,
         runtimes: Mapping[str, ConnectionRuntime] | None = None,
         problems: Callable[[], list[str]] = list,
+        workers: Callable[[], Sequence[Worker]] = tuple,
     ) -> None:
         self._store = store
         self._clock = clock
         self._runtimes: Mapping[str, ConnectionRuntime] = runtimes if runtimes is not None else {}
         self._problems = problems
+        self._workers = workers
 
     async def holder(self) -> str | None:
-        """Who runs on this store now, if anybody does."""
+        """Who holds this store's lease now, if anyone."""
         held = await self._store.leases.holder(STORE_RESOURCE)
         if held is None or held.expires_at <= self._clock.now() or is_dead(held.holder):
             return None
@@ -51,8 +53,8 @@ class Queries:
     async def status(self, mappings: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Connections, lanes, backlog, lag, dead letters and quota; ages in seconds.
 
-        With `mappings` (connection → version in use) it also tells how many people were rendered
-        with another version: a changed mapping re-sends nobody by itself.
+        With `mappings` (connection → version in use) it also counts the people who were rendered
+        with another version: a changed mapping re-sends no one by itself.
         """
         now = self._clock.now()
         connections: dict[str, dict[str, Any]] = {}
@@ -106,7 +108,7 @@ class Queries:
         }
 
     async def _pace(self, lane: Lane) -> dict[str, Any]:
-        """How many wait to be sent, and how long it takes at the pace of the last minute."""
+        """Waiting actions, and how long they take at the rate of the last minute."""
         pace = await self._store.actions.throughput(lane.id, now=self._clock.now())
         return {
             "waiting": pace.waiting,
@@ -117,11 +119,11 @@ class Queries:
     async def actions(
         self, connection: str | None, stuck: bool, limit: int
     ) -> Sequence[ActionView]:
-        """Adjustments and pushes, those that wait for a person first."""
+        """Adjustments and pushes; uncertain and held ones first."""
         return await self._store.actions.find(connection=connection, stuck=stuck, limit=limit)
 
     async def links(self) -> list[dict[str, Any]]:
-        """What is kept as what, and how that stands."""
+        """Audiences kept as lists, segments kept as targets, and their counts."""
         return await links.links(
             self._store.member_groups, self._store.target_members, self._clock.now()
         )
@@ -137,15 +139,15 @@ class Queries:
         return await self._store.dead_letters.show(id)
 
     async def explain(self, connection: str, who: str) -> list[dict[str, Any]]:
-        """Everybody of this connection with this address or platform id: what came in, what it
-        became, which request carried it, what the far end answered."""
+        """People of this connection with this address or platform id: what was received, what it
+        became, which request carried it, what the remote API answered."""
         found = await self._store.reports.people(connection, who)
         return [
             timeline_view(await self._store.reports.person(id, _TIMELINE_LIMIT)) for id in found
         ]
 
     async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:
-        """Runs, the newest first: where they stand and what they came to. Ages in ms since 1970."""
+        """Runs with progress and results, the newest first. Times in ms since 1970."""
         lanes = [lane for lane, _ in await self._store.lanes.all() if lane.kind == "profile"]
         found = []
         for run in await self._store.backfills.find(connection):
@@ -159,7 +161,7 @@ class Queries:
         return found
 
     async def backfill(self, id: int) -> dict[str, Any]:
-        """One run whole: one that ended before its time is counted now."""
+        """One run. The results of a run that was stopped or failed are counted now."""
         run = await self._store.backfills.get(id)
         if run is None:
             raise KeyError(id)
@@ -180,11 +182,11 @@ class Queries:
         ]
 
     async def attention_texts(self, backlogs: Sequence[Backlog] | None = None) -> list[str]:
-        """One line per thing that a person must look at; empty when all is well."""
+        """One line per item that needs attention; empty when all is well."""
         return [item.text for item in await self.attention(backlogs)]
 
     async def attention(self, backlogs: Sequence[Backlog] | None = None) -> list[AttentionItem]:
-        """The same, each with the key by which it is known again."""
+        """The same, each with a key that stays the same while the item is the same."""
         found = [AttentionItem(f"trouble {text.split(':')[0]}", text) for text in self._problems()]
         found += await self._process_attention()
         for b in backlogs if backlogs is not None else await self._store.reports.backlog():
@@ -215,7 +217,7 @@ class Queries:
         return found
 
     async def _action_attention(self, b: Backlog) -> list[AttentionItem]:
-        """Adjustments and pushes that only a person can settle, by their numbers."""
+        """Adjustments and pushes that only a person can settle, with their ids."""
         name, found = b.lane.connection, []
         if b.dead:
             text = f"{name}: {b.dead} actions refused by the platform (connector actions list)"
@@ -239,11 +241,7 @@ class Queries:
         """What only the process that runs the lanes can know."""
         found: list[AttentionItem] = []
         for runtime in self._runtimes.values():
-            for d in runtime.dispatchers:
-                if d.failing_with:
-                    label = f"{runtime.name} {d.lane.kind}s, {d.lane.destination}"
-                    text = f"{d.failing_with} {label}: {d.failing_with.meaning}; going slowly"
-                    found.append(AttentionItem(f"slow {label}", text))
-            for worker in runtime.workers:
-                found += await worker.attention()
+            found += await runtime.attention()
+        for worker in self._workers():
+            found += await worker.attention()
         return found

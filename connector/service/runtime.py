@@ -1,67 +1,116 @@
-"""A connection as it runs."""
+"""A connection at run time: its lanes, workers and endpoints as one object graph."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from connector.actions.flow_endpoint import FlowEndpoint
-from connector.domain.actions import ActionReceipt, ActionRequest, Conflict, Origin
-from connector.domain.attention import Check
+from connector.domain.attention import AttentionItem, Check
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.intake import WebhookEndpoint
-from connector.pipeline.profile_reads import ProfileReadSink
-from connector.ports import Approval
 from connector.ports.workers import Worker
 
 KLAVIYO = "klaviyo"
+_CANCEL_TIMEOUT = 1.0
 
-CommandHandler = Callable[[Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str, Any]]]]
-"""Carries out one kind of order: (whether it was done, what it came to or why not)."""
+CommandResult = tuple[bool, Mapping[str, Any]]
+"""Whether a command was done, and its result or the error."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class CommandHandler:
+    """Carries out one kind of command. A `long_running` one does not hold up other commands."""
+
+    run: Callable[[Mapping[str, Any]], Awaitable[CommandResult]]
+    long_running: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionRuntime:
-    """A connection as it runs: its doors for webhooks and flows, its lanes, what runs beside them.
+    """A connection, built and not yet started.
 
-    `mapping` is the version in use, `account` Klaviyo's id where it could be read. `more` are
-    lanes besides events, reads and writes; `loops` run for ever beside the lanes; `idle` say
-    whether those have nothing to do; `needs` what a person must look at; `orders` which orders
-    this line carries out, for those that name its connection, of which `errands` take their time
-    and hold up no other; `decided` is told of every answer
-    to a question that this connection asked. `act` stores actions for the platform, None where it
-    takes none."""
+    `mapping` is the version in use, `account` Klaviyo's account id where it could be read. Lanes:
+    `events` and `writes` deliver to Klaviyo, `reads` reads people at the platform, `actions`
+    delivers points and pushes to the platform, `memberships` keep lists and segments. `commands`
+    are those that name this connection. `exit_stack` closes what the connection has open.
+    """
 
     name: str
     title: str
     enabled: bool
     mapping: str
     account: str | None
-    checks: list[Callable[[], Awaitable[Sequence[Check]]]]
-    close: list[Callable[[], Awaitable[None]]]
-    events: Dispatcher[Any] = field(init=False)
-    webhook_endpoint: WebhookEndpoint | None = None
-    flow_endpoint: FlowEndpoint | None = None
+    events: Dispatcher[Any]
     reads: Dispatcher[Any] | None = None
     writes: Dispatcher[Any] | None = None
-    profile_reads: ProfileReadSink | None = None
-    renews: Callable[[str], bool] = lambda name: False
-    by_id: bool = False
-    extra_dispatchers: list[Dispatcher[Any]] = field(default_factory=list)
-    workers: list[Worker] = field(default_factory=list)
-    command_handlers: dict[str, CommandHandler] = field(default_factory=dict)
-    long_running: set[str] = field(default_factory=set)
-    enqueue_actions: (
-        Callable[[Origin, Sequence[ActionRequest]], Awaitable[ActionReceipt | Conflict]] | None
-    ) = None
-    on_approval_decided: list[Callable[[Approval], None]] = field(default_factory=list)
-
-    async def aclose(self) -> None:
-        for close in self.close:
-            await close()
+    actions: Dispatcher[Any] | None = None
+    memberships: tuple[Dispatcher[Any], ...] = ()
+    workers: tuple[Worker, ...] = ()
+    commands: Mapping[str, CommandHandler] = field(default_factory=dict)
+    checks: tuple[Callable[[], Awaitable[Sequence[Check]]], ...] = ()
+    webhook_endpoint: WebhookEndpoint | None = None
+    flow_endpoint: FlowEndpoint | None = None
+    exit_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
     def dispatchers(self) -> list[Dispatcher[Any]]:
-        found = (self.reads, self.events, self.writes, *self.extra_dispatchers)
+        """All lanes, in the order in which one hands work to the next."""
+        found = (self.reads, self.events, self.writes, self.actions, *self.memberships)
         return [dispatcher for dispatcher in found if dispatcher is not None]
+
+    def start(self) -> None:
+        """Run lanes and workers; nothing where the connection is disabled."""
+        if not self.enabled:
+            return
+        for dispatcher in self.dispatchers:
+            self._tasks.append(asyncio.create_task(dispatcher.run()))
+        for worker in self.workers:
+            worker.start()
+
+    async def stop(self, timeout: float) -> None:
+        """Settle what is in flight within `timeout` seconds, then close everything."""
+        await asyncio.gather(*(worker.stop(_CANCEL_TIMEOUT) for worker in self.workers))
+        await asyncio.gather(*(dispatcher.stop(timeout) for dispatcher in self.dispatchers))
+        if self._tasks:
+            # A pass that hangs in the store is cancelled; the next start recovers what it claimed.
+            await asyncio.wait(self._tasks, timeout=_CANCEL_TIMEOUT)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.exit_stack.aclose()
+
+    def wake(self) -> None:
+        """Something outside changed, such as a decided approval: every worker has a look."""
+        for worker in self.workers:
+            worker.wake()
+
+    async def idle(self, ahead: float) -> bool:
+        """Whether nothing is due now or within `ahead` seconds, and nothing is in flight."""
+        if not self.enabled:
+            return True
+        # Workers hand work to lanes and lanes to workers: what one did meanwhile is seen at the
+        # other, so workers are asked before and after the lanes.
+        before = await self._workers_idle(ahead)
+        lanes = all([await dispatcher.idle_for(ahead) for dispatcher in self.dispatchers])
+        after = await self._workers_idle(ahead)
+        return before and lanes and after and all(d.idle for d in self.dispatchers)
+
+    async def _workers_idle(self, ahead: float) -> bool:
+        return all([await worker.idle(ahead) for worker in self.workers])
+
+    async def attention(self) -> list[AttentionItem]:
+        """What only the process that runs the connection can know."""
+        found: list[AttentionItem] = []
+        for dispatcher in self.dispatchers:
+            if problem := dispatcher.failing_with:
+                label = f"{self.name} {dispatcher.lane.kind}s, {dispatcher.lane.destination}"
+                text = f"{problem} {label}: {problem.meaning}; retrying slowly"
+                found.append(AttentionItem(f"slow {label}", text))
+        for worker in self.workers:
+            found += await worker.attention()
+        return found

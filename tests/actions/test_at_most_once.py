@@ -372,7 +372,7 @@ async def test_approving_a_cap_releases_what_it_held(make_rig: Callable[..., Rig
         question.id, approved=True, by="ana", now=rig.clock.now()
     )
     assert answer
-    rig.held_worker.on_approval_decided(answer)
+    rig.held_worker.wakeup.set()
     await rig.after(1.0)
     assert await rig.states() == ["applied", "applied", "applied"]
     assert not await rig.store.approvals.find(pending=False)

@@ -36,8 +36,15 @@ class FlowServer:
         self.flows = FlowApp(self.runtimes.get, rig.clock, rig.metrics, closed=lambda: self.closed)
 
     def connect(self, name: str = "acme", *, enabled: bool = True) -> ConnectionRuntime:
-        runtime = ConnectionRuntime(name, "Fake", enabled, "v1", None, [], [])
-        runtime.flow_endpoint = self.rig.endpoint
+        runtime = ConnectionRuntime(
+            name=name,
+            title="Fake",
+            enabled=enabled,
+            mapping="v1",
+            account=None,
+            events=self.rig.dispatcher,
+            flow_endpoint=self.rig.endpoint,
+        )
         self.runtimes[name] = runtime
         return runtime
 

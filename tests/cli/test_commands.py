@@ -357,7 +357,9 @@ def test_a_command_for_a_connection_that_never_ran_exits_1(call: Call, folder: F
 def test_reload_without_a_daemon_is_reported(call: Call, folder: Folder) -> None:
     result = call("reload", at=folder)
     assert (result.code, result.out) == (1, "")
-    assert result.err.splitlines()[-1] == "no daemon runs on this store, so nothing to reload"
+    assert (
+        result.err.splitlines()[-1] == "no daemon runs on this store, so there is nothing to reload"
+    )
 
 
 def test_text_status_shows_the_holder_and_the_backlog(call: Call, folder: Folder) -> None:

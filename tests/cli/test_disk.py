@@ -20,7 +20,7 @@ async def test_a_full_disk_closes_intake_and_deliveries_continue(
     try:
         free = app.config.store.min_free - 1
         monkeypatch.setattr(app.store, "free_bytes", lambda: free)
-        await app._heartbeat()
+        await app.maintenance.heartbeat(app.health, app.config.store)
         headers, body = folder.platforms.traffic.make_event()
         hook = ("POST", "/webhooks/acme", body, headers)
         status, result = await asyncio.to_thread(folder.ask, *hook)
@@ -35,7 +35,7 @@ async def test_a_full_disk_closes_intake_and_deliveries_continue(
             while not folder.delivered():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         free = app.config.store.min_free
-        await app._heartbeat()
+        await app.maintenance.heartbeat(app.health, app.config.store)
         assert (await asyncio.to_thread(folder.ask, *hook))[0] == 202
         assert (await asyncio.to_thread(folder.ask, "GET", "/healthz"))[0] == 200
     finally:

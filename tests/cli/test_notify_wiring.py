@@ -78,7 +78,7 @@ async def test_a_revoked_key_and_its_fix_are_notified(
     key = "lane acme → klaviyo events"
 
     def notified(word: str) -> list[str]:
-        json = [body for _, body in hook.bodies if "news" in body]
+        json = [body for _, body in hook.bodies if "raised" in body]
         return [x["text"] for body in json for x in body[word] if x["key"] == key]
 
     async def until(word: str) -> None:
@@ -92,13 +92,13 @@ async def test_a_revoked_key_and_its_fix_are_notified(
         folder.platforms.klaviyo.faults.add("*", "status", status=401)
         await asyncio.to_thread(folder.ingest, "ada@example.com")
         app.runtimes["acme"].events.wake()
-        await until("news")
+        await until("raised")
         folder.platforms.klaviyo.faults.clear()
-        await until("over")
+        await until("resolved")
     finally:
         await app.stop()
-    assert [text[:4] for text in notified("news")] == ["K401"]
-    assert any("over: K401" in body.get("text", "") for _, body in hook.bodies)
+    assert [text[:4] for text in notified("raised")] == ["K401"]
+    assert any("resolved: K401" in body.get("text", "") for _, body in hook.bodies)
     assert "ada@" not in orjson.dumps(hook.bodies).decode()
 
 

@@ -69,14 +69,14 @@ async def test_servers_and_lanes_share_one_grace_period(
         async def stop(self) -> None:
             moved[0] = 7.0
 
-    async def stop_line(line: object, grace: float) -> None:
-        left.append(grace)
-        await finish(line, grace)
+    async def stop_connections(timeout: float) -> None:
+        left.append(timeout)
+        await finish(timeout)
 
-    moved, now, finish = [0.0], app.clock.monotonic, app._stop_connection
+    moved, now, finish = [0.0], app.clock.monotonic, app.connections.stop
     monkeypatch.setattr(app.clock, "monotonic", lambda: now() + moved[0], raising=False)
-    monkeypatch.setattr(app, "_servers", [StubServer()])
-    monkeypatch.setattr(app, "_stop_connection", stop_line)
+    monkeypatch.setattr(app, "servers", [StubServer()])
+    monkeypatch.setattr(app.connections, "stop", stop_connections)
     await app.stop()
     assert len(left) == 1
     assert 0 < left[0] <= 3.0
@@ -104,7 +104,7 @@ def test_sigterm_cancels_work_that_outlasts_the_timeout_and_loses_nothing(
 async def test_readyz_turns_503_before_the_servers_close(daemon: Daemon) -> None:
     app = App(read_config(daemon.config))
     await app.start()
-    [server] = app._servers
+    [server] = app.servers
     close, said = server.stop, []
 
     async def stop() -> None:

@@ -1,4 +1,4 @@
-"""Who is told when something needs a person: once, again after a failure, never after a restart."""
+"""Notifications are sent once, again after a failure, and not again after a restart."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ class Rig:
         await self.clock.advance(CHECK_INTERVAL * count)
 
     def sent_keys(self) -> list[tuple[list[str], list[str]]]:
-        """(keys that were news, keys that were over), POST by POST."""
+        """(keys raised, keys resolved), POST by POST."""
         return [
-            ([x["key"] for x in body["news"]], [x["key"] for x in body["over"]])
+            ([x["key"] for x in body["raised"]], [x["key"] for x in body["resolved"]])
             for _, body in self.posts
         ]
 

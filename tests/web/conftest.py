@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import AsyncIterator, Iterator
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -63,13 +64,11 @@ class WebHarness:
             enabled=enabled,
             mapping="v1",
             account=None,
-            checks=[],
-            close=[],
+            events=cast(Any, None),
             webhook_endpoint=taking.WebhookEndpoint(self.lane, PLATFORM.webhook(settings))
             if pushes
             else None,
         )
-        self.runtimes[name].events = None  # type: ignore[assignment]
 
     def refused(self) -> dict[str, float]:
         """Reason → how many webhooks were refused for it."""

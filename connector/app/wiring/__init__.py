@@ -1,29 +1,27 @@
-"""From a connection's configuration to a line that runs: the only place where adapters, mapping,
-quota and dispatchers are put together.
+"""From a connection's configuration to its runtime: the only place where adapters, mapping, quota
+and dispatchers are put together.
 
-`build` lays the parts one after another: events, states, and what else the connection's modules
-ask for. Each part is a module here that adds its lanes, loops and orders to the line.
+Each part is a module here: a function that takes what it needs and returns what it built.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from connector.app.wiring import (
-    accounts,
-    actions,
-    backfills,
-    erasure,
-    events,
-    memberships,
-    polls,
-    profiles,
-    reconcile,
-)
+from connector.app.wiring import accounts
+from connector.app.wiring.actions import build_actions
+from connector.app.wiring.backfills import build_backfills
 from connector.app.wiring.context import ConnectionContext, SharedServices
+from connector.app.wiring.erasure import build_erasure
+from connector.app.wiring.events import build_events, build_webhook_endpoint
 from connector.app.wiring.limiters import RateLimiters
+from connector.app.wiring.memberships import build_memberships
+from connector.app.wiring.polls import build_poll
+from connector.app.wiring.profiles import build_profiles
+from connector.app.wiring.reconcile import build_reconcile
 from connector.config import Config, Connection
 from connector.domain.errors import ConfigError, Problem
 from connector.mapping import Writer, find_conflicts
@@ -37,14 +35,15 @@ from connector.service import ConnectionRuntime
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """Lines by connection, and why enabled connections without one have none."""
+    """Runtimes by connection, and why enabled connections without one have none."""
 
     runtimes: dict[str, ConnectionRuntime]
     broken: dict[str, str]
 
 
 class ConnectionBuilder:
-    """Builds lines. `new_http_client` makes the HTTP client of each remote API."""
+    """Builds the runtimes of connections. `new_http_client` makes the HTTP client of each remote
+    API."""
 
     def __init__(
         self,
@@ -63,10 +62,10 @@ class ConnectionBuilder:
         self._writers: dict[str, Writer] = {}
 
     async def build_all(self, connections: Sequence[Connection]) -> BuildResult:
-        """The lines of all connections. Raises ConfigError, with nothing left open, for what is
+        """The runtimes of all connections. Raises ConfigError, with nothing left open, for what is
         wrong in a file, and where two connections write the same thing at one Klaviyo account; a
         package that fails stops its own connections only."""
-        # Together, so that a far end that does not answer costs its wait once.
+        # Together, so that a remote API that does not answer costs its time-out once.
         built = await asyncio.gather(*map(self.build, connections), return_exceptions=True)
         result, failed = BuildResult({}, {}), []
         for connection, found in zip(connections, built, strict=True):
@@ -81,47 +80,65 @@ class ConnectionBuilder:
         if not failed and (both := find_conflicts(writers)):
             failed.append(ConfigError(both, Problem.MAPPING_FAULTY))
         if failed:
-            await asyncio.gather(*(runtime.aclose() for runtime in result.runtimes.values()))
+            await asyncio.gather(
+                *(runtime.exit_stack.aclose() for runtime in result.runtimes.values())
+            )
             raise failed[0]
         return result
 
     async def build(self, connection: Connection) -> ConnectionRuntime:
-        """A line, stopped. Raises ConfigError for a platform or mapping that cannot be used."""
-        context = await self._context(connection)
-        runtime = ConnectionRuntime(
-            name=connection.name,
+        """A runtime, not started. Raises ConfigError for a platform or mapping that cannot be
+        used."""
+        async with AsyncExitStack() as stack:
+            context = await self._context(connection, stack)
+            return await self._runtime(context, stack)
+
+    async def _runtime(
+        self, context: ConnectionContext, stack: AsyncExitStack
+    ) -> ConnectionRuntime:
+        events = await build_events(context)
+        profiles = await build_profiles(context) if context.writes_profiles else None
+        reads = profiles.reads if profiles else None
+        poll = build_poll(context, reads) if reads else None
+        backfills = (
+            build_backfills(context, events, profiles.writes, reads) if profiles and reads else None
+        )
+        actions = await build_actions(context)
+        memberships = await build_memberships(context, events, actions.submit)
+        with registry.isolate_platform(context.connection.source):
+            webhook_endpoint = build_webhook_endpoint(context, events, profiles)
+        commands = {**build_erasure(context), **memberships.commands}
+        if profiles:
+            commands |= build_reconcile(context, events, profiles.writes)
+        if backfills:
+            commands |= backfills.commands
+        workers = (
+            profiles.import_jobs if profiles else None,
+            poll,
+            backfills.worker if backfills else None,
+            actions.held_actions,
+            *memberships.workers,
+        )
+        return ConnectionRuntime(
+            name=context.connection.name,
             title=context.platform.title,
-            enabled=connection.enabled,
+            enabled=context.connection.enabled,
             mapping=context.mapping.version,
             account=context.account,
-            checks=[context.api.check],
-            close=[context.api.aclose],
+            events=events,
+            reads=reads.dispatcher if reads else None,
+            writes=profiles.writes if profiles else None,
+            actions=actions.dispatcher,
+            memberships=memberships.dispatchers,
+            workers=tuple(worker for worker in workers if worker is not None),
+            commands=commands,
+            checks=(context.api.check, *((context.client.check,) if context.client else ())),
+            webhook_endpoint=webhook_endpoint,
+            flow_endpoint=actions.endpoint,
+            exit_stack=stack.pop_all(),
         )
-        if context.client:
-            runtime.checks.append(context.client.check)
-            runtime.close.append(context.client.aclose)
-        try:
-            await self._build_modules(context, runtime)
-        except BaseException:
-            await runtime.aclose()
-            raise
-        return runtime
 
-    async def _build_modules(self, context: ConnectionContext, runtime: ConnectionRuntime) -> None:
-        await events.build(context, runtime)
-        if context.writes_profiles:
-            await profiles.build(context, runtime)
-            reconcile.build(context, runtime)
-        if context.reader:
-            polls.build(context, runtime)
-            backfills.build(context, runtime)
-        await actions.build(context, runtime)
-        erasure.build(context, runtime)
-        await memberships.build(context, runtime)
-        with registry.isolate_platform(context.connection.source):
-            runtime.webhook_endpoint = events.webhook_endpoint(context, runtime)
-
-    async def _context(self, connection: Connection) -> ConnectionContext:
+    async def _context(self, connection: Connection, stack: AsyncExitStack) -> ConnectionContext:
         services = self._services
         platform = registry.load(connection.source, connection.settings)
         mapping = load_mapping(connection.mapping).mapping
@@ -139,14 +156,12 @@ class ConnectionBuilder:
             connection.name, accounts.revision_expires_at(connection.klaviyo.revision)
         )
         api, account = await accounts.connect(services, connection)
+        stack.push_async_callback(api.aclose)
         client = None
         if platform.open is not None:
-            try:
-                with registry.isolate_platform(connection.source):
-                    client = await platform.open(connection.settings, services.kit(connection))
-            except BaseException:
-                await api.aclose()
-                raise
+            with registry.isolate_platform(connection.source):
+                client = await platform.open(connection.settings, services.kit(connection))
+            stack.push_async_callback(client.aclose)
         context = ConnectionContext(services, connection, platform, client, mapping, account, api)
         if connection.enabled and not context.shadow:
             self._writers[connection.name] = Writer(

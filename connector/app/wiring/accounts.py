@@ -1,4 +1,4 @@
-"""The Klaviyo side of a line: whose account it is, and the API on that account's quota."""
+"""The Klaviyo side of a connection: its account, and the API on that account's quota."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ async def connect(
         account = await asyncio.shield(services.account_lookups[credential_key])
     except (DeliveryError, TimeoutError) as error:
         pinned = await services.store.facts.pinned_account(connection.name)
-        log.get("lines").warning(
-            "the Klaviyo account cannot be read now",
+        log.get("wiring").warning(
+            "klaviyo_account_unreadable",
             connection=connection.name,
             error=str(error),
-            taken_to_be=pinned or "unknown",
+            assumed=pinned or "unknown",
         )
         if pinned is None:
             return api, None
@@ -53,8 +53,8 @@ async def connect(
 
 
 def credential(connection: Connection) -> str:
-    """What stands for an account that could not be read: where it is, and the key, or without one
-    the connection itself. A secret."""
+    """Identifies an account whose id is not known: base URL and key, or the connection's name where
+    it has no key. A secret."""
     key = connection.klaviyo.private_key.get_secret_value()
     return f"{connection.klaviyo.base_url} {key or connection.name}"
 

@@ -1,6 +1,9 @@
-"""The door for Klaviyo's flows, and the lane of actions to the platform."""
+"""The endpoint for Klaviyo's flows, and the lane of actions to the platform."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.actions.held_actions import HeldActionsWorker
@@ -10,23 +13,48 @@ from connector.app.wiring.context import ConnectionContext
 from connector.config import Actions
 from connector.domain.actions import Caps
 from connector.domain.lanes import Lane
+from connector.pipeline.dispatch import Dispatcher
 from connector.ports import Actions as ActionsPort
-from connector.service import ConnectionRuntime
+from connector.ports.workers import Worker
+from connector.sync.memberships.join_actions import SubmitActions
 
 
-async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
-    """The lane only where the platform takes actions. The door always: it says what is offered."""
+@dataclass(frozen=True, slots=True)
+class ActionParts:
+    """`endpoint` answers flows. Where the platform takes no actions there is no lane, and the
+    endpoint says which routes are offered."""
+
+    endpoint: FlowEndpoint
+    dispatcher: Dispatcher[Any] | None
+    held_actions: Worker | None
+
+    @property
+    def submit(self) -> SubmitActions | None:
+        """Stores actions for the platform."""
+        return self.endpoint.submit if self.dispatcher else None
+
+
+async def build_actions(context: ConnectionContext) -> ActionParts:
     platform_actions = context.client.actions if context.client else None
-    lane = await _lane(context, runtime, platform_actions) if platform_actions else None
-    endpoint = _endpoint(context, runtime, lane)
-    runtime.flow_endpoint = endpoint
-    if lane:
-        runtime.enqueue_actions = endpoint.submit
+    if platform_actions is None:
+        return ActionParts(_build_endpoint(context, None), None, None)
+    dispatcher = await _build_lane(context, platform_actions)
+    services = context.services
+    held_actions = HeldActionsWorker(
+        dispatcher.lane,
+        services.store.actions,
+        services.store.approvals,
+        services.clock,
+        on_released=dispatcher.wake,
+    )
+    return ActionParts(
+        _build_endpoint(context, dispatcher.lane),
+        dispatcher,
+        context.supervise("held_actions", held_actions),
+    )
 
 
-async def _lane(
-    context: ConnectionContext, runtime: ConnectionRuntime, platform_actions: ActionsPort
-) -> Lane:
+async def _build_lane(context: ConnectionContext, platform_actions: ActionsPort) -> Dispatcher[Any]:
     services, rules = context.services, _rules(context)
     queue, client = services.store.actions, context.client
     assert client is not None
@@ -36,34 +64,19 @@ async def _lane(
         may_send=services.lease.valid,
         not_applied=frozenset(rules.retry_statuses),
         address_of=context.api.profile_email,
-        platform_id=lambda email: queue.platform_id(runtime.name, email),
+        platform_id=lambda email: queue.platform_id(context.connection.name, email),
         check=client.check,
     )
     renderer = context.suppress_if_off(ActionRenderer(), enabled=context.has("actions"))
-    dispatcher = await context.dispatcher(
-        context.connection.source, "action", queue, sink, renderer
+    dispatcher: Dispatcher[Any] = await context.dispatcher(
+        "actions", context.connection.source, "action", queue, sink, renderer
     )
-    lane = dispatcher.lane
-    queue.set_lookup_delays(lane.id, [round(after * 1000) for after in rules.look_ups])
-    held_actions = HeldActionsWorker(
-        lane, queue, services.store.approvals, services.clock, on_released=dispatcher.wake
-    )
-    runtime.extra_dispatchers.append(dispatcher)
-    runtime.workers.append(context.supervise("held_actions", held_actions))
-    runtime.on_approval_decided.append(held_actions.on_approval_decided)
-    return lane
+    queue.set_lookup_delays(dispatcher.lane.id, [round(after * 1000) for after in rules.look_ups])
+    return dispatcher
 
 
-def _endpoint(
-    context: ConnectionContext, runtime: ConnectionRuntime, lane: Lane | None
-) -> FlowEndpoint:
+def _build_endpoint(context: ConnectionContext, lane: Lane | None) -> FlowEndpoint:
     services, rules = context.services, _rules(context)
-    lanes = [d for d in runtime.extra_dispatchers if lane and d.lane.id == lane.id]
-
-    def on_accepted() -> None:
-        for dispatcher in lanes:
-            dispatcher.wake()
-
     return FlowEndpoint(
         lane,
         routes=routes_for(context.platform.offers),
@@ -77,11 +90,11 @@ def _endpoint(
         queue=services.store.actions,
         clock=services.clock,
         metrics=services.metrics,
-        on_accepted=on_accepted,
+        on_accepted=lambda: context.signals.wake("actions"),
         on=context.has("actions"),
     )
 
 
 def _rules(context: ConnectionContext) -> Actions:
-    """What the connection allows; without a table the defaults, which hold for segments' joins."""
+    """As configured; without a table the defaults, which also hold for join actions."""
     return context.connection.actions or Actions()

@@ -1,16 +1,21 @@
-"""A connection's backfills: their sources, the guard before them, and their orders."""
+"""A connection's backfills: their sources and commands."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
+from connector.app.wiring.flow_guard import build_flow_guard
+from connector.app.wiring.profiles import ReadParts
+from connector.domain.profiles import ProfileWrite
 from connector.domain.records import Appended, Page, Record
-from connector.klaviyo.flows import FlowTriggers
 from connector.klaviyo.groups import KlaviyoGroups
-from connector.service import ConnectionRuntime
+from connector.pipeline.dispatch import Dispatcher
+from connector.ports.workers import Worker
+from connector.service import CommandHandler
 from connector.sync.backfill.dry_run import DryRun
 from connector.sync.backfill.history_import import HistoryImport
 from connector.sync.backfill.runs import BackfillLanes, BackfillWorker
@@ -24,49 +29,24 @@ from connector.sync.backfill.sources import (
     PlatformListing,
     Source,
 )
-from connector.sync.flow_guard import FlowGuard
 
 
-def guard(context: ConnectionContext) -> FlowGuard:
-    """What asks before a bulk write of this connection."""
-    services, connection = context.services, context.connection
-    mode = connection.klaviyo.flow_guard
-    return FlowGuard(
-        connection.name, mode, FlowTriggers(context.api), services.store.approvals, services.clock
-    )
+@dataclass(frozen=True, slots=True)
+class BackfillParts:
+    worker: Worker
+    commands: Mapping[str, CommandHandler]
 
 
-def _history_import(context: ConnectionContext, runtime: ConnectionRuntime) -> HistoryImport | None:
-    """Who tells of the past, where the platform does and events are sent."""
-    history = context.client.history if context.client else None
-    if history is None or not context.has("events"):
-        return None
-    services = context.services
-
-    async def store_records(records: Sequence[Record]) -> Appended:
-        now = services.clock.now()
-        page = Page(runtime.events.lane, "backfill", records, now, backfill=True)
-        [done] = await services.store.append([page])
-        services.metrics.record_received(page.lane, page.via, done, now)
-        runtime.events.wake()
-        return done
-
-    return HistoryImport(history, store_records)
-
-
-def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
-    """Only for a site with profiles, after its states are laid."""
-    assert runtime.reads is not None
-    assert runtime.writes is not None
-    assert runtime.profile_reads is not None
+def build_backfills(
+    context: ConnectionContext,
+    events: Dispatcher[Any],
+    writes: Dispatcher[ProfileWrite],
+    read_parts: ReadParts,
+) -> BackfillParts:
     services, store, name = context.services, context.services.store, context.connection.name
     groups = KlaviyoGroups(context.api)
-    reads, writes, profile_reads = runtime.reads, runtime.writes, runtime.profile_reads
+    reads, profile_reads = read_parts.dispatcher, read_parts.sink
     stream = context.client.people if context.client else None
-
-    def wake() -> None:
-        reads.wake()
-        writes.wake()
 
     def source(kind: str, args: Mapping[str, Any]) -> Source:
         if kind == EMAIL_FILE:
@@ -79,10 +59,10 @@ def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
 
     backfiller = BackfillWorker(
         name,
-        BackfillLanes(reads.lane, writes.lane.id, wake),
+        BackfillLanes(reads.lane, writes.lane.id, lambda: context.signals.wake("reads", "writes")),
         source,
         backfills=store.backfills,
-        guard=guard(context),
+        guard=build_flow_guard(context),
         groups=groups,
         dry_run=DryRun(
             name,
@@ -96,10 +76,33 @@ def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
         clock=services.clock,
         metrics=services.metrics,
         lists_people=stream is not None,
-        history_import=_history_import(context, runtime),
-        first_live=lambda: store.backfills.first_live_event_at(runtime.events.lane),
+        history_import=_build_history_import(context, events),
+        first_live=lambda: store.backfills.first_live_event_at(events.lane),
     )
-    runtime.workers.append(context.supervise("backfill", backfiller))
-    runtime.command_handlers["backfill"] = backfiller.start
-    runtime.command_handlers["backfill-stop"] = backfiller.stop
-    runtime.on_approval_decided.append(lambda answer: backfiller.wake())
+    return BackfillParts(
+        context.supervise("backfill", backfiller),
+        {
+            "backfill": CommandHandler(backfiller.start),
+            "backfill-stop": CommandHandler(backfiller.stop),
+        },
+    )
+
+
+def _build_history_import(
+    context: ConnectionContext, events: Dispatcher[Any]
+) -> HistoryImport | None:
+    """None where the platform has no history, or events are not sent."""
+    history = context.client.history if context.client else None
+    if history is None or not context.has("events"):
+        return None
+    services = context.services
+
+    async def store_records(records: Sequence[Record]) -> Appended:
+        now = services.clock.now()
+        page = Page(events.lane, "backfill", records, now, backfill=True)
+        [done] = await services.store.append([page])
+        services.metrics.record_received(page.lane, page.via, done, now)
+        events.wake()
+        return done
+
+    return HistoryImport(history, store_records)

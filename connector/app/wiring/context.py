@@ -1,4 +1,4 @@
-"""What every part of a line is built with, and how its lanes are put together."""
+"""What every part of a connection is built with, and how its lanes are put together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from connector.app.wiring.limiters import RateLimiters
+from connector.app.wiring.signals import LaneRole, LaneSignals
 from connector.config import Actions, Config, Connection
 from connector.domain.errors import Problem
 from connector.domain.lanes import Kind, Lane, LaneState
@@ -51,7 +52,7 @@ class SuppressingRenderer(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class SharedServices:
-    """What all lines share. `asked`: whose account it is, once for each key."""
+    """What all connections share. `account_lookups`: the account id of each key, read once."""
 
     config: Config
     store: Store
@@ -127,8 +128,8 @@ class SharedServices:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionContext:
-    """What every part of one line needs. `client` is None where nothing of the platform's API is
-    used, `account` where Klaviyo's id could not be read."""
+    """What every part of one connection needs. `client` is None where nothing of the platform's
+    API is used, `account` where Klaviyo's account id could not be read."""
 
     services: SharedServices
     connection: Connection
@@ -137,6 +138,7 @@ class ConnectionContext:
     mapping: CompiledMapping
     account: str | None
     api: KlaviyoApi
+    signals: LaneSignals = field(default_factory=LaneSignals)
 
     def has(self, module: str) -> bool:
         """Whether the connection has this module switched on."""
@@ -144,12 +146,12 @@ class ConnectionContext:
 
     @property
     def reader(self) -> Reader | None:
-        """Who reads people, where their fields are written."""
+        """Reads people at the platform, where their fields are written."""
         return self.client.reader if self.has("profiles") and self.client else None
 
     @property
     def writes_profiles(self) -> bool:
-        """Whether people's fields are written: read at the platform, or heard of in events."""
+        """Whether profile fields are written: read at the platform, or taken from events."""
         return self.reader is not None or (
             self.has("profiles") and bool(self.mapping.event_sourced)
         )
@@ -182,6 +184,7 @@ class ConnectionContext:
 
     async def dispatcher(
         self,
+        role: LaneRole,
         destination: str,
         kind: Kind,
         queue: Queue,
@@ -190,13 +193,13 @@ class ConnectionContext:
         settled: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
         policy: Policy | None = None,
     ) -> Dispatcher[Any]:
-        """A lane of this line, stopped."""
+        """A lane of this connection, stopped. Others wake it by its role."""
         services = self.services
         lane = await services.store.lanes.ensure(self.connection.name, destination, kind)
         state = next(s for x, s in await services.store.lanes.all() if x.id == lane.id)
         if destination == KLAVIYO:
             state = await self._check_account(lane, state)
-        return Dispatcher(
+        dispatcher: Dispatcher[Any] = Dispatcher(
             lane,
             state,
             queue=queue,
@@ -209,9 +212,11 @@ class ConnectionContext:
             policy=policy or dispatch_policy(services.config),
             on_settled=settled,
         )
+        self.signals.add(role, dispatcher)
+        return dispatcher
 
     async def _check_account(self, lane: Lane, state: LaneState) -> LaneState:
-        """Another account than before is a question for a person, not a place to send to."""
+        """Another Klaviyo account than before pauses the lane until a person resumes it."""
         if self.account is None:
             return state
         name, store = self.connection.name, self.services.store
@@ -226,8 +231,8 @@ class ConnectionContext:
                 f"if you mean it: connector resume {name}"
             )
             state = LaneState("paused", Problem.KLAVIYO_ACCOUNT, detail, self.services.clock.now())
-            log.get("lines").error(
-                "another account", connection=name, problem=state.problem, detail=detail
+            log.get("wiring").error(
+                "account_changed", connection=name, problem=state.problem, detail=detail
             )
         await store.lanes.set_state(lane.id, state)
         return state

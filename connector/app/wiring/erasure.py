@@ -1,4 +1,4 @@
-"""Klaviyo asked to delete a person for good."""
+"""Asking Klaviyo to delete a person."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import orjson
 
 from connector.app.wiring.context import ConnectionContext
 from connector.klaviyo.limits import ERASE_PROFILE
-from connector.service import ConnectionRuntime
+from connector.service import CommandHandler, CommandResult
 
 
-def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
-    """The order `erase`: a deletion job for each address. Scope data-privacy:write."""
+def build_erasure(context: ConnectionContext) -> Mapping[str, CommandHandler]:
+    """The command `erase`: a deletion job for each address. Scope data-privacy:write."""
 
-    async def erase(args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+    async def erase(args: Mapping[str, Any]) -> CommandResult:
         if context.shadow:
             return False, {"error": "shadow mode sends nothing to Klaviyo"}
         for email in args["emails"]:
@@ -25,7 +25,7 @@ def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
                 return False, {"error": str(sent.error)}
         return True, {"deletion_jobs_at_klaviyo": len(args["emails"])}
 
-    runtime.command_handlers["erase"] = erase
+    return {"erase": CommandHandler(erase)}
 
 
 def _job(email: str) -> bytes:

@@ -1,61 +1,60 @@
-"""The door for a platform's webhooks, and the lane of events to Klaviyo."""
+"""The lane of events to Klaviyo, and the endpoint for a platform's webhooks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
+from connector.app.wiring.profiles import ProfileParts
 from connector.domain.lanes import Millis
 from connector.domain.profiles import Observation
 from connector.domain.records import Record
 from connector.klaviyo.sink.events import EventSink
+from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.intake import WebhookEndpoint
 from connector.pipeline.profile_reads import EventFieldExtractor
 from connector.pipeline.rendering import EventRenderer
-from connector.service import KLAVIYO, ConnectionRuntime
+from connector.service import KLAVIYO
 
 
-async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
-    """Events out. An event that ends may free its person's profile for writing."""
+async def build_events(context: ConnectionContext) -> Dispatcher[Any]:
+    """A settled event may free its person's profile for writing."""
     store = context.services.store
     reads = store.reads if context.reader else None
     renderer = EventRenderer(context.mapping, context.platform.event_view, store.facts, reads)
     late_after = context.services.config.delivery.late_after
     sink = EventSink(context.api, context.services.clock, late_after=late_after)
-
-    def wake_writes() -> None:
-        if runtime.writes:
-            runtime.writes.wake()
-
-    runtime.events = await context.dispatcher(
+    return await context.dispatcher(
+        "events",
         KLAVIYO,
         "event",
         store,
         sink,
         context.suppress_if_off(renderer, enabled=context.has("events")),
-        settled=lambda _: wake_writes(),
+        settled=lambda _: context.signals.wake("writes"),
     )
 
 
-def webhook_endpoint(
-    context: ConnectionContext, runtime: ConnectionRuntime
+def build_webhook_endpoint(
+    context: ConnectionContext, events: Dispatcher[Any], profiles: ProfileParts | None
 ) -> WebhookEndpoint | None:
-    """Where the platform's webhooks come in, once all lanes stand."""
-    if context.platform.webhook is None or runtime.events is None:
+    """None where the platform pushes nothing."""
+    if context.platform.webhook is None:
         return None
     webhook = context.platform.webhook(context.connection.settings)
-    extracts = _extractor(context, runtime)
-    if runtime.reads is None:
-        return WebhookEndpoint(runtime.events.lane, webhook, extracts=extracts)
+    extracts = _extractor(context, profiles)
+    if profiles is None or profiles.reads is None:
+        return WebhookEndpoint(events.lane, webhook, extracts=extracts)
+    reads = profiles.reads
     wait = context.services.config.delivery.attach_wait if context.mapping.attach_profile else 0.0
-    events = runtime.events
     return WebhookEndpoint(
         events.lane,
         webhook,
-        read_lane=runtime.reads.lane.id,
+        read_lane=reads.dispatcher.lane.id,
         triggers_read=context.mapping.refreshes,
-        needs_refetch=runtime.renews,
-        by_id=runtime.by_id,
+        needs_refetch=reads.reader.needs_refetch,
+        by_id=reads.reader.by_id,
         attach_wait=round(wait * 1000),
         backlogged=lambda: events.backlogged,
         extracts=extracts,
@@ -63,15 +62,15 @@ def webhook_endpoint(
 
 
 def _extractor(
-    context: ConnectionContext, runtime: ConnectionRuntime
+    context: ConnectionContext, profiles: ProfileParts | None
 ) -> Callable[[Record, Millis], Observation | None] | None:
-    """What the mapping hears in events, where it does and profiles are written."""
-    if runtime.writes is None or not context.mapping.event_sourced:
+    """Reads fields out of events, where the mapping has such fields and profiles are written."""
+    if profiles is None or not context.mapping.event_sourced:
         return None
     return EventFieldExtractor(
         context.mapping,
         context.platform.event_view,
-        lane=runtime.writes.lane.id,
+        lane=profiles.writes.lane.id,
         account=context.address_scope,
         email_change=context.connection.email_change,
         partial=context.reader is not None,

@@ -40,7 +40,7 @@ class RateLimiters:
             longest = _DAY if any(limit.daily for limit in limits.values()) else _MINUTES
             since = self._clock.now() // 1000 - longest
             spent = await self._store.facts.usage_since(since_second=since)
-            # Connections start together: another may have made it while the store was asked.
+            # Connections start together: another may have created it meanwhile.
             if account not in self._limiters:
                 self._limiters[account] = self._create(account, limits)
                 self._limiters[account].load(spent)
@@ -61,7 +61,7 @@ class RateLimiters:
         return RateLimiter(label, limits, clock=self._clock, share=1.0, on_wait=blocked)
 
     def reset_uses(self) -> None:
-        """The configuration is read again: who uses which account is told anew."""
+        """Before a configuration is built: which connection uses which account is set again."""
         self._uses.clear()
 
     def drop(self, account: str) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from connector.app.wiring.backfills import guard
 from connector.app.wiring.context import ConnectionContext, dispatch_policy
+from connector.app.wiring.flow_guard import build_flow_guard
 from connector.config import Audience, Join, Segment
 from connector.domain.errors import ConfigError, Problem
 from connector.domain.memberships import Group, Link, MembershipWrite
@@ -21,9 +21,10 @@ from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.rendering import MembershipRenderer
 from connector.ports import Audiences, Renderer, Sink
-from connector.service import KLAVIYO, ConnectionRuntime
+from connector.ports.workers import Worker
+from connector.service import KLAVIYO, CommandHandler, CommandResult
 from connector.sync.flow_guard import FlowGuard
-from connector.sync.memberships.join_actions import JoinAction, JoinActionsWorker
+from connector.sync.memberships.join_actions import JoinAction, JoinActionsWorker, SubmitActions
 from connector.sync.memberships.platform_sink import PlatformMembershipSink
 from connector.sync.memberships.remote_groups import (
     KlaviyoLists,
@@ -38,10 +39,27 @@ _ALWAYS_BULK = 0
 """Joins are always sent in bulk, even a single one; leaves are the entries that go singly."""
 
 
-async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
-    """Both directions. Joins of segments queue actions, so the action lane is built before."""
-    await _build_audiences(context, runtime)
-    await _build_segments(context, runtime)
+@dataclass(frozen=True, slots=True)
+class MembershipParts:
+    dispatchers: tuple[Dispatcher[Any], ...] = ()
+    workers: tuple[Worker, ...] = ()
+    commands: Mapping[str, CommandHandler] = field(default_factory=dict)
+
+    def __or__(self, other: MembershipParts) -> MembershipParts:
+        return MembershipParts(
+            self.dispatchers + other.dispatchers,
+            self.workers + other.workers,
+            {**self.commands, **other.commands},
+        )
+
+
+async def build_memberships(
+    context: ConnectionContext, events: Dispatcher[Any], submit: SubmitActions | None
+) -> MembershipParts:
+    """Both directions. `submit` queues the actions of people who join segments, None where the
+    platform takes none. `events` shows whether the Klaviyo account is in question."""
+    audiences = await _build_audiences(context, events)
+    return audiences | await _build_segments(context, events, submit)
 
 
 @dataclass
@@ -49,9 +67,10 @@ class _Direction:
     """One direction of a connection while it is built."""
 
     context: ConnectionContext
-    runtime: ConnectionRuntime
+    events: Dispatcher[Any]
     dispatcher: Dispatcher[Any]
     groups: Sequence[Group]
+    workers: list[Worker]
     scans: list[GroupScan] = field(default_factory=list)
 
     def target(self, name: str) -> Group:
@@ -62,7 +81,7 @@ class _Direction:
 
     @property
     def scan_services(self) -> ScanServices:
-        services, events = self.context.services, self.runtime.events
+        services, events = self.context.services, self.events
         return ScanServices(
             groups=services.store.member_groups,
             scans=services.store.group_scans,
@@ -82,7 +101,7 @@ class _Direction:
             groups=store.member_groups,
             scans=store.group_scans,
             members=store.target_members,
-            removals=RemovalGuard(self.runtime.name, store.approvals, services.clock),
+            removals=RemovalGuard(self.context.connection.name, store.approvals, services.clock),
             first_sync_guard=first_sync_guard,
             clock=services.clock,
             notify_lane=self.dispatcher.wake,
@@ -90,30 +109,30 @@ class _Direction:
 
     def add(self, scan: GroupScan) -> None:
         self.scans.append(scan)
-        self.runtime.workers.append(self.context.supervise("scan", scan))
+        self.workers.append(self.context.supervise("scan", scan))
 
 
 # ── audiences → lists ────────────────────────────────────────────────────────────────────────────
 
 
-async def _build_audiences(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
+async def _build_audiences(context: ConnectionContext, events: Dispatcher[Any]) -> MembershipParts:
     entries = context.connection.audiences if context.has("audiences") else ()
     audiences = context.client.audiences if context.client else None
     if entries and "audiences" not in context.platform.offers:
         raise ConfigError(
             [
-                f"connections.{runtime.name}.audiences: found {len(entries)}, allowed none: "
-                f"{context.platform.title} has no audiences"
+                f"connections.{context.connection.name}.audiences: found {len(entries)}, "
+                f"allowed none: {context.platform.title} has no audiences"
             ]
         )
     links = [Link(e.audience, e.list, e.foreign_members == "remove") for e in entries]
     sink = MemberSink(context.api, trust_ids=context.connection.email_change == "new")
-    direction = await _direction(context, runtime, KLAVIYO, links, sink)
+    direction = await _direction(context, events, KLAVIYO, links, sink)
     if direction is None or audiences is None:
-        return
+        return MembershipParts()
     for name in dict.fromkeys(entry.list for entry in entries):
         _build_list(direction, name, [e for e in entries if e.list == name], audiences)
-    _register_sync(direction, "audiences-sync")
+    return _parts(direction, "audiences-sync")
 
 
 def _build_list(
@@ -121,7 +140,7 @@ def _build_list(
 ) -> None:
     context, target = direction.context, direction.target(name)
     target_sync = direction.target_sync(
-        target, _list_policy(entries), first_sync_guard=guard(context)
+        target, _list_policy(entries), first_sync_guard=build_flow_guard(context)
     )
     creates = any(entry.create_list for entry in entries) and not context.shadow
     direction.add(
@@ -168,17 +187,19 @@ def _limits(entries: Iterable[tuple[str, Audience | Segment]]) -> dict[str, Remo
 # ── segments → tags ──────────────────────────────────────────────────────────────────────────────
 
 
-async def _build_segments(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
+async def _build_segments(
+    context: ConnectionContext, events: Dispatcher[Any], submit: SubmitActions | None
+) -> MembershipParts:
     entries = context.connection.segments if context.has("segments") else ()
     links = [Link(entry.segment, entry.target) for entry in entries]
     direction = await _direction(
-        context, runtime, context.connection.source, links, _platform_sink(context)
+        context, events, context.connection.source, links, _platform_sink(context)
     )
     if direction is None:
-        return
+        return MembershipParts()
     for name in dict.fromkeys(entry.target for entry in entries):
-        _build_tag(direction, name, [e for e in entries if e.target == name])
-    _register_sync(direction, "segments-sync")
+        _build_tag(direction, name, [e for e in entries if e.target == name], submit)
+    return _parts(direction, "segments-sync")
 
 
 def _platform_sink(context: ConnectionContext) -> PlatformMembershipSink | None:
@@ -190,7 +211,9 @@ def _platform_sink(context: ConnectionContext) -> PlatformMembershipSink | None:
     )
 
 
-def _build_tag(direction: _Direction, name: str, entries: Sequence[Segment]) -> None:
+def _build_tag(
+    direction: _Direction, name: str, entries: Sequence[Segment], submit: SubmitActions | None
+) -> None:
     target = direction.target(name)
     limits = _limits((entry.segment, entry) for entry in entries)
     target_sync = direction.target_sync(target, TargetPolicy(limits))
@@ -204,33 +227,35 @@ def _build_tag(direction: _Direction, name: str, entries: Sequence[Segment]) -> 
                 target_sync,
                 direction.scan_services,
                 every=entry.every,
-                join_actions=_join_actions(direction, entry, source),
+                join_actions=_join_actions(direction, entry, source, submit),
             )
         )
 
 
-def _join_actions(direction: _Direction, entry: Segment, source: Group) -> JoinActionsWorker | None:
-    runtime, context = direction.runtime, direction.context
+def _join_actions(
+    direction: _Direction, entry: Segment, source: Group, submit: SubmitActions | None
+) -> JoinActionsWorker | None:
+    context = direction.context
     if not entry.on_join:
         return None
     unsupported = sorted({join.action for join in entry.on_join} - context.platform.offers)
-    if unsupported or runtime.enqueue_actions is None:
+    if unsupported or submit is None:
         found = ", ".join(unsupported) or "actions"
         raise ConfigError(
             [
-                f"connections.{runtime.name}.segments: on_join of {entry.segment}: found {found}, "
-                f"which {context.platform.title} does not offer"
+                f"connections.{context.connection.name}.segments: on_join of {entry.segment}: "
+                f"found {found}, which {context.platform.title} does not offer"
             ]
         )
     worker = JoinActionsWorker(
         source.id,
         entry.segment,
         [_join_action(join) for join in entry.on_join],
-        runtime.enqueue_actions,
+        submit,
         context.services.store.segment_joins,
         include_existing=entry.on_join_existing,
     )
-    runtime.workers.append(context.supervise("join_actions", worker))
+    direction.workers.append(context.supervise("join_actions", worker))
     return worker
 
 
@@ -244,14 +269,14 @@ def _join_action(join: Join) -> JoinAction:
 
 async def _direction(
     context: ConnectionContext,
-    runtime: ConnectionRuntime,
+    events: Dispatcher[Any],
     destination: str,
     links: Sequence[Link],
     sink: Sink[MembershipWrite] | None,
 ) -> _Direction | None:
     """The direction's lane and groups, as configured now; None where it has no links, or the
     platform does not offer it (then the groups' problem says so)."""
-    services, name, store = context.services, runtime.name, context.services.store
+    services, name, store = context.services, context.connection.name, context.services.store
     kinds = ("audience", "list") if destination == KLAVIYO else ("segment", "tag")
     earlier = [g for g in await store.member_groups.all(name) if g.kind in kinds]
     if not links and not earlier:
@@ -271,12 +296,14 @@ async def _direction(
         return None
     if not context.shadow:
         await store.memberships.requeue(lane.id, [State.SKIPPED], now=services.clock.now())
-    return _Direction(context, runtime, await _lane(context, runtime, destination, sink), groups)
+    workers: list[Worker] = []
+    dispatcher = await _lane(context, workers, destination, sink)
+    return _Direction(context, events, dispatcher, groups, workers)
 
 
 async def _lane(
     context: ConnectionContext,
-    runtime: ConnectionRuntime,
+    workers: list[Worker],
     destination: str,
     sink: Sink[MembershipWrite],
 ) -> Dispatcher[Any]:
@@ -285,11 +312,11 @@ async def _lane(
 
     def on_settled(outcomes: Sequence[Outcome]) -> None:
         if any(isinstance(outcome, Pending) for outcome in outcomes):
-            receipts.wake()
-        if runtime.writes:
-            runtime.writes.wake()
+            import_jobs.wake()
+        context.signals.wake("writes")
 
-    dispatcher = await context.dispatcher(
+    dispatcher: Dispatcher[Any] = await context.dispatcher(
+        "memberships",
         destination,
         "membership",
         services.store.memberships,
@@ -298,8 +325,7 @@ async def _lane(
         settled=on_settled,
         policy=replace(dispatch_policy(services.config), bulk_threshold=_ALWAYS_BULK),
     )
-    runtime.extra_dispatchers.append(dispatcher)
-    receipts = ImportJobTracker(
+    import_jobs = ImportJobTracker(
         dispatcher.lane,
         services.store.memberships,
         ImportJobs(context.api),
@@ -309,36 +335,33 @@ async def _lane(
         on_settled=dispatcher.wake,
     )
     if destination == KLAVIYO:
-        runtime.workers.append(context.supervise("import_jobs", receipts))
+        workers.append(context.supervise("import_jobs", import_jobs))
     return dispatcher
 
 
-def _register_sync(direction: _Direction, command: str) -> None:
-    """The command that scans the groups of a link now, and what a decided approval wakes."""
-    context, runtime = direction.context, direction.runtime
-    store, lane = context.services.store, direction.dispatcher.lane
+def _parts(direction: _Direction, command: str) -> MembershipParts:
+    """The direction's lane and workers, and the command that scans the groups of a link now."""
+    context, store = direction.context, direction.context.services.store
 
-    def wake() -> None:
-        for scan in direction.scans:
-            scan.wake()
-
-    async def sync(args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+    async def sync(args: Mapping[str, Any]) -> CommandResult:
         name = args["name"]
         groups = _linked(direction.groups, name)
         scans = [scan for scan in direction.scans if scan.group in groups]
         if not scans:
             known = ", ".join(sorted({g.name for g in direction.groups}))
-            return False, {"error": f"{runtime.name} links no `{name}`, but {known}"}
+            return False, {"error": f"{context.connection.name} links no `{name}`, but {known}"}
         for group in groups.values():
             if group.kind == "list":
                 await store.member_groups.clear_remote_id(group.id)
-        await store.memberships.requeue(lane.id, [State.DEAD], now=context.services.clock.now())
+        lane, now = direction.dispatcher.lane, context.services.clock.now()
+        await store.memberships.requeue(lane.id, [State.DEAD], now=now)
         for scan in scans:
             scan.trigger()
-        return True, {"asked": name, "groups": sorted(groups)}
+        return True, {"requested": name, "groups": sorted(groups)}
 
-    runtime.on_approval_decided.append(lambda answer: wake())
-    runtime.command_handlers[command] = sync
+    return MembershipParts(
+        (direction.dispatcher,), tuple(direction.workers), {command: CommandHandler(sync)}
+    )
 
 
 def _linked(groups: Sequence[Group], name: str) -> dict[int, Group]:

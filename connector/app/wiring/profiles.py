@@ -1,9 +1,11 @@
-"""People in, profiles out: the two lanes of states, and who follows the jobs. Each wakes the
-next."""
+"""The lanes that read people at the platform and write profiles to Klaviyo, and who follows the
+import jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
 from connector.domain.outcomes import Outcome, Pending
@@ -15,32 +17,49 @@ from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.profile_reads import PassThrough, ProfileReadSink
 from connector.pipeline.rendering import ProfileRenderer
 from connector.ports import Reader, Renderer
-from connector.service import KLAVIYO, ConnectionRuntime
+from connector.ports.workers import Worker
+from connector.service import KLAVIYO
 from connector.sync.goals import goals
 
 
-async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
-    """Only for a site with profiles. Receipts are the line's from now on, the lane of reads too
-    where people can be read."""
+@dataclass(frozen=True, slots=True)
+class ReadParts:
+    """Reading people: the platform's side, the sink that observes, the lane."""
+
+    reader: Reader
+    sink: ProfileReadSink
+    dispatcher: Dispatcher[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileParts:
+    """Writing profiles; `reads` where people can be read at the platform."""
+
+    writes: Dispatcher[ProfileWrite]
+    import_jobs: Worker
+    reads: ReadParts | None
+
+
+async def build_profiles(context: ConnectionContext) -> ProfileParts:
     services = context.services
-    sink = ProfileSink(context.api)
 
     def on_written(outcomes: Sequence[Outcome]) -> None:
         if any(isinstance(o, Pending) for o in outcomes):
-            receipts.wake()
+            tracker.wake()
 
     renderer: Renderer[ProfileWrite] = ProfileRenderer()
-    runtime.writes = writes = await context.dispatcher(
+    writes: Dispatcher[ProfileWrite] = await context.dispatcher(
+        "writes",
         KLAVIYO,
         "profile",
         services.store.profiles,
-        sink,
+        ProfileSink(context.api),
         context.suppress_if_off(renderer),
         settled=on_written,
     )
     if not context.shadow:
         await services.store.profiles.end_shadow(writes.lane.id, now=services.clock.now())
-    receipts = ImportJobTracker(
+    tracker = ImportJobTracker(
         writes.lane,
         services.store.profiles,
         ImportJobs(context.api),
@@ -49,21 +68,15 @@ async def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
         services.metrics,
         on_settled=writes.wake,
     )
-
-    runtime.workers.append(context.supervise("import_jobs", receipts))
-    if context.reader is not None:
-        await _build_reads(context, runtime, context.reader, writes)
+    reads = await _build_reads(context, context.reader, writes) if context.reader else None
+    return ProfileParts(writes, context.supervise("import_jobs", tracker), reads)
 
 
 async def _build_reads(
-    context: ConnectionContext,
-    runtime: ConnectionRuntime,
-    reader: Reader,
-    writes: Dispatcher[ProfileWrite],
-) -> None:
+    context: ConnectionContext, reader: Reader, writes: Dispatcher[ProfileWrite]
+) -> ReadParts:
     connection = context.connection
-    runtime.renews, runtime.by_id = reader.needs_refetch, reader.by_id
-    runtime.profile_reads = ProfileReadSink(
+    sink = ProfileReadSink(
         reader,
         context.mapping,
         lane=writes.lane.id,
@@ -72,16 +85,13 @@ async def _build_reads(
         on_leave=connection.on_leave,
         goals=goals(connection.tiers, connection.rewards),
     )
-
-    def on_read(outcomes: Sequence[Outcome]) -> None:
-        runtime.events.wake()
-        writes.wake()
-
-    runtime.reads = await context.dispatcher(
+    dispatcher: Dispatcher[Any] = await context.dispatcher(
+        "reads",
         connection.source,
         "profile",
         context.services.store.reads,
-        runtime.profile_reads,
+        sink,
         PassThrough(),
-        settled=on_read,
+        settled=lambda _: context.signals.wake("events", "writes"),
     )
+    return ReadParts(reader, sink, dispatcher)

@@ -1,4 +1,4 @@
-"""Klaviyo read back and compared, as an order."""
+"""Reading Klaviyo back and comparing, as a command."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
+from connector.domain.profiles import ProfileWrite
 from connector.klaviyo.remote_state import KlaviyoRemoteState
-from connector.service import ConnectionRuntime
+from connector.pipeline.dispatch import Dispatcher
+from connector.service import CommandHandler, CommandResult
 from connector.sync.reconcile import Reconciler
 
 
-def build(context: ConnectionContext, runtime: ConnectionRuntime) -> None:
-    """The errand `reconcile`; only for a site with profiles, after its states are laid."""
-    services, writes = context.services, runtime.writes
-    assert writes is not None
+def build_reconcile(
+    context: ConnectionContext, events: Dispatcher[Any], writes: Dispatcher[ProfileWrite]
+) -> Mapping[str, CommandHandler]:
+    services = context.services
     reconciler = Reconciler(
-        runtime.name,
+        context.connection.name,
         writes.lane.id,
-        runtime.events.lane.id,
+        events.lane.id,
         services.store.ledger,
         KlaviyoRemoteState(context.api),
         services.clock,
         services.metrics,
     )
 
-    async def reconcile(args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+    async def reconcile(args: Mapping[str, Any]) -> CommandResult:
         result = await reconciler.run(sample=args.get("sample"), fix=bool(args.get("fix")))
-        writes.wake()
-        runtime.events.wake()
+        context.signals.wake("writes", "events")
         return True, result
 
-    runtime.command_handlers["reconcile"] = reconcile
-    runtime.long_running.add("reconcile")
+    return {"reconcile": CommandHandler(reconcile, long_running=True)}

@@ -248,7 +248,7 @@ async def test_a_function_that_does_not_import_stops_its_own_connections_only(
     config = CONFIG + other(tmp_path, "toy", gone)
     async with running(tmp_path, config, {"toy": Cards().app}, {}, monkeypatch) as daemon:
         assert list(daemon.app.runtimes) == ["cards"]
-        assert "no_such_module" in daemon.app.broken["toy"]
+        assert "no_such_module" in daemon.app.connections.broken["toy"]
 
 
 def test_a_platform_is_loaded_only_with_a_valid_interface(toy: Path) -> None:

@@ -172,11 +172,7 @@ class Environment:
         self.runtime = await self._build(builder)
         self.running = True
         self.commands = Commands(self.store, self.clock, runtimes={"acme": self.runtime})
-        self._loops = [
-            asyncio.create_task(dispatcher.run()) for dispatcher in self.runtime.dispatchers
-        ]
-        for worker in self.runtime.workers:
-            worker.start()
+        self.runtime.start()
 
     async def _build(self, builder: ConnectionBuilder) -> ConnectionRuntime:
         """Faults begin when the runtime is built."""
@@ -266,12 +262,8 @@ class Environment:
         return [(a.what, a.subject) for a in await self.store.approvals.find()]
 
     async def attention_keys(self) -> list[str]:
-        """What the workers say that a person must look at."""
-        return [item.key for worker in self.runtime.workers for item in await worker.attention()]
-
-    async def is_idle(self) -> bool:
-        lanes = all([await d.idle_for(60.0) for d in self.runtime.dispatchers])
-        return all([await worker.idle(60) for worker in self.runtime.workers]) and lanes
+        """What the connection says that a person must look at."""
+        return [item.key for item in await self.runtime.attention()]
 
     def count(self, method: str, ending: str) -> int:
         """Requests to Klaviyo of this method whose path ends so."""

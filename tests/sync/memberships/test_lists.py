@@ -223,7 +223,7 @@ async def test_a_deleted_list_holds_only_its_own_people(start: Start) -> None:
     assert env.members_of("Gold") == ["cyd", "dan"]
     groups = await env.store.dead_letters.groups()
     assert [(problem, count) for _, _, problem, count in groups] == [("K404", 1)]
-    assert env.runtime.extra_dispatchers[0].state.mode == "running"
+    assert env.runtime.memberships[0].state.mode == "running"
     env.add_to_list()
     await env.sync()
     assert "bob" in env.members_of()
@@ -465,7 +465,7 @@ async def test_until_idle_reads_every_group_once(start: Start) -> None:
     await env.run_for(20)
     assert env.members_of() == ["ada"]
     for _ in range(200):
-        if await env.is_idle():
+        if await env.runtime.idle(60.0):
             break
         await env.clock.advance(0.1)
     assert env.members_of() == ["bob"]

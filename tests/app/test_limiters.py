@@ -19,29 +19,29 @@ LIMITS = {"events": Limit(10, 100)}
 
 
 async def test_concurrent_callers_of_one_account_share_one_quota() -> None:
-    asked = 0
+    lookups = 0
 
-    async def spent(*, since_second: int) -> list[QuotaUsage]:
-        nonlocal asked
-        asked += 1
+    async def usage_since(*, since_second: int) -> list[QuotaUsage]:
+        nonlocal lookups
+        lookups += 1
         await asyncio.sleep(0)
         return []
 
-    store: Any = SimpleNamespace(facts=SimpleNamespace(usage_since=spent))
+    store: Any = SimpleNamespace(facts=SimpleNamespace(usage_since=usage_since))
     limiters = RateLimiters(store, FakeClock(), Metrics("test"))
     shares = {"a": 0.5, "b": 0.2, "c": 0.9}
     made = await asyncio.gather(
         *(limiters.of("K", LIMITS, connection=name, share=share) for name, share in shares.items())
     )
-    assert asked > 1, "they did not ask at the same time"
-    assert len({id(governor) for governor in made}) == 1
-    granted = [governor.reserve("events", 10).count for governor in made]
+    assert lookups > 1, "the lookups did not overlap"
+    assert len({id(limiter) for limiter in made}) == 1
+    granted = [limiter.reserve("events", 10).count for limiter in made]
     assert sum(granted) == 2  # the smallest share of those that use it
 
 
 class Slow:
-    """A far end that counts calls when they arrive, in its own seconds. The way there takes what
-    the test says; the answer is back at once."""
+    """A remote API that counts calls by the second they arrive in. The way there takes as long as
+    the test says; the answer takes no time."""
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
@@ -58,16 +58,16 @@ class Slow:
 @pytest.mark.parametrize("apart", [True, False])
 async def test_spaced_requests_never_arrive_together(apart: bool) -> None:
     clock = FakeClock()
-    governor = RateLimiter("K", {"x": Limit(5, 300)}, clock=clock, share=1.0)
+    limiter = RateLimiter("K", {"x": Limit(5, 300)}, clock=clock, share=1.0)
     server, rng = Slow(clock), random.Random(3)
 
     async def one() -> None:
-        while not (grant := governor.reserve("x", 1)).count:
+        while not (grant := limiter.reserve("x", 1)).count:
             await clock.sleep(grant.wait)
         takes = rng.choice((0.01, 0.05, 0.9, 2.5))
         if not apart:
             return await server.call(takes)
-        async with governor.spacing("x"):
+        async with limiter.spacing("x"):
             await server.call(takes)
 
     calls = [asyncio.create_task(one()) for _ in range(100)]
