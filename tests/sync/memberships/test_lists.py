@@ -150,6 +150,26 @@ async def test_an_interrupted_scan_resumes_from_its_page(start: Start) -> None:
     assert env.count("DELETE", "/relationships/profiles") == removals
 
 
+async def test_a_fault_of_the_adapter_shows_at_its_group_and_the_scan_is_repeated(
+    start: Start,
+) -> None:
+    env = await start(people={"vip": ["ada"]})
+
+    def fail(audience: str, cursor: str | None) -> None:
+        raise KeyError(audience)
+
+    env.toy.before_page = fail
+    await env.start()
+    await env.run_for(10)
+    group = await env.group("vip")
+    assert (group.problem, group.detail) == (Problem.ANSWER_UNREADABLE, "KeyError")
+    assert "poll acme audience vip" in await env.attention_keys()
+    env.toy.before_page = lambda audience, cursor: None
+    await env.run_for(70)
+    assert env.members_of() == ["ada"]
+    assert await env.attention_keys() == []
+
+
 async def test_a_rejected_cursor_restarts_the_scan(start: Start) -> None:
     env = await start(people={"vip": [f"p{n:02}" for n in range(10)]})
     await env.start()
@@ -469,6 +489,16 @@ async def test_until_idle_reads_every_group_once(start: Start) -> None:
             break
         await env.clock.advance(0.1)
     assert env.members_of() == ["bob"]
+
+
+async def test_a_sync_of_one_list_scans_its_groups_only(start: Start) -> None:
+    entries = VIP + '[[connections.audiences]]\naudience = "gold"\nlist = "Gold"\n'
+    env = await start(entries, people={"gold": ["ada"]})
+    await env.start()
+    await env.run_for(20)
+    scans = {name: (await env.group(name)).scan for name in ("vip", "VIP", "gold", "Gold")}
+    await env.sync(name="VIP")
+    assert [name for name in scans if (await env.group(name)).scan > scans[name]] == ["vip", "VIP"]
 
 
 async def test_retry_after_of_klaviyo_is_honoured(start: Start) -> None:
