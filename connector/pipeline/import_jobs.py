@@ -1,6 +1,8 @@
-"""What is queued at the far end, followed to its true end (promise 1): a job's receipt settles its
-people one by one. Where a job may exist that nobody told us of, its people stay in flight until
-the far end has no job left that is not accounted for."""
+"""Import jobs at Klaviyo, followed until they end (guarantee 1).
+
+A finished job settles its people one by one. Where a request was lost, a job may exist whose id is
+unknown: its people stay in flight until Klaviyo runs no job that is not accounted for.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +10,28 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from connector.domain.attention import AttentionItem
-from connector.domain.errors import DeliveryError, Problem, StoreError
+from connector.domain.errors import DeliveryError, Problem
 from connector.domain.lanes import Lane
-from connector.ports import Clock, Jobs, Lease, OpenReceipt, ReceiptQueue
+from connector.ports import Clock, Jobs, Lease, OpenReceipt, Receipts
 from connector.runtime import log
+from connector.runtime.failures import FailureStreak
 from connector.runtime.metrics import Metrics
 
 MIN_POLL_SECONDS = 1.0
 MAX_POLL_SECONDS = 5.0
 _LOST_REQUEST_GRACE_MS = 60_000
-"""ms: a request that we lost sight of may reach the far end for so long."""
+"""A lost request may still reach Klaviyo this long after it was sent, in ms."""
 _STUCK_AFTER_MS = 3_600_000
+"""Klaviyo's jobs normally end within the hour, in ms."""
 
 
 class ImportJobTracker:
-    """Follows one lane's jobs. `settled` is called when people of it are free again."""
+    """Follows one lane's jobs. `on_settled` is called when people are no longer in flight."""
 
     def __init__(
         self,
         lane: Lane,
-        queue: ReceiptQueue,
+        receipts: Receipts,
         jobs: Jobs,
         lease: Lease,
         clock: Clock,
@@ -36,7 +40,7 @@ class ImportJobTracker:
         on_settled: Callable[[], None],
     ) -> None:
         self._lane = lane
-        self._queue = queue
+        self._receipts = receipts
         self._jobs = jobs
         self._lease = lease
         self._clock = clock
@@ -44,71 +48,66 @@ class ImportJobTracker:
         self._on_settled = on_settled
         self.wakeup = asyncio.Event()
         self._queued = True
-        self._pace = MIN_POLL_SECONDS
-        self._logged: set[str] = set()
-        self._last_error = ""
-        self.stuck: str | None = None
-        """What a person must look at, if anything."""
-        self._log = log.get("receipts").bind(connection=lane.connection)
+        self._poll_interval = MIN_POLL_SECONDS
+        self._reported_stuck: set[str] = set()
+        self._stuck = ""
+        self._log = log.get("import_jobs").bind(connection=lane.connection)
+        self._failures = FailureStreak(
+            self._log, "import_jobs_unavailable", "import_jobs_recovered"
+        )
 
     def wake(self) -> None:
-        """Something was queued."""
+        """Poll soon: a job was created."""
         self._queued = True
         self.wakeup.set()
 
     async def idle(self) -> bool:
-        """Whether no job holds anybody."""
-        return not await self._queue.receipts(self._lane.id)
+        """Whether no job holds anyone in flight."""
+        return not await self._receipts.receipts(self._lane.id)
 
     async def attention(self) -> Sequence[AttentionItem]:
-        """A job that stands still."""
-        if not self.stuck:
+        """A job that has not ended for an hour."""
+        if not self._stuck:
             return []
-        return [AttentionItem(f"job {self._lane.connection} {self._lane.kind}", self.stuck)]
+        return [AttentionItem(f"job {self._lane.connection} {self._lane.kind}", self._stuck)]
 
     async def run_once(self) -> float | None:
-        """Polls soon after something was queued, then less and less often until all is settled."""
+        """Polls 1 s after a job was created, then every 1, 2, 4 and 5 s until all are settled."""
         if self._queued:
-            self._queued, self._pace = False, MIN_POLL_SECONDS
+            self._queued, self._poll_interval = False, MIN_POLL_SECONDS
             await self._clock.sleep(MIN_POLL_SECONDS)
-        wait, self._pace = self._pace, min(2 * self._pace, MAX_POLL_SECONDS)
+        wait = self._poll_interval
+        self._poll_interval = min(2 * wait, MAX_POLL_SECONDS)
         try:
             open_receipts = await self.poll()
-        except (DeliveryError, StoreError) as error:
-            self._log_transition(error.problem.value)
+        except DeliveryError as error:
+            self._failures.record(error.detail, problem=error.problem.value)
             return MAX_POLL_SECONDS
-        self._log_transition("")
+        self._failures.clear()
         return wait if open_receipts else None
 
-    def _log_transition(self, error: str) -> None:
-        """One line when the jobs cannot be followed, and one when they can again."""
-        if error and not self._last_error:
-            self._log.error("jobs cannot be followed", problem=error)
-        elif self._last_error and not error:
-            self._log.info("jobs are followed again")
-        self._last_error = error
-
     async def poll(self) -> int:
-        """Settle what has ended; returns how many receipts stay open."""
+        """Settle the jobs that have ended; returns the number of receipts that stay open. Raises
+        DeliveryError and StoreError."""
         if not self._lease.valid():
             return 1
-        receipts = await self._queue.receipts(self._lane.id)
+        receipts = await self._receipts.receipts(self._lane.id)
         if not receipts:
-            self.stuck = None
+            self._stuck = ""
             return 0
         running = await self._jobs.open()
-        unaccounted = running - await self._queue.open_jobs()
-        left = 0
+        unaccounted = running - await self._receipts.open_jobs()
+        open_receipts = 0
         for receipt in receipts:
-            done = await self._settle(receipt, running, unaccounted)
-            left += not done
+            open_receipts += not await self._settle(receipt, running, unaccounted)
         self._check_stuck([r for r in receipts if r.id in running])
-        return left
+        return open_receipts
 
     async def _settle(self, receipt: OpenReceipt, running: set[str], unaccounted: set[str]) -> bool:
+        """Whether the receipt is closed now."""
         now = self._clock.now()
         if not receipt.id:
-            # Other programs have jobs too: one that is ours ends within the hour.
+            # An unaccounted job may belong to another program, so it counts for an hour only.
             age = now - receipt.since
             if age < _LOST_REQUEST_GRACE_MS or (unaccounted and age < _STUCK_AFTER_MS):
                 return False
@@ -116,47 +115,49 @@ class ImportJobTracker:
             return True
         if receipt.id in running:
             return False
-        ended = await self._jobs.result(receipt.id)
-        if ended is None:
+        result = await self._jobs.result(receipt.id)
+        if result is None:
             return False
-        if ended.outcome != "complete" or ended.unmatched:
-            cancelled = ended.outcome == "cancelled"
+        if result.outcome != "complete" or result.unmatched:
+            cancelled = result.outcome == "cancelled"
             await self._requeue(receipt, Problem.JOB_CANCELLED if cancelled else Problem.JOB_LOST)
             return True
-        closed = await self._queue.close_receipt(
-            self._lane.id, receipt.id, now=now, failed=ended.failed
+        closed = await self._receipts.close_receipt(
+            self._lane.id, receipt.id, now=now, failed=result.failed
         )
         self._metrics.record_job_closed(
-            self._lane, closed - len(ended.failed), len(ended.failed), now
+            self._lane, closed - len(result.failed), len(result.failed), now
         )
         self._on_settled()
         return True
 
     async def _requeue(self, receipt: OpenReceipt, problem: Problem) -> None:
         self._log.warning(
-            "a job's people are told again",
+            "import_job_requeued",
             problem=problem.value,
             meaning=problem.meaning,
             people=receipt.people,
         )
-        await self._queue.requeue_receipt(self._lane.id, receipt.id, now=self._clock.now())
+        await self._receipts.requeue_receipt(self._lane.id, receipt.id, now=self._clock.now())
         self._on_settled()
 
     def _check_stuck(self, running: Sequence[OpenReceipt]) -> None:
-        """One line when a job stands still, not one for every look."""
+        """Log each stuck job once."""
         now = self._clock.now()
-        old = [r for r in running if now - r.since >= _STUCK_AFTER_MS]
-        self.stuck = None
-        for receipt in old:
+        self._stuck = ""
+        for receipt in running:
+            if now - receipt.since < _STUCK_AFTER_MS:
+                continue
             hours = (now - receipt.since) / 3_600_000
-            self.stuck = (
+            self._stuck = (
                 f"{Problem.JOB_STUCK} {self._lane.connection}: Klaviyo's import job {receipt.id} "
-                f"of {receipt.people} people has not ended for {hours:.1f} h"
+                f"of {receipt.people} people has not ended for {hours:.1f} h; further "
+                "changes of these people wait for it; ask Klaviyo's support about the job"
             )
-            if receipt.id not in self._logged:
-                self._logged.add(receipt.id)
+            if receipt.id not in self._reported_stuck:
+                self._reported_stuck.add(receipt.id)
                 self._log.error(
-                    "an import job stands still",
+                    "import_job_stuck",
                     problem=Problem.JOB_STUCK.value,
                     job=receipt.id,
                     people=receipt.people,

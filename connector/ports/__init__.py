@@ -17,7 +17,16 @@ from connector.ports.admin import (
     DeadLetters,
     Notifications,
 )
-from connector.ports.backfills import Backfill, BackfillPage, Backfills, BackfillState, PersonKey
+from connector.ports.backfills import (
+    Backfill,
+    BackfillPage,
+    BackfillProgress,
+    Backfills,
+    BackfillState,
+    DryRuns,
+    PeopleIndex,
+    PersonKey,
+)
 from connector.ports.delivery import BatchMode, Grant, Lease, Outgoing, Quota, Renderer, Sink
 from connector.ports.klaviyo import (
     AffectedResources,
@@ -69,7 +78,16 @@ from connector.ports.platform import (
     Stream,
     Webhook,
 )
-from connector.ports.queues import Clock, Fence, OpenReceipt, Queue, ReadyCounts, ReceiptQueue
+from connector.ports.queues import (
+    Clock,
+    Fence,
+    OpenReceipt,
+    Queue,
+    ReadyCounts,
+    ReceiptQueue,
+    Receipts,
+    RetryPolicy,
+)
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry
 from connector.ports.store import Checkpoints, Facts, Holder, Lanes, Leases, Outbox, Store
 
@@ -85,6 +103,7 @@ __all__ = [
     "Audiences",
     "Backfill",
     "BackfillPage",
+    "BackfillProgress",
     "BackfillState",
     "Backfills",
     "Backlog",
@@ -99,6 +118,7 @@ __all__ = [
     "DeadLetters",
     "Decision",
     "DirectCall",
+    "DryRuns",
     "Erasure",
     "ErasureResult",
     "Facts",
@@ -130,6 +150,7 @@ __all__ = [
     "Outbox",
     "Outgoing",
     "PendingRemovals",
+    "PeopleIndex",
     "PeoplePage",
     "PeoplePageItem",
     "PersonKey",
@@ -144,10 +165,12 @@ __all__ = [
     "Reads",
     "ReadyCounts",
     "ReceiptQueue",
+    "Receipts",
     "RemoteProfile",
     "RemoteState",
     "Renderer",
     "Reports",
+    "RetryPolicy",
     "SegmentJoins",
     "Sink",
     "Store",

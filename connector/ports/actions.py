@@ -58,10 +58,6 @@ class ActionQueue(Queue, Protocol):
     """Adjustments and pushes: promise 4. A claim is the mark "sent": what was claimed and never
     settled is looked up, not sent again."""
 
-    def set_lookup_delays(self, lane: LaneId, after: Sequence[int]) -> None:
-        """From now on this lane's unknown outcomes are looked up so many ms after the send."""
-        ...
-
     async def add(self, batches: Sequence[ActionBatch]) -> Sequence[ActionReceipt | Conflict]:
         """Store calls in one transaction, each whole or not at all; one answer per call.
 

@@ -1,4 +1,4 @@
-"""Many people at once."""
+"""Ports of backfills: runs, their progress, and what a dry run asks the store."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ BackfillState = Literal["waiting", "running", "done", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """One run. `waiting`: for a person's yes. `cursor` is the source's own and stands behind the
-    last page that was fed; `exhausted`: there is no page after it. `counts` are what feeding found,
-    by closed words, `notes` a few lines about it for the person, `total` how many there are at the
-    source, where that is known."""
+    """One run.
+
+    `waiting` is the state before the flow guard has allowed it. `cursor` belongs to the source and
+    points after the last stored page; with `exhausted` there is no further page. `counts` are the
+    findings of the pages by a closed set of names, `notes` the first lines about rows and flows
+    for the person who started it, `total` the number of people at the source, None if unknown.
+    """
 
     id: int
     connection: str
@@ -40,7 +43,7 @@ class Backfill:
 
 @dataclass(frozen=True, slots=True)
 class PersonKey:
-    """A person as a source names him: by the platform's id, by address, or both."""
+    """A person as a source names them: by the platform's id, by email address, or by both."""
 
     person: str | None
     email: str | None
@@ -48,9 +51,12 @@ class PersonKey:
 
 @dataclass(frozen=True, slots=True)
 class BackfillPage:
-    """A page of a source. People come `named`, to be read, or `seen` already. `cursor` is where
-    the next page begins, `more` whether there is one; `counts` and `notes` are added to the run's,
-    `total` replaces it."""
+    """One page of a source.
+
+    `keys` are people who must be read; `listed` are people whose data came with the page. `cursor`
+    is where the next page begins, `more` whether there is one. `counts` and `notes` are added to
+    those of the run, `total` replaces the run's.
+    """
 
     cursor: str | None
     more: bool
@@ -62,17 +68,24 @@ class BackfillPage:
 
 
 class Backfills(Protocol):
-    """Runs, and what becomes of their people (promise 9)."""
+    """Runs and their pages (guarantee 9)."""
 
     async def begin(
         self, connection: str, source: str, args: Mapping[str, Any], *, now: Millis
-    ) -> Backfill: ...
+    ) -> Backfill:
+        """Create a waiting run."""
+        ...
 
     async def find(self, connection: str | None = None, *, limit: int = 20) -> Sequence[Backfill]:
-        """The newest first."""
+        """The newest runs first."""
         ...
 
     async def get(self, id: int) -> Backfill | None: ...
+
+    async def start(self, id: int, *, now: Millis, total: int | None, notes: Sequence[str]) -> None:
+        """Change a waiting run to running, and make the reads ready again that an earlier stop
+        withdrew. Does nothing in any other state."""
+        ...
 
     async def set_state(
         self,
@@ -84,57 +97,63 @@ class Backfills(Protocol):
         detail: str = "",
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        """Another state. One that ends before its time withdraws its reads that nobody has begun;
-        they wait until it goes on. `counts` replaces some."""
-        ...
-
-    async def start(self, id: int, *, now: Millis, total: int | None, notes: Sequence[str]) -> None:
-        """It may begin, or go on with the reads that it had withdrawn: from waiting to running,
-        and from no other state."""
+        """Change the state; `counts` replace those of the same name. `stopped` and `failed`
+        withdraw the run's reads that have not begun; `start` makes them ready again."""
         ...
 
     async def append_page(
         self, id: int, read_lane: Lane, page: BackfillPage, *, now: Millis
     ) -> int | None:
-        """Have a page's people read, after all live traffic, and keep the cursor, in one
-        transaction; how many were new to this run. None, and nothing stored, where the run is not
-        running. Where the run's args say `force`, what was confirmed of them is told again."""
+        """Request reads of a page's people behind all live traffic, observe the listed ones, and
+        save the cursor, in one transaction. Returns the number of people who are new to the run.
+
+        None, with nothing stored, where the run is not running. With `force` in the run's args
+        the people's confirmed fields are sent again.
+        """
         ...
 
-    async def people_after(
-        self, connection: str, after: int, limit: int
-    ) -> Sequence[tuple[int, PersonKey]]:
-        """People ever seen, by number."""
+    async def first_live_event_at(self, events: Lane) -> Millis | None:
+        """When the first event that was not imported happened; None: there is none."""
         ...
 
-    async def count_people(self, connection: str) -> int:
-        """How many."""
-        ...
+
+class BackfillProgress(Protocol):
+    """How far the people of backfills are."""
 
     async def outstanding(
         self, read_lane: LaneId, write_lane: LaneId, *, limit: int
     ) -> tuple[int, int]:
-        """(people to be read, people to be told) of backfills, each counted up to `limit`."""
+        """(people to read, profiles to write) at backfill priority, each counted up to `limit`."""
         ...
 
     async def outcome_counts(self, id: int) -> Mapping[str, int]:
-        """What became of the run's people, live changes meanwhile included: sent, unchanged, held,
-        invalid, unknown, dead, pending. Looks at each of them."""
+        """Number of the run's people by outcome: sent, unchanged, held, invalid, unknown, dead,
+        pending. Live changes count as well. Reads one row per person of the run."""
         ...
+
+
+class PeopleIndex(Protocol):
+    """The people of a connection, in the order of their numbers."""
+
+    async def page(
+        self, connection: str, *, after: int, limit: int
+    ) -> Sequence[tuple[int, PersonKey]]: ...
+
+    async def count(self, connection: str) -> int: ...
+
+
+class DryRuns(Protocol):
+    """What a backfill would do. Stores nothing."""
 
     async def read_entries(
         self, connection: str, keys: Sequence[PersonKey], *, now: Millis
     ) -> Sequence[Entry]:
-        """These people as a claim of reads would hold them; a number below 0 stands for one whom
-        nobody has seen. Stores nothing."""
-        ...
-
-    async def first_live_event_at(self, events: Lane) -> Millis | None:
-        """When the first event that was told live happened, None: there is none."""
+        """These people as a claim of the lane of reads would return them, in the same order.
+        A negative number stands for a person who is not in the store."""
         ...
 
     async def preview_writes(
         self, observations: Sequence[Observation], *, now: Millis
     ) -> Sequence[ProfileWrite | None]:
-        """What each observation would have us tell, None: nothing. Stores nothing."""
+        """The write that each observation would cause, in the same order; None: no write."""
         ...

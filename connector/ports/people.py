@@ -1,4 +1,4 @@
-"""People as states: read at their platform, told to Klaviyo, compared and erased."""
+"""Ports of people: reads at their platform, profiles at Klaviyo, reconciliation and erasure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from connector.ports.queues import Queue, ReceiptQueue
 
 @dataclass(frozen=True, slots=True)
 class FreshView:
-    """A person's newest view, when its read was sent, and whether a write of his profile is in
-    flight (then no other write may carry his fields)."""
+    """A person's newest view and when its read was sent. With `write_in_flight` no other write may
+    carry the person's fields."""
 
     view: Mapping[str, Any]
     at: Millis
@@ -24,8 +24,8 @@ class FreshView:
 
 @dataclass(frozen=True, slots=True)
 class ListedPerson:
-    """A person as a listing shows him: `person` is the platform's id. The observation has no
-    number of a person yet; `covers` are the words of its view that the listing could show."""
+    """A person in a page of a platform's listing. `person` is the platform's id; the observation's
+    own `person` is not known yet. `covers` are the view fields that the listing can show."""
 
     person: str | None
     email: str | None
@@ -34,9 +34,8 @@ class ListedPerson:
 
 
 class Reads(Queue, Protocol):
-    """People to read again at their platform. Settling takes Observed and Gone, and lets the
-    events that waited for a person go; what was asked for while a read was under way is read
-    once more after it."""
+    """People to read at their platform. `settle` takes Observed and Gone, and releases the events
+    that waited for the person. Requests during a read cause one more read after it."""
 
     async def request(
         self,
@@ -47,8 +46,8 @@ class Reads(Queue, Protocol):
         backfill: bool = False,
         urgent: bool = False,
     ) -> None:
-        """Have people read again: person → since when. Not before `gap` ms after the last read;
-        `first`: before everybody else."""
+        """Request reads: person → when the reason was received. A read begins `min_interval` ms
+        after the last one of the person at the earliest; with `urgent` before all others."""
         ...
 
     async def bulk_observe(
@@ -59,35 +58,37 @@ class Reads(Queue, Protocol):
         now: Millis,
         checkpoint: Checkpoint | None = None,
     ) -> Sequence[int]:
-        """Observe listed people, each with an id or an address, and keep the cursor, in one
-        transaction; their numbers. Reads that are asked for are still made."""
+        """Observe listed people, each with an id or an address, and save the cursor, in one
+        transaction; returns their numbers. Reads that were requested are still made."""
         ...
 
-    async def fresh_views(self, people: Sequence[int]) -> Mapping[int, FreshView]: ...
+    async def fresh_views(self, people: Sequence[int]) -> Mapping[int, FreshView]:
+        """The people who were read at least once."""
+        ...
 
 
 class Profiles(ReceiptQueue, Protocol):
-    """People as states at the destination: promise 5. One write per address is in flight at a
-    time, whatever the lane; Pending keeps it in flight until its receipt is closed."""
+    """Profiles at the destination (guarantee 5). One write per address is in flight at a time, of
+    all lanes; a Pending write stays in flight until its receipt is closed."""
 
     async def reset_confirmed(self, lane: LaneId, *, now: Millis) -> int:
-        """Forget what was confirmed: the lane belongs to another account from now on."""
+        """Delete what is confirmed, because the lane has another account from now on; returns the
+        number of profiles."""
         ...
 
     async def end_shadow(self, lane: LaneId, *, now: Millis) -> int:
-        """The lane sends from now on: whoever was passed over is told, at backfill priority; how
-        many they are."""
+        """Queue the profiles that shadow mode skipped, at backfill priority; returns how many."""
         ...
 
     async def count_outdated(self, lane: LaneId, mapping: str) -> int:
-        """How many people were rendered with another mapping version."""
+        """Number of people who were rendered with another mapping version."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ErasureResult:
-    """Whom a name stands for: `people` of the connection, every address of theirs, and how many
-    rows were erased."""
+    """The number of people that an identifier matched, all their addresses, and the number of
+    rows that were erased."""
 
     people: int
     emails: Sequence[str] = ()
@@ -95,26 +96,26 @@ class ErasureResult:
 
 
 class Erasure(Protocol):
-    """Forgetting people for good. `who` is an address or the platform's id."""
+    """Erasure of people. `identifier` is an email address or a platform id."""
 
     async def find(self, connection: str, identifier: str) -> ErasureResult:
-        """Whom it would be about. Nothing is erased."""
+        """The people that `forget` would erase."""
         ...
 
     async def forget(self, connection: str, identifier: str, *, now: Millis) -> ErasureResult:
-        """Erase whoever has this name, and whoever shares his address, wherever he stands; leave
-        what stops him from being made again."""
+        """Erase every row of the people with this identifier and of those who share an address
+        with them, and add tombstones, so that they are not stored again."""
         ...
 
     async def remove_tombstone(self, connection: str, identifier: str) -> bool:
-        """He may come back. False where he was not forgotten by this name."""
+        """Allow the person to be stored again. False where there is no such tombstone."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SyncedPerson:
-    """A person of whom nothing waits to be told: the fields that were confirmed as they are now
-    (None: unset), by the names of connector.domain.profile_state."""
+    """A person with nothing to send: the fields that are confirmed as wanted (None: unset), named
+    as in connector.domain.profile_state."""
 
     person: int
     email: str
@@ -132,25 +133,25 @@ class AcceptedEvent:
 
 
 class Ledger(Protocol):
-    """What a far end has confirmed, for whoever reads it back."""
+    """What Klaviyo has confirmed, to be compared with what it holds."""
 
     async def people(self, lane: LaneId, *, after: int, limit: int) -> Sequence[SyncedPerson]:
-        """In the order of their numbers, from behind `after` on."""
+        """In the order of their numbers, beginning after `after`."""
         ...
 
     async def sample_people(self, lane: LaneId, count: int) -> Sequence[SyncedPerson]:
-        """By chance."""
+        """A random sample."""
         ...
 
     async def events(self, lane: LaneId, *, before: Millis, limit: int) -> Sequence[AcceptedEvent]:
-        """The newest that were accepted by then."""
+        """The newest events of those accepted at `before` or earlier."""
         ...
 
     async def resend_people(self, people: Sequence[int], *, now: Millis) -> int:
-        """All that is wanted of them is told again, at backfill priority."""
+        """Queue all wanted fields of these people, at backfill priority."""
         ...
 
     async def resend_events(self, events: Sequence[int], *, now: Millis) -> int:
-        """Put accepted events back in line with the same unique ids; how many still had their
-        body."""
+        """Queue accepted events with the same unique ids; returns how many still had their body.
+        The others cannot be sent again."""
         ...

@@ -63,6 +63,18 @@ class Fence:
     token: int
 
 
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When outcomes that are not final are tried again, in ms.
+
+    A Retry whose first failure is `horizon` ago or longer becomes a dead letter. An action with an
+    unknown outcome is looked up `look_ups` after it was sent; empty: never.
+    """
+
+    horizon: int
+    look_ups: Sequence[int] = (0,)
+
+
 class Queue(Protocol):
     """Entries that a lane takes out, one holder at a time."""
 
@@ -94,13 +106,12 @@ class Queue(Protocol):
         outcomes: Sequence[Outcome],
         *,
         now: Millis,
+        policy: RetryPolicy,
         requests: Sequence[Request] = (),
-        horizon: int,
     ) -> int:
         """Write outcomes; returns how many entries changed.
 
         Only entries that this claim still holds change: a late or second settle changes nothing.
-        A Retry whose first failure is `horizon` ms ago or longer becomes a dead letter.
         """
         ...
 
@@ -123,8 +134,8 @@ class OpenReceipt:
     people: int
 
 
-class ReceiptQueue(Queue, Protocol):
-    """A queue whose entries an import job may hold in flight until its receipt is closed."""
+class Receipts(Protocol):
+    """Entries that import jobs hold in flight until the receipt of the job is closed."""
 
     async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]: ...
 
@@ -146,3 +157,7 @@ class ReceiptQueue(Queue, Protocol):
     async def open_jobs(self) -> set[str]:
         """Receipts that hold writes in flight, of all lanes of all such queues."""
         ...
+
+
+class ReceiptQueue(Queue, Receipts, Protocol):
+    """A queue whose entries an import job may hold in flight."""

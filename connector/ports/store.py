@@ -10,7 +10,7 @@ from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, QuotaU
 from connector.domain.records import Appended, Checkpoint, Page, State
 from connector.ports.actions import ActionQueue
 from connector.ports.admin import Approvals, CommandQueue, DeadLetters, Notifications
-from connector.ports.backfills import Backfills
+from connector.ports.backfills import BackfillProgress, Backfills, DryRuns, PeopleIndex
 from connector.ports.memberships import (
     GroupScans,
     MemberGroups,
@@ -159,5 +159,11 @@ class Store(Outbox, Protocol):
     def ledger(self) -> Ledger: ...
     @property
     def backfills(self) -> Backfills: ...
+    @property
+    def backfill_progress(self) -> BackfillProgress: ...
+    @property
+    def dry_runs(self) -> DryRuns: ...
+    @property
+    def people(self) -> PeopleIndex: ...
 
     async def aclose(self) -> None: ...

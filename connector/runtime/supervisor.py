@@ -1,4 +1,4 @@
-"""The one runner of loops: a pass that fails is logged and counted, and the loop goes on."""
+"""The one runner of loops: a pass that fails is logged and counted, and the loop continues."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from connector.domain.errors import Problem, StoreError
 from connector.ports import Clock
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
+from connector.runtime.failures import FailureStreak
 from connector.runtime.metrics import Metrics
 
 _FIRST_DELAY = 1.0
@@ -36,10 +37,9 @@ class SupervisedWorker:
         self._clock = clock
         self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
-        self._failures = 0
         self._crashes = 0
-        self._last_error = ""
-        self._log = log.get("workers").bind(worker=name, subject=subject)
+        logger = log.get("workers").bind(worker=name, subject=subject)
+        self._failures = FailureStreak(logger, "worker_failed", "worker_recovered")
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"{self.name} {self._subject}")
@@ -62,7 +62,7 @@ class SupervisedWorker:
         if self._crashes >= _DOWN_AFTER:
             text = (
                 f"{Problem.WORKER_DOWN} {self._subject}: worker {self.name} failed "
-                f"{self._crashes} times in a row ({self._last_error}); it is retried every "
+                f"{self._crashes} times in a row ({self._failures.last}); it is retried every "
                 f"{_MAX_DELAY:.0f} s at the latest, see the log"
             )
             found.append(AttentionItem(f"worker {self.name} {self._subject}", text))
@@ -81,23 +81,16 @@ class SupervisedWorker:
                 self._failed(type(error).__name__, problem=Problem.WORKER_DOWN, trace=True)
                 await self._clock.sleep(self._delay())
             else:
-                self._recovered()
+                self._crashes = 0
+                self._failures.clear()
                 await self._clock.wait(self._loop.wakeup, delay)
 
     def _delay(self) -> float:
-        return min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures - 1, 10))
+        return min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures.count - 1, 10))
 
     def _failed(self, error: str, *, problem: Problem, trace: bool = False) -> None:
-        self._failures += 1
-        self._last_error = error
         self._metrics.worker_restarts.labels(self.name).inc()
-        if self._failures == 1:
-            self._log.error("worker_failed", problem=problem.value, error=error, exc_info=trace)
-
-    def _recovered(self) -> None:
-        if self._failures:
-            self._log.info("worker_recovered", failures=self._failures)
-        self._failures = self._crashes = 0
+        self._failures.record(error, problem=problem.value, exc_info=trace)
 
 
 class Periodic:

@@ -13,7 +13,7 @@ from connector.ports import Backfill, Backlog, PersonState
 
 _OUTCOMES = ("sent", "unchanged", "held", "invalid", "unknown", "dead", "pending")
 _FLAGS = ("dry_run", "existing_only", "force", "events")
-_HISTORY_OUTCOMES = ("told", "known")
+_HISTORY_OUTCOMES = ("imported", "already_known")
 _DRY_RUN_OUTCOMES = (
     "would_send",
     "unchanged",
@@ -55,7 +55,7 @@ def _outcome_counts(
 ) -> dict[str, dict[str, int]]:
     """People, or events of the past, by where they ended."""
     if events:
-        names = ("would_tell",) if dry else _HISTORY_OUTCOMES
+        names = ("would_import",) if dry else _HISTORY_OUTCOMES
         return {"people": {}, "past_events": {name: counts.get(name, 0) for name in names}}
     return {
         "people": people_counts(counts, _DRY_RUN_OUTCOMES if dry else _OUTCOMES),

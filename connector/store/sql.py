@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from connector.store import schema
 from connector.store.admin import vacuum
 from connector.store.admin.approvals import SqlApprovals
+from connector.store.admin.backfill_progress import SqlBackfillProgress
 from connector.store.admin.backfills import SqlBackfills
 from connector.store.admin.dead_letters import SqlDeadLetters
 from connector.store.admin.facts import SqlCheckpoints, SqlFacts
@@ -20,8 +21,10 @@ from connector.store.admin.leases import SqlLeases
 from connector.store.admin.notices import SqlNotices
 from connector.store.admin.reports import SqlReports
 from connector.store.database import Database, open_database
+from connector.store.people.dry_runs import SqlDryRuns
 from connector.store.people.erasure import SqlErasure
 from connector.store.people.ledger import SqlLedger
+from connector.store.people.people_index import SqlPeopleIndex
 from connector.store.queues.actions import SqlActions
 from connector.store.queues.membership_groups import SqlMemberGroups
 from connector.store.queues.membership_scans import SqlGroupScans, SqlSegmentJoins
@@ -37,7 +40,7 @@ class SqlStore(SqlOutbox):
 
     def __init__(self, url: str, database: Database) -> None:
         self.profiles = SqlProfiles(database)
-        super().__init__(database, self.profiles)
+        super().__init__(database)
         self.url = url
         self.dead_letters = SqlDeadLetters(database)
         self.lanes = SqlLanes(database)
@@ -46,7 +49,7 @@ class SqlStore(SqlOutbox):
         self.facts = SqlFacts(database)
         self.leases = SqlLeases(database)
         self.commands = SqlCommands(database)
-        self.reads = SqlReads(database, self.profiles)
+        self.reads = SqlReads(database)
         self.approvals = SqlApprovals(database)
         self.memberships = SqlMembershipQueue(database)
         self.member_groups = SqlMemberGroups(database)
@@ -55,8 +58,11 @@ class SqlStore(SqlOutbox):
         self.segment_joins = SqlSegmentJoins(database)
         self.notifications = SqlNotices(database)
         self.erasure = SqlErasure(database)
-        self.ledger = SqlLedger(database, self.profiles)
-        self.backfills = SqlBackfills(database, self.profiles)
+        self.ledger = SqlLedger(database)
+        self.backfills = SqlBackfills(database)
+        self.backfill_progress = SqlBackfillProgress(database)
+        self.dry_runs = SqlDryRuns(database)
+        self.people = SqlPeopleIndex(database)
         self.actions = SqlActions(database)
 
     def free_bytes(self) -> int | None:

@@ -1,8 +1,8 @@
-"""The flow guard: what cannot be told to keep quiet at Klaviyo does not start unseen (promise 9).
+"""The flow guard: no bulk write that could start live flows begins unseen (guarantee 9).
 
-A profile write or a list join may start live flows, and no flag prevents it. So before a backfill,
-the first sync of a list or a mass unset, the live flows that hang on it and the number of people
-are named, and a person approves as `[connections.klaviyo] flow_guard` says.
+A profile write or a list join may start live flows at Klaviyo, and no flag prevents it. Before a
+backfill, the first sync of a list or a mass unset, the guard finds the live flows that depend on
+it and asks for an approval, as `[connections.klaviyo] flow_guard` says.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from connector.runtime import log
 Verdict = Literal["allowed", "waiting", "rejected"]
 FlowGuardMode = Literal["ask", "warn", "off"]
 
-FLOWS_UNKNOWN = "cannot know: needs the scope flows:read"
+FLOWS_UNKNOWN = "unknown, because the key has no scope flows:read"
 
 
 class FlowGuard:
-    """Asks for one connection. `what` is a closed word (backfill, first_sync, mass_unset),
-    `subject` what it is about within the connection."""
+    """The guard of one connection. `what` is the kind of operation (backfill, first_sync,
+    mass_unset), `subject` its name within the connection."""
 
     def __init__(
         self, connection: str, mode: FlowGuardMode, flows: Flows, approvals: Approvals, clock: Clock
@@ -31,7 +31,7 @@ class FlowGuard:
         self._flows = flows
         self._approvals = approvals
         self._clock = clock
-        self._log = log.get("guard").bind(connection=connection)
+        self._log = log.get("flow_guard").bind(connection=connection)
 
     async def __call__(
         self,
@@ -41,7 +41,7 @@ class FlowGuard:
         affected: AffectedResources,
         **details: Any,
     ) -> Verdict:
-        """Whether it may begin now."""
+        """Whether the operation may begin now. See `evaluate`."""
         return (await self.evaluate(what, subject, people, affected, **details))[0]
 
     async def evaluate(
@@ -52,11 +52,11 @@ class FlowGuard:
         affected: AffectedResources,
         **details: Any,
     ) -> tuple[Verdict, list[str] | str]:
-        """Whether it may begin now, and the live flows, or why nobody can know them.
+        """Whether the operation may begin now, and the live flows, or why they are unknown.
 
-        Klaviyo is asked once; after `waiting` the same call tells whether a person has answered,
-        without asking anybody. `people` None: nobody knows how many; `known` is said to the person
-        too. Raises DeliveryError where Klaviyo cannot be asked now.
+        Klaviyo is asked in the first call only; after `waiting` the same call returns the decision
+        of the approval once there is one. `people` is None where the number is unknown; `details`
+        are shown with the approval. Raises DeliveryError where Klaviyo cannot be asked now.
         """
         if self._mode == "off":
             return "allowed", []
@@ -72,19 +72,20 @@ class FlowGuard:
             return "allowed", flows
         if self._mode == "warn" or flows == FLOWS_UNKNOWN:
             self._log.warning(
-                "live flows may start", what=what, subject=subject, people=people, flows=flows
+                "live_flows_warned", what=what, subject=subject, people=people, flows=flows
             )
             return "allowed", flows
-        people_text = "unknown" if people is None else people
-        detail = {"people": people_text, **details, "live_flows": flows}
+        count = "unknown" if people is None else people
+        detail = {"people": count, **details, "live_flows": flows}
         approval = await self._approvals.request(
             self._connection, what, subject, detail, now=self._clock.now()
         )
-        self._log.warning("waits for a person", what=what, approval=approval.id, people=people)
+        self._log.warning("approval_requested", what=what, approval=approval.id, people=people)
         return _VERDICTS[approval.state], flows
 
     async def live(self, affected: AffectedResources) -> list[str] | str:
-        """Names of the live flows that hang on it, or why nobody can know."""
+        """Names of the live flows that a write of these resources may start, or why they are
+        unknown. Raises DeliveryError."""
         try:
             return sorted(await self._flows.live(affected))
         except Blocked as error:
@@ -93,7 +94,7 @@ class FlowGuard:
             return FLOWS_UNKNOWN
 
     async def close_request(self, what: str, subject: str) -> None:
-        """It has ended: the next time is asked anew."""
+        """The operation has ended: delete its approval, so that the next one asks again."""
         await self._approvals.close(self._connection, what, subject)
 
 

@@ -1,5 +1,5 @@
-"""What somebody is close to: the next tier and the next reward, from the configuration's tables
-where the platform itself does not say so. Pure."""
+"""The next tier and the next reward of a person, from the tables in the configuration where the
+platform itself does not report them. Pure."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from connector.mapping.types import to_number
 from connector.ports import PersonSnapshot
 
 Threshold = tuple[float, str]
-"""Points, and what they reach."""
+"""(points, name of the tier or reward that they reach)."""
 
 
 def goals(
     tiers: Sequence[Tier], rewards: Sequence[Reward]
 ) -> Callable[[PersonSnapshot], PersonSnapshot]:
-    """A function that adds `next_tier` and `next_reward` to what a read showed, unless the
-    platform's read itself could show them. Who is beyond the last step has none: the read covers
-    the words all the same, so that the fields are removed at Klaviyo."""
+    """A function that adds `next_tier` and `next_reward` to a snapshot, unless the snapshot covers
+    them itself. A person above the last goal gets no value, but the snapshot covers the field, so
+    that it is unset at Klaviyo."""
     levels = sorted((float(tier.points), tier.name) for tier in tiers)
     prices = sorted((float(reward.cost), reward.name) for reward in rewards)
 
     def add_goals(snapshot: PersonSnapshot) -> PersonSnapshot:
-        goals_found: dict[str, Any] = {}
+        added: dict[str, Any] = {}
         covers = set(snapshot.covers)
         for field_name, thresholds, points in (
             ("next_tier", levels, _tier_points(snapshot, levels)),
@@ -34,25 +34,24 @@ def goals(
             if not thresholds or points is None or _already_covered(snapshot, field_name):
                 continue
             covers.add(field_name)
-            if found := _next_goal(points, thresholds):
-                goals_found[field_name] = found
+            if goal := _next_goal(points, thresholds):
+                added[field_name] = goal
         if covers == snapshot.covers:
             return snapshot
-        return PersonSnapshot({**snapshot.view, **goals_found}, frozenset(covers))
+        return PersonSnapshot({**snapshot.view, **added}, frozenset(covers))
 
     return add_goals
 
 
 def _already_covered(snapshot: PersonSnapshot, field_name: str) -> bool:
-    known = (
+    return field_name in snapshot.view or any(
         covered == field_name or covered.startswith(f"{field_name}.") for covered in snapshot.covers
     )
-    return field_name in snapshot.view or any(known)
 
 
 def _tier_points(snapshot: PersonSnapshot, levels: Sequence[Threshold]) -> float | None:
-    """The points that count for tiers: the tier's own balance, and of somebody who is shown in no
-    tier the points he has. One who is in a tier has at least that tier's points."""
+    """The points that count for tiers: the balance of the tier, but at least the points of the
+    tier that the person is in. Without a tier it is the person's own balance."""
     tier = snapshot.view.get("tier")
     if not isinstance(tier, Mapping) or not tier:
         return _to_float(snapshot.view.get("balance"))

@@ -1,5 +1,5 @@
-"""Who changed at the platform, asked for again and again: the page and the cursor behind it are
-stored together (promise 2)."""
+"""Polls of a platform for the people who changed. A page and the cursor after it are stored in
+one transaction (guarantee 2)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from connector.domain.attention import AttentionItem
-from connector.domain.errors import DeliveryError, StoreError
+from connector.domain.errors import DeliveryError
 from connector.domain.lanes import Lane
 from connector.domain.records import Appended, Checkpoint
 from connector.pipeline.profile_reads import ProfileReadSink, listed_people
@@ -22,21 +22,22 @@ from connector.ports import (
     Stream,
 )
 from connector.runtime import log
+from connector.runtime.failures import FailureStreak
 from connector.runtime.metrics import Metrics
 from connector.sync.flow_guard import FlowGuard
 
 PEOPLE_STREAM = "people"
-"""The stream's name among the checkpoints."""
+"""Name of the stream in the table of checkpoints."""
 _FIRST_SYNC = "first_sync"
 _RETRY_DELAY = 30.0
-"""Seconds after which a poll that failed is tried again, where it is not due sooner."""
+"""Seconds until a failed poll is repeated, unless the next one is due sooner."""
 
 
 class Poll:
-    """Polls one platform's stream of changes every `every` seconds, under the store's lease.
+    """Polls one platform's stream of changes every `every` seconds, while the lease is held.
 
-    `lane` is the one on which its people are read; `guard` is asked before everybody is told for
-    the first time; `seen` is called when somebody was observed.
+    `lane` is the lane on which the connection's people are read; `guard` is asked before the first
+    poll; `on_observed` is called after each page with people.
     """
 
     def __init__(
@@ -70,52 +71,50 @@ class Poll:
         self.wakeup = asyncio.Event()
         self._first_poll_done = asyncio.Event()
         self._people_count: int | None = None
-        self._failure = ""
         self._log = log.get("polls").bind(connection=lane.connection)
+        self._failures = FailureStreak(self._log, "poll_failed", "poll_recovered")
 
     def wake(self) -> None:
-        """A person may have answered."""
+        """Poll now: an approval may have been decided."""
         self.wakeup.set()
 
     async def idle(self) -> bool:
-        """Whether it has looked since it began: all there was to know then is stored."""
+        """Whether one poll has ended since the start."""
         return self._first_poll_done.is_set()
 
     async def attention(self) -> Sequence[AttentionItem]:
-        if not self._failure:
+        if not self._failures.count:
             return []
-        text = f"{self._lane.connection}: {self._lane.destination} cannot be polled, "
-        return [AttentionItem(f"poll {self._lane.connection}", text + self._failure)]
+        connection = self._lane.connection
+        text = (
+            f"{connection}: {self._lane.destination} cannot be polled ({self._failures.last}); "
+            "changes there arrive by webhook only; `connector check` says what to fix"
+        )
+        return [AttentionItem(f"poll {connection}", text)]
 
     async def run_once(self) -> float:
-        """One poll. Seconds until the next."""
+        """One poll. Seconds until the next one."""
         if not self._lease.valid():
             return 1.0
         try:
             await self.poll()
-        except (DeliveryError, StoreError) as error:
-            self._report(f"{error.problem}: {error.detail}")
+        except DeliveryError as error:
+            self._failures.record(f"{error.problem}: {error.detail}", problem=error.problem.value)
             return min(self._every, _RETRY_DELAY)
         except Exception as error:
-            self._report(type(error).__name__)
+            self._failures.record(type(error).__name__)
             raise
         finally:
             self._first_poll_done.set()
-        self._report("")
+        self._failures.clear()
         return self._every
 
-    def _report(self, failure: str) -> None:
-        if failure and not self._failure:
-            self._log.error("the platform cannot be polled", detail=failure)
-        elif self._failure and not failure:
-            self._log.info("the platform is polled again")
-        self._failure = failure
-
     async def poll(self) -> int:
-        """Every page since the checkpoint; how many people. Raises DeliveryError, StoreError.
+        """Read every page after the checkpoint; returns the number of people. Raises DeliveryError
+        and StoreError.
 
-        The first poll of all may show everybody there is, and telling them is a backfill: it asks
-        as one (promise 9) and stays behind live traffic.
+        The first poll may return every person of the platform. It is a backfill: it needs an
+        approval as one (guarantee 9), and its people are sent after live traffic.
         """
         saved = await self._checkpoints.load(self._lane.connection, PEOPLE_STREAM)
         if saved is None and not await self._may_start():
@@ -129,7 +128,7 @@ class Poll:
         return total
 
     async def _may_start(self) -> bool:
-        """Counts everybody once, and asks."""
+        """Count the people of the first poll, once, and ask the flow guard."""
         if self._people_count is None:
             people = 0
             async for page in self._pages(None, backfill=True):
@@ -143,9 +142,9 @@ class Poll:
         while True:
             page = await self._stream.page(cursor, self._view_fields, backfill=backfill)
             if page.more and page.cursor in (None, cursor):
-                # A cursor that repeats would go on for ever: what it showed is kept, and the next
-                # poll begins there.
-                self._log.warning("the platform's cursor repeats itself")
+                # A repeated cursor would never end. Its people are stored, and the next poll
+                # begins there.
+                self._log.warning("poll_cursor_repeated")
                 page = replace(page, more=False)
             yield page
             if not page.more:
@@ -157,7 +156,6 @@ class Poll:
         checkpoint = Checkpoint(PEOPLE_STREAM, page.cursor) if page.cursor is not None else None
         observed = listed_people(self._profile_reads, page, now, backfill=backfill)
         await self._reads.bulk_observe(self._lane, observed, now=now, checkpoint=checkpoint)
-        taken = Appended(len(observed), 0)
-        self._metrics.record_received(self._lane, "poll", taken, now)
+        self._metrics.record_received(self._lane, "poll", Appended(len(observed), 0), now)
         if observed:
             self._on_observed()

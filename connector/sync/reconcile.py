@@ -1,7 +1,8 @@
-"""What Klaviyo holds compared with what it confirmed: fields of people, and recorded events.
+"""Reconciliation: compares what Klaviyo holds with what it has confirmed, for the fields of people
+and for accepted events.
 
-Klaviyo is read at backfill priority, a page of people at a time, so live traffic hardly notices.
-What differs is told again by the lanes, where a person asks for it.
+Klaviyo is read at backfill priority, a page of people at a time. With `fix` the lanes send again
+what differs.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from connector.runtime.metrics import Metrics
 
 PAGE_SIZE = 100
 DEFAULT_EVENTS = 100
-"""So many recorded events are looked for where nobody says how many."""
+"""Number of events that are checked without a sample size."""
 _SETTLE_MS = 300_000
-"""ms: Klaviyo works events off at leisure, so one taken later than this is not missed yet."""
+"""Klaviyo records events with a delay, so events accepted in the last 300 s are not checked."""
 
 
 @dataclass
 class Drift:
-    """What a look came to. `fields` counts by name how many people differ in it."""
+    """What differs. `fields`: by name, the number of people who differ in it."""
 
     people: int = 0
     missing_people: list[int] = field(default_factory=list)
@@ -37,7 +38,7 @@ class Drift:
         return {
             "people": self.people,
             "people_missing": len(self.missing_people),
-            "people_that_differ": len(self.differing_people),
+            "people_differing": len(self.differing_people),
             "fields": dict(self.fields.most_common()),
             "events": self.events,
             "events_missing": len(self.missing_events),
@@ -46,7 +47,7 @@ class Drift:
 
 
 class Reconciler:
-    """Compares one connection with its account. `profiles` and `events` are its lanes."""
+    """Compares one connection with its Klaviyo account. `profiles` and `events` are its lanes."""
 
     def __init__(
         self,
@@ -67,8 +68,8 @@ class Reconciler:
         self._metrics = metrics
 
     async def run(self, *, sample: int | None, fix: bool) -> Mapping[str, Any]:
-        """Look at `sample` people and events by chance, or at everybody and the newest events.
-        Raises DeliveryError where Klaviyo cannot be read."""
+        """Compare `sample` random people and as many of the newest events, or without it everyone
+        and DEFAULT_EVENTS events. Raises DeliveryError where Klaviyo cannot be read."""
         drift = Drift()
         async for page in self._people(sample):
             await self._compare(page, drift)
@@ -89,9 +90,9 @@ class Reconciler:
 
     async def _people(self, sample: int | None) -> AsyncIterator[Sequence[SyncedPerson]]:
         if sample is not None:
-            found = await self._ledger.sample_people(self._profiles, sample)
-            for start in range(0, len(found), PAGE_SIZE):
-                yield found[start : start + PAGE_SIZE]
+            people = await self._ledger.sample_people(self._profiles, sample)
+            for start in range(0, len(people), PAGE_SIZE):
+                yield people[start : start + PAGE_SIZE]
             return
         after = 0
         while page := await self._ledger.people(self._profiles, after=after, limit=PAGE_SIZE):
@@ -129,7 +130,7 @@ class Reconciler:
 
 
 def values_match(local_value: Any, remote_value: Any) -> bool:
-    """Whether Klaviyo holds what we told it: 5 and 5.0 are one number, an unset field is absent."""
+    """Whether two JSON values are equal: 5 equals 5.0, True does not equal 1."""
     if isinstance(local_value, bool) or isinstance(remote_value, bool):
         return local_value is remote_value
     return bool(local_value == remote_value)

@@ -167,7 +167,6 @@ class Rig:
         await queue.recover(fence, now=now)
         self.lease = Lease(fence)
         self.lane = await store.lanes.ensure("acme", "fake", "action")
-        queue.set_lookup_delays(self.lane.id, self.how.get("look_ups", LOOK_UPS))
         self.dispatcher = self._dispatcher(queue)
         self.endpoint = self._endpoint(queue)
         held_worker = HeldActionsWorker(
@@ -208,7 +207,9 @@ class Rig:
             lease=self.lease,
             clock=self.clock,
             metrics=self.metrics,
-            policy=Policy(retry_base=0.1, retry_max=0.5),
+            policy=Policy(
+                look_ups=self.how.get("look_ups", LOOK_UPS), retry_base=0.1, retry_max=0.5
+            ),
         )
 
     def _endpoint(self, queue: SqlActions) -> FlowEndpoint:

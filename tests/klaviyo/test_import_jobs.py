@@ -22,7 +22,7 @@ from connector.klaviyo.limits import LIMITS
 from connector.klaviyo.sink.jobs import ImportJobs
 from connector.klaviyo.sink.profiles import ProfileSink
 from connector.pipeline.import_jobs import ImportJobTracker
-from connector.ports import Fence, Lease, Outgoing
+from connector.ports import Fence, Lease, Outgoing, RetryPolicy
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
 from connector.store.sql import SqlStore, open_store
@@ -111,7 +111,7 @@ class Follower:
             )
             for entry in claim.entries
         ]
-        await self.store.reads.settle(claim, seen, now=now, horizon=HORIZON)
+        await self.store.reads.settle(claim, seen, now=now, policy=RetryPolicy(HORIZON))
         return [entry.seq for entry in claim.entries]
 
     async def send(self, *, mode: DeliveryMode = DeliveryMode.BATCH) -> int:
@@ -127,7 +127,11 @@ class Follower:
             outs, bulk=not mode, permits=len(outs) if mode else 1
         ):
             await self.store.profiles.settle(
-                claim, delivery.outcomes, now=now, requests=delivery.requests, horizon=HORIZON
+                claim,
+                delivery.outcomes,
+                now=now,
+                requests=delivery.requests,
+                policy=RetryPolicy(HORIZON),
             )
         return len(outs)
 
@@ -247,18 +251,18 @@ async def test_a_stuck_job_is_logged_once_and_shown_while_stuck(
     follower.klaviyo.jobs.stall(follower.job)
     with structlog.testing.capture_logs() as said:
         await follower.receipts.poll()
-        assert follower.receipts.stuck is None
+        assert await follower.receipts.attention() == []
         follower.clock.move(3601)
         for _ in range(3):
             await follower.receipts.poll()
             follower.clock.move(60)
     assert [line["problem"] for line in said] == [Problem.JOB_STUCK.value]
-    assert follower.receipts.stuck is not None
-    assert "of 2 people" in follower.receipts.stuck
+    [item] = await follower.receipts.attention()
+    assert "of 2 people" in item.text
     assert await follower.states() == [State.CLAIMED] * 2
     follower.klaviyo.jobs.run(follower.job)
     await follower.receipts.poll()
-    assert follower.receipts.stuck is None
+    assert await follower.receipts.attention() == []
     assert await follower.states() == [State.ACCEPTED] * 2
 
 
@@ -387,8 +391,8 @@ async def test_the_open_jobs_of_all_pages_are_found(follower: Follower) -> None:
                 }
             ),
         )
-        assert job.answer
-        wanted.add(job.answer.json()["data"]["id"])
+
+        wanted.add(job.response().json()["data"]["id"])
     assert await follower.jobs.open() == wanted
 
 

@@ -10,7 +10,7 @@ from connector.domain.lanes import Millis
 from connector.domain.memberships import Link
 from connector.domain.outcomes import Accepted, Observed
 from connector.domain.records import Appended, Page, State
-from connector.ports import ErasureResult, Member, MembersPage
+from connector.ports import ErasureResult, Member, MembersPage, RetryPolicy
 from connector.store.people import erasure
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import actions, groups, memberships, metadata, source_members
@@ -114,7 +114,7 @@ async def test_a_read_in_flight_does_not_restore_an_erased_person(store: SqlStor
     [entry] = claim.entries
     _, _, profiles = await lanes(store)
     observed = Observed(entry.seq, make_observation(entry.seq, "ada", LATER, profiles.id))
-    await store.reads.settle(claim, [observed], now=LATER, horizon=HORIZON)
+    await store.reads.settle(claim, [observed], now=LATER, policy=RetryPolicy(HORIZON))
     assert "ada" not in await dump_tables(store)
 
 
@@ -134,7 +134,7 @@ async def _read(store: SqlStore, *who: str) -> None:
         Observed(e.seq, make_observation(e.seq, e.unique_id, NOW, profiles.id, balance=1))
         for e in claim.entries
     ]
-    await store.reads.settle(claim, outcomes, now=NOW, horizon=HORIZON)
+    await store.reads.settle(claim, outcomes, now=NOW, policy=RetryPolicy(HORIZON))
     written = await claim_writes(store, fence)
     assert written
     assert len(written.entries) == len(who)

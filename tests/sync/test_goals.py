@@ -1,4 +1,4 @@
-"""What somebody is close to, by the tables of connector.toml."""
+"""The next tier and reward, by the tables of connector.toml."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def with_goals(view: dict[str, Any], covers: frozenset[str] = ALL) -> PersonSnap
 def test_the_next_goal_is_the_first_above_the_points(
     view: dict[str, Any], tier: Any, reward: Any
 ) -> None:
-    shown = with_goals(view).view
-    for word, wanted in (("next_tier", tier), ("next_reward", reward)):
-        found = shown.get(word)
-        assert (found and (found["name"], found["points_needed"])) == wanted
+    result = with_goals(view).view
+    for name, expected in (("next_tier", tier), ("next_reward", reward)):
+        goal = result.get(name)
+        assert (goal and (goal["name"], goal["points_needed"])) == expected
 
 
 def test_above_the_last_goal_the_fields_are_unset_and_without_points_they_stay() -> None:
@@ -52,8 +52,8 @@ def test_above_the_last_goal_the_fields_are_unset_and_without_points_they_stay()
 
 
 def test_values_from_the_platform_are_kept() -> None:
-    said = {"balance": 0, "next_tier": {"points_needed": 7}}
-    assert with_goals(said, ALL | {"next_tier.points_needed"}).view["next_tier"] == {
+    view = {"balance": 0, "next_tier": {"points_needed": 7}}
+    assert with_goals(view, ALL | {"next_tier.points_needed"}).view["next_tier"] == {
         "points_needed": 7
     }
     covered = with_goals({"balance": 0}, ALL | {"next_tier", "next_reward.name"})
@@ -61,8 +61,8 @@ def test_values_from_the_platform_are_kept() -> None:
 
 
 def test_without_tables_nothing_is_added() -> None:
-    sight = PersonSnapshot({"balance": 5}, ALL)
-    assert goals((), ())(sight) is sight
+    snapshot = PersonSnapshot({"balance": 5}, ALL)
+    assert goals((), ())(snapshot) is snapshot
 
 
 JSON = st.recursive(
@@ -76,8 +76,8 @@ JSON = st.recursive(
 def test_any_view_is_left_unchanged_and_nothing_is_raised(balance: Any, tier: Any) -> None:
     view = {"balance": balance, "tier": tier}
     before = repr(view)
-    shown = with_goals(view).view
+    result = with_goals(view).view
     assert repr(view) == before
-    for word in ("next_tier", "next_reward"):
-        if word in shown:
-            assert shown[word]["points_needed"] > 0
+    for name in ("next_tier", "next_reward"):
+        if name in result:
+            assert result[name]["points_needed"] > 0

@@ -1,4 +1,4 @@
-"""Polls: pages and their cursors, failures, and a cursor that goes round in circles."""
+"""Polls: pages and their cursors, failures, and a cursor that repeats."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAPPING = load(MAPPINGS / "jericommerce.toml").mapping
 
 
 class NoReader:
-    """connector.ports.Reader of a platform that is only listed here."""
+    """connector.ports.Reader that must not be used: a poll reads no one singly."""
 
     endpoint = "GET /people"
     by_id = False
@@ -42,7 +42,7 @@ class NoReader:
     quota: Quota
 
     async def read(self, ref: PersonRef, fields: frozenset[str]) -> PersonSnapshot | None:
-        raise AssertionError("nobody is read here")
+        raise AssertionError("a poll read a person")
 
     def needs_refetch(self, event: str) -> bool:
         return False
@@ -70,10 +70,10 @@ class Pages:
         start = int(cursor or 0)
         names = self.people[start : start + self.size]
         end = start + len(names)
-        seen = [PeoplePageItem(name, f"{name}@example.com", _snapshot(name)) for name in names]
+        items = [PeoplePageItem(name, f"{name}@example.com", _snapshot(name)) for name in names]
         if self.stuck:
-            return PeoplePage(seen, cursor or "0", True, Millis(1_000))
-        return PeoplePage(seen, str(end), end < len(self.people), Millis(1_000))
+            return PeoplePage(items, cursor or "0", True, Millis(1_000))
+        return PeoplePage(items, str(end), end < len(self.people), Millis(1_000))
 
 
 def _snapshot(name: str) -> PersonSnapshot:
@@ -104,14 +104,14 @@ class StaticLease:
         return self.held
 
 
-class Rig:
-    """A poll on a real store, with time that only the test moves."""
+class PollHarness:
+    """A poll on a real store with a fake clock."""
 
     def __init__(self, store: SqlStore, lane: Lane, writes: Lane, pages: Pages) -> None:
         self.store, self.pages = store, pages
         self.clock, self.lease, self.flows = FakeClock(), StaticLease(), FakeFlows()
         self.writes = writes
-        self.seen = 0
+        self.observed_pages = 0
         profile_reads = ProfileReadSink(
             NoReader(),
             MAPPING,
@@ -132,11 +132,11 @@ class Rig:
             metrics=Metrics("test"),
             guard=FlowGuard("acme", "ask", self.flows, store.approvals, self.clock),
             every=300.0,
-            on_observed=self._saw,
+            on_observed=self._count_page,
         )
 
-    def _saw(self) -> None:
-        self.seen += 1
+    def _count_page(self) -> None:
+        self.observed_pages += 1
 
     async def cursor(self) -> Checkpoint | None:
         return await self.store.checkpoints.load("acme", PEOPLE_STREAM)
@@ -147,81 +147,85 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[[Pages], Any]]:
     store = await open_store(f"sqlite:///{tmp_path}/s.db")
     lane = await store.lanes.ensure("acme", "yotpo", "profile")
     writes = await store.lanes.ensure("acme", "klaviyo", "profile")
-    yield lambda pages: Rig(store, lane, writes, pages)
+    yield lambda pages: PollHarness(store, lane, writes, pages)
     await store.aclose()
 
 
 async def test_a_poll_reads_all_pages_and_the_next_starts_where_it_ended(make: Any) -> None:
-    rig = make(Pages(5))
-    assert await rig.poll.poll() == 5
-    assert rig.pages.requested_cursors == [None, "2", "4"] * 2  # counted, then told
-    assert await rig.cursor() == Checkpoint(PEOPLE_STREAM, "5")
-    rig.pages.people += ["late"]
-    assert await rig.poll.poll() == 1
-    assert rig.pages.requested_cursors[6:] == ["5"]
-    assert rig.seen == 4
+    harness = make(Pages(5))
+    assert await harness.poll.poll() == 5
+    assert harness.pages.requested_cursors == [None, "2", "4"] * 2  # counted, then stored
+    assert await harness.cursor() == Checkpoint(PEOPLE_STREAM, "5")
+    harness.pages.people += ["late"]
+    assert await harness.poll.poll() == 1
+    assert harness.pages.requested_cursors[6:] == ["5"]
+    assert harness.observed_pages == 4
 
 
 async def test_a_first_poll_that_triggers_live_flows_waits_for_approval(make: Any) -> None:
-    rig = make(Pages(3))
-    rig.flows.names = ["Winback"]
-    assert await rig.poll.poll() == 0
-    assert await rig.poll.poll() == 0
-    assert rig.pages.requested_cursors == [None, "2"]  # counted once
-    assert not await rig.store.reports.people("acme", "p0")
-    [approval] = await rig.store.approvals.find()
+    harness = make(Pages(3))
+    harness.flows.names = ["Winback"]
+    assert await harness.poll.poll() == 0
+    assert await harness.poll.poll() == 0
+    assert harness.pages.requested_cursors == [None, "2"]  # counted once
+    assert not await harness.store.reports.people("acme", "p0")
+    [approval] = await harness.store.approvals.find()
     assert (approval.what, approval.detail["people"]) == ("first_sync", 3)
-    await rig.store.approvals.decide(approval.id, approved=True, by="ana", now=rig.clock.now())
-    assert await rig.poll.poll() == 3
-    assert await rig.store.reports.people("acme", "p0")
+    await harness.store.approvals.decide(
+        approval.id, approved=True, by="ana", now=harness.clock.now()
+    )
+    assert await harness.poll.poll() == 3
+    assert await harness.store.reports.people("acme", "p0")
 
 
 async def test_a_rejected_first_poll_sends_nothing(make: Any) -> None:
-    rig = make(Pages(3))
-    rig.flows.names = ["Winback"]
-    await rig.poll.poll()
-    [approval] = await rig.store.approvals.find()
-    await rig.store.approvals.decide(approval.id, approved=False, by="ana", now=rig.clock.now())
-    assert await rig.poll.poll() == 0
-    assert rig.seen == 0
+    harness = make(Pages(3))
+    harness.flows.names = ["Winback"]
+    await harness.poll.poll()
+    [approval] = await harness.store.approvals.find()
+    await harness.store.approvals.decide(
+        approval.id, approved=False, by="ana", now=harness.clock.now()
+    )
+    assert await harness.poll.poll() == 0
+    assert harness.observed_pages == 0
 
 
 async def test_people_of_a_first_poll_have_backfill_priority_and_later_ones_do_not(
     make: Any,
 ) -> None:
-    rig = make(Pages(1))
-    await rig.poll.poll()
-    ready = await rig.store.profiles.ready(rig.writes.id, now=rig.clock.now(), limit=9)
+    harness = make(Pages(1))
+    await harness.poll.poll()
+    ready = await harness.store.profiles.ready(harness.writes.id, now=harness.clock.now(), limit=9)
     assert (ready.batch, ready.backfill_batch) == (0, 1)
-    rig.pages.people += ["late"]
-    await rig.poll.poll()
-    ready = await rig.store.profiles.ready(rig.writes.id, now=rig.clock.now(), limit=9)
+    harness.pages.people += ["late"]
+    await harness.poll.poll()
+    ready = await harness.store.profiles.ready(harness.writes.id, now=harness.clock.now(), limit=9)
     assert (ready.batch, ready.backfill_batch) == (1, 1)
 
 
 async def test_a_repeated_cursor_ends_the_poll_and_loses_nobody(make: Any) -> None:
-    rig = make(Pages(2))
-    rig.pages.stuck = True
-    assert await rig.poll.poll() == 4
-    assert rig.pages.requested_cursors == [None, "0"] * 2
+    harness = make(Pages(2))
+    harness.pages.stuck = True
+    assert await harness.poll.poll() == 4
+    assert harness.pages.requested_cursors == [None, "0"] * 2
 
 
 async def test_a_page_that_fails_leaves_the_cursor_where_it_was(make: Any) -> None:
-    rig = make(Pages(4))
-    await rig.poll.poll()
-    rig.pages.people += ["late"]
-    rig.pages.fail = lambda: AmbiguousError(Problem.TIMED_OUT)
+    harness = make(Pages(4))
+    await harness.poll.poll()
+    harness.pages.people += ["late"]
+    harness.pages.fail = lambda: AmbiguousError(Problem.TIMED_OUT)
     with pytest.raises(AmbiguousError):
-        await rig.poll.poll()
-    assert await rig.cursor() == Checkpoint(PEOPLE_STREAM, "4")
-    rig.pages.fail = None
-    assert await rig.poll.poll() == 1
+        await harness.poll.poll()
+    assert await harness.cursor() == Checkpoint(PEOPLE_STREAM, "4")
+    harness.pages.fail = None
+    assert await harness.poll.poll() == 1
 
 
 async def test_without_the_lease_it_stops_after_the_current_page(make: Any) -> None:
-    rig = make(Pages(6))
-    rig.lease.held = False
-    assert await rig.poll.poll() == 2
+    harness = make(Pages(6))
+    harness.lease.held = False
+    assert await harness.poll.poll() == 2
 
 
 @pytest.mark.parametrize(
@@ -235,20 +239,20 @@ async def test_without_the_lease_it_stops_after_the_current_page(make: Any) -> N
 async def test_a_failure_is_logged_and_retried_before_the_next_poll(
     make: Any, fault: Callable[[], Exception]
 ) -> None:
-    rig = make(Pages(2))
-    rig.pages.fail = fault
-    assert not await rig.poll.idle()
+    harness = make(Pages(2))
+    harness.pages.fail = fault
+    assert not await harness.poll.idle()
     worker = SupervisedWorker(
-        "poll", rig.poll, subject="acme", clock=rig.clock, metrics=Metrics("test")
+        "poll", harness.poll, subject="acme", clock=harness.clock, metrics=Metrics("test")
     )
     worker.start()
-    while not await rig.poll.idle():
+    while not await harness.poll.idle():
         await run_pending()
-    [item] = await rig.poll.attention()
+    [item] = await harness.poll.attention()
     assert item.key == "poll acme"
-    rig.pages.fail = None
-    await rig.clock.advance(30.0)
-    while await rig.poll.attention():
+    harness.pages.fail = None
+    await harness.clock.advance(30.0)
+    while await harness.poll.attention():
         await run_pending()
-    assert await rig.cursor() == Checkpoint(PEOPLE_STREAM, "2")
+    assert await harness.cursor() == Checkpoint(PEOPLE_STREAM, "2")
     await worker.stop(1.0)

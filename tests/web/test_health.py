@@ -14,7 +14,7 @@ from connector.domain.errors import ConfigError, Problem, StoreError
 from connector.domain.lanes import DeliveryMode, LaneState
 from connector.domain.outcomes import Dead
 from connector.domain.records import Page, Record
-from connector.ports import Fence
+from connector.ports import Fence, RetryPolicy
 from connector.sandbox import Traffic
 from connector.web.server import Server
 
@@ -32,7 +32,7 @@ async def dead_letter(harness: WebHarness, email: str = "ana@example.com") -> No
     )
     assert claim
     dead = Dead(claim.entries[0].seq, Problem.KLAVIYO_REFUSED)
-    await harness.store.settle(claim, [dead], now=harness.clock.now(), horizon=1)
+    await harness.store.settle(claim, [dead], now=harness.clock.now(), policy=RetryPolicy(1))
 
 
 # ── alive and ready ──────────────────────────────────────────────────────────────────────────────
@@ -101,8 +101,8 @@ async def test_healthz_lists_each_blocked_lane_and_dead_letters_on_separate_line
     assert answer.status_code == 500
     assert answer.text.splitlines() == [
         "S20: free disk space is below [store] min_free",
-        "K401 acme → klaviyo events: blocked, HTTP 401",
-        "acme → klaviyo events: 1 dead letters (connector dead-letters list)",
+        "K401 acme events → klaviyo: blocked, HTTP 401",
+        "acme events → klaviyo: 1 dead letters (connector dead-letters list)",
     ]
 
 
@@ -122,7 +122,7 @@ async def test_healthz_reports_an_unavailable_store(
 ) -> None:
     monkeypatch.setattr(harness.store, "backlog", unanswered)
     answer = await http.get("/healthz")
-    assert (answer.status_code, answer.text) == (500, "S10: the store does not answer\n")
+    assert (answer.status_code, answer.text) == (500, "S10: the store is unavailable\n")
 
 
 async def unanswered() -> Any:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.actions.held_actions import HeldActionsWorker
 from connector.actions.requests import ActionRules, routes_for
 from connector.actions.sink import ActionRenderer, ActionSink
-from connector.app.wiring.context import ConnectionContext
+from connector.app.wiring.context import ConnectionContext, dispatch_policy
 from connector.config import Actions
 from connector.domain.actions import Caps
-from connector.domain.lanes import Lane
+from connector.domain.lanes import ACTIONS, Lane
 from connector.pipeline.dispatch import Dispatcher
 from connector.ports import Actions as ActionsPort
 from connector.ports.workers import Worker
@@ -68,10 +68,11 @@ async def _build_lane(context: ConnectionContext, platform_actions: ActionsPort)
         check=client.check,
     )
     renderer = context.suppress_if_off(ActionRenderer(), enabled=context.has("actions"))
-    dispatcher: Dispatcher[Any] = await context.dispatcher(
-        "actions", context.connection.source, "action", queue, sink, renderer
+    policy = replace(
+        dispatch_policy(services.config),
+        look_ups=[round(after * 1000) for after in rules.look_ups],
     )
-    queue.set_lookup_delays(dispatcher.lane.id, [round(after * 1000) for after in rules.look_ups])
+    dispatcher: Dispatcher[Any] = await context.dispatcher(ACTIONS, sink, renderer, policy=policy)
     return dispatcher
 
 
@@ -90,7 +91,7 @@ def _build_endpoint(context: ConnectionContext, lane: Lane | None) -> FlowEndpoi
         queue=services.store.actions,
         clock=services.clock,
         metrics=services.metrics,
-        on_accepted=lambda: context.signals.wake("actions"),
+        on_accepted=lambda: context.signals.wake(ACTIONS),
         on=context.has("actions"),
     )
 

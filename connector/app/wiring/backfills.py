@@ -10,15 +10,16 @@ from typing import Any
 from connector.app.wiring.context import ConnectionContext
 from connector.app.wiring.flow_guard import build_flow_guard
 from connector.app.wiring.profiles import ReadParts
+from connector.domain.lanes import PROFILES, READS
 from connector.domain.profiles import ProfileWrite
 from connector.domain.records import Appended, Page, Record
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.pipeline.dispatch import Dispatcher
 from connector.ports.workers import Worker
 from connector.service import CommandHandler
+from connector.sync.backfill.commands import BackfillCommands
 from connector.sync.backfill.dry_run import DryRun
 from connector.sync.backfill.history_import import HistoryImport
-from connector.sync.backfill.runs import BackfillLanes, BackfillWorker
 from connector.sync.backfill.sources import (
     EMAIL_FILE,
     KLAVIYO_GROUPS,
@@ -29,6 +30,7 @@ from connector.sync.backfill.sources import (
     PlatformListing,
     Source,
 )
+from connector.sync.backfill.worker import BackfillLanes, BackfillWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,35 +57,44 @@ def build_backfills(
             return GroupMembers(groups, KLAVIYO_GROUPS[kind], args["group"])
         if kind == PLATFORM_LISTING and stream is not None:
             return PlatformListing(stream, profile_reads, context.mapping.reads, services.clock)
-        return KnownPeople(store.backfills, name)
+        return KnownPeople(store.people, name)
 
-    backfiller = BackfillWorker(
+    history_import = _build_history_import(context, events)
+    worker = BackfillWorker(
         name,
-        BackfillLanes(reads.lane, writes.lane.id, lambda: context.signals.wake("reads", "writes")),
+        BackfillLanes(reads.lane, writes.lane.id, lambda: context.signals.wake(READS, PROFILES)),
         source,
         backfills=store.backfills,
+        progress=store.backfill_progress,
         guard=build_flow_guard(context),
         groups=groups,
         dry_run=DryRun(
             name,
             profile_reads,
             groups,
-            backfills=store.backfills,
-            memory=store.facts,
+            store=store.dry_runs,
+            facts=store.facts,
             clock=services.clock,
         ),
         lease=services.lease,
         clock=services.clock,
         metrics=services.metrics,
+        history_import=history_import,
+    )
+    commands = BackfillCommands(
+        name,
+        worker,
+        backfills=store.backfills,
+        groups=groups,
+        clock=services.clock,
         lists_people=stream is not None,
-        history_import=_build_history_import(context, events),
-        first_live=lambda: store.backfills.first_live_event_at(events.lane),
+        history_events=events.lane if history_import else None,
     )
     return BackfillParts(
-        context.supervise("backfill", backfiller),
+        context.supervise("backfill", worker),
         {
-            "backfill": CommandHandler(backfiller.start),
-            "backfill-stop": CommandHandler(backfiller.stop),
+            "backfill": CommandHandler(commands.start),
+            "backfill-stop": CommandHandler(commands.stop),
         },
     )
 

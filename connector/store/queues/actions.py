@@ -37,7 +37,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
 from connector.domain.outcomes import Outcome
 from connector.domain.records import Claim, Entry, State
-from connector.ports import ActionView, Approval, Decision, ReadyCounts, Throughput
+from connector.ports import ActionView, Approval, Decision, ReadyCounts, RetryPolicy, Throughput
 from connector.store.admin import approvals
 from connector.store.database import Database
 from connector.store.people import people
@@ -53,18 +53,12 @@ from connector.store.queues.action_views import (
 from connector.store.tables import actions, actions_queue, in_state, lanes, requests
 from connector.store.tables import people as people_table
 
-_DEFAULT_LOOK_UPS = (0,)
-
 
 class SqlActions(queue.SqlQueue):
     """connector.ports.ActionQueue."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, actions_queue)
-        self._look_ups: dict[LaneId, tuple[int, ...]] = {}
-
-    def set_lookup_delays(self, lane: LaneId, after: Sequence[int]) -> None:
-        self._look_ups[lane] = tuple(after)
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         return await self._database.read(
@@ -80,9 +74,13 @@ class SqlActions(queue.SqlQueue):
         return [_entry(row, known) for row, known in zip(rows, _people(c, rows), strict=True)]
 
     def _settle(
-        self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
+        self,
+        c: Connection,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        now: Millis,
+        policy: RetryPolicy,
     ) -> int:
-        look_ups = self._look_ups.get(claim.lane.id, _DEFAULT_LOOK_UPS)
         rows = _locked(c, [outcome.seq for outcome in outcomes])
         changed = 0
         for outcome in outcomes:
@@ -91,7 +89,7 @@ class SqlActions(queue.SqlQueue):
                 continue
             ours = row.state == State.CLAIMED and row.claim == claim.token
             values = (
-                after_outcome(row, outcome, now, horizon, look_ups)
+                after_outcome(row, outcome, now, policy.horizon, policy.look_ups)
                 if ours
                 else late_answer(outcome, now)
             )

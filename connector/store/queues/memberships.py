@@ -15,7 +15,7 @@ from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.memberships import Change
 from connector.domain.outcomes import Accepted, Ambiguous, Dead, Outcome
 from connector.domain.records import Claim, Entry, State
-from connector.ports import ReadyCounts
+from connector.ports import ReadyCounts, RetryPolicy
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
 from connector.store.queues import queue
@@ -72,14 +72,19 @@ class SqlMembershipQueue(queue.ReceiptedQueue):
         return [_entry(_ClaimedRow._make(row), group.remote_id or group.name) for row in rows]
 
     def _settle(
-        self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
+        self,
+        c: Connection,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        now: Millis,
+        policy: RetryPolicy,
     ) -> int:
         rows: dict[int, MembershipRow] = {}
         mine = (in_state(State.CLAIMED, memberships), _M.claim == claim.token)
         for ids in queue.chunks([outcome.seq for outcome in outcomes]):
             rows.update((row.id, row) for row in lock(c, _M.id.in_(ids), *mine))
         held = [outcome for outcome in outcomes if outcome.seq in rows]
-        save(c, [after_outcome(rows[each.seq], each, now, horizon) for each in held])
+        save(c, [after_outcome(rows[each.seq], each, now, policy.horizon) for each in held])
         return len(held)
 
     def _recover(self, c: Connection, now: Millis) -> int:

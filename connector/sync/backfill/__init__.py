@@ -1,1 +1,1 @@
-"""One-shot backfills: people page by page, told at the pace that live traffic leaves."""
+"""Backfills: many people page by page, behind all live traffic."""

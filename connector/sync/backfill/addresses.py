@@ -1,9 +1,8 @@
-"""Addresses out of a file of separated values, a page at a time.
+"""Email addresses from a CSV file, a batch at a time.
 
-Any delimiter (comma, semicolon, tab, bar), quoted or not, with a header or without, with a byte
-order mark or without, in UTF-8 or in any encoding that writes addresses as ASCII does. The cursor
-is the byte and the line behind the last record that was read, so a file of any size takes the
-memory of one page.
+The delimiter is a comma, semicolon, tab or vertical bar; quotes, header and byte order mark are
+optional; the encoding is UTF-8 or any that writes addresses as ASCII. The cursor is the byte and
+the line after the last record read, so memory does not depend on the size of the file.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ _HEADER_NAMES = frozenset(
 
 
 class FileError(Exception):
-    """The file cannot be used; the text says why and what to do."""
+    """The file cannot be used. The text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the addresses stand: `column` counted from 0, `start` the byte and `line` of the
-    first record, behind the byte order mark and the header."""
+    """Where the addresses are: `column` counts from 0; `start` (in bytes) and `line` are the
+    position of the first record, after byte order mark and header."""
 
     delimiter: str
     column: int
@@ -46,7 +45,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Behind a record: its last byte, and how many lines there are before."""
+    """A position between two records: the bytes and lines before it."""
 
     byte: int
     line: int
@@ -62,7 +61,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class AddressBatch:
-    """Records in a row: `good` addresses, and (line, why) of the others."""
+    """Consecutive records: `good` addresses, and (line, reason) of the `bad` ones."""
 
     good: list[str]
     bad: list[tuple[int, str]]
@@ -71,19 +70,18 @@ class AddressBatch:
 
 
 def fingerprint(path: Path) -> str:
-    """Changes when the file does: size, time of the last change and a hash of its beginning.
-    Raises FileFault where it cannot be read."""
+    """Size, modification time and a hash of the first 64 KiB. Raises FileError."""
     try:
         with path.open("rb") as file:
             head = hashlib.blake2b(file.read(_SAMPLE_SIZE), digest_size=8).hexdigest()
-        found = path.stat()
+        info = path.stat()
     except OSError as error:
         raise _unreadable(path, error) from error
-    return f"{found.st_size}:{found.st_mtime_ns}:{head}"
+    return f"{info.st_size}:{info.st_mtime_ns}:{head}"
 
 
 def count_lines(path: Path) -> int:
-    """About as many records, and one more for the header. Reads the file once."""
+    """Number of lines, about that of the records and the header. Reads the whole file."""
     with path.open("rb") as file:
         lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_MAX_LINE), b""))
         if file.tell():
@@ -93,40 +91,38 @@ def count_lines(path: Path) -> int:
 
 
 def detect_layout(path: Path) -> Layout:
-    """How the file is laid out, by its first 64 KiB. Raises FileFault."""
+    """Detect the layout from the first 64 KiB. Raises FileError."""
     try:
         with path.open("rb") as file:
             sample = file.read(_SAMPLE_SIZE)
     except OSError as error:
         raise _unreadable(path, error) from error
     if sample[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in sample:
-        raise FileError(f"{path}: not a text file, or in UTF-16: save it as CSV in UTF-8")
+        raise FileError(f"{path} is not a text file, or is in UTF-16; save it as CSV in UTF-8")
     start = 3 if sample[:3] == b"\xef\xbb\xbf" else 0
     lines = BytesIO(sample[start:]).readlines()
     if len(lines) == 1 and sample.count(b"\r") > 1:
-        raise FileError(f"{path}: lines end in carriage returns alone: save it as CSV in UTF-8")
+        raise FileError(f"lines of {path} end with carriage returns alone; save it as CSV in UTF-8")
     if len(sample) == _SAMPLE_SIZE and len(lines) > 1:
-        lines.pop()  # cut in two
+        lines.pop()  # The sample may end within this line.
     if not any(line.strip() for line in lines):
-        raise FileError(f"{path}: the file is empty")
-    # A bar may stand in an address, so of two that find as many the one that parts more counts.
-    found, _, column, delimiter = max(
+        raise FileError(f"{path} is empty; it needs a column of email addresses")
+    # An address may contain a vertical bar, so more columns win where the addresses are as many.
+    count, _, column, delimiter = max(
         (_score_delimiter(lines, delimiter) for delimiter in _DELIMITERS),
         key=lambda candidate: candidate[:2],
     )
-    if not found:
-        raise FileError(
-            f"{path}: no column holds e-mail addresses (tried , ; tab and | between values)"
-        )
+    if not count:
+        raise FileError(f"no column of {path} has email addresses; separate values by , ; tab or |")
     first = next(_records(lines, delimiter))
-    name = _cell(first.cells, column)
-    if name is not None and "@" not in name:
-        return Layout(delimiter, column, start + first.bytes, first.lines, name)
+    header = _cell(first.cells, column)
+    if header is not None and "@" not in header:
+        return Layout(delimiter, column, start + first.bytes, first.lines, header)
     return Layout(delimiter, column, start, 0, None)
 
 
 def read_batch(path: Path, layout: Layout, cursor: str | None, limit: int) -> AddressBatch:
-    """Up to `most` records behind the cursor. Raises FileFault."""
+    """Up to `limit` records after the cursor. Raises FileError."""
     position = Position.parse(cursor) if cursor else Position(layout.start, layout.line)
     good: list[str] = []
     bad: list[tuple[int, str]] = []
@@ -136,11 +132,11 @@ def read_batch(path: Path, layout: Layout, cursor: str | None, limit: int) -> Ad
             file.seek(position.byte)
             for record in islice(_records(_lines(file), layout.delimiter), limit):
                 count += 1
-                address, why = _address(record, layout.column)
+                address, reason = _address(record, layout.column)
                 if address:
                     good.append(address)
-                elif why:
-                    bad.append((position.line + 1, why))
+                elif reason:
+                    bad.append((position.line + 1, reason))
                 position = Position(position.byte + record.bytes, position.line + record.lines)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -158,8 +154,8 @@ class _Record:
 
 
 def _records(source: Iterable[bytes], delimiter: str) -> Iterator[_Record]:
-    """Each record with what it takes in the file; one that cannot be read has no cells. A quote
-    that is not closed costs its own line and none of those after it."""
+    """Each record with its size in the file. A record that cannot be parsed has no cells. A quote
+    that is not closed makes its own line unreadable and no other."""
     lines = iter(source)
     pushed_back: list[bytes] = []
     while (first := pushed_back.pop() if pushed_back else next(lines, None)) is not None:
@@ -167,7 +163,7 @@ def _records(source: Iterable[bytes], delimiter: str) -> Iterator[_Record]:
 
         def text(consumed: list[bytes] = consumed) -> Iterator[str]:
             nonlocal unterminated
-            # Whatever the encoding, an address is ASCII.
+            # Addresses are ASCII in every encoding that is accepted.
             yield consumed[0].decode("utf-8", errors="replace")
             while len(consumed) < _MAX_RECORD_LINES:
                 line = pushed_back.pop() if pushed_back else next(lines, None)
@@ -178,7 +174,7 @@ def _records(source: Iterable[bytes], delimiter: str) -> Iterator[_Record]:
             unterminated = True
 
         try:
-            # The reader takes no line before it needs it.
+            # csv.reader takes only the lines that it needs.
             cells: list[str] | None = next(csv.reader(text(), delimiter=delimiter))
         except csv.Error:
             cells = None
@@ -190,14 +186,14 @@ def _records(source: Iterable[bytes], delimiter: str) -> Iterator[_Record]:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines, the longest cut in pieces so that none fills the memory."""
+    """Lines, cut into pieces of 1 MiB, so that memory stays bounded."""
     return iter(lambda: file.readline(_MAX_LINE), b"")
 
 
 def _address(record: _Record, column: int) -> tuple[str | None, str]:
-    """(the address, "") or (None, why it is none); an empty line is neither."""
+    """(address, "") or (None, reason); (None, "") for an empty line."""
     if record.cells is None:
-        return None, "cannot be read: a quote that is not closed?"
+        return None, "cannot be read, perhaps a quote is not closed"
     if not any(cell.strip() for cell in record.cells):
         return None, ""
     cell = _cell(record.cells, column)
@@ -206,7 +202,7 @@ def _address(record: _Record, column: int) -> tuple[str | None, str]:
     address = cell.lower()
     if not address:
         return None, "has no address"
-    return (address, "") if valid_email(address) else (None, "is no e-mail address")
+    return (address, "") if valid_email(address) else (None, "is not an email address")
 
 
 def _cell(cells: list[str] | None, column: int) -> str | None:
@@ -214,8 +210,8 @@ def _cell(cells: list[str] | None, column: int) -> str | None:
 
 
 def _score_delimiter(lines: list[bytes], delimiter: str) -> tuple[int, int, int, str]:
-    """(how many addresses, how many columns, which column holds them, the delimiter). Of columns
-    with addresses one whose header says so is taken, else the one with the most."""
+    """(addresses, columns, column of the addresses, delimiter). Of several columns with addresses
+    the one with a known header is used, else the one with the most addresses."""
     rows = [record.cells for record in _records(lines, delimiter) if record.cells]
     width = max((len(cells) for cells in rows), default=0)
     counts = [
@@ -236,6 +232,6 @@ def _score_delimiter(lines: list[bytes], delimiter: str) -> tuple[int, int, int,
 
 def _unreadable(path: Path, error: OSError) -> FileError:
     return FileError(
-        f"{path} cannot be read here ({error.strerror}); the process that does the work must be "
-        "able to read it"
+        f"{path} cannot be read here ({error.strerror}); place it where the process that runs the "
+        "backfill can read it"
     )

@@ -1,4 +1,4 @@
-"""Where a backfill's people come from: each source gives pages, and a cursor behind each."""
+"""Sources of a backfill's people. Each returns pages with cursors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from connector.pipeline.profile_reads import ProfileReadSink, listed_people
 from connector.ports import (
     BackfillPage,
-    Backfills,
     Clock,
     GroupKind,
     ListedPerson,
+    PeopleIndex,
     PersonKey,
     Stream,
     TargetGroups,
@@ -23,24 +23,26 @@ from connector.sync.backfill import addresses
 from connector.sync.backfill.addresses import Layout
 
 PAGE_SIZE = 500
-"""People a page, where the size is ours to choose."""
+"""People in a page of a source that lets us choose."""
 
 EMAIL_FILE, PLATFORM_LISTING, KNOWN_PEOPLE = "emails", "listing", "seen"
+"""Names of sources as they are stored with a run."""
 KLAVIYO_GROUPS: dict[str, GroupKind] = {"klaviyo-list": "list", "klaviyo-segment": "segment"}
 
 
 class Source(Protocol):
-    """Pages of people. Raises DeliveryError, or FileFault where a file cannot be read."""
+    """Pages of people. Both methods raise DeliveryError, and FileError for a file that cannot be
+    used."""
 
     async def total(self) -> int | None:
-        """How many there are, as far as can be said beforehand."""
+        """Number of people, or None if it is not known in advance."""
         ...
 
     async def page(self, cursor: str | None) -> BackfillPage: ...
 
 
 class EmailFile:
-    """Addresses out of a file that this process can read."""
+    """Addresses in a file on this machine."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -58,7 +60,7 @@ class EmailFile:
             batch.more,
             keys=[PersonKey(None, email) for email in batch.good],
             counts={"rows": len(batch.good) + len(batch.bad), "invalid_rows": len(batch.bad)},
-            notes=[f"line {line} {why}" for line, why in batch.bad],
+            notes=[f"line {line} {reason}" for line, reason in batch.bad],
         )
 
     async def _detect_layout(self) -> Layout:
@@ -80,14 +82,13 @@ class GroupMembers:
 
     async def page(self, cursor: str | None) -> BackfillPage:
         page = await self._groups.members(self._kind, self._id, cursor)
-        named = [PersonKey(None, member.email) for member in page.members if member.email]
-        without = len(page.members) - len(named)
-        counts = {"rows": len(page.members), "no_email": without}
-        return BackfillPage(page.cursor, page.more, keys=named, counts=counts)
+        keys = [PersonKey(None, member.email) for member in page.members if member.email]
+        counts = {"rows": len(page.members), "no_email": len(page.members) - len(keys)}
+        return BackfillPage(page.cursor, page.more, keys=keys, counts=counts)
 
 
 class PlatformListing:
-    """Everybody whom the platform lists, as it shows them: nobody is read singly."""
+    """Everyone whom the platform lists, with the data of the listing: no one is read singly."""
 
     def __init__(
         self,
@@ -106,53 +107,52 @@ class PlatformListing:
 
     async def page(self, cursor: str | None) -> BackfillPage:
         page = await self._stream.page(cursor, self._view_fields, backfill=True)
-        seen = listed_people(self._profile_reads, page, self._clock.now(), backfill=True)
-        counts = {"rows": len(page.people), "no_email": len(page.people) - len(seen)}
-        # A cursor that repeats would go on for ever.
+        listed = listed_people(self._profile_reads, page, self._clock.now(), backfill=True)
+        counts = {"rows": len(page.people), "no_email": len(page.people) - len(listed)}
+        # A repeated cursor would never end.
         more = page.more and page.cursor not in (None, cursor)
-        return BackfillPage(page.cursor, more, listed=seen, counts=counts, total=page.total)
+        return BackfillPage(page.cursor, more, listed=listed, counts=counts, total=page.total)
 
 
 class KnownPeople:
-    """Everybody whom the connection has ever seen."""
+    """Everyone of the connection who is in the store."""
 
-    def __init__(self, backfills: Backfills, connection: str) -> None:
-        self._backfills = backfills
+    def __init__(self, people: PeopleIndex, connection: str) -> None:
+        self._people = people
         self._connection = connection
 
     async def total(self) -> int | None:
-        return await self._backfills.count_people(self._connection)
+        return await self._people.count(self._connection)
 
     async def page(self, cursor: str | None) -> BackfillPage:
-        found = await self._backfills.people_after(self._connection, int(cursor or 0), PAGE_SIZE)
+        found = await self._people.page(self._connection, after=int(cursor or 0), limit=PAGE_SIZE)
         last = str(found[-1][0]) if found else cursor
-        named = [name for _, name in found]
-        return BackfillPage(last, len(found) == PAGE_SIZE, keys=named, counts={"rows": len(found)})
+        keys = [key for _, key in found]
+        return BackfillPage(last, len(found) == PAGE_SIZE, keys=keys, counts={"rows": len(found)})
 
 
 async def only_existing(page: BackfillPage, groups: TargetGroups) -> BackfillPage:
-    """The page without those of whom Klaviyo has no profile."""
-    everybody: list[PersonKey | ListedPerson] = [*page.keys, *page.listed]
-    emails = {email for who in everybody if (email := _target_address(who))}
-    known = await groups.existing(sorted(emails))
-    named = [name for name in page.keys if _target_address(name) in known]
-    seen = [sight for sight in page.listed if _target_address(sight) in known]
-    left_out = len(page.keys) + len(page.listed) - len(named) - len(seen)
-    counts = {**page.counts, "not_at_klaviyo": left_out}
-    return replace(page, keys=named, listed=seen, counts=counts)
+    """The page without the people who have no profile at Klaviyo."""
+    everyone: list[PersonKey | ListedPerson] = [*page.keys, *page.listed]
+    emails = {email for person in everyone if (email := _klaviyo_email(person))}
+    existing = await groups.existing(sorted(emails))
+    keys = [key for key in page.keys if _klaviyo_email(key) in existing]
+    listed = [person for person in page.listed if _klaviyo_email(person) in existing]
+    counts = {**page.counts, "not_at_klaviyo": len(everyone) - len(keys) - len(listed)}
+    return replace(page, keys=keys, listed=listed, counts=counts)
 
 
-def _target_address(who: PersonKey | ListedPerson) -> str | None:
-    """Where a sighting is told: the mapping's address, not the listing's."""
-    if isinstance(who, ListedPerson):
-        return who.observation.identity.get("email")
-    return who.email
+def _klaviyo_email(person: PersonKey | ListedPerson) -> str | None:
+    """The address of the profile: the one that the mapping chose, where the person was listed."""
+    if isinstance(person, ListedPerson):
+        return person.observation.identity.get("email")
+    return person.email
 
 
 SourceFactory = Callable[[str, Mapping[str, Any]], Source]
-"""Makes the source of a run, of its name and its args."""
+"""Makes the source of a run from its name and its args."""
 
 
 def person_keys(page: BackfillPage) -> Sequence[PersonKey]:
-    """Everybody on a page, by name."""
-    return [*page.keys, *(PersonKey(sight.person, sight.email) for sight in page.listed)]
+    """Everyone on a page."""
+    return [*page.keys, *(PersonKey(person.person, person.email) for person in page.listed)]

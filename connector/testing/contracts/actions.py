@@ -28,7 +28,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Claim, Page, Record
-from connector.ports import ActionView, Fence, Store
+from connector.ports import ActionView, Fence, RetryPolicy, Store
 from connector.testing.fakes.clock import START
 
 _NOW = Millis(START)
@@ -56,7 +56,6 @@ class ActionHarness:
 
     def __init__(self, store: Store, lane: Lane, fence: Fence) -> None:
         self.store, self.lane, self.fence = store, lane, fence
-        store.actions.set_lookup_delays(lane.id, _LOOK_UPS)
 
     def call(self, *actions: ActionRequest, now: int = _NOW, caps: Caps = _CAPS) -> ActionBatch:
         return ActionBatch(self.lane, "flow", actions, Millis(now), caps)
@@ -86,7 +85,9 @@ class ActionHarness:
         return claim
 
     async def settle(self, claim: Claim, *outcomes: Outcome, now: int = _NOW) -> int:
-        return await self.store.actions.settle(claim, outcomes, now=Millis(now), horizon=_HORIZON)
+        return await self.store.actions.settle(
+            claim, outcomes, now=Millis(now), policy=RetryPolicy(_HORIZON, _LOOK_UPS)
+        )
 
     async def all_actions(self) -> Sequence[ActionView]:
         return sorted(await self.store.actions.find(), key=lambda action_view: action_view.id)

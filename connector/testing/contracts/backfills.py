@@ -1,4 +1,4 @@
-"""What every store promises of backfills (promise 9). Run it with a `store` fixture."""
+"""Tests that every store passes for backfills (guarantee 9). Subclass with a `store` fixture."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from typing import Any
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.outcomes import Accepted, Dead, Gone, Observed, Outcome
-from connector.domain.records import Claim
-from connector.ports import Backfill, BackfillPage, Fence, ListedPerson, PersonKey, Store
+from connector.domain.records import Claim, Page
+from connector.ports import (
+    Backfill,
+    BackfillPage,
+    Fence,
+    ListedPerson,
+    PersonKey,
+    RetryPolicy,
+    Store,
+)
 from connector.testing.contracts.profiles import (
     LATER,
     append_events,
@@ -18,24 +26,29 @@ from connector.testing.contracts.profiles import (
     make_observation,
     read,
 )
-from connector.testing.contracts.store import HORIZON, NOW, acquire_lease
+from connector.testing.contracts.store import HORIZON, NOW, acquire_lease, record
 
 
 async def begin(store: Store, **args: Any) -> Backfill:
-    """A run that may feed."""
-    made = await store.backfills.begin("acme", "emails", {"what": "f.csv", **args}, now=NOW)
-    await store.backfills.start(made.id, now=NOW, total=3, notes=[])
-    return made
+    """A running backfill."""
+    run = await store.backfills.begin("acme", "emails", {"what": "f.csv", **args}, now=NOW)
+    await store.backfills.start(run.id, now=NOW, total=3, notes=[])
+    return run
 
 
-def page(*names: str, cursor: str = "1", more: bool = False, **more_of: Any) -> BackfillPage:
-    named = [PersonKey(None, f"{name}@example.com") for name in names]
-    return BackfillPage(cursor, more, keys=named, counts={"rows": len(names)}, **more_of)
-
-
-async def feed(store: Store, run: Backfill, *names: str, at: int = NOW, **how: Any) -> int | None:
+async def append(
+    store: Store,
+    run: Backfill,
+    *names: str,
+    at: int = NOW,
+    cursor: str = "1",
+    more: bool = False,
+) -> int | None:
+    """Append a page with these people."""
     _, reads, _ = await lanes(store)
-    return await store.backfills.append_page(run.id, reads, page(*names, **how), now=Millis(at))
+    keys = [PersonKey(None, f"{name}@example.com") for name in names]
+    page = BackfillPage(cursor, more, keys=keys, counts={"rows": len(names)})
+    return await store.backfills.append_page(run.id, reads, page, now=Millis(at))
 
 
 async def reload(store: Store, run: Backfill) -> Backfill:
@@ -56,49 +69,46 @@ async def claim(
 async def observe(
     store: Store, fence: Fence, at: int = NOW, **values: dict[str, Any] | None
 ) -> dict[str, int]:
-    """Claim what a backfill asked for and answer: address → fields, None: gone. Their numbers."""
+    """Claim the reads of a backfill and settle them: name → fields, None: gone. Returns the number
+    of each person."""
     _, reads, profiles = await lanes(store)
     claimed = await claim(store, fence, reads, backfill=True, at=at)
     assert claimed
-    who: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     outcomes: list[Outcome] = []
     for entry in claimed.entries:
         assert entry.email
         name = entry.email.partition("@")[0]
-        who[name] = entry.seq
+        numbers[name] = entry.seq
         fields = values.get(name)
         if fields is None:
             outcomes.append(Gone(entry.seq, "keep"))
         else:
-            found = make_observation(entry.seq, name, at, profiles.id, **fields)
-            outcomes.append(Observed(entry.seq, _of_backfill(found)))
-    await store.reads.settle(claimed, outcomes, now=Millis(at), horizon=HORIZON)
-    return who
-
-
-def _of_backfill(observation: Any) -> Any:
-    return replace(observation, backfill=True)
+            observation = make_observation(entry.seq, name, at, profiles.id, **fields)
+            outcomes.append(Observed(entry.seq, replace(observation, backfill=True)))
+    await store.reads.settle(claimed, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
+    return numbers
 
 
 async def write_all(store: Store, fence: Fence, at: int = NOW) -> list[str]:
-    """Claim and confirm every write; whose they were."""
+    """Claim and accept every write; returns the addresses."""
     _, _, profiles = await lanes(store)
     claimed = await claim(store, fence, profiles, backfill=None, at=at)
     if claimed is None:
         return []
     outcomes = [Accepted(entry.seq, f"request-{entry.seq}") for entry in claimed.entries]
-    await store.profiles.settle(claimed, outcomes, now=Millis(at), horizon=HORIZON)
+    await store.profiles.settle(claimed, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
     return sorted(entry.email or "" for entry in claimed.entries)
 
 
 class BackfillsContract:
-    """Each test is a sentence about every store."""
+    """One behaviour per test."""
 
     async def test_a_page_and_its_cursor_are_stored_together(self, store: Store) -> None:
         await acquire_lease(store)
         _, reads, _ = await lanes(store)
         run = await begin(store)
-        assert await feed(store, run, "ada", "bob", cursor="7", more=True) == 2
+        assert await append(store, run, "ada", "bob", cursor="7", more=True) == 2
         found = await reload(store, run)
         assert (found.cursor, found.exhausted, found.state) == ("7", False, "running")
         assert found.counts == {"rows": 2, "people": 2}
@@ -117,26 +127,26 @@ class BackfillsContract:
         except Exception:
             pass
         else:
-            raise AssertionError("it was stored")
+            raise AssertionError("the page was stored")
         assert (await reload(store, run)).cursor is None
         assert await store.reports.people("acme", "ada@example.com") == []
 
     async def test_a_person_named_twice_is_read_once(self, store: Store) -> None:
         fence = await acquire_lease(store)
         run = await begin(store)
-        assert await feed(store, run, "ada", "ada", more=True) == 1
+        assert await append(store, run, "ada", "ada", more=True) == 1
         await observe(store, fence, ada={"balance": 1})
-        assert await feed(store, run, "ada", "bob", at=LATER) == 1
+        assert await append(store, run, "ada", "bob", at=LATER) == 1
         _, reads, _ = await lanes(store)
         assert (await store.reads.ready(reads.id, now=LATER, limit=9)).backfill_batch == 1
 
     async def test_only_a_running_backfill_accepts_pages(self, store: Store) -> None:
         await acquire_lease(store)
         waiting = await store.backfills.begin("acme", "emails", {}, now=NOW)
-        assert await feed(store, waiting, "ada") is None
+        assert await append(store, waiting, "ada") is None
         run = await begin(store)
         await store.backfills.set_state(run.id, "stopped", now=NOW)
-        assert await feed(store, run, "ada") is None
+        assert await append(store, run, "ada") is None
         await store.backfills.start(run.id, now=LATER, total=None, notes=[])
         assert (await reload(store, run)).state == "stopped"
         assert await store.reports.people("acme", "ada@example.com") == []
@@ -145,12 +155,11 @@ class BackfillsContract:
         fence = await acquire_lease(store)
         _, reads, profiles = await lanes(store)
         run = await begin(store)
-        await feed(store, run, "ada", "bob")
+        await append(store, run, "ada", "bob")
         await append_events(store, "cleo", at=LATER)
-        for lane, queue in ((reads, store.reads), (profiles, store.profiles)):
-            ready = await queue.ready(lane.id, now=LATER, limit=9)
-            old = 2 if lane is reads else 0
-            assert (ready.batch, ready.backfill_batch) == (int(lane is reads), old)
+        ready = await store.reads.ready(reads.id, now=LATER, limit=9)
+        assert (ready.batch, ready.backfill_batch) == (1, 2)
+        assert not (await store.profiles.ready(profiles.id, now=LATER, limit=9)).any
         live = await claim(store, fence, reads, backfill=False, at=LATER)
         assert live
         assert [(e.email, e.backfill) for e in live.entries] == [("cleo@example.com", False)]
@@ -165,7 +174,7 @@ class BackfillsContract:
         fence = await acquire_lease(store)
         _, reads, profiles = await lanes(store)
         run = await begin(store)
-        await feed(store, run, "ada")
+        await append(store, run, "ada")
         await observe(store, fence, ada={"balance": 1})
         await append_events(store, "ada", at=LATER)
         assert await claim(store, fence, reads, backfill=True, at=LATER) is None
@@ -181,12 +190,12 @@ class BackfillsContract:
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
         run = await begin(store)
-        await feed(store, run, "ada", at=LATER)
+        await append(store, run, "ada", at=LATER)
         await observe(store, fence, LATER, ada={"balance": 2})
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
         assert (ready.batch, ready.backfill_batch) == (1, 0)
         await append_events(store, "bob", at=LATER)
-        await feed(store, await begin(store), "bob", at=LATER)
+        await append(store, await begin(store), "bob", at=LATER)
         live = await store.reads.ready(reads.id, now=LATER, limit=9)
         assert (live.batch, live.backfill_batch) == (1, 0)
 
@@ -199,8 +208,8 @@ class BackfillsContract:
         run = await store.backfills.begin("acme", "emails", {}, now=LATER)
         await store.backfills.start(run.id, now=LATER, total=None, notes=[])
         names = ("same", "new", "gone", "bad", "nobody", "poison", "late")
-        await feed(store, run, *names, at=LATER)
-        who = await observe(
+        await append(store, run, *names, at=LATER)
+        numbers = await observe(
             store,
             fence,
             LATER,
@@ -217,12 +226,12 @@ class BackfillsContract:
         assert claimed
         for entry in claimed.entries:
             outcome: Any = Accepted(entry.seq, "r")
-            if entry.seq == who["poison"]:
+            if entry.seq == numbers["poison"]:
                 outcome = Dead(entry.seq, Problem.KLAVIYO_REFUSED)
-            if entry.seq != who["late"]:
+            if entry.seq != numbers["late"]:
                 at = Millis(LATER + 1)
-                await store.profiles.settle(claimed, [outcome], now=at, horizon=HORIZON)
-        assert await store.backfills.outcome_counts(run.id) == {
+                await store.profiles.settle(claimed, [outcome], now=at, policy=RetryPolicy(HORIZON))
+        assert await store.backfill_progress.outcome_counts(run.id) == {
             "unchanged": 1,
             "sent": 1,
             "unknown": 1,
@@ -235,16 +244,16 @@ class BackfillsContract:
     async def test_a_second_run_sends_nothing(self, store: Store) -> None:
         fence = await acquire_lease(store)
         first = await begin(store)
-        await feed(store, first, "ada")
+        await append(store, first, "ada")
         await observe(store, fence, ada={"balance": 1})
         assert await write_all(store, fence) == ["ada@example.com"]
-        assert await store.backfills.outcome_counts(first.id) == {"sent": 1}
+        assert await store.backfill_progress.outcome_counts(first.id) == {"sent": 1}
         second = await store.backfills.begin("acme", "emails", {}, now=LATER)
         await store.backfills.start(second.id, now=LATER, total=None, notes=[])
-        await feed(store, second, "ada", at=LATER)
+        await append(store, second, "ada", at=LATER)
         await observe(store, fence, LATER, ada={"balance": 1})
         assert await write_all(store, fence, LATER) == []
-        assert await store.backfills.outcome_counts(second.id) == {"unchanged": 1}
+        assert await store.backfill_progress.outcome_counts(second.id) == {"unchanged": 1}
 
     async def test_force_resends_confirmed_fields(self, store: Store) -> None:
         fence = await acquire_lease(store)
@@ -252,7 +261,7 @@ class BackfillsContract:
         await read(store, fence, "ada", balance=1)
         await write_all(store, fence)
         run = await begin(store, force=True)
-        await feed(store, run, "ada", at=LATER)
+        await append(store, run, "ada", at=LATER)
         await observe(store, fence, LATER, ada={"balance": 1})
         assert await write_all(store, fence, LATER) == ["ada@example.com"]
 
@@ -260,12 +269,12 @@ class BackfillsContract:
         fence = await acquire_lease(store)
         _, reads, _ = await lanes(store)
         run = await begin(store)
-        await feed(store, run, "ada", "bob", "cleo")
+        await append(store, run, "ada", "bob", "cleo")
         await append_events(store, "cleo", at=LATER)
         await store.backfills.set_state(run.id, "stopped", now=LATER)
         assert await claim(store, fence, reads, backfill=True, at=LATER) is None
         assert (await store.reads.ready(reads.id, now=LATER, limit=9)).batch == 1
-        assert await store.backfills.outcome_counts(run.id) == {"pending": 3}
+        assert await store.backfill_progress.outcome_counts(run.id) == {"pending": 3}
         await append_events(store, "bob", at=LATER)
         assert (await store.reads.ready(reads.id, now=LATER, limit=9)).batch == 2
         await store.backfills.set_state(run.id, "waiting", now=LATER)
@@ -279,10 +288,10 @@ class BackfillsContract:
         _, reads, profiles = await lanes(store)
 
         async def outstanding(limit: int = 99) -> tuple[int, int]:
-            return await store.backfills.outstanding(reads.id, profiles.id, limit=limit)
+            return await store.backfill_progress.outstanding(reads.id, profiles.id, limit=limit)
 
         run = await begin(store)
-        await feed(store, run, "ada", "bob", "cleo")
+        await append(store, run, "ada", "bob", "cleo")
         await append_events(store, "live")
         assert await outstanding() == (3, 0)
         assert await outstanding(2) == (2, 0)
@@ -295,8 +304,10 @@ class BackfillsContract:
         fence = await acquire_lease(store)
         _, reads, profiles = await lanes(store)
         run = await begin(store)
-        found = _of_backfill(make_observation(0, "ada", NOW, profiles.id, balance=1))
-        listed = ListedPerson("ada", "ada@example.com", found, frozenset({"balance"}))
+        observation = make_observation(0, "ada", NOW, profiles.id, balance=1)
+        listed = ListedPerson(
+            "ada", "ada@example.com", replace(observation, backfill=True), frozenset({"balance"})
+        )
         assert await store.backfills.append_page(
             run.id, reads, BackfillPage("c", False, listed=[listed]), now=NOW
         )
@@ -304,56 +315,67 @@ class BackfillsContract:
         assert (ready.batch, ready.backfill_batch) == (0, 1)
         assert await claim_reads(store, fence) is None
         await write_all(store, fence, LATER)
-        assert await store.backfills.outcome_counts(run.id) == {"sent": 1}
+        assert await store.backfill_progress.outcome_counts(run.id) == {"sent": 1}
         forced = await begin(store, force=True)
         page = BackfillPage("c", False, listed=[listed])
         await store.backfills.append_page(forced.id, reads, page, now=LATER)
         assert await write_all(store, fence, LATER) == ["ada@example.com"]
 
-    async def test_entries_and_comparison_store_nothing(self, store: Store) -> None:
+    async def test_a_dry_run_reads_and_compares_and_stores_nothing(self, store: Store) -> None:
         fence = await acquire_lease(store)
         _, _, profiles = await lanes(store)
         await append_events(store, "ada")
         person = await read(store, fence, "ada", balance=1)
         await write_all(store, fence)
-        named = [PersonKey(None, "ada@example.com"), PersonKey("id-9", "new@example.com")]
-        known, new = await store.backfills.read_entries("acme", named, now=LATER)
+        keys = [PersonKey(None, "ada@example.com"), PersonKey("id-9", "new@example.com")]
+        known, new = await store.dry_runs.read_entries("acme", keys, now=LATER)
         assert (known.seq, known.unique_id, bool(known.data)) == (person, "ada", True)
         assert (new.seq < 0, new.unique_id, new.email) == (True, "id-9", "new@example.com")
-        looks = [
+        observations = [
             make_observation(person, "ada", LATER, profiles.id, balance=1),
             make_observation(new.seq, "new", LATER, profiles.id, balance=5),
         ]
-        same, would = await store.backfills.preview_writes(looks, now=LATER)
-        assert same is None
-        assert would
-        assert would.sets == {"balance": 5}
+        unchanged, write = await store.dry_runs.preview_writes(observations, now=LATER)
+        assert unchanged is None
+        assert write
+        assert write.sets == {"balance": 5}
         assert await store.reports.people("acme", "new@example.com") == []
-        [changed] = await store.backfills.preview_writes(
+        [changed] = await store.dry_runs.preview_writes(
             [make_observation(person, "ada", LATER, profiles.id, balance=2)], now=LATER
         )
         assert changed
         ready = await store.profiles.ready(profiles.id, now=LATER, limit=9)
         assert not ready.any
 
-    async def test_known_people_are_listed_by_id(self, store: Store) -> None:
+    async def test_known_people_are_listed_by_number(self, store: Store) -> None:
         await acquire_lease(store)
         await append_events(store, "ada", "bob", "cleo")
-        first = await store.backfills.people_after("acme", 0, 2)
-        rest = await store.backfills.people_after("acme", first[-1][0], 2)
-        assert [name.person for _, name in [*first, *rest]] == ["ada", "bob", "cleo"]
-        assert await store.backfills.count_people("acme") == 3
-        assert await store.backfills.count_people("other") == 0
+        first = await store.people.page("acme", after=0, limit=2)
+        rest = await store.people.page("acme", after=first[-1][0], limit=2)
+        assert [key.person for _, key in [*first, *rest]] == ["ada", "bob", "cleo"]
+        assert await store.people.count("acme") == 3
+        assert await store.people.count("other") == 0
+
+    async def test_imported_events_are_not_the_first_live_event(self, store: Store) -> None:
+        await acquire_lease(store)
+        events, _, _ = await lanes(store)
+        assert await store.backfills.first_live_event_at(events) is None
+        imported = record(email="ada@example.com", occurred_at=NOW - 5_000)
+        await store.append([Page(events, "backfill", [imported], LATER, backfill=True)])
+        assert await store.backfills.first_live_event_at(events) is None
+        await append_events(store, "ada", at=LATER)
+        assert await store.backfills.first_live_event_at(events) == NOW
 
 
 async def _hold(store: Store, fence: Fence, name: str, problem: Problem) -> None:
-    """Somebody of whom the next read shows that he cannot be told."""
+    """A read shows that this person cannot be written."""
     _, _, profiles = await lanes(store)
     await append_events(store, name, at=LATER)
     claimed = await claim_reads(store, fence, LATER + 2_000)
     assert claimed
     [entry] = claimed.entries
-    found = replace(
+    observation = replace(
         make_observation(entry.seq, name, LATER, profiles.id), problem=problem, identity={}
     )
-    await store.reads.settle(claimed, [Observed(entry.seq, found)], now=LATER, horizon=HORIZON)
+    outcome = Observed(entry.seq, observation)
+    await store.reads.settle(claimed, [outcome], now=LATER, policy=RetryPolicy(HORIZON))

@@ -10,7 +10,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.outcomes import Accepted, Observed
 from connector.domain.records import Appended, Page
-from connector.ports import Store
+from connector.ports import RetryPolicy, Store
 from connector.testing.contracts.profiles import (
     LATER,
     append_events,
@@ -95,7 +95,7 @@ class EventSourcedContract:
             claim.entries[0].seq, "ada", NOW, profiles.id, balance=1, tier="Silver"
         )
         outcome = Observed(sight.person, sight)
-        await store.reads.settle(claim, [outcome], now=LATER, horizon=HORIZON)
+        await store.reads.settle(claim, [outcome], now=LATER, policy=RetryPolicy(HORIZON))
         assert written_fields(await claim_writes(store, fence, LATER)) == {
             "balance": 1,
             "tier": "Gold",
@@ -202,7 +202,9 @@ class EventSourcedContract:
         assert claim
         bad = make_observation(claim.entries[0].seq, "ada", NOW, profiles.id, balance=1)
         bad = replace(bad, problem=Problem.BAD_ADDRESS)
-        await store.reads.settle(claim, [Observed(bad.person, bad)], now=NOW, horizon=HORIZON)
+        await store.reads.settle(
+            claim, [Observed(bad.person, bad)], now=NOW, policy=RetryPolicy(HORIZON)
+        )
         await append_event(store, LATER, tier="Gold")
         assert await claim_writes(store, fence, LATER) is None
 
@@ -216,6 +218,8 @@ class EventSourcedContract:
         nobody = replace(
             nobody, identity={}, address=None, problem=Problem.NO_IDENTITY, withheld=True
         )
-        await store.reads.settle(claim, [Observed(nobody.person, nobody)], now=NOW, horizon=HORIZON)
+        await store.reads.settle(
+            claim, [Observed(nobody.person, nobody)], now=NOW, policy=RetryPolicy(HORIZON)
+        )
         await append_event(store, LATER, tier="Gold")
         assert await claim_writes(store, fence, LATER) is None

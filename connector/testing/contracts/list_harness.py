@@ -8,7 +8,7 @@ from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.memberships import Group, Link
 from connector.domain.outcomes import Accepted, Outcome
 from connector.domain.records import Claim, Page
-from connector.ports import Fence, Member, MembershipCounts, MembersPage, Store
+from connector.ports import Fence, Member, MembershipCounts, MembersPage, RetryPolicy, Store
 from connector.testing.contracts.store import HORIZON, NOW, record
 
 VIP, GOLD = "vip", "gold"
@@ -108,7 +108,9 @@ class ListHarness:
         )
 
     async def settle(self, claim: Claim, outcomes: Sequence[Outcome]) -> None:
-        await self.store.memberships.settle(claim, outcomes, now=self.later(), horizon=HORIZON)
+        await self.store.memberships.settle(
+            claim, outcomes, now=self.later(), policy=RetryPolicy(HORIZON)
+        )
 
     async def deliver(self) -> tuple[list[str], list[str]]:
         """Send all that is ready: the names of those who join and of those who leave."""

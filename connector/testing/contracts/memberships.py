@@ -22,7 +22,7 @@ from connector.domain.outcomes import (
 )
 from connector.domain.profile_state import address_hash
 from connector.domain.records import Page, State
-from connector.ports import Member, MembersPage, PendingRemovals, Store
+from connector.ports import Member, MembersPage, PendingRemovals, RetryPolicy, Store
 from connector.testing.contracts.list_harness import (
     GOLD,
     VIP,
@@ -438,7 +438,7 @@ class MembershipsContract:
         join = await env.claim()
         assert join
         await store.reads.settle(
-            reads, [Observed(ada, observation)], now=env.later(), horizon=HORIZON
+            reads, [Observed(ada, observation)], now=env.later(), policy=RetryPolicy(HORIZON)
         )
         assert await claim_writes(store, env.fence, env.at) is None
         assert (await store.reads.fresh_views([ada]))[ada].write_in_flight

@@ -33,6 +33,7 @@ from connector.ports import (
     Fence,
     Holder,
     ReadyCounts,
+    RetryPolicy,
 )
 
 _STUCK = (State.HELD, State.DEAD)
@@ -310,8 +311,8 @@ class MemoryStore:
         outcomes: Sequence[Outcome],
         *,
         now: Millis,
+        policy: RetryPolicy,
         requests: Sequence[Request] = (),
-        horizon: int,
     ) -> int:
         self._check_available()
         for request in requests:
@@ -320,7 +321,7 @@ class MemoryStore:
         for outcome in outcomes:
             row = self.rows.get(outcome.seq)
             if row and row.claim == claim.token and row.state == State.CLAIMED:
-                self._apply(row, outcome, now, horizon)
+                self._apply(row, outcome, now, policy.horizon)
                 changed += 1
         return changed
 

@@ -1,14 +1,15 @@
-"""One line, whole and without sockets: the real store in memory, the real lanes and receipts as
-the workshop puts them together, both sandboxes behind a wire that the test disturbs."""
+"""A whole connection without sockets: the real store in memory, lanes and workers as the
+ConnectionBuilder builds them, and both sandboxes behind a network that the test disturbs."""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import orjson
@@ -18,11 +19,9 @@ from sqlalchemy.pool import StaticPool
 
 from connector.app.daemon import read_config
 from connector.app.wiring import ConnectionBuilder
-from connector.app.wiring.context import SharedServices
 from connector.config import Config
 from connector.domain.lanes import LaneId
-from connector.domain.records import Page, State
-from connector.net.http import Http
+from connector.domain.records import State
 from connector.pipeline.intake import Intake
 from connector.ports import Fence, Lease
 from connector.runtime import log
@@ -36,7 +35,6 @@ from connector.testing.fakes.clock import FakeClock
 from tests.inline import InlineDatabase
 from tests.paths import ROOT
 
-T = TypeVar("T")
 SYNCED_FIELDS = (
     "balance",
     "birthdate",
@@ -47,6 +45,8 @@ SYNCED_FIELDS = (
     "jericommerce_download_wallet_pass_url",
 )
 _FOREVER = 10 * 365 * 86_400_000
+_SECRET = "jeri_webhook_secret"
+_PLATFORM_PORT, _KLAVIYO_PORT = 8001, 8002
 _TOML = """\
 [store]
 url = "sqlite:///nowhere.db"
@@ -66,22 +66,23 @@ email_change = "{email_change}"
 on_leave = "{on_leave}"
 
 [connections.settings]
-base_url = "http://127.0.0.1"
+base_url = "http://127.0.0.1:8001"
 program = "demo"
 api_key = "jeri_sandbox"
 webhook_secret = "jeri_webhook_secret"
 rate_per_second = 1000
 
 [connections.klaviyo]
-base_url = "http://127.0.0.1"
+base_url = "http://127.0.0.1:8002"
 private_key = "pk_sandbox"
 rate_share = 1.0
 """
 
 
 class FaultyTransport(httpx.AsyncBaseTransport):
-    """Between us and a sandbox. `before` and `after` seconds pass on the way there and back;
-    `meets` counts writes of one profile that were under way at the same time."""
+    """The network between the connector and a sandbox. `before` and `after` are seconds that a
+    request and its answer take; `overlaps` lists writes of one profile that were in flight at the
+    same time."""
 
     def __init__(self, app: Any, clock: FakeClock, addresses: Callable[[str], str]) -> None:
         self._inner = httpx.ASGITransport(app)
@@ -97,23 +98,23 @@ class FaultyTransport(httpx.AsyncBaseTransport):
         self.overlaps += [f"{request.method} {w}" for w in written if self.in_flight[w]]
         self.in_flight.update(written)
         try:
-            return await self._carry(request)
+            return await self._forward(request)
         finally:
             self.in_flight.subtract(written)
 
-    async def _carry(self, request: httpx.Request) -> httpx.Response:
-        if wait := self.before():
-            await self._clock.sleep(wait)
+    async def _forward(self, request: httpx.Request) -> httpx.Response:
+        if seconds := self.before():
+            await self._clock.sleep(seconds)
         try:
-            answer = await self._inner.handle_async_request(request)
+            response = await self._inner.handle_async_request(request)
         except ConnectionResetError as error:
             raise httpx.ReadError("reset") from error
-        if wait := self.after():
-            await self._clock.sleep(wait)
-        return answer
+        if seconds := self.after():
+            await self._clock.sleep(seconds)
+        return response
 
     def _written(self, request: httpx.Request) -> list[str]:
-        """The addresses whose profiles a request writes fields of."""
+        """The addresses of the profiles whose fields a request writes."""
         path = request.url.path
         if request.method not in ("POST", "PATCH") or not path.startswith("/api/profile"):
             return []
@@ -125,8 +126,18 @@ class FaultyTransport(httpx.AsyncBaseTransport):
         return [p["attributes"]["email"] for p in data["attributes"]["profiles"]["data"]]
 
 
+class Network(httpx.AsyncBaseTransport):
+    """Forwards each request to the transport of its port."""
+
+    def __init__(self, by_port: Mapping[int | None, FaultyTransport]) -> None:
+        self._by_port = by_port
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._by_port[request.url.port].handle_async_request(request)
+
+
 class StaticLease(Lease):
-    """A lease that lasts."""
+    """A lease that never ends."""
 
     def __init__(self, fence: Fence) -> None:
         self._fence = fence
@@ -139,25 +150,8 @@ class StaticLease(Lease):
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class _TestServices(SharedServices):
-    """A shop whose HTTP goes over the rig's wires."""
-
-    fault_transports: Mapping[str, FaultyTransport] = field(default_factory=dict)
-
-    def http(self, connection: Any, base_url: str, destination: str, **how: Any) -> Http:
-        watch = how.pop("observe_headers", None)
-        return Http(
-            base_url,
-            clock=self.clock,
-            on_call=watch,
-            http=httpx.AsyncClient(transport=self.fault_transports[destination]),
-            **how,
-        )
-
-
 class Environment:
-    """A programme, an account, and a daemon between them that can be killed and started again."""
+    """A platform, a Klaviyo account, and a daemon between them that can be killed and restarted."""
 
     def __init__(
         self,
@@ -219,26 +213,26 @@ class Environment:
         for queue in (self.store, self.store.reads, self.store.profiles):
             await queue.recover(fence, now=now)
         metrics = Metrics("test")
+        network = Network(
+            {
+                _PLATFORM_PORT: self.fault_transports["jericommerce"],
+                _KLAVIYO_PORT: self.fault_transports["klaviyo"],
+            }
+        )
         builder = ConnectionBuilder(
-            self.config, self.store, StaticLease(fence), self.clock, metrics
+            self.config,
+            self.store,
+            StaticLease(fence),
+            self.clock,
+            metrics,
+            new_http_client=lambda: httpx.AsyncClient(transport=network),
         )
-        services = builder._services
-        builder._services = _TestServices(
-            services.config,
-            services.store,
-            services.lease,
-            services.clock,
-            services.metrics,
-            services.limiters,
-            fault_transports=self.fault_transports,
-        )
-        building = asyncio.create_task(builder.build(self.config.connections[0]))
-        # A start that cannot read the account scopes addresses by the base URL instead, so that
-        # those of before and after are not the same: that is another test's affair.
-        faults, self.klaviyo.faults._faults = self.klaviyo.faults._faults, []
-        while not building.done():
-            await self.clock.advance(0.5)
-        self.klaviyo.faults._faults = faults
+        # A start that cannot read the account scopes addresses by the base URL instead, so they
+        # would differ between two starts. Another test is about that.
+        with self.klaviyo.faults.suspended():
+            building = asyncio.create_task(builder.build(self.config.connections[0]))
+            while not building.done():
+                await self.clock.advance(0.5)
         self.runtime = building.result()
         self.intake = Intake(self.store, self.clock, metrics, on_ready=self._arrived)
         self._loops = [
@@ -253,19 +247,20 @@ class Environment:
         self.runtime.reads.wake()
 
     async def kill(self) -> None:
-        """As `kill -9`: whatever is in flight is cut off and nothing is settled."""
+        """As `kill -9`: what is in flight is cut off and nothing is settled."""
         self.database.dead = True
-        ours = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
-        for task in ours:
+        tasks = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*ours, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for fault_transport in self.fault_transports.values():
             fault_transport.in_flight.clear()
 
     # ── what happens outside ─────────────────────────────────────────────────────────────────────
 
     def webhook(self, name: str, person: Person, *, email: str | None = "") -> dict[str, Any]:
-        """What the platform says of a person, to be delivered now or later."""
+        """A webhook about a person, to be delivered now or later. `email`: "" is the person's own,
+        None leaves it out."""
         self._webhook_count += 1
         body: dict[str, Any] = {
             "id": f"evt-{self._webhook_count}",
@@ -278,36 +273,21 @@ class Environment:
         return {"name": name, "body": body}
 
     async def deliver(self, delivery: Mapping[str, Any]) -> None:
-        webhook_endpoint = self.runtime.webhook_endpoint
-        assert webhook_endpoint
-        records = webhook_endpoint.webhook.parse(
-            {"x-jericommerce-event-type": delivery["name"]}, orjson.dumps(delivery["body"])
-        )
-        waits = webhook_endpoint.attach_wait and not webhook_endpoint.backlogged()
-        page = Page(
-            webhook_endpoint.lane,
-            "webhook",
-            [
-                replace(
-                    r,
-                    refresh=webhook_endpoint.triggers_read(r.name)
-                    or webhook_endpoint.needs_refetch(r.name),
-                    refetch=webhook_endpoint.needs_refetch(r.name),
-                )
-                for r in records
-            ],
-            self.clock.now(),
-            read_lane=webhook_endpoint.read_lane,
-            attach_wait=webhook_endpoint.attach_wait if waits else 0,
-            min_read_interval=webhook_endpoint.attach_wait // 2 if waits else 2_000,
-        )
+        endpoint = self.runtime.webhook_endpoint
+        assert endpoint
+        body = orjson.dumps(delivery["body"])
+        headers = {
+            "x-jericommerce-event-type": delivery["name"],
+            "x-jericommerce-hmac-sha256": hmac.digest(_SECRET.encode(), body, sha256).hex(),
+        }
+        page = endpoint.page(headers, body, None, self.clock.now())
         await self.intake.page(page)
 
     async def send_event(self, name: str, person: Person, **how: Any) -> None:
         await self.deliver(self.webhook(name, person, **how))
 
     async def run_until_idle(self, minutes: int = 12) -> None:
-        """Time passes until nothing is under way; jobs that wait for a hand are run."""
+        """Let time pass until nothing is ready or in flight; open import jobs are run."""
         for _ in range(minutes):
             for job in self.klaviyo.jobs.open():
                 self.klaviyo.jobs.run(job.id)
@@ -320,7 +300,7 @@ class Environment:
             return list(c.execute(query))
 
     def busy(self) -> list[str]:
-        """What is ready or in flight."""
+        """The rows that are ready or in flight."""
         found = []
         for table, key in ((outbox, "seq"), (reads, "person"), (profiles, "person")):
             query = select(table).where(table.c.state.in_((State.READY, State.CLAIMED)))
@@ -331,16 +311,16 @@ class Environment:
             ]
         return found
 
-    # ── what must be true ────────────────────────────────────────────────────────────────────────
+    # ── what must hold ────────────────────────────────────────────────────────────────────────
 
     def synced_fields(self, email: str) -> dict[str, Any]:
-        """The seven fields at Klaviyo."""
+        """Those of SYNCED_FIELDS that the profile has at Klaviyo."""
         found = self.klaviyo.profile(email)
         properties = found["properties"] if found else {}
         return {name: properties[name] for name in SYNCED_FIELDS if name in properties}
 
     def state_of(self, person: Person) -> dict[str, Any]:
-        """Six of the seven fields as the platform has them."""
+        """SYNCED_FIELDS as the platform has them, without the pass link."""
         fields: dict[str, Any] = {"balance": person.balance}
         if person.birthdate:
             fields["birthdate"] = person.birthdate.isoformat()
@@ -354,12 +334,12 @@ class Environment:
         return fields
 
     def difference(self, person: Person) -> str | None:
-        """How Klaviyo differs from the platform, if it does. Of the pass link, whose token is new
-        each time, there must be one: that which the last read showed."""
-        there = self.synced_fields(person.email)
-        link = there.pop(SYNCED_FIELDS[-1], None)
-        if there != self.state_of(person):
-            return f"{person.email}: Klaviyo {there}, platform {self.state_of(person)}"
+        """How Klaviyo differs from the platform, if it does. The pass link has a new token in each
+        answer of the platform, so it must be the one of the last read."""
+        remote = self.synced_fields(person.email)
+        link = remote.pop(SYNCED_FIELDS[-1], None)
+        if remote != self.state_of(person):
+            return f"{person.email}: Klaviyo {remote}, platform {self.state_of(person)}"
         views = {
             str(orjson.loads(row.view).get("pass_url"))
             for row in self.rows(select(reads.c.view).where(reads.c.view.is_not(None)))
@@ -377,11 +357,11 @@ class Environment:
 
 
 class Configs:
-    """Configurations, each read once."""
+    """Makes configurations; each is read once."""
 
     def __init__(self, folder: Path, mapping: Path) -> None:
         self._folder, self._mapping = folder, mapping
-        self._known: dict[str, Config] = {}
+        self._cache: dict[str, Config] = {}
 
     def __call__(
         self,
@@ -398,22 +378,21 @@ class Configs:
             on_leave=on_leave,
             attach_wait=attach_wait,
         )
-        if text not in self._known:
-            path = self._folder / f"{len(self._known)}.toml"
+        if text not in self._cache:
+            path = self._folder / f"{len(self._cache)}.toml"
             path.write_text(text)
-            self._known[text] = read_config(path)
-        return self._known[text]
+            self._cache[text] = read_config(path)
+        return self._cache[text]
 
 
 @pytest.fixture(scope="session")
 def configs(tmp_path_factory: pytest.TempPathFactory) -> Configs:
-    root = ROOT
-    return Configs(tmp_path_factory.mktemp("configs"), root / "mappings" / "jericommerce.toml")
+    return Configs(tmp_path_factory.mktemp("configs"), ROOT / "mappings" / "jericommerce.toml")
 
 
 @pytest.fixture(autouse=True)
 def mute_logs() -> Iterator[None]:
-    """The log of thousands of planned faults is no news."""
+    """Thousands of planned faults would fill the log."""
     log.configure(format="json", level="critical")
     yield
     log.configure(format="console", level="info")

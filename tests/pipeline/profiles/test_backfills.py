@@ -12,7 +12,7 @@ import pytest
 from connector.ports import Approval
 from connector.service import Commands
 from connector.store.tables import profiles, reads
-from connector.sync.backfill import runs, sources
+from connector.sync.backfill import sources, worker
 
 from .conftest import Configs, Environment
 
@@ -84,8 +84,8 @@ class BackfillHarness:
 def short_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages and windows small enough that a few hundred people take several."""
     monkeypatch.setattr(sources, "PAGE_SIZE", 40)
-    monkeypatch.setattr(runs, "PAGE_SIZE", 40)
-    monkeypatch.setattr(runs, "MAX_PENDING_READS", 100)
+    monkeypatch.setattr(worker, "PAGE_SIZE", 40)
+    monkeypatch.setattr(worker, "MAX_PENDING_READS", 100)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ async def test_the_summary_is_accurate(make: Any) -> None:
         what=harness.file(*emails, "stranger@example.com", "no address", emails[2])
     )
     assert outcome_counts(run) == {"unchanged": 1, "dead": 1, "sent": 4, "unknown": 1, "invalid": 1}
-    assert run["notes"] == ["line 9 is no e-mail address"]
+    assert run["notes"] == ["line 9 is not an email address"]
     assert (run["rows"], run["total"]) == (9, 9)
 
 
@@ -160,7 +160,7 @@ async def test_a_dry_run_reports_its_effect_and_changes_nothing(make: Any) -> No
         "invalid": 1,
         "new_to_klaviyo": 5,
     }
-    assert run["notes"] == ["live flow: Now gold", "line 11 is no e-mail address"]
+    assert run["notes"] == ["live flow: Now gold", "line 11 is not an email address"]
     assert env.profile_requests() == sent
     assert (env.rows(reads.select()), env.rows(profiles.select())) == (before, written)
     assert await env.store.reports.people("acme", "stranger@example.com") == []
@@ -355,6 +355,19 @@ async def test_a_list_deleted_meanwhile_fails_the_run(make: Any) -> None:
     assert (run["state"], run["problem"]) == ("failed", "B30")
 
 
+async def test_a_history_import_without_a_history_fails_with_the_reason(make: Any) -> None:
+    """The module `events` was switched off, or the platform changed, since the run began."""
+    harness: BackfillHarness = await make(1)
+    args: dict[str, Any] = {"what": None, "events": True, "since": None, "until": 0}
+    args |= dict.fromkeys(("dry_run", "existing_only", "force"), False)
+    run = await harness.env.store.backfills.begin("acme", "seen", args, now=harness.env.clock.now())
+    await harness.env.kill()
+    await harness.env.start()
+    ended = await harness.until(run.id, "failed")
+    assert ended["problem"] == "B30"
+    assert "module `events`" in ended["detail"]
+
+
 async def test_live_people_are_sent_before_backfilled_ones(make: Any) -> None:
     harness: BackfillHarness = await make(120)
     env = harness.env
@@ -379,7 +392,7 @@ async def test_without_access_to_flows_it_continues_with_a_warning(make: Any) ->
     harness.env.klaviyo.flows.readable = False
     run = await harness.run(what=harness.everybody())
     assert (run["state"], outcome_counts(run)) == ("done", {"sent": 2})
-    assert run["notes"] == ["live flow: cannot know: needs the scope flows:read"]
+    assert run["notes"] == ["live flow: unknown, because the key has no scope flows:read"]
 
 
 async def test_a_run_waits_for_people_sent_by_live_traffic(make: Any) -> None:

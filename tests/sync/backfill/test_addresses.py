@@ -1,4 +1,4 @@
-"""Addresses out of any file of separated values; a bad row is named by its line."""
+"""Addresses from any CSV file; a bad row is reported with its line."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NAMES = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=8)
 EMAILS = st.builds(lambda name: f"{name}@example.com", NAMES).filter(valid_email)
 
 
-def whole(path: Path, most: int = 3) -> tuple[list[str], list[tuple[int, str]]]:
-    """Every address and every bad row, a few at a time as after as many kills."""
+def read_all(path: Path, limit: int = 3) -> tuple[list[str], list[tuple[int, str]]]:
+    """Every address and every bad row, in batches of `limit`."""
     good: list[str] = []
     bad: list[tuple[int, str]] = []
     cursor: str | None = None
     while True:
-        batch = addresses.read_batch(path, addresses.detect_layout(path), cursor, most)
+        batch = addresses.read_batch(path, addresses.detect_layout(path), cursor, limit)
         good += batch.good
         bad += batch.bad
         cursor = str(batch.next_position)
@@ -45,33 +45,33 @@ def file(tmp_path: Path) -> Path:
     rows=st.lists(st.tuples(EMAILS, st.lists(WORDS, min_size=2, max_size=2)), min_size=1),
     delimiter=st.sampled_from(",;\t|"),
     header=st.booleans(),
-    place=st.integers(0, 2),
-    mark=st.booleans(),
-    end=st.sampled_from(["\n", "\r\n"]),
+    column=st.integers(0, 2),
+    byte_order_mark=st.booleans(),
+    line_end=st.sampled_from(["\n", "\r\n"]),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-    most=st.integers(1, 5),
+    limit=st.integers(1, 5),
 )
 def test_every_address_is_found_however_the_file_is_written(
     file: Path,
     rows: list[tuple[str, list[str]]],
     delimiter: str,
     header: bool,
-    place: int,
-    mark: bool,
-    end: str,
+    column: int,
+    byte_order_mark: bool,
+    line_end: str,
     quoting: int,
-    most: int,
+    limit: int,
 ) -> None:
     def row(address: str, others: list[str]) -> list[str]:
-        return [*others[:place], address, *others[place:]]
+        return [*others[:column], address, *others[column:]]
 
     text = io.StringIO()
-    writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting)  # type: ignore[arg-type]
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=quoting)  # type: ignore[arg-type]
     if header:
         writer.writerow(row("E-Mail", ["name", "note"]))
     writer.writerows(row(email, [w.replace("@", "a") for w in words]) for email, words in rows)
-    file.write_bytes((b"\xef\xbb\xbf" if mark else b"") + text.getvalue().encode())
-    good, bad = whole(file, most)
+    file.write_bytes((b"\xef\xbb\xbf" if byte_order_mark else b"") + text.getvalue().encode())
+    good, bad = read_all(file, limit)
     assert good == [email for email, _ in rows]
     assert bad == []
 
@@ -89,22 +89,22 @@ def test_a_bad_row_is_reported_by_line_and_affects_no_other(file: Path) -> None:
         "7;NOEMAIL@example.com\n"
         "8; Bob@Example.com \n"
     )
-    good, bad = whole(file)
+    good, bad = read_all(file)
     assert good == ["ada@example.com", "bob@example.com"]
     assert bad == [
-        (3, "is no e-mail address"),
+        (3, "is not an email address"),
         (4, "has 1 values, the address is number 2"),
         (6, "has no address"),
-        (7, "is no e-mail address"),
-        (9, "cannot be read: a quote that is not closed?"),
-        (10, "is no e-mail address"),
+        (7, "is not an email address"),
+        (9, "cannot be read, perhaps a quote is not closed"),
+        (10, "is not an email address"),
     ]
 
 
 def test_reading_resumes_exactly_after_the_cursor(file: Path) -> None:
-    chance = random.Random(1)
+    rng = random.Random(1)
     lines = ["email,note"] + [
-        f'p{n}@example.com,"{"x" * chance.randrange(40)}{chr(10) * chance.randrange(3)}"'
+        f'p{n}@example.com,"{"x" * rng.randrange(40)}{chr(10) * rng.randrange(3)}"'
         for n in range(300)
     ]
     file.write_text("\n".join(lines))
@@ -112,7 +112,7 @@ def test_reading_resumes_exactly_after_the_cursor(file: Path) -> None:
     good: list[str] = []
     cursor: str | None = None
     while True:
-        batch = addresses.read_batch(file, layout, cursor, chance.randrange(1, 9))
+        batch = addresses.read_batch(file, layout, cursor, rng.randrange(1, 9))
         good += batch.good
         cursor = str(batch.next_position)
         if not batch.more:
@@ -125,7 +125,7 @@ def test_reading_resumes_exactly_after_the_cursor(file: Path) -> None:
     [
         (b"", "empty"),
         (b"\n \n", "empty"),
-        (b"name,city\nAna,Madrid\n", "no column holds e-mail addresses"),
+        (b"name,city\nAna,Madrid\n", "no column of .* has email addresses"),
         ("email\nada@example.com\n".encode("utf-16"), "UTF-16"),
         (b"email\rada@example.com\rbob@example.com\r", "carriage returns"),
     ],
@@ -147,7 +147,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_of_two_columns_with_addresses_the_one_named_email_is_used(file: Path) -> None:
     file.write_text("friend,Email\na@example.com,b@example.com\nc@example.com,\n")
-    assert whole(file)[0] == ["b@example.com"]
+    assert read_all(file)[0] == ["b@example.com"]
 
 
 def test_a_changed_file_has_another_fingerprint(file: Path) -> None:

@@ -1,9 +1,8 @@
-"""The flow guard: who asks, when, and what a person is told (promise 9)."""
+"""The flow guard: when an approval is requested, and what it contains (guarantee 9)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
@@ -17,17 +16,17 @@ FIELDS = AffectedResources(fields=True)
 
 
 class FakeFlows:
-    """connector.ports.Flows of a test's making."""
+    """connector.ports.Flows with fixed names, or with an error."""
 
-    def __init__(self, *names: str, fault: Blocked | None = None) -> None:
+    def __init__(self, *names: str, error: Blocked | None = None) -> None:
         self.names = names
-        self.fault = fault
+        self.error = error
         self.requests = 0
 
     async def live(self, affected: AffectedResources) -> Sequence[str]:
         self.requests += 1
-        if self.fault:
-            raise self.fault
+        if self.error:
+            raise self.error
         return self.names
 
 
@@ -69,24 +68,23 @@ async def test_without_a_live_flow_no_approval_is_requested() -> None:
 
 
 async def test_without_the_scope_it_warns_and_continues() -> None:
-    lacks = Blocked(Problem.KLAVIYO_SCOPE, "HTTP 403", scope="lane", status=403)
-    guard, approvals = make("ask", FakeFlows(fault=lacks))
+    no_scope = Blocked(Problem.KLAVIYO_SCOPE, "HTTP 403", scope="lane", status=403)
+    guard, approvals = make("ask", FakeFlows(error=no_scope))
     assert await guard.evaluate("backfill", "b", 5, FIELDS) == ("allowed", FLOWS_UNKNOWN)
     assert await approvals.find(pending=False) == []
 
 
 async def test_a_rejected_key_is_not_a_missing_scope() -> None:
     refused = Blocked(Problem.KLAVIYO_KEY, "HTTP 401", scope="account", status=401)
-    guard, _ = make("ask", FakeFlows(fault=refused))
+    guard, _ = make("ask", FakeFlows(error=refused))
     with pytest.raises(Blocked):
         await guard("backfill", "b", 5, FIELDS)
 
 
 async def test_warn_names_the_flows_and_off_makes_no_request() -> None:
-    warns: Any = FakeFlows("Welcome")
-    guard, approvals = make("warn", warns)
+    guard, approvals = make("warn", FakeFlows("Welcome"))
     assert await guard.evaluate("backfill", "b", 5, FIELDS) == ("allowed", ["Welcome"])
-    silent = FakeFlows("Welcome")
-    guard, _ = make("off", silent)
+    flows = FakeFlows("Welcome")
+    guard, _ = make("off", flows)
     assert await guard("backfill", "b", 5, FIELDS) == "allowed"
-    assert (silent.requests, await approvals.find(pending=False)) == (0, [])
+    assert (flows.requests, await approvals.find(pending=False)) == (0, [])

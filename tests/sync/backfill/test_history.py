@@ -1,4 +1,4 @@
-"""The past, a few people at a time: what is asked for, what is kept, what is told live instead."""
+"""The import of past events, a slice of people at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class People:
 
 
 class FakeHistory:
-    """connector.ports.History: an event a day for everybody."""
+    """connector.ports.History: one event a day for each person."""
 
     def __init__(self) -> None:
         self.requested: list[str | None] = []
@@ -46,14 +46,14 @@ class FakeHistory:
         if self.broken:
             raise AmbiguousError(Problem.TIMED_OUT)
         self.requested.append(ref.email)
-        days = range(since or 0, 10)
         return [
-            Record(f"{ref.email} {d}", f"x:{ref.email} {d}", "Past", Millis(d), b"{}") for d in days
+            Record(f"{ref.email} {day}", f"x:{ref.email} {day}", "Past", Millis(day), b"{}")
+            for day in range(since or 0, 10)
         ]
 
 
 class FakeOutbox:
-    """Keeps records by their keys, as an outbox does."""
+    """Recognises records by their keys, as an outbox does."""
 
     def __init__(self) -> None:
         self.keys: set[str] = set()
@@ -80,8 +80,8 @@ async def walk(slices: SlicedSource, cursor: str | None = None) -> list[Backfill
 async def test_slices_contain_every_person_once_and_every_row_once() -> None:
     source = People()
     pages = await walk(SlicedSource(source))
-    names = [name.email for page in pages for name in page.keys]
-    assert len(names) == len(set(names)) == 55
+    emails = [key.email for page in pages for key in page.keys]
+    assert len(emails) == len(set(emails)) == 55
     assert max(len(page.keys) for page in pages) == SLICE_SIZE
     assert sum(page.counts.get("rows", 0) for page in pages) == 56
     assert [note for page in pages for note in page.notes] == ["!"]
@@ -99,19 +99,19 @@ async def test_only_events_in_the_range_are_sent_and_a_second_run_sends_none() -
     fake_history, outbox = FakeHistory(), FakeOutbox()
     history_import = HistoryImport(fake_history, outbox)
     page = BackfillPage("x", True, keys=[PersonKey("1", "ana@example.com")], counts={"rows": 1})
-    told = await history_import.import_page(page, ARGS)
-    assert (told.cursor, told.more, list(told.keys)) == ("x", True, [])
-    assert told.counts == {"rows": 1, "told": 5, "known": 0}
+    result = await history_import.import_page(page, ARGS)
+    assert (result.cursor, result.more, list(result.keys)) == ("x", True, [])
+    assert result.counts == {"rows": 1, "imported": 5, "already_known": 0}
     assert outbox.keys == {f"ana@example.com {day}" for day in range(2, 7)}
     again = await history_import.import_page(page, ARGS)
-    assert again.counts == {"rows": 1, "told": 0, "known": 5}
+    assert again.counts == {"rows": 1, "imported": 0, "already_known": 5}
 
 
 async def test_a_dry_run_stores_nothing() -> None:
     outbox = FakeOutbox()
     page = BackfillPage("x", True, keys=[PersonKey("1", "ana@example.com")])
-    told = await HistoryImport(FakeHistory(), outbox).import_page(page, {**ARGS, "dry_run": True})
-    assert told.counts == {"would_tell": 5}
+    result = await HistoryImport(FakeHistory(), outbox).import_page(page, {**ARGS, "dry_run": True})
+    assert result.counts == {"would_import": 5}
     assert not outbox.keys
 
 

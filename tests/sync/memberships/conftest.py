@@ -234,24 +234,19 @@ class Environment:
 
     # ── Klaviyo's lists ──────────────────────────────────────────────────────────────────────────
 
-    @property
-    def list_ids(self) -> dict[str, str]:
-        """Name → id of Klaviyo's lists."""
-        return {each.name: each.id for each in self.klaviyo.lists.all}
-
     def members_of(self, name: str = "VIP") -> list[str]:
         """Who is on a Klaviyo list."""
-        members = self.klaviyo.list_members(self.list_ids[name])
+        members = self.klaviyo.list_members(self.klaviyo.list_ids()[name])
         return sorted(email.partition("@")[0] for email in members)
 
     def add_to_list(self, *names: str, name: str = "VIP") -> str:
         """Another program adds people to a list, which is created where there is none; its id."""
-        id = self.list_ids.get(name) or self.klaviyo.make_list(name)
+        id = self.klaviyo.list_ids().get(name) or self.klaviyo.make_list(name)
         self.klaviyo.add_to_list(id, *map(toy.address, names))
         return id
 
     def remove_from_list(self, *names: str, name: str = "VIP") -> None:
-        self.klaviyo.remove_from_list(self.list_ids[name], *map(toy.address, names))
+        self.klaviyo.remove_from_list(self.klaviyo.list_ids()[name], *map(toy.address, names))
 
     # ── the connector's state ────────────────────────────────────────────────────────────────────
 

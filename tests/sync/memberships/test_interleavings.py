@@ -150,7 +150,7 @@ class Scenario:
     async def change_list_manually(self) -> None:
         """A person at Klaviyo adds a member to a list, or removes one."""
         list_name = self.rng.choice(("VIP", "Gold"))
-        if list_name not in self.env.list_ids:
+        if list_name not in self.env.klaviyo.list_ids():
             return
         present = self.env.members_of(list_name)
         if present and self.rng.random() < 0.5:
@@ -246,7 +246,7 @@ class Scenario:
             if request.method == "DELETE"
             for list_id, email in self.fault_transport.written(request)
         ]
-        names = {id: name for name, id in self.env.list_ids.items()}
+        names = {id: name for name, id in self.env.klaviyo.list_ids().items()}
         return [
             f"{name} was removed from {names[list_id]}"
             for list_id, name in removed

@@ -190,7 +190,7 @@ async def test_a_lost_response_to_a_list_creation_creates_no_second_list(start: 
     env.klaviyo.faults.parse({"endpoint": "lists", "kind": "reset_after", "count": 2})
     await env.start()
     await env.run_for(120)
-    assert list(env.list_ids) == ["VIP"]
+    assert list(env.klaviyo.list_ids()) == ["VIP"]
     assert env.members_of() == ["ada"]
 
 
@@ -198,7 +198,7 @@ async def test_a_missing_list_is_not_created_when_disabled(start: Start) -> None
     env = await start(VIP + "create_list = false\n", people={"vip": ["ada"]})
     await env.start()
     await env.run_for(20)
-    assert env.list_ids == {}
+    assert env.klaviyo.list_ids() == {}
     assert (await env.group("VIP")).problem is Problem.GROUP_NOT_FOUND
     env.add_to_list()
     await env.sync()
@@ -235,7 +235,7 @@ async def test_a_deleted_list_holds_only_its_own_people(start: Start) -> None:
     env = await start(entries, people={"vip": ["ada"], "gold": ["cyd"]})
     await env.start()
     await env.run_for(20)
-    env.klaviyo.lists.delete(env.list_ids["VIP"])
+    env.klaviyo.delete_list(env.klaviyo.list_ids()["VIP"])
     await env.membership_event("bob", True)
     await env.membership_event("dan", True, audience="gold")
     env.toy.audiences = {"vip": ["ada", "bob"], "gold": ["cyd", "dan"]}
@@ -462,7 +462,7 @@ async def test_a_different_account_needs_approval_and_starts_empty(start: Start)
     env.replace_account("OTHERS")
     await env.start()
     await env.run_for(30)
-    assert env.list_ids == {}
+    assert env.klaviyo.list_ids() == {}
     assert all([await worker.idle(60) for worker in env.runtime.workers])
     await env.commands.execute("resume", {"connection": "acme"})
     await env.run_for(30)

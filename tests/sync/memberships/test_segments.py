@@ -22,8 +22,7 @@ WITH_JOIN_ACTIONS = SEGMENT + (
 def members(env: Environment, *names: str, after: float = 0.0) -> None:
     """From now on these people are in the segment. New ones joined `after` seconds from now."""
     klaviyo, at = env.klaviyo, env.clock.now() / 1000 + after
-    segments = klaviyo.segments.all
-    id = segments[0].id if segments else klaviyo.make_segment("Winback")
+    id = klaviyo.segment_ids().get("Winback") or klaviyo.make_segment("Winback")
     wanted = {address(name) for name in names}
     present = set(klaviyo.segment_members(id))
     klaviyo.leave_segment(id, *present - wanted)

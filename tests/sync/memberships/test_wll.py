@@ -75,8 +75,8 @@ async def daemon(
 
 
 def current_members(daemon: Running) -> set[str]:
-    lists = [x for x in daemon.klaviyo.lists.all if x.name == "Gold members"]
-    return set(daemon.klaviyo.list_members(lists[0].id)) if lists else set()
+    id = daemon.klaviyo.list_ids().get("Gold members")
+    return set(daemon.klaviyo.list_members(id)) if id else set()
 
 
 async def test_an_audience_is_synced_to_a_list_by_scan_and_by_event(
