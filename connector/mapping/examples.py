@@ -19,7 +19,7 @@ from connector.mapping.render import CompiledMapping
 View = Callable[..., dict[str, Any]]
 ViewFactory = Callable[[Mapping[str, Any]], tuple[View, View | None]]
 _ABOUT = ("about", "mapping", "enable", "settings", "tiers", "rewards", "expect")
-_GIVEN = ("name", "email", "record", "customer", "pass_url", "covers")
+_GIVEN = ("name", "email", "record", "customer", "extras", "covers")
 # Only the view's event.time would show it, and no example depends on the clock.
 _OCCURRED_AT = Millis(1_767_225_600_000)
 
@@ -86,7 +86,7 @@ def _render(
     if "customer" in example:
         if person is None:
             raise ValueError("this platform has no person's view")
-        fresh = person(example["customer"], example.get("pass_url"))
+        fresh = person(example["customer"], example.get("extras", {}))
     covers = frozenset(example["covers"]) if "covers" in example else None
     if "record" not in example:
         return _profile(mapping.render_profile(fresh or {}, covers))

@@ -21,7 +21,7 @@ from connector.mapping.paths import (
 from connector.mapping.rules import PairGetter
 from connector.mapping.table_reader import TableReader, child_path
 from connector.mapping.types import ConversionError
-from connector.mapping.vocabulary import KEYWORDS, VIEW_PATHS
+from connector.mapping.vocabulary import KEYWORDS, OPEN_PATHS, VIEW_PATHS
 
 _EVENT_ROOTS = ("event", "raw")
 
@@ -80,15 +80,16 @@ class Expressions:
         for word in VIEW_PATHS:
             parts = word.split(".")
             if list(path[: len(parts)]) == parts and (
-                len(path) == len(parts) or word in ("raw", "event.properties")
+                len(path) == len(parts) or word in OPEN_PATHS
             ):
                 return
         near = get_close_matches(item, VIEW_PATHS, 1)
         hint = f'; did you mean "{near[0]}"?' if near else ""
+        closed = ", ".join(word for word in VIEW_PATHS if word not in OPEN_PATHS)
         self._read.fault(
             where,
-            f'found the path "{item}", which no view has, allowed: {", ".join(VIEW_PATHS[:-2])}, '
-            f"and all below event.properties and raw{hint}",
+            f'found the path "{item}", which no view has, allowed: {closed}, '
+            f"and all below {', '.join(OPEN_PATHS)}{hint}",
         )
 
     def _call(self, table: dict[str, Any], where: str) -> Expression | None:

@@ -22,9 +22,8 @@ _RELAXED_READ_INTERVAL_MS = 2_000
 class WebhookEndpoint:
     """Where a platform's webhooks come in: who verifies and parses them, and what follows.
 
-    `wants_read` says whether an event makes its person be read again, on the lane `reads`, and
-    `renews` whether that read fetches what is fetched seldom. With `by_id` a read can also find
-    the address of somebody of whom only the id is known.
+    `triggers_read` says whether an event makes its person be read again, on the lane `read_lane`.
+    With `by_id` a read can also find the address of a person of whom only the id is known.
     `attach_wait` ms an event waits for that read while its lane goes singly (`hurried` says no).
     `hears` makes an observation of what an event received then says itself, where events do.
     """
@@ -33,7 +32,6 @@ class WebhookEndpoint:
     webhook: Webhook
     read_lane: LaneId | None = None
     triggers_read: Callable[[str], bool] = lambda name: False
-    needs_refetch: Callable[[str], bool] = lambda name: False
     attach_wait: int = 0
     by_id: bool = False
     backlogged: Callable[[], bool] = lambda: False
@@ -62,10 +60,8 @@ class WebhookEndpoint:
         )
 
     def _with_read(self, record: Record) -> Record:
-        renew = self.needs_refetch(record.name)
-        if not renew and not self.triggers_read(record.name):
-            return record
-        return replace(record, refresh=True, refetch=renew)
+        triggers = record.refetch or self.triggers_read(record.name)
+        return replace(record, refresh=True) if triggers else record
 
 
 class Intake:

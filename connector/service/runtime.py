@@ -45,7 +45,6 @@ class ConnectionRuntime:
     reads: Dispatcher[Any] | None = None
     writes: Dispatcher[Any] | None = None
     profile_reads: ProfileReadSink | None = None
-    renews: Callable[[str], bool] = lambda name: False
     by_id: bool = False
     extra_dispatchers: list[Dispatcher[Any]] = field(default_factory=list)
     loops: list[Callable[[], Awaitable[None]]] = field(default_factory=list)

@@ -105,8 +105,8 @@ def test_rendering_never_raises_and_changes_nothing(
 def test_the_views_of_jericommerce_accept_any_body(body: dict[str, Any], name: str) -> None:
     view = event_view(name, 1_767_225_600_000, body, None)
     assert view["raw"] is body
-    JERI.render_event(view, unique_id="x:1", fresh=person_view(body))
-    JERI.render_profile(person_view(body, "https://a.b"), person_covers(body))
+    JERI.render_event(view, unique_id="x:1", fresh=person_view(body, {}))
+    JERI.render_profile(person_view(body, {"pass_url": "https://a.b"}), person_covers(body))
 
 
 numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
@@ -118,7 +118,7 @@ def test_numbers_stay_numbers(properties: dict[str, Any], amount: float) -> None
     message = JERI.render_event(
         event_view("Balance changed", 0, {"email": "a@b.co", "properties": said}, None),
         unique_id="x:1",
-        fresh=person_view({"loyaltyData": {"balance": amount}}),
+        fresh=person_view({"loyaltyData": {"balance": amount}}, {}),
     )
     assert isinstance(message, EventMessage)
     added = {"direction": message.properties["direction"], "balance_after": amount}

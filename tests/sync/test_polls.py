@@ -44,9 +44,6 @@ class NoReader:
     async def read(self, ref: PersonRef, fields: frozenset[str]) -> PersonSnapshot | None:
         raise AssertionError("nobody is read here")
 
-    def needs_refetch(self, event: str) -> bool:
-        return False
-
     async def check(self) -> Sequence[Check]:
         return []
 

@@ -54,7 +54,6 @@ def webhook_endpoint(
         webhook,
         read_lane=runtime.reads.lane.id,
         triggers_read=context.mapping.refreshes,
-        needs_refetch=runtime.renews,
         by_id=runtime.by_id,
         attach_wait=round(wait * 1000),
         backlogged=lambda: events.backlogged,

@@ -64,7 +64,7 @@ async def _build_reads(
     writes: Dispatcher[ProfileWrite],
 ) -> None:
     connection = context.connection
-    runtime.renews, runtime.by_id = reader.needs_refetch, reader.by_id
+    runtime.by_id = reader.by_id
     runtime.profile_reads = ProfileReadSink(
         reader,
         context.mapping,

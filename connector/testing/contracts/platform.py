@@ -1,4 +1,4 @@
-"""What every platform promises, as a suite that an adapter runs in a few lines.
+"""The contract of every platform, as a test suite that an adapter runs in a few lines.
 
     SETTINGS = {"base_url": "http://127.0.0.1", "api_key": "k-123", "webhook_secret": "s-456"}
     REFUSED = {"base_url": "no address"}
@@ -9,14 +9,15 @@
         refused = REFUSED
         mappings = Path("mappings")
 
-        def sign(self, push, key):
-            return replace(push, secret=key)
+        def sign(self, delivery, key):
+            return replace(delivery, secret=key)
 
         def double(self):
-            return Double(acme_app(), known=Whom(1, "7", "ana@example.com", b""))
+            known_person = PersonRef(1, "7", "ana@example.com", b"")
+            return Double(acme_app(), known_person=known_person)
 
 Deliveries are the records of the platform's mapping examples. Needs pytest, pytest-asyncio in auto
-mode and hypothesis.
+mode and Hypothesis.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ from connector.domain.errors import (
 )
 from connector.domain.lanes import Millis
 from connector.mapping import VIEW_PATHS, run_examples
+from connector.mapping.vocabulary import OPEN_PATHS
 from connector.ports import Client, Member, PersonRef, PersonSnapshot, Platform, Stream, Webhook
 from connector.testing.fakes.ports import (
     READS,
@@ -85,10 +87,10 @@ __all__ = [
 
 
 class PlatformContract:
-    """Subclass it and set what stands here without a value.
+    """Subclass it and set the attributes that have no value here.
 
-    `settings` are valid, whole and point every address at 127.0.0.1; `refused` maps a setting to
-    a value that must not pass; `mappings` is the folder with the mapping files and `examples/`.
+    `settings` are valid and complete, with every address at 127.0.0.1; `refused` maps a setting to
+    an invalid value; `mappings` is the folder with the mapping files and `examples/`.
     `secret_setting` names the setting that holds the webhook's secret.
     """
 
@@ -100,7 +102,7 @@ class PlatformContract:
     examples_of_hypothesis = 60
 
     def sign(self, delivery: WebhookDelivery, key: str) -> WebhookDelivery:
-        """The delivery as somebody with this secret sends it."""
+        """The delivery as a sender with this secret sends it."""
         raise NotImplementedError
 
     def double(self) -> Double:
@@ -108,8 +110,7 @@ class PlatformContract:
         raise NotImplementedError
 
     def faulty(self, path: str) -> bool:
-        """Whether calls to this path take part when the platform answers with a fault; no for
-        the address where tokens are fetched."""
+        """Whether the simulated faults apply to this path; not to the one that returns tokens."""
         return True
 
     # ── settings ─────────────────────────────────────────────────────────────────────────────────
@@ -117,10 +118,10 @@ class PlatformContract:
     def test_settings_are_loaded_from_a_file(self, tmp_path: Path) -> None:
         model = self._load(tmp_path, self.settings)
         assert isinstance(model, self.platform.settings)
-        assert isinstance(model, PlatformSettings), "poll_every and max_concurrency are everybody's"
+        assert isinstance(model, PlatformSettings), "a settings model extends PlatformSettings"
 
     def test_an_invalid_setting_is_named_in_the_error(self, tmp_path: Path) -> None:
-        assert self.refused, "name at least one setting and a value that must not pass"
+        assert self.refused, "name at least one setting and an invalid value"
         for name, value in self.refused.items():
             with pytest.raises(ConfigError) as caught:
                 self._load(tmp_path, {**self.settings, name: value})
@@ -217,8 +218,8 @@ class PlatformContract:
             place = data.draw(st.sampled_from(spots)) if spots else ()
             changed = put_at(body, place, data.draw(JSON))
             for record in self._parse_or_reject(webhook, replace(delivery, body=encoded(changed))):
-                said = orjson.loads(record.data)
-                _check_view(view(record.name, record.occurred_at, said, record.email), event=True)
+                event = orjson.loads(record.data)
+                _check_view(view(record.name, record.occurred_at, event, record.email), event=True)
 
         for delivery in deliveries:
             body = orjson.loads(delivery.body)
@@ -235,7 +236,7 @@ class PlatformContract:
         for delivery in self._deliveries():
             first = webhook.parse(delivery.headers, delivery.body)
             again = self._webhook().parse(delivery.headers, bytes(delivery.body))
-            assert first, "an example's record must be a delivery that says something"
+            assert first, "an example's record must be a delivery with at least one event"
             assert [(r.key, r.unique_id) for r in first] == [(r.key, r.unique_id) for r in again]
             for record in first:
                 assert record.unique_id.startswith(f"{self.platform.source}:")
@@ -249,15 +250,15 @@ class PlatformContract:
     def test_an_event_view_is_pure_and_has_documented_fields(self) -> None:
         for delivery in self._deliveries():
             for record in self._webhook().parse(delivery.headers, delivery.body):
-                said = orjson.loads(record.data)
-                before = copy.deepcopy(said)
+                data = orjson.loads(record.data)
+                before = copy.deepcopy(data)
                 views = [
                     self._configured_platform.event_view(
-                        record.name, record.occurred_at, said, record.email
+                        record.name, record.occurred_at, data, record.email
                     )
                     for _ in range(2)
                 ]
-                assert said == before, "a view changes nothing of what it is given"
+                assert data == before, "a view must not change its arguments"
                 assert views[0] == views[1]
                 _check_view(views[0], event=True)
                 time = views[0]["event"].get("time")
@@ -268,21 +269,21 @@ class PlatformContract:
                 assert views[0]["event"]["name"] == record.name
 
     def test_a_person_view_is_pure_and_total_and_has_documented_fields(self) -> None:
-        shown = self._configured_platform.person_view
+        view = self._configured_platform.person_view
         customers = [e["customer"] for e in self._examples() if "customer" in e]
-        if shown is None:
+        if view is None:
             assert not customers
             return
         assert customers, "no mapping example shows a person: give one a `customer`"
         for customer in customers:
             before = copy.deepcopy(customer)
-            assert shown(customer, None) == shown(customer, None)
+            assert view(customer, {}) == view(customer, {})
             assert customer == before
-            _check_view(shown(customer, None), event=False)
+            _check_view(view(customer, {}), event=False)
             for place in places(customer):
                 for odd in ODD:
-                    _check_view(shown(put_at(customer, place, odd), None), event=False)
-                _check_view(shown(without(customer, place), None), event=False)
+                    _check_view(view(put_at(customer, place, odd), {}), event=False)
+                _check_view(view(without(customer, place), {}), event=False)
 
     # ── one person ───────────────────────────────────────────────────────────────────────────────
 
@@ -292,11 +293,10 @@ class PlatformContract:
             if client.reader is None:
                 return
             for reads in (READS, frozenset[str]()):
-                sight = await client.reader.read(double.known_person, reads)
-                assert sight is not None, "Double.known must be somebody whom the double knows"
-                _check_snapshot(sight)
-                assert orjson.loads(orjson.dumps(sight.view)) == sight.view, "not kept as JSON"
-            assert isinstance(client.reader.needs_refetch("no such event"), bool)
+                snapshot = await client.reader.read(double.known_person, reads)
+                assert snapshot is not None, "the double must know Double.known_person"
+                _check_snapshot(snapshot)
+                assert orjson.loads(orjson.dumps(snapshot.view)) == snapshot.view, "not JSON"
             assert client.reader.parallel >= 1
 
     async def test_an_unknown_person_reads_as_none(self) -> None:
@@ -304,11 +304,11 @@ class PlatformContract:
         async with self._client(double.app) as client:
             if client.reader is None:
                 return
-            for whom in (double.unknown_person, PersonRef(3, None, None, b"")):
-                assert await client.reader.read(whom, READS) is None
+            for ref in (double.unknown_person, PersonRef(3, None, None, b"")):
+                assert await client.reader.read(ref, READS) is None
 
     async def test_malformed_responses_are_parsed_or_raise_delivery_errors(self) -> None:
-        """Whatever JSON the platform answers, no other exception leaves the adapter."""
+        """Whatever JSON the platform answers, the adapter raises no other exception."""
         double = self.double()
         async with self._client(double.app) as client:
             if client.reader is None:
@@ -321,11 +321,11 @@ class PlatformContract:
                     async with self._client(app) as client:
                         assert client.reader
                         try:
-                            sight = await client.reader.read(double.known_person, READS)
+                            snapshot = await client.reader.read(double.known_person, READS)
                         except DeliveryError:
                             continue
-                        if sight is not None:
-                            _check_snapshot(sight)
+                        if snapshot is not None:
+                            _check_snapshot(snapshot)
 
     # ── faults ───────────────────────────────────────────────────────────────────────────────────
 
@@ -351,15 +351,15 @@ class PlatformContract:
             for name, call in calls(client, double):
                 answer, error = await outcome(call)
                 if error is None:
-                    # What is not there cannot be read; nobody is told that it was done.
-                    assert status == 404, f"{name}: {status} was taken for an answer"
-                    refused = name == "members.tell" and {t.status for t in answer} == {"refused"}
-                    assert refused or not answer, f"{name}: 404 is somebody"
+                    # A read finds nothing; a write must not report that it was applied.
+                    assert status == 404, f"{name}: {status} was taken for a success"
+                    refused = name == "members" and {r.status for r in answer} == {"refused"}
+                    assert refused or not answer, f"{name}: a 404 was taken for a success"
                     continue
                 assert isinstance(error, kinds), f"{name}: {status} is {type(error).__name__}"
                 self._assert_no_secrets(f"{error} {error!r}", double)
                 if isinstance(error, RetryLater) and status == 429:
-                    assert error.after >= 7, f"{name}: Retry-After is not kept"
+                    assert error.after >= 7, f"{name}: Retry-After is ignored"
                 if isinstance(error, Blocked) and status == 401:
                     assert error.scope == "account", f"{name}: a 401 is about the key"
 
@@ -393,7 +393,7 @@ class PlatformContract:
         app = with_response(double.app, self.faulty, 200, [], b"<html>")
         async with self._client(app) as client:
             for name, call in calls(client, double):
-                if name == "members.tell":
+                if name == "members":
                     continue  # a status may be all that a platform answers
                 with pytest.raises(DeliveryError):
                     await call()
@@ -410,7 +410,7 @@ class PlatformContract:
             assert any(c.level == "fault" and c.problem for c in found)
             self._assert_no_secrets(str(found))
 
-    # ── everybody ────────────────────────────────────────────────────────────────────────────────
+    # ── all people ───────────────────────────────────────────────────────────────────────────────
 
     async def test_streams_end_and_their_cursors_advance(self) -> None:
         double = self.double()
@@ -420,7 +420,7 @@ class PlatformContract:
                     continue
                 pages = await _walk(stream)
                 shown = [person for page in pages for person in page.people]
-                assert shown, "the double must have somebody to list"
+                assert shown, "the double must have people to list"
                 for person in shown:
                     assert person.platform_id or person.email
                     _check_snapshot(person.snapshot)
@@ -457,7 +457,7 @@ class PlatformContract:
                 cursors: set[str | None] = {None}
                 page = await client.audiences.members(audience, None)
                 while page.more:
-                    assert page.cursor not in cursors, "a cursor comes twice"
+                    assert page.cursor not in cursors, "a cursor is repeated"
                     cursors.add(page.cursor)
                     assert len(cursors) < 1_000
                     page = await client.audiences.members(audience, page.cursor)
@@ -467,16 +467,14 @@ class PlatformContract:
         async with self._client(double.app) as client:
             if client.members is None:
                 return
-            who = Member(
-                platform_id=double.known_person.platform_id, email=double.known_person.email
+            known, unknown = (
+                Member(platform_id=ref.platform_id, email=ref.email)
+                for ref in (double.known_person, double.unknown_person)
             )
-            nobody = Member(
-                platform_id=double.unknown_person.platform_id, email=double.unknown_person.email
-            )
-            changes = [(who, True), (nobody, True), (who, False)][: client.members.size]
-            past_events = await client.members.update(double.target, changes)
-            assert len(past_events) == len(changes)
-            assert past_events[0].status != "refused"
+            changes = [(known, True), (unknown, True), (known, False)][: client.members.size]
+            results = await client.members.update(double.target, changes)
+            assert len(results) == len(changes)
+            assert results[0].status != "refused"
 
     async def test_an_applied_action_is_never_reported_absent(self) -> None:
         double = self.double()
@@ -493,13 +491,13 @@ class PlatformContract:
 
     async def test_offers_and_implemented_parts_match(self) -> None:
         platform = self._configured_platform
-        sides: dict[str, bool] = {"events": platform.webhook is not None}
+        parts: dict[str, bool] = {"events": platform.webhook is not None}
         if platform.open is None:
             assert platform.offers <= {"events"}
             return
         async with self._client(self.double().app) as client:
-            sides["events"] |= client.changes is not None or client.history is not None
-            sides |= {
+            parts["events"] |= client.changes is not None or client.history is not None
+            parts |= {
                 "profiles": client.reader is not None,
                 "people": client.people is not None,
                 "audiences": client.audiences is not None,
@@ -507,8 +505,8 @@ class PlatformContract:
             }
             acts = bool(platform.offers & {"increase", "decrease", "adjust", "push"})
             assert acts == (client.actions is not None)
-        for word, there in sides.items():
-            assert (word in platform.offers) == there, f"offers and sides differ in {word}"
+        for offer, implemented in parts.items():
+            assert (offer in platform.offers) == implemented, f"offers and parts differ: {offer}"
 
     def test_the_mapping_examples_pass(self) -> None:
         folder = self.mappings / "examples" / self.platform.source
@@ -516,7 +514,7 @@ class PlatformContract:
         faults = run_examples(folder, view, person, example_views(self.platform))
         assert not faults, "\n".join(faults)
 
-    # ── how ──────────────────────────────────────────────────────────────────────────────────────
+    # ── helpers ──────────────────────────────────────────────────────────────────────────────────
 
     def _with_examples(self, **what: Any) -> Callable[[Callable[..., None]], Callable[[], None]]:
         def wrap(function: Callable[..., None]) -> Callable[[], None]:
@@ -529,14 +527,14 @@ class PlatformContract:
 
     @property
     def _configured_platform(self) -> Platform:
-        shape = self.platform.for_settings
-        return shape(self._model()) if shape else self.platform
+        for_settings = self.platform.for_settings
+        return for_settings(self._model()) if for_settings else self.platform
 
     def _model(self, changes: Mapping[str, Any] | None = None) -> Any:
         return self.platform.settings.model_validate({**self.settings, **(changes or {})})
 
     def _load(self, folder: Path, settings: Mapping[str, Any]) -> Any:
-        """The settings by the road that a person's file takes."""
+        """The settings, loaded as a connector.toml is."""
         connection = {"name": "acme", "source": self.platform.source, "enabled": False}
         file = folder / "connector.toml"
         file.write_text(tomli_w.dumps({"connections": [{**connection, "settings": settings}]}))
@@ -545,7 +543,7 @@ class PlatformContract:
 
     def _webhook(self, changes: Mapping[str, Any] | None = None) -> Webhook:
         if self.platform.webhook is None:
-            pytest.skip("the platform pushes nothing")
+            pytest.skip("the platform has no webhooks")
         return self.platform.webhook(self._model(changes))
 
     def _key(self) -> str:
@@ -574,7 +572,7 @@ class PlatformContract:
             records = webhook.parse(delivery.headers, delivery.body)
         except Malformed as error:
             refused = error.detail
-        assert "@" not in refused, "an address stands in a refusal"
+        assert "@" not in refused, "a refusal quotes an address"
         for record in records:
             assert record.key
             assert 1 <= len(record.unique_id) <= 255
@@ -592,7 +590,7 @@ class PlatformContract:
             await client.aclose()
 
     async def _recorded(self, double: Double) -> list[Any]:
-        """The JSON that the double answers when its known person is read."""
+        """The JSON that the double returns when its known person is read."""
         found: list[Any] = []
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -613,41 +611,41 @@ class PlatformContract:
 
     def _assert_no_secrets(self, text: str, double: Double | None = None) -> None:
         for secret in _secrets(self._model()):
-            assert secret not in text, "a secret stands in an error"
+            assert secret not in text, "an error quotes a secret"
         if double is not None and double.known_person.email:
-            assert double.known_person.email not in text, "an address stands in an error"
+            assert double.known_person.email not in text, "an error quotes an address"
 
 
-# ── what views and sights may hold ───────────────────────────────────────────────────────────────
+# ── views and snapshots ──────────────────────────────────────────────────────────────────────────
 
 _ROOTS = {word.partition(".")[0] for word in VIEW_PATHS}
 _GROUPS = ("tier", "next_tier", "next_reward", "event")
 
 
 def _check_view(view: Mapping[str, Any], *, event: bool) -> None:
-    assert set(view) <= _ROOTS, f"undocumented words: {set(view) - _ROOTS}"
+    assert set(view) <= _ROOTS, f"undocumented fields: {set(view) - _ROOTS}"
     for group in _GROUPS:
         if group in view:
             assert isinstance(view[group], dict)
             known = {w.partition(".")[2] for w in VIEW_PATHS if w.startswith(f"{group}.")}
-            assert set(view[group]) <= known, f"undocumented words in {group}"
+            assert set(view[group]) <= known, f"undocumented fields in {group}"
     assert event == ("event" in view)
     if event:
         assert isinstance(view["event"].get("name"), str)
-    assert "raw" in view, "the platform's own words stand under raw"
+    assert "raw" in view, "raw must hold the platform's own object"
 
 
-def _check_snapshot(sight: PersonSnapshot) -> None:
+def _check_snapshot(snapshot: PersonSnapshot) -> None:
     for word in VIEW_PATHS:
-        value: Any = sight.view
+        value: Any = snapshot.view
         for part in word.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None and not word.startswith("event"):
             parts = word.split(".")
             above = {".".join(parts[: n + 1]) for n in range(len(parts))}
-            if word == "raw" and sight.covers >= {f"raw.{key}" for key in value}:
-                continue  # a listing that leaves some keys out covers those it has
-            assert above & sight.covers, f"the view shows {word}, and the read does not cover it"
+            if word in OPEN_PATHS and snapshot.covers >= {f"{word}.{key}" for key in value}:
+                continue  # a list that leaves some keys out covers those it has
+            assert above & snapshot.covers, f"the view has {word}, which the read does not cover"
 
 
 async def _walk(stream: Stream, cursor: str | None = None) -> list[Any]:
@@ -657,8 +655,8 @@ async def _walk(stream: Stream, cursor: str | None = None) -> list[Any]:
         pages.append(page)
         if not page.more:
             return pages
-        assert page.cursor not in cursors, "a cursor comes twice"
-        assert len(pages) < 1_000, "a stream without an end"
+        assert page.cursor not in cursors, "a cursor is repeated"
+        assert len(pages) < 1_000, "a stream does not end"
         cursor = page.cursor
         cursors.add(cursor)
 
@@ -668,7 +666,7 @@ def _texts(value: Any) -> set[str]:
 
 
 def _secrets(model: BaseModel) -> set[str]:
-    """Every secret in the settings that holds something."""
+    """Every secret of the settings that is not empty."""
     found: set[str] = set()
     for value in dict(model).values():
         items = value.values() if isinstance(value, Mapping) else value

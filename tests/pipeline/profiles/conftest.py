@@ -288,9 +288,7 @@ class Environment:
             [
                 replace(
                     r,
-                    refresh=webhook_endpoint.triggers_read(r.name)
-                    or webhook_endpoint.needs_refetch(r.name),
-                    refetch=webhook_endpoint.needs_refetch(r.name),
+                    refresh=r.refetch or webhook_endpoint.triggers_read(r.name),
                 )
                 for r in records
             ],

@@ -13,7 +13,7 @@ from connector.domain.lanes import QuotaUsage
 from connector.net.http import Http
 from connector.net.rate_limit import RateLimiter
 from connector.platforms.jericommerce import open as open_client
-from connector.platforms.jericommerce.api import ANY_CALL
+from connector.platforms.jericommerce.api import QUOTA
 from connector.platforms.jericommerce.reader import JeriCommerceReader
 from connector.platforms.jericommerce.settings import Settings
 from connector.platforms.kit import Kit
@@ -85,12 +85,12 @@ class Rig:
         self.reader: JeriCommerceReader
         self.actions: Actions
         self.members: MembershipWriter
-        self.governor: RateLimiter
+        self.limiter: RateLimiter
 
     async def open(self) -> Rig:
         async def quota(credential: str, limits: Any) -> RateLimiter:
-            self.governor = RateLimiter(credential, limits, clock=self.clock, share=1.0)
-            return self.governor
+            self.limiter = RateLimiter(credential, limits, clock=self.clock, share=1.0)
+            return self.limiter
 
         async def record_usage(spend: Sequence[QuotaUsage]) -> None:
             self.remembered.extend(spend)
@@ -128,7 +128,7 @@ class Rig:
 
     async def permit(self) -> None:
         """The one that a lane has in hand when it calls."""
-        while not (grant := self.governor.reserve(ANY_CALL, 1)).count:
+        while not (grant := self.limiter.reserve(QUOTA, 1)).count:
             await self.clock.sleep(grant.wait)
 
     async def apply(self, action: Action) -> str | None:

@@ -13,10 +13,8 @@ from connector.domain.lanes import LaneId
 from connector.domain.outcomes import Gone, Observed, Retry
 from connector.domain.records import Entry
 from connector.mapping import load
-from connector.net.rate_limit import Limit
 from connector.pipeline.profile_reads import ProfileReadSink
-from connector.platforms.jericommerce.api import ANY_CALL, GET_CUSTOMER, GET_TOKEN, limits
-from connector.platforms.jericommerce.settings import Settings
+from connector.platforms.jericommerce.api import GET_CUSTOMER, GET_TOKEN
 from connector.ports import Outgoing, PersonRef
 from connector.sandbox.jericommerce.people import Person
 from connector.testing.fakes.clock import FakeClock
@@ -153,20 +151,6 @@ async def test_a_pass_event_refetches_the_link(rig: Rig) -> None:
     assert rig.tokens == 2
 
 
-@pytest.mark.parametrize(
-    ("event", "renews"),
-    [
-        ("Wallet pass requested", True),
-        ("wallet-pass-uninstalled", True),
-        (" WALLET PASS UNINSTALLED ", True),
-        ("Wallet pass installed", False),
-        ("Balance changed", False),
-    ],
-)
-async def test_which_events_renew_the_link(rig: Rig, event: str, renews: bool) -> None:
-    assert rig.reader.needs_refetch(event) is renews
-
-
 async def test_a_mapping_that_needs_no_link_fetches_none(rig: Rig) -> None:
     who = PersonRef(1, None, rig.platform.people[0].email, b"")
     sight = await rig.reader.read(who, frozenset({"balance"}))
@@ -260,11 +244,6 @@ async def test_both_requests_keep_the_quota() -> None:
     assert requests == 41
     # What the lane granted is saved with its claim; the rest is saved here.
     assert sum(spend.count for spend in rig.remembered) == 21
-
-
-def test_a_rate_below_one_per_second_is_kept() -> None:
-    settings = Settings.model_validate({"program": "demo", "api_key": "x", "rate_per_second": 0.5})
-    assert limits(settings) == {ANY_CALL: Limit(1, 30)}
 
 
 @pytest.mark.parametrize(

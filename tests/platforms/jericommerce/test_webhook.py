@@ -170,6 +170,20 @@ def test_an_event_is_parsed() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("event", "refetch"),
+    [
+        ("Wallet pass requested", True),
+        ("wallet-pass-uninstalled", True),
+        (" WALLET PASS UNINSTALLED ", True),
+        ("Wallet pass installed", False),
+        ("Balance changed", False),
+    ],
+)
+def test_an_event_about_a_new_pass_refetches_the_link(event: str, refetch: bool) -> None:
+    assert parse(BODY, event).refetch is refetch
+
+
 @pytest.mark.parametrize("email", [{}, {"email": None}, {"email": "  "}])
 def test_the_legacy_body_without_an_address_is_parsed(email: dict[str, Any]) -> None:
     body = {**orjson.loads(BODY), **email}

@@ -50,7 +50,7 @@ class Rig:
             **{"people": 20, "rate_per_second": None, **(sandbox or {})},
         )
         self.settings = settings(**changes)
-        self.governors: list[RateLimiter] = []
+        self.limiters: list[RateLimiter] = []
         self.remembered: list[QuotaUsage] = []
         self.client: Client
 
@@ -58,9 +58,9 @@ class Rig:
         kit = make_kit(self.platform.app, self.clock)
 
         async def quota(credential: str, limits: Any) -> RateLimiter:
-            governor = await kit.quota(credential, limits)
-            self.governors.append(governor)
-            return governor
+            limiter = await kit.quota(credential, limits)
+            self.limiters.append(limiter)
+            return limiter
 
         async def record_usage(spend: Sequence[QuotaUsage]) -> None:
             self.remembered.extend(spend)

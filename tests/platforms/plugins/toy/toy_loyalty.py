@@ -66,7 +66,7 @@ def event_view(name: str, at: int, body: dict[str, Any], email: str | None) -> d
     return view | ({"email": email} if email else {})
 
 
-def person_view(card: dict[str, Any], _: str | None = None) -> dict[str, Any]:
+def person_view(card: dict[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
     view: dict[str, Any] = {"raw": card}
     for theirs, ours in (("mail", "email"), ("stamps", "balance")):
         if card.get(theirs) is not None:
@@ -97,10 +97,7 @@ class Reader:
         card = answer.json()
         if not isinstance(card, dict):
             raise AmbiguousError(Problem.ANSWER_UNREADABLE, "a card is a JSON object")
-        return PersonSnapshot(person_view(card), frozenset({"email", "balance", "raw"}))
-
-    def needs_refetch(self, event: str) -> bool:
-        return False
+        return PersonSnapshot(person_view(card, {}), frozenset({"email", "balance", "raw"}))
 
     async def check(self) -> Sequence[Check]:
         try:
