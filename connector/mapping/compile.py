@@ -6,10 +6,8 @@ import hashlib
 import json
 import re
 import tomllib
-from dataclasses import dataclass
 from datetime import UTC
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
@@ -24,40 +22,24 @@ from connector.mapping.types import TYPES, ConversionError, converter
 from connector.mapping.vocabulary import ATTRIBUTES, KEYWORDS, METRIC_NAME_LIMIT
 
 
-@dataclass(frozen=True)
-class MappingFile:
-    """A mapping and the file that it was read from."""
-
-    path: Path
-    mapping: CompiledMapping
-
-
-def load(path: Path) -> MappingFile:
-    """Reads and compiles a mapping file.
-
-    Raises ConfigError with every fault of the file, also when it cannot be read.
-    """
+def parse_toml(text: str, *, origin: str = "") -> dict[str, Any]:
+    """The tables of a mapping file. `origin` comes before the fault. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError([f"{path}: cannot be read: {reason}"], Problem.MAPPING_FAULTY) from error
-    return MappingFile(path, compile_mapping(text, origin=str(path)))
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        reader = TableReader(origin)
+        reader.fault("", f"not a TOML file: {error}")
+        raise ConfigError(reader.faults, Problem.MAPPING_FAULTY) from error
 
 
 def compile_mapping(text: str, *, origin: str = "") -> CompiledMapping:
-    """Compiles the text of a mapping file. `origin` stands before every fault.
+    """Compiles the text of a mapping file that extends no other. `origin` comes before every fault.
 
-    Raises ConfigError with all faults at once: MAPPING_FAULTY, or PLUGIN_BROKEN where all that is
-    wrong is a function's package.
+    Raises ConfigError with all faults at once: MAPPING_FAULTY, or PLUGIN_BROKEN if the package of a
+    function is the only thing wrong.
     """
     reader = TableReader(origin)
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        reader.fault("", f"not a TOML file: {error}")
-        raise ConfigError(reader.faults, Problem.MAPPING_FAULTY) from error
-    mapping = _Compiler(reader).mapping(data, text)
+    mapping = _Compiler(reader).mapping(parse_toml(text, origin=origin), text)
     if reader.faults:
         only = reader.broken == len(reader.faults)
         problem = Problem.PLUGIN_BROKEN if only else Problem.MAPPING_FAULTY
@@ -75,6 +57,8 @@ class _Compiler:
     def mapping(self, data: dict[str, Any], text: str) -> CompiledMapping:
         read = self._read
         read.check_keys(data, "", KEYWORDS[""])
+        if "extends" in data:
+            read.wrong("extends", data["extends"], "only in a mapping file, not in its stored text")
         version = data.get("version")
         if type(version) is not int or version != 1:
             read.wrong("version", version, "1")

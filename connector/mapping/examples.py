@@ -13,7 +13,8 @@ import tomli_w
 from connector.domain.errors import ConfigError
 from connector.domain.lanes import Millis
 from connector.domain.messages import EventMessage, Fault, ProfileMessage, Skip
-from connector.mapping.compile import compile_mapping, load
+from connector.mapping.compile import compile_mapping
+from connector.mapping.files import load
 from connector.mapping.render import CompiledMapping
 
 View = Callable[..., dict[str, Any]]

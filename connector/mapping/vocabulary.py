@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 KEYWORDS: dict[str, tuple[str, ...]] = {
-    "": ("version", "source", "timezone", "identity", "events", "profile"),
+    "": ("extends", "version", "source", "timezone", "identity", "events", "profile"),
     "identity": ("email", "external_id", "phone_number", "default_region"),
     "events": ("prefix", "unknown", "attach_profile", "metrics"),
     "events.metrics": ("aliases", "name", "enabled", "refresh", "value", "add"),
