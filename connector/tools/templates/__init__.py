@@ -22,12 +22,12 @@ CHECKOUT = Path(__file__).parents[3] / "mappings"
 
 
 def shipped_mappings() -> Path:
-    """The mapping files that come with this version: in a wheel, or beside it in a checkout."""
+    """The mapping files of this version: within a wheel, or at the top of a checkout."""
     return SHIPPED if SHIPPED.is_dir() else CHECKOUT
 
 
 def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> list[str]:
-    """Write the files of a new set-up; returns one line for each. What exists stays as it is.
+    """Write the files of a new set-up; returns one line per file. Existing files stay as they are.
 
     Raises ConfigError for an unknown platform. `token` makes a secret.
     """
@@ -71,7 +71,7 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
 
 
 def _is_needed(field: FieldInfo) -> bool:
-    """What nothing works without, and the secrets that callers of ours present."""
+    """Whether the connection does not work without it, or it is a secret that callers present."""
     return (
         field.is_required()
         or bool(field_option(field, "needed"))
@@ -89,13 +89,14 @@ def _table(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _commented(key: str, table: type[BaseModel]) -> list[str]:
-    """A table of its own within the settings, to be filled in by a person."""
+    """A table within the settings, for a person to fill in."""
     lines = [_comment(name, field) for name, field in table.model_fields.items()]
     return ["", f"# [connections.settings.{key}]", *lines]
 
 
 def _comment(key: str, field: FieldInfo) -> str:
-    """The default, in JSON, which is TOML too. A float may be a duration, and a table is long."""
+    """The default as JSON, which is valid TOML. The description for other types: a float may be a
+    duration, and a table is long."""
     default: Any = "" if field.is_required() else field.default
     if isinstance(default, str | int | tuple):
         return f"# {key} = {json.dumps(default)}"

@@ -1,4 +1,4 @@
-"""What `connector new platform` writes: a platform that is green as it stands."""
+"""What `connector new platform` writes: a package whose tests pass as written."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _FILES = {
     "{{package}}/settings.py": "package/settings.py.in",
     "{{package}}/view.py": "package/view.py.in",
     "{{package}}/webhook.py": "package/webhook.py.in",
+    "{{package}}/api.py": "package/api.py.in",
     "{{package}}/reader.py": "package/reader.py.in",
     "mappings/{{name}}.toml": "mapping.toml.in",
     "mappings/examples/{{name}}/points-changed.json": "examples/points-changed.json.in",
@@ -27,9 +28,9 @@ _FILES = {
 
 
 def write(folder: Path, name: str) -> list[str]:
-    """Write a package for a platform into `folder`; returns one line for each file.
+    """Write a package for a platform into `folder`; returns one line per file.
 
-    Raises ConfigError for a name that cannot be a source, and for a folder that holds something:
+    Raises ConfigError for a name that cannot be a source, and for a folder that is not empty:
     nothing is overwritten.
     """
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
@@ -37,7 +38,8 @@ def write(folder: Path, name: str) -> list[str]:
             [f"found the name `{name}`, allowed: a letter, then letters, digits and _, lower case"]
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError([f"{folder} is there already and not empty; choose another with --dir"])
+        fault = f"{folder} exists and is not empty, so nothing was written"
+        raise ConfigError([f"{fault}; choose another with --dir"])
     values = {
         "{{name}}": name,
         "{{package}}": f"{name}_connector",

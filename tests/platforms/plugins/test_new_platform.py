@@ -49,7 +49,7 @@ def test_a_webhook_that_authorizes_everyone_fails_the_contract(
     folder = tmp_path / "open"
     write(folder, "acme_club")
     webhook = folder / "acme_club_connector" / "webhook.py"
-    webhook.write_text(webhook.read_text().replace("if not any(", "if False and any("))
+    webhook.write_text(webhook.read_text().replace("if not is_signed(", "if False and is_signed("))
     done = run(folder, "pytest", "-q", "-p", "no:xdist", "-k", "rejected")
     assert done.returncode == 1
     assert "test_a_request_without_the_secret_is_rejected" in done.stdout

@@ -131,11 +131,11 @@ BROKEN = {
     "missing:PLATFORM": (None, "No module named 'missing'"),
     "raising:PLATFORM": ("raise RuntimeError('half installed')", "half installed"),
     "nameless:PLATFORM": ("", "nameless"),
-    "odd:PLATFORM": ("PLATFORM = 5", "not written for interface 1"),
+    "odd:PLATFORM": ("PLATFORM = 5", "is not a connector.sdk.Platform"),
     "newer:PLATFORM": (
         "from dataclasses import replace\nfrom toy_loyalty import PLATFORM\n"
         "PLATFORM = replace(PLATFORM, api_version=2)",
-        "not written for interface 1",
+        "is written for version 2 of connector.sdk, and this is 1",
     ),
     "closed:PLATFORM": (
         "from dataclasses import replace\nfrom toy_loyalty import PLATFORM\n"
