@@ -33,14 +33,13 @@ def to_number(value: Any) -> int | float:
 
     Raises ConversionError for everything else.
     """
-    kind = type(value)
-    if kind is int:
+    if isinstance(value, int) and not isinstance(value, bool):
         if -_LARGEST <= value < _LARGEST:
-            return value  # type: ignore[no-any-return]
-    elif kind is float:
+            return value
+    elif isinstance(value, float):
         if math.isfinite(value):
-            return value  # type: ignore[no-any-return]
-    elif kind is str:
+            return value
+    elif isinstance(value, str):
         text = value.strip()
         if _WHOLE.fullmatch(text):
             return int(text)

@@ -1,4 +1,4 @@
-"""Two connections never write the same thing at one Klaviyo account unseen."""
+"""Two connections that write the same thing at one Klaviyo account are reported."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_a_tier_that_is_only_a_name_does_not_unset_its_dates() -> None:
     assert len(gone.fields_to_unset()) == 5
 
 
-# ── the page ────────────────────────────────────────────────────────────────────────────────────
+# ── the page ─────────────────────────────────────────────────────────────────────────────────────
 
 PAGE = (ROOT / "docs" / "mappings.md").read_text()
 SECTIONS = {
@@ -139,7 +139,7 @@ SECTIONS = {
 
 
 def documented(heading: str) -> list[str]:
-    """The words in the first column of the table below a heading."""
+    """The first column of the table below a heading."""
     start = PAGE.index(f"\n{heading}\n")
     section = re.split(r"\n##", PAGE[start + len(heading) + 1 :])[0]
     return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)

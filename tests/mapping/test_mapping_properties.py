@@ -1,4 +1,4 @@
-"""What holds for every view, drawn at random."""
+"""Properties of rendering that hold for every view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Templates that no value breaks, deliveries of every shape, answers by their status."""
+"""Templates that no value breaks, webhook requests of every shape, responses by their status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JeriCommerce's webhook: who is let in, and what is read."""
+"""JeriCommerce's webhook: authentication and parsing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def make_body(**changes: Any) -> dict[str, Any]:
     return {**orjson.loads(BODY), **changes}
 
 
-# ── who is let in ────────────────────────────────────────────────────────────────────────────────
+# ── authentication ───────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_without_a_secret_every_request_is_rejected(keys: list[str], given: str 
             webhook.verify(headers, BODY, None)
 
 
-# ── what is read ─────────────────────────────────────────────────────────────────────────────────
+# ── parsing ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_event_is_parsed() -> None:

@@ -22,7 +22,7 @@ SECRET, KEY = "acme_webhook_0123", "acme_api_0123"
 
 
 def settings() -> dict[str, Any]:
-    """The example's settings, as they are once the environment is filled in."""
+    """The example's settings, with the environment filled in."""
     filled = CONFIG.replace("${ACME_WEBHOOK_SECRET}", SECRET).replace("${ACME_API_KEY}", KEY)
     filled = filled.replace("${ACME_URL:-https://api.acme.example}", "http://127.0.0.1")
     found: dict[str, Any] = tomllib.loads(filled)["connections"][0]["settings"]
@@ -30,7 +30,7 @@ def settings() -> dict[str, Any]:
 
 
 class Acme:
-    """Acme's API: members by address, and points that change once per key."""
+    """Acme's API: members by e-mail address, and points that change once per key."""
 
     def __init__(self) -> None:
         self.members: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""A daemon in this process, at a sandbox of Klaviyo and whatever platform a test brings."""
+"""A daemon in this process, with a sandbox of Klaviyo and the platforms of a test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from connector.sandbox import KlaviyoSandbox, serve
 
 @dataclass
 class Running:
-    """A daemon and the far ends that it speaks to."""
+    """A daemon and the remote APIs that it calls."""
 
     app: App
     klaviyo: KlaviyoSandbox
@@ -44,7 +44,7 @@ class Running:
         return answer.status_code, answer.text
 
     async def until(self, look: Callable[[], Any], seconds: float = 15.0) -> Any:
-        """What `look` finds, once it finds something."""
+        """The result of `look`, once it is true."""
         for _ in range(round(seconds * 100)):
             if found := look():
                 return found

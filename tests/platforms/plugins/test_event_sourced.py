@@ -1,4 +1,4 @@
-"""Fields that an event itself says: heard of at intake, told without a read."""
+"""Fields that an event's own body sets: extracted at intake, sent without a read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from connector.app.daemon import read_config
-from connector.domain.lanes import Millis
+from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import Record
 from connector.mapping import compile_mapping
 from connector.pipeline.profile_reads import EventFieldExtractor
@@ -109,7 +109,7 @@ def make_extractor(*, partial: bool = True, view: Any = None) -> EventFieldExtra
     return EventFieldExtractor(
         compile_mapping(MAPPING),
         view or plain,
-        lane=1,  # type: ignore[arg-type]
+        lane=LaneId(1),
         account="A",
         email_change="new",
         partial=partial,
@@ -123,14 +123,14 @@ def record(name: str, *, at: int = 1_000, email: str | None = "a@b.co", **body: 
 
 def test_observed_at_is_the_events_time_and_never_after_receipt() -> None:
     for at, received, then in ((1_000, 5_000, 1_000), (9_000, 5_000, 5_000)):
-        heard = make_extractor().observation(record("pass.removed", at=at), Millis(received))
-        assert heard
-        assert (heard.at, heard.since, heard.changes) == (
+        observation = make_extractor().observation(record("pass.removed", at=at), Millis(received))
+        assert observation
+        assert (observation.at, observation.since, observation.changes) == (
             then,
             received,
             {"wallet_pass": "removed"},
         )
-        assert heard.identity == {"email": "a@b.co"}
+        assert observation.identity == {"email": "a@b.co"}
 
 
 @pytest.mark.parametrize(

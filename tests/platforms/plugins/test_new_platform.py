@@ -1,4 +1,4 @@
-"""`connector new platform`: what it writes is green as it stands."""
+"""`connector new platform` writes a package whose tests pass as written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.paths import ROOT
 
 
 def run(at: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """A tool, as in a new terminal with this connector installed."""
+    """Run a tool as in a new terminal with this connector installed."""
     environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "HOME": str(at)}
     command = [sys.executable, "-m", *args]
     return subprocess.run(command, cwd=at, env=environ, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Installs a package as pip would, without a network: its modules and their metadata on a path."""
+"""Installs a package without pip and network: its modules and their metadata on a path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOY = Path(__file__).parent / "toy"
 
 
 def install(package: Path, target: Path) -> None:
-    """What the package's pyproject.toml declares: name, version, entry points, modules."""
+    """Install what the package's pyproject.toml declares: name, version, entry points, modules."""
     said = tomllib.loads((package / "pyproject.toml").read_text())
     name, version = said["project"]["name"], said["project"]["version"]
     for module in said["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
@@ -35,7 +35,7 @@ def install(package: Path, target: Path) -> None:
 
 @contextmanager
 def on_path(target: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In this process, and gone from it afterwards."""
+    """Import from this folder within the block; its modules are dropped afterwards."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(target)
     installed.cache_clear()

@@ -1,4 +1,4 @@
-"""Points move by one event of the type that a merchant made for it."""
+"""Points change by an event of a type that the merchant created for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def actions(rig: Rig, statuses: frozenset[int] = frozenset({429, 503})) ->
 
 
 def action(amount: int = 50, **who: Any) -> Action:
-    """An adjustment for somebody, or for the first user."""
+    """An adjustment for the given customer, else for the first user."""
     given = who or {"person": "crm-1001"}
     return Action("adjust", "ref-1", amount=amount, reason="Birthday", **given)
 

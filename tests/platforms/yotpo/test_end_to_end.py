@@ -1,4 +1,4 @@
-"""Yotpo and a second programme at one Klaviyo account, in a running daemon."""
+"""Yotpo and a second platform at one Klaviyo account, in a running daemon."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_a_webhook_becomes_an_event_and_the_fields_of_its_customer(
     assert fields["yotpo_tier_name"] == "Silver"
     assert fields["yotpo_referral_url"] == f"https://{ana.link}"
     assert not [name for name in fields if name.startswith("swell")]
-    # A change that no webhook tells of is found by the poll.
+    # A change without a webhook is found by the poll.
     ana.change(balance=4321)
     await daemon.until(lambda: daemon.properties(ana.email).get("yotpo_balance") == 4321)
     assert daemon.properties(ana.email)["yotpo_referral_url"] == f"https://{ana.link}"
@@ -188,18 +188,18 @@ async def test_history_is_sent_once_flagged_and_only_before_the_first_live_event
         {"error": "the platform of wallet tells nothing of the past"},
     )
     first = await backfill()
-    told = first["past_events"]["told"]
-    assert told >= 3
+    count = first["past_events"]["told"]
+    assert count >= 3
     past = await daemon.until(
-        lambda: len(found := _of_the_past(daemon)) == told and found, seconds=20
+        lambda: len(found := _of_the_past(daemon)) == count and found, seconds=20
     )
     assert all(daemon.klaviyo.recorded(id) == 1 for id in past)
     second = await backfill()
-    assert second["past_events"] == {"told": 0, "known": told}
-    # What happens from now on is told live, and not as the past.
+    assert second["past_events"] == {"told": 0, "known": count}
+    # What happens from now on is sent live, and not as history.
     ana.adjust_points(10, "Later", datetime.now(UTC))
     third = await backfill()
-    assert third["past_events"] == {"told": 0, "known": told}
+    assert third["past_events"] == {"told": 0, "known": count}
 
 
 def _of_the_past(daemon: Running) -> list[str]:

@@ -1,4 +1,4 @@
-"""Yotpo's customer in the documented words, whatever of it is missing or odd."""
+"""The view of Yotpo's customer, with any part missing or odd."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_goals_are_off_by_default_and_can_be_enabled() -> None:
 
 
 def test_a_listing_never_unsets_what_it_does_not_show() -> None:
-    """The order of things: a read shows the next expiry and the link, then a listing comes."""
+    """A read shows the next expiry and the link; a list that comes after it does not."""
     sandbox = YotpoSandbox(people=1)
     ana = sandbox.add("ana@example.com", balance=10, earned=600, tier="Silver")
     read = MAPPING.render_profile(person_view(ana.view(), {}), person_covers(with_catalogue=True))
@@ -124,7 +124,7 @@ def test_a_listing_never_unsets_what_it_does_not_show() -> None:
     listed = ana.view(listed=True)
     shown = MAPPING.render_profile(person_view(listed, {}), listing_covers(listed))
     assert shown.fields["yotpo_tier_name"] == ("unset",)
-    # A key that is left out says less than one that is null.
+    # A missing key means less than a null.
     del listed["vip_tier_name"]
     shown = MAPPING.render_profile(person_view(listed, {}), listing_covers(listed))
     assert "yotpo_tier_name" not in shown.fields

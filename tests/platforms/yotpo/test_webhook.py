@@ -1,4 +1,4 @@
-"""What Yotpo posts: let in by a secret, known again, and read without falling into its traps."""
+"""Yotpo's webhook: authentication by a secret, deduplication and parsing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parse(raw: bytes, now: int = NOW, /, **headers: str) -> Record:
     return record
 
 
-# ── who is let in ────────────────────────────────────────────────────────────────────────────────
+# ── authentication ───────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_unconfigured_header_does_not_authorize() -> None:
@@ -69,7 +69,7 @@ def test_every_sandbox_topic_is_accepted_and_becomes_a_metric(secret_header: str
     assert metrics == {f"Yotpo {name.removeprefix('Swell ')}" for name, _, _ in TOPICS.values()}
 
 
-# ── what is the same event ───────────────────────────────────────────────────────────────────────
+# ── deduplication ────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_event_id_is_the_identity_if_present() -> None:
@@ -101,7 +101,7 @@ def test_different_content_is_a_different_event() -> None:
     assert parse(body("swell/tier/lost")).key != parse(body("swell/tier/earned")).key
 
 
-# ── whose it is ──────────────────────────────────────────────────────────────────────────────────
+# ── the person ───────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_an_event_without_its_own_address_uses_the_customers() -> None:
     assert (record.email, record.person) == ("ana@example.com", "7011")
 
 
-# ── what it is called, and when it was ───────────────────────────────────────────────────────────
+# ── name and time ────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_occurred_at_is_the_events_time_and_never_after_receipt(
     assert parse(body(**said)).occurred_at == at
 
 
-# ── what cannot be read ──────────────────────────────────────────────────────────────────────────
+# ── malformed bodies ─────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_an_unreadable_body_is_malformed(raw: bytes) -> None:
     assert "@" not in caught.value.detail
 
 
-# ── what Klaviyo is told ─────────────────────────────────────────────────────────────────────────
+# ── messages to Klaviyo ──────────────────────────────────────────────────────────────────────────
 
 
 def parse_message(raw: bytes) -> EventMessage:
