@@ -38,8 +38,8 @@ async def daemon(
         yield found
 
 
-async def post(daemon: Running, said: dict[str, Any], key: str = SECRET) -> tuple[int, str]:
-    body = orjson.dumps(said)
+async def post(daemon: Running, event: dict[str, Any], key: str = SECRET) -> tuple[int, str]:
+    body = orjson.dumps(event)
     digest = hmac.digest(key.encode(), body, sha256).hex()
     return await daemon.post("acme", body, {"x-acme-signature": f"sha256={digest}"})
 

@@ -117,11 +117,11 @@ def test_the_offers_match_the_settings() -> None:
 
 
 def parse(
-    said: Any, headers: dict[str, str] | None = None, window: str = "1h", **event: Any
+    content: Any, headers: dict[str, str] | None = None, window: str = "1h", **event: Any
 ) -> list[Record]:
     table = {"repeat_window": window, **event}
     webhook = HttpWebhook(Settings.model_validate({"event": table}))
-    return list(webhook.parse(headers or {}, orjson.dumps(said)))
+    return list(webhook.parse(headers or {}, orjson.dumps(content)))
 
 
 @pytest.mark.parametrize("prefix", ["", "sha1=", "SHA256=", "sha256=sha256=", " sha256= "])

@@ -176,11 +176,11 @@ async def test_a_refused_link_does_not_affect_other_fields(rig: Rig, status: int
 
 def _text_of(error: BaseException | None) -> str:
     """All texts of an error and its causes that a traceback shows."""
-    said = ""
+    text = ""
     while error is not None:
-        said += f"{error!r} {error} {getattr(error, 'detail', '')}"
+        text += f"{error!r} {error} {getattr(error, 'detail', '')}"
         error = error.__cause__ or error.__context__
-    return said
+    return text
 
 
 @pytest.mark.parametrize(
@@ -196,9 +196,9 @@ async def test_neither_link_nor_address_is_in_a_log_line_or_an_exception(
 ) -> None:
     person = rig.platform.people[0]
     rig.platform.faults.add("customers/token", kind, **how)
-    with structlog.testing.capture_logs() as said, pytest.raises(DeliveryError) as caught:
+    with structlog.testing.capture_logs() as logged, pytest.raises(DeliveryError) as caught:
         await rig.read(person)
-    shown = _text_of(caught.value) + repr(said)
+    shown = _text_of(caught.value) + repr(logged)
     for secret in (person.email, person.email.split("@")[0], "accessToken", "token=", "jwt."):
         assert secret not in shown
     assert "jeri_sandbox" not in shown
@@ -323,7 +323,7 @@ class Reading:
         return outcome, delivery.stop
 
 
-async def test_when_most_known_people_read_as_unknown_nobody_is_marked_gone(rig: Rig) -> None:
+async def test_when_most_known_people_read_as_unknown_no_person_is_marked_gone(rig: Rig) -> None:
     reading = Reading(rig)
     people = rig.platform.people
     for person in people[:14]:

@@ -294,8 +294,8 @@ def test_every_sandbox_webhook_is_accepted_and_parsed(encoding: Any) -> None:
         headers, body = traffic.make_event()
         webhook.verify(headers, body, None)
         [record] = webhook.parse(headers, body)
-        said = orjson.loads(body)
-        assert (record.key, record.person) == (said["id"], said["customerId"])
+        payload = orjson.loads(body)
+        assert (record.key, record.person) == (payload["id"], payload["customerId"])
         assert record.data is body
         without += record.email is None
         names.add(record.name)

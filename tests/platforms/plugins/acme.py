@@ -61,11 +61,11 @@ class Acme:
     async def _points(self, request: Request) -> Response:
         if request.headers.get("x-api-key") != KEY:
             return JSONResponse({"error": "key"}, 401)
-        said = orjson.loads(await request.body())
+        change = orjson.loads(await request.body())
         member = self.members.get(request.path_params["email"])
         if member is None:
             return JSONResponse({"error": "unknown"}, 404)
-        if said["key"] not in self.applied:
-            self.applied[said["key"]] = said
-            member["points"] += said["change"]
+        if change["key"] not in self.applied:
+            self.applied[change["key"]] = change
+            member["points"] += change["change"]
         return JSONResponse({"id": len(self.applied), "points": member["points"]}, 201)

@@ -34,8 +34,8 @@ class Running:
 
     async def flow(self, route: str, body: bytes, secret: str) -> tuple[int, str]:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.app.port}") as caller:
-            said = {"api-key": secret}
-            answer = await caller.post(f"/flows/{route}", content=body, headers=said)
+            headers = {"api-key": secret}
+            answer = await caller.post(f"/flows/{route}", content=body, headers=headers)
         return answer.status_code, answer.text
 
     async def get(self, path: str) -> tuple[int, str]:

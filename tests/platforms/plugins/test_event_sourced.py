@@ -58,8 +58,8 @@ NOW = 1_767_225_600
 
 def event(id: str, name: str, at: int = NOW, **properties: Any) -> bytes:
     who = {"person": "m-7", "email": "ana@example.com"}
-    said = {"id": id, "name": name, "time": at, **who, "properties": properties}
-    return orjson.dumps(said)
+    body = {"id": id, "name": name, "time": at, **who, "properties": properties}
+    return orjson.dumps(body)
 
 
 async def test_a_platform_that_cannot_be_read_still_fills_fields(
@@ -134,11 +134,12 @@ def test_observed_at_is_the_events_time_and_never_after_receipt() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [record("tier.changed"), record("tier.changed", tier="-"), record("other", tier="Gold")]
+    "event",
+    [record("tier.changed"), record("tier.changed", tier="-"), record("other", tier="Gold")],
 )
-def test_an_event_without_the_field_sets_and_unsets_nothing(said: Record) -> None:
-    assert make_extractor().observation(said, Millis(0)) is None
-    known = make_extractor(partial=False).observation(said, Millis(0))
+def test_an_event_without_the_field_sets_and_unsets_nothing(event: Record) -> None:
+    assert make_extractor().observation(event, Millis(0)) is None
+    known = make_extractor(partial=False).observation(event, Millis(0))
     assert known
     assert known.changes == {}
 
@@ -155,9 +156,11 @@ def test_preview_shows_event_sourced_fields(tmp_path: Path) -> None:
     file = tmp_path / "connector.toml"
     file.write_text(CONFIG.replace("${KLAVIYO_BASE_URL}", "http://127.0.0.1"))
     config = read_config(file)
-    said = tmp_path / "record.json"
-    said.write_text(json.dumps({"record": json.loads(event("1", "tier.changed", tier="Gold"))}))
-    events, profile = preview(config, config.connections[0], said)
+    file_of_record = tmp_path / "record.json"
+    file_of_record.write_text(
+        json.dumps({"record": json.loads(event("1", "tier.changed", tier="Gold"))})
+    )
+    events, profile = preview(config, config.connections[0], file_of_record)
     assert events["request"].endswith("/api/events")
     assert profile["request"].endswith("/api/profile-import")
     attributes = profile["body"]["data"]["attributes"]

@@ -175,19 +175,19 @@ async def test_a_broken_package_stops_its_own_connections_only(
         await stamped(daemon)
         assert list(daemon.app.runtimes) == ["cards"]
         status, text = await daemon.get("/healthz")
-        said = dict(line.split(": ", 1) for line in text.splitlines())
+        reported = dict(line.split(": ", 1) for line in text.splitlines())
         assert status == 500
         for source, (_, why) in BROKEN.items():
             name = source.partition(":")[0]
-            assert why in said[f"C40 {name}"]
+            assert why in reported[f"C40 {name}"]
             assert (await daemon.post(name, STAMP, {}, "x"))[0] == 503
             assert (await daemon.flow(f"{name}/push", b"{}", "x"))[0] == 503
         assert (await daemon.get("/readyz"))[0] == 200
         assert (await daemon.post("nobody", STAMP, {}, "x"))[0] == 404
         attention = (await daemon.app.commands.status())["needs_you"]
-        assert [line.partition(":")[0] for line in attention] == list(said)
+        assert [line.partition(":")[0] for line in attention] == list(reported)
         stopped = await daemon.app.until_idle()
-        assert [line.partition(":")[0] for line in stopped] == list(said)
+        assert [line.partition(":")[0] for line in stopped] == list(reported)
 
 
 async def test_a_reload_handles_a_broken_package_like_a_working_one(

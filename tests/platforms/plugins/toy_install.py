@@ -18,9 +18,9 @@ TOY = Path(__file__).parent / "toy"
 
 def install(package: Path, target: Path) -> None:
     """Install what the package's pyproject.toml declares: name, version, entry points, modules."""
-    said = tomllib.loads((package / "pyproject.toml").read_text())
-    name, version = said["project"]["name"], said["project"]["version"]
-    for module in said["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+    pyproject = tomllib.loads((package / "pyproject.toml").read_text())
+    name, version = pyproject["project"]["name"], project["project"]["version"]
+    for module in pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         found = package / module
         copy = shutil.copytree if found.is_dir() else shutil.copy
         copy(found, target / module)
@@ -28,7 +28,7 @@ def install(package: Path, target: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     lines = []
-    for group, points in said["project"]["entry-points"].items():
+    for group, points in pyproject["project"]["entry-points"].items():
         lines += [f"[{group}]", *(f"{point} = {value}" for point, value in points.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
 

@@ -37,8 +37,8 @@ async def test_an_adjustment_is_applied_and_sends_a_webhook(amount: int) -> None
     assert rig.platform.adjusted("ref-1") == 1
     assert rig.platform.violations == {}
     assert rig.platform.token_calls == 0, "the event type's own secret is proof enough"
-    [said] = rig.platform.waiting
-    assert (said.type, said.payload) == (
+    [event] = rig.platform.waiting
+    assert (event.type, event.payload) == (
         "POINTS_ADJUSTED",
         {"amount": amount, "reason": "Birthday"},
     )

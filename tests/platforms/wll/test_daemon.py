@@ -93,14 +93,14 @@ async def daemon(
 
 async def post_event(daemon: Running, user: User, number: int = 0, **more: Any) -> str:
     """A webhook about this user; the unique id of its event."""
-    said = {
+    event = {
         "type": "CASHBACK_REGISTERED",
         "reportedAt": f"2026-11-01T10:00:00.{number:03d}Z",
         "subject": user.auth,
         "payload": {"amount": 5},
         **more,
     }
-    body = orjson.dumps(said)
+    body = orjson.dumps(event)
     assert (await daemon.post("acme", body, {}, "another"))[0] == 401
     status, answer = await daemon.post("acme", body, {}, "wll_webhook_secret")
     assert (status, orjson.loads(answer)["accepted"]) == (202, 1)
@@ -209,11 +209,11 @@ async def test_a_flow_adjusts_points_by_address_and_by_id(daemon: Running, wll: 
     known = await post_event(daemon, one)
     await daemon.until(lambda: known in daemon.klaviyo.unique_ids())
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{daemon.app.port}") as flow:
-        for route, said in (
+        for route, call in (
             ("balance/increase", [{"email": one.email, "amount": 30, "reason": "Survey"}]),
             ("points/adjust", {"customer_id": str(other.account), "point_adjustment_amount": -20}),
         ):
-            body = said if isinstance(said, list) else {**said, "history_title": "Refund"}
+            body = call if isinstance(call, list) else {**call, "history_title": "Refund"}
             answer = await flow.post(
                 f"/flows/acme/{route}", json=body, headers={"api-key": "flow_secret"}
             )

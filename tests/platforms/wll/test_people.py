@@ -43,10 +43,12 @@ def fixed_response(body: Any, status: int = 200) -> Any:
     """A remote API that issues tokens and gives this response to everything else."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        said = {"access_token": "t", "expires_in": 9} if scope["path"] == "/oauth/token" else body
+        content = (
+            {"access_token": "t", "expires_in": 9} if scope["path"] == "/oauth/token" else body
+        )
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": orjson.dumps(said)})
+        await send({"type": "http.response.body", "body": orjson.dumps(content)})
 
     return app
 

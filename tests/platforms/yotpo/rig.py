@@ -124,7 +124,7 @@ class Rig:
         return sum(found.get(route, {}).values())
 
 
-def body(topic: str = "swell/points/changed", **said: Any) -> bytes:
+def body(topic: str = "swell/points/changed", **fields: Any) -> bytes:
     """A webhook's body."""
     name = topic.replace("swell", "Swell").replace("/", " ").title()
-    return orjson.dumps({"topic": topic, "name": name, "email": "ana@example.com", **said})
+    return orjson.dumps({"topic": topic, "name": name, "email": "ana@example.com", **fields})

@@ -108,8 +108,8 @@ async def test_the_account_of_a_key_is_fetched_once(daemon: Running) -> None:
 
 
 async def test_a_body_that_is_not_json_is_rejected_and_counted(daemon: Running) -> None:
-    status, said = await daemon.post("shop", b'{{"topic": "swell/points/earned"}', {}, SECRET)
-    assert (status, orjson.loads(said)["problem"]) == (400, "W400")
+    status, text = await daemon.post("shop", b'{{"topic": "swell/points/earned"}', {}, SECRET)
+    assert (status, orjson.loads(text)["problem"]) == (400, "W400")
     metrics = (await daemon.get("/metrics"))[1]
     counted = 'connector_webhooks_rejected_total{connection="shop",reason="malformed"} 1.0'
     assert counted in metrics
@@ -176,9 +176,11 @@ async def test_history_is_sent_once_flagged_and_only_before_the_first_live_event
     order = {"connection": "shop", "events": True}
 
     async def backfill() -> dict[str, Any]:
-        ok, said = await daemon.app.commands.execute("backfill", order)
-        assert ok, said
-        while (run := await daemon.app.commands.backfill(int(said["backfill"])))["state"] != "done":
+        ok, result = await daemon.app.commands.execute("backfill", order)
+        assert ok, result
+        while (run := await daemon.app.commands.backfill(int(result["backfill"])))[
+            "state"
+        ] != "done":
             assert run["state"] in ("waiting", "running"), run
             await daemon.app.clock.sleep(0.05)
         return run

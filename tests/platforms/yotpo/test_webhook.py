@@ -60,9 +60,9 @@ def test_every_sandbox_topic_is_accepted_and_becomes_a_metric(secret_header: str
         sent = sandbox.next_webhook(rng)
         webhook.verify(sent.headers, sent.body, sent.suffix.removeprefix("/") or None)
         [record] = webhook.parse(sent.headers, sent.body)
-        said = orjson.loads(sent.body)
+        fields = orjson.loads(sent.body)
         assert record.unique_id == f"yotpo:{sent.id}"
-        assert record.email == said["email"]
+        assert record.email == fields["email"]
         rule = MAPPING.event(record.name)
         assert rule is not None, f"the mapping does not name {record.name}"
         metrics.add(rule.metric)
@@ -142,7 +142,7 @@ def test_an_event_without_its_own_address_uses_the_customers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "name"),
+    ("fields", "name"),
     [
         ({"name": "Swell Points Earned"}, "Points Earned"),
         ({"name": "  swell  Points Earned "}, "Points Earned"),
@@ -154,8 +154,8 @@ def test_an_event_without_its_own_address_uses_the_customers() -> None:
         ({"topic": "swell/points/earned", "name": "Swell"}, "Swell"),
     ],
 )
-def test_the_metric_name_drops_the_vendor_prefix(said: dict[str, Any], name: str) -> None:
-    assert parse(orjson.dumps({"email": "ana@example.com", **said})).name == name
+def test_the_metric_name_drops_the_vendor_prefix(fields: dict[str, Any], name: str) -> None:
+    assert parse(orjson.dumps({"email": "ana@example.com", **fields})).name == name
 
 
 def test_a_topic_maps_to_its_event_name() -> None:
@@ -186,7 +186,7 @@ def test_every_time_format_is_parsed(text: Any, at: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "at"),
+    ("fields", "at"),
     [
         ({}, NOW),
         ({"perk": {"created_at": "2026-09-01T10:00:00Z"}}, 1_788_256_800_000),
@@ -202,9 +202,9 @@ def test_every_time_format_is_parsed(text: Any, at: int | None) -> None:
     ],
 )
 def test_occurred_at_is_the_events_time_and_never_after_receipt(
-    said: dict[str, Any], at: int
+    fields: dict[str, Any], at: int
 ) -> None:
-    assert parse(body(**said)).occurred_at == at
+    assert parse(body(**fields)).occurred_at == at
 
 
 # ── malformed bodies ─────────────────────────────────────────────────────────────────────────────
