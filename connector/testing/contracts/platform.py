@@ -508,6 +508,14 @@ class PlatformContract:
         for offer, implemented in parts.items():
             assert (offer in platform.offers) == implemented, f"offers and parts differ: {offer}"
 
+    async def test_every_quota_has_a_name_that_people_can_read(self) -> None:
+        """It is shown in `status` and in metrics: a route template, or words."""
+        async with self._client(self.double().app) as client:
+            for part in (client.reader, client.members, client.actions):
+                if part is not None:
+                    assert re.fullmatch(r"[A-Z][\w{}/ .-]{2,60}", part.endpoint), part.endpoint
+                    assert part.quota.reserve(part.endpoint, 1).count == 1
+
     def test_the_mapping_examples_pass(self) -> None:
         folder = self.mappings / "examples" / self.platform.source
         view, person = self._configured_platform.event_view, self._configured_platform.person_view

@@ -19,7 +19,7 @@ TOY = Path(__file__).parent / "toy"
 def install(package: Path, target: Path) -> None:
     """Install what the package's pyproject.toml declares: name, version, entry points, modules."""
     pyproject = tomllib.loads((package / "pyproject.toml").read_text())
-    name, version = pyproject["project"]["name"], project["project"]["version"]
+    name, version = pyproject["project"]["name"], pyproject["project"]["version"]
     for module in pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         found = package / module
         copy = shutil.copytree if found.is_dir() else shutil.copy
