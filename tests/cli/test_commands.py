@@ -477,7 +477,7 @@ def test_run_on_a_port_in_use_names_the_key_exits_2_and_releases_the_lease(
         assert folder.finished("run") == (2, "")
     [line] = [line for line in folder.log.splitlines() if line.startswith("server.")]
     assert (
-        line == f"server.{key}: 127.0.0.1:{port} is taken by another program, allowed a free port"
+        line == f"server.{key}: 127.0.0.1:{port} is in use by another program, allowed a free port"
     )
     assert "Traceback" not in folder.log
     status = json.loads(call("status", "--json", at=folder).out)
