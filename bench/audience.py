@@ -270,8 +270,8 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     lists, audiences = KlaviyoLists(groups, creates=True), PlatformAudiences(audience)
     # They scan when they are triggered, and not by themselves.
     every = 10.0**9
-    read_back = TargetReadBack(target.id, lists, target_sync, services, every=every)
-    source_scan = SourceScan(source.id, audiences, target_sync, services, every=every)
+    read_back = TargetReadBack(target, lists, target_sync, services, every=every)
+    source_scan = SourceScan(source, audiences, target_sync, services, every=every)
     loop = asyncio.create_task(dispatcher.run())
     workers = [
         SupervisedWorker("scan", scan, subject="bench", clock=clock, metrics=Metrics("bench"))
