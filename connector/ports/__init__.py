@@ -6,7 +6,16 @@ each, and `store` all of it.
 
 from __future__ import annotations
 
-from connector.ports.actions import ActionQueue, ActionState, ActionView, Decision, Throughput
+from connector.ports.actions import (
+    ActionDecisions,
+    ActionIntake,
+    ActionQueue,
+    ActionState,
+    ActionView,
+    ActionViews,
+    Decision,
+    Throughput,
+)
 from connector.ports.admin import (
     Approval,
     Approvals,
@@ -93,9 +102,12 @@ from connector.ports.store import Checkpoints, Facts, Holder, Lanes, Leases, Out
 
 __all__ = [
     "AcceptedEvent",
+    "ActionDecisions",
+    "ActionIntake",
     "ActionQueue",
     "ActionState",
     "ActionView",
+    "ActionViews",
     "Actions",
     "AffectedResources",
     "Approval",

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, QuotaUsage
 from connector.domain.records import Appended, Checkpoint, Page, State
-from connector.ports.actions import ActionQueue
+from connector.ports.actions import ActionDecisions, ActionIntake, ActionQueue, ActionViews
 from connector.ports.admin import Approvals, CommandQueue, DeadLetters, Notifications
 from connector.ports.backfills import BackfillProgress, Backfills, DryRuns, PeopleIndex
 from connector.ports.memberships import (
@@ -151,6 +151,12 @@ class Store(Outbox, Protocol):
     def segment_joins(self) -> SegmentJoins: ...
     @property
     def actions(self) -> ActionQueue: ...
+    @property
+    def action_intake(self) -> ActionIntake: ...
+    @property
+    def action_views(self) -> ActionViews: ...
+    @property
+    def action_decisions(self) -> ActionDecisions: ...
     @property
     def notifications(self) -> Notifications: ...
     @property

@@ -124,7 +124,7 @@ class Commands(Queries):
     ) -> tuple[bool, Mapping[str, Any]]:
         """A person decides what happened to an action, or what is to be done."""
         now = self._clock.now()
-        action = await self._store.actions.decide(
+        action = await self._store.action_decisions.decide(
             args["id"], decision, by=args.get("by", ""), now=now
         )
         if isinstance(action, str):

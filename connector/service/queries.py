@@ -109,7 +109,7 @@ class Queries:
 
     async def _pace(self, lane: Lane) -> dict[str, Any]:
         """Waiting actions, and how long they take at the rate of the last minute."""
-        pace = await self._store.actions.throughput(lane.id, now=self._clock.now())
+        pace = await self._store.action_views.throughput(lane.id, now=self._clock.now())
         return {
             "waiting": pace.waiting,
             "per_second": round(pace.per_second, 2),
@@ -120,7 +120,7 @@ class Queries:
         self, connection: str | None, stuck: bool, limit: int
     ) -> Sequence[ActionView]:
         """Adjustments and pushes; uncertain and held ones first."""
-        return await self._store.actions.find(connection=connection, stuck=stuck, limit=limit)
+        return await self._store.action_views.find(connection=connection, stuck=stuck, limit=limit)
 
     async def links(self) -> list[dict[str, Any]]:
         """Audiences kept as lists, segments kept as targets, and their counts."""
@@ -215,7 +215,7 @@ class Queries:
         """Adjustments and pushes that only a person can settle, with their ids."""
         found: list[AttentionItem] = []
         stuck: dict[str, list[int]] = {}
-        for action in await self._store.actions.find(connection=name, stuck=True):
+        for action in await self._store.action_views.find(connection=name, stuck=True):
             if action.problem in _NEEDS_DECISION and action.settled_at is not None:
                 stuck.setdefault(action.problem, []).append(action.id)
         for code, ids in sorted(stuck.items()):

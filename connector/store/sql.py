@@ -25,7 +25,10 @@ from connector.store.people.dry_runs import SqlDryRuns
 from connector.store.people.erasure import SqlErasure
 from connector.store.people.ledger import SqlLedger
 from connector.store.people.people_index import SqlPeopleIndex
-from connector.store.queues.actions import SqlActions
+from connector.store.queues.action_decisions import SqlActionDecisions
+from connector.store.queues.action_intake import SqlActionIntake
+from connector.store.queues.action_views import SqlActionViews
+from connector.store.queues.actions import SqlActionQueue
 from connector.store.queues.membership_groups import SqlMemberGroups
 from connector.store.queues.membership_scans import SqlGroupScans, SqlSegmentJoins
 from connector.store.queues.membership_targets import SqlTargetMembers
@@ -63,7 +66,10 @@ class SqlStore(SqlOutbox):
         self.backfill_progress = SqlBackfillProgress(database)
         self.dry_runs = SqlDryRuns(database)
         self.people = SqlPeopleIndex(database)
-        self.actions = SqlActions(database)
+        self.actions = SqlActionQueue(database)
+        self.action_intake = SqlActionIntake(database)
+        self.action_views = SqlActionViews(database)
+        self.action_decisions = SqlActionDecisions(database)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""

@@ -1,4 +1,4 @@
-"""Klaviyo's lists: names and members. Membership is no consent, and none is kept here."""
+"""Klaviyo's lists: names and members. Membership is not consent; consent is not emulated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from connector.sandbox.klaviyo.state import Profile
 
 @dataclass(slots=True)
 class MemberList:
-    """A list. `members` maps a profile's number to when it joined, in the order of joining."""
+    """A list. `members`: profile number → time of joining, in the order of joining."""
 
     number: int
     name: str
@@ -21,8 +21,8 @@ class MemberList:
 
     @property
     def keys(self) -> list[tuple[int, int]]:
-        """(when a member joined, in whole microseconds, and its profile's number), oldest first. A
-        cursor says exactly what such a moment stands for."""
+        """(time of joining in whole microseconds, profile number), oldest first. Whole numbers, so
+        that a cursor is exact."""
         if self._keys is None:
             self._keys = sorted((round(at * 1e6), number) for number, at in self.members.items())
         return self._keys
@@ -33,7 +33,7 @@ class MemberList:
         return f"L{self.number:05d}"
 
     def join(self, profile: Profile, at: float) -> None:
-        """Add a member; one who is there already stays as it is."""
+        """Add a member; an existing member is unchanged."""
         if profile.number not in self.members:
             self.members[profile.number] = at
             self._keys = None
