@@ -374,7 +374,7 @@ async def test_a_member_removed_manually_is_reported_or_added_again(
 LOW_LEAVE_LIMIT = VIP + "max_leave_floor = 2\n"
 
 
-async def test_an_empty_scan_of_a_nonempty_audience_removes_nobody(start: Start) -> None:
+async def test_an_empty_scan_of_a_nonempty_audience_removes_no_one(start: Start) -> None:
     env = await start(LOW_LEAVE_LIMIT, people={"vip": ["ada", "bob", "cyd", "dan"]})
     await env.start()
     await env.run_for(20)

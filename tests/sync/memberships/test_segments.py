@@ -56,7 +56,7 @@ async def test_a_segment_is_sent_to_the_platform(start: Start) -> None:
     assert (group.members, group.remote_id) == (2, "S00000")
 
 
-async def test_a_failure_on_a_late_page_removes_nobody(start: Start) -> None:
+async def test_a_failure_on_a_late_page_removes_no_one(start: Start) -> None:
     people = [f"p{n:04}" for n in range(1_000)]
     env = await start(SEGMENT)
     members(env, *people)
