@@ -241,8 +241,8 @@ def person_key(connection: str, person: int) -> bytes:
     return _digest(connection, f"#{person}")
 
 
-def _digest(*words: str) -> bytes:
-    return blake2b("\0".join(words).encode(), digest_size=16).digest()
+def _digest(*parts: str) -> bytes:
+    return blake2b("\0".join(parts).encode(), digest_size=16).digest()
 
 
 def _known(c: Connection, digests: Sequence[bytes]) -> dict[bytes, _Known]:
