@@ -120,8 +120,9 @@ class Environment:
     def _observation(self, number: int, person: Person, at: Millis) -> Observation:
         customer = person.view("demo")
         link = f"https://jeri.link/demo/download?token={'and0Lj' * 8}{number}"
-        sight = PersonSnapshot(person_view(customer, link), person_covers(customer, link))
-        return self.profile_reads.observation(number, sight, at=at, since=at)
+        view, covers = person_view(customer, {"pass_url": link}), person_covers(customer)
+        snapshot = PersonSnapshot(view, covers | {"pass_url"})
+        return self.profile_reads.observation(number, snapshot, at=at, since=at)
 
     async def deliver(self) -> None:
         """Until Klaviyo has everything and said so."""

@@ -118,7 +118,7 @@ class Maintenance:
             # Every person is counted, so not at every scrape.
             self._count_people_at = self._clock.monotonic() + _COUNT_PEOPLE_EVERY
             metrics.set_people(await store.reports.people_by_state())
-        metrics.set_groups(await store.memberships.groups())
+        metrics.set_groups(await store.member_groups.all())
         self._connections.limiters.publish_metrics()
         for gauge, value in (
             (metrics.store_bytes, store.size_bytes()),

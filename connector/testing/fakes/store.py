@@ -144,9 +144,9 @@ class MemoryNotices:
 
 
 class NoGroups:
-    """As much of connector.ports.Memberships as a store without links is asked for."""
+    """As much of connector.ports.MemberGroups as a store without links is asked for."""
 
-    async def groups(self, connection: str | None = None) -> Sequence[Group]:
+    async def all(self, connection: str | None = None) -> Sequence[Group]:
         return []
 
 
@@ -170,7 +170,7 @@ class MemoryStore:
         self.dead_letters = self.lanes = self.reports = self.checkpoints = self
         self.facts = self.leases = self.commands = self
         self.approvals = MemoryApprovals()
-        self.memberships = NoGroups()
+        self.member_groups = NoGroups()
         self.notifications = MemoryNotices()
         self.broken: StoreError | None = None
         """While it is set, every call of the outbox and of `set_state` raises it."""
