@@ -205,7 +205,7 @@ def test_a_bad_field_is_named_without_its_value(field: str, value: Any) -> None:
 def test_a_window_out_of_range_is_refused_with_the_configured_durations() -> None:
     rules = replace(RULES, dedupe_window=90 * 60_000, key_retention=36 * _HOUR)
     body = json.dumps(BALANCE | {"once_per": "1h"}).encode()
-    with pytest.raises(Malformed, match="once_per: found 1h, allowed 90m .* to 36h "):
+    with pytest.raises(Malformed, match=r"once_per: found 1h, allowed 90m .* to 36h "):
         parse_actions(INCREASE, {}, body, rules)
 
 

@@ -249,7 +249,6 @@ def _read_rules(lane: LaneId, *, by_id: bool) -> ReadRules:
     return ReadRules(
         lane,
         triggers_read=lambda name: False,
-        needs_refetch=lambda name: False,
         by_id=by_id,
         attach_wait=0,
         backlogged=lambda: False,
