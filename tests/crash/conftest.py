@@ -142,13 +142,13 @@ class Daemon:
 
     def ask(self, path: str) -> tuple[int, str]:
         """(status, text) of a GET; status 0 where there was no answer."""
-        return self._call("GET", path, None, {})
+        return self.request("GET", path, None, {})
 
     def post(self, headers: dict[str, str], body: bytes, connection: str = "demo") -> int:
         """The status that a webhook was answered with; 0 where there was no answer."""
-        return self._call("POST", f"/webhooks/{connection}", body, headers)[0]
+        return self.request("POST", f"/webhooks/{connection}", body, headers)[0]
 
-    def _call(
+    def request(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[int, str]:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, 5)) as caller:

@@ -22,6 +22,8 @@ from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock, run_pending
 from tests.inline import InlineDatabase, memory_engine
 
+_EMAIL = "ada@example.com"
+
 
 class SlowOutbox:
     """An outbox that commits while `free` is set and cannot store a record named `unstorable`."""
@@ -80,15 +82,21 @@ class IntakeHarness:
         )
 
     def deliver(
-        self, *keys: str, name: str = "Added", **more: str | None
+        self,
+        *keys: str,
+        name: str = "Added",
+        email: str | None = _EMAIL,
+        person: str | None = None,
     ) -> asyncio.Task[Appended]:
-        self.webhook.calls.append([self.record(key, name, **more) for key in keys])
+        self.webhook.calls.append([self.record(key, name, email, person) for key in keys])
         body = b"%d" % next(self._numbers)
         return asyncio.create_task(self.endpoint.receive("", {}, body))
 
-    def record(self, key: str, name: str = "Added", **more: str | None) -> Record:
-        given = {"email": "ada@example.com", **more}
-        return Record(key, f"test:{key}", name, self.clock.now(), b"{}", **given)  # type: ignore[arg-type]
+    def record(
+        self, key: str, name: str, email: str | None = _EMAIL, person: str | None = None
+    ) -> Record:
+        now = self.clock.now()
+        return Record(key, f"test:{key}", name, now, b"{}", email=email, person=person)
 
     def limit_waiting_rows(self, rows: int) -> None:
         self.intake.pages = GroupCommit(
@@ -241,7 +249,6 @@ def _read_rules(lane: LaneId, *, by_id: bool) -> ReadRules:
     return ReadRules(
         lane,
         triggers_read=lambda name: False,
-        needs_refetch=lambda name: False,
         by_id=by_id,
         attach_wait=0,
         backlogged=lambda: False,

@@ -193,11 +193,11 @@ async def test_with_an_admin_port_metrics_and_webhooks_are_on_separate_ports(
 async def test_a_port_in_use_is_a_fault_of_its_key(
     harness: WebHarness, which: str, key: str
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
         server = Server(
-            getattr(harness, which), "127.0.0.1", taken.getsockname()[1], grace=1, key=key
+            getattr(harness, which), "127.0.0.1", busy.getsockname()[1], grace=1, key=key
         )
         with pytest.raises(ConfigError) as found:
             await server.start()
