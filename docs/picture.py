@@ -35,7 +35,7 @@ class Watched:
     def __init__(self) -> None:
         self.view: RenderableType = ""
         self.said: list[str] = []
-        self._look, self._sum_up = demo._view, demo._summary
+        self._look, self._sum_up = demo.render_view, demo.print_summary
 
     async def look(self, *args: Any) -> RenderableType:
         self.view = await self._look(*args)
@@ -55,7 +55,9 @@ def draw(watched: Watched) -> str:
     console.print(watched.view)
     console.print()
     for line in watched.said:
-        console.print(line, style="bold green" if line == "all well" else None, highlight=False)
+        console.print(
+            line, style="bold green" if line == "all checks passed" else None, highlight=False
+        )
     svg = console.export_svg(title="connector demo", theme=DIMMED_MONOKAI, unique_id="demo")
     return local(svg)
 
@@ -70,7 +72,7 @@ def local(svg: str) -> str:
 def main() -> int:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 8.0
     watched = Watched()
-    demo._view, demo._summary = watched.look, watched.sum_up
+    demo.render_view, demo.print_summary = watched.look, watched.sum_up
     result = asyncio.run(demo.demonstrate(0, seconds, _RATE))
     if result == 0:
         PICTURE.write_text(draw(watched))

@@ -3,7 +3,6 @@ answers. When to look up and when to send again is the queue's (connector.store.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -15,10 +14,8 @@ from connector.domain.actions import Action
 from connector.domain.attention import Check
 from connector.domain.errors import (
     AmbiguousError,
-    Blocked,
     DeliveryError,
     Problem,
-    Rejected,
     RetryLater,
 )
 from connector.domain.lanes import DeliveryMode
@@ -26,21 +23,20 @@ from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import (
     Absent,
     Accepted,
-    Ambiguous,
     Dead,
     Delivery,
     Held,
-    Outcome,
     Request,
     Retry,
-    Stop,
     Unsent,
 )
 from connector.domain.records import Entry
+from connector.domain.settlement import at_most_once, outcome_for
 from connector.ports import Actions, BatchMode, Clock, Outgoing, Quota
 from connector.runtime import log
+from connector.runtime.concurrency import as_completed
 
-_REFUSED_STATUSES = frozenset({400, 404, 409, 413, 422})
+_LOOK_UP = at_most_once(frozenset(), writes=False)
 _KLAVIYO_ID = re.compile(r"01[0-9A-Z]{24}", re.ASCII)
 _APPLIED_STATUS = 200
 """The port says only that it was taken, not with which 2xx."""
@@ -80,7 +76,7 @@ class ActionSink:
         self._platform = platform
         self._clock = clock
         self._may_send = may_send
-        self._not_applied = not_applied
+        self._policy = at_most_once(not_applied)
         self._address_of = address_of
         self._platform_id = platform_id
         self._check = check
@@ -91,16 +87,10 @@ class ActionSink:
     def quota(self) -> Quota:
         return self._platform.quota
 
-    async def deliver(
+    def deliver(
         self, batch: Sequence[Outgoing[Action]], *, bulk: bool, permits: int
     ) -> AsyncIterator[Delivery]:
-        tasks = [asyncio.create_task(self._deliver_one(out.entry, out.message)) for out in batch]
-        try:
-            for done in asyncio.as_completed(tasks):
-                yield await done
-        finally:
-            for task in tasks:
-                task.cancel()
+        return as_completed(self._deliver_one(out.entry, out.message) for out in batch)
 
     async def _deliver_one(self, entry: Entry, action: Action) -> Delivery:
         seq = entry.seq
@@ -152,23 +142,20 @@ class ActionSink:
         )
         if error is None:
             return Delivery([Accepted(seq, id, platform_ref)], [request])
-        outcome, stop = outcome_for(seq, error, self._not_applied, id)
+        outcome, stop = outcome_for(seq, error, self._policy, request=id)
+        if isinstance(outcome, Dead) and outcome.problem is Problem.NO_IDENTITY:
+            outcome = Held(seq, Problem.ACTION_PERSON, outcome.detail)
         return Delivery([outcome], [request], stop)
 
     async def _look_up(self, seq: int, action: Action) -> Delivery:
         """Looking changes nothing, so whatever is not an answer is asked again."""
         try:
             found = await self._platform.look_up(action)
-        except Blocked as error:
-            if error.status not in _REFUSED_STATUSES:
-                stop = Stop(error.scope, error.problem, error.detail)
-                return Delivery([Unsent(seq)], stop=stop)
-            return Delivery([_held_uncertain(seq, error)])
-        except Rejected as error:
-            return Delivery([_held_uncertain(seq, error)])
         except DeliveryError as error:
-            after = error.after if isinstance(error, RetryLater) else 0.0
-            return Delivery([Retry(seq, error.problem, after, error.detail)])
+            outcome, stop = outcome_for(seq, error, _LOOK_UP)
+            if isinstance(outcome, Dead):
+                outcome = _held_uncertain(seq, error)
+            return Delivery([outcome], stop=stop)
         if found == "applied":
             return Delivery([Accepted(seq, "")])
         if found == "absent":
@@ -183,25 +170,6 @@ class ActionSink:
 
     def preview(self, out: Outgoing[Action]) -> tuple[str, bytes]:
         return self._platform.endpoint, orjson.dumps(out.message)
-
-
-def outcome_for(
-    seq: int, error: DeliveryError, not_applied: frozenset[int], request: str
-) -> tuple[Outcome, Stop | None]:
-    """What a failed send means. Not applied for certain: the platform's side says so, or the status
-    is one of [connections.actions] retry_statuses. Whatever is neither that nor a refusal may have
-    been applied."""
-    problem, detail, status = error.problem, error.detail, error.status
-    after = error.after if isinstance(error, RetryLater) else 0.0
-    if isinstance(error, RetryLater) or status in not_applied:
-        return Retry(seq, problem, after, detail), None
-    if isinstance(error, Rejected) and problem is Problem.NO_IDENTITY:
-        return Held(seq, Problem.ACTION_PERSON, detail), None
-    if isinstance(error, Rejected) or (isinstance(error, Blocked) and status in _REFUSED_STATUSES):
-        return Dead(seq, problem, detail, request), None
-    if isinstance(error, Blocked):
-        return Unsent(seq), Stop(error.scope, problem, detail)
-    return Ambiguous(seq, problem, after, detail, request), None
 
 
 def _held_uncertain(seq: int, error: DeliveryError) -> Held:

@@ -89,8 +89,7 @@ class Connections:
         while not all([await r.idle(_IDLE_HORIZON) for r in self.runtimes.values()]):
             await self._clock.sleep(_IDLE_CHECK_INTERVAL)
         stopped = [
-            f"{runtime.name} {d.lane.kind}s → {d.lane.destination}: "
-            f"{d.state.mode}, {d.state.detail}"
+            f"{d.lane.title}: {d.state.mode}, {d.state.detail}"
             for runtime in self.runtimes.values()
             for d in runtime.dispatchers
             if d.state.mode != "running"

@@ -27,6 +27,7 @@ from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import LaneId
 from connector.net import http
 from connector.pipeline.intake import Intake
+from connector.pipeline.lane_queues import all_queues
 from connector.pipeline.lease import LeaseRenewer, holder_name
 from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
@@ -97,7 +98,6 @@ class App:
         self._stack.push_async_callback(self.store.aclose)
         if self.store.size_bytes() is None:
             self.metrics.drop_disk_gauges()
-        self.store.profiles.reconfirm_after = round(self.config.delivery.reconfirm_after * 1000)
         lease_lost = asyncio.Event()
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         self._stack.push_async_callback(self._lease.release)
@@ -219,16 +219,9 @@ class App:
 
     async def _recover(self) -> None:
         """While no delivery is in flight: whatever is claimed was cut off."""
-        queues = (
-            self.store,
-            self.store.reads,
-            self.store.profiles,
-            self.store.actions,
-            self.store.memberships,
-        )
         try:
             now, fence = self.clock.now(), self._lease.fence
-            recovered = sum([await queue.recover(fence, now=now) for queue in queues])
+            recovered = sum([await q.recover(fence, now=now) for q in all_queues(self.store)])
         except StoreError as error:
             if error.problem is not Problem.STORE_HELD or not self.connections.runtimes:
                 raise

@@ -1,7 +1,8 @@
-"""The command line: parse, call, print, exit code. No logic lives here.
+"""The command line: parse arguments, call the service, print, set the exit code. No logic.
 
-Nothing heavy is imported before a command needs it, so that `--help` answers at once. Results go
-to stdout, logs and progress to stderr. Exit codes: 0 done, 1 it failed, 2 usage or configuration.
+Heavy modules are imported inside the commands that need them, so that `--help` is fast. Results go
+to stdout; logs and progress go to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or
+configuration.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Loyalty platforms and Klaviyo, connected durably.",
+    help="Durable connections between loyalty platforms and Klaviyo.",
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"connector {__version__}")
         raise typer.Exit
 
@@ -50,10 +51,10 @@ def options(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option(help="The configuration file; else CONNECTOR_CONFIG, else ./connector.toml."),
+        typer.Option(help="Configuration file. Default: CONNECTOR_CONFIG, else ./connector.toml."),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     context.obj = config
@@ -74,7 +75,7 @@ app.add_typer(setup.configuration, name="config")
 
 
 def main() -> None:
-    """The entry point: known errors become a message and an exit code, never a traceback."""
+    """Entry point. Known errors become a message and an exit code, never a traceback."""
     from connector.domain.errors import ConfigError, ConnectorError
 
     try:

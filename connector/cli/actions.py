@@ -1,34 +1,34 @@
-"""`connector actions`: what was asked of a platform, and what a person says became of it."""
+"""`connector actions`: list actions, and decide about ambiguous and held ones."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_time
 
 if TYPE_CHECKING:
     from connector.config import Config
     from connector.ports import ActionView
 
-app = typer.Typer(no_args_is_help=True, help="Adjustments and pushes that flows asked for.")
+app = typer.Typer(no_args_is_help=True, help="Points adjustments and pushes requested by flows.")
 
-Number = Annotated[int, typer.Argument(help="The action's number.")]
+Number = Annotated[int, typer.Argument(help="The action's number in the list.")]
 
 
 @app.command("list")
 def list_(
     context: typer.Context,
-    connection: Annotated[str | None, typer.Option(help="Of this connection only.")] = None,
-    stuck: Annotated[bool, typer.Option(help="Only uncertain and held ones.")] = False,
-    limit: Annotated[int, typer.Option(help="How many at most.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+    connection: Annotated[str | None, typer.Option(help="Only this connection.")] = None,
+    stuck: Annotated[bool, typer.Option(help="Only uncertain and held actions.")] = False,
+    limit: Annotated[int, typer.Option(help="Maximum number of lines.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Uncertain and held ones first, then the newest. Shows whom they are for."""
+    """List actions. Uncertain and held ones first, then the newest; with their person."""
     found = session.run(_find(session.read(context.obj), connection, stuck, limit))
     if as_json:
         print(json.dumps([asdict(action) for action in found], indent=2))
@@ -46,7 +46,7 @@ async def _find(
 
 def _print_action(action: ActionView) -> None:
     what = f"{action.name} {action.amount:+d}" if action.amount else action.name
-    when = _time(action.received_at)
+    when = format_time(action.received_at)
     state = "looked up" if action.state == "uncertain" and not action.settled_at else action.state
     print(
         f"{action.id:>6}  {when}  {state:<10} {action.connection}  {what}  "
@@ -56,31 +56,28 @@ def _print_action(action: ActionView) -> None:
         print(f"        {action.problem} {action.detail}")
     if action.state == "uncertain" and action.sent_at:
         twice = "twice, last" if action.resent else "once,"
-        print(f"        sent {twice} {_time(action.sent_at)}, reference {action.ref}")
+        print(f"        sent {twice} {format_time(action.sent_at)}, reference {action.ref}")
     if action.evidence:
         late_answer: dict[str, Any] = json.loads(action.evidence)
-        print(f"        a late answer came {_time(late_answer['at'])}: {late_answer['answer']}")
+        answered_at = format_time(late_answer["at"])
+        print(f"        late response at {answered_at}: {late_answer['answer']}")
     if action.decided_by:
         print(f"        decided by {action.decided_by}")
 
 
-def _time(millis: int) -> str:
-    return datetime.fromtimestamp(millis / 1000, UTC).isoformat(timespec="seconds")[:19] + "Z"
-
-
 @app.command()
 def applied(context: typer.Context, id: Number) -> None:
-    """An uncertain one: you looked at the platform, and it is there."""
+    """Mark an uncertain action as applied. Check at the platform first."""
     session.follow(context.obj, "applied", {"id": id, "by": session.current_user()})
 
 
 @app.command()
 def again(context: typer.Context, id: Number) -> None:
-    """Send it: it is not at the platform, or the cap shall not hold it."""
+    """Send an action again. It was not applied, or it is released from a cap."""
     session.follow(context.obj, "again", {"id": id, "by": session.current_user()})
 
 
 @app.command()
 def refuse(context: typer.Context, id: Number) -> None:
-    """It shall not be sent (again)."""
+    """Refuse an action: it is not sent (again)."""
     session.follow(context.obj, "refuse", {"id": id, "by": session.current_user()})

@@ -1,33 +1,35 @@
-"""`connector approvals`: what waits for a person's yes, and the answer."""
+"""`connector approvals`: list what waits for approval, approve or reject it."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_time
 
 if TYPE_CHECKING:
     from connector.config import Config
 
-app = typer.Typer(no_args_is_help=True, help="Questions that wait for a person.")
+Number = Annotated[int, typer.Argument(help="The number of the approval in the list.")]
+
+app = typer.Typer(no_args_is_help=True, help="Changes that wait for a person's approval.")
 
 
 @app.command("list")
 def list_(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """What waits, oldest first: what it is about and what would happen."""
+    """List what waits for approval. Oldest first, with what it would change."""
     found = session.run(_find(session.read(context.obj)))
     if as_json:
         print(json.dumps(found, indent=2))
         return
     for x in found:
-        when = datetime.fromtimestamp(x["since"] / 1000, UTC).isoformat(timespec="seconds")
+        when = format_time(x["since"])
         print(f"{x['id']:>6}  {when}  {x['connection']}  {x['what']} of {x['subject']}")
         for key, value in x["detail"].items():
             print(f"        {key.replace('_', ' ')}: {_format(value)}")
@@ -44,14 +46,14 @@ async def _find(config: Config) -> list[dict[str, Any]]:
 
 
 @app.command()
-def approve(context: typer.Context, id: int, detach: session.Detach = False) -> None:
-    """Let it happen."""
+def approve(context: typer.Context, id: Number, detach: session.Detach = False) -> None:
+    """Approve: the change is carried out."""
     args = {"id": id, "by": session.current_user()}
     session.follow(context.obj, "approve", args, detach=detach)
 
 
 @app.command()
-def reject(context: typer.Context, id: int, detach: session.Detach = False) -> None:
-    """It does not happen, and nothing is lost."""
+def reject(context: typer.Context, id: Number, detach: session.Detach = False) -> None:
+    """Reject: the change is not carried out. Nothing is lost."""
     args = {"id": id, "by": session.current_user()}
     session.follow(context.obj, "reject", args, detach=detach)

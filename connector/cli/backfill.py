@@ -1,4 +1,4 @@
-"""`connector backfill`: order it, follow it, say what it came to."""
+"""`connector backfill`: start a backfill, follow its progress, print its summary."""
 
 from __future__ import annotations
 
@@ -29,38 +29,39 @@ def register(app: typer.Typer) -> None:
 
 def backfill(
     context: typer.Context,
-    connection: str,
+    connection: session.ConnectionName,
     emails: Annotated[
-        Path | None, typer.Option(help="A file of separated values with a column of addresses.")
+        Path | None, typer.Option(help="A CSV file with a column of e-mail addresses.")
     ] = None,
     klaviyo_list: Annotated[
-        str, typer.Option(help="A Klaviyo list's id or exact name: its members.")
+        str, typer.Option(help="The members of a Klaviyo list: its id or exact name.")
     ] = "",
     klaviyo_segment: Annotated[
-        str, typer.Option(help="A Klaviyo segment's id or exact name: its members.")
+        str, typer.Option(help="The members of a Klaviyo segment: its id or exact name.")
     ] = "",
     events: Annotated[
-        bool, typer.Option(help="Their past events instead of their fields.")
+        bool, typer.Option(help="Import past events instead of profile fields.")
     ] = False,
-    since: Annotated[str, typer.Option(help="With --events: from this day on, YYYY-MM-DD.")] = "",
-    dry_run: Annotated[bool, typer.Option(help="Say what would change; send nothing.")] = False,
+    since: Annotated[str, typer.Option(help="With --events: from this day, YYYY-MM-DD.")] = "",
+    dry_run: Annotated[bool, typer.Option(help="Report what would change; send nothing.")] = False,
     existing_only: Annotated[
-        bool, typer.Option(help="Only people of whom Klaviyo has a profile already.")
+        bool, typer.Option(help="Only people who already have a profile at Klaviyo.")
     ] = False,
-    force: Annotated[bool, typer.Option(help="Tell again what is confirmed, too.")] = False,
+    force: Annotated[bool, typer.Option(help="Send confirmed fields again, too.")] = False,
     restart: Annotated[
-        bool, typer.Option(help="From the beginning, not from where it was stopped.")
+        bool, typer.Option(help="Start from the beginning instead of resuming.")
     ] = False,
-    stop: Annotated[bool, typer.Option(help="Stop the one that runs.")] = False,
-    detach: Annotated[bool, typer.Option(help="Return when the daemon has taken it.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
+    stop: Annotated[bool, typer.Option(help="Stop the running backfill.")] = False,
+    detach: Annotated[
+        bool, typer.Option(help="Return once the daemon has accepted the command.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Tell Klaviyo about many people, after live traffic. The same command goes on
-    with a run that was stopped or killed. People are the given ones, else all whom the platform
-    lists, else all who were ever seen."""
+    """Send many people to Klaviyo, behind live traffic. Their profiles, or with --events their past
+    events. The same command resumes a run that was stopped or killed. The people are the
+    given ones, else everyone the platform lists, else everyone seen so far."""
     config = session.read(context.obj)
-    if connection not in {known.name for known in config.connections}:
-        raise typer.BadParameter(f"there is no connection `{connection}`")
+    session.connection(config, connection)
     if stop:
         message = session.run(_stop(config, connection))
         typer.echo(message, err=not message.startswith("stopped"))
@@ -87,11 +88,9 @@ def backfill(
 
 
 def _people_args(emails: Path | None, of_list: str, of_segment: str) -> dict[str, str]:
-    """`source` and `what` of the order. A file is looked at here, for a mistake is mended sooner
-    by who made it."""
-    given = [bool(emails), bool(of_list), bool(of_segment)]
-    if sum(given) > 1:
-        raise typer.BadParameter("--emails, --klaviyo-list or --klaviyo-segment: one of them")
+    """`source` and `what` of the command. A file is checked here, before the command is sent."""
+    if sum([bool(emails), bool(of_list), bool(of_segment)]) > 1:
+        raise typer.BadParameter("use only one of --emails, --klaviyo-list, --klaviyo-segment")
     if emails:
         from connector.sync.backfill import addresses
 
@@ -106,15 +105,15 @@ def _people_args(emails: Path | None, of_list: str, of_segment: str) -> dict[str
 
 
 def _day(since: str, events: bool) -> int | None:
-    """ms of the day's beginning in UTC."""
+    """Milliseconds of the start of the day in UTC."""
     if not since:
         return None
     if not events:
-        raise typer.BadParameter("--since belongs to --events")
+        raise typer.BadParameter("--since can only be used with --events")
     try:
         return round(datetime.fromisoformat(since).replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError:
-        raise typer.BadParameter(f"{since!r} is no day such as 2026-01-31") from None
+        raise typer.BadParameter(f"{since!r} is not a date such as 2026-01-31") from None
 
 
 async def _stop(config: Config, connection: str) -> str:
@@ -124,7 +123,7 @@ async def _stop(config: Config, connection: str) -> str:
 
 
 async def _execute(config: Config, args: dict[str, Any], detach: bool) -> tuple[Run | None, str]:
-    """(the run when it has ended, or when the daemon has it; what is wrong)."""
+    """(the run once it has ended or, with `detach`, once it is accepted; the error)."""
     async with session.executor(config) as execute:
         done, result = await execute("backfill", args)
         if not done:
@@ -136,7 +135,7 @@ async def _follow(config: Config, id: int, detach: bool) -> Run:
     async with session.open_commands(config) as commands:
         run = await commands.backfill(id)
         if detach and await commands.holder():
-            print(f"backfill {id} is {run['state']}; this command again follows it")
+            print(f"backfill {id} is {run['state']}; run the same command again to follow it")
             return run
         with _progress() as show:
             while run["state"] in ("waiting", "running"):
@@ -149,7 +148,7 @@ async def _follow(config: Config, id: int, detach: bool) -> Run:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[Run], None]]:
-    """Progress on stderr: a bar on a terminal, else a line now and then."""
+    """Progress on stderr: a bar on a terminal, else a line every ten seconds."""
     if not sys.stderr.isatty():
         yield _LinePrinter()
         return
@@ -181,7 +180,7 @@ def _progress() -> Iterator[Callable[[Run], None]]:
 
 
 class _RateMeter:
-    """People a second since it was first asked."""
+    """People per second since the first call."""
 
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
@@ -195,7 +194,7 @@ class _RateMeter:
 
 
 class _LinePrinter:
-    """One line every ten seconds, and whenever it stands otherwise than before."""
+    """One line every ten seconds, and whenever the state changes."""
 
     def __init__(self) -> None:
         self._pace = _RateMeter()
@@ -216,13 +215,13 @@ class _LinePrinter:
 def _run_label(run: Run) -> str:
     name = f"{'dry run' if run['dry_run'] else 'backfill'} {run['id']}"
     if run["state"] == "waiting":
-        return f"{name} waits (connector approvals list)"
+        return f"{name} waits for approval (connector approvals list)"
     return f"{name} {run['state']}"
 
 
 def _print_run(run: Run) -> None:
     why = f"; {run['detail']}" if run["detail"] else ""
-    print(f"{_run_label(run)}: {run['rows']:,} looked at{why}")
+    print(f"{_run_label(run)}: {run['rows']:,} read{why}")
     for word, count in run["people"].items():
         if count or word not in ("pending", "dead"):
             print(f"  {word.replace('_', ' '):<16}{count:>12,}")
@@ -233,4 +232,4 @@ def _print_run(run: Run) -> None:
     for note in run["notes"]:
         print(f"  {note}")
     if run["people"].get("new_to_klaviyo"):
-        print("  Klaviyo bills active profiles: those that are new to it will count")
+        print("  Klaviyo bills active profiles: the new ones will count")

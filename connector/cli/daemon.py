@@ -1,4 +1,4 @@
-"""Commands that run something, or speak to what runs."""
+"""Commands that run the daemon or the sandbox, or control a running daemon."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ def register(app: typer.Typer) -> None:
 def run(
     context: typer.Context,
     until_idle: Annotated[
-        bool, typer.Option(help="End when nothing is ready, in flight or due within a minute.")
+        bool, typer.Option(help="Stop when nothing is ready, in flight or due within 60 s.")
     ] = False,
 ) -> None:
-    """The daemon: takes webhooks in, delivers, until SIGTERM."""
+    """Run the daemon until SIGTERM. It receives webhooks, reads platforms and delivers. With
+    --until-idle the exit code is 1 if a lane or account is paused or a poll failed, one line each
+    on stdout."""
     config = session.read(context.obj)
     blocked = session.run(_run(config, context.obj, until_idle))
     for line in blocked:
@@ -55,14 +57,14 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not starting.done():
-            starting.cancel()  # a stop while it waits for its store or its lease
+            starting.cancel()  # stopped while waiting for the store or the lease
             await asyncio.gather(starting, return_exceptions=True)
             await app.stop()
             return []
         starting.result()
         freeze_heap()
     except ConfigError:
-        await app.stop()  # gives back what it has taken, the lease above all
+        await app.stop()  # releases the lease
         raise
     reading = asyncio.create_task(_reload_on_signal(app, reread))
     try:
@@ -73,7 +75,9 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
             stopped.cancel()
             if not idle.done():
                 return []
-            await app.apply_retention()  # nobody else does, where a run is all there is
+            await (
+                app.apply_retention()
+            )  # no daemon applies it where only `run --until-idle` is used
             return idle.result()
         await stop.wait()
         return []
@@ -83,7 +87,7 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
 
 
 async def _reload_on_signal(app: App, requested: asyncio.Event) -> None:
-    """SIGHUP is the order `reload`."""
+    """SIGHUP runs the command `reload`."""
     while True:
         await requested.wait()
         requested.clear()
@@ -91,13 +95,13 @@ async def _reload_on_signal(app: App, requested: asyncio.Event) -> None:
 
 
 def demo(
-    port: Annotated[int, typer.Option(help="Where the connector listens; 0: any free port.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the connector; 0: any free port.")] = 0,
     seconds: Annotated[
-        str, typer.Option("--for", help="How long, as in 30s; else until Ctrl-C.")
+        str, typer.Option("--for", help="Duration, such as 30s. Default: until Ctrl-C.")
     ] = "",
-    rate: Annotated[float, typer.Option(help="Events a second.")] = 20.0,
+    rate: Annotated[float, typer.Option(help="Events per second.")] = 20.0,
 ) -> None:
-    """The whole product on this machine, with no account. Sandbox platforms and live traffic."""
+    """Run the whole product against sandbox platforms. No account is needed; loopback only."""
     from connector.cli.demo import demonstrate
 
     length = session.seconds(seconds) if seconds else None
@@ -107,17 +111,17 @@ def demo(
 def sandbox(
     klaviyo_port: Annotated[int, typer.Option(help="Port of the Klaviyo sandbox.")] = 8791,
     jericommerce_port: Annotated[
-        int, typer.Option(help="Port of JeriCommerce's; the other platforms' are the next ones.")
+        int, typer.Option(help="Port of the JeriCommerce sandbox; the others use the next ports.")
     ] = 8792,
     source: Annotated[
-        str, typer.Option(help="The platform whose events are posted.")
+        str, typer.Option(help="The platform that sends the traffic.")
     ] = "jericommerce",
     traffic: Annotated[
-        str, typer.Option(help="Address that events are posted to; none: no traffic.")
+        str, typer.Option(help="URL to post events to; without it there is no traffic.")
     ] = "",
-    rate: Annotated[float, typer.Option(help="Events a second.")] = 20.0,
+    rate: Annotated[float, typer.Option(help="Events per second.")] = 20.0,
 ) -> None:
-    """The sandbox platforms on loopback, until Ctrl-C."""
+    """Run the sandbox platforms on loopback, until Ctrl-C."""
     session.run(_sandbox(klaviyo_port, jericommerce_port, source, traffic, rate))
 
 
@@ -127,7 +131,9 @@ async def _sandbox(klaviyo_port: int, first_port: int, source: str, url: str, ra
 
     doubles = {demo_platform.source: demo_platform.make() for demo_platform in DEMO_PLATFORMS}
     if source not in doubles:
-        raise typer.BadParameter(f"{source}: there are {', '.join(doubles)}", param_hint="--source")
+        raise typer.BadParameter(
+            f"no platform {source!r}; available: {', '.join(doubles)}", param_hint="--source"
+        )
     servers = await serve(
         {"klaviyo": (KlaviyoSandbox().app, klaviyo_port)}
         | {name: (doubles[name].app, first_port + n) for n, name in enumerate(doubles)}
@@ -145,9 +151,9 @@ async def _sandbox(klaviyo_port: int, first_port: int, source: str, url: str, ra
 
 def healthcheck(
     context: typer.Context,
-    ready: Annotated[bool, typer.Option(help="Ask whether webhooks can be taken.")] = False,
+    ready: Annotated[bool, typer.Option(help="Check whether webhooks are accepted.")] = False,
 ) -> None:
-    """Ask the running daemon how it is. Exit 0 when it is well (for HEALTHCHECK and probes)."""
+    """Check the running daemon (for HEALTHCHECK and probes). Exit code 0 when it is healthy."""
     from connector.app.daemon import read_config
 
     server = read_config(context.obj).server
@@ -156,16 +162,20 @@ def healthcheck(
     raise typer.Exit(0 if response[0] == 200 else 1)
 
 
-def pause(context: typer.Context, connection: str, detach: session.Detach = False) -> None:
-    """Stop a connection's deliveries; intake goes on."""
+def pause(
+    context: typer.Context, connection: session.ConnectionName, detach: session.Detach = False
+) -> None:
+    """Pause a connection's deliveries. Webhooks are still accepted and stored."""
     session.follow(context.obj, "pause", {"connection": connection}, detach=detach)
 
 
-def resume(context: typer.Context, connection: str, detach: session.Detach = False) -> None:
-    """Start a connection's deliveries again. It does not matter what stopped them."""
+def resume(
+    context: typer.Context, connection: session.ConnectionName, detach: session.Detach = False
+) -> None:
+    """Resume a connection's deliveries, whatever stopped them."""
     session.follow(context.obj, "resume", {"connection": connection}, detach=detach)
 
 
 def reload(context: typer.Context, detach: session.Detach = False) -> None:
-    """Have the running daemon read its configuration again. A faulty one changes nothing."""
+    """Make the running daemon reload its configuration. An invalid one changes nothing."""
     session.follow(context.obj, "reload", {}, detach=detach)

@@ -1,20 +1,20 @@
-"""`connector dead-letters`: what died or is held, and what to do with it."""
+"""`connector dead-letters`: list, show, retry and discard dead and held records."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_time
 
 if TYPE_CHECKING:
     from connector.ports import DeadLetter, DeadLetterDetail
 
-app = typer.Typer(no_args_is_help=True, help="Records that died or wait for somebody.")
+app = typer.Typer(no_args_is_help=True, help="Records that failed for good or are held.")
 
 
 @app.command("list")
@@ -22,10 +22,10 @@ def list_(
     context: typer.Context,
     cause: Annotated[str | None, typer.Option(help="Only this problem code.")] = None,
     connection: Annotated[str | None, typer.Option(help="Only this connection.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+    limit: Annotated[int, typer.Option(help="Maximum number of records.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """By cause, then one by one, newest first."""
+    """List causes with counts, then records, newest first."""
     groups, found = session.run(_find(session.read(context.obj), cause, connection, limit))
     if as_json:
         print(json.dumps([_plain(dead_letter) for dead_letter in found], indent=2))
@@ -33,7 +33,7 @@ def list_(
     for name, state, problem, meaning, count in groups:
         print(f"{count:>8,}  {name}  {state:<5} {problem:<5} {meaning}")
     for x in found:
-        when = datetime.fromtimestamp(x.received_at / 1000, UTC).isoformat(timespec="seconds")
+        when = format_time(x.received_at)
         print(f"{x.id:>8}  {when}  {x.connection}  {x.problem:<5} {x.name}  {x.detail}")
 
 
@@ -54,11 +54,14 @@ def _plain(dead_letter: DeadLetter) -> dict[str, Any]:
 
 
 @app.command()
-def show(context: typer.Context, id: int) -> None:
-    """One record whole. What was received, what went wrong, what Klaviyo answered."""
+def show(
+    context: typer.Context,
+    id: Annotated[int, typer.Argument(help="Number of the record in the list.")],
+) -> None:
+    """Show one record. What was received, the problem, the request and the response."""
     found = session.run(_show(session.read(context.obj), id))
     if found is None:
-        typer.echo(f"no record {id}", err=True)
+        typer.echo(f"no dead or held record has the number {id}", err=True)
         raise typer.Exit(1)
     request = dataclasses.asdict(found.request) if found.request else None
     record = json.loads(found.entry.data)
@@ -73,15 +76,15 @@ async def _show(config: Any, id: int) -> DeadLetterDetail | None:
 @app.command()
 def retry(
     context: typer.Context,
-    ids: Annotated[list[int] | None, typer.Argument(help="Records by their number.")] = None,
-    cause: Annotated[str | None, typer.Option(help="All of one problem code.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    ids: Annotated[list[int] | None, typer.Argument(help="Numbers of the records.")] = None,
+    cause: Annotated[str | None, typer.Option(help="All records with this problem code.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All records.")] = False,
     detach: session.Detach = False,
 ) -> None:
-    """Put records back in line. Their unique ids stay the same, so none can double; what has no
-    address goes on waiting for one."""
+    """Retry records. They keep their unique ids, so none is recorded twice; records without an
+    address stay held."""
     if not (ids or cause or every):
-        raise typer.BadParameter("name records, a --cause, or --all")
+        raise typer.BadParameter("give the numbers of records, --cause CODE or --all")
     args = {"ids": ids or [], "cause": cause, "all": every}
     session.follow(context.obj, "retry", args, detach=detach)
 
@@ -89,12 +92,12 @@ def retry(
 @app.command()
 def discard(
     context: typer.Context,
-    ids: Annotated[list[int], typer.Argument(help="Records by their number.")],
-    reason: Annotated[str, typer.Option(help="Why, for whoever looks later.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    ids: Annotated[list[int], typer.Argument(help="Numbers of the records.")],
+    reason: Annotated[str, typer.Option(help="Why; kept with the record.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     detach: session.Detach = False,
 ) -> None:
-    """Give records up for good."""
+    """Discard records for good."""
     if not yes:
         typer.confirm(f"Discard {len(ids)} record(s) for good?", abort=True, err=True)
     session.follow(context.obj, "discard", {"ids": ids, "reason": reason}, detach=detach)

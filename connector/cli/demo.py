@@ -1,4 +1,4 @@
-"""`connector demo`: the whole product on this machine, with no account and on loopback alone."""
+"""`connector demo`: the whole product against sandbox platforms, on loopback only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from connector.app.daemon import App, read_config
-from connector.cli.status import format_age
+from connector.cli.format import format_age
 from connector.config import Connection
 from connector.platforms import registry
 from connector.runtime import log
@@ -52,7 +52,7 @@ private_key = "pk_sandbox"
 
 @dataclass(frozen=True, slots=True)
 class RunningPlatform:
-    """A platform of the demo while it runs."""
+    """A platform of the demo, its sandbox and its traffic."""
 
     demo_platform: DemoPlatform
     double: PlatformSandbox
@@ -60,7 +60,10 @@ class RunningPlatform:
 
 
 async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
-    """Run until Ctrl-C or for `seconds`; 0 only if what was received was accepted."""
+    """Run until Ctrl-C or for `seconds`, then print a summary.
+
+    Returns the exit code: 0 if every received event was recorded once and no rule was broken.
+    """
     folder = Path(tempfile.mkdtemp(prefix="connector-demo-"))
     console = Console()
     klaviyo = KlaviyoSandbox()
@@ -76,7 +79,7 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
     try:
         await app.start()
         url = f"http://127.0.0.1:{app.port}"
-        parts = sum(demo_platform.share for demo_platform in DEMO_PLATFORMS)
+        shares = sum(demo_platform.share for demo_platform in DEMO_PLATFORMS)
         platforms = [
             RunningPlatform(
                 demo_platform,
@@ -84,7 +87,7 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
                 Traffic(
                     doubles[demo_platform.source],
                     f"{url}/webhooks/{demo_platform.source}",
-                    rate=rate * demo_platform.share / parts,
+                    rate=rate * demo_platform.share / shares,
                     id_of=_unique_id(config.connection(demo_platform.source)),
                 ),
             )
@@ -93,7 +96,7 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
         await _watch(console, app, klaviyo, platforms, url, folder, seconds)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(app.until_idle(), 30)
-        return await _summary(console, app, klaviyo, platforms)
+        return await print_summary(console, app, klaviyo, platforms)
     finally:
         await app.stop()
         await servers.aclose()
@@ -103,7 +106,7 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
 
 
 def _write(folder: Path, port: int, url: Callable[[str], str]) -> Path:
-    """The connector.toml: one connection a platform, all of them to one Klaviyo account."""
+    """Write connector.toml: one connection per platform, all to one Klaviyo account."""
     text = _CONFIG.format(port=port)
     for demo_platform in DEMO_PLATFORMS:
         settings = demo_platform.settings.format(url=url(demo_platform.source))
@@ -116,7 +119,7 @@ def _write(folder: Path, port: int, url: Callable[[str], str]) -> Path:
 
 
 def _unique_id(connection: Connection) -> Callable[[Webhook], str]:
-    """What the connector will tell Klaviyo that a webhook's event is called; "" for none."""
+    """Maps a webhook to the unique_id that its event has at Klaviyo; "" if it has no event."""
     platform = registry.load(connection.source, connection.settings)
     assert platform.webhook is not None
     webhook = platform.webhook(connection.settings)
@@ -137,21 +140,21 @@ async def _watch(
     folder: Path,
     seconds: float | None,
 ) -> None:
-    """Send traffic and show it, until the time is over or somebody presses Ctrl-C."""
+    """Send traffic and show progress, for `seconds` or until Ctrl-C."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if seconds is not None:
         loop.call_later(seconds, stop.set)
-    names = ", ".join(one.demo_platform.title for one in platforms)
-    console.print(f"connector demo: sandboxes of {names} → connector ({url}) → Klaviyo's sandbox")
-    console.print(f"look: {url}/healthz  {url}/metrics  files: {folder}   stop: Ctrl-C\n")
-    sending = [asyncio.create_task(one.traffic.run(stop)) for one in platforms]
-    began = loop.time()
+    names = ", ".join(platform.demo_platform.title for platform in platforms)
+    console.print(f"connector demo: sandboxes of {names} → connector ({url}) → Klaviyo sandbox")
+    console.print(f"open: {url}/healthz  {url}/metrics   files: {folder}   stop: Ctrl-C\n")
+    sending = [asyncio.create_task(platform.traffic.run(stop)) for platform in platforms]
+    started_at = loop.time()
     with Live(console=console, refresh_per_second=4, transient=not console.is_terminal) as live:
         while not stop.is_set():
-            live.update(await _view(app, klaviyo, platforms, loop.time() - began))
+            live.update(await render_view(app, klaviyo, platforms, loop.time() - started_at))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.5)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -159,7 +162,7 @@ async def _watch(
     await asyncio.gather(*sending)
 
 
-async def _view(
+async def render_view(
     app: App, klaviyo: KlaviyoSandbox, platforms: Sequence[RunningPlatform], elapsed: float
 ) -> RenderableType:
     found = await app.commands.status()
@@ -167,9 +170,11 @@ async def _view(
     quota = ", ".join(f"{x['last_minute']} {x['endpoint']}" for x in found["quota"])
     grid = Table.grid(padding=(0, 2))
     grid.add_row(Text("running", style="bold"), f"{elapsed:.0f} s")
-    for one in platforms:
-        lanes = found["connections"][one.demo_platform.source]["lanes"]
-        grid.add_row(Text(one.demo_platform.title, style="bold"), _lane_summary(one, lanes))
+    for platform in platforms:
+        lanes = found["connections"][platform.demo_platform.source]["lanes"]
+        grid.add_row(
+            Text(platform.demo_platform.title, style="bold"), _lane_summary(platform, lanes)
+        )
     for name, value in (
         ("Klaviyo", f"{state['events']:,} events recorded, {state['profiles']:,} profiles"),
         ("last minute", quota or "-"),
@@ -179,15 +184,15 @@ async def _view(
     return Group(grid)
 
 
-def _lane_summary(one: RunningPlatform, lanes: Sequence[Mapping[str, Any]]) -> str:
-    """How far what a platform said has come: its three lanes in a line."""
+def _lane_summary(platform: RunningPlatform, lanes: Sequence[Mapping[str, Any]]) -> str:
+    """Traffic and the three lanes of a platform in platform line."""
     by_name = {(x["kind"], x["destination"]): x for x in lanes}
     events = by_name["event", "klaviyo"]
     waiting = {key: lane["ready"] + lane["in_flight"] for key, lane in by_name.items()}
     return (
-        f"{len(one.traffic.acknowledged):,} acknowledged of {one.traffic.sent:,} sent; "
+        f"{len(platform.traffic.acknowledged):,} acknowledged of {platform.traffic.sent:,} sent; "
         f"waiting {waiting['event', 'klaviyo']:,}, oldest {format_age(events['oldest_seconds'])}; "
-        f"{waiting['profile', one.demo_platform.source]} people to read, "
+        f"{waiting['profile', platform.demo_platform.source]} people to read, "
         f"{waiting['profile', 'klaviyo']} to write"
     )
 
@@ -199,67 +204,70 @@ async def _last_problem(app: App) -> str:
     return "none"
 
 
-async def _summary(
+async def print_summary(
     console: Console, app: App, klaviyo: KlaviyoSandbox, platforms: Sequence[RunningPlatform]
 ) -> int:
-    """Compare what the traffic was told was taken with what Klaviyo's sandbox recorded."""
+    """Compare the acknowledged events with what the Klaviyo sandbox recorded. Returns the exit
+    code."""
     counts = klaviyo.unique_ids()
-    ids = set().union(*(one.traffic.acknowledged for one in platforms)) - {""}
+    ids = set().union(*(platform.traffic.acknowledged for platform in platforms)) - {""}
     missing = [id for id in ids if counts.get(id, 0) == 0]
-    doubled = [id for id in ids if counts.get(id, 0) > 1]
+    duplicated = [id for id in ids if counts.get(id, 0) > 1]
     held = sum(b.held for b in await app.store.reports.backlog())
     state = klaviyo.state()
-    stale = [email for one in platforms for email in _stale_profiles(klaviyo, one)]
-    again = sum(one.traffic.redeliveries for one in platforms)
-    console.print(f"\nreceived   {len(ids):,}   ({again} redeliveries recognised)")
+    stale = [email for platform in platforms for email in _stale_profiles(klaviyo, platform)]
+    redeliveries = sum(platform.traffic.redeliveries for platform in platforms)
+    console.print(f"\nreceived   {len(ids):,}   ({redeliveries} redeliveries recognised)")
     console.print(f"accepted   {len(ids) - len(missing):,}")
-    console.print(f"missing    {len(missing)}   doubled {len(doubled)}   held {held}")
+    console.print(f"missing    {len(missing)}   duplicated {len(duplicated)}   held {held}")
     console.print(f"throttled  {state['throttled']}   rules broken {_violations(state)}")
-    refused = _platforms(console, platforms)
-    for one in platforms:
-        lane = app.runtimes[one.demo_platform.source].events.lane
+    rejected = _print_platforms(console, platforms)
+    for platform in platforms:
+        lane = app.runtimes[platform.demo_platform.source].events.lane
         latencies = await app.store.reports.latencies(lane.id, 100_000)
         if latencies:
-            middle, late = _quantiles(latencies)
+            median, p99 = _quantiles(latencies)
             console.print(
-                f"{one.demo_platform.title}: receipt → accepted: "
-                f"median {middle:.0f} ms, p99 {late} ms"
+                f"{platform.demo_platform.title}: receipt → accepted: "
+                f"median {median:.0f} ms, p99 {p99} ms"
             )
     write_latencies = await app.store.reports.write_latencies(100_000)
     if write_latencies:
-        middle, late = _quantiles(write_latencies)
-        console.print(f"receipt → profile accepted: median {middle:.0f} ms, p99 {late} ms")
-    console.print(f"profiles   {state['profiles']} at Klaviyo, {len(stale)} not as at the platform")
-    faults = missing or doubled or stale or refused or state["throttled"] or state["violations"]
-    well = bool(ids) and not faults
-    console.print("all well" if well else "NOT well")
-    return 0 if well else 1
+        median, p99 = _quantiles(write_latencies)
+        console.print(f"receipt → profile accepted: median {median:.0f} ms, p99 {p99} ms")
+    console.print(
+        f"profiles   {state['profiles']} at Klaviyo, {len(stale)} different from the platform"
+    )
+    faults = missing or duplicated or stale or rejected or state["throttled"] or state["violations"]
+    passed = bool(ids) and not faults
+    console.print("all checks passed" if passed else "CHECKS FAILED")
+    return 0 if passed else 1
 
 
-def _platforms(console: Console, platforms: Sequence[RunningPlatform]) -> int:
-    """Says what the platforms had to refuse of ours, and how much it was."""
-    refused = 0
-    for one in platforms:
-        state = one.double.state()
-        refused += state["throttled"] + sum(state["violations"].values())
+def _print_platforms(console: Console, platforms: Sequence[RunningPlatform]) -> int:
+    """Print what the platforms rejected; returns the number of rejected requests."""
+    rejected = 0
+    for platform in platforms:
+        state = platform.double.state()
+        rejected += state["throttled"] + sum(state["violations"].values())
         console.print(
-            f"{one.demo_platform.title}: throttled {state['throttled']}, "
+            f"{platform.demo_platform.title}: throttled {state['throttled']}, "
             f"rules broken {_violations(state)}"
         )
-    return refused
+    return rejected
 
 
-def _stale_profiles(klaviyo: KlaviyoSandbox, one: RunningPlatform) -> list[str]:
-    """Addresses that were told a balance at Klaviyo which is not what the platform says."""
+def _stale_profiles(klaviyo: KlaviyoSandbox, platform: RunningPlatform) -> list[str]:
+    """E-mail addresses whose balance at Klaviyo differs from the platform's."""
     stale = []
-    for person in one.double.people:
+    for person in platform.double.people:
         profile = klaviyo.profile(person.email)
         if profile is None:
             continue
         fields = profile["properties"]
         if (
-            one.demo_platform.balance in fields
-            and fields[one.demo_platform.balance] != person.balance
+            platform.demo_platform.balance in fields
+            and fields[platform.demo_platform.balance] != person.balance
         ):
             stale.append(person.email)
     return stale

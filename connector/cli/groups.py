@@ -1,4 +1,4 @@
-"""`connector audiences` and `connector segments`: what is kept as what, and a full sync now."""
+"""`connector audiences` and `connector segments`: list the links, run a full sync."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from connector.cli import session
-from connector.cli.status import format_age
+from connector.cli.format import link_lines
 
 if TYPE_CHECKING:
     from connector.config import Config
 
+Name = Annotated[str, typer.Argument(help="Source or target of the link, by name or id.")]
 Kind = Literal["audience", "segment"]
 _POLL_INTERVAL, _PRINT_INTERVAL = 0.2, 10.0
 
 
 def link_commands(kind: Kind, help: str) -> typer.Typer:
-    """The commands of one direction."""
+    """The commands for links of one kind."""
     app = typer.Typer(no_args_is_help=True, help=help)
 
     @app.command("list")
     def list_(
         context: typer.Context,
-        as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ) -> None:
-        """Every link, its numbers and its last full sync."""
+        """List the links, their members and last full sync."""
         found = session.run(_find(session.read(context.obj), kind))
         if as_json:
             print(json.dumps(found, indent=2))
@@ -38,8 +39,8 @@ def link_commands(kind: Kind, help: str) -> typer.Typer:
             print("\n".join(link_lines(link)))
 
     @app.command()
-    def sync(context: typer.Context, connection: str, name: str) -> None:
-        """Read both sides in full now and tell what differs."""
+    def sync(context: typer.Context, connection: session.ConnectionName, name: Name) -> None:
+        """Scan both sides in full now and send the differences."""
         config = session.read(context.obj)
         found, error = session.run(_sync(config, kind, connection, name))
         for link in found:
@@ -51,33 +52,12 @@ def link_commands(kind: Kind, help: str) -> typer.Typer:
     return app
 
 
-audiences = link_commands("audience", "Audiences kept as Klaviyo lists.")
-segments = link_commands("segment", "Klaviyo segments kept as the platform's tags.")
-
-
-def link_lines(link: dict[str, Any]) -> list[str]:
-    """A link as a person reads it."""
-    head = f"{link['connection']}  {link['source']} → {link['target']}"
-    if "here" not in link:
-        return [f"{head}: {link['detail']}"]
-    synced = "never synced in full"
-    if link["full_sync_age"] is not None:
-        synced = f"{link['members']:,} members, full sync {format_age(link['full_sync_age'])} ago"
-    result = [f"{head}: {synced}" + (", reading now" if link["scanning"] else "")]
-    numbers = f"here {link['here']:,}, there {link['there']:,}, in both {link['both']:,}"
-    for key in ("waiting", "unconfirmed", "foreign", "removed_by_hand", "without_address"):
-        if link[key]:
-            numbers += f", {key.replace('_', ' ')} {link[key]:,}"
-    if link["kind"] == "audience":
-        numbers += f"; list read back {format_age(link['read_back_age'])} ago"
-    result.append(f"        {numbers}")
-    if link["problem"]:
-        result.append(f"        {link['problem']} {link['meaning']}: {link['detail']}")
-    return result
+audiences = link_commands("audience", "Loyalty audiences that are synced to Klaviyo lists.")
+segments = link_commands("segment", "Klaviyo segments that are synced to the platform.")
 
 
 async def _find(config: Config, kind: Kind) -> list[dict[str, Any]]:
-    """What has run, and what is configured and has not."""
+    """The links that have run, then those that are configured and have not."""
     async with session.open_commands(config) as commands:
         found = [link for link in await commands.links() if link["kind"] == kind]
     known = {(link["connection"], link["source"], link["target"]) for link in found}
@@ -87,10 +67,10 @@ async def _find(config: Config, kind: Kind) -> list[dict[str, Any]]:
             if kind == "audience"
             else [(entry.segment, entry.target) for entry in connection.segments]
         )
-        on = connection.enabled and f"{kind}s" in connection.modules
+        enabled = connection.enabled and f"{kind}s" in connection.modules
         for source, target in entries:
             if (connection.name, source, target) not in known:
-                why = "has not run yet" if on else "is switched off"
+                why = "has not run yet" if enabled else "is disabled"
                 link = {"connection": connection.name, "kind": kind, "source": source}
                 found.append(link | {"target": target, "detail": why})
     return found
@@ -99,27 +79,27 @@ async def _find(config: Config, kind: Kind) -> list[dict[str, Any]]:
 async def _sync(
     config: Config, kind: Kind, connection: str, name: str
 ) -> tuple[list[dict[str, Any]], str]:
-    """The links of that name once they were read and told, and what went wrong."""
+    """The links of that name once both sides are scanned and in sync, and the error."""
     async with session.executor(config) as execute, session.open_commands(config) as commands:
-        began = time.time() * 1000
+        started_at = time.time() * 1000
         args = {"connection": connection, "name": name}
         done, result = await execute(f"{kind}s-sync", args)
         if not done:
             return [], str(result["error"])
         printed_at = time.monotonic()
         while True:
-            mine = [
+            links = [
                 link
                 for link in await commands.links()
                 if (link["connection"], link["kind"]) == (connection, kind)
                 and name in (link["source"], link["target"], link["target_id"])
             ]
-            error = [link for link in mine if link["problem"]]
-            synced = all((link["last_full_sync"] or 0) >= began for link in mine)
-            if error or (synced and not any(link["waiting"] for link in mine)):
-                return mine, "; ".join(f"{x['problem']} {x['detail']}" for x in error)
+            error = [link for link in links if link["problem"]]
+            synced = all((link["last_full_sync"] or 0) >= started_at for link in links)
+            if error or (synced and not any(link["waiting"] for link in links)):
+                return links, "; ".join(f"{x['problem']} {x['detail']}" for x in error)
             if time.monotonic() - printed_at >= _PRINT_INTERVAL:
                 printed_at = time.monotonic()
-                waiting = sum(link["waiting"] for link in mine)
-                print(f"{name}: reading, {waiting:,} wait to be told", file=sys.stderr)
+                waiting = sum(link["waiting"] for link in links)
+                print(f"{name}: scanning, {waiting:,} changes waiting", file=sys.stderr)
             await asyncio.sleep(_POLL_INTERVAL)

@@ -1,4 +1,4 @@
-"""`connector notify`: who is told when something needs a person."""
+"""`connector notify`: notifications about problems that need a person."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from connector.config import Config
     from connector.service.notify import Target
 
-app = typer.Typer(no_args_is_help=True, help="Who is told when something needs a person.")
+app = typer.Typer(no_args_is_help=True, help="Notifications about problems that need a person.")
 
 
 @app.callback()
 def options() -> None:
-    """A group also while it has one command."""
+    """Keeps this a group although it has one command."""
 
 
 @app.command()
 def test(context: typer.Context) -> None:
-    """One POST to each [[notify]], and what came back. Exit 1 where one was not taken."""
+    """Send a test notification to each [[notify]]. Exit code 1 if one fails."""
     results = session.run(_test(session.read(context.obj)))
     if not results:
-        typer.echo("no [[notify]] with an address in the configuration", err=True)
+        typer.echo("no [[notify]] in the configuration has a url: nothing to test", err=True)
         raise typer.Exit(1)
     for target, status, fault in results:
-        print(f"{target}: {'taken' if not fault else 'NOT TAKEN'}, {fault or f'HTTP {status}'}")
+        print(f"{target}: {'FAILED' if fault else 'ok'}, {fault or f'HTTP {status}'}")
     raise typer.Exit(1 if any(fault for _, _, fault in results) else 0)
 
 

@@ -1,19 +1,21 @@
-"""`connector explain`, `refresh` and `forget`: one person, from what came in to what Klaviyo
-answered, and to nothing left."""
+"""`connector explain`, `refresh` and `forget`: one person's timeline, sync and erasure."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_time
 
 _TIMEOUT = 30.0
+_UNKNOWN_PERSON = (
+    "connection {connection} has no record of this person; check the e-mail address or platform id"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -24,14 +26,14 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     context: typer.Context,
-    connection: str,
-    person: Annotated[str, typer.Argument(help="Address, or the platform's id.")],
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with the records.")] = False,
+    connection: session.ConnectionName,
+    person: session.Person,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the records.")] = False,
 ) -> None:
-    """One person's timeline: received, told, answered."""
+    """Show a person's timeline. What was received, what was sent, what Klaviyo answered."""
     timelines = session.run(_timelines(session.read(context.obj), connection, person))
     if not timelines:
-        typer.echo(f"{connection} has never seen this person", err=True)
+        typer.echo(_UNKNOWN_PERSON.format(connection=connection), err=True)
         raise typer.Exit(1)
     if as_json:
         print(json.dumps(timelines, indent=2))
@@ -53,35 +55,30 @@ def _print_timeline(timeline: dict[str, Any]) -> None:
         request = entry["request"]
         answer = ""
         if request:
-            answer = f"  {request['endpoint']} → {request['status'] or 'no answer'}"
+            answer = f"  {request['endpoint']} → {request['status'] or 'no response'}"
         problem = f"  {entry['problem']} {entry['detail']}" if entry["problem"] else ""
         print(
-            f"  {_time(entry['at'])}  {entry['what']:<6} {entry['name']:<28} "
+            f"  {format_time(entry['at'], 'milliseconds')}  {entry['what']:<6} {entry['name']:<28} "
             f"{entry['state']}{answer}{problem}"
         )
     if timeline["read"]["unknown_since"]:
-        print(f"  unknown to the platform since {_time(timeline['read']['unknown_since'])}")
+        print(f"  unknown to the platform since {format_time(timeline['read']['unknown_since'])}")
     if timeline["fields"]:
-        print(f"  as read {_time(timeline['read']['at'])}, writes {timeline['write']['state']}:")
+        read_at = format_time(timeline["read"]["at"])
+        print(f"  as read {read_at}, writes {timeline['write']['state']}:")
         for name, field in sorted(timeline["fields"].items()):
             mark = "confirmed" if field["confirmed"] else "not confirmed"
             shown = "unset" if field["value"] is None else json.dumps(field["value"])
             print(f"    {name:<44} {shown:<28} {mark}")
 
 
-def _time(millis: int | None) -> str:
-    if millis is None:
-        return "never"
-    return datetime.fromtimestamp(millis / 1000, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
-
-
 def refresh(
     context: typer.Context,
-    connection: str,
-    person: Annotated[str, typer.Argument(help="Address, or the platform's id.")],
+    connection: session.ConnectionName,
+    person: session.Person,
     detach: session.Detach = False,
 ) -> None:
-    """Read, tell and show one person now."""
+    """Read and send one person now. Shows the result."""
     config = session.read(context.obj)
     if detach and session.run(session.is_running(config)):
         args = {"connection": connection, "person": person}
@@ -95,8 +92,7 @@ def refresh(
 
 
 async def _refresh(config: Any, connection: str, person: str) -> tuple[list[dict[str, Any]], str]:
-    """The person's stories, and what is wrong, if anything. By the running daemon, else by the
-    lanes of this process, for as long as it takes."""
+    """The timelines, and the error. Done by the running daemon, else by this process."""
     args = {"connection": connection, "person": person}
     async with session.executor(config) as execute:
         done, result = await execute("refresh", args)
@@ -106,7 +102,7 @@ async def _refresh(config: Any, connection: str, person: str) -> tuple[list[dict
 async def _follow(
     config: Any, args: dict[str, str], done: bool, result: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Until everybody has been read since the order and nothing is left to tell."""
+    """Wait until each person was read after the command and no change is left to send."""
     if not done:
         return [], str(result.get("error"))
     async with session.open_commands(config) as commands:
@@ -116,36 +112,38 @@ async def _follow(
             if all(_settled(timeline, int(result["since"])) for timeline in timelines):
                 return timelines, ""
             await asyncio.sleep(0.2)
-        return timelines, f"not settled within {_TIMEOUT:.0f} s"
+        return timelines, f"still in progress after {_TIMEOUT:.0f} s; look again with explain"
 
 
 def _settled(timeline: dict[str, Any], since: int) -> bool:
     read, write = timeline["read"], timeline["write"]
     answered = max(read["at"] or 0, read["unknown_since"] or 0)
-    been_read = read["state"] == "accepted" and answered >= since
-    return been_read and write["state"] not in ("ready", "claimed")
+    is_read = read["state"] == "accepted" and answered >= since
+    return is_read and write["state"] not in ("ready", "claimed")
 
 
 def forget(
     context: typer.Context,
-    connection: str,
-    person: Annotated[str, typer.Argument(help="Address, or the platform's id.")],
-    klaviyo: Annotated[bool, typer.Option(help="Have Klaviyo delete the profile too.")] = False,
-    lift: Annotated[bool, typer.Option(help="Let one who was forgotten come back.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    connection: session.ConnectionName,
+    person: session.Person,
+    klaviyo: Annotated[bool, typer.Option(help="Also have Klaviyo delete the profile.")] = False,
+    lift: Annotated[
+        bool, typer.Option(help="Remove the tombstone, so that the person can come back.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     detach: session.Detach = False,
 ) -> None:
-    """Erase a person from the store, for good."""
+    """Erase a person from the store for good. A tombstone stops re-creation."""
     config = session.read(context.obj)
     args = {"connection": connection, "person": person}
     if lift:
         session.follow(context.obj, "lift", args, detach=detach)
     found = session.run(_count_people(config, connection, person))
     if not found:
-        typer.echo(f"{connection} has never seen this person", err=True)
+        typer.echo(_UNKNOWN_PERSON.format(connection=connection), err=True)
         raise typer.Exit(1)
     if not yes:
-        also = " and have Klaviyo delete them" if klaviyo else ""
+        also = " and request deletion at Klaviyo" if klaviyo else ""
         question = f"Erase {found} person(s) of {connection} for good{also}?"
         typer.confirm(question, abort=True, err=True)
     if klaviyo:
@@ -159,6 +157,6 @@ async def _count_people(config: Any, connection: str, person: str) -> int:
 
 
 async def _erase(config: Any, args: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:
-    """Klaviyo is asked by whoever runs the connection."""
+    """Files the deletion at Klaviyo; needs the connection's lanes."""
     async with session.executor(config) as execute:
         return await execute("forget", args)

@@ -1,4 +1,4 @@
-"""`connector reconcile`: what Klaviyo holds, compared with what it confirmed."""
+"""`connector reconcile`: compare what Klaviyo has with what was confirmed."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def register(app: typer.Typer) -> None:
 
 def reconcile(
     context: typer.Context,
-    connection: str,
+    connection: session.ConnectionName,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="So many people and events; else everybody.")
+        int | None, typer.Option(min=1, help="Compare this many people and events. Default: all.")
     ] = None,
-    fix: Annotated[bool, typer.Option(help="Tell again what differs.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    fix: Annotated[bool, typer.Option(help="Send again what differs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     detach: session.Detach = False,
 ) -> None:
-    """Read Klaviyo back and report drift. Ctrl-C stops following, not the work."""
+    """Read back from Klaviyo and report drift. Ctrl-C stops following, not the work."""
     if fix and not yes:
-        typer.confirm("Tell Klaviyo again what differs there?", abort=True, err=True)
+        typer.confirm("Overwrite at Klaviyo what differs there?", abort=True, err=True)
     config = session.read(context.obj)
     args = {"connection": connection, "sample": sample, "fix": fix}
     if detach and session.run(session.is_running(config)):

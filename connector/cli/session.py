@@ -1,4 +1,4 @@
-"""What the commands share: the loop, an operator on the store, and orders that are followed."""
+"""What the commands share: the event loop, access to the store, running service commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POLL_INTERVAL = 0.1
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end on uvloop."""
+    """Run `work` to its end on uvloop."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -32,7 +32,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def read(path: Path | None) -> Config:
-    """The configuration, and logging as it says."""
+    """Read the configuration and configure logging. Raises ConfigError."""
     from connector.app.daemon import read_config
     from connector.runtime import log
 
@@ -42,16 +42,16 @@ def read(path: Path | None) -> Config:
 
 
 def connection(config: Config, name: str) -> Connection:
-    """The connection that was named as an argument."""
+    """The connection of this name. Raises BadParameter, which lists the names."""
     try:
         return config.connection(name)
     except KeyError:
         names = ", ".join(c.name for c in config.connections) or "none"
-        raise typer.BadParameter(f"no connection {name!r}; there are: {names}") from None
+        raise typer.BadParameter(f"no connection {name!r}; available: {names}") from None
 
 
 def seconds(text: str) -> float:
-    """A duration such as 30s that was given as an option."""
+    """Seconds of a duration option such as `30s`. Raises BadParameter."""
     from pydantic import TypeAdapter, ValidationError
 
     from connector.config import Duration
@@ -59,11 +59,11 @@ def seconds(text: str) -> float:
     try:
         return TypeAdapter[float](Duration).validate_python(text)
     except ValidationError:
-        raise typer.BadParameter(f"{text!r} is no duration such as 30s") from None
+        raise typer.BadParameter(f"{text!r} is not a duration such as 30s") from None
 
 
 async def fetch(server: Server, path: str) -> tuple[int, str]:
-    """What the daemon of this configuration answers; status 0 where it does not."""
+    """GET `path` from the daemon of this configuration: (status, text); status 0: no response."""
     from connector.net.http import get as get
 
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
@@ -72,12 +72,12 @@ async def fetch(server: Server, path: str) -> tuple[int, str]:
 
 @contextlib.asynccontextmanager
 async def open_commands(config: Config) -> AsyncIterator[Commands]:
-    """An operator on the configured store, whether or not a daemon runs on it."""
+    """Commands on the configured store, whether or not a daemon runs on it."""
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
     from connector.store.sql import open_store
 
-    # Who only looks must not change the schema under a daemon of another version.
+    # A read must not migrate the schema under a daemon of another version.
     store = await open_store(config.store.url, migrate="manual")
     try:
         yield Commands(store, SystemClock())
@@ -85,20 +85,24 @@ async def open_commands(config: Config) -> AsyncIterator[Commands]:
         await store.aclose()
 
 
+ConnectionName = Annotated[
+    str, typer.Argument(metavar="connection", help="Name of the connection.")
+]
+Person = Annotated[str, typer.Argument(metavar="person", help="E-mail address or platform id.")]
 Detach = Annotated[
-    bool, typer.Option("--detach", help="Return at once; the running daemon does it.")
+    bool, typer.Option("--detach", help="Return at once; the running daemon does the work.")
 ]
 
 
 def follow(
     path: Path | None, kind: str, args: Mapping[str, Any], *, detach: bool = False
 ) -> NoReturn:
-    """Have an order carried out, say what it came to, and end with its exit code."""
+    """Run a service command, print its result and exit with its exit code."""
     print_result(run(run_command(read(path), kind, args, detach=detach)))
 
 
 def print_result(answer: tuple[bool, Mapping[str, Any]]) -> NoReturn:
-    """Print what an order came to, and end with its exit code."""
+    """Print the result of a service command and exit with its exit code."""
     done, result = answer
     if done:
         print(", ".join(f"{key}: {value}" for key, value in result.items()))
@@ -117,25 +121,28 @@ async def run_command(
     detach: bool = False,
     timeout: float = _TIMEOUT,
 ) -> tuple[bool, Mapping[str, Any]]:
-    """Have an order carried out: by the running daemon, else here under the store's lease. With
-    `detach` a daemon is not waited for; `patience` in seconds is how long it is otherwise."""
+    """Run a service command: by the running daemon, else here under the store's lease.
+
+    Waits up to `timeout` seconds for the daemon; not at all with `detach`. Returns (done, result).
+    """
     async with open_commands(config) as commands:
         if await commands.holder() is None:
             return await _execute_locally(config, kind, args)
         id = await commands.submit(kind, args, by=current_user())
         if detach:
-            return True, {"order": id}
+            return True, {"command": id}
         for _ in range(round(timeout / _POLL_INTERVAL)):
             await asyncio.sleep(_POLL_INTERVAL)
             command = await commands.command(id)
             if command and command.ok is not None:
                 return command.ok, command.result or {}
-        holder = await commands.holder()
-    return False, {"error": f"order {id} is not done yet; {holder or 'nobody'} works on this store"}
+        holder = await commands.holder() or "no process (was it stopped?)"
+    unfinished = f"command {id} is not done after {timeout:.0f} s and stays queued"
+    return False, {"error": f"{unfinished}; the store's lease is held by {holder}"}
 
 
 async def is_running(config: Config) -> bool:
-    """Whether somebody works on this store now."""
+    """Whether a process holds the lease of this store now."""
     async with open_commands(config) as commands:
         return await commands.holder() is not None
 
@@ -145,8 +152,8 @@ Executor = Callable[[str, Mapping[str, Any]], Awaitable[tuple[bool, Mapping[str,
 
 @contextlib.asynccontextmanager
 async def executor(config: Config, *, timeout: float = _TIMEOUT) -> AsyncIterator[Executor]:
-    """Who carries out orders that need lanes: the running daemon, waited for up to `patience`
-    seconds, else this process, whose lanes run for as long as the block does."""
+    """Run commands that need lanes: in the running daemon, waiting up to `timeout` seconds, else
+    in this process, whose lanes run until the block ends."""
     if await is_running(config):
         yield lambda kind, args: run_command(config, kind, args, timeout=timeout)
         return
@@ -161,7 +168,7 @@ async def executor(config: Config, *, timeout: float = _TIMEOUT) -> AsyncIterato
 
 
 def current_user() -> str:
-    """The user's name; his number where the system knows no name for it."""
+    """The user's name, or the user id where the system has no name for it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

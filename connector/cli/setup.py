@@ -1,4 +1,4 @@
-"""Commands for whoever sets it up: init, check, preview, mappings, config."""
+"""Commands for setting up: init, check, preview, mappings, new, config."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from connector.cli import session
 if TYPE_CHECKING:
     from connector.domain.attention import Check
 
-mappings = typer.Typer(no_args_is_help=True, help="What becomes what.")
-configuration = typer.Typer(no_args_is_help=True, help="The configuration as it is in effect.")
-new = typer.Typer(no_args_is_help=True, help="Begin something of your own.")
+mappings = typer.Typer(no_args_is_help=True, help="Mapping files.")
+configuration = typer.Typer(no_args_is_help=True, help="The configuration in effect.")
+new = typer.Typer(no_args_is_help=True, help="Start a package of your own.")
 _MARK = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}
 
 
@@ -31,7 +31,7 @@ def init(
     source: Annotated[str, typer.Option(help="The loyalty platform.")] = "jericommerce",
     name: Annotated[str, typer.Option(help="The connection's name.")] = "acme",
 ) -> None:
-    """Write connector.toml, mappings/ and .env here. Overwrites nothing."""
+    """Write a new configuration into this folder. Overwrites nothing."""
     from connector.tools.templates import write
 
     for line in write(Path.cwd(), source, name, token=lambda: secrets.token_urlsafe(24)):
@@ -40,32 +40,34 @@ def init(
 
 def check(
     context: typer.Context,
-    offline: Annotated[bool, typer.Option(help="Ask no platform.")] = False,
-    wait: Annotated[str, typer.Option(help="Try again for so long, as in 60s.")] = "0s",
+    offline: Annotated[
+        bool, typer.Option(help="Send no request to Klaviyo or a platform.")
+    ] = False,
+    wait: Annotated[str, typer.Option(help="Retry for this long, such as 60s.")] = "0s",
 ) -> None:
-    """Configuration, mapping, store and credentials. One line each, and what to do about a fault;
-    nothing is changed."""
+    """Check configuration, mappings, store and credentials. Prints one line each, with what to do
+    about a fault; exit code 1 if there is a fault. Changes nothing."""
     from connector.runtime import log
-    from connector.tools.checks import check as look
+    from connector.tools.checks import check as run_checks
 
     retry_for = session.seconds(wait)
     config = session.read(context.obj)
     log.configure(level="critical")
-    raise typer.Exit(_print(session.run(look(config, offline=offline, retry_for=retry_for))))
+    raise typer.Exit(_print(session.run(run_checks(config, offline=offline, retry_for=retry_for))))
 
 
-def _print(found: list[Check]) -> int:
-    for line in found:
+def _print(checks: list[Check]) -> int:
+    for line in checks:
         code = f" {line.problem}" if line.problem else ""
         print(
             f"{_MARK[line.level]} {line.name}{code}" + (f": {line.detail}" if line.detail else "")
         )
-    return 1 if any(line.level == "fault" for line in found) else 0
+    return 1 if any(line.level == "fault" for line in checks) else 0
 
 
 def preview(
     context: typer.Context,
-    connection: str,
+    connection: session.ConnectionName,
     record: Annotated[
         Path,
         typer.Option(
@@ -73,16 +75,17 @@ def preview(
         ),
     ],
 ) -> None:
-    """The exact requests that a record would cause. Sends nothing."""
-    from connector.tools.previews import preview as look
+    """Print the exact requests that a record would cause. Sends nothing."""
+    from connector.tools.previews import preview as requests_of
 
     config = session.read(context.obj)
-    print(json.dumps(look(config, session.connection(config, connection), record), indent=2))
+    print(json.dumps(requests_of(config, session.connection(config, connection), record), indent=2))
 
 
 @mappings.command("check")
 def mappings_check(context: typer.Context) -> None:
-    """Every mapping file in use: faults, examples, warnings."""
+    """Check every mapping file in use. Prints faults, failed examples and warnings; exit code 1 if
+    there is a fault."""
     from connector.tools.checks import mapping_checks
 
     config = session.read(context.obj)
@@ -94,13 +97,13 @@ def mappings_check(context: typer.Context) -> None:
 
 @new.command("platform")
 def new_platform(
-    name: Annotated[str, typer.Argument(help="What `source` will say, as in acme_club.")],
+    name: Annotated[str, typer.Argument(help="The value of `source`, such as acme_club.")],
     folder: Annotated[
-        Path | None, typer.Option("--dir", help="Where; else a folder called like the package.")
+        Path | None, typer.Option("--dir", help="Target folder. Default: named like the package.")
     ] = None,
 ) -> None:
-    """Write a package for a platform. Adapter, mapping with examples, a double, and the test of
-    the contract that every platform keeps. Overwrites nothing."""
+    """Write a package for a new platform. It has an adapter, a mapping with examples, a sandbox
+    double and the contract test of all platforms. Overwrites nothing."""
     from connector.tools.templates.platforms import write
 
     for line in write(folder or Path(f"{name.replace('_', '-')}-connector"), name):
@@ -109,7 +112,7 @@ def new_platform(
 
 @configuration.command("show")
 def show(context: typer.Context) -> None:
-    """The configuration in effect, secrets masked."""
+    """Print the configuration in effect. As TOML, with secrets masked."""
     from connector.config import show as render
 
     sys.stdout.write(render(session.read(context.obj)))

@@ -1,4 +1,4 @@
-"""Commands that look: status and top."""
+"""`connector status` and `connector top`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_age, lane_label, link_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,9 +28,9 @@ def register(app: typer.Typer) -> None:
 
 def status(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """What stands where: lanes, lag, dead letters, quota."""
+    """Show lanes, backlog, dead letters and quota."""
     found = session.run(_status(session.read(context.obj)))
     if as_json:
         print(json.dumps(found, indent=2))
@@ -45,7 +46,7 @@ async def _status(config: Any) -> dict[str, Any]:
 
 
 async def _load_status(commands: Commands, config: Config) -> dict[str, Any]:
-    """The status, with what only the running process knows."""
+    """The status from the store, plus what /healthz of the running daemon reports."""
     found = await commands.status(_versions(config))
     if found["holder"] and config.server.port:
         known = found["needs_you"]
@@ -54,7 +55,7 @@ async def _load_status(commands: Commands, config: Config) -> dict[str, Any]:
 
 
 def _versions(config: Config) -> dict[str, str]:
-    """Connection → the mapping version that its file holds now."""
+    """Connection → version of its mapping file now."""
     from connector.domain.errors import ConfigError
     from connector.mapping import load
 
@@ -66,17 +67,17 @@ def _versions(config: Config) -> dict[str, str]:
 
 
 async def _health_lines(server: Server) -> list[str]:
-    """The lines of /healthz: free disk, a refused reload. None where it does not answer."""
+    """The lines of /healthz, such as low disk space; empty without a response."""
     try:
         status, text = await asyncio.wait_for(session.fetch(server, "/healthz"), _HEALTH_TIMEOUT)
     except Exception:
-        # Whatever listens there, status answers from the store.
+        # Another program may listen there; the status from the store is printed anyway.
         return []
     return text.splitlines() if status == 500 and not text.lstrip().startswith("<") else []
 
 
 def top(context: typer.Context) -> None:
-    """`status`, live, until Ctrl-C."""
+    """Show the status live, until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):
         session.run(_top(session.read(context.obj)))
 
@@ -92,12 +93,10 @@ async def _top(config: Any) -> None:
 
 
 def table(found: dict[str, Any]) -> RenderableType:
-    """Status as a person reads it."""
+    """The status as text and tables."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
-
-    from connector.cli.groups import link_lines
 
     lanes = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("connection", "lane", "state", "ready", "in flight", "held", "dead", "oldest"):
@@ -113,17 +112,20 @@ def table(found: dict[str, Any]) -> RenderableType:
                 *(f"{lane[key]:,}" for key in ("ready", "in_flight", "held", "dead")),
                 format_age(lane["oldest_seconds"]),
             )
+    holder = found["holder"]
     parts: list[RenderableType] = [
-        Text(f"run by {found['holder'] or 'nobody: start it with `connector run`'}"),
+        Text(f"running as {holder}" if holder else "not running: start it with `connector run`"),
         Text(),
         lanes,
     ]
     for name, connection in found["connections"].items():
-        if older := connection.get("people_with_another_mapping"):
-            parts.append(Text(f"{name}: {older:,} people were rendered with another mapping"))
+        if outdated := connection.get("people_with_another_mapping"):
+            parts.append(
+                Text(f"{name}: {outdated:,} people were rendered with another mapping version")
+            )
         if (actions := connection.get("actions")) and actions["waiting"]:
-            pace = f"{actions['waiting']:,} actions wait, {actions['per_second']}/s now"
-            parts.append(Text(f"{name}: {pace}, done in {format_age(actions['eta_seconds'])}"))
+            rate = f"{actions['waiting']:,} actions waiting, {actions['per_second']}/s"
+            parts.append(Text(f"{name}: {rate}, done in {format_age(actions['eta_seconds'])}"))
     links = [x for c in found["connections"].values() for k in _LINK_KINDS for x in c.get(k, ())]
     if links:
         parts.append(Text("\naudiences and segments", style="bold"))
@@ -134,7 +136,7 @@ def table(found: dict[str, Any]) -> RenderableType:
             Text(f"{run['connection']}: backfill {run['id']} {run['state']}, {run['done']:,}{of}")
         )
     if found["dead_letters"]:
-        parts.append(Text("\nwaiting for somebody", style="bold"))
+        parts.append(Text("\ndead letters and held records", style="bold"))
         parts += [
             Text(f"  {x['count']:>8,}  {x['state']:<5} {x['problem']:<5} {x['meaning']}")
             for x in found["dead_letters"]
@@ -151,22 +153,5 @@ def table(found: dict[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def lane_label(lane: dict[str, Any]) -> str:
-    """`events → klaviyo`; reading people again goes the other way."""
-    arrow = "←" if lane["kind"] == "profile" and lane["destination"] != "klaviyo" else "→"
-    what = "people" if arrow == "←" else f"{lane['kind']}s"
-    return f"{what} {arrow} {lane['destination']}"
-
-
 _LEFT_ALIGNED = {"connection", "lane", "state"}
 _LINK_KINDS = ("audiences", "segments")
-
-
-def format_age(seconds: float | None) -> str:
-    """`3.2 s`, `12 min`, `4 h`, `2 d`; a dash when there is nothing to be old."""
-    if seconds is None:
-        return "-"
-    for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.1f} {unit}" if size == 1 else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.1f} d"

@@ -1,28 +1,30 @@
-"""`connector store`: the store's schema, health and backup."""
+"""`connector store`: schema upgrade, integrity check and backup."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from connector.cli import session
 
-app = typer.Typer(no_args_is_help=True, help="The store's schema, health and backup.")
+app = typer.Typer(no_args_is_help=True, help="Schema upgrade, integrity check and backup.")
 
 
 @app.command()
 def upgrade(context: typer.Context) -> None:
-    """Bring the store up to this version. An SQLite file is copied beside itself first."""
+    """Migrate the store to this version. An SQLite file is copied first."""
     from connector.store import schema
 
     copy = schema.prepare(session.read(context.obj).store.url, "auto")
-    print(f"at revision {schema.head()}" + (f"; the old file is kept as {copy}" if copy else ""))
+    kept = f"; the old file is kept as {copy}" if copy else ""
+    print(f"the store is at revision {schema.head()}{kept}")
 
 
 @app.command()
 def check(context: typer.Context) -> None:
-    """Look for damage and for a schema of another version. Exit 1 where anything is wrong."""
+    """Check for damage and for the schema's version. Exit code 1 on any fault."""
     from connector.domain.errors import Problem
     from connector.store.admin import integrity
 
@@ -30,17 +32,20 @@ def check(context: typer.Context) -> None:
     for fault in faults:
         print(fault)
     if any(fault.startswith(Problem.STORE_DAMAGED) for fault in faults):
-        print("stop the daemon, keep the file, and restore a backup; without one, rescue what can")
-        print("be with `sqlite3 FILE .recover` (docs/problems/S50.md)")
+        print("stop the daemon, keep a copy of the file and restore a backup; without a backup,")
+        print("recover what you can with `sqlite3 FILE .recover` (docs/problems/S50.md)")
     if not faults:
-        print("the store is well")
+        print("the store is ok")
     raise typer.Exit(1 if faults else 0)
 
 
 @app.command()
-def backup(context: typer.Context, file: Path) -> None:
-    """One consistent copy of an SQLite store, while it is in use. Overwrites nothing."""
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The file to write; must not exist.")],
+) -> None:
+    """Copy an SQLite store while it is in use. Overwrites nothing."""
     from connector.store.admin import integrity
 
     size = integrity.backup(session.read(context.obj).store.url, file)
-    print(f"{file}: {size:,} bytes, checked")
+    print(f"{file}: {size:,} bytes, integrity checked")

@@ -1,10 +1,10 @@
-"""`connector support-bundle`: what somebody who helps needs to know."""
+"""`connector support-bundle`: a zip file for whoever gives support."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,21 +19,24 @@ def register(app: typer.Typer) -> None:
     app.command("support-bundle")(support_bundle)
 
 
-def support_bundle(context: typer.Context, file: Path) -> None:
-    """A zip for whoever helps, with no secret in it. Versions, configuration and state."""
+def support_bundle(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The zip file to write; must not exist.")],
+) -> None:
+    """Write a zip for support, with secrets masked. Versions, configuration and state."""
     from connector.app.daemon import read_config
     from connector.runtime import log
     from connector.tools.support import bundle, write
 
     log.configure(level="critical")
-    archive = session.run(bundle(lambda: read_config(context.obj), _asks))
+    archive = session.run(bundle(lambda: read_config(context.obj), _fetch))
     write(file, archive)
     print(
-        f"{file}: {len(archive):,} bytes; secrets and addresses are masked, look through it still"
+        f"{file}: {len(archive):,} bytes; secrets and addresses are masked, review it all the same"
     )
 
 
-def _asks(config: Config) -> Fetch:
+def _fetch(config: Config) -> Fetch:
     server = config.server
     admin = server.model_copy(update={"port": server.admin_port or server.port})
     return partial(session.fetch, admin)

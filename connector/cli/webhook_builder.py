@@ -1,4 +1,4 @@
-"""The command for whoever builds flows at Klaviyo: webhook-builder."""
+"""`connector webhook-builder`: a webhook to paste into a Klaviyo flow."""
 
 from __future__ import annotations
 
@@ -21,45 +21,43 @@ def register(app: typer.Typer) -> None:
 
 def webhook_builder(
     context: typer.Context,
-    connection: str,
+    connection: session.ConnectionName,
     action: Annotated[str | None, typer.Option(help="increase, decrease, adjust or push.")] = None,
     amount: Annotated[
         str | None, typer.Option(help="Points: a number, or one {{ variable }} with --at-most.")
     ] = None,
-    at_most: Annotated[
-        int | None, typer.Option(help="The most that a variable amount may come to.")
-    ] = None,
+    at_most: Annotated[int | None, typer.Option(help="Upper bound of a variable amount.")] = None,
     reason: Annotated[
-        str | None, typer.Option(help="What the person reads; may hold {{ variables }}.")
+        str | None, typer.Option(help="Shown to the person; may contain {{ variables }}.")
     ] = None,
     message: Annotated[str | None, typer.Option(help="Push: the text.")] = None,
-    url: Annotated[str | None, typer.Option(help="Push: the address that it opens.")] = None,
+    url: Annotated[str | None, typer.Option(help="Push: the URL that it opens.")] = None,
     trigger: Annotated[
         str | None, typer.Option(help="What starts the flow: metric, list, date or segment.")
     ] = None,
     once_per: Annotated[
-        str | None, typer.Option(help="It may count again after this, as in 300d.")
+        str | None, typer.Option(help="Counts again after this duration, such as 300d.")
     ] = None,
     use_case: Annotated[
         str | None, typer.Option(help="reward, refund, redeem, remove_earned or expire.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="A flow that people start with.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Start from a ready-made step.")] = None,
     name: Annotated[
-        str | None, typer.Option(help="The step's name in its key; else made of the reason.")
+        str | None, typer.Option(help="Name of the step in its key. Default: from the reason.")
     ] = None,
     event_id: Annotated[
-        str | None, typer.Option(help="Where the event has its id, as in event.order_id.")
+        str | None, typer.Option(help="Path of the event's id, such as event.order_id.")
     ] = None,
     direct: Annotated[
-        bool, typer.Option("--direct", help="Call the platform itself. Not deduplicated.")
+        bool, typer.Option("--direct", help="Call the platform directly. Not deduplicated.")
     ] = False,
     show_secret: Annotated[
-        bool, typer.Option("--show-secret", help="Also where the output is no terminal.")
+        bool, typer.Option("--show-secret", help="Show the secret when stdout is not a terminal.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """A webhook to paste into a Klaviyo flow. URL, headers, JSON body and a line to try it with;
-    calls nobody."""
+    """Build a webhook to paste into a Klaviyo flow. URL, headers, JSON body and a curl command.
+    Sends nothing."""
     from connector.platforms import registry
     from connector.tools.webhook_builder import (
         PRESETS,
@@ -73,7 +71,7 @@ def webhook_builder(
     config = session.read(context.obj)
     configured = session.connection(config, connection)
     if preset is not None and preset not in PRESETS:
-        raise typer.BadParameter(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
+        raise typer.BadParameter(f"no preset {preset!r}; available: {', '.join(PRESETS)}")
     given = {
         "action": _one_of("action", action),
         "amount": amount,
@@ -105,7 +103,7 @@ def webhook_builder(
         notes.insert(0, f"The flow starts with {PRESETS[preset].flow}.")
     if not (show_secret or sys.stdout.isatty()):
         webhook = webhook.masked()
-        notes.append("The secret is shown on a terminal, or with --show-secret.")
+        notes.append("The secret is masked: it is shown on a terminal or with --show-secret.")
     parts = {
         "url": webhook.url,
         "headers": webhook.headers,
@@ -121,18 +119,24 @@ def _one_of(option: str, value: str | None) -> Any:
     from connector.domain.actions import ActionName
     from connector.tools.webhook_builder import Trigger, UseCase
 
-    words = get_args({"action": ActionName, "trigger": Trigger, "use_case": UseCase}[option])
-    if value is not None and value not in words:
+    choices = get_args({"action": ActionName, "trigger": Trigger, "use_case": UseCase}[option])
+    if value is not None and value not in choices:
         raise typer.BadParameter(
-            f"--{option.replace('_', '-')} is one of {', '.join(words)}, not {value!r}"
+            f"--{option.replace('_', '-')} is one of {', '.join(choices)}, not {value!r}"
         )
     return value
 
 
 def _sheet(webhook: Webhook, notes: list[str]) -> str:
-    """As a person pastes it, from top to bottom of Klaviyo's form."""
+    """The webhook as text, in the order of Klaviyo's form."""
     lines = ["URL", f"  {webhook.url}", "", "Headers"]
     lines += [f"  {key}: {value}" for key, value in webhook.headers.items()]
     lines += ["", "JSON body", webhook.body]
-    lines += ["", "Try it (a real call: put your own address in)", f"  {webhook.curl}", "", "Notes"]
+    lines += [
+        "",
+        "Try it (this is a real call: use your own address)",
+        f"  {webhook.curl}",
+        "",
+        "Notes",
+    ]
     return "\n".join([*lines, *(f"  - {note}" for note in notes)])

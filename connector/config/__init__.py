@@ -1,4 +1,4 @@
-"""The configuration: `load` reads connector.toml into a frozen `Config`, every fault at once."""
+"""The configuration: `load` reads connector.toml into a frozen `Config`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from connector.config.connections import (
     Segment,
     Tier,
 )
-from connector.config.cross_checks import is_loopback
 from connector.config.expand import escaped
 from connector.config.load import load
 from connector.config.models import (
@@ -77,7 +76,6 @@ __all__ = [
     "Tier",
     "Url",
     "escaped",
-    "is_loopback",
     "load",
     "reference",
     "setting",

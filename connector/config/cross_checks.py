@@ -1,10 +1,9 @@
-"""Faults that no key shows alone: what does not fit together."""
+"""Checks across keys, after every key is valid by itself."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,12 +15,13 @@ from connector.config.expand import variable
 from connector.config.faults import Faults, Loc, without_password
 from connector.config.models import Config
 from connector.config.values import Section, field_option
+from connector.domain.hosts import is_loopback
 
 STORE_SCHEMES = ("sqlite", "postgresql", "postgres")
 
 
 def check(config: Config, written: dict[str, Any], faults: Faults) -> None:
-    """Adds every fault between keys. `written` is the tree before expansion."""
+    """Add every fault between keys to `faults`. `written`: the tree before expansion."""
     _server(config, faults)
     _store(config, faults)
     _encryption(config, faults)
@@ -36,18 +36,8 @@ def check(config: Config, written: dict[str, Any], faults: Faults) -> None:
     _tls(config, written, faults)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address means this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _host(url: str) -> str | None:
-    """The host of an address; None when it has none that can be read."""
+    """The host of a URL; None if it has none."""
     try:
         return urlsplit(url).hostname
     except ValueError:
@@ -67,28 +57,30 @@ def _server(config: Config, faults: Faults) -> None:
     server = config.server
     host = _host(server.public_url)
     if host is None:
-        faults.add(("server", "public_url"), "found an address without a host, allowed one with")
+        faults.add(
+            ("server", "public_url"), "found a URL without a host, allowed a URL with a host"
+        )
     elif not is_loopback(host) and not config.console.password and not server.admin_port:
         faults.add(
             ("server", "public_url"),
-            f"found the public host {host} while nothing guards the console, allowed with "
+            f"found the public host {host} without a console password, allowed with "
             "[console] password (CONNECTOR_CONSOLE_PASSWORD) or [server] admin_port",
         )
     if config.delivery.bulk_unset:
-        # Nobody has seen Klaviyo's bulk import clear a field (docs/unverified.md).
+        # Not verified at Klaviyo (docs/unverified.md).
         faults.add(("delivery", "bulk_unset"), "found true, allowed false in this version")
     if server.admin_port and server.admin_port == server.port:
         faults.add(
             ("server", "admin_port"),
-            f"found {server.admin_port}, which is [server] port too, allowed another port or 0",
+            f"found {server.admin_port}, which is also [server] port, allowed another port or 0",
         )
 
 
 def _store(config: Config, faults: Faults) -> None:
     scheme, _, rest = config.store.url.partition("://")
     if scheme not in STORE_SCHEMES or not rest.strip("/"):
-        # Without a scheme the text may be anything, a password included.
-        found = f'the scheme "{scheme}"' if rest and scheme.isalnum() else "text that is no address"
+        # Without a scheme the text may be anything, even a password.
+        found = f'the scheme "{scheme}"' if rest and scheme.isalnum() else "text that is not a URL"
         faults.add(
             ("store", "url"),
             f"found {found}, allowed sqlite:///path or postgresql://user:password@host/database",
@@ -98,15 +90,13 @@ def _store(config: Config, faults: Faults) -> None:
 def _encryption(config: Config, faults: Faults) -> None:
     for key in config.security.encryption_key:
         try:
-            good = (
-                len(base64.b64decode(key.get_secret_value(), altchars=b"-_", validate=True)) == 32
-            )
+            decoded = base64.b64decode(key.get_secret_value(), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
-            good = False
-        if not good:
+            decoded = b""
+        if len(decoded) != 32:
             faults.add(
                 ("security", "encryption_key"),
-                "found text that is no Fernet key, allowed 32 bytes in URL-safe base64 "
+                "found text that is not a Fernet key, allowed 32 bytes in URL-safe base64 "
                 "(44 characters), or a list of them",
             )
 
@@ -125,13 +115,13 @@ def _names(config: Config, faults: Faults) -> None:
         if first != index:
             faults.add(
                 ("connections", index, "name"),
-                f'found "{connection.name}", which connections.{first} has too, allowed a name '
-                "of its own",
+                f'found "{connection.name}", also the name of connections.{first}, allowed a '
+                "unique name",
             )
 
 
 def _lists(config: Config, faults: Faults) -> None:
-    """Several audiences of one connection may fill a list, if they agree on what becomes of it."""
+    """Several audiences of one connection may fill a list if their list settings are equal."""
     seen: dict[str, tuple[int, int]] = {}
     for index, connection in enumerate(config.connections):
         for number, audience in enumerate(connection.audiences):
@@ -142,8 +132,8 @@ def _lists(config: Config, faults: Faults) -> None:
             if first[0] != index:
                 faults.add(
                     (*loc, "list"),
-                    f'found "{audience.list}", which {known} has too, allowed a list that no '
-                    "other connection fills (two accounts with lists of one name: write the ids)",
+                    f'found "{audience.list}", the list of {known}, allowed a list that no other '
+                    "connection fills (for two accounts with lists of the same name, use the ids)",
                 )
                 continue
             earlier = connection.audiences[:number]
@@ -153,16 +143,17 @@ def _lists(config: Config, faults: Faults) -> None:
                     f'found "{audience.audience}" for "{audience.list}" again, allowed once',
                 )
             for key in ("foreign_members", "on_manual_removal"):
-                found, there = getattr(audience, key), getattr(owner.audiences[first[1]], key)
-                if found != there:
+                found, other = getattr(audience, key), getattr(owner.audiences[first[1]], key)
+                if found != other:
                     faults.add(
                         (*loc, key),
-                        f'found "{found}", allowed "{there}" as {known}, which fills the list too',
+                        f'found "{found}", allowed "{other}" as in {known}, which fills the same '
+                        "list",
                     )
 
 
 def _how_to_set(written: Any, suggestion: str) -> str:
-    """How a person fills an empty secret: through the variable that the file names, if any."""
+    """How to fill an empty secret: through the variable that the file names, if any."""
     name = variable(written)
     if name:
         return f"set {name} in the environment or in .env"
@@ -224,7 +215,7 @@ def _unfilled(join: Join) -> list[str]:
 
 
 def _addresses(config: Config) -> Iterator[tuple[Loc, str]]:
-    """Every address that is called or handed out, with its key."""
+    """Every URL that is called or published, with its key."""
     for number, notify in enumerate(config.notify):
         yield ("notify", number, "url"), notify.url.get_secret_value()
     for index, connection in enumerate(config.connections):
@@ -247,9 +238,9 @@ def _tls(config: Config, written: dict[str, Any], faults: Faults) -> None:
             continue
         host = _host(url)
         if host is None or not url.lower().startswith(("http://", "https://")):
-            faults.add(loc, "found no address, allowed https:// and a host")
+            faults.add(loc, "found text that is not a URL, allowed https:// and a host")
         elif url.lower().startswith("http://") and not is_loopback(host) and host not in allowed:
-            # A default that was built from a faulty base_url is mended with it.
+            # A default that is derived from a faulty base_url is fixed with it.
             if _value_at(written, loc) is None and (loc[:-1], host) in seen:
                 continue
             seen.add((loc[:-1], host))

@@ -1,4 +1,4 @@
-"""`${NAME}`, `${NAME:-default}`, `${file:/path}` and `$$` in the strings of a file."""
+"""Expansion of `${NAME}`, `${NAME:-default}`, `${file:/path}` and `$$` in strings."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 
 
 class ExpansionError(ValueError):
-    """A reference that cannot be replaced; the text says which and what is allowed."""
+    """A reference that cannot be expanded. The text says which, and what is allowed."""
 
 
 def escaped(text: str) -> str:
-    """The text as it must be written so that expansion gives it back."""
+    """Escape `text` so that expansion returns it unchanged."""
     return text.replace("$", "$$")
 
 
 def variable(written: object) -> str | None:
-    """The first variable that a written string names."""
+    """The first variable in an unexpanded string, or None."""
     match = _VARIABLE.search(written.replace("$$", "")) if isinstance(written, str) else None
     return match[1] if match else None
 
 
 class Expander:
-    """Replaces references by what `environ` and files hold.
+    """Replaces references with values of `environ` and contents of files.
 
-    `sensitive` gathers the values of files, and of variables whose names sound like a secret, so
-    that a fault never repeats one that stands in the wrong place.
+    `sensitive` collects the contents of files and the values of variables with secret-like names,
+    so that a fault never shows one that was put into the wrong key.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -42,7 +42,7 @@ class Expander:
         self.sensitive: set[str] = set()
 
     def text(self, written: str, folder: Path) -> str:
-        """`written` with every reference replaced. Unexpandable when one cannot be."""
+        """Expand every reference in `written`. Raises ExpansionError."""
 
         def replaced(match: re.Match[str]) -> str:
             if match[0] == "$$":
@@ -54,7 +54,7 @@ class Expander:
         return _TOKEN.sub(replaced, written)
 
     def tree(self, value: Any, loc: Loc, folder_of: Callable[[Loc], Path], faults: Faults) -> Any:
-        """A copy with all strings expanded. What cannot be is left out, and is a fault."""
+        """A copy with all strings expanded. A string that cannot be is left out and is a fault."""
         if isinstance(value, str):
             return self.text(value, folder_of(loc))
         if not isinstance(value, dict | list):
@@ -74,8 +74,8 @@ class Expander:
         name, has_default, default = reference.partition(":-")
         if _NAME.fullmatch(name) is None or "${" in default:
             raise ExpansionError(
-                "found a ${…} that cannot be read, allowed ${NAME}, ${NAME:-default} and "
-                "${file:/path}, none inside another; a literal $ is $$"
+                "found a ${…} that cannot be parsed, allowed ${NAME}, ${NAME:-default} and "
+                "${file:/path}, not nested; a literal $ is $$"
             )
         value = self._environ.get(name)
         if value and _SECRET_NAME.search(name):

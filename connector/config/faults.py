@@ -1,7 +1,7 @@
-"""Gathers every fault of a configuration and words it: `key: found …, allowed …`.
+"""Collects the faults of a configuration and formats them: `key: found …, allowed …`.
 
-A fault never holds the value of a secret: what a secret key holds is named by its kind only, and
-so is a value that came from a secret's variable or file into another key.
+A fault never contains the value of a secret: the value of a secret key is described by its type
+only, and so is a value that a secret's variable or file put into another key.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _PASSWORD = re.compile(r"(://[^\s:/@]*):.*@|(password=)[^&\s]*", re.DOTALL)
 
 
 def without_password(text: str) -> str:
-    """An address with its password, if it has one, as `***`."""
+    """Mask the password in a URL, if there is one, as `***`."""
     return _PASSWORD.sub(lambda m: f"{m[2]}***" if m[2] else f"{m[1]}:***@", text)
 
 
 class Faults:
-    """Faults by key, in the order found. Of one key only the first is kept: the rest follow."""
+    """Faults by key, in the order found. Only the first fault of a key is kept."""
 
     def __init__(self) -> None:
         self._found: dict[Loc, str] = {}
@@ -44,11 +44,11 @@ class Faults:
             self._found[loc] = message
 
     def lines(self, tree: dict[str, Any]) -> list[str]:
-        """One line per fault, connections called by their names."""
+        """One line per fault; connections are identified by name."""
         return [f"{dotted(loc, tree)}: {text}" for loc, text in self._found.items()]
 
     def add_errors(self, error: ValidationError, model: type[BaseModel], prefix: Loc = ()) -> None:
-        """What pydantic found in a table of `model` that stands at `prefix`."""
+        """Add what pydantic found in a table of `model` at `prefix`."""
         for item in error.errors(include_url=False):
             self.add((*prefix, *item["loc"]), self._message(item, model))
 
@@ -66,13 +66,13 @@ class Faults:
         return f"found {self.quote(item['input'], hidden=hidden)}, allowed {allowed}"
 
     def quote(self, value: object, *, hidden: bool = False) -> str:
-        """A value as a fault may show it."""
+        """A value as a fault may show it: without secrets and shortened."""
         kinds: tuple[tuple[type, str], ...] = ((dict, "a table"), (list, "a list"))
         for kind, name in kinds:
             if isinstance(value, kind):
                 return name
         if not isinstance(value, str):
-            return "a value of another kind" if hidden else json.dumps(value, default=str)
+            return "a value of another type" if hidden else json.dumps(value, default=str)
         if hidden or value.startswith("pk_") or any(text in value for text in self.sensitive):
             return "text that is not shown" if value else '""'
         value = without_password(value)
@@ -80,7 +80,7 @@ class Faults:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The message for a key that nobody reads."""
+    """The message for an unknown key, with the nearest known one."""
     names = list(known)
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     if close:
@@ -89,7 +89,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
-    """The keys of the table that stands at `loc` below a table of `model`."""
+    """The keys of the table at `loc` below a table of `model`."""
     annotation, _ = type_at(model, loc) if loc else (model, ())
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return list(annotation.model_fields)
@@ -97,7 +97,7 @@ def keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
 
 
 def type_at(model: type[BaseModel], loc: Loc) -> tuple[Any, tuple[Any, ...]]:
-    """Type and metadata of the value at `loc`; the type is None where the models know none."""
+    """Type and metadata of the value at `loc`; the type is None for an unknown key."""
     annotation: Any = model
     metadata: tuple[Any, ...] = ()
     for part in loc:
@@ -114,7 +114,7 @@ def type_at(model: type[BaseModel], loc: Loc) -> tuple[Any, tuple[Any, ...]]:
 
 
 def dotted(loc: Loc, tree: dict[str, Any]) -> str:
-    """A key as people write it: a connection by its name, where only one has it."""
+    """The dotted key; a connection is identified by its name if that is unique."""
     names = [part if _BARE.fullmatch(str(part)) else json.dumps(part) for part in loc]
     if len(loc) > 1 and loc[0] == "connections" and isinstance(loc[1], int):
         names[1] = connection_label(tree.get("connections"), loc[1])
@@ -122,7 +122,7 @@ def dotted(loc: Loc, tree: dict[str, Any]) -> str:
 
 
 def connection_label(connections: object, index: int) -> str:
-    """The name of a connection, or its index when it has no name of its own."""
+    """The name of a connection, or its index if the name is missing or not unique."""
     names = [
         item.get("name") if isinstance(item, dict) else None
         for item in (connections if isinstance(connections, list) else [])

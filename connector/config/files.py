@@ -1,4 +1,4 @@
-"""Reads connector.toml, what it includes and `.env`, and merges the files into one tree."""
+"""Reads connector.toml, its includes and `.env`, and merges the files into one tree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOCATION = re.compile(r" ?\(at (?:line (\d+), column (\d+)|end of document)\)$"
 
 @dataclass(slots=True)
 class MergedFiles:
-    """Everything that the files say, unexpanded, and which file said it."""
+    """The merged content of the files, unexpanded, and which file set which key."""
 
     path: Path
     tree: dict[str, Any] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class MergedFiles:
     origins: dict[Loc, Path] = field(default_factory=dict)
 
     def folder_of(self, loc: Loc) -> Path:
-        """The folder of the file that set this key; of the main file when none did."""
+        """The folder of the file that set this key, or of the main file."""
         for length in range(len(loc), 0, -1):
             if loc[:length] in self.origins:
                 return self.origins[loc[:length]].parent
@@ -38,7 +38,7 @@ class MergedFiles:
 
 
 def environment(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` over what `.env` in `folder` holds. ConfigError when `.env` cannot be read."""
+    """`.env` of `folder`, overridden by `environ`. Raises ConfigError if it cannot be read."""
     path = folder / ".env"
     if not path.is_file():
         return dict(environ)
@@ -50,12 +50,12 @@ def environment(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def read(path: Path, expander: Expander, faults: Faults) -> MergedFiles:
-    """The main file and its includes. ConfigError when the main file cannot be read."""
+    """Read the main file and its includes. Raises ConfigError for the main file."""
     if not path.exists():
         raise ConfigError(
             [
-                f"{path.name}: not found in {path.parent}; run `connector init` there to write "
-                "one, or name another with --config or CONNECTOR_CONFIG"
+                f"{path.name}: not found in {path.parent}; create it with `connector init`, or "
+                "select another file with --config or CONNECTOR_CONFIG"
             ]
         )
     merged = MergedFiles(path=path)
@@ -101,7 +101,7 @@ def _reason(error: Exception) -> str:
 
 
 def _included(main: dict[str, Any], path: Path, expander: Expander, faults: Faults) -> list[Path]:
-    """Files that the globs name, each once, in the order of the globs and then of the names."""
+    """The files that the globs match, each once, in the order of the globs, then by name."""
     patterns = main.get("include", ["connections.d/*.toml"])
     found: dict[Path, None] = {}
     for index, pattern in enumerate(patterns if isinstance(patterns, list) else []):
@@ -142,7 +142,7 @@ def _merge_table(
             _merge_table(merged, into.setdefault(key, {}), value, loc, path, faults)
         elif key in into:
             first = merged.origins.get(loc, merged.path)
-            faults.add(loc, f"found in {first} and in {path}, allowed in one of them")
+            faults.add(loc, f"found in {first} and in {path}, allowed in one file")
         else:
             into[key] = value
             merged.origins[loc] = path

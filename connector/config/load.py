@@ -1,4 +1,4 @@
-"""From files to a `Config`: read, fill in, expand, validate, check; every fault at once."""
+"""Loads a `Config` from files: read, fill in, expand, validate, check."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ def load(
     environ: Mapping[str, str] | None = None,
     settings_models: Mapping[str, type[BaseModel] | None] | None = None,
 ) -> Config:
-    """The configuration of `path`, else of `CONNECTOR_CONFIG`, else of ./connector.toml.
+    """Load the configuration from `path`, else `CONNECTOR_CONFIG`, else ./connector.toml.
 
-    `environ` stands for the process's environment. `settings_models` (source to model) validates
+    `environ` replaces the process's environment. `settings_models` (source → model) validates
     `[connections.settings]`; only `get`, `in` and iteration are used, so it may import lazily.
-    Without it, or with None for a model, settings stay plain dicts. ConfigError lists all faults.
+    Without it, or with None for a model, settings stay plain dicts. Raises ConfigError with all
+    faults.
     """
     real = os.environ if environ is None else environ
     path = Path(path or real.get("CONNECTOR_CONFIG") or "connector.toml").absolute()
@@ -63,7 +64,7 @@ def _tables(value: object) -> list[dict[str, Any]]:
 def _fill(
     model: type[BaseModel], table: dict[str, Any], settings: Mapping[str, type[BaseModel] | None]
 ) -> None:
-    """Writes the defaults that name a variable into `table`, as if they stood in the file."""
+    """Write the defaults that name a variable into `table`, as if the file had them."""
     for key, field in model.model_fields.items():
         plain, _ = unwrap(field.annotation)
         env = field_option(field, "env")
@@ -75,7 +76,7 @@ def _fill(
             if inner is not None and isinstance(table.setdefault(key, {}), dict):
                 _fill(inner, table[key], settings)
         elif isinstance(plain, type) and issubclass(plain, BaseModel):
-            # A section whose absence means something (actions) is not brought into being.
+            # A section whose absence has a meaning (actions) is not created.
             if key in table or field.default_factory is not None:
                 section = table.setdefault(key, {})
                 if isinstance(section, dict):
@@ -88,7 +89,7 @@ def _fill(
 
 
 def _resolve(tree: dict[str, Any], merged: MergedFiles) -> None:
-    """Makes paths absolute, from the folder of the file that wrote them."""
+    """Make paths absolute, relative to the folder of the file that set them."""
     store = tree.get("store")
     if isinstance(store, dict) and isinstance(store.get("url"), str):
         store["url"] = _store_url(store["url"], merged.folder_of(("store", "url")))
@@ -114,7 +115,7 @@ def _store_url(url: str, folder: Path) -> str:
 def _read_settings(
     tree: dict[str, Any], models: Mapping[str, type[BaseModel] | None] | None, faults: Faults
 ) -> None:
-    """Puts an instance of the platform's model in the place of each settings table."""
+    """Replace each settings table with an instance of the platform's model."""
     connections = tree.get("connections")
     for index, item in enumerate(connections if isinstance(connections, list) else []):
         if not isinstance(item, dict):
@@ -143,12 +144,12 @@ def _unknown_source(source: str, models: Mapping[str, Any], faults: Faults) -> s
 def _validated(
     model: type[Model], tree: dict[str, Any], prefix: Loc, faults: Faults
 ) -> Model | None:
-    """The model. After faults, that of what is left, so that the cross checks see the rest."""
+    """The validated model. After faults, that of the valid part, so that cross checks see it."""
     try:
         return model.model_validate(tree, context=FROM_FILE)
     except ValidationError as error:
         faults.add_errors(error, model, prefix)
-        # Backwards, so that what is dropped from a list moves nothing that is still to be dropped.
+        # Backwards, so that a removal from a list does not shift the ones still to be removed.
         for number, item in reversed(list(enumerate(error.errors(include_url=False)))):
             _drop(model, tree, item["loc"], number)
     try:
@@ -179,18 +180,18 @@ def _drop(model: type[BaseModel], tree: dict[str, Any], loc: Loc, number: int) -
 
 
 def _placeholder(model: type[BaseModel], loc: Loc, number: int) -> str | int | None:
-    """Something valid for a required key that is missing or wrong, unlike any other's."""
+    """A valid, unique value for a required key that is missing or invalid."""
     table: Any = type_at(model, loc[:-1])[0]
     field = getattr(table, "model_fields", {}).get(loc[-1])
     if field is None or not field.is_required():
         return None
     if loc[-1] == "action":
         return "push"
-    return number if unwrap(field.annotation)[0] is int else f"stand-in-{number}"
+    return number if unwrap(field.annotation)[0] is int else f"placeholder-{number}"
 
 
 def _keys(value: object, labels: dict[str, Any], prefix: str = "") -> list[str]:
-    """All dotted keys that the files set, connections by name."""
+    """All dotted keys that the files set; connections by name."""
     found: list[str] = []
     pairs: list[tuple[str, object]] = []
     if isinstance(value, dict):

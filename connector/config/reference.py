@@ -1,4 +1,4 @@
-"""The reference of every key, generated from the models so that it cannot drift."""
+"""The configuration reference, generated from the models."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from connector.config.values import allowed_text, field_option, unwrap
 _HEAD = """\
 # Configuration
 
-Generated from the models in `connector/config`; a test keeps it true. Everything stands in
-`connector.toml` (another file: `--config PATH` or `CONNECTOR_CONFIG`).
+Generated from the models in `connector/config`. All keys are set in `connector.toml`, or in the
+file that `--config PATH` or `CONNECTOR_CONFIG` selects.
 
-- `${NAME}`, `${NAME:-default}` (unset or empty: the default) and `${file:/path}` (one trailing
-  newline dropped) are replaced in every string. `$$` is a literal `$`. A variable that is unset
-  and has no default is a fault. The defaults below are replaced in the same way.
-- A `.env` beside `connector.toml` is read; the real environment wins over it.
-- Relative paths start at the folder of the file that holds them; the default of `mapping` at the
-  folder of `connector.toml`.
-- Files named by `include` are merged: tables deep, `[[connections]]` appended; a key in two files
-  is a fault.
-- Durations are written `"250ms"`, `"20s"`, `"5m"`, `"24h"`, `"3d"`; sizes `"512MB"` (by 1000) or
-  `"512MiB"` (by 1024).
-- `connector check` reports every fault at once; `connector config show` prints what is in force.
+- `${NAME}`, `${NAME:-default}` (the default is used if the variable is unset or empty) and
+  `${file:/path}` (one trailing newline is dropped) are expanded in every string. `$$` is a literal
+  `$`. A variable that is unset and has no default is a fault. The defaults below are expanded, too.
+- A `.env` file beside `connector.toml` is read; variables of the environment override it.
+- Relative paths start at the folder of the file that contains them; the default of `mapping` starts
+  at the folder of `connector.toml`.
+- Files selected by `include` are merged: tables recursively, `[[connections]]` appended. A key in
+  two files is a fault.
+- Durations are written `"250ms"`, `"20s"`, `"5m"`, `"24h"`, `"3d"`; sizes `"512MB"` (1000) or
+  `"512MiB"` (1024).
+- `connector check` reports every fault at once; `connector config show` prints the configuration in
+  effect.
 """
 
 
 def reference(settings_models: Mapping[str, type[BaseModel]] | None = None) -> str:
-    """Markdown: a table per section of the file, then one per platform that is passed in."""
+    """Markdown: a table per section of the file, then per platform in `settings_models`."""
     chapters = [_HEAD]
     chapters += [_chapter(title, model) for title, model in _sections(Config, "", False)]
     for source, model in sorted((settings_models or {}).items()):
@@ -51,7 +52,7 @@ def _sections(
 ) -> Iterator[tuple[str, type[BaseModel]]]:
     if any(_table_of(field) is None for field in model.model_fields.values()):
         heading = f"`[[{path}]]`" if many else f"`[{path}]`"
-        yield heading if path else "At the top", model
+        yield heading if path else "Top level", model
     for key, field in model.model_fields.items():
         table = _table_of(field)
         if table is not None:

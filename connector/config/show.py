@@ -1,4 +1,4 @@
-"""The effective configuration as TOML, without its secrets."""
+"""The configuration in effect as TOML, without secrets."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import BaseModel
 from connector.config.faults import without_password
 from connector.config.models import Config
 
-# What pydantic writes for a SecretStr that holds something.
+# What pydantic writes for a SecretStr that is not empty.
 _MASK = "*" * 10
 
 
 def show(config: Config) -> str:
-    """TOML with every secret as `***`, addresses without passwords, durations as written.
+    """TOML with secrets and passwords in URLs as `***`, durations with units.
 
-    Settings that no model has validated are masked whole: nobody knows which of them are secret.
+    Settings without a model are masked completely: which of them are secret is unknown.
     """
     tree = config.model_dump(mode="json", exclude={"connections": {"__all__": {"settings"}}})
     for shown, connection in zip(tree["connections"], config.connections, strict=True):

@@ -1,4 +1,4 @@
-"""How a value is written in the file, what it becomes, and the words that describe it.
+"""Value types of the configuration: how they are written, parsed and described.
 
 A duration ("20s", "5m", "3d", "24h", "250ms", "0s") becomes seconds, "never" becomes None. A size
 ("512MB", "1GiB") becomes bytes; KB, MB, GB, TB count by 1000 and KiB, MiB, GiB, TiB by 1024.
@@ -18,7 +18,7 @@ from pydantic.annotated_handlers import GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
-# What a person wrote must carry its unit; code that builds a model may pass plain seconds or bytes.
+# A value in a file needs a unit; code that builds a model may pass plain seconds or bytes.
 FROM_FILE: Mapping[str, bool] = {"from_file": True}
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -32,7 +32,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?B|B)", re.ASCII)
 
 
 class Section(BaseModel):
-    """A table of the file: frozen, and a key it does not know is a fault."""
+    """A table of the file. Frozen; an unknown key is a fault."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
@@ -40,23 +40,23 @@ class Section(BaseModel):
 
 
 def setting(default: Any, meaning: str, *, env: str = "", needed: bool = False, **rest: Any) -> Any:
-    """A key with its default as it would be written, and one line that says what it means.
+    """A key: its default as written in a file, and its meaning in one line.
 
-    `env` names the variable that fills the key where no file sets it. `needed`: empty is a fault
-    as long as the connection is enabled.
+    `env`: the environment variable that fills the key if no file sets it. `needed`: empty is a
+    fault while the connection is enabled.
     """
     options: Any = {"env": env, "needed": needed}
     return Field(default=default, description=meaning, json_schema_extra=options, **rest)
 
 
 def field_option(field: FieldInfo, name: str) -> Any:
-    """What `setting` noted of a field under `name`, else None."""
+    """The option `name` that `setting` stored for a field, or None."""
     extra = field.json_schema_extra
     return extra.get(name) if isinstance(extra, dict) else None
 
 
 def seconds(text: str) -> float:
-    """A written duration in seconds. ValueError when it is none."""
+    """Parse a duration such as "20s" into seconds. Raises ValueError."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError("not a duration")
@@ -64,7 +64,7 @@ def seconds(text: str) -> float:
 
 
 def written_duration(value: float | None) -> str:
-    """Seconds (None: never) as a person would write them: the largest unit without a fraction."""
+    """Format seconds (None: "never") with the largest unit that needs no fraction."""
     if value is None:
         return "never"
     if value == 0:
@@ -77,21 +77,24 @@ def written_duration(value: float | None) -> str:
 
 
 def written_size(value: int) -> str:
-    """Bytes as a person would write them: the largest unit without a fraction."""
+    """Format bytes with the largest unit that needs no fraction."""
     for unit, size in sorted(_SIZES.items(), key=lambda item: -item[1]):
         if value and value % size == 0:
             return f"{value // size}{unit}"
     return f"{value}B"
 
 
-def _plain_number(value: object, info: ValidationInfo) -> bool:
+def _plain_number(value: object, info: ValidationInfo) -> float | None:
+    """The number that code passed in; None for anything else and in a file."""
     from_file = bool((info.context or {}).get("from_file"))
-    return not from_file and isinstance(value, int | float) and not isinstance(value, bool)
+    if from_file or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value
 
 
 @dataclass(frozen=True, slots=True)
 class DurationRange:
-    """Marks a float of seconds that is written as a duration between `least` and `most`."""
+    """Marks a float of seconds that is written as a duration from `minimum` to `maximum`."""
 
     minimum: str = "0s"
     maximum: str = ""
@@ -110,15 +113,12 @@ class DurationRange:
     def read(self, value: object, info: ValidationInfo) -> float | None:
         if self.never and (value is None or value == "never"):
             return None
-        if isinstance(value, str):
-            found = seconds(value)
-        elif _plain_number(value, info):
-            found = float(value)  # type: ignore[arg-type]
-        else:
+        found = seconds(value) if isinstance(value, str) else _plain_number(value, info)
+        if found is None:
             raise ValueError("not a duration")
         if found < seconds(self.minimum) or (self.maximum and found > seconds(self.maximum)):
             raise ValueError("out of range")
-        return found
+        return float(found)
 
     def allowed_text(self) -> str:
         text = 'a duration such as "20s", "5m", "24h" or "3d"'
@@ -144,8 +144,9 @@ class ByteSize:
         )
 
     def read(self, value: object, info: ValidationInfo) -> int:
-        if _plain_number(value, info):
-            return int(value)  # type: ignore[call-overload, no-any-return]
+        number = _plain_number(value, info)
+        if number is not None:
+            return int(number)
         match = _SIZE.fullmatch(value) if isinstance(value, str) else None
         if match is None:
             raise ValueError("not a size")
@@ -157,7 +158,7 @@ class ByteSize:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Says what a value may be, where its type alone says too little."""
+    """Describes the allowed values where the type alone does not."""
 
     text: str
 
@@ -169,7 +170,7 @@ def _as_list(value: object) -> object:
     items = [value] if isinstance(value, str | SecretStr) else value
     if not isinstance(items, list | tuple):
         return items
-    # An empty secret would let in whoever presents nothing.
+    # An empty secret would authenticate a caller that presents none.
     return [item for item in items if item != "" and item != SecretStr("")]
 
 
@@ -181,17 +182,17 @@ Size: TypeAlias = Annotated[int, ByteSize()]
 Url: TypeAlias = Annotated[
     str,
     Field(pattern=r"^https?://[^\s/]+"),
-    Allowed("an address that begins with https:// or http://"),
+    Allowed("a URL that starts with https:// or http://"),
 ]
 Secrets: TypeAlias = Annotated[
     tuple[SecretStr, ...],
     BeforeValidator(_as_list),
-    Allowed("a secret, or a list of secrets of which the first is used and all are valid"),
+    Allowed("a secret, or a list of secrets: all are valid, the first is used"),
 ]
 
 
 def unwrap(annotation: Any, metadata: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, ...]]:
-    """An annotation without `Annotated` and `| None`, and all its metadata."""
+    """An annotation without `Annotated` and `| None`, and its metadata."""
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         for item in more:
@@ -205,13 +206,13 @@ def unwrap(annotation: Any, metadata: tuple[Any, ...] = ()) -> tuple[Any, tuple[
 
 
 def is_secret(annotation: Any) -> bool:
-    """Whether a value of this type may hold a secret."""
+    """Whether a value of this type may contain a secret."""
     plain, _ = unwrap(annotation)
     return plain is SecretStr or any(is_secret(arg) for arg in get_args(plain) if arg is not ...)
 
 
 def has_allowed_text(metadata: tuple[Any, ...]) -> bool:
-    """Whether the metadata itself says in words what is allowed."""
+    """Whether the metadata describes the allowed values."""
     return any(isinstance(item, DurationRange | ByteSize | Allowed) for item in metadata)
 
 
@@ -230,7 +231,7 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
 
 
 def allowed_text(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
-    """What a value of this type may be, for a fault and for the reference."""
+    """The allowed values of a type in words, for faults and for the reference."""
     plain, metadata = unwrap(annotation, metadata)
     for item in reversed(metadata):
         if isinstance(item, DurationRange | ByteSize | Allowed):
@@ -251,4 +252,4 @@ def allowed_text(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
     if plain in (int, float):
         return ("a whole number" if plain is int else "a number") + _bounds(metadata)
     table = plain is Any or get_origin(plain) in (dict, Mapping)
-    return "a table" if table else "a value of another kind"
+    return "a table" if table else "a value of another type"

@@ -1,4 +1,4 @@
-"""Findings for a person: results of checks and items that need attention."""
+"""Results of checks and items that need a person's attention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from connector.domain.errors import Problem
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of `connector check`: what was looked at, whether it is well, and what to do."""
+    """One line of `connector check`: what was checked, the result, and what to do about it."""
 
     name: str
     level: Literal["ok", "warning", "fault"]
@@ -20,7 +20,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class AttentionItem:
-    """Something that a person must look at. `key` stays the same while it is the same thing."""
+    """Something that needs a person. `key` identifies it: the same problem keeps the same key."""
 
     key: str
     text: str

@@ -1,18 +1,18 @@
-"""What can go wrong, grouped by what to do next.
+"""The errors of this program, grouped by how the caller reacts.
 
     ConnectorError
-    ├── ConfigError        a person must mend a file; lists every fault at once
-    ├── StoreError         the store cannot be used (schema, lease, disk)
-    ├── Malformed          the caller sent something unreadable: refuse it, tell the caller
-    ├── Unauthorised       the caller did not prove who it is
-    └── DeliveryError      a request to a platform did not succeed
-        ├── Wait           it was certainly not applied: try again, not before `after` seconds
-        ├── Unknown        it may have been applied: look it up, or repeat only what may be
-        ├── Rejected       this record will never be taken as it is: dead letter
-        └── Blocked        nothing of this scope can be delivered: hold the target, lane or account
+    ├── ConfigError         the configuration is invalid; lists every fault at once
+    ├── StoreError          the store cannot be used (schema, lease, disk)
+    ├── Malformed           a caller sent something that cannot be parsed: answer 400
+    ├── Unauthorised        a caller is not authenticated: answer 401
+    └── DeliveryError       a request to a remote API did not succeed
+        ├── RetryLater      certainly not applied: retry, not before `after` seconds
+        ├── AmbiguousError  may have been applied: look it up, or repeat only what is idempotent
+        ├── Rejected        this record will never be accepted as it is: dead letter
+        └── Blocked         nothing of this scope can be delivered: hold the target, lane or account
 
-Every problem that a person may meet has one code in `Problem`. The same code stands in the log, in
-status, in the `cause` label of a metric, in an alert and as a page in `docs/problems/`.
+Every problem that a person may meet has one code in `Problem`. The same code is used in the log, in
+`connector status`, in the `cause` label of metrics, in alerts and as a page in `docs/problems/`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Scope = Literal["target", "lane", "account"]
 
 
 class Problem(StrEnum):
-    """A problem code. The value is the code; `meaning` says it in one line."""
+    """A problem code. The value is the code; `meaning` says in one line what happened."""
 
     meaning: str
 
@@ -37,111 +37,120 @@ class Problem(StrEnum):
 
     @classmethod
     def from_code(cls, code: str) -> Problem:
-        """The problem of a stored code. Raises ValueError for a code this version does not know."""
+        """The problem with a stored code. Raises ValueError for a code unknown to this version."""
         for member in cls:
             if member.value == code:
                 return member
         raise ValueError(f"no problem has the code {code}")
 
-    CONFIG_FAULTY = "C10", "the configuration has faults"
-    MAPPING_FAULTY = "C20", "a mapping file has faults"
-    RELOAD_REFUSED = "C30", "an edited configuration was not taken"
-    PLUGIN_BROKEN = "C40", "an installed package fails, so its connections stand still"
+    CONFIG_FAULTY = "C10", "the configuration is invalid"
+    MAPPING_FAULTY = "C20", "a mapping file is invalid"
+    RELOAD_REFUSED = "C30", "a changed configuration was rejected; the previous one stays in effect"
+    PLUGIN_BROKEN = "C40", "an installed package fails, so its connections are stopped"
 
-    STORE_UNAVAILABLE = "S10", "the store does not answer"
+    STORE_UNAVAILABLE = "S10", "the store is unavailable"
     DISK_LOW = "S20", "free disk space is below [store] min_free"
-    STORE_SCHEMA = "S30", "the store's schema is not the one this version needs"
-    STORE_HELD = "S40", "another process holds the store"
+    STORE_SCHEMA = "S30", "the store's schema does not match this version"
+    STORE_HELD = "S40", "another process holds the store's lease"
     STORE_DAMAGED = "S50", "the store failed its integrity check"
-    STORE_REFUSED = "S60", "the database refuses for good what is to be written"
+    STORE_REFUSED = "S60", "the database permanently rejects a value"
 
-    WEBHOOK_MALFORMED = "W400", "a webhook could not be read"
+    WEBHOOK_MALFORMED = "W400", "a webhook could not be parsed"
     WEBHOOK_UNSIGNED = "W401", "a webhook's signature or secret is missing or wrong"
     WEBHOOK_TOO_LARGE = "W413", "a webhook is larger than 1 MiB"
 
-    ACTION_UNCERTAIN = "A10", "nobody knows whether the platform applied an action"
-    ACTION_PERSON_CAP = "A20", "more adjustments for a person than a day may hold"
-    ACTION_TOTAL_CAP = "A30", "more points than a day may hold"
-    ACTION_PERSON = "A40", "the person of an action is not known"
-    FLOW_MALFORMED = "A400", "a flow's call could not be read"
-    FLOW_SECRET = "A401", "a flow's call has no secret or a wrong one"
-    FLOW_CONFLICT = "A409", "a flow's call repeats a key with other content"
-    FLOW_THROTTLED = "A429", "too many calls with a wrong secret from one address"
+    ACTION_UNCERTAIN = "A10", "it is unknown whether the platform applied an action"
+    ACTION_PERSON_CAP = "A20", "a person has more adjustments in 24 hours than the cap allows"
+    ACTION_TOTAL_CAP = "A30", "the adjustments of 24 hours come to more points than the cap allows"
+    ACTION_PERSON = "A40", "the person of an action was not found"
+    FLOW_MALFORMED = "A400", "a flow call could not be parsed"
+    FLOW_SECRET = "A401", "a flow call's secret is missing or wrong"
+    FLOW_CONFLICT = "A409", "a flow call reuses an idempotency key with different content"
+    FLOW_THROTTLED = "A429", "too many flow calls with a wrong secret from one address"
 
-    NO_IDENTITY = "I10", "the person has no address that Klaviyo can be told"
-    BAD_ADDRESS = "I20", "the person's address is not a valid e-mail address"
-    SHARED_ADDRESS = "I30", "another person, active later, has the same address"
+    NO_IDENTITY = "I10", "the person has no identifier that Klaviyo accepts"
+    BAD_ADDRESS = "I20", "the person's e-mail address is not valid"
+    SHARED_ADDRESS = "I30", "another person, active more recently, has the same e-mail address"
     MAPPING_FAILED = "M10", "the mapping could not render this record"
-    UNKNOWN_EVENT = "M20", "the mapping sends unknown event names to the dead letters"
+    UNKNOWN_EVENT = "M20", "the mapping has no entry for this event name"
 
-    TOO_MANY_PROPERTIES = "E10", "more than 300 properties"
+    TOO_MANY_PROPERTIES = "E10", "the event has more than 300 properties"
     STRING_TOO_LONG = "E11", "a string is larger than 100 KB"
     ARRAY_TOO_LONG = "E12", "an array has more than 4,000 items"
     NESTED_TOO_DEEP = "E13", "values are nested more than 10 levels deep"
-    TIME_OUT_OF_RANGE = "E14", "the event's time is before 2000 or more than a year ahead"
-    RECORD_TOO_LARGE = "E15", "the record alone is larger than one request may be"
-    METRIC_NAME = "E16", "the metric's name is empty or has 128 characters or more"
+    TIME_OUT_OF_RANGE = "E14", "the event's time is before 2000 or more than a year in the future"
+    RECORD_TOO_LARGE = "E15", "the record is larger than one request may be"
+    METRIC_NAME = "E16", "the metric name is empty or has 128 characters or more"
     UNIQUE_ID = "E17", "the unique id is empty or longer than 255 characters"
 
-    KLAVIYO_REFUSED = "K400", "Klaviyo refused the record as invalid"
-    KLAVIYO_KEY = "K401", "Klaviyo refused the key"
-    KLAVIYO_SCOPE = "K403", "the key may not do this at Klaviyo (scope missing)"
-    KLAVIYO_TARGET = "K404", "Klaviyo does not know the target any more"
+    KLAVIYO_REFUSED = "K400", "Klaviyo rejected the record as invalid"
+    KLAVIYO_KEY = "K401", "Klaviyo rejected the key"
+    KLAVIYO_SCOPE = "K403", "the key is not allowed to do this at Klaviyo (missing scope)"
+    KLAVIYO_TARGET = "K404", "the target does not exist at Klaviyo"
     KLAVIYO_CONFLICT = "K409", "Klaviyo reports a conflict that could not be resolved"
-    KLAVIYO_REVISION = "K410", "Klaviyo has retired the configured revision"
-    KLAVIYO_TOO_LARGE = "K413", "Klaviyo refused the request as too large"
-    KLAVIYO_THROTTLED = "K429", "Klaviyo asked us to slow down"
+    KLAVIYO_REVISION = "K410", "Klaviyo has retired the configured API revision"
+    KLAVIYO_TOO_LARGE = "K413", "Klaviyo rejected the request as too large"
+    KLAVIYO_THROTTLED = "K429", "Klaviyo is rate limiting the connector"
     KLAVIYO_UNAVAILABLE = "K503", "Klaviyo is unavailable"
-    KLAVIYO_ACCOUNT = "K600", "the key belongs to another Klaviyo account than before"
+    KLAVIYO_ACCOUNT = "K600", "the key belongs to a different Klaviyo account than before"
 
-    PLATFORM_REFUSED = "P400", "the platform refused the record as invalid"
-    PLATFORM_KEY = "P401", "the platform refused the credential"
-    PLATFORM_SCOPE = "P403", "the credential may not do this at the platform"
-    PLATFORM_TARGET = "P404", "the platform does not know the target"
-    PLATFORM_THROTTLED = "P429", "the platform asked us to slow down"
+    PLATFORM_REFUSED = "P400", "the platform rejected the record as invalid"
+    PLATFORM_KEY = "P401", "the platform rejected the credentials"
+    PLATFORM_SCOPE = "P403", "the credentials are not allowed to do this at the platform"
+    PLATFORM_TARGET = "P404", "the target does not exist at the platform"
+    PLATFORM_THROTTLED = "P429", "the platform is rate limiting the connector"
     PLATFORM_UNAVAILABLE = "P503", "the platform is unavailable"
 
-    WRONG_PROGRAM = "P410", "most people read before are unknown now: another program's key?"
+    WRONG_PROGRAM = "P410", "most people who were read before are now unknown to the platform"
 
     JOB_CANCELLED = "J10", "Klaviyo cancelled an import job"
-    JOB_STUCK = "J20", "an import job has not ended for an hour"
-    JOB_LOST = "J30", "an import job is gone, or its id never reached us"
-    IMPORT_REFUSED = "J40", "Klaviyo's import job refused the profile"
+    JOB_STUCK = "J20", "an import job has been unfinished for more than an hour"
+    JOB_LOST = "J30", "an import job was lost: it is gone, or its id was never received"
+    IMPORT_REFUSED = "J40", "Klaviyo's import job rejected the profile"
 
-    NAME_NOT_RESOLVED = "N10", "the host's name could not be resolved"
-    NOT_CONNECTED = "N20", "no connection could be made"
-    TIMED_OUT = "N30", "no answer in time; it may have been applied"
-    CONNECTION_LOST = "N40", "the connection broke after the request left; it may have been applied"
-    ANSWER_UNREADABLE = "N50", "the answer could not be read; it may have been applied"
-    SERVER_FAULT = "N60", "the far end failed inside; it may have been applied"
-    INTERRUPTED = "N70", "this process stopped after the request may have left"
-    CHALLENGED = "N80", "a gateway before the far end answered 403 with a page instead of JSON"
-    TLS_REQUIRED = "N90", "the address is not TLS and its host is not allowed without"
+    NAME_NOT_RESOLVED = "N10", "the host name could not be resolved"
+    NOT_CONNECTED = "N20", "the connection could not be established"
+    TIMED_OUT = "N30", "no response in time; the request may have been applied"
+    CONNECTION_LOST = (
+        "N40",
+        "the connection broke after the request was sent; it may have been applied",
+    )
+    ANSWER_UNREADABLE = "N50", "the response could not be read; the request may have been applied"
+    SERVER_FAULT = (
+        "N60",
+        "the remote side returned a server error; the request may have been applied",
+    )
+    INTERRUPTED = "N70", "the process stopped after the request may have been sent"
+    CHALLENGED = "N80", "a gateway answered 403 with a page instead of JSON"
+    TLS_REQUIRED = "N90", "the address is not https and its host is not in [security] allow_http"
 
     WORKER_DOWN = "R10", "a worker keeps failing"
 
-    BACKFILL_FILE = "B10", "a backfill's file cannot be used, or has changed since it began"
-    BACKFILL_REJECTED = "B20", "a person said no to a backfill"
-    BACKFILL_BLOCKED = "B30", "a backfill's source refuses to be read"
+    BACKFILL_FILE = "B10", "a backfill's file cannot be used, or has changed since the start"
+    BACKFILL_REJECTED = "B20", "a person rejected a backfill"
+    BACKFILL_BLOCKED = "B30", "a backfill's source cannot be read"
 
     HIGH_DEAD_RATE = (
         "L10",
-        "more than half of the last records died of one cause, so the lane is held",
+        "more than half of the last 100 records failed for one cause, so the lane is held",
     )
     RETRIES_EXHAUSTED = "L20", "the record was retried for [delivery] retry_horizon without success"
-    TOO_MANY_REMOVALS = "L30", "a sync would take too many people off, so it waits for a person"
-    FIRST_SYNC = "L31", "nothing is told before a person has agreed to the first sync"
-    REMOVED_BY_HAND = "L32", "somebody took a member off the list at Klaviyo"
+    TOO_MANY_REMOVALS = "L30", "a sync would remove too many people, so it waits for approval"
+    FIRST_SYNC = "L31", "the first sync waits for approval"
+    REMOVED_BY_HAND = "L32", "members were removed from the list at Klaviyo by hand"
     GROUP_NOT_FOUND = "L33", "no audience, list or segment has this id or name"
-    GROUP_AMBIGUOUS = "L34", "more than one has this name, so the id is needed"
+    GROUP_AMBIGUOUS = (
+        "L34",
+        "several audiences, lists or segments have this name, so the id is required",
+    )
     NOT_OFFERED = "L35", "the platform does not offer this"
     PAUSED = "L40", "paused by a person"
 
 
 class ConnectorError(Exception):
-    """Root of all errors of this program.
+    """Base of all errors of this program.
 
-    `problem` is the code to look up, `detail` says what was found and what to do, and never holds
+    `problem` is the code to look up. `detail` says what was found and what to do; it never contains
     a secret or personal data.
     """
 
@@ -152,7 +161,7 @@ class ConnectorError(Exception):
 
 
 class ConfigError(ConnectorError):
-    """The configuration or a mapping cannot be used. `faults` holds one line per fault."""
+    """The configuration or a mapping is invalid. `faults` has one line per fault."""
 
     def __init__(self, faults: Sequence[str], problem: Problem = Problem.CONFIG_FAULTY) -> None:
         self.faults = tuple(faults)
@@ -160,19 +169,19 @@ class ConfigError(ConnectorError):
 
 
 class StoreError(ConnectorError):
-    """The store cannot do what was asked; nothing was changed."""
+    """The store cannot carry out an operation. Nothing was changed."""
 
 
 class Malformed(ConnectorError):
-    """What a caller sent cannot be read. Nothing of it was stored."""
+    """A request that came in cannot be parsed. Nothing of it was stored."""
 
 
 class Unauthorised(ConnectorError):
-    """A caller's signature or secret is missing or wrong. Nothing of it was read further."""
+    """A caller's signature or secret is missing or wrong. Its body was not parsed."""
 
 
 class DeliveryError(ConnectorError):
-    """A request to a platform did not succeed. `status` is the HTTP status, if one came."""
+    """A request to a remote API did not succeed. `status`: the HTTP status, if one was received."""
 
     def __init__(self, problem: Problem, detail: str = "", *, status: int | None = None) -> None:
         super().__init__(problem, detail)
@@ -180,7 +189,7 @@ class DeliveryError(ConnectorError):
 
 
 class RetryLater(DeliveryError):
-    """Certainly not applied. Try again, `after` seconds from now at the earliest."""
+    """Certainly not applied. Retry, `after` seconds from now at the earliest."""
 
     def __init__(
         self, problem: Problem, detail: str = "", *, status: int | None = None, after: float = 0.0
@@ -190,14 +199,14 @@ class RetryLater(DeliveryError):
 
 
 class AmbiguousError(DeliveryError):
-    """Bytes may have left and no readable answer came: it may have been applied."""
+    """Bytes may have been sent and no readable response was received: it may have been applied."""
 
 
 class Rejected(DeliveryError):
-    """The far end will not take this as it is.
+    """The remote API will not accept this record as it is.
 
-    `pointers` holds the JSON pointers that the answer named, in its order; `meta` the answer's own
-    extra facts of the first error (Klaviyo: `duplicate_profile_id`).
+    `pointers`: (JSON pointer, code and title) of each error in the response, in its order.
+    `meta`: the `meta` object of the first error (Klaviyo: `duplicate_profile_id`).
     """
 
     def __init__(
@@ -215,10 +224,15 @@ class Rejected(DeliveryError):
 
 
 class Blocked(DeliveryError):
-    """Nothing of `scope` can be delivered until something outside changes."""
+    """Nothing of `scope` can be delivered until a person or the remote side changes something."""
 
     def __init__(
         self, problem: Problem, detail: str = "", *, scope: Scope, status: int | None = None
     ) -> None:
         super().__init__(problem, detail, status=status)
         self.scope: Scope = scope
+
+
+class GuaranteeError(Exception):
+    """The program was about to break one of its guarantees: a defect of ours, found before anything
+    was sent."""

@@ -1,4 +1,4 @@
-"""Lanes, their state, and the units that everything is measured in."""
+"""Lanes, their kinds and state, and the units that everything is measured in."""
 
 from __future__ import annotations
 
@@ -9,25 +9,102 @@ from typing import Literal, NewType
 from connector.domain.errors import Problem
 
 Millis = NewType("Millis", int)
+"""A time in ms since 1970 UTC, or a duration in ms."""
 
+KLAVIYO = "klaviyo"
+"""The destination of every lane that does not lead to the platform."""
 
 Kind = Literal["event", "profile", "membership", "action"]
-
+"""What a lane delivers: as stored, and the value of the metrics' label `kind`."""
 
 Via = Literal["webhook", "poll", "backfill", "flow", "scan"]
+"""How a record was received: the value of the metrics' label `via`."""
 
+QueueName = Literal["outbox", "reads", "profiles", "memberships", "actions"]
+"""The store's queue that a lane claims its entries from."""
 
 LaneId = NewType("LaneId", int)
 
 
 @dataclass(frozen=True, slots=True)
+class LaneKind:
+    """All that differs between kinds of lanes, besides their sinks and renderers.
+
+    A lane of this kind delivers `kind` to `side`, from the store's `queue`. `label` is what people
+    call its records, `arrow` the direction in which they travel seen from the connector.
+    `dead_hint` follows the number of records that died and says what to do. With `counts_names`
+    its outcomes are also counted by the entries' names, in `connector_actions_total`.
+    """
+
+    kind: Kind
+    side: Literal["klaviyo", "platform"]
+    queue: QueueName
+    label: str
+    dead_hint: str
+    arrow: Literal["→", "←"] = "→"
+    counts_names: bool = False
+
+    def title(self, destination: str) -> str:
+        """`events → klaviyo`, `people ← yotpo`."""
+        return f"{self.label} {self.arrow} {destination}"
+
+
+_NEXT_CHANGE = "refused; the next change, or `connector refresh`, tries again"
+
+EVENTS = LaneKind(
+    "event", "klaviyo", "outbox", "events", "dead letters (connector dead-letters list)"
+)
+PROFILES = LaneKind("profile", "klaviyo", "profiles", "profiles", _NEXT_CHANGE)
+READS = LaneKind("profile", "platform", "reads", "people", _NEXT_CHANGE, arrow="←")
+LIST_MEMBERS = LaneKind(
+    "membership",
+    "klaviyo",
+    "memberships",
+    "memberships",
+    "refused; `connector audiences sync` tries again",
+)
+SEGMENT_MEMBERS = LaneKind(
+    "membership",
+    "platform",
+    "memberships",
+    "memberships",
+    "refused; `connector segments sync` tries again",
+)
+ACTIONS = LaneKind(
+    "action",
+    "platform",
+    "actions",
+    "actions",
+    "refused by the platform (connector actions list)",
+    counts_names=True,
+)
+
+LANE_KINDS = (EVENTS, PROFILES, READS, LIST_MEMBERS, SEGMENT_MEMBERS, ACTIONS)
+_BY_KIND_AND_SIDE = {(kind.kind, kind.side): kind for kind in LANE_KINDS}
+
+
+def find_lane_kind(kind: Kind, destination: str) -> LaneKind:
+    """Of a lane as stored. Raises KeyError where no such lane is built."""
+    return _BY_KIND_AND_SIDE[kind, "klaviyo" if destination == KLAVIYO else "platform"]
+
+
+@dataclass(frozen=True, slots=True)
 class Lane:
-    """One road out: all records of one kind from one connection to one destination."""
+    """All records of one kind from one connection to one destination."""
 
     id: LaneId
     connection: str
     destination: str
     kind: Kind
+
+    @property
+    def lane_kind(self) -> LaneKind:
+        return find_lane_kind(self.kind, self.destination)
+
+    @property
+    def title(self) -> str:
+        """`acme events → klaviyo`."""
+        return f"{self.connection} {self.lane_kind.title(self.destination)}"
 
 
 class DeliveryMode(IntEnum):
@@ -42,8 +119,9 @@ LaneMode = Literal["running", "paused", "held", "blocked"]
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """`paused`: a person did it. `held`: too many deaths, or a target is gone. `blocked`: the lane
-    or its account is refused at the far end; a probe tries again by itself."""
+    """`paused`: by a person. `held`: too many records died, or a target is gone. `blocked`: the
+    remote side refuses the lane or its account. The connector probes a held or blocked lane and
+    lets it run again when that succeeds."""
 
     mode: LaneMode = "running"
     problem: Problem | None = None
@@ -53,7 +131,8 @@ class LaneState:
 
 @dataclass(frozen=True, slots=True)
 class QuotaUsage:
-    """Requests that were allowed to an endpoint within one second, for the memory of quotas."""
+    """Requests that were granted to an endpoint within one second. Stored, so that a restart does
+    not spend a window's quota twice."""
 
     account: str
     endpoint: str

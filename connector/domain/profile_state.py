@@ -61,13 +61,10 @@ def unconfirmed_values(before: Wanted, after: Wanted, confirmed: Confirmed) -> I
                 yield name
 
 
-def pending_changes(
-    wanted: Wanted, confirmed: Confirmed, *, now: Millis, reconfirm_after: int
-) -> dict[str, Any]:
+def pending_changes(wanted: Wanted, confirmed: Confirmed) -> dict[str, Any]:
     """The fields that a write must bring: value, or None to unset.
 
-    A field that we never set is not unset either: it is somebody else's. One that Klaviyo took
-    `reconfirm_after` ms ago or longer is told again.
+    A field that the connector never set is not unset: it belongs to another integration.
     """
     changes: dict[str, Any] = {}
     for name, (value, _) in wanted.items():
@@ -75,7 +72,7 @@ def pending_changes(
         if took is None:
             if value is not None:
                 changes[name] = value
-        elif took[0] != digest(value) or (value is not None and now - took[1] >= reconfirm_after):
+        elif took[0] != digest(value):
             changes[name] = value
     return changes
 
@@ -236,7 +233,20 @@ def mark_gone(profile: Profile, at: Millis, *, on_leave: OnLeave) -> Profile:
     return _merge_wanted(profile, dict.fromkeys(profile.wanted), at)
 
 
-def next_write(profile: Profile, *, now: Millis, reconfirm_after: int) -> ProfileWrite | None:
+def expire_confirmed(profile: Profile, *, now: Millis, after: int) -> Profile:
+    """Mark the fields that Klaviyo accepted `after` ms ago or longer to be sent again."""
+    expired = [
+        name
+        for name, (value, _) in profile.wanted.items()
+        if value is not None
+        and (took := profile.confirmed.get(name))
+        and took[0] == digest(value)
+        and now - took[1] >= after
+    ]
+    return replace(profile, confirmed=invalidate(profile.confirmed, expired, now))
+
+
+def next_write(profile: Profile) -> ProfileWrite | None:
     """What to tell Klaviyo next, None where it has everything: farewells first, so that no two
     profiles bear our fields for longer than they must."""
     if profile.address_cleanups:
@@ -245,9 +255,7 @@ def next_write(profile: Profile, *, now: Millis, reconfirm_after: int) -> Profil
         unsets = tuple(name for name in first.names if name[0] != "@")
         return ProfileWrite(first.identity, sets, unsets, is_cleanup=True)
     if profile.pending_move is None:
-        changes = pending_changes(
-            profile.wanted, profile.confirmed, now=now, reconfirm_after=reconfirm_after
-        )
+        changes = pending_changes(profile.wanted, profile.confirmed)
     else:
         # Whole, for the address may turn out to have a profile of its own.
         names = fields_at_address(profile)

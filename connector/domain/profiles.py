@@ -24,6 +24,9 @@ class WriteMode(IntEnum):
 OnLeave = Literal["keep", "unset"]
 
 
+RECONFIRM_AFTER_MS = 30 * 86_400_000
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What one read showed: the view, and the fields and identity that the mapping made of it.
@@ -35,6 +38,7 @@ class Observation:
     person's address from then on. Of one who is `withheld` nothing may be told, and his records
     lose the address that they have. What a `backfill` asked for is told after all live traffic.
     With `partial` it was an event that said so, where reads know better who the person is.
+    A field that Klaviyo accepted `reconfirm_after` ms ago or longer is sent again.
     """
 
     person: int
@@ -52,6 +56,7 @@ class Observation:
     withheld: bool = False
     backfill: bool = False
     partial: bool = False
+    reconfirm_after: int = RECONFIRM_AFTER_MS
 
 
 @dataclass(frozen=True, slots=True)

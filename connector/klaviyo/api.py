@@ -1,4 +1,4 @@
-"""Klaviyo's HTTP, typed: each call asks for quota, and is noted for the timeline."""
+"""Klaviyo's HTTP API, typed: each read waits for quota, each write is recorded for timelines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from connector.domain.attention import Check
-from connector.domain.errors import AmbiguousError, Blocked, DeliveryError, Problem, RetryLater
+from connector.domain.errors import (
+    AmbiguousError,
+    Blocked,
+    DeliveryError,
+    GuaranteeError,
+    Problem,
+    RetryLater,
+)
 from connector.domain.lanes import QuotaUsage
 from connector.domain.outcomes import Request
 from connector.klaviyo.limits import GET_ACCOUNTS, GET_METRICS, GET_PROFILE, GET_PROFILES, LIMITS
@@ -41,11 +48,20 @@ def private_key(key: SecretStr) -> HeaderKey:
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:
-    """A request that left and what came of it: `error` is None where it was taken."""
+    """A write that was sent and its result. `error` is None where it was accepted."""
 
     request: Request
-    answer: ApiResponse | None
-    error: DeliveryError | None
+    result: ApiResponse | DeliveryError
+
+    @property
+    def error(self) -> DeliveryError | None:
+        return self.result if isinstance(self.result, DeliveryError) else None
+
+    def response(self) -> ApiResponse:
+        """The answer. Raises the request's error."""
+        if isinstance(self.result, DeliveryError):
+            raise self.result
+        return self.result
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,66 +74,72 @@ class Account:
 
 
 class KlaviyoApi:
-    """One connection's calls. `remember` saves quota that was granted outside a claim, and
-    `may_send` is asked right before each write: Klaviyo cannot be fenced (promise 12)."""
+    """One connection's calls. `record_usage` saves quota that was granted outside a claim, and
+    `may_send` is called right before each write, because Klaviyo knows no fencing token
+    (guarantee 12)."""
 
     def __init__(
         self,
         http: Http,
-        governor: RateLimiter,
+        limiter: RateLimiter,
         clock: Clock,
         record_usage: Callable[[Sequence[QuotaUsage]], Awaitable[None]],
         may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         self._http = http
-        self._governor = governor
+        self._limiter = limiter
         self._clock = clock
         self._record_usage = record_usage
         self._may_send = may_send
 
     @property
-    def governor(self) -> RateLimiter:
-        return self._governor
+    def limiter(self) -> RateLimiter:
+        return self._limiter
 
     async def permit(self, endpoint: str, *, backfill: bool = False) -> None:
         """Wait for quota for one request to `endpoint` and save that it was granted."""
-        await self._governor.acquire(endpoint, self._record_usage, backfill=backfill)
+        await self._limiter.acquire(endpoint, self._record_usage, backfill=backfill)
 
     async def post(self, route: str, body: bytes) -> SentRequest:
-        """Send what already has its permit. Raises nothing that the far end can cause."""
+        """Send a write whose quota was granted before. Raises no DeliveryError: see SentRequest."""
         method, path = route.split(" ", 1)
         return await self.send(method, path, route, body)
 
     async def send(self, method: str, path: str, route: str, body: bytes) -> SentRequest:
-        """`post` for a path with data in it, which only its template `route` may tell of.
+        """`post` for a path with data in it; only its template `route` is recorded and logged.
 
-        Promise 7: an endpoint that limits.py does not name is never written to, and it names none
-        that grants a consent, lifts a suppression or unsubscribes anybody."""
-        assert route in LIMITS, f"{route} is no endpoint of ours"
+        Raises GuaranteeError for an endpoint that limits.py does not name: it names none that
+        grants consent, lifts a suppression or unsubscribes a person (guarantee 7).
+        """
+        if route not in LIMITS:
+            raise GuaranteeError(f"{route} is not an endpoint that the connector may call")
         started, began = self._clock.now(), self._clock.monotonic()
-        answer: ApiResponse | None = None
-        error: DeliveryError | None = None
-        try:
-            if not self._may_send():
-                raise RetryLater(Problem.STORE_HELD, "the lease ended before the request left")
-            answer = await self._http.call(method, path, route=route, content=body)
-        except DeliveryError as failed:
-            error = failed
-            if isinstance(failed, RetryLater) and (failed.after or failed.status == 429):
-                self._governor.slow_down(route, failed.after or 1.0)
-        status = answer.status if answer else error.status if error else None
+        result = await self._call(method, path, route, body)
+        error = result if isinstance(result, DeliveryError) else None
         request = Request(
             id=secrets.token_hex(8),
             endpoint=route,
             sent_at=started,
-            status=status,
+            status=result.status,
             millis=round((self._clock.monotonic() - began) * 1000),
             problem=error.problem if error else None,
         )
-        return SentRequest(request, answer, error)
+        return SentRequest(request, result)
+
+    async def _call(
+        self, method: str, path: str, route: str, body: bytes
+    ) -> ApiResponse | DeliveryError:
+        try:
+            if not self._may_send():
+                raise RetryLater(Problem.STORE_HELD, "the lease ended before the request was sent")
+            return await self._http.call(method, path, route=route, content=body)
+        except DeliveryError as error:
+            if isinstance(error, RetryLater) and (error.after or error.status == 429):
+                self._limiter.slow_down(route, error.after or 1.0)
+            return error
 
     async def account(self) -> Account:
-        """The account that the key belongs to. Scope accounts:read; raises DeliveryError."""
+        """The account of the key. Scope accounts:read. Raises DeliveryError."""
         page = await self.get(GET_ACCOUNTS, "/api/accounts")
         try:
             first = page["data"][0]
@@ -131,14 +153,14 @@ class KlaviyoApi:
             raise unreadable_answer(GET_ACCOUNTS) from error
 
     async def check(self) -> Sequence[Check]:
-        """Whether the key is good, and whose it is."""
+        """Whether the key is valid, and its account."""
         what = "Klaviyo key"
         try:
             account = await self.account()
         except DeliveryError as error:
             if isinstance(error, Blocked) and error.problem is Problem.KLAVIYO_SCOPE:
                 missing_scope = (
-                    "accounts:read is missing: the account cannot be told apart by its id"
+                    "accounts:read is missing, so a key of another account is not noticed: add it"
                 )
                 return [Check(what, "warning", missing_scope, error.problem)]
             return [Check(what, "fault", error.detail, error.problem)]
@@ -187,7 +209,7 @@ class KlaviyoApi:
             yield document["data"]
 
     async def documents(self, route: str, path: str) -> AsyncIterator[dict[str, Any]]:
-        """Every page whole, with what it includes besides its `data`."""
+        """Every page as a whole document, with what it includes besides `data`."""
         next_path: str | None = path
         base = route.split(" ", 1)[1].split("{", 1)[0]
         seen: set[str] = set()
@@ -195,21 +217,23 @@ class KlaviyoApi:
             seen.add(next_path)
             page = await self.get(route, next_path)
             try:
-                assert isinstance(page["data"], list)
+                is_list = isinstance(page["data"], list)
                 link = (page.get("links") or {}).get("next")
                 next_path = base + link.split(base, 1)[1] if link else None
-            except (AssertionError, *_SHAPE_ERRORS) as error:
+            except _SHAPE_ERRORS as error:
                 raise unreadable_answer(route) from error
+            if not is_list:
+                raise unreadable_answer(route)
             yield page
 
     async def get(self, route: str, path: str, *, backfill: bool = False) -> Any:
-        """A read, with its own permit: the JSON. Raises DeliveryError."""
+        """The JSON of a read, which waits for its quota. Raises DeliveryError."""
         await self.permit(route, backfill=backfill)
         try:
             return (await self._http.call("GET", path, route=route)).json()
         except RetryLater as failed:
             if failed.after:
-                self._governor.slow_down(route, failed.after)
+                self._limiter.slow_down(route, failed.after)
             raise
 
     async def aclose(self) -> None:
@@ -218,15 +242,15 @@ class KlaviyoApi:
 
 def unreadable_answer(route: str) -> AmbiguousError:
     return AmbiguousError(
-        Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than published"
+        Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than documented"
     )
 
 
-def observe_headers(governor: RateLimiter) -> Callable[[CallStats], None]:
-    """Let a governor read the headers of every answer."""
+def observe_headers(limiter: RateLimiter) -> Callable[[CallStats], None]:
+    """An `on_call` of Http that passes the headers of every answer to the limiter."""
 
-    def observe(seen: CallStats) -> None:
-        if seen.status is not None and seen.status != 429:
-            governor.observe(seen.route, seen.headers)
+    def observe(call: CallStats) -> None:
+        if call.status is not None and call.status != 429:
+            limiter.observe(call.route, call.headers)
 
     return observe

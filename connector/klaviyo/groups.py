@@ -78,12 +78,9 @@ class KlaviyoGroups:
     async def create_list(self, name: str) -> str:
         body = orjson.dumps({"data": {"type": "list", "attributes": {"name": name}}})
         await self._api.permit(CREATE_LIST)
-        sent = await self._api.post(CREATE_LIST, body)
-        if sent.error is not None:
-            raise sent.error
+        response = (await self._api.post(CREATE_LIST, body)).response()
         try:
-            assert sent.answer is not None
-            return str(sent.answer.json()["data"]["id"])
+            return str(response.json()["data"]["id"])
         except _SHAPE_ERRORS as error:
             raise unreadable_answer(CREATE_LIST) from error
 

@@ -3,7 +3,6 @@ quota, an outcome for each; a platform that fails slows its own lane only."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
@@ -11,13 +10,14 @@ from typing import Any
 import orjson
 
 from connector.domain.attention import Check
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, RetryLater
+from connector.domain.errors import DeliveryError, Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.messages import Fault, Skip
-from connector.domain.outcomes import Dead, Delivery, Gone, Observed, Outcome, Retry, Stop, Unsent
+from connector.domain.outcomes import Delivery, Gone, Observed, Retry, Stop
 from connector.domain.profile_state import address_hash, changes_from_message
-from connector.domain.profiles import EmailChange, Observation, OnLeave
+from connector.domain.profiles import RECONFIRM_AFTER_MS, EmailChange, Observation, OnLeave
 from connector.domain.records import Entry, Record
+from connector.domain.settlement import READ, delivery_for
 from connector.mapping import CompiledMapping
 from connector.ports import (
     BatchMode,
@@ -29,6 +29,7 @@ from connector.ports import (
     Quota,
     Reader,
 )
+from connector.runtime.concurrency import as_completed
 
 _GONE_WINDOW = 10
 _MAX_GONE = 5
@@ -64,6 +65,7 @@ class ProfileReadSink:
         account: str,
         email_change: EmailChange,
         on_leave: OnLeave,
+        reconfirm_after: int = RECONFIRM_AFTER_MS,
         goals: Callable[[PersonSnapshot], PersonSnapshot] = lambda snapshot: snapshot,
     ) -> None:
         self._reader = reader
@@ -73,6 +75,7 @@ class ProfileReadSink:
         self._account = account
         self._email_change: EmailChange = email_change
         self._on_leave: OnLeave = on_leave
+        self._reconfirm_after = reconfirm_after
         self._recent_found: deque[bool] = deque(maxlen=_GONE_WINDOW)
         self.single = BatchMode(reader.endpoint, size=1, parallel=reader.parallel)
 
@@ -80,22 +83,16 @@ class ProfileReadSink:
     def quota(self) -> Quota:
         return self._reader.quota
 
-    async def deliver(
+    def deliver(
         self, batch: Sequence[Outgoing[Entry]], *, bulk: bool, permits: int
     ) -> AsyncIterator[Delivery]:
-        tasks = [asyncio.create_task(self._read(out.entry)) for out in batch]
-        try:
-            for done in asyncio.as_completed(tasks):
-                yield await done
-        finally:
-            for task in tasks:
-                task.cancel()
+        return as_completed(self._read(out.entry) for out in batch)
 
     async def _read(self, entry: Entry) -> Delivery:
         try:
             snapshot = await self._reader.read(self._person_ref(entry), self._mapping.reads)
         except DeliveryError as error:
-            return _delivery_for_error(entry.seq, error)
+            return delivery_for([entry.seq], error, READ)
         if entry.data:
             self._recent_found.append(snapshot is not None)
             if snapshot is None and self._recent_found.count(False) > _MAX_GONE:
@@ -153,6 +150,7 @@ class ProfileReadSink:
             email=email if self._reader.by_id else None,
             withheld="withheld" in snapshot.view,
             backfill=backfill,
+            reconfirm_after=self._reconfirm_after,
         )
 
     def resumed(self) -> None:
@@ -182,6 +180,7 @@ class EventFieldExtractor:
         account: str,
         email_change: EmailChange,
         partial: bool,
+        reconfirm_after: int = RECONFIRM_AFTER_MS,
     ) -> None:
         self._mapping = mapping
         self._view = view
@@ -189,6 +188,7 @@ class EventFieldExtractor:
         self._account = account
         self._email_change: EmailChange = email_change
         self._partial = partial
+        self._reconfirm_after = reconfirm_after
 
     def observation(self, record: Record, received_at: Millis) -> Observation | None:
         """Of the event's time, but never of a later one than its receipt. Its person is filled in
@@ -218,6 +218,7 @@ class EventFieldExtractor:
             address=address_hash(self._account, email) if email else None,
             email_change=self._email_change,
             partial=self._partial,
+            reconfirm_after=self._reconfirm_after,
         )
 
 
@@ -245,16 +246,3 @@ def listed_people(
         for listed in page.people
         if listed.platform_id or listed.email
     ]
-
-
-def _delivery_for_error(seq: int, error: DeliveryError) -> Delivery:
-    """A read changes nothing, so whatever is not final is simply read again."""
-    outcome: Outcome
-    if isinstance(error, Blocked):
-        return Delivery([Unsent(seq)], stop=Stop(error.scope, error.problem, error.detail))
-    if isinstance(error, Rejected):
-        outcome = Dead(seq, error.problem, error.detail)
-    else:
-        after = error.after if isinstance(error, RetryLater) else 0.0
-        outcome = Retry(seq, error.problem, after, error.detail)
-    return Delivery([outcome])

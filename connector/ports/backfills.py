@@ -43,7 +43,7 @@ class Backfill:
 
 @dataclass(frozen=True, slots=True)
 class PersonKey:
-    """A person as a source names them: by the platform's id, by email address, or by both."""
+    """A person as a source names them: by the platform's id, by e-mail address, or by both."""
 
     person: str | None
     email: str | None

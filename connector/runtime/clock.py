@@ -1,4 +1,4 @@
-"""The real clock: the only place that asks the system for the time."""
+"""The system clock: the only place that reads the time of the machine."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class SystemClock:
 
 
 def iso(millis: int) -> str:
-    """`2026-11-20T09:30:00+00:00`: whole seconds, as Klaviyo keeps an event's time."""
+    """`2026-11-20T09:30:00+00:00`. Whole seconds, the precision of Klaviyo's event time."""
     return datetime.fromtimestamp(millis // 1000, UTC).isoformat()
 
 
 def to_millis(when: datetime) -> Millis:
-    """ms since 1970; a moment without a zone is taken as UTC."""
+    """Milliseconds since 1970. A time without a zone is in UTC."""
     aware = when if when.tzinfo else when.replace(tzinfo=UTC)
     return Millis(round(aware.timestamp() * 1000))

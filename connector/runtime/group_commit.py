@@ -1,5 +1,5 @@
-"""Group commit: what arrives while a commit is under way shares the next one, so that a burst costs
-a few fsyncs and not one each. Nobody is answered before the commit that holds his own."""
+"""Group commit: items that arrive during a commit share the next one, so that a burst costs a few
+fsyncs. A caller returns after the commit that contains its item."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _MAX_WAITING_ROWS = 50_000
 
 
 class GroupCommit(Generic[T, R]):
-    """Commits items in groups. `commit` stores all of them in one transaction and answers each;
-    `size` says how many rows an item brings."""
+    """Commits items in groups. `commit` stores a group in one transaction and returns one result
+    per item; `size` returns the number of rows of an item."""
 
     def __init__(
         self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], size: Callable[[T], int]
@@ -30,10 +30,13 @@ class GroupCommit(Generic[T, R]):
         self._committing: asyncio.Task[None] | None = None
 
     async def put(self, item: T) -> R:
-        """Its answer, once it is committed. Raises StoreError when it is not stored."""
+        """The result of an item after its commit. Raises StoreError if it is not stored."""
         size = self._size(item)
         if self._rows + size > _MAX_WAITING_ROWS:
-            raise StoreError(Problem.STORE_UNAVAILABLE, "too much waits to be stored")
+            raise StoreError(
+                Problem.STORE_UNAVAILABLE,
+                f"more than {_MAX_WAITING_ROWS:,} records wait for a commit",
+            )
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         self._rows += size
@@ -58,13 +61,13 @@ class GroupCommit(Generic[T, R]):
         return group
 
     async def _store(self, group: list[tuple[T, asyncio.Future[R]]]) -> None:
-        """All in one transaction; when that fails, each in its own, so that it fails alone."""
+        """Commit a group in one transaction; if that fails, each item in its own."""
         try:
             results = await self._commit([item for item, _ in group])
         except Exception as error:
             if len(group) > 1:
-                for one in group:
-                    await self._store([one])
+                for item in group:
+                    await self._store([item])
                 return
             failure = error if isinstance(error, StoreError) else _store_error(error)
             for _, done in group:

@@ -1,7 +1,7 @@
-"""Structured logs without secrets: one line when something breaks, one when it recovers.
+"""Structured logs without secrets: one line when something fails, one when it recovers.
 
-Promise 8: no secret, token or personal data. Whatever is logged passes `redact`, which masks
-addresses, bearer tokens and keys wherever they stand; callers log route templates, never URLs.
+Guarantee 8: no secret, token or personal data. Every value that is logged passes `redact`, which
+masks addresses, bearer tokens and keys; callers log route templates, never URLs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SECRET_KEYS = re.compile(
 
 
 def redact(text: str) -> str:
-    """Addresses, phone numbers and tokens masked."""
+    """Mask e-mail addresses, phone numbers and tokens."""
     return _TOKEN.sub("***", _PHONE.sub("<phone>", _ADDRESS.sub("<address>", text)))
 
 
@@ -44,7 +44,7 @@ def _clean(value: Any) -> Any:
         return [_clean(v) for v in value]
     if value is None or isinstance(value, int | float):
         return value
-    # Whatever it is, its text is what would be written.
+    # The text of any other object is what would be written.
     return redact(repr(value))
 
 
@@ -59,14 +59,14 @@ def _dumps(event: Any, **options: Any) -> str:
     try:
         return orjson.dumps(event, default=options.get("default", str)).decode()
     except TypeError:
-        # A lone surrogate or an integer over 64 bits must not make the caller fail.
+        # orjson rejects lone surrogates and integers over 64 bits; logging must not raise.
         return json.dumps(event, default=str)
 
 
 def configure(
     *, format: Literal["console", "json"] = "console", level: str = "info", stream: Any = None
 ) -> None:
-    """Set up structlog and route the standard library's logging through it, to stderr."""
+    """Configure structlog and route the standard library's logging through it, to stderr."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -100,6 +100,6 @@ def configure(
 
 
 def get(name: str) -> structlog.typing.FilteringBoundLogger:
-    """A logger whose lines bear `part=name`."""
+    """A logger whose lines have the field `part=name`."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(part=name)
     return logger

@@ -1,4 +1,4 @@
-"""Every metric, declared once, on a registry of its own per app. Names are INTERFACE 6.
+"""All metrics, declared once, on a separate registry per app (docs/metrics.md).
 
 Label values are closed lists: kinds, outcomes, problem codes, route templates, connection names.
 No address, id or free text is ever a label. Ages are computed at scrape time.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -55,15 +55,16 @@ _MODES: tuple[LaneMode, ...] = ("running", "paused", "held", "blocked")
 
 
 def account_label(account: str) -> str:
-    """A short hash: an account's name is nobody's business in a metric."""
+    """A short hash of an account id: metrics do not identify accounts."""
     return hashlib.sha256(account.encode()).hexdigest()[:8]
 
 
 class Metrics:
-    """Counts what the loops do; renders itself for Prometheus."""
+    """The metrics of one app, in Prometheus' text format by `render`."""
 
     def __init__(self, version: str) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created: Callable[[], None] = disable_created_metrics  # has no type hints
+        disable_created()
         self.registry = CollectorRegistry()
         self.registry.register(PLATFORM_COLLECTOR)
         self.registry.register(GC_COLLECTOR)
@@ -72,98 +73,112 @@ class Metrics:
             "worker_restarts", "Passes of a worker's loop that failed and were retried.", "worker"
         )
         self.received = self._counter(
-            "records_received", "Records taken in, before dedupe.", "connection", "kind", "via"
+            "records_received",
+            "Records received, including duplicates.",
+            "connection",
+            "kind",
+            "via",
         )
         self.duplicates = self._counter(
-            "records_duplicate", "Records already known by their id.", "connection", "kind"
+            "records_duplicate",
+            "Received records whose id was already known.",
+            "connection",
+            "kind",
         )
         self.skipped = self._counter(
-            "records_skipped", "Records that a rule does not send.", "connection", "reason"
+            "records_skipped",
+            "Records that a rule excludes from delivery, by rule.",
+            "connection",
+            "reason",
         )
         self.rejected = self._counter(
             "webhooks_rejected",
-            "Webhooks and flow calls refused, by reason.",
+            "Webhooks and flow calls rejected, by reason.",
             "connection",
             "reason",
         )
         self.deliveries = self._counter(
             "deliveries",
-            "Records that reached an end at their destination.",
+            "Settled records, by outcome.",
             "connection",
             "destination",
             "kind",
             "outcome",
         )
         self.retries = self._counter(
-            "retries", "Attempts that will be repeated.", "connection", "destination", "reason"
+            "retries",
+            "Failed attempts that will be retried, by problem code.",
+            "connection",
+            "destination",
+            "reason",
         )
         self.latency = Histogram(
             "connector_delivery_latency_seconds",
-            "From receipt to acceptance by the destination.",
+            "Time from receipt to acceptance by the destination.",
             ("connection", "kind"),
             buckets=_LATENCY,
             registry=self.registry,
         )
         self.outbox = self._gauge(
-            "outbox_records", "Records in the outbox.", "connection", "kind", "state"
+            "outbox_records", "Records in the store, by state.", "connection", "kind", "state"
         )
         self.oldest = self._gauge(
             "outbox_oldest_seconds",
-            "Age of the oldest record that waits to be delivered.",
+            "Age of the oldest record that waits for delivery; 0 if none.",
             "connection",
             "kind",
         )
         self.dead = self._gauge(
-            "dead_letters", "Records that will not be taken as they are.", "connection", "cause"
+            "dead_letters", "Dead events and profiles, by problem code.", "connection", "cause"
         )
         self.backfill = self._gauge(
             "backfill_progress_ratio",
-            "How much of the running backfill is done: 0 to 1, 1 when none runs.",
+            "Progress of the running backfill from 0 to 1; 1 if none runs.",
             "connection",
         )
         self.actions = self._counter(
             "actions",
-            "Adjustments and pushes that reached an end, or wait for a person.",
+            "Adjustments and pushes that were settled or held, by outcome.",
             "connection",
             "action",
             "outcome",
         )
         self.uncertain = self._gauge(
             "actions_uncertain",
-            "Actions of which nobody knows whether the platform applied them.",
+            "Actions with an ambiguous outcome.",
             "connection",
         )
         self.approvals = self._gauge(
-            "approvals_pending", "Questions that wait for a person.", "connection", "what"
+            "approvals_pending", "Changes that wait for approval.", "connection", "what"
         )
         self.drift = self._gauge(
             "reconcile_drift",
-            "What the last reconcile found to differ at the far end.",
+            "Differences at Klaviyo that the last reconcile found.",
             "connection",
             "kind",
         )
-        self.people = self._gauge("people", "People seen.", "connection", "state")
+        self.people = self._gauge("people", "People, by state.", "connection", "state")
         self.members = self._gauge(
             "audience_members",
-            "Members that the last full scan of an audience found.",
+            "Members of an audience in its last full scan.",
             "connection",
             "audience",
         )
         self.segment_members = self._gauge(
             "segment_members",
-            "Members that the last full scan of a segment found.",
+            "Members of a segment in its last full scan.",
             "connection",
             "segment",
         )
         self.segment_seconds = self._gauge(
             "segment_scan_seconds",
-            "How long the last full scan of a segment took.",
+            "Duration of the last full scan of a segment.",
             "connection",
             "segment",
         )
         self.requests = self._counter(
             "requests",
-            "Requests sent; status is the HTTP status or 'none'.",
+            "Requests sent; status is the HTTP status, or none without a response.",
             "connection",
             "destination",
             "endpoint",
@@ -171,7 +186,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "connector_request_seconds",
-            "How long an answer took.",
+            "Time until the response.",
             ("destination", "endpoint"),
             registry=self.registry,
         )
@@ -183,30 +198,37 @@ class Metrics:
             registry=self.registry,
         )
         self.quota = self._gauge(
-            "rate_limit_remaining", "Requests left to us.", "account", "endpoint", "window"
+            "rate_limit_remaining",
+            "Requests left in the quota of the connector.",
+            "account",
+            "endpoint",
+            "window",
         )
         self.quota_wait = self._counter(
-            "rate_limit_wait_seconds", "Time that quota made us wait.", "account", "endpoint"
+            "rate_limit_wait_seconds", "Time that requests waited for quota.", "account", "endpoint"
         )
         self.last_received = self._gauge(
-            "last_received_timestamp_seconds", "When a record last came in.", "connection", "via"
+            "last_received_timestamp_seconds",
+            "Time of the last received record.",
+            "connection",
+            "via",
         )
         self.last_delivered = self._gauge(
             "last_delivered_timestamp_seconds",
-            "When a record was last accepted.",
+            "Time of the last accepted record.",
             "connection",
             "destination",
             "kind",
         )
         self.checkpoint = self._gauge(
             "checkpoint_timestamp_seconds",
-            "When a stream's cursor was last saved.",
+            "Time at which a stream's cursor was last saved.",
             "connection",
             "stream",
         )
         self.lanes = self._gauge(
             "lane_state",
-            "1 for the state that a lane is in.",
+            "1 for the current state of a lane, 0 for the others.",
             "connection",
             "destination",
             "kind",
@@ -214,15 +236,20 @@ class Metrics:
         )
         self.revision = self._gauge(
             "klaviyo_revision_expiry_timestamp_seconds",
-            "When the configured Klaviyo revision stops being stable.",
+            "Time at which the configured Klaviyo revision stops being stable; 0 if unknown.",
         )
         self.store_bytes = self._gauge("store_bytes", "Size of the store on disk.")
-        self.store_free = self._gauge("store_free_bytes", "Free disk where the store writes.")
+        self.store_free = self._gauge("store_free_bytes", "Free space on the disk of the store.")
         self.reload_ok = self._gauge(
-            "config_last_reload_successful", "1 when the last configuration was taken."
+            "config_last_reload_successful",
+            "1 if the last reload of the configuration succeeded, else 0.",
         )
-        self.lease = self._gauge("lease_held", "1 while this process holds the lease.", "account")
-        self._gauge("build_info", "The version that runs.", "version").labels(version).set(1)
+        self.lease = self._gauge(
+            "lease_held", "1 if this process holds the lease, else 0.", "account"
+        )
+        self._gauge("build_info", "Always 1; the label has the version.", "version").labels(
+            version
+        ).set(1)
         self.reload_ok.set(1)
         self._revisions: dict[str, float] = {}
 
@@ -233,24 +260,24 @@ class Metrics:
         return Gauge(f"connector_{name}", help, labels, registry=self.registry)
 
     def register_connection(self, connection: str, revision_until: float) -> None:
-        """A connection begins: what will be counted of it starts at 0, so that its first time is
-        an increase; of several revisions the one that ends first is told."""
+        """Create a connection's counters at 0, so that the first count is an increase. The revision
+        gauge shows the earliest `revision_until` of all connections."""
         for reason in _REJECT_REASONS:
             self.rejected.labels(connection, reason)
         self._revisions[connection] = revision_until
         self.revision.set(min(self._revisions.values()))
 
     def drop_disk_gauges(self) -> None:
-        """The store writes to another machine's disk: better no number than a 0."""
+        """Remove the disk gauges: the store is not on a disk of this machine."""
         self.registry.unregister(self.store_bytes)
         self.registry.unregister(self.store_free)
 
-    # ── what the loops tell ──────────────────────────────────────────────────────────────────────
+    # ── recorded by the loops ────────────────────────────────────────────────────────────────────
 
     def record_received(self, lane: Lane, via: str, result: Appended, now: Millis) -> None:
         connection, kind = lane.connection, lane.kind
-        told = result.accepted + result.duplicates + result.forgotten
-        self.received.labels(connection, kind, via).inc(told)
+        count = result.accepted + result.duplicates + result.forgotten
+        self.received.labels(connection, kind, via).inc(count)
         if result.forgotten:
             self.skipped.labels(connection, "forgotten").inc(result.forgotten)
         self.last_received.labels(connection, via).set(now / 1000)
@@ -266,50 +293,50 @@ class Metrics:
     def record_settled(
         self, lane: Lane, delivery: Delivery, entries: Mapping[int, Entry], now: Millis
     ) -> None:
-        """Count a delivery's outcomes. Duration from receipt is observed for what was accepted."""
+        """Count the outcomes of a delivery. Latency is observed for accepted records."""
         connection, destination, kind = lane.connection, lane.destination, lane.kind
         tally: Tally[str] = Tally()
         observe = self.latency.labels(connection, kind).observe
         for outcome in delivery.outcomes:
             if isinstance(outcome, Accepted):
                 observe((now - entries[outcome.seq].received_at) / 1000)
-            if word := _outcome_label(outcome):
-                tally[word] += 1
-                if kind == "action":
-                    self.record_action(connection, entries[outcome.seq].name, word)
+            if label := _outcome_label(outcome):
+                tally[label] += 1
+                if lane.lane_kind.counts_names:
+                    self.record_action(connection, entries[outcome.seq].name, label)
             elif isinstance(outcome, Retry | Ambiguous):
                 self.retries.labels(connection, destination, outcome.problem.value).inc()
             if isinstance(outcome, Skipped):
                 self.skipped.labels(connection, outcome.reason).inc()
-        for word, count in tally.items():
-            self.deliveries.labels(connection, destination, kind, word).inc(count)
+        for label, count in tally.items():
+            self.deliveries.labels(connection, destination, kind, label).inc(count)
         if tally["accepted"]:
             self.last_delivered.labels(connection, destination, kind).set(now / 1000)
 
     def record_job_closed(self, lane: Lane, accepted: int, dead: int, now: Millis) -> None:
-        """An import job is over: what its receipt said of its people."""
+        """Count the outcomes of a finished import job."""
         connection, destination, kind = lane.connection, lane.destination, lane.kind
-        for word, count in (("accepted", accepted), ("dead", dead)):
+        for label, count in (("accepted", accepted), ("dead", dead)):
             if count > 0:
-                self.deliveries.labels(connection, destination, kind, word).inc(count)
+                self.deliveries.labels(connection, destination, kind, label).inc(count)
         if accepted > 0:
             self.last_delivered.labels(connection, destination, kind).set(now / 1000)
 
     def set_lane_state(self, lane: Lane, mode: LaneMode) -> None:
-        for word in _MODES:
-            self.lanes.labels(lane.connection, lane.destination, lane.kind, word).set(word == mode)
+        for each in _MODES:
+            self.lanes.labels(lane.connection, lane.destination, lane.kind, each).set(each == mode)
 
     def record_request(
         self, connection: str, destination: str, route: str, status: int | None, seconds: float
     ) -> None:
-        word = "none" if status is None else str(status)
-        self.requests.labels(connection, destination, route, word).inc()
+        label = "none" if status is None else str(status)
+        self.requests.labels(connection, destination, route, label).inc()
         self.request_seconds.labels(destination, route).observe(seconds)
 
-    # ── what is looked up at scrape time ─────────────────────────────────────────────────────────
+    # ── set at scrape time ───────────────────────────────────────────────────────────────────────
 
     def set_backlog(self, backlogs: Sequence[Backlog], now: Millis) -> None:
-        """Lanes of one kind are told together: profiles are read on one and written on another."""
+        """Lanes of one kind are added up: profiles have one lane for reads and one for writes."""
         waiting: Tally[tuple[str, str, str]] = Tally()
         oldest: dict[tuple[str, str], float] = {}
         for b in backlogs:
@@ -319,10 +346,10 @@ class Metrics:
             age = max(0, now - b.oldest) / 1000 if b.oldest is not None else 0.0
             oldest[connection, kind] = max(age, oldest.get((connection, kind), 0.0))
             self.set_lane_state(b.lane, b.state.mode)
-        for labels, count in waiting.items():
-            self.outbox.labels(*labels).set(count)
-        for road, age in oldest.items():
-            self.oldest.labels(*road).set(age)
+        for key, count in waiting.items():
+            self.outbox.labels(*key).set(count)
+        for labels, age in oldest.items():
+            self.oldest.labels(*labels).set(age)
 
     def set_dead_letters(self, found: Sequence[tuple[str, str, int]]) -> None:
         self.dead.clear()
@@ -339,13 +366,13 @@ class Metrics:
             self.approvals.labels(connection, what).set(count)
 
     def set_people(self, found: Mapping[tuple[str, str], int]) -> None:
-        """(connection, state) → how many people stand there."""
+        """`found`: (connection, state) → number of people."""
         self.people.clear()
         for labels, count in found.items():
             self.people.labels(*labels).set(count)
 
     def set_groups(self, found: Sequence[Group]) -> None:
-        """By their names as configured; tags are not read, so there is nothing to tell of them."""
+        """Labels are the configured names. Groups at a platform are not scanned: no gauge."""
         for group in found:
             labels = (group.connection, group.name)
             if group.saved_at is not None:

@@ -1,7 +1,7 @@
-"""The only apscheduler: bells that wake loops. It does no work itself.
+"""The only module that uses APScheduler: events that are set on a schedule.
 
-APScheduler's asyncio executor cancels running coroutines at shutdown, so a job here only sets an
-event; the loop that waits for it belongs to `app` and ends in its own time.
+APScheduler's asyncio executor cancels running coroutines at shutdown. A job here therefore only
+sets an event; the work is done by the worker that waits for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 
 class Scheduler:
-    """Named bells. Missed strokes are rung once."""
+    """Sets events on a schedule. Several missed times set the event once."""
 
     def __init__(self) -> None:
         self._scheduler = AsyncIOScheduler(
@@ -24,11 +24,11 @@ class Scheduler:
         )
 
     def every(self, seconds: float) -> asyncio.Event:
-        """A bell that rings every so often."""
+        """An event that is set every `seconds`."""
         return self._add(IntervalTrigger(seconds=seconds, timezone=UTC))
 
     def nightly(self, hour: int = 3) -> asyncio.Event:
-        """A bell that rings once a day, at some minute after `hour` UTC."""
+        """An event that is set once a day, within half an hour after `hour` UTC."""
         return self._add(CronTrigger(hour=hour, jitter=1800, timezone=UTC))
 
     def _add(self, trigger: IntervalTrigger | CronTrigger) -> asyncio.Event:

@@ -1,4 +1,4 @@
-"""The one runner of loops: a pass that fails is logged and counted, and the loop goes on."""
+"""The one runner of loops: a pass that fails is logged and counted, and the loop continues."""
 
 from __future__ import annotations
 

@@ -10,11 +10,12 @@ from connector.domain.errors import ConfigError, ConnectorError, Problem, StoreE
 from connector.domain.lanes import Lane, LaneState
 from connector.domain.records import State
 from connector.pipeline.dispatch import Dispatcher
-from connector.ports import Clock, Command, Decision, Queue, Store
+from connector.pipeline.lane_queues import queue_of
+from connector.ports import Clock, Command, Decision, Store
 from connector.ports.workers import Worker
 from connector.runtime import log
 from connector.service.queries import Queries
-from connector.service.runtime import KLAVIYO, ConnectionRuntime
+from connector.service.runtime import ConnectionRuntime
 
 
 class Commands(Queries):
@@ -203,9 +204,9 @@ class Commands(Queries):
         if dispatcher.state.problem is Problem.KLAVIYO_ACCOUNT and runtime.account:
             await self._store.facts.pin_account(runtime.name, runtime.account, force=True)
             now = self._clock.now()
-            if dispatcher.lane.kind == "profile":
+            if dispatcher is runtime.writes:
                 await self._store.profiles.reset_confirmed(dispatcher.lane.id, now=now)
-            elif dispatcher.lane.kind == "event":
+            elif dispatcher is runtime.events:
                 await self._store.memberships.reset_account(runtime.name, now=now)
         await dispatcher.resume()
 
@@ -216,20 +217,12 @@ class Commands(Queries):
                 Problem.KLAVIYO_ACCOUNT, f"{state.detail} (only while the daemon runs)"
             )
         if state.mode != "running":
-            await self._queue_of(lane).extend_horizon(lane.id, now - state.since)
+            queue = queue_of(lane.lane_kind, self._store)
+            await queue.extend_horizon(lane.id, now - state.since)
         if kind == "pause":
             await self._store.lanes.set_state(lane.id, LaneState("paused", Problem.PAUSED, "", now))
         elif state.mode != "running":
             await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
-
-    def _queue_of(self, lane: Lane) -> Queue:
-        if lane.kind == "action":
-            return self._store.actions
-        if lane.kind == "membership":
-            return self._store.memberships
-        if lane.kind != "profile":
-            return self._store
-        return self._store.profiles if lane.destination == KLAVIYO else self._store.reads
 
     async def _retry(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         ids, cause = args.get("ids") or (), args.get("cause")

@@ -8,11 +8,11 @@ from typing import Any
 
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane
+from connector.domain.lanes import ACTIONS, PROFILES, READS, Lane
 from connector.pipeline.lease import STORE_RESOURCE, is_dead
 from connector.ports import ActionView, Backlog, Clock, DeadLetter, DeadLetterDetail, Store
 from connector.ports.workers import Worker
-from connector.service.runtime import KLAVIYO, ConnectionRuntime
+from connector.service.runtime import ConnectionRuntime
 from connector.service.views import lane_view, run_view, timeline_view
 from connector.sync.memberships import links
 
@@ -64,10 +64,10 @@ class Queries:
                 backlog.lane.connection, {"lanes": [], "streams": []}
             )
             connection["lanes"].append(lane_view(backlog, now))
-            if backlog.lane.kind == "action":
+            if backlog.lane.lane_kind is ACTIONS:
                 connection["actions"] = await self._pace(backlog.lane)
             version = (mappings or {}).get(backlog.lane.connection)
-            if version and backlog.lane.kind == "profile" and backlog.lane.destination == KLAVIYO:
+            if version and backlog.lane.lane_kind is PROFILES:
                 older = await self._store.profiles.count_outdated(backlog.lane.id, version)
                 connection["people_with_another_mapping"] = older
         for name, stream, _, saved_at in await self._store.reports.streams():
@@ -146,14 +146,14 @@ class Queries:
 
     async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:
         """Runs with progress and results, the newest first. Times in ms since 1970."""
-        lanes = [lane for lane, _ in await self._store.lanes.all() if lane.kind == "profile"]
+        lanes = [lane for lane, _ in await self._store.lanes.all()]
         found = []
         for run in await self._store.backfills.find(connection):
             waiting = (0, 0)
             if run.state == "running":
                 mine = [lane for lane in lanes if lane.connection == run.connection]
-                [writes] = [lane.id for lane in mine if lane.destination == KLAVIYO]
-                [reads] = [lane.id for lane in mine if lane.destination != KLAVIYO]
+                [writes] = [lane.id for lane in mine if lane.lane_kind is PROFILES]
+                [reads] = [lane.id for lane in mine if lane.lane_kind is READS]
                 waiting = await self._store.backfill_progress.outstanding(
                     reads, writes, limit=_COUNT_LIMIT
                 )
@@ -190,22 +190,15 @@ class Queries:
         found = [AttentionItem(f"trouble {text.split(':')[0]}", text) for text in self._problems()]
         found += await self._process_attention()
         for b in backlogs if backlogs is not None else await self._store.reports.backlog():
-            label = f"{b.lane.connection} → {b.lane.destination} {b.lane.kind}s"
+            label = b.lane.title
             if b.state.mode != "running" and b.state.problem not in _NO_ALERT:
                 text = f"{b.state.problem} {label}: {b.state.mode}, {b.state.detail}"
                 found.append(AttentionItem(f"lane {label}", text))
-            if b.lane.kind == "action":
-                found += await self._action_attention(b)
-            elif b.dead and b.lane.kind == "profile":
-                again = "the next change, or `connector refresh`, tries again"
-                found.append(AttentionItem(f"dead {label}", f"{label}: {b.dead} refused; {again}"))
-            elif b.dead and b.lane.kind == "membership":
-                which = "audiences" if b.lane.destination == KLAVIYO else "segments"
-                text = f"{label}: {b.dead} refused; `connector {which} sync` tries again"
+            if b.dead:
+                text = f"{label}: {b.dead} {b.lane.lane_kind.dead_hint}"
                 found.append(AttentionItem(f"dead {label}", text))
-            elif b.dead:
-                text = f"{label}: {b.dead} dead letters (connector dead-letters list)"
-                found.append(AttentionItem(f"dead {label}", text))
+            if b.held and b.lane.lane_kind is ACTIONS:
+                found += await self._held_actions(b.lane.connection)
         for approval in await self._store.approvals.find():
             text = (
                 f"{approval.connection}: {approval.what} of {approval.subject} waits for a person "
@@ -216,14 +209,11 @@ class Queries:
         found += [n for n in await links.attention(self._store.memberships) if n.key not in known]
         return found
 
-    async def _action_attention(self, b: Backlog) -> list[AttentionItem]:
+    async def _held_actions(self, name: str) -> list[AttentionItem]:
         """Adjustments and pushes that only a person can settle, with their ids."""
-        name, found = b.lane.connection, []
-        if b.dead:
-            text = f"{name}: {b.dead} actions refused by the platform (connector actions list)"
-            found.append(AttentionItem(f"dead {name} actions", text))
+        found: list[AttentionItem] = []
         stuck: dict[str, list[int]] = {}
-        for action in await self._store.actions.find(connection=name, stuck=True) if b.held else ():
+        for action in await self._store.actions.find(connection=name, stuck=True):
             if action.problem in _NEEDS_DECISION and action.settled_at is not None:
                 stuck.setdefault(action.problem, []).append(action.id)
         for code, ids in sorted(stuck.items()):

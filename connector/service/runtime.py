@@ -14,7 +14,6 @@ from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.intake import WebhookEndpoint
 from connector.ports.workers import Worker
 
-KLAVIYO = "klaviyo"
 _CANCEL_TIMEOUT = 1.0
 
 CommandResult = tuple[bool, Mapping[str, Any]]
@@ -108,7 +107,7 @@ class ConnectionRuntime:
         found: list[AttentionItem] = []
         for dispatcher in self.dispatchers:
             if problem := dispatcher.failing_with:
-                label = f"{self.name} {dispatcher.lane.kind}s, {dispatcher.lane.destination}"
+                label = dispatcher.lane.title
                 text = f"{problem} {label}: {problem.meaning}; retrying slowly"
                 found.append(AttentionItem(f"slow {label}", text))
         for worker in self.workers:

@@ -37,7 +37,7 @@ class SqlStore(SqlOutbox):
 
     def __init__(self, url: str, database: Database) -> None:
         self.profiles = SqlProfiles(database)
-        super().__init__(database, self.profiles)
+        super().__init__(database)
         self.url = url
         self.dead_letters = SqlDeadLetters(database)
         self.lanes = SqlLanes(database)
@@ -46,15 +46,15 @@ class SqlStore(SqlOutbox):
         self.facts = SqlFacts(database)
         self.leases = SqlLeases(database)
         self.commands = SqlCommands(database)
-        self.reads = SqlReads(database, self.profiles)
+        self.reads = SqlReads(database)
         self.approvals = SqlApprovals(database)
         self.memberships = SqlMemberships(database)
         self.notifications = SqlNotices(database)
         self.erasure = SqlErasure(database)
-        self.ledger = SqlLedger(database, self.profiles)
-        self.backfills = SqlBackfills(database, self.profiles)
+        self.ledger = SqlLedger(database)
+        self.backfills = SqlBackfills(database)
         self.backfill_progress = SqlBackfillProgress(database)
-        self.dry_runs = SqlDryRuns(database, self.profiles)
+        self.dry_runs = SqlDryRuns(database)
         self.people = SqlPeopleIndex(database)
         self.actions = SqlActions(database)
 

@@ -1,4 +1,4 @@
-"""`connector check`: everything that can be looked at without sending anything."""
+"""`connector check`: checks that send nothing and change nothing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from connector.app.wiring import accounts
 from connector.config import Config, Connection, Reward, Tier
 from connector.domain.attention import Check
 from connector.domain.errors import ConfigError, DeliveryError, Problem
+from connector.domain.hosts import is_loopback
 from connector.domain.lanes import QuotaUsage
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.groups import KlaviyoGroups
@@ -20,7 +21,7 @@ from connector.klaviyo.limits import LIMITS
 from connector.mapping import Writer, find_conflicts, run_examples, warnings
 from connector.mapping import load as load_mapping
 from connector.mapping.examples import View, ViewFactory
-from connector.net.http import Credential, Http, is_loopback
+from connector.net.http import Credential, Http
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms import registry
 from connector.platforms.kit import Kit
@@ -36,15 +37,14 @@ _RECHECK_INTERVAL = 5.0
 
 
 def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]:
-    """A mapping file: its faults, its examples, its warnings. Examples are those beside the file,
-    in `examples/{source}/`."""
+    """Check a mapping file: faults, warnings and the examples in `examples/{source}/` beside it."""
     what = f"mapping {path.name}"
     try:
         mapping = load_mapping(path).mapping
         platform = registry.load(source, settings)
     except ConfigError as error:
-        about = f"package of {source}" if error.problem is Problem.PLUGIN_BROKEN else what
-        return [Check(about, "fault", fault, error.problem) for fault in error.faults]
+        name = f"package of {source}" if error.problem is Problem.PLUGIN_BROKEN else what
+        return [Check(name, "fault", fault, error.problem) for fault in error.faults]
     found = [Check(what, "warning", line) for line in warnings(mapping)]
     examples = path.parent / "examples" / source
     if examples.is_dir():
@@ -56,20 +56,22 @@ def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]
 
 
 def example_views(platform: Platform) -> ViewFactory:
-    """The views that a mapping example is run with: of the platform as the example's `settings`
-    shape it, with what its `tiers` and `rewards` add to a person's."""
+    """The views for running a mapping example: those of the platform with the example's `settings`;
+    the goals of its `tiers` and `rewards` are added to a person's."""
 
     def views(example: Mapping[str, Any]) -> tuple[View, View | None]:
-        shaped = platform
+        configured = platform
         if platform.for_settings is not None and "settings" in example:
-            shaped = platform.for_settings(platform.settings.model_validate(example["settings"]))
+            configured = platform.for_settings(
+                platform.settings.model_validate(example["settings"])
+            )
         tiers = [Tier.model_validate(tier) for tier in example.get("tiers", ())]
         rewards = [Reward.model_validate(reward) for reward in example.get("rewards", ())]
-        add_goals, person = goals(tiers, rewards), shaped.person_view
+        add_goals, person = goals(tiers, rewards), configured.person_view
         if person is None:
-            return shaped.event_view, None
+            return configured.event_view, None
         return (
-            shaped.event_view,
+            configured.event_view,
             lambda *given: add_goals(PersonSnapshot(person(*given), frozenset())).view,
         )
 
@@ -77,36 +79,38 @@ def example_views(platform: Platform) -> ViewFactory:
 
 
 async def check(config: Config, *, offline: bool = False, retry_for: float = 0.0) -> list[Check]:
-    """Everything that can be looked at without sending or changing anything; while there is a
-    fault, again and again for `patience` seconds."""
+    """Run all checks. While there is a fault, repeat them for `retry_for` seconds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + retry_for
-    keys = None if offline else _CredentialChecks(config)
+    credentials = None if offline else _CredentialChecks(config)
     while True:
-        found = await _run_checks(config, keys)
+        found = await _run_checks(config, credentials)
         left = deadline - loop.time()
         if left <= 0 or not any(line.level == "fault" for line in found):
             return found
         await asyncio.sleep(min(left, _RECHECK_INTERVAL))
 
 
-async def _run_checks(config: Config, keys: _CredentialChecks | None) -> list[Check]:
+async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> list[Check]:
     found = await asyncio.to_thread(_store, config.store.url, config.store.migrate == "auto")
     found += _filesystem(config.store.url)
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
-        what = f"{config.server.public_url} cannot be reached from outside this machine"
-        found.append(Check("server.public_url", "warning", what))
+        unreachable = (
+            f"Klaviyo and the platforms cannot reach {config.server.public_url}; set the public "
+            "address of this server"
+        )
+        found.append(Check("server.public_url", "warning", unreachable))
     for connection in config.connections:
-        of = mapping_checks(connection.mapping, connection.source, connection.settings)
-        if keys and connection.enabled:
-            of += await keys.check(connection)
-        found += [_prefixed(connection, line) for line in of]
+        checks = mapping_checks(connection.mapping, connection.source, connection.settings)
+        if credentials and connection.enabled:
+            checks += await credentials.check(connection)
+        found += [_prefixed(connection, line) for line in checks]
     return [*found, *_conflicts(config)]
 
 
 def _conflicts(config: Config) -> list[Check]:
-    """What two connections with one Klaviyo key write both. That two keys belong to one account is
-    found at the start."""
+    """Fields and metrics that two connections with the same Klaviyo key both write. Two keys of one
+    account are detected when the daemon starts."""
     writers = []
     for connection in config.connections:
         if not connection.enabled or connection.mode == "shadow":
@@ -114,10 +118,12 @@ def _conflicts(config: Config) -> list[Check]:
         try:
             mapping = load_mapping(connection.mapping).mapping
         except ConfigError:
-            continue  # said above
-        of = connection.modules
+            continue  # reported by mapping_checks
+        modules = connection.modules
         account = accounts.account_aliases(connection)
-        writers.append(Writer(connection.name, account, mapping, "events" in of, "profiles" in of))
+        writers.append(
+            Writer(connection.name, account, mapping, "events" in modules, "profiles" in modules)
+        )
     return [
         Check("connections", "fault", line, Problem.MAPPING_FAULTY)
         for line in find_conflicts(writers)
@@ -125,10 +131,10 @@ def _conflicts(config: Config) -> list[Check]:
 
 
 def _store(url: str, auto_migrates: bool) -> list[Check]:
-    """`mends`: the next run brings an older schema up to date by itself."""
+    """`auto_migrates`: the next run migrates an older schema by itself, so it is only a warning."""
     path = file_of(url)
     if path and not path.exists():
-        return [Check("store", "ok", f"{path} will be made at the first run")]
+        return [Check("store", "ok", f"{path} will be created at the first run")]
     faults = integrity.check(url)
     return [
         Check("store", "warning" if auto_migrates and fault.startswith("S30") else "fault", fault)
@@ -137,7 +143,7 @@ def _store(url: str, auto_migrates: bool) -> list[Check]:
 
 
 def _filesystem(url: str) -> list[Check]:
-    """Whether what is stored stays stored. A relative path has its folder made at the first run."""
+    """Whether the file system of the store is durable. Its folder may not exist yet."""
     path = file_of(url)
     if path is None:
         return []
@@ -151,7 +157,7 @@ def _prefixed(connection: Connection, check: Check) -> Check:
 
 
 class _CredentialChecks:
-    """Asks Klaviyo and the platforms about keys, within their quota and without a store."""
+    """Checks credentials at Klaviyo and the platforms, within their quotas, without a store."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -165,7 +171,7 @@ class _CredentialChecks:
         try:
             platform = registry.load(connection.source, connection.settings)
         except ConfigError:
-            return []  # said already, beside its mapping
+            return []  # reported by mapping_checks
         if platform.open is None:
             return []
 
@@ -176,7 +182,7 @@ class _CredentialChecks:
                 clock=self._clock,
                 credential=credential,
                 allow_http=frozenset(self._config.security.allow_http),
-                wait_statuses=waits,
+                retry_statuses=waits,
             )
 
         async def quota(credential: str, limits: Mapping[str, Limit]) -> RateLimiter:
@@ -223,7 +229,7 @@ class _CredentialChecks:
             await api.aclose()
 
     def _limiter(self, connection: Connection) -> RateLimiter:
-        """One for each key, so that a second look keeps to the quota too."""
+        """One per key, so that repeated checks share the quota."""
         key = (connection.klaviyo.base_url, connection.klaviyo.private_key.get_secret_value())
         if key not in self._limiters:
             self._limiters[key] = RateLimiter(
@@ -237,47 +243,51 @@ class _CredentialChecks:
 
 
 async def _groups(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check]:
-    """The lists and segments that are named."""
-    known = KlaviyoGroups(api)
+    """The configured lists and segments."""
+    groups = KlaviyoGroups(api)
     lists = connection.audiences if "audiences" in connection.modules else ()
     segments = connection.segments if "segments" in connection.modules else ()
-    made = frozenset(entry.list for entry in lists if entry.create_list)
+    creatable = frozenset(entry.list for entry in lists if entry.create_list)
     return [
         *await check_groups(
-            "list", [e.list for e in lists], partial(known.find, "list"), created_on_demand=made
+            "list",
+            [e.list for e in lists],
+            partial(groups.find, "list"),
+            created_on_demand=creatable,
         ),
         *await check_groups(
-            "segment", [e.segment for e in segments], partial(known.find, "segment")
+            "segment", [e.segment for e in segments], partial(groups.find, "segment")
         ),
     ]
 
 
 async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check]:
-    """Other integrations of the account that have a metric of a name that we send: flows and
-    reports see two metrics of one name, and people may get a message twice."""
+    """Other integrations of the account that send a metric of the same name: flows and reports then
+    have two metrics of one name, and people may receive a message twice."""
     what = "Klaviyo metrics"
     try:
         mapping = load_mapping(connection.mapping).mapping
         found = await api.metric_names()
     except ConfigError:
-        return []  # told of where mappings are checked
+        return []  # reported by mapping_checks
     except DeliveryError as error:
-        lacks = f"{error.detail}: whether others send metrics of these names is not known"
+        cause = error.detail
         if error.problem is Problem.KLAVIYO_SCOPE:
-            lacks = "metrics:read is missing: whether others send metrics of these names is unknown"
-        return [Check(what, "warning", lacks, error.problem)]
-    # What a private key sends bears the name API; an app's own name nobody tells us.
-    ours = "API" if connection.klaviyo.auth == "private-key" else None
+            cause = "the scope metrics:read is missing"
+        detail = f"{cause}: it is unknown whether other integrations send metrics of these names"
+        return [Check(what, "warning", detail, error.problem)]
+    # Klaviyo names the integration of a private key API. An app's name is not in its API.
+    own = "API" if connection.klaviyo.auth == "private-key" else None
     others: dict[str, list[str]] = {}
     for name, integration in found:
-        foreign = integration != ours if ours else integration == "API"
+        foreign = integration != own if own else integration == "API"
         if name in mapping.metrics and foreign:
             others.setdefault(integration or "an integration without a name", []).append(name)
     return [
-        Check(what, "warning", f"{integration} sends {', '.join(sorted(names))} too")
+        Check(what, "warning", f"{integration} also sends {', '.join(sorted(names))}")
         for integration, names in sorted(others.items())
     ]
 
 
 async def _discard_spend(_: Sequence[QuotaUsage]) -> None:
-    """A look has no store to note quota in."""
+    """A check has no store to save its quota usage in."""

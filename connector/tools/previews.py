@@ -28,8 +28,8 @@ from connector.sync.goals import goals
 def preview(config: Config, connection: Connection, file: Path) -> list[dict[str, Any]]:
     """The exact requests: route, headers without the key, body.
 
-    The file holds `{"name": …, "record": {…}}` or `{"customer": {…}, "pass_url": …}`, as the
-    mapping examples do, or `{"headers": {…}, "body": {…}}`, as a webhook arrives. Raises Malformed
+    `file` contains `{"name": …, "record": {…}}` or `{"customer": {…}, "pass_url": …}` as in the
+    mapping examples, or `{"headers": {…}, "body": {…}}` as a webhook is received. Raises Malformed
     and ConfigError.
     """
     platform = registry.load(connection.source, connection.settings)
@@ -48,7 +48,7 @@ def _events(
     sample: dict[str, Any],
 ) -> list[dict[str, Any]]:
     if platform.webhook is None:
-        raise ConfigError([f"{platform.title} has no webhooks to preview"])
+        raise ConfigError([f"{platform.title} has no webhooks, so there is nothing to preview"])
     headers = {str(k).lower(): str(v) for k, v in sample.get("headers", {}).items()}
     if "name" in sample:
         headers |= platform.name_header(str(sample["name"]))
@@ -90,7 +90,7 @@ def _profile(
     connection: Connection, platform: Platform, mapping: CompiledMapping, sample: dict[str, Any]
 ) -> dict[str, Any]:
     if platform.person_view is None:
-        raise ConfigError([f"{platform.title} has no people to preview"])
+        raise ConfigError([f"{platform.title} has no profiles, so there is nothing to preview"])
     view = platform.person_view(sample["customer"], sample.get("pass_url"))
     view = goals(connection.tiers, connection.rewards)(PersonSnapshot(view, frozenset())).view
     return _profile_request(connection, mapping, view)
@@ -99,7 +99,7 @@ def _profile(
 def _profile_request(
     connection: Connection, mapping: CompiledMapping, view: dict[str, Any]
 ) -> dict[str, Any]:
-    """The profile's write, as for a person of whom Klaviyo has been told nothing yet."""
+    """The request for a person without a confirmed profile at Klaviyo."""
     identity = mapping.identify(view)
     if isinstance(identity, Fault):
         return {"request": None, "why": str(identity)}
@@ -114,14 +114,10 @@ def _profile_request(
         mapping=mapping.version,
         lane=LaneId(0),
     )
-    write = next_write(
-        observe(Profile(0), observation, email_change=connection.email_change),
-        now=at,
-        reconfirm_after=1,
-    )
+    write = next_write(observe(Profile(0), observation, email_change=connection.email_change))
     left_out = [*identity.notes, *rendered.problems]
     if write is None:
-        return {"request": None, "why": "nothing to tell", "left_out": left_out}
+        return {"request": None, "why": "no field has a value to send", "left_out": left_out}
     return _request(connection, "/api/profile-import", profile_body.upsert(write), left_out)
 
 
@@ -140,5 +136,5 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, orjson.JSONDecodeError) as error:
         raise Malformed(Problem.WEBHOOK_MALFORMED, f"{file}: {error}") from error
     if not isinstance(sample, dict):
-        raise Malformed(Problem.WEBHOOK_MALFORMED, f"{file}: must hold a JSON object")
+        raise Malformed(Problem.WEBHOOK_MALFORMED, f"{file}: the file must contain a JSON object")
     return sample

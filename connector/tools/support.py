@@ -1,8 +1,8 @@
-"""`connector support-bundle`: what somebody who helps needs to know, and nothing secret.
+"""`connector support-bundle`: a zip with what support needs and no secret.
 
-It is put together from whatever can be had: beside a running daemon, without one, and with a
-configuration that cannot be read. Every secret of the configuration is masked once more in the end,
-wherever it may stand, and so is what looks like an address or a token.
+It contains whatever is available: with or without a running daemon, and with a configuration that
+is invalid. At the end every secret of the configuration is masked in all files, and so is every
+text that looks like an address or a token.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ from connector.store.sql import file_of, open_store
 from connector.tools.checks import check
 
 Fetch = Callable[[str], Awaitable[tuple[int, str]]]
-"""What the running daemon answers at a path: (status, text), 0 where nobody answers."""
+"""GET a path of the running daemon: (status, text); status 0 without a response."""
 
 _REQUESTS = 500
 _README = """\
-What `connector support-bundle` collected. Secrets, addresses and tokens are masked; look through it
-all the same before you hand it on.
+Collected by `connector support-bundle`. Secrets, addresses and tokens are masked; review the files
+before you send them.
 
-versions.json   this program, Python, the system, the libraries, names of variables that are set
-config.toml     the configuration in effect, or faults.txt: why it cannot be read
+versions.json   the connector, Python, the system, libraries, names of the environment variables set
+config.toml     the configuration in effect; faults.txt instead if it is invalid
 check.txt       `connector check --offline`
-status.json     lanes, backlog, dead letters by cause, quota, what needs a person
-requests.json   the last {requests} requests, as templates of routes
-store.json      revision, sizes, rows of each table
+status.json     lanes, backlog, dead letters by cause, quota, attention items
+requests.json   the last {requests} requests, with route templates
+store.json      revision, file sizes, rows per table
 health.txt      /livez, /readyz and /healthz of the running daemon
-metrics.txt     its /metrics
+metrics.txt     /metrics of the running daemon
 
-Log lines are not kept by the connector: it writes them to stderr. Add those of your system, such as
-`journalctl -u connector` or `docker logs`; they are masked as they are written.
+The connector writes its log to stderr and does not keep it. Add the log of your system, such as
+`journalctl -u connector` or `docker logs`; secrets are masked when a line is written.
 """
 
 
 async def bundle(read: Callable[[], Config], fetch: Callable[[Config], Fetch]) -> bytes:
-    """A zip. `read` may raise ConfigError, which is then what the bundle tells."""
+    """The bytes of the zip. If `read` raises ConfigError, the bundle contains the faults."""
     files: dict[str, str] = {"README.txt": _README.format(requests=_REQUESTS)}
     secrets: list[str] = []
     files["versions.json"] = await _collect(_versions)
@@ -67,7 +67,7 @@ async def bundle(read: Callable[[], Config], fetch: Callable[[Config], Fetch]) -
     except ConfigError as error:
         files["faults.txt"] = "\n".join(error.faults)
     else:
-        # One of a few letters would mask half of every text, and is masked where it stands.
+        # Very short secrets would mask unrelated text; they are masked in config.toml anyway.
         secrets = sorted((s for s in _secrets(config) if len(s) > 3), key=len, reverse=True)
         files |= await _config_files(config, fetch(config))
     archive = io.BytesIO()
@@ -90,11 +90,11 @@ async def _config_files(config: Config, fetch: Fetch) -> dict[str, str]:
     async def metrics() -> str:
         return (await fetch("/metrics"))[1]
 
-    async def shown() -> str:
+    async def config_toml() -> str:
         return show(config)
 
     return {
-        "config.toml": await _collect(shown),
+        "config.toml": await _collect(config_toml),
         "check.txt": await _collect(checked),
         "health.txt": await _collect(health),
         "metrics.txt": await _collect(metrics),
@@ -104,7 +104,7 @@ async def _config_files(config: Config, fetch: Fetch) -> dict[str, str]:
 
 
 async def _store_files(config: Config) -> dict[str, str]:
-    """What only an open store tells; one that does not exist is not made."""
+    """The files that need the open store. A store that does not exist is not created."""
     path = file_of(config.store.url)
     if path and not path.exists():
         return dict.fromkeys(("status.json", "requests.json"), f"there is no store at {path}")
@@ -143,8 +143,8 @@ async def _store(config: Config) -> str:
 
 
 async def _versions() -> str:
-    wanted = metadata.requires("loyalty-connector") or []
-    names = sorted({_name(line) for line in wanted if "extra ==" not in line})
+    requirements = metadata.requires("loyalty-connector") or []
+    names = sorted({_name(line) for line in requirements if "extra ==" not in line})
     return _json(
         {
             "connector": __version__,
@@ -161,7 +161,7 @@ async def _versions() -> str:
 
 
 def _name(requirement: str) -> str:
-    """`sqlalchemy[asyncio]<2.2,>=2.1.9` is sqlalchemy."""
+    """`sqlalchemy[asyncio]<2.2,>=2.1.9` → `sqlalchemy`."""
     end = next((i for i, c in enumerate(requirement) if not (c.isalnum() or c in "-_.")), None)
     return requirement[:end]
 
@@ -174,7 +174,7 @@ def _version(name: str) -> str:
 
 
 async def _collect(work: Callable[[], Awaitable[str]]) -> str:
-    """What cannot be had must not take the rest along."""
+    """The text, or the error: one failure must not affect the other files."""
     try:
         return await work()
     except Exception as error:
@@ -182,7 +182,7 @@ async def _collect(work: Callable[[], Awaitable[str]]) -> str:
 
 
 def _failed(error: Exception) -> str:
-    return f"not to be had: {type(error).__name__}: {error}"
+    return f"not available: {type(error).__name__}: {error}"
 
 
 def _json(value: Any) -> str:
@@ -190,7 +190,7 @@ def _json(value: Any) -> str:
 
 
 def _secrets(value: Any) -> Iterator[str]:
-    """Every secret that stands in the configuration, the store's password too."""
+    """Every secret of the configuration, including the password in the store's URL."""
     if isinstance(value, SecretStr):
         yield value.get_secret_value()
     elif isinstance(value, BaseModel):
@@ -213,11 +213,11 @@ def _masked(text: str, secrets: list[str]) -> str:
 
 
 def write(target: Path, archive: bytes) -> None:
-    """For its owner alone. Raises ConfigError where there is a file already."""
+    """Write the file, readable by its owner only. Raises ConfigError if it exists."""
     try:
         number = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
-        raise ConfigError([f"{target}: found a file, allowed a name that is free"]) from None
+        raise ConfigError([f"{target}: found an existing file, allowed a new file name"]) from None
     except OSError as error:
         raise ConfigError([f"{target}: cannot be written: {error.strerror}"]) from None
     with os.fdopen(number, "wb") as file:

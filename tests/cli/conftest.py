@@ -1,5 +1,5 @@
-"""The command line in this process where that is enough, as a process where it is not, and the
-platforms in a thread."""
+"""Runs the command line, in this process where possible and else as a subprocess, and the
+sandbox platforms in a thread."""
 
 from __future__ import annotations
 
@@ -59,12 +59,21 @@ private_key = "{key}"
 """
 
 
-def until(what: str, look: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Look again and again until it is so; fails naming `what` after `seconds`."""
+def until(what: str, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until `condition` is true; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not look():
+    while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.02)
+
+
+async def async_until(what: str, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """`until` for a test that shares the event loop with what it waits for."""
+    for _ in range(round(seconds / 0.02)):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def free_port() -> int:
@@ -77,11 +86,10 @@ def free_port() -> int:
 
 
 class Platforms:
-    """Both sandboxes on loopback. `bodies` holds what was posted to Klaviyo, (path, headers,
-    body)."""
+    """Both sandboxes on loopback. `bodies`: (path, headers, body) of every POST to Klaviyo."""
 
     def __init__(self) -> None:
-        # No limits: the commands of many stores call one account, none knowing of the others.
+        # No limits: commands with different stores call one account and do not share a quota.
         self.klaviyo = KlaviyoSandbox(limits=False)
         self.jericommerce = JeriCommerceSandbox()
         self.traffic = Traffic(self.jericommerce, "unused")
@@ -109,7 +117,7 @@ class Platforms:
     async def _klaviyo(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts: list[bytes] = []
 
-        async def listen() -> Message:
+        async def recorded_receive() -> Message:
             message = await receive()
             parts.append(message.get("body", b""))
             if scope["method"] == "POST" and not message.get("more_body"):
@@ -117,7 +125,7 @@ class Platforms:
                 self.bodies.append((scope["path"], headers, orjson.loads(b"".join(parts) or b"{}")))
             return message
 
-        await self.klaviyo.app(scope, listen, send)
+        await self.klaviyo.app(scope, recorded_receive, send)
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -126,7 +134,7 @@ class Platforms:
 
 @pytest.fixture(scope="session")
 def platforms() -> Iterator[Platforms]:
-    """One pair for all: a test looks for what it sent itself."""
+    """One pair of sandboxes for all tests: a test checks only what it sent itself."""
     running = Platforms()
     yield running
     running.stop()
@@ -137,7 +145,7 @@ def platforms() -> Iterator[Platforms]:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What a command answered."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -145,7 +153,7 @@ class CommandResult:
 
 
 class Folder:
-    """A configured folder, and processes that run in it."""
+    """A folder with a configuration, and the processes that run in it."""
 
     def __init__(self, path: Path, platforms: Platforms, *, key: str = "pk_sandbox") -> None:
         self.path, self.platforms = path, platforms
@@ -156,7 +164,7 @@ class Folder:
         self.mapping.write_text((ROOT / "mappings" / "jericommerce.toml").read_text())
         self.config = path / "connector.toml"
         self.write(key=key)
-        self._running: list[subprocess.Popen[str]] = []
+        self.processes: list[subprocess.Popen[str]] = []
 
     def write(self, *, key: str = "pk_sandbox", port: int | None = None) -> None:
         text = CONFIG.format(port=port or self.port, key=key, **self.platforms.urls)
@@ -168,7 +176,7 @@ class Folder:
 
     @property
     def log(self) -> str:
-        """What all processes here have written to stderr."""
+        """What all processes of this folder have written to stderr."""
         return (self.path / "stderr").read_text()
 
     def spawn(self, *args: str) -> subprocess.Popen[str]:
@@ -182,7 +190,7 @@ class Folder:
                 stderr=err,
                 text=True,
             )
-        self._running.append(process)
+        self.processes.append(process)
         return process
 
     def finished(self, *args: str) -> tuple[int, str]:
@@ -192,7 +200,7 @@ class Folder:
         return process.returncode, out
 
     def stop(self) -> None:
-        for process in self._running:
+        for process in self.processes:
             if process.poll() is None:
                 process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -202,7 +210,7 @@ class Folder:
                 process.communicate()
 
     def ingest(self, *emails: str | None) -> Appended:
-        """Put one record for each address into the store, as intake does it."""
+        """Put one record per address into the store, as intake does."""
 
         async def work() -> Appended:
             store = await open_store(f"sqlite:///{self.store}")
@@ -220,26 +228,26 @@ class Folder:
         return asyncio.run(work())
 
     def delivered(self) -> int:
-        """How many of the records of `take_in` Klaviyo has."""
+        """How many of the records of `ingest` Klaviyo has."""
         ids = self.platforms.klaviyo.unique_ids()
         return sum(count for id, count in ids.items() if id.startswith(f"cli:{self.path.name}:"))
 
-    # ── the daemon here ──────────────────────────────────────────────────────────────────────────
+    # ── the daemon of this folder ──────────────────────────────────────────────────────────────
 
     def start(self) -> subprocess.Popen[str]:
         process = self.spawn("run")
 
         def ready() -> bool:
             assert process.poll() is None, self.log
-            return self.ask("GET", "/readyz")[0] == 200
+            return self.request("GET", "/readyz")[0] == 200
 
         until("the daemon is ready", ready)
         return process
 
-    def ask(
+    def request(
         self, method: str, path: str, body: bytes | None = None, headers: Any = None
     ) -> tuple[int, str]:
-        """(status, text); status 0 where there was no answer."""
+        """Send an HTTP request to the daemon: (status, text); status 0 without a response."""
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, 5)) as caller:
             try:
                 caller.request(method, path, body, headers or {})
@@ -251,19 +259,19 @@ class Folder:
 
 @pytest.fixture
 def folder(tmp_path: Path, platforms: Platforms) -> Iterator[Folder]:
-    made = Folder(tmp_path / tmp_path.name, platforms)
-    yield made
-    made.stop()
+    folder = Folder(tmp_path / tmp_path.name, platforms)
+    yield folder
+    folder.stop()
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, platforms: Platforms) -> Iterator[Folder]:
-    """A folder whose daemon runs while a whole file of tests does."""
+    """A folder whose daemon runs for all tests of a module."""
     path = tmp_path_factory.mktemp("daemon")
-    made = Folder(path / path.name, platforms)
-    made.start()
-    yield made
-    made.stop()
+    folder = Folder(path / path.name, platforms)
+    folder.start()
+    yield folder
+    folder.stop()
 
 
 # ── the command line in this process ─────────────────────────────────────────────────────────────
@@ -273,7 +281,7 @@ Call = Callable[..., CommandResult]
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Calls `connector ARGS` here, in the folder `at`; nobody answers its questions."""
+    """Run `connector ARGS` in this process and the folder `at`; stdin is empty."""
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
@@ -296,4 +304,4 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture(autouse=True)
 def restore_logging(restore_logging_config: None) -> None:
-    """A command configures logging."""
+    """A command configures logging; restore it."""

@@ -1,4 +1,4 @@
-"""`connector backfill`, beside a daemon and without one."""
+"""`connector backfill`, with and without a daemon."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from .conftest import Call, Folder, until
 
 
-def people(folder: Folder, count: int, name: str = "people.csv") -> Path:
+def people_file(folder: Folder, count: int, name: str = "people.csv") -> Path:
     members = folder.platforms.jericommerce.people[:count]
     path = folder.path / name
     path.write_text("email\n" + "".join(f"{person.email}\n" for person in members))
@@ -24,15 +24,15 @@ def summary(text: str) -> dict[str, Any]:
 
 
 def test_without_a_daemon_the_command_does_the_work(call: Call, folder: Folder) -> None:
-    file = people(folder, 3)
+    file = people_file(folder, 3)
     dry = call("backfill", "acme", "--emails", str(file), "--dry-run", at=folder)
     assert dry.code == 0, dry.err
-    assert "dry run 1 done: 3 looked at" in dry.out
+    assert "dry run 1 done: 3 read" in dry.out
     assert "would send" in dry.out
-    told = call("backfill", "acme", "--emails", file.name, "--json", at=folder)
-    assert told.code == 0, told.err
-    assert sum(summary(told.out).values()) == 3
-    assert "backfill 2" in told.err
+    done = call("backfill", "acme", "--emails", file.name, "--json", at=folder)
+    assert done.code == 0, done.err
+    assert sum(summary(done.out).values()) == 3
+    assert "backfill 2" in done.err
     klaviyo = folder.platforms.klaviyo
     for person in folder.platforms.jericommerce.people[:3]:
         assert klaviyo.profile(person.email)["properties"]["balance"] == person.balance
@@ -40,24 +40,24 @@ def test_without_a_daemon_the_command_does_the_work(call: Call, folder: Folder) 
     assert summary(again.out) == {"unchanged": 3}
 
 
-def test_beside_a_daemon_it_is_started_followed_and_stopped(call: Call, daemon: Folder) -> None:
+def test_with_a_daemon_it_is_started_followed_and_stopped(call: Call, daemon: Folder) -> None:
     klaviyo = daemon.platforms.klaviyo
     flow = klaviyo.flows.add(
         "Now gold", "live", "Added to List", klaviyo.make_segment("Gold of the command line")
     )
-    file = people(daemon, 4)
-    said = call("backfill", "acme", "--emails", str(file), "--detach", at=daemon)
-    assert (said.code, "backfill 1 is waiting" in said.out) == (0, True)
+    file = people_file(daemon, 4)
+    started = call("backfill", "acme", "--emails", str(file), "--detach", at=daemon)
+    assert (started.code, "backfill 1 is waiting" in started.out) == (0, True)
 
-    def asked() -> bool:
+    def awaits_approval() -> bool:
         return bool(json.loads(call("approvals", "list", "--json", at=daemon).out))
 
-    until("a person is asked", asked)
-    [waits] = json.loads(call("status", "--json", at=daemon).out)["backfills"]
-    assert (waits["id"], waits["state"]) == (1, "waiting")
+    until("it waits for approval", awaits_approval)
+    [waiting] = json.loads(call("status", "--json", at=daemon).out)["backfills"]
+    assert (waiting["id"], waiting["state"]) == (1, "waiting")
     stopped = call("backfill", "acme", "--stop", at=daemon)
     assert (stopped.code, stopped.out) == (0, "stopped: backfill 1\n")
-    assert not asked()
+    assert not awaits_approval()
     none = call("backfill", "acme", "--stop", at=daemon)
     assert (none.code, "no backfill of acme is running" in none.err) == (1, True)
     klaviyo.flows.all.remove(flow)
@@ -68,18 +68,18 @@ def test_beside_a_daemon_it_is_started_followed_and_stopped(call: Call, daemon: 
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "error"),
     [
-        (("other",), 2, "there is no connection `other`"),
+        (("other",), 2, "no connection 'other'; available: acme"),
         (("acme", "--emails", "nowhere.csv"), 2, "cannot be read here"),
-        (("acme", "--emails", "a.csv", "--klaviyo-list", "L"), 2, "one of them"),
-        (("acme", "--klaviyo-list", "Nobody's"), 1, "Klaviyo has no list"),
+        (("acme", "--emails", "a.csv", "--klaviyo-list", "L"), 2, "use only one of --emails"),
+        (("acme", "--klaviyo-list", "Unknown"), 1, "Klaviyo has no list"),
         (("acme", "--stop"), 1, "no backfill of acme is running"),
     ],
 )
 def test_an_impossible_backfill_is_reported(
-    call: Call, folder: Folder, args: tuple[str, ...], code: int, said: str
+    call: Call, folder: Folder, args: tuple[str, ...], code: int, error: str
 ) -> None:
-    answer = call("backfill", *args, at=folder)
-    assert answer.code == code
-    assert said in " ".join(answer.err.replace("│", " ").split())
+    result = call("backfill", *args, at=folder)
+    assert result.code == code
+    assert error in " ".join(result.err.replace("│", " ").split())

@@ -1,4 +1,4 @@
-"""Every command without a daemon: its exit code, what it prints where, what it leaves alone."""
+"""Every command without a daemon: exit code, output, and what it does not change."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import typer.main
 from rich.console import Console
 
 from connector import cli, service
+from connector.cli import demo
 from connector.domain.errors import StoreError
 from connector.pipeline.lease import LeaseRenewer, holder_name
 from connector.runtime.clock import SystemClock
@@ -42,7 +43,7 @@ SECRETS = {
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder and what it holds."""
+    """Every file below a folder with its content."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if not p.is_dir()}
 
 
@@ -189,7 +190,7 @@ def test_what_init_writes_names_only_commands_that_exist(call: Call, tmp_path: P
 def test_init_for_an_unknown_platform_is_a_fault_that_names_the_known_ones(
     call: Call, tmp_path: Path
 ) -> None:
-    result = call("init", "--source", "nobody", at=tmp_path)
+    result = call("init", "--source", "unknown", at=tmp_path)
     assert (result.code, result.out) == (2, "")
     assert "jericommerce" in result.err
     assert not files(tmp_path)
@@ -243,11 +244,11 @@ def test_check_leaves_an_existing_store_as_it_is(call: Call, folder: Folder) -> 
 def test_check_exits_1_with_the_code_when_klaviyo_rejects_the_key(
     call: Call, folder: Folder
 ) -> None:
-    folder.write(key="pk_somebody_elses")
+    folder.write(key="pk_other_account")
     result = call("check", at=folder)
     assert result.code == 1
     assert "FAULT   acme: Klaviyo key K401: HTTP 401" in result.out
-    assert "pk_somebody_elses" not in result.out + result.err
+    assert "pk_other_account" not in result.out + result.err
 
 
 def test_check_warns_of_a_store_on_a_volatile_file_system(
@@ -274,7 +275,7 @@ def test_check_names_other_integrations_that_send_our_metric(call: Call, folder:
     finally:
         foreign.clear()
     assert result.code == 0
-    assert "warning acme: Klaviyo metrics: Shopify sends Balance changed too\n" in result.out
+    assert "warning acme: Klaviyo metrics: Shopify also sends Balance changed\n" in result.out
     assert "Placed Order" not in result.out
     assert "Klaviyo metrics" not in call("check", at=folder).out
 
@@ -283,7 +284,7 @@ def test_check_reports_a_missing_metrics_scope(call: Call, folder: Folder) -> No
     folder.platforms.klaviyo.faults.add("metrics", "status", status=403, count=1)
     result = call("check", at=folder)
     assert result.code == 0
-    assert "warning acme: Klaviyo metrics K403: metrics:read is missing" in result.out
+    assert "warning acme: Klaviyo metrics K403: the scope metrics:read is missing" in result.out
 
 
 def test_check_wait_retries_until_klaviyo_responds(call: Call, folder: Folder) -> None:
@@ -315,13 +316,13 @@ def test_config_show_masks_every_secret(call: Call, folder: Folder) -> None:
         assert secret not in result.out + result.err
 
 
-@pytest.mark.parametrize("words", [["preview", "nobody", "--record", "connector.toml"]])
+@pytest.mark.parametrize("words", [["preview", "unknown", "--record", "connector.toml"]])
 def test_an_unknown_connection_is_reported_with_the_known_ones(
     call: Call, folder: Folder, words: list[str]
 ) -> None:
     result = call(*words, at=folder)
     assert (result.code, result.out) == (2, "")
-    assert "nobody" in result.err
+    assert "unknown" in result.err
     assert "acme" in result.err
 
 
@@ -332,15 +333,15 @@ def test_preview_of_an_unreadable_record_exits_1(call: Call, folder: Folder) -> 
     assert result.err.startswith("W400 ")
 
 
-# ── orders and looks without a daemon ────────────────────────────────────────────────────────────
+# ── commands without a daemon ────────────────────────────────────────────────────────────
 
 
 def test_pause_status_resume_without_a_daemon(call: Call, folder: Folder) -> None:
     folder.ingest("ana@example.com")
     states = []
-    for order in ("pause", "resume"):
-        result = call(order, "acme", at=folder)
-        assert (result.code, result.out) == (0, f"{order}d: acme\n")
+    for command in ("pause", "resume"):
+        result = call(command, "acme", at=folder)
+        assert (result.code, result.out) == (0, f"{command}d: acme\n")
         status = json.loads(call("status", "--json").out)
         assert status["holder"] is None
         [lane] = [x for x in status["connections"]["acme"]["lanes"] if x["kind"] == "event"]
@@ -349,9 +350,9 @@ def test_pause_status_resume_without_a_daemon(call: Call, folder: Folder) -> Non
 
 
 def test_a_command_for_a_connection_that_never_ran_exits_1(call: Call, folder: Folder) -> None:
-    result = call("pause", "nobody", at=folder)
+    result = call("pause", "unknown", at=folder)
     assert (result.code, result.out) == (1, "")
-    assert "nobody" in result.err
+    assert "unknown" in result.err
 
 
 def test_reload_without_a_daemon_is_reported(call: Call, folder: Folder) -> None:
@@ -366,7 +367,7 @@ def test_text_status_shows_the_holder_and_the_backlog(call: Call, folder: Folder
     folder.ingest("ana@example.com", None)
     result = call("status", at=folder)
     assert result.code == 0
-    assert "nobody: start it with `connector run`" in result.out
+    assert "not running: start it with `connector run`" in result.out
     assert re.search(r"acme +events → klaviyo +running +1 +0 +1 +0 ", result.out)
     assert "1  held  I10" in result.out
 
@@ -397,21 +398,21 @@ def test_dead_letters_are_listed_shown_and_discarded(call: Call, folder: Folder)
     assert shown["record"] == {"properties": {"amount": 5}}
     result = call("dead-letters", "show", "999")
     assert (result.code, result.out) == (1, "")
-    asked = call("dead-letters", "discard", id)
-    assert asked.code == 1  # nobody is there to say yes
-    gone = call("dead-letters", "discard", id, "--yes", "--reason", "test")
-    assert (gone.code, gone.out) == (0, "discarded: 1\n")
+    unconfirmed = call("dead-letters", "discard", id)
+    assert unconfirmed.code == 1  # stdin is empty
+    discarded = call("dead-letters", "discard", id, "--yes", "--reason", "test")
+    assert (discarded.code, discarded.out) == (0, "discarded: 1\n")
     assert json.loads(call("dead-letters", "list", "--json").out) == []
 
 
 def test_store_upgrade_creates_a_store_and_store_check_finds_damage(
     call: Call, folder: Folder
 ) -> None:
-    made = call("store", "upgrade", at=folder)
-    assert made.code == 0
-    assert made.out.startswith("at revision ")
-    well = call("store", "check")
-    assert (well.code, well.out) == (0, "the store is well\n")
+    upgraded = call("store", "upgrade", at=folder)
+    assert upgraded.code == 0
+    assert upgraded.out.startswith("the store is at revision ")
+    intact = call("store", "check")
+    assert (intact.code, intact.out) == (0, "the store is ok\n")
     folder.store.write_bytes(b"no database at all" * 100)
     broken = call("store", "check")
     assert broken.code == 1
@@ -428,10 +429,10 @@ def test_a_daemon_that_is_not_running_is_unhealthy(call: Call, folder: Folder) -
 
 async def test_a_command_is_answered_even_when_it_raises() -> None:
     store, clock = MemoryStore(), FakeClock()
-    who = service.Commands(store, clock)
-    id = await who.submit("pause", {}, by="test")
-    await who.execute_pending()
-    done = await who.command(id)
+    commands = service.Commands(store, clock)
+    id = await commands.submit("pause", {}, by="test")
+    await commands.execute_pending()
+    done = await commands.command(id)
     assert done
     assert (done.ok, done.result) == (False, {"error": "KeyError, see the log"})
 
@@ -450,7 +451,7 @@ def test_run_until_idle_drains_a_backlog_and_exits_0(folder: Folder) -> None:
 def test_run_until_idle_exits_1_with_a_message_when_klaviyo_rejects_the_key(
     folder: Folder,
 ) -> None:
-    folder.write(key="pk_somebody_elses")
+    folder.write(key="pk_other_account")
     folder.ingest("ana@example.com")
     code, out = folder.finished("run", "--until-idle")
     assert code == 1
@@ -458,17 +459,17 @@ def test_run_until_idle_exits_1_with_a_message_when_klaviyo_rejects_the_key(
     assert line.startswith("acme events → klaviyo: blocked, ")
     assert "HTTP 401" in line
     assert folder.delivered() == 0
-    assert "pk_somebody_elses" not in folder.log
+    assert "pk_other_account" not in folder.log
 
 
 @pytest.mark.parametrize("key", ["port", "admin_port"])
 def test_run_on_a_port_in_use_names_the_key_exits_2_and_releases_the_lease(
     call: Call, folder: Folder, key: str
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
         folder.write(port=port if key == "port" else None)
         if key == "admin_port":
             text = folder.config.read_text()
@@ -517,21 +518,21 @@ def test_the_sandbox_prints_its_urls_and_exits_0_on_sigterm(folder: Folder) -> N
 def test_the_demo_succeeds_and_its_summary_is_accurate(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[KlaviyoSandbox] = []
+    sandboxes: list[KlaviyoSandbox] = []
 
     def sandbox() -> KlaviyoSandbox:
-        made.append(KlaviyoSandbox())
-        return made[0]
+        sandboxes.append(KlaviyoSandbox())
+        return sandboxes[0]
 
     monkeypatch.setattr("connector.cli.demo.KlaviyoSandbox", sandbox)
     result = call("demo", "--for", "3s", "--rate", "40")
     assert result.code == 0, result.out + result.err
-    told = dict(re.findall(r"^(received|accepted|missing) +([\d,]+)", result.out, re.M))
-    counts = made[0].unique_ids()
-    assert int(told["accepted"].replace(",", "")) == len(counts) > 20
-    assert (told["received"], told["missing"]) == (told["accepted"], "0")
+    summary = dict(re.findall(r"^(received|accepted|missing) +([\d,]+)", result.out, re.M))
+    counts = sandboxes[0].unique_ids()
+    assert int(summary["accepted"].replace(",", "")) == len(counts) > 20
+    assert (summary["received"], summary["missing"]) == (summary["accepted"], "0")
     assert set(counts.values()) == {1}
-    assert result.out.splitlines()[-1] == "all well"
+    assert result.out.splitlines()[-1] == "all checks passed"
     folder = re.search(r"files:\s+(\S+)", result.out)
     assert folder
     assert not Path(folder[1]).exists()
@@ -541,18 +542,16 @@ def test_the_demo_on_a_port_in_use_exits_2_and_leaves_no_files(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        result = call("demo", "--port", str(taken.getsockname()[1]))
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        result = call("demo", "--port", str(occupied.getsockname()[1]))
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("server.port: ")
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_the_demo_fails_when_an_event_is_missing_or_duplicated() -> None:
-    from connector.cli.demo import RunningPlatform, _summary
-
     async def nothing(*_: object) -> list[Any]:
         return []
 
@@ -570,9 +569,9 @@ async def test_the_demo_fails_when_an_event_is_missing_or_duplicated() -> None:
         )
         double = SimpleNamespace(people=[], state=lambda: {"throttled": 0, "violations": {}})
         traffic = SimpleNamespace(acknowledged={"a", "b", ""}, redeliveries=0)
-        shown = [RunningPlatform(DEMO_PLATFORMS[0], double, traffic)]  # type: ignore[arg-type]
-        out = Console(file=io.StringIO())
-        assert await _summary(out, app, klaviyo, shown) == code  # type: ignore[arg-type]
+        platforms = [demo.RunningPlatform(DEMO_PLATFORMS[0], double, traffic)]
+        console = Console(file=io.StringIO())
+        assert await demo.print_summary(console, app, klaviyo, platforms) == code
 
 
 def test_a_person_is_refreshed_without_a_daemon(call: Call, folder: Folder) -> None:
@@ -580,12 +579,12 @@ def test_a_person_is_refreshed_without_a_daemon(call: Call, folder: Folder) -> N
     headers, body = platforms.traffic.make_event()
     email = json.loads(body)["email"]
     folder.start()
-    assert folder.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    assert folder.request("POST", "/webhooks/acme", body, headers)[0] == 202
     folder.stop()
     platforms.jericommerce.person(email).change(balance=777)
     result = call("refresh", "acme", email, at=folder)
     assert result.code == 0, result.err
     assert re.search(r"balance +777 +confirmed", result.out)
     assert platforms.klaviyo.profile(email)["properties"]["balance"] == 777
-    # The lease is given back: the next one need not wait.
+    # The lease is released: the next command need not wait.
     assert call("pause", "acme", at=folder).code == 0

@@ -1,4 +1,4 @@
-"""A disk that runs full: intake closes, deliveries go on, and it opens again by itself."""
+"""A full disk: intake closes, deliveries continue, and intake reopens by itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from connector.app.daemon import App, read_config
 
-from .conftest import Folder
+from .conftest import Folder, async_until
 
 
 async def test_a_full_disk_closes_intake_and_deliveries_continue(
@@ -22,39 +22,39 @@ async def test_a_full_disk_closes_intake_and_deliveries_continue(
         monkeypatch.setattr(app.store, "free_bytes", lambda: free)
         await app.maintenance.heartbeat(app.health, app.config.store)
         headers, body = folder.platforms.traffic.make_event()
-        hook = ("POST", "/webhooks/acme", body, headers)
-        status, result = await asyncio.to_thread(folder.ask, *hook)
+        webhook = ("POST", "/webhooks/acme", body, headers)
+        status, result = await asyncio.to_thread(folder.request, *webhook)
         assert (status, '"S20"' in result) == (503, True)
-        assert (await asyncio.to_thread(folder.ask, "GET", "/readyz"))[0] == 503
-        assert (await asyncio.to_thread(folder.ask, "GET", "/livez"))[0] == 200
-        health = await asyncio.to_thread(folder.ask, "GET", "/healthz")
+        assert (await asyncio.to_thread(folder.request, "GET", "/readyz"))[0] == 503
+        assert (await asyncio.to_thread(folder.request, "GET", "/livez"))[0] == 200
+        health = await asyncio.to_thread(folder.request, "GET", "/healthz")
         assert (health[0], "S20" in health[1]) == (500, True)
-        metrics = (await asyncio.to_thread(folder.ask, "GET", "/metrics"))[1]
+        metrics = (await asyncio.to_thread(folder.request, "GET", "/metrics"))[1]
         assert f"connector_store_free_bytes {float(free)}" in metrics
-        async with asyncio.timeout(20):
-            while not folder.delivered():  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await async_until("the record is delivered", lambda: bool(folder.delivered()))
         free = app.config.store.min_free
         await app.maintenance.heartbeat(app.health, app.config.store)
-        assert (await asyncio.to_thread(folder.ask, *hook))[0] == 202
-        assert (await asyncio.to_thread(folder.ask, "GET", "/healthz"))[0] == 200
+        assert (await asyncio.to_thread(folder.request, *webhook))[0] == 202
+        assert (await asyncio.to_thread(folder.request, "GET", "/healthz"))[0] == 200
     finally:
         await app.stop()
 
 
-async def test_the_nightly_vacuum_returns_free_space(folder: Folder) -> None:
+async def test_the_nightly_vacuum_returns_free_space(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await asyncio.to_thread(folder.ingest, None)
     app = App(read_config(folder.config))
     await app.start(serve=False)
-    given: list[int] = [500, 20, 0]
+    returned_pages = [500, 20, 0]
 
     async def free_pages(pages: int) -> int:
         assert pages <= 500
-        return given.pop(0)
+        return returned_pages.pop(0)
 
     try:
-        app.store.free_pages = free_pages  # type: ignore[method-assign]
+        monkeypatch.setattr(app.store, "free_pages", free_pages)
         await app.apply_retention()
-        assert given == []
+        assert returned_pages == []
     finally:
         await app.stop()

@@ -1,4 +1,4 @@
-"""`connector forget`: with a daemon and without, here and at Klaviyo, and how it is undone."""
+"""`connector forget`: with and without a daemon, also at Klaviyo, and how it is undone."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ def test_forget_asks_for_confirmation_and_then_erases_the_person(
     call: Call, folder: Folder
 ) -> None:
     folder.ingest(ADA, "bo@example.com")
-    asked = call("forget", "acme", ADA, at=folder)
-    assert asked.code == 1
-    assert "Erase 1 person(s) of acme for good?" in asked.err
+    unconfirmed = call("forget", "acme", ADA, at=folder)
+    assert unconfirmed.code == 1
+    assert "Erase 1 person(s) of acme for good?" in unconfirmed.err
     assert call("explain", "acme", ADA).code == 0
-    gone = call("forget", "acme", ADA.upper(), "--yes")
-    assert (gone.code, gone.out) == (0, "forgotten: 1, rows: 2\n")
+    erased = call("forget", "acme", ADA.upper(), "--yes")
+    assert (erased.code, erased.out) == (0, "forgotten: 1, rows: 2\n")
     assert call("explain", "acme", ADA).code == 1
     assert call("explain", "acme", "bo@example.com").code == 0
     assert call("forget", "acme", ADA, "--yes").code == 1
-    assert call("forget", "acme", "nobody@example.com", "--lift").code == 1
+    assert call("forget", "acme", "unknown@example.com", "--lift").code == 1
     assert call("forget", "acme", ADA, "--lift").out == "lifted: acme\n"
 
 
-def test_beside_a_daemon_an_erased_person_stays_erased_until_the_tombstone_is_removed(
+def test_with_a_daemon_an_erased_person_stays_erased_until_the_tombstone_is_removed(
     call: Call, folder: Folder
 ) -> None:
     folder.start()
 
     headers, body = folder.platforms.traffic.make_event()
     email = json.loads(body)["email"]
-    assert folder.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    assert folder.request("POST", "/webhooks/acme", body, headers)[0] == 202
     id = f"jericommerce:{json.loads(body)['id']}"
     until("it is delivered", lambda: folder.platforms.klaviyo.recorded(id) == 1)
-    gone = call("forget", "acme", email, "--klaviyo", "--yes", at=folder)
-    assert gone.code == 0, gone.err
-    assert "deletion_jobs_at_klaviyo: 1" in gone.out
+    erased = call("forget", "acme", email, "--klaviyo", "--yes", at=folder)
+    assert erased.code == 0, erased.err
+    assert "deletion_jobs_at_klaviyo: 1" in erased.out
     assert folder.platforms.klaviyo.erasures[-1:] == [email]
     assert email not in folder.log
 
     def resend(id: str) -> dict[str, int]:
-        result = json.dumps(json.loads(body) | {"id": id}).encode()
-        sign = hmac.digest(b"jeri_webhook_secret", result, "sha256").hex()
-        signed = headers | {"x-jericommerce-hmac-sha256": sign}
-        status, answer = folder.ask("POST", "/webhooks/acme", result, signed)
+        resent = json.dumps(json.loads(body) | {"id": id}).encode()
+        signature = hmac.digest(b"jeri_webhook_secret", resent, "sha256").hex()
+        signed = headers | {"x-jericommerce-hmac-sha256": signature}
+        status, answer = folder.request("POST", "/webhooks/acme", resent, signed)
         assert status == 202
         return dict(json.loads(answer))
 
-    assert resend("after-the-end") == {"accepted": 0, "duplicates": 0}
+    assert resend("after-erasure") == {"accepted": 0, "duplicates": 0}
     skipped = 'connector_records_skipped_total{connection="acme",reason="forgotten"} 1.0'
-    assert skipped in folder.ask("GET", "/metrics")[1]
+    assert skipped in folder.request("GET", "/metrics")[1]
     assert call("explain", "acme", email, at=folder).code == 1
     assert call("forget", "acme", email, "--lift", at=folder).code == 0
-    assert resend("after-the-end") == {"accepted": 1, "duplicates": 0}
+    assert resend("after-erasure") == {"accepted": 1, "duplicates": 0}
 
 
 def test_an_erasure_rejected_by_klaviyo_erases_nothing_locally(call: Call, folder: Folder) -> None:

@@ -1,4 +1,4 @@
-"""`connector audiences` and `connector segments`: without a daemon, and beside one."""
+"""`connector audiences` and `connector segments`, with and without a daemon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SEGMENT = '\n[[connections.segments]]\nsegment = "{name}"\ntarget = "spring"\n'
 
 @pytest.fixture
 def segment(folder: Folder) -> str:
-    """A segment of two customers, which the folder's connection tells to the platform."""
+    """A segment of two customers that the folder's connection syncs to the platform."""
     name = f"Win back {folder.path.name}"
     people = [person.email for person in folder.platforms.jericommerce.people[:2]]
     folder.platforms.klaviyo.make_segment(name, *people)
@@ -37,22 +37,22 @@ def test_a_segment_is_read_and_sent_without_a_daemon(
     assert "memberships" in status.out
 
 
-def test_beside_a_daemon_the_daemon_runs_the_command(
+def test_with_a_daemon_the_daemon_runs_the_command(
     call: Call, folder: Folder, segment: str
 ) -> None:
     folder.start()
     result = call("segments", "sync", "acme", segment, at=folder)
     assert (result.code, result.err) == (0, "")
     assert "here 2, there 2" in result.out
-    until("the metric", lambda: "connector_segment_members" in folder.ask("GET", "/metrics")[1])
+    until("the metric", lambda: "connector_segment_members" in folder.request("GET", "/metrics")[1])
 
 
 def test_a_link_that_is_not_configured_is_reported(
     call: Call, folder: Folder, segment: str
 ) -> None:
-    result = call("segments", "sync", "acme", "Nobody", at=folder)
+    result = call("segments", "sync", "acme", "Unknown", at=folder)
     assert result.code == 1
-    assert f"acme links no `Nobody`, but {segment}, spring" in result.err
+    assert f"acme links no `Unknown`, but {segment}, spring" in result.err
 
 
 def test_a_link_that_has_not_run_is_shown_and_a_fault_exits_1(call: Call, folder: Folder) -> None:

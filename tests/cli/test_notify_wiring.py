@@ -1,4 +1,4 @@
-"""The daemon tells, and `connector notify test` says what came back."""
+"""The daemon sends notifications, and `connector notify test` reports the responses."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import pytest
 from connector.app.daemon import App, read_config
 from connector.service import notify
 
-from .conftest import Call, Folder, Platforms
+from .conftest import Call, Folder, Platforms, async_until
 
 
-class Hook:
-    """Takes POSTs on loopback; `status` is what it answers."""
+class NotificationReceiver:
+    """Accepts POSTs on loopback and answers with `status`."""
 
     def __init__(self) -> None:
         self.status, self.bodies = 200, list[Any]()
-        hook = self
+        receiver = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                hook.bodies.append((self.path, orjson.loads(body)))
-                self.send_response(hook.status)
+                receiver.bodies.append((self.path, orjson.loads(body)))
+                self.send_response(receiver.status)
                 self.send_header("content-length", "0")
                 self.end_headers()
 
@@ -47,44 +47,42 @@ class Hook:
 
 
 @pytest.fixture
-def hook() -> Iterator[Hook]:
-    made = Hook()
-    yield made
-    made.stop()
+def receiver() -> Iterator[NotificationReceiver]:
+    receiver = NotificationReceiver()
+    yield receiver
+    receiver.stop()
 
 
 @pytest.fixture
 def platforms() -> Iterator[Platforms]:
-    """A pair of its own: its Klaviyo fails here."""
+    """Separate sandboxes: this test makes Klaviyo fail."""
     running = Platforms()
     yield running
     running.stop()
 
 
 @pytest.fixture
-def folder(tmp_path: Path, platforms: Platforms, hook: Hook) -> Iterator[Folder]:
-    made = Folder(tmp_path / tmp_path.name, platforms)
-    target = f'[[notify]]\nurl = "{hook.url}"\n'
-    made.config.write_text(f'{target}\n{target}format = "slack"\n\n' + made.config.read_text())
-    yield made
-    made.stop()
+def folder(
+    tmp_path: Path, platforms: Platforms, receiver: NotificationReceiver
+) -> Iterator[Folder]:
+    folder = Folder(tmp_path / tmp_path.name, platforms)
+    target = f'[[notify]]\nurl = "{receiver.url}"\n'
+    text = folder.config.read_text()
+    folder.config.write_text(f'{target}\n{target}format = "slack"\n\n{text}')
+    yield folder
+    folder.stop()
 
 
 async def test_a_revoked_key_and_its_fix_are_notified(
-    folder: Folder, hook: Hook, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, receiver: NotificationReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notify, "CHECK_INTERVAL", 0.1)
     monkeypatch.setattr(notify, "STARTUP_GRACE", 0.0)
-    key = "lane acme → klaviyo events"
+    key = "lane acme events → klaviyo"
 
-    def notified(word: str) -> list[str]:
-        json = [body for _, body in hook.bodies if "raised" in body]
-        return [x["text"] for body in json for x in body[word] if x["key"] == key]
-
-    async def until(word: str) -> None:
-        async with asyncio.timeout(20):
-            while not notified(word):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+    def notified(section: str) -> list[str]:
+        json = [body for _, body in receiver.bodies if "raised" in body]
+        return [x["text"] for body in json for x in body[section] if x["key"] == key]
 
     app = App(read_config(folder.config))
     await app.start(serve=False)
@@ -92,32 +90,32 @@ async def test_a_revoked_key_and_its_fix_are_notified(
         folder.platforms.klaviyo.faults.add("*", "status", status=401)
         await asyncio.to_thread(folder.ingest, "ada@example.com")
         app.runtimes["acme"].events.wake()
-        await until("raised")
+        await async_until("the failure is notified", lambda: bool(notified("raised")))
         folder.platforms.klaviyo.faults.clear()
-        await until("resolved")
+        await async_until("the recovery is notified", lambda: bool(notified("resolved")))
     finally:
         await app.stop()
     assert [text[:4] for text in notified("raised")] == ["K401"]
-    assert any("resolved: K401" in body.get("text", "") for _, body in hook.bodies)
-    assert "ada@" not in orjson.dumps(hook.bodies).decode()
+    assert any("resolved: K401" in body.get("text", "") for _, body in receiver.bodies)
+    assert "ada@" not in orjson.dumps(receiver.bodies).decode()
 
 
 def test_notify_test_posts_to_each_target_and_reports_the_result(
     call: Call,
     folder: Folder,
-    hook: Hook,
+    receiver: NotificationReceiver,
 ) -> None:
-    said = call("notify", "test", at=folder)
-    assert (said.code, said.out) == (
+    result = call("notify", "test", at=folder)
+    assert (result.code, result.out) == (
         0,
-        "notify 1 (json): taken, HTTP 200\nnotify 2 (slack): taken, HTTP 200\n",
+        "notify 1 (json): ok, HTTP 200\nnotify 2 (slack): ok, HTTP 200\n",
     )
-    assert sorted(path for path, _ in hook.bodies) == ["/T0/s3cr3t"] * 2
-    hook.status = 404
-    said = call("notify", "test", at=folder)
-    assert said.code == 1
-    assert "notify 1 (json): NOT TAKEN, HTTP 404" in said.out
-    assert "s3cr3t" not in said.out + said.err
+    assert sorted(path for path, _ in receiver.bodies) == ["/T0/s3cr3t"] * 2
+    receiver.status = 404
+    result = call("notify", "test", at=folder)
+    assert result.code == 1
+    assert "notify 1 (json): FAILED, HTTP 404" in result.out
+    assert "s3cr3t" not in result.out + result.err
 
 
 def test_notify_test_without_a_target_is_reported(
@@ -125,6 +123,6 @@ def test_notify_test_without_a_target_is_reported(
     folder: Folder,
 ) -> None:
     folder.write()
-    said = call("notify", "test", at=folder)
-    assert said.code == 1
-    assert "no [[notify]]" in said.err
+    result = call("notify", "test", at=folder)
+    assert result.code == 1
+    assert "no [[notify]]" in result.err

@@ -23,7 +23,7 @@ async def test_a_store_that_fails_during_a_reload_leaves_no_connection_stopped(
         failures[0] += 1
         if failures[0] <= 2:
             raise StoreError(Problem.STORE_UNAVAILABLE)
-        return await recover(*args, **kwargs)  # type: ignore[arg-type]
+        return await recover(*args, **kwargs)
 
     monkeypatch.setattr(app.store.reads, "recover", failing)
     try:

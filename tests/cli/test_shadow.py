@@ -1,4 +1,4 @@
-"""Shadow mode: everything is taken in, read, rendered and settled, and nothing leaves."""
+"""Shadow mode: records are received, read, rendered and settled, but nothing is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .conftest import Folder, Platforms
 
 @pytest.fixture
 def platforms() -> Iterator[Platforms]:
-    """A pair of its own: every request to it is counted."""
+    """Separate sandboxes: their requests are counted."""
     running = Platforms()
     yield running
     running.stop()
@@ -25,23 +25,23 @@ def platforms() -> Iterator[Platforms]:
 
 @pytest.fixture
 def folder(tmp_path: Path, platforms: Platforms) -> Iterator[Folder]:
-    made = Folder(tmp_path / tmp_path.name, platforms)
-    text = made.config.read_text()
-    made.config.write_text(text.replace('name = "acme"', 'name = "acme"\nmode = "shadow"'))
-    yield made
-    made.stop()
+    folder = Folder(tmp_path / tmp_path.name, platforms)
+    text = folder.config.read_text()
+    folder.config.write_text(text.replace('name = "acme"', 'name = "acme"\nmode = "shadow"'))
+    yield folder
+    folder.stop()
 
 
-async def ask(folder: Folder, *request: Any) -> tuple[int, str]:
-    return await asyncio.to_thread(folder.ask, *request)
+async def request(folder: Folder, *args: Any) -> tuple[int, str]:
+    return await asyncio.to_thread(folder.request, *args)
 
 
 async def post(folder: Folder, count: int) -> tuple[list[str], list[str]]:
-    """(ids, addresses) of new events."""
+    """Post new events; returns (ids, addresses)."""
     ids, emails = [], []
     for _ in range(count):
         headers, body = folder.platforms.traffic.make_event()
-        assert (await ask(folder, "POST", "/webhooks/acme", body, headers))[0] == 202
+        assert (await request(folder, "POST", "/webhooks/acme", body, headers))[0] == 202
         ids.append(f"jericommerce:{json.loads(body)['id']}")
         emails.append(json.loads(body)["email"])
     return ids, emails
@@ -53,7 +53,7 @@ async def idle(app: App) -> None:
 
 
 def writes(platforms: Platforms) -> list[str]:
-    """Every request to either platform that is no read."""
+    """Every request to a sandbox that is not a GET."""
     of_klaviyo: Any = platforms.klaviyo.state()["requests"]
     of_jericommerce: Any = platforms.jericommerce.state()["requests"]
     return [route for route in {**of_klaviyo, **of_jericommerce} if not route.startswith("GET ")]
@@ -70,10 +70,10 @@ async def test_shadow_sends_nothing_and_ending_it_sends_states_but_no_old_event(
         await idle(app)
         assert writes(folder.platforms) == []
         assert (klaviyo.state()["events"], klaviyo.state()["profiles"]) == (0, 0)
-        # Taken in, read, rendered and settled all the same.
+        # Received, read, rendered and settled all the same.
         status = (await app.commands.status())["connections"]["acme"]["lanes"]
         assert {(x["ready"], x["in_flight"], x["held"], x["dead"]) for x in status} == {(0,) * 4}
-        metrics = (await ask(folder, "GET", "/metrics"))[1]
+        metrics = (await request(folder, "GET", "/metrics"))[1]
         assert 'records_skipped_total{connection="acme",reason="shadow"}' in metrics
         assert "GET /v1/programs/{program}/customers/{email}" in metrics
         people = await app.store._database.read(

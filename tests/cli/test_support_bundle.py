@@ -1,4 +1,4 @@
-"""A support bundle says much and nothing secret, whatever state things are in."""
+"""A support bundle contains no secret, whatever the state of configuration and store."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ EVERYTHING = {
 
 
 def plant(folder: Folder) -> str:
-    """Secrets in every place that takes one, addresses in the store; returns Klaviyo's key."""
+    """Put secrets into every key that accepts one, addresses into the store; returns the key."""
     key = "pk_planted_s3cr3t_key"
     folder.write(key=key)
     text = folder.config.read_text()
     text = text.replace('"jeri_sandbox"', '"${JERI}"').replace('"jeri_webhook_secret"', '"${SIGN}"')
-    # Where no secret belongs, and somebody has put one.
+    # A secret in a key that is not for secrets.
     text = text.replace(
         'program = "demo"', 'program = "demo"\npush_url = "https://x.example/${FLOW}"'
     )
@@ -72,12 +72,12 @@ url = "${HOOK}"
 
 
 def open_bundle(folder: Folder, result: CommandResult) -> dict[str, str]:
-    """Its files, after a look for everything that must not be there."""
+    """The files of the bundle, checked for secrets and addresses."""
     assert (result.code, result.err) == (0, "")
     path = folder.path / "bundle.zip"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with zipfile.ZipFile(path) as packed:
-        files = {name: packed.read(name).decode() for name in packed.namelist()}
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name).decode() for name in archive.namelist()}
     for name, text in files.items():
         for secret in ("s3cr3t", SECRETS["FERNET"], *ADDRESSES):
             assert secret not in text, name
@@ -88,7 +88,7 @@ def test_without_a_daemon_it_contains_the_stores_data(call: Call, folder: Folder
     plant(folder)
     files = open_bundle(folder, call("support-bundle", "bundle.zip", at=folder))
     assert set(files) == EVERYTHING
-    assert not [name for name, text in files.items() if text.startswith("not to be had")]
+    assert not [name for name, text in files.items() if text.startswith("not available")]
     assert 'name = "acme"' in files["config.toml"]
     assert 'private_key = "***"' in files["config.toml"]
     [lane] = json.loads(files["status.json"])["connections"]["acme"]["lanes"]
@@ -102,15 +102,13 @@ def test_without_a_daemon_it_contains_the_stores_data(call: Call, folder: Folder
     assert "no answer" in files["health.txt"]
 
 
-def test_beside_a_daemon_it_contains_metrics_and_recent_requests(
-    call: Call, folder: Folder
-) -> None:
+def test_with_a_daemon_it_contains_metrics_and_recent_requests(call: Call, folder: Folder) -> None:
     plant(folder)
     text = folder.config.read_text()
     folder.config.write_text(text.replace("pk_planted_s3cr3t_key", "pk_sandbox"))
     folder.start()
     headers, body = folder.platforms.traffic.make_event()
-    folder.ask("POST", "/webhooks/acme", body, headers)
+    folder.request("POST", "/webhooks/acme", body, headers)
     files = open_bundle(folder, call("support-bundle", "bundle.zip", at=folder))
     assert set(files) == EVERYTHING
     assert "connector_build_info" in files["metrics.txt"]
@@ -135,7 +133,7 @@ def test_an_unreadable_or_missing_store_does_not_affect_the_other_files(
 ) -> None:
     if broken:
         folder.store.parent.mkdir()
-        folder.store.write_bytes(b"this is no database " * 400)
+        folder.store.write_bytes(b"not a database " * 400)
     files = open_bundle(folder, call("support-bundle", "bundle.zip", at=folder))
     assert set(files) == EVERYTHING
     assert ("S50" if broken else "no store") in files["status.json"]

@@ -1,4 +1,4 @@
-"""webhook-builder: what is pasted, for whom the secret is shown, and what it says of a mistake."""
+"""`connector webhook-builder`: its output, when it shows the secret, and its errors."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def flows(folder: Folder) -> Folder:
 
 
 def test_it_prints_the_text_to_paste_and_needs_no_store(call: Call, flows: Folder) -> None:
-    said = call(*ARGS, "--show-secret", at=flows)
-    assert said.code == 0
-    assert said.err == ""
+    result = call(*ARGS, "--show-secret", at=flows)
+    assert result.code == 0
+    assert result.err == ""
     pasted = (
         "http://127.0.0.1:8787/flows/acme/balance/increase",
         "api-key: flow_secret",
@@ -37,7 +37,7 @@ def test_it_prints_the_text_to_paste_and_needs_no_store(call: Call, flows: Folde
         "curl -i http://127.0.0.1:8787/flows/acme/balance/increase",
         "Notes",
     )
-    places = [said.out.index(part) for part in pasted]
+    places = [result.out.index(part) for part in pasted]
     assert places == sorted(places)
     assert not flows.store.exists()
 
@@ -98,24 +98,24 @@ def test_a_preset_names_its_trigger_and_options_override_it(call: Call, flows: F
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "error"),
     [
-        (("shop",), "no connection 'shop'; there are: acme"),
-        (("acme", "--preset", "wedding"), "no preset 'wedding'; there are: welcome-bonus"),
+        (("shop",), "no connection 'shop'; available: acme"),
+        (("acme", "--preset", "wedding"), "no preset 'wedding'; available: welcome-bonus"),
         (("acme", "--action", "double"), "is one of increase, decrease, adjust, push"),
         (("acme", "--trigger", "moon"), "is one of metric, list, date, segment"),
         (("acme", "--use-case", "gift"), "--use-case is one of reward"),
         (("acme", "--amount", "5"), "points need a reason"),
         (("acme", "--action", "push"), "a push needs a message"),
-        (("acme", "--amount", "{{ event.x }}", "--reason", "x"), "needs a bound: at-most"),
+        (("acme", "--amount", "{{ event.x }}", "--reason", "x"), "needs an upper bound: at-most"),
     ],
 )
 def test_a_mistake_is_a_usage_error_with_a_fix(
-    call: Call, flows: Folder, args: tuple[str, ...], said: str
+    call: Call, flows: Folder, args: tuple[str, ...], error: str
 ) -> None:
     answer = call("webhook-builder", *args, at=flows)
     assert answer.code == 2
-    assert said in " ".join(answer.err.split())
+    assert error in " ".join(answer.err.split())
     assert answer.out == ""
 
 
@@ -126,9 +126,9 @@ def test_the_files_written_by_init_work_with_the_builder(call: Call, folder: Fol
     [secret] = re.findall(r"^ACME_FLOW_SECRET=(\S{20,})$", (fresh / ".env").read_text(), re.M)
     with (fresh / ".env").open("a") as env:
         env.write("ACME_PROGRAM=demo\nACME_API_KEY=x\nACME_KLAVIYO_PRIVATE_KEY=pk\n")
-    said = call(*ARGS, "--show-secret", at=fresh)
-    assert (said.code, said.err) == (0, "")
-    assert f"api-key: {secret}\n" in said.out
+    result = call(*ARGS, "--show-secret", at=fresh)
+    assert (result.code, result.err) == (0, "")
+    assert f"api-key: {secret}\n" in result.out
 
 
 def test_without_the_actions_table_it_warns_that_every_flow_is_refused(
@@ -149,8 +149,8 @@ COMMANDS = re.findall(r"^connector (webhook-builder .+)$", PAGE + GUIDE, re.M)
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_on_the_page_works_as_written(call: Call, flows: Folder, line: str) -> None:
     flows.config.write_text(flows.config.read_text().replace('"acme"', '"shop"'))
-    said = call(*shlex.split(line), at=flows)
-    assert (said.code, said.err) == (0, "")
+    result = call(*shlex.split(line), at=flows)
+    assert (result.code, result.err) == (0, "")
 
 
 def test_the_page_contains_commands() -> None:
@@ -158,7 +158,7 @@ def test_the_page_contains_commands() -> None:
 
 
 def test_the_page_lists_every_option() -> None:
-    command = typer.main.get_command(cli.app).commands["webhook-builder"]  # type: ignore[attr-defined]
+    command = typer.main.get_command(cli.app).commands["webhook-builder"]
     options = {option for p in command.params for option in p.opts if option.startswith("--")}
     assert options - {"--help"} <= set(re.findall(r"--[a-z-]+", PAGE))
 

@@ -1,4 +1,4 @@
-"""The same commands while a daemon runs on the store."""
+"""The commands while a daemon runs on the store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def post(daemon: Folder, name: str, body: bytes) -> None:
         "x-jericommerce-event-type": name,
         "x-jericommerce-hmac-sha256": hmac.digest(SECRET, body, "sha256").hex(),
     }
-    assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    assert daemon.request("POST", "/webhooks/acme", body, headers)[0] == 202
 
 
 def lane(call: Call, daemon: Folder) -> dict[str, Any]:
@@ -42,11 +42,11 @@ def test_status_names_the_holder_and_lists_no_attention_items(call: Call, daemon
     assert status["needs_you"] == []
 
 
-def test_pause_status_resume_beside_a_daemon(call: Call, daemon: Folder) -> None:
+def test_pause_status_resume_with_a_daemon(call: Call, daemon: Folder) -> None:
     assert call("pause", "acme", at=daemon).out == "paused: acme\n"
     assert (lane(call, daemon)["state"], lane(call, daemon)["problem"]) == ("paused", "L40")
     headers, body = daemon.platforms.traffic.make_event()
-    assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    assert daemon.request("POST", "/webhooks/acme", body, headers)[0] == 202
     id = f"jericommerce:{json.loads(body)['id']}"
     assert lane(call, daemon)["ready"] == 1
     assert daemon.platforms.klaviyo.recorded(id) == 0
@@ -58,17 +58,17 @@ def test_pause_status_resume_beside_a_daemon(call: Call, daemon: Folder) -> None
 def test_a_detached_command_returns_at_once_and_is_executed(call: Call, daemon: Folder) -> None:
     result = call("pause", "acme", "--detach", at=daemon)
     assert result.code == 0
-    assert re.fullmatch(r"order: \d+\n", result.out)
+    assert re.fullmatch(r"command: \d+\n", result.out)
     until("it is paused", lambda: lane(call, daemon)["state"] == "paused")
     assert call("resume", "acme", "--detach", at=daemon).code == 0
     until("it runs again", lambda: lane(call, daemon)["state"] == "running")
-    assert call("refresh", "acme", "nobody@example.com", "--detach", at=daemon).code == 0
+    assert call("refresh", "acme", "unknown@example.com", "--detach", at=daemon).code == 0
 
 
 def test_a_long_running_command_blocks_no_other(call: Call, daemon: Folder) -> None:
-    """`reconcile` waits for Klaviyo, which does not answer; a pause is carried out meanwhile."""
+    """`reconcile` waits for Klaviyo, which does not respond; a pause is executed meanwhile."""
     headers, body = daemon.platforms.traffic.make_event()
-    assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    assert daemon.request("POST", "/webhooks/acme", body, headers)[0] == 202
     klaviyo = daemon.platforms.klaviyo
     id = f"jericommerce:{json.loads(body)['id']}"
     until("it is delivered", lambda: klaviyo.recorded(id) == 1)
@@ -83,16 +83,16 @@ def test_a_long_running_command_blocks_no_other(call: Call, daemon: Folder) -> N
 
 def test_a_person_is_read_sent_and_explained(call: Call, daemon: Folder) -> None:
     headers, body = daemon.platforms.traffic.make_event()
-    assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+    assert daemon.request("POST", "/webhooks/acme", body, headers)[0] == 202
     result = json.loads(body)
     email, klaviyo = result["email"], daemon.platforms.klaviyo
     id = f"jericommerce:{result['id']}"
     until("it is delivered", lambda: klaviyo.recorded(id) == 1)
     person = daemon.platforms.jericommerce.person(email)
     person.change(balance=4321)
-    told = call("refresh", "acme", email, at=daemon)
-    assert told.code == 0, told.err
-    assert re.search(r"balance +4321 +confirmed", told.out)
+    refreshed = call("refresh", "acme", email, at=daemon)
+    assert refreshed.code == 0, refreshed.err
+    assert re.search(r"balance +4321 +confirmed", refreshed.out)
     assert klaviyo.profile(email)["properties"]["balance"] == 4321
     [timeline] = json.loads(call("explain", "acme", result["customerId"], "--json", at=daemon).out)
     events = [m for m in timeline["timeline"] if m["what"] == "event"]
@@ -106,9 +106,9 @@ def test_a_person_is_read_sent_and_explained(call: Call, daemon: Folder) -> None
 
 def test_an_unknown_person_is_reported(call: Call, daemon: Folder) -> None:
     for command in ("explain", "refresh"):
-        result = call(command, "acme", "nobody@example.com", at=daemon)
+        result = call(command, "acme", "unknown@example.com", at=daemon)
         assert (result.code, result.out) == (1, "")
-        assert "never seen" in result.err
+        assert "person" in result.err
 
 
 def test_preview_of_a_person_shows_the_request_for_a_new_profile(
@@ -151,13 +151,13 @@ def test_preview_matches_what_the_same_webhook_sends(
 
 
 def test_a_retry_skips_a_held_record_and_reports_it(call: Call, daemon: Folder) -> None:
-    body = {"id": "held-1", "customerId": "nobody-knows", "createdAt": "2026-01-01T10:00:00Z"}
+    body = {"id": "held-1", "customerId": "unknown-customer", "createdAt": "2026-01-01T10:00:00Z"}
     post(daemon, "Balance changed", json.dumps(body).encode())
     result = call("dead-letters", "retry", "--cause", "I10", at=daemon)
     assert (result.code, result.out) == (0, "retried: 0, waiting_for_an_address: 1\n")
-    [letter] = json.loads(call("dead-letters", "list", "--json", at=daemon).out)
-    gone = call("dead-letters", "discard", str(letter["id"]), "--yes", at=daemon)
-    assert gone.out == "discarded: 1\n"
+    [dead_letter] = json.loads(call("dead-letters", "list", "--json", at=daemon).out)
+    discarded = call("dead-letters", "discard", str(dead_letter["id"]), "--yes", at=daemon)
+    assert discarded.out == "discarded: 1\n"
 
 
 def test_the_daemon_is_healthy_and_ready(call: Call, daemon: Folder) -> None:
@@ -171,7 +171,7 @@ def test_reload_applies_an_edited_file(call: Call, daemon: Folder) -> None:
     assert (result.code, result.out) == (0, "reloaded: True, needs_restart: []\n")
 
 
-def test_a_refused_reload_prints_and_logs_every_fault_and_status_shows_it(
+def test_a_rejected_reload_prints_and_logs_every_fault_and_status_shows_it(
     call: Call, daemon: Folder
 ) -> None:
     good = daemon.mapping.read_text()
@@ -189,19 +189,19 @@ def test_a_refused_reload_prints_and_logs_every_fault_and_status_shows_it(
     assert json.loads(call("status", "--json", at=daemon).out)["needs_you"] == []
 
 
-def test_a_sighup_that_is_refused_logs_every_fault(daemon: Folder) -> None:
+def test_a_sighup_that_is_rejected_logs_every_fault(daemon: Folder) -> None:
     good = daemon.config.read_text()
     daemon.config.write_text(f"{good}\n[delivering]\nx = 1\n[retaining]\ny = 1\n")
-    process = daemon._running[0]
+    process = daemon.processes[0]
     try:
         process.send_signal(signal.SIGHUP)
-        until("it is refused", lambda: "C30" in daemon.ask("GET", "/healthz")[1])
+        until("the reload is rejected", lambda: "C30" in daemon.request("GET", "/healthz")[1])
         until("a fault is logged", lambda: "delivering: found" in daemon.log)
         assert "retaining: found" in daemon.log
     finally:
         daemon.config.write_text(good)
     process.send_signal(signal.SIGHUP)
-    until("it is taken", lambda: daemon.ask("GET", "/healthz")[0] == 200)
+    until("the configuration is reloaded", lambda: daemon.request("GET", "/healthz")[0] == 200)
 
 
 def test_status_does_not_fail_when_the_daemon_is_unreachable(
@@ -222,12 +222,12 @@ async def test_a_second_run_on_the_store_exits_and_names_the_first(
     with pytest.raises(StoreError, match="holds this store") as found:
         await app.start(lease_timeout=0.0)
     assert found.value.problem == "S40"
-    assert f"/{daemon._running[0].pid}/" in found.value.detail
+    assert f"/{daemon.processes[0].pid}/" in found.value.detail
     await app.stop()
 
 
 def test_the_daemon_writes_nothing_to_stdout_and_exits_0_on_sigterm(daemon: Folder) -> None:
-    process = daemon._running[0]
+    process = daemon.processes[0]
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=20)
     assert (process.returncode, out) == (0, "")

@@ -13,7 +13,7 @@ from .conftest import Folder, until
 
 
 def health(folder: Folder) -> int:
-    return folder.ask("GET", "/healthz")[0]
+    return folder.request("GET", "/healthz")[0]
 
 
 async def test_a_worker_that_keeps_failing_needs_attention_until_it_recovers(
@@ -33,11 +33,11 @@ async def test_a_worker_that_keeps_failing_needs_attention_until_it_recovers(
         await asyncio.to_thread(until, "it is down", lambda: health(folder) == 500)
         [item] = await app.commands.attention()
         assert item.key == "worker commands daemon"
-        status, text = await asyncio.to_thread(folder.ask, "GET", "/healthz")
+        status, text = await asyncio.to_thread(folder.request, "GET", "/healthz")
         assert status == 500
         assert "R10 daemon: worker commands failed" in text
         assert "ada@" not in text
-        metrics = (await asyncio.to_thread(folder.ask, "GET", "/metrics"))[1]
+        metrics = (await asyncio.to_thread(folder.request, "GET", "/metrics"))[1]
         assert 'connector_worker_restarts_total{worker="commands"}' in metrics
         monkeypatch.setattr(app.commands, "execute_pending", execute)
         await asyncio.to_thread(until, "it has recovered", lambda: health(folder) == 200)

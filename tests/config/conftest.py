@@ -1,4 +1,4 @@
-"""A folder with a connector.toml, and the loader on it with an environment of its own."""
+"""A loader for a connector.toml, with an environment of its own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Faults = Callable[..., list[str]]
 
 @pytest.fixture
 def read(tmp_path: Path) -> Loader:
-    """`read(toml, environ)`: writes connector.toml and loads it."""
+    """`read(toml, environ)` writes connector.toml and loads it."""
 
     def loaded(text: str, environ: dict[str, str] | None = None, *, models: bool = True) -> Config:
         path = tmp_path / "connector.toml"
@@ -47,7 +47,7 @@ def read(tmp_path: Path) -> Loader:
 
 @pytest.fixture
 def faults(read: Loader) -> Faults:
-    """`faults(toml, environ)`: the faults of a connector.toml that has some."""
+    """`faults(toml, environ)` returns the faults of an invalid connector.toml."""
 
     def found(text: str, environ: dict[str, str] | None = None) -> list[str]:
         with pytest.raises(ConfigError) as caught:

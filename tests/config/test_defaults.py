@@ -1,4 +1,4 @@
-"""The defaults, written out by hand from the published contract."""
+"""The defaults of every key, written out by hand."""
 
 from __future__ import annotations
 

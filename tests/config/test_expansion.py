@@ -1,4 +1,4 @@
-"""`${…}` in strings, `.env`, and which of both wins."""
+"""`${…}` in strings, `.env`, and their precedence."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def test_expansion(written: str, expected: str, tmp_path: Path) -> None:
     [
         ("${NONE}", "NONE is not set"),
         ("${NAME", "${ without }"),
-        ("${}", "cannot be read"),
-        ("${1A}", "cannot be read"),
-        ("${NAME:-${OTHER}}", "none inside another"),
+        ("${}", "cannot be parsed"),
+        ("${1A}", "cannot be parsed"),
+        ("${NAME:-${OTHER}}", "not nested"),
         ("${file:absent}", "No such file"),
     ],
 )

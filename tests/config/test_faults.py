@@ -1,4 +1,4 @@
-"""Faults: all at once, by their key, and never with a secret in them."""
+"""Faults: reported all at once, by key, without secrets."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_every_fault_is_reported_at_once(faults: Faults) -> None:
     by_key = dict(line.split(": ", 1) for line in found)
     assert len(by_key) == len(found)
     assert set(by_key) == set(EXPECTED)
-    for key, said in EXPECTED.items():
-        assert said in by_key[key], by_key[key]
+    for key, text in EXPECTED.items():
+        assert text in by_key[key], by_key[key]
 
 
 def test_no_fault_contains_a_secret(faults: Faults) -> None:

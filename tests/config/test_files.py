@@ -40,7 +40,7 @@ def test_a_key_in_two_files_names_both(read: Loader, tmp_path: Path) -> None:
     main, more = tmp_path / "connector.toml", tmp_path / "more.toml"
     assert caught.value.faults == (
         f"include: found in {more}, allowed in {main} only",
-        f"log.level: found in {main} and in {more}, allowed in one of them",
+        f"log.level: found in {main} and in {more}, allowed in one file",
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from connector.cli import app
 from connector.domain.errors import Problem
 from connector.pipeline.rendering import ORIGIN_PROPERTY
 from connector.runtime.metrics import Metrics
-from tests.paths import ROOT
+from tests.paths import ROOT, tracked_files
 
 PROBLEMS = ROOT / "docs" / "problems"
 AT_TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
@@ -45,7 +44,7 @@ def prose(page: Path) -> str:
 def test_every_problem_has_a_page_that_names_it(problem: Problem) -> None:
     text = (PROBLEMS / f"{problem}.md").read_text()
     assert text.startswith(f"# {problem}: {problem.meaning}\n")
-    for label in ("Meanwhile", "Likely causes", "Look at", "Press", "The records"):
+    for label in ("Meanwhile", "Likely causes", "Look at", "What to do", "The records"):
         assert f"- **{label}.** " in text
     assert 10 <= len(text.splitlines()) <= 25
 
@@ -180,15 +179,6 @@ def test_every_metric_that_a_page_names_exists(page: Path) -> None:
 # ── what must stand in no file ───────────────────────────────────────────────────────────────────
 
 
-def tracked() -> list[Path]:
-    said = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if said.returncode:
-        pytest.skip("not a git checkout")
-    return [ROOT / name for name in said.stdout.split("\0") if (ROOT / name).is_file()]
-
-
 def test_no_tracked_file_names_a_package_registry_or_a_path_of_a_machine() -> None:
     # Put together here, so that this file does not name them itself.
     hosts = [
@@ -207,7 +197,7 @@ def test_no_tracked_file_names_a_package_registry_or_a_path_of_a_machine() -> No
     looked_for = re.compile(f"(?i:{names})|{'|'.join(folders)}")
     found = [
         f"{file.relative_to(ROOT)}: {hit[0]}"
-        for file in tracked()
+        for file in tracked_files()
         if (hit := looked_for.search(file.read_bytes().decode("utf-8", "replace")))
     ]
     assert not found

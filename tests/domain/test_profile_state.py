@@ -13,7 +13,6 @@ from connector.domain.profile_state import Profile
 from connector.domain.profiles import Observation, ProfileWrite
 
 DAY = 86_400_000
-FOREVER = 10_000 * DAY
 NAMES = st.sampled_from(["balance", "tier", "@first_name"])
 VALUES = st.one_of(st.none(), st.integers(0, 3), st.sampled_from(["Gold", "Silver"]))
 CHANGES = st.dictionaries(NAMES, VALUES)
@@ -36,8 +35,8 @@ def observe(profile: Profile, changes: dict[str, Any], at: int, **how: Any) -> P
     return profile_state.observe(profile, seen(changes, at, **how), email_change=rule)
 
 
-def write_of(profile: Profile, now: int = 0, reconfirm: int = FOREVER) -> ProfileWrite | None:
-    return profile_state.next_write(profile, now=Millis(now), reconfirm_after=reconfirm)
+def write_of(profile: Profile) -> ProfileWrite | None:
+    return profile_state.next_write(profile)
 
 
 @given(st.lists(st.tuples(CHANGES, st.integers(0, 9)), max_size=8), st.randoms())
@@ -63,13 +62,13 @@ def test_after_every_accepted_write_klaviyo_has_what_is_wanted(
     profile, klaviyo = Profile(1), dict[str, Any]()
     for at, changes in enumerate(reads, 1):
         profile = observe(profile, changes, at)
-        write = write_of(profile, at)
+        write = write_of(profile)
         if write:
             klaviyo.update(write.sets)
             for name in write.unsets:
                 klaviyo.pop(name, None)
             profile = profile_state.apply_accepted(profile, write, Millis(at))
-        assert write_of(profile, at) is None
+        assert write_of(profile) is None
         wanted = {n: v for n, (v, _) in profile.wanted.items() if v is not None}
         assert {n: v for n, v in klaviyo.items() if v is not None} == wanted
 
@@ -92,8 +91,12 @@ def test_an_accepted_field_is_reconfirmed_after_a_while_but_an_unset_is_not() ->
     assert write
     assert write.unsets == ("tier",)
     profile = profile_state.apply_accepted(profile, write, Millis(2))
-    assert write_of(profile, 30 * DAY, 30 * DAY) is None
-    late = write_of(profile, 30 * DAY + 1, 30 * DAY)
+
+    def expired(now: int) -> Profile:
+        return profile_state.expire_confirmed(profile, now=Millis(now), after=30 * DAY)
+
+    assert write_of(expired(30 * DAY)) is None
+    late = write_of(expired(30 * DAY + 1))
     assert late
     assert (late.sets, late.unsets) == ({"balance": 1}, ())
 

@@ -387,8 +387,8 @@ async def test_the_open_jobs_of_all_pages_are_found(follower: Follower) -> None:
                 }
             ),
         )
-        assert job.answer
-        wanted.add(job.answer.json()["data"]["id"])
+
+        wanted.add(job.response().json()["data"]["id"])
     assert await follower.jobs.open() == wanted
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +40,21 @@ def test_the_thousandth_attempt_waits_the_maximum_delay(attempts: int) -> None:
     assert 150 <= Backoff(1.0, 300.0)(attempts) <= 300
 
 
+def test_a_backoff_does_not_depend_on_tenacitys_internal_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def private(*_: object) -> None:
+        raise TypeError("only tenacity creates the state of a retried call")
+
+    monkeypatch.setattr(tenacity.RetryCallState, "__init__", private)
+    assert 2 <= Backoff(1.0, 300.0)(3) <= 4
+
+
+@pytest.mark.parametrize("attempts", [0, -1])
+def test_no_attempt_yet_waits_as_long_as_the_first(attempts: int) -> None:
+    assert 0.5 <= Backoff(1.0, 300.0)(attempts) <= 1.0
+
+
 def test_two_lanes_do_not_retry_at_the_same_time() -> None:
     backoff = Backoff(1.0, 300.0)
     assert len({backoff(8) for _ in range(20)}) > 1
@@ -64,7 +80,8 @@ class Flaky:
 
 
 async def run(clock: FakeClock, flaky: Flaky, attempts: int = 3) -> str:
-    task = asyncio.create_task(retry_read(flaky, clock=clock, attempts=attempts))
+    # As callers do: a function that returns an awaitable, and no coroutine function.
+    task = asyncio.create_task(retry_read(lambda: flaky(), clock=clock, attempts=attempts))
     await clock.advance(10_000)
     return await task
 

@@ -92,5 +92,5 @@ def post(daemon: Folder, count: int = 1) -> tuple[dict[str, str], bytes]:
     headers, body = {}, b""
     for _ in range(count):
         headers, body = daemon.platforms.traffic.make_event()
-        assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
+        assert daemon.request("POST", "/webhooks/acme", body, headers)[0] == 202
     return headers, body

@@ -62,8 +62,8 @@ def keep_busy(daemon: Folder, watcher: Prometheus) -> None:
 
     def some() -> None:
         headers, body = post(daemon, 3)
-        assert daemon.ask("POST", "/webhooks/acme", body, headers)[0] == 202
-        assert daemon.ask("POST", "/webhooks/acme", body, {})[0] == 401
+        assert daemon.request("POST", "/webhooks/acme", body, headers)[0] == 202
+        assert daemon.request("POST", "/webhooks/acme", body, {})[0] == 401
 
     def looked(times: int) -> bool:
         some()

@@ -142,7 +142,7 @@ def test_every_alert_has_a_page_and_every_page_an_alert() -> None:
 def test_a_page_says_what_it_means_why_where_to_look_and_what_to_do(alert: Alert) -> None:
     text = (ROOT / alert.texts["runbook"]).read_text()
     assert text.splitlines()[0].lower() == f"# {alert.name}: {alert.texts['summary']}".lower()
-    labels = ("Meaning", "Likely causes", "Look at", "Press")
+    labels = ("Meaning", "Likely causes", "Look at", "What to do")
     assert [f"- **{label}.** " in text for label in labels] == [True] * len(labels)
     assert 8 <= len(text.splitlines()) <= 24
     linked = set(re.findall(r"\]\(\.\./problems/(\w+)\.md\)", text))

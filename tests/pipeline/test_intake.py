@@ -130,7 +130,7 @@ async def test_deliveries_above_the_queue_limit_are_refused_at_once(harness: Int
     await run_pending()
     big = [harness.deliver(*(f"{n}-{i}" for i in range(10_000)), email=None) for n in range(5)]
     await run_pending()
-    with pytest.raises(StoreError, match="too much waits"):
+    with pytest.raises(StoreError, match="wait for a commit"):
         await harness.deliver("one too many")
     harness.store.free.set()
     await asyncio.gather(first, *big)

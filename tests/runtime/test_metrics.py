@@ -1,4 +1,4 @@
-"""The names, labels and counts of INTERFACE 6."""
+"""The names, labels and counts of the metrics."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from connector.runtime.metrics import CONTENT_TYPE, Metrics, account_label
 LANE = Lane(LaneId(1), "acme", "klaviyo", "event")
 NOW = Millis(1_790_000_000_000)
 
-# INTERFACE 6, by hand: name → labels.
-INTERFACE = {
+# Written out by hand: name → labels.
+EXPECTED = {
     "records_received_total": {"connection", "kind", "via"},
     "records_duplicate_total": {"connection", "kind"},
     "records_skipped_total": {"connection", "reason"},
@@ -96,13 +96,13 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def busy(metrics: Metrics) -> Metrics:
-    """Everything told once."""
+    """Metrics with one call of each method."""
     metrics.record_received(LANE, "webhook", Appended(accepted=3, duplicates=2), NOW)
     metrics.record_rejected("acme", Problem.WEBHOOK_UNSIGNED.value)
     outcomes = [
         Accepted(0, "r1"),
         Accepted(1, "r1"),
-        Dead(2, Problem.KLAVIYO_REFUSED, "ana@example.com is no good"),
+        Dead(2, Problem.KLAVIYO_REFUSED, "ana@example.com is invalid"),
         Retry(3, Problem.KLAVIYO_THROTTLED, 3.0),
         Ambiguous(4, Problem.TIMED_OUT),
         Unsent(5),
@@ -131,17 +131,17 @@ def families(metrics: Metrics) -> Iterable[tuple[str, str, str, list[tuple[str, 
         yield family.name, family.type, family.documentation, samples
 
 
-def test_every_metric_name_and_its_labels_match_the_interface(busy: Metrics) -> None:
+def test_every_metric_name_and_its_labels_are_as_expected(busy: Metrics) -> None:
     seen = set()
     for family, type, _, samples in families(busy):
         if family.startswith(PROCESS):
             continue
         assert family.startswith("connector_")
         name = family.removeprefix("connector_") + ("_total" if type == "counter" else "")
-        assert name in INTERFACE
+        assert name in EXPECTED
         seen.add(name)
         for _, labels in samples:
-            assert labels.keys() - {"le"} == INTERFACE[name], name
+            assert labels.keys() - {"le"} == EXPECTED[name], name
     assert {"deliveries_total", "outbox_records", "lane_state", "build_info"} <= seen
 
 
@@ -240,9 +240,9 @@ def test_a_request_without_a_response_has_the_status_none(busy: Metrics) -> None
 
 
 def test_no_label_contains_an_address_or_an_account(busy: Metrics) -> None:
-    said = busy.render().decode()
-    assert "@" not in said
-    assert "01ABC" not in said
+    text = busy.render().decode()
+    assert "@" not in text
+    assert "01ABC" not in text
     assert len(account_label("01ABC")) == 8
     assert account_label("01ABC") != account_label("01ABD")
 

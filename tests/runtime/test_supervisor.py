@@ -1,4 +1,4 @@
-"""A loop that fails goes on, is counted, and needs attention when it keeps failing."""
+"""A loop that fails continues, is counted, and needs attention when it keeps failing."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.store import MemoryNotices
 
 HOOK = "https://hooks.example/T0/s3cr3t"
-BROKEN = {"lane acme → klaviyo events": "K401 acme → klaviyo events: blocked"}
+BROKEN = {"lane acme events → klaviyo": "K401 acme events → klaviyo: blocked"}
 
 
 class Lease:

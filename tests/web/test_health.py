@@ -101,8 +101,8 @@ async def test_healthz_lists_each_blocked_lane_and_dead_letters_on_separate_line
     assert answer.status_code == 500
     assert answer.text.splitlines() == [
         "S20: free disk space is below [store] min_free",
-        "K401 acme → klaviyo events: blocked, HTTP 401",
-        "acme → klaviyo events: 1 dead letters (connector dead-letters list)",
+        "K401 acme events → klaviyo: blocked, HTTP 401",
+        "acme events → klaviyo: 1 dead letters (connector dead-letters list)",
     ]
 
 
@@ -122,7 +122,7 @@ async def test_healthz_reports_an_unavailable_store(
 ) -> None:
     monkeypatch.setattr(harness.store, "backlog", unanswered)
     answer = await http.get("/healthz")
-    assert (answer.status_code, answer.text) == (500, "S10: the store does not answer\n")
+    assert (answer.status_code, answer.text) == (500, "S10: the store is unavailable\n")
 
 
 async def unanswered() -> Any:

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from connector.app.wiring.context import SharedServices
 from connector.config import Connection
 from connector.domain.errors import DeliveryError
+from connector.domain.lanes import KLAVIYO
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
 from connector.net.rate_limit import RateLimiter
 from connector.net.retry import retry_read
 from connector.runtime import log
-from connector.service import KLAVIYO
 
 _ACCOUNT_TIMEOUT = 8.0
 

@@ -12,7 +12,7 @@ from connector.actions.sink import ActionRenderer, ActionSink
 from connector.app.wiring.context import ConnectionContext
 from connector.config import Actions
 from connector.domain.actions import Caps
-from connector.domain.lanes import Lane
+from connector.domain.lanes import ACTIONS, Lane
 from connector.pipeline.dispatch import Dispatcher
 from connector.ports import Actions as ActionsPort
 from connector.ports.workers import Worker
@@ -68,9 +68,7 @@ async def _build_lane(context: ConnectionContext, platform_actions: ActionsPort)
         check=client.check,
     )
     renderer = context.suppress_if_off(ActionRenderer(), enabled=context.has("actions"))
-    dispatcher: Dispatcher[Any] = await context.dispatcher(
-        "actions", context.connection.source, "action", queue, sink, renderer
-    )
+    dispatcher: Dispatcher[Any] = await context.dispatcher(ACTIONS, sink, renderer)
     queue.set_lookup_delays(dispatcher.lane.id, [round(after * 1000) for after in rules.look_ups])
     return dispatcher
 
@@ -90,7 +88,7 @@ def _build_endpoint(context: ConnectionContext, lane: Lane | None) -> FlowEndpoi
         queue=services.store.actions,
         clock=services.clock,
         metrics=services.metrics,
-        on_accepted=lambda: context.signals.wake("actions"),
+        on_accepted=lambda: context.signals.wake(ACTIONS),
         on=context.has("actions"),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 from connector.app.wiring.context import ConnectionContext
 from connector.app.wiring.flow_guard import build_flow_guard
 from connector.app.wiring.profiles import ReadParts
+from connector.domain.lanes import PROFILES, READS
 from connector.domain.profiles import ProfileWrite
 from connector.domain.records import Appended, Page, Record
 from connector.klaviyo.groups import KlaviyoGroups
@@ -61,7 +62,7 @@ def build_backfills(
     history_import = _build_history_import(context, events)
     worker = BackfillWorker(
         name,
-        BackfillLanes(reads.lane, writes.lane.id, lambda: context.signals.wake("reads", "writes")),
+        BackfillLanes(reads.lane, writes.lane.id, lambda: context.signals.wake(READS, PROFILES)),
         source,
         backfills=store.backfills,
         progress=store.backfill_progress,

@@ -8,25 +8,26 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from connector.app.wiring.limiters import RateLimiters
-from connector.app.wiring.signals import LaneRole, LaneSignals
+from connector.app.wiring.signals import LaneSignals
 from connector.config import Actions, Config, Connection
 from connector.domain.errors import Problem
-from connector.domain.lanes import Kind, Lane, LaneState
+from connector.domain.lanes import KLAVIYO, Lane, LaneKind, LaneState
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Outcome
 from connector.domain.records import Entry
 from connector.klaviyo.api import KlaviyoApi
 from connector.mapping import CompiledMapping
-from connector.net.http import CallStats, ClientFactory, Credential, Http, Vendor, client
+from connector.net.answers import RETRY_STATUSES, Vendor
+from connector.net.http import CallStats, ClientFactory, Credential, Http, client
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
+from connector.pipeline.lane_queues import queue_of
 from connector.platforms.kit import Kit
-from connector.ports import Client, Clock, Lease, Platform, Queue, Reader, Renderer, Sink, Store
+from connector.ports import Client, Clock, Lease, Platform, Reader, Renderer, Sink, Store
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
-from connector.service import KLAVIYO
 
 M = TypeVar("M")
 
@@ -72,7 +73,7 @@ class SharedServices:
         vendor: Vendor,
         credential: Credential,
         headers: Mapping[str, str] | None = None,
-        wait_statuses: frozenset[int] = frozenset({429, 503}),
+        retry_statuses: frozenset[int] = RETRY_STATUSES,
         observe_headers: Callable[[CallStats], None] = lambda seen: None,
     ) -> Http:
         """A client whose calls are counted as this connection's."""
@@ -90,7 +91,7 @@ class SharedServices:
             credential=credential,
             headers=headers,
             allow_http=frozenset(self.config.security.allow_http),
-            wait_statuses=wait_statuses,
+            retry_statuses=retry_statuses,
             on_call=seen,
             http=self.new_http_client(),
         )
@@ -113,7 +114,7 @@ class SharedServices:
                 connection.source,
                 vendor="platform",
                 credential=credential,
-                wait_statuses=not_applied,
+                retry_statuses=not_applied,
             )
 
         actions = connection.actions or Actions()
@@ -162,6 +163,11 @@ class ConnectionContext:
         return self.account or self.connection.klaviyo.base_url
 
     @property
+    def reconfirm_after(self) -> int:
+        """[delivery] reconfirm_after in ms."""
+        return round(self.services.config.delivery.reconfirm_after * 1000)
+
+    @property
     def shadow(self) -> bool:
         return self.connection.mode == "shadow"
 
@@ -182,27 +188,29 @@ class ConnectionContext:
             metrics=services.metrics,
         )
 
+    def destination(self, kind: LaneKind) -> str:
+        """Where lanes of this kind lead: Klaviyo, or the platform by its name."""
+        return KLAVIYO if kind.side == "klaviyo" else self.connection.source
+
     async def dispatcher(
         self,
-        role: LaneRole,
-        destination: str,
-        kind: Kind,
-        queue: Queue,
+        kind: LaneKind,
         sink: Sink[Any],
         renderer: Renderer[Any],
         settled: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
         policy: Policy | None = None,
     ) -> Dispatcher[Any]:
-        """A lane of this connection, stopped. Others wake it by its role."""
+        """A lane of this connection, stopped. Others wake it by its kind."""
         services = self.services
-        lane = await services.store.lanes.ensure(self.connection.name, destination, kind)
+        destination = self.destination(kind)
+        lane = await services.store.lanes.ensure(self.connection.name, destination, kind.kind)
         state = next(s for x, s in await services.store.lanes.all() if x.id == lane.id)
         if destination == KLAVIYO:
             state = await self._check_account(lane, state)
         dispatcher: Dispatcher[Any] = Dispatcher(
             lane,
             state,
-            queue=queue,
+            queue=queue_of(kind, services.store),
             lanes=services.store.lanes,
             sink=sink,
             renderer=renderer,
@@ -212,7 +220,7 @@ class ConnectionContext:
             policy=policy or dispatch_policy(services.config),
             on_settled=settled,
         )
-        self.signals.add(role, dispatcher)
+        self.signals.add(dispatcher)
         return dispatcher
 
     async def _check_account(self, lane: Lane, state: LaneState) -> LaneState:

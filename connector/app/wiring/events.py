@@ -7,7 +7,7 @@ from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
 from connector.app.wiring.profiles import ProfileParts
-from connector.domain.lanes import Millis
+from connector.domain.lanes import EVENTS, PROFILES, Millis
 from connector.domain.profiles import Observation
 from connector.domain.records import Record
 from connector.klaviyo.sink.events import EventSink
@@ -15,7 +15,6 @@ from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.intake import WebhookEndpoint
 from connector.pipeline.profile_reads import EventFieldExtractor
 from connector.pipeline.rendering import EventRenderer
-from connector.service import KLAVIYO
 
 
 async def build_events(context: ConnectionContext) -> Dispatcher[Any]:
@@ -26,13 +25,10 @@ async def build_events(context: ConnectionContext) -> Dispatcher[Any]:
     late_after = context.services.config.delivery.late_after
     sink = EventSink(context.api, context.services.clock, late_after=late_after)
     return await context.dispatcher(
-        "events",
-        KLAVIYO,
-        "event",
-        store,
+        EVENTS,
         sink,
         context.suppress_if_off(renderer, enabled=context.has("events")),
-        settled=lambda _: context.signals.wake("writes"),
+        settled=lambda _: context.signals.wake(PROFILES),
     )
 
 
@@ -74,4 +70,5 @@ def _extractor(
         account=context.address_scope,
         email_change=context.connection.email_change,
         partial=context.reader is not None,
+        reconfirm_after=context.reconfirm_after,
     ).observation

@@ -11,6 +11,7 @@ from connector.app.wiring.context import ConnectionContext, dispatch_policy
 from connector.app.wiring.flow_guard import build_flow_guard
 from connector.config import Audience, Join, Segment
 from connector.domain.errors import ConfigError, Problem
+from connector.domain.lanes import LIST_MEMBERS, PROFILES, SEGMENT_MEMBERS, LaneKind
 from connector.domain.memberships import Group, Link, MembershipWrite
 from connector.domain.outcomes import Outcome, Pending
 from connector.domain.records import State
@@ -22,7 +23,7 @@ from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.rendering import MembershipRenderer
 from connector.ports import Audiences, MembersPage, Renderer, Sink
 from connector.ports.workers import Worker
-from connector.service import KLAVIYO, CommandHandler, CommandResult
+from connector.service import CommandHandler, CommandResult
 from connector.sync.memberships.join_actions import JoinAction, JoinActionsWorker, SubmitActions
 from connector.sync.memberships.links import GroupFinder, audience_finder
 from connector.sync.memberships.platform_sink import PlatformMembershipSink
@@ -125,7 +126,7 @@ async def _build_audiences(context: ConnectionContext, events: Dispatcher[Any]) 
         )
     links = [Link(e.audience, e.list, e.foreign_members == "remove") for e in entries]
     sink = MemberSink(context.api, trust_ids=context.connection.email_change == "new")
-    direction = await _direction(context, events, KLAVIYO, links, sink)
+    direction = await _direction(context, events, LIST_MEMBERS, links, sink)
     if direction is None or audiences_port is None:
         return MembershipParts()
     klaviyo = KlaviyoGroups(context.api)
@@ -200,7 +201,7 @@ async def _build_segments(
         sink = PlatformMembershipSink(
             members, context.client.check, context.services.clock, record_usage
         )
-    direction = await _direction(context, events, context.connection.source, links, sink)
+    direction = await _direction(context, events, SEGMENT_MEMBERS, links, sink)
     if direction is None:
         return MembershipParts()
     klaviyo = KlaviyoGroups(context.api)
@@ -298,7 +299,7 @@ def _join_action(join: Join) -> JoinAction:
 async def _direction(
     context: ConnectionContext,
     events: Dispatcher[Any],
-    destination: str,
+    kind: LaneKind,
     links: Sequence[Link],
     sink: Sink[MembershipWrite] | None,
 ) -> _DirectionBuilder | None:
@@ -306,14 +307,13 @@ async def _direction(
     platform does not offer it, which the groups then say."""
     services, name = context.services, context.connection.name
     store = services.store.memberships
-    kinds = ("audience", "list") if destination == KLAVIYO else ("segment", "tag")
+    to_klaviyo = kind is LIST_MEMBERS
+    kinds = ("audience", "list") if to_klaviyo else ("segment", "tag")
     before = [g for g in await store.groups(name) if g.kind in kinds]
     if not links and not before:
         return None
-    account = (
-        (context.account or context.connection.klaviyo.base_url) if destination == KLAVIYO else name
-    )
-    lane = await services.store.lanes.ensure(name, destination, "membership")
+    account = context.address_scope if to_klaviyo else name
+    lane = await services.store.lanes.ensure(name, context.destination(kind), kind.kind)
     await store.set_links(lane, links, account=account)
     groups = [g for g in await store.groups(name) if g.kind in kinds]
     if sink is None:
@@ -326,14 +326,14 @@ async def _direction(
     if not context.shadow:
         await store.requeue(lane.id, [State.SKIPPED], now=services.clock.now())
     workers: list[Worker] = []
-    dispatcher = await _lane(context, workers, destination, sink)
+    dispatcher = await _lane(context, workers, kind, sink)
     return _DirectionBuilder(context, events, dispatcher, groups, workers)
 
 
 async def _lane(
     context: ConnectionContext,
     workers: list[Worker],
-    destination: str,
+    kind: LaneKind,
     sink: Sink[MembershipWrite],
 ) -> Dispatcher[Any]:
     services = context.services
@@ -342,13 +342,10 @@ async def _lane(
     def on_settled(outcomes: Sequence[Outcome]) -> None:
         if any(isinstance(outcome, Pending) for outcome in outcomes):
             receipts.wake()
-        context.signals.wake("writes")
+        context.signals.wake(PROFILES)
 
     dispatcher: Dispatcher[Any] = await context.dispatcher(
-        "memberships",
-        destination,
-        "membership",
-        services.store.memberships,
+        kind,
         sink,
         context.suppress_if_off(renderer),
         settled=on_settled,
@@ -363,7 +360,7 @@ async def _lane(
         services.metrics,
         on_settled=dispatcher.wake,
     )
-    if destination == KLAVIYO:
+    if kind is LIST_MEMBERS:
         workers.append(context.supervise("import_jobs", receipts))
     return dispatcher
 

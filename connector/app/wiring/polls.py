@@ -5,6 +5,7 @@ from __future__ import annotations
 from connector.app.wiring.context import ConnectionContext
 from connector.app.wiring.flow_guard import build_flow_guard
 from connector.app.wiring.profiles import ReadParts
+from connector.domain.lanes import PROFILES
 from connector.ports.workers import Worker
 from connector.sync.polls import Poll
 
@@ -26,6 +27,6 @@ def build_poll(context: ConnectionContext, reads: ReadParts) -> Worker | None:
         metrics=services.metrics,
         guard=build_flow_guard(context),
         every=context.connection.settings.poll_every,
-        on_observed=lambda: context.signals.wake("writes"),
+        on_observed=lambda: context.signals.wake(PROFILES),
     )
     return context.supervise("poll", poll)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
+from connector.domain.lanes import EVENTS, PROFILES, READS
 from connector.domain.outcomes import Outcome, Pending
 from connector.domain.profiles import ProfileWrite
 from connector.klaviyo.sink.jobs import ImportJobs
@@ -18,7 +19,6 @@ from connector.pipeline.profile_reads import PassThrough, ProfileReadSink
 from connector.pipeline.rendering import ProfileRenderer
 from connector.ports import Reader, Renderer
 from connector.ports.workers import Worker
-from connector.service import KLAVIYO
 from connector.sync.goals import goals
 
 
@@ -49,10 +49,7 @@ async def build_profiles(context: ConnectionContext) -> ProfileParts:
 
     renderer: Renderer[ProfileWrite] = ProfileRenderer()
     writes: Dispatcher[ProfileWrite] = await context.dispatcher(
-        "writes",
-        KLAVIYO,
-        "profile",
-        services.store.profiles,
+        PROFILES,
         ProfileSink(context.api),
         context.suppress_if_off(renderer),
         settled=on_written,
@@ -83,15 +80,13 @@ async def _build_reads(
         account=context.address_scope,
         email_change=connection.email_change,
         on_leave=connection.on_leave,
+        reconfirm_after=context.reconfirm_after,
         goals=goals(connection.tiers, connection.rewards),
     )
     dispatcher: Dispatcher[Any] = await context.dispatcher(
-        "reads",
-        connection.source,
-        "profile",
-        context.services.store.reads,
+        READS,
         sink,
         PassThrough(),
-        settled=lambda _: context.signals.wake("events", "writes"),
+        settled=lambda _: context.signals.wake(EVENTS, PROFILES),
     )
     return ReadParts(reader, sink, dispatcher)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
+from connector.domain.lanes import EVENTS, PROFILES
 from connector.domain.profiles import ProfileWrite
 from connector.klaviyo.remote_state import KlaviyoRemoteState
 from connector.pipeline.dispatch import Dispatcher
@@ -29,7 +30,7 @@ def build_reconcile(
 
     async def reconcile(args: Mapping[str, Any]) -> CommandResult:
         result = await reconciler.run(sample=args.get("sample"), fix=bool(args.get("fix")))
-        context.signals.wake("writes", "events")
+        context.signals.wake(PROFILES, EVENTS)
         return True, result
 
     return {"reconcile": CommandHandler(reconcile, long_running=True)}

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, Literal
+from typing import Any
 
+from connector.domain.lanes import LaneKind
 from connector.pipeline.dispatch import Dispatcher
-
-LaneRole = Literal["events", "reads", "writes", "actions", "memberships"]
 
 
 class LaneSignals:
-    """Wakes the lanes of one connection by role. A role without a lane is ignored, so a part can
-    name the lane that follows it before that lane is built."""
+    """Wakes the lanes of one connection by their kind. A kind without a lane is ignored, so a part
+    can name the lane that follows it before that lane is built."""
 
     def __init__(self) -> None:
-        self._lanes: defaultdict[LaneRole, list[Dispatcher[Any]]] = defaultdict(list)
+        self._lanes: defaultdict[LaneKind, list[Dispatcher[Any]]] = defaultdict(list)
 
-    def add(self, role: LaneRole, dispatcher: Dispatcher[Any]) -> None:
-        self._lanes[role].append(dispatcher)
+    def add(self, dispatcher: Dispatcher[Any]) -> None:
+        self._lanes[dispatcher.lane.lane_kind].append(dispatcher)
 
-    def wake(self, *roles: LaneRole) -> None:
-        for role in roles:
-            for dispatcher in self._lanes[role]:
+    def wake(self, *kinds: LaneKind) -> None:
+        for kind in kinds:
+            for dispatcher in self._lanes[kind]:
                 dispatcher.wake()

@@ -1,8 +1,8 @@
 """Many items in one request to Klaviyo, and what to do when it refuses some of them.
 
-Klaviyo validates a bulk request as a whole: one bad item, and nothing is taken. What its error
-pointers name is taken out and the rest sent at once; where they name none, the batch is halved
-until the bad ones stand alone. One bad record never delays or sinks another.
+Klaviyo validates a bulk request as a whole: with one bad item it applies none. The items that its
+error pointers name are removed and the rest is sent at once; where it names none, the batch is
+halved until each bad item is alone. One bad record never delays another or makes it fail.
 """
 
 from __future__ import annotations
@@ -10,27 +10,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from connector.domain.errors import Blocked, DeliveryError, Rejected, RetryLater
-from connector.domain.outcomes import (
-    Ambiguous,
-    Dead,
-    Delivery,
-    Outcome,
-    Pending,
-    Request,
-    Retry,
-    Stop,
-    Unsent,
-)
+from connector.domain.errors import AmbiguousError, Rejected
+from connector.domain.outcomes import Dead, Delivery, Outcome, Retry, Unsent
 from connector.klaviyo.api import KlaviyoApi, SentRequest
 from connector.klaviyo.limits import BODY_MAX
+from connector.klaviyo.sink.requests import failed
 
 Encoded = tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A bulk endpoint: what stands around the items, and how a pointer to one of them begins."""
+    """A bulk endpoint: the JSON before and after the items, and the prefix of an error pointer to
+    one of them."""
 
     endpoint: str
     max_items: int
@@ -47,7 +39,7 @@ class Envelope:
         return self.head + b",".join(items) + self.tail
 
     def split_off(self, items: list[Encoded]) -> tuple[list[Encoded], list[Encoded]]:
-        """The longest start that one request takes, and the rest."""
+        """As many of the first items as fit into one request, and the rest."""
         size = -1
         for index, (_, body) in enumerate(items[: self.max_items]):
             size += len(body) + 1
@@ -56,7 +48,7 @@ class Envelope:
         return items[: self.max_items], items[self.max_items :]
 
     def errors_by_index(self, error: Rejected, count: int) -> dict[int, str]:
-        """Index in the request → why, for every item that a pointer names."""
+        """Index in the request → reason, for every item that a pointer names."""
         errors_by_index: dict[int, str] = {}
         for pointer, reason in error.pointers:
             if pointer.startswith(self.pointer):
@@ -66,20 +58,19 @@ class Envelope:
         return errors_by_index
 
 
-OnAccepted = Callable[[Sequence[int], SentRequest], Delivery]
-OnAmbiguous = Callable[[Sequence[int], SentRequest], Delivery]
+ToDelivery = Callable[[Sequence[int], SentRequest], Delivery]
 
 
 class BulkSender:
-    """Sends encoded items to one bulk endpoint. `taken` makes a Delivery of a request that was
-    taken, `lost` of one of which nobody knows what became."""
+    """Sends encoded items to one bulk endpoint. `on_accepted` makes the Delivery of a request that
+    was accepted, `on_ambiguous` of one that may have been (None: the records go singly)."""
 
     def __init__(
         self,
         api: KlaviyoApi,
         envelope: Envelope,
-        on_accepted: OnAccepted,
-        on_ambiguous: OnAmbiguous,
+        on_accepted: ToDelivery,
+        on_ambiguous: ToDelivery | None = None,
     ) -> None:
         self._api = api
         self._envelope = envelope
@@ -87,7 +78,7 @@ class BulkSender:
         self._on_ambiguous = on_ambiguous
 
     async def deliver(self, items: list[Encoded], permits: int) -> AsyncIterator[Delivery]:
-        """As many requests as there are permits; what does not fit waits for the next claim."""
+        """Send at most `permits` requests; what does not fit is unsent."""
         rest, stopped = items, False
         for _ in range(permits):
             batch, rest = self._envelope.split_off(rest)
@@ -101,8 +92,8 @@ class BulkSender:
             yield Delivery([Unsent(seq) for seq, _ in rest])
 
     async def _request(self, batch: list[Encoded], *, permitted: bool) -> AsyncIterator[Delivery]:
-        """One request and, where Klaviyo refuses some of it, those that follow. Once the far end
-        refuses all or says to wait, nothing more is sent."""
+        """Send one request and, where Klaviyo refuses some of its items, more. After an answer
+        that stops the lane or says to wait nothing more is sent."""
         if not permitted:
             await self._api.permit(self._envelope.endpoint)
         body = self._envelope.body([item for _, item in batch])
@@ -132,64 +123,9 @@ class BulkSender:
     def _delivery_for(self, seqs: Sequence[int], sent: SentRequest) -> Delivery:
         if sent.error is None:
             return self._on_accepted(seqs, sent)
-        return not_applied(seqs, sent.error, sent.request) or self._on_ambiguous(seqs, sent)
-
-
-def not_applied(seqs: Sequence[int], error: DeliveryError, *requests: Request) -> Delivery | None:
-    """What is about the far end and not about a record, where surely nothing was applied."""
-    if isinstance(error, Blocked):
-        stop = Stop(error.scope, error.problem, error.detail)
-        return Delivery([Unsent(seq) for seq in seqs], requests, stop)
-    if isinstance(error, RetryLater):
-        retries = [Retry(seq, error.problem, error.after, error.detail) for seq in seqs]
-        return Delivery(retries, requests)
-    return None
-
-
-def ambiguous(seqs: Sequence[int], sent: SentRequest) -> Delivery:
-    """It may have been applied: every entry goes singly from now on."""
-    error = sent.error
-    assert error is not None
-    request = sent.request.id
-    return Delivery(
-        [Ambiguous(seq, error.problem, 0.0, error.detail, request) for seq in seqs], [sent.request]
-    )
-
-
-def response_id(sent: SentRequest) -> str | None:
-    """Klaviyo's id of what an answer is about."""
-    try:
-        data = sent.answer.json()["data"] if sent.answer else {}
-        return str(data["id"]) if data.get("id") else None
-    except (DeliveryError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def queued(seqs: Sequence[int], sent: SentRequest) -> Delivery:
-    """202: the job's id is the receipt. An empty id has been seen (docs/unverified.md): then a
-    job exists that nobody can ask for."""
-    job = response_id(sent) or ""
-    return Delivery(
-        [Pending(seq, job, position, sent.request.id) for position, seq in enumerate(seqs)],
-        [sent.request],
-    )
-
-
-def maybe_queued(seqs: Sequence[int], sent: SentRequest) -> Delivery:
-    """No readable answer: a job may exist."""
-    return Delivery(
-        [Pending(seq, "", position, sent.request.id) for position, seq in enumerate(seqs)],
-        [sent.request],
-    )
-
-
-def refused(seq: int, sent: SentRequest) -> Delivery:
-    """The far end will not take this one as it is."""
-    error = sent.error
-    assert isinstance(error, Rejected)
-    where = "; ".join(f"{reason} at {pointer}" for pointer, reason in error.pointers[:3])
-    dead = Dead(seq, error.problem, where or error.detail, sent.request.id)
-    return Delivery([dead], [sent.request])
+        if self._on_ambiguous and isinstance(sent.error, AmbiguousError):
+            return self._on_ambiguous(seqs, sent)
+        return failed(seqs, sent.error, [sent.request])
 
 
 def _stops_sending(delivery: Delivery) -> bool:

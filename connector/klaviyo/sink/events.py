@@ -1,29 +1,30 @@
-"""Events to Klaviyo: one by one where a repeat must be harmless, else by the thousand.
+"""Events to Klaviyo: one by one where a repeat must be harmless, else up to a thousand a request.
 
 Singly, Klaviyo drops a repeated (profile, metric, unique_id) silently. In bulk a repeat inside one
-request fails the whole request, and what a repeat of an earlier request does is not published
+request fails the whole request, and the effect of a repeat of an earlier request is not published
 (docs/unverified.md): so whatever may have been applied goes singly.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 
-from connector.domain.attention import Check
-from connector.domain.errors import Problem, Rejected
+from connector.domain.errors import Problem
 from connector.domain.messages import EventMessage
-from connector.domain.outcomes import Accepted, Ambiguous, Dead, Delivery, Outcome
-from connector.klaviyo.api import KlaviyoApi, SentRequest
+from connector.domain.outcomes import Ambiguous, Dead, Delivery, Outcome
+from connector.klaviyo.api import KlaviyoApi
 from connector.klaviyo.limits import BULK_EVENTS, BULK_EVENTS_MAX, CREATE_EVENT
-from connector.klaviyo.sink import batches, event_body
+from connector.klaviyo.sink import event_body
 from connector.klaviyo.sink.batches import BulkSender, Encoded
-from connector.ports import BatchMode, Clock, Outgoing, Quota
+from connector.klaviyo.sink.requests import KlaviyoSink, accepted, failed
+from connector.ports import BatchMode, Clock, Outgoing
+from connector.runtime.concurrency import as_completed
 
 Out = Outgoing[EventMessage]
 
 
-class EventSink:
+class EventSink(KlaviyoSink):
     """connector.ports.Sink of events. `late_after` in seconds (None: never): an event that is
     older when it is delivered is recorded with `backfill`, so that it starts no flow."""
 
@@ -31,14 +32,10 @@ class EventSink:
     bulk: BatchMode | None = BatchMode(BULK_EVENTS, size=BULK_EVENTS_MAX, parallel=2)
 
     def __init__(self, api: KlaviyoApi, clock: Clock, *, late_after: float | None) -> None:
-        self._api = api
+        super().__init__(api)
         self._clock = clock
-        self._bulk_sender = BulkSender(api, event_body.ENVELOPE, _accepted, batches.ambiguous)
+        self._bulk_sender = BulkSender(api, event_body.ENVELOPE, accepted)
         self._late_after_ms = None if late_after is None else round(late_after * 1000)
-
-    @property
-    def quota(self) -> Quota:
-        return self._api.governor
 
     async def deliver(
         self, batch: Sequence[Out], *, bulk: bool, permits: int
@@ -50,16 +47,14 @@ class EventSink:
             async for delivery in self._bulk_sender.deliver(good, permits):
                 yield delivery
             return
-        tasks = [asyncio.create_task(self._send_single(seq, body)) for seq, body in good]
-        try:
-            for done in asyncio.as_completed(tasks):
-                yield await done
-        finally:
-            for task in tasks:
-                task.cancel()
+        sending = as_completed(self._send_single(seq, body) for seq, body in good)
+        async with aclosing(sending):
+            async for delivery in sending:
+                yield delivery
 
     def _encode(self, batch: Sequence[Out], bulk: bool) -> tuple[list[Encoded], list[Outcome]]:
-        """What can be sent, and what Klaviyo would refuse, each dead with the limit it breaks."""
+        """What can be sent, and a dead letter for each event that Klaviyo would refuse, with the
+        limit that it breaks."""
         now = self._clock.now()
         encode = event_body.item if bulk else event_body.single
         good: list[Encoded] = []
@@ -82,7 +77,11 @@ class EventSink:
             key = (identity, message.metric, message.unique_id)
             if key in ids:
                 refused.append(
-                    Ambiguous(entry.seq, Problem.UNIQUE_ID, detail="its twin is in the same batch")
+                    Ambiguous(
+                        entry.seq,
+                        Problem.UNIQUE_ID,
+                        detail="the same event is in this batch already",
+                    )
                 )
                 continue
             ids.add(key)
@@ -92,21 +91,9 @@ class EventSink:
     async def _send_single(self, seq: int, body: bytes) -> Delivery:
         sent = await self._api.post(CREATE_EVENT, body)
         if sent.error is None:
-            return _accepted([seq], sent)
-        if isinstance(sent.error, Rejected):
-            return batches.refused(seq, sent)
-        failed = batches.not_applied([seq], sent.error, sent.request)
-        return failed or batches.ambiguous([seq], sent)
-
-    def resumed(self) -> None: ...
+            return accepted([seq], sent)
+        return failed([seq], sent.error, [sent.request])
 
     def preview(self, out: Out) -> tuple[str, bytes]:
         [(_, body)], _ = self._encode([out], bulk=False)
         return CREATE_EVENT, body
-
-    async def check(self) -> Sequence[Check]:
-        return await self._api.check()
-
-
-def _accepted(seqs: Sequence[int], sent: SentRequest) -> Delivery:
-    return Delivery([Accepted(seq, sent.request.id) for seq in seqs], [sent.request])

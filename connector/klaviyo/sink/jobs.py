@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
-from connector.domain.errors import AmbiguousError, Blocked, Problem
-from connector.klaviyo.api import KlaviyoApi
+from connector.domain.errors import Blocked, Problem
+from connector.klaviyo.api import KlaviyoApi, unreadable_answer
 from connector.klaviyo.limits import GET_IMPORT_ERRORS, GET_IMPORT_JOB, GET_IMPORT_JOBS
 from connector.runtime.log import redact
 
@@ -46,7 +46,7 @@ class ImportJobs:
         try:
             return {str(job["id"]) async for page in pages for job in page}
         except _SHAPE_ERRORS as error:
-            raise _unreadable_answer(GET_IMPORT_JOBS) from error
+            raise unreadable_answer(GET_IMPORT_JOBS) from error
 
     async def result(self, id: str) -> ImportJobResult | None:
         """None while the job runs. Raises DeliveryError when Klaviyo cannot be asked."""
@@ -59,7 +59,7 @@ class ImportJobs:
         try:
             status = found["data"]["attributes"]["status"]
         except _SHAPE_ERRORS as error:
-            raise _unreadable_answer(GET_IMPORT_JOB) from error
+            raise unreadable_answer(GET_IMPORT_JOB) from error
         if status in ("queued", "processing"):
             return None
         if status != "complete":
@@ -76,18 +76,12 @@ class ImportJobs:
                     attributes = error["attributes"]
                     position = _position(attributes)
                 except _SHAPE_ERRORS as fault:
-                    raise _unreadable_answer(GET_IMPORT_ERRORS) from fault
+                    raise unreadable_answer(GET_IMPORT_ERRORS) from fault
                 if position is None:
                     unplaced += 1
                 else:
                     failed[position] = (Problem.IMPORT_REFUSED, _error_text(attributes))
         return ImportJobResult("complete", failed, unplaced)
-
-
-def _unreadable_answer(route: str) -> AmbiguousError:
-    return AmbiguousError(
-        Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than published"
-    )
 
 
 def _position(error: Mapping[str, Any]) -> int | None:

@@ -1,9 +1,10 @@
-"""Who is on a list: joins by import jobs, leaves by ids.
+"""Members of a list: added by import jobs, removed by their profile ids.
 
-A join needs no id and one request for ten thousand people, be they few or new to Klaviyo: so all
-joins go that way, and only an import's receipt confirms them. It carries the address and nothing
-else: fields belong to the lane of profiles, and being on a list is no consent (promise 7). A leave
-needs ids: those that the list's read-back has shown, else they are looked up, a hundred a page.
+An import job needs no ids and takes ten thousand people in one request, whether or not they are new
+to Klaviyo. So every join is sent that way, and only the job's result confirms it. It carries the
+address and nothing else: fields belong to the profile lane, and being on a list is not consent
+(guarantee 7). A removal needs profile ids: those that the list's read-back has shown; the others
+are looked up, a hundred a page.
 
 Shapes: Klaviyo's reference of `bulk_import_profiles` and `remove_profiles_from_list`, revision
 2026-10-15.
@@ -17,10 +18,10 @@ from itertools import groupby
 
 import orjson
 
-from connector.domain.attention import Check
 from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected
 from connector.domain.memberships import MembershipWrite
-from connector.domain.outcomes import Accepted, Delivery, Held, Retry
+from connector.domain.outcomes import Accepted, Delivery, Held, Request, Retry
+from connector.domain.settlement import LOOK_UP, Policy, delivery_for
 from connector.klaviyo.api import KlaviyoApi, SentRequest
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.klaviyo.limits import (
@@ -30,31 +31,30 @@ from connector.klaviyo.limits import (
     MEMBERS_MAX,
     REMOVE_MEMBERS,
 )
-from connector.klaviyo.sink import batches, profile_body
+from connector.klaviyo.sink import profile_body
 from connector.klaviyo.sink.batches import BulkSender, Encoded, Envelope
-from connector.ports import BatchMode, Outgoing, Quota
+from connector.klaviyo.sink.requests import KlaviyoSink, accepted, maybe_queued, queued
+from connector.ports import BatchMode, Outgoing
 
 Out = Outgoing[MembershipWrite]
 _MAX_REQUESTS = 10
-"""Requests that a claim is cut into at most, where its people were in jobs that were lost."""
+"""Requests that a claim is split into at most, where its people were in jobs that were lost."""
+_REMOVAL = Policy(refusal_statuses=frozenset({404}), refusal="retry")
+"""A removal that is refused is sent again with ids that are looked up again."""
 
 
-class MemberSink:
-    """connector.ports.Sink of memberships. A claim is about one list, and all its people join or
-    all leave: leaves are what the lane sends singly. `trust_ids`: an id that was read back still
-    is the profile of its address, for nobody moves addresses."""
+class MemberSink(KlaviyoSink):
+    """connector.ports.Sink of memberships. A claim is about one list, and either all its people
+    join or all leave: removals are what the lane sends singly. `trust_ids`: a profile id that was
+    read back still belongs to its address, because the connector moves no addresses."""
 
     single = BatchMode(REMOVE_MEMBERS, size=MEMBERS_MAX, parallel=1)
     bulk: BatchMode | None = BatchMode(BULK_PROFILES, size=BULK_PROFILES_MAX, parallel=1)
 
     def __init__(self, api: KlaviyoApi, *, trust_ids: bool) -> None:
-        self._api = api
+        super().__init__(api)
         self._groups = KlaviyoGroups(api)
         self._trust_ids = trust_ids
-
-    @property
-    def quota(self) -> Quota:
-        return self._api.governor
 
     async def deliver(
         self, batch: Sequence[Out], *, bulk: bool, permits: int
@@ -77,7 +77,7 @@ class MemberSink:
     async def _join(
         self, envelope: Envelope, items: list[Encoded], requests: int, group: str
     ) -> AsyncIterator[Delivery]:
-        sender = BulkSender(self._api, envelope, batches.queued, batches.maybe_queued)
+        sender = BulkSender(self._api, envelope, queued, maybe_queued)
         async for delivery in sender.deliver(items, requests):
             stop = delivery.stop
             if stop is not None and stop.scope == "target":
@@ -86,7 +86,7 @@ class MemberSink:
             else:
                 yield delivery
 
-    # ── leaves ───────────────────────────────────────────────────────────────────────────────────
+    # ── removals ──────────────────────────────────────────────────────────────────────────────────
 
     async def _remove(self, batch: Sequence[Out]) -> Delivery:
         known = {
@@ -99,25 +99,26 @@ class MemberSink:
         try:
             known |= await self._groups.ids(unknown)
             sent = await self._send(batch[0].message.group, list(known.values()))
-            if sent and isinstance(sent.error, Rejected | Blocked) and _is_id_error(sent.error):
-                return await self._retry_remaining(batch, sent)
+            if sent and _is_id_error(sent.error):
+                return await self._retry_remaining(batch, sent.request)
         except DeliveryError as error:
-            return batches.not_applied(seqs, error) or _retry_all(seqs, error)
+            return delivery_for(seqs, error, LOOK_UP)
         return _delivery_for(seqs, sent)
 
-    async def _retry_remaining(self, batch: Sequence[Out], refused: SentRequest) -> Delivery:
-        """The list is gone, or a profile is: then those that are left are asked for anew."""
+    async def _retry_remaining(self, batch: Sequence[Out], refused: Request) -> Delivery:
+        """The list is gone, or a profile is: then the ids of the remaining ones are looked up
+        again."""
         seqs, group = [out.entry.seq for out in batch], batch[0].message.group
         if not await self._exists(group):
-            return replace(_target_gone(seqs), requests=[refused.request])
+            return replace(_target_gone(seqs), requests=[refused])
         ids = await self._groups.ids([out.message.email for out in batch])
         await self._api.permit(REMOVE_MEMBERS)
         sent = await self._send(group, list(ids.values()))
         retried = _delivery_for(seqs, sent)
-        return replace(retried, requests=[refused.request, *retried.requests])
+        return replace(retried, requests=[refused, *retried.requests])
 
     async def _send(self, group: str, ids: Sequence[str]) -> SentRequest | None:
-        """None where nobody of them has a profile, so nobody is on the list."""
+        """None where there is no profile to remove."""
         members = [{"type": "profile", "id": id} for id in dict.fromkeys(ids)]
         if not members:
             return None
@@ -132,7 +133,7 @@ class MemberSink:
             if not await self._exists(group):
                 return _target_gone(seqs)
         except DeliveryError as error:
-            return batches.not_applied(seqs, error) or _retry_all(seqs, error)
+            return delivery_for(seqs, error, LOOK_UP)
         return Delivery([Retry(seq, Problem.KLAVIYO_TARGET) for seq in seqs])
 
     async def _exists(self, group: str) -> bool:
@@ -144,8 +145,6 @@ class MemberSink:
             raise
         return True
 
-    def resumed(self) -> None: ...
-
     def preview(self, out: Out) -> tuple[str, bytes]:
         write = out.message
         if write.joins:
@@ -153,17 +152,15 @@ class MemberSink:
         member = {"type": "profile", "id": write.profile_id or write.email}
         return REMOVE_MEMBERS, orjson.dumps({"data": [member]})
 
-    async def check(self) -> Sequence[Check]:
-        return await self._api.check()
-
 
 def item(write: MembershipWrite) -> bytes:
-    """One of the profiles of an import: who he is, and nothing that is the profile lane's."""
+    """One of the profiles of an import: its address only."""
     return orjson.dumps({"type": "profile", "attributes": {"email": write.email}})
 
 
 def envelope_for(group: str, split: int) -> Envelope:
-    """An import whose people join a list; a tenth as many for each job of theirs that was lost."""
+    """An import whose people join a list; at most a tenth as many for each of their jobs that was
+    lost."""
     lists = orjson.dumps({"lists": {"data": [{"type": "list", "id": group}]}})
     return replace(
         profile_body.ENVELOPE,
@@ -172,27 +169,22 @@ def envelope_for(group: str, split: int) -> Envelope:
     )
 
 
-def _is_id_error(error: DeliveryError) -> bool:
-    """Malformed ids answer 400, unknown ones 404, as does a list that is gone."""
-    return error.status in (400, 404)
+def _is_id_error(error: DeliveryError | None) -> bool:
+    """Malformed ids answer 400; unknown ones 404, as does a list that is gone."""
+    return isinstance(error, Rejected | Blocked) and error.status in (400, 404)
 
 
 def _delivery_for(seqs: Sequence[int], sent: SentRequest | None) -> Delivery:
     if sent is None:
         return Delivery([Accepted(seq, "") for seq in seqs])
     if sent.error is None:
-        return Delivery([Accepted(seq, sent.request.id) for seq in seqs], [sent.request])
-    if isinstance(sent.error, Rejected) or _is_id_error(sent.error):
-        return replace(_retry_all(seqs, sent.error), requests=[sent.request])
-    known = batches.not_applied(seqs, sent.error, sent.request)
-    return known or batches.ambiguous(seqs, sent)
-
-
-def _retry_all(seqs: Sequence[int], error: DeliveryError) -> Delivery:
-    """Nothing was written."""
-    return Delivery([Retry(seq, error.problem, 0.0, error.detail) for seq in seqs])
+        return accepted(seqs, sent)
+    return delivery_for(seqs, sent.error, _REMOVAL, [sent.request])
 
 
 def _target_gone(seqs: Sequence[int]) -> Delivery:
-    why = "the list is gone; `connector audiences sync` looks for it, or makes it, anew"
-    return Delivery([Held(seq, Problem.KLAVIYO_TARGET, why) for seq in seqs])
+    detail = (
+        "the list is gone, so nobody joins or leaves it; `connector audiences sync` finds it again "
+        "or creates it"
+    )
+    return Delivery([Held(seq, Problem.KLAVIYO_TARGET, detail) for seq in seqs])

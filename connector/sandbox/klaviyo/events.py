@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo import reads
 from connector.sandbox.klaviyo.account import AccountState
 from connector.sandbox.klaviyo.errors import ApiJSON
 from connector.sandbox.klaviyo.event_rules import Group, Parsed, parse_bulk, parse_event

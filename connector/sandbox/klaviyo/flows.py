@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo import reads
 from connector.sandbox.klaviyo.errors import ApiJSON, Refused, errors
 
 TRIGGERS = frozenset(

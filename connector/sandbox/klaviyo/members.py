@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.datastructures import URL, QueryParams
 
-from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo import reads
 from connector.sandbox.klaviyo.lists import MemberList
 from connector.sandbox.klaviyo.state import Memory, Profile
 

@@ -87,7 +87,7 @@ def extra_quotas(label: str, query: QueryParams) -> Iterator[tuple[str, Quota]]:
         yield f"{label} profile_count", _XS
 
 
-def refuse(
+def reject(
     scope: Scope, headers: dict[bytes, bytes], authorization: bytes, violations: Counter[str]
 ) -> Response | None:
     """The answer to a request with the wrong key, revision or media type."""

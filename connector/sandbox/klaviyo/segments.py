@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from connector.sandbox.klaviyo import members as members
-from connector.sandbox.klaviyo import reads as reads
+from connector.sandbox.klaviyo import members, reads
 from connector.sandbox.klaviyo.account import AccountState
 from connector.sandbox.klaviyo.errors import ApiJSON, unknown
 from connector.sandbox.klaviyo.lists import MemberList

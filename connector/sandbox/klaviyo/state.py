@@ -139,6 +139,10 @@ class Memory:
         """The profile of this identifier."""
         return self._index[name].get(_key(name, value))
 
+    def detach(self, name: str, value: str) -> None:
+        """Make this identifier resolve to no profile. KeyError if it resolves to none already."""
+        del self._index[name][_key(name, value)]
+
     def has_event(self, profile: Profile, metric: str, unique_id: str) -> bool:
         """Whether an event of this dedupe key was recorded."""
         number = self.metrics.get(metric)

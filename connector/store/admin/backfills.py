@@ -28,9 +28,8 @@ _ENDED_EARLY = ("stopped", "failed")
 class SqlBackfills:
     """connector.ports.Backfills."""
 
-    def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._states = states
 
     async def begin(
         self, connection: str, source: str, args: Mapping[str, Any], *, now: Millis
@@ -137,14 +136,12 @@ class SqlBackfills:
         self, c: Connection, run: Backfill, lane: Lane, page: BackfillPage, now: Millis
     ) -> int:
         """Observe or request the people of a page; returns how many are new to the run."""
-        reconfirm, force = self._states.reconfirm_after, bool(run.args.get("force"))
+        force = bool(run.args.get("force"))
         if page.listed:
-            found = bulk_observations.take_in(
-                c, lane, page.listed, now=now, reconfirm_after=reconfirm
-            )
+            found = bulk_observations.take_in(c, lane, page.listed, now=now)
             new = _new_to_run(c, run.id, found)
             if force:
-                profiles.resend(c, new, now, reconfirm_after=reconfirm)
+                profiles.resend(c, new, now)
             for part in queue.chunks(new):
                 added = reads_table.c.person.in_(part)
                 c.execute(update(reads_table).where(added).values(backfill=run.id))

@@ -9,7 +9,7 @@ import orjson
 from sqlalchemy import Connection, case, func, or_, select
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import Lane, LaneId, Millis, QueueName
 from connector.domain.outcomes import Request
 from connector.domain.records import State
 from connector.ports import Backlog, PersonState, TimelineEntry
@@ -266,15 +266,18 @@ def _joined_request(sent: Sequence[Any]) -> Request | None:
 _COUNTED = (State.READY, State.CLAIMED, State.HELD, State.DEAD)
 
 
+_QUEUES: Mapping[QueueName, QueueTable] = {
+    "outbox": outbox_queue,
+    "reads": reads_queue,
+    "profiles": profiles_queue,
+    "memberships": memberships_queue,
+    "actions": actions_queue,
+}
+
+
 def queue_of(lane: Lane) -> QueueTable:
-    """The table that a lane takes its entries from."""
-    if lane.kind == "action":
-        return actions_queue
-    if lane.kind == "membership":
-        return memberships_queue
-    if lane.kind != "profile":
-        return outbox_queue
-    return profiles_queue if lane.destination == "klaviyo" else reads_queue
+    """The table that a lane claims its entries from."""
+    return _QUEUES[lane.lane_kind.queue]
 
 
 def _count(c: Connection, lane: Lane, state: State) -> int:

@@ -19,9 +19,7 @@ from connector.store.queues import profiles, queue
 from connector.store.tables import reads
 
 
-def take_in(
-    c: Connection, lane: Lane, seen: Sequence[ListedPerson], *, now: Millis, reconfirm_after: int
-) -> list[int]:
+def take_in(c: Connection, lane: Lane, seen: Sequence[ListedPerson], *, now: Millis) -> list[int]:
     """The people's numbers, in order; None of them is asked for a read, and a read that is
     already asked for is still made."""
     resolver = people.PersonResolver(c, lane.connection, seen, people.PersonCache())
@@ -31,7 +29,7 @@ def take_in(
     by_person = {who.id: listed for who, listed in known}
     _save_views(c, lane, by_person)
     observed = [replace(s.observation, person=id) for id, s in by_person.items()]
-    profiles.observe(c, observed, now=now, reconfirm_after=reconfirm_after)
+    profiles.observe(c, observed, now=now)
     return [who.id for who, _ in known]
 
 

@@ -21,9 +21,8 @@ from connector.store.tables import reads
 class SqlDryRuns:
     """connector.ports.DryRuns."""
 
-    def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._states = states
 
     async def read_entries(
         self, connection: str, keys: Sequence[PersonKey], *, now: Millis
@@ -43,18 +42,16 @@ class SqlDryRuns:
     ) -> Sequence[ProfileWrite | None]:
         def work(c: Connection) -> list[ProfileWrite | None]:
             before = profiles.load_profiles(c, [o.person for o in observations])
-            return [
-                profile_state.next_write(
-                    profile_state.observe(
-                        before.get(o.person) or Profile(o.person), o, email_change=o.email_change
-                    ),
-                    now=now,
-                    reconfirm_after=self._states.reconfirm_after,
-                )
-                for o in observations
-            ]
+            return [_write(before.get(o.person) or Profile(o.person), o, now) for o in observations]
 
         return await self._database.read(work)
+
+
+def _write(profile: Profile, o: Observation, now: Millis) -> ProfileWrite | None:
+    observed = profile_state.observe(profile, o, email_change=o.email_change)
+    return profile_state.next_write(
+        profile_state.expire_confirmed(observed, now=now, after=o.reconfirm_after)
+    )
 
 
 def _views(c: Connection, ids: Sequence[int]) -> dict[int, bytes]:

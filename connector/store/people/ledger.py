@@ -23,9 +23,8 @@ _COLUMNS = (profiles.c.person, profiles.c.identity, profiles.c.wanted, profiles.
 class SqlLedger:
     """connector.ports.Ledger."""
 
-    def __init__(self, database: Database, profiles: states.SqlProfiles) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._states = profiles
 
     async def people(self, lane: LaneId, *, after: int, limit: int) -> Sequence[SyncedPerson]:
         query = _idle_profiles(lane).where(profiles.c.person > after).order_by(profiles.c.person)
@@ -56,7 +55,7 @@ class SqlLedger:
     async def resend_people(self, people: Sequence[int], *, now: Millis) -> int:
         def work(c: Connection) -> int:
             for part in chunks(people):
-                states.resend(c, part, now, reconfirm_after=self._states.reconfirm_after)
+                states.resend(c, part, now)
             return len(people)
 
         return await self._database.write(work)

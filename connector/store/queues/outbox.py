@@ -65,15 +65,13 @@ def digest_of(connection: str, kind: str, key: str) -> bytes:
 class SqlOutbox(queue.SqlQueue):
     """connector.ports.Outbox on SQLite and PostgreSQL."""
 
-    def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
+    def __init__(self, database: Database) -> None:
         super().__init__(database, outbox_queue)
-        self._states = states
         self._person_cache = people.PersonCache()
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
-        reconfirm = self._states.reconfirm_after
         appended, resolved = await self._database.write(
-            lambda c: append(c, pages, self._person_cache, reconfirm)
+            lambda c: append(c, pages, self._person_cache)
         )
         self._person_cache.remember(resolved)
         return appended
@@ -82,7 +80,12 @@ class SqlOutbox(queue.SqlQueue):
         return claim_ready(c, spec)
 
     def _settle(
-        self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
+        self,
+        c: Connection,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        now: Millis,
+        horizon: int,
     ) -> int:
         return settle(c, claim, outcomes, now, horizon)
 
@@ -103,7 +106,7 @@ class SqlOutbox(queue.SqlQueue):
 
 
 def append(
-    c: Connection, pages: Sequence[Page], cache: people.PersonCache, reconfirm_after: int
+    c: Connection, pages: Sequence[Page], cache: people.PersonCache
 ) -> tuple[list[Appended], list[people.PersonRow]]:
     rows: list[dict[str, Any]] = []
     event_observations: list[tuple[Observation, Millis]] = []
@@ -165,19 +168,19 @@ def append(
         c.execute(_INSERT, rows)
     for (lane, gap, priority), (who, renew) in read_requests.items():
         reads.ask(c, lane, who, gap, priority, frozenset(renew))
-    _observe_events(c, event_observations, reconfirm_after)
+    _observe_events(c, event_observations)
     return appended, [known for d in resolvers.values() for known in d.resolved]
 
 
 def _observe_events(
-    c: Connection, event_observations: Sequence[tuple[Observation, Millis]], reconfirm_after: int
+    c: Connection, event_observations: Sequence[tuple[Observation, Millis]]
 ) -> None:
     """What the events themselves say of people's fields, one of each person at a time."""
     while event_observations:
         first = {one[0].person: one for one in reversed(event_observations)}
         now = max(at for _, at in first.values())
         seen = [observation for observation, _ in first.values()]
-        profiles.observe(c, seen, now=now, reconfirm_after=reconfirm_after)
+        profiles.observe(c, seen, now=now)
         event_observations = [one for one in event_observations if one is not first[one[0].person]]
 
 

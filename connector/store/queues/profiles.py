@@ -55,7 +55,6 @@ _ROW = (
     profiles.c.lane,
     profiles.c.priority,
 )
-_DAY = 86_400_000
 _RECHECK_AFTER = 1_000
 _AMBIGUOUS_WAIT = 30_000
 """ms: a request that timed out here may still be applied there for so long."""
@@ -64,9 +63,8 @@ _AMBIGUOUS_WAIT = 30_000
 class SqlProfiles(queue.ReceiptedQueue):
     """connector.ports.Profiles."""
 
-    def __init__(self, database: Database, *, reconfirm_after: int = 30 * _DAY) -> None:
+    def __init__(self, database: Database) -> None:
         super().__init__(database, profiles_queue, profiles.c.since)
-        self.reconfirm_after = reconfirm_after
 
     async def reset_confirmed(self, lane: LaneId, *, now: Millis) -> int:
         """Another account knows nothing of what the one before was told."""
@@ -158,14 +156,14 @@ class SqlProfiles(queue.ReceiptedQueue):
         addresses: set[str] = set()
         for row in rows:
             profile = profile_of(row)
-            write = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
+            write = profile_state.next_write(profile)
             if write is None:
                 _unclaim(c, row, token, state=State.ACCEPTED)
                 continue
             address = profile_state.write_address(profile)
             elsewhere = address != profile.address
             both = {address, profile.address} - {""}
-            if elsewhere and _transfer_address(c, profile, lane, now, self.reconfirm_after):
+            if elsewhere and _transfer_address(c, profile, lane, now):
                 left, _ = profile_state.abandon_address(profile)
                 _save(c, [self._ready_or_idle(left, row, now)])
             elif addresses & both or (elsewhere and _in_flight(c, address, row.person)):
@@ -274,7 +272,7 @@ class SqlProfiles(queue.ReceiptedQueue):
 
     def _has_other_changes(self, profile: Profile, write: ProfileWrite, now: Millis) -> bool:
         """Whether something else than what was refused is to be told: it came meanwhile."""
-        following = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
+        following = profile_state.next_write(profile)
         return following is not None and (
             (following.identity, following.sets, following.is_cleanup)
             != (write.identity, write.sets, write.is_cleanup)
@@ -293,7 +291,7 @@ class SqlProfiles(queue.ReceiptedQueue):
                 "confirmed": "{}",
                 "settled_at": now,
             }
-        write = profile_state.next_write(profile, now=now, reconfirm_after=self.reconfirm_after)
+        write = profile_state.next_write(profile)
         return _idle_columns(profile) | {
             "state": State.READY if write else State.ACCEPTED,
             "write_mode": _write_mode(write),
@@ -367,9 +365,7 @@ class SqlProfiles(queue.ReceiptedQueue):
 # ── observing: called by the reads in their own transaction ──────────────────────────────────────
 
 
-def observe(
-    c: Connection, seen: Sequence[Observation], *, now: Millis, reconfirm_after: int
-) -> None:
+def observe(c: Connection, seen: Sequence[Observation], *, now: Millis) -> None:
     rows = _rows(c, [o.person for o in seen])
     _create_missing(c, [o for o in seen if o.person not in rows], now)
     rows |= _rows(c, [o.person for o in seen if o.person not in rows])
@@ -379,9 +375,10 @@ def observe(
         known = profile_of(row)
         o = profile_state.without_identity_if_known(known, observed, held=row.state == State.HELD)
         profile = profile_state.observe(known, o, email_change=o.email_change)
+        profile = profile_state.expire_confirmed(profile, now=now, after=o.reconfirm_after)
         if o.address and (left := _hold_previous_owners(c, o)):
             profile = profile_state.adopt_fields(profile_state.apply_ambiguous(profile, now), left)
-        changes.append(_observed(row, profile, o, now, reconfirm_after))
+        changes.append(_observed(row, profile, o, now))
     _save(c, changes)
     people.record_addresses(c, seen, now)
 
@@ -392,7 +389,6 @@ def leave(
     *,
     at: Millis,
     now: Millis,
-    reconfirm_after: int,
     backfill: frozenset[int] = frozenset(),
 ) -> None:
     """These people are no longer known to their platform; those of `backfill` were found so by
@@ -404,7 +400,7 @@ def leave(
             continue
         profile = profile_state.mark_gone(profile_of(row), at, on_leave=people[row.person])
         old = row.person in backfill
-        changes.append(_requeue(row, profile, now, reconfirm_after, since=now, backfill=old))
+        changes.append(_requeue(row, profile, now, since=now, backfill=old))
     _save(c, changes)
 
 
@@ -414,13 +410,13 @@ def invalidate_confirmed(c: Connection, people: Sequence[int], now: Millis) -> N
     _save(c, [_columns(profile_state.apply_ambiguous(profile_of(row), now)) for row in rows])
 
 
-def resend(c: Connection, people: Sequence[int], now: Millis, *, reconfirm_after: int) -> None:
+def resend(c: Connection, people: Sequence[int], now: Millis) -> None:
     """All that is wanted of these people is told again now, as by a backfill."""
     changes = []
     for row in _rows(c, people).values():
         if row.state in (State.READY, State.CLAIMED, State.ACCEPTED, State.SKIPPED):
             profile = profile_state.apply_ambiguous(profile_of(row), now)
-            changes.append(_requeue(row, profile, now, reconfirm_after, since=now, backfill=True))
+            changes.append(_requeue(row, profile, now, since=now, backfill=True))
     _save(c, changes)
 
 
@@ -433,18 +429,14 @@ def load_profiles(c: Connection, people: Sequence[int]) -> dict[int, Profile]:
     return found
 
 
-def _observed(
-    row: Any, profile: Profile, o: Observation, now: Millis, reconfirm_after: int
-) -> dict[str, Any]:
+def _observed(row: Any, profile: Profile, o: Observation, now: Millis) -> dict[str, Any]:
     if o.partial and row.state == State.HELD:
         return _columns(profile)
     problem = o.problem or (None if profile.identity else Problem.NO_IDENTITY)
     if problem:
         held = {"state": State.HELD, "problem": problem.value, "settled_at": now}
         return _columns(profile) | (held if row.state != State.CLAIMED else {})
-    changes = _requeue(
-        row, profile, now, reconfirm_after, since=o.since or now, backfill=o.backfill
-    )
+    changes = _requeue(row, profile, now, since=o.since or now, backfill=o.backfill)
     if row.state == State.CLAIMED and o.address:
         changes["problem"] = None  # he has an address of his own again, if it was that
         if row.address is None:
@@ -456,7 +448,6 @@ def _requeue(
     row: Any,
     profile: Profile,
     now: Millis,
-    reconfirm_after: int,
     *,
     since: Millis,
     backfill: bool = False,
@@ -467,7 +458,7 @@ def _requeue(
     priority = row.priority if backfill and busy else int(backfill)
     if row.state == State.CLAIMED:
         return _columns(profile) | {"priority": priority}
-    write = profile_state.next_write(profile, now=now, reconfirm_after=reconfirm_after)
+    write = profile_state.next_write(profile)
     if write is None:
         return _idle_columns(profile) | {"state": State.ACCEPTED, "problem": None}
     waits = row.state == State.READY
@@ -528,9 +519,7 @@ def _in_flight(c: Connection, address: str, exclude: int) -> bool:
     )
 
 
-def _transfer_address(
-    c: Connection, profile: Profile, lane: LaneId, now: Millis, reconfirm_after: int
-) -> bool:
+def _transfer_address(c: Connection, profile: Profile, lane: LaneId, now: Millis) -> bool:
     """Where the address that a person left is another's by now, it is the other's write that puts
     the fields right: a farewell would take away what is his, and a move his profile."""
     address = bytes.fromhex(profile_state.write_address(profile))
@@ -538,9 +527,7 @@ def _transfer_address(
     if new_owners:
         _, names = profile_state.abandon_address(profile)
         changes = [
-            _requeue(
-                h, profile_state.adopt_fields(profile_of(h), names), now, reconfirm_after, since=now
-            )
+            _requeue(h, profile_state.adopt_fields(profile_of(h), names), now, since=now)
             for h in new_owners
         ]
         _save(c, changes)

@@ -49,9 +49,8 @@ MIN_READ_INTERVAL = 2_000
 class SqlReads(queue.SqlQueue):
     """connector.ports.Reads."""
 
-    def __init__(self, database: Database, states: profiles.SqlProfiles) -> None:
+    def __init__(self, database: Database) -> None:
         super().__init__(database, reads_queue)
-        self._states = states
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
         sent = {"sent_at": spec.now}
@@ -74,12 +73,11 @@ class SqlReads(queue.SqlQueue):
             c.execute(update(reads).where(reads.c.person == outcome.seq).values(values))
         seen = [o.observation for o in known if isinstance(o, Observed)]
         gone = {o.seq: o.on_leave for o in known if isinstance(o, Gone)}
-        reconfirm = self._states.reconfirm_after
         if seen:
-            profiles.observe(c, seen, now=now, reconfirm_after=reconfirm)
+            profiles.observe(c, seen, now=now)
         if gone:
             old = frozenset(person for person in gone if rows[person].priority)
-            profiles.leave(c, gone, at=now, now=now, reconfirm_after=reconfirm, backfill=old)
+            profiles.leave(c, gone, at=now, now=now, backfill=old)
         _release_events(c, [o.person for o in seen] + list(gone), now)
         return len(known)
 
@@ -114,8 +112,7 @@ class SqlReads(queue.SqlQueue):
         def work(c: Connection) -> list[int]:
             if checkpoint:
                 facts.save_checkpoint(c, lane.connection, checkpoint, now)
-            reconfirm = self._states.reconfirm_after
-            return bulk_observations.take_in(c, lane, listed, now=now, reconfirm_after=reconfirm)
+            return bulk_observations.take_in(c, lane, listed, now=now)
 
         return await self._database.write(work)
 

@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from connector.domain.attention import Check
-from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, RetryLater
+from connector.domain.errors import DeliveryError, Problem, Rejected
 from connector.domain.lanes import QuotaUsage
 from connector.domain.memberships import MembershipWrite
-from connector.domain.outcomes import (
-    Accepted,
-    Ambiguous,
-    Dead,
-    Delivery,
-    Outcome,
-    Retry,
-    Stop,
-    Unsent,
-)
+from connector.domain.outcomes import Accepted, Dead, Delivery, Outcome, Unsent
+from connector.domain.settlement import REPEAT_HARMLESS, delivery_for
 from connector.ports import (
     BatchMode,
     Clock,
@@ -75,7 +67,7 @@ class PlatformMembershipSink:
             result = await self._members.update(batch[0].message.group, changes)
         except Rejected as error:
             if len(batch) == 1:
-                yield Delivery([Dead(batch[0].entry.seq, error.problem, error.detail)])
+                yield delivery_for([batch[0].entry.seq], error, REPEAT_HARMLESS)
                 return
             half = len(batch) // 2
             for part in (batch[:half], batch[half:]):
@@ -83,7 +75,7 @@ class PlatformMembershipSink:
                 async for delivery in self._send(part):
                     yield delivery
         except DeliveryError as error:
-            yield _failure_delivery([out.entry.seq for out in batch], error)
+            yield delivery_for([out.entry.seq for out in batch], error, REPEAT_HARMLESS)
         else:
             yield Delivery([_outcome(o.entry.seq, t) for o, t in zip(batch, result, strict=True)])
 
@@ -112,12 +104,3 @@ def _outcome(seq: int, result: MembershipResult) -> Outcome:
     if result.status == "refused":
         return Dead(seq, result.problem or Problem.PLATFORM_REFUSED, result.detail)
     return Accepted(seq, "", confirmed=result.status == "confirmed")
-
-
-def _failure_delivery(seqs: Sequence[int], error: DeliveryError) -> Delivery:
-    if isinstance(error, Blocked):
-        stop = Stop(error.scope, error.problem, error.detail)
-        return Delivery([Unsent(seq) for seq in seqs], stop=stop)
-    if isinstance(error, RetryLater):
-        return Delivery([Retry(seq, error.problem, error.after, error.detail) for seq in seqs])
-    return Delivery([Ambiguous(seq, error.problem, 0.0, error.detail) for seq in seqs])

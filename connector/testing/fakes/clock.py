@@ -1,4 +1,4 @@
-"""A clock that moves only when it is told to."""
+"""A clock that a test moves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ START = 1_790_000_000_000
 
 
 class FakeClock:
-    """connector.ports.Clock under the test's hand: `advance` wakes whoever slept that long."""
+    """connector.ports.Clock that `advance` moves, waking sleepers whose time has come."""
 
     def __init__(self, now: int = START) -> None:
         self._now = float(now)
@@ -26,11 +26,11 @@ class FakeClock:
         return self._now / 1000
 
     def move(self, seconds: float) -> None:
-        """Move time without giving anybody a turn."""
+        """Move time without running other tasks."""
         self._now += seconds * 1000
 
     async def advance(self, seconds: float) -> None:
-        """Move time step by step, waking sleepers in their order and letting them run."""
+        """Move time step by step, waking sleepers in order and running their tasks."""
         target = self._now + seconds * 1000
         await run_pending()
         while self._sleepers and self._sleepers[0][0] <= target:
@@ -65,6 +65,6 @@ class FakeClock:
 
 
 async def run_pending(iterations: int = 50) -> None:
-    """Let every task that can run do so."""
+    """Run every task that is ready."""
     for _ in range(iterations):
         await asyncio.sleep(0)

@@ -83,7 +83,7 @@ def make_kit(app: App, clock: FakeClock | None = None) -> Kit:
             vendor="platform",
             clock=now,
             credential=credential,
-            wait_statuses=not_applied,
+            retry_statuses=not_applied,
             http=in_process(app),
         )
 

@@ -1,4 +1,4 @@
-"""What `connector init` writes."""
+"""The files that `connector init` writes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CHECKOUT = Path(__file__).parents[3] / "mappings"
 
 
 def shipped_mappings() -> Path:
-    """The mapping files that come with this version: in a wheel, or beside it in a checkout."""
+    """The folder of the shipped mapping files: in the wheel, or in a checkout."""
     return SHIPPED if SHIPPED.is_dir() else CHECKOUT
 
 
 def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> list[str]:
-    """Write the files of a new set-up; returns one line for each. What exists stays as it is.
+    """Write the files of a new configuration; returns one line per file. Existing files are kept.
 
-    Raises ConfigError for an unknown platform. `token` makes a secret.
+    `token` generates a secret. Raises ConfigError for an unknown platform.
     """
     platform = registry.load(source)
     prefix = name.upper().replace("-", "_")
@@ -67,11 +67,11 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
         if examples.is_dir():
             shutil.copytree(examples, target / "examples" / source)
         messages.append("written  mappings/")
-    return [*messages, "next: fill in .env, then run `connector check`"]
+    return [*messages, "next: fill in the empty values in .env, then run `connector check`"]
 
 
 def _is_needed(field: FieldInfo) -> bool:
-    """What nothing works without, and the secrets that callers of ours present."""
+    """Required settings, and the secrets that callers of the connector present."""
     return (
         field.is_required()
         or bool(field_option(field, "needed"))
@@ -89,13 +89,13 @@ def _table(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _commented(key: str, table: type[BaseModel]) -> list[str]:
-    """A table of its own within the settings, to be filled in by a person."""
+    """A table within the settings, as comments."""
     lines = [_comment(name, field) for name, field in table.model_fields.items()]
     return ["", f"# [connections.settings.{key}]", *lines]
 
 
 def _comment(key: str, field: FieldInfo) -> str:
-    """The default, in JSON, which is TOML too. A float may be a duration, and a table is long."""
+    """A comment line with the default; with the meaning where the default has no short form."""
     default: Any = "" if field.is_required() else field.default
     if isinstance(default, str | int | tuple):
         return f"# {key} = {json.dumps(default)}"
@@ -104,8 +104,8 @@ def _comment(key: str, field: FieldInfo) -> str:
 
 def _fill(template: Any, values: dict[str, str]) -> str:
     text: str = template.read_text()
-    for word, value in values.items():
-        text = text.replace(word, value)
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
     return text
 
 

@@ -1,4 +1,4 @@
-"""What `connector new platform` writes: a platform that is green as it stands."""
+"""The package that `connector new platform` writes. Its tests pass unchanged."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _FILES = {
 
 
 def write(folder: Path, name: str) -> list[str]:
-    """Write a package for a platform into `folder`; returns one line for each file.
+    """Write a package for a platform into `folder`; returns one line per file.
 
-    Raises ConfigError for a name that cannot be a source, and for a folder that holds something:
+    Raises ConfigError for a name that cannot be a source, and for a folder that is not empty:
     nothing is overwritten.
     """
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigError(
-            [f"found the name `{name}`, allowed: a letter, then letters, digits and _, lower case"]
+            [f"found the name `{name}`, allowed a lower-case letter, then letters, digits and _"]
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError([f"{folder} is there already and not empty; choose another with --dir"])
+        raise ConfigError([f"{folder} exists and is not empty; choose another folder with --dir"])
     values = {
         "{{name}}": name,
         "{{package}}": f"{name}_connector",
@@ -51,10 +51,10 @@ def write(folder: Path, name: str) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_filled((templates / source).read_text("utf-8"), values), "utf-8")
         messages.append(f"written  {path}")
-    return [*messages, f"next: cd {folder}, pytest, then README.md"]
+    return [*messages, f"next: cd {folder}, run pytest, then read README.md"]
 
 
 def _filled(text: str, values: dict[str, str]) -> str:
-    for mark, value in values.items():
-        text = text.replace(mark, value)
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
     return text

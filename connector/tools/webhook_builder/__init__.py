@@ -1,4 +1,4 @@
-"""What a Klaviyo flow sends: webhooks for a person to paste, made by pure functions."""
+"""Builds webhooks to paste into Klaviyo flows. Pure functions."""
 
 from __future__ import annotations
 

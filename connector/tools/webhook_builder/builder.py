@@ -1,10 +1,10 @@
-"""A webhook for a Klaviyo flow: address, headers and body to paste, and a line to try it with.
+"""Builds a webhook for a Klaviyo flow: URL, headers and body to paste, and a curl command.
 
-Klaviyo gives a delivery no id and repeats it for a day, so the body carries a key by which the
-connector knows a repeat. In a flow that a metric starts it is the event's id. A list, a segment or
-a date has no event: there it is the step's name and Klaviyo's id of the person, and `once_per` says
-when it may count again. It never is a rendered date, which would change with a repeat after
-midnight.
+Klaviyo's webhook calls have no id and are repeated for up to a day, so the body contains a key by
+which the connector recognises a repeat. In a flow with a metric trigger the key contains the
+event's id. Flows with a list, segment or date trigger have no event: there the key is the step's
+name and Klaviyo's id of the person, and `once_per` says when it may count again. The key never
+contains a rendered date, which would differ in a repeat after midnight.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _EVENT_ID = "event|lookup:'$event_id'"
 
 
 def build(step: Step, target: FlowTarget) -> Webhook:
-    """The webhook that calls the connector. Raises Unfit with every fault of the step."""
+    """The webhook that calls the connector. Raises InvalidStep with every fault."""
     checked = check(step, target)
     url = f"{target.address}/{checked.step.route}"
     return webhook(url, {"api-key": target.secret}, _body(checked), _notes(checked.step, target))
 
 
 def webhook(url: str, headers: Mapping[str, str], body: Any, notes: tuple[str, ...]) -> Webhook:
-    """A webhook of its parts. The body is spread over lines, so that no two braces of it meet."""
+    """A webhook from its parts. The body is indented, so that no two of its braces are adjacent."""
     headers = {CONTENT_TYPE: "application/json", **headers}
     return Webhook(
         url, headers, json.dumps(body, indent=2, ensure_ascii=False), _sample(body), notes
@@ -63,8 +63,8 @@ def _key(step: Step) -> str:
     if step.trigger != "metric" or step.once_per:
         return f"{step.name}:{_PERSON}"
     id = step.event_id or _EVENT_ID
-    # Without an id the key must be empty, and a repeat is known by its content for a day: a name
-    # alone would let all events of a person pass for one, for good.
+    # Without an event id the key must be empty; a repeat is then recognised by its content for a
+    # day. The name alone would make all events of a person count as one.
     return f"{{% if {id} %}}{step.name}:{Expression('event', id).render()}{{% endif %}}"
 
 
@@ -75,19 +75,19 @@ def _notes(step: Step, target: FlowTarget) -> tuple[str, ...]:
         counts = "Counts once per event, however often Klaviyo repeats the call."
     else:
         kept = written_duration(target.key_retention)
-        counts = f"Counts once per person in {kept}, [retention] action_keys."
+        counts = f"Counts once per person in {kept} ([retention] action_keys)."
     changed = (
-        f"Another amount or text is another step: give it another name than {step.name!r}, or"
-        " whoever had the old one is refused (409)."
+        f"For a different amount or text, use another name than {step.name!r}: a key with different"
+        " content is rejected (409)."
     )
     if target.address.startswith("https://"):
         return (counts, changed)
-    reach = "Klaviyo calls only https addresses with a real certificate: set [server] public_url."
+    reach = "Klaviyo calls only https URLs with a valid certificate: set [server] public_url."
     return (counts, changed, reach)
 
 
 def _sample(body: Any) -> str:
-    """The body with values in place of variables."""
+    """The body with example values instead of variables."""
     sample = re.sub(r"\{%.*?%\}", "", json.dumps(body, ensure_ascii=False))
     sample = sample.replace(EMAIL, "you@example.com")
     sample = re.sub(r'(amount": )"\{\{.*?\}\}"', r"\g<1>1", sample)

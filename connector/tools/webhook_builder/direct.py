@@ -1,4 +1,4 @@
-"""A webhook that calls the platform itself, as the platform's own guides have it."""
+"""Builds a webhook that calls the platform directly, as in the platform's own guides."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from connector.tools.webhook_builder.step import FlowTarget, Step, Webhook
 from connector.tools.webhook_builder.templates import InvalidStep
 
 WARNING = (
-    "Not deduplicated: Klaviyo repeats a call whose answer it did not get, and the platform then"
-    " does it again. once-per counts for nothing, and there is no cap, no record, no approval."
+    "Not deduplicated: Klaviyo repeats a call if it gets no response, and the platform applies it"
+    " again. once-per has no effect, and there is no cap, no record and no approval."
 )
 
 
 def build_direct(step: Step, target: FlowTarget) -> Webhook:
-    """The webhook that calls the platform. Raises Unfit with every fault of the step."""
+    """The webhook that calls the platform. Raises InvalidStep with every fault."""
     checked = check(step, target)
     if target.direct is None:
-        raise InvalidStep(f"{target.title} documents no call that a flow could make itself")
+        raise InvalidStep(
+            f"{target.title} documents no API call for flows: build it without --direct"
+        )
     if isinstance(checked.amount, str):
-        raise InvalidStep("the platform wants the amount as a number: no {{ variables }} in it")
-    # Without a use case the direction says whether the points count as earned, as in the routes.
+        raise InvalidStep(
+            "with --direct the amount must be a number: the platform accepts no {{ variables }}"
+        )
+    # Without a use case the direction decides whether the points count as earned.
     earned = USE_CASES[step.use_case].earned if step.use_case else step.adds
     action = Action(
         name=step.action,

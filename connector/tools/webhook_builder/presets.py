@@ -1,4 +1,4 @@
-"""The flows that people start with."""
+"""Ready-made steps for common flows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from connector.tools.webhook_builder.step import Step
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A step ready to use; `flow` says in a line what starts the flow at Klaviyo."""
+    """A ready-made step. `flow`: what starts the flow at Klaviyo, in one line."""
 
     flow: str
     step: Step
@@ -18,15 +18,15 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = {
     "welcome-bonus": Preset(
-        "somebody joins the list of your newsletter",
+        "a person who joins your newsletter list",
         Step("increase", amount="100", reason="Welcome bonus", trigger="list"),
     ),
     "review-reward": Preset(
-        "the metric with which your review app says that a review was published",
+        "the metric of your review app for a published review",
         Step("increase", amount="50", reason="Thank you for your review"),
     ),
     "survey": Preset(
-        "the metric with which your survey app says that somebody has answered",
+        "the metric of your survey app for a completed survey",
         Step("increase", amount="25", reason="Thank you for your answers"),
     ),
     "email-engagement": Preset(
@@ -34,7 +34,7 @@ PRESETS: Mapping[str, Preset] = {
         Step("increase", amount="5", reason="Thank you for reading", once_per="7d"),
     ),
     "re-engagement": Preset(
-        "somebody enters a segment such as: has not bought for 90 days",
+        "a person who enters a segment such as: has not bought for 90 days",
         Step(
             "increase",
             amount="50",
@@ -48,11 +48,11 @@ PRESETS: Mapping[str, Preset] = {
         Step("increase", amount="100", reason="Happy birthday", trigger="date"),
     ),
     "reward-ready-push": Preset(
-        "somebody enters a segment such as: balance is at least the cost of a reward",
+        "a person who enters a segment such as: balance is at least the cost of a reward",
         Step("push", message="Your reward is ready", trigger="segment", once_per="30d"),
     ),
     "refund-redeemed-points": Preset(
-        "the metric of a cancelled order; amount is the property with the points it had cost",
+        "the metric of a cancelled order; amount is the property with the redeemed points",
         Step(
             "adjust",
             amount="{{ event.points }}",

@@ -1,4 +1,4 @@
-"""A webhook step of a flow as a person describes it, where it calls, and what is pasted."""
+"""A webhook step of a flow, the connection that it calls, and the finished webhook."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ UseCase = Literal["reward", "refund", "redeem", "remove_earned", "expire"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`amount`, `reason`, `message` and `url` may hold `{{ variables }}`; an amount that does needs
-    `at_most`. `trigger` is what starts the flow, `name` what the step is called in its key (made
-    of the reason where it is empty), `once_per` a duration such as "300d". `event_id` is where
-    the starting event has its id, as in `event.order_id`.
+    """`amount`, `reason`, `message` and `url` may contain `{{ variables }}`; a variable amount
+    needs `at_most`. `trigger`: what starts the flow. `name`: the step's name in its key (by default
+    from the reason). `once_per`: a duration such as "300d". `event_id`: the path of the starting
+    event's id, such as `event.order_id`.
     """
 
     action: ActionName = "increase"
@@ -42,7 +42,7 @@ class Step:
 
     @property
     def route(self) -> Route:
-        """Where the connector takes this call, below the connection's address."""
+        """The connector's route for this call, relative to the connection's URL."""
         if self.action == "push":
             return "push"
         if self.use_case or self.action == "adjust":
@@ -51,7 +51,7 @@ class Step:
 
     @property
     def adds(self) -> bool | None:
-        """Whether points are added, None where the amount's own sign says it."""
+        """Whether points are added; None if the sign of the amount decides."""
         if self.use_case:
             return USE_CASES[self.use_case].sign > 0
         return {"increase": True, "decrease": False}.get(self.action)
@@ -59,10 +59,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class FlowTarget:
-    """The connection that the flow calls: its `address` ends in its name. `offers` is what its
-    platform can be asked for, `secret` what proves the flow, `max_amount` the most points of one
-    adjustment. `repeats` is for how many seconds a call may be repeated, `keys_kept` for how many a
-    key is remembered. `direct` makes the call to the platform itself, where it documents one."""
+    """The connection that the flow calls. `address`: URL that ends in the connection's name.
+    `offers`: what its platform offers. `secret`: the flow's api-key. `max_amount`: the most points
+    of one adjustment. `repeat_window`: seconds in which a call may be repeated. `key_retention`:
+    seconds that a key is kept. `direct`: makes the platform's own API call, if it documents one."""
 
     address: str
     title: str
@@ -75,11 +75,11 @@ class FlowTarget:
 
     @classmethod
     def of(cls, config: Config, connection: Connection, platform: Platform) -> FlowTarget:
-        """The place that a configured connection is. Raises Unfit where it takes no flow calls."""
+        """The target of a configured connection. Raises InvalidStep if it accepts no flow calls."""
         if connection.actions is None:
             raise InvalidStep(
-                f"connection {connection.name!r} has no [connections.actions] table: without it"
-                " every flow that calls it is answered 401; write one with a secret"
+                f"connection {connection.name!r} has no [connections.actions] table, so every flow"
+                " call is answered 401: add the table with a secret"
             )
         direct = platform.direct
         return cls(
@@ -96,8 +96,8 @@ class FlowTarget:
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """What is pasted into Klaviyo. `body` is a template; rendered, it is JSON. `sample` is the body
-    with made-up values, `notes` what the person should know."""
+    """What is pasted into Klaviyo. `body`: a template that renders to JSON. `sample`: the body with
+    example values. `notes`: hints for the person who builds the flow."""
 
     url: str
     headers: Mapping[str, str]
@@ -107,11 +107,11 @@ class Webhook:
 
     @property
     def curl(self) -> str:
-        """A line for a shell that makes the call with made-up values. It is a real call."""
+        """A shell command that makes the call with example values. It is a real call."""
         headers = (f"-H {shlex.quote(f'{name}: {value}')}" for name, value in self.headers.items())
         return f"curl -i {shlex.quote(self.url)} {' '.join(headers)} -d {shlex.quote(self.sample)}"
 
     def masked(self) -> Webhook:
-        """The same without what proves the caller: a pipe may end in a log."""
+        """The same with masked credentials, for output that may end up in a log."""
         shown = {k: v if k == CONTENT_TYPE else "***" for k, v in self.headers.items()}
         return replace(self, headers=shown)

@@ -1,9 +1,9 @@
-"""Klaviyo's templates as they stand in a webhook's body: checked, and made safe for JSON.
+"""Klaviyo templates inside a webhook's body: parsed, checked and made safe for JSON.
 
-Klaviyo renders a body with Django's template language and most of Django's filters (its filter
-glossary), then sends what came out. Every variable stands inside a JSON string here and ends in
-`escapejs`, which writes quotes, backslashes, line breaks and control characters as `\\uXXXX`: valid
-JSON whatever the value. Text around variables is escaped as JSON by whoever writes the body.
+Klaviyo renders the body with Django's template language and most of Django's filters (its filter
+glossary), then sends the result. Every variable is inside a JSON string and ends in `escapejs`,
+which writes quotes, backslashes, line breaks and control characters as `\\uXXXX`: the result is
+valid JSON for any value. The text around variables is escaped by the JSON encoder of the body.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _MIN_VALUE_LENGTH = 10
-"""Letters of a variable's value that a text must have room for."""
+"""Characters of each variable's value that must fit into a text."""
 
 _PATH = r"[A-Za-z_]\w*(?:\.\w+)*"
-# Neither quotes nor backslashes: what stands in a template must read the same before and after it
-# is written into JSON.
+# Neither quotes nor backslashes: a template must be the same before and after JSON encoding.
 _ARGUMENT = rf"'[^'\"\\{{}}\n]*'|-?\d+(?:\.\d+)?|{_PATH}"
 _VARIABLE = re.compile(rf"\s*({_PATH})", re.ASCII)
 _FILTER = re.compile(rf"\s*\|\s*([A-Za-z_]\w*)(?:\s*:\s*({_ARGUMENT}))?")
 _TEMPLATE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 
 _ROOTS = frozenset({"event", "person", "email", "first_name", "last_name", "organization"})
-"""What a webhook's template can speak of (facts: Klaviyo, 11.1)."""
+"""The variables that Klaviyo has in a webhook's template."""
 
 
 class InvalidStep(ValueError):
-    """What was asked for cannot be built. `faults` holds one line for each reason."""
+    """The step cannot be built. `faults` has one line per fault."""
 
     def __init__(self, *faults: str) -> None:
         self.faults = faults
@@ -37,19 +36,19 @@ class InvalidStep(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """What stands between `{{` and `}}`, in the writing without spaces that Klaviyo asks for."""
+    """The expression between `{{` and `}}`, without spaces, as Klaviyo requires."""
 
     root: str
     text: str
 
     def render(self, *filters: str) -> str:
-        """The template that shows its value inside a JSON string."""
+        """The template for its value inside a JSON string."""
         return "{{ " + "|".join((self.text, *filters, "escapejs")) + " }}"
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text with variables: `parts` alternates literal text and expressions."""
+    """A text with variables: literal parts and expressions."""
 
     parts: tuple[str | Expression, ...]
 
@@ -58,18 +57,18 @@ class Text:
         return (part for part in self.parts if isinstance(part, Expression))
 
     def render(self, limit: int) -> str:
-        """The text for a JSON string. However long the values are, it will not be longer than
-        `limit` letters. Raises Unfit when there is no room for them."""
+        """The text for a JSON string, with the values truncated so that the result has at most
+        `limit` characters. Raises InvalidStep if the values do not fit."""
         expressions = list(self.expressions)
         literal = sum(len(part) for part in self.parts if isinstance(part, str))
-        room = limit - literal
-        if room < 0 or (expressions and room // len(expressions) < _MIN_VALUE_LENGTH):
-            raise InvalidStep(f"is too long: {limit} letters at most, with room for its variables")
-        cut = f"truncatechars:{room // len(expressions)}" if expressions else ""
+        available = limit - literal
+        if available < 0 or (expressions and available // len(expressions) < _MIN_VALUE_LENGTH):
+            raise InvalidStep(f"is too long: at most {limit} characters, including its variables")
+        cut = f"truncatechars:{available // len(expressions)}" if expressions else ""
         return self._render(cut)
 
     def render_full(self) -> str:
-        """The text for a JSON string, nothing of it cut."""
+        """The text for a JSON string, not truncated."""
         return self._render()
 
     def _render(self, *filters: str) -> str:
@@ -79,20 +78,20 @@ class Text:
 
 
 def text(written: str) -> Text:
-    """A text as a person wrote it. Raises Unfit where it is no text with `{{ variables }}`."""
+    """Parse a text with `{{ variables }}`. Raises InvalidStep."""
     parts: list[str | Expression] = []
     for place, piece in enumerate(_TEMPLATE.split(written)):
         if place % 2:
             parts.append(expression(piece))
         elif "{" in piece or "}" in piece:
-            raise InvalidStep("may hold {{ variables }} and no other braces")
+            raise InvalidStep("may contain {{ variables }} but no other braces")
         elif piece:
             parts.append(piece)
     return Text(tuple(parts))
 
 
 def expression(written: str) -> Expression:
-    """What stands between the braces: a variable, then filters. Raises Unfit, saying why not."""
+    """Parse the expression between the braces: a variable, then filters. Raises InvalidStep."""
     start = _VARIABLE.match(written)
     if start is None:
         raise InvalidStep(_syntax_hint(written))
@@ -105,9 +104,7 @@ def expression(written: str) -> Expression:
         raise InvalidStep(_syntax_hint(written))
     root = path.partition(".")[0]
     if root not in _ROOTS:
-        raise InvalidStep(
-            f"{{{{ {path} }}}} is nothing that Klaviyo has: begin with event or person"
-        )
+        raise InvalidStep(f"{{{{ {path} }}}} does not exist at Klaviyo: start with event or person")
     return Expression(root, "|".join((path, *filters)))
 
 
@@ -117,4 +114,6 @@ def _syntax_hint(written: str) -> str:
         return f"{{{{ {shown} }}}}: write '…' instead of \"…\" inside the braces"
     if re.search(r"\.[\w.]*[$ -]", shown):
         return f"{{{{ {shown} }}}}: a name with $, - or a space is read with |lookup:'the name'"
-    return f"{{{{ {shown} }}}} is no variable with filters, as in {{{{ event.x|default:'y' }}}}"
+    return (
+        f"{{{{ {shown} }}}} is not a variable with filters, such as {{{{ event.x|default:'y' }}}}"
+    )

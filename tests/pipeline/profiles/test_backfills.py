@@ -134,7 +134,7 @@ async def test_the_summary_is_accurate(make: Any) -> None:
         what=harness.file(*emails, "stranger@example.com", "no address", emails[2])
     )
     assert outcome_counts(run) == {"unchanged": 1, "dead": 1, "sent": 4, "unknown": 1, "invalid": 1}
-    assert run["notes"] == ["line 9 is not an email address"]
+    assert run["notes"] == ["line 9 is not an e-mail address"]
     assert (run["rows"], run["total"]) == (9, 9)
 
 
@@ -160,7 +160,7 @@ async def test_a_dry_run_reports_its_effect_and_changes_nothing(make: Any) -> No
         "invalid": 1,
         "new_to_klaviyo": 5,
     }
-    assert run["notes"] == ["live flow: Now gold", "line 11 is not an email address"]
+    assert run["notes"] == ["live flow: Now gold", "line 11 is not an e-mail address"]
     assert env.profile_requests() == sent
     assert (env.rows(reads.select()), env.rows(profiles.select())) == (before, written)
     assert await env.store.reports.people("acme", "stranger@example.com") == []

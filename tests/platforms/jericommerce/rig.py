@@ -104,7 +104,7 @@ class Rig:
                 vendor="platform",
                 clock=self.clock,
                 credential=credential,
-                wait_statuses=not_applied,
+                retry_statuses=not_applied,
                 http=httpx.AsyncClient(transport=transport),
             )
 

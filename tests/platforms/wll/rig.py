@@ -60,7 +60,7 @@ class Rig:
                 vendor="platform",
                 clock=self.clock,
                 credential=credential,
-                wait_statuses=not_applied,
+                retry_statuses=not_applied,
                 on_call=self.seen.append,
                 http=in_process(self._answer or self.platform.app),
             )

@@ -92,12 +92,12 @@ def test_a_bad_row_is_reported_by_line_and_affects_no_other(file: Path) -> None:
     good, bad = read_all(file)
     assert good == ["ada@example.com", "bob@example.com"]
     assert bad == [
-        (3, "is not an email address"),
+        (3, "is not an e-mail address"),
         (4, "has 1 values, the address is number 2"),
         (6, "has no address"),
-        (7, "is not an email address"),
+        (7, "is not an e-mail address"),
         (9, "cannot be read, perhaps a quote is not closed"),
-        (10, "is not an email address"),
+        (10, "is not an e-mail address"),
     ]
 
 
@@ -125,7 +125,7 @@ def test_reading_resumes_exactly_after_the_cursor(file: Path) -> None:
     [
         (b"", "empty"),
         (b"\n \n", "empty"),
-        (b"name,city\nAna,Madrid\n", "no column of .* has email addresses"),
+        (b"name,city\nAna,Madrid\n", "no column of .* has e-mail addresses"),
         ("email\nada@example.com\n".encode("utf-16"), "UTF-16"),
         (b"email\rada@example.com\rbob@example.com\r", "carriage returns"),
     ],

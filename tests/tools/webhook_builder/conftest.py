@@ -1,4 +1,4 @@
-"""A flow at Klaviyo: Django's engine renders what the builder made."""
+"""A Klaviyo flow: Django's template engine renders the built body."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENGINE = Engine(builtins=["tests.tools.webhook_builder.klaviyo_filters"])
 PERSON = {"email": "ana@example.com", "KlaviyoID": "01ANA", "id": "shop-7"}
 EVENT = {"$event_id": "order-1", "points": 40, "product": "Blue shirt"}
 
-PLACE = FlowTarget(
+TARGET = FlowTarget(
     address="https://loyalty.example.com/flows/shop",
     title="JeriCommerce",
     offers=PLATFORM.offers,
@@ -34,18 +34,18 @@ PLACE = FlowTarget(
 
 @pytest.fixture
 def target() -> FlowTarget:
-    return PLACE
+    return TARGET
 
 
 def rendered(body: str, **context: Any) -> str:
-    """As Klaviyo renders it for one person."""
-    known = {"person": PERSON, "event": EVENT, "email": PERSON["email"], **context}
-    return ENGINE.from_string(body).render(Context(known))
+    """The body as Klaviyo renders it for one person."""
+    variables = {"person": PERSON, "event": EVENT, "email": PERSON["email"], **context}
+    return ENGINE.from_string(body).render(Context(variables))
 
 
 def sent(step: Step, **context: Any) -> dict[str, Any]:
-    """The one call that a step makes for one person, decoded."""
-    body = json.loads(rendered(build(step, PLACE).body, **context))
+    """The decoded body that a step sends for one person."""
+    body = json.loads(rendered(build(step, TARGET).body, **context))
     if isinstance(body, list):
         [body] = body
     assert isinstance(body, Mapping)

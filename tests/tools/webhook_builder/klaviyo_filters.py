@@ -1,4 +1,4 @@
-"""What Klaviyo's templates have besides Django's: the filter that reads a name as it stands."""
+"""Klaviyo's template filter that Django lacks: `lookup` reads a property with any name."""
 
 from __future__ import annotations
 

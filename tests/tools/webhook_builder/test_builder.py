@@ -1,4 +1,4 @@
-"""Each trigger gets the key that is right for it, and what cannot be right is not built."""
+"""Each trigger gets its own kind of key, and an invalid step is not built."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 from connector.tools.webhook_builder import PRESETS, FlowTarget, InvalidStep, Step, build
 
-from .conftest import EVENT, PERSON, PLACE, rendered, sent
+from .conftest import EVENT, PERSON, TARGET, rendered, sent
 
 WELCOME = Step("increase", amount="100", reason="Welcome bonus")
 PUSH = Step("push", message="Your reward is ready", trigger="list")
 
 
-def faults(step: Step, target: FlowTarget = PLACE) -> str:
+def faults(step: Step, target: FlowTarget = TARGET) -> str:
     with pytest.raises(InvalidStep) as caught:
         build(step, target)
     return "\n".join(caught.value.faults)
@@ -27,7 +27,7 @@ def faults(step: Step, target: FlowTarget = PLACE) -> str:
 
 
 def test_an_increase_is_the_documented_body() -> None:
-    made = build(replace(WELCOME, trigger="list"), PLACE)
+    made = build(replace(WELCOME, trigger="list"), TARGET)
     assert made.url == "https://loyalty.example.com/flows/shop/balance/increase"
     assert made.headers == {"Content-Type": "application/json", "api-key": "flow_secret"}
     assert json.loads(rendered(made.body)) == [
@@ -45,9 +45,9 @@ def test_an_increase_is_the_documented_body() -> None:
     [
         (Step("decrease", amount="5", reason="Used"), "balance/decrease", {"amount": 5}),
         (
-            Step("adjust", amount="-5", reason="Mended"),
+            Step("adjust", amount="-5", reason="Correction"),
             "points/adjust",
-            {"point_adjustment_amount": -5, "history_title": "Mended"},
+            {"point_adjustment_amount": -5, "history_title": "Correction"},
         ),
         (
             Step("increase", amount="5", reason="Refund", use_case="refund"),
@@ -65,16 +65,16 @@ def test_an_increase_is_the_documented_body() -> None:
 def test_every_action_has_its_route_and_fields(
     step: Step, path: str, fields: dict[str, Any]
 ) -> None:
-    assert build(step, PLACE).url.endswith(f"/shop/{path}")
+    assert build(step, TARGET).url.endswith(f"/shop/{path}")
     body = sent(step)
     assert body.items() >= fields.items()
     assert PERSON["email"] in (body.get("email"), body.get("customer_email"))
 
 
 def test_the_body_is_json_before_it_is_rendered_too() -> None:
-    """Klaviyo's form may look at it then."""
+    """Klaviyo's form may validate it then."""
     step = Step("increase", amount="{{ event.points }}", at_most=50, reason="For {{ event.x }}")
-    [item] = json.loads(build(step, PLACE).body)
+    [item] = json.loads(build(step, TARGET).body)
     assert item["amount"].startswith("{% if ")
 
 
@@ -91,7 +91,7 @@ def test_a_metric_flow_counts_once_per_event() -> None:
 
 
 def test_an_event_without_an_id_has_no_key_at_all() -> None:
-    """Not one that all events without an id would share."""
+    """All events without an id would share it."""
     assert sent(WELCOME, event={"points": 1})["idempotency_key"] == ""
 
 
@@ -135,7 +135,7 @@ def test_a_metric_flow_may_count_once_per_period_whatever_the_event() -> None:
 @pytest.mark.parametrize("trigger", ["metric", "list", "segment", "date"])
 def test_a_key_never_contains_a_date(step: Step, trigger: Any) -> None:
     if "event" not in step.amount:
-        body = build(replace(step, trigger=trigger), PLACE).body
+        body = build(replace(step, trigger=trigger), TARGET).body
         assert "date" not in body
         assert "now" not in body
         assert "today" not in body
@@ -202,40 +202,49 @@ def test_an_amount_may_be_a_profiles_property_with_filters() -> None:
     ("step", "expected_text"),
     [
         (Step("push"), "a push needs a message"),
-        (replace(PUSH, amount="5"), "a push moves no points"),
-        (replace(PUSH, use_case="reward"), "a push moves no points"),
+        (replace(PUSH, amount="5"), "a push has no points"),
+        (replace(PUSH, use_case="reward"), "a push has no points"),
         (replace(WELCOME, message="hello"), "only a push has a message"),
         (replace(WELCOME, reason=" "), "points need a reason"),
-        (replace(WELCOME, amount=""), "how many points"),
+        (replace(WELCOME, amount=""), "the amount is missing"),
         (replace(WELCOME, amount="0"), "a whole number other than 0"),
         (replace(WELCOME, amount="1.5"), "a whole number other than 0"),
         (replace(WELCOME, amount="many"), "a whole number other than 0"),
-        (replace(WELCOME, amount="-5"), "the amount of increase has no sign"),
-        (replace(WELCOME, amount="10001"), "1 to 10000 ([connections.actions] max_amount)"),
+        (replace(WELCOME, amount="-5"), "the amount of increase must not be negative"),
+        (replace(WELCOME, amount="10001"), "from 1 to 10000 ([connections.actions] max_amount)"),
         (replace(WELCOME, at_most=99), "the amount is above at-most, which is 99"),
-        (replace(WELCOME, amount="{{ event.points }}"), "needs a bound: at-most"),
-        (replace(WELCOME, amount="{{ event.points }}", at_most=20_000), "at-most must be 1 to"),
-        (replace(WELCOME, amount="1{{ event.points }}", at_most=5), "nothing around it"),
+        (replace(WELCOME, amount="{{ event.points }}"), "needs an upper bound: at-most"),
+        (
+            replace(WELCOME, amount="{{ event.points }}", at_most=20_000),
+            "at-most must be from 1 to",
+        ),
+        (replace(WELCOME, amount="1{{ event.points }}", at_most=5), "without other text"),
         (
             Step("adjust", amount="{{ event.points }}", at_most=5, reason="x"),
-            "say increase, decrease or a use case",
+            "use the action increase or decrease, or a use case",
         ),
         (
             Step("decrease", amount="5", reason="x", use_case="refund"),
-            "refund adds points, and this is decrease",
+            "refund adds points, which contradicts decrease",
         ),
         (
             Step("increase", amount="5", reason="x", use_case="redeem"),
-            "redeem takes points, and this is increase",
+            "redeem removes points, which contradicts increase",
         ),
-        (Step("adjust", amount="-5", reason="x", use_case="redeem"), "redeem has no sign"),
-        (replace(WELCOME, once_per="yearly"), "is no duration such as 300d"),
-        (replace(WELCOME, once_per="24h"), "must be 25h (a call is repeated for a day) to 400d"),
-        (replace(WELCOME, once_per="401d"), "must be 25h (a call is repeated for a day) to 400d"),
-        (replace(WELCOME, event_id="event.id|date:'Y'"), "the event's id is event.x"),
-        (replace(WELCOME, event_id="person.id"), "the event's id is event.x"),
+        (Step("adjust", amount="-5", reason="x", use_case="redeem"), "redeem must not be negative"),
+        (replace(WELCOME, once_per="yearly"), "is not a duration such as 300d"),
+        (
+            replace(WELCOME, once_per="24h"),
+            "must be from 25h (Klaviyo repeats a call for a day) to 400d",
+        ),
+        (
+            replace(WELCOME, once_per="401d"),
+            "must be from 25h (Klaviyo repeats a call for a day) to 400d",
+        ),
+        (replace(WELCOME, event_id="event.id|date:'Y'"), "event-id must be event.x"),
+        (replace(WELCOME, event_id="person.id"), "event-id must be event.x"),
         (replace(WELCOME, event_id="event.id", trigger="list"), "a list flow has no event"),
-        (replace(WELCOME, event_id="event.id", once_per="7d"), "either each event counts"),
+        (replace(WELCOME, event_id="event.id", once_per="7d"), "use either event-id"),
         (replace(WELCOME, name="Welcome!"), "must be a-z, 0-9 and -"),
         (replace(WELCOME, reason="For {{ event.x }}", trigger="date"), "a date flow has no event"),
         (replace(WELCOME, reason="{% now 'Y' %}"), "no other braces"),
@@ -244,11 +253,11 @@ def test_an_amount_may_be_a_profiles_property_with_filters() -> None:
         (replace(WELCOME, reason='{{ event.x|default:"y" }}'), "write '…' instead of"),
         (replace(WELCOME, reason="{{ event.Total Spent }}"), "|lookup:'the name'"),
         (replace(WELCOME, reason="{{ event.$value }}"), "|lookup:'the name'"),
-        (replace(WELCOME, reason="{{ today }}"), "nothing that Klaviyo has"),
-        (replace(WELCOME, reason="{{ }}"), "no variable with filters"),
-        (replace(WELCOME, reason="{{ event.x|default:'a\\b' }}"), "no variable with filters"),
-        (replace(WELCOME, reason="x" * 201), "the reason is too long: 200 letters"),
-        (replace(WELCOME, reason="x" * 195 + "{{ event.x }}"), "with room for its variables"),
+        (replace(WELCOME, reason="{{ today }}"), "does not exist at Klaviyo"),
+        (replace(WELCOME, reason="{{ }}"), "is not a variable with filters"),
+        (replace(WELCOME, reason="{{ event.x|default:'a\\b' }}"), "is not a variable with filters"),
+        (replace(WELCOME, reason="x" * 201), "the reason is too long: at most 200 characters"),
+        (replace(WELCOME, reason="x" * 195 + "{{ event.x }}"), "including its variables"),
         (replace(PUSH, url="https://x/" + "x" * 2000), "the url is too long"),
     ],
 )
@@ -262,18 +271,18 @@ def test_all_faults_are_reported_at_once() -> None:
 
 
 def test_an_unsupported_action_names_the_supported_ones() -> None:
-    yotpo = replace(PLACE, title="Yotpo", offers=frozenset({"increase", "decrease", "adjust"}))
-    assert faults(PUSH, yotpo) == "Yotpo takes no push; it takes: increase, decrease, adjust"
-    nothing = replace(PLACE, title="Mute", offers=frozenset({"events"}))
-    assert faults(WELCOME, nothing) == "Mute takes no increase; it takes: nothing"
+    yotpo = replace(TARGET, title="Yotpo", offers=frozenset({"increase", "decrease", "adjust"}))
+    assert faults(PUSH, yotpo) == "Yotpo does not offer push; it offers: increase, decrease, adjust"
+    nothing = replace(TARGET, title="Events only", offers=frozenset({"events"}))
+    assert faults(WELCOME, nothing) == "Events only does not offer increase; it offers: nothing"
 
 
 def test_a_platform_that_adjusts_by_sign_supports_increase_and_decrease() -> None:
-    signed = replace(PLACE, offers=frozenset({"adjust"}))
+    signed = replace(TARGET, offers=frozenset({"adjust"}))
     assert build(WELCOME, signed).url.endswith("/balance/increase")
 
 
-# ── notes and the line to try ────────────────────────────────────────────────────────────────────
+# ── notes and the curl command ────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -285,13 +294,13 @@ def test_a_platform_that_adjusts_by_sign_supports_increase_and_decrease() -> Non
     ],
 )
 def test_the_notes_say_how_often_it_applies(step: Step, expected_text: str) -> None:
-    assert expected_text in build(step, PLACE).notes[0]
+    assert expected_text in build(step, TARGET).notes[0]
 
 
 def test_a_url_that_klaviyo_cannot_reach_is_noted() -> None:
-    assert not any("https" in note for note in build(WELCOME, PLACE).notes)
-    here = replace(PLACE, address="http://127.0.0.1:8787/flows/shop")
-    assert any("https" in note for note in build(WELCOME, here).notes)
+    assert not any("https" in note for note in build(WELCOME, TARGET).notes)
+    local = replace(TARGET, address="http://127.0.0.1:8787/flows/shop")
+    assert any("https" in note for note in build(WELCOME, local).notes)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +315,7 @@ def test_a_url_that_klaviyo_cannot_reach_is_noted() -> None:
     ],
 )
 def test_the_curl_line_is_the_same_request_with_values(step: Step) -> None:
-    made = build(step, PLACE)
+    made = build(step, TARGET)
     words = shlex.split(made.curl)
     assert words[:3] == ["curl", "-i", made.url]
     assert "api-key: flow_secret" in words

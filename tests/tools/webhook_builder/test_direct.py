@@ -1,4 +1,4 @@
-"""The call to the platform itself: its own documented body, and a warning."""
+"""Direct calls to the platform: its documented body, and a warning."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from connector.platforms.jericommerce import PLATFORM
 from connector.sandbox import JeriCommerceSandbox, YotpoSandbox
 from connector.tools.webhook_builder import FlowTarget, InvalidStep, Step, build_direct
 
-from .conftest import PLACE, rendered
+from .conftest import TARGET, rendered
 
 SETTINGS = PLATFORM.settings.model_validate(
     {"base_url": "http://sandbox", "program": "demo", "api_key": "jeri_sandbox"}
 )
 assert PLATFORM.direct is not None
-DIRECT = replace(PLACE, direct=partial(PLATFORM.direct, SETTINGS))
+DIRECT = replace(TARGET, direct=partial(PLATFORM.direct, SETTINGS))
 YOTPO_SETTINGS = yotpo.PLATFORM.settings.model_validate(
     {"base_url": "http://sandbox", "guid": "guid-sandbox", "api_key": "yotpo_sandbox"}
 )
 assert yotpo.PLATFORM.direct is not None
 YOTPO = replace(
-    PLACE,
+    TARGET,
     title="Yotpo",
     offers=yotpo.PLATFORM.offers,
     direct=partial(yotpo.PLATFORM.direct, YOTPO_SETTINGS),
@@ -111,14 +111,14 @@ def test_a_direct_call_has_no_idempotency_key_and_warns_of_duplicates() -> None:
         (
             Step("increase", amount="{{ event.x }}", at_most=5, reason="x"),
             DIRECT,
-            "no {{ variables }} in it",
+            "the amount must be a number",
         ),
-        (Step("push", message="x"), YOTPO, "Yotpo takes no push; it takes: increase"),
+        (Step("push", message="x"), YOTPO, "Yotpo does not offer push; it offers: increase"),
         (Step("increase", amount="5"), DIRECT, "points need a reason"),
         (
             Step("increase", amount="5", reason="x"),
-            PLACE,
-            "JeriCommerce documents no call that a flow could make itself",
+            TARGET,
+            "JeriCommerce documents no API call for flows",
         ),
     ],
 )
@@ -132,6 +132,6 @@ def test_a_platform_specific_reason_is_passed_through() -> None:
     def never(action: object) -> Any:
         raise ValueError("only with a programme")
 
-    assert faults(Step("increase", amount="5", reason="x"), replace(PLACE, direct=never)) == (
+    assert faults(Step("increase", amount="5", reason="x"), replace(TARGET, direct=never)) == (
         "only with a programme"
     )

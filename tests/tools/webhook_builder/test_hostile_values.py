@@ -1,5 +1,5 @@
-"""Whatever stands in an event or a profile, the body stays the JSON that was meant: no value ends a
-string, adds a key or changes another field."""
+"""The body stays valid JSON for any value in an event or profile: no value ends a string, adds a
+key or changes another field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from connector.tools.webhook_builder import PRESETS, Step, build
 from connector.tools.webhook_builder.checks import MESSAGE_MAX, REASON_MAX
 
-from .conftest import PERSON, PLACE, rendered, sent
+from .conftest import PERSON, TARGET, rendered, sent
 
 HOSTILE = (
     'say "cheese"',
@@ -111,7 +111,7 @@ def test_two_events_never_have_one_key_and_the_same_event_always_has(value: str)
 def test_every_preset_stays_valid(name: str, value: str) -> None:
     step = replace(PRESETS[name].step, name=name)
     made = rendered(
-        build(step, PLACE).body,
+        build(step, TARGET).body,
         person={"email": value, "KlaviyoID": value},
         event={"$event_id": value, "points": value},
     )

@@ -1,0 +1,103 @@
+"""Outcomes into the store, however long it is unavailable."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from connector.domain.errors import Problem, StoreError
+from connector.domain.lanes import Millis
+from connector.domain.outcomes import Dead, Delivery, Outcome
+from connector.domain.records import Claim
+from connector.ports import Clock, Queue
+
+_RETRY_SECONDS = 1.0
+
+Access = Literal["read", "write"]
+
+
+class StoreOutage:
+    """Logs once that the store fails and once that it works again."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._failing: Access | None = None
+
+    def failed(self, error: StoreError, access: Access = "read") -> None:
+        if self._failing is None:
+            event = "lease_missing" if error.problem is Problem.STORE_HELD else "store_failed"
+            self._log.error(event, problem=error.problem.value, detail=error.detail)
+        if self._failing != "write":
+            self._failing = access
+
+    def succeeded(self, access: Access) -> None:
+        """A store that can be read may still refuse to be written."""
+        if self._failing and access in ("write", self._failing):
+            self._failing = None
+            self._log.info("store_recovered")
+
+
+class OutcomeWriter:
+    """Settles the claims of one lane. `horizon`: ms that a record is retried."""
+
+    def __init__(
+        self, queue: Queue, clock: Clock, outage: StoreOutage, log: Any, *, horizon: int
+    ) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._outage = outage
+        self._log = log
+        self._horizon = horizon
+        self._aborted = False
+
+    def abort(self) -> None:
+        """Wait for the store no longer: what it has not stored stays claimed, and is ambiguous at
+        the next start."""
+        self._aborted = True
+
+    async def write(
+        self, claim: Claim, delivery: Delivery, *, now: Millis, paused: int
+    ) -> Sequence[Outcome]:
+        """Store the outcomes and requests, waiting while the store is unavailable; returns the
+        outcomes that were stored. What the store refuses for good becomes a dead letter, and only
+        that. `paused`: ms that do not count against the horizon."""
+        try:
+            stored = await self._settle(claim, delivery, now, paused)
+            return delivery.outcomes if stored else ()
+        except Exception as error:
+            self._log.error("outcome_refused", error=repr(error))
+            detail = f"{type(error).__name__} while its outcome was stored"
+        parts = [Delivery((), [request]) for request in delivery.requests]
+        parts += [Delivery([outcome]) for outcome in delivery.outcomes]
+        written: list[Outcome] = []
+        for part in parts:
+            dead = [Dead(o.seq, Problem.STORE_REFUSED, detail) for o in part.outcomes]
+            for attempt in (part, Delivery(dead)):
+                with contextlib.suppress(Exception):
+                    if await self._settle(claim, attempt, now, paused):
+                        written += attempt.outcomes
+                    break
+        return written
+
+    async def _settle(self, claim: Claim, delivery: Delivery, now: Millis, paused: int) -> bool:
+        """False where `abort` ended the wait for the store. Raises what a repeat cannot fix."""
+        while True:
+            try:
+                await self._queue.settle(
+                    claim,
+                    delivery.outcomes,
+                    now=now,
+                    requests=delivery.requests,
+                    horizon=self._horizon + paused,
+                )
+            except StoreError as error:
+                if error.problem is Problem.STORE_REFUSED:
+                    raise
+                self._outage.failed(error, "write")
+                if self._aborted:
+                    return False
+                await self._clock.sleep(_RETRY_SECONDS)
+            else:
+                self._outage.succeeded("write")
+                return True

@@ -1,0 +1,173 @@
+"""The breaker of a lane against a model of it: failures in a row, waits, the dead rate, probes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from connector.domain.errors import Problem
+from connector.domain.outcomes import (
+    Accepted,
+    Ambiguous,
+    Dead,
+    Held,
+    Outcome,
+    Retry,
+    Skipped,
+    Unsent,
+)
+from connector.pipeline.breaker import DEAD_RATE_WINDOW, OPEN_AFTER, LaneBreaker
+
+BASE, CAP, PROBE_EVERY = 1.0, 300.0, 30.0
+CAUSES = st.sampled_from([Problem.KLAVIYO_REFUSED, Problem.MAPPING_FAILED])
+
+
+def backoff(attempts: int, at_least: float) -> float:
+    """Without jitter, so that waits can be computed."""
+    return max(at_least, min(CAP, BASE * 2.0 ** min(attempts - 1, 30)))
+
+
+def make_breaker() -> LaneBreaker:
+    return LaneBreaker(backoff, probe_every=PROBE_EVERY)
+
+
+def outcomes(seq: int) -> st.SearchStrategy[Outcome]:
+    after = st.sampled_from([0.0, 17.0])
+    return st.one_of(
+        st.just(Accepted(seq, "r")),
+        st.builds(Dead, st.just(seq), CAUSES),
+        st.builds(Retry, st.just(seq), st.just(Problem.KLAVIYO_UNAVAILABLE), after),
+        st.builds(Ambiguous, st.just(seq), st.just(Problem.TIMED_OUT), after),
+        st.just(Held(seq, Problem.NO_IDENTITY)),
+        st.just(Skipped(seq, "disabled")),
+        st.just(Unsent(seq)),
+    )
+
+
+DELIVERIES = st.integers(1, 4).flatmap(lambda n: st.tuples(*map(outcomes, range(n))))
+
+
+class BreakerMachine(RuleBasedStateMachine):
+    """Failures in a row open it, a success closes it, and nothing else does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker = make_breaker()
+        self.now = 1_000.0
+        self.failures = 0
+        self.blocked_until = 0.0
+        self.probe_at = 0.0
+
+    @rule(seconds=st.floats(0, 1_000))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(delivery=DELIVERIES, held=st.booleans())
+    def a_delivery_ends(self, delivery: tuple[Outcome, ...], held: bool) -> None:
+        was_open = self.failures >= OPEN_AFTER
+        change = self.breaker.record(delivery, self.now, held=held)
+        failed = [o for o in delivery if isinstance(o, Retry | Ambiguous)]
+        ended = any(isinstance(o, Accepted) or (isinstance(o, Dead) and not held) for o in delivery)
+        if failed:
+            self.failures += 1 if len(delivery) == 1 else OPEN_AFTER
+            if self.failures >= OPEN_AFTER:
+                wait = backoff(self.failures - OPEN_AFTER + 1, failed[-1].after)
+                self.blocked_until = max(self.blocked_until, self.now + wait)
+            assert change == ("opened" if not was_open and self.breaker.is_open else None)
+            if change == "opened":
+                assert self.breaker.failing_with is failed[-1].problem
+        elif ended:
+            self.failures, self.blocked_until = 0, 0.0
+            assert change == ("closed" if was_open else None)
+            assert self.breaker.failing_with is None
+        else:
+            assert change is None
+
+    @rule(seconds=st.floats(0, 10))
+    def the_store_fails(self, seconds: float) -> None:
+        self.breaker.delay(self.now, seconds)
+        self.blocked_until = max(self.blocked_until, self.now + seconds)
+
+    @rule()
+    def a_probe_starts(self) -> None:
+        self.breaker.schedule_probe(self.now)
+        self.breaker.open()
+        self.probe_at = self.now + PROBE_EVERY
+        self.failures = max(self.failures, OPEN_AFTER)
+
+    @rule()
+    def something_outside_changes(self) -> None:
+        self.breaker.probe_now()
+        self.probe_at = self.blocked_until = 0.0
+
+    @rule()
+    def the_lane_runs_again(self) -> None:
+        self.breaker.reset()
+        self.failures, self.blocked_until = 0, 0.0
+
+    @invariant()
+    def it_is_open_after_failures_in_a_row(self) -> None:
+        assert self.breaker.is_open == (self.failures >= OPEN_AFTER)
+        assert not (self.breaker.failing_with and not self.breaker.is_open)
+
+    @invariant()
+    def waits_end_and_are_bounded(self) -> None:
+        assert self.breaker.wait(self.now) == max(0.0, self.blocked_until - self.now) <= CAP
+        assert self.breaker.until_probe(self.now) == max(0.0, self.probe_at - self.now)
+        assert self.breaker.until_probe(self.now) <= PROBE_EVERY
+
+
+TestBreaker = BreakerMachine.TestCase
+
+
+@given(deliveries=st.lists(DELIVERIES, max_size=120))
+def test_the_dead_rate_is_that_of_the_last_records(
+    deliveries: list[tuple[Outcome, ...]],
+) -> None:
+    breaker = make_breaker()
+    recent: list[Problem | None] = []
+    for delivery in deliveries:
+        recent += [
+            o.problem if isinstance(o, Dead) else None
+            for o in delivery
+            if isinstance(o, Dead | Accepted)
+        ]
+        recent = recent[-DEAD_RATE_WINDOW:]
+        found = breaker.dead_rate(delivery)
+        causes = Counter(cause for cause in recent if cause)
+        most = causes.most_common(1)[0] if causes else (None, 0)
+        full = len(recent) == DEAD_RATE_WINDOW
+        assert found == (most if full and most[1] > DEAD_RATE_WINDOW / 2 else None)
+        if found:
+            recent = []
+
+
+@given(delivery=DELIVERIES, held=st.booleans(), attempts=st.integers(1, 1_000))
+def test_a_retry_waits_and_every_other_outcome_stays_as_it_is(
+    delivery: tuple[Outcome, ...], held: bool, attempts: int
+) -> None:
+    made = dict.fromkeys(range(len(delivery)), attempts)
+    found = make_breaker().with_waits(delivery, made, held=held)
+    assert [o.seq for o in found] == [o.seq for o in delivery]
+    for before, after in zip(delivery, found, strict=True):
+        if isinstance(before, Retry | Ambiguous):
+            assert type(after) is type(before)
+            assert after.after == backoff(attempts, before.after)
+        elif isinstance(before, Dead) and held:
+            assert after == Retry(before.seq, before.problem, PROBE_EVERY / 2)
+        else:
+            assert after == before
+
+
+def test_a_success_ends_every_wait_but_not_that_of_a_probe() -> None:
+    breaker = make_breaker()
+    breaker.schedule_probe(0.0)
+    breaker.record(
+        [Retry(0, Problem.TIMED_OUT), Retry(1, Problem.TIMED_OUT, 60.0)], 0.0, held=False
+    )
+    assert breaker.wait(0.0) == 60.0
+    breaker.record([Accepted(0, "r")], 1.0, held=False)
+    assert (breaker.wait(1.0), breaker.until_probe(1.0)) == (0.0, PROBE_EVERY - 1.0)
