@@ -149,7 +149,7 @@ class DryRuns(Protocol):
         self, connection: str, keys: Sequence[PersonKey], *, now: Millis
     ) -> Sequence[Entry]:
         """These people as a claim of the lane of reads would return them, in the same order.
-        A negative number stands for a person who is not in the store."""
+        A person who is not in the store has a negative number."""
         ...
 
     async def preview_writes(

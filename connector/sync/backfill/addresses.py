@@ -82,12 +82,12 @@ def fingerprint(path: Path) -> str:
 
 def count_lines(path: Path) -> int:
     """Number of lines, about that of the records and the header. Reads the whole file."""
+    lines, last = 0, b"\n"
     with path.open("rb") as file:
-        lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_MAX_LINE), b""))
-        if file.tell():
-            file.seek(-1, 2)
-            lines += file.read(1) != b"\n"
-    return lines
+        for chunk in iter(lambda: file.read(_MAX_LINE), b""):
+            lines += chunk.count(b"\n")
+            last = chunk[-1:]
+    return lines + (last != b"\n")
 
 
 def detect_layout(path: Path) -> Layout:
