@@ -114,7 +114,7 @@ def _profile_request(
         mapping=mapping.version,
         lane=LaneId(0),
     )
-    write = next_write(observe(Profile(0), observation, email_change=connection.email_change))
+    write = next_write(observe(Profile(0), observation))
     left_out = [*identity.notes, *rendered.problems]
     if write is None:
         return {"request": None, "why": "no field has a value to send", "left_out": left_out}

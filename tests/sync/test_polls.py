@@ -200,7 +200,7 @@ async def test_people_of_a_first_poll_have_backfill_priority_and_later_ones_do_n
     assert (ready.batch, ready.backfill_batch) == (1, 1)
 
 
-async def test_a_repeated_cursor_ends_the_poll_and_loses_nobody(make: Any) -> None:
+async def test_a_repeated_cursor_ends_the_poll_and_loses_no_one(make: Any) -> None:
     harness = make(Pages(2))
     harness.pages.stuck = True
     assert await harness.poll.poll() == 4

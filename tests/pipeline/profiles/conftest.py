@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import orjson
@@ -337,14 +337,18 @@ class Environment:
         }
         return None if link in views else f"{person.email}: pass link {link} was never read"
 
-    def profile_requests(self) -> dict[str, int]:
-        """Requests that write profiles, by endpoint."""
-        counts: dict[str, dict[str, int]] = self.klaviyo.state()["requests"]  # type: ignore[assignment]
+    def klaviyo_requests(self, *prefixes: str) -> dict[str, int]:
+        """The number of requests to Klaviyo by route, of routes that begin so."""
+        by_route = cast(dict[str, dict[str, int]], self.klaviyo.state()["requests"])
         return {
-            label: sum(by.values())
-            for label, by in counts.items()
-            if label.startswith(("POST /api/profile", "PATCH /api/profiles"))
+            route: sum(by_status.values())
+            for route, by_status in by_route.items()
+            if route.startswith(prefixes)
         }
+
+    def profile_requests(self) -> dict[str, int]:
+        """The number of requests that write profiles, by route."""
+        return self.klaviyo_requests("POST /api/profile", "PATCH /api/profiles")
 
 
 class Configs:
