@@ -140,7 +140,7 @@ class Environment:
         self.dispatcher.wake()
         while True:
             await asyncio.sleep(0.05)
-            if await self.dispatcher.idle_for(60) and not await self.receipts.poll():
+            if await self.dispatcher.idle(60) and not await self.receipts.poll():
                 return
 
     async def requests(self) -> dict[str, int]:
@@ -272,7 +272,7 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     parts |= {"clock": clock, "is_blocked": lambda: False}
     read_back = TargetReadBack(keeper, target.id, list_page, **parts)
     source_scan = SourceScan(keeper, source.id, audience.members, **parts)
-    loop = asyncio.create_task(dispatcher.run())
+    dispatcher.start()
     workers = [
         SupervisedWorker("scan", scan, subject="bench", clock=clock, metrics=Metrics("bench"))
         for scan in (read_back, source_scan)
@@ -286,8 +286,6 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     finally:
         await dispatcher.stop(5.0)
         await asyncio.gather(*(worker.stop(1.0) for worker in workers))
-        loop.cancel()
-        await asyncio.gather(loop, return_exceptions=True)
         await api.aclose()
         await store.aclose()
 

@@ -275,7 +275,7 @@ async def test_a_late_response_of_a_frozen_holder_settles_nothing_and_is_kept(
     assert await rig.states() == ["uncertain"]
     frozen.set()
     await rig.after(1.0)
-    assert late.idle
+    assert not late.busy
     [deed] = await rig.all_actions()
     assert deed.state == "uncertain"
     assert deed.evidence

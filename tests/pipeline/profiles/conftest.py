@@ -241,10 +241,7 @@ class Environment:
         self.klaviyo.faults._faults = faults
         self.runtime = building.result()
         self.intake = Intake(self.store, self.clock, metrics, on_ready=self._arrived)
-        self._loops = [
-            asyncio.create_task(dispatcher.run()) for dispatcher in self.runtime.dispatchers
-        ]
-        for worker in self.runtime.workers:
+        for worker in (*self.runtime.dispatchers, *self.runtime.workers):
             worker.start()
 
     def _arrived(self, lane: LaneId) -> None:

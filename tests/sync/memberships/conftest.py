@@ -177,10 +177,7 @@ class Environment:
         self.klaviyo.faults._faults, self.fault_transport.fail_with = faults, fail_with
         self.runtime = building.result()
         self.commands = Commands(self.store, self.clock, runtimes={"acme": self.runtime})
-        self._loops = [
-            asyncio.create_task(dispatcher.run()) for dispatcher in self.runtime.dispatchers
-        ]
-        for worker in self.runtime.workers:
+        for worker in (*self.runtime.dispatchers, *self.runtime.workers):
             worker.start()
 
     async def kill(self) -> None:

@@ -473,7 +473,7 @@ async def test_until_idle_reads_every_group_once(start: Start) -> None:
     await env.run_for(20)
     assert env.members_of() == ["ada"]
     for _ in range(200):
-        quiet = all([await d.idle_for(60.0) for d in env.runtime.dispatchers])
+        quiet = all([await d.idle(60.0) for d in env.runtime.dispatchers])
         if all([await worker.idle(60) for worker in env.runtime.workers]) and quiet:
             break
         await env.clock.advance(0.1)
