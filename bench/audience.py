@@ -142,7 +142,7 @@ class Environment:
         self.dispatcher.wake()
         while True:
             await asyncio.sleep(0.05)
-            if await self.dispatcher.idle_for(60) and not await self.receipts.poll():
+            if await self.dispatcher.idle(60) and not await self.receipts.poll():
                 return
 
     async def requests(self) -> dict[str, int]:
@@ -272,7 +272,7 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     every = 10.0**9
     read_back = TargetReadBack(target, lists, target_sync, services, every=every)
     source_scan = SourceScan(source, audiences, target_sync, services, every=every)
-    loop = asyncio.create_task(dispatcher.run())
+    dispatcher.start()
     workers = [
         SupervisedWorker("scan", scan, subject="bench", clock=clock, metrics=Metrics("bench"))
         for scan in (read_back, source_scan)
@@ -286,8 +286,6 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     finally:
         await dispatcher.stop(5.0)
         await asyncio.gather(*(worker.stop(1.0) for worker in workers))
-        loop.cancel()
-        await asyncio.gather(loop, return_exceptions=True)
         await api.aclose()
         await store.aclose()
 

@@ -159,7 +159,7 @@ async def _complete(app: Any, scans: int) -> bool:
 
 async def _idle(app: Any) -> bool:
     (runtime,) = app.runtimes.values()
-    return all([await d.idle_for(60) for d in runtime.memberships])
+    return all([await d.idle(60) for d in runtime.memberships])
 
 
 async def _until(look: Callable[[], Any]) -> None:

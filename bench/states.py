@@ -129,7 +129,7 @@ class Environment:
         self.dispatcher.wake()
         while True:
             await asyncio.sleep(0.01)
-            if await self.dispatcher.idle_for(60) and not await self.receipts.poll():
+            if await self.dispatcher.idle(60) and not await self.receipts.poll():
                 return
 
     def requests(self) -> dict[str, int]:
@@ -151,7 +151,7 @@ async def measure(count: int, folder: Path, *, share: float = 0.01) -> list[Step
     """The three steps for so many people, of whom `share` change."""
     crowd = make_people(count, time.time())
     env = await _make_env(folder, crowd)
-    loop = asyncio.create_task(env.dispatcher.run())
+    env.dispatcher.start()
     steps = []
     some = crowd[:: round(1 / share)]
     try:
@@ -162,7 +162,6 @@ async def measure(count: int, folder: Path, *, share: float = 0.01) -> list[Step
         steps.append(await _step(env, "second look", crowd, []))
     finally:
         await env.dispatcher.stop(5.0)
-        await loop
         await env.api.aclose()
         await env.store.aclose()
     return steps

@@ -188,7 +188,7 @@ class Rig:
             on_released=self.dispatcher.wake,
         )
         self.held_worker = held_worker
-        self.running = asyncio.create_task(self.dispatcher.run())
+        self.dispatcher.start()
         SupervisedWorker(
             "held_actions", held_worker, subject="acme", clock=self.clock, metrics=Metrics("test")
         ).start()

@@ -276,7 +276,7 @@ async def test_a_late_response_of_a_frozen_holder_settles_nothing_and_is_kept(
     assert await rig.states() == ["uncertain"]
     frozen.set()
     await rig.after(1.0)
-    assert late.idle
+    assert not late.busy
     [action] = await rig.all_actions()
     assert action.state == "uncertain"
     assert action.evidence

@@ -61,7 +61,7 @@ class FlowServer:
 async def server(make_rig: Callable[..., Rig]) -> FlowServer:
     rig = make_rig(caps=Caps(per_person=2))
     await rig.start()
-    rig.running.cancel()
+    await rig.dispatcher.stop(0.0)
     made = FlowServer(rig)
     made.connect()
     return made

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
-from connector.domain.lanes import Lane, LaneState
+from connector.domain.lanes import Lane, LaneId, LaneState
 from connector.domain.messages import Fault, Skip
-from connector.domain.records import Entry, Page, Record, State
+from connector.domain.outcomes import Outcome
+from connector.domain.records import Claim, Entry, Page, Record, State
 from connector.pipeline.dispatch import Dispatcher, Policy
-from connector.ports import BatchMode, Fence, Quota
+from connector.ports import BatchMode, Fence, Queue, Quota, ReadyCounts
 from connector.runtime.metrics import Metrics
 from connector.testing.fakes.clock import FakeClock, run_pending
 from connector.testing.fakes.sinks import ScriptedSink
@@ -44,6 +45,42 @@ class PlainRenderer:
         return overrides or (entry.unique_id, entry.mapping if entry.mode else self.version)
 
 
+class HookedQueue:
+    """connector.ports.Queue over the store, with hooks that delay or fail its calls."""
+
+    def __init__(self, inner: Queue) -> None:
+        self._inner = inner
+        self.before_claim: Callable[[], Awaitable[None]] = _nothing
+        self.after_claim: Callable[[], Awaitable[None]] = _nothing
+        self.before_extend: Callable[[], Awaitable[None]] = _nothing
+        self.refuses: Callable[[Sequence[Outcome]], Exception | None] = lambda outcomes: None
+        """The error with which `settle` refuses these outcomes."""
+
+    async def ready(self, lane: LaneId, **options: Any) -> ReadyCounts:
+        return await self._inner.ready(lane, **options)
+
+    async def claim(self, lane: Lane, fence: Fence, **options: Any) -> Claim | None:
+        await self.before_claim()
+        claim = await self._inner.claim(lane, fence, **options)
+        await self.after_claim()
+        return claim
+
+    async def settle(self, claim: Claim, outcomes: Sequence[Outcome], **options: Any) -> int:
+        if error := self.refuses(outcomes):
+            raise error
+        return await self._inner.settle(claim, outcomes, **options)
+
+    async def recover(self, fence: Fence, **options: Any) -> int:
+        return await self._inner.recover(fence, **options)
+
+    async def extend_horizon(self, lane: LaneId, pause: int) -> int:
+        await self.before_extend()
+        return await self._inner.extend_horizon(lane, pause)
+
+
+async def _nothing() -> None: ...
+
+
 class RevocableLease:
     """A lease that the test takes away."""
 
@@ -60,13 +97,14 @@ class Rig:
 
     def __init__(self, store: MemoryStore, clock: FakeClock, lane: Lane, fence: Fence) -> None:
         self.store, self.clock, self.lane = store, clock, lane
+        self.queue = HookedQueue(store)
         self.lease = RevocableLease(fence)
         self.renderer = PlainRenderer()
         self.sink: ScriptedSink[Any] = ScriptedSink(bulk=BULK)
         self.metrics = Metrics("test")
         self.policy = Policy(bulk_threshold=5, probe_every=30.0, horizon=60_000)
         self.dispatcher: Dispatcher[Any]
-        self._task: asyncio.Task[None] | None = None
+        self._running = False
 
     async def start(self, **changes: Any) -> None:
         """Start, or start again as after a restart: with the state that the store remembers."""
@@ -75,7 +113,7 @@ class Rig:
         self.dispatcher = Dispatcher(
             self.lane,
             state,
-            queue=self.store,
+            queue=self.queue,
             lanes=self.store.lanes,
             sink=self.sink,
             renderer=self.renderer,
@@ -84,17 +122,17 @@ class Rig:
             metrics=self.metrics,
             policy=self.policy,
         )
-        self._task = asyncio.create_task(self.dispatcher.run())
+        self.dispatcher.start()
+        self._running = True
         await run_pending()
 
     async def stop(self, timeout: float = 0.0) -> None:
-        if self._task is None:
+        if not self._running:
             return
         stopping = asyncio.create_task(self.dispatcher.stop(timeout))
         await self.clock.advance(timeout)
         await stopping
-        await self._task
-        self._task = None
+        self._running = False
 
     async def append_records(
         self, *keys: str, backfill: bool = False, email: str | None = "a@b.cd"
@@ -110,7 +148,7 @@ class Rig:
         await run_pending()
 
     def wake(self) -> None:
-        if self._task:
+        if self._running:
             self.dispatcher.wake()
 
     async def after(self, seconds: float) -> None:

@@ -13,7 +13,7 @@ from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.messages import EventMessage, Fault, Skip
 from connector.domain.records import Entry
 from connector.mapping import compile_mapping, load
-from connector.pipeline.rendering import EventRenderer
+from connector.pipeline.rendering import EventRenderer, render_entry
 from connector.platforms.jericommerce.view import event_view
 from connector.ports import FreshView
 from connector.testing.fakes.store import MemoryStore
@@ -119,7 +119,7 @@ async def test_a_record_that_lost_its_address_is_skipped_with_its_reason(attach:
 
 
 def test_a_record_that_cannot_be_rendered_is_a_fault() -> None:
-    fault = EventRenderer(MAPPING, event_view, None).render(entry(data=b"[]"))
+    fault = render_entry(EventRenderer(MAPPING, event_view, None), entry(data=b"[]"))
     assert isinstance(fault, Fault)
     assert fault.problem is Problem.MAPPING_FAILED
 

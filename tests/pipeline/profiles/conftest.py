@@ -232,10 +232,7 @@ class Environment:
             while not building.done():
                 await self.clock.advance(0.5)
         self.runtime = building.result()
-        self._loops = [
-            asyncio.create_task(dispatcher.run()) for dispatcher in self.runtime.dispatchers
-        ]
-        for worker in self.runtime.workers:
+        for worker in (*self.runtime.dispatchers, *self.runtime.workers):
             worker.start()
 
     async def kill(self) -> None:
