@@ -48,7 +48,9 @@ from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
 from connector.store.sql import SqlStore, open_store
-from connector.sync.memberships.scans import GroupScan, SourceScan, TargetReadBack
+from connector.sync.memberships.remote_groups import KlaviyoLists, PlatformAudiences
+from connector.sync.memberships.removals import RemovalGuard, RemovalLimit
+from connector.sync.memberships.scans import GroupScan, ScanServices, SourceScan, TargetReadBack
 from connector.sync.memberships.target_sync import TargetPolicy, TargetSync
 
 PAGE = 200
@@ -84,10 +86,10 @@ class Audience:
         self.changed = False
         self.pages = 0
 
-    async def named(self, name: str) -> Mapping[str, str]:
-        return {"A1": name}
+    async def names(self) -> Mapping[str, str]:
+        return {"A1": "vip"}
 
-    async def members(self, id: str, cursor: str | None) -> MembersPage:
+    async def members(self, audience: str, cursor: str | None) -> MembersPage:
         self.pages += 1
         start = int(cursor or 0)
         end = start + PAGE
@@ -149,7 +151,7 @@ class Environment:
         return {label: sum(by.values()) for label, by in found.items()}
 
     async def standing(self) -> MembershipCounts:
-        return await self.store.memberships.count_members(self.target)
+        return await self.store.target_members.counts(self.target)
 
 
 async def measure(size: int, folder: Path) -> list[Step]:
@@ -221,8 +223,8 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     fence = await store.leases.acquire("store", "bench", now=clock.now(), ttl=10**9)
     assert isinstance(fence, Fence)
     lane = await store.lanes.ensure("bench", "klaviyo", "membership")
-    await memberships.set_links(lane, [Link("vip", "VIP")], account="bench")
-    target, source = await memberships.groups()
+    await store.member_groups.set_links(lane, [Link("vip", "VIP")], account="bench")
+    target, source = await store.member_groups.all()
     governor = RateLimiter(
         "bench", dict.fromkeys(LIMITS, Limit(10**6, 10**7)), clock=clock, share=1.0
     )
@@ -251,27 +253,25 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
         Metrics("bench"),
         on_settled=dispatcher.wake,
     )
-    keeper = TargetSync(
-        "bench",
+    target_sync = TargetSync(
         target.id,
-        {"vip": TargetPolicy()},
-        memberships=memberships,
-        approvals=store.approvals,
-        finders={"audience": audience.named, "list": lambda name: groups.find("list", name)},
-        create=groups.create_list,
-        guard=None,
+        TargetPolicy({"vip": RemovalLimit()}),
+        groups=store.member_groups,
+        scans=store.group_scans,
+        members=store.target_members,
+        removals=RemovalGuard("bench", store.approvals, clock),
+        first_sync_guard=None,
         clock=clock,
         notify_lane=dispatcher.wake,
     )
-
-    async def list_page(id: str, cursor: str | None) -> MembersPage:
-        return await groups.members("list", id, cursor)
-
-    # Read when they are rung, and not by themselves.
-    parts: dict[str, Any] = {"every": 10**9, "memberships": memberships, "lease": lease}
-    parts |= {"clock": clock, "is_blocked": lambda: False}
-    read_back = TargetReadBack(keeper, target.id, list_page, **parts)
-    source_scan = SourceScan(keeper, source.id, audience.members, **parts)
+    services = ScanServices(
+        store.member_groups, store.group_scans, lease, clock, is_blocked=lambda: False
+    )
+    lists, audiences = KlaviyoLists(groups, creates=True), PlatformAudiences(audience)
+    # They scan when they are triggered, and not by themselves.
+    every = 10.0**9
+    read_back = TargetReadBack(target.id, lists, target_sync, services, every=every)
+    source_scan = SourceScan(source.id, audiences, target_sync, services, every=every)
     loop = asyncio.create_task(dispatcher.run())
     workers = [
         SupervisedWorker("scan", scan, subject="bench", clock=clock, metrics=Metrics("bench"))

@@ -153,7 +153,7 @@ def _minimum_seconds(size: int, share: float) -> float:
 
 
 async def _complete(app: Any, scans: int) -> bool:
-    groups = await app.store.memberships.groups("bench")
+    groups = await app.store.member_groups.all("bench")
     return any(g.kind == "segment" and g.completed_scan >= scans for g in groups)
 
 

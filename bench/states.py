@@ -39,7 +39,7 @@ from connector.pipeline.import_jobs import ImportJobTracker
 from connector.pipeline.profile_reads import ProfileReadSink
 from connector.pipeline.rendering import ProfileRenderer
 from connector.platforms.jericommerce.view import person_covers, person_view
-from connector.ports import Fence, Lease, PersonSnapshot, Reader
+from connector.ports import Fence, Lease, PersonSnapshot, Reader, RetryPolicy
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
@@ -113,13 +113,16 @@ class Environment:
                 Observed(e.seq, self._observation(e.seq, crowd[e.seq - 1], Millis(e.occurred_at)))
                 for e in claim.entries
             ]
-            await self.store.reads.settle(claim, seen, now=self.clock.now(), horizon=_HORIZON)
+            await self.store.reads.settle(
+                claim, seen, now=self.clock.now(), policy=RetryPolicy(_HORIZON)
+            )
 
     def _observation(self, number: int, person: Person, at: Millis) -> Observation:
         customer = person.view("demo")
         link = f"https://jeri.link/demo/download?token={'and0Lj' * 8}{number}"
-        sight = PersonSnapshot(person_view(customer, link), person_covers(customer, link))
-        return self.profile_reads.observation(number, sight, at=at, since=at)
+        view, covers = person_view(customer, {"pass_url": link}), person_covers(customer)
+        snapshot = PersonSnapshot(view, covers | {"pass_url"})
+        return self.profile_reads.observation(number, snapshot, at=at, since=at)
 
     async def deliver(self) -> None:
         """Until Klaviyo has everything and said so."""

@@ -1,1 +1,1 @@
-"""What Klaviyo's flows ask of a platform: read strictly, stored once, applied at most once."""
+"""Actions at the loyalty platform: parsed strictly, stored once, applied at most once."""

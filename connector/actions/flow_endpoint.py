@@ -1,4 +1,4 @@
-"""Where a connection's flow calls come in: who may call, what is offered, and the ledger behind."""
+"""A connection's endpoint for Klaviyo's flows: which callers and routes it accepts."""
 
 from __future__ import annotations
 
@@ -15,81 +15,93 @@ from connector.domain.actions import (
     Conflict,
     Origin,
 )
+from connector.domain.errors import Malformed, Problem, Unauthorised
 from connector.domain.lanes import Lane
 from connector.domain.records import Appended
-from connector.ports import ActionQueue, Clock
-from connector.runtime.group_commit import GroupCommit
+from connector.pipeline.intake import Endpoint, Intake
+from connector.ports import Clock
 from connector.runtime.metrics import Metrics
 
 _BEARER = "bearer "
 
 
-class FlowEndpoint:
-    """One connection's. `secrets` are those in force, empty: nobody may call. `lane` is None where
-    the platform takes no actions; `on` is whether its module runs. `arrived` is called when
-    something new may be sent."""
+class FlowEndpoint(Endpoint[Sequence[ActionRequest], ActionReceipt | Conflict]):
+    """Stores the actions that flows request, on the lane of actions.
+
+    `lane` is None where the platform takes no actions; then no route is offered. `secrets` are the
+    valid ones; without any, no caller is authorized. `enabled`: whether the module is on.
+    """
 
     def __init__(
         self,
         lane: Lane | None,
+        intake: Intake,
+        clock: Clock,
+        metrics: Metrics,
         *,
+        wakes: Sequence[Callable[[], None]],
         routes: Sequence[Route],
         secrets: Sequence[str],
         rules: ActionRules,
         caps: Caps,
-        queue: ActionQueue,
-        clock: Clock,
-        metrics: Metrics,
-        on_accepted: Callable[[], None],
-        on: bool = True,
+        enabled: bool = True,
     ) -> None:
-        self.routes = routes if lane else ()
-        self.on = on
+        super().__init__(intake, clock, metrics, wakes=wakes)
+        self.routes = tuple(routes) if lane else ()
+        self.enabled = enabled
         self._lane = lane
         self._secret_digests = [sha256(secret.encode()).digest() for secret in secrets if secret]
         self._rules = rules
         self._caps = caps
-        self._clock = clock
-        self._metrics = metrics
-        self._on_accepted = on_accepted
-        self._commits = GroupCommit[ActionBatch, ActionReceipt | Conflict](
-            queue.add, lambda call: len(call.requests)
-        )
 
-    def is_authorized(self, headers: Mapping[str, str]) -> bool:
-        """Whether the call carries one of the secrets; takes the same time whatever it carries."""
+    def authorize(self, headers: Mapping[str, str]) -> None:
+        """Raise Unauthorised unless the call has a valid secret, in constant time.
+
+        Needs no body, so a caller without a secret costs little (guarantee 14).
+        """
         presented = [headers.get("api-key", "")]
         authorization = headers.get("authorization", "")
         if authorization.lower().startswith(_BEARER):
             presented.append(authorization[len(_BEARER) :].strip())
         digests = [sha256(text.encode("latin-1", "replace")).digest() for text in presented]
-        found = [
-            hmac.compare_digest(d, secret_digest)
-            for d in digests
+        matches = [
+            hmac.compare_digest(digest, secret_digest)
+            for digest in digests
             for secret_digest in self._secret_digests
         ]
-        return any(found)
+        if not any(matches):
+            raise Unauthorised(
+                Problem.FLOW_SECRET,
+                "header api-key: missing or not the secret, allowed [connections.actions] secret",
+            )
 
-    def parse_actions(
-        self, route: Route, headers: Mapping[str, str], body: bytes
-    ) -> Sequence[ActionRequest]:
-        """What a call asks for. Raises Malformed."""
+    def _parse(self, path: str, headers: Mapping[str, str], body: bytes) -> Sequence[ActionRequest]:
+        self.authorize(headers)
+        route = next((route for route in self.routes if route == path), None)
+        if route is None:
+            raise Malformed(Problem.NOT_OFFERED, f"route {path}: not offered")
         return parse_actions(route, headers, body, self._rules)
 
+    async def _store(self, content: Sequence[ActionRequest]) -> ActionReceipt | Conflict:
+        return await self.submit("flow", content)
+
     async def submit(
-        self, origin: Origin, asked: Sequence[ActionRequest]
+        self, origin: Origin, requests: Sequence[ActionRequest]
     ) -> ActionReceipt | Conflict:
-        """Store what is asked for, whole or not at all. Raises StoreError when it is not stored."""
-        assert self._lane is not None
+        """Store all requests, or none of them if one conflicts with a stored action.
+
+        Raises StoreError when they are not stored, ValueError where the platform takes no actions.
+        """
+        if self._lane is None:
+            raise ValueError("the platform of this connection takes no actions")
         lane, now = self._lane, self._clock.now()
-        answer = await self._commits.put(ActionBatch(lane, origin, asked, now, self._caps))
-        if isinstance(answer, Conflict):
-            return answer
-        new = answer.accepted + answer.held
-        via = "flow" if origin == "flow" else "scan"
-        self._metrics.record_received(lane, via, Appended(new, answer.duplicates, answer.held), now)
-        if answer.held:
-            self._metrics.record_action(lane.connection, asked[0].action.name, "held", answer.held)
-        if answer.accepted:
-            self._on_accepted()
-        return answer
+        batch = ActionBatch(lane, origin, requests, now, self._caps)
+        receipt = await self._intake.actions.put(batch)
+        if isinstance(receipt, Conflict):
+            return receipt
+        if receipt.held:
+            action = requests[0].action.name
+            self._metrics.record_action(lane.connection, action, "held", receipt.held)
+        new = Appended(receipt.accepted + receipt.held, receipt.duplicates, receipt.held)
+        self._stored(lane, "flow" if origin == "flow" else "scan", new, now)
+        return receipt

@@ -1,5 +1,4 @@
-"""What becomes of held actions: an answered cap releases or refuses them, and a person who is seen
-at last lets his own go."""
+"""Releases held actions: after the decision about a cap, or once their person is known."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from connector.domain.attention import AttentionItem
 from connector.domain.lanes import Lane
-from connector.ports import ActionQueue, Approvals, Clock
+from connector.ports import ActionDecisions, Approvals, Clock
 from connector.runtime import log
 
 CAP = "cap"
@@ -16,19 +15,19 @@ _INTERVAL = 60.0
 
 
 class HeldActionsWorker:
-    """One lane's. `released` is called when something may be sent."""
+    """connector.ports.workers.Loop of one lane. `on_released` is called when it can send more."""
 
     def __init__(
         self,
         lane: Lane,
-        queue: ActionQueue,
+        decisions: ActionDecisions,
         approvals: Approvals,
         clock: Clock,
         *,
         on_released: Callable[[], None],
     ) -> None:
         self._lane = lane
-        self._queue = queue
+        self._decisions = decisions
         self._approvals = approvals
         self._clock = clock
         self._on_released = on_released
@@ -36,21 +35,21 @@ class HeldActionsWorker:
         self._log = log.get("actions").bind(connection=lane.connection)
 
     async def idle(self) -> bool:
-        """Held actions are no work that is due."""
+        """True: held actions wait for a person, so they are no work that is due."""
         return True
 
     async def attention(self) -> Sequence[AttentionItem]:
         return ()
 
     async def run_once(self) -> float:
-        """At once, when an approval is decided, and every minute."""
+        """Apply decided caps and release actions whose person is known by now. Seconds to wait."""
         now = self._clock.now()
-        changed = await self._queue.release_identified(self._lane.id, now=now)
+        changed = await self._decisions.release_identified(self._lane.id, now=now)
         for approval in await self._approvals.find(pending=False):
             is_ours = approval.connection == self._lane.connection and approval.what == CAP
             if is_ours and approval.state != "pending":
-                count = await self._queue.resolve_cap(self._lane, approval, now=now)
-                self._log.info("a cap was answered", answer=approval.state, actions=count)
+                count = await self._decisions.resolve_cap(self._lane, approval, now=now)
+                self._log.info("cap_decided", decision=approval.state, actions=count)
                 changed += count
         if changed:
             self._on_released()

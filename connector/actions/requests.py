@@ -1,9 +1,10 @@
-"""A flow's call, read strictly. Klaviyo fills the body in from a template, so that a value with a
-quote in it can break the JSON or bring keys of its own: whatever is not expected is refused, with
-the item and the field that are at fault.
+"""Parses flow calls, strictly.
 
-The bodies are those that JeriCommerce and Yotpo document for their own endpoints (INTERFACE 4); a
-marketer's webhook moves here by changing its address.
+Klaviyo fills the body from a template, so a profile value that contains a quote can break the JSON
+or add keys. Anything unexpected is rejected with the item and the field that are wrong.
+
+The bodies are those that JeriCommerce and Yotpo document for their own endpoints: to move a
+webhook step here, change its URL.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _WHITESPACE = re.compile(r"\s", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class UseCase:
-    """What Yotpo's table of adjustments says: the sign, and whether points earned change too."""
+    """A row of Yotpo's table of adjustments: its sign, and whether it changes points earned."""
 
     sign: Literal[1, -1]
     earned: bool
@@ -55,8 +56,8 @@ USE_CASES: Mapping[str, UseCase] = {
 
 @dataclass(frozen=True, slots=True)
 class ActionRules:
-    """What a connection allows: points in one adjustment, ms for which a call without a key counts
-    as the same, and ms for which keys are kept."""
+    """The limits of a connection: points in one adjustment, ms within which two equal calls
+    without a key are one, and ms for which keys are kept."""
 
     max_amount: int
     dedupe_window: int
@@ -64,8 +65,8 @@ class ActionRules:
 
 
 def routes_for(offers: frozenset[Offer]) -> tuple[Route, ...]:
-    """The routes of a platform. Where it adjusts by sign it increases and decreases, and the other
-    way round."""
+    """The routes that a platform offers. One that adjusts by a signed amount can increase and
+    decrease, and the other way round."""
     signed = "adjust" in offers or {"increase", "decrease"} <= offers
     available: dict[Route, bool] = {
         "balance/increase": signed or "increase" in offers,
@@ -79,15 +80,16 @@ def routes_for(offers: frozenset[Offer]) -> tuple[Route, ...]:
 def parse_actions(
     route: Route, headers: Mapping[str, str], body: bytes, rules: ActionRules
 ) -> Sequence[ActionRequest]:
-    """What a call asks for, all of it. Raises Malformed naming the item and the field.
+    """All actions of a call. Raises Malformed naming the item and the field.
 
-    `headers` are lower case. Without a key an action is known by flow, person and content.
+    `headers` are lower case. The identity of an action without a key is its flow, person and
+    content.
     """
     data = _decode(body)
     many = isinstance(data, list) and route.startswith("balance/")
     items = data if many else [data]
     if not 0 < len(items) <= ITEMS_MAX:
-        _reject(f"the array: found {len(items)} items, allowed 1 to {ITEMS_MAX}")
+        _reject(f"body: found {len(items)} items, allowed 1 to {ITEMS_MAX}")
     key = _header_key(headers)
     flow = headers.get(FLOW_ID, "").strip()
     requests = []
@@ -105,29 +107,35 @@ def _decode(body: bytes) -> Any:
     def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            # A value that closed its quotes and went on would otherwise overrule what stands there.
-            _reject("a key stands twice in one object: does a value hold a quote?")
+            # A value with a quote can add a key that would override the template's own.
+            _reject(
+                "body: found a key twice in one object, allowed once (does a value contain a "
+                "quote?)"
+            )
         return found
 
     def reject_constant(word: str) -> NoReturn:
-        _reject(f"{word} is no number of JSON")
+        _reject(f"body: found {word}, allowed a finite number")
 
     try:
         return json.loads(
             body.decode(), object_pairs_hook=unique_keys, parse_constant=reject_constant
         )
     except UnicodeDecodeError:
-        _reject("the body is not UTF-8")
+        _reject("body: found bytes that are not UTF-8, allowed UTF-8")
     except RecursionError:
-        _reject("the body is nested too deeply")
+        _reject("body: nested too deeply, allowed an object or an array of objects")
     except json.JSONDecodeError as error:
-        _reject(f"the body is not JSON: {error}; does a value hold a quote or a line break?")
+        _reject(
+            f"body: not JSON ({error}), allowed JSON (does a value contain a quote or a line "
+            "break?)"
+        )
     except ValueError:
-        _reject("the body holds a number that is too long")
+        _reject("body: found a number with too many digits, allowed up to 12")
 
 
 class _Fields:
-    """One item: each field is read once and in full, and any other is refused."""
+    """The fields of one item. `location` precedes the field's name in every rejection."""
 
     def __init__(self, item: Any, location: str) -> None:
         self.location = location
@@ -136,11 +144,12 @@ class _Fields:
         self._item: dict[str, Any] = item
 
     def allow_only(self, *allowed: str) -> None:
+        """Reject every field that is neither one of these nor common to all routes."""
         for name in self._item:
             if name not in allowed and name not in _COMMON_FIELDS:
                 known = ", ".join((*allowed, *_COMMON_FIELDS))
                 shown = name if name.isascii() and name.isidentifier() else "a key"
-                self.reject(shown[:40], f"not a field of this route, allowed {known}")
+                self.reject(shown[:40], f"unknown field, allowed {known}")
 
     def has_value(self, name: str) -> bool:
         return self._item.get(name) is not None
@@ -150,24 +159,24 @@ class _Fields:
         if value is None and not required:
             return ""
         if not isinstance(value, str):
-            self.reject(name, f"found {_type_name(value)}, allowed a text")
+            self.reject(name, f"found {_type_name(value)}, allowed a string")
         value = value.strip()
         if not value and not required:
             return ""
         if not 0 < len(value) <= maximum:
             self.reject(name, f"found {len(value)} characters, allowed 1 to {maximum}")
         if "\0" in value or not _is_encodable(value):
-            self.reject(name, "found a character that is none")
+            self.reject(name, "found U+0000 or half a surrogate pair, allowed valid Unicode")
         return value
 
     def email(self, name: str) -> str:
         value = self.text(name, 254).lower()
         if not valid_email(value):
-            self.reject(name, "found no e-mail address that a person can have")
+            self.reject(name, "found no valid e-mail address, allowed name@example.com")
         return value
 
     def flag(self, name: str) -> bool | None:
-        """True, false, or how a template writes them; None where it is not there."""
+        """True or false, also as a string (templates write "True"); None without the field."""
         value = self._item.get(name)
         if isinstance(value, str) and value.strip().lower() in ("true", "false"):
             return value.strip().lower() == "true"
@@ -176,7 +185,7 @@ class _Fields:
         return value
 
     def integer(self, name: str, maximum: int, *, signed: bool) -> int:
-        """A whole number other than 0: 100, 100.0 and "100" alike."""
+        """A whole number other than 0. 100, 100.0 and "100" are the same."""
         value = self._item.get(name)
         text = str(value).strip() if not isinstance(value, bool) else ""
         match = _INTEGER.fullmatch(text) if isinstance(value, str | int | float) else None
@@ -185,7 +194,9 @@ class _Fields:
         if not match or number == 0 or (number < 0 and not signed):
             self.reject(name, f"found {_type_name(value)}, allowed {kind}")
         if abs(number) > maximum:
-            self.reject(name, f"more than [connections.actions] max_amount, which is {maximum}")
+            self.reject(
+                name, f"above the limit, allowed up to {maximum} ([connections.actions] max_amount)"
+            )
         return number
 
     def reject(self, name: str, what: str) -> NoReturn:
@@ -193,8 +204,8 @@ class _Fields:
 
 
 def _type_name(value: Any) -> str:
-    """What was found, without telling it: it may be somebody's data."""
-    kinds = {dict: "an object", list: "an array", str: "a text", bool: "true or false"}
+    """The JSON type of a value, not the value: it may be personal data."""
+    kinds = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
     if value is None:
         return "nothing"
     return kinds.get(type(value), "a number")
@@ -217,7 +228,7 @@ def _reject(detail: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class _ParsedAction:
-    """An action as read, on its way to an identity."""
+    """An action as parsed, without its identity."""
 
     route: Route
     action: Action
@@ -240,7 +251,7 @@ def _once_per(fields: _Fields, rules: ActionRules) -> int | None:
     try:
         window = round(seconds(text) * 1000)
     except ValueError:
-        fields.reject("once_per", 'found no duration, allowed one such as "300d"')
+        fields.reject("once_per", 'found no duration, allowed a duration such as "300d"')
     if not rules.dedupe_window <= window <= rules.key_retention:
         shortest, maximum = rules.dedupe_window // 3_600_000, rules.key_retention // 86_400_000
         fields.reject(
@@ -262,7 +273,7 @@ def _header_key(headers: Mapping[str, str]) -> str:
 
 def _balance_parser(name: ActionName, sign: int) -> Callable[[_Fields, ActionRules], _ParsedAction]:
     def parse_one(fields: _Fields, rules: ActionRules) -> _ParsedAction:
-        """JeriCommerce's body. At Yotpo an increase is a reward and a decrease is a redemption."""
+        """JeriCommerce's body. At Yotpo an increase is a reward, a decrease a redemption."""
         fields.allow_only("email", "amount", "reason")
         action = Action(
             name=name,
@@ -277,7 +288,7 @@ def _balance_parser(name: ActionName, sign: int) -> Callable[[_Fields, ActionRul
 
 
 def _adjust(fields: _Fields, rules: ActionRules) -> _ParsedAction:
-    """Yotpo's body; `use_case` stands for the sign and the points-earned flag."""
+    """Yotpo's body; `use_case` sets the sign and the points-earned flag."""
     amount, earned_flag = "point_adjustment_amount", "apply_adjustment_to_points_earned"
     fields.allow_only(
         "customer_email",
@@ -296,9 +307,11 @@ def _adjust(fields: _Fields, rules: ActionRules) -> _ParsedAction:
         if case is None:
             fields.reject("use_case", f"allowed {', '.join(USE_CASES)}")
         if points < 0 and case.sign > 0:
-            fields.reject(amount, f"found a negative number, and {word} adds points")
+            fields.reject(
+                amount, f"found a negative number, allowed a positive one: {word} adds points"
+            )
         if earned not in (None, case.earned):
-            fields.reject(earned_flag, f"{word} means {str(case.earned).lower()}")
+            fields.reject(earned_flag, f"allowed {str(case.earned).lower()} or nothing with {word}")
         points, earned = case.sign * abs(points), case.earned
     visible = fields.flag("visible_to_customer")
     email, customer = _person(fields, "customer_email")
@@ -319,7 +332,7 @@ def _push(fields: _Fields, rules: ActionRules) -> _ParsedAction:
     email, customer = _person(fields, "email")
     url = fields.text("url", URL_MAX, required=False)
     if url and (not url.startswith(("https://", "http://")) or _WHITESPACE.search(url)):
-        fields.reject("url", "allowed an address that begins with https://")
+        fields.reject("url", "allowed a URL without spaces that begins with https:// or http://")
     action = Action(
         name="push",
         email=email,
@@ -331,12 +344,12 @@ def _push(fields: _Fields, rules: ActionRules) -> _ParsedAction:
 
 
 def _person(fields: _Fields, email: str) -> tuple[str | None, str | None]:
-    """Address, the platform's or Klaviyo's id, or both. A template leaves an empty text for what a
-    profile has not."""
+    """The person's address, id at the platform or at Klaviyo, or both. A template writes an empty
+    string for a value that the profile does not have."""
     email_address = fields.email(email) if fields.text(email, 254, required=False) else None
     customer = fields.text("customer_id", ID_MAX, required=False) or None
     if not email_address and not customer:
-        fields.reject(email, "nobody is named, neither here nor by customer_id")
+        fields.reject(email, f"found no person, allowed {email}, customer_id or both")
     return email_address, customer
 
 

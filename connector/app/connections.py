@@ -10,6 +10,7 @@ from connector.app.wiring import BuildResult, ConnectionBuilder
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config
 from connector.domain.errors import Problem
+from connector.pipeline.intake import Intake
 from connector.ports import Clock, Lease, Store
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
@@ -38,6 +39,7 @@ class Connections:
         clock: Clock,
         metrics: Metrics,
         problems: ProcessProblems,
+        intake: Intake,
     ) -> None:
         self.runtimes: dict[str, ConnectionRuntime] = {}
         self.broken: dict[str, str] = {}
@@ -47,13 +49,20 @@ class Connections:
         self._clock = clock
         self._metrics = metrics
         self._problems = problems
+        self._intake = intake
         self._log = log.get("connections")
 
     async def build(self, config: Config) -> Candidate:
         """Raises ConfigError, with nothing left open, for what is wrong in a file."""
         self.limiters.reset_uses()
         builder = ConnectionBuilder(
-            config, self._store, self._lease, self._clock, self._metrics, self.limiters
+            config,
+            self._store,
+            self._lease,
+            self._clock,
+            self._metrics,
+            self.limiters,
+            intake=self._intake,
         )
         return Candidate(config, await builder.build_all(config.connections))
 

@@ -24,7 +24,6 @@ from connector.config import Config
 from connector.config import load as load_config
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import LaneId
 from connector.net import http
 from connector.pipeline.intake import Intake
 from connector.pipeline.lane_queues import all_queues
@@ -119,8 +118,9 @@ class App:
 
     def _compose(self) -> None:
         """The objects that live as long as the process."""
+        self.intake = Intake(self.store, self.store.action_intake)
         self.connections = Connections(
-            self.store, self._lease, self.clock, self.metrics, self._problems
+            self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )
         self.commands = Commands(
             self.store,
@@ -131,7 +131,6 @@ class App:
             workers=self._all_workers,
         )
         self._stack.push_async_callback(self.commands.stop)
-        self.intake = Intake(self.store, self.clock, self.metrics, on_ready=self._on_records_stored)
         self.maintenance = Maintenance(
             self.store, self.intake, self.connections, self._problems, self.clock, self.metrics
         )
@@ -243,25 +242,14 @@ class App:
 
     async def _serve(self) -> None:
         server = self.config.server
-        webhooks = WebhookApp(
-            self.connections.runtimes.get,
-            self.intake,
-            self.clock,
-            self.metrics,
-            broken=self.connections.broken,
-        )
-        flows = FlowApp(
-            self.connections.runtimes.get,
-            self.clock,
-            self.metrics,
-            closed=lambda: self.intake.closed_by,
-            broken=self.connections.broken,
-        )
+        runtimes, broken = self.connections.runtimes, self.connections.broken
+        webhooks = WebhookApp(runtimes.get, self.metrics, broken=broken)
+        flows = FlowApp(runtimes.get, self.clock, self.metrics, broken=broken)
         shared, grace = server.admin_port == 0, server.shutdown_timeout
-        public = application(webhooks, self.health, admin=shared, flows=flows)
+        public = application(self.health, (webhooks, flows), admin=shared)
         listeners = [Server(public, server.host, server.port, grace=grace, key="server.port")]
         if not shared:
-            admin = application(None, self.health, admin=True)
+            admin = application(self.health, admin=True)
             listeners.append(
                 Server(admin, server.host, server.admin_port, grace=grace, key="server.admin_port")
             )
@@ -272,19 +260,6 @@ class App:
             else:
                 await listener.start()
                 self.servers.append(listener)
-
-    def _on_records_stored(self, lane: LaneId) -> None:
-        for runtime in self.connections.runtimes.values():
-            if runtime.events.lane.id == lane:
-                runtime.events.wake()
-                if runtime.reads:
-                    runtime.reads.wake()
-                endpoint = runtime.webhook_endpoint
-                if runtime.writes and endpoint and endpoint.extracts:
-                    runtime.writes.wake()
-                for dispatcher in (runtime.actions, *runtime.memberships):
-                    if dispatcher:
-                        dispatcher.wake()
 
     # ── workers of the process ───────────────────────────────────────────────────────────────────
 

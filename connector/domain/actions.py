@@ -1,4 +1,4 @@
-"""Points adjustments and pushes that Klaviyo flows ask of a platform."""
+"""Points adjustments and pushes that flows and segments request at a platform."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ActionName = Literal["increase", "decrease", "adjust", "push"]
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One adjustment or push, as it was asked for.
+    """One adjustment or push, as it was requested.
 
-    `amount` is signed: more or fewer points; `earned` whether it also counts towards points ever
-    earned, `visible` whether the person sees it. `ref` is ours, given when it is stored: what the
-    action is known by at the platform where it keeps one. `customer` is the id that the caller
-    gave, the platform's or Klaviyo's; `email` and `person` (the platform's id) are what is known
-    of him.
+    `amount` is signed points. `earned`: whether it also counts towards points ever earned;
+    `visible`: whether the person sees it. `ref` is our reference, made when the action is stored;
+    look-ups search for it at platforms that keep one. `customer` is the id that the caller gave,
+    the platform's or Klaviyo's; `email` and `person` (the platform's id) are what is known of the
+    person.
     """
 
     name: ActionName
@@ -49,13 +49,13 @@ Origin = Literal["flow", "segment"]
 
 
 REF_PATTERN = re.compile(r"\blc[0-9a-f]{10}\b", re.ASCII)
-"""What `Action.ref` looks like wherever a platform gives it back."""
+"""`Action.ref` inside any text that a platform returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActionRequest:
-    """An action and what it is known again by: the same `key` for the same person on the same
-    `route` is the same action, for `window` ms (None: for as long as keys are kept)."""
+    """An action and its identity: the same `key` for the same person on the same `route` is the
+    same action, for `window` ms (None: as long as keys are kept)."""
 
     action: Action
     route: str
@@ -65,8 +65,8 @@ class ActionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What a day (24 h) may hold before a person is asked: adjustments `per_person`, and points up
-    or down in `total` (0: as many as you like)."""
+    """Limits in 24 h above which actions are held for approval: adjustments `per_person`, and the
+    sum of absolute points in `total` (0: no limit)."""
 
     per_person: int
     total: int = 0
@@ -74,7 +74,7 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class ActionBatch:
-    """Actions of one call: stored whole or not at all. `lane` is the platform's lane of actions."""
+    """The actions of one call, all stored or none. `lane` is the platform's lane of actions."""
 
     lane: Lane
     origin: Origin
@@ -85,8 +85,8 @@ class ActionBatch:
 
 @dataclass(frozen=True, slots=True)
 class ActionReceipt:
-    """What became of a call: new actions that go out, those known before, and new ones that wait
-    for a person because of a cap."""
+    """How a call was stored: new actions to send, duplicates of stored ones, and new actions held
+    because they exceed a cap."""
 
     accepted: int
     duplicates: int
@@ -95,7 +95,7 @@ class ActionReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Nothing of the call was stored: its `item` (from 1) has the key of another action with other
-    content."""
+    """Nothing of the call was stored: the key of its `item` (from 1) belongs to a stored action
+    with other content."""
 
     item: int

@@ -39,6 +39,7 @@ from connector.ports import (
     Queue,
     ReadyCounts,
     Renderer,
+    RetryPolicy,
     Sink,
 )
 from connector.runtime import log
@@ -57,11 +58,12 @@ _CANCEL_GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`[delivery]` as a lane needs it: seconds, and ms for `horizon`."""
+    """`[delivery]` as a lane needs it: seconds; `horizon` and `look_ups` as in RetryPolicy."""
 
     bulk_threshold: int = 50
     probe_every: float = 30.0
     horizon: int = 3 * 86_400_000
+    look_ups: Sequence[int] = (0,)
     retry_base: float = 1.0
     retry_max: float = 300.0
 
@@ -430,14 +432,15 @@ class Dispatcher(Generic[M]):
         horizon = self._policy.horizon
         if self.state.mode != "running":
             horizon += now - self.state.since
+        policy = RetryPolicy(horizon, self._policy.look_ups)
         while True:
             try:
                 await self._queue.settle(
                     claim,
                     delivery.outcomes,
                     now=now,
+                    policy=policy,
                     requests=delivery.requests,
-                    horizon=horizon,
                 )
                 return True
             except StoreError as error:

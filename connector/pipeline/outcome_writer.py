@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.domain.outcomes import Dead, Delivery, Outcome
 from connector.domain.records import Claim
-from connector.ports import Clock, Queue
+from connector.ports import Clock, Queue, RetryPolicy
 
 _RETRY_SECONDS = 1.0
 
@@ -39,16 +40,16 @@ class StoreOutage:
 
 
 class OutcomeWriter:
-    """Settles the claims of one lane. `horizon`: ms that a record is retried."""
+    """Settles the claims of one lane under its retry policy."""
 
     def __init__(
-        self, queue: Queue, clock: Clock, outage: StoreOutage, log: Any, *, horizon: int
+        self, queue: Queue, clock: Clock, outage: StoreOutage, log: Any, *, policy: RetryPolicy
     ) -> None:
         self._queue = queue
         self._clock = clock
         self._outage = outage
         self._log = log
-        self._horizon = horizon
+        self._policy = policy
         self._aborted = False
 
     def abort(self) -> None:
@@ -89,7 +90,7 @@ class OutcomeWriter:
                     delivery.outcomes,
                     now=now,
                     requests=delivery.requests,
-                    horizon=self._horizon + paused,
+                    policy=replace(self._policy, horizon=self._policy.horizon + paused),
                 )
             except StoreError as error:
                 if error.problem is Problem.STORE_REFUSED:

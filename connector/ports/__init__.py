@@ -6,7 +6,16 @@ each, and `store` all of it.
 
 from __future__ import annotations
 
-from connector.ports.actions import ActionQueue, ActionState, ActionView, Decision, Throughput
+from connector.ports.actions import (
+    ActionDecisions,
+    ActionIntake,
+    ActionQueue,
+    ActionState,
+    ActionView,
+    ActionViews,
+    Decision,
+    Throughput,
+)
 from connector.ports.admin import (
     Approval,
     Approvals,
@@ -38,7 +47,15 @@ from connector.ports.klaviyo import (
     RemoteState,
     TargetGroups,
 )
-from connector.ports.memberships import MembershipCounts, Memberships, PendingRemovals
+from connector.ports.memberships import (
+    GroupScans,
+    MemberGroups,
+    MembershipCounts,
+    MembershipQueue,
+    PendingRemovals,
+    SegmentJoins,
+    TargetMembers,
+)
 from connector.ports.people import (
     AcceptedEvent,
     Erasure,
@@ -78,15 +95,19 @@ from connector.ports.queues import (
     ReadyCounts,
     ReceiptQueue,
     Receipts,
+    RetryPolicy,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry
 from connector.ports.store import Checkpoints, Facts, Holder, Lanes, Leases, Outbox, Store
 
 __all__ = [
     "AcceptedEvent",
+    "ActionDecisions",
+    "ActionIntake",
     "ActionQueue",
     "ActionState",
     "ActionView",
+    "ActionViews",
     "Actions",
     "AffectedResources",
     "Approval",
@@ -118,6 +139,7 @@ __all__ = [
     "FreshView",
     "Grant",
     "GroupKind",
+    "GroupScans",
     "History",
     "Holder",
     "JobResult",
@@ -128,11 +150,12 @@ __all__ = [
     "Ledger",
     "ListedPerson",
     "Member",
+    "MemberGroups",
     "MembersPage",
     "MembershipCounts",
+    "MembershipQueue",
     "MembershipResult",
     "MembershipWriter",
-    "Memberships",
     "Notifications",
     "Offer",
     "OpenReceipt",
@@ -159,11 +182,14 @@ __all__ = [
     "RemoteState",
     "Renderer",
     "Reports",
+    "RetryPolicy",
+    "SegmentJoins",
     "Sink",
     "Store",
     "Stream",
     "SyncedPerson",
     "TargetGroups",
+    "TargetMembers",
     "Throughput",
     "TimelineEntry",
     "Webhook",

@@ -1,4 +1,4 @@
-"""What flows asked of a platform."""
+"""Actions at the platform: what is stored, sent, looked up and decided."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ ActionState = Literal[
 
 @dataclass(frozen=True, slots=True)
 class ActionView:
-    """An action as a person sees it, who it is for included. `uncertain` is looked up until
-    `settled_at` is set: from then on a person decides. `ours` and `theirs` are what it is known by
-    here and at the platform; `evidence` is an answer that came too late to settle anything."""
+    """An action for a person to read.
+
+    An `uncertain` action is looked up until `settled_at` is set; from then on a person decides.
+    `ref` is our reference, `platform_ref` the platform's. `evidence` is an answer that arrived too
+    late to settle the action.
+    """
 
     id: int
     connection: str
@@ -45,7 +48,8 @@ class ActionView:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """A lane of actions: how many wait to be sent, and requests a second in the last minute."""
+    """Of one lane of actions: how many wait to be sent, and requests per second in the last
+    minute."""
 
     waiting: int
     per_second: float
@@ -55,53 +59,70 @@ Decision = Literal["applied", "again", "refuse"]
 
 
 class ActionQueue(Queue, Protocol):
-    """Adjustments and pushes: promise 4. A claim is the mark "sent": what was claimed and never
-    settled is looked up, not sent again."""
+    """Actions that a lane sends at most once (guarantee 4).
 
-    def set_lookup_delays(self, lane: LaneId, after: Sequence[int]) -> None:
-        """From now on this lane's unknown outcomes are looked up so many ms after the send."""
+    A claim marks an action as sent: one that was claimed and never settled is looked up, not sent
+    again.
+    """
+
+    async def platform_id(self, connection: str, email: str) -> str | None:
+        """The platform's id of the person with this address; None when it is not known."""
         ...
+
+    async def prune(self, *, before: Millis, limit: int) -> int:
+        """Delete settled actions received before then, at most `limit`: their keys can be used
+        again. Returns how many."""
+        ...
+
+
+class ActionIntake(Protocol):
+    """Stores requested actions, each once."""
 
     async def add(self, batches: Sequence[ActionBatch]) -> Sequence[ActionReceipt | Conflict]:
-        """Store calls in one transaction, each whole or not at all; one answer per call.
+        """Store batches in one transaction, each batch whole or not at all; one result per batch.
 
-        An action known by its identity and content is a duplicate and changes nothing. One beyond
-        a cap is held, and a question (`cap`) asked.
+        An action with the identity and content of a stored one is a duplicate and changes nothing.
+        One that exceeds a cap is held, and an approval (`cap`) is requested.
         """
         ...
+
+
+class ActionViews(Protocol):
+    """Actions and their counts, for people and metrics."""
 
     async def find(
         self, *, connection: str | None = None, stuck: bool = False, limit: int = 100
     ) -> Sequence[ActionView]:
-        """Uncertain and held ones first, then the newest; `stuck`: those that wait for a person."""
-        ...
-
-    async def decide(
-        self, id: int, decision: Decision, *, by: str, now: Millis
-    ) -> ActionView | str:
-        """What a person says of an action: it was applied; send it (again); it shall not be sent.
-        The action as it is now, or why this cannot be said of it."""
-        ...
-
-    async def resolve_cap(self, lane: Lane, approval: Approval, *, now: Millis) -> int:
-        """Release or refuse what a cap held until the question was answered, and close it; what
-        was held since is asked about anew. Returns how many changed."""
-        ...
-
-    async def release_identified(self, lane: LaneId, *, now: Millis) -> int:
-        """Release what was held because its person was not known, where he has been seen since."""
-        ...
-
-    async def platform_id(self, connection: str, email: str) -> str | None:
-        """The platform's id of the person with this address, where he has been seen."""
+        """Uncertain and held actions first, then the newest. `stuck`: only the first."""
         ...
 
     async def uncertain(self) -> Mapping[str, int]:
-        """Connection → actions of which nobody knows whether they were applied."""
+        """Connection → number of actions that may have been applied or not."""
         ...
 
     async def throughput(self, lane: LaneId, *, now: Millis) -> Throughput: ...
 
-    async def prune(self, *, before: Millis, limit: int) -> int:
-        """Forget settled actions received before then, at most `limit`: their keys count again."""
+
+class ActionDecisions(Protocol):
+    """Ends of uncertain and held actions that no answer of the platform brings."""
+
+    async def decide(
+        self, id: int, decision: Decision, *, by: str, now: Millis
+    ) -> ActionView | str:
+        """Record a person's decision: it was applied, send it again, or never send it.
+
+        Returns the action as it is now, or why this decision is not possible.
+        """
+        ...
+
+    async def resolve_cap(self, lane: Lane, approval: Approval, *, now: Millis) -> int:
+        """Release or discard what a cap held until the approval was decided, and close it.
+
+        Actions held since then need an approval of their own, which is requested. Returns how many
+        actions changed.
+        """
+        ...
+
+    async def release_identified(self, lane: LaneId, *, now: Millis) -> int:
+        """Release actions held for an unknown person who has been seen since; how many."""
         ...

@@ -63,6 +63,18 @@ class Fence:
     token: int
 
 
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When outcomes that are not final are tried again, in ms.
+
+    A Retry whose first failure is `horizon` ago or longer becomes a dead letter. An action with an
+    unknown outcome is looked up `look_ups` after it was sent; empty: never.
+    """
+
+    horizon: int
+    look_ups: Sequence[int] = (0,)
+
+
 class Queue(Protocol):
     """Entries that a lane takes out, one holder at a time."""
 
@@ -94,13 +106,12 @@ class Queue(Protocol):
         outcomes: Sequence[Outcome],
         *,
         now: Millis,
+        policy: RetryPolicy,
         requests: Sequence[Request] = (),
-        horizon: int,
     ) -> int:
         """Write outcomes; returns how many entries changed.
 
         Only entries that this claim still holds change: a late or second settle changes nothing.
-        A Retry whose first failure is `horizon` ms ago or longer becomes a dead letter.
         """
         ...
 

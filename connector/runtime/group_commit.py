@@ -1,5 +1,7 @@
-"""Group commit: items that arrive during a commit share the next one, so that a burst costs a few
-fsyncs. A caller returns after the commit that contains its item."""
+"""Group commit: items that arrive during a commit share the next one.
+
+A burst costs a few fsyncs, not one per item. Each caller waits for the commit of its own item.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +19,33 @@ _MAX_WAITING_ROWS = 50_000
 
 
 class GroupCommit(Generic[T, R]):
-    """Commits items in groups. `commit` stores a group in one transaction and returns one result
-    per item; `size` returns the number of rows of an item."""
+    """Commits items in groups.
+
+    `commit` stores items in one transaction and returns one result per item, in their order.
+    `size` is the number of rows of an item; at most `max_waiting_rows` wait for a commit.
+    """
 
     def __init__(
-        self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], size: Callable[[T], int]
+        self,
+        commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        size: Callable[[T], int],
+        *,
+        max_waiting_rows: int = _MAX_WAITING_ROWS,
     ) -> None:
         self._commit = commit
         self._size = size
+        self._max_waiting_rows = max_waiting_rows
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._rows = 0
         self._committing: asyncio.Task[None] | None = None
 
     async def put(self, item: T) -> R:
-        """The result of an item after its commit. Raises StoreError if it is not stored."""
+        """Store the item and return its result. Raises StoreError: it is not stored."""
         size = self._size(item)
-        if self._rows + size > _MAX_WAITING_ROWS:
+        if self._rows + size > self._max_waiting_rows:
             raise StoreError(
                 Problem.STORE_UNAVAILABLE,
-                f"more than {_MAX_WAITING_ROWS:,} records wait for a commit",
+                f"{self._rows} rows wait to be stored, allowed {self._max_waiting_rows}",
             )
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
@@ -61,7 +71,8 @@ class GroupCommit(Generic[T, R]):
         return group
 
     async def _store(self, group: list[tuple[T, asyncio.Future[R]]]) -> None:
-        """Commit a group in one transaction; if that fails, each item in its own."""
+        """Store a group in one transaction. If that fails, store each item in its own, so that an
+        item that cannot be stored fails alone."""
         try:
             results = await self._commit([item for item, _ in group])
         except Exception as error:

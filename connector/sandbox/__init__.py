@@ -1,7 +1,7 @@
-"""The platforms, emulated: faithfully enough to be useful, strictly enough to be a test.
+"""Sandbox versions of Klaviyo and the platforms: strict emulations on loopback.
 
-`connector demo` and `connector sandbox` run these; tests drive them over real sockets. What is
-emulated by guess, because no public page states it, is marked "guess" where it is written.
+`connector demo` and `connector sandbox` run them; tests use them over real sockets. Behaviour that
+no public page states is marked "guess" in the module that implements it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The platforms that `connector demo` and `connector sandbox` show: to add one, add its entry."""
+"""The platforms of `connector demo` and `connector sandbox`. To add one, add an entry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from connector.sandbox.yotpo.server import YotpoSandbox
 
 
 class PlatformSandbox(WebhookSource, Protocol):
-    """A platform, emulated. Its people have an `email` and a `balance`."""
+    """The sandbox of a platform. Its people have an `email` and a `balance`."""
 
     @property
     def app(self) -> ASGIApp: ...
@@ -23,15 +23,15 @@ class PlatformSandbox(WebhookSource, Protocol):
     def people(self) -> Sequence[Any]: ...
 
     def state(self) -> dict[str, Any]:
-        """Counters, `throttled` and `violations` among them."""
+        """Counters, including `throttled` and `violations`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DemoPlatform:
-    """A platform to show: `settings` are the lines below [connections.settings], where {url} is the
-    double's address. `balance` is the profile field that holds a person's points; of every event
-    that is sent, `share` parts are this platform's."""
+    """A platform of the demo. `settings`: the lines of [connections.settings], where {url} is the
+    sandbox's URL. `balance`: the profile field with a person's points. `share`: its share of the
+    traffic, relative to the other platforms' shares."""
 
     source: str
     title: str
@@ -51,12 +51,12 @@ base_url = "{url}"
 program = "demo"
 api_key = "jeri_sandbox"
 webhook_secret = "jeri_webhook_secret"
-rate_per_second = 100    # the sandbox has no limit; JeriCommerce publishes none, the default is 5
+rate_per_second = 100    # the sandbox has no limit; the default is 5, JeriCommerce publishes none
 """,
         balance="balance",
         share=16,
     ),
-    # Few events: each makes somebody be read, and Yotpo answers 5 requests a second.
+    # Few events: each causes a read of a person, and Yotpo allows 5 requests per second.
     DemoPlatform(
         "yotpo",
         "Yotpo",

@@ -1,5 +1,5 @@
-"""Faults that a sandbox shows on demand. Which fault meets which request is decided here; what it
-does to the connection is in `gate.py`."""
+"""Faults that can be injected into a sandbox: which request gets which fault. `gate.py` applies
+them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 @dataclass(slots=True)
 class Fault:
-    """One fault, in force until its `count` is used up or it is cleared.
+    """One fault, active until its `count` is used up or it is cleared.
 
-    `endpoint`  an endpoint's short name ("events"), or "*" for all
-    `method`    only requests of this method; None: all
-    `status`    what `status` (default 500) and an unapplied `stall` (default 503) answer
-    `applied`   whether the request takes effect (`status`, `stall`)
-    `count`     how many requests it meets at most; `probability`: the share that it meets
-    `seconds`   how long a `stall` lasts
-    `match`     only requests whose body contains this; `poison` needs it
-    `pointer`   whether `poison` names the place of the match or only `/data`
-    `retry_after`  seconds, sent as `Retry-After` with `status`
+    `endpoint`: an endpoint's short name ("events"), or "*" for all.
+    `method`: only requests with this method; None: all.
+    `status`: response of `status` (default 500) and of an unapplied `stall` (default 503).
+    `applied`: whether the request takes effect (`status`, `stall`).
+    `count`: maximum number of requests; `probability`: share of the requests.
+    `seconds`: duration of a `stall`.
+    `match`: only requests whose body contains this; required for `poison`.
+    `pointer`: whether `poison` points at the match or only at `/data`.
+    `retry_after`: seconds, sent as `Retry-After` with `status`.
 
-    `empty_job_id` takes effect and answers as usual, but with "" for the id of what it made.
+    `empty_job_id` takes effect and responds as usual, but with "" as the id of the new job.
     """
 
     endpoint: str
@@ -53,7 +53,7 @@ class Fault:
 
     @property
     def takes_effect(self) -> bool:
-        """Whether the request is applied although its answer is disturbed."""
+        """Whether the request is applied although its response is disturbed."""
         if self.kind in ("status", "stall"):
             return self.applied
         return self.kind in ("reset_after", "truncate", "empty_job_id")
@@ -75,7 +75,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 class Faults:
-    """The faults in force, in the order in which they were added; the first that meets wins."""
+    """The active faults in the order of adding; the first one that matches is used."""
 
     def __init__(self, seed: int = 1) -> None:
         self._random = random.Random(seed)
@@ -84,24 +84,24 @@ class Faults:
     def __len__(self) -> int:
         return len(self._faults)
 
-    def add(self, endpoint: str, kind: Kind, **how: Any) -> Fault:
-        """Add a fault; `how` holds the other fields of `Fault`. ValueError when it is no fault."""
-        return self.parse({"endpoint": endpoint, "kind": kind, **how})
+    def add(self, endpoint: str, kind: Kind, **fields: Any) -> Fault:
+        """Add a fault; `fields` are the other fields of `Fault`. Raises ValueError."""
+        return self.parse({"endpoint": endpoint, "kind": kind, **fields})
 
     def parse(self, given: Mapping[str, Any]) -> Fault:
-        """Add a fault from its JSON form. ValueError says what is wrong with it."""
+        """Add a fault from its JSON form. Raises ValueError with the reason."""
         for name, value in given.items():
             types = _TYPES.get(name)
             if types is None:
-                raise ValueError(f"a fault has no {name!r}")
+                raise ValueError(f"a fault has no field {name!r}")
             if value is not None and (
                 not isinstance(value, types) or (isinstance(value, bool) and bool not in types)
             ):
                 raise ValueError(f"{name!r} has the wrong type")
         if given.get("kind") not in KINDS:
-            raise ValueError(f"'kind' is one of {', '.join(KINDS)}")
+            raise ValueError(f"'kind' must be one of {', '.join(KINDS)}")
         if given.get("count") is not None and given["count"] < 1:
-            raise ValueError("'count' is at least 1")
+            raise ValueError("'count' must be at least 1")
         if given["kind"] == "poison" and not given.get("match"):
             raise ValueError("'poison' needs 'match'")
         fields = {name: value for name, value in given.items() if value is not None}
@@ -124,7 +124,7 @@ class Faults:
         self._faults.clear()
 
     def pick(self, endpoint: str, method: str, body: bytes) -> Fault | None:
-        """The fault that meets this request, if any; its count goes down by one."""
+        """The fault for this request, or None. Decreases its count."""
         for fault in self._faults:
             if fault.endpoint not in ("*", endpoint) or fault.method not in (None, method):
                 continue

@@ -1,7 +1,7 @@
-"""The gate before a sandbox: admission (credentials, limits), faults and the count of requests.
+"""The layer around a sandbox's app: authorization, rate limits, fault injection, request counts.
 
-It stands outside the Starlette app because a fault has to apply a request and then lose, cut or
-delay its answer, which a handler cannot do to itself.
+It wraps the Starlette app because a fault may apply a request and then drop, truncate or delay the
+response, which a route handler cannot do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from connector.sandbox.faults import Fault, Faults
 from connector.sandbox.limits import Header
 
 TRANSPORT = "connector.sandbox.transport"
-"""Key in the ASGI scope's `extensions` under which `serve.py` leaves the connection's transport."""
+"""Key in the ASGI scope's `extensions` for the connection's transport, set by `serve.py`."""
 
 _CHALLENGE = (
     b"<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>"
@@ -34,7 +34,7 @@ _RESET_NOT_CLOSE = struct.pack("ii", 1, 0)
 
 
 class JSON(Response):
-    """A JSON answer written by orjson."""
+    """A JSON response, encoded by orjson."""
 
     media_type = "application/json"
 
@@ -44,36 +44,36 @@ class JSON(Response):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`label` is the method and route template, `endpoint` the short name that faults go by."""
+    """`label`: method and route template. `endpoint`: the short name that faults use."""
 
     label: str
     endpoint: str
 
 
 class Platform(Protocol):
-    """What the gate must know of the platform behind it."""
+    """What the gate needs from the platform."""
 
     def operation(self, method: str, path: str) -> Operation:
-        """Which operation a request is; unknown paths share one."""
+        """The operation of a request; unknown paths share one."""
 
     def authorize(
         self, scope: Scope, operation: Operation
     ) -> tuple[Response | None, Sequence[Header]]:
-        """The answer that refuses the request, if it is refused, and headers for every answer."""
+        """The response if the request is rejected, and headers for every response."""
 
     def refusal(self, status: int, pointers: Sequence[str]) -> Response:
-        """An error in the platform's own shape."""
+        """An error response in the platform's format."""
 
     def locate(self, body: bytes, match: str) -> Sequence[str]:
-        """Where in the body `match` stands, as the platform would point at it."""
+        """Where the body contains `match`, in the platform's notation."""
 
     def state(self) -> dict[str, object]:
         """Counters for `GET /_sandbox/state`."""
 
 
 class Gate:
-    """An ASGI app around `inner`. `requests` counts answers by operation, then by status, or by
-    "reset" where no answer was given."""
+    """An ASGI app around `inner`. `requests` counts responses by operation and status; "reset" if
+    there was no response."""
 
     def __init__(self, inner: ASGIApp, platform: Platform, faults: Faults) -> None:
         self._inner = inner
@@ -87,12 +87,12 @@ class Gate:
             return
         body = await _read(receive)
         if body is None:
-            return  # the caller left in mid-sentence: nobody is there to be answered
+            return  # the client disconnected before the body was complete
         operation = self._platform.operation(scope["method"], scope["path"])
-        refused, headers = self._platform.authorize(scope, operation)
+        rejected, headers = self._platform.authorize(scope, operation)
         out = _Out(send, headers, self.requests[operation.label])
-        if refused is not None:
-            await refused(scope, receive, out)
+        if rejected is not None:
+            await rejected(scope, receive, out)
             return
         fault = self._faults.pick(operation.endpoint, scope["method"], body)
         if fault is None:
@@ -106,10 +106,10 @@ class Gate:
         answer: list[Message] = []
         if fault.takes_effect:
 
-            async def keep(message: Message) -> None:
+            async def capture(message: Message) -> None:
                 answer.append(message)
 
-            await self._inner(scope, _replay(body), keep)
+            await self._inner(scope, _replay(body), capture)
 
         match fault.kind:
             case "reset_before" | "reset_after":
@@ -146,7 +146,7 @@ class Gate:
 
 
 class _Out:
-    """Sends on, adds headers to the answer's start and counts its status."""
+    """Forwards messages, adds headers to the response and counts its status."""
 
     def __init__(self, send: Send, headers: Sequence[Header], counter: Counter[str]) -> None:
         self._send = send
@@ -207,7 +207,7 @@ def _replay(body: bytes) -> Callable[[], Awaitable[Message]]:
 
 
 async def _client_disconnected(receive: Receive, seconds: float) -> bool:
-    """Wait; True as soon as the client has left, so that a stall does not outlive its client."""
+    """Wait up to `seconds`; True as soon as the client has disconnected."""
     try:
         async with asyncio.timeout(seconds):
             while (await receive())["type"] != "http.disconnect":
@@ -218,13 +218,13 @@ async def _client_disconnected(receive: Receive, seconds: float) -> bool:
 
 
 async def _close_connection(scope: Scope, receive: Receive, *, reset: bool) -> None:
-    """End the connection: by a TCP reset, or after what was written has been flushed."""
+    """Close the connection: by a TCP reset, or after flushing what was written."""
     transport: asyncio.Transport | None = (scope.get("extensions") or {}).get(TRANSPORT)
     if transport is None:
         raise ConnectionResetError("the sandbox reset the connection")
     if reset:
         connection = transport.get_extra_info("socket")
-        # Without this the kernel says FIN where a crash or a cut line would say RST.
+        # Without this the kernel would send FIN instead of RST.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_NOT_CLOSE)
         transport.abort()
     else:
@@ -234,7 +234,7 @@ async def _close_connection(scope: Scope, receive: Receive, *, reset: bool) -> N
 
 
 def _without_id(answer: Sequence[Message]) -> list[Message]:
-    """The same answer with "" for `data.id`; an error stays as it is."""
+    """The same response with "" as `data.id`; an error response is unchanged."""
     start = next(m for m in answer if m["type"] == "http.response.start")
     body = b"".join(m.get("body", b"") for m in answer if m["type"] == "http.response.body")
     try:

@@ -1,7 +1,7 @@
 """Klaviyo's rate limits: fixed windows per operation, 1 s (burst), 60 s (steady) and a day.
 
-Source of the numbers: `x-klaviyo-ratelimit` of the published spec. Source of the headers: live
-answers recorded by third parties, in which `Remaining` and `Reset` describe the burst window.
+Source of the numbers: `x-klaviyo-ratelimit` in the published spec. Source of the headers: live
+responses recorded by third parties, where `Remaining` and `Reset` describe the burst window.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`retry_after` is None when the request may go on, else whole seconds to wait."""
+    """`retry_after`: None if the request is allowed, else whole seconds to wait."""
 
     retry_after: int | None
     headers: tuple[Header, ...]
 
 
 class Limits:
-    """Counts requests per operation. `now` gives seconds since 1970.
+    """Counts requests per operation. `now` returns seconds since 1970.
 
     Guesses: windows are aligned to the clock, and a throttled request costs nothing.
     """
@@ -42,7 +42,7 @@ class Limits:
         self._used: dict[tuple[str, int], tuple[int, int]] = {}
 
     def acquire(self, operation: str, quota: Quota) -> Verdict:
-        """Spend one request of `operation`, or say how long to wait."""
+        """Count one request of `operation`, or return how long to wait."""
         now = self._now()
         burst = self._count(operation, 1, now)
         steady = self._count(operation, 60, now)

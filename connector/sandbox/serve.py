@@ -1,4 +1,4 @@
-"""Sandboxes on loopback sockets inside the running event loop."""
+"""Serves sandboxes on loopback sockets in the running event loop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Generator, Mapping
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,22 +19,23 @@ _GRACE = 1.0
 
 
 class _Protocol(HttpToolsProtocol):
-    """Leaves the transport in the scope: only with it can a fault break the connection itself."""
+    """Puts the transport into the scope, so that a fault can break the connection."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {TRANSPORT: self.transport}  # type: ignore[dict-item]
+        extensions: dict[str, Any] = {TRANSPORT: self.transport}
+        self.scope["extensions"] = extensions
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves the process's signals to the program around it."""
+    """A server that does not handle the signals of the process."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.stopping = asyncio.Event()
 
     async def main_loop(self) -> None:
-        # As its own, but awake at once when it has to stop.
+        # As in uvicorn, but it returns at once when the server stops.
         counter = 0
         while not await self.on_tick(counter):
             counter = (counter + 1) % 864_000
@@ -52,7 +54,7 @@ class _Server(uvicorn.Server):
                 for connection in list(self.server_state.connections):
                     connection.transport.abort()
                 await asyncio.wait(late, timeout=_GRACE)
-        # One turn of the loop for the transports to close in.
+        # One iteration of the loop, in which the transports close.
         await asyncio.sleep(0)
 
     @contextlib.contextmanager
@@ -68,11 +70,11 @@ class Servers:
         self._running: list[tuple[_Server, asyncio.Task[None]]] = []
 
     def url(self, name: str) -> str:
-        """The base URL of one server, without a slash at its end."""
+        """The base URL of a server, without a trailing slash."""
         return f"http://{HOST}:{self.ports[name]}"
 
     async def start(self, name: str, app: ASGIApp, port: int) -> None:
-        """Start one app; returns once it accepts connections. OSError when the port is taken."""
+        """Start an app; returns once it accepts connections. Raises OSError for a port in use."""
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -101,7 +103,7 @@ class Servers:
         self.ports[name] = listener.getsockname()[1]
 
     async def aclose(self) -> None:
-        """Stop all servers; requests in flight get a second, then their connections go."""
+        """Stop all servers. Requests in flight have one second before they are aborted."""
         for server, _ in self._running:
             server.should_exit = True
             server.stopping.set()
@@ -110,7 +112,7 @@ class Servers:
 
 
 async def serve(apps: Mapping[str, tuple[ASGIApp, int]]) -> Servers:
-    """Serve each app on 127.0.0.1 at its port (0: a free one). Nothing stays up if one fails."""
+    """Serve each app on 127.0.0.1 at its port (0: any free port). If one fails, all are stopped."""
     servers = Servers()
     try:
         for name, (app, port) in apps.items():

@@ -1,8 +1,7 @@
-"""Live traffic: a platform's members do things, and its webhooks tell of them.
+"""Live traffic: posts the webhooks of a platform's sandbox.
 
-What happens and how it is told is the double's own (`Teller`); here is what all platforms do alike:
-one POST an event, up to 10 retries with exponential backoff on anything but 2xx, and now and then
-an event twice.
+A `WebhookSource` generates the events. Delivery is the same for all platforms: one POST per event,
+up to 10 retries with exponential backoff on anything but 2xx, and some events are sent twice.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ Post = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A webhook ready to be posted. `id` is what the platform calls the event, `suffix` what
-    follows the connection's address ("/secret"); `taken` is called once it was acknowledged."""
+    """A webhook ready to be posted. `id`: the platform's id of the event. `suffix`: appended to the
+    connection's URL ("/secret"). `on_accepted`: called when it is acknowledged."""
 
     id: str
     headers: dict[str, str]
@@ -33,22 +32,21 @@ class Webhook:
 
 
 class WebhookSource(Protocol):
-    """A double whose members do things."""
+    """A sandbox that generates events."""
 
     def next_webhook(self, rng: random.Random) -> Webhook:
-        """The next thing happens, `pick` decides which and to whom, and this tells of it. What
-        callers of the double's API made happen comes first."""
+        """Make the next event happen, chosen by `rng`, and return its webhook. Events caused by
+        calls to the sandbox's API come first."""
 
 
 class Traffic:
-    """Posts what `teller` says to `url`, `rate` a second.
+    """Posts the webhooks of `webhook_source` to `url`, `rate` per second.
 
-    `redelivered` is the share of posts that repeat an acknowledged event. `backoff` is the first
-    pause before a retry in seconds; it doubles `retries` times.
+    `redelivery_share`: the share of posts that repeat an acknowledged event. `backoff`: the first
+    delay before a retry in seconds; it doubles `retries` times.
 
-    `sent` counts distinct events that were posted, `posts` every post, `redeliveries` the repeats
-    on purpose. `acknowledged` holds the events that were answered 2xx, `failed` those given up, by
-    what `known_as` calls them.
+    `sent`: number of distinct events. `posts`: number of posts. `redeliveries`: deliberate repeats.
+    `acknowledged`: ids (by `id_of`) of the events answered 2xx. `failed`: ids of those given up.
     """
 
     def __init__(
@@ -81,17 +79,17 @@ class Traffic:
         self._delivered: deque[Webhook] = deque(maxlen=200)
 
     def make_event(self) -> tuple[dict[str, str], bytes]:
-        """The headers and body of the next event; it has happened to its person."""
-        made = self._webhook_source.next_webhook(self._random)
-        return made.headers, made.body
+        """Make the next event happen; returns the headers and body of its webhook."""
+        webhook = self._webhook_source.next_webhook(self._random)
+        return webhook.headers, webhook.body
 
     async def burst(self, n: int) -> None:
-        """Post `n` new events as fast as they are taken; returns when each is settled."""
+        """Post `n` new events as fast as possible; returns when each is acknowledged or failed."""
         await self._post_all(n, None)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Post `rate` events a second until `stop`. An event that waits for a retry then is
-        dropped and stands in neither `acknowledged` nor `failed`."""
+        """Post `rate` events per second until `stop`. An event that waits for a retry then is
+        dropped and is neither in `acknowledged` nor in `failed`."""
         await self._post_all(None, stop)
 
     # ── posting ──────────────────────────────────────────────────────────────────────────────────
@@ -101,16 +99,16 @@ class Traffic:
         capacity = asyncio.Semaphore(self._concurrency)
         loop = asyncio.get_running_loop()
         due = loop.time()
-        made = 0
+        count = 0
         async with (
             client(timeout=10.0, max_connections=self._concurrency) as http,
             asyncio.TaskGroup() as group,
         ):
-            while not stopped.is_set() and (total is None or made < total):
+            while not stopped.is_set() and (total is None or count < total):
                 await capacity.acquire()
                 webhook = self._webhook_source.next_webhook(self._random)
                 group.create_task(self._deliver(http.post, webhook, stopped, capacity))
-                made += 1
+                count += 1
                 if self._delivered and self._random.random() < self._redelivery_share:
                     self.redeliveries += 1
                     again = self._random.choice(self._delivered)
@@ -119,7 +117,7 @@ class Traffic:
                         self._deliver(http.post, again, stopped, capacity, again=True)
                     )
                 if total is None:
-                    # A receiver that was away is not flooded with the time that was lost.
+                    # After an outage the receiver is not flooded with the missed events.
                     due = max(due + 1 / self._rate, loop.time() - 1.0)
                     await _until(stopped, due - loop.time())
 
@@ -154,13 +152,13 @@ class Traffic:
             url = self._url + webhook.suffix
             answer = await post(url, content=webhook.body, headers=webhook.headers)
         except Exception:
-            # Whatever kept an answer from coming, the platform only knows that none came.
+            # A platform treats every failure as a missing response.
             return False
         return bool(answer.is_success)
 
 
 async def _until(stopped: asyncio.Event, seconds: float) -> bool:
-    """Wait so long, or until `stopped`, and say whether it was that."""
+    """Wait for `seconds` or until `stopped`; returns whether it was stopped."""
     if seconds > 0:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopped.wait(), seconds)

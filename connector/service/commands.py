@@ -124,7 +124,7 @@ class Commands(Queries):
     ) -> tuple[bool, Mapping[str, Any]]:
         """A person decides what happened to an action, or what is to be done."""
         now = self._clock.now()
-        action = await self._store.actions.decide(
+        action = await self._store.action_decisions.decide(
             args["id"], decision, by=args.get("by", ""), now=now
         )
         if isinstance(action, str):
@@ -207,7 +207,7 @@ class Commands(Queries):
             if dispatcher is runtime.writes:
                 await self._store.profiles.reset_confirmed(dispatcher.lane.id, now=now)
             elif dispatcher is runtime.events:
-                await self._store.memberships.reset_account(runtime.name, now=now)
+                await self._store.member_groups.reset_account(runtime.name, now=now)
         await dispatcher.resume()
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:

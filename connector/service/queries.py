@@ -109,7 +109,7 @@ class Queries:
 
     async def _pace(self, lane: Lane) -> dict[str, Any]:
         """Waiting actions, and how long they take at the rate of the last minute."""
-        pace = await self._store.actions.throughput(lane.id, now=self._clock.now())
+        pace = await self._store.action_views.throughput(lane.id, now=self._clock.now())
         return {
             "waiting": pace.waiting,
             "per_second": round(pace.per_second, 2),
@@ -120,11 +120,13 @@ class Queries:
         self, connection: str | None, stuck: bool, limit: int
     ) -> Sequence[ActionView]:
         """Adjustments and pushes; uncertain and held ones first."""
-        return await self._store.actions.find(connection=connection, stuck=stuck, limit=limit)
+        return await self._store.action_views.find(connection=connection, stuck=stuck, limit=limit)
 
     async def links(self) -> list[dict[str, Any]]:
         """Audiences kept as lists, segments kept as targets, and their counts."""
-        return await links.links(self._store.memberships, self._clock.now())
+        return await links.links(
+            self._store.member_groups, self._store.target_members, self._clock.now()
+        )
 
     async def dead_letters(
         self, problem: str | None, connection: str | None, limit: int
@@ -206,14 +208,14 @@ class Queries:
             )
             found.append(AttentionItem(f"approval {approval.id}", text))
         known = {item.key for item in found}
-        found += [n for n in await links.attention(self._store.memberships) if n.key not in known]
+        found += [n for n in await links.attention(self._store.member_groups) if n.key not in known]
         return found
 
     async def _held_actions(self, name: str) -> list[AttentionItem]:
         """Adjustments and pushes that only a person can settle, with their ids."""
         found: list[AttentionItem] = []
         stuck: dict[str, list[int]] = {}
-        for action in await self._store.actions.find(connection=name, stuck=True):
+        for action in await self._store.action_views.find(connection=name, stuck=True):
             if action.problem in _NEEDS_DECISION and action.settled_at is not None:
                 stuck.setdefault(action.problem, []).append(action.id)
         for code, ids in sorted(stuck.items()):

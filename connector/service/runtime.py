@@ -11,7 +11,7 @@ from typing import Any
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.domain.attention import AttentionItem, Check
 from connector.pipeline.dispatch import Dispatcher
-from connector.pipeline.intake import WebhookEndpoint
+from connector.pipeline.webhook_endpoint import WebhookEndpoint
 from connector.ports.workers import Worker
 
 _CANCEL_TIMEOUT = 1.0

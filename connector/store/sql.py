@@ -25,8 +25,14 @@ from connector.store.people.dry_runs import SqlDryRuns
 from connector.store.people.erasure import SqlErasure
 from connector.store.people.ledger import SqlLedger
 from connector.store.people.people_index import SqlPeopleIndex
-from connector.store.queues.actions import SqlActions
-from connector.store.queues.memberships import SqlMemberships
+from connector.store.queues.action_decisions import SqlActionDecisions
+from connector.store.queues.action_intake import SqlActionIntake
+from connector.store.queues.action_views import SqlActionViews
+from connector.store.queues.actions import SqlActionQueue
+from connector.store.queues.membership_groups import SqlMemberGroups
+from connector.store.queues.membership_scans import SqlGroupScans, SqlSegmentJoins
+from connector.store.queues.membership_targets import SqlTargetMembers
+from connector.store.queues.memberships import SqlMembershipQueue
 from connector.store.queues.outbox import SqlOutbox
 from connector.store.queues.profiles import SqlProfiles
 from connector.store.queues.reads import SqlReads
@@ -48,7 +54,11 @@ class SqlStore(SqlOutbox):
         self.commands = SqlCommands(database)
         self.reads = SqlReads(database)
         self.approvals = SqlApprovals(database)
-        self.memberships = SqlMemberships(database)
+        self.memberships = SqlMembershipQueue(database)
+        self.member_groups = SqlMemberGroups(database)
+        self.group_scans = SqlGroupScans(database)
+        self.target_members = SqlTargetMembers(database)
+        self.segment_joins = SqlSegmentJoins(database)
         self.notifications = SqlNotices(database)
         self.erasure = SqlErasure(database)
         self.ledger = SqlLedger(database)
@@ -56,7 +66,10 @@ class SqlStore(SqlOutbox):
         self.backfill_progress = SqlBackfillProgress(database)
         self.dry_runs = SqlDryRuns(database)
         self.people = SqlPeopleIndex(database)
-        self.actions = SqlActions(database)
+        self.actions = SqlActionQueue(database)
+        self.action_intake = SqlActionIntake(database)
+        self.action_views = SqlActionViews(database)
+        self.action_decisions = SqlActionDecisions(database)
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a store on another machine."""

@@ -28,7 +28,7 @@ from connector.sync.goals import goals
 def preview(config: Config, connection: Connection, file: Path) -> list[dict[str, Any]]:
     """The exact requests: route, headers without the key, body.
 
-    `file` contains `{"name": …, "record": {…}}` or `{"customer": {…}, "pass_url": …}` as in the
+    `file` contains `{"name": …, "record": {…}}` or `{"customer": {…}, "extras": {…}}` as in the
     mapping examples, or `{"headers": {…}, "body": {…}}` as a webhook is received. Raises Malformed
     and ConfigError.
     """
@@ -91,7 +91,7 @@ def _profile(
 ) -> dict[str, Any]:
     if platform.person_view is None:
         raise ConfigError([f"{platform.title} has no profiles, so there is nothing to preview"])
-    view = platform.person_view(sample["customer"], sample.get("pass_url"))
+    view = platform.person_view(sample["customer"], sample.get("extras", {}))
     view = goals(connection.tiers, connection.rewards)(PersonSnapshot(view, frozenset())).view
     return _profile_request(connection, mapping, view)
 

@@ -1,1 +1,1 @@
-"""What answers HTTP: webhooks, health and metrics. It knows ports and `operate`, nothing below."""
+"""The HTTP server: webhooks, flow calls, health and metrics."""

@@ -1,14 +1,10 @@
-"""Plain ASGI for the hot paths: a bounded body in, a short JSON out."""
+"""Plain ASGI for hot paths: reads a bounded body, sends a short JSON answer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import orjson
-
-from connector.domain.errors import Problem
-from connector.runtime import log
-from connector.runtime.metrics import Metrics
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
@@ -19,14 +15,16 @@ RETRY_AFTER = (b"retry-after", b"5")
 
 
 class TooLarge(Exception):
-    """More than MAX_BODY."""
+    """The body is larger than MAX_BODY."""
 
 
 class ClientDisconnected(Exception):
-    """The caller went away in mid-body."""
+    """The caller disconnected before the end of the body."""
 
 
 async def read_body(headers: dict[str, str], receive: Receive) -> bytes:
+    """The whole body. Raises TooLarge, unread where content-length says so, and
+    ClientDisconnected."""
     declared = headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > MAX_BODY:
         raise TooLarge
@@ -57,33 +55,3 @@ async def send_response(
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
-
-
-class RejectionResponder:
-    """Says no to a caller: counted, logged and answered. `what` is refused, in the log's words."""
-
-    def __init__(self, what: str, metrics: Metrics) -> None:
-        self._what = what
-        self._metrics = metrics
-        self._log = log.get("web")
-
-    async def __call__(
-        self,
-        send: Send,
-        connection: str,
-        status: int,
-        reason: str,
-        detail: str,
-        problem: Problem | None = None,
-        *headers: tuple[bytes, bytes],
-    ) -> None:
-        self._metrics.record_rejected(connection, reason)
-        self._log.warning(
-            f"{self._what} refused",
-            connection=connection,
-            status=status,
-            problem=problem.value if problem else None,
-            detail=detail,
-        )
-        payload = {"detail": detail} | ({"problem": problem.value} if problem else {})
-        await send_json(send, status, payload, *headers)

@@ -1,44 +1,34 @@
-"""`POST /flows/{connection}/{route}`: proved, read whole, committed, and only then 202 (INTERFACE
-4). Plain ASGI like the webhooks: a campaign of 50,000 people arrives at once.
+"""`POST /flows/{connection}/{route}`, for webhook steps of Klaviyo flows.
 
-Klaviyo repeats 429, 500, 502 and 503 for a day and skips a call for good after any other code. So
-whatever is our trouble is 503, and whatever a repeat cannot mend is 4xx.
+Klaviyo repeats a call for a day after 429, 500, 502 and 503 and skips it for good after any other
+status. So a call that a repeat can help is answered 503, and only a call that it cannot is 4xx.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from connector.actions.flow_endpoint import FlowEndpoint
-from connector.actions.requests import Route
-from connector.domain.actions import Conflict
-from connector.domain.errors import Malformed, Problem, StoreError
+from connector.domain.actions import ActionReceipt, Conflict
+from connector.domain.errors import Problem, Unauthorised
 from connector.ports import Clock
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
-from connector.web.asgi import (
-    JSON,
-    RETRY_AFTER,
-    ClientDisconnected,
-    RejectionResponder,
-    TooLarge,
-    read_body,
-    send_json,
-    send_response,
-)
+from connector.web.endpoints import EndpointApp, Rejection, unavailable
 from connector.web.throttle import Throttle, client_address
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
-PREFIX = "/flows/"
+    from starlette.types import Scope
 
 
-class FlowApp:
-    """The doors for Klaviyo's flows. `closed` says why nothing may be stored, if so; `broken` are
-    connections whose package fails."""
+class FlowApp(EndpointApp[FlowEndpoint, ActionReceipt | Conflict]):
+    """Flow calls of all connections. The secret is checked before the body is read."""
+
+    prefix = "/flows/"
+    rejected_event = "flow_call_rejected"
+    unauthorized_reason = "flow_secret"
 
     def __init__(
         self,
@@ -46,104 +36,57 @@ class FlowApp:
         clock: Clock,
         metrics: Metrics,
         *,
-        closed: Callable[[], Problem | None] = lambda: None,
         broken: Container[str] = (),
     ) -> None:
-        self._find = find
-        self._broken = broken
-        self._metrics = metrics
-        self._closed = closed
+        super().__init__(find, metrics, broken=broken)
         self._throttle = Throttle(clock)
-        self._reject = RejectionResponder("flow call", metrics)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name, _, route = str(scope["path"])[len(PREFIX) :].partition("/")
-        runtime = self._find(name)
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        if name in self._broken:
-            problem, detail = Problem.PLUGIN_BROKEN, "this connection stands still, try again"
-            await self._reject(send, name, 503, "not_stored", detail, problem, RETRY_AFTER)
-        elif runtime is None or runtime.flow_endpoint is None:
-            await send_json(send, 404, {"detail": "no such connection"})
-        elif scope["method"] != "POST":
-            await send_json(send, 405, {"detail": "a flow's call is posted"}, (b"allow", b"POST"))
-        elif await self._authorized(runtime.name, runtime.flow_endpoint, scope, headers, send):
-            await self._route(runtime, runtime.flow_endpoint, route, headers, receive, send)
+    def _endpoint_of(self, runtime: ConnectionRuntime, path: str) -> FlowEndpoint | None:
+        return runtime.flow_endpoint
 
-    async def _authorized(
-        self, name: str, endpoint: FlowEndpoint, scope: Scope, headers: dict[str, str], send: Send
-    ) -> bool:
-        """Whether the caller has the secret; else he has been answered."""
-        address = client_address(scope, headers)
-        wait = self._throttle.wait(address)
-        if wait > 0:
-            self._metrics.record_rejected(name, "throttled")
-            problem = Problem.FLOW_THROTTLED
-            payload = {"detail": problem.meaning, "problem": problem.value}
-            after = (b"retry-after", str(math.ceil(wait)).encode())
-            await send_json(send, 429, payload, after)
-        elif not endpoint.is_authorized(headers):
-            self._throttle.failed(address)
-            detail = "header api-key is missing or wrong: [connections.actions] secret"
-            await self._reject(send, name, 401, "flow_secret", detail, Problem.FLOW_SECRET)
-        else:
-            return True
-        return False
-
-    async def _route(
+    def _check(
         self,
         runtime: ConnectionRuntime,
         endpoint: FlowEndpoint,
-        route: str,
+        path: str,
+        scope: Scope,
         headers: dict[str, str],
-        receive: Receive,
-        send: Send,
     ) -> None:
+        self._authorize(endpoint, client_address(scope, headers), headers)
         name = runtime.name
-        if not runtime.enabled or not endpoint.on:
-            detail = "this connection takes nothing now: it or its actions are switched off"
-            await self._reject(send, name, 503, "disabled", detail, None, RETRY_AFTER)
-        elif route not in endpoint.routes:
-            offered = ", ".join(f"{PREFIX}{name}/{r}" for r in endpoint.routes) or "none"
-            detail = f"{runtime.title} does not offer this; offered: {offered}"
-            await self._reject(send, name, 404, "malformed", detail)
-        else:
-            await self._accept(name, endpoint, cast(Route, route), headers, receive, send)
+        if not runtime.enabled or not endpoint.enabled:
+            what = "its module actions" if runtime.enabled else "it"
+            detail = f"connection {name}: {what} is disabled, nothing is stored"
+            raise unavailable(detail, "disabled")
+        if path not in endpoint.routes:
+            offered = ", ".join(f"{self.prefix}{name}/{route}" for route in endpoint.routes)
+            detail = f"path: {runtime.title} does not offer this, allowed {offered or 'none'}"
+            raise Rejection(404, detail, reason="malformed")
 
-    async def _accept(
-        self,
-        name: str,
-        endpoint: FlowEndpoint,
-        route: Route,
-        headers: dict[str, str],
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    def _authorize(self, endpoint: FlowEndpoint, address: str, headers: dict[str, str]) -> None:
+        wait = self._throttle.wait(address)
+        if wait > 0:
+            problem = Problem.FLOW_THROTTLED
+            raise Rejection(
+                429,
+                problem.meaning,
+                reason="throttled",
+                problem=problem,
+                headers=((b"retry-after", str(math.ceil(wait)).encode()),),
+                logged=False,
+            )
         try:
-            body = await read_body(headers, receive)
-            requests = endpoint.parse_actions(route, headers, body)
-            if closed := self._closed():
-                raise StoreError(closed)
-            receipt = await endpoint.submit("flow", requests)
-        except TooLarge:
-            problem = Problem.WEBHOOK_TOO_LARGE
-            await self._reject(send, name, 413, "too_large", "more than 1 MiB", problem)
-        except ClientDisconnected:
-            detail = "the caller left before the body's end"
-            await self._reject(send, name, 400, "malformed", detail)
-        except Malformed as error:
-            await self._reject(send, name, 400, "malformed", error.detail, error.problem)
-        except StoreError as error:
-            detail = "not stored, try again"
-            await self._reject(send, name, 503, "not_stored", detail, error.problem, RETRY_AFTER)
-        else:
-            if isinstance(receipt, Conflict):
-                detail = (
-                    f"item {receipt.item}: this key was used for another action; nothing stored"
-                )
-                problem = Problem.FLOW_CONFLICT
-                await self._reject(send, name, 409, "conflict", detail, problem)
-                return
-            counts = (receipt.accepted, receipt.duplicates, receipt.held)
-            payload = b'{"accepted":%d,"duplicates":%d,"held":%d}' % counts
-            await send_response(send, 202, payload, JSON)
+            endpoint.authorize(headers)
+        except Unauthorised as error:
+            self._throttle.failed(address)
+            raise self._unauthorized(error) from None
+
+    def _answer(self, receipt: ActionReceipt | Conflict) -> bytes:
+        if isinstance(receipt, Conflict):
+            detail = (
+                f"item {receipt.item}: its idempotency key belongs to a stored action with other "
+                "content, so nothing of this call is stored; use a key of its own"
+            )
+            raise Rejection(409, detail, reason="conflict", problem=Problem.FLOW_CONFLICT)
+        counts = (receipt.accepted, receipt.duplicates, receipt.held)
+        return b'{"accepted":%d,"duplicates":%d,"held":%d}' % counts

@@ -1,4 +1,4 @@
-"""Is it alive, can it take webhooks, does it need a person, what does it count (INTERFACE 4)."""
+"""`/livez`, `/readyz`, `/healthz` and `/metrics`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ STALL_TIMEOUT = 60.0
 
 
 class Health:
-    """`beat` is called whenever the loop has moved and the store has answered; `shut` tells when
-    webhooks could not be stored."""
+    """Answers the health routes.
+
+    `refresh` updates the gauges that are read from the store. `intake_closed`: whether webhooks
+    cannot be stored now. `ready` is set by the daemon between its start and its stop.
+    """
 
     def __init__(
         self,
@@ -40,20 +43,24 @@ class Health:
         self._log = log.get("health")
 
     def heartbeat(self) -> None:
+        """Note that the event loop runs and the store has answered, with an error or without."""
         self._last = self._clock.monotonic()
 
     async def livez(self, request: Request) -> Response:
+        """200; 503 when the last heartbeat is more than 60 s ago."""
         stalled = self._clock.monotonic() - self._last
         if stalled > STALL_TIMEOUT:
             return PlainTextResponse(f"standstill for {stalled:.0f} s\n", status_code=503)
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
+        """200 while webhooks can be stored, else 503."""
         if not self.ready or self._intake_closed():
             return PlainTextResponse("not ready\n", status_code=503)
         return PlainTextResponse("ok\n")
 
     async def healthz(self, request: Request) -> Response:
+        """200; 500 with one line for each thing that needs a person."""
         try:
             lines = await self._commands.attention_texts()
         except StoreError as error:
@@ -66,7 +73,7 @@ class Health:
         try:
             await self._refresh()
         except StoreError as error:
-            # What this process counts is worth more than ever then.
-            self._log.warning("metrics without those of the store", problem=error.problem.value)
+            # The counters of this process matter most while the store is away.
+            self._log.warning("store_metrics_unavailable", problem=error.problem.value)
         text = await asyncio.to_thread(self._metrics.render)
         return Response(text, media_type=CONTENT_TYPE)

@@ -1,4 +1,4 @@
-"""Routes put together, and uvicorn inside the daemon's own loop."""
+"""The ASGI app of a port, and uvicorn in the daemon's event loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,20 +16,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.domain.errors import ConfigError
-from connector.web.flows import PREFIX as FLOWS
-from connector.web.flows import FlowApp
+from connector.web.endpoints import EndpointApp
 from connector.web.health import Health
-from connector.web.webhooks import PREFIX as WEBHOOKS
-from connector.web.webhooks import WebhookApp
 
 _BACKLOG = 2048
 
 
 def application(
-    webhooks: WebhookApp | None, health: Health, *, admin: bool, flows: FlowApp | None = None
+    health: Health, endpoints: Sequence[EndpointApp[Any, Any]] = (), *, admin: bool
 ) -> ASGIApp:
-    """The ASGI app of one port: `hooks` where platforms call, `flows` where Klaviyo does, `admin`
-    where people do."""
+    """The ASGI app of one port: health, and the endpoints that it is given.
+
+    `admin`: metrics as well, which only operators may read.
+    """
     routes = [
         Route("/livez", health.livez),
         Route("/readyz", health.readyz),
@@ -37,16 +37,11 @@ def application(
     if admin:
         routes.append(Route("/metrics", health.metrics))
     pages = Starlette(routes=routes)
-    fast_paths: list[tuple[str, ASGIApp]] = []
-    if webhooks:
-        fast_paths.append((WEBHOOKS, webhooks))
-    if flows:
-        fast_paths.append((FLOWS, flows))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            for prefix, endpoint in fast_paths:
-                if scope["path"].startswith(prefix):
+            for endpoint in endpoints:
+                if scope["path"].startswith(endpoint.prefix):
                     await endpoint(scope, receive, send)
                     return
         await pages(scope, receive, send)
@@ -57,13 +52,13 @@ def application(
 class _Embedded(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals belong to the daemon, which stops intake first and lanes last."""
+        """Leave signals to the daemon, which stops intake first and lanes last."""
         yield
 
 
 class Server:
-    """One port; `key` is what it is called in the configuration. Until there is an `app` it says
-    that it is alive and not ready."""
+    """One port. `key` is its configuration key. Without an `app`, `/livez` answers 200 and every
+    other path 503; `app` may be set later. `grace` is in seconds."""
 
     def __init__(
         self, app: ASGIApp | None, host: str, port: int, *, grace: float, key: str
@@ -88,13 +83,13 @@ class Server:
         self.key = key
         self._host, self._port = host, port
         self.port = port
-        """The port that is listened on, also where 0 was asked for."""
+        """The port that is listened on, also after port 0 was requested."""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError when the port is taken or the host is not ours."""
-        # uvicorn would end the process where it cannot bind, so it is given a bound socket. Only
-        # listening takes a port for certain: two may bind it with SO_REUSEADDR.
+        """Listen. Raises ConfigError for a port in use or a host of another machine."""
+        # uvicorn ends the process when it cannot bind, so it gets a socket that listens already.
+        # Binding alone is not enough: two sockets can bind one port with SO_REUSEADDR.
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -115,7 +110,7 @@ class Server:
         await (self.app or early)(scope, receive, send)
 
     def _fault(self, error: OSError) -> str:
-        """Which key is to be changed, and why."""
+        """The configuration key to change, and why."""
         where = f"{self._host}:{self._port}"
         if error.errno == errno.EADDRINUSE:
             return f"{self.key}: {where} is taken by another program, allowed a free port"
@@ -123,7 +118,7 @@ class Server:
         return f"{key}: {where} cannot be listened on: {error.strerror or error}"
 
     async def stop(self) -> None:
-        """No new requests; those under way are answered, within the grace."""
+        """Accept no new requests and answer those in flight, within the grace period."""
         self._server.should_exit = True
         if self._task:
             await self._task

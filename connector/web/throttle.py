@@ -1,4 +1,4 @@
-"""How often one address may fail to prove itself."""
+"""Limits failed authentications per client address."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ _TRUSTED_NETWORKS = tuple(
         "fe80::/10",
     )
 )
-"""Where a proxy of ours stands: this machine, or a private network."""
+"""Networks of a trusted proxy: this machine and private networks."""
 
 
 class Throttle:
-    """A bucket of failures for each address: `burst` at once, then one every `seconds`. Only the
-    latest addresses are remembered, so that memory is bounded."""
+    """A token bucket of failures per address: `burst` at once, then one every `seconds`.
+
+    Only the 1,000 addresses that failed last are remembered, so memory is bounded.
+    """
 
     def __init__(self, clock: Clock, *, burst: int = 20, seconds: float = 1.0) -> None:
         self._clock = clock
@@ -37,7 +39,7 @@ class Throttle:
         self._failures: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait(self, address: str) -> float:
-        """Seconds until it may try again; 0: now."""
+        """Seconds until this address may try again; 0: now."""
         return max(0.0, (self._recent_failures(address) - self._burst + 1) * self._seconds)
 
     def failed(self, address: str) -> None:
@@ -48,15 +50,17 @@ class Throttle:
             self._failures.popitem(last=False)
 
     def _recent_failures(self, address: str) -> float:
-        """Failures that still count."""
+        """Failures that have not expired yet."""
         count, at = self._failures.get(address, (0.0, 0.0))
         return max(0.0, count - (self._clock.monotonic() - at) / self._seconds)
 
 
 def client_address(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:
-    """The address that calls. Behind a proxy of ours (this machine's, or a private network's) it is
-    the one that the proxy wrote down last; what came before that anybody may have invented. Of an
-    IPv6 address the network counts, for whoever has one has 2^64."""
+    """The caller's address; of an IPv6 address its /64 network, because one caller has all of it.
+
+    Behind a trusted proxy it is the last entry of X-Forwarded-For, which the proxy wrote. The
+    entries before it come from the caller and prove nothing.
+    """
     client = scope.get("client")
     peer = _address(client[0] if client else "")
     if peer is None or any(peer in net for net in _TRUSTED_NETWORKS):

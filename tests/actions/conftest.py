@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from sqlalchemy import create_engine
-from sqlalchemy.pool import StaticPool
 
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.actions.held_actions import HeldActionsWorker
@@ -31,15 +29,16 @@ from connector.domain.lanes import Lane, LaneState, Millis
 from connector.domain.outcomes import Outcome
 from connector.domain.records import Claim
 from connector.pipeline.dispatch import Dispatcher, Policy
+from connector.pipeline.intake import Intake
 from connector.ports import ActionView, Fence
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
-from connector.store.queues.actions import SqlActions
+from connector.store.queues.action_intake import SqlActionIntake
+from connector.store.queues.actions import SqlActionQueue
 from connector.store.sql import SqlStore
-from connector.store.tables import metadata
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.sinks import FakeQuota
-from tests.inline import InlineDatabase
+from tests.inline import InlineDatabase, memory_engine
 
 SECRET = "flow-secret"
 LOOK_UPS = (0, 60_000, 600_000)
@@ -48,6 +47,10 @@ _HOUR = 3_600_000
 
 Fault = Literal["", "before", "after", "wait"] | DeliveryError
 """What befalls a send: nothing, a break before or after it was applied, certainly not applied."""
+
+
+AtPoint = Callable[[str], Awaitable[None]]
+"""Called at every named point around a send; it may wait for ever, as a killed process does."""
 
 
 async def _no_op(point: str) -> None: ...
@@ -66,7 +69,7 @@ class Platform:
     faults: deque[Fault] = field(default_factory=deque)
     lookup_faults: deque[DeliveryError] = field(default_factory=deque)
     default_fault: Callable[[], Fault] = lambda: ""
-    at_point: Callable[[str], Awaitable[None]] = _no_op
+    at_point: AtPoint = _no_op
     now: Callable[[], int] = lambda: 0
     quota: Any = field(default_factory=FakeQuota)
 
@@ -96,16 +99,22 @@ class Platform:
         return "applied" if self.ledger[action.ref] else "absent"
 
 
-class InstrumentedQueue(SqlActions):
-    """The queue, telling where it stands."""
+class InstrumentedIntake(SqlActionIntake):
+    """The intake, with a hook before and after each commit."""
 
-    at_point: Callable[[str], Awaitable[None]] = staticmethod(_no_op)
+    at_point: AtPoint = staticmethod(_no_op)
 
     async def add(self, batches: Sequence[ActionBatch]) -> Sequence[ActionReceipt | Conflict]:
         await self.at_point("taken")
-        answers = await super().add(batches)
+        receipts = await super().add(batches)
         await self.at_point("stored")
-        return answers
+        return receipts
+
+
+class InstrumentedQueue(SqlActionQueue):
+    """The queue, with hooks around claim and settle."""
+
+    at_point: AtPoint = staticmethod(_no_op)
 
     async def claim(self, *args: Any, **how: Any) -> Claim | None:
         claim = await super().claim(*args, **how)
@@ -141,25 +150,24 @@ class Rig:
         self.how = how
         self.metrics = Metrics("test")
         self.addresses: dict[str, str] = {}
-        self.engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-        )
-        metadata.create_all(self.engine)
+        self.engine = memory_engine()
         self.starts = 0
         self.store: SqlStore
         self.queue: InstrumentedQueue
+        self.action_intake: InstrumentedIntake
         self.lane: Lane
         self.lease: Lease
         self.endpoint: FlowEndpoint
         self.dispatcher: Dispatcher[Action]
         self._outside: set[asyncio.Task[Any]] = set()
 
-    async def start(self, at_point: Callable[[str], Awaitable[None]] = _no_op) -> None:
+    async def start(self, at_point: AtPoint = _no_op) -> None:
         self._outside = asyncio.all_tasks()
         self.database = InlineDatabase(self.engine)
         self.store = store = SqlStore("sqlite://", self.database)
-        self.queue = store.actions = queue = InstrumentedQueue(self.database)
-        queue.at_point = self.platform.at_point = at_point
+        self.queue = queue = InstrumentedQueue(self.database)
+        self.action_intake = InstrumentedIntake(self.database)
+        self._set_hook(at_point)
         self.starts += 1
         now, us, before = self.clock.now(), f"us{self.starts}", f"us{self.starts - 1}"
         fence = await store.leases.acquire("store", us, now=now, ttl=_FOREVER, dead_holder=before)
@@ -167,11 +175,15 @@ class Rig:
         await queue.recover(fence, now=now)
         self.lease = Lease(fence)
         self.lane = await store.lanes.ensure("acme", "fake", "action")
-        queue.set_lookup_delays(self.lane.id, self.how.get("look_ups", LOOK_UPS))
         self.dispatcher = self._dispatcher(queue)
-        self.endpoint = self._endpoint(queue)
+        self.intake = Intake(store, self.action_intake)
+        self.endpoint = self.make_endpoint(self.lane)
         held_worker = HeldActionsWorker(
-            self.lane, queue, store.approvals, self.clock, on_released=self.dispatcher.wake
+            self.lane,
+            store.action_decisions,
+            store.approvals,
+            self.clock,
+            on_released=self.dispatcher.wake,
         )
         self.held_worker = held_worker
         self.running = asyncio.create_task(self.dispatcher.run())
@@ -179,7 +191,10 @@ class Rig:
             "held_actions", held_worker, subject="acme", clock=self.clock, metrics=Metrics("test")
         ).start()
 
-    def _dispatcher(self, queue: SqlActions) -> Dispatcher[Action]:
+    def _set_hook(self, at_point: AtPoint) -> None:
+        self.queue.at_point = self.action_intake.at_point = self.platform.at_point = at_point
+
+    def _dispatcher(self, queue: SqlActionQueue) -> Dispatcher[Action]:
         async def address_of(id: str) -> str | None:
             return self.addresses.get(id)
 
@@ -208,20 +223,23 @@ class Rig:
             lease=self.lease,
             clock=self.clock,
             metrics=self.metrics,
-            policy=Policy(retry_base=0.1, retry_max=0.5),
+            policy=Policy(
+                look_ups=self.how.get("look_ups", LOOK_UPS), retry_base=0.1, retry_max=0.5
+            ),
         )
 
-    def _endpoint(self, queue: SqlActions) -> FlowEndpoint:
+    def make_endpoint(self, lane: Lane | None) -> FlowEndpoint:
         return FlowEndpoint(
-            self.lane,
+            lane,
+            self.intake,
+            self.clock,
+            self.metrics,
+            wakes=[self.dispatcher.wake],
             routes=routes_for(frozenset({"adjust", "push"})),
             secrets=self.how.get("secrets", [SECRET, "next-secret"]),
             rules=ActionRules(10_000, 25 * _HOUR, 400 * 24 * _HOUR),
             caps=self.caps,
-            queue=queue,
-            clock=self.clock,
-            metrics=self.metrics,
-            on_accepted=self.dispatcher.wake,
+            enabled=self.how.get("enabled", True),
         )
 
     async def send(
@@ -242,14 +260,14 @@ class Rig:
     async def kill(self) -> None:
         """As `kill -9`: what is in flight is cut off and nothing is settled."""
         self.database.dead = True
-        self.queue.at_point = self.platform.at_point = _no_op
+        self._set_hook(_no_op)
         ours = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
         for task in ours:
             task.cancel()
         await asyncio.gather(*ours, return_exceptions=True)
 
     async def all_actions(self) -> list[ActionView]:
-        found = await self.store.actions.find(limit=100_000)
+        found = await self.store.action_views.find(limit=100_000)
         return sorted(found, key=lambda deed: deed.id)
 
     async def states(self) -> list[str]:

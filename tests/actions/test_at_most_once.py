@@ -199,7 +199,7 @@ async def test_an_operator_resolves_a_parked_action(rig: Rig) -> None:
     await rig.send("k")
     await rig.after(3600.0)
     [deed] = await rig.all_actions()
-    await rig.store.actions.decide(deed.id, "again", by="ana", now=rig.clock.now())
+    await rig.store.action_decisions.decide(deed.id, "again", by="ana", now=rig.clock.now())
     rig.dispatcher.wake()
     await rig.after(1.0)
     assert await rig.states() == ["applied"]

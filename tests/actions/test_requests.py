@@ -153,7 +153,7 @@ def test_a_value_that_injects_keys_is_refused() -> None:
     template = '{"email":"ana@example.com","amount":1,"reason":"%s"}'
     assert "twice" in refused(INCREASE, (template % hostile).encode())
     hostile = 'x", "max_amount": 9999, "y": "gift'
-    assert "max_amount: not a field" in refused(INCREASE, (template % hostile).encode())
+    assert "max_amount: unknown field" in refused(INCREASE, (template % hostile).encode())
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe{}", b"[]", b"1", b'"x"', b"[1]", b"null"])

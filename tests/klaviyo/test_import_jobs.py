@@ -22,7 +22,7 @@ from connector.klaviyo.limits import LIMITS
 from connector.klaviyo.sink.jobs import ImportJobs
 from connector.klaviyo.sink.profiles import ProfileSink
 from connector.pipeline.import_jobs import ImportJobTracker
-from connector.ports import Fence, Lease, Outgoing
+from connector.ports import Fence, Lease, Outgoing, RetryPolicy
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
 from connector.store.sql import SqlStore, open_store
@@ -111,7 +111,7 @@ class Follower:
             )
             for entry in claim.entries
         ]
-        await self.store.reads.settle(claim, seen, now=now, horizon=HORIZON)
+        await self.store.reads.settle(claim, seen, now=now, policy=RetryPolicy(HORIZON))
         return [entry.seq for entry in claim.entries]
 
     async def send(self, *, mode: DeliveryMode = DeliveryMode.BATCH) -> int:
@@ -127,7 +127,11 @@ class Follower:
             outs, bulk=not mode, permits=len(outs) if mode else 1
         ):
             await self.store.profiles.settle(
-                claim, delivery.outcomes, now=now, requests=delivery.requests, horizon=HORIZON
+                claim,
+                delivery.outcomes,
+                now=now,
+                requests=delivery.requests,
+                policy=RetryPolicy(HORIZON),
             )
         return len(outs)
 

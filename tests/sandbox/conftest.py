@@ -1,4 +1,4 @@
-"""Sandboxes in process and on loopback sockets, and bodies to send them."""
+"""Sandboxes in process and on loopback sockets, and request bodies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADERS = {
 
 
 class FakeTime:
-    """Seconds since 1970 that stand still until told otherwise."""
+    """A clock in seconds since 1970 that only changes when a test sets `seconds`."""
 
     def __init__(self) -> None:
         self.seconds = NOW
@@ -31,7 +31,7 @@ class FakeTime:
 
 
 def make_event(**changes: Any) -> dict[str, Any]:
-    """Attributes of an event as the bulk endpoint takes them."""
+    """Attributes of an event in a bulk request."""
     attributes = {
         "properties": {"amount": 5},
         "time": "2026-11-08T10:00:00+00:00",
@@ -42,7 +42,7 @@ def make_event(**changes: Any) -> dict[str, Any]:
 
 
 def make_profile(email: str = "ana@example.com", **more: Any) -> dict[str, Any]:
-    """A profile as an event embeds it."""
+    """A profile inside an event."""
     return {"data": {"type": "profile", "attributes": {"email": email, **more}}}
 
 
@@ -119,10 +119,10 @@ async def live(servers: Servers) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def make_import(email: str | None = "ana@example.com", **more: Any) -> dict[str, Any]:
-    """A profile as the bulk import takes it; `id` and `meta` go beside the attributes."""
-    beside = {name: more.pop(name) for name in ("id", "meta") if name in more}
+    """A profile in a bulk import; `id` and `meta` are outside the attributes."""
+    outside = {name: more.pop(name) for name in ("id", "meta") if name in more}
     attributes = {"email": email, **more} if email is not None else more
-    return {"type": "profile", **beside, "attributes": attributes}
+    return {"type": "profile", **outside, "attributes": attributes}
 
 
 def make_job(*profiles: dict[str, Any], lists: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A caller that is killed while it sends has said nothing."""
+"""A client that disconnects before its body is complete."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from connector.sandbox import KlaviyoSandbox
 
 async def test_an_incomplete_request_is_not_counted() -> None:
     klaviyo = KlaviyoSandbox()
-    said = [
+    messages = [
         {"type": "http.request", "body": b'{"data": ', "more_body": True},
         {"type": "http.disconnect"},
     ]
     answered: list[Any] = []
 
     async def receive() -> Any:
-        return said.pop(0)
+        return messages.pop(0)
 
     async def send(message: Any) -> None:
         answered.append(message)

@@ -1,4 +1,4 @@
-"""JeriCommerce customers as state: changed, moved, removed, read late, read too often."""
+"""JeriCommerce customers: changed, with a new address, removed, read with a lag, rate limited."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_customer_is_changed(jericommerce: JeriCommerceSandbox, in_process
     assert (found["userData"]["birthdate"], found["userData"]["city"]) == ("1990-02-03", "Madrid")
     assert (bare["loyaltyData"]["tierStatus"], bare["userData"]["birthdate"]) == (None, None)
     assert list(jericommerce.read_log) == [(NOW, "new@example.com")] * 2
-    with pytest.raises(ValueError, match="has no 'blance'"):
+    with pytest.raises(ValueError, match="has no changeable field 'blance'"):
         person.change(blance=1)
 
 

@@ -1,4 +1,4 @@
-"""Faults over real sockets: what the client meets, and what took effect all the same."""
+"""Faults over real sockets: what the client observes, and what took effect."""
 
 from __future__ import annotations
 

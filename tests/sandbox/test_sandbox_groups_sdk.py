@@ -1,4 +1,4 @@
-"""Klaviyo's own SDK reads segments, and the flows that hang on lists, segments and metrics."""
+"""Klaviyo's SDK reads segments, and the flows triggered by lists, segments and metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def call(method: Any, *args: Any, **named: Any) -> Any:
 
 
 def named(flow: Any) -> tuple[str, str, str]:
-    """(id, name, status). Where flows and tags may be included, the SDK leaves them as dicts."""
+    """(id, name, status) of a flow, which the SDK leaves as a dict if it is included."""
     made = flow if isinstance(flow, dict) else flow.to_dict()
     return made["id"], made["attributes"]["name"], made["attributes"]["status"]
 

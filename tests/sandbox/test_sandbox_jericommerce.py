@@ -1,4 +1,4 @@
-"""The JeriCommerce sandbox, and the traffic that its members make."""
+"""The JeriCommerce sandbox and its traffic."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASE = "/v1/programs/demo"
 
 
 class Receiver:
-    """A webhook endpoint. `plan` holds statuses to answer before it answers 202."""
+    """A webhook endpoint. `plan`: statuses of its first responses; then 202."""
 
     def __init__(self, *plan: int) -> None:
         self.plan = list(plan)
@@ -53,10 +53,10 @@ async def test_customer_has_the_documented_shape(
     async with in_process(jericommerce.app) as client:
         client.headers = KEY
         answer = await client.get(f"{BASE}/customers/{person.email.upper()}")
-        nobody = await client.get(f"{BASE}/customers/nobody@example.com")
+        unknown = await client.get(f"{BASE}/customers/unknown@example.com")
         client.headers = {"api-key": "wrong"}
         stranger = await client.get(f"{BASE}/customers/{person.email}")
-    assert (answer.status_code, nobody.status_code, stranger.status_code) == (200, 404, 401)
+    assert (answer.status_code, unknown.status_code, stranger.status_code) == (200, 404, 401)
     body = answer.json()
     assert body["email"] == person.email
     assert {"firstName", "lastName", "phone", "birthdate"} <= body["userData"].keys()

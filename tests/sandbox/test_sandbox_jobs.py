@@ -1,4 +1,4 @@
-"""Bulk imports as jobs: their life, what they write, what fails, and who is in flight."""
+"""Bulk import jobs: status, writes, errors, and people in flight."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ async def test_records_fail_one_by_one(
         klaviyo.jobs.fail_matching("bad", "invalid_email", "Invalid email")
         bad = [make_import(f"bad{n}@example.com") for n in range(101)]
         clash = make_import("owner@example.com", phone_number="+34600000001")
-        stranger = make_import("x@example.com", id="01NOBODY")
+        stranger = make_import("x@example.com", id="01UNKNOWN")
         id = await start(client, *bad, make_import(), clash, stranger)
         fake_time.seconds += 10
         done = await look(client, id)

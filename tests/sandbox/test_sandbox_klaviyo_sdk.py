@@ -1,4 +1,4 @@
-"""Klaviyo's own SDK drives the sandbox over loopback, so that both agree on every shape."""
+"""Klaviyo's SDK calls the sandbox over loopback: both agree on all formats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 import pytest
-from klaviyo_api import KlaviyoAPI  # type: ignore[import-untyped]
+from klaviyo_api import KlaviyoAPI
 from openapi_client.exceptions import ApiException
 
 from connector.sandbox import KlaviyoSandbox, Servers, serve
@@ -24,7 +24,7 @@ def sdk(servers: Servers, key: str = "pk_sandbox") -> Any:
 
 
 def cursor_of(link: str) -> str:
-    """The cursor in a `links.next`. The SDK finds it by itself only in https links."""
+    """The cursor in a `links.next`; the SDK extracts it only from https links."""
     return parse_qs(urlsplit(link).query)["page[cursor]"][0]
 
 
@@ -79,7 +79,7 @@ async def test_reads_parse(klaviyo: KlaviyoSandbox, servers: Servers) -> None:
     assert second.links.next is None
 
     found = await asyncio.to_thread(
-        api.Profiles.get_profiles, filter='any(email,["P3@example.com","nobody@example.com"])'
+        api.Profiles.get_profiles, filter='any(email,["P3@example.com","unknown@example.com"])'
     )
     assert [p.attributes.email for p in found.data] == ["p3@example.com"]
     person = found.data[0].id
@@ -142,7 +142,7 @@ async def test_errors_reach_the_sdk(klaviyo: KlaviyoSandbox, servers: Servers) -
     )
     raised, error = await fails(sdk(servers, "pk_wrong").Accounts.get_accounts)
     assert (raised.status, error["code"]) == (401, "authentication_failed")
-    raised, error = await fails(api.Profiles.get_profile, "01NOBODY")
+    raised, error = await fails(api.Profiles.get_profile, "01UNKNOWN")
     assert (raised.status, error["code"]) == (404, "not_found")
     raised, error = await fails(api.Events.get_events, filter='equals(colour,"red")')
     assert (raised.status, error["source"]) == (400, {"parameter": "filter"})

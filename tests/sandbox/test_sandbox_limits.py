@@ -1,4 +1,4 @@
-"""Fixed windows of one second and one minute, with time that stands still."""
+"""Fixed windows of one second and one minute, with a fake clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profiles as state: import, create, update, conflicts, merges, and the log of writes."""
+"""Profiles: import, create, update, conflicts, merges, and the log of writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IMPORT = "/api/profile-import"
 AT = "/data/attributes"
 
 
-def bald_import(id: str) -> dict[str, Any]:
+def import_without_attributes(id: str) -> dict[str, Any]:
     return {"type": "profile", "id": id, "attributes": {"email": None}}
 
 
@@ -82,7 +82,7 @@ async def test_import_by_id_moves_to_a_free_address_only(
         await put(client, "bea@example.com")
         taken = await put(client, "bea@example.com", id=id)
         moved = await put(client, "new@example.com", id=id)
-        stranger = await put(client, "c@example.com", id="01NOBODY")
+        stranger = await put(client, "c@example.com", id="01UNKNOWN")
     assert taken.status_code == stranger.status_code == 404
     assert taken.json()["errors"][0]["detail"] == f"A profile with id {id} does not exist."
     assert (moved.status_code, klaviyo.profile_id("new@example.com")) == (200, id)
@@ -100,9 +100,9 @@ async def test_patch_needs_the_id_and_free_identifiers(
         bare = await client.patch(url, json={"data": make_import(None, title="Dr")})
         taken = {"data": make_import("bea@example.com", id=id)}
         conflict = await client.patch(url, json=taken)
-        bald = await client.patch(url, json={"data": bald_import(id)})
-        nobody = await client.patch("/api/profiles/01NO", json={"data": make_import(id="01NO")})
-    assert [a.status_code for a in (good, bare, conflict, bald, nobody)] == [
+        empty = await client.patch(url, json={"data": import_without_attributes(id)})
+        unknown = await client.patch("/api/profiles/01NO", json={"data": make_import(id="01NO")})
+    assert [a.status_code for a in (good, bare, conflict, empty, unknown)] == [
         200,
         400,
         409,
@@ -188,15 +188,15 @@ async def test_a_merged_profiles_id_still_resolves(
         by_id = await put(client, None, id=source, properties={"c": 3})
         event = {"data": {"type": "profile", "id": source, "attributes": {}}}
         await client.post("/api/events", json=make_single(event))
-        anew = await put(client)
+        recreated = await put(client)
         shown = (await client.get("/api/profiles")).json()["data"]
         read = (await client.get(f"/api/profiles/{source}")).json()["data"]
     assert (by_id.status_code, by_id.json()["data"]["id"]) == (200, into)
     assert read["id"] == into
-    assert anew.status_code == 201
-    assert [each["id"] for each in shown] == [into, anew.json()["data"]["id"]]
+    assert recreated.status_code == 201
+    assert [each["id"] for each in shown] == [into, recreated.json()["data"]["id"]]
     assert klaviyo.profiles_by_id[source]["properties"] == {"a": 1, "b": 2, "c": 3}
-    assert list(klaviyo.profiles_by_id) == [into, anew.json()["data"]["id"]]
+    assert list(klaviyo.profiles_by_id) == [into, recreated.json()["data"]["id"]]
     state = klaviyo.state()
     assert (state["profiles"], state["events"], state["duplicates"]) == (2, 1, 1)
 

@@ -1,4 +1,4 @@
-"""Klaviyo's own SDK drives profiles, bulk imports and lists, with plain dicts as bodies.
+"""Klaviyo's SDK calls profiles, bulk imports and lists, with plain dicts as bodies.
 
 `from_dict` of its models would send every missing field as null, and null clears.
 """
@@ -118,7 +118,7 @@ async def test_lists(klaviyo: KlaviyoSandbox, servers: Servers, fake_time: FakeT
     many = {"data": members * 21}
     raised, _ = await fails(api.Lists.add_profiles_to_list, id, many)
     assert (raised.status, klaviyo.violations) == (400, {"too_many_members": 1})
-    stranger = {"data": [{"type": "profile", "id": "01NOBODY"}]}
+    stranger = {"data": [{"type": "profile", "id": "01UNKNOWN"}]}
     raised, _ = await fails(api.Lists.add_profiles_to_list, id, stranger)
     assert raised.status == 404
     raised, _ = await fails(api.Lists.get_list, "L99999")

@@ -1,4 +1,4 @@
-"""Every rule of Klaviyo's is broken once: refused with its pointer, counted, nothing recorded."""
+"""Each rule of Klaviyo is broken once: rejected with its pointer, counted, nothing recorded."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PROFILE_RULES = [
     ("profile_meta_misplaced", make_profile(meta={}), "/attributes/meta"),
     (
         "profile_unknown",
-        {"data": {"type": "profile", "id": "01NOBODY", "attributes": {}}},
+        {"data": {"type": "profile", "id": "01UNKNOWN", "attributes": {}}},
         "/id",
     ),
 ]

@@ -1,4 +1,4 @@
-"""The Yotpo double refuses what Yotpo would refuse, keeps its limit, and tells every topic."""
+"""The Yotpo sandbox: validation, rate limit, and the webhook of every topic."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def call(sandbox: YotpoSandbox, method: str, path: str, **how: Any) -> htt
 
 
 async def test_the_api_key_is_required_and_not_accepted_in_the_url(yotpo: YotpoSandbox) -> None:
-    path = "/api/v2/customers?customer_email=nobody@example.com"
+    path = "/api/v2/customers?customer_email=unknown@example.com"
     assert (await call(yotpo, "GET", path, headers={})).status_code == 401
     assert (await call(yotpo, "GET", f"{path}&guid=guid-sandbox&api_key=x")).status_code == 404
     assert yotpo.violations["key_in_query"] == 1
@@ -64,7 +64,7 @@ async def test_an_unknown_parameter_is_counted_as_a_violation(yotpo: YotpoSandbo
         ({"customer_email": "ana@example.com", "point_adjustment_amount": "5"}, 422),
         ({"customer_email": "ana@example.com", "point_adjustment_amount": 5, "key": "k"}, 422),
         ({"customer_email": "ana@example.com", "point_adjustment_amount": -11}, 422),
-        ({"customer_email": "nobody@example.com", "point_adjustment_amount": 5}, 404),
+        ({"customer_email": "unknown@example.com", "point_adjustment_amount": 5}, 404),
         ({"customer_email": "ANA@example.com", "point_adjustment_amount": 5}, 200),
     ],
 )
@@ -80,11 +80,11 @@ async def test_an_adjustment_comes_back_as_a_webhook(yotpo: YotpoSandbox) -> Non
     body = {"customer_email": "ana@example.com", "point_adjustment_amount": -4}
     await call(yotpo, "POST", ADJUST, json=body | {"history_title": "Survey · r1"})
     sent = yotpo.next_webhook(random.Random(1))
-    said = orjson.loads(sent.body)
+    body = orjson.loads(sent.body)
     assert sent.suffix == "/yotpo_webhook_secret"
-    assert said["topic"] == "swell/points/changed"
-    assert (said["previous_balance"], said["current_balance"]) == (10, 6)
-    assert said["points_changed_reason"] == "Survey · r1"
+    assert body["topic"] == "swell/points/changed"
+    assert (body["previous_balance"], body["current_balance"]) == (10, 6)
+    assert body["points_changed_reason"] == "Survey · r1"
     assert yotpo.adjusted("r1") == 1
 
 

@@ -28,7 +28,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Checkpoint, Claim, Page, Record, State
-from connector.ports import Fence, Store
+from connector.ports import Fence, RetryPolicy, Store
 from connector.store.sql import open_store
 from connector.testing.fakes.store import MemoryStore
 
@@ -248,7 +248,7 @@ class Comparison:
             ]
             sent = Request(f"r{self.count}", "POST /api/events", Millis(self.now), 202, 3)
             return await side.store.settle(
-                claim, made, now=Millis(self.now), requests=[sent], horizon=HORIZON
+                claim, made, now=Millis(self.now), requests=[sent], policy=RetryPolicy(HORIZON)
             )
 
         return self.on_both(step)

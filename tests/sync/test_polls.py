@@ -44,9 +44,6 @@ class NoReader:
     async def read(self, ref: PersonRef, fields: frozenset[str]) -> PersonSnapshot | None:
         raise AssertionError("a poll read a person")
 
-    def needs_refetch(self, event: str) -> bool:
-        return False
-
     async def check(self) -> Sequence[Check]:
         return []
 

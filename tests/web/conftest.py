@@ -1,7 +1,8 @@
-"""The ASGI apps of a daemon on a store in memory, without a socket."""
+"""The ASGI apps of a daemon, on a store in memory and without a socket."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -10,54 +11,62 @@ from typing import Any, cast
 import httpx
 import pytest
 import structlog
+from sqlalchemy import Engine, select
 
-from connector.domain.lanes import Lane, LaneId
-from connector.pipeline import intake as taking
+from connector.domain.lanes import Lane
 from connector.pipeline.intake import Intake
+from connector.pipeline.webhook_endpoint import WebhookEndpoint
 from connector.platforms.jericommerce import PLATFORM
 from connector.platforms.jericommerce.settings import Settings
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.sandbox import JeriCommerceSandbox, Traffic
 from connector.service import Commands, ConnectionRuntime
+from connector.store.sql import SqlStore
+from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock
-from connector.testing.fakes.store import MemoryStore
 from connector.web.health import Health
 from connector.web.server import application
 from connector.web.webhooks import WebhookApp
+from tests.inline import InlineDatabase, memory_engine
 
 SECRET = "jeri_webhook_secret"
 
 
 class WebHarness:
-    """What a platform calls, what a person asks, and what stands behind both."""
+    """A daemon's HTTP side: what platforms and operators call, and the store behind it."""
 
-    def __init__(self, lane: Lane, store: MemoryStore) -> None:
-        self.store, self.clock, self.lane = store, FakeClock(), lane
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.database = InlineDatabase(engine)
+        self.store = SqlStore("sqlite://", self.database)
+        self.clock = FakeClock()
         self.metrics = Metrics("test")
-        self.arrived: list[LaneId] = []
-        self.trouble: list[str] = []
-        self.scrapes = 0
+        self.lane: Lane
+        self.wakes: list[str] = []
+        self.problems: list[str] = []
+        self.scraping = asyncio.Event()
+        self.may_scrape = asyncio.Event()
+        self.may_scrape.set()
         self.runtimes: dict[str, ConnectionRuntime] = {}
-        self.intake = Intake(store, self.clock, self.metrics, on_ready=self.arrived.append)
+        self.intake = Intake(self.store, self.store.action_intake)
         self.commands = Commands(
-            store, self.clock, runtimes=self.runtimes, problems=lambda: list(self.trouble)
+            self.store, self.clock, runtimes=self.runtimes, problems=lambda: list(self.problems)
         )
         self.health = Health(self.clock, self.metrics, self.commands, self._scrape)
-        webhooks = WebhookApp(self.runtimes.get, self.intake, self.clock, self.metrics)
-        self.shared = application(webhooks, self.health, admin=True)
-        self.public = application(webhooks, self.health, admin=False)
-        self.admin = application(None, self.health, admin=True)
+        webhooks = WebhookApp(self.runtimes.get, self.metrics)
+        self.shared = application(self.health, [webhooks], admin=True)
+        self.public = application(self.health, [webhooks], admin=False)
+        self.admin = application(self.health, admin=True)
 
     async def _scrape(self) -> None:
-        self.scrapes += 1
+        self.scraping.set()
+        await self.may_scrape.wait()
         self.metrics.set_backlog(await self.store.reports.backlog(), self.clock.now())
         self.metrics.set_dead_letters(await self.store.reports.dead_by_cause())
 
     def connect(self, name: str, *, enabled: bool = True, pushes: bool = True) -> None:
-        """A connection to JeriCommerce. Its lane is not run: nothing here delivers."""
-        settings = Settings(program="demo", api_key="jeri_sandbox", webhook_secret=(SECRET,))
-        assert PLATFORM.webhook
+        """Add a connection to JeriCommerce. Its lane is not run: nothing here delivers."""
         self.runtimes[name] = ConnectionRuntime(
             name=name,
             title=PLATFORM.title,
@@ -65,25 +74,41 @@ class WebHarness:
             mapping="v1",
             account=None,
             events=cast(Any, None),
-            webhook_endpoint=taking.WebhookEndpoint(self.lane, PLATFORM.webhook(settings))
-            if pushes
-            else None,
+            webhook_endpoint=self._endpoint(name) if pushes else None,
         )
 
-    def refused(self) -> dict[str, float]:
-        """Reason → how many webhooks were refused for it."""
+    def _endpoint(self, name: str) -> WebhookEndpoint:
+        settings = Settings(program="demo", api_key="jeri_sandbox", webhook_secret=(SECRET,))
+        assert PLATFORM.webhook
+        return WebhookEndpoint(
+            self.lane,
+            PLATFORM.webhook(settings),
+            self.intake,
+            self.clock,
+            self.metrics,
+            wakes=[lambda: self.wakes.append(name)],
+        )
+
+    def stored(self) -> list[str]:
+        """The unique ids of all stored records."""
+        with self.engine.connect() as c:
+            return list(c.execute(select(outbox.c.unique_id)).scalars())
+
+    def rejected(self) -> dict[str, float]:
+        """Reason → how many webhooks were rejected for it."""
         [family] = self.metrics.rejected.collect()
         return {s.labels["reason"]: s.value for s in family.samples if s.value}
 
 
 @pytest.fixture
-async def harness() -> WebHarness:
-    store = MemoryStore()
-    made = WebHarness(await store.ensure("acme", "klaviyo", "event"), store)
+async def harness() -> AsyncIterator[WebHarness]:
+    made = WebHarness(memory_engine())
+    made.lane = await made.store.lanes.ensure("acme", "klaviyo", "event")
     made.connect("acme")
     made.connect("resting", enabled=False)
     made.connect("pollable", pushes=False)
-    return made
+    yield made
+    made.engine.dispose()
 
 
 @pytest.fixture
@@ -96,13 +121,13 @@ async def http(harness: WebHarness) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def traffic() -> Traffic:
-    """Only makes signed webhooks."""
+    """Makes signed webhooks; posts none."""
     return Traffic(JeriCommerceSandbox(), "unused")
 
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    """Everything that is logged, as it would be written."""
+    """Everything that is logged, as JSON lines."""
     out, before = io.StringIO(), structlog.get_config()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -1,10 +1,9 @@
-"""Alive, ready, in need of a person, and what is counted: four questions, four answers."""
+"""Liveness, readiness, what needs a person, and metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +13,7 @@ from connector.domain.errors import ConfigError, Problem, StoreError
 from connector.domain.lanes import DeliveryMode, LaneState
 from connector.domain.outcomes import Dead
 from connector.domain.records import Page, Record
-from connector.ports import Fence
+from connector.ports import Fence, RetryPolicy
 from connector.sandbox import Traffic
 from connector.web.server import Server
 
@@ -25,17 +24,17 @@ async def dead_letter(harness: WebHarness, email: str = "ana@example.com") -> No
     """A record of the lane becomes a dead letter."""
     record = Record("k", "test:k", "Balance changed", harness.clock.now(), b"{}", email=email)
     await harness.store.append([Page(harness.lane, "webhook", [record], harness.clock.now())])
-    fence = await harness.store.acquire("store", "one", now=harness.clock.now(), ttl=1_000)
+    fence = await harness.store.leases.acquire("store", "one", now=harness.clock.now(), ttl=1_000)
     assert isinstance(fence, Fence)
     claim = await harness.store.claim(
         harness.lane, fence, now=harness.clock.now(), limit=1, mode=DeliveryMode.BATCH, mapping="v1"
     )
     assert claim
     dead = Dead(claim.entries[0].seq, Problem.KLAVIYO_REFUSED)
-    await harness.store.settle(claim, [dead], now=harness.clock.now(), horizon=1)
+    await harness.store.settle(claim, [dead], now=harness.clock.now(), policy=RetryPolicy(1))
 
 
-# ── alive and ready ──────────────────────────────────────────────────────────────────────────────
+# ── alive and ready ───────────────────────────────────────────────────────────────────────────────
 
 
 async def test_livez_fails_after_60_seconds_without_a_heartbeat_and_recovers(
@@ -66,21 +65,21 @@ async def test_klaviyo_unreachable_a_blocked_lane_and_dead_letters_leave_it_aliv
     harness.health.ready = True
     await dead_letter(harness)
     state = LaneState("blocked", Problem.KLAVIYO_UNAVAILABLE, "HTTP 503", harness.clock.now())
-    await harness.store.set_state(harness.lane.id, state)
+    await harness.store.lanes.set_state(harness.lane.id, state)
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/livez")).status_code == 200
 
 
 async def test_liveness_and_readiness_do_not_query_the_store(
-    harness: WebHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
     harness.health.ready = True
-    monkeypatch.setattr(harness.store, "backlog", None)
+    harness.database.error = AssertionError("the store was queried")
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/livez")).status_code == 200
 
 
-# ── in need of a person ──────────────────────────────────────────────────────────────────────────
+# ── what needs a person ───────────────────────────────────────────────────────────────────────────
 
 
 async def test_healthz_is_ok_while_nothing_needs_attention(
@@ -95,8 +94,8 @@ async def test_healthz_lists_each_blocked_lane_and_dead_letters_on_separate_line
 ) -> None:
     await dead_letter(harness)
     state = LaneState("blocked", Problem.KLAVIYO_KEY, "HTTP 401", harness.clock.now())
-    await harness.store.set_state(harness.lane.id, state)
-    harness.trouble = ["S20: free disk space is below [store] min_free"]
+    await harness.store.lanes.set_state(harness.lane.id, state)
+    harness.problems = ["S20: free disk space is below [store] min_free"]
     answer = await http.get("/healthz")
     assert answer.status_code == 500
     assert answer.text.splitlines() == [
@@ -110,26 +109,22 @@ async def test_a_pause_by_an_operator_needs_no_attention(
     harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
     paused = LaneState("paused", Problem.PAUSED, "", harness.clock.now())
-    await harness.store.set_state(harness.lane.id, paused)
+    await harness.store.lanes.set_state(harness.lane.id, paused)
     assert (await http.get("/healthz")).status_code == 200
     other = LaneState("paused", Problem.KLAVIYO_ACCOUNT, "another account", harness.clock.now())
-    await harness.store.set_state(harness.lane.id, other)
+    await harness.store.lanes.set_state(harness.lane.id, other)
     assert (await http.get("/healthz")).text.startswith("K600 acme")
 
 
 async def test_healthz_reports_an_unavailable_store(
-    harness: WebHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
-    monkeypatch.setattr(harness.store, "backlog", unanswered)
+    harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
     answer = await http.get("/healthz")
     assert (answer.status_code, answer.text) == (500, "S10: the store is unavailable\n")
 
 
-async def unanswered() -> Any:
-    raise StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
-
-
-# ── counted ──────────────────────────────────────────────────────────────────────────────────────
+# ── metrics ───────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_metrics_parse_and_contain_no_address_or_id(
@@ -156,9 +151,9 @@ async def test_metrics_parse_and_contain_no_address_or_id(
 
 
 async def test_metrics_are_served_while_the_store_is_unavailable(
-    harness: WebHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
-    monkeypatch.setattr(harness.store, "backlog", unanswered)
+    harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
     answer = await http.get("/metrics")
     assert answer.status_code == 200
     assert "connector_build_info" in answer.text
@@ -189,7 +184,7 @@ async def test_with_an_admin_port_metrics_and_webhooks_are_on_separate_ports(
     }
 
 
-# ── the port ─────────────────────────────────────────────────────────────────────────────────────
+# ── the port ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -219,23 +214,17 @@ async def test_a_foreign_host_is_a_fault_of_server_host(harness: WebHarness) -> 
 
 
 async def test_a_request_in_flight_is_answered_before_the_server_stops(
-    harness: WebHarness, monkeypatch: pytest.MonkeyPatch
+    harness: WebHarness,
 ) -> None:
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow() -> None:
-        begun.set()
-        await go_on.wait()
-
-    monkeypatch.setattr(harness.health, "_refresh", slow)
+    harness.may_scrape.clear()
     server = Server(harness.shared, "127.0.0.1", 0, grace=5, key="server.port")
     await server.start()
     address = f"http://127.0.0.1:{server.port}"
     async with httpx.AsyncClient(base_url=address, trust_env=False) as caller:
         asking = asyncio.create_task(caller.get("/metrics"))
-        await begun.wait()
+        await harness.scraping.wait()
         stopping = asyncio.create_task(server.stop())
-        go_on.set()
+        harness.may_scrape.set()
         assert (await asking).status_code == 200
         await stopping
         with pytest.raises(httpx.ConnectError):

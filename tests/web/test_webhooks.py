@@ -1,4 +1,4 @@
-"""A webhook is taken only when it is proved, readable and committed; every refusal says why."""
+"""A webhook is accepted once it is verified, parsed and committed; every rejection says why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.records import Page, Record
+from connector.runtime.group_commit import GroupCommit
 from connector.sandbox import Traffic
 from connector.web.asgi import MAX_BODY
 
@@ -23,20 +23,20 @@ ADDRESS = "ana@example.com"
 
 
 def header(headers: dict[str, str], value: str | None) -> dict[str, str]:
-    """The headers with another signature, or without any."""
+    """The headers with another signature, or without one."""
     rest = {k: v for k, v in headers.items() if k != "x-jericommerce-hmac-sha256"}
     return rest | ({"x-jericommerce-hmac-sha256": value} if value is not None else {})
 
 
 def signed(body: bytes) -> dict[str, str]:
-    """The headers of somebody who knows the secret, whatever the body holds."""
+    """The headers of a caller who has the secret, for any body."""
     return {
         "x-jericommerce-event-type": "Balance changed",
         "x-jericommerce-hmac-sha256": hmac.digest(SECRET.encode(), body, "sha256").hex(),
     }
 
 
-# ── taken ────────────────────────────────────────────────────────────────────────────────────────
+# ── accepted ──────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_an_authenticated_webhook_is_stored_and_answered_202_with_counts_only(
@@ -46,9 +46,8 @@ async def test_an_authenticated_webhook_is_stored_and_answered_202_with_counts_o
     answer = await http.post(ACME, content=body, headers=headers)
     assert (answer.status_code, answer.content) == (202, b'{"accepted":1,"duplicates":0}')
     assert answer.headers["content-type"] == "application/json"
-    [row] = harness.store.rows.values()
-    assert row.record.unique_id == f"jericommerce:{json.loads(body)['id']}"
-    assert harness.arrived == [harness.lane.id]
+    assert harness.stored() == [f"jericommerce:{json.loads(body)['id']}"]
+    assert harness.wakes == ["acme"]
 
 
 async def test_a_redelivery_is_answered_202_as_a_duplicate_and_stored_once(
@@ -58,8 +57,8 @@ async def test_a_redelivery_is_answered_202_as_a_duplicate_and_stored_once(
     await http.post(ACME, content=body, headers=headers)
     again = await http.post(ACME, content=body, headers=headers)
     assert (again.status_code, again.content) == (202, b'{"accepted":0,"duplicates":1}')
-    assert len(harness.store.rows) == 1
-    assert not harness.refused()
+    assert len(harness.stored()) == 1
+    assert not harness.rejected()
 
 
 async def test_a_secret_in_the_url_does_not_replace_a_signature(
@@ -71,7 +70,7 @@ async def test_a_secret_in_the_url_does_not_replace_a_signature(
     assert (taken.status_code, refused.status_code) == (202, 401)
 
 
-# ── refused ──────────────────────────────────────────────────────────────────────────────────────
+# ── rejected ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("signature", [None, "", "0" * 64, "not hex", "ÿ"])
@@ -82,8 +81,8 @@ async def test_a_webhook_without_a_valid_signature_is_401(
     raw = [(k.encode(), v.encode("latin-1")) for k, v in header(headers, signature).items()]
     answer = await http.post(ACME, content=body, headers=raw)
     assert (answer.status_code, answer.json()["problem"]) == (401, "W401")
-    assert harness.refused() == {"signature": 1}
-    assert not harness.store.rows
+    assert harness.rejected() == {"signature": 1}
+    assert not harness.stored()
 
 
 async def test_a_signature_of_another_body_is_401(
@@ -92,7 +91,7 @@ async def test_a_signature_of_another_body_is_401(
     headers, _ = traffic.make_event()
     _, body = traffic.make_event()
     assert (await http.post(ACME, content=body, headers=headers)).status_code == 401
-    assert not harness.store.rows
+    assert not harness.stored()
 
 
 @pytest.mark.parametrize(
@@ -103,8 +102,8 @@ async def test_an_authenticated_unreadable_body_is_400(
 ) -> None:
     answer = await http.post(ACME, content=body, headers=signed(body))
     assert (answer.status_code, answer.json()["problem"]) == (400, "W400")
-    assert harness.refused() == {"malformed": 1}
-    assert not harness.store.rows
+    assert harness.rejected() == {"malformed": 1}
+    assert not harness.stored()
 
 
 @pytest.mark.parametrize("name", ["nobody", "Acme", "pollable", "acme2"])
@@ -114,7 +113,7 @@ async def test_a_connection_without_webhooks_is_404_and_creates_no_label(
     headers, body = traffic.make_event()
     answer = await http.post(f"/webhooks/{name}", content=body, headers=headers)
     assert answer.status_code == 404
-    assert not harness.refused()
+    assert not harness.rejected()
     assert f'connection="{name}"'.encode() not in harness.metrics.render()
 
 
@@ -123,7 +122,7 @@ async def test_only_post_is_accepted(
     harness: WebHarness, http: httpx.AsyncClient, method: str
 ) -> None:
     assert (await http.request(method, ACME)).status_code == 405
-    assert not harness.store.rows
+    assert not harness.stored()
 
 
 async def test_a_disabled_connection_answers_409(
@@ -132,8 +131,8 @@ async def test_a_disabled_connection_answers_409(
     headers, body = traffic.make_event()
     answer = await http.post("/webhooks/resting", content=body, headers=headers)
     assert answer.status_code == 409
-    assert harness.refused() == {"disabled": 1}
-    assert not harness.store.rows
+    assert harness.rejected() == {"disabled": 1}
+    assert not harness.stored()
 
 
 async def test_a_body_declared_larger_than_1_mib_is_refused_with_413_unread(
@@ -147,7 +146,7 @@ async def test_a_body_declared_larger_than_1_mib_is_refused_with_413_unread(
     declared = headers | {"content-length": str(MAX_BODY + 1)}
     answer = await http.post(ACME, content=never(), headers=declared)
     assert (answer.status_code, answer.json()["problem"]) == (413, "W413")
-    assert harness.refused() == {"too_large": 1}
+    assert harness.rejected() == {"too_large": 1}
 
 
 async def test_a_streamed_body_is_refused_with_413_as_soon_as_it_is_too_large(
@@ -163,8 +162,8 @@ async def test_a_streamed_body_is_refused_with_413_as_soon_as_it_is_too_large(
     said = await call(harness, receive)
     assert said[0]["status"] == 413
     assert asked == MAX_BODY // 65_536 + 1
-    assert harness.refused() == {"too_large": 1}
-    assert not harness.store.rows
+    assert harness.rejected() == {"too_large": 1}
+    assert not harness.stored()
 
 
 async def test_a_body_of_exactly_1_mib_is_read(
@@ -190,8 +189,8 @@ async def test_a_disconnect_before_the_end_does_not_count_as_a_failed_secret(
         return next(parts)
 
     await call(harness, receive)
-    assert harness.refused() == {"malformed": 1}
-    assert not harness.store.rows
+    assert harness.rejected() == {"malformed": 1}
+    assert not harness.stored()
 
 
 async def call(harness: WebHarness, receive: Callable[[], Awaitable[Any]]) -> list[dict[str, Any]]:
@@ -213,19 +212,18 @@ async def call(harness: WebHarness, receive: Callable[[], Awaitable[Any]]) -> li
     return said
 
 
-# ── not stored ───────────────────────────────────────────────────────────────────────────────────
+# ── not stored ────────────────────────────────────────────────────────────────────────────────────
 
 
 async def full(harness: WebHarness) -> None:
-    """As much waits to be committed as may."""
-    record = Record("k", "test:k", "Balance changed", harness.clock.now(), b"{}", email="a@b.cd")
-    page = Page(harness.lane, "webhook", [record] * 50_000, harness.clock.now())
-    harness.intake._commits._waiting.append((page, None))  # type: ignore[arg-type]
-    harness.intake._commits._rows = 50_000
+    """As many rows wait to be committed as may."""
+    harness.intake.pages = GroupCommit(
+        harness.store.append, lambda page: len(page.records), max_waiting_rows=0
+    )
 
 
 async def broken(harness: WebHarness) -> None:
-    harness.store.broken = StoreError(Problem.STORE_UNAVAILABLE, f"disk I/O error near {ADDRESS}")
+    harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, f"disk I/O error near {ADDRESS}")
 
 
 async def disk_low(harness: WebHarness) -> None:
@@ -235,12 +233,12 @@ async def disk_low(harness: WebHarness) -> None:
 async def test_a_record_that_can_never_be_stored_is_not_retried_by_the_caller(
     harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
-    harness.store.broken = StoreError(Problem.STORE_REFUSED, f"bad data near {ADDRESS}")
+    harness.database.error = StoreError(Problem.STORE_REFUSED, f"bad data near {ADDRESS}")
     headers, body = traffic.make_event()
     answer = await http.post(ACME, content=body, headers=headers)
     assert (answer.status_code, answer.json()["problem"]) == (400, "S60")
     assert ADDRESS not in answer.text
-    assert harness.refused() == {"malformed": 1}
+    assert harness.rejected() == {"malformed": 1}
 
 
 @pytest.mark.parametrize(
@@ -259,9 +257,9 @@ async def test_a_record_that_cannot_be_stored_now_is_503_with_retry_after(
     assert (answer.status_code, answer.json()["problem"]) == (503, problem)
     assert int(answer.headers["retry-after"]) > 0
     assert ADDRESS not in answer.text
-    assert harness.refused() == {"not_stored": 1}
-    assert not harness.store.rows
-    assert not harness.arrived
+    assert harness.rejected() == {"not_stored": 1}
+    assert not harness.stored()
+    assert not harness.wakes
 
 
 async def test_webhooks_are_accepted_again_once_the_store_recovers(
@@ -270,11 +268,11 @@ async def test_webhooks_are_accepted_again_once_the_store_recovers(
     headers, body = traffic.make_event()
     await broken(harness)
     assert (await http.post(ACME, content=body, headers=headers)).status_code == 503
-    harness.store.broken = None
+    harness.database.error = None
     assert (await http.post(ACME, content=body, headers=headers)).json()["accepted"] == 1
 
 
-# ── what nobody may read ─────────────────────────────────────────────────────────────────────────
+# ── secrets and personal data ─────────────────────────────────────────────────────────────────────
 
 
 async def test_no_rejection_contains_the_secret_the_signature_or_an_address(
@@ -300,11 +298,11 @@ async def test_no_rejection_contains_the_secret_the_signature_or_an_address(
         texts += [answer.text for answer in answers]
         await broken(harness)
         texts.append((await http.post(ACME, content=body, headers=wrong)).text)
-        harness.store.broken = None
+        harness.database.error = None
         for text in (*texts, logged.getvalue()):
             assert not [x for x in (SECRET, ADDRESS, proof, proof[::-1]) if x in text]
     lines = [json.loads(line) for line in logged.getvalue().splitlines()]
-    assert {line["event"] for line in lines} == {"webhook refused"}
+    assert {line["event"] for line in lines} == {"webhook_rejected"}
     assert {line["problem"] for line in lines} == {"W400", "W401", None}
 
 
@@ -316,6 +314,6 @@ async def test_rejections_are_counted_by_reason_and_connection(
         await http.post(ACME, content=body, headers=header(headers, None))
     await http.post(ACME, content=b"[]", headers=signed(b"[]"))
     await http.post("/webhooks/resting", content=body, headers=headers)
-    assert harness.refused() == {"signature": 3, "malformed": 1, "disabled": 1}
+    assert harness.rejected() == {"signature": 3, "malformed": 1, "disabled": 1}
     text = harness.metrics.render().decode()
     assert 'connector_webhooks_rejected_total{connection="acme",reason="signature"} 3.0' in text

@@ -27,6 +27,7 @@ from connector.domain.errors import ConfigError, Problem
 from connector.mapping import Writer, find_conflicts
 from connector.mapping import load as load_mapping
 from connector.net.http import ClientFactory, client
+from connector.pipeline.intake import Intake
 from connector.platforms import registry
 from connector.ports import Clock, Lease, Store
 from connector.runtime.metrics import Metrics
@@ -54,10 +55,18 @@ class ConnectionBuilder:
         metrics: Metrics,
         limiters: RateLimiters | None = None,
         new_http_client: ClientFactory = client,
+        intake: Intake | None = None,
     ) -> None:
         self.limiters = limiters or RateLimiters(store, clock, metrics)
         self._services = SharedServices(
-            config, store, lease, clock, metrics, self.limiters, new_http_client
+            config,
+            store,
+            lease,
+            clock,
+            metrics,
+            self.limiters,
+            new_http_client,
+            intake or Intake(store, store.action_intake),
         )
         self._writers: dict[str, Writer] = {}
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.actions.held_actions import HeldActionsWorker
 from connector.actions.requests import ActionRules, routes_for
 from connector.actions.sink import ActionRenderer, ActionSink
-from connector.app.wiring.context import ConnectionContext
+from connector.app.wiring.context import ConnectionContext, dispatch_policy
 from connector.config import Actions
 from connector.domain.actions import Caps
 from connector.domain.lanes import ACTIONS, Lane
 from connector.pipeline.dispatch import Dispatcher
 from connector.ports import Actions as ActionsPort
+from connector.ports import Client
 from connector.ports.workers import Worker
 from connector.sync.memberships.join_actions import SubmitActions
 
@@ -35,14 +36,14 @@ class ActionParts:
 
 
 async def build_actions(context: ConnectionContext) -> ActionParts:
-    platform_actions = context.client.actions if context.client else None
-    if platform_actions is None:
+    client = context.client
+    if client is None or client.actions is None:
         return ActionParts(_build_endpoint(context, None), None, None)
-    dispatcher = await _build_lane(context, platform_actions)
+    dispatcher = await _build_lane(context, client, client.actions)
     services = context.services
     held_actions = HeldActionsWorker(
         dispatcher.lane,
-        services.store.actions,
+        services.store.action_decisions,
         services.store.approvals,
         services.clock,
         on_released=dispatcher.wake,
@@ -54,10 +55,11 @@ async def build_actions(context: ConnectionContext) -> ActionParts:
     )
 
 
-async def _build_lane(context: ConnectionContext, platform_actions: ActionsPort) -> Dispatcher[Any]:
+async def _build_lane(
+    context: ConnectionContext, client: Client, platform_actions: ActionsPort
+) -> Dispatcher[Any]:
     services, rules = context.services, _rules(context)
-    queue, client = services.store.actions, context.client
-    assert client is not None
+    queue = services.store.actions
     sink = ActionSink(
         platform_actions,
         clock=services.clock,
@@ -68,8 +70,11 @@ async def _build_lane(context: ConnectionContext, platform_actions: ActionsPort)
         check=client.check,
     )
     renderer = context.suppress_if_off(ActionRenderer(), enabled=context.has("actions"))
-    dispatcher: Dispatcher[Any] = await context.dispatcher(ACTIONS, sink, renderer)
-    queue.set_lookup_delays(dispatcher.lane.id, [round(after * 1000) for after in rules.look_ups])
+    policy = replace(
+        dispatch_policy(services.config),
+        look_ups=[round(after * 1000) for after in rules.look_ups],
+    )
+    dispatcher: Dispatcher[Any] = await context.dispatcher(ACTIONS, sink, renderer, policy=policy)
     return dispatcher
 
 
@@ -77,6 +82,10 @@ def _build_endpoint(context: ConnectionContext, lane: Lane | None) -> FlowEndpoi
     services, rules = context.services, _rules(context)
     return FlowEndpoint(
         lane,
+        services.intake,
+        services.clock,
+        services.metrics,
+        wakes=[lambda: context.signals.wake(ACTIONS)],
         routes=routes_for(context.platform.offers),
         secrets=[secret.get_secret_value() for secret in rules.secret],
         rules=ActionRules(
@@ -85,11 +94,7 @@ def _build_endpoint(context: ConnectionContext, lane: Lane | None) -> FlowEndpoi
             key_retention=round(services.config.retention.action_keys * 1000),
         ),
         caps=Caps(rules.daily_per_person, rules.daily_total),
-        queue=services.store.actions,
-        clock=services.clock,
-        metrics=services.metrics,
-        on_accepted=lambda: context.signals.wake(ACTIONS),
-        on=context.has("actions"),
+        enabled=context.has("actions"),
     )
 
 

@@ -18,9 +18,10 @@ from connector.domain.records import Entry
 from connector.klaviyo.api import KlaviyoApi
 from connector.mapping import CompiledMapping
 from connector.net.answers import RETRY_STATUSES, Vendor
-from connector.net.http import CallStats, ClientFactory, Credential, Http, client
+from connector.net.http import CallStats, ClientFactory, Credential, Http
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
+from connector.pipeline.intake import Intake
 from connector.pipeline.lane_queues import queue_of
 from connector.platforms.kit import Kit
 from connector.ports import Client, Clock, Lease, Platform, Reader, Renderer, Sink, Store
@@ -61,7 +62,8 @@ class SharedServices:
     clock: Clock
     metrics: Metrics
     limiters: RateLimiters
-    new_http_client: ClientFactory = client
+    new_http_client: ClientFactory
+    intake: Intake
     account_lookups: dict[str, asyncio.Task[str]] = field(default_factory=dict)
 
     def http(

@@ -6,15 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
-from connector.app.wiring.profiles import ProfileParts
-from connector.domain.lanes import EVENTS, PROFILES, Millis
+from connector.app.wiring.profiles import ProfileParts, ReadParts
+from connector.domain.lanes import (
+    ACTIONS,
+    EVENTS,
+    LIST_MEMBERS,
+    PROFILES,
+    READS,
+    SEGMENT_MEMBERS,
+    Millis,
+)
 from connector.domain.profiles import Observation
 from connector.domain.records import Record
 from connector.klaviyo.sink.events import EventSink
 from connector.pipeline.dispatch import Dispatcher
-from connector.pipeline.intake import WebhookEndpoint
 from connector.pipeline.profile_reads import EventFieldExtractor
 from connector.pipeline.rendering import EventRenderer
+from connector.pipeline.webhook_endpoint import ReadRules, WebhookEndpoint
 
 
 async def build_events(context: ConnectionContext) -> Dispatcher[Any]:
@@ -38,22 +46,36 @@ def build_webhook_endpoint(
     """None where the platform pushes nothing."""
     if context.platform.webhook is None:
         return None
-    webhook = context.platform.webhook(context.connection.settings)
+    services = context.services
     extracts = _extractor(context, profiles)
-    if profiles is None or profiles.reads is None:
-        return WebhookEndpoint(events.lane, webhook, extracts=extracts)
-    reads = profiles.reads
-    wait = context.services.config.delivery.attach_wait if context.mapping.attach_profile else 0.0
+    signals = context.signals
+    woken = [EVENTS, READS, ACTIONS, LIST_MEMBERS, SEGMENT_MEMBERS]
+    woken += [PROFILES] if extracts else []
     return WebhookEndpoint(
         events.lane,
-        webhook,
-        read_lane=reads.dispatcher.lane.id,
+        context.platform.webhook(context.connection.settings),
+        services.intake,
+        services.clock,
+        services.metrics,
+        wakes=[lambda: signals.wake(*woken)],
+        reads=_read_rules(context, events, profiles.reads) if profiles else None,
+        extracts=extracts,
+    )
+
+
+def _read_rules(
+    context: ConnectionContext, events: Dispatcher[Any], reads: ReadParts | None
+) -> ReadRules | None:
+    """Which events make their person be read; None where people are not read."""
+    if reads is None:
+        return None
+    wait = context.services.config.delivery.attach_wait if context.mapping.attach_profile else 0.0
+    return ReadRules(
+        reads.dispatcher.lane.id,
         triggers_read=context.mapping.refreshes,
-        needs_refetch=reads.reader.needs_refetch,
         by_id=reads.reader.by_id,
         attach_wait=round(wait * 1000),
         backlogged=lambda: events.backlogged,
-        extracts=extracts,
     )
 
 

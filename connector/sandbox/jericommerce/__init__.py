@@ -1,1 +1,1 @@
-"""JeriCommerce, emulated."""
+"""The JeriCommerce sandbox."""

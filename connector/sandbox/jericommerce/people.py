@@ -1,7 +1,7 @@
-"""Members of a JeriCommerce programme, and what its events do to them.
+"""Members of a JeriCommerce program, and the effects of events on them.
 
-Names are those of the 2026 reference where it was read and of the preview pages elsewhere; the
-keys of `properties` besides `amount` and `rewardTitle` are guesses.
+Names are those of the 2026 reference, else of the preview pages. Guesses: the keys of `properties`
+other than `amount` and `rewardTitle`.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol
 
 TIERS = (("Bronze", 0), ("Silver", 500), ("Gold", 1500), ("Platinum", 4000))
-"""Tier names and the carry points at which each begins."""
+"""Tier names and the tier points that each requires."""
 
 _FIRST = ("Ana", "Bruno", "Carla", "Diego", "Elena", "Fabio", "Greta", "Hugo", "Irene", "Jorge")
 _LAST = ("Garcia", "Lopez", "Rossi", "Martin", "Silva", "Moreau", "Weber", "Costa", "Ruiz", "Vega")
 
 
 class PersonOwner(Protocol):
-    """The platform that a person is a member of."""
+    """The sandbox that a person is a member of."""
 
     def moment(self) -> datetime:
-        """Now."""
+        """The current time."""
 
     def changed(self, person: Person) -> None:
-        """A person is different now."""
+        """Called after a person was changed."""
 
 
 @dataclass(slots=True)
 class Person:
-    """A member. `balance` are spendable points, `tier_balance` carry points. `tier` is None for
-    one who is in no tier. `extra` comes into `userData` as it is."""
+    """A member. `balance`: spendable points. `tier_balance`: points that count for the tier.
+    `tier`: an index into `TIERS`, or None. `extra`: merged into `userData`."""
 
     id: str
     email: str
@@ -54,13 +54,13 @@ class Person:
     owner: PersonOwner | None = field(default=None, repr=False, compare=False)
 
     def change(self, **fields: Any) -> None:
-        """Set fields, as their owner or a shop's clerk would: `balance=5, tier="Gold"`, `email=…`.
+        """Set fields: `balance=5, tier="Gold"`, `email=…`.
 
-        `tier` is a name, an index into `TIERS` or None; dates are dates or ISO strings.
+        `tier`: a name, an index into `TIERS` or None. Dates are dates or ISO strings.
         """
         for name, value in fields.items():
             if name not in _CHANGEABLE:
-                raise ValueError(f"a person has no {name!r} to change")
+                raise ValueError(f"a person has no changeable field {name!r}")
             if name == "tier" and isinstance(value, str):
                 value = [tier for tier, _ in TIERS].index(value)
             elif name in _DATES and isinstance(value, str):
@@ -73,7 +73,7 @@ class Person:
             self.owner.changed(self)
 
     def adjust_points(self, amount: int, now: datetime) -> None:
-        """Change the balance. Spending does not cost carry points."""
+        """Change the balance. Spending does not reduce the tier points."""
         self.balance += amount
         self.tier_balance += max(0, amount)
         self.updated = now
@@ -143,7 +143,7 @@ _DATES = ("birthdate", "entered_at", "expires_at")
 
 
 def make_person(email: str, now: float, id: str, **fields: Any) -> Person:
-    """A plain new member: no points, the first tier."""
+    """A new member: no points, the first tier."""
     today = datetime.fromtimestamp(now, UTC).replace(microsecond=0)
     person = Person(
         id=id,
@@ -171,7 +171,7 @@ def make_people(count: int, now: float, seed: int = 7) -> list[Person]:
     people = []
     for number in range(count):
         first, last = rng.choice(_FIRST), rng.choice(_LAST)
-        carry = int(rng.triangular(0, 5000, 300))
+        tier_points = int(rng.triangular(0, 5000, 300))
         entered = today - timedelta(days=rng.randrange(1, 300))
         people.append(
             Person(
@@ -182,9 +182,9 @@ def make_people(count: int, now: float, seed: int = 7) -> list[Person]:
                 phone=f"+3460{number % 10_000_000:07d}",
                 birthdate=date(rng.randrange(1950, 2005), 1, 1)
                 + timedelta(days=rng.randrange(365)),
-                balance=rng.randrange(0, carry + 1),
-                tier=max(at for at, (_, start) in enumerate(TIERS) if start <= carry),
-                tier_balance=carry,
+                balance=rng.randrange(0, tier_points + 1),
+                tier=max(at for at, (_, start) in enumerate(TIERS) if start <= tier_points),
+                tier_balance=tier_points,
                 entered_at=entered.date(),
                 expires_at=entered.date() + timedelta(days=365),
                 created=entered,
@@ -205,7 +205,7 @@ def _earn_or_spend(person: Person, rng: random.Random, now: datetime) -> dict[st
 
 
 def changed(person: Person, amount: int, reason: str, now: datetime) -> dict[str, Any]:
-    """Move the balance and say so: the properties of `Balance changed`."""
+    """Change the balance; returns the properties of `Balance changed`."""
     person.adjust_points(amount, now)
     return {"amount": amount, "balance": person.balance, "reason": reason}
 
@@ -213,8 +213,8 @@ def changed(person: Person, amount: int, reason: str, now: datetime) -> dict[str
 def _enter(step: int) -> Effect:
     def effect(person: Person, _: random.Random, now: datetime) -> dict[str, Any]:
         before = person.tier or 0
-        # At an end of the ladder the previous tier is told as one beyond the step, so that an
-        # upgrade always goes up.
+        # At the first or last tier the previous tier is derived from the step, so that an upgrade
+        # always goes up.
         after = min(max(before + step, 0), len(TIERS) - 1)
         if after == before:
             before = after - step
@@ -282,21 +282,21 @@ EVENTS: dict[str, tuple[int, Effect]] = {
     "Account verified": (2, _verify),
     "Check-in at location": (3, _place),
 }
-"""The 18 event names, each with its weight in the traffic and what it does to the person."""
+"""The 18 event names, each with its weight in the traffic and its effect on the person."""
 
 WEB = frozenset(("Wallet pass requested", "Wallet click", "Wallet visit", "Account verified"))
-"""Events that come from a browser, and so carry `url` and `browser`."""
+"""Events from a browser, which have `url` and `browser`."""
 
 
 def iso(moment: datetime) -> str:
-    """As the platform writes a moment: `2026-11-20T09:30:00.000Z`."""
+    """A time in the platform's format: `2026-11-20T09:30:00.000Z`."""
     return (
         moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
     )
 
 
 def derived(id: str, purpose: str) -> str:
-    """A second uuid that belongs to `id` for good."""
+    """A stable second UUID for `id`."""
     return str(uuid.uuid5(uuid.UUID(id), purpose))
 
 

@@ -1,4 +1,4 @@
-"""Who is a member and under which address, now and as it was a while ago."""
+"""The members by id and address, now and as of some time ago."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from connector.sandbox.jericommerce.people import Person
 
 
 class Register:
-    """Members by id and by address, in lower case. Of several with one address the latest to take
-    it answers; when that one leaves or changes, the one before answers again."""
+    """Members by id and by address, in lower case. If several have one address, the latest to get
+    it is found; when that one leaves or changes, the previous one is found again."""
 
     def __init__(self, people: Iterable[Person]) -> None:
         self._people: dict[str, Person] = {}
@@ -30,12 +30,12 @@ class Register:
         return id in self._people
 
     def get(self, email: str) -> Person | None:
-        """Who answers to this address."""
+        """The member with this address, or None."""
         holders = self._holders.get(email.lower())
         return self._people[holders[-1]] if holders else None
 
     def put(self, person: Person) -> None:
-        """Add a person, or take note of a change."""
+        """Add a person, or update a changed one."""
         before = self._address.get(person.id)
         if before != person.email:
             if before is not None:
@@ -57,7 +57,7 @@ class Register:
 
 
 class DelayedRegister:
-    """A register as it was `lag` seconds ago, fed with copies of what changed since."""
+    """A register as of `lag` seconds ago, updated with copies of changed members."""
 
     def __init__(self, people: Iterable[Person], lag: float) -> None:
         self.lag = lag
@@ -65,12 +65,12 @@ class DelayedRegister:
         self._changes: deque[tuple[float, str, Person | None]] = deque()
 
     def note(self, at: float, id: str, person: Person | None) -> None:
-        """From this moment on the person is like this, or is no member."""
+        """Record a change at time `at`; None: the person is no longer a member."""
         copy = None if person is None else replace(person, owner=None, extra=dict(person.extra))
         self._changes.append((at, id, copy))
 
     def get(self, email: str, now: float) -> Person | None:
-        """Who answered to this address `lag` seconds before `now`, as that person was then."""
+        """The member with this address as of `lag` seconds before `now`, or None."""
         while self._changes and self._changes[0][0] <= now - self.lag:
             _, id, person = self._changes.popleft()
             if person is not None:

@@ -1,8 +1,7 @@
-"""JeriCommerce, emulated: the customer by address and the pass token here, what it can be told in
-`jericommerce_writes.py`.
+"""The JeriCommerce sandbox: customers and pass tokens. The routes that write are in `writes.py`.
 
-Sources: the guides and the public API index. Guesses: every error body (NestJS's usual shape), the
-form of `accessToken`, the 429, a `tierStatus` of null for somebody without a tier.
+Sources: the guides and the public API index. Guesses: every error body (the usual format of
+NestJS), the format of `accessToken`, the 429, a `tierStatus` of null without a tier.
 """
 
 from __future__ import annotations
@@ -38,21 +37,19 @@ _RETRY: tuple[Header, ...] = ((b"retry-after", b"1"),)
 
 
 class JeriCommerceSandbox:
-    """One programme with `people` members. `now` gives seconds since 1970.
+    """One program with `people` members. `now` returns seconds since 1970.
 
-    `rate_per_second` (default: no limit) requests are answered in a second, the others 429 with
-    `Retry-After`. With `lag` a customer is read as it was so many seconds ago. `signature` and
-    `older` say how webhooks are signed and which share of them has the older body, without `email`.
-    `push_auth` is how a push must prove itself ("bearer", "api-key"), `batch` how many items
-    `integrations/api` takes at a time; with `lists_items` its answer says of each item whether it
-    worked.
+    `rate_per_second`: requests allowed per second (None: no limit); others are answered 429 with
+    `Retry-After`. `lag`: a customer is read as of this many seconds ago. `signature`: encoding of
+    the webhook signature. `legacy_share`: share of webhooks with the older body, without `email`.
+    `push_auth`: authentication of pushes. `batch`: maximum items of `integrations/api`;
+    `lists_items`: whether its response lists a result per item.
 
-    `app` is the ASGI app, `faults` what goes wrong, `waiting` what the API's callers made happen
-    and no webhook has told yet (`next_webhook` does), `violations` what callers did wrong.
-    `ledger` holds every balance change that was applied, with its reason; `pushes` every push;
-    `segment(name)` the addresses of those who were told to be in it.
-    `read_log` holds (time, address) of the last million reads of a customer, found or not;
-    `token_calls` counts requests for a token by address.
+    `app`: the ASGI app. `faults`: the injected faults. `waiting`: events caused by API calls, whose
+    webhooks `next_webhook` returns first. `violations`: broken rules by name. `ledger`: every
+    applied balance change. `pushes`: every push. `segment(name)`: addresses of its members.
+    `read_log`: (time, address) of the last million reads of a customer, found or not.
+    `token_calls`: requests for a token by address.
     """
 
     def __init__(
@@ -122,11 +119,11 @@ class JeriCommerceSandbox:
         return list(self._register)
 
     def person(self, email: str) -> Person | None:
-        """The member with this address, in any case; of several the latest to take it."""
+        """The member with this address, case-insensitive; of several the latest to get it."""
         return self._register.get(email)
 
     def add(self, email: str, **fields: Any) -> Person:
-        """A new member; `fields` as `Person.change` takes them."""
+        """Add a member; `fields` as in `Person.change`."""
         self._added += 1
         id = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.program} {self._added}"))
         person = make_person(email, self._now(), id, **fields)
@@ -135,31 +132,31 @@ class JeriCommerceSandbox:
         return person
 
     def remove(self, person: Person) -> None:
-        """Remove a member; what becomes of it is seen nowhere any more."""
+        """Remove a member. Later changes to the object have no effect."""
         person.owner = None
         self._register.remove(person.id)
         if self._delayed is not None:
             self._delayed.note(self._now(), person.id, None)
 
     def changed(self, person: Person) -> None:
-        """A member is different now; `Person.change` says so by itself."""
+        """Update a changed member; `Person.change` calls this."""
         self._register.put(person)
         if self._delayed is not None:
             self._delayed.note(self._now(), person.id, person)
 
     def moment(self) -> datetime:
-        """Now, in UTC."""
+        """The current time in UTC."""
         return datetime.fromtimestamp(self._now(), UTC)
 
     def apply_event(self, name: str, person: Person, rng: random.Random) -> dict[str, Any]:
-        """Let one of the 18 events happen to a person; the properties that tell it."""
+        """Apply one of the 18 events to a person; returns the event's properties."""
         properties = EVENTS[name][1](person, rng, self.moment())
         if person.owner is self:
             self.changed(person)
         return properties
 
     def next_webhook(self, rng: random.Random) -> Webhook:
-        """The next thing happens to a member, and this tells of it (connector.sandbox.Teller)."""
+        """Make the next event happen; returns its webhook (connector.sandbox.WebhookSource)."""
         if self.waiting:
             event = self.waiting.popleft()
         else:
@@ -169,26 +166,26 @@ class JeriCommerceSandbox:
 
     @property
     def waiting(self) -> deque[PendingEvent]:
-        """What the API's callers made happen and no webhook has told yet."""
+        """Events caused by API calls, whose webhooks were not sent yet."""
         return self._writes.waiting
 
     @property
     def ledger(self) -> Sequence[Adjustment]:
-        """Every balance change that was applied, the latest last."""
+        """Every applied balance change, the latest last."""
         return self._writes.ledger
 
     @property
     def pushes(self) -> Sequence[Push]:
-        """Every push that was sent, the latest last."""
+        """Every push, the latest last."""
         return self._writes.pushes
 
     def segment(self, name: str) -> set[str]:
-        """The addresses of the members that were told to be in this segment."""
+        """The addresses of the members of this segment."""
         members = self._writes.segments[name]
         return {person.email for person in self._register if person.id in members}
 
     def adjusted(self, reason: str) -> int:
-        """How many balance changes were applied with this reason."""
+        """The number of applied balance changes with this reason."""
         return self._writes.reasons[reason]
 
     def state(self) -> dict[str, object]:
@@ -204,10 +201,10 @@ class JeriCommerceSandbox:
             "violations": dict(self.violations),
         }
 
-    # ── what the gate asks ───────────────────────────────────────────────────────────────────────
+    # ── called by the gate ───────────────────────────────────────────────────────────────────────
 
     def operation(self, method: str, path: str) -> Operation:
-        """Which operation a request is: customers, customers/token, balance/increase|decrease,
+        """The operation of a request: customers, customers/token, balance/increase|decrease,
         integrations/api, push."""
         if path == "/v1/push":
             return Operation(f"{method} /v1/push", "push")
@@ -222,7 +219,7 @@ class JeriCommerceSandbox:
     def authorize(
         self, scope: Scope, operation: Operation
     ) -> tuple[Response | None, Sequence[Header]]:
-        """The key, then the limit."""
+        """Check the key, then the rate limit."""
         header, key = b"api-key", self._api_key
         if operation.endpoint == "push" and self._push_auth == "bearer":
             header, key = b"authorization", b"Bearer " + self._api_key
@@ -239,11 +236,11 @@ class JeriCommerceSandbox:
         return None, ()
 
     def refusal(self, status: int, pointers: Sequence[str]) -> Response:
-        """An error in the shape that NestJS gives by default."""
+        """An error in the default format of NestJS."""
         return error(status, HTTPStatus(status).phrase)
 
     def locate(self, body: bytes, match: str) -> Sequence[str]:
-        """This platform points at nothing."""
+        """This platform's errors have no pointers."""
         return ()
 
     # ── routes ───────────────────────────────────────────────────────────────────────────────────
@@ -265,7 +262,7 @@ class JeriCommerceSandbox:
             return error(400, "token_type must be one of: auth, download")
         if person is None:
             return error(404, "Customer not found")
-        # A new token each time, as a one-time link would have.
+        # A new token each time, as for a one-time link.
         seed = f"{person.id} {kind} {self._now()}".encode()
         return JSON({"accessToken": f"jwt.{hashlib.sha256(seed).hexdigest()[:32]}.sandbox"})
 

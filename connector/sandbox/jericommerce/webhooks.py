@@ -1,6 +1,6 @@
-"""How JeriCommerce tells: its webhook's body and signature, and which event comes next.
+"""JeriCommerce's webhooks: body, signature and the order of events.
 
-The body is signed raw, in hex or base64: which is not stated.
+The raw body is signed; the encoding (hex or base64) is not documented.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BROWSERS = ("Safari 19", "Chrome 142", "Firefox 145")
 
 @dataclass(frozen=True, slots=True)
 class PendingEvent:
-    """Something that happened at the platform and waits to be told by webhook."""
+    """An event whose webhook was not sent yet."""
 
     name: str
     person: Person
@@ -35,8 +35,8 @@ class PendingEvent:
 
 
 class WebhookFactory:
-    """Makes webhooks. `older` is the share of events told in the older body, without `email`, of a
-    person of whom an event with it was already taken."""
+    """Creates webhooks. `legacy_share`: share of webhooks with the older body, without `email`, for
+    people with an acknowledged event that had one."""
 
     def __init__(
         self, program: str, secret: str, signature: Signature, legacy_share: float
@@ -46,18 +46,18 @@ class WebhookFactory:
         self._signature = signature
         self._legacy_share = legacy_share
         self._sent_with_email: set[str] = set()
-        # Every name comes once before chance decides, so that even a short show has all 18.
+        # Each name is used once before names are random, so that a short demo has all 18.
         self._unsent = list(EVENTS)
 
     def next_name(self, rng: random.Random) -> str:
-        """Which event happens next."""
+        """The name of the next event."""
         if self._unsent:
             return self._unsent.pop(rng.randrange(len(self._unsent)))
         (name,) = rng.choices(list(EVENTS), [weight for weight, _ in EVENTS.values()])
         return name
 
     def webhook(self, event: PendingEvent, moment: datetime, rng: random.Random) -> Webhook:
-        """What tells of it."""
+        """The webhook of an event."""
         person = event.person
         id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
         body: dict[str, Any] = {"email": person.email, "id": id, "customerId": person.id}

@@ -1,9 +1,9 @@
-"""What JeriCommerce, emulated, can be told: balance changes, pushes and segment membership.
+"""The JeriCommerce routes that write: balance changes, pushes and segment membership.
 
-Sources: the guides, the API index, and for the push the preview pages. Guesses: the answer to a
+Sources: the guides, the API index, and for pushes the preview pages. Guesses: the response to a
 balance change (201 with the items), a decrease below zero (400), an unknown address in a balance
-change (404, nothing of the request applied), that a key too many is refused, the answer to a push
-(201), the feature `segments` with its payload, and the form in which an answer lists its items.
+change (404, nothing is applied), unknown keys are rejected, the response to a push (201), the
+feature `segments` with its payload, and the format of a response that lists its items.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FEATURE = "segments"
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """A balance change that was applied; `amount` is signed, `person` the member's id."""
+    """An applied balance change. `amount`: signed. `person`: the member's id."""
 
     at: float
     person: str
@@ -51,12 +51,11 @@ class Push:
 
 
 class Writes:
-    """The routes that change something, and what they have changed.
+    """The routes and the changes that they made.
 
-    `ledger` holds every adjustment in the order in which it was applied, `reasons` how many had
-    each reason, `pushes` every push, `segments` the ids of each segment's members, `waiting` the
-    webhooks to come.
-    `applied(person)` is called after each change of a member.
+    `ledger`: every adjustment in the order of application. `reasons`: number of adjustments by
+    reason. `pushes`: every push. `segments`: segment → ids of its members. `waiting`: events whose
+    webhooks were not sent yet. `applied(person)` is called after each change of a member.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Writes:
         self._lists_items = lists_items
 
     def routes(self, prefix: str) -> list[Route]:
-        """`prefix` is the program's: `/v1/programs/demo`."""
+        """`prefix`: the program's path, `/v1/programs/demo`."""
         return [
             Route(f"{prefix}/balance/increase", self._increase, methods=["POST"]),
             Route(f"{prefix}/balance/decrease", self._decrease, methods=["POST"]),
@@ -119,8 +118,8 @@ class Writes:
         return JSON(answer, 201)
 
     def _apply(self, person: Person, amount: int, reason: str) -> dict[str, object]:
-        moment = datetime.fromtimestamp(self._now(), UTC)
-        properties = changed(person, amount, reason, moment)
+        now = datetime.fromtimestamp(self._now(), UTC)
+        properties = changed(person, amount, reason, now)
         self._applied(person)
         self.ledger.append(Adjustment(self._now(), person.id, person.email, amount, reason))
         self.reasons[reason] += 1
@@ -147,17 +146,18 @@ class Writes:
         items = _decoded(await request.body())
         if not isinstance(items, list) or not 0 < len(items) <= self._batch:
             return self._refuse("integrate_body", [f"an array of 1 to {self._batch} is required"])
-        worked = [self._member(item) for item in items]
-        if not any(worked):
+        results = [self._set_membership(item) for item in items]
+        if not any(results):
             return error(404, "No item could be processed")
         if not self._lists_items:
             return JSON({"received": len(items)}, 201)
         return JSON(
-            [{"email": i["email"], "success": ok} for i, ok in zip(items, worked, strict=True)], 201
+            [{"email": i["email"], "success": ok} for i, ok in zip(items, results, strict=True)],
+            201,
         )
 
-    def _member(self, item: Any) -> bool:
-        """Whether this item worked: one item's fault is not the others'."""
+    def _set_membership(self, item: Any) -> bool:
+        """Apply one item; returns whether it succeeded. Items are independent."""
         if not _is_membership(item):
             self._violations["integrate_item"] += 1
             return False
@@ -174,7 +174,7 @@ class Writes:
 
 
 def error(status: int, message: str | list[str]) -> Response:
-    """An error in the shape that NestJS gives by default."""
+    """An error in the default format of NestJS."""
     return JSON(
         {"statusCode": status, "message": message, "error": HTTPStatus(status).phrase}, status
     )

@@ -1,4 +1,4 @@
-"""One emulated Klaviyo account: what its endpoints share."""
+"""The state of one Klaviyo account, which its endpoints share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from connector.sandbox.klaviyo.write_ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """Its state. `violations` counts broken rules by name."""
+    """The data of an account. `violations` counts broken rules by name."""
 
     memory: Memory
     ledger: Ledger
@@ -30,11 +30,11 @@ class AccountState:
     now: Callable[[], float]
     flows: Flows
 
-    def load(self, body: bytes, most: int = MAX_BYTES) -> Any:
-        """The JSON of a body of at most so many bytes."""
-        if len(body) > most:
+    def load(self, body: bytes, max_bytes: int = MAX_BYTES) -> Any:
+        """Parse a JSON body of at most `max_bytes`. Raises Refused (413, 400)."""
+        if len(body) > max_bytes:
             self.violations["payload_too_large"] += 1
-            size = "5MB" if most == MAX_BYTES else "100KB"
+            size = "5MB" if max_bytes == MAX_BYTES else "100KB"
             problem = (f"The payload is larger than {size}.", {"pointer": "/data"})
             raise Refused(errors(413, [problem]))
         try:
@@ -45,7 +45,7 @@ class AccountState:
             raise Refused(errors(400, [problem], code="parse_error")) from None
 
     def check(self, found: Sequence[Violation], *, first: bool = False) -> None:
-        """400 if a rule was broken, naming all violations or only the `first`."""
+        """Raise Refused (400) if there are violations; it names all or only the `first`."""
         if found:
             self.violations.update(violation.name for violation in found)
             named = found[:1] if first else found

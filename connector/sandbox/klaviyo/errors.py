@@ -1,4 +1,4 @@
-"""Klaviyo's error answers in JSON:API. The shape was recorded live; some words are guesses."""
+"""Klaviyo's error responses in JSON:API. The format was recorded live; some texts are guesses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Problem = tuple[str, dict[str, str]]
 
 
 class Refused(Exception):
-    """A request ends with this error answer."""
+    """A request is rejected with this response."""
 
     def __init__(self, response: Response) -> None:
         self.response = response
@@ -38,14 +38,14 @@ class Refused(Exception):
 
 
 def duplicate(id: str) -> Refused:
-    """409 as recorded live: an identifier belongs to the profile of this id."""
+    """409 as recorded live: an identifier belongs to the profile with this id."""
     found = ("A profile already exists with one of these identifiers.", _ATTRIBUTES)
     meta = {"duplicate_profile_id": id}
     return Refused(errors(409, [found], code="duplicate_profile", meta=meta))
 
 
 def unknown(kind: str, id: str, pointer: str = "/data/") -> Refused:
-    """404 for an id that nothing of this kind has."""
+    """404: no resource of this kind has this id."""
     return Refused(errors(404, [(f"A {kind} with id {id} does not exist.", {"pointer": pointer})]))
 
 
@@ -56,7 +56,7 @@ class ApiJSON(JSON):
 
 
 def title(status: int) -> str:
-    """The title that goes with a status."""
+    """The title of an error with this status."""
     return _TITLES.get(status, _OTHER)[1]
 
 
@@ -67,16 +67,16 @@ def errors(
     code: str | None = None,
     meta: dict[str, str] | None = None,
 ) -> Response:
-    """An error answer from (detail, source) pairs; `meta` stands in every one of them."""
-    known, words = _TITLES.get(status, _OTHER)
+    """An error response from (detail, source) pairs; each has the same `meta`."""
+    default_code, title_text = _TITLES.get(status, _OTHER)
     return ApiJSON(
         {
             "errors": [
                 {
                     "id": str(uuid.uuid4()),
                     "status": status,
-                    "code": code or known,
-                    "title": words,
+                    "code": code or default_code,
+                    "title": title_text,
                     "detail": detail,
                     "source": source,
                     "links": {},

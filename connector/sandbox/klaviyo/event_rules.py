@@ -1,7 +1,7 @@
-"""What Klaviyo accepts as events, revision 2026-10-15: bodies in, groups or violations out.
+"""Validates bodies with events, revision 2026-10-15: returns groups or violations.
 
-Source: the published spec and the table of ingestion limits in the docs. Guesses: all violations of
-a body are listed, not only the first.
+Source: the published spec and the table of ingestion limits in the docs. Guess: all violations of a
+body are listed, not only the first.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EVENT_KEYS = _BULK_EVENT_KEYS | {"profile"}
 
 @dataclass(frozen=True, slots=True)
 class EventIn:
-    """An event that broke no rule. `time` is in whole seconds since 1970; None: on receipt."""
+    """A valid event. `time`: whole seconds since 1970; None: the time of receipt."""
 
     metric: str
     unique_id: str | None
@@ -55,7 +55,7 @@ class EventIn:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A profile and its events; on the single endpoint one event."""
+    """A profile and its events; the single endpoint has one event."""
 
     profile: ProfileIn
     events: list[EventIn]
@@ -63,14 +63,14 @@ class Group:
 
 @dataclass(slots=True)
 class Parsed:
-    """Groups to apply, in order; nothing of them counts when there are violations."""
+    """Groups to apply, in order; none is applied if there are violations."""
 
     groups: list[Group]
     violations: list[Violation]
 
 
 def parse_event(body: Any, now: float) -> Parsed:
-    """The body of `POST /api/events`."""
+    """Parse the body of `POST /api/events`."""
     reader = EventReader(now)
     data = reader.resource(body, "", "event")
     attributes = data.get("attributes")
@@ -84,7 +84,7 @@ def parse_event(body: Any, now: float) -> Parsed:
 
 
 def parse_bulk(body: Any, now: float) -> Parsed:
-    """The body of `POST /api/event-bulk-create-jobs`. A pointer's first index is the group's."""
+    """Parse the body of `POST /api/event-bulk-create-jobs`. Pointers start at the group's index."""
     reader = EventReader(now)
     data = reader.resource(body, "", "event-bulk-create-job")
     entries = dig(data, "attributes", "events-bulk-create", "data")
@@ -193,18 +193,18 @@ class EventReader(Reader):
     def _time(self, given: Any, pointer: str) -> int | None:
         if given is None:
             return None
-        moment = None
+        parsed = None
         if isinstance(given, str) and _TIME.fullmatch(given):
             try:
-                moment = datetime.fromisoformat(given)
+                parsed = datetime.fromisoformat(given)
             except ValueError:
-                moment = None
-        if moment is None:
+                parsed = None
+        if parsed is None:
             self.add("time_invalid", pointer, "A date and time in ISO 8601 is required.")
             return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = moment.timestamp()
+        if parsed.tzinfo is None:
+            parsed = parsed.replace(tzinfo=UTC)
+        seconds = parsed.timestamp()
         if not _YEAR_2000 <= seconds <= self._latest:
             self.add(
                 "time_out_of_range",
@@ -222,7 +222,9 @@ class EventReader(Reader):
         if currency is not None and not (
             isinstance(currency, str) and _CURRENCY.fullmatch(currency)
         ):
-            self.add("currency_invalid", f"{pointer}/value_currency", "An ISO 4217 code, please.")
+            self.add(
+                "currency_invalid", f"{pointer}/value_currency", "An ISO 4217 code is required."
+            )
         return value
 
     def _backfill(self, attributes: dict[str, Any], place: str) -> bool:

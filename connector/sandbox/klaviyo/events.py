@@ -1,7 +1,7 @@
-"""Klaviyo's events and metrics: in alone and in bulk, and read back.
+"""Klaviyo's endpoints for events and metrics: create, bulk create, read.
 
-Guesses: an unknown `profile.data.id` is refused with 400; an event's profile treats nulls as an
-import does.
+Guesses: an unknown `profile.data.id` is rejected with 400; nulls in an event's profile have the
+same effect as in an import.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from connector.sandbox.klaviyo.rules import Violation
 
 
 class EventApi:
-    """The endpoints of events. `repeat` and `first` are the sandbox's `bulk_repeat` and whether a
-    bulk 400 names only the first bad item."""
+    """The endpoints. `repeat`: the sandbox's `bulk_repeat`. `first`: a bulk 400 names only the
+    first bad item."""
 
     def __init__(
         self, account: AccountState, *, repeat: Literal["drop", "fail"], first: bool
@@ -66,7 +66,7 @@ class EventApi:
                 yield Violation("profile_unknown", pointer, "A profile with this id does not exist")
 
     def _repeated_ids(self, groups: Sequence[Group]) -> Iterator[Violation]:
-        """Repeats within the request and, with "fail", of what was recorded before."""
+        """Unique ids that repeat within the request or, with "fail", that were recorded before."""
         seen: set[tuple[object, str, str]] = set()
         for group in groups:
             profile = self._account.memory.find(group.profile)
@@ -93,13 +93,13 @@ class EventApi:
 
     async def _metrics(self, request: Request) -> Response:
         query, url = request.query_params, request.url
-        made = reads.metrics(self._account.memory, query, url)
-        shown = [(metric, metric["attributes"]["name"]) for metric in made["data"]]
-        return ApiJSON(self._account.flows.include(query, url, shown, made))
+        document = reads.metrics(self._account.memory, query, url)
+        shown = [(metric, metric["attributes"]["name"]) for metric in document["data"]]
+        return ApiJSON(self._account.flows.include(query, url, shown, document))
 
 
 def _first_identifier(group: Group) -> tuple[str, str]:
-    """Whom a group means while no profile exists: two groups with one address are one person."""
+    """Identifies the person of a group without a profile, to compare two groups of one request."""
     attributes = group.profile.attributes
     for name in ("email", "phone_number", "external_id", "anonymous_id", "_kx"):
         value = attributes.get(name)

@@ -1,7 +1,7 @@
-"""Klaviyo's flows: named, live or not, and what they hang on.
+"""Klaviyo's flows: name, status and trigger.
 
-Sources: the published spec: statuses, `trigger_type`, `include=flow-triggers`.
-Guess: a key without flows:read is answered 403 wherever flows would be shown.
+Source: the published spec (statuses, `trigger_type`, `include=flow-triggers`).
+Guess: a key without flows:read is answered 403 by every request that would include flows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TRIGGERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """`on` is the id of a list or a segment, or a metric's name; empty for any other trigger."""
+    """`trigger_target`: the id of a list or segment, or a metric's name; else empty."""
 
     id: str
     name: str
@@ -36,7 +36,7 @@ class Flow:
 
 
 class Flows:
-    """All flows. With `readable` False the key lacks the scope flows:read."""
+    """All flows. `readable`: whether the key has the scope flows:read."""
 
     def __init__(self) -> None:
         self.all: list[Flow] = []
@@ -46,10 +46,10 @@ class Flows:
         self, name: str, status: str, trigger: str, trigger_target: str, *, archived: bool = False
     ) -> Flow:
         if trigger not in TRIGGERS:
-            raise ValueError(f"no flow is triggered by {trigger}")
-        made = Flow(f"F{len(self.all):05d}", name, status, trigger, trigger_target, archived)
-        self.all.append(made)
-        return made
+            raise ValueError(f"{trigger!r} is not a trigger of flows")
+        flow = Flow(f"F{len(self.all):05d}", name, status, trigger, trigger_target, archived)
+        self.all.append(flow)
+        return flow
 
     def require_scope(self) -> None:
         if not self.readable:
@@ -63,18 +63,18 @@ class Flows:
         shown: Iterable[tuple[dict[str, Any], str]],
         document: dict[str, Any],
     ) -> dict[str, Any]:
-        """The document with the flows that hang on its (resource, id or name), where asked for."""
+        """Add the flows triggered by each (resource, id or name), if the query includes them."""
         if "flow-triggers" not in query.get("include", "").split(","):
             return document
         self.require_scope()
         included: dict[str, dict[str, Any]] = {}
         for resource, trigger_target in shown:
-            hanging = [flow for flow in self.all if flow.trigger_target == trigger_target]
+            triggered = [flow for flow in self.all if flow.trigger_target == trigger_target]
             relationships = resource.setdefault("relationships", {})
             relationships.setdefault("flow-triggers", {})["data"] = [
-                {"type": "flow", "id": flow.id} for flow in hanging
+                {"type": "flow", "id": flow.id} for flow in triggered
             ]
-            included |= {flow.id: view(flow, url) for flow in hanging}
+            included |= {flow.id: view(flow, url) for flow in triggered}
         return {**document, "included": list(included.values())}
 
 

@@ -1,7 +1,7 @@
-"""Klaviyo's bulk profile imports: the endpoints around `klaviyo_jobs.py`.
+"""Klaviyo's endpoints for bulk profile imports; the jobs themselves are in `jobs.py`.
 
-Sources: the published spec; the answer to a new job, its ids and links as recorded live.
-Guesses: an unknown list refuses the job with 404; newest jobs do not come first unless sorted so.
+Sources: the published spec; the response to a new job, its ids and links as recorded live.
+Guesses: an unknown list makes the request fail with 404; jobs are listed oldest first by default.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Klaviyo's bulk profile imports as jobs: queued, processing, complete; or cancelled, or expired.
+"""Klaviyo's bulk profile import jobs: queued, processing, complete, cancelled or expired.
 
-Nothing runs in the background: what is due by `now()` happens when somebody looks. A job's profiles
-are all written at the moment in which it completes.
+Nothing runs in the background: what is due by `now()` is done at the next access. All profiles of a
+job are written when it completes.
 
-Sources: the published spec (statuses, counts, 7 days) and an answer recorded live (ids, times).
-Guesses: an expired job answers 404; a cancelled one wrote nothing; `completed_count` counts what
-did not fail; codes, titles and pointers of import errors; `original_payload`: the profile as sent.
+Sources: the published spec (statuses, counts, 7 days) and a response recorded live (ids, times).
+Guesses: an expired job is answered 404; a cancelled job wrote nothing; `completed_count` counts
+what did not fail; codes, titles and pointers of import errors; `original_payload` is the profile as
+sent.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ RETENTION_SECONDS = 7 * 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One profile of an accepted job that was not written."""
+    """A profile of an accepted job that was not written."""
 
     index: int
     code: str
@@ -44,9 +45,9 @@ class Failure:
 
 @dataclass(slots=True)
 class Job:
-    """A bulk import. Times are seconds since 1970; `due` is when it completes by itself.
+    """A bulk import. Times are seconds since 1970. `due`: when it completes by itself.
 
-    `people` are the profiles that wait to be written; `profiles` the numbers of those written.
+    `people`: the profiles that wait to be written. `profiles`: the numbers of the written profiles.
     """
 
     id: str
@@ -67,16 +68,16 @@ class Job:
 
     @property
     def expires(self) -> float:
-        """When it is forgotten."""
+        """The time at which it expires."""
         return self.created + RETENTION_SECONDS
 
     @property
     def open(self) -> bool:
-        """Whether its profiles still wait to be written."""
+        """Whether its profiles are not written yet."""
         return self.result is None
 
     def status(self, now: float) -> Status:
-        """Half of its time a job is queued, half processing."""
+        """A job is queued for half of its time and processing for the other half."""
         if self.cancelled:
             return "cancelled"
         if self.result is not None:
@@ -87,19 +88,18 @@ class Job:
 
     @property
     def begins(self) -> float:
-        """When it starts to be processed."""
+        """The time at which processing starts."""
         if self.started is not None:
             return self.started
         return self.created + (self.due - self.created) / 2
 
 
 class Jobs:
-    """All bulk imports. `delay` is the seconds until a job completes, or what tells them for a job;
-    `math.inf` leaves jobs queued until `run`. `patch`: whether `meta.patch_properties` counts;
-    `repeats`: whether of a person's later appearances in one job the "last" wins or only the
-    "first" counts.
+    """All bulk imports. `delay`: seconds until a job completes, or a function of the job;
+    `math.inf` leaves jobs queued until `run`. `patch`: whether `meta.patch_properties` is applied.
+    `repeats`: whether the "last" or the "first" of a person's appearances in one job counts.
 
-    `duplicates` counts such appearances, `ignored` nulls and patches that were passed over.
+    `duplicates`: number of such repeated appearances. `ignored`: nulls and patches not applied.
     """
 
     def __init__(
@@ -135,20 +135,20 @@ class Jobs:
     def add(self, people: list[ProfileIn], lists: list[str]) -> Job:
         """Queue an accepted job."""
         now, number = self._now(), len(self._jobs)
-        held: set[str] = set()
+        in_job: set[str] = set()
         dropped = []
         for index, given in enumerate(people):
             seen = self._ledger.note("bulk", given, self._memory.find(given), now)
-            if not held.isdisjoint(seen):
+            if not in_job.isdisjoint(seen):
                 self.duplicates += 1
                 if self._repeats == "first":
                     dropped.append(index)
-            held.update(seen)
+            in_job.update(seen)
         id = _id(self._account, number, now)
-        job = Job(id, now, now, len(people), lists, people, held, frozenset(dropped))
+        job = Job(id, now, now, len(people), lists, people, in_job, frozenset(dropped))
         job.due = now + (self._delay(job) if callable(self._delay) else self._delay)
         self._jobs[id] = self._open[id] = job
-        self._ledger.hold(held)
+        self._ledger.hold(in_job)
         if job.due < math.inf:
             heapq.heappush(self._due, (job.due, number, job))
         return job
@@ -170,12 +170,12 @@ class Jobs:
         return list(self._open.values())
 
     def ids(self, *statuses: Status) -> list[str]:
-        """Ids of jobs, oldest first; of all or of those in one of `statuses`."""
+        """Ids of jobs, oldest first; only those in one of `statuses`, if given."""
         now = self._now()
         return [job.id for job in self.all() if not statuses or job.status(now) in statuses]
 
     def settle(self) -> None:
-        """Let everything happen that is due by now, in the order in which it was due."""
+        """Do everything that is due by now, in the order of due times."""
         now = self._now()
         while self._due and self._due[0][0] <= now:
             at, _, job = heapq.heappop(self._due)
@@ -186,36 +186,36 @@ class Jobs:
                 break
             self._expire(job)
 
-    # ── by hand ──────────────────────────────────────────────────────────────────────────────────
+    # ── control by tests ─────────────────────────────────────────────────────────────────────────
 
     def run(self, id: str) -> None:
-        """Complete a job now, even one that stalled."""
+        """Complete a job now, even a stalled one."""
         job = self._known(id)
         if job.open:
             self._complete(job, self._now())
 
     def cancel(self, id: str) -> None:
-        """Cancel a job that has not completed; nothing of it is written."""
+        """Cancel a job that has not completed; none of its profiles is written."""
         job = self._known(id)
         if job.open:
             job.cancelled = True
             self._end(job, self._now())
 
     def stall(self, id: str) -> None:
-        """Let a job stay in processing for ever."""
+        """Keep a job in processing until `run` or `cancel`."""
         job = self._known(id)
         if job.open:
             job.started = min(job.begins, self._now())
             job.stalled = True
 
     def expire(self, id: str) -> None:
-        """Forget a job: it answers 404 from now on. What it had not written it never writes."""
+        """Expire a job: it is answered 404, and unwritten profiles are never written."""
         self._expire(self._known(id))
 
     def fail_matching(
         self, substring: str, code: str, title: str, detail: str = "The profile was not imported."
     ) -> None:
-        """From now on a profile whose JSON contains this fails in its accepted job."""
+        """Make profiles whose JSON contains `substring` fail in accepted jobs."""
         self._failures.append((substring, code, title, detail))
 
     def clear_failures(self) -> None:
@@ -285,10 +285,10 @@ class Jobs:
         job.errors = []
         job.profiles = array("I")
 
-    # ── questions ────────────────────────────────────────────────────────────────────────────────
+    # ── queries ──────────────────────────────────────────────────────────────────────────────────
 
     def count_jobs_of(self, given: ProfileIn) -> int:
-        """How many jobs hold a person who has not been written yet."""
+        """The number of open jobs that contain this person."""
         self.settle()
         seen = identifiers_of(given, self._memory.find(given))
         return sum(not job.identifiers.isdisjoint(seen) for job in self._open.values())
@@ -305,7 +305,7 @@ def payload_of(given: ProfileIn) -> dict[str, Any]:
 
 
 def pointer_of(error: Failure) -> str:
-    """Where the profile stood in the request."""
+    """The pointer to the profile in the request."""
     return f"{PROFILES}/{error.index}"
 
 
@@ -320,6 +320,6 @@ def _nulls(given: ProfileIn) -> int:
 
 
 def _id(account: str, number: int, at: float) -> str:
-    """An opaque id in the form recorded live: base64 of account, number and time."""
+    """An opaque id in the format recorded live: base64 of account, number and time."""
     raw = f"{account}_maintenance.{number:06d}.{int(at)}.sandbox".encode()
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")

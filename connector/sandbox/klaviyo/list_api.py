@@ -1,8 +1,8 @@
-"""Klaviyo's lists: the endpoints around `klaviyo_lists.py`.
+"""Klaviyo's endpoints for lists; the lists themselves are in `lists.py`.
 
-Sources: the published spec and answers recorded live.
-Guesses: an unknown profile id refuses the whole change with 404; members come in the order in which
-they joined; `profile_count` counts members.
+Sources: the published spec and responses recorded live.
+Guesses: an unknown profile id makes the whole change fail with 404; members are listed in the order
+of joining; `profile_count` counts members.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class ListApi:
             detail = f"One of {', '.join(_OPT_IN)} is required."
             found.append(Violation("shape", "/data/attributes/opt_in_process", detail))
         account.check(found)
-        made = account.lists.create(name, opt_in, account.now())
-        return ApiJSON({"data": _view(made, request.url)}, 201)
+        created = account.lists.create(name, opt_in, account.now())
+        return ApiJSON({"data": _view(created, request.url)}, 201)
 
     async def _all(self, request: Request) -> Response:
         query, found = request.query_params, self._account.lists.all
@@ -71,16 +71,17 @@ class ListApi:
         size, start = reads.size_of(query, default=10, most=10), reads.offset_of(query)
         following = str(start + size) if len(found) > start + size else None
         page = [(_view(each, request.url), each.id) for each in found[start : start + size]]
-        made = reads.collection([view for view, _ in page], request.url, query, following)
-        return ApiJSON(self._account.flows.include(query, request.url, page, made))
+        document = reads.collection([view for view, _ in page], request.url, query, following)
+        return ApiJSON(self._account.flows.include(query, request.url, page, document))
 
     async def _one(self, request: Request) -> Response:
         found, query = self._list(request), request.query_params
         view = _view(found, request.url)
         if query.get("additional-fields[list]") == "profile_count":
             view["attributes"]["profile_count"] = len(found.members)
-        made = {"data": view}
-        return ApiJSON(self._account.flows.include(query, request.url, [(view, found.id)], made))
+        document = {"data": view}
+        shown = [(view, found.id)]
+        return ApiJSON(self._account.flows.include(query, request.url, shown, document))
 
     async def _profiles(self, request: Request) -> Response:
         return ApiJSON(members.profiles(self._page(request), request.query_params, request.url))

@@ -1,8 +1,7 @@
-"""Klaviyo's lists: names and members. Membership is no consent, and none is kept here."""
+"""Klaviyo's lists: names and members. Membership is not consent; consent is not emulated."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 from connector.sandbox.klaviyo.state import Profile
@@ -10,7 +9,7 @@ from connector.sandbox.klaviyo.state import Profile
 
 @dataclass(slots=True)
 class MemberList:
-    """A list. `members` maps a profile's number to when it joined, in the order of joining."""
+    """A list. `members`: profile number → time of joining, in the order of joining."""
 
     number: int
     name: str
@@ -22,8 +21,8 @@ class MemberList:
 
     @property
     def keys(self) -> list[tuple[int, int]]:
-        """(when a member joined, in whole microseconds, and its profile's number), oldest first. A
-        cursor says exactly what such a moment stands for."""
+        """(time of joining in whole microseconds, profile number), oldest first. Whole numbers, so
+        that a cursor is exact."""
         if self._keys is None:
             self._keys = sorted((round(at * 1e6), number) for number, at in self.members.items())
         return self._keys
@@ -34,7 +33,7 @@ class MemberList:
         return f"L{self.number:05d}"
 
     def join(self, profile: Profile, at: float) -> None:
-        """Add a member; one who is there already stays as it is."""
+        """Add a member; an existing member is unchanged."""
         if profile.number not in self.members:
             self.members[profile.number] = at
             self._keys = None
@@ -49,19 +48,27 @@ class Lists:
     """All lists."""
 
     def __init__(self) -> None:
-        self.all: list[MemberList] = []
+        self._by_id: dict[str, MemberList] = {}
+        self._created = 0
+
+    @property
+    def all(self) -> list[MemberList]:
+        return list(self._by_id.values())
 
     def create(self, name: str, opt_in: str, at: float) -> MemberList:
         """A new, empty list."""
-        made = MemberList(len(self.all), name, opt_in, at, at)
-        self.all.append(made)
+        made = MemberList(self._created, name, opt_in, at, at)
+        self._created += 1
+        self._by_id[made.id] = made
         return made
 
     def get(self, id: str) -> MemberList | None:
         """The list of this id."""
-        if not re.fullmatch(r"L\d{5}", id) or int(id[1:]) >= len(self.all):
-            return None
-        return self.all[int(id[1:])]
+        return self._by_id.get(id)
+
+    def delete(self, id: str) -> None:
+        """Delete a list. Its id is not used again."""
+        del self._by_id[id]
 
     def merged(self, source: Profile, into: Profile) -> None:
         """The destination of a merge inherits the lists of the source."""

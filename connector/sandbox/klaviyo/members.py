@@ -1,4 +1,4 @@
-"""Members of a list or a segment, page by page."""
+"""Pages of the members of a list or segment."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def page_of(
     *,
     by: Sequence[str] = ("email", "phone_number"),
 ) -> Page:
-    """(when each joined and who), and the cursor behind them; `by` are the words that equals and
-    any may filter by."""
+    """([(time of joining, profile)], cursor of the next page). `by`: the fields that `equals` and
+    `any` may filter by."""
     keys = members.keys
     for operator, name, values in reads.terms(query.get("filter", "")):
         if operator in ("equals", "any") and name in by:
@@ -35,7 +35,7 @@ def page_of(
             keys = [key for key in keys if key[1] in chosen]
         elif operator in reads.COMPARE and name == "joined_group_at":
             edge, test = reads.parse_time(values[0]), reads.COMPARE[operator]
-            # Shown in whole seconds, so compared in whole seconds.
+            # Times are shown in whole seconds and are therefore compared in whole seconds.
             keys = [key for key in keys if test(key[0] // 1_000_000, edge)]
         else:
             raise reads.InvalidParameter("filter", f"'{name}' cannot be filtered by '{operator}'.")
@@ -49,7 +49,7 @@ def page_of(
         start = bisect.bisect_left(keys, last) if down else bisect.bisect_right(keys, last)
     elif down:
         start = len(keys)
-    # A page is cut out of them, for a list may have a million.
+    # A page is sliced from the sorted keys, because a list may have a million members.
     page = keys[max(0, start - size) : start][::-1] if down else keys[start : start + size]
     more = start > size if down else len(keys) > start + size
     following = f"{page[-1][0]}|{page[-1][1]}" if more else None
@@ -59,16 +59,16 @@ def page_of(
 def profiles(page: Page, query: QueryParams, url: URL) -> dict[str, Any]:
     """The members' profiles as a collection."""
     shown, (people, following) = reads.extras(query), page
-    made = []
+    data = []
     for at, person in people:
         view = reads.profile(person, url, shown)
         view["attributes"]["joined_group_at"] = reads.iso(at)
-        made.append(view)
-    return reads.collection(made, url, query, following)
+        data.append(view)
+    return reads.collection(data, url, query, following)
 
 
 def ids(page: Page, query: QueryParams, url: URL) -> dict[str, Any]:
     """The members' ids as a collection."""
     people, following = page
-    made = [{"type": "profile", "id": person.id} for _, person in people]
-    return reads.collection(made, url, query, following)
+    data = [{"type": "profile", "id": person.id} for _, person in people]
+    return reads.collection(data, url, query, following)

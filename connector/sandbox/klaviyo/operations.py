@@ -1,6 +1,6 @@
-"""Klaviyo's operations: their quotas, and what every request must bring. Revision 2026-10-15.
+"""Klaviyo's operations: their quotas, and the headers that every request needs.
 
-Guess: every revision but 2026-10-15 answers 410.
+Guess: every revision but 2026-10-15 is answered 410.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ QUOTAS = {
     "GET /api/flows": Quota(3, 60),
     "POST /api/data-privacy-deletion-jobs": Quota(3, 60),
 }
-"""Requests a second, a minute and a day, per account, from the spec's `x-klaviyo-ratelimit`."""
+"""Requests per second, minute and day, per account, from the spec's `x-klaviyo-ratelimit`."""
 
 CONSENT = ("/api/profile-subscription-bulk-", "/api/profile-suppression-bulk-")
-"""Where consent is given and taken. A loyalty connector has no business there."""
+"""Endpoints that change consent. A loyalty connector must not call them."""
 
 _RESOURCE = re.compile(r"/api/(profiles|profile-bulk-import-jobs|lists|segments)/[^/]+(/.+)?")
 
 
 def operation(method: str, path: str) -> Operation:
-    """Which operation a request is; unknown ones are "other"."""
+    """The operation of a request; unknown ones are "other"."""
     path = path.rstrip("/")
     found = _RESOURCE.fullmatch(path)
     if found:
@@ -76,7 +76,7 @@ OTHER = Operation("other", "other")
 
 
 def extra_quotas(label: str, query: QueryParams) -> Iterator[tuple[str, Quota]]:
-    """What a read costs on top, by what it asks for besides."""
+    """Additional quotas of a read, by the additional fields that it requests."""
     if query.get("additional-fields[profile]", "").find("predictive_analytics") >= 0:
         yield "predictive_analytics", _M
     if label == "GET /api/profiles/{id}" and query.get("include"):
@@ -90,7 +90,7 @@ def extra_quotas(label: str, query: QueryParams) -> Iterator[tuple[str, Quota]]:
 def reject(
     scope: Scope, headers: dict[bytes, bytes], authorization: bytes, violations: Counter[str]
 ) -> Response | None:
-    """The answer to a request with the wrong key, revision or media type."""
+    """The response to a request with a wrong key, revision or media type; None if it is valid."""
     given = headers.get(b"authorization")
     if given is None:
         violations["authorization"] += 1

@@ -1,8 +1,8 @@
-"""What Klaviyo accepts as writes of profiles and of list members, revision 2026-10-15.
+"""Validates bodies that write profiles or list members, revision 2026-10-15.
 
-Source: the published spec; the pointers of a bulk import are those that third parties met live.
-Guesses: KB and MB are decimal; a profile over 100 KB answers 413 alone and 400 in a bulk; a bulk
-import lists every bad profile.
+Sources: the published spec; the pointers of a bulk import as third parties observed them live.
+Guesses: KB and MB are decimal; a profile over 100 KB is answered 413 alone and 400 in a bulk
+import; a bulk import lists every bad profile.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def parse_create(body: Any) -> tuple[ProfileIn | None, list[Violation]]:
 
 
 def parse_update(body: Any, id: str) -> tuple[ProfileIn | None, list[Violation]]:
-    """`PATCH /api/profiles/{id}`: as an import; `data.id` is required and says the same id."""
+    """`PATCH /api/profiles/{id}`: as an import; `data.id` is required and must be the same id."""
     reader = Reader()
     data = reader.resource(body, "", "profile")
     if not data:
@@ -83,7 +83,7 @@ def parse_job(body: Any, size: int) -> tuple[list[ProfileIn], list[str], list[Vi
             reader.shape(place, "A 'profile' is required.")
             continue
         if size > MAX_PROFILE_BYTES < len(orjson.dumps(entry)):
-            reader.add("profile_too_large", place, "At most 100KB a profile are allowed.")
+            reader.add("profile_too_large", place, "At most 100KB per profile are allowed.")
         given = reader.person(entry, place, _KEYS, IDENTIFIERS)
         if given is not None:
             people.append(given)

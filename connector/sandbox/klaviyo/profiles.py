@@ -1,10 +1,10 @@
-"""Klaviyo's profiles: import, create, update, read.
+"""Klaviyo's endpoints for profiles: import, create, update, read.
 
 Sources: the published spec; 409 as recorded live; the misleading 404 as users reported it.
-Guesses: an import with an unknown id answers 404; with an id, a phone number or external id of
-somebody else is a 409; `duplicate_profile_id` names the owner of the identifier that did not lead
-to the profile; `properties: null` clears all properties; a null that would clear the last
-identifier is refused.
+Guesses: an import with an unknown id is answered 404; an import with an id and another profile's
+phone number or external id is answered 409; `duplicate_profile_id` is the owner of the conflicting
+identifier; `properties: null` clears all properties; a null that would clear the last identifier is
+rejected.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class ProfileApi:
         ]
 
     async def _erase(self, request: Request) -> Response:
-        """Noted, and no more: at Klaviyo the deletion follows at leisure."""
+        """Record the request. Klaviyo deletes profiles asynchronously; the sandbox does not."""
         account = self._account
         body = account.load(await request.body(), MAX_PROFILE_BYTES)
         try:
             named = body["data"]["attributes"]["profile"]["data"]["attributes"]
             [(name, value)] = named.items()
-            good = body["data"]["type"] == "data-privacy-deletion-job"
+            valid = body["data"]["type"] == "data-privacy-deletion-job"
         except (KeyError, TypeError, ValueError, AttributeError):
-            good, name, value = False, "", ""
-        if not good or name not in ("email", "phone_number") or not isinstance(value, str):
+            valid, name, value = False, "", ""
+        if not valid or name not in ("email", "phone_number") or not isinstance(value, str):
             detail = "Exactly one of email, phone_number and id is required."
             account.check([Violation("erasure", "/data/attributes/profile", detail)])
         account.memory.erasures.append(value)
@@ -68,7 +68,7 @@ class ProfileApi:
         if clash is not None:
             name, owner = clash
             if given.id is not None and name == "email":
-                # The id does exist. Users met this answer all the same.
+                # The id does exist; users reported this response nevertheless.
                 raise unknown("profile", given.id)
             raise duplicate(owner.id)
         return self._write(request, given, profile, 201 if profile is None else 200)

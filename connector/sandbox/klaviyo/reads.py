@@ -1,6 +1,6 @@
-"""Klaviyo's read side in JSON:API: filters, cursors, resources.
+"""Klaviyo's reads in JSON:API: filters, cursors, resources.
 
-Guesses: events come newest first unless sorted; a cursor is ours to shape, as it is opaque.
+Guess: events are sorted newest first by default. Cursors are opaque, so their format is free.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -30,7 +31,7 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 
 class InvalidParameter(Exception):
-    """A query parameter cannot be read: `parameter` names it."""
+    """The query parameter `parameter` cannot be parsed."""
 
     def __init__(self, parameter: str, detail: str) -> None:
         self.parameter = parameter
@@ -78,18 +79,16 @@ def terms(text: str) -> list[Term]:
 def events(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
     """`GET /api/events`: filter by profile_id, metric_id, datetime, timestamp."""
     profile: Profile | None = None
-    nobody = False
+    no_match = False
     checks: list[Callable[[int, int], bool]] = []
     for operator, name, values in terms(query.get("filter", "")):
         if operator == "equals" and name == "profile_id":
             profile = memory.by_id(values[0])
-            nobody = profile is None
+            no_match = profile is None
         elif operator == "equals" and name == "metric_id":
-            wanted = _metric_number(values[0])
-            checks.append(lambda _, metric, wanted=wanted: metric == wanted)  # type: ignore[misc]
+            checks.append(partial(_has_metric, _metric_number(values[0])))
         elif operator in COMPARE and name in _TIME_FIELDS:
-            edge, test = parse_time(values[0]), COMPARE[operator]
-            checks.append(lambda t, _, edge=edge, test=test: test(t, edge))  # type: ignore[misc]
+            checks.append(partial(_has_time, COMPARE[operator], parse_time(values[0])))
         else:
             raise InvalidParameter("filter", f"'{name}' cannot be filtered by '{operator}'.")
     sort = query.get("sort", "-datetime")
@@ -99,7 +98,7 @@ def events(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
     keys = sorted(
         (
             (time, number)
-            for time, number, metric in (() if nobody else memory.times(profile))
+            for time, number, metric in (() if no_match else memory.times(profile))
             if all(check(time, metric) for check in checks)
         ),
         reverse=descending,
@@ -112,6 +111,14 @@ def events(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
     page = keys[:size]
     following = f"{page[-1][0]}|{page[-1][1]}" if len(keys) > size else None
     return collection([event(memory.event(n), url) for _, n in page], url, query, following)
+
+
+def _has_metric(number: int, _: int, metric: int) -> bool:
+    return metric == number
+
+
+def _has_time(compare: Callable[[float, float], bool], limit: float, time: int, _: int) -> bool:
+    return compare(time, limit)
 
 
 def profiles(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
@@ -139,7 +146,7 @@ def profiles(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
 
 
 def metrics(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
-    """`GET /api/metrics`: 200 a page, no `page[size]`."""
+    """`GET /api/metrics`: 200 per page, no `page[size]`."""
     if "page[size]" in query:
         raise InvalidParameter("page[size]", "'page[size]' is not allowed here.")
     names = list(memory.metrics)
@@ -152,10 +159,10 @@ def metrics(memory: Memory, query: QueryParams, url: URL) -> dict[str, Any]:
     start = offset_of(query)
     page = names[start : start + 200]
     following = str(start + 200) if len(names) > start + 200 else None
-    made = [metric(memory, name, url) for name in page]
+    data = [metric(memory, name, url) for name in page]
     if following is None and not query.get("filter"):
-        made += [_foreign(at, *other, url) for at, other in enumerate(memory.foreign_metrics)]
-    return collection(made, url, query, following)
+        data += [_foreign(at, *other, url) for at, other in enumerate(memory.foreign_metrics)]
+    return collection(data, url, query, following)
 
 
 def event(event: Event, url: URL) -> dict[str, Any]:
@@ -178,7 +185,7 @@ def event(event: Event, url: URL) -> dict[str, Any]:
 
 
 def extras(query: QueryParams) -> dict[str, Any]:
-    """What `additional-fields[profile]` asks for. Nobody has ever given consent here."""
+    """The fields that `additional-fields[profile]` requests. No profile has consent."""
     requested = query.get("additional-fields[profile]", "")
     for name in filter(None, requested.split(",")):
         if name not in _EXTRAS:
@@ -212,7 +219,7 @@ def profile(person: Profile, url: URL, extra: Mapping[str, Any] = MappingProxyTy
 
 
 def metric(memory: Memory, name: str, url: URL) -> dict[str, Any]:
-    """A metric as a resource, made through the API."""
+    """A metric as a resource; its integration is the API."""
     number = memory.metrics[name]
     created = iso(memory.metric_created[number])
     return {
@@ -278,7 +285,7 @@ def account(id: str, url: URL) -> dict[str, Any]:
 
 
 def metric_id(number: int) -> str:
-    """An id in Klaviyo's form: 6 characters."""
+    """An id in Klaviyo's format: 6 characters."""
     return f"M{number:05d}"
 
 
@@ -301,11 +308,11 @@ def parse_time(text: str) -> float:
         # In a query a plus sign may have become a space.
         return datetime.fromisoformat(text.replace(" ", "+")).timestamp()
     except ValueError:
-        raise InvalidParameter("filter", f"'{text}' is no time.") from None
+        raise InvalidParameter("filter", f"'{text}' is not a time.") from None
 
 
 def size_of(query: QueryParams, *, default: int, most: int) -> int:
-    """`page[size]`; more than `most` is refused."""
+    """`page[size]`; more than `most` is rejected."""
     text = query.get("page[size]", str(default))
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise InvalidParameter("page[size]", f"Page size must be an integer between 1 and {most}.")
@@ -327,7 +334,7 @@ def cursor_of(query: QueryParams) -> list[str]:
 
 
 def offset_of(query: QueryParams) -> int:
-    """The cursor of a collection that only ever grows at its end."""
+    """The offset in `page[cursor]` of a collection that only grows at its end."""
     cursor = cursor_of(query)
     return int(cursor[0]) if cursor else 0
 
@@ -335,7 +342,7 @@ def offset_of(query: QueryParams) -> int:
 def collection(
     data: list[dict[str, Any]], url: URL, query: QueryParams, following: str | None
 ) -> dict[str, Any]:
-    """A page and its links; `following` is the cursor of the next one."""
+    """A page and its links. `following`: the cursor of the next page."""
     more = None
     if following is not None:
         cursor = base64.urlsafe_b64encode(following.encode()).decode()

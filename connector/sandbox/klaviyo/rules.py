@@ -1,9 +1,9 @@
-"""What Klaviyo accepts of a person, revision 2026-10-15, wherever a body names one.
+"""Validates profiles inside bodies, revision 2026-10-15.
 
-Source: the published spec and the table of ingestion limits in the docs. Where both differ, or a
-unit is open (KB, MB), the stricter reading is taken, so that what passes here passes there.
-Guesses: unknown attributes are refused; the nesting limit counts `properties` itself as level 1;
-what a valid e-mail address is.
+Source: the published spec and the table of ingestion limits in the docs. Where they differ, or a
+unit is unclear (KB, MB), the stricter reading is used.
+Guesses: unknown attributes are rejected; the nesting limit counts `properties` itself as level 1;
+the syntax of a valid e-mail address.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROFILE_KEYS = frozenset((*EVENT_IDENTIFIERS, *STANDARD, "location", "properties
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A broken rule. `name` is its counter in the sandbox, `pointer` and `detail` its answer."""
+    """A broken rule. `name`: its counter in the sandbox. `pointer`, `detail`: for the response."""
 
     name: str
     pointer: str
@@ -42,7 +42,7 @@ class Violation:
 
 @dataclass(slots=True)
 class ProfileIn:
-    """A profile as a body names it. `attributes` may hold nulls: null clears."""
+    """A profile in a body. `attributes` may contain nulls: null clears a value."""
 
     id: str | None
     attributes: dict[str, Any]
@@ -57,15 +57,15 @@ class Reader:
         self.violations: list[Violation] = []
 
     def add(self, name: str, pointer: str, detail: str) -> None:
-        """Note a broken rule."""
+        """Add a broken rule."""
         self.violations.append(Violation(name, pointer, detail))
 
     def shape(self, pointer: str, detail: str) -> None:
-        """Note something that is missing or of the wrong type."""
+        """Add something that is missing or has the wrong type."""
         self.add("shape", pointer, detail)
 
     def resource(self, holder: Any, pointer: str, kind: str) -> dict[str, Any]:
-        """`data` of this type; empty when there is none."""
+        """`data` if it has this type, else {}."""
         data = holder.get("data") if isinstance(holder, dict) else None
         if not isinstance(data, dict):
             self.shape(f"{pointer}/data", "'data' is a required field.")
@@ -84,7 +84,7 @@ class Reader:
         *,
         required: bool = True,
     ) -> ProfileIn | None:
-        """A profile resource at `place`; `required`: it must name at least one identifier."""
+        """A profile resource at `place`. `required`: it must have at least one identifier."""
         before = len(self.violations)
         attributes = data.get("attributes")
         if not isinstance(attributes, dict):
@@ -176,7 +176,7 @@ class Reader:
             )
 
     def only(self, attributes: dict[str, Any], known: frozenset[str], place: str) -> None:
-        """Refuse what the resource does not know."""
+        """Reject unknown attributes."""
         for name in attributes.keys() - known:
             self.add(
                 "unknown_field",
@@ -185,7 +185,7 @@ class Reader:
             )
 
     def values(self, holder: dict[str, Any] | list[Any], pointer: str, depth: int) -> None:
-        """Limits of strings, arrays and nesting. `depth` is the level of `holder` itself."""
+        """Check the limits of strings, arrays and nesting. `depth`: the level of `holder`."""
         if depth > MAX_DEPTH:
             self.add("nested_too_deep", pointer, f"At most {MAX_DEPTH} levels are allowed.")
             return
@@ -194,7 +194,7 @@ class Reader:
             return
         for name, value in _items(holder):
             if isinstance(value, str):
-                # A character takes 4 bytes at most, so that only long strings are encoded.
+                # A character has at most 4 bytes: only long strings need to be encoded.
                 if len(value) * 4 > MAX_STRING_BYTES < len(value.encode()):
                     self.add("string_too_long", f"{pointer}/{name}", "At most 100KB are allowed.")
             elif isinstance(value, dict | list):
@@ -202,7 +202,7 @@ class Reader:
 
 
 def dig(holder: Any, *names: str) -> Any:
-    """The value at a path of keys; None where the path ends early."""
+    """The value at a path of keys, or None."""
     for name in names:
         if not isinstance(holder, dict):
             return None

@@ -1,6 +1,6 @@
-"""Klaviyo's segments: who is in them is told by a test, for conditions are nobody's business here.
+"""Klaviyo's segments. Tests set the members; segment definitions are not emulated.
 
-Sources: the published spec. Guess: `profile_count` counts members.
+Source: the published spec. Guess: `profile_count` counts members.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BY = ("email", "phone_number", "profile_id")
 
 
 class Segment(MemberList):
-    """A segment: a list that nobody joins by hand."""
+    """A segment: members that the API cannot change."""
 
     __slots__ = ()
 
@@ -40,9 +40,9 @@ class Segments:
 
     def create(self, name: str, at: float) -> Segment:
         """A new, empty segment."""
-        made = Segment(len(self.all), name, "", at, at)
-        self.all.append(made)
-        return made
+        segment = Segment(len(self.all), name, "", at, at)
+        self.all.append(segment)
+        return segment
 
     def get(self, id: str) -> Segment | None:
         """The segment of this id."""
@@ -75,16 +75,17 @@ class SegmentApi:
         size, start = reads.size_of(query, default=10, most=10), reads.offset_of(query)
         following = str(start + size) if len(found) > start + size else None
         page = [(_view(each, request.url), each.id) for each in found[start : start + size]]
-        made = reads.collection([view for view, _ in page], request.url, query, following)
-        return ApiJSON(self._account.flows.include(query, request.url, page, made))
+        document = reads.collection([view for view, _ in page], request.url, query, following)
+        return ApiJSON(self._account.flows.include(query, request.url, page, document))
 
     async def _one(self, request: Request) -> Response:
         found, query = self._segment(request), request.query_params
         view = _view(found, request.url)
         if query.get("additional-fields[segment]") == "profile_count":
             view["attributes"]["profile_count"] = len(found.members)
-        made = {"data": view}
-        return ApiJSON(self._account.flows.include(query, request.url, [(view, found.id)], made))
+        document = {"data": view}
+        shown = [(view, found.id)]
+        return ApiJSON(self._account.flows.include(query, request.url, shown, document))
 
     async def _profiles(self, request: Request) -> Response:
         return ApiJSON(members.profiles(self._page(request), request.query_params, request.url))

@@ -1,7 +1,7 @@
-"""What the Klaviyo sandbox remembers: profiles, metrics and events, in little memory.
+"""The data of the Klaviyo sandbox: profiles, metrics and events, stored compactly.
 
-An event costs about 250 bytes for ever (for dedupe and counts) and its properties only while it is
-among the last `bodies` events.
+An event permanently takes about 250 bytes (for dedupe and counts); its properties are kept only for
+the last `bodies` events.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _UNIQUE = ("email", "phone_number", "external_id")
 
 @dataclass(slots=True)
 class Profile:
-    """A person. `created` and `updated` are seconds since 1970; `events` holds event numbers.
+    """A profile. `created`, `updated`: seconds since 1970. `events`: event numbers.
 
-    `merged` is the profile that this one was merged into; this one then is no more.
+    `merged`: the profile that this one was merged into.
     """
 
     number: int
@@ -38,13 +38,13 @@ class Profile:
 
     @property
     def id(self) -> str:
-        """An id in Klaviyo's form: 26 characters."""
+        """An id in Klaviyo's format: 26 characters."""
         return f"01SANDBX{self.number:018d}"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event read back. `time` is whole seconds since 1970; `properties` bear `$event_id`."""
+    """A recorded event. `time`: whole seconds since 1970. `properties` include `$event_id`."""
 
     number: int
     profile: Profile
@@ -55,14 +55,14 @@ class Event:
 
     @property
     def id(self) -> str:
-        """An id in Klaviyo's form: 11 characters."""
+        """An id in Klaviyo's format: 11 characters."""
         return f"ev{self.number:09d}"
 
 
 class Memory:
-    """Profiles, metrics and events. `duplicates` counts repeats that were dropped silently;
-    `foreign_metrics` are (name, integration) that others send, `erasures` whom to delete was
-    asked for."""
+    """Profiles, metrics and events. `duplicates`: number of silently dropped repeats.
+    `foreign_metrics`: (name, integration) of other integrations. `erasures`: identifiers of
+    deletion requests."""
 
     def __init__(self, bodies: int = 100_000) -> None:
         self.profiles: list[Profile] = []
@@ -85,7 +85,7 @@ class Memory:
         return len(self._unique)
 
     def find(self, given: ProfileIn) -> Profile | None:
-        """The profile that is meant: by id, else by the first identifier that is known."""
+        """The profile by its id, else by the first identifier that resolves."""
         if given.id is not None:
             return self.by_id(given.id)
         attributes = given.attributes
@@ -98,7 +98,7 @@ class Memory:
         return None
 
     def clash(self, given: ProfileIn, found: Profile | None) -> tuple[str, Profile] | None:
-        """An identifier that belongs to another profile than `found`, and that profile."""
+        """An identifier that belongs to a profile other than `found`, and that profile."""
         for name in _UNIQUE:
             value = given.attributes.get(name)
             if value is not None:
@@ -113,13 +113,13 @@ class Memory:
         return None
 
     def unmerged(self) -> list[Profile]:
-        """All profiles that were not merged away."""
+        """All profiles that were not merged into another."""
         if not self.merges:
             return self.profiles
         return [profile for profile in self.profiles if profile.merged is None]
 
     def by_id(self, id: str) -> Profile | None:
-        """The profile of this id; that of a merged profile keeps leading to where it went."""
+        """The profile with this id; the id of a merged profile resolves to its destination."""
         digits = id[8:]
         if len(id) != 26 or id[:8] != "01SANDBX" or not digits.isdecimal():
             return None
@@ -129,14 +129,14 @@ class Memory:
         return self.by_number(number)
 
     def by_number(self, number: int) -> Profile:
-        """The profile of this number, or the one that it went into."""
+        """The profile with this number, or the one that it was merged into."""
         profile = self.profiles[number]
         while profile.merged is not None:
             profile = profile.merged
         return profile
 
     def by(self, name: str, value: str) -> Profile | None:
-        """The profile of this identifier."""
+        """The profile with this identifier, or None."""
         return self._index[name].get(_key(name, value))
 
     def detach(self, name: str, value: str) -> None:
@@ -144,7 +144,7 @@ class Memory:
         del self._index[name][_key(name, value)]
 
     def has_event(self, profile: Profile, metric: str, unique_id: str) -> bool:
-        """Whether an event of this dedupe key was recorded."""
+        """Whether an event with this dedupe key was recorded."""
         number = self.metrics.get(metric)
         return any(
             self._profile[at] == profile.number and self._metric[at] == number
@@ -159,7 +159,7 @@ class Memory:
             self._record(profile, event, now)
 
     def create(self, now: float) -> Profile:
-        """A new profile without anything."""
+        """Create an empty profile."""
         profile = Profile(len(self.profiles), now, now)
         self.profiles.append(profile)
         return profile
@@ -173,8 +173,8 @@ class Memory:
         nulls: bool = True,
         patch: bool = True,
     ) -> None:
-        """Write what is given. `nulls`: null clears, else it is passed over; `patch`: the meta
-        counts. An identifier that belongs to somebody else stays with them."""
+        """Write the given values. `nulls`: whether null clears a value. `patch`: whether the meta
+        patches are applied. An identifier of another profile is not moved."""
         profile.updated = now
         attributes = given.attributes
         for name, index in self._index.items():
@@ -202,32 +202,32 @@ class Memory:
             self._patch_emails(profile, given.meta.get("patch_identifiers") or {})
 
     def merge(self, source: Profile, into: Profile) -> None:
-        """`source` goes: its id leads to `into`, its identifiers to nobody. What `into` lacks it
-        inherits, save for identifiers; its own values win."""
+        """Merge `source` into `into`: its id resolves to `into`, its identifiers to no profile.
+        `into` takes over events and the values that it lacks, except identifiers."""
         source.merged = into
         self.merges += 1
         for index in self._index.values():
             for key in [key for key, profile in index.items() if profile is source]:
                 del index[key]
         for name in ("standard", "location", "properties"):
-            theirs, ours = getattr(source, name), getattr(into, name)
-            ours.update({key: value for key, value in theirs.items() if key not in ours})
+            old, new = getattr(source, name), getattr(into, name)
+            new.update({key: value for key, value in old.items() if key not in new})
         for number in source.events:
             self._profile[number] = into.number
         into.events.extend(source.events)
         source.events = array("I")
 
     def recorded(self, unique_id: str) -> int:
-        """How many recorded events bear this unique id."""
+        """The number of recorded events with this unique id."""
         return len(self._numbers(unique_id))
 
     def unique_ids(self) -> Iterator[tuple[str, int]]:
-        """Every unique id and how many recorded events bear it."""
+        """(unique id, number of recorded events with it) of all events."""
         for unique_id, at in self._by_unique.items():
             yield unique_id, 1 if isinstance(at, int) else len(at)
 
     def with_unique_id(self, unique_id: str) -> list[Event]:
-        """The recorded events that bear this unique id."""
+        """The recorded events with this unique id."""
         return [self.event(at) for at in self._numbers(unique_id)]
 
     def times(self, profile: Profile | None) -> Iterable[tuple[int, int, int]]:
@@ -236,7 +236,7 @@ class Memory:
         return ((self._time[at], at, self._metric[at]) for at in numbers)
 
     def event(self, number: int) -> Event:
-        """An event by its number. Only its `$event_id` is left once its body has been dropped."""
+        """An event by its number; only with `$event_id` if its properties were dropped."""
         unique_id = self._unique[number]
         kept = self._properties.get(number)
         return Event(
@@ -255,7 +255,7 @@ class Memory:
         return [at] if isinstance(at, int) else at
 
     def _patch_emails(self, profile: Profile, patch: dict[str, Any]) -> None:
-        """`meta.patch_identifiers`: secondary addresses, which find the profile too."""
+        """`meta.patch_identifiers`: secondary addresses, which also resolve to the profile."""
         index = self._index["email"]
         for value in _list((patch.get("append") or {}).get("email")):
             index.setdefault(value.lower(), profile)
@@ -266,7 +266,7 @@ class Memory:
 
     def _record(self, profile: Profile, event: EventIn, now: float) -> None:
         time = event.time if event.time is not None else int(now)
-        # Without an id Klaviyo takes the second, so two such events in one second are one.
+        # Without an id Klaviyo uses the second: two such events in one second are one.
         unique_id = event.unique_id if event.unique_id is not None else str(time)
         metric = self.metrics.get(event.metric)
         if metric is None:
@@ -291,7 +291,7 @@ class Memory:
         shown: dict[str, Any] = {**event.properties, "$event_id": unique_id}
         if event.value is not None:
             shown["$value"] = event.value
-        # orjson hands out its 4 KB buffer; the copy as text is as small as the text.
+        # orjson returns a 4 KB buffer; the decoded copy is only as large as the text.
         self._properties[number] = orjson.dumps(shown).decode()
         self._properties.pop(number - self._bodies, None)
 
@@ -303,12 +303,12 @@ def _key(name: str, value: str) -> str:
 def _merged_values(
     over: dict[str, Any], values: dict[str, Any] | None, nulls: bool
 ) -> dict[str, Any]:
-    """`values` laid over what was there."""
+    """`over` updated with `values`."""
     if values is None:
         return {} if nulls else over
     if None not in values.values():
         if not over:
-            # What a body brought belongs to nobody else, so it need not be copied.
+            # The values of a body are not shared, so they need not be copied.
             return values
         over.update(values)
         return over
@@ -330,8 +330,9 @@ def _patch(properties: dict[str, Any], patch: dict[str, Any]) -> None:
     for name, value in (patch.get("append") or {}).items():
         properties[name] = [*_list(properties.get(name)), *_list(value)]
     for name, value in (patch.get("unappend") or {}).items():
-        gone = _list(value)
-        properties[name] = [item for item in _list(properties.get(name)) if item not in gone]
+        removed = _list(value)
+        kept = [item for item in _list(properties.get(name)) if item not in removed]
+        properties[name] = kept
     unset = patch.get("unset") or []
     for name in [unset] if isinstance(unset, str) else unset:
         properties.pop(name, None)

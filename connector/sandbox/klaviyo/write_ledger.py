@@ -1,7 +1,8 @@
-"""Who wrote to whom, and whether two writes of one person were under way at the same time.
+"""Logs accepted writes, and detects two concurrent writes of the same person.
 
-A person is known by faces: the address, the phone number, the external id, and the id and the
-identifiers of the profile that these lead to. Two writes are of one person when they share a face.
+A person's identifiers here are the address, the phone number, the external id, and the id and the
+identifiers of the profile that these resolve to. Two writes are of the same person if they share an
+identifier.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ _NAMES = frozenset(EVENT_IDENTIFIERS)
 
 
 class Write(NamedTuple):
-    """A write that was accepted. `keys` names what it carried besides identifiers: "first_name",
-    "properties.Tier", "location.city", and "unset.Tier" and the like for a patch."""
+    """An accepted write. `keys`: what it contains besides identifiers, such as "first_name",
+    "properties.Tier", "location.city", and "unset.Tier" for a patch."""
 
     time: float
     kind: WriteKind
@@ -29,26 +30,26 @@ class Write(NamedTuple):
 
 
 class Ledger:
-    """`writes` in the order of their acceptance (empty unless `log`); `overlaps` counts, by kind,
-    writes that met another one of the same person waiting in a job."""
+    """`writes`: in the order of acceptance (empty unless `log`). `overlaps`: by kind, the number of
+    writes that were accepted while another one of the same person waited in a job."""
 
     def __init__(self, *, log: bool) -> None:
         self.writes: list[Write] = []
         self.overlaps: Counter[str] = Counter()
         self._log = log
-        self._held: dict[str, int] = {}
+        self._waiting: dict[str, int] = {}
         self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def note(
         self, kind: WriteKind, given: ProfileIn, found: Profile | None, at: float
     ) -> list[str]:
-        """Count and log an accepted write; the faces of its person. An event that carries nothing
-        but identifiers is logged, yet does not overlap: it changes no profile."""
+        """Log an accepted write; returns the identifiers of its person. An event with identifiers
+        only is no overlap: it changes no profile."""
         seen = identifiers_of(given, found)
-        held = self._held
+        waiting = self._waiting
         if (
-            held
-            and any(identifier in held for identifier in seen)
+            waiting
+            and any(identifier in waiting for identifier in seen)
             and (kind != "event" or given.meta or not given.attributes.keys() <= _NAMES)
         ):
             self.overlaps[kind] += 1
@@ -60,24 +61,24 @@ class Ledger:
         return seen
 
     def hold(self, seen: Iterable[str]) -> None:
-        """A job now holds these faces."""
-        held = self._held
+        """Note that an open job contains these identifiers."""
+        waiting = self._waiting
         for identifier in seen:
-            held[identifier] = held.get(identifier, 0) + 1
+            waiting[identifier] = waiting.get(identifier, 0) + 1
 
     def release(self, seen: Iterable[str]) -> None:
-        """A job that held these faces has ended."""
-        held = self._held
+        """Note that a job with these identifiers has ended."""
+        waiting = self._waiting
         for identifier in seen:
-            left = held[identifier] - 1
+            left = waiting[identifier] - 1
             if left:
-                held[identifier] = left
+                waiting[identifier] = left
             else:
-                del held[identifier]
+                del waiting[identifier]
 
 
 def identifiers_of(given: ProfileIn, found: Profile | None) -> list[str]:
-    """By what a person is known; `found` is the profile that `given` leads to."""
+    """The identifiers of a person. `found`: the profile that `given` resolves to."""
     seen = _normalized_identifiers(given.attributes)
     if found is not None:
         seen += _normalized_identifiers(found.identifiers)

@@ -1,1 +1,1 @@
-"""White Label Loyalty, emulated."""
+"""The White Label Loyalty sandbox."""

@@ -1,9 +1,9 @@
-"""White Label Loyalty, emulated: admin tokens, users, audiences, rewards, and the private event
-that moves points. `/oauth/token` is the authorisation service, everything else below `/v1`.
+"""The White Label Loyalty sandbox: admin tokens, users, audiences, rewards, and the private event
+that adjusts points. `/oauth/token` is the authorization service; everything else is below `/v1`.
 
-Sources: the vendor's pages on tokens, limits and webhooks. Guesses: every error body, the token
-call's own limit (20 an hour), what an unknown client is answered (401 `invalid_client`), `next` as
-a number, that a repeated idempotencyKey is applied again.
+Sources: the vendor's pages on tokens, limits and webhooks. Guesses: every error body, the limit of
+token requests (20 per hour), the response to an unknown client (401 `invalid_client`), `next` as a
+number, a repeated idempotencyKey is applied again.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ _TEMPLATES = {
 
 
 class WllSandbox:
-    """One tenant with `people` users, none of whom is restricted. `now` gives seconds since 1970.
+    """One tenant with `people` users, none of them restricted. `now` returns seconds since 1970.
 
-    `app` is the ASGI app, `faults` what goes wrong, `waiting` what callers made happen and no
-    webhook has told yet (`next_webhook` does), `violations` what callers did wrong. `audiences`
-    holds one for each tier, by id; `add_crowd` adds larger ones. `token_calls` counts requests for
-    a token, `tokens` holds those that were given and when they end.
+    `app`: the ASGI app. `faults`: the injected faults. `waiting`: events caused by API calls, whose
+    webhooks `next_webhook` returns first. `violations`: broken rules by name. `audiences`: one per
+    tier, by id; `add_generated_audience` adds larger ones. `token_calls`: number of token requests.
+    `tokens`: token → expiry.
     """
 
     def __init__(
@@ -119,45 +119,47 @@ class WllSandbox:
 
     @property
     def people(self) -> list[User]:
-        """Everybody who registered."""
+        """All registered users."""
         return list(self.users)
 
     def moment(self) -> datetime:
-        """Now, in UTC."""
+        """The current time in UTC."""
         return datetime.fromtimestamp(self._now(), UTC)
 
     def add(self, email: str, **fields: Any) -> User:
-        """A new user; `fields` as those of `User`."""
+        """Add a user; `fields` are fields of `User`."""
         return self.users.add(email, self.moment(), **fields)
 
     def add_generated_audience(self, name: str, size: int) -> GeneratedAudience:
-        """An audience of so many people who cost nothing."""
+        """Add an audience of `size` generated people, which takes no memory."""
         generated = GeneratedAudience(f"crowd-{len(self.audiences)}", name, size)
         self.audiences[generated.id] = generated
         return generated
 
     def refresh(self) -> None:
-        """What WLL does now and then: tier audiences look again, and tell who joined and left."""
+        """Recompute the tier audiences and queue events for who joined and left."""
         for audience in self.audiences.values():
             if isinstance(audience, Tier):
-                which = {"audienceId": audience.id, "audienceName": audience.name}
+                payload = {"audienceId": audience.id, "audienceName": audience.name}
                 joined, left = audience.refresh(self.users)
-                self.waiting.extend(PendingEvent("AUDIENCE_JOINED", user, which) for user in joined)
-                self.waiting.extend(PendingEvent("AUDIENCE_LEFT", user, which) for user in left)
+                self.waiting.extend(
+                    PendingEvent("AUDIENCE_JOINED", user, payload) for user in joined
+                )
+                self.waiting.extend(PendingEvent("AUDIENCE_LEFT", user, payload) for user in left)
 
     def next_webhook(self, rng: random.Random) -> Webhook:
-        """The next thing happens to a user, and this tells of it (connector.sandbox.Teller)."""
+        """Make the next event happen; returns its webhook (connector.sandbox.WebhookSource)."""
         event = (
             self.waiting.popleft() if self.waiting else random_event(rng.choice(self.people), rng)
         )
         return self._webhooks.webhook(event, self._now())
 
     def adjusted(self, key: str) -> int:
-        """How many adjustments were applied with this idempotencyKey."""
+        """The number of applied adjustments with this idempotencyKey."""
         return self._adjusted[key]
 
     def revoke(self) -> None:
-        """All tokens are worth nothing from now on."""
+        """Revoke all tokens."""
         self.tokens.clear()
 
     def state(self) -> dict[str, object]:
@@ -172,15 +174,15 @@ class WllSandbox:
             "violations": dict(self.violations),
         }
 
-    # ── what the gate asks ───────────────────────────────────────────────────────────────────────
+    # ── called by the gate ───────────────────────────────────────────────────────────────────────
 
     def operation(self, method: str, path: str) -> Operation:
-        """Which operation a request is, by its template below /v1, or `token`."""
+        """The operation of a request: its template below /v1, or `token`."""
         if path == "/oauth/token":
             return Operation(f"{method} /oauth/token", "token")
         parts = tuple(path.removeprefix("/v1/").split("/"))
-        for place in ({}, {1: "*"}):
-            key = tuple(place.get(i, part) for i, part in enumerate(parts))
+        for wildcard in ({}, {1: "*"}):
+            key = tuple(wildcard.get(i, part) for i, part in enumerate(parts))
             if key in _TEMPLATES and path.startswith("/v1/"):
                 return Operation(f"{method} /v1/{_TEMPLATES[key]}", _TEMPLATES[key])
         return Operation("other", "other")
@@ -188,7 +190,7 @@ class WllSandbox:
     def authorize(
         self, scope: Scope, operation: Operation
     ) -> tuple[Response | None, Sequence[Header]]:
-        """The key, the limit of the key, and an admin token where one is needed."""
+        """Check the key, its rate limit, and the admin token where one is required."""
         if operation.endpoint == "token":
             return None, ()
         headers = dict(scope["headers"])
@@ -214,11 +216,11 @@ class WllSandbox:
         return True
 
     def refusal(self, status: int, pointers: Sequence[str]) -> Response:
-        """An envelope that says no."""
-        return _fail(status, "refused")
+        """An error in the vendor's envelope."""
+        return _fail(status, "rejected")
 
     def locate(self, body: bytes, match: str) -> Sequence[str]:
-        """This platform points at nothing."""
+        """This platform's errors have no pointers."""
         return ()
 
     # ── routes ───────────────────────────────────────────────────────────────────────────────────
@@ -232,13 +234,13 @@ class WllSandbox:
             self._throttled += 1
             return JSON({"error": "too_many_requests"}, 429, {"retry-after": "60"})
         self._token_times.append(now)
-        said = await self._body(request)
-        if said is None or set(said) != _TOKEN_FIELDS or said["grant_type"] != "client_credentials":
+        body = await self._body(request)
+        if body is None or set(body) != _TOKEN_FIELDS or body["grant_type"] != "client_credentials":
             self.violations["token_request"] += 1
             return JSON({"error": "invalid_request"}, 400)
-        if (said["client_id"], said["client_secret"]) != self._client:
+        if (body["client_id"], body["client_secret"]) != self._client:
             return JSON({"error": "invalid_client"}, 401)
-        if said["audience"] != "wlloyalty.net":
+        if body["audience"] != "wlloyalty.net":
             return JSON({"error": "invalid_request"}, 400)
         token = f"wll-token-{self.token_calls}"
         self.tokens[token] = now + _TOKEN_LIFETIME
@@ -278,10 +280,10 @@ class WllSandbox:
         limit, cursor = query.get("limit", str(_PAGE)), query.get("cursor", "0")
         if set(query) - {"limit", "cursor"} or not (limit.isdigit() and cursor.isdigit()):
             self.violations["query"] += 1
-            return _fail(400, "unknown parameter or no number")
+            return _fail(400, "unknown parameter, or not a number")
         if not 1 <= int(limit) <= _PAGE:
             self.violations["limit"] += 1
-            return _fail(400, f"limit is from 1 to {_PAGE}")
+            return _fail(400, f"limit must be from 1 to {_PAGE}")
         end = int(cursor) + int(limit)
         users = [user.view() for user in page(int(cursor), int(limit))]
         body = {"status": "success", "data": users, "next": str(end) if end < size else None}
@@ -297,15 +299,15 @@ class WllSandbox:
         kind, secret = self._points_event
         if request.headers.get("authorization") != f"Bearer {secret}":
             self.violations["event_secret"] += 1
-            return _fail(401, "refused")
-        said = await self._body(request)
-        if said is None or set(said) - {"reportedAt"} != {"type", "subject", "payload"}:
+            return _fail(401, "rejected")
+        body = await self._body(request)
+        if body is None or set(body) - {"reportedAt"} != {"type", "subject", "payload"}:
             self.violations["event"] += 1
-            return _fail(400, "no event")
-        user = self.users.get(str(said["subject"]))
-        if said["type"] != kind or user is None:
+            return _fail(400, "not an event")
+        user = self.users.get(str(body["subject"]))
+        if body["type"] != kind or user is None:
             return _fail(404, "no such event type or user")
-        payload = said["payload"]
+        payload = body["payload"]
         shape = {"amount": int, "reason": str, "idempotencyKey": str}
         if not isinstance(payload, dict) or {k: type(v) for k, v in payload.items()} != shape:
             self.violations["payload"] += 1
@@ -315,18 +317,18 @@ class WllSandbox:
         properties = {key: payload[key] for key in ("amount", "reason")}
         self.waiting.append(PendingEvent("POINTS_ADJUSTED", user, properties))
         id = f"event-{self._adjusted.total()}"
-        return _success({"id": id, **said})
+        return _success({"id": id, **body})
 
     async def _body(self, request: Request) -> dict[str, Any] | None:
-        """The body's object, None where it is none or is not said to be JSON."""
+        """The JSON object in the body; None for other content or another content type."""
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             self.violations["content_type"] += 1
             return None
         try:
-            said = json.loads(await request.body())
+            body = json.loads(await request.body())
         except ValueError:
             return None
-        return said if isinstance(said, dict) else None
+        return body if isinstance(body, dict) else None
 
 
 def _success(data: Any) -> Response:

@@ -1,7 +1,7 @@
 """A WLL tenant's users and audiences.
 
-The parts of a user are those of the vendor's pages and its SDK's types. Guesses: that one answer
-holds them all, how tiers and rewards are priced, the order of listings (by joining).
+The fields of a user are those of the vendor's pages and its SDK's types. Guesses: one response
+contains all of them, the prices of tiers and rewards, the order of lists (by joining).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 TIERS = (("Bronze", 0), ("Silver", 500), ("Gold", 1500), ("Platinum", 4000))
-"""Tier names and the points earned at which each begins."""
+"""Tier names and the earned points that each requires."""
 REWARDS = (("Free coffee", 150), ("5 GBP off", 500), ("Breakfast for two", 1800))
 
 _GIVEN = ("Amy", "Ben", "Cora", "Dan", "Ella", "Finn", "Grace", "Hal", "Iris", "Jack")
-_FAMILY = ("Archer", "Bell", "Clarke", "Dunn", "Evans", "Frost", "Green", "Hill", "Iqbal", "Jones")
+_FAMILY = ("Archer", "Brook", "Clarke", "Dunn", "Evans", "Frost", "Green", "Hill", "Iqbal", "Jones")
 _GENERATED_PREFIX = "crowd-"
 
 
 @dataclass(slots=True)
 class User:
-    """A user. `points` can be spent, `earned` decide the tier; `extra` is shown as it is."""
+    """A user. `points`: spendable. `earned`: decide the tier. `extra`: merged into the view."""
 
     id: str
     auth: str
@@ -39,16 +39,16 @@ class User:
 
     @property
     def balance(self) -> int:
-        """What the connector calls the points."""
+        """The spendable points."""
         return self.points
 
     @property
     def tier(self) -> tuple[str, int]:
-        """The highest tier that the points earned reach, and where it begins."""
+        """The highest tier that the earned points reach: (name, required points)."""
         return [tier for tier in TIERS if tier[1] <= self.earned][-1]
 
     def adjust_points(self, amount: int) -> None:
-        """Change the points. Spending costs nothing of what was earned."""
+        """Change the points. Spending does not reduce the earned points."""
         self.points += amount
         self.earned += max(0, amount)
 
@@ -84,7 +84,7 @@ class User:
 
 
 class Users:
-    """Everybody who registered, in the order in which they did."""
+    """The registered users, in the order of registration."""
 
     def __init__(self, count: int, now: datetime) -> None:
         self._users: list[User] = []
@@ -99,9 +99,9 @@ class Users:
         return len(self._users)
 
     def add(self, email: str, now: datetime, **fields: Any) -> User:
-        """A new user; `fields` as those of `User`."""
+        """Add a user; `fields` are fields of `User`."""
         number = len(self._users)
-        made: dict[str, Any] = {
+        values: dict[str, Any] = {
             "id": _id(f"user {number}"),
             "auth": f"crm-{1001 + number}",
             "account": 1_000_001 + number,
@@ -113,31 +113,31 @@ class Users:
             "joined": now,
             **fields,
         }
-        user = User(**made)
+        user = User(**values)
         self._users.append(user)
         self._ids |= {user.id: user, user.auth: user, str(user.account): user}
         return user
 
     def get(self, subject: str) -> User | None:
-        """Who has this id, authIdentifier or account number. Members of crowds are users too."""
-        known = self._ids.get(subject)
+        """The user with this id, authIdentifier or account number; also a generated user."""
+        user = self._ids.get(subject)
         if (
-            known is None
+            user is None
             and subject.startswith(_GENERATED_PREFIX)
             and subject[len(_GENERATED_PREFIX) :].isdigit()
         ):
             return generated_user(int(subject[len(_GENERATED_PREFIX) :]))
-        return known
+        return user
 
     def page(self, start: int, limit: int) -> list[User]:
-        """Users from number `start` on."""
+        """`limit` users, starting at number `start`."""
         return self._users[start : start + limit]
 
 
 @dataclass(slots=True)
 class GeneratedAudience:
-    """An audience of `size` people who are made when they are asked for: those from number `first`
-    on. Nothing is kept of them, so a million costs no memory."""
+    """An audience of `size` users that are generated on access, starting at number `first`. They
+    take no memory, so an audience may have millions."""
 
     id: str
     name: str
@@ -145,27 +145,27 @@ class GeneratedAudience:
     first: int = 0
 
     def replace_members(self, share: float) -> int:
-        """This share of the members leaves, and as many others join; how many."""
+        """Replace this share of the members with others; returns their number."""
         count = round(self.size * share)
         self.first += count
         return count
 
     def page(self, start: int, limit: int) -> list[User]:
-        """Members from place `start` on."""
+        """`limit` members, starting at index `start`."""
         end = min(start + limit, self.size)
         return [generated_user(self.first + place) for place in range(start, end)]
 
 
 @dataclass(slots=True)
 class Tier:
-    """An audience of the users in one tier, as they were when it was last refreshed."""
+    """An audience of the users in one tier, as of the last refresh."""
 
     id: str
     name: str
     members: dict[str, User] = field(default_factory=dict)
 
     def refresh(self, users: Users) -> tuple[list[User], list[User]]:
-        """Look again: who joined and who left."""
+        """Recompute the members; returns (joined, left)."""
         now = {user.id: user for user in users if user.tier[0] == self.name}
         joined = [user for id, user in now.items() if id not in self.members]
         left = [user for id, user in self.members.items() if id not in now]
@@ -173,7 +173,7 @@ class Tier:
         return joined, left
 
     def page(self, start: int, limit: int) -> list[User]:
-        """Members from place `start` on."""
+        """`limit` members, starting at index `start`."""
         return list(self.members.values())[start : start + limit]
 
 
@@ -181,7 +181,7 @@ Audience = GeneratedAudience | Tier
 
 
 def generated_user(number: int) -> User:
-    """The same for the same number."""
+    """The user with this number; always the same."""
     return User(
         id=_id(f"crowd {number}"),
         auth=f"{_GENERATED_PREFIX}{number}",
@@ -196,7 +196,7 @@ def generated_user(number: int) -> User:
 
 
 def tiers() -> list[dict[str, Any]]:
-    """What `GET /tiers` shows."""
+    """The data of `GET /tiers`."""
     return [
         {"id": _id(f"tier {name}"), "name": name, "priority": place, "pointsRequirement": points}
         for place, (name, points) in enumerate(TIERS)
@@ -204,7 +204,7 @@ def tiers() -> list[dict[str, Any]]:
 
 
 def rewards() -> list[dict[str, Any]]:
-    """What `GET /rewards` shows."""
+    """The data of `GET /rewards`."""
     return [
         {
             "id": _id(f"reward {name}"),

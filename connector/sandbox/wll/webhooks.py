@@ -1,6 +1,6 @@
-"""How WLL tells: what happens to a user, and the webhook of a reactor.
+"""WLL's webhooks: events of users and the webhook of a reactor.
 
-Guesses: what the payloads of events hold.
+Guesses: the payloads of events.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 @dataclass(frozen=True, slots=True)
 class PendingEvent:
-    """Something that happened and waits to be told by webhook."""
+    """An event whose webhook was not sent yet."""
 
     type: str
     user: User
@@ -28,7 +28,7 @@ class PendingEvent:
 
 
 def random_event(user: User, rng: random.Random) -> PendingEvent:
-    """Let something happen to a user."""
+    """Make a random event happen to a user."""
     affordable = [reward for reward in REWARDS if reward[1] <= user.points]
     if affordable and rng.random() < 0.3:
         name, price = rng.choice(affordable)
@@ -42,7 +42,7 @@ def random_event(user: User, rng: random.Random) -> PendingEvent:
 
 
 class WebhookFactory:
-    """Makes webhooks, with `secret` at the end of their address."""
+    """Creates webhooks, with `secret` at the end of their URL."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
@@ -50,7 +50,7 @@ class WebhookFactory:
         self._last = 0
 
     def webhook(self, event: PendingEvent, now: float) -> Webhook:
-        """What tells of it. Each has a time of its own, for an event is known by nothing else."""
+        """The webhook of an event. Each has a unique time, the only identity of an event."""
         self._count += 1
         self._last = max(int(now * 1000), self._last + 1)
         body = {

@@ -1,1 +1,1 @@
-"""Yotpo Loyalty, emulated."""
+"""The Yotpo Loyalty sandbox."""

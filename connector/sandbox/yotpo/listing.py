@@ -1,4 +1,4 @@
-"""`customers/recent` of the Yotpo double: what no page tells of it may be nasty here."""
+"""`customers/recent` of the Yotpo sandbox, with adverse variants of undocumented behaviour."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _SNAPSHOTS_KEPT = 20
 
 
 class Listing:
-    """Customers as they were `lag` seconds ago, page by page. A walk shows one moment, in `order`;
-    with `repeats_cursor` its last page points at its second one."""
+    """Pages of the customers as of `lag` seconds ago. All pages of one walk show the same snapshot,
+    in `order`. `repeats_cursor`: the last page's cursor points at the second page."""
 
     def __init__(self, order: Order, lag: float, repeats_cursor: bool) -> None:
         self._order = order
@@ -25,21 +25,21 @@ class Listing:
         self._started = 0
 
     def note(self, at: float, id: str, view: dict[str, Any] | None) -> None:
-        """From this moment on the customer is shown like this, or is none."""
+        """Record the customer's view at time `at`; None: removed."""
         self._updated.append((at, id, view))
 
     def page(
         self, cursor: str | None, size: int, now: float
     ) -> tuple[list[dict[str, Any]], str | None]:
-        """A page, and where the next begins. KeyError or ValueError for a cursor of nobody's."""
-        snapshot_id, at = (self._begin(now), 0) if cursor is None else _unpack(cursor)
+        """(customers, cursor of the next page). Unknown cursor: raises KeyError or ValueError."""
+        snapshot_id, at = (self._take_snapshot(now), 0) if cursor is None else _unpack(cursor)
         shown, following = self._snapshots[snapshot_id], at + size
         more = following < len(shown)
         if self._repeats_cursor and not more and at:
             return shown[at:], _pack(snapshot_id, size)
         return shown[at : at + size], _pack(snapshot_id, following) if more else None
 
-    def _begin(self, now: float) -> str:
+    def _take_snapshot(self, now: float) -> str:
         while self._updated and self._updated[0][0] <= now - self._lag:
             _, id, view = self._updated.popleft()
             self._listed.pop(id, None)

@@ -1,8 +1,7 @@
-"""Customers of a Yotpo Loyalty account, as its API and its webhooks show them.
+"""Customers of a Yotpo Loyalty account, in the formats of its API and webhooks.
 
-Shapes: the loyalty API reference and Swell's own docs, where the facts name them. Guesses: what a
-threshold of a tier is called, that a line of the history which the customer may not see is left
-out of `with_history`, the coupon codes.
+Sources: the loyalty API reference and Swell's docs. Guesses: the name of a tier's threshold, hidden
+history items are left out of `with_history`, the coupon codes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 TIERS = (("Bronze", 0), ("Silver", 500), ("Gold", 1500))
-"""Tier names, lowest first, and the points earned at which each begins."""
+"""Tier names, lowest first, and the earned points that each requires."""
 REWARDS = ((1, "$5 Coupon", 250), (2, "$10 Coupon", 450), (3, "Tote Bag", 1200))
 """Redemption options: id, name, points."""
 
@@ -23,14 +22,14 @@ _LAST = ("Adams", "Brown", "Clark", "Davis", "Evans", "Frank", "Green", "Hill", 
 
 
 def iso(moment: datetime) -> str:
-    """As most of Yotpo writes a moment: `2026-11-20T09:30:00Z`."""
+    """A time in Yotpo's most common format: `2026-11-20T09:30:00Z`."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(slots=True)
 class Customer:
-    """A customer. `balance` are spendable points, `earned` all ever earned. `tier` is an index into
-    `TIERS`, None for nobody's. `history` holds items as the API shows them, oldest first."""
+    """A customer. `balance`: spendable points. `earned`: all points ever earned. `tier`: an index
+    into `TIERS`, or None. `history`: items in the API's format, oldest first."""
 
     id: str
     email: str
@@ -47,10 +46,10 @@ class Customer:
     on_change: Callable[[Customer], None] = field(default=lambda _: None, repr=False, compare=False)
 
     def change(self, **fields: Any) -> None:
-        """Set fields, as their owner or a clerk would: `balance=5`, `email=…`, `tier="Gold"`."""
+        """Set fields: `balance=5`, `email=…`, `tier="Gold"`."""
         for name, value in fields.items():
             if name not in self.__slots__ or name in ("id", "on_change"):
-                raise ValueError(f"a customer has no {name!r} to change")
+                raise ValueError(f"a customer has no changeable field {name!r}")
             if name == "tier" and isinstance(value, str):
                 value = [tier for tier, _ in TIERS].index(value)
             setattr(self, name, value)
@@ -66,8 +65,8 @@ class Customer:
         status: str = "Approved",
         shown: bool = True,
     ) -> None:
-        """Change the balance; the history tells of it. `earned`: whether it also counts as points
-        ever earned, by default what adds does."""
+        """Change the balance and add a history item. `earned`: whether the points count as earned;
+        by default if they are positive."""
         self.balance += points
         self.earned += points if (points > 0 if earned is None else earned) else 0
         self.seen = now
@@ -83,7 +82,7 @@ class Customer:
         return f"rwrd.io/{self.id}"
 
     def view(self, *, listed: bool = False, history: bool = False) -> dict[str, Any]:
-        """The customer object; `listed`: as `customers/recent` shows it, with less."""
+        """The customer object. `listed`: the shorter form of `customers/recent`."""
         tier = None if self.tier is None else TIERS[self.tier]
         above = TIERS[0 if self.tier is None else self.tier + 1 :][:1]
         shown: dict[str, Any] = {
@@ -95,7 +94,7 @@ class Customer:
             "thirty_party_id": self.id,
             "has_store_account": True,
             "opt_in": True,
-            # One has no zone, one has an offset, one has Z: as it is.
+            # The API mixes times without a zone, with an offset and with Z.
             "opted_in_at": self.opted_in.strftime("%Y-%m-%dT%H:%M:%S"),
             "points_balance": self.balance,
             "points_earned": self.earned,
@@ -165,7 +164,7 @@ class Customer:
 
 
 def tier_view(index: int) -> dict[str, Any]:
-    """A tier, as `vip_tiers` and the webhooks of tiers show it."""
+    """A tier in the format of `vip_tiers` and of webhooks."""
     name, points = TIERS[index]
     return {
         "id": 100 + index,
@@ -192,22 +191,22 @@ def reward_view(index: int) -> dict[str, Any]:
 
 
 def make_customer(id: str, email: str, now: datetime, **fields: Any) -> Customer:
-    """A plain new customer: no points, no tier."""
-    made = Customer(id, email, "Ana", "Adams", None, 0, 0, None, now.date(), now, now)
-    made.change(**fields)
-    return made
+    """A new customer: no points, no tier."""
+    customer = Customer(id, email, "Ana", "Adams", None, 0, 0, None, now.date(), now, now)
+    customer.change(**fields)
+    return customer
 
 
 def make_customers(count: int, now: datetime, seed: int = 11) -> list[Customer]:
     """`count` customers, the same for the same seed and day."""
     rng = random.Random(seed)
-    made = []
+    customers = []
     for number in range(count):
         first, last = rng.choice(_FIRST), rng.choice(_LAST)
         then = now - timedelta(days=rng.randrange(10, 300))
         earned = int(rng.triangular(0, 2500, 200))
         tiers = [at for at, (_, points) in enumerate(TIERS) if points <= earned]
-        one = make_customer(
+        customer = make_customer(
             str(7_000_000 + number),
             f"{first}.{last}.{number:04d}@example.net".lower(),
             then,
@@ -217,14 +216,14 @@ def make_customers(count: int, now: datetime, seed: int = 11) -> list[Customer]:
             tier=tiers[-1] if earned else None,
         )
         if earned:
-            one.adjust_points(earned, "Make a Purchase", then)
+            customer.adjust_points(earned, "Make a Purchase", then)
             spent = rng.randrange(0, earned + 1)
             if spent:
-                one.adjust_points(
-                    -spent, "$5 Coupon", then + timedelta(hours=1), status="FIVE-" + one.id
-                )
-        made.append(one)
-    return made
+                later = then + timedelta(hours=1)
+                code = "FIVE-" + customer.id
+                customer.adjust_points(-spent, "$5 Coupon", later, status=code)
+        customers.append(customer)
+    return customers
 
 
 def _noon(day: date) -> datetime:

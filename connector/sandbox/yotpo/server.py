@@ -1,9 +1,9 @@
-"""Yotpo Loyalty & Referrals, emulated: the loyalty API (v2), and the adjustment of a Yotpo app.
+"""The Yotpo Loyalty & Referrals sandbox: the loyalty API (v2), and the adjustment of a Yotpo app.
 
-Sources: the loyalty API reference. Guesses: every error body, the array key of `customers/recent`,
-422 for a balance below zero, 404 for an unknown customer of an adjustment, both addresses of the
-app's API, the token answer. What is not told may be nasty here: `customers/recent` in any order,
-late, or with a cursor that comes again.
+Source: the loyalty API reference. Guesses: every error body, the array key of `customers/recent`,
+422 for a balance below zero, 404 for an unknown customer in an adjustment, both URLs of the app's
+API, the token response. Undocumented behaviour has adverse variants: `customers/recent` in any
+order, delayed, or with a repeated cursor.
 """
 
 from __future__ import annotations
@@ -54,15 +54,14 @@ _MOST_PER_PAGE = 100
 
 
 class YotpoSandbox:
-    """One merchant's account with `people` customers. `now` gives seconds since 1970.
+    """One merchant's account with `people` customers. `now` returns seconds since 1970.
 
-    `rate_per_second` (None: no limit) requests are answered in a second, the others 429. What
-    `customers/recent` shows is `lag` seconds old and in `order`; with `repeats_cursor` its last
-    page points at its second one.
+    `rate_per_second`: requests allowed per second (None: no limit); others are answered 429.
+    `order`, `lag`, `repeats_cursor`: behaviour of `customers/recent`, see `Listing`.
 
-    `app` is the ASGI app, `faults` what goes wrong, `waiting` what the API's callers made happen
-    and no webhook has told yet, `violations` what callers did wrong. `app_token` is what the app's
-    API takes, in `app_token_in`; it comes of the refresh token, which is replaced each time.
+    `app`: the ASGI app. `faults`: the injected faults. `waiting`: events caused by API calls, whose
+    webhooks `next_webhook` returns first. `violations`: broken rules by name. `app_token`: the
+    token of the app's API, passed in `app_token_in`; a refresh replaces it and `refresh_token`.
     """
 
     def __init__(
@@ -95,8 +94,8 @@ class YotpoSandbox:
         self._windows: dict[tuple[str, int], tuple[int, int]] = {}
         self._throttled = self._tokens = 0
         self._adjusted: Counter[str] = Counter()
-        for one in make_customers(people, self.moment()):
-            self._join(one, 0.0)
+        for customer in make_customers(people, self.moment()):
+            self._join(customer, 0.0)
         inner = Starlette(
             routes=[
                 Route(f"{_V2}customers", self._customer, methods=["GET"]),
@@ -124,28 +123,29 @@ class YotpoSandbox:
         return list(self._people.values())
 
     def person(self, email: str) -> Customer | None:
-        """The customer with this address, in any case."""
-        wanted = email.strip().lower()
-        return next((one for one in self._people.values() if one.email.lower() == wanted), None)
+        """The customer with this address, case-insensitive, or None."""
+        email = email.strip().lower()
+        return next((c for c in self._people.values() if c.email.lower() == email), None)
 
     def add(self, email: str, **fields: Any) -> Customer:
-        """A new customer; `fields` as `Customer.change` takes them."""
-        made = make_customer(str(8_000_000 + len(self._people)), email, self.moment(), **fields)
-        self._join(made, self._now())
-        return made
+        """Add a customer; `fields` as in `Customer.change`."""
+        id = str(8_000_000 + len(self._people))
+        customer = make_customer(id, email, self.moment(), **fields)
+        self._join(customer, self._now())
+        return customer
 
     def remove(self, customer: Customer) -> None:
-        """Remove a customer: the API no longer knows of one."""
+        """Remove a customer. Later changes to the object have no effect."""
         del self._people[customer.id]
         customer.on_change = lambda _: None
         self._listing.note(self._now(), customer.id, None)
 
     def moment(self) -> datetime:
-        """Now, in UTC."""
+        """The current time in UTC."""
         return datetime.fromtimestamp(self._now(), UTC)
 
     def next_webhook(self, rng: random.Random) -> Webhook:
-        """The next thing happens to a customer, and this tells of it (connector.sandbox.Teller)."""
+        """Make the next event happen; returns its webhook (connector.sandbox.WebhookSource)."""
         if self.waiting:
             customer, payload = self.waiting.popleft()
             return self._webhooks.webhook("swell/points/changed", customer, payload, rng)
@@ -153,12 +153,12 @@ class YotpoSandbox:
         return self.emit(self._webhooks.next_topic(rng), customer, rng)
 
     def emit(self, topic: str, customer: Customer, rng: random.Random) -> Webhook:
-        """What this topic stands for happens to the customer, and this tells of it."""
+        """Make the event of this topic happen to the customer; returns its webhook."""
         payload = TOPICS[topic][2](customer, rng, self.moment())
         return self._webhooks.webhook(topic, customer, payload, rng)
 
     def adjusted(self, title: str) -> int:
-        """How many adjustments were applied whose line holds this text."""
+        """The number of applied adjustments whose history title contains this text."""
         return sum(count for line, count in self._adjusted.items() if title in line)
 
     def state(self) -> dict[str, object]:
@@ -173,10 +173,10 @@ class YotpoSandbox:
             "violations": dict(self.violations),
         }
 
-    # ── what the gate asks ───────────────────────────────────────────────────────────────────────
+    # ── called by the gate ───────────────────────────────────────────────────────────────────────
 
     def operation(self, method: str, path: str) -> Operation:
-        """Which operation a request is, by its path below /api/v2 or /app."""
+        """The operation of a request, by its path below /api/v2 or /app."""
         rest = path.removeprefix(_V2)
         if rest in _ENDPOINTS:
             return Operation(f"{method} {path}", rest)
@@ -188,7 +188,7 @@ class YotpoSandbox:
     def authorize(
         self, scope: Scope, operation: Operation
     ) -> tuple[Response | None, Sequence[Header]]:
-        """The key, the limit, then what the query may hold."""
+        """Check the key, the rate limit, then the query parameters."""
         headers = {k.decode(): v.decode("latin-1") for k, v in scope["headers"]}
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         if operation.endpoint == "app/token":
@@ -205,11 +205,11 @@ class YotpoSandbox:
         if (headers.get("x-guid"), headers.get("x-api-key")) != (self.guid, self.api_key):
             self.violations["api_key"] += 1
             return self.refusal(401, ()), ()
-        refused, quota_headers = self._limited("v2", self._rate, None)
-        if refused is None:
-            strange = query.keys() - _ENDPOINTS.get(operation.endpoint, set()) - _ONE_OF
-            self.violations.update(dict.fromkeys(strange, 1))
-        return refused, quota_headers
+        rejected, quota_headers = self._limited("v2", self._rate, None)
+        if rejected is None:
+            unknown = query.keys() - _ENDPOINTS.get(operation.endpoint, set()) - _ONE_OF
+            self.violations.update(dict.fromkeys(unknown, 1))
+        return rejected, quota_headers
 
     def _limited(
         self, what: str, second: int | None, minute: int | None
@@ -235,11 +235,11 @@ class YotpoSandbox:
         )
 
     def refusal(self, status: int, pointers: Sequence[str]) -> Response:
-        """An error; nobody has seen one of Yotpo's."""
+        """An error response (guess)."""
         return _error(status, HTTPStatus(status).phrase)
 
     def locate(self, body: bytes, match: str) -> Sequence[str]:
-        """This platform points at nothing."""
+        """This platform's errors have no pointers."""
         return ()
 
     # ── routes ───────────────────────────────────────────────────────────────────────────────────
@@ -288,18 +288,18 @@ class YotpoSandbox:
         if before + points < 0:
             return _error(422, "The customer does not have enough points")
         title = body.get("history_title") or "Adjustment"
-        counts = body.get("apply_adjustment_to_points_earned") is True
+        earned = body.get("apply_adjustment_to_points_earned") is True
         shown = body.get("visible_to_customer", True) in (True, "true")
-        customer.adjust_points(points, title, self.moment(), earned=counts, shown=shown)
+        customer.adjust_points(points, title, self.moment(), earned=earned, shown=shown)
         self._adjusted[title] += 1
         self.waiting.append((customer, changed(customer, points, title, before)))
-        made = {"id": self._adjusted.total(), "type": "PointAdjustment", "name": title}
-        return JSON({**made, "customer_id": int(customer.id), "merchant_id": 1})
+        adjustment = {"id": self._adjusted.total(), "type": "PointAdjustment", "name": title}
+        return JSON({**adjustment, "customer_id": int(customer.id), "merchant_id": 1})
 
     async def _token(self, request: Request) -> Response:
         body = _decoded(await request.body())
-        good = {"client_id", "client_secret", "grant_type", "refresh_token"} <= body.keys()
-        if not good or body["refresh_token"] != self.refresh_token:
+        complete = {"client_id", "client_secret", "grant_type", "refresh_token"} <= body.keys()
+        if not complete or body["refresh_token"] != self.refresh_token:
             return JSON({"error": "invalid_grant"}, 400)
         self._tokens += 1
         self.app_token = f"app-token-{self._tokens}"
@@ -315,7 +315,7 @@ class YotpoSandbox:
 
     def _join(self, customer: Customer, at: float) -> None:
         self._people[customer.id] = customer
-        customer.on_change = lambda one: self._changed(one, self._now())
+        customer.on_change = lambda changed: self._changed(changed, self._now())
         self._changed(customer, at)
 
     def _changed(self, customer: Customer, at: float) -> None:

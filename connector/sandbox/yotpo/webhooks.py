@@ -1,7 +1,7 @@
-"""How Yotpo tells: every topic whose name is known, what it does to a customer, and its body.
+"""Yotpo's webhooks: every topic whose name is known, its effect on a customer, and its body.
 
-`customer` is the customer from before a redemption or a new tier, as in Yotpo's own examples.
-Guesses: how an account without event ids repeats, that `difference` has its sign.
+For a redemption or a new tier `customer` is the state before it, as in Yotpo's examples.
+Guesses: how an account without event ids repeats webhooks, the sign of `difference`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Effect = Callable[[Customer, random.Random, datetime], dict[str, Any]]
 
 
 def changed(customer: Customer, points: int, reason: str, before: int) -> dict[str, Any]:
-    """What tells of a change of the balance."""
+    """The body for a change of the balance."""
     return {
         "previous_balance": before,
         "current_balance": customer.balance,
@@ -70,8 +70,8 @@ def _enter(step: int) -> Effect:
         new = max(0, (old if old is not None else -1) + step)
         new = min(new, len(TIERS) - 1)
         customer.change(tier=new, entered=now.date())
-        webhook_view: dict[str, Any] = {"new_tier": tier_view(new), "customer": before}
-        return webhook_view | ({"old_tier": tier_view(old)} if old is not None else {})
+        body: dict[str, Any] = {"new_tier": tier_view(new), "customer": before}
+        return body | ({"old_tier": tier_view(old)} if old is not None else {})
 
     return effect
 
@@ -157,33 +157,33 @@ TOPICS: dict[str, tuple[str, int, Effect]] = {
     "loyalty/opt_out": ("Loyalty Opt Out", 1, _nothing),
     "loyalty/expiration/reminder": ("Loyalty Expiration Reminder", 3, _expiring),
 }
-"""Every topic whose string is known: its name, its weight in the traffic, what it does."""
+"""Every topic whose string is known: its name, its weight in the traffic, its effect."""
 
 
 class WebhookFactory:
-    """Makes webhooks. `event_ids` is the share that carries an `eventid` header; the secret ends
-    the address, or stands in `secret_header` where that is named."""
+    """Creates webhooks. `event_ids`: share of webhooks with an `eventid` header. The secret is at
+    the end of the URL, or in `secret_header` if that is set."""
 
     def __init__(self, secret: str, secret_header: str, event_ids: float) -> None:
         self._secret = secret
         self._header = secret_header
         self._event_ids = event_ids
-        # Every topic comes once before chance decides, so that even a short show has all.
+        # Each topic is used once before topics are random, so that a short demo has all.
         self._unsent = list(TOPICS)
 
     def next_topic(self, rng: random.Random) -> str:
-        """What happens next."""
+        """The topic of the next event."""
         if self._unsent:
             return self._unsent.pop(rng.randrange(len(self._unsent)))
         (topic,) = rng.choices(list(TOPICS), [weight for _, weight, _ in TOPICS.values()])
         return topic
 
     def webhook(
-        self, topic: str, customer: Customer, decoded: dict[str, Any], rng: random.Random
+        self, topic: str, customer: Customer, payload: dict[str, Any], rng: random.Random
     ) -> Webhook:
-        """What tells of it. `said` may name another address than the customer's."""
+        """The webhook of an event. `payload` may have another address than the customer's."""
         id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
-        body = {"topic": topic, "name": TOPICS[topic][0], "email": customer.email, **decoded}
+        body = {"topic": topic, "name": TOPICS[topic][0], "email": customer.email, **payload}
         headers = {"content-type": "application/json"}
         if rng.random() < self._event_ids:
             headers["eventid"] = id

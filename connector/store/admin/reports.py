@@ -235,7 +235,7 @@ def _timeline(c: Connection, person: int, connection: str, limit: int) -> list[T
     for row in c.execute(requested):
         name = f"{row.name} {row.amount:+d}" if row.amount else row.name
         at, problem, sent = row.received_at, row.problem, row[-len(_REQUEST) :]
-        state = action_state(row)
+        state = action_state(row.state, row.step, problem)
         found.append(
             TimelineEntry(
                 at, "action", name, state, problem, row.detail, row.data, _joined_request(sent)

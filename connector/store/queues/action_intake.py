@@ -1,5 +1,4 @@
-"""What is known of actions when more are asked for: which they are, and what a day has held. The
-first half of promise 4: the same call is taken once."""
+"""Stores requested actions: each identity once, and within the caps of a day (guarantee 4)."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
@@ -17,6 +16,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.records import State
 from connector.store.admin import approvals
+from connector.store.database import Database
 from connector.store.people import people, tombstones
 from connector.store.queues import queue
 from connector.store.tables import actions, in_state, lanes
@@ -26,141 +26,156 @@ CAPS = {
     "daily_per_person": Problem.ACTION_PERSON_CAP,
     "daily_total": Problem.ACTION_TOTAL_CAP,
 }
+"""Cap, by its configuration key → the problem of the actions that it holds."""
 _DAY = 86_400_000
 
 
-def add(c: Connection, calls: Sequence[ActionBatch]) -> list[ActionReceipt | Conflict]:
-    """ActionQueue.add. Callers on one lane take turns, so that identity and caps hold for all."""
-    ids = sorted({call.lane.id for call in calls})
+class SqlActionIntake:
+    """connector.ports.ActionIntake."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, batches: Sequence[ActionBatch]) -> Sequence[ActionReceipt | Conflict]:
+        return await self._database.write(lambda c: _add(c, batches))
+
+
+def _add(c: Connection, batches: Sequence[ActionBatch]) -> list[ActionReceipt | Conflict]:
+    # Locked lanes make callers take turns, so that identities and caps hold across replicas.
+    ids = sorted({batch.lane.id for batch in batches})
     c.execute(select(lanes.c.id).where(lanes.c.id.in_(ids)).order_by(lanes.c.id).with_for_update())
-    intake = _Intake(c, calls)
-    answers = [intake.stage_batch(call) for call in calls]
-    if intake.rows:
-        c.execute(_INSERT, intake.rows)
-    for lane, (subjects, now) in intake.capped.items():
-        ask(c, lane, subjects, now)
-    return answers
+    staging = _Staging(c, batches)
+    receipts = [staging.stage_batch(batch) for batch in batches]
+    if staging.rows:
+        c.execute(_INSERT, staging.rows)
+    for lane, (caps, now) in staging.exceeded.items():
+        request_approvals(c, lane, caps, now)
+    return receipts
 
 
 _INSERT = insert(actions)
 
 
-class _Intake:
-    """What is known of the actions in some calls: read at once, kept in step as they are taken."""
+class _Staging:
+    """The rows to insert for some batches.
 
-    def __init__(self, c: Connection, calls: Sequence[ActionBatch]) -> None:
+    What is stored about their identities, people and caps is read once and kept up to date while
+    batches are staged.
+    """
+
+    def __init__(self, c: Connection, batches: Sequence[ActionBatch]) -> None:
         self._c = c
         self.rows: list[dict[str, Any]] = []
-        self.capped: dict[Lane, tuple[set[str], Millis]] = {}
+        self.exceeded: dict[Lane, tuple[set[str], Millis]] = {}
+        """Lane → (the caps that held actions, when)."""
+        by_lane: dict[Lane, list[ActionBatch]] = {}
+        for batch in batches:
+            by_lane.setdefault(batch.lane, []).append(batch)
         self._tombstones = {
-            lane: _tombstones(c, lane.connection, [call for call in calls if call.lane == lane])
-            for lane in {call.lane for call in calls}
+            lane: _tombstones(c, lane.connection, part) for lane, part in by_lane.items()
         }
-        self._people = {
-            lane: self._resolve_people(lane, [call for call in calls if call.lane == lane])
-            for lane in {call.lane for call in calls}
-        }
-        digests = [_identity(call.lane.connection, a) for call in calls for a in call.requests]
-        self._known_digests = _known_digests(c, digests)
-        who = {self._person_key(call.lane, a.action)[0] for call in calls for a in call.requests}
-        since = Millis(min(call.received_at for call in calls) - _DAY)
-        self._counts = _counts(c, who, since)
+        self._people = {lane: self._resolve_people(lane, part) for lane, part in by_lane.items()}
+        requests = [(batch.lane, request) for batch in batches for request in batch.requests]
+        self._known = _known(c, [_identity(lane.connection, r) for lane, r in requests])
+        person_keys = {self._person_key(lane, r.action)[0] for lane, r in requests}
+        since = Millis(min(batch.received_at for batch in batches) - _DAY)
+        self._counts = _counts(c, person_keys, since)
         self._totals = {
-            call.lane.id: _total(c, call.lane.id, since) for call in calls if call.caps.total
+            batch.lane.id: _total(c, batch.lane.id, since) for batch in batches if batch.caps.total
         }
 
     def _resolve_people(
-        self, lane: Lane, calls: Sequence[ActionBatch]
+        self, lane: Lane, batches: Sequence[ActionBatch]
     ) -> tuple[dict[str, people.PersonRow], dict[str, people.PersonRow]]:
         erased = self._tombstones[lane]
-        values = [_with_person_id(asked.action) for call in calls for asked in call.requests]
-        remaining = [action for action in values if not erased.contains(action)]
+        remaining = [action for action in _actions_of(batches) if not erased.contains(action)]
         ids = {id for action in remaining for id in (action.person, action.customer) if id}
         emails = {action.email for action in remaining if action.email}
-        return people.get_or_create(self._c, lane.connection, ids, emails, calls[0].received_at)
+        return people.get_or_create(self._c, lane.connection, ids, emails, batches[0].received_at)
 
-    def stage_batch(self, call: ActionBatch) -> ActionReceipt | Conflict:
-        """Stage a call, or nothing of it."""
+    def stage_batch(self, batch: ActionBatch) -> ActionReceipt | Conflict:
+        """Stage the whole batch, or nothing of it."""
         fresh: dict[bytes, ActionRequest] = {}
-        retired: list[bytes] = []
-        for number, asked in enumerate(call.requests, start=1):
-            digest, content = _identity(call.lane.connection, asked), _content(asked.action)
+        expired: list[bytes] = []
+        for number, request in enumerate(batch.requests, start=1):
+            digest, content = _identity(batch.lane.connection, request), _content(request.action)
+            known = self._known.get(digest)
             if digest in fresh:
-                before: tuple[bytes, int] | None = (_content(fresh[digest].action), 0)
-                expired = False
+                stored: bytes | None = _content(fresh[digest].action)
+            elif known and _has_expired(known, request, batch.received_at):
+                stored = None
+                expired.append(digest)
             else:
-                before = self._known_digests.get(digest)
-                age = call.received_at - before[1] if before else 0
-                expired = asked.window is not None and age > asked.window
-            if before is None or expired:
-                fresh[digest] = asked
-                retired += [digest] if expired else []
-            elif before[0] != content:
+                stored = known.content if known else None
+            if stored is None:
+                fresh[digest] = request
+            elif stored != content:
                 return Conflict(number)
-        for digest in retired:
+        for digest in expired:
             self._retire(digest)
-        held = [self._stage(call, digest, asked) for digest, asked in fresh.items()].count(True)
-        return ActionReceipt(len(fresh) - held, len(call.requests) - len(fresh), held)
+        held = [self._stage(batch, digest, r) for digest, r in fresh.items()].count(True)
+        return ActionReceipt(len(fresh) - held, len(batch.requests) - len(fresh), held)
 
     def _retire(self, digest: bytes) -> None:
-        """Its window is over: the old row gives its identity up."""
+        """Take the identity from the old row, so that a new one can have it."""
         token = secrets.token_bytes(16)
         self._c.execute(update(actions).where(actions.c.digest == digest).values(digest=token))
         for row in self.rows:
             if row["digest"] == digest:
                 row["digest"] = token
 
-    def _stage(self, call: ActionBatch, digest: bytes, asked: ActionRequest) -> bool:
-        """Whether it is held. Of one who was forgotten only the identity is kept."""
-        action, now = asked.action, call.received_at
+    def _stage(self, batch: ActionBatch, digest: bytes, request: ActionRequest) -> bool:
+        """Stage one action; whether it is held. Of an erased person only the identity is kept."""
+        action, now = request.action, batch.received_at
         content = _content(action)
-        self._known_digests[digest] = (content, now)
-        if forgotten := self._tombstones[call.lane].contains(_with_person_id(action)):
+        self._known[digest] = _Known(content, now)
+        if erased := self._tombstones[batch.lane].contains(_with_person_id(action)):
             action = Action(action.name)
-        who, person = self._person_key(call.lane, action)
-        cap = None if forgotten else self._exceeded_cap(call, who, action)
+        person_key, person = self._person_key(batch.lane, action)
+        cap = None if erased else self._exceeded_cap(batch, person_key, action)
         if cap:
-            self.capped.setdefault(call.lane, (set(), now))[0].add(cap)
+            self.exceeded.setdefault(batch.lane, (set(), now))[0].add(cap)
         self.rows.append(
             {
-                "lane": call.lane.id,
+                "lane": batch.lane.id,
                 "digest": digest,
                 "content": content,
-                "origin": call.origin,
-                "route": asked.route,
+                "origin": batch.origin,
+                "route": request.route,
                 "name": action.name,
                 "ref": f"lc{secrets.token_hex(5)}",
                 "received_at": now,
-                "person_key": who,
+                "person_key": person_key,
                 "person": person,
                 "email": action.email,
                 "customer": action.customer or action.person,
                 "amount": action.amount,
                 "data": _data(action),
-                "state": State.SKIPPED if forgotten else State.HELD if cap else State.READY,
-                "detail": "forgotten" if forgotten else "",
+                "state": State.SKIPPED if erased else State.HELD if cap else State.READY,
+                "detail": "forgotten" if erased else "",
                 "due": now,
                 "problem": CAPS[cap].value if cap else None,
-                "settled_at": now if cap or forgotten else None,
+                "settled_at": now if cap or erased else None,
             }
         )
         return cap is not None
 
-    def _exceeded_cap(self, call: ActionBatch, who: bytes, action: Action) -> str | None:
-        """The cap that an adjustment would go beyond; else it counts against both."""
+    def _exceeded_cap(self, batch: ActionBatch, person_key: bytes, action: Action) -> str | None:
+        """The cap that an adjustment exceeds; else None, and it is counted against both."""
         if action.name == "push":
             return None
-        points, total = abs(action.amount), self._totals.get(call.lane.id, 0)
-        if self._counts.get(who, 0) >= call.caps.per_person:
+        points, total = abs(action.amount), self._totals.get(batch.lane.id, 0)
+        if self._counts.get(person_key, 0) >= batch.caps.per_person:
             return "daily_per_person"
-        if call.caps.total and total + points > call.caps.total:
+        if batch.caps.total and total + points > batch.caps.total:
             return "daily_total"
-        self._counts[who] = self._counts.get(who, 0) + 1
-        self._totals[call.lane.id] = total + points
+        self._counts[person_key] = self._counts.get(person_key, 0) + 1
+        self._totals[batch.lane.id] = total + points
         return None
 
     def _person_key(self, lane: Lane, action: Action) -> tuple[bytes, int | None]:
-        """What stands for the person in order and caps, and his number where he has been seen."""
+        """The key that identifies the person for order and caps, and the id of their row where
+        they have been seen."""
         by_id, by_email = self._people[lane]
         known = by_email.get(action.email or "")
         for id in (action.person, action.customer):
@@ -170,23 +185,38 @@ class _Intake:
         return _digest(lane.connection, f"{action.person or action.customer}"), None
 
 
+class _Known(NamedTuple):
+    """A stored action with some identity."""
+
+    content: bytes
+    received_at: Millis
+
+
+def _has_expired(known: _Known, request: ActionRequest, now: Millis) -> bool:
+    """Whether the window of the stored action's key is over."""
+    return request.window is not None and now - known.received_at > request.window
+
+
 def _tombstones(
-    c: Connection, connection: str, calls: Sequence[ActionBatch]
+    c: Connection, connection: str, batches: Sequence[ActionBatch]
 ) -> tombstones.Tombstones:
-    values = [_with_person_id(asked.action) for call in calls for asked in call.requests]
-    return tombstones.load(c, connection, values)
+    return tombstones.load(c, connection, _actions_of(batches))
+
+
+def _actions_of(batches: Sequence[ActionBatch]) -> list[Action]:
+    return [_with_person_id(request.action) for batch in batches for request in batch.requests]
 
 
 def _with_person_id(action: Action) -> Action:
-    """With what may be the platform's id in its place."""
+    """`customer` may be the platform's id, so it counts as one where no other is given."""
     return replace(action, person=action.person or action.customer)
 
 
-def _identity(connection: str, asked: ActionRequest) -> bytes:
-    """By the words of the caller: they stay the same, whatever is learnt of the person."""
-    action = asked.action
+def _identity(connection: str, request: ActionRequest) -> bytes:
+    """By the person's identifiers in the call: they do not change when more is known later."""
+    action = request.action
     person = action.email or action.customer or action.person or ""
-    return _digest(connection, asked.route, person, asked.key)
+    return _digest(connection, request.route, person, request.key)
 
 
 def _content(action: Action) -> bytes:
@@ -207,7 +237,7 @@ def _data(action: Action) -> bytes:
 
 
 def person_key(connection: str, person: int) -> bytes:
-    """What stands for a person who has been seen, in the column `person_key`."""
+    """The value of `person_key` for a person who has been seen."""
     return _digest(connection, f"#{person}")
 
 
@@ -215,12 +245,12 @@ def _digest(*words: str) -> bytes:
     return blake2b("\0".join(words).encode(), digest_size=16).digest()
 
 
-def _known_digests(c: Connection, digests: Sequence[bytes]) -> dict[bytes, tuple[bytes, int]]:
-    found: dict[bytes, tuple[bytes, int]] = {}
+def _known(c: Connection, digests: Sequence[bytes]) -> dict[bytes, _Known]:
+    found: dict[bytes, _Known] = {}
     query = select(actions.c.digest, actions.c.content, actions.c.received_at)
     for part in queue.chunks(digests):
-        for digest, content, at in c.execute(query.where(actions.c.digest.in_(part))):
-            found[bytes(digest)] = (bytes(content), at)
+        for digest, content, received_at in c.execute(query.where(actions.c.digest.in_(part))):
+            found[bytes(digest)] = _Known(bytes(content), received_at)
     return found
 
 
@@ -231,12 +261,13 @@ _COUNTS_AGAINST_CAPS = and_(
         and_(actions.c.state == State.HELD, actions.c.sent_at.is_not(None)),
     ),
 )
-"""What was applied, may have been or will be."""
+"""Adjustments that were applied, may have been applied or are going to be."""
 
 
-def _counts(c: Connection, who: set[bytes], since: Millis) -> dict[bytes, int]:
+def _counts(c: Connection, person_keys: set[bytes], since: Millis) -> dict[bytes, int]:
+    """Person key → adjustments since then."""
     found: dict[bytes, int] = {}
-    for part in queue.chunks(list(who)):
+    for part in queue.chunks(list(person_keys)):
         query = (
             select(actions.c.person_key, func.count())
             .where(
@@ -249,6 +280,7 @@ def _counts(c: Connection, who: set[bytes], since: Millis) -> dict[bytes, int]:
 
 
 def _total(c: Connection, lane: LaneId, since: Millis) -> int:
+    """Absolute points of a lane since then."""
     query = select(func.coalesce(func.sum(func.abs(actions.c.amount)), 0)).where(
         actions.c.lane == lane, actions.c.received_at > since, _COUNTS_AGAINST_CAPS
     )
@@ -256,7 +288,7 @@ def _total(c: Connection, lane: LaneId, since: Millis) -> int:
 
 
 def held(lane: LaneId, problem: Problem) -> ColumnElement[bool]:
-    """What waits because of this problem."""
+    """Actions of this lane that are held because of this problem."""
     return and_(
         actions.c.lane == lane,
         in_state(State.HELD, actions),
@@ -264,15 +296,15 @@ def held(lane: LaneId, problem: Problem) -> ColumnElement[bool]:
     )
 
 
-def ask(c: Connection, lane: Lane, subjects: set[str], now: Millis) -> None:
-    """Whether what these caps hold may go; nothing where they hold nothing."""
-    for subject in sorted(subjects):
+def request_approvals(c: Connection, lane: Lane, caps: set[str], now: Millis) -> None:
+    """Request an approval for each of these caps that holds actions."""
+    for cap in sorted(caps):
         query = select(
             func.count(),
             func.count(func.distinct(actions.c.person_key)),
             func.coalesce(func.sum(func.abs(actions.c.amount)), 0),
-        ).where(held(lane.id, CAPS[subject]))
+        ).where(held(lane.id, CAPS[cap]))
         adjustments, persons, points = c.execute(query).one()
         if adjustments:
             detail = {"adjustments": adjustments, "people": persons, "points": int(points)}
-            approvals.ask(c, lane.connection, CAP, subject, detail, now=now)
+            approvals.ask(c, lane.connection, CAP, cap, detail, now=now)

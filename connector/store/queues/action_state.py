@@ -1,10 +1,21 @@
-"""What an outcome makes of an action: the state machine of promise 4. Pure;
-connector.store.queues.actions draws it and writes what is decided here."""
+"""The state machine of an action (guarantee 4): what an outcome changes. Pure.
+
+    READY, SEND ──claim──► CLAIMED ──► ACCEPTED · DEAD · HELD · certainly not applied: READY again
+                              │
+                  ambiguous outcome, or the holder died
+                              ▼
+                        READY, LOOK_UP ──► found: ACCEPTED · unknowable: HELD for a person
+                         ▲    │
+                         └────┤ absent, and more look-ups are scheduled
+                              └ absent at the last: SEND once more; after that HELD for a person
+
+docs/decisions/0013-actions.md has the reasons.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -24,23 +35,58 @@ from connector.domain.outcomes import (
 )
 from connector.domain.records import State
 from connector.store.queues import queue
+from connector.store.tables import actions
+
+Values = dict[str, Any]
+"""Column → new value."""
+
+
+class ActionRow(NamedTuple):
+    """A stored action. The names are those of the columns."""
+
+    seq: int
+    origin: str
+    name: str
+    ref: str
+    received_at: Millis
+    person: int | None
+    email: str | None
+    customer: str | None
+    amount: int
+    data: bytes
+    state: int
+    step: int
+    priority: int
+    attempts: int
+    failing_since: Millis | None
+    claim: int | None
+    problem: str | None
+    detail: str
+    sent_at: Millis | None
+    lookups: int
+    resent: int
+    settled_at: Millis | None
+    platform_ref: str | None
+    evidence: str | None
+    decided_by: str | None
+
+
+COLUMNS = tuple(actions.c[name] for name in ActionRow._fields)
 
 
 def after_outcome(
-    row: Any, outcome: Outcome, now: Millis, horizon: int, look_ups: Sequence[int]
-) -> dict[str, Any]:
-    """What an outcome makes of an action. `row` has the columns of _locked."""
+    row: ActionRow, outcome: Outcome, now: Millis, horizon: int, look_ups: Sequence[int]
+) -> Values:
+    """What an outcome changes. `look_ups` are the delays of look-ups in ms after the send,
+    `horizon` ms the time for which an action is retried."""
     match outcome:
         case Accepted():
             fields = {"request": outcome.request, "platform_ref": outcome.ref}
             known = {key: value for key, value in fields.items() if value}
             return queue.settled(State.ACCEPTED, now) | known
         case Skipped():
-            return (
-                queue.settled(State.SKIPPED, now)
-                | {"detail": outcome.reason}
-                | _clear_sent_mark(row)
-            )
+            skipped = queue.settled(State.SKIPPED, now) | {"detail": outcome.reason}
+            return skipped | _clear_sent_mark(row)
         case Unsent():
             ready = {"state": State.READY, "claim": None, "attempts": row.attempts - 1}
             return ready | _clear_sent_mark(row)
@@ -60,16 +106,16 @@ def after_outcome(
         case Absent():
             return _absent(row, now, look_ups)
         case _:
-            raise AssertionError(f"no outcome of an action: {outcome}")
+            raise ValueError(f"not an outcome of an action: {outcome}")
 
 
-def _clear_sent_mark(row: Any) -> dict[str, Any]:
-    """The mark "sent" is taken back, unless an earlier attempt has left it."""
+def _clear_sent_mark(row: ActionRow) -> Values:
+    """Clear `sent_at`, unless an earlier attempt was sent."""
     return {} if row.step == Step.LOOK_UP or row.resent else {"sent_at": None}
 
 
-def _retry_later(row: Any, outcome: Retry, now: Millis, horizon: int) -> dict[str, Any]:
-    """Certainly not applied, or a look-up that got no answer: one more try, until the horizon."""
+def _retry_later(row: ActionRow, outcome: Retry, now: Millis, horizon: int) -> Values:
+    """For an action that was certainly not applied, and for a look-up without an answer."""
     since = row.failing_since or now
     if now - since < horizon:
         return {
@@ -88,26 +134,26 @@ def _retry_later(row: Any, outcome: Retry, now: Millis, horizon: int) -> dict[st
 
 
 def _mark_ambiguous(
-    row: Any, outcome: Ambiguous, now: Millis, look_ups: Sequence[int]
-) -> dict[str, Any]:
+    row: ActionRow, outcome: Ambiguous, now: Millis, look_ups: Sequence[int]
+) -> Values:
     why = {"problem": outcome.problem.value, "detail": outcome.detail, "request": outcome.request}
     if not look_ups:
-        return _parked(now, f"{outcome.problem.meaning}; look_ups names no time to look it up")
-    if row.step == Step.LOOK_UP:  # a look-up was cut off
+        return _parked(now, f"{outcome.problem.meaning}; [connections.actions] look_ups is empty")
+    if row.step == Step.LOOK_UP:  # the look-up itself was interrupted
         return {"state": State.READY, "claim": None, "due": now + round(outcome.after * 1000)}
     return _schedule_look_up(row, 0, now, look_ups) | why
 
 
-def _absent(row: Any, now: Millis, look_ups: Sequence[int]) -> dict[str, Any]:
-    looks = row.lookups + 1
-    if looks < len(look_ups):
-        return _schedule_look_up(row, looks, now, look_ups)
+def _absent(row: ActionRow, now: Millis, look_ups: Sequence[int]) -> Values:
+    lookups = row.lookups + 1
+    if lookups < len(look_ups):
+        return _schedule_look_up(row, lookups, now, look_ups)
     if row.resent:
         return _parked(now, "sent twice, and not found at the platform after either time")
     return queue.RESET | {
         "state": State.READY,
         "step": Step.SEND,
-        "lookups": looks,
+        "lookups": lookups,
         "resent": 1,
         "due": now,
         "attempts": 0,
@@ -115,27 +161,26 @@ def _absent(row: Any, now: Millis, look_ups: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _schedule_look_up(row: Any, looks: int, now: Millis, look_ups: Sequence[int]) -> dict[str, Any]:
+def _schedule_look_up(row: ActionRow, lookups: int, now: Millis, look_ups: Sequence[int]) -> Values:
     sent = row.sent_at if row.sent_at is not None else now
     return {
         "state": State.READY,
         "claim": None,
         "step": Step.LOOK_UP,
-        "lookups": looks,
-        "due": max(now, sent + look_ups[looks]),
+        "lookups": lookups,
+        "due": max(now, sent + look_ups[lookups]),
         "attempts": 0,
         "failing_since": None,
     }
 
 
-def _parked(now: Millis, detail: str) -> dict[str, Any]:
+def _parked(now: Millis, detail: str) -> Values:
     problem = {"problem": Problem.ACTION_UNCERTAIN.value, "detail": detail}
     return queue.settled(State.HELD, now) | problem
 
 
-def late_answer(outcome: Outcome, now: Millis) -> dict[str, Any]:
-    """An answer to somebody who has lost the action meanwhile: it settles nothing, and a person
-    who has to decide may see it."""
+def late_answer(outcome: Outcome, now: Millis) -> Values:
+    """For an outcome of a holder that has lost its claim: kept as evidence, settles nothing."""
     problem = getattr(outcome, "problem", None)
     fields = {
         "at": now,

@@ -1,48 +1,31 @@
-"""Actions as a person sees them, and what he may say of them."""
+"""Actions and their counts, for people and metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+)
 
 from connector.domain.actions import Step
 from connector.domain.errors import Problem
-from connector.domain.lanes import Millis
+from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import State
-from connector.ports import ActionState, ActionView, Decision
-from connector.store.queues import queue
-from connector.store.tables import actions, lanes
+from connector.ports import ActionState, ActionView, Throughput
+from connector.store.database import Database
+from connector.store.queues.action_state import COLUMNS, ActionRow
+from connector.store.tables import actions, in_state, lanes, requests
 
-
-def apply_decision(row: Any, word: Decision, now: Millis) -> dict[str, Any] | str:
-    state = state_of(row)
-    if row.state == State.CLAIMED:
-        return "is on its way right now: ask again in a moment"
-    match word:
-        case "applied" if state == "uncertain":
-            return queue.settled(State.ACCEPTED, now)
-        case "again" if row.state in (State.HELD, State.DEAD):
-            fresh = {
-                "state": State.READY,
-                "step": Step.SEND,
-                "lookups": 0,
-                "resent": 0,
-                "attempts": 0,
-            }
-            return queue.RESET | fresh | {"failing_since": None, "due": now}
-        case "refuse" if row.state in (State.HELD, State.READY):
-            return discarded(now)
-        case _:
-            return f"is {state}: `{word}` cannot be said of it"
-
-
-def discarded(now: Millis) -> dict[str, Any]:
-    return queue.settled(State.DISCARDED, now)
-
-
-ACTION_VIEWS = select(actions, lanes.c.connection).join(lanes, lanes.c.id == actions.c.lane)
 _STATES: dict[int, ActionState] = {
     State.READY: "waiting",
     State.CLAIMED: "sending",
@@ -54,25 +37,89 @@ _STATES: dict[int, ActionState] = {
 }
 
 
-def state_of(row: Any) -> ActionState:
-    """Where an action stands, in a person's words."""
-    ambiguous = row.state in (State.READY, State.CLAIMED) and row.step == Step.LOOK_UP
-    if ambiguous or (row.state == State.HELD and row.problem == Problem.ACTION_UNCERTAIN.value):
-        return "uncertain"
-    return _STATES[row.state]
+class SqlActionViews:
+    """connector.ports.ActionViews."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(
+        self, *, connection: str | None = None, stuck: bool = False, limit: int = 100
+    ) -> Sequence[ActionView]:
+        def work(c: Connection) -> list[ActionView]:
+            of = [lanes.c.connection == connection] if connection else []
+            is_stuck = or_(in_state(State.HELD, actions), _is_ambiguous())
+            first = case((in_state(State.HELD, actions), 0), else_=1)
+            # "+ 0" keeps SQLite from walking all actions by seq instead of reading the index.
+            query = _VIEWS.where(is_stuck, *of).order_by(first, (actions.c.seq + 0).desc())
+            found = _views(c, query.limit(limit))
+            if not stuck and len(found) < limit:
+                rest = _VIEWS.where(~is_stuck, *of).order_by(actions.c.seq.desc())
+                found += _views(c, rest.limit(limit - len(found)))
+            return found
+
+        return await self._database.read(work)
+
+    async def uncertain(self) -> Mapping[str, int]:
+        parked = and_(
+            in_state(State.HELD, actions), actions.c.problem == Problem.ACTION_UNCERTAIN.value
+        )
+
+        def work(c: Connection) -> dict[str, int]:
+            found: dict[str, int] = {}
+            for condition in (parked, _is_ambiguous()):
+                query = (
+                    select(lanes.c.connection, func.count())
+                    .join(actions, actions.c.lane == lanes.c.id)
+                    .where(condition)
+                    .group_by(lanes.c.connection)
+                )
+                for connection, count in c.execute(query):
+                    found[connection] = found.get(connection, 0) + count
+            return found
+
+        return await self._database.read(work)
+
+    async def throughput(self, lane: LaneId, *, now: Millis) -> Throughput:
+        waiting = select(func.count()).where(
+            actions.c.lane == lane, in_state(State.READY, actions), actions.c.step == Step.SEND
+        )
+        recent = select(func.count(), func.min(requests.c.sent_at)).where(
+            requests.c.lane == lane, requests.c.sent_at > now - 60_000
+        )
+
+        def work(c: Connection) -> Throughput:
+            sent, first = c.execute(recent).one()
+            seconds = max(1.0, (now - first) / 1000) if sent else 1.0
+            return Throughput(c.execute(waiting).scalar_one(), sent / seconds)
+
+        return await self._database.read(work)
 
 
-def action_view_of(row: Any) -> ActionView:
+_VIEWS = select(lanes.c.connection, *COLUMNS).join(lanes, lanes.c.id == actions.c.lane)
+
+
+def view(c: Connection, id: int) -> ActionView:
+    """The action with this id, which must exist."""
+    [found] = _views(c, _VIEWS.where(actions.c.seq == id))
+    return found
+
+
+def _views(c: Connection, query: Select[Any]) -> list[ActionView]:
+    return [_view(row[0], ActionRow._make(row[1:])) for row in c.execute(query)]
+
+
+def _view(connection: str, row: ActionRow) -> ActionView:
     data = orjson.loads(row.data)
     return ActionView(
         id=row.seq,
-        connection=row.connection,
+        connection=connection,
         name=row.name,
         origin=row.origin,
         person=row.email or row.customer or "",
         amount=row.amount,
         reason=data.get("reason") or data.get("message") or "",
-        state=state_of(row),
+        state=state_of(row.state, row.step, row.problem),
         problem=row.problem,
         detail=row.detail,
         ref=row.ref,
@@ -85,3 +132,17 @@ def action_view_of(row: Any) -> ActionView:
         evidence=row.evidence,
         decided_by=row.decided_by,
     )
+
+
+def state_of(state: int, step: int, problem: str | None) -> ActionState:
+    """The state for people, from the columns of an action."""
+    ambiguous = state in (State.READY, State.CLAIMED) and step == Step.LOOK_UP
+    if ambiguous or (state == State.HELD and problem == Problem.ACTION_UNCERTAIN.value):
+        return "uncertain"
+    return _STATES[state]
+
+
+def _is_ambiguous() -> ColumnElement[bool]:
+    """Sent with an unknown outcome: being looked up, or about to be."""
+    either = or_(in_state(State.READY, actions), in_state(State.CLAIMED, actions))
+    return and_(either, actions.c.step == Step.LOOK_UP)

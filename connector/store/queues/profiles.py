@@ -27,7 +27,7 @@ from connector.domain.outcomes import (
 from connector.domain.profile_state import AddressCleanup, Profile
 from connector.domain.profiles import Observation, OnLeave, ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
-from connector.ports import ReadyCounts
+from connector.ports import ReadyCounts, RetryPolicy
 from connector.store.database import Database
 from connector.store.people import people
 from connector.store.queues import queue
@@ -183,7 +183,7 @@ class SqlProfiles(queue.ReceiptedQueue):
         claim: Claim,
         outcomes: Sequence[Outcome],
         now: Millis,
-        horizon: int,
+        policy: RetryPolicy,
     ) -> int:
         writes = {e.seq: profile_state.write_from_json(e.data) for e in claim.entries}
         rows = _rows(c, [outcome.seq for outcome in outcomes], claim=claim.token)
@@ -194,7 +194,7 @@ class SqlProfiles(queue.ReceiptedQueue):
             if row is None:
                 continue
             write = writes[outcome.seq]
-            changes.append(self._after_outcome(row, write, outcome, now, horizon))
+            changes.append(self._after_outcome(row, write, outcome, now, policy.horizon))
             if journal_entry := _journal_entry(outcome, write, now):
                 journal_entries.append(journal_entry)
         _save(c, changes)

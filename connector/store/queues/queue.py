@@ -33,7 +33,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
 from connector.domain.outcomes import Outcome, Request
 from connector.domain.records import Claim, Entry, State
-from connector.ports import Fence, OpenReceipt, ReadyCounts
+from connector.ports import Fence, OpenReceipt, ReadyCounts, RetryPolicy
 from connector.store.admin import facts, leases
 from connector.store.database import Database
 from connector.store.tables import (
@@ -257,7 +257,12 @@ class SqlQueue(ABC):
 
     @abstractmethod
     def _settle(
-        self, c: Connection, claim: Claim, outcomes: Sequence[Outcome], now: Millis, horizon: int
+        self,
+        c: Connection,
+        claim: Claim,
+        outcomes: Sequence[Outcome],
+        now: Millis,
+        policy: RetryPolicy,
     ) -> int:
         """Write outcomes to the rows that this claim still holds; how many rows changed."""
 
@@ -296,12 +301,12 @@ class SqlQueue(ABC):
         outcomes: Sequence[Outcome],
         *,
         now: Millis,
+        policy: RetryPolicy,
         requests: Sequence[Request] = (),
-        horizon: int,
     ) -> int:
         def work(c: Connection) -> int:
             save_requests(c, claim.lane.id, requests)
-            return self._settle(c, claim, outcomes, now, horizon)
+            return self._settle(c, claim, outcomes, now, policy)
 
         return await self._database.write(work)
 

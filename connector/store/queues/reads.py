@@ -34,7 +34,7 @@ from connector.domain.outcomes import (
     Skipped,
 )
 from connector.domain.records import Checkpoint, Claim, Entry, State
-from connector.ports import FreshView, ListedPerson
+from connector.ports import FreshView, ListedPerson, RetryPolicy
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import bulk_observations
@@ -64,12 +64,12 @@ class SqlReads(queue.SqlQueue):
         claim: Claim,
         outcomes: Sequence[Outcome],
         now: Millis,
-        horizon: int,
+        policy: RetryPolicy,
     ) -> int:
         rows = _claimed_rows(c, [outcome.seq for outcome in outcomes], claim.token)
         known = [outcome for outcome in outcomes if outcome.seq in rows]
         for outcome in known:
-            values = _after_outcome(rows[outcome.seq], outcome, now, horizon)
+            values = _after_outcome(rows[outcome.seq], outcome, now, policy.horizon)
             c.execute(update(reads).where(reads.c.person == outcome.seq).values(values))
         seen = [o.observation for o in known if isinstance(o, Observed)]
         gone = {o.seq: o.on_leave for o in known if isinstance(o, Gone)}

@@ -28,7 +28,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Claim, Page, Record
-from connector.ports import ActionView, Fence, Store
+from connector.ports import ActionView, Fence, RetryPolicy, Store
 from connector.testing.fakes.clock import START
 
 _NOW = Millis(START)
@@ -56,7 +56,7 @@ class ActionHarness:
 
     def __init__(self, store: Store, lane: Lane, fence: Fence) -> None:
         self.store, self.lane, self.fence = store, lane, fence
-        store.actions.set_lookup_delays(lane.id, _LOOK_UPS)
+        self.queue = store.actions
 
     def call(self, *actions: ActionRequest, now: int = _NOW, caps: Caps = _CAPS) -> ActionBatch:
         return ActionBatch(self.lane, "flow", actions, Millis(now), caps)
@@ -64,17 +64,17 @@ class ActionHarness:
     async def add(
         self, *actions: ActionRequest, now: int = _NOW, caps: Caps = _CAPS
     ) -> ActionReceipt | Conflict:
-        [answer] = await self.store.actions.add([self.call(*actions, now=now, caps=caps)])
+        [answer] = await self.store.action_intake.add([self.call(*actions, now=now, caps=caps)])
         return answer
 
     async def ready(self, now: int = _NOW) -> tuple[int, int, Millis | None]:
-        found = await self.store.actions.ready(self.lane.id, now=Millis(now), limit=50)
+        found = await self.queue.ready(self.lane.id, now=Millis(now), limit=50)
         return found.batch, found.single, found.next_due
 
     async def claim(
         self, now: int = _NOW, *, mode: DeliveryMode = DeliveryMode.BATCH, limit: int = 50
     ) -> Claim | None:
-        return await self.store.actions.claim(
+        return await self.queue.claim(
             self.lane, self.fence, now=Millis(now), limit=limit, mode=mode, mapping=""
         )
 
@@ -86,10 +86,12 @@ class ActionHarness:
         return claim
 
     async def settle(self, claim: Claim, *outcomes: Outcome, now: int = _NOW) -> int:
-        return await self.store.actions.settle(claim, outcomes, now=Millis(now), horizon=_HORIZON)
+        return await self.queue.settle(
+            claim, outcomes, now=Millis(now), policy=RetryPolicy(_HORIZON, _LOOK_UPS)
+        )
 
     async def all_actions(self) -> Sequence[ActionView]:
-        return sorted(await self.store.actions.find(), key=lambda action_view: action_view.id)
+        return sorted(await self.store.action_views.find(), key=lambda action_view: action_view.id)
 
     async def one(self) -> ActionView:
         [action_view] = await self.all_actions()
@@ -136,7 +138,7 @@ class ActionsContract:
         harness = await make_harness(store)
         good, bad = harness.call(make_request()), harness.call(make_request(amount=7))
         again, other = harness.call(make_request()), harness.call(make_request(key="b"))
-        answers = await store.actions.add([good, bad, again, other])
+        answers = await store.action_intake.add([good, bad, again, other])
         assert answers == [
             ActionReceipt(1, 0, 0),
             Conflict(1),
@@ -214,7 +216,7 @@ class ActionsContract:
             assert look.entries[0].mode is DeliveryMode.SINGLE
             await harness.settle(look, Absent(entry.seq), now=due)
             assert await harness.ready(due) == (0, 0, following)
-        assert (await store.actions.uncertain()) == {"acme": 1}
+        assert (await store.action_views.uncertain()) == {"acme": 1}
 
     async def test_an_action_absent_at_the_last_lookup_is_sent_once_more_then_parked(
         self, store: Store
@@ -251,7 +253,7 @@ class ActionsContract:
         parked = Held(second, Problem.ACTION_UNCERTAIN, "no look-up")
         await harness.settle(look, Accepted(first, ""), parked)
         assert [d.state for d in await harness.all_actions()] == ["applied", "uncertain"]
-        assert await store.actions.uncertain() == {"acme": 1}
+        assert await store.action_views.uncertain() == {"acme": 1}
         assert await harness.claim(_NOW + _HOUR, mode=DeliveryMode.SINGLE) is None
 
     async def test_actions_claimed_by_a_dead_holder_are_looked_up_not_resent(
@@ -428,14 +430,17 @@ class ActionsContract:
             assert answer
             late = _NOW + 5
             await harness.add(make_request(who, key="late"), caps=caps, now=late)
-            assert await store.actions.resolve_cap(harness.lane, answer, now=Millis(late)) == 2
+            assert (
+                await store.action_decisions.resolve_cap(harness.lane, answer, now=Millis(late))
+                == 2
+            )
             states = [d.state for d in await harness.all_actions() if d.person == who]
             assert states == ["waiting", word, word, "held"]
             [anew] = await store.approvals.find()
             assert anew.detail["adjustments"] == 1
             closed = await store.approvals.decide(anew.id, approved=False, by="ana", now=_NOW)
             assert closed
-            await store.actions.resolve_cap(
+            await store.action_decisions.resolve_cap(
                 harness.lane, replace(closed, decided_at=Millis(late)), now=_NOW
             )
             assert not await store.approvals.find(pending=False)
@@ -449,20 +454,24 @@ class ActionsContract:
         claim = await harness.must_claim()
         await harness.settle(claim, *(Ambiguous(e.seq, Problem.TIMED_OUT) for e in claim.entries))
         look = await harness.must_claim(mode=DeliveryMode.SINGLE)
-        busy = await store.actions.decide(look.entries[0].seq, "applied", by="ana", now=_NOW)
+        busy = await store.action_decisions.decide(
+            look.entries[0].seq, "applied", by="ana", now=_NOW
+        )
         assert isinstance(busy, str)
         parked = [Held(e.seq, Problem.ACTION_UNCERTAIN) for e in look.entries]
         await harness.settle(look, *parked)
         ids = [action_view.id for action_view in await harness.all_actions()]
         for id, word in zip(ids, ("applied", "refuse", "again"), strict=True):
-            said = await store.actions.decide(id, word, by="ana", now=_NOW)  # type: ignore[arg-type]
+            said = await store.action_decisions.decide(id, word, by="ana", now=_NOW)  # type: ignore[arg-type]
             assert isinstance(said, ActionView)
             assert said.decided_by == "ana"
         assert [d.state for d in await harness.all_actions()] == ["applied", "discarded", "waiting"]
         claim = await harness.must_claim()
         assert [e.seq for e in claim.entries] == ids[2:]
         for id in (*ids, 999):
-            assert isinstance(await store.actions.decide(id, "applied", by="ana", now=_NOW), str)
+            assert isinstance(
+                await store.action_decisions.decide(id, "applied", by="ana", now=_NOW), str
+            )
 
     async def test_an_operator_sends_a_held_action_or_cancels_a_waiting_one(
         self, store: Store
@@ -470,8 +479,12 @@ class ActionsContract:
         harness = await make_harness(store)
         await harness.add(make_request(key="1"), make_request(key="2"), caps=Caps(per_person=1))
         first, second = (action_view.id for action_view in await harness.all_actions())
-        assert isinstance(await store.actions.decide(first, "refuse", by="a", now=_NOW), ActionView)
-        assert isinstance(await store.actions.decide(second, "again", by="a", now=_NOW), ActionView)
+        assert isinstance(
+            await store.action_decisions.decide(first, "refuse", by="a", now=_NOW), ActionView
+        )
+        assert isinstance(
+            await store.action_decisions.decide(second, "again", by="a", now=_NOW), ActionView
+        )
         assert [d.state for d in await harness.all_actions()] == ["discarded", "waiting"]
 
     async def test_an_action_held_for_an_unknown_person_is_released_once_they_are_known(
@@ -481,11 +494,17 @@ class ActionsContract:
         await harness.add(make_request())
         claim = await harness.must_claim()
         await harness.settle(claim, Held(claim.entries[0].seq, Problem.ACTION_PERSON))
-        assert await store.actions.release_identified(harness.lane.id, now=Millis(_NOW + 1)) == 0
+        assert (
+            await store.action_decisions.release_identified(harness.lane.id, now=Millis(_NOW + 1))
+            == 0
+        )
         events = await store.lanes.ensure("acme", "klaviyo", "event")
         observation = Record("k", "x:k", "Added", _NOW, b"{}", person="p7", email="ana@example.com")
         await store.append([Page(events, "webhook", [observation], Millis(_NOW + 2))])
-        assert await store.actions.release_identified(harness.lane.id, now=Millis(_NOW + 3)) == 1
+        assert (
+            await store.action_decisions.release_identified(harness.lane.id, now=Millis(_NOW + 3))
+            == 1
+        )
         claim = await harness.must_claim(_NOW + 3)
         assert b'"person":"p7"' in claim.entries[0].data
 
@@ -524,12 +543,12 @@ class ActionsContract:
         claim = await harness.must_claim()
         parked = Held(claim.entries[0].seq, Problem.ACTION_UNCERTAIN)
         await harness.settle(claim, parked, Accepted(claim.entries[1].seq, "r"))
-        found = await store.actions.find(connection="acme")
+        found = await store.action_views.find(connection="acme")
         assert [action_view.state for action_view in found] == ["uncertain", "waiting", "applied"]
-        assert [action_view.id for action_view in await store.actions.find(stuck=True)] == [
+        assert [action_view.id for action_view in await store.action_views.find(stuck=True)] == [
             found[0].id
         ]
-        assert not await store.actions.find(connection="other")
+        assert not await store.action_views.find(connection="other")
 
     async def test_backlog_and_throughput_cover_actions(self, store: Store) -> None:
         harness = await make_harness(store)
@@ -539,4 +558,4 @@ class ActionsContract:
         [backlog] = await store.reports.backlog()
         assert (backlog.ready, backlog.claimed, backlog.dead) == (0, 1, 1)
         assert await store.reports.dead_by_cause() == [("acme", "P400", 1)]
-        assert (await store.actions.throughput(harness.lane.id, now=_NOW)).waiting == 0
+        assert (await store.action_views.throughput(harness.lane.id, now=_NOW)).waiting == 0

@@ -9,7 +9,15 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.outcomes import Accepted, Dead, Gone, Observed, Outcome
 from connector.domain.records import Claim, Page
-from connector.ports import Backfill, BackfillPage, Fence, ListedPerson, PersonKey, Store
+from connector.ports import (
+    Backfill,
+    BackfillPage,
+    Fence,
+    ListedPerson,
+    PersonKey,
+    RetryPolicy,
+    Store,
+)
 from connector.testing.contracts.profiles import (
     LATER,
     append_events,
@@ -78,7 +86,7 @@ async def observe(
         else:
             observation = make_observation(entry.seq, name, at, profiles.id, **fields)
             outcomes.append(Observed(entry.seq, replace(observation, backfill=True)))
-    await store.reads.settle(claimed, outcomes, now=Millis(at), horizon=HORIZON)
+    await store.reads.settle(claimed, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
     return numbers
 
 
@@ -89,7 +97,7 @@ async def write_all(store: Store, fence: Fence, at: int = NOW) -> list[str]:
     if claimed is None:
         return []
     outcomes = [Accepted(entry.seq, f"request-{entry.seq}") for entry in claimed.entries]
-    await store.profiles.settle(claimed, outcomes, now=Millis(at), horizon=HORIZON)
+    await store.profiles.settle(claimed, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
     return sorted(entry.email or "" for entry in claimed.entries)
 
 
@@ -222,7 +230,7 @@ class BackfillsContract:
                 outcome = Dead(entry.seq, Problem.KLAVIYO_REFUSED)
             if entry.seq != numbers["late"]:
                 at = Millis(LATER + 1)
-                await store.profiles.settle(claimed, [outcome], now=at, horizon=HORIZON)
+                await store.profiles.settle(claimed, [outcome], now=at, policy=RetryPolicy(HORIZON))
         assert await store.backfill_progress.outcome_counts(run.id) == {
             "unchanged": 1,
             "sent": 1,
@@ -370,4 +378,4 @@ async def _hold(store: Store, fence: Fence, name: str, problem: Problem) -> None
         make_observation(entry.seq, name, LATER, profiles.id), problem=problem, identity={}
     )
     outcome = Observed(entry.seq, observation)
-    await store.reads.settle(claimed, [outcome], now=LATER, horizon=HORIZON)
+    await store.reads.settle(claimed, [outcome], now=LATER, policy=RetryPolicy(HORIZON))

@@ -22,7 +22,7 @@ from connector.domain.outcomes import (
 from connector.domain.profile_state import write_from_json
 from connector.domain.profiles import Observation
 from connector.domain.records import Appended, Claim, Entry, Page
-from connector.ports import Fence, Store
+from connector.ports import Fence, RetryPolicy, Store
 from connector.testing.contracts.store import HORIZON, NOW, TTL, acquire_lease, record, take
 
 LATER = Millis(NOW + 1000)
@@ -97,12 +97,14 @@ async def read(store: Store, fence: Fence, name: str, at: int = NOW, **changes: 
     [entry] = claim.entries
     observation = make_observation(entry.seq, name, at, profiles.id, **changes)
     outcome = Observed(entry.seq, observation)
-    assert await store.reads.settle(claim, [outcome], now=Millis(at), horizon=HORIZON) == 1
+    assert (
+        await store.reads.settle(claim, [outcome], now=Millis(at), policy=RetryPolicy(HORIZON)) == 1
+    )
     return entry.seq
 
 
 async def settle(store: Store, claim: Claim, *outcomes: Any, at: int = NOW) -> int:
-    return await store.profiles.settle(claim, outcomes, now=Millis(at), horizon=HORIZON)
+    return await store.profiles.settle(claim, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
 
 
 def written_fields(claim: Claim | None) -> dict[str, Any]:
@@ -162,7 +164,9 @@ class StatesContract:
         answer = Observed(
             entry.seq, make_observation(entry.seq, "ada", NOW, profiles.id, balance=1)
         )
-        await store.reads.settle(first, [answer], now=Millis(NOW + 400), horizon=HORIZON)
+        await store.reads.settle(
+            first, [answer], now=Millis(NOW + 400), policy=RetryPolicy(HORIZON)
+        )
         ready = await store.reads.ready(reads.id, now=Millis(NOW + 400), limit=9)
         assert ready.batch == 0
         assert ready.next_due
@@ -173,7 +177,7 @@ class StatesContract:
         trailing = Observed(
             entry.seq, make_observation(entry.seq, "ada", ready.next_due, profiles.id)
         )
-        await store.reads.settle(again, [trailing], now=ready.next_due, horizon=HORIZON)
+        await store.reads.settle(again, [trailing], now=ready.next_due, policy=RetryPolicy(HORIZON))
         assert (await store.reads.ready(reads.id, now=ready.next_due, limit=9)).next_due is None
 
     async def test_an_event_waits_for_its_persons_read(self, store: Store) -> None:
@@ -234,7 +238,7 @@ class StatesContract:
         assert await store.reads.recover(fence, now=LATER) == 1
         await read(store, fence, "ada", LATER, balance=2)
         late = Observed(person, make_observation(person, "ada", NOW, profiles.id, balance=1))
-        assert await store.reads.settle(old, [late], now=LATER, horizon=HORIZON) == 0
+        assert await store.reads.settle(old, [late], now=LATER, policy=RetryPolicy(HORIZON)) == 0
         assert written_fields(await claim_writes(store, fence, LATER)) == {"balance": 2}
         assert reads.kind == "profile"
 
@@ -262,7 +266,7 @@ class StatesContract:
         assert sent
         assert await claim_writes(store, fence) is None
         accepted = Accepted(sent.entries[0].seq, "r")
-        await store.settle(sent, [accepted], now=NOW, horizon=HORIZON)
+        await store.settle(sent, [accepted], now=NOW, policy=RetryPolicy(HORIZON))
         assert written_fields(await claim_writes(store, fence)) == {"balance": 1}
 
     async def test_a_job_confirms_only_through_its_receipt(self, store: Store) -> None:
@@ -491,7 +495,7 @@ class StatesContract:
                 for entry in gone.entries
                 if entry.seq == first
             ]
-            await store.reads.settle(gone, outcomes, now=Millis(at), horizon=HORIZON)
+            await store.reads.settle(gone, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
             for mode in (DeliveryMode.SINGLE, DeliveryMode.BATCH):
                 assert await claim_writes(store, fence, at, mode=mode) is None
 
@@ -549,7 +553,7 @@ class StatesContract:
         await append_events(store, "ada", at=NOW + 3)
         entry = claim.entries[0]
         answer = Observed(entry.seq, make_observation(entry.seq, "ada", NOW + 5, profiles.id))
-        await store.reads.settle(claim, [answer], now=Millis(NOW + 9), horizon=HORIZON)
+        await store.reads.settle(claim, [answer], now=Millis(NOW + 9), policy=RetryPolicy(HORIZON))
         ready = await store.reads.ready(reads.id, now=Millis(NOW + 9), limit=9)
         assert ready.next_due
 
@@ -590,7 +594,7 @@ class StatesContract:
             gone = await claim_reads(store, fence, at)
             assert gone
             left = Gone(person, rule)  # type: ignore[arg-type]
-            await store.reads.settle(gone, [left], now=Millis(at), horizon=HORIZON)
+            await store.reads.settle(gone, [left], now=Millis(at), policy=RetryPolicy(HORIZON))
             write = await claim_writes(store, fence, at, mode=DeliveryMode.SINGLE)
             assert (written_fields(write) if write else None) == expected
 
@@ -726,7 +730,7 @@ async def _settle_read(
     else:
         observation = replace(observation, identity={"email": email}, address=email.encode())
     await store.reads.settle(
-        claim, [Observed(entry.seq, observation)], now=Millis(at), horizon=HORIZON
+        claim, [Observed(entry.seq, observation)], now=Millis(at), policy=RetryPolicy(HORIZON)
     )
 
 

@@ -20,7 +20,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Appended, Checkpoint, Claim, Page, Record, State
-from connector.ports import Fence, Holder, Store
+from connector.ports import Fence, Holder, RetryPolicy, Store
 
 NOW = Millis(1_790_000_000_000)
 TTL = 12_000
@@ -80,7 +80,7 @@ class StoreContract:
         assert claim
         [entry] = claim.entries
         later = [Retry(entry.seq, Problem.KLAVIYO_UNAVAILABLE, 3600.0)]
-        await store.settle(claim, later, now=Millis(NOW + 1), horizon=HORIZON)
+        await store.settle(claim, later, now=Millis(NOW + 1), policy=RetryPolicy(HORIZON))
         await store.append([page(lane, record("b"), at=NOW + 5_000)])
         [backlog] = await store.reports.backlog()
         assert (backlog.ready, backlog.oldest) == (2, NOW)
@@ -167,7 +167,7 @@ class StoreContract:
             ],
             now=NOW,
             requests=[request],
-            horizon=HORIZON,
+            policy=RetryPolicy(HORIZON),
         )
         assert changed == 7
         [backlog] = await store.reports.backlog()
@@ -273,7 +273,7 @@ class StoreContract:
             claim = await take(store, lane, fence, at=at)
             assert claim
             retry = Retry(claim.entries[0].seq, Problem.KLAVIYO_UNAVAILABLE)
-            await store.settle(claim, [retry], now=Millis(at), horizon=HORIZON)
+            await store.settle(claim, [retry], now=Millis(at), policy=RetryPolicy(HORIZON))
 
         await fail(NOW)
         await fail(NOW + HORIZON - 1)
@@ -328,7 +328,7 @@ class StoreContract:
         seqs = [e.seq for e in claim.entries]
         causes = (Problem.KLAVIYO_REFUSED, Problem.KLAVIYO_REFUSED, Problem.MAPPING_FAILED)
         dead = [Dead(seq, cause) for seq, cause in zip(seqs, causes, strict=True)]
-        await store.settle(claim, dead, now=NOW, horizon=HORIZON)
+        await store.settle(claim, dead, now=NOW, policy=RetryPolicy(HORIZON))
         letters = store.dead_letters
         assert [x.id for x in await letters.find(problem="K400")] == [seqs[1], seqs[0]]
         assert await letters.retry(ids=[seqs[0]], now=NOW) == 1
@@ -367,7 +367,9 @@ class StoreContract:
         assert claim
         seq = claim.entries[0].seq
         sent = Request("r1", "POST /api/events", NOW, 202, 5)
-        await store.settle(claim, [Accepted(seq, "r1")], now=NOW, requests=[sent], horizon=HORIZON)
+        await store.settle(
+            claim, [Accepted(seq, "r1")], now=NOW, requests=[sent], policy=RetryPolicy(HORIZON)
+        )
         assert await store.prune_timeline(before=NOW, limit=10) == 0
         assert await store.reports.recent_requests(5) == [("acme", "klaviyo", sent)]
         assert await store.prune_timeline(before=Millis(NOW + 1), limit=10) > 0
@@ -420,7 +422,7 @@ class StoreContract:
     @staticmethod
     async def _settle(store: Store, claim: Claim, *outcomes: object) -> int:
         given: Sequence[object] = outcomes
-        return await store.settle(claim, given, now=NOW, horizon=HORIZON)  # type: ignore[arg-type]
+        return await store.settle(claim, given, now=NOW, policy=RetryPolicy(HORIZON))  # type: ignore[arg-type]
 
 
 class DurableStoreContract(StoreContract):

@@ -33,6 +33,7 @@ from connector.ports import (
     Fence,
     Holder,
     ReadyCounts,
+    RetryPolicy,
 )
 
 _STUCK = (State.HELD, State.DEAD)
@@ -143,9 +144,9 @@ class MemoryNotices:
 
 
 class NoGroups:
-    """As much of connector.ports.Memberships as a store without links is asked for."""
+    """As much of connector.ports.MemberGroups as a store without links is asked for."""
 
-    async def groups(self, connection: str | None = None) -> Sequence[Group]:
+    async def all(self, connection: str | None = None) -> Sequence[Group]:
         return []
 
 
@@ -169,7 +170,7 @@ class MemoryStore:
         self.dead_letters = self.lanes = self.reports = self.checkpoints = self
         self.facts = self.leases = self.commands = self
         self.approvals = MemoryApprovals()
-        self.memberships = NoGroups()
+        self.member_groups = NoGroups()
         self.notifications = MemoryNotices()
         self.broken: StoreError | None = None
         """While it is set, every call of the outbox and of `set_state` raises it."""
@@ -310,8 +311,8 @@ class MemoryStore:
         outcomes: Sequence[Outcome],
         *,
         now: Millis,
+        policy: RetryPolicy,
         requests: Sequence[Request] = (),
-        horizon: int,
     ) -> int:
         self._check_available()
         for request in requests:
@@ -320,7 +321,7 @@ class MemoryStore:
         for outcome in outcomes:
             row = self.rows.get(outcome.seq)
             if row and row.claim == claim.token and row.state == State.CLAIMED:
-                self._apply(row, outcome, now, horizon)
+                self._apply(row, outcome, now, policy.horizon)
                 changed += 1
         return changed
 

@@ -20,9 +20,7 @@ from sqlalchemy.pool import StaticPool
 from connector.app.daemon import read_config
 from connector.app.wiring import ConnectionBuilder
 from connector.config import Config
-from connector.domain.lanes import LaneId
 from connector.domain.records import State
-from connector.pipeline.intake import Intake
 from connector.ports import Fence, Lease
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
@@ -234,17 +232,11 @@ class Environment:
             while not building.done():
                 await self.clock.advance(0.5)
         self.runtime = building.result()
-        self.intake = Intake(self.store, self.clock, metrics, on_ready=self._arrived)
         self._loops = [
             asyncio.create_task(dispatcher.run()) for dispatcher in self.runtime.dispatchers
         ]
         for worker in self.runtime.workers:
             worker.start()
-
-    def _arrived(self, lane: LaneId) -> None:
-        self.runtime.events.wake()
-        assert self.runtime.reads
-        self.runtime.reads.wake()
 
     async def kill(self) -> None:
         """As `kill -9`: what is in flight is cut off and nothing is settled."""
@@ -280,8 +272,7 @@ class Environment:
             "x-jericommerce-event-type": delivery["name"],
             "x-jericommerce-hmac-sha256": hmac.digest(_SECRET.encode(), body, sha256).hex(),
         }
-        page = endpoint.page(headers, body, None, self.clock.now())
-        await self.intake.page(page)
+        await endpoint.receive("", headers, body)
 
     async def send_event(self, name: str, person: Person, **how: Any) -> None:
         await self.deliver(self.webhook(name, person, **how))
