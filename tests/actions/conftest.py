@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from sqlalchemy import create_engine
-from sqlalchemy.pool import StaticPool
 
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.actions.held_actions import HeldActionsWorker
@@ -36,10 +34,9 @@ from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
 from connector.store.queues.actions import SqlActions
 from connector.store.sql import SqlStore
-from connector.store.tables import metadata
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.sinks import FakeQuota
-from tests.inline import InlineDatabase
+from connector.testing.fakes.store import InlineDatabase, memory_store
 
 SECRET = "flow-secret"
 LOOK_UPS = (0, 60_000, 600_000)
@@ -141,10 +138,7 @@ class Rig:
         self.how = how
         self.metrics = Metrics("test")
         self.addresses: dict[str, str] = {}
-        self.engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-        )
-        metadata.create_all(self.engine)
+        self.database = InlineDatabase()
         self.starts = 0
         self.store: SqlStore
         self.queue: InstrumentedQueue
@@ -156,8 +150,8 @@ class Rig:
 
     async def start(self, at_point: Callable[[str], Awaitable[None]] = _no_op) -> None:
         self._outside = asyncio.all_tasks()
-        self.database = InlineDatabase(self.engine)
-        self.store = store = SqlStore("sqlite://", self.database)
+        self.database = self.database.reopened()
+        self.store = store = memory_store(self.database)
         self.queue = store.actions = queue = InstrumentedQueue(self.database)
         queue.at_point = self.platform.at_point = at_point
         self.starts += 1
@@ -268,7 +262,6 @@ async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
     for rig in made:
         if rig.starts:
             await rig.kill()
-        rig.engine.dispose()
 
 
 @pytest.fixture

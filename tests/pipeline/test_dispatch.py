@@ -245,7 +245,7 @@ async def test_a_record_not_applied_is_retried_after_a_backoff(rig: Rig) -> None
     assert 0.5 <= pauses[0] <= 1.0
     assert 0.98 <= pauses[1] <= 2.0
     assert rig.row("a").state == State.ACCEPTED
-    assert not rig.row("a").solo
+    assert rig.row("a").delivery_mode == DeliveryMode.BATCH
 
 
 async def test_retry_after_overrides_the_backoff(rig: Rig) -> None:
@@ -264,7 +264,7 @@ async def test_ambiguous_records_are_resent_singly_with_their_original_mapping(
     await stopped_rig.append_records(*(f"k{i}" for i in range(8)))
     await stopped_rig.start()
     assert stopped_rig.sink.sent[0].bulk
-    assert all(row.solo for row in stopped_rig.store.rows.values())
+    assert {row.delivery_mode for row in stopped_rig.rows()} == {DeliveryMode.SINGLE}
     stopped_rig.renderer.version = "v2"
     await stopped_rig.after(5.0)
     again = stopped_rig.sink.sent[1:]
@@ -338,7 +338,7 @@ async def test_a_refused_key_blocks_the_lane_and_costs_no_attempt(rig: Rig) -> N
     assert rig.dispatcher.state.mode == "blocked"
     assert rig.dispatcher.state.problem == Problem.KLAVIYO_KEY
     assert (rig.row("a").state, rig.row("a").attempts) == (State.READY, 0)
-    [(_, stored)] = await rig.store.all()
+    [(_, stored)] = await rig.store.lanes.all()
     assert stored == rig.dispatcher.state
 
 
@@ -368,15 +368,14 @@ async def test_a_probe_of_one_record_resumes_a_blocked_lane(rig: Rig) -> None:
     await rig.after(30.0)
     assert rig.dispatcher.state.mode == "running"
     assert rig.states() == {State.ACCEPTED: 10}
-    [(_, stored)] = await rig.store.all()
+    [(_, stored)] = await rig.store.lanes.all()
     assert stored.mode == "running"
 
 
 async def test_a_blocked_lane_without_records_probes_with_the_sinks_check(rig: Rig) -> None:
     rig.sink.respond_with(block("account", Problem.KLAVIYO_KEY))
     await rig.append_records("a")
-    seq = rig.row("a").seq
-    rig.store.rows[seq].state = State.DISCARDED
+    rig.set_state("a", State.DISCARDED)
     rig.sink.checks = [Check("key", "fault")]
     await rig.after(31.0)
     assert rig.dispatcher.state.mode == "blocked"
@@ -388,7 +387,7 @@ async def test_a_blocked_lane_without_records_probes_with_the_sinks_check(rig: R
 async def test_a_check_that_raises_does_not_end_the_lane(rig: Rig) -> None:
     rig.sink.respond_with(block("account", Problem.KLAVIYO_KEY))
     await rig.append_records("a")
-    rig.row("a").state = State.DISCARDED
+    rig.set_state("a", State.DISCARDED)
     rig.sink.checks = IndexError("an answer without data")
     await rig.after(31.0)
     rig.sink.checks = [Check("key", "ok")]
@@ -554,7 +553,7 @@ async def test_a_lease_lost_after_the_claim_sends_nothing(rig: Rig) -> None:
     await rig.append_records("a")
     assert rig.sink.sent == []
     assert (rig.row("a").state, rig.row("a").attempts) == (State.READY, 0)
-    assert not rig.row("a").solo
+    assert rig.row("a").delivery_mode == DeliveryMode.BATCH
 
 
 async def test_a_lease_lost_between_two_requests_of_a_batch_sends_no_more(make_rig: Any) -> None:
@@ -583,12 +582,15 @@ async def test_a_late_response_after_a_takeover_changes_nothing(rig: Rig) -> Non
     await rig.append_records("a")
     year = 366 * 86_400
     rig.clock.move(year)
-    other = await rig.store.acquire("store", "two", now=rig.clock.now(), ttl=10**9)
+    other = await rig.store.leases.acquire("store", "two", now=rig.clock.now(), ttl=10**9)
     await rig.store.recover(other, now=rig.clock.now())  # type: ignore[arg-type]
     rig.lease.held = False
     rig.sink.open.set()
     await run_pending()
-    assert (rig.row("a").state, rig.row("a").solo) == (State.READY, True)
+    assert (rig.row("a").state, rig.row("a").delivery_mode) == (
+        State.READY,
+        DeliveryMode.SINGLE,
+    )
 
 
 # ── settling ─────────────────────────────────────────────────────────────────────────────────────
@@ -626,7 +628,10 @@ async def test_an_entry_without_an_outcome_from_the_sink_is_ambiguous(rig: Rig) 
     deliver = rig.sink.deliver
     rig.sink.deliver = forget  # type: ignore[method-assign, assignment]
     await rig.append_records("a")
-    assert (rig.row("a").state, rig.row("a").solo) == (State.READY, True)
+    assert (rig.row("a").state, rig.row("a").delivery_mode) == (
+        State.READY,
+        DeliveryMode.SINGLE,
+    )
     rig.sink.deliver = deliver  # type: ignore[method-assign]
     await rig.after(5.0)
     assert rig.row("a").state == State.ACCEPTED
@@ -640,8 +645,8 @@ async def test_a_sink_that_raises_leaves_all_entries_ambiguous_and_loses_none(
     with structlog.testing.capture_logs() as logs:
         await stopped_rig.start()
     assert "a delivery ended unexpectedly" in errors(logs, "error")
-    assert {(r.state, r.solo, r.problem) for r in stopped_rig.store.rows.values()} == {
-        (State.READY, True, "N70")
+    assert {(r.state, r.delivery_mode, r.problem) for r in stopped_rig.rows()} == {
+        (State.READY, DeliveryMode.SINGLE, "N70")
     }
     await stopped_rig.after(10.0)
     assert stopped_rig.states() == {State.ACCEPTED: 7}
@@ -664,7 +669,7 @@ async def test_a_stop_in_mid_batch_leaves_the_rest_unsent_without_an_attempt(
     await stopped_rig.start()
     assert stopped_rig.dispatcher.state.mode == "blocked"
     assert stopped_rig.states() == {State.ACCEPTED: 1, State.READY: 5}
-    assert {r.attempts for r in stopped_rig.store.rows.values() if r.state == State.READY} == {0}
+    assert {r.attempts for r in stopped_rig.rows() if r.state == State.READY} == {0}
 
 
 # ── the store is away ────────────────────────────────────────────────────────────────────────────
@@ -674,12 +679,11 @@ async def test_a_store_unavailable_at_the_claim_loses_nothing_and_is_logged_once
     stopped_rig: Rig,
 ) -> None:
     await stopped_rig.append_records("a", "b")
-    stopped_rig.store.broken = UNAVAILABLE
     with structlog.testing.capture_logs() as logs:
-        await stopped_rig.start()
+        await stopped_rig.start(broken=UNAVAILABLE)
         await stopped_rig.after(30.0)
         assert stopped_rig.sink.sent == []
-        stopped_rig.store.broken = None
+        stopped_rig.database.broken = None
         await stopped_rig.after(2.0)
     assert stopped_rig.states() == {State.ACCEPTED: 2}
     assert errors(logs, "error") == ["the store does not answer"]
@@ -710,11 +714,11 @@ async def test_a_store_unavailable_at_the_settle_loses_no_outcome_and_sends_noth
     rig.sink.open.clear()
     await rig.append_records("a", "b")
     with structlog.testing.capture_logs() as logs:
-        rig.store.broken = UNAVAILABLE
+        rig.database.broken = UNAVAILABLE
         rig.sink.open.set()
         await rig.after(30.0)
         assert rig.states() == {State.CLAIMED: 2}
-        rig.store.broken = None
+        rig.database.broken = None
         await rig.after(2.0)
     assert rig.states() == {State.ACCEPTED: 2}
     assert sorted(rig.sink.ids) == ["test:a", "test:b"]
@@ -867,9 +871,9 @@ async def test_stop_cancels_after_its_timeout_and_leaves_entries_ambiguous(rig: 
     rig.sink.open.clear()
     await rig.append_records("a")
     await rig.stop(20.0)
-    assert (rig.row("a").state, rig.row("a").solo, rig.row("a").problem) == (
+    assert (rig.row("a").state, rig.row("a").delivery_mode, rig.row("a").problem) == (
         State.READY,
-        True,
+        DeliveryMode.SINGLE,
         "N70",
     )
 
@@ -877,7 +881,7 @@ async def test_stop_cancels_after_its_timeout_and_leaves_entries_ambiguous(rig: 
 async def test_stop_ends_even_while_the_store_is_unavailable(rig: Rig) -> None:
     rig.sink.open.clear()
     await rig.append_records("a")
-    rig.store.broken = UNAVAILABLE
+    rig.database.broken = UNAVAILABLE
     await rig.stop(20.0)
     assert rig.row("a").state == State.CLAIMED  # in doubt at the next start
     assert rig.dispatcher.idle

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Lane, LaneId
 from connector.domain.records import Appended, Checkpoint, Page, Record, State
 from connector.pipeline.intake import Intake
 from connector.runtime.metrics import Metrics
+from connector.store.queues.outbox import SqlOutbox
+from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock, run_pending
-from connector.testing.fakes.store import MemoryStore
+from connector.testing.fakes.store import InlineDatabase, memory_store
 
 
-class SlowOutbox(MemoryStore):
+class SlowOutbox(SqlOutbox):
     """Commits when the test lets it, and cannot store a record named `unstorable`."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, database: InlineDatabase) -> None:
+        super().__init__(database)
         self.appends: list[int] = []
         self.free = asyncio.Event()
         self.free.set()
@@ -36,11 +40,14 @@ class SlowOutbox(MemoryStore):
 class IntakeHarness:
     """An intake, its outbox, and the lanes that were woken."""
 
-    def __init__(self, lane: Lane, store: SlowOutbox) -> None:
-        self.lane, self.store = lane, store
+    def __init__(self, lane: Lane, database: InlineDatabase) -> None:
+        self.lane, self.database = lane, database
+        self.outbox = SlowOutbox(database)
         self.woken_lanes: list[LaneId] = []
         self.clock = FakeClock()
-        self.intake = Intake(store, self.clock, Metrics("test"), on_ready=self.woken_lanes.append)
+        self.intake = Intake(
+            self.outbox, self.clock, Metrics("test"), on_ready=self.woken_lanes.append
+        )
 
     def deliver(
         self, *keys: str, name: str = "Added", **more: str | None
@@ -54,41 +61,49 @@ class IntakeHarness:
 
     @property
     def stored(self) -> set[str]:
-        return {row.record.key for row in self.store.rows.values()}
+        return {id.removeprefix("test:") for id in self._column(outbox.c.unique_id)}
+
+    @property
+    def states(self) -> set[State]:
+        return {State(state) for state in self._column(outbox.c.state)}
+
+    def _column(self, column: Any) -> list[Any]:
+        return list(self.database.execute(lambda c: c.execute(select(column)).scalars()))
 
 
 @pytest.fixture
 async def harness() -> IntakeHarness:
-    store = SlowOutbox()
-    return IntakeHarness(await store.ensure("acme", "klaviyo", "event"), store)
+    database = InlineDatabase()
+    lane = await memory_store(database).lanes.ensure("acme", "klaviyo", "event")
+    return IntakeHarness(lane, database)
 
 
 async def test_deliveries_that_arrive_together_share_few_commits(harness: IntakeHarness) -> None:
     results = await asyncio.gather(*(harness.deliver(f"k{i}") for i in range(500)))
     assert results == [Appended(1, 0)] * 500
-    assert len(harness.store.appends) <= 2
+    assert len(harness.outbox.appends) <= 2
     assert len(harness.stored) == 500
 
 
 async def test_deliveries_during_a_commit_share_the_next_one(harness: IntakeHarness) -> None:
-    harness.store.free.clear()
+    harness.outbox.free.clear()
     first = harness.deliver("first")
     await run_pending()
     rest = [harness.deliver(f"k{i}") for i in range(99)]
     await run_pending()
-    assert harness.store.appends == [1]
-    harness.store.free.set()
+    assert harness.outbox.appends == [1]
+    harness.outbox.free.set()
     await asyncio.gather(first, *rest)
-    assert harness.store.appends == [1, 99]
+    assert harness.outbox.appends == [1, 99]
 
 
 async def test_no_caller_is_answered_before_their_commit(harness: IntakeHarness) -> None:
-    harness.store.free.clear()
+    harness.outbox.free.clear()
     tasks = [harness.deliver("a"), harness.deliver("b")]
     await run_pending()
     assert [task.done() for task in tasks] == [False, False]
     assert harness.stored == set()
-    harness.store.free.set()
+    harness.outbox.free.set()
     await asyncio.gather(*tasks)
     assert harness.stored == {"a", "b"}
 
@@ -110,29 +125,29 @@ async def test_a_page_that_fails_leaves_no_cursor(harness: IntakeHarness) -> Non
     page = Page(harness.lane, "poll", records, harness.clock.now(), Checkpoint("recent", "p2"))
     with pytest.raises(StoreError):
         await harness.intake.page(page)
-    assert await harness.store.load("acme", "recent") is None
+    assert await memory_store(harness.database).checkpoints.load("acme", "recent") is None
 
 
 async def test_an_unavailable_store_returns_its_error_and_keeps_nothing(
     harness: IntakeHarness,
 ) -> None:
-    harness.store.broken = StoreError(Problem.STORE_UNAVAILABLE, "told by a test")
+    harness.database.broken = StoreError(Problem.STORE_UNAVAILABLE, "told by a test")
     for task in [harness.deliver("a"), harness.deliver("b")]:
         with pytest.raises(StoreError):
             await task
-    harness.store.broken = None
+    harness.database.broken = None
     assert await harness.deliver("a") == Appended(1, 0)
 
 
 async def test_deliveries_above_the_queue_limit_are_refused_at_once(harness: IntakeHarness) -> None:
-    harness.store.free.clear()
+    harness.outbox.free.clear()
     first = harness.deliver("first")
     await run_pending()
     big = [harness.deliver(*(f"{n}-{i}" for i in range(10_000)), email=None) for n in range(5)]
     await run_pending()
     with pytest.raises(StoreError, match="wait for a commit"):
         await harness.deliver("one too many")
-    harness.store.free.set()
+    harness.outbox.free.set()
     await asyncio.gather(first, *big)
     assert await harness.deliver("one too many") == Appended(1, 0)
 
@@ -142,18 +157,18 @@ async def test_with_low_disk_space_nothing_is_accepted(harness: IntakeHarness) -
     with pytest.raises(StoreError) as caught:
         await harness.deliver("a")
     assert caught.value.problem == Problem.DISK_LOW
-    assert harness.store.appends == []
+    assert harness.outbox.appends == []
     harness.intake.closed_by = None
     assert await harness.deliver("a") == Appended(1, 0)
 
 
 async def test_a_cancelled_caller_does_not_cancel_the_others(harness: IntakeHarness) -> None:
-    harness.store.free.clear()
+    harness.outbox.free.clear()
     first, leaves, stays = harness.deliver("a"), harness.deliver("b"), harness.deliver("c")
     await run_pending()
     leaves.cancel()
     await run_pending()
-    harness.store.free.set()
+    harness.outbox.free.set()
     assert await asyncio.gather(first, stays) == [Appended(1, 0)] * 2
     assert await harness.deliver("d") == Appended(1, 0)
 
@@ -167,7 +182,7 @@ async def test_a_lane_is_woken_only_when_something_can_be_delivered(harness: Int
     assert harness.woken_lanes == [harness.lane.id]
     await harness.deliver("brings it", email="p1@example.com", person="p1")
     assert len(harness.woken_lanes) == 2
-    assert all(row.state == State.READY for row in harness.store.rows.values())
+    assert harness.states == {State.READY}
 
 
 async def test_a_record_that_only_releases_others_wakes_the_lane(harness: IntakeHarness) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import structlog
+from sqlalchemy import select
 
 from connector.domain.lanes import Lane, LaneId
 from connector.pipeline import intake as taking
@@ -20,8 +21,9 @@ from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.sandbox import JeriCommerceSandbox, Traffic
 from connector.service import Commands, ConnectionRuntime
+from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock
-from connector.testing.fakes.store import MemoryStore
+from connector.testing.fakes.store import InlineDatabase, memory_store
 from connector.web.health import Health
 from connector.web.server import application
 from connector.web.webhooks import WebhookApp
@@ -32,8 +34,9 @@ SECRET = "jeri_webhook_secret"
 class WebHarness:
     """What a platform calls, what a person asks, and what stands behind both."""
 
-    def __init__(self, lane: Lane, store: MemoryStore) -> None:
-        self.store, self.clock, self.lane = store, FakeClock(), lane
+    def __init__(self, lane: Lane, database: InlineDatabase) -> None:
+        self.database, self.clock, self.lane = database, FakeClock(), lane
+        self.store = store = memory_store(database)
         self.metrics = Metrics("test")
         self.arrived: list[LaneId] = []
         self.trouble: list[str] = []
@@ -70,6 +73,12 @@ class WebHarness:
             else None,
         )
 
+    def stored(self) -> list[str]:
+        """The unique ids in the outbox."""
+        return list(
+            self.database.execute(lambda c: c.execute(select(outbox.c.unique_id)).scalars())
+        )
+
     def refused(self) -> dict[str, float]:
         """Reason → how many webhooks were refused for it."""
         [family] = self.metrics.rejected.collect()
@@ -78,8 +87,9 @@ class WebHarness:
 
 @pytest.fixture
 async def harness() -> WebHarness:
-    store = MemoryStore()
-    made = WebHarness(await store.ensure("acme", "klaviyo", "event"), store)
+    database = InlineDatabase()
+    lane = await memory_store(database).lanes.ensure("acme", "klaviyo", "event")
+    made = WebHarness(lane, database)
     made.connect("acme")
     made.connect("resting", enabled=False)
     made.connect("pollable", pushes=False)

@@ -25,7 +25,7 @@ async def dead_letter(harness: WebHarness, email: str = "ana@example.com") -> No
     """A record of the lane becomes a dead letter."""
     record = Record("k", "test:k", "Balance changed", harness.clock.now(), b"{}", email=email)
     await harness.store.append([Page(harness.lane, "webhook", [record], harness.clock.now())])
-    fence = await harness.store.acquire("store", "one", now=harness.clock.now(), ttl=1_000)
+    fence = await harness.store.leases.acquire("store", "one", now=harness.clock.now(), ttl=1_000)
     assert isinstance(fence, Fence)
     claim = await harness.store.claim(
         harness.lane, fence, now=harness.clock.now(), limit=1, mode=DeliveryMode.BATCH, mapping="v1"
@@ -66,7 +66,7 @@ async def test_klaviyo_unreachable_a_blocked_lane_and_dead_letters_leave_it_aliv
     harness.health.ready = True
     await dead_letter(harness)
     state = LaneState("blocked", Problem.KLAVIYO_UNAVAILABLE, "HTTP 503", harness.clock.now())
-    await harness.store.set_state(harness.lane.id, state)
+    await harness.store.lanes.set_state(harness.lane.id, state)
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/livez")).status_code == 200
 
@@ -75,7 +75,7 @@ async def test_liveness_and_readiness_do_not_query_the_store(
     harness: WebHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness.health.ready = True
-    monkeypatch.setattr(harness.store, "backlog", None)
+    monkeypatch.setattr(harness.store.reports, "backlog", None)
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/livez")).status_code == 200
 
@@ -95,7 +95,7 @@ async def test_healthz_lists_each_blocked_lane_and_dead_letters_on_separate_line
 ) -> None:
     await dead_letter(harness)
     state = LaneState("blocked", Problem.KLAVIYO_KEY, "HTTP 401", harness.clock.now())
-    await harness.store.set_state(harness.lane.id, state)
+    await harness.store.lanes.set_state(harness.lane.id, state)
     harness.trouble = ["S20: free disk space is below [store] min_free"]
     answer = await http.get("/healthz")
     assert answer.status_code == 500
@@ -110,17 +110,17 @@ async def test_a_pause_by_an_operator_needs_no_attention(
     harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
     paused = LaneState("paused", Problem.PAUSED, "", harness.clock.now())
-    await harness.store.set_state(harness.lane.id, paused)
+    await harness.store.lanes.set_state(harness.lane.id, paused)
     assert (await http.get("/healthz")).status_code == 200
     other = LaneState("paused", Problem.KLAVIYO_ACCOUNT, "another account", harness.clock.now())
-    await harness.store.set_state(harness.lane.id, other)
+    await harness.store.lanes.set_state(harness.lane.id, other)
     assert (await http.get("/healthz")).text.startswith("K600 acme")
 
 
 async def test_healthz_reports_an_unavailable_store(
     harness: WebHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness.store, "backlog", unanswered)
+    monkeypatch.setattr(harness.store.reports, "backlog", unanswered)
     answer = await http.get("/healthz")
     assert (answer.status_code, answer.text) == (500, "S10: the store is unavailable\n")
 
@@ -158,7 +158,7 @@ async def test_metrics_parse_and_contain_no_address_or_id(
 async def test_metrics_are_served_while_the_store_is_unavailable(
     harness: WebHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness.store, "backlog", unanswered)
+    monkeypatch.setattr(harness.store.reports, "backlog", unanswered)
     answer = await http.get("/metrics")
     assert answer.status_code == 200
     assert "connector_build_info" in answer.text

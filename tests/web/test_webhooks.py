@@ -46,8 +46,7 @@ async def test_an_authenticated_webhook_is_stored_and_answered_202_with_counts_o
     answer = await http.post(ACME, content=body, headers=headers)
     assert (answer.status_code, answer.content) == (202, b'{"accepted":1,"duplicates":0}')
     assert answer.headers["content-type"] == "application/json"
-    [row] = harness.store.rows.values()
-    assert row.record.unique_id == f"jericommerce:{json.loads(body)['id']}"
+    assert harness.stored() == [f"jericommerce:{json.loads(body)['id']}"]
     assert harness.arrived == [harness.lane.id]
 
 
@@ -58,7 +57,7 @@ async def test_a_redelivery_is_answered_202_as_a_duplicate_and_stored_once(
     await http.post(ACME, content=body, headers=headers)
     again = await http.post(ACME, content=body, headers=headers)
     assert (again.status_code, again.content) == (202, b'{"accepted":0,"duplicates":1}')
-    assert len(harness.store.rows) == 1
+    assert len(harness.stored()) == 1
     assert not harness.refused()
 
 
@@ -83,7 +82,7 @@ async def test_a_webhook_without_a_valid_signature_is_401(
     answer = await http.post(ACME, content=body, headers=raw)
     assert (answer.status_code, answer.json()["problem"]) == (401, "W401")
     assert harness.refused() == {"signature": 1}
-    assert not harness.store.rows
+    assert not harness.stored()
 
 
 async def test_a_signature_of_another_body_is_401(
@@ -92,7 +91,7 @@ async def test_a_signature_of_another_body_is_401(
     headers, _ = traffic.make_event()
     _, body = traffic.make_event()
     assert (await http.post(ACME, content=body, headers=headers)).status_code == 401
-    assert not harness.store.rows
+    assert not harness.stored()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +103,7 @@ async def test_an_authenticated_unreadable_body_is_400(
     answer = await http.post(ACME, content=body, headers=signed(body))
     assert (answer.status_code, answer.json()["problem"]) == (400, "W400")
     assert harness.refused() == {"malformed": 1}
-    assert not harness.store.rows
+    assert not harness.stored()
 
 
 @pytest.mark.parametrize("name", ["nobody", "Acme", "pollable", "acme2"])
@@ -123,7 +122,7 @@ async def test_only_post_is_accepted(
     harness: WebHarness, http: httpx.AsyncClient, method: str
 ) -> None:
     assert (await http.request(method, ACME)).status_code == 405
-    assert not harness.store.rows
+    assert not harness.stored()
 
 
 async def test_a_disabled_connection_answers_409(
@@ -133,7 +132,7 @@ async def test_a_disabled_connection_answers_409(
     answer = await http.post("/webhooks/resting", content=body, headers=headers)
     assert answer.status_code == 409
     assert harness.refused() == {"disabled": 1}
-    assert not harness.store.rows
+    assert not harness.stored()
 
 
 async def test_a_body_declared_larger_than_1_mib_is_refused_with_413_unread(
@@ -164,7 +163,7 @@ async def test_a_streamed_body_is_refused_with_413_as_soon_as_it_is_too_large(
     assert said[0]["status"] == 413
     assert asked == MAX_BODY // 65_536 + 1
     assert harness.refused() == {"too_large": 1}
-    assert not harness.store.rows
+    assert not harness.stored()
 
 
 async def test_a_body_of_exactly_1_mib_is_read(
@@ -191,7 +190,7 @@ async def test_a_disconnect_before_the_end_does_not_count_as_a_failed_secret(
 
     await call(harness, receive)
     assert harness.refused() == {"malformed": 1}
-    assert not harness.store.rows
+    assert not harness.stored()
 
 
 async def call(harness: WebHarness, receive: Callable[[], Awaitable[Any]]) -> list[dict[str, Any]]:
@@ -225,7 +224,9 @@ async def full(harness: WebHarness) -> None:
 
 
 async def broken(harness: WebHarness) -> None:
-    harness.store.broken = StoreError(Problem.STORE_UNAVAILABLE, f"disk I/O error near {ADDRESS}")
+    harness.database.broken = StoreError(
+        Problem.STORE_UNAVAILABLE, f"disk I/O error near {ADDRESS}"
+    )
 
 
 async def disk_low(harness: WebHarness) -> None:
@@ -235,7 +236,7 @@ async def disk_low(harness: WebHarness) -> None:
 async def test_a_record_that_can_never_be_stored_is_not_retried_by_the_caller(
     harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
-    harness.store.broken = StoreError(Problem.STORE_REFUSED, f"bad data near {ADDRESS}")
+    harness.database.broken = StoreError(Problem.STORE_REFUSED, f"bad data near {ADDRESS}")
     headers, body = traffic.make_event()
     answer = await http.post(ACME, content=body, headers=headers)
     assert (answer.status_code, answer.json()["problem"]) == (400, "S60")
@@ -260,7 +261,7 @@ async def test_a_record_that_cannot_be_stored_now_is_503_with_retry_after(
     assert int(answer.headers["retry-after"]) > 0
     assert ADDRESS not in answer.text
     assert harness.refused() == {"not_stored": 1}
-    assert not harness.store.rows
+    assert not harness.stored()
     assert not harness.arrived
 
 
@@ -270,7 +271,7 @@ async def test_webhooks_are_accepted_again_once_the_store_recovers(
     headers, body = traffic.make_event()
     await broken(harness)
     assert (await http.post(ACME, content=body, headers=headers)).status_code == 503
-    harness.store.broken = None
+    harness.database.broken = None
     assert (await http.post(ACME, content=body, headers=headers)).json()["accepted"] == 1
 
 
@@ -300,7 +301,7 @@ async def test_no_rejection_contains_the_secret_the_signature_or_an_address(
         texts += [answer.text for answer in answers]
         await broken(harness)
         texts.append((await http.post(ACME, content=body, headers=wrong)).text)
-        harness.store.broken = None
+        harness.database.broken = None
         for text in (*texts, logged.getvalue()):
             assert not [x for x in (SECRET, ADDRESS, proof, proof[::-1]) if x in text]
     lines = [json.loads(line) for line in logged.getvalue().splitlines()]

@@ -25,7 +25,7 @@ from connector.platforms.jericommerce import PLATFORM
 from connector.runtime.metrics import Metrics
 from connector.sandbox import Traffic
 from connector.testing.fakes.clock import FakeClock
-from connector.testing.fakes.store import MemoryStore
+from connector.testing.fakes.store import memory_store
 
 from .rig import Rig
 
@@ -282,7 +282,7 @@ def test_the_platform_declares_its_offers() -> None:
 def test_a_connections_retry_statuses_reach_its_adapter() -> None:
     clock: Any = FakeClock()
     services = SharedServices(
-        Config(), MemoryStore(), cast(Any, None), clock, Metrics("0"), cast(Any, None)
+        Config(), memory_store(), cast(Any, None), clock, Metrics("0"), cast(Any, None)
     )
     plain = Connection(name="shop", source="jericommerce")
     own = plain.model_copy(update={"actions": ActionRules(secret=("x",), retry_statuses=(418,))})
