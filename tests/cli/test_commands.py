@@ -31,8 +31,9 @@ from connector.store.admin import filesystem
 from connector.store.sql import open_store
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.store import memory_store
+from tests.waiting import free_port
 
-from .conftest import ROOT, Call, Folder, free_port
+from .conftest import ROOT, Call, Folder
 
 SECRETS = {
     "ACME_KLAVIYO_PRIVATE_KEY": "pk_sandbox",
