@@ -47,7 +47,6 @@ RETIRED = {
     r"hasty": "auto-advancing",
     r"worlds?": "state",
     r"stor(y|ies)": "timeline",
-    r"rigs?": "harness",
     r"said": "answer, output, detail",
     r"promise[sd]?": "guarantee",
 }
