@@ -138,11 +138,11 @@ class Environment:
             raise RuntimeError(attention[0].text)
 
     async def deliver(self) -> None:
-        """Until Klaviyo has everything and said so."""
+        """Until Klaviyo has confirmed every change."""
         self.dispatcher.wake()
         while True:
             await asyncio.sleep(0.05)
-            if await self.dispatcher.idle_for(60) and not await self.receipts.poll():
+            if await self.dispatcher.idle(60) and not await self.receipts.poll():
                 return
 
     async def requests(self) -> dict[str, int]:
@@ -150,7 +150,7 @@ class Environment:
         found: dict[str, dict[str, int]] = json.loads(text)["requests"]
         return {label: sum(by.values()) for label, by in found.items()}
 
-    async def standing(self) -> MembershipCounts:
+    async def counts(self) -> MembershipCounts:
         return await self.store.target_members.counts(self.target)
 
 
@@ -196,7 +196,7 @@ async def _step(env: Environment, what: str, changed: int, minimum: int, work: A
     seconds = time.monotonic() - began
     after = await env.requests()
     new = {label: count - before.get(label, 0) for label, count in after.items()}
-    standing = await env.standing()
+    counts = await env.counts()
     return Step(
         what,
         changed,
@@ -208,7 +208,7 @@ async def _step(env: Environment, what: str, changed: int, minimum: int, work: A
         jobs=sum(n for label, n in new.items() if label.startswith(f"GET {_JOBS}")),
         seconds=seconds,
         peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        wrong=standing.wanted + standing.actual - 2 * standing.matching,
+        wrong=counts.wanted + counts.actual - 2 * counts.matching,
     )
 
 
@@ -225,12 +225,12 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     lane = await store.lanes.ensure("bench", "klaviyo", "membership")
     await store.member_groups.set_links(lane, [Link("vip", "VIP")], account="bench")
     target, source = await store.member_groups.all()
-    governor = RateLimiter(
+    limiter = RateLimiter(
         "bench", dict.fromkeys(LIMITS, Limit(10**6, 10**7)), clock=clock, share=1.0
     )
     key = private_key(SecretStr("pk_sandbox"))
     http = Http(url, vendor="klaviyo", clock=clock, credential=key, headers=headers("2026-10-15"))
-    api = KlaviyoApi(http, governor, clock, store.facts.save_usage)
+    api = KlaviyoApi(http, limiter, clock, store.facts.save_usage)
     groups, audience, lease = KlaviyoGroups(api), Audience(size), _StaticLease(fence)
     dispatcher: Dispatcher[Any] = Dispatcher(
         lane,
@@ -270,9 +270,9 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     lists, audiences = KlaviyoLists(groups, creates=True), PlatformAudiences(audience)
     # They scan when they are triggered, and not by themselves.
     every = 10.0**9
-    read_back = TargetReadBack(target.id, lists, target_sync, services, every=every)
-    source_scan = SourceScan(source.id, audiences, target_sync, services, every=every)
-    loop = asyncio.create_task(dispatcher.run())
+    read_back = TargetReadBack(target, lists, target_sync, services, every=every)
+    source_scan = SourceScan(source, audiences, target_sync, services, every=every)
+    dispatcher.start()
     workers = [
         SupervisedWorker("scan", scan, subject="bench", clock=clock, metrics=Metrics("bench"))
         for scan in (read_back, source_scan)
@@ -286,8 +286,6 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     finally:
         await dispatcher.stop(5.0)
         await asyncio.gather(*(worker.stop(1.0) for worker in workers))
-        loop.cancel()
-        await asyncio.gather(loop, return_exceptions=True)
         await api.aclose()
         await store.aclose()
 

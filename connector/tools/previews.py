@@ -18,7 +18,7 @@ from connector.klaviyo import api as klaviyo
 from connector.klaviyo.sink import event_body, profile_body
 from connector.mapping import CompiledMapping
 from connector.mapping import load as load_mapping
-from connector.pipeline.rendering import EventRenderer
+from connector.pipeline.rendering import EventRenderer, render_entry
 from connector.platforms import registry
 from connector.ports import PersonSnapshot, Platform
 from connector.runtime.clock import SystemClock
@@ -57,7 +57,8 @@ def _events(
     renderer = EventRenderer(mapping, platform.event_view, None)
     found: list[dict[str, Any]] = []
     for seq, record in enumerate(platform.webhook(connection.settings).parse(headers, body), 1):
-        message = renderer.render(
+        message = render_entry(
+            renderer,
             Entry(
                 seq=seq,
                 unique_id=record.unique_id,
@@ -71,7 +72,7 @@ def _events(
                 mode=DeliveryMode.BATCH,
                 mapping=None,
                 backfill=False,
-            )
+            ),
         )
         if not isinstance(message, EventMessage):
             found.append({"request": None, "why": str(message)})

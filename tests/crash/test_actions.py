@@ -1,4 +1,4 @@
-"""Promise 4 with the real process: killed whenever, it gives no points twice and loses no call."""
+"""Guarantee 4 with the real process: kills at any time apply no points twice and lose no call."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 
 from connector.sandbox import Traffic
 from tests.paths import ROOT
+from tests.waiting import until
 
-from .conftest import Daemon, Platforms, until
-from .test_kill import Posting as Webhooks
+from .conftest import Daemon, Platforms
+from .posting import Posting
 
 _SECRET = "flow-secret"
 _TABLE = f"""
@@ -27,14 +29,18 @@ daily_per_person = 100000
 """
 
 
-class Posting(Webhooks):
-    """Klaviyo: each call again until it is acknowledged, and some once more after that."""
+class FlowPosting(Posting):
+    """Calls of a Klaviyo flow: each again until it is acknowledged, some once more after that."""
 
-    def _run(self) -> None:
+    def __init__(self, daemon: Daemon, seed: int) -> None:
+        super().__init__(seed)
+        self._daemon = daemon
+
+    def run(self) -> None:
         unanswered: list[str] = []
         number = 0
-        while not self._stop.wait(self._random.expovariate(60)):
-            if unanswered and self._random.random() < 0.5:
+        while not self.stopped.wait(self.random.expovariate(60)):
+            if unanswered and self.random.random() < 0.5:
                 reason = unanswered.pop(0)
             else:
                 number += 1
@@ -42,7 +48,7 @@ class Posting(Webhooks):
                 self.issued.add(reason)
             if self._call(reason) == 202:
                 self.acknowledged.add(reason)
-                if self._random.random() < 0.1:
+                if self.random.random() < 0.1:
                     self._call(reason)
             else:
                 unanswered.append(reason)
@@ -55,7 +61,7 @@ class Posting(Webhooks):
 def call(daemon: Daemon, email: str, reason: str, amount: int = 5) -> int:
     body = json.dumps([{"email": email, "amount": amount, "reason": reason}]).encode()
     headers = {"api-key": _SECRET, "x-klaviyo-flow-id": "F1"}
-    return daemon._call("POST", "/flows/demo/balance/increase", body, headers)[0]
+    return daemon.request("POST", "/flows/demo/balance/increase", body, headers)[0]
 
 
 def stored(daemon: Daemon) -> list[tuple[bytes, int, str | None]]:
@@ -78,8 +84,8 @@ def busy(daemon: Daemon) -> int:
 
 
 @pytest.fixture
-def shop(daemon: Daemon, platforms: Platforms) -> Daemon:
-    """A daemon with actions, and twenty people who have a balance."""
+def action_daemon(daemon: Daemon, platforms: Platforms) -> Daemon:
+    """A daemon with actions, and twenty people at the platform."""
     text = daemon.config.read_text()
     fast = text.replace('program = "demo"', 'program = "demo"\nrate_per_second = 500')
     daemon.config.write_text(fast + _TABLE)
@@ -89,9 +95,9 @@ def shop(daemon: Daemon, platforms: Platforms) -> Daemon:
 
 
 def run_with_kills(daemon: Daemon, platforms: Platforms, kills: int, seed: int) -> int:
-    """How many were parked."""
+    """Returns the number of parked actions."""
     rng = random.Random(seed)
-    posting = Posting(daemon, None, seed)  # type: ignore[arg-type]
+    posting = FlowPosting(daemon, seed)
     faults = platforms.jericommerce.faults
     for kind in ("reset_before", "reset_after", "truncate"):
         faults.add("balance/increase", kind, probability=0.05)
@@ -101,8 +107,8 @@ def run_with_kills(daemon: Daemon, platforms: Platforms, kills: int, seed: int) 
     daemon.wait_until_ready()
     with posting.in_progress():
         for _ in range(kills):
-            wanted = len(posting.acknowledged) + rng.randint(5, 30)
-            until("work goes on", lambda: len(posting.acknowledged) >= wanted)  # noqa: B023
+            count = len(posting.acknowledged) + rng.randint(5, 30)
+            until("more calls are acknowledged", posting.has_acknowledged(count))
             daemon.kill()
             daemon.start()
             daemon.wait_until_ready()
@@ -123,21 +129,28 @@ def run_with_kills(daemon: Daemon, platforms: Platforms, kills: int, seed: int) 
     return Counter(problem for _, problem in found.values())["A10"]
 
 
-def test_random_kills_apply_no_points_twice(shop: Daemon, platforms: Platforms) -> None:
-    assert run_with_kills(shop, platforms, kills=2, seed=int(os.environ.get("CRASH_SEED", "1"))) > 0
+def test_random_kills_apply_no_points_twice(action_daemon: Daemon, platforms: Platforms) -> None:
+    assert (
+        run_with_kills(
+            action_daemon, platforms, kills=2, seed=int(os.environ.get("CRASH_SEED", "1"))
+        )
+        > 0
+    )
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(7200)
-@pytest.mark.skipif("CRASH_KILLS" not in os.environ, reason="CRASH_KILLS says how many")
+@pytest.mark.skipif("CRASH_KILLS" not in os.environ, reason="CRASH_KILLS is the number of kills")
 def test_a_long_series_of_kills_applies_no_points_twice(
-    shop: Daemon, platforms: Platforms, capsys: pytest.CaptureFixture[str]
+    action_daemon: Daemon, platforms: Platforms, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kills = int(os.environ["CRASH_KILLS"])
-    parked = run_with_kills(shop, platforms, kills, int(os.environ.get("CRASH_SEED", "1")))
+    parked = run_with_kills(action_daemon, platforms, kills, int(os.environ.get("CRASH_SEED", "1")))
     with capsys.disabled():
-        total = len(rows(shop))
-        print(f"\n{kills} kills of the daemon: {total} adjustments, {parked} parked, 0 doubled")
+        total = len(rows(action_daemon))
+        print(
+            f"\n{kills} kills of the daemon: {total} adjustments, {parked} parked, 0 applied twice"
+        )
 
 
 def connector(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
@@ -151,49 +164,58 @@ def connector(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def has_state(daemon: Daemon, reason: str, state: tuple[int, str | None]) -> Callable[[], bool]:
+    """Whether the action with this reason has this (state, problem), as a condition."""
+    return lambda: rows(daemon).get(reason) == state
+
+
 def test_an_operator_resolves_an_ambiguous_action_beside_the_daemon(
-    shop: Daemon, platforms: Platforms
+    action_daemon: Daemon, platforms: Platforms
 ) -> None:
     platforms.jericommerce.faults.add("balance/increase", "reset_after", count=1)
     platforms.jericommerce.faults.add("balance/increase", "reset_before", count=1)
-    shop.start()
-    shop.wait_until_ready()
+    action_daemon.start()
+    action_daemon.wait_until_ready()
     for reason in ("lost-after", "lost-before"):
-        assert call(shop, "person1@example.com", reason) == 202
-        until("it is parked", lambda: rows(shop).get(reason) == (4, "A10"))  # noqa: B023
-    assert "A10" in shop.ask("/healthz")[1]
-    assert 'connector_actions_uncertain{connection="demo"} 2.0' in shop.ask("/metrics")[1]
-    listed = json.loads(connector(shop, "actions", "list", "--stuck", "--json").stdout)
-    ids = {deed["reason"]: str(deed["id"]) for deed in listed}
-    assert connector(shop, "actions", "applied", ids["lost-after"]).returncode == 0
-    assert connector(shop, "actions", "again", ids["lost-before"]).returncode == 0
-    until("it is applied", lambda: rows(shop)["lost-before"] == (2, None))
+        assert call(action_daemon, "person1@example.com", reason) == 202
+        until("it is parked", has_state(action_daemon, reason, (4, "A10")))
+    assert "A10" in action_daemon.get("/healthz")[1]
+    assert 'connector_actions_uncertain{connection="demo"} 2.0' in action_daemon.get("/metrics")[1]
+    listed = json.loads(connector(action_daemon, "actions", "list", "--stuck", "--json").stdout)
+    ids = {action["reason"]: str(action["id"]) for action in listed}
+    assert connector(action_daemon, "actions", "applied", ids["lost-after"]).returncode == 0
+    assert connector(action_daemon, "actions", "again", ids["lost-before"]).returncode == 0
+    until("it is applied", lambda: rows(action_daemon)["lost-before"] == (2, None))
     assert [platforms.jericommerce.adjusted(reason) for reason in ids] == [1, 1]
-    told = connector(shop, "explain", "demo", "person1@example.com").stdout
-    assert told.count("increase +5") == 2
+    timeline = connector(action_daemon, "explain", "demo", "person1@example.com").stdout
+    assert timeline.count("increase +5") == 2
 
 
 def test_every_route_reaches_the_platform(
-    shop: Daemon, platforms: Platforms, traffic: Traffic
+    action_daemon: Daemon, platforms: Platforms, traffic: Traffic
 ) -> None:
-    shop.start()
-    shop.wait_until_ready()
+    action_daemon.start()
+    action_daemon.wait_until_ready()
     headers, event = traffic.make_event()
     email = json.loads(event)["email"]
-    assert shop.post(headers, event) == 202
+    assert action_daemon.post(headers, event) == 202
     until("Klaviyo knows the person", lambda: platforms.klaviyo.profile_id(email) is not None)
 
-    def flow(route: str, said: object) -> tuple[int, str]:
-        body = json.dumps(said).encode()
-        return shop._call("POST", f"/flows/demo/{route}", body, {"api-key": _SECRET})
+    def flow(route: str, content: object) -> tuple[int, str]:
+        body = json.dumps(content).encode()
+        return action_daemon.request("POST", f"/flows/demo/{route}", body, {"api-key": _SECRET})
 
     points = {"customer_email": email, "point_adjustment_amount": 3}
     given = points | {"history_title": "given", "use_case": "reward"}
     taken = {"email": email, "amount": 2, "reason": "taken"}
     message = {"message": "Hi", "customer_id": platforms.klaviyo.profile_id(email)}
-    said = [flow("points/adjust", given), flow("balance/decrease", taken), flow("push", message)]
-    assert said == [(202, '{"accepted":1,"duplicates":0,"held":0}')] * 3
-    until("all are applied", lambda: [s for s, _ in states(shop)] == [2, 2, 2])
+    responses = [
+        flow("points/adjust", given),
+        flow("balance/decrease", taken),
+        flow("push", message),
+    ]
+    assert responses == [(202, '{"accepted":1,"duplicates":0,"held":0}')] * 3
+    until("all are applied", lambda: [s for s, _ in states(action_daemon)] == [2, 2, 2])
     ledger = {a.reason: a.amount for a in platforms.jericommerce.ledger}
     assert (ledger["given"], ledger["taken"]) == (3, -2)
     person = platforms.jericommerce.person(email)

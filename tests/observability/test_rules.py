@@ -1,4 +1,4 @@
-"""Alert rules: Prometheus takes them, each fires when it should, each has a page."""
+"""Alert rules: valid, each fires when it should, each has a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from connector.domain.errors import Problem
 from .tools import PAGES, PROMETHEUS, ROOT, RULES, UNIT_TESTS, Alert, alerts, exported, faults
 
 ALERTS = alerts()
-# Fetching Debian's package counts against the first test that needs it.
+# The first test may download Debian's package.
 pytestmark = pytest.mark.timeout(240)
 
 

@@ -56,7 +56,7 @@ def _add_list(
     creates = any(entry.create_list for entry in entries) and not context.shadow
     direction.add(
         TargetReadBack(
-            target.id,
+            target,
             KlaviyoLists(KlaviyoGroups(context.api), creates=creates),
             target_sync,
             direction.scan_services,
@@ -66,7 +66,7 @@ def _add_list(
     for entry in entries:
         direction.add(
             SourceScan(
-                direction.source(entry.audience, target).id,
+                direction.source(entry.audience, target),
                 PlatformAudiences(audiences),
                 target_sync,
                 direction.scan_services,

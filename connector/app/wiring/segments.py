@@ -60,7 +60,7 @@ def _add_tag(
         source = direction.source(entry.segment, target)
         direction.add(
             SourceScan(
-                source.id,
+                source,
                 segments,
                 target_sync,
                 direction.scan_services,

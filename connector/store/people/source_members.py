@@ -51,7 +51,7 @@ def stage(
     track_joins: bool,
 ) -> list[Member]:
     """Save the members of a page that was requested then. Returns those that are in the source
-    now: all but those about whom newer information says that they left."""
+    now: all but those who left according to newer information."""
     people = by_address(c, source.connection, members)
     known = _known_members(c, source.id, list(people))
     present = {
@@ -168,7 +168,7 @@ def count_scanned(c: Connection, source: GroupRow) -> int:
 
 
 def delete_unlisted(c: Connection, source: GroupRow, after: str) -> str | None:
-    """Delete the people whom the applied scan did not find, in one range of addresses; returns
+    """Delete the people that the applied scan did not find, in one range of addresses; returns
     where the next range begins, None at the end."""
     end = range_end(c, select(_S.email).where(_S.source == source.id), _S.email, after)
     old = and_(_S.source == source.id, _S.email > after, _S.scan < source.applied_scan)

@@ -12,7 +12,7 @@ from connector.domain.memberships import Group
 from connector.ports import MemberGroups, TargetMembers
 
 _NO_ATTENTION = {Problem.TOO_MANY_REMOVALS, Problem.FIRST_SYNC, Problem.NOT_OFFERED}
-"""Approvals have items of their own; what a platform does not offer nobody can fix."""
+"""Approvals have items of their own. What a platform does not offer cannot be fixed."""
 
 
 async def links(groups: MemberGroups, members: TargetMembers, now: Millis) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from connector.mapping.address import valid_email
 from connector.net.retry import Backoff
 from connector.ports import Clock, GroupScans, Lease, Member, MemberGroups, MembersPage
 from connector.runtime import log
+from connector.runtime.failures import FailureStreak
 from connector.sync.memberships.join_actions import JoinActionsWorker
 from connector.sync.memberships.links import attention_item
 from connector.sync.memberships.remote_groups import GroupResolver, RemoteGroups
@@ -56,14 +57,14 @@ class GroupScan(ABC):
 
     def __init__(
         self,
-        group: int,
+        group: Group,
         remote: RemoteGroups,
         target_sync: TargetSync,
         services: ScanServices,
         *,
         every: float,
     ) -> None:
-        self.group = group
+        self.group = group.id
         self.wakeup = asyncio.Event()
         self._remote = remote
         self._target_sync = target_sync
@@ -78,9 +79,9 @@ class GroupScan(ABC):
         self._busy = False
         self._was_idle = False
         self._first_idle_check_done = False
-        self._failures = 0
+        logger = log.get("memberships").bind(connection=group.connection, group=group.name)
+        self._failures = FailureStreak(logger, "scan_failed", "scan_recovered")
         self._backoff = Backoff(1.0, 300.0)
-        self._log = log.get("memberships")
 
     def trigger(self) -> None:
         """Scan now, due or not."""
@@ -107,7 +108,7 @@ class GroupScan(ABC):
         return was_idle
 
     async def attention(self) -> Sequence[AttentionItem]:
-        return [attention_item(await self._groups.get(self.group))] if self._failures else []
+        return [attention_item(await self._groups.get(self.group))] if self._failures.count else []
 
     async def run_once(self) -> float:
         if not self._lease.valid() or self._is_blocked():
@@ -130,16 +131,8 @@ class GroupScan(ABC):
     async def _record_failure(self, error: DeliveryError) -> float:
         """Save why the scan failed; seconds until the next attempt."""
         self._requested = False
-        self._failures += 1
+        self._failures.record(error.detail, problem=error.problem.value)
         group = await self._groups.get(self.group)
-        if self._failures == 1:
-            self._log.error(
-                "scan_failed",
-                connection=group.connection,
-                group=group.name,
-                problem=error.problem.value,
-                detail=error.detail,
-            )
         await self._groups.set_problem(self.group, error.problem, error.detail)
         if isinstance(error, Rejected) and group.scan_started_at is not None:
             # Most likely the cursor has expired.
@@ -147,7 +140,7 @@ class GroupScan(ABC):
         if isinstance(error, Blocked) and error.status == 404:
             await self._resolver.forget(group)
         after = error.after if isinstance(error, RetryLater) else 0.0
-        return self._backoff(self._failures, after)
+        return self._backoff(self._failures.count, after)
 
     async def _scan_if_due(self) -> float:
         group = await self._groups.get(self.group)
@@ -159,12 +152,12 @@ class GroupScan(ABC):
         self._requested = False
         remote_id = await self._resolve(group)
         if remote_id is None:
-            self._failures += 1
+            self._failures.record("the remote side has no group, or several, of this name")
             return min(self._every, _UNRESOLVED_RETRY)
         if group.scan_started_at is None:
             group = await self._begin(group, remote_id)
         group = await self._read_pages(group, remote_id)
-        self._failures = 0
+        self._failures.clear()
         await self._groups.set_problem(group.id, None)
         await self._after_scan(group)
         return max(0.0, self._due_in(await self._groups.get(self.group)))
@@ -211,7 +204,7 @@ class SourceScan(GroupScan):
 
     def __init__(
         self,
-        group: int,
+        group: Group,
         remote: RemoteGroups,
         target_sync: TargetSync,
         services: ScanServices,

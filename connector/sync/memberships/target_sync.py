@@ -1,7 +1,7 @@
 """One target and its sources: when its writes begin, and who is removed.
 
 Nothing is written to a list before its first sync is allowed (guarantee 9), and a scan that would
-remove too many people removes nobody before a person approves (guarantee 6).
+remove too many people removes no one before a person approves (guarantee 6).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class TargetSync:
         if not await self._removals.allows(subject, target.name, removals, limit):
             detail = (
                 f"{removals.count:,} of {removals.total:,} would be removed from {target.name}; "
-                "nobody is removed before a person approves, see `connector approvals list`"
+                "no one is removed before a person approves, see `connector approvals list`"
             )
             await self._groups.set_problem(source.id, Problem.TOO_MANY_REMOVALS, detail)
             return

@@ -56,7 +56,7 @@ class MembershipsContract:
         assert await env.deliver() == ([], [])
         assert (await env.group(VIP)).members == 3
 
-    async def test_an_unfinished_scan_removes_nobody(self, store: Store) -> None:
+    async def test_an_unfinished_scan_removes_no_one(self, store: Store) -> None:
         env = await make_harness(store)
         await env.sync(VIP, "ada", "bob")
         await env.deliver()
@@ -67,7 +67,7 @@ class MembershipsContract:
         assert await env.sync(VIP, "ada") == 1
         assert await env.deliver() == ([], ["bob"])
 
-    async def test_a_complete_scan_removes_nobody_until_applied(self, store: Store) -> None:
+    async def test_a_complete_scan_removes_no_one_until_applied(self, store: Store) -> None:
         env = await make_harness(store)
         await env.sync(VIP, "ada", "bob", "cyd")
         await env.deliver()

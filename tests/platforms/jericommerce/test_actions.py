@@ -25,7 +25,7 @@ from connector.platforms.jericommerce import PLATFORM
 from connector.runtime.metrics import Metrics
 from connector.sandbox import Traffic
 from connector.testing.fakes.clock import FakeClock
-from connector.testing.fakes.store import MemoryStore
+from connector.testing.fakes.store import memory_store
 
 from .rig import Rig
 
@@ -286,7 +286,7 @@ def test_the_platform_declares_its_offers() -> None:
 def test_a_connections_retry_statuses_reach_its_adapter() -> None:
     clock: Any = FakeClock()
     none = cast(Any, None)
-    services = SharedServices(Config(), MemoryStore(), none, clock, Metrics("0"), none, none)
+    services = SharedServices(Config(), memory_store(), none, clock, Metrics("0"), none, none)
     plain = Connection(name="shop", source="jericommerce")
     own = plain.model_copy(update={"actions": ActionRules(secret=("x",), retry_statuses=(418,))})
     assert services.kit(plain).retry_statuses == {423, 429, 503}

@@ -1,5 +1,5 @@
 """The main property of memberships, under random interleavings: in the end each list has the union
-of its audiences and the people that others added, an unfinished scan removes nobody, and no two
+of its audiences and the people that others added, an unfinished scan removes no one, and no two
 writes of one membership are in flight at once.
 
 A scenario is made from a seed; a failure prints the seed and the steps. Four people (`ANCHORS`)

@@ -77,8 +77,8 @@ async def test_a_deleted_profile_does_not_block_the_others(start: Start) -> None
     await env.run_for(20)
     await env.sync()
     ghost = "01GHOST0000000000000000000"
-    with env.engine.begin() as c:
-        c.exec_driver_sql(f"UPDATE memberships SET profile_id = '{ghost}' WHERE email LIKE 'ada%'")
+    forge = f"UPDATE memberships SET profile_id = '{ghost}' WHERE email LIKE 'ada%'"
+    env.database.execute(lambda c: c.exec_driver_sql(forge))
     await env.membership_event("ada", False)
     await env.membership_event("bob", False)
     await env.run_for(5)
@@ -374,7 +374,7 @@ async def test_a_member_removed_manually_is_reported_or_added_again(
 LOW_LEAVE_LIMIT = VIP + "max_leave_floor = 2\n"
 
 
-async def test_an_empty_scan_of_a_nonempty_audience_removes_nobody(start: Start) -> None:
+async def test_an_empty_scan_of_a_nonempty_audience_removes_no_one(start: Start) -> None:
     env = await start(LOW_LEAVE_LIMIT, people={"vip": ["ada", "bob", "cyd", "dan"]})
     await env.start()
     await env.run_for(20)

@@ -8,7 +8,7 @@ import pytest
 
 from connector.domain.errors import AmbiguousError, ConfigError, Problem, Rejected, StoreError
 from connector.ports import MembershipResult
-from connector.store.queues.actions import SqlActions
+from connector.store.queues.action_intake import SqlActionIntake
 
 from .conftest import Environment, Start
 from .toy import address
@@ -36,7 +36,7 @@ def segment_members(env: Environment) -> list[str]:
 
 async def queued_actions(env: Environment) -> list[str]:
     """The join actions in the action queue, whatever became of them."""
-    found = await env.store.actions.find(connection="acme", stuck=False, limit=100)
+    found = await env.store.action_views.find(connection="acme")
     return sorted(f"{view.name} {view.person.partition('@')[0]}" for view in found)
 
 
@@ -56,7 +56,7 @@ async def test_a_segment_is_sent_to_the_platform(start: Start) -> None:
     assert (group.members, group.remote_id) == (2, "S00000")
 
 
-async def test_a_failure_on_a_late_page_removes_nobody(start: Start) -> None:
+async def test_a_failure_on_a_late_page_removes_no_one(start: Start) -> None:
     people = [f"p{n:04}" for n in range(1_000)]
     env = await start(SEGMENT)
     members(env, *people)
@@ -248,14 +248,14 @@ async def test_each_join_triggers_one_join_action_despite_crashes(
 async def test_a_join_action_that_could_not_be_queued_is_queued_later(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add, failures = SqlActions.add, [StoreError(Problem.STORE_UNAVAILABLE)] * 2
+    add, failures = SqlActionIntake.add, [StoreError(Problem.STORE_UNAVAILABLE)] * 2
 
-    async def fail_twice(actions: SqlActions, batches: Any) -> Any:
+    async def fail_twice(intake: SqlActionIntake, batches: Any) -> Any:
         if failures:
             raise failures.pop()
-        return await add(actions, batches)
+        return await add(intake, batches)
 
-    monkeypatch.setattr(SqlActions, "add", fail_twice)
+    monkeypatch.setattr(SqlActionIntake, "add", fail_twice)
     env = await start(WITH_JOIN_ACTIONS)
     members(env, "ada")
     await env.start()

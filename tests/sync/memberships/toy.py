@@ -57,7 +57,7 @@ class ToyClient:
         return {f"A-{name}": name for name in STATE.audiences}
 
     async def members(self, audience: str, cursor: str | None) -> MembersPage:
-        """The cursor is the last address of the page before, so that a page skips nobody when
+        """The cursor is the last address of the page before, so that a page skips no one when
         others join or leave meanwhile."""
         STATE.before_page(audience, cursor)
         STATE.raise_next()
