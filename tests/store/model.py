@@ -28,6 +28,7 @@ from connector.ports import (
     Fence,
     Holder,
     ReadyCounts,
+    RetryPolicy,
 )
 
 _STUCK = (State.HELD, State.DEAD)
@@ -228,14 +229,14 @@ class OutboxModel:
         outcomes: Sequence[Outcome],
         *,
         now: Millis,
+        policy: RetryPolicy,
         requests: Sequence[Request] = (),
-        horizon: int,
     ) -> int:
         changed = 0
         for outcome in outcomes:
             row = self.rows.get(outcome.seq)
             if row and row.claim == claim.token and row.state == State.CLAIMED:
-                self._apply(row, outcome, now, horizon)
+                self._apply(row, outcome, now, policy.horizon)
                 changed += 1
         return changed
 

@@ -6,7 +6,6 @@ import asyncio
 import weakref
 from typing import TypeVar
 
-from connector.domain.errors import StoreError
 from connector.store.database import Work, sqlite_engine, store_errors
 from connector.store.sql import SqlStore
 from connector.store.tables import metadata
@@ -32,7 +31,7 @@ class InlineDatabase:
         else:
             self._engine = other._engine
         self.dead = False
-        self.broken: StoreError | None = None
+        self.broken: Exception | None = None
 
     def reopened(self) -> InlineDatabase:
         return InlineDatabase(self)
