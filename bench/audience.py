@@ -48,7 +48,9 @@ from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
 from connector.store.sql import SqlStore, open_store
-from connector.sync.memberships.scans import GroupScan, SourceScan, TargetReadBack
+from connector.sync.memberships.remote_groups import KlaviyoLists, PlatformAudiences
+from connector.sync.memberships.removals import RemovalGuard, RemovalLimit
+from connector.sync.memberships.scans import GroupScan, ScanServices, SourceScan, TargetReadBack
 from connector.sync.memberships.target_sync import TargetPolicy, TargetSync
 
 PAGE = 200
@@ -84,10 +86,10 @@ class Audience:
         self.changed = False
         self.pages = 0
 
-    async def named(self, name: str) -> Mapping[str, str]:
-        return {"A1": name}
+    async def names(self) -> Mapping[str, str]:
+        return {"A1": "vip"}
 
-    async def members(self, id: str, cursor: str | None) -> MembersPage:
+    async def members(self, audience: str, cursor: str | None) -> MembersPage:
         self.pages += 1
         start = int(cursor or 0)
         end = start + PAGE
@@ -136,11 +138,11 @@ class Environment:
             raise RuntimeError(attention[0].text)
 
     async def deliver(self) -> None:
-        """Until Klaviyo has everything and said so."""
+        """Until Klaviyo has confirmed every change."""
         self.dispatcher.wake()
         while True:
             await asyncio.sleep(0.05)
-            if await self.dispatcher.idle_for(60) and not await self.receipts.poll():
+            if await self.dispatcher.idle(60) and not await self.receipts.poll():
                 return
 
     async def requests(self) -> dict[str, int]:
@@ -148,8 +150,8 @@ class Environment:
         found: dict[str, dict[str, int]] = json.loads(text)["requests"]
         return {label: sum(by.values()) for label, by in found.items()}
 
-    async def standing(self) -> MembershipCounts:
-        return await self.store.memberships.count_members(self.target)
+    async def counts(self) -> MembershipCounts:
+        return await self.store.target_members.counts(self.target)
 
 
 async def measure(size: int, folder: Path) -> list[Step]:
@@ -194,7 +196,7 @@ async def _step(env: Environment, what: str, changed: int, minimum: int, work: A
     seconds = time.monotonic() - began
     after = await env.requests()
     new = {label: count - before.get(label, 0) for label, count in after.items()}
-    standing = await env.standing()
+    counts = await env.counts()
     return Step(
         what,
         changed,
@@ -206,7 +208,7 @@ async def _step(env: Environment, what: str, changed: int, minimum: int, work: A
         jobs=sum(n for label, n in new.items() if label.startswith(f"GET {_JOBS}")),
         seconds=seconds,
         peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        wrong=standing.wanted + standing.actual - 2 * standing.matching,
+        wrong=counts.wanted + counts.actual - 2 * counts.matching,
     )
 
 
@@ -221,14 +223,14 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     fence = await store.leases.acquire("store", "bench", now=clock.now(), ttl=10**9)
     assert isinstance(fence, Fence)
     lane = await store.lanes.ensure("bench", "klaviyo", "membership")
-    await memberships.set_links(lane, [Link("vip", "VIP")], account="bench")
-    target, source = await memberships.groups()
-    governor = RateLimiter(
+    await store.member_groups.set_links(lane, [Link("vip", "VIP")], account="bench")
+    target, source = await store.member_groups.all()
+    limiter = RateLimiter(
         "bench", dict.fromkeys(LIMITS, Limit(10**6, 10**7)), clock=clock, share=1.0
     )
     key = private_key(SecretStr("pk_sandbox"))
     http = Http(url, vendor="klaviyo", clock=clock, credential=key, headers=headers("2026-10-15"))
-    api = KlaviyoApi(http, governor, clock, store.facts.save_usage)
+    api = KlaviyoApi(http, limiter, clock, store.facts.save_usage)
     groups, audience, lease = KlaviyoGroups(api), Audience(size), _StaticLease(fence)
     dispatcher: Dispatcher[Any] = Dispatcher(
         lane,
@@ -251,28 +253,26 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
         Metrics("bench"),
         on_settled=dispatcher.wake,
     )
-    keeper = TargetSync(
-        "bench",
+    target_sync = TargetSync(
         target.id,
-        {"vip": TargetPolicy()},
-        memberships=memberships,
-        approvals=store.approvals,
-        finders={"audience": audience.named, "list": lambda name: groups.find("list", name)},
-        create=groups.create_list,
-        guard=None,
+        TargetPolicy({"vip": RemovalLimit()}),
+        groups=store.member_groups,
+        scans=store.group_scans,
+        members=store.target_members,
+        removals=RemovalGuard("bench", store.approvals, clock),
+        first_sync_guard=None,
         clock=clock,
         notify_lane=dispatcher.wake,
     )
-
-    async def list_page(id: str, cursor: str | None) -> MembersPage:
-        return await groups.members("list", id, cursor)
-
-    # Read when they are rung, and not by themselves.
-    parts: dict[str, Any] = {"every": 10**9, "memberships": memberships, "lease": lease}
-    parts |= {"clock": clock, "is_blocked": lambda: False}
-    read_back = TargetReadBack(keeper, target.id, list_page, **parts)
-    source_scan = SourceScan(keeper, source.id, audience.members, **parts)
-    loop = asyncio.create_task(dispatcher.run())
+    services = ScanServices(
+        store.member_groups, store.group_scans, lease, clock, is_blocked=lambda: False
+    )
+    lists, audiences = KlaviyoLists(groups, creates=True), PlatformAudiences(audience)
+    # They scan when they are triggered, and not by themselves.
+    every = 10.0**9
+    read_back = TargetReadBack(target, lists, target_sync, services, every=every)
+    source_scan = SourceScan(source, audiences, target_sync, services, every=every)
+    dispatcher.start()
     workers = [
         SupervisedWorker("scan", scan, subject="bench", clock=clock, metrics=Metrics("bench"))
         for scan in (read_back, source_scan)
@@ -286,8 +286,6 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     finally:
         await dispatcher.stop(5.0)
         await asyncio.gather(*(worker.stop(1.0) for worker in workers))
-        loop.cancel()
-        await asyncio.gather(loop, return_exceptions=True)
         await api.aclose()
         await store.aclose()
 

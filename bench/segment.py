@@ -155,13 +155,13 @@ def _minimum_seconds(size: int, share: float) -> float:
 
 
 async def _complete(app: Any, scans: int) -> bool:
-    groups = await app.store.memberships.groups("bench")
+    groups = await app.store.member_groups.all("bench")
     return any(g.kind == "segment" and g.completed_scan >= scans for g in groups)
 
 
 async def _idle(app: Any) -> bool:
     (runtime,) = app.runtimes.values()
-    return all([await d.idle_for(60) for d in runtime.memberships])
+    return all([await d.idle(60) for d in runtime.memberships])
 
 
 async def _until(condition: Callable[[], Any]) -> None:

@@ -123,15 +123,16 @@ class Environment:
     def observation(self, number: int, person: Person, at: Millis) -> Observation:
         customer = person.view("demo")
         link = f"https://jeri.link/demo/download?token={'and0Lj' * 8}{number}"
-        sight = PersonSnapshot(person_view(customer, link), person_covers(customer, link))
-        return self.profile_reads.observation(number, sight, at=at, since=at)
+        view, covers = person_view(customer, {"pass_url": link}), person_covers(customer)
+        snapshot = PersonSnapshot(view, covers | {"pass_url"})
+        return self.profile_reads.observation(number, snapshot, at=at, since=at)
 
     async def deliver(self) -> None:
         """Wait until Klaviyo has confirmed everything."""
         self.dispatcher.wake()
         while True:
             await asyncio.sleep(0.01)
-            if await self.dispatcher.idle_for(60) and not await self.jobs.poll():
+            if await self.dispatcher.idle(60) and not await self.jobs.poll():
                 return
 
     def requests(self) -> dict[str, int]:
@@ -153,7 +154,7 @@ async def measure(count: int, folder: Path, *, share: float = 0.01) -> list[Step
     """The three steps for `count` people; `share` of them change."""
     everyone = make_people(count, time.time())
     env = await _make_env(folder, everyone)
-    loop = asyncio.create_task(env.dispatcher.run())
+    env.dispatcher.start()
     steps = []
     changing = everyone[:: round(1 / share)]
     try:
@@ -164,7 +165,6 @@ async def measure(count: int, folder: Path, *, share: float = 0.01) -> list[Step
         steps.append(await _step(env, "unchanged", everyone, []))
     finally:
         await env.dispatcher.stop(5.0)
-        await loop
         await env.api.aclose()
         await env.store.aclose()
     return steps

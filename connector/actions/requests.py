@@ -1,7 +1,4 @@
-"""Parses flow calls, strictly.
-
-Klaviyo fills the body from a template, so a profile value that contains a quote can break the JSON
-or add keys. Anything unexpected is rejected with the item and the field that are wrong.
+"""Parses flow calls: the fields of each route, and the identity of each action.
 
 The bodies are those that JeriCommerce and Yotpo document for their own endpoints: to move a
 webhook step here, change its URL.
@@ -9,17 +6,15 @@ webhook step here, change its URL.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal, NoReturn
+from typing import Literal
 
-from connector.config.values import seconds
+from connector.actions.fields import Fields, decode, reject
+from connector.config.values import seconds, written_duration
 from connector.domain.actions import Action, ActionName, ActionRequest
-from connector.domain.errors import Malformed, Problem
-from connector.mapping.address import valid_email
 from connector.ports import Offer
 
 Route = Literal["balance/increase", "balance/decrease", "points/adjust", "push"]
@@ -32,8 +27,6 @@ ITEMS_MAX = 1_000
 FLOW_ID = "x-klaviyo-flow-id"
 IDEMPOTENCY_KEY = "idempotency-key"
 
-_INTEGER = re.compile(r"([+-]?)(\d{1,12})(?:\.0{1,6})?", re.ASCII)
-_COMMON_FIELDS = ("idempotency_key", "once_per")
 _WHITESPACE = re.compile(r"\s", re.ASCII)
 
 
@@ -85,142 +78,19 @@ def parse_actions(
     `headers` are lower case. The identity of an action without a key is its flow, person and
     content.
     """
-    data = _decode(body)
+    data = decode(body)
     many = isinstance(data, list) and route.startswith("balance/")
     items = data if many else [data]
     if not 0 < len(items) <= ITEMS_MAX:
-        _reject(f"body: found {len(items)} items, allowed 1 to {ITEMS_MAX}")
+        reject(f"body: found {len(items)} items, allowed 1 to {ITEMS_MAX}")
     key = _header_key(headers)
     flow = headers.get(FLOW_ID, "").strip()
     requests = []
     for number, item in enumerate(items, start=1):
         own_key = f"{key}#{number}" if key and len(items) > 1 else key
-        fields = _Fields(item, f"item {number}: " if many else "")
+        fields = Fields(item, f"item {number}: " if many else "")
         requests.append(_PARSERS[route](fields, rules).to_request(own_key, flow, rules, fields))
     return requests
-
-
-# ── JSON ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _decode(body: bytes) -> Any:
-    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            # A value with a quote can add a key that would override the template's own.
-            _reject(
-                "body: found a key twice in one object, allowed once (does a value contain a "
-                "quote?)"
-            )
-        return found
-
-    def reject_constant(word: str) -> NoReturn:
-        _reject(f"body: found {word}, allowed a finite number")
-
-    try:
-        return json.loads(
-            body.decode(), object_pairs_hook=unique_keys, parse_constant=reject_constant
-        )
-    except UnicodeDecodeError:
-        _reject("body: found bytes that are not UTF-8, allowed UTF-8")
-    except RecursionError:
-        _reject("body: nested too deeply, allowed an object or an array of objects")
-    except json.JSONDecodeError as error:
-        _reject(
-            f"body: not JSON ({error}), allowed JSON (does a value contain a quote or a line "
-            "break?)"
-        )
-    except ValueError:
-        _reject("body: found a number with too many digits, allowed up to 12")
-
-
-class _Fields:
-    """The fields of one item. `location` precedes the field's name in every rejection."""
-
-    def __init__(self, item: Any, location: str) -> None:
-        self.location = location
-        if not isinstance(item, dict):
-            _reject(f"{location}found {_type_name(item)}, allowed an object")
-        self._item: dict[str, Any] = item
-
-    def allow_only(self, *allowed: str) -> None:
-        """Reject every field that is neither one of these nor common to all routes."""
-        for name in self._item:
-            if name not in allowed and name not in _COMMON_FIELDS:
-                known = ", ".join((*allowed, *_COMMON_FIELDS))
-                shown = name if name.isascii() and name.isidentifier() else "a key"
-                self.reject(shown[:40], f"unknown field, allowed {known}")
-
-    def has_value(self, name: str) -> bool:
-        return self._item.get(name) is not None
-
-    def text(self, name: str, maximum: int, *, required: bool = True) -> str:
-        value = self._item.get(name)
-        if value is None and not required:
-            return ""
-        if not isinstance(value, str):
-            self.reject(name, f"found {_type_name(value)}, allowed a string")
-        value = value.strip()
-        if not value and not required:
-            return ""
-        if not 0 < len(value) <= maximum:
-            self.reject(name, f"found {len(value)} characters, allowed 1 to {maximum}")
-        if "\0" in value or not _is_encodable(value):
-            self.reject(name, "found U+0000 or half a surrogate pair, allowed valid Unicode")
-        return value
-
-    def email(self, name: str) -> str:
-        value = self.text(name, 254).lower()
-        if not valid_email(value):
-            self.reject(name, "found no valid e-mail address, allowed name@example.com")
-        return value
-
-    def flag(self, name: str) -> bool | None:
-        """True or false, also as a string (templates write "True"); None without the field."""
-        value = self._item.get(name)
-        if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-            return value.strip().lower() == "true"
-        if value is not None and not isinstance(value, bool):
-            self.reject(name, f"found {_type_name(value)}, allowed true or false")
-        return value
-
-    def integer(self, name: str, maximum: int, *, signed: bool) -> int:
-        """A whole number other than 0. 100, 100.0 and "100" are the same."""
-        value = self._item.get(name)
-        text = str(value).strip() if not isinstance(value, bool) else ""
-        match = _INTEGER.fullmatch(text) if isinstance(value, str | int | float) else None
-        number = int(match[1] + match[2]) if match else 0
-        kind = "a whole number" if signed else "a positive whole number"
-        if not match or number == 0 or (number < 0 and not signed):
-            self.reject(name, f"found {_type_name(value)}, allowed {kind}")
-        if abs(number) > maximum:
-            self.reject(
-                name, f"above the limit, allowed up to {maximum} ([connections.actions] max_amount)"
-            )
-        return number
-
-    def reject(self, name: str, what: str) -> NoReturn:
-        _reject(f"{self.location}{name}: {what}")
-
-
-def _type_name(value: Any) -> str:
-    """The JSON type of a value, not the value: it may be personal data."""
-    kinds = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
-    if value is None:
-        return "nothing"
-    return kinds.get(type(value), "a number")
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _reject(detail: str) -> NoReturn:
-    raise Malformed(Problem.FLOW_MALFORMED, detail)
 
 
 # ── identity ─────────────────────────────────────────────────────────────────────────────────────
@@ -233,7 +103,7 @@ class _ParsedAction:
     route: Route
     action: Action
 
-    def to_request(self, key: str, flow: str, rules: ActionRules, fields: _Fields) -> ActionRequest:
+    def to_request(self, key: str, flow: str, rules: ActionRules, fields: Fields) -> ActionRequest:
         own_key = fields.text("idempotency_key", ID_MAX, required=False) or key
         once_per = _once_per(fields, rules)
         if own_key:
@@ -244,7 +114,7 @@ class _ParsedAction:
         return ActionRequest(self.action, self.route, f"flow {flow} {content}", window)
 
 
-def _once_per(fields: _Fields, rules: ActionRules) -> int | None:
+def _once_per(fields: Fields, rules: ActionRules) -> int | None:
     text = fields.text("once_per", 20, required=False)
     if not text:
         return None
@@ -253,10 +123,12 @@ def _once_per(fields: _Fields, rules: ActionRules) -> int | None:
     except ValueError:
         fields.reject("once_per", 'found no duration, allowed a duration such as "300d"')
     if not rules.dedupe_window <= window <= rules.key_retention:
-        shortest, maximum = rules.dedupe_window // 3_600_000, rules.key_retention // 86_400_000
+        shortest = written_duration(rules.dedupe_window / 1000)
+        longest = written_duration(rules.key_retention / 1000)
         fields.reject(
             "once_per",
-            f"allowed {shortest}h (Klaviyo repeats a call for a day) to {maximum}d (key retention)",
+            f"found {text}, allowed {shortest} ([connections.actions] dedupe_window) to {longest} "
+            "([retention] action_keys)",
         )
     return window
 
@@ -264,15 +136,15 @@ def _once_per(fields: _Fields, rules: ActionRules) -> int | None:
 def _header_key(headers: Mapping[str, str]) -> str:
     key = headers.get(IDEMPOTENCY_KEY, "").strip()
     if len(key) > ID_MAX or not key.isprintable():
-        _reject(f"header {IDEMPOTENCY_KEY}: allowed up to {ID_MAX} printable characters")
+        reject(f"header {IDEMPOTENCY_KEY}: allowed up to {ID_MAX} printable characters")
     return key
 
 
 # ── routes ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _balance_parser(name: ActionName, sign: int) -> Callable[[_Fields, ActionRules], _ParsedAction]:
-    def parse_one(fields: _Fields, rules: ActionRules) -> _ParsedAction:
+def _balance_parser(name: ActionName, sign: int) -> Callable[[Fields, ActionRules], _ParsedAction]:
+    def parse_one(fields: Fields, rules: ActionRules) -> _ParsedAction:
         """JeriCommerce's body. At Yotpo an increase is a reward, a decrease a redemption."""
         fields.allow_only("email", "amount", "reason")
         action = Action(
@@ -287,7 +159,7 @@ def _balance_parser(name: ActionName, sign: int) -> Callable[[_Fields, ActionRul
     return parse_one
 
 
-def _adjust(fields: _Fields, rules: ActionRules) -> _ParsedAction:
+def _adjust(fields: Fields, rules: ActionRules) -> _ParsedAction:
     """Yotpo's body; `use_case` sets the sign and the points-earned flag."""
     amount, earned_flag = "point_adjustment_amount", "apply_adjustment_to_points_earned"
     fields.allow_only(
@@ -327,7 +199,7 @@ def _adjust(fields: _Fields, rules: ActionRules) -> _ParsedAction:
     return _ParsedAction("points/adjust", action)
 
 
-def _push(fields: _Fields, rules: ActionRules) -> _ParsedAction:
+def _push(fields: Fields, rules: ActionRules) -> _ParsedAction:
     fields.allow_only("customer_id", "email", "message", "url")
     email, customer = _person(fields, "email")
     url = fields.text("url", URL_MAX, required=False)
@@ -343,7 +215,7 @@ def _push(fields: _Fields, rules: ActionRules) -> _ParsedAction:
     return _ParsedAction("push", action)
 
 
-def _person(fields: _Fields, email: str) -> tuple[str | None, str | None]:
+def _person(fields: Fields, email: str) -> tuple[str | None, str | None]:
     """The person's address, id at the platform or at Klaviyo, or both. A template writes an empty
     string for a value that the profile does not have."""
     email_address = fields.email(email) if fields.text(email, 254, required=False) else None
@@ -353,7 +225,7 @@ def _person(fields: _Fields, email: str) -> tuple[str | None, str | None]:
     return email_address, customer
 
 
-_PARSERS: Mapping[Route, Callable[[_Fields, ActionRules], _ParsedAction]] = {
+_PARSERS: Mapping[Route, Callable[[Fields, ActionRules], _ParsedAction]] = {
     "balance/increase": _balance_parser("increase", +1),
     "balance/decrease": _balance_parser("decrease", -1),
     "points/adjust": _adjust,

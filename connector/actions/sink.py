@@ -1,5 +1,8 @@
-"""One action at a time to the platform, and what its answer means: promise 4, the table of
-answers. When to look up and when to send again is the queue's (connector.store.queues.actions)."""
+"""Sends actions to the platform one at a time, and looks up ambiguous ones (guarantee 4).
+
+connector.domain.settlement says what an answer means, connector.store.queues.action_state when an
+action is looked up and when it is sent again.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,11 @@ from connector.runtime.concurrency import as_completed
 _LOOK_UP = at_most_once(frozenset(), writes=False)
 _KLAVIYO_ID = re.compile(r"01[0-9A-Z]{24}", re.ASCII)
 _APPLIED_STATUS = 200
-"""The port says only that it was taken, not with which 2xx."""
+"""Recorded for every applied action: connector.ports.Actions does not return the status."""
 
 
 class ActionRenderer:
-    """connector.ports.Renderer of actions: they go as they were asked for."""
+    """connector.ports.Renderer of actions: they are sent as they were requested."""
 
     version = ""
 
@@ -54,10 +57,11 @@ class ActionRenderer:
 
 
 class ActionSink:
-    """connector.ports.Sink over a platform's Actions. An entry in doubt is looked up instead.
+    """connector.ports.Sink over a platform's Actions. An ambiguous entry is looked up, not sent.
 
-    `may_send` is asked right before each send (promise 12). `address_of` tells the address of a
-    Klaviyo profile id and `platform_id` the platform's id of an address, None where nobody knows.
+    `may_send` is called right before each send (guarantee 12). `not_applied` are the statuses that
+    mean that an action was not applied. `address_of` returns the address of a Klaviyo profile id,
+    `platform_id` the platform's id of an address; None when it is not known.
     """
 
     bulk: BatchMode | None = None
@@ -98,9 +102,15 @@ class ActionSink:
             addressed = await self._with_address(action)
         except DeliveryError as error:
             after = error.after if isinstance(error, RetryLater) else 0.0
-            return Delivery([Retry(seq, error.problem, after, "Klaviyo was asked who it is for")])
+            return Delivery(
+                [
+                    Retry(
+                        seq, error.problem, after, "reading the profile's address at Klaviyo failed"
+                    )
+                ]
+            )
         if addressed is None:
-            detail = "Klaviyo knows no profile with this customer_id, or it has no address"
+            detail = "Klaviyo has no profile with this customer_id, or the profile has no address"
             return Delivery([Held(seq, Problem.ACTION_PERSON, detail)])
         if entry.mode is DeliveryMode.SINGLE:  # Step.LOOK_UP
             return await self._look_up(seq, addressed)
@@ -109,7 +119,8 @@ class ActionSink:
         return await self._apply(seq, addressed)
 
     async def _with_address(self, action: Action) -> Action | None:
-        """With an address for Klaviyo's id; the platform's own id is left to the platform."""
+        """The action with the address of a Klaviyo id, None without one. A platform's own id is
+        left to the platform."""
         id = action.customer or ""
         if action.email or action.person or not _KLAVIYO_ID.fullmatch(id):
             return action
@@ -127,8 +138,8 @@ class ActionSink:
         except DeliveryError as failed:
             error = failed
         except Exception as fault:
-            # A fault of the adapter's, perhaps after the request left.
-            self._log.exception("an adapter failed", action=action.name)
+            # A bug in the adapter. It may have happened after the request left.
+            self._log.exception("adapter_failed", action=action.name)
             error = AmbiguousError(
                 Problem.ANSWER_UNREADABLE, f"{type(fault).__name__} in the adapter"
             )
@@ -148,7 +159,7 @@ class ActionSink:
         return Delivery([outcome], [request], stop)
 
     async def _look_up(self, seq: int, action: Action) -> Delivery:
-        """Looking changes nothing, so whatever is not an answer is asked again."""
+        """A look-up changes nothing, so one without an answer is repeated."""
         try:
             found = await self._platform.look_up(action)
         except DeliveryError as error:
@@ -160,7 +171,7 @@ class ActionSink:
             return Delivery([Accepted(seq, "")])
         if found == "absent":
             return Delivery([Absent(seq)])
-        detail = "the platform keeps nothing by which it could be found"
+        detail = "the platform keeps no reference by which the action can be found"
         return Delivery([Held(seq, Problem.ACTION_UNCERTAIN, detail)])
 
     def resumed(self) -> None: ...

@@ -112,14 +112,13 @@ class Maintenance:
         for connection, stream, _, saved_at in await store.reports.streams():
             metrics.checkpoint.labels(connection, stream).set(saved_at / 1000)
         metrics.set_approvals(await store.approvals.find())
-        metrics.set_uncertain(
-            await store.action_views.uncertain(), list(self._connections.runtimes)
-        )
+        names = list(self._connections.runtimes)
+        metrics.set_uncertain(await store.action_views.uncertain(), names)
         if self._clock.monotonic() >= self._count_people_at:
             # Every person is counted, so not at every scrape.
             self._count_people_at = self._clock.monotonic() + _COUNT_PEOPLE_EVERY
             metrics.set_people(await store.reports.people_by_state())
-        metrics.set_groups(await store.memberships.groups())
+        metrics.set_groups(await store.member_groups.all())
         self._connections.limiters.publish_metrics()
         for gauge, value in (
             (metrics.store_bytes, store.size_bytes()),

@@ -1,4 +1,4 @@
-"""Groups of people and changes of membership."""
+"""Groups of people, the links between them, and changes of membership."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Literal
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
+
+GroupType = Literal["audience", "segment", "list", "tag"]
 
 
 class Change(IntEnum):
@@ -19,8 +21,8 @@ class Change(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An audience that is kept as a list, or a segment as a tag, by their names as configured.
-    With `removes` members of the list whom we did not put there are taken off."""
+    """A source that is kept as a target, by their names as configured: an audience as a list, or a
+    segment as a tag. With `remove_foreign` members that others added to the target are removed."""
 
     source: str
     target: str
@@ -29,16 +31,22 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of people: a source, which is read, or a target (`target` 0), which is kept.
+    """A group of people: a source (audience, segment), which is scanned, or a target (list, tag),
+    which is kept. `target` is the number of a source's target, 0 for a target.
 
-    A scan runs while `begun_at` is set, from `cursor` on; `complete` is the number of the last one
-    that came to its end, after `took` ms, and found `members`. While it is not `applied` those
-    whom it did not find have not left.
+    `name` is as configured; `remote_id` and `title` come from the remote side. A target receives
+    no write before `writes_enabled`.
+
+    A scan runs while `scan_started_at` is set; `scan` is its number, `cursor` its next page and
+    `saved_at` when its last page was saved. `completed_scan` is the number of the last complete
+    scan (0: none); it ended at `completed_at`, took `scan_ms` ms and found `members`, and
+    `without_address` more that have no address. While `applied_scan` is lower, the people it did
+    not find have not been removed from the target.
     """
 
     id: int
     connection: str
-    kind: Literal["audience", "segment", "list", "tag"]
+    kind: GroupType
     name: str
     target: int
     remote_id: str | None
@@ -57,13 +65,23 @@ class Group:
     problem: Problem | None
     detail: str
 
+    @property
+    def is_target(self) -> bool:
+        return self.target == 0
+
+    @property
+    def completed_scan_started_at(self) -> Millis | None:
+        """When the last complete scan began; None where there is none."""
+        return None if self.completed_at is None else Millis(self.completed_at - self.scan_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class MembershipWrite:
-    """What one write tells of a person: that he `joins` the group of this id, or leaves it.
+    """One write: the person joins the group of this id (`joins`) or leaves it.
 
-    `profile` is Klaviyo's id and `platform_id` the platform's, where they are known; `split` is how
-    often a job that held the person was lost."""
+    `profile_id` is Klaviyo's id and `platform_id` the platform's, where they are known.
+    `lost_jobs` counts the import jobs that held this change and were lost.
+    """
 
     group: str
     joins: bool

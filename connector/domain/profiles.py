@@ -1,4 +1,4 @@
-"""What is observed of a person and what is written to their profile."""
+"""What is observed about a person, and what is written to their profile."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import LaneId, Millis
 
 EmailChange = Literal["new", "move"]
+OnLeave = Literal["keep", "unset"]
 
 
 class WriteMode(IntEnum):
@@ -21,24 +22,26 @@ class WriteMode(IntEnum):
     SINGLE = 1
 
 
-OnLeave = Literal["keep", "unset"]
-
-
 RECONFIRM_AFTER_MS = 30 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one read showed: the view, and the fields and identity that the mapping made of it.
+    """What one read or event showed of a person.
 
-    `changes` holds only what the read covers (None: unset); `at` is when the read was sent.
-    `lane` is the profile lane, `since` when what asked for the read was received, `address` a
-    digest of account and address (None without one), and `problem` says why the person cannot be
-    told to Klaviyo, if he cannot. `email` is set where the platform was asked by its id: it is the
-    person's address from then on. Of one who is `withheld` nothing may be told, and his records
-    lose the address that they have. What a `backfill` asked for is told after all live traffic.
-    With `partial` it was an event that said so, where reads know better who the person is.
-    A field that Klaviyo accepted `reconfirm_after` ms ago or longer is sent again.
+    `view`        the platform's data in neutral terms
+    `changes`     fields that the read covers, as the mapping renders them (None: unset)
+    `identity`    the identifiers for Klaviyo
+    `at`          when the read was sent
+    `lane`        the profile lane
+    `since`       when the reason for the read was received
+    `address`     `address_hash` of the person's e-mail address, None without one
+    `problem`     why the person cannot be sent to Klaviyo, if they cannot
+    `email`       the person's address from now on, where the platform reads people by its id
+    `withheld`    nothing may be sent about the person; their records lose their address
+    `backfill`    a backfill requested it, so its write follows all live traffic
+    `partial`     an event showed it, and reads know the person's identity better
+    `reconfirm_after`  a field that was confirmed this many ms ago or longer is sent again
     """
 
     person: int
@@ -61,11 +64,11 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class ProfileWrite:
-    """What one write tells Klaviyo about a person.
+    """One write to a profile.
 
-    `identity` holds email, phone_number or external_id; `profile_id` Klaviyo's own id where it is
-    known. `farewell` means the address is a former one, whose fields are all unset; with
-    `move_from` the profile of that identity is to get this one's address.
+    `identity` has email, phone_number or external_id; `profile_id` is Klaviyo's own id, where it
+    is known. With `is_cleanup` the identity is a former one, whose fields are unset. With
+    `pending_move` the profile of that identity gets the address of this one.
     """
 
     identity: Mapping[str, str]

@@ -17,8 +17,8 @@ class Record:
     `key` is the source's own id of the thing said, or a hash that stands for it: the same `key`
     twice is a redelivery. With `repeat_window` (ms) the key counts again once the last record of
     that key was received longer ago. `data` is the source's JSON, untouched. `person` is the
-    platform's id. With `refresh` the person is to be read again,
-    with `renew` also what is fetched seldom. `membership` is an audience, by the platform's id or
+    platform's id. With `refresh` the person is to be read again; with `refetch` that read uses no
+    extra fetched before (see PersonRef). `membership` is an audience, by the platform's id or
     name, and whether the person is in it from now on. `observation` is what the event itself says
     of the person's fields, for whoever he turns out to be.
     """

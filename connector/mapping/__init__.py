@@ -1,10 +1,12 @@
-"""The mapping language: what a platform says, in Klaviyo's words. docs/mappings.md explains it."""
+"""The mapping language: from a platform's view to Klaviyo's fields. docs/mappings.md explains
+it."""
 
 from __future__ import annotations
 
-from connector.mapping.compile import MappingFile, compile_mapping, load
+from connector.mapping.compile import compile_mapping
 from connector.mapping.conflicts import Writer, find_conflicts
 from connector.mapping.examples import run_examples
+from connector.mapping.files import MappingFile, load
 from connector.mapping.functions import built_in
 from connector.mapping.paths import MISSING, PathError, format_path, getter, parse_path
 from connector.mapping.render import CompiledMapping

@@ -1,4 +1,4 @@
-"""Addresses of a person: what Klaviyo takes as an e-mail address or a phone number."""
+"""E-mail addresses and phone numbers that Klaviyo accepts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _EMAIL = re.compile(
     re.ASCII,
 )
 
-# Tills write these for customers who gave no address. Sent to Klaviyo they would become one
-# profile with everybody's points.
+# Tills write these for customers who gave no address. At Klaviyo they would become one profile with
+# the points of all of them.
 PLACEHOLDERS = frozenset(
     ("noemail", "no-email", "no_email", "no.email", "none", "null", "undefined", "unknown")
 )
@@ -21,8 +21,8 @@ _UNROUTABLE_DOMAINS = (".invalid", ".localhost", ".local")
 
 
 def valid_email(text: str) -> bool:
-    """Whether a trimmed, lower-case text is an address that Klaviyo would take: at most 254
-    ASCII characters, no placeholder such as `noemail@…`, no domain that cannot receive mail."""
+    """Whether a trimmed, lower-case text is an address that Klaviyo accepts: at most 254 ASCII
+    characters, no placeholder such as `noemail@…`, no domain that cannot receive mail."""
     return (
         _EMAIL.fullmatch(text) is not None
         and text[: text.index("@")] not in PLACEHOLDERS
@@ -31,15 +31,15 @@ def valid_email(text: str) -> bool:
 
 
 def e164(value: Any, region: str) -> str | None:
-    """A phone number as `+34600000000`, or None when it is none.
+    """A phone number as `+34600000000`; None for anything else.
 
-    `region` (ISO 3166, or "") is the country of numbers written without a leading +.
+    `region` (ISO 3166, or "") is the country of numbers without a leading +.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value) if 0 < value < 10**15 else ""
     if not isinstance(value, str) or len(value) > 40:
         return None
-    # Its metadata takes some 20 MB and 100 ms, which nobody without phone numbers should pay.
+    # Imported here: it takes some 20 MB and 100 ms, and many mappings have no phone numbers.
     import phonenumbers
 
     try:
@@ -52,7 +52,7 @@ def e164(value: Any, region: str) -> str | None:
 
 
 def known_region(region: str) -> bool:
-    """Whether phone numbers of this region (two capitals) can be read."""
+    """Whether phone numbers of this region (two capitals) can be parsed."""
     import phonenumbers
 
     return region in phonenumbers.SUPPORTED_REGIONS

@@ -1,5 +1,5 @@
-"""Two connections that write the same thing at one Klaviyo account: each would undo the other's
-work, and a flow on the metric would not know whose event it was."""
+"""Two connections that write the same fields or metrics at one Klaviyo account: each would undo the
+other's work, and a flow on the metric could not tell their events apart."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from connector.mapping.render import CompiledMapping
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A connection that sends. `accounts` is all that its Klaviyo account is known by here: its id,
-    and the key; `events` and `profiles` say what of the mapping leaves."""
+    """A connection that sends. `accounts` are all identifiers of its Klaviyo account that are known
+    here: its id, and the key; `events` and `profiles` say which of them the connection sends."""
 
     connection: str
     accounts: frozenset[str]
@@ -23,7 +23,7 @@ class Writer:
 
     @property
     def metrics(self) -> set[str]:
-        """Metrics that events become under their known names."""
+        """The metrics of named events."""
         rules = self.mapping.rules.values() if self.events else ()
         return {rule.metric for rule in rules if rule.enabled}
 
@@ -35,7 +35,7 @@ class Writer:
 
 
 def find_conflicts(writers: Sequence[Writer]) -> list[str]:
-    """One line for each two connections and kind of thing that both write."""
+    """One line for each pair of connections and kind of thing that both write."""
     return [
         fault
         for first, second in combinations(writers, 2)

@@ -1,4 +1,4 @@
-"""Runs the examples that are kept beside the mapping files (`mappings/examples/<platform>/`)."""
+"""Runs the examples beside the mapping files (`mappings/examples/<platform>/`)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import tomli_w
 from connector.domain.errors import ConfigError
 from connector.domain.lanes import Millis
 from connector.domain.messages import EventMessage, Fault, ProfileMessage, Skip
-from connector.mapping.compile import compile_mapping, load
+from connector.mapping.compile import compile_mapping
+from connector.mapping.files import load
 from connector.mapping.render import CompiledMapping
 
 View = Callable[..., dict[str, Any]]
 ViewFactory = Callable[[Mapping[str, Any]], tuple[View, View | None]]
 _ABOUT = ("about", "mapping", "enable", "settings", "tiers", "rewards", "expect")
-_GIVEN = ("name", "email", "record", "customer", "pass_url", "covers")
-# Only the view's event.time would show it, and no example depends on the clock.
+_GIVEN = ("name", "email", "record", "customer", "extras", "covers")
+# No example depends on the clock: only event.time could show this.
 _OCCURRED_AT = Millis(1_767_225_600_000)
 
 
@@ -29,14 +30,14 @@ def run_examples(
 ) -> list[str]:
     """Renders every `*.json` in `directory` and compares; returns one line per difference.
 
-    `view(name, occurred_at, body, email)` and `person(customer, pass_url)` are the platform's view
-    functions; `shape` makes both of the example, which may hold `settings` of its platform, and
-    `tiers` and `rewards` as connector.toml has them.
+    `view` and `person` are the platform's event_view and person_view; `view_factory` makes both
+    for an example, which may hold `settings` of its platform, and `tiers` and `rewards` as in
+    connector.toml.
 
     An example names a mapping file two folders up and has `name` and `record` (an event, with
-    `customer` as the fresh read if there is one) or only `customer` (a profile). `enable` names
-    fields that are off in the file and on for this example. `expect` holds the words to compare;
-    its numbers and texts must match in type too.
+    `customer` as the fresh read if there is one) or only `customer` (a profile); `extras` are those
+    of the person. `enable` names fields that are off in the file and on for this example. `expect`
+    holds the results to compare; its numbers and texts must match in type too.
     """
     faults: list[str] = []
     mappings: dict[str, CompiledMapping] = {}
@@ -46,8 +47,8 @@ def run_examples(
     for file in files:
         try:
             example = json.loads(file.read_text(encoding="utf-8"))
-            if strange := set(example) - {*_ABOUT, *_GIVEN}:
-                faults.append(f"{file}: unknown word {', '.join(sorted(strange))}")
+            if unknown := set(example) - {*_ABOUT, *_GIVEN}:
+                faults.append(f"{file}: unknown word {', '.join(sorted(unknown))}")
                 continue
             name = example["mapping"]
             if name not in mappings:
@@ -85,8 +86,8 @@ def _render(
     fresh = None
     if "customer" in example:
         if person is None:
-            raise ValueError("this platform has no person's view")
-        fresh = person(example["customer"], example.get("pass_url"))
+            raise ValueError("this platform has no view of people")
+        fresh = person(example["customer"], example.get("extras", {}))
     covers = frozenset(example["covers"]) if "covers" in example else None
     if "record" not in example:
         return _profile(mapping.render_profile(fresh or {}, covers))

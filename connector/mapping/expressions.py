@@ -1,4 +1,4 @@
-"""A path, or a named function over paths, as one ready-made function."""
+"""A path, or a named function over paths, compiled to one function."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from connector.mapping.paths import (
 from connector.mapping.rules import PairGetter
 from connector.mapping.table_reader import TableReader, child_path
 from connector.mapping.types import ConversionError
-from connector.mapping.vocabulary import KEYWORDS, VIEW_PATHS
+from connector.mapping.vocabulary import KEYWORDS, OPEN_PATHS, VIEW_PATHS
 
 _EVENT_ROOTS = ("event", "raw")
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A path or a function over paths. `of_person`: at least one path is outside event and raw."""
+    """A path or a function over paths. `needs_person`: not all paths are below event or raw."""
 
     get: PairGetter
     paths: tuple[tuple[Segment, ...], ...]
@@ -36,7 +36,7 @@ class Expression:
     simple_getter: Getter | None = None
 
     def as_getter(self) -> Getter:
-        """The expression over one view only."""
+        """The expression over one view."""
         if self.simple_getter is not None:
             return self.simple_getter
         get = self.get
@@ -44,14 +44,14 @@ class Expression:
 
 
 class Expressions:
-    """Reads expressions of one file; faults go to its reader."""
+    """Compiles the expressions of one file; faults go to its reader."""
 
     def __init__(self, reader: TableReader, zone: tzinfo) -> None:
         self._read = reader
         self._functions = built_in(zone)
 
     def compile(self, item: Any, where: str) -> Expression | None:
-        """The expression that stands at `where`, or None after a fault."""
+        """The expression at `where`, or None after a fault."""
         if isinstance(item, dict):
             return self._call(item, where)
         path = self._path(item, where)
@@ -80,15 +80,16 @@ class Expressions:
         for word in VIEW_PATHS:
             parts = word.split(".")
             if list(path[: len(parts)]) == parts and (
-                len(path) == len(parts) or word in ("raw", "event.properties")
+                len(path) == len(parts) or word in OPEN_PATHS
             ):
                 return
         near = get_close_matches(item, VIEW_PATHS, 1)
         hint = f'; did you mean "{near[0]}"?' if near else ""
+        closed = ", ".join(word for word in VIEW_PATHS if word not in OPEN_PATHS)
         self._read.fault(
             where,
-            f'found the path "{item}", which no view has, allowed: {", ".join(VIEW_PATHS[:-2])}, '
-            f"and all below event.properties and raw{hint}",
+            f'found the path "{item}", which no view has, allowed: {closed}, '
+            f"and all below {', '.join(OPEN_PATHS)}{hint}",
         )
 
     def _call(self, table: dict[str, Any], where: str) -> Expression | None:
@@ -122,12 +123,12 @@ class Expressions:
             return None
         try:
             function = point.load()
-        except Exception as error:  # a plug-in's import may raise anything
+        except Exception as error:  # the import of a plug-in may raise anything
             self._read.fault(where, f'"{name}" from {point.value} does not import: {error!r}')
             self._read.broken += 1
             return None
         if not callable(function):
-            self._read.fault(where, f'"{name}" from {point.value} is no function')
+            self._read.fault(where, f'"{name}" from {point.value} is not a function')
             self._read.broken += 1
             return None
         self._functions[name] = function
@@ -152,7 +153,7 @@ def _applied(function: Callable[..., Any], gets: tuple[PairGetter, ...]) -> Pair
             result = function(*values)
         except ConversionError:
             raise
-        except Exception as error:  # whatever a function does, the event is not lost
+        except Exception as error:  # a failing function must not lose the event
             raise ConversionError(f"the function failed with {type(error).__name__}") from None
         return MISSING if result is None else result
 

@@ -1,9 +1,9 @@
 """The named functions of `{ fn = "sign", of = "event.properties.amount" }`.
 
-A function is pure. It gets one argument for each path in `of`, None where a path leads nowhere,
-and is not called at all when every path leads nowhere. None as a result means: no value. What
-it raises leaves the property out and is reported. Other packages add functions through the
-entry-point group `connector.functions`; a built-in name cannot be taken over.
+A function is pure. It gets one argument for each path in `of`, None where a path has no value, and
+is not called if no path has one. None as a result means: no value. If it raises, the property is
+left out and reported. Other packages add functions through the entry-point group
+`connector.functions`; a built-in name cannot be replaced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GROUP = "connector.functions"
 
 
 def sign(value: Any) -> str:
-    """Which way a number goes: "increase" above 0, "decrease" below 0, "none" at 0."""
+    """ "increase" for a number above 0, "decrease" below 0, "none" at 0."""
     number = to_number(value)
     if number > 0:
         return "increase"
@@ -64,12 +64,12 @@ def first(*values: Any) -> Any:
 
 
 def number(value: Any) -> int | float:
-    """A number, also from a text that is one: 12.5 for "12.5"."""
+    """A number, also from its text: 12.5 for "12.5"."""
     return to_number(value)
 
 
 def link(value: Any) -> str:
-    """An address with https:// before it where it has neither that nor http://."""
+    """An address, with https:// before it if it has no scheme."""
     text = _text(value).strip()
     return text if "://" in text else f"https://{text}"
 
@@ -81,7 +81,7 @@ def _text(value: Any) -> str:
 
 
 def built_in(zone: tzinfo) -> dict[str, Function]:
-    """The functions that every mapping has; `date` cuts days in `zone`."""
+    """The functions that every mapping has; `date` uses the days of `zone`."""
 
     def date(value: Any) -> str:
         """The day of a timestamp in the mapping's timezone, as yyyy-MM-dd."""
@@ -103,5 +103,5 @@ def built_in(zone: tzinfo) -> dict[str, Function]:
 
 @cache
 def installed() -> dict[str, EntryPoint]:
-    """The functions that other packages bring, by name, not yet loaded."""
+    """The functions of other packages by name, not yet loaded."""
     return {point.name: point for point in entry_points(group=GROUP)}

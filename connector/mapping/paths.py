@@ -11,7 +11,7 @@ Getter: TypeAlias = Callable[[Any], Any]
 
 
 class Missing:
-    """The type of `MISSING`: a path that leads nowhere. It is false and equal to itself only."""
+    """The type of `MISSING`: no value at a path. It is false and equal to itself only."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ MISSING: Final = Missing()
 
 
 class PathError(ValueError):
-    """The text is no path; the message says where and why."""
+    """The text is not a path; the message says where and why."""
 
 
 _KEY = re.compile(r'"((?:[^"\\]|\\["\\])*)"|([^\s.\[\]"\\]+)')
@@ -36,9 +36,9 @@ _ESCAPE = re.compile(r'\\(["\\])')
 
 
 def parse_path(text: str) -> tuple[Segment, ...]:
-    """The segments of a path: a text for a key, a whole number for a place in a list.
+    """The segments of a path: a text for a key, a whole number for an index.
 
-    Raises PathError when the text does not follow the grammar.
+    Raises PathError if the text does not follow the grammar.
     """
     segments: list[Segment] = []
     at = 0
@@ -73,9 +73,9 @@ def format_path(segments: Sequence[Segment]) -> str:
 
 
 def getter(segments: Sequence[Segment]) -> Getter:
-    """A function from a view to the value at this path, or MISSING. It never raises."""
-    # A text key on anything but an object is a TypeError, so only list places need a check of
-    # the type: the first character of a text is not an item of it.
+    """A function from a view to the value at this path, or MISSING. It raises nothing."""
+    # A text key on anything but an object is a TypeError, so only an index needs a check of the
+    # type: the first character of a text is not an item of it.
     if all(isinstance(segment, str) for segment in segments):
         if len(segments) == 1:
             return _one(segments[0])
@@ -135,8 +135,8 @@ def _many(segments: tuple[Segment, ...]) -> Getter:
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value says nothing: MISSING, null, an empty text, or the dash that some platforms
-    send for "no value"."""
+    """Whether a value means "no value": MISSING, null, an empty text, or the dash that some
+    platforms send for it."""
     if isinstance(value, str):
         return not value or value == "-" or value.strip() in ("", "-")
     return value is None or value is MISSING

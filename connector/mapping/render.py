@@ -1,5 +1,5 @@
-"""A compiled mapping: from a platform's view to what Klaviyo is told. Pure, and it never raises
-for anything that JSON can say."""
+"""A compiled mapping: renders a platform's view into a message for Klaviyo. Pure, and it raises
+nothing, whatever JSON the view holds."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from connector.mapping.vocabulary import METRIC_NAME_LIMIT
 _DISABLED = Skip("disabled")
 _UNKNOWN = Skip("unknown_event")
 _NO_IDENTITY = Fault(
-    Problem.NO_IDENTITY, "no path of [identity] leads to an address; it is sent once one is known"
+    Problem.NO_IDENTITY, "no path of [identity] has a value; it is sent once an address is known"
 )
 _BAD_ADDRESS = Fault(
-    Problem.BAD_ADDRESS, "mend the e-mail address at the loyalty platform, then retry"
+    Problem.BAD_ADDRESS, "correct the e-mail address at the loyalty platform, then retry"
 )
 _EMPTY: dict[str, Any] = {}
 
@@ -32,10 +32,10 @@ _EMPTY: dict[str, Any] = {}
 class CompiledMapping:
     """A mapping file, ready to render; made by `compile_mapping`, safe to share between threads.
 
-    `version` is 12 hex digits that change when a word of the file changes (comments do not
-    count). `reads` are the person's paths that enabled fields use, so that a source need not
-    fetch more. `rules` goes by exact and by case-folded name. `heard` are the events, by their key
-    without case, that themselves say something of a field.
+    `version` is 12 hex digits that change with the file's content (comments do not count). `reads`
+    are the paths of the person's view that enabled fields use, so that a reader need not fetch
+    more. The keys of `rules` are the events' names, exact and in lower case; `event_sourced` are
+    the keys, in lower case, of events whose own body sets a field.
     """
 
     text: str
@@ -52,9 +52,7 @@ class CompiledMapping:
     default_region: str
     fields: tuple[Field, ...]
     attributes: tuple[Field, ...]
-    declared: tuple[str, ...]
     reads: frozenset[str]
-    added: tuple[tuple[str, str], ...]
     event_sourced: frozenset[str]
 
     def event(self, name: str) -> EventRule | None:
@@ -70,13 +68,27 @@ class CompiledMapping:
         return (rule.key if rule else name).strip().casefold()
 
     @property
+    def declared(self) -> tuple[str, ...]:
+        """The names of the enabled custom properties."""
+        return tuple(field.name for field in self.fields)
+
+    @property
+    def added(self) -> tuple[tuple[str, str], ...]:
+        """(event's key, property) for each property that `add` puts into an event."""
+        return tuple(
+            (rule.key, name)
+            for rule in dict.fromkeys(self.rules.values())
+            for name, _ in (*rule.event_adds, *rule.person_adds)
+        )
+
+    @property
     def metrics(self) -> frozenset[str]:
-        """The metrics that are named here and sent; `unknown = "pass"` sends others besides."""
+        """The named metrics that are sent; `unknown = "pass"` sends others besides."""
         return frozenset(rule.metric for rule in self.rules.values() if rule.enabled)
 
     def refreshes(self, name: str) -> bool:
-        """Whether this event makes the person be read again. Unknown names do unless dropped:
-        what they changed is unknown too."""
+        """Whether the person is read again after this event. After an unknown one too, unless
+        it is dropped: what it changed is unknown."""
         rule = self.event(name)
         if rule is None:
             return self.unknown == "pass"
@@ -90,12 +102,13 @@ class CompiledMapping:
         occurred_at: Millis | None = None,
         fresh: Mapping[str, Any] | None = None,
     ) -> EventMessage | Skip | Fault:
-        """The event of `view` in Klaviyo's words.
+        """The message for the event of `view`.
 
-        `occurred_at` spares parsing `event.time`; `fresh` is a person view read after the event:
-        it fills `add` outside `event.` and `raw.`, `attributes` (the shape of Klaviyo's
-        `profile.data.attributes`, without identifiers) and identifiers that the event lacks.
-        Its notes say what was left out. Never raises; never changes what it is given.
+        `occurred_at` spares parsing `event.time`. `fresh` is a person view that was read after the
+        event: it fills `add` outside `event.` and `raw.`, identifiers that the event lacks, and the
+        message's `attributes` (the shape of Klaviyo's `profile.data.attributes`, without
+        identifiers). The message's notes name what was left out. Raises nothing; does not change
+        its arguments.
         """
         event = view.get("event")
         if not isinstance(event, dict):
@@ -103,27 +116,13 @@ class CompiledMapping:
         name = event.get("name")
         if not isinstance(name, str):
             return Fault(Problem.MAPPING_FAILED, "the view has no event name")
-        rule = self.rules.get(name) or self.rules.get(name.strip().casefold())
-        if rule is not None:
-            if not rule.enabled:
-                return _DISABLED
-            metric = rule.metric
-        else:
-            if self.unknown == "drop":
-                return _UNKNOWN
-            metric = self.prefix + name.strip()
-            if not name.strip() or len(metric) >= METRIC_NAME_LIMIT:
-                return Fault(Problem.METRIC_NAME, f"the event's name has {len(name)} characters")
-            if self.unknown == "dead-letter":
-                # Safe to quote: it passed as a metric's name would.
-                return Fault(
-                    Problem.UNKNOWN_EVENT,
-                    f'add [events.metrics."{name.strip()}"] to the mapping, then retry',
-                )
+        rule = self.event(name)
+        metric = self._metric(name, rule)
+        if not isinstance(metric, str):
+            return metric
         identity = self._identify(view, fresh)
-        if type(identity) is Fault:
+        if isinstance(identity, Fault):
             return identity
-        assert not isinstance(identity, Fault)
         values, notes = identity
         if occurred_at is None:
             occurred_at = _millis(event.get("time"))
@@ -141,11 +140,7 @@ class CompiledMapping:
             if rule.event_adds or rule.person_adds:
                 properties = dict(properties)
                 notes += _add(rule, properties, view, fresh)
-            if rule.value is not None and (fresh is not None or not rule.value_needs_person):
-                try:
-                    value = to_number(rule.value(view, fresh))
-                except ConversionError:
-                    value = None
+            value = _value(rule, view, fresh)
         attributes = _EMPTY
         if fresh is not None and self.attach_profile:
             attributes = self.render_profile(fresh).attributes_to_set()
@@ -153,13 +148,30 @@ class CompiledMapping:
             metric, unique_id, occurred_at, values, properties, value, attributes, notes
         )
 
+    def _metric(self, name: str, rule: EventRule | None) -> str | Skip | Fault:
+        """The event's metric, or why the event is not sent."""
+        if rule is not None:
+            return rule.metric if rule.enabled else _DISABLED
+        if self.unknown == "drop":
+            return _UNKNOWN
+        name = name.strip()
+        metric = self.prefix + name
+        if not name or len(metric) >= METRIC_NAME_LIMIT:
+            return Fault(Problem.METRIC_NAME, f"the event's name has {len(name)} characters")
+        if self.unknown == "dead-letter":
+            # Safe to quote: it could be a metric's name.
+            return Fault(
+                Problem.UNKNOWN_EVENT, f'add [events.metrics."{name}"] to the mapping, then retry'
+            )
+        return metric
+
     def identify(
         self, view: Mapping[str, Any], fresh: Mapping[str, Any] | None = None
     ) -> Identity | Fault:
-        """Who the person of this view is at Klaviyo.
+        """The person's identifiers at Klaviyo.
 
-        Faults: NO_IDENTITY when no path leads to anything, BAD_ADDRESS when the first e-mail
-        address found is none; the detail never holds it.
+        Faults: NO_IDENTITY if no path has a value, BAD_ADDRESS if the first e-mail address found is
+        not valid; the detail never holds it.
         """
         found = self._identify(view, fresh)
         return found if isinstance(found, Fault) else Identity(*found)
@@ -197,12 +209,13 @@ class CompiledMapping:
     def render_profile(
         self, view: Mapping[str, Any], covers: frozenset[str] | None = None
     ) -> ProfileMessage:
-        """What a view says about the person's fields.
+        """The changes of the person's fields.
 
-        A person's view: `from` is read. `covers` holds the view words that this read can show
-        (`"balance"`, `"tier"` for all below it, `"raw"`), None is all: what is not covered is
-        neither unset nor replaced by a later path of `from`. An event's view (it has `event`):
-        only `trusted` and `from_event` are read, and nothing is unset. Never raises.
+        Of a person's view `from` is used. `covers` are the fields of the view that this read can
+        show (`"balance"`, `"tier"` for all below it, `"raw"`), None is all: a field that is not
+        covered is neither unset nor replaced by a later path of `from`. Of an event's view, which
+        has `event`, only `trusted` and `from_event` are used, and nothing is unset. Raises
+        nothing.
         """
         event = view.get("event")
         problems: list[str] = []
@@ -229,7 +242,7 @@ class CompiledMapping:
 def _first_value(
     getters: tuple[Getter, ...], view: Mapping[str, Any], fresh: Mapping[str, Any] | None
 ) -> Any:
-    """The first value that says something, of the view, else of the fresh one; else None."""
+    """The first value that is not blank, of the view, else of the fresh one; else None."""
     for one in (view, fresh) if fresh is not None else (view,):
         for get in getters:
             try:
@@ -267,6 +280,17 @@ def _add(
             if not is_blank(value):
                 properties[name] = value
     return notes
+
+
+def _value(
+    rule: EventRule, view: Mapping[str, Any], fresh: Mapping[str, Any] | None
+) -> float | None:
+    if rule.value is None or (fresh is None and rule.value_needs_person):
+        return None
+    try:
+        return to_number(rule.value(view, fresh))
+    except ConversionError:
+        return None
 
 
 def _apply_event(

@@ -1,4 +1,4 @@
-"""What a compiled mapping consists of. All of it is frozen and holds ready-made functions."""
+"""The parts of a compiled mapping: frozen, with compiled functions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ PairGetter: TypeAlias = Callable[[Any, Any], Any]  # (event view, fresh person v
 
 @dataclass(frozen=True, slots=True)
 class EventRule:
-    """`[events.metrics."…"]`: `key` is the event's name in the file, `metric` Klaviyo's, prefix
-    included. `own` is filled from the event, `person` only where a fresh person view is at hand."""
+    """`[events.metrics."…"]`: `key` is the event's name in the file, `metric` the one at Klaviyo,
+    prefix included. `event_adds` are filled from the event, `person_adds` from a fresh person view,
+    if there is one."""
 
     key: str
     metric: str
@@ -31,20 +32,20 @@ class EventRule:
 
 @dataclass(frozen=True, slots=True)
 class FieldSource:
-    """One entry of `from`. `needs`: for each path in it, the view words of which one must be
-    covered for the absence of a value to mean anything."""
+    """One entry of `from`. `required`: for each of its paths, the fields of the view of which one
+    must be covered for a missing value to mean "no value"."""
 
     get: Getter
     required: tuple[frozenset[str], ...]
 
     def covered(self, covers: frozenset[str]) -> bool:
-        return all(not covers.isdisjoint(words) for words in self.required)
+        return all(not covers.isdisjoint(fields) for fields in self.required)
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An enabled `[profile.fields.…]` or `[profile.attributes.…]`. `trusted` and `moments` go by
-    the event's key in the file, without case."""
+    """An enabled `[profile.fields.…]` or `[profile.attributes.…]`. The keys of `trusted` and
+    `event_values` are the event's key in the file, in lower case."""
 
     name: str
     sources: tuple[FieldSource, ...]
@@ -56,7 +57,8 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who the person is at Klaviyo: `email`, `phone_number`, `external_id`, those there are."""
+    """A person's identifiers at Klaviyo: `email`, `phone_number`, `external_id`, if known. `notes`
+    name those that were left out because they are not valid."""
 
     values: Mapping[str, str]
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Reads a parsed TOML file word by word and collects every fault instead of stopping at one."""
+"""Reads typed values out of parsed TOML and collects every fault instead of stopping at one."""
 
 from __future__ import annotations
 
@@ -13,27 +13,25 @@ _ABSENT = object()
 
 
 def child_path(where: str, key: str) -> str:
-    """The place of `key` in the table at `where`, written as TOML writes it."""
+    """The path of `key` in the table at `where`, as TOML writes it."""
     name = key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)
     return f"{where}.{name}" if where else name
 
 
 def quote(value: Any) -> str:
-    """A found value as a fault quotes it, cut to a readable length."""
+    """A value as a fault quotes it: JSON of at most 60 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
 class TableReader:
-    """Takes typed values out of tables; what is wrong becomes a line in `faults`.
-
-    Every method returns a usable value even after a fault, so that one pass finds them all.
-    """
+    """Every fault becomes a line in `faults`. Every method returns a usable value even after a
+    fault, so that one pass finds them all."""
 
     def __init__(self, origin: str) -> None:
         self.faults: list[str] = []
         self.broken = 0
-        """Of these faults, how many are a package's and not the file's."""
+        """How many of these faults are a package's and not the file's."""
         self._origin = f"{origin}: " if origin else ""
 
     def fault(self, where: str, text: str) -> None:

@@ -1,7 +1,7 @@
 """The types that a profile field may have, each a function from a found value to Klaviyo's.
 
-Klaviyo decides a property's type by the JSON it gets: a quoted number is text. So numbers leave
-as numbers and dates in a form that Klaviyo recognises (facts: Klaviyo help 115005237648).
+Klaviyo decides a property's type by the JSON it receives: a quoted number is text. So numbers are
+sent as numbers and dates in a form that Klaviyo recognises (its help page 115005237648).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Converter: TypeAlias = Callable[[Any], Any]
 
 
 class ConversionError(ValueError):
-    """A value cannot be what it should be. The message never quotes it: it may be personal."""
+    """A value cannot be converted. The message never quotes it: it may be personal."""
 
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -29,18 +29,17 @@ _LARGEST = 2**63
 
 
 def to_number(value: Any) -> int | float:
-    """A JSON number, or a text that is one, as a number; never a boolean, NaN or infinity.
+    """The number of a JSON number or of its text; never a boolean, NaN or infinity.
 
-    Raises Unfit for everything else.
+    Raises ConversionError for everything else.
     """
-    kind = type(value)
-    if kind is int:
+    if isinstance(value, int) and not isinstance(value, bool):
         if -_LARGEST <= value < _LARGEST:
-            return value  # type: ignore[no-any-return]
-    elif kind is float:
+            return value
+    elif isinstance(value, float):
         if math.isfinite(value):
-            return value  # type: ignore[no-any-return]
-    elif kind is str:
+            return value
+    elif isinstance(value, str):
         text = value.strip()
         if _WHOLE.fullmatch(text):
             return int(text)
@@ -52,7 +51,7 @@ def to_number(value: Any) -> int | float:
 
 
 def to_integer(value: Any) -> int:
-    """A whole number (12, 12.0, "12"). Raises Unfit for 12.5 and for everything else."""
+    """A whole number (12, 12.0, "12"). Raises ConversionError for 12.5 and for everything else."""
     number = to_number(value)
     if isinstance(number, int):
         return number
@@ -62,7 +61,7 @@ def to_integer(value: Any) -> int:
 
 
 def to_string(value: Any) -> str:
-    """A text without spaces around it; a number only because this type asks for it."""
+    """A trimmed text, or the text of a number."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -96,7 +95,7 @@ def to_url(value: Any) -> str:
 
 def to_date(value: Any, zone: tzinfo = UTC) -> str:
     """`yyyy-MM-dd`. A pure date stays as it is; of a timestamp (ISO 8601, without offset: UTC)
-    it is the day in `zone`. Raises Unfit for everything else."""
+    it is the day in `zone`. Raises ConversionError for everything else."""
     if isinstance(value, str):
         text = value.strip()
         try:
@@ -109,7 +108,7 @@ def to_date(value: Any, zone: tzinfo = UTC) -> str:
 
 
 def to_datetime(value: Any) -> str:
-    """An instant in UTC, to the second. A pure date is noon, because Klaviyo reads a bare date as
+    """An instant in UTC, to the second. A pure date becomes noon, because Klaviyo reads a date as
     midnight UTC, which is the day before in half of the world."""
     if isinstance(value, str):
         text = value.strip()
@@ -125,14 +124,14 @@ def to_datetime(value: Any) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """What an untyped field takes, as it is: a text, number or boolean, or a list of these."""
+    """The unchanged value of an untyped field: a text, number or boolean, or a list of these."""
     if isinstance(value, list):
         return [to_plain_item(item) for item in value]
     return to_plain_item(value)
 
 
 def to_plain_item(value: Any) -> Any:
-    """A text, number or boolean as it is. Raises Unfit for everything else."""
+    """A text, number or boolean as it is. Raises ConversionError for everything else."""
     if isinstance(value, bool | str):
         return value
     return to_number(value)
@@ -144,7 +143,7 @@ def _instant(text: str) -> datetime:
 
 
 def describe(value: Any) -> str:
-    """What kind of JSON a value is, in words, without its content."""
+    """The kind of a JSON value in words, without its content."""
     if value is None:
         return "null"
     for kind, word in (
@@ -163,7 +162,7 @@ TYPES = ("number", "integer", "string", "boolean", "date", "datetime", "url")
 
 
 def converter(name: str | None, zone: tzinfo) -> Converter:
-    """The function of a type; None is `to_plain`. Each raises Unfit and nothing else."""
+    """The function of a type; None is `to_plain`. Each raises ConversionError and nothing else."""
     if name is None:
         return to_plain
     if name == "date":

@@ -1,9 +1,9 @@
-"""The closed lists of words that a mapping file may use."""
+"""The closed lists of keywords, attributes and fields that a mapping file may use."""
 
 from __future__ import annotations
 
 KEYWORDS: dict[str, tuple[str, ...]] = {
-    "": ("version", "source", "timezone", "identity", "events", "profile"),
+    "": ("extends", "version", "source", "timezone", "identity", "events", "profile"),
     "identity": ("email", "external_id", "phone_number", "default_region"),
     "events": ("prefix", "unknown", "attach_profile", "metrics"),
     "events.metrics": ("aliases", "name", "enabled", "refresh", "value", "add"),
@@ -12,7 +12,7 @@ KEYWORDS: dict[str, tuple[str, ...]] = {
     "profile.fields": ("from", "type", "missing", "trusted", "from_event", "enabled"),
     "function": ("fn", "of"),
 }
-"""Every word of the language by the table that it stands in. docs/mappings.md lists the same."""
+"""Every keyword of the language by its table. docs/mappings.md lists the same."""
 
 ATTRIBUTES = (
     "first_name",
@@ -46,12 +46,16 @@ VIEW_PATHS = (
     "next_reward.name",
     "next_reward.points_needed",
     "pass_url",
+    "extras",
     "event.name",
     "event.time",
     "event.properties",
     "raw",
 )
-"""The documented words of a view; below the last two all is the platform's."""
+"""The documented fields of a view."""
+
+OPEN_PATHS = ("extras", "event.properties", "raw")
+"""Fields below which every path is allowed: their content is the platform's."""
 
 METRIC_NAME_LIMIT = 128
-"""Klaviyo takes names below this many characters (facts: Klaviyo spec, create_event)."""
+"""Klaviyo accepts shorter names only (its API reference, create_event)."""

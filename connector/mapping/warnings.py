@@ -1,4 +1,4 @@
-"""What is allowed in a mapping and yet hardly meant; printed by `connector mappings check`."""
+"""What is allowed in a mapping but hardly intended; printed by `connector mappings check`."""
 
 from __future__ import annotations
 
@@ -56,30 +56,31 @@ TRACKED = frozenset(
         "predicted_gender",
     )
 )
-"""What Klaviyo keeps about a profile by itself (facts: Klaviyo spec, get_profile)."""
+"""Properties that Klaviyo keeps of a profile itself (its API reference, get_profile)."""
 
 _AS_ATTRIBUTE = frozenset(("first_name", "last_name", "locale"))
 
 
 def warnings(mapping: CompiledMapping) -> list[str]:
-    """One line for each custom property that Klaviyo tracks itself or whose name begins with `$`,
-    which Klaviyo keeps for itself."""
+    """One line for each custom property that Klaviyo tracks itself, or whose name begins with `$`,
+    which is reserved to Klaviyo."""
     found: list[str] = []
     for name in mapping.declared:
         where = f"profile.fields.{name}"
         plain = name.strip().casefold().replace(" ", "_").replace("-", "_")
         if name.startswith("$"):
-            found.append(f"{where}: names with $ belong to Klaviyo; choose another")
+            found.append(f"{where}: names with $ are reserved to Klaviyo; choose another")
         elif plain in _AS_ATTRIBUTE:
             found.append(
-                f"{where}: Klaviyo tracks it already, and a custom property of this name stands "
-                f"beside it; use [profile.attributes.{plain}]"
+                f"{where}: Klaviyo tracks it already, and a custom property of this name would be "
+                f"a second one; use [profile.attributes.{plain}]"
             )
         elif plain in TRACKED:
             found.append(f"{where}: Klaviyo tracks it already; leave it out or rename it")
     for key, name in mapping.added:
         if name.startswith("$"):
             found.append(
-                f'events.metrics."{key}".add.{name}: names with $ belong to Klaviyo; choose another'
+                f'events.metrics."{key}".add.{name}: names with $ are reserved to Klaviyo; '
+                "choose another"
             )
     return found

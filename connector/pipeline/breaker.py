@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -32,7 +32,12 @@ class LaneBreaker:
         self._resume_at = 0.0
         self._probe_at = 0.0
         self._recent: deque[Problem | None] = deque(maxlen=DEAD_RATE_WINDOW)
-        self.failing_with: Problem | None = None
+        self.failure: Retry | Ambiguous | None = None
+        """The one that opened the breaker."""
+
+    @property
+    def failing_with(self) -> Problem | None:
+        return self.failure.problem if self.failure else None
 
     @property
     def is_open(self) -> bool:
@@ -48,20 +53,20 @@ class LaneBreaker:
 
     def reset(self) -> None:
         """The lane runs again: its failures are forgotten."""
-        self._failures, self._resume_at, self.failing_with = 0, 0.0, None
+        self._failures, self._resume_at, self.failure = 0, 0.0, None
 
     # ── what deliveries came to ──────────────────────────────────────────────────────────────────
 
     def with_waits(
-        self, outcomes: Sequence[Outcome], attempts: Mapping[int, int], *, held: bool
+        self, outcomes: Sequence[Outcome], attempts: Callable[[int], int], *, held: bool
     ) -> list[Outcome]:
-        """The outcomes with the seconds that each retry waits. `attempts` by seq. While the lane is
-        held a dead record is retried: the cause may be the lane's."""
+        """The outcomes with the seconds that each retry waits. `attempts` of an entry, by its seq.
+        While the lane is held a dead record is retried: the cause may be the lane's."""
         return [self._with_wait(outcome, attempts, held) for outcome in outcomes]
 
-    def _with_wait(self, outcome: Outcome, attempts: Mapping[int, int], held: bool) -> Outcome:
+    def _with_wait(self, outcome: Outcome, attempts: Callable[[int], int], held: bool) -> Outcome:
         if isinstance(outcome, Retry | Ambiguous):
-            return replace(outcome, after=self._backoff(attempts[outcome.seq], outcome.after))
+            return replace(outcome, after=self._backoff(attempts(outcome.seq), outcome.after))
         if isinstance(outcome, Dead) and held:
             # Due after the others, so that the next probe takes another: this one may be bad.
             return Retry(outcome.seq, outcome.problem, self._probe_every / 2, outcome.detail)
@@ -88,7 +93,7 @@ class LaneBreaker:
             return
         self.delay(now, self._backoff(self._failures - OPEN_AFTER + 1, outcome.after))
         if not was_open:
-            self.failing_with = outcome.problem
+            self.failure = outcome
 
     def dead_rate(self, outcomes: Sequence[Outcome]) -> tuple[Problem, int] | None:
         """The cause that more than half of the last records died of, and how many did. The count

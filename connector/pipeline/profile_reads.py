@@ -1,5 +1,8 @@
-"""Event → person to read again → observation. Reads go the same road as deliveries: a lane, a
-quota, an outcome for each; a platform that fails slows its own lane only."""
+"""Reads of people: an event requests a read, and the read becomes an observation.
+
+Reads have a lane of their own, with quota and outcomes like deliveries, so a platform that fails
+delays its own reads only.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +34,13 @@ from connector.ports import (
 )
 from connector.runtime.concurrency import as_completed
 
-_GONE_WINDOW = 10
-_MAX_GONE = 5
+_GONE_WINDOW, _MAX_GONE = 10, 5
+"""The lane stops when more of the last reads of known people found no one: more than 5 of 10."""
 _RETRY_AFTER_PROBE_SECONDS = 300.0
 
 
 class PassThrough:
-    """connector.ports.Renderer of reads: there is nothing to map on the way out."""
+    """connector.ports.Renderer of reads, which need no mapping before they are sent."""
 
     version = ""
 
@@ -48,10 +51,10 @@ class PassThrough:
 
 
 class ProfileReadSink:
-    """connector.ports.Sink of reads: what it 'delivers' is observations.
+    """connector.ports.Sink of reads. Its outcomes are observations.
 
-    `lane` is the profile lane that the observations are for, `account` scopes its addresses.
-    `signals` adds to every sight what the configuration knows about the platform.
+    `lane` is the profile lane of the observations, `account` the scope of its addresses. `goals`
+    adds to each snapshot what the configuration knows about the platform.
     """
 
     bulk: BatchMode | None = None
@@ -97,7 +100,7 @@ class ProfileReadSink:
             self._recent_found.append(snapshot is not None)
             if snapshot is None and self._recent_found.count(False) > _MAX_GONE:
                 problem = Problem.WRONG_PROGRAM
-                # The next probe asks for another: this one may be gone for good.
+                # The next probe should read another person, so this read waits longer.
                 later = Retry(entry.seq, problem, _RETRY_AFTER_PROBE_SECONDS)
                 return Delivery([later], stop=Stop("target", problem, problem.meaning))
         if snapshot is None:
@@ -127,9 +130,9 @@ class ProfileReadSink:
         since: Millis,
         backfill: bool = False,
     ) -> Observation:
-        """What the mapping makes of a sight that was asked for `at`, because of what came in
-        `since`. A person without a usable address is observed too: he is held, and told once he
-        has one."""
+        """What the mapping makes of a snapshot. Its read was sent `at`, for a reason that was
+        received at `since`. A person without a usable address is observed too: their profile is
+        held until they have one."""
         snapshot = self._goals(snapshot)
         values, fault = _identity(self._mapping, snapshot.view)
         email = values.get("email")
@@ -154,7 +157,7 @@ class ProfileReadSink:
         )
 
     def resumed(self) -> None:
-        """A person says that they really left: none of them counts against the program now."""
+        """The people who were not found have really left, so they no longer count."""
         self._recent_found.clear()
 
     def preview(self, out: Outgoing[Entry]) -> tuple[str, bytes]:
@@ -165,10 +168,10 @@ class ProfileReadSink:
 
 
 class EventFieldExtractor:
-    """What events say themselves: the mapping's `trusted` and `from_event`.
+    """Takes fields from events themselves: the mapping's `trusted` and `from_event`.
 
-    With `partial` people are read too, and only what the mapping names is heard of; else every
-    event of such a platform also says who the person is now.
+    With `partial` people are also read, and only the events that the mapping names are used.
+    Without it every event is, also for the person's identity.
     """
 
     def __init__(
@@ -191,17 +194,18 @@ class EventFieldExtractor:
         self._reconfirm_after = reconfirm_after
 
     def observation(self, record: Record, received_at: Millis) -> Observation | None:
-        """Of the event's time, but never of a later one than its receipt. Its person is filled in
-        where the record is stored. None where the event says nothing."""
+        """None where the event has nothing to observe. The observation has the event's time, but
+        at most that of its receipt. Its person is set when the record is stored."""
         if self._partial and not self._mapping.extracts(record.name):
             return None
         try:
-            said = orjson.loads(record.data)
-            view = self._view(record.name, record.occurred_at, said, record.email)
+            data = orjson.loads(record.data)
+            view = self._view(record.name, record.occurred_at, data, record.email)
             changes = changes_from_message(self._mapping.render_profile(view))
             values, _ = _identity(self._mapping, view)
         except Exception:
-            # A view may be a plug-in's. The event itself is kept, and dies of the same fault.
+            # The view may be a plug-in's. The event is stored and becomes a dead letter for the
+            # same error.
             return None
         if not changes and (self._partial or not values):
             return None
@@ -232,8 +236,8 @@ def _identity(
 def listed_people(
     profile_reads: ProfileReadSink, page: PeoplePage, now: Millis, *, backfill: bool = False
 ) -> list[ListedPerson]:
-    """What a page of a listing says, as the mapping renders it. Whoever has neither id nor address
-    cannot be told from others and is left out."""
+    """The people of a listing's page, rendered by the mapping. A person without id and address is
+    left out, because they cannot be identified."""
     return [
         ListedPerson(
             person=listed.platform_id,

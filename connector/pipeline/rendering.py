@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -13,40 +13,72 @@ from connector.domain.errors import ConfigError, Problem
 from connector.domain.lanes import DeliveryMode
 from connector.domain.memberships import MembershipWrite
 from connector.domain.messages import EventMessage, Fault, Skip
+from connector.domain.outcomes import Dead, Held, Outcome, Skipped
 from connector.domain.profile_state import write_from_json
 from connector.domain.profiles import ProfileWrite
 from connector.domain.records import Entry
 from connector.mapping import CompiledMapping, compile_mapping
-from connector.ports import Facts, FreshView, Reads
+from connector.ports import Facts, FreshView, Outgoing, Reads, Renderer
+
+M = TypeVar("M")
 
 EventView = Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
 """(name, occurred at in ms, the source's JSON, address) → the platform's documented view."""
 
 ORIGIN_PROPERTY = "connector_action"
-"""The property of an event that an action of ours caused: its reference."""
+"""The property of an event that one of our actions caused: that action's reference."""
 _WITHHELD: Mapping[Any, Skip] = {
     "placeholder": Skip("placeholder"),
     "restricted": Skip("restricted"),
 }
+_HELD_PROBLEMS = {Problem.NO_IDENTITY, Problem.BAD_ADDRESS}
+"""Faults that a later record about the same person can fix."""
+
+
+def render_entries(
+    renderer: Renderer[M], entries: Sequence[Entry]
+) -> tuple[list[Outgoing[M]], list[Outcome]]:
+    """The messages that can be sent, and the outcomes of the entries that cannot."""
+    messages: list[Outgoing[M]] = []
+    outcomes: list[Outcome] = []
+    for entry in entries:
+        message = render_entry(renderer, entry)
+        if isinstance(message, Skip):
+            outcomes.append(Skipped(entry.seq, message.reason))
+        elif isinstance(message, Fault):
+            outcome = Held if message.problem in _HELD_PROBLEMS else Dead
+            outcomes.append(outcome(entry.seq, message.problem, message.detail))
+        else:
+            messages.append(Outgoing(entry, message))
+    return messages, outcomes
+
+
+def render_entry(renderer: Renderer[M], entry: Entry) -> M | Skip | Fault:
+    """A record that cannot be rendered, whatever is wrong with it or with a plug-in, is a Fault and
+    does not stop its lane."""
+    try:
+        return renderer.render(entry)
+    except Exception as error:
+        return Fault(Problem.MAPPING_FAILED, f"{type(error).__name__} while rendering")
 
 
 class EventRenderer:
     """connector.ports.Renderer of events.
 
-    What may have been applied already is rendered with the mapping version it was first sent
-    with: another metric name or identity would make a second event of it.
+    An event that may have been applied already is rendered with the mapping version that it was
+    first sent with: another metric name or identity would create a second event.
     """
 
     def __init__(
         self,
         mapping: CompiledMapping,
         view: EventView,
-        memory: Facts | None,
+        facts: Facts | None,
         reads: Reads | None = None,
     ) -> None:
         self._mapping = mapping
         self._view = view
-        self._memory = memory
+        self._facts = facts
         self._reads = reads
         self._attach_profile = mapping.attach_profile
         self._fresh_views: Mapping[int, FreshView] = {}
@@ -61,31 +93,34 @@ class EventRenderer:
         for version in {
             e.mapping for e in entries if e.mode is DeliveryMode.SINGLE and e.mapping
         } - known:
-            text = await self._memory.mapping(version) if self._memory else None
+            text = await self._facts.mapping(version) if self._facts else None
             if text is not None:
                 try:
                     self._older_mappings[version] = compile_mapping(
                         text, origin=f"version {version}"
                     )
                 except ConfigError:
-                    # Only a newer program refuses what an older one took: today's words then.
+                    # A newer program may refuse what an older one accepted: use today's mapping.
                     self._older_mappings[version] = self._mapping
         if self._reads is not None:
             # Last, so that nothing is awaited between this and the rendering of these entries.
-            asked = [entry for entry in entries if self._attach_profile or entry.email is None]
-            people = [entry.person for entry in asked if entry.person is not None]
+            people = [
+                entry.person
+                for entry in entries
+                if entry.person is not None and (self._attach_profile or entry.email is None)
+            ]
             self._fresh_views = await self._reads.fresh_views(people)
 
     def _fresh_view(self, entry: Entry) -> Mapping[str, Any] | None:
-        """The person as read after this event was received. Not while a write of the profile is
-        in flight, for then two writes would be; not where the address has changed meanwhile."""
+        """The person as read after this event was received. None while a write of the profile is in
+        flight, because the event would be a second write; none where the address has changed."""
         fresh = self._fresh_views.get(entry.person or 0)
         if fresh is None or fresh.write_in_flight or fresh.at < entry.received_at:
             return None
         return fresh.view if _address(fresh.view) == entry.email else None
 
     def _withheld(self, entry: Entry) -> Skip | None:
-        """A record whose address was taken from it is of somebody of whom nothing may be told."""
+        """A record without its address may be of a person about whom nothing may be sent."""
         fresh = self._fresh_views.get(entry.person or 0) if entry.email is None else None
         return _WITHHELD.get(fresh.view.get("withheld")) if fresh else None
 
@@ -95,23 +130,19 @@ class EventRenderer:
         mapping = self._mapping
         if entry.mode is DeliveryMode.SINGLE and entry.mapping:
             mapping = self._older_mappings.get(entry.mapping, mapping)
-        try:
-            view = self._view(entry.name, entry.occurred_at, orjson.loads(entry.data), entry.email)
-            message = mapping.render_event(
-                view,
-                unique_id=entry.unique_id,
-                occurred_at=entry.occurred_at,
-                fresh=self._fresh_view(entry) if self._attach_profile else None,
-            )
-            return _with_origin(message, entry)
-        except Exception as error:
-            # One record must not stop its lane, whatever is wrong with it or with a plug-in.
-            return Fault(Problem.MAPPING_FAILED, f"{type(error).__name__} while rendering")
+        view = self._view(entry.name, entry.occurred_at, orjson.loads(entry.data), entry.email)
+        message = mapping.render_event(
+            view,
+            unique_id=entry.unique_id,
+            occurred_at=entry.occurred_at,
+            fresh=self._fresh_view(entry) if self._attach_profile else None,
+        )
+        return _with_origin(message, entry)
 
 
 def _with_origin(message: EventMessage | Skip | Fault, entry: Entry) -> EventMessage | Skip | Fault:
-    """What an action of ours made happen says so, where the platform gives back its reference: a
-    flow must be able to pass over it, or it would start itself again."""
+    """Marks an event that one of our actions caused, where the platform returns its reference. A
+    flow can then ignore it, so that it does not start itself again."""
     found = REF_PATTERN.search(entry.data.decode(errors="ignore"))
     if found is None or not isinstance(message, EventMessage):
         return message
@@ -119,7 +150,7 @@ def _with_origin(message: EventMessage | Skip | Fault, entry: Entry) -> EventMes
 
 
 class ProfileRenderer:
-    """connector.ports.Renderer of profile writes: what is to be told was decided by the claim."""
+    """connector.ports.Renderer of profile writes, whose fields the claim has chosen."""
 
     version = ""
 
@@ -130,7 +161,7 @@ class ProfileRenderer:
 
 
 class MembershipRenderer:
-    """connector.ports.Renderer of memberships: there is nothing to map."""
+    """connector.ports.Renderer of memberships, which are not mapped."""
 
     version = ""
 

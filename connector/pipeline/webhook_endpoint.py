@@ -20,14 +20,13 @@ _RELAXED_READ_INTERVAL_MS = 2_000
 class ReadRules:
     """Which events make their person be read, on which lane.
 
-    `triggers_read` and `needs_refetch` are given an event's name; a refetch also reads what is
-    cached otherwise. `by_id`: a person of whom only the id is known can be read. An event waits up
-    to `attach_wait` ms for its person's read, unless its lane is `backlogged`.
+    `triggers_read` is given an event's name; a record that needs a refetch is read in any case.
+    `by_id`: a person of whom only the id is known can be read. An event waits up to `attach_wait`
+    ms for its person's read, unless its lane is `backlogged`.
     """
 
     lane: LaneId
     triggers_read: Callable[[str], bool]
-    needs_refetch: Callable[[str], bool]
     by_id: bool
     attach_wait: int
     backlogged: Callable[[], bool]
@@ -88,7 +87,6 @@ class WebhookEndpoint(Endpoint[Sequence[Record], Appended]):
 
 
 def _with_read(record: Record, rules: ReadRules) -> Record:
-    refetch = rules.needs_refetch(record.name)
-    if not refetch and not rules.triggers_read(record.name):
+    if not record.refetch and not rules.triggers_read(record.name):
         return record
-    return replace(record, refresh=True, refetch=refetch)
+    return replace(record, refresh=True)

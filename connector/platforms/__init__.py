@@ -1,1 +1,1 @@
-"""The platforms, Klaviyo included: one folder each, a source side and a sink side."""
+"""Loyalty platforms, one folder each, and what their adapters share."""

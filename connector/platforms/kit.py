@@ -1,4 +1,4 @@
-"""What an adapter is handed to reach its platform: HTTP, quota and time, already counted."""
+"""The kit: what an adapter gets to call its platform's API, with quota already counted."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from connector.net.rate_limit import Limit, RateLimiter
 from connector.ports import Clock
 
 NOT_APPLIED = frozenset({429, 503})
+"""Statuses that mean "not applied, try again" for calls that may be repeated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """`http` makes a client of a base address with a credential (its headers, asked for at each
-    call) and the statuses that mean "not applied, try again"; `quota` the governor of a credential,
-    shared by all connections that use it; `remember` saves quota granted outside a claim.
-    `retry_statuses` are those statuses for what must not be done twice, as the connection has
-    them; for everything else there is `NOT_APPLIED`."""
+    """`http` makes a client from a base address, a credential (headers, requested at each call)
+    and the statuses that mean "not applied, try again". `quota` returns the rate limiter of a
+    credential, shared by all connections that use it. `record_usage` saves quota that was granted
+    outside a claim. `retry_statuses` are the connection's statuses for "not applied, try again"
+    for calls that must not be made twice."""
 
     clock: Clock
     http: Callable[[str, Credential, frozenset[int]], Http]

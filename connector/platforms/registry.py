@@ -1,4 +1,4 @@
-"""Which platforms are installed. Entry-point group `connector.platforms`, or `pkg.module:NAME`."""
+"""The installed platforms: entry-point group `connector.platforms`, or `pkg.module:NAME`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pydantic import BaseModel
 
 from connector.domain.errors import ConfigError, ConnectorError, Problem
 from connector.ports import Platform
+from connector.ports.platform import API_VERSION
 from connector.runtime.log import redact
 
 ENTRY_POINT_GROUP = "connector.platforms"
-API_VERSION = 1
 
 
 @contextmanager
 def isolate_platform(source: str) -> Iterator[None]:
-    """Around a platform's own code: whatever it raises stops its connections only."""
+    """Around a platform's own code: an exception stops its connections only. Raises ConfigError."""
     try:
         yield
     except ConnectorError:
@@ -29,14 +29,15 @@ def isolate_platform(source: str) -> Iterator[None]:
 
 
 def _broken_plugin(fault: str) -> ConfigError:
-    return ConfigError([fault], Problem.PLUGIN_BROKEN)
+    effect = "its connections do not run until its package is fixed or updated"
+    return ConfigError([f"{fault}; {effect}"], Problem.PLUGIN_BROKEN)
 
 
 def load(source: str, settings: Any = None) -> Platform:
-    """The platform of a `source`, as its validated settings shape it.
+    """The platform of a `source`, for its validated settings.
 
-    Raises ConfigError when it is unknown, and with PLUGIN_BROKEN when it does not import or was
-    written for another version of this interface.
+    Raises ConfigError if it is unknown, and with PLUGIN_BROKEN if it does not import or was written
+    for another version of connector.sdk.
     """
     if ":" in source:
         module, _, name = source.partition(":")
@@ -50,8 +51,11 @@ def load(source: str, settings: Any = None) -> Platform:
         platform = entry_point.load()
     except Exception as error:
         raise _broken_plugin(f"platform `{source}` does not import: {error!r}") from error
-    if not isinstance(platform, Platform) or platform.api_version != API_VERSION:
-        raise _broken_plugin(f"platform `{source}` is not written for interface {API_VERSION}")
+    if not isinstance(platform, Platform):
+        raise _broken_plugin(f"platform `{source}` is not a connector.sdk.Platform")
+    if platform.api_version != API_VERSION:
+        versions = f"version {platform.api_version} of connector.sdk, and this is {API_VERSION}"
+        raise _broken_plugin(f"platform `{source}` is written for {versions}")
     if platform.for_settings is None or not isinstance(settings, platform.settings):
         return platform
     with isolate_platform(source):
@@ -68,8 +72,8 @@ def names() -> str:
 
 
 class SettingsModels(Mapping[str, type[BaseModel] | None]):
-    """Source → settings model, each imported only when a connection asks for it; None for a
-    package that is broken, which is no fault of the file."""
+    """Source → settings model, each imported only when a connection uses it; None for a package
+    that is broken, which is not a fault of the file."""
 
     def __getitem__(self, source: str) -> type[BaseModel] | None:
         try:

@@ -43,7 +43,7 @@ class Backfill:
 
 @dataclass(frozen=True, slots=True)
 class PersonKey:
-    """A person as a source names them: by the platform's id, by email address, or by both."""
+    """A person as a source names them: by the platform's id, by e-mail address, or by both."""
 
     person: str | None
     email: str | None
@@ -149,7 +149,7 @@ class DryRuns(Protocol):
         self, connection: str, keys: Sequence[PersonKey], *, now: Millis
     ) -> Sequence[Entry]:
         """These people as a claim of the lane of reads would return them, in the same order.
-        A negative number stands for a person who is not in the store."""
+        A person who is not in the store has a negative number."""
         ...
 
     async def preview_writes(

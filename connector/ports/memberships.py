@@ -1,24 +1,27 @@
-"""People as members of lists and tags."""
+"""Memberships of lists and tags. A source (audience, segment) is scanned, a target (list, tag) is
+kept.
+
+Each Protocol is one intent: the queue that a lane delivers, the groups and their links, the scans
+that read them page by page, the members of a target as a set, and joins of segments.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.memberships import Group, Link
 from connector.domain.records import State
+from connector.ports.platform import Member, MembersPage
 from connector.ports.queues import Fence, ReceiptQueue
-
-if TYPE_CHECKING:
-    from connector.ports.platform import Member, MembersPage
 
 
 @dataclass(frozen=True, slots=True)
 class PendingRemovals:
-    """How many people a sync would take off a target, `of` how many who should be on it."""
+    """A sync would remove `count` of the `total` people that a target should have."""
 
     count: int
     total: int
@@ -26,9 +29,10 @@ class PendingRemovals:
 
 @dataclass(frozen=True, slots=True)
 class MembershipCounts:
-    """A target in numbers: who should be on it (`here`), who is as far as we know (`there`), in
-    `both`, whose change waits to be told (`waiting`), was told and not confirmed (`unsure`), whom
-    somebody took off by hand (`removed`), and whom nobody of ours put there (`foreign`)."""
+    """The people of one target: who should be on it (`wanted`), who is on it as far as known
+    (`actual`), both (`matching`), whose change is queued or in flight (`pending`), whose change
+    was accepted without a confirmation (`unconfirmed`), who was removed by hand on the remote side
+    (`removed`), and who was added by others (`foreign`)."""
 
     wanted: int
     actual: int
@@ -39,39 +43,62 @@ class MembershipCounts:
     foreign: int
 
 
-class Memberships(ReceiptQueue, Protocol):
-    """People as members of lists and tags: promises 5 and 6. One write of a membership is in
-    flight at a time, so a leave never crosses a join; a leave is a SINGLE entry.
+class MembershipQueue(ReceiptQueue, Protocol):
+    """Membership changes as queue entries (guarantee 5). One write of a membership is in flight at
+    a time, so a leave never crosses a join. A leave is a SINGLE entry."""
 
-    Who should be on a target is the union of what its sources' last complete scans showed, of what
-    was pushed since, and of whom a scan that still runs has found; only a complete scan, applied,
-    makes anybody leave."""
-
-    async def set_links(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
-        """The lane's links are these from now on. `account` is where people are told apart."""
+    async def requeue(self, lane: LaneId, states: Sequence[State], *, now: Millis) -> int:
+        """Make the rows in these states ready again; returns how many there were."""
         ...
 
-    async def groups(self, connection: str | None = None) -> Sequence[Group]:
-        """Those that are configured, a target before its sources."""
+
+class MemberGroups(Protocol):
+    """The groups of people of all connections, and which source is kept as which target."""
+
+    async def set_links(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
+        """Replace the links of the lane. `account` is the scope of addresses, see address_hash."""
+        ...
+
+    async def all(self, connection: str | None = None) -> Sequence[Group]:
+        """The configured groups, of one connection or of all. Targets come before sources."""
+        ...
+
+    async def get(self, group: int) -> Group:
+        """One group by its number, configured or not."""
         ...
 
     async def set_remote_id(self, group: int, remote_id: str, title: str, *, now: Millis) -> None:
-        """The far end knows the group by this id; who waited for that may be told again."""
+        """Save the group's id and title on the remote side. Changes that were held because the
+        remote side did not know the target are ready again."""
         ...
 
     async def clear_remote_id(self, group: int) -> None:
-        """Its id is not good any more: it is looked up by its name anew."""
+        """Forget the remote id, so that the group is looked up by its name again."""
         ...
 
     async def set_problem(self, group: int, problem: Problem | None, detail: str = "") -> None:
-        """Why the group cannot be read or kept now; None: it can."""
+        """Save why the group cannot be read or written now; None where it can."""
         ...
 
-    async def begin_scan(self, group: int, fence: Fence, *, now: Millis) -> Group:
-        """A scan from the start; what an unfinished one had is not counted."""
+    async def reset_account(self, connection: str, *, now: Millis) -> None:
+        """The connection belongs to another Klaviyo account now: delete the ids, members and
+        confirmed memberships of the earlier one."""
         ...
 
-    async def stage_page(
+
+class GroupScans(Protocol):
+    """Scans of groups, page by page with a cursor (guarantee 6).
+
+    The wanted members of a target are the union of: the last complete scans of its sources, the
+    joins that a platform reported since, and the people that a running scan has found. Only a
+    complete scan that was applied removes members.
+    """
+
+    async def begin(self, group: int, fence: Fence, *, now: Millis) -> Group:
+        """Start a scan at the first page. The pages of an unfinished one no longer count."""
+        ...
+
+    async def save_source_page(
         self,
         group: int,
         page: MembersPage,
@@ -82,55 +109,57 @@ class Memberships(ReceiptQueue, Protocol):
         track_joins: bool = False,
         without_address: int = 0,
     ) -> Group:
-        """A page of a source's scan, with its cursor: whom it names is a member now, unless a
-        newer word says otherwise. The last page completes the scan. With `greets` those who
-        joined are kept for `to_greet`. Members have addresses, in lower case."""
+        """Save a page of a source and its cursor. Its members are wanted from now on, unless newer
+        information says otherwise. The last page completes the scan. With `track_joins` the people
+        who joined are kept for SegmentJoins. Members have addresses, in lower case;
+        `without_address` counts those of the page that have none."""
         ...
 
-    async def read_back(
+    async def save_target_page(
         self, group: int, page: MembersPage, fence: Fence, *, requested_at: Millis, now: Millis
     ) -> Group:
-        """A page of a list as it is, with its cursor. What was told after the page was asked for
-        counts more."""
-        ...
-
-    async def find_manual_removals(self, target: int, *, re_add: bool, now: Millis) -> int:
-        """After a complete read-back: members who should be there and are not were taken off by
-        hand, and are put back if `re_add`; returns how many of them there are now."""
+        """Save a page of a target as it is on the remote side, and its cursor. A change that was
+        sent after `requested_at` is newer than the page."""
         ...
 
     async def pending_removals(self, source: int) -> PendingRemovals:
-        """What `apply` would take off the source's target."""
+        """What `apply` would remove from the source's target."""
         ...
 
-    async def apply_scan(self, source: int, *, now: Millis) -> int:
-        """Whom the last complete scan did not find leaves; returns how many are taken off."""
+    async def apply(self, source: int, *, now: Millis) -> int:
+        """People that the last complete scan did not find are no longer wanted. Returns how many
+        are removed from the target."""
         ...
 
-    async def resend_unconfirmed(self, target: int, *, now: Millis) -> int:
-        """Tell again what was taken and not confirmed, after everything else."""
-        ...
+
+class TargetMembers(Protocol):
+    """The members of one target as a set."""
 
     async def enable_writes(self, target: int, *, now: Millis) -> int:
-        """The target may be told from now on; returns how many wait for that."""
+        """Allow writes to the target; returns how many changes were held until now."""
+        ...
+
+    async def find_manual_removals(self, target: int, *, re_add: bool, now: Millis) -> int:
+        """After a complete read-back: wanted members that are missing were removed by hand. They
+        are added again with `re_add`, else held. Returns how many there are now."""
         ...
 
     async def remove_foreign(self, target: int, *, now: Millis) -> int:
-        """Foreign members leave."""
+        """Queue the removal of members that others added, where the target's link allows it."""
         ...
 
-    async def count_members(self, target: int) -> MembershipCounts: ...
-
-    async def unhandled_joins(self, source: int, *, limit: int) -> Sequence[Member]:
-        """Who joined and was not greeted, in the order of their addresses."""
+    async def resend_unconfirmed(self, target: int, *, now: Millis) -> int:
+        """Queue again what was accepted and not confirmed, after everything else."""
         ...
 
-    async def mark_joins_handled(self, source: int, emails: Sequence[str]) -> None: ...
+    async def counts(self, target: int) -> MembershipCounts: ...
 
-    async def requeue(self, lane: LaneId, states: Sequence[State], *, now: Millis) -> int:
-        """What ended in one of these states is ready again."""
+
+class SegmentJoins(Protocol):
+    """People who joined a source, until their join actions are queued."""
+
+    async def unhandled(self, source: int, *, limit: int) -> Sequence[Member]:
+        """In the order of their addresses."""
         ...
 
-    async def reset_account(self, connection: str, *, now: Millis) -> None:
-        """Klaviyo's side is another account from now on: its ids and what it was told is gone."""
-        ...
+    async def mark_handled(self, source: int, emails: Sequence[str]) -> None: ...

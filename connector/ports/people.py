@@ -96,7 +96,7 @@ class ErasureResult:
 
 
 class Erasure(Protocol):
-    """Erasure of people. `identifier` is an email address or a platform id."""
+    """Erasure of people. `identifier` is an e-mail address or a platform id."""
 
     async def find(self, connection: str, identifier: str) -> ErasureResult:
         """The people that `forget` would erase."""

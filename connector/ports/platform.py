@@ -1,10 +1,10 @@
-"""Ports of a loyalty platform: what it sends and what can be asked of it."""
+"""Ports of a loyalty platform: what it sends and what can be requested of it."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel
 
@@ -15,17 +15,30 @@ from connector.domain.lanes import Millis
 from connector.domain.records import Record
 from connector.ports.delivery import Quota
 
+API_VERSION = 1
+"""The version of what `connector.sdk` exports."""
+
+EventView: TypeAlias = Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
+"""(event name, time of it in ms, record body, e-mail address if known apart from the body) → the
+event's view. Pure."""
+
+PersonView: TypeAlias = Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]]
+"""(the platform's object of a person, extras) → the person's view. Pure.
+
+Extras are what further API calls returned, by name: a wallet pass link, the list of tiers. One
+that was not fetched is a missing key."""
+
 
 class Webhook(Protocol):
-    """A platform's way of telling us things."""
+    """Receives a platform's webhook requests."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, secret: str | None) -> None:
-        """Raise Unauthorised unless the caller proved itself. `headers` are lower case, `secret`
-        is the last part of the URL where there is one."""
+        """Raise Unauthorised unless the request is authentic. `headers` are lower case, `secret`
+        is the last part of the URL, if there is one."""
         ...
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Sequence[Record]:
-        """Raise Malformed, saying what was wrong and where, or return what the body says."""
+        """The records of a body. Raises Malformed, which names the field."""
         ...
 
 
@@ -44,8 +57,8 @@ Offer = Literal[
 
 @dataclass(frozen=True, slots=True)
 class DirectCall:
-    """What a Klaviyo flow sends to a platform itself: address, headers and the JSON body. Texts of
-    the body may be Klaviyo's templates."""
+    """The request of a Klaviyo flow that calls the platform itself. Texts of the body may be
+    Klaviyo templates."""
 
     url: str
     headers: Mapping[str, str]
@@ -54,39 +67,39 @@ class DirectCall:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What a platform declares of itself: INTERFACE 7.
+    """A platform as it declares itself to the connector.
 
-    `settings` validates `[connections.settings]`; `event_view` is the pure view of an event (see
-    connector.pipeline.rendering.EventView); `webhook` makes its receiver from validated settings,
-    None where the platform pushes nothing. `open` makes, of settings and a
-    connector.platforms.kit.Kit, the connection's client, None where the platform has no API.
-    `person_view` is the pure view of a person as the platform's API shows it; `name_header` makes
-    the headers that tell an event's name where it is not in the body. `direct` makes, of settings
-    and an action whose texts may be Klaviyo's templates, the call that the platform's own guides
-    have a flow make; None where they have none, a ValueError says why this action has none. Where
-    settings decide about any of these, `shape` makes the platform that they describe.
+    - `settings` validates `[connections.settings]`.
+    - `webhook` makes the receiver from validated settings; None: the platform has no webhooks.
+    - `open` makes the client from settings and a connector.platforms.kit.Kit; None: no API.
+    - `person_view` is None where people cannot be read.
+    - `name_header` makes the headers that carry an event's name, if the body does not.
+    - `direct` makes the call that the platform's own guides let a Klaviyo flow send, from settings
+      and an action whose texts may be Klaviyo templates. ValueError: why this action has none.
+    - `for_settings` makes the platform that these settings describe, if they decide about any of
+      the above.
     """
 
     source: str
     title: str
     settings: type[BaseModel]
     offers: frozenset[Offer]
-    event_view: Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
+    event_view: EventView
     webhook: Callable[[Any], Webhook] | None = None
     open: Callable[[Any, Any], Awaitable[Client]] | None = None
-    person_view: Callable[[dict[str, Any], str | None], dict[str, Any]] | None = None
+    person_view: PersonView | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
     direct: Callable[[Any, Action], DirectCall] | None = None
     for_settings: Callable[[Any], Platform] | None = None
-    api_version: int = 1
+    api_version: int = API_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A platform's API as one connection uses it: its sides, None where it has none.
+    """A platform's API as one connection uses it. A part that the platform lacks is None.
 
-    `people` lists everybody, for a backfill; `changes` tells who changed since its cursor, for a
-    poll. `check` asks whether it can be reached and the credential is good.
+    `people` lists everyone, for a backfill; `changes` lists who changed since its cursor, for a
+    poll. `check` reports whether the API answers and accepts the credential.
     """
 
     check: Callable[[], Awaitable[Sequence[Check]]]
@@ -102,9 +115,9 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class PersonRef:
-    """A person to read: `view` is the JSON of the last view (empty: never read);
-    with `renew` what is fetched seldom is fetched again. Further permits of a `backfill`'s read
-    are asked for as a backfill's too."""
+    """A person to read. `view` is the JSON of the view that the last read returned (empty: never
+    read), so that extras fetched then need not be fetched again; with `refetch` they must be.
+    Further permits of a read for a `backfill` are requested as a backfill's too."""
 
     person: int
     platform_id: str | None
@@ -116,23 +129,29 @@ class PersonRef:
 
 @dataclass(frozen=True, slots=True)
 class PersonSnapshot:
-    """What a read showed: the platform's documented view, and the words of it that this read
-    could have shown, had they a value.
+    """The result of a read. `covers` are the fields of the view that this read can show: one of
+    them that is missing in `view` has no value.
 
-    The view of a person of whom nothing may be told holds `withheld` alone: `placeholder` (the
-    address is nobody's) or `restricted` (the platform says so). His records are skipped."""
+    A person whose data must not be used has a view of `withheld` alone: `placeholder` (the address
+    is not a person's) or `restricted` (the platform says so). Their records are skipped."""
 
     view: dict[str, Any]
     covers: frozenset[str]
 
 
 class Reader(Protocol):
-    """The side of a platform that tells about one person."""
+    """Reads one person."""
 
     @property
-    def endpoint(self) -> str: ...
+    def endpoint(self) -> str:
+        """The name under which `quota` counts a read."""
+        ...
+
     @property
-    def parallel(self) -> int: ...
+    def parallel(self) -> int:
+        """How many reads may be in flight."""
+        ...
+
     @property
     def by_id(self) -> bool:
         """Whether a person can be read of whom only the platform's id is known."""
@@ -142,22 +161,20 @@ class Reader(Protocol):
     def quota(self) -> Quota: ...
 
     async def read(self, ref: PersonRef, fields: frozenset[str]) -> PersonSnapshot | None:
-        """The person now, or None where the platform does not know him. `reads` are the words of
-        the view that the mapping needs. One permit was given; more are asked for as needed.
-        Raises DeliveryError."""
+        """The person now; None if the platform does not know them. `fields` are those of the view
+        that the mapping uses. The caller has one permit; further ones are requested here. Raises
+        DeliveryError."""
         ...
 
-    def needs_refetch(self, event: str) -> bool:
-        """Whether this event makes what is fetched seldom be fetched again."""
+    async def check(self) -> Sequence[Check]:
+        """Whether people can be read. Requests its own permit; raises nothing."""
         ...
-
-    async def check(self) -> Sequence[Check]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class PeoplePageItem:
-    """A person as a listing shows him. `at` is the source's own time of it, None where it says
-    none: then the page's counts."""
+    """A person as a list shows them. `at` is the platform's own time of the data; None: the time
+    of the page counts."""
 
     platform_id: str | None
     email: str | None
@@ -167,8 +184,8 @@ class PeoplePageItem:
 
 @dataclass(frozen=True, slots=True)
 class PeoplePage:
-    """`cursor` is where the next page begins, to be kept when `more` is False too; `at` is when
-    the page was asked for; `total` how many people there are in all, where the platform says."""
+    """`cursor` is where the next page begins and is kept when `more` is False too; `at` is when
+    the page was requested; `total` is the number of people, if the platform says it."""
 
     people: Sequence[PeoplePageItem]
     cursor: str | None
@@ -178,28 +195,28 @@ class PeoplePage:
 
 
 class Stream(Protocol):
-    """People page by page. Asks for its own permits; `backfill` leaves the live reserve alone."""
+    """People, page by page. Requests its own permits."""
 
     async def page(
         self, cursor: str | None, fields: frozenset[str], *, backfill: bool = False
     ) -> PeoplePage:
-        """The page at `cursor`, None: the first. Raises DeliveryError."""
+        """The page at `cursor`; None: the first. `backfill` leaves the live reserve of the quota
+        alone. Raises DeliveryError."""
         ...
 
 
 class History(Protocol):
-    """What happened to a person before the connector was there."""
+    """A person's past events. Requests its own permits, as a backfill."""
 
     async def events(self, ref: PersonRef, since: Millis | None) -> Sequence[Record]:
-        """Everything since then, oldest first. Asks for its own permits, as a backfill. Raises
-        DeliveryError."""
+        """All events since then, oldest first. Raises DeliveryError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Who is in an audience, a list or a segment. `profile` is Klaviyo's id, `since` when he
-    joined, where it is said."""
+    """A member of an audience, a list or a segment. `profile_id` is Klaviyo's id; `joined_at` is
+    None if it is not known."""
 
     platform_id: str | None = None
     email: str | None = None
@@ -217,7 +234,7 @@ class MembersPage:
 
 
 class Audiences(Protocol):
-    """A platform's own groups of people. Asks for its own permits. Both raise DeliveryError."""
+    """A platform's own groups of people. Requests its own permits; raises DeliveryError."""
 
     async def names(self) -> Mapping[str, str]:
         """Audience id → name."""
@@ -228,7 +245,7 @@ class Audiences(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MembershipResult:
-    """What became of one membership change: `confirmed`, taken but not confirmed, or refused."""
+    """The result of one membership change: applied, accepted without confirmation, or refused."""
 
     status: Literal["confirmed", "unconfirmed", "refused"]
     problem: Problem | None = None
@@ -236,25 +253,28 @@ class MembershipResult:
 
 
 class MembershipWriter(Protocol):
-    """Where a platform is told who is in a Klaviyo segment. `size` changes go in one call."""
+    """Writes the members of Klaviyo segments to a platform."""
 
     @property
     def endpoint(self) -> str: ...
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """How many changes one call takes."""
+        ...
+
     @property
     def quota(self) -> Quota: ...
 
     async def update(
         self, target: str, changes: Sequence[tuple[Member, bool]]
     ) -> Sequence[MembershipResult]:
-        """One answer per change (True: is in it), in order. One permit was given. Repeating it is
-        harmless. Raises DeliveryError where the call as a whole failed."""
+        """One result per change (True: is a member), in order. The caller has one permit.
+        Repeating it is harmless. Raises DeliveryError if the call as a whole failed."""
         ...
 
 
 class Actions(Protocol):
-    """Where a platform is told to change points or push a message: promise 4."""
+    """Changes points and sends push notifications: guarantee 4."""
 
     @property
     def endpoint(self) -> str: ...
@@ -264,12 +284,12 @@ class Actions(Protocol):
     def parallel(self) -> int: ...
 
     async def apply(self, action: Action) -> str | None:
-        """Do it, once. One permit was given. The platform's own id of it, where it says one.
-        Raises DeliveryError: Wait where it is certain that nothing was done, Unknown where it may
-        have been, Rejected or Blocked where the platform refused."""
+        """Apply it, once. The caller has one permit. Returns the platform's own id of it, if the
+        answer has one. Raises DeliveryError: RetryLater if it was certainly not applied,
+        AmbiguousError if it may have been, Rejected or Blocked if the platform refused it."""
         ...
 
     async def look_up(self, action: Action) -> Literal["applied", "absent", "unknowable"]:
-        """Whether the platform did it. Never `absent` where a missing item proves nothing. One
-        permit was given. Raises DeliveryError."""
+        """Whether the platform applied it. Never `absent` where a missing item proves nothing.
+        The caller has one permit. Raises DeliveryError."""
         ...

@@ -11,7 +11,13 @@ from connector.domain.records import Appended, Checkpoint, Page, State
 from connector.ports.actions import ActionDecisions, ActionIntake, ActionQueue, ActionViews
 from connector.ports.admin import Approvals, CommandQueue, DeadLetters, Notifications
 from connector.ports.backfills import BackfillProgress, Backfills, DryRuns, PeopleIndex
-from connector.ports.memberships import Memberships
+from connector.ports.memberships import (
+    GroupScans,
+    MemberGroups,
+    MembershipQueue,
+    SegmentJoins,
+    TargetMembers,
+)
 from connector.ports.people import Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue
 from connector.ports.reports import Reports
@@ -134,7 +140,15 @@ class Store(Outbox, Protocol):
     @property
     def approvals(self) -> Approvals: ...
     @property
-    def memberships(self) -> Memberships: ...
+    def memberships(self) -> MembershipQueue: ...
+    @property
+    def member_groups(self) -> MemberGroups: ...
+    @property
+    def group_scans(self) -> GroupScans: ...
+    @property
+    def target_members(self) -> TargetMembers: ...
+    @property
+    def segment_joins(self) -> SegmentJoins: ...
     @property
     def actions(self) -> ActionQueue: ...
     @property

@@ -207,7 +207,7 @@ class Commands(Queries):
             if dispatcher is runtime.writes:
                 await self._store.profiles.reset_confirmed(dispatcher.lane.id, now=now)
             elif dispatcher is runtime.events:
-                await self._store.memberships.reset_account(runtime.name, now=now)
+                await self._store.member_groups.reset_account(runtime.name, now=now)
         await dispatcher.resume()
 
     async def _switch_stored(self, kind: str, lane: Lane, state: LaneState) -> None:

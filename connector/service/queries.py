@@ -124,7 +124,9 @@ class Queries:
 
     async def links(self) -> list[dict[str, Any]]:
         """Audiences kept as lists, segments kept as targets, and their counts."""
-        return await links.links(self._store.memberships, self._clock.now())
+        return await links.links(
+            self._store.member_groups, self._store.target_members, self._clock.now()
+        )
 
     async def dead_letters(
         self, problem: str | None, connection: str | None, limit: int
@@ -206,7 +208,7 @@ class Queries:
             )
             found.append(AttentionItem(f"approval {approval.id}", text))
         known = {item.key for item in found}
-        found += [n for n in await links.attention(self._store.memberships) if n.key not in known]
+        found += [n for n in await links.attention(self._store.member_groups) if n.key not in known]
         return found
 
     async def _held_actions(self, name: str) -> list[AttentionItem]:

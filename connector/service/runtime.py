@@ -54,7 +54,6 @@ class ConnectionRuntime:
     webhook_endpoint: WebhookEndpoint | None = None
     flow_endpoint: FlowEndpoint | None = None
     exit_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
     def dispatchers(self) -> list[Dispatcher[Any]]:
@@ -66,21 +65,13 @@ class ConnectionRuntime:
         """Run lanes and workers; nothing where the connection is disabled."""
         if not self.enabled:
             return
-        for dispatcher in self.dispatchers:
-            self._tasks.append(asyncio.create_task(dispatcher.run()))
-        for worker in self.workers:
+        for worker in (*self.dispatchers, *self.workers):
             worker.start()
 
     async def stop(self, timeout: float) -> None:
         """Settle what is in flight within `timeout` seconds, then close everything."""
         await asyncio.gather(*(worker.stop(_CANCEL_TIMEOUT) for worker in self.workers))
         await asyncio.gather(*(dispatcher.stop(timeout) for dispatcher in self.dispatchers))
-        if self._tasks:
-            # A pass that hangs in the store is cancelled; the next start recovers what it claimed.
-            await asyncio.wait(self._tasks, timeout=_CANCEL_TIMEOUT)
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.exit_stack.aclose()
 
     def wake(self) -> None:
@@ -95,9 +86,9 @@ class ConnectionRuntime:
         # Workers hand work to lanes and lanes to workers: what one did meanwhile is seen at the
         # other, so workers are asked before and after the lanes.
         before = await self._workers_idle(ahead)
-        lanes = all([await dispatcher.idle_for(ahead) for dispatcher in self.dispatchers])
+        lanes = all([await dispatcher.idle(ahead) for dispatcher in self.dispatchers])
         after = await self._workers_idle(ahead)
-        return before and lanes and after and all(d.idle for d in self.dispatchers)
+        return before and lanes and after and not any(d.busy for d in self.dispatchers)
 
     async def _workers_idle(self, ahead: float) -> bool:
         return all([await worker.idle(ahead) for worker in self.workers])
@@ -105,11 +96,6 @@ class ConnectionRuntime:
     async def attention(self) -> list[AttentionItem]:
         """What only the process that runs the connection can know."""
         found: list[AttentionItem] = []
-        for dispatcher in self.dispatchers:
-            if problem := dispatcher.failing_with:
-                label = dispatcher.lane.title
-                text = f"{problem} {label}: {problem.meaning}; retrying slowly"
-                found.append(AttentionItem(f"slow {label}", text))
-        for worker in self.workers:
+        for worker in (*self.dispatchers, *self.workers):
             found += await worker.attention()
         return found

@@ -29,7 +29,10 @@ from connector.store.queues.action_decisions import SqlActionDecisions
 from connector.store.queues.action_intake import SqlActionIntake
 from connector.store.queues.action_views import SqlActionViews
 from connector.store.queues.actions import SqlActionQueue
-from connector.store.queues.memberships import SqlMemberships
+from connector.store.queues.membership_groups import SqlMemberGroups
+from connector.store.queues.membership_scans import SqlGroupScans, SqlSegmentJoins
+from connector.store.queues.membership_targets import SqlTargetMembers
+from connector.store.queues.memberships import SqlMembershipQueue
 from connector.store.queues.outbox import SqlOutbox
 from connector.store.queues.profiles import SqlProfiles
 from connector.store.queues.reads import SqlReads
@@ -51,7 +54,11 @@ class SqlStore(SqlOutbox):
         self.commands = SqlCommands(database)
         self.reads = SqlReads(database)
         self.approvals = SqlApprovals(database)
-        self.memberships = SqlMemberships(database)
+        self.memberships = SqlMembershipQueue(database)
+        self.member_groups = SqlMemberGroups(database)
+        self.group_scans = SqlGroupScans(database)
+        self.target_members = SqlTargetMembers(database)
+        self.segment_joins = SqlSegmentJoins(database)
         self.notifications = SqlNotices(database)
         self.erasure = SqlErasure(database)
         self.ledger = SqlLedger(database)

@@ -1,4 +1,4 @@
-"""JSON of every kind, and JSON with one value replaced: what a far end may send."""
+"""JSON of every kind, and JSON with one value replaced: what a remote side may send."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JSON = st.recursive(
 
 
 ODD: tuple[Any, ...] = (None, [], {}, "", "x", -7, True, [{}], "\0", {"a": 1})
-"""What may stand where another kind of value is expected."""
+"""Values that may come where another kind is expected."""
 
 
 def encoded(value: Any) -> bytes:
@@ -30,7 +30,7 @@ def encoded(value: Any) -> bytes:
 
 
 def decoded(body: bytes) -> Any:
-    """The JSON of an answer; None where it is none."""
+    """The JSON of a response; None if it is not JSON."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -38,7 +38,7 @@ def decoded(body: bytes) -> Any:
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something stands in a JSON value; of a list the first item."""
+    """The place of every value within a JSON value; of a list only that of the first item."""
     pairs: Iterator[tuple[Any, Any]] = iter(())
     if isinstance(value, dict):
         pairs = iter(value.items())
@@ -50,7 +50,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def put_at(value: Any, place: tuple[Any, ...], put: Any) -> Any:
-    """The JSON value with another one at this place."""
+    """The JSON value with `put` at this place."""
     if not place:
         return put
     changed = copy.copy(value)
@@ -59,7 +59,7 @@ def put_at(value: Any, place: tuple[Any, ...], put: Any) -> Any:
 
 
 def without(value: Any, place: tuple[Any, ...]) -> Any:
-    """The JSON value without what stands at this place."""
+    """The JSON value without the value at this place."""
     changed = copy.copy(value)
     if len(place) > 1:
         changed[place[0]] = without(value[place[0]], place[1:])

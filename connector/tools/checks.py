@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +30,12 @@ from connector.runtime.metrics import account_label
 from connector.store.admin import filesystem, integrity
 from connector.store.sql import file_of
 from connector.sync.goals import goals
-from connector.sync.memberships.links import audience_finder, check_groups
+from connector.sync.memberships.remote_groups import (
+    KlaviyoLists,
+    KlaviyoSegments,
+    PlatformAudiences,
+    check_groups,
+)
 
 _RECHECK_INTERVAL = 5.0
 
@@ -197,7 +201,7 @@ class _CredentialChecks:
                     if client.audiences and "audiences" in connection.modules:
                         wanted = [entry.audience for entry in connection.audiences]
                         found += await check_groups(
-                            "audience", wanted, audience_finder(client.audiences)
+                            "audience", wanted, PlatformAudiences(client.audiences)
                         )
                     return found
                 finally:
@@ -252,12 +256,10 @@ async def _groups(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check
         *await check_groups(
             "list",
             [e.list for e in lists],
-            partial(groups.find, "list"),
+            KlaviyoLists(groups),
             created_on_demand=creatable,
         ),
-        *await check_groups(
-            "segment", [e.segment for e in segments], partial(groups.find, "segment")
-        ),
+        *await check_groups("segment", [e.segment for e in segments], KlaviyoSegments(groups)),
     ]
 
 

@@ -18,7 +18,7 @@ from connector.klaviyo import api as klaviyo
 from connector.klaviyo.sink import event_body, profile_body
 from connector.mapping import CompiledMapping
 from connector.mapping import load as load_mapping
-from connector.pipeline.rendering import EventRenderer
+from connector.pipeline.rendering import EventRenderer, render_entry
 from connector.platforms import registry
 from connector.ports import PersonSnapshot, Platform
 from connector.runtime.clock import SystemClock
@@ -28,7 +28,7 @@ from connector.sync.goals import goals
 def preview(config: Config, connection: Connection, file: Path) -> list[dict[str, Any]]:
     """The exact requests: route, headers without the key, body.
 
-    `file` contains `{"name": …, "record": {…}}` or `{"customer": {…}, "pass_url": …}` as in the
+    `file` contains `{"name": …, "record": {…}}` or `{"customer": {…}, "extras": {…}}` as in the
     mapping examples, or `{"headers": {…}, "body": {…}}` as a webhook is received. Raises Malformed
     and ConfigError.
     """
@@ -57,7 +57,8 @@ def _events(
     renderer = EventRenderer(mapping, platform.event_view, None)
     found: list[dict[str, Any]] = []
     for seq, record in enumerate(platform.webhook(connection.settings).parse(headers, body), 1):
-        message = renderer.render(
+        message = render_entry(
+            renderer,
             Entry(
                 seq=seq,
                 unique_id=record.unique_id,
@@ -71,7 +72,7 @@ def _events(
                 mode=DeliveryMode.BATCH,
                 mapping=None,
                 backfill=False,
-            )
+            ),
         )
         if not isinstance(message, EventMessage):
             found.append({"request": None, "why": str(message)})
@@ -91,7 +92,7 @@ def _profile(
 ) -> dict[str, Any]:
     if platform.person_view is None:
         raise ConfigError([f"{platform.title} has no profiles, so there is nothing to preview"])
-    view = platform.person_view(sample["customer"], sample.get("pass_url"))
+    view = platform.person_view(sample["customer"], sample.get("extras", {}))
     view = goals(connection.tiers, connection.rewards)(PersonSnapshot(view, frozenset())).view
     return _profile_request(connection, mapping, view)
 
@@ -114,7 +115,7 @@ def _profile_request(
         mapping=mapping.version,
         lane=LaneId(0),
     )
-    write = next_write(observe(Profile(0), observation, email_change=connection.email_change))
+    write = next_write(observe(Profile(0), observation))
     left_out = [*identity.notes, *rendered.problems]
     if write is None:
         return {"request": None, "why": "no field has a value to send", "left_out": left_out}

@@ -23,7 +23,7 @@ class ClientDisconnected(Exception):
 
 
 async def read_body(headers: dict[str, str], receive: Receive) -> bytes:
-    """The whole body. Raises TooLarge, unread where content-length says so, and
+    """The whole body. Raises TooLarge, before reading if content-length is too large already, and
     ClientDisconnected."""
     declared = headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > MAX_BODY:

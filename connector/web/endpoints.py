@@ -140,7 +140,7 @@ class EndpointApp(ABC, Generic[E, R]):
         return Rejection(401, error.detail, reason=self.unauthorized_reason, problem=error.problem)
 
     def _not_stored(self, error: StoreError) -> Rejection:
-        """The caller may send it again: what the store says stays in the log."""
+        """The store's own detail is not sent to the caller: it may hold personal data."""
         return unavailable("not stored, send this again later", "not_stored", error.problem)
 
     async def _reject(self, name: str, rejection: Rejection, send: Send) -> None:

@@ -50,6 +50,14 @@ def application(
 
 
 class _Embedded(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.accepting = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.accepting.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the daemon, which stops intake first and lanes last."""
@@ -101,8 +109,9 @@ class Server:
             raise ConfigError([self._fault(error)]) from error
         self.port = int(listener.getsockname()[1])
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
-        while not self._server.started and not self._task.done():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        accepting = asyncio.create_task(self._server.accepting.wait())
+        await asyncio.wait({accepting, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        accepting.cancel()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         alive = scope["path"] == "/livez"
@@ -113,7 +122,7 @@ class Server:
         """The configuration key to change, and why."""
         where = f"{self._host}:{self._port}"
         if error.errno == errno.EADDRINUSE:
-            return f"{self.key}: {where} is in use by another program, allowed a free port"
+            return f"{self.key}: {where} is taken by another program, allowed a free port"
         key = self.key if isinstance(error, PermissionError) else "server.host"
         return f"{key}: {where} cannot be listened on: {error.strerror or error}"
 

@@ -1,5 +1,5 @@
-"""A lane of actions under the test's hand: a fake clock, a platform that fails as it is told, and a
-process that can be killed at any point around a send."""
+"""A lane of actions with a fake clock, a platform whose faults the test sets, and a process that
+can be killed at any point around a send."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from connector.store.queues.actions import SqlActionQueue
 from connector.store.sql import SqlStore
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.sinks import FakeQuota
-from tests.inline import InlineDatabase, memory_engine
+from connector.testing.fakes.store import InlineDatabase, memory_store
 
 SECRET = "flow-secret"
 LOOK_UPS = (0, 60_000, 600_000)
@@ -46,7 +46,8 @@ _FOREVER = 10**15
 _HOUR = 3_600_000
 
 Fault = Literal["", "before", "after", "wait"] | DeliveryError
-"""What befalls a send: nothing, a break before or after it was applied, certainly not applied."""
+"""The fault of a send: none, a connection lost before or after it was applied, certainly not
+applied."""
 
 
 AtPoint = Callable[[str], Awaitable[None]]
@@ -58,7 +59,7 @@ async def _no_op(point: str) -> None: ...
 
 @dataclass
 class Platform:
-    """connector.ports.Actions with a ledger. With `remembers` it can be asked for a reference."""
+    """connector.ports.Actions with a ledger. Without `supports_lookup` it keeps no references."""
 
     supports_lookup: bool = True
     parallel: int = 4
@@ -87,7 +88,7 @@ class Platform:
         await self.at_point("applied")
         if fault == "after":
             raise AmbiguousError(Problem.TIMED_OUT)
-        return f"theirs-{action.ref}"
+        return f"platform-{action.ref}"
 
     async def look_up(self, action: Action) -> Literal["applied", "absent", "unknowable"]:
         self.lookups.append((action.ref, self.now()))
@@ -105,7 +106,7 @@ class InstrumentedIntake(SqlActionIntake):
     at_point: AtPoint = staticmethod(_no_op)
 
     async def add(self, batches: Sequence[ActionBatch]) -> Sequence[ActionReceipt | Conflict]:
-        await self.at_point("taken")
+        await self.at_point("received")
         receipts = await super().add(batches)
         await self.at_point("stored")
         return receipts
@@ -129,7 +130,7 @@ class InstrumentedQueue(SqlActionQueue):
 
 
 class Lease:
-    """A lease that the test takes away."""
+    """A lease that is lost when the test sets `ours` to False."""
 
     def __init__(self, fence: Fence) -> None:
         self.fence = fence
@@ -140,7 +141,7 @@ class Lease:
 
 
 class Rig:
-    """A daemon's part that deals with actions. The store and the platform outlive it."""
+    """The part of a daemon that handles actions. Its store and platform survive a kill."""
 
     def __init__(self, platform: Platform, *, caps: Caps | None = None, **how: Any) -> None:
         self.clock = FakeClock()
@@ -150,7 +151,8 @@ class Rig:
         self.how = how
         self.metrics = Metrics("test")
         self.addresses: dict[str, str] = {}
-        self.engine = memory_engine()
+        self.on_address_lookup: Callable[[], None] = lambda: None
+        self.database = InlineDatabase()
         self.starts = 0
         self.store: SqlStore
         self.queue: InstrumentedQueue
@@ -163,10 +165,9 @@ class Rig:
 
     async def start(self, at_point: AtPoint = _no_op) -> None:
         self._outside = asyncio.all_tasks()
-        self.database = InlineDatabase(self.engine)
-        self.store = store = SqlStore("sqlite://", self.database)
-        look_ups = self.how.get("look_ups", LOOK_UPS)
-        self.queue = queue = InstrumentedQueue(self.database, look_ups)
+        self.database = self.database.reopened()
+        self.store = store = memory_store(self.database)
+        self.queue = queue = InstrumentedQueue(self.database)
         self.action_intake = InstrumentedIntake(self.database)
         self._set_hook(at_point)
         self.starts += 1
@@ -187,7 +188,7 @@ class Rig:
             on_released=self.dispatcher.wake,
         )
         self.held_worker = held_worker
-        self.running = asyncio.create_task(self.dispatcher.run())
+        self.dispatcher.start()
         SupervisedWorker(
             "held_actions", held_worker, subject="acme", clock=self.clock, metrics=Metrics("test")
         ).start()
@@ -197,6 +198,7 @@ class Rig:
 
     def _dispatcher(self, queue: SqlActionQueue) -> Dispatcher[Action]:
         async def address_of(id: str) -> str | None:
+            self.on_address_lookup()
             return self.addresses.get(id)
 
         async def platform_id(email: str) -> str | None:
@@ -246,7 +248,7 @@ class Rig:
     async def send(
         self, *keys: str, email: str = "ana@example.com", amount: int = 10
     ) -> ActionReceipt:
-        """One call with an adjustment by each key."""
+        """Submit one call with an adjustment per key."""
         action = Action("increase", email=email, amount=amount, reason="r")
         answer = await self.endpoint.submit(
             "flow", [ActionRequest(action, "r", key) for key in keys]
@@ -259,7 +261,7 @@ class Rig:
         await self.clock.advance(seconds)
 
     async def kill(self) -> None:
-        """As `kill -9`: what is in flight is cut off and nothing is settled."""
+        """Like `kill -9`: what is in flight is cancelled and nothing more is settled."""
         self.database.dead = True
         self._set_hook(_no_op)
         ours = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
@@ -269,10 +271,10 @@ class Rig:
 
     async def all_actions(self) -> list[ActionView]:
         found = await self.store.action_views.find(limit=100_000)
-        return sorted(found, key=lambda deed: deed.id)
+        return sorted(found, key=lambda action: action.id)
 
     async def states(self) -> list[str]:
-        return [deed.state for deed in await self.all_actions()]
+        return [action.state for action in await self.all_actions()]
 
 
 @pytest.fixture
@@ -287,7 +289,6 @@ async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
     for rig in made:
         if rig.starts:
             await rig.kill()
-        rig.engine.dispose()
 
 
 @pytest.fixture

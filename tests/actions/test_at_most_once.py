@@ -1,4 +1,4 @@
-"""Promise 4: an adjustment is applied at most once, whatever the platform answers or does not."""
+"""Guarantee 4: an adjustment is applied at most once, with any answer of the platform or none."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from connector.domain.errors import (
     Rejected,
     RetryLater,
 )
+from connector.ports import Fence
 
 from .conftest import Platform, Rig
 
@@ -25,7 +26,7 @@ def status(kind: type[DeliveryError], code: int | None, **how: Any) -> DeliveryE
     return kind(Problem.PLATFORM_REFUSED, status=code, **how)
 
 
-# ── the table of answers ─────────────────────────────────────────────────────────────────────────
+# ── the table of answers ──────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -108,13 +109,13 @@ async def test_a_rejected_credential_blocks_the_lane_and_the_action_is_sent_late
     rig.platform.faults.append(fault)
     await rig.send("k")
     assert rig.dispatcher.state.mode == "blocked"
-    [deed] = await rig.all_actions()
-    assert (deed.state, deed.sent_at) == ("waiting", None)
+    [action] = await rig.all_actions()
+    assert (action.state, action.sent_at) == ("waiting", None)
     await rig.after(31.0)
     assert await rig.states() == ["applied"]
 
 
-# ── look-ups ─────────────────────────────────────────────────────────────────────────────────────
+# ── look-ups ──────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_an_action_is_looked_up_at_once_after_one_and_after_ten_minutes(rig: Rig) -> None:
@@ -147,7 +148,7 @@ async def test_a_lookup_without_a_response_does_not_count(rig: Rig, fault: Deliv
     await rig.after(3600.0)
     assert await rig.states() == ["applied"]
     assert (len(rig.platform.sent), len(rig.platform.lookups)) == (1, 5)
-    assert [deed.lookups for deed in await rig.all_actions()] == [0]
+    assert [action.lookups for action in await rig.all_actions()] == [0]
 
 
 async def test_a_refused_lookup_parks_the_action(rig: Rig) -> None:
@@ -163,8 +164,8 @@ async def test_an_action_ambiguous_twice_is_parked(rig: Rig) -> None:
     rig.platform.faults.extend(["before", "before"])
     await rig.send("k")
     await rig.after(3600.0)
-    [deed] = await rig.all_actions()
-    assert (deed.state, deed.problem, deed.resent) == ("uncertain", "A10", True)
+    [action] = await rig.all_actions()
+    assert (action.state, action.problem, action.resent) == ("uncertain", "A10", True)
     assert len(rig.platform.sent) == 2
     assert len(rig.platform.lookups) == 6
 
@@ -176,8 +177,8 @@ async def test_without_lookup_support_an_ambiguous_action_is_parked_at_once(
     await rig.start()
     rig.platform.faults.append("after")
     await rig.send("k")
-    [deed] = await rig.all_actions()
-    assert (deed.state, deed.problem) == ("uncertain", "A10")
+    [action] = await rig.all_actions()
+    assert (action.state, action.problem) == ("uncertain", "A10")
     await rig.after(3600.0)
     assert len(rig.platform.sent) == 1
 
@@ -198,15 +199,15 @@ async def test_an_operator_resolves_a_parked_action(rig: Rig) -> None:
     rig.platform.faults.extend(["before", "before"])
     await rig.send("k")
     await rig.after(3600.0)
-    [deed] = await rig.all_actions()
-    await rig.store.action_decisions.decide(deed.id, "again", by="ana", now=rig.clock.now())
+    [action] = await rig.all_actions()
+    await rig.store.action_decisions.decide(action.id, "again", by="ana", now=rig.clock.now())
     rig.dispatcher.wake()
     await rig.after(1.0)
     assert await rig.states() == ["applied"]
     assert sum(rig.platform.ledger.values()) == 1
 
 
-# ── order ────────────────────────────────────────────────────────────────────────────────────────
+# ── order ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_persons_actions_start_in_order_and_an_ambiguous_one_blocks_nothing(
@@ -215,12 +216,12 @@ async def test_a_persons_actions_start_in_order_and_an_ambiguous_one_blocks_noth
     rig.platform.faults.extend(["wait", "before"])
     await rig.send("1", "2", "3")
     await rig.after(10.0)
-    refs = [deed.ref for deed in await rig.all_actions()]
+    refs = [action.ref for action in await rig.all_actions()]
     assert [a.ref for a in rig.platform.sent] == [refs[0], refs[0], refs[1], refs[2]]
     assert await rig.states() == ["uncertain", "applied", "applied"]
 
 
-# ── leases and ends ──────────────────────────────────────────────────────────────────────────────
+# ── leases and ends ───────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_lease_lost_between_claim_and_send_sends_nothing(
@@ -236,17 +237,16 @@ async def test_a_lease_lost_between_claim_and_send_sends_nothing(
     await rig.send("k")
     await rig.after(5.0)
     assert not rig.platform.sent
-    [deed] = await rig.all_actions()
-    assert (deed.state, deed.sent_at) == ("waiting", None)
+    [action] = await rig.all_actions()
+    assert (action.state, action.sent_at) == ("waiting", None)
 
 
 async def test_a_lease_lost_during_the_person_lookup_sends_nothing(rig: Rig) -> None:
-    class Losing(dict[str, str]):
-        def get(self, key: str, default: object = None) -> str:  # type: ignore[override]
-            rig.lease.ours = False
-            return "ana@example.com"
+    def lose() -> None:
+        rig.lease.ours = False
 
-    rig.addresses = Losing()
+    rig.addresses[KLAVIYO_ID] = "ana@example.com"
+    rig.on_address_lookup = lose
     await _push(rig, KLAVIYO_ID)
     await rig.after(1.0)
     assert not rig.platform.sent
@@ -268,18 +268,19 @@ async def test_a_late_response_of_a_frozen_holder_settles_nothing_and_is_kept(
     assert await rig.states() == ["sending"]
     late, rig.platform.at_point = rig.dispatcher, rig.platform.at_point
     rig.lease.ours = False
-    taken = await rig.store.leases.acquire(
+    other = await rig.store.leases.acquire(
         "store", "another", now=rig.clock.now(), ttl=10**9, dead_holder=f"us{rig.starts}"
     )
-    await rig.store.actions.recover(taken, now=rig.clock.now())  # type: ignore[arg-type]
+    assert isinstance(other, Fence)
+    await rig.store.actions.recover(other, now=rig.clock.now())
     assert await rig.states() == ["uncertain"]
     frozen.set()
     await rig.after(1.0)
-    assert late.idle
-    [deed] = await rig.all_actions()
-    assert deed.state == "uncertain"
-    assert deed.evidence
-    assert "accepted" in deed.evidence
+    assert not late.busy
+    [action] = await rig.all_actions()
+    assert action.state == "uncertain"
+    assert action.evidence
+    assert "accepted" in action.evidence
 
 
 async def test_a_stop_finishes_what_is_in_flight(make_rig: Callable[..., Rig]) -> None:
@@ -321,7 +322,7 @@ async def test_an_action_cut_off_by_a_stop_is_looked_up(make_rig: Callable[..., 
     assert sum(rig.platform.ledger.values()) == 1
 
 
-# ── whom it is for ───────────────────────────────────────────────────────────────────────────────
+# ── the person of an action ───────────────────────────────────────────────────────────────────────
 
 KLAVIYO_ID = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
 
@@ -342,8 +343,8 @@ async def test_a_klaviyo_id_is_resolved_to_an_address(rig: Rig) -> None:
 async def test_an_id_unknown_to_klaviyo_is_held_with_its_reason(rig: Rig) -> None:
     await _push(rig, KLAVIYO_ID)
     assert not rig.platform.sent
-    [deed] = await rig.all_actions()
-    assert (deed.state, deed.problem, deed.sent_at) == ("held", "A40", None)
+    [action] = await rig.all_actions()
+    assert (action.state, action.problem, action.sent_at) == ("held", "A40", None)
 
 
 async def test_the_platforms_own_id_is_passed_through(rig: Rig) -> None:
@@ -359,7 +360,7 @@ async def test_an_action_for_an_unresolvable_person_is_held(rig: Rig) -> None:
     ]
 
 
-# ── caps ─────────────────────────────────────────────────────────────────────────────────────────
+# ── caps ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_approving_a_cap_releases_what_it_held(make_rig: Callable[..., Rig]) -> None:

@@ -1,5 +1,7 @@
-"""A flow's call is taken when it is proved, offered, readable and committed. Whatever is our
-trouble is 503, for Klaviyo skips a call for good after any other refusal."""
+"""A flow call is accepted once it is authorized, offered, parsed and committed.
+
+Every failure that a repeat can help is 503: Klaviyo skips a call for good after any other status.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ BODY = [{"email": "ana@example.com", "amount": 100, "reason": "Welcome"}]
 
 
 class FlowServer:
-    """The doors of a daemon whose lane does not run."""
+    """The flow endpoints of a daemon whose lane does not run."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
@@ -50,41 +52,41 @@ class FlowServer:
         scope["client"] = (self.peer, 4711)
         await self.flows(scope, receive, send)
 
-    def refused(self) -> dict[str, float]:
+    def rejected(self) -> dict[str, float]:
         [family] = self.rig.metrics.rejected.collect()
         return {s.labels["reason"]: s.value for s in family.samples if s.value}
 
 
 @pytest.fixture
-async def door(make_rig: Callable[..., Rig]) -> FlowServer:
+async def server(make_rig: Callable[..., Rig]) -> FlowServer:
     rig = make_rig(caps=Caps(per_person=2))
     await rig.start()
-    rig.running.cancel()
+    await rig.dispatcher.stop(0.0)
     made = FlowServer(rig)
     made.connect()
     return made
 
 
 @pytest.fixture
-async def http(door: FlowServer) -> AsyncIterator[httpx.AsyncClient]:
+async def http(server: FlowServer) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(door.app), base_url="http://connector.test"
+        transport=httpx.ASGITransport(server.app), base_url="http://connector.test"
     ) as caller:
         yield caller
 
 
-# ── taken ────────────────────────────────────────────────────────────────────────────────────────
+# ── accepted ──────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_call_is_answered_once_it_is_stored(
-    door: FlowServer, http: httpx.AsyncClient
+    server: FlowServer, http: httpx.AsyncClient
 ) -> None:
     answer = await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)
     assert answer.status_code == 202
     assert answer.json() == {"accepted": 1, "duplicates": 0, "held": 0}
     again = await http.post(INCREASE, json=BODY[0], headers=VALID_HEADERS)
     assert again.json() == {"accepted": 0, "duplicates": 1, "held": 0}
-    assert await door.rig.states() == ["waiting"]
+    assert await server.rig.states() == ["waiting"]
 
 
 @pytest.mark.parametrize(
@@ -103,32 +105,32 @@ async def test_any_current_secret_authorizes(
 
 
 async def test_actions_held_by_a_cap_are_counted_as_held(
-    door: FlowServer, http: httpx.AsyncClient
+    server: FlowServer, http: httpx.AsyncClient
 ) -> None:
     items = [BODY[0] | {"idempotency_key": str(n)} for n in range(3)]
     answer = await http.post(INCREASE, json=items, headers=VALID_HEADERS)
     assert answer.json() == {"accepted": 2, "duplicates": 0, "held": 1}
-    said = door.rig.metrics.render().decode()
-    assert 'actions_total{action="increase",connection="acme",outcome="held"} 1.0' in said
+    metrics = server.rig.metrics.render().decode()
+    assert 'actions_total{action="increase",connection="acme",outcome="held"} 1.0' in metrics
 
 
 async def test_three_concurrent_duplicates_have_one_effect(
-    door: FlowServer, http: httpx.AsyncClient
+    server: FlowServer, http: httpx.AsyncClient
 ) -> None:
     answers = await asyncio.gather(
         *(http.post(INCREASE, json=BODY, headers=VALID_HEADERS) for _ in range(3))
     )
     assert {a.status_code for a in answers} == {202}
     assert sorted(a.json()["accepted"] for a in answers) == [0, 0, 1]
-    assert len(await door.rig.all_actions()) == 1
+    assert len(await server.rig.all_actions()) == 1
 
 
-async def test_a_paused_connection_accepts(door: FlowServer, http: httpx.AsyncClient) -> None:
-    await door.rig.dispatcher.pause()
+async def test_a_paused_connection_accepts(server: FlowServer, http: httpx.AsyncClient) -> None:
+    await server.rig.dispatcher.pause()
     assert (await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)).status_code == 202
 
 
-# ── refused ──────────────────────────────────────────────────────────────────────────────────────
+# ── rejected ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -144,13 +146,13 @@ async def test_a_paused_connection_accepts(door: FlowServer, http: httpx.AsyncCl
     ],
 )
 async def test_without_a_good_secret_it_is_401(
-    door: FlowServer, http: httpx.AsyncClient, headers: dict[str, str]
+    server: FlowServer, http: httpx.AsyncClient, headers: dict[str, str]
 ) -> None:
     raw = [(k.encode(), v.encode("latin-1")) for k, v in headers.items()]
     answer = await http.post(INCREASE, json=BODY, headers=raw)
     assert (answer.status_code, answer.json()["problem"]) == (401, "A401")
-    assert door.refused() == {"flow_secret": 1}
-    assert not await door.rig.all_actions()
+    assert server.rejected() == {"flow_secret": 1}
+    assert not await server.rig.all_actions()
 
 
 @pytest.mark.parametrize("secrets", [[], [""]])
@@ -165,24 +167,24 @@ async def test_a_connection_without_secrets_rejects_every_request(
 
 
 async def test_an_unreadable_call_is_400_naming_item_and_field(
-    door: FlowServer, http: httpx.AsyncClient
+    server: FlowServer, http: httpx.AsyncClient
 ) -> None:
     bad = [*BODY, BODY[0] | {"amount": "many"}]
     answer = await http.post(INCREASE, json=bad, headers=VALID_HEADERS)
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("item 2: amount: ")
     assert answer.json()["problem"] == "A400"
-    assert not await door.rig.all_actions()
+    assert not await server.rig.all_actions()
 
 
 async def test_a_key_with_different_content_is_409(
-    door: FlowServer, http: httpx.AsyncClient
+    server: FlowServer, http: httpx.AsyncClient
 ) -> None:
     headers = VALID_HEADERS | {"idempotency-key": "k"}
     await http.post(INCREASE, json=BODY, headers=headers)
     answer = await http.post(INCREASE, json=[BODY[0] | {"amount": 1}], headers=headers)
     assert (answer.status_code, answer.json()["problem"]) == (409, "A409")
-    assert door.refused() == {"conflict": 1}
+    assert server.rejected() == {"conflict": 1}
 
 
 async def test_a_route_that_is_not_offered_is_404_naming_those_that_are(
@@ -193,16 +195,16 @@ async def test_a_route_that_is_not_offered_is_404_naming_those_that_are(
     for route in ("balance/increase", "balance/decrease", "points/adjust", "push"):
         assert f"/flows/acme/{route}" in answer.json()["detail"]
     assert (
-        await http.post("/flows/nobody/push", json={}, headers=VALID_HEADERS)
+        await http.post("/flows/unknown/push", json={}, headers=VALID_HEADERS)
     ).status_code == 404
 
 
 async def test_only_post_is_accepted_and_the_body_size_is_bounded(
-    door: FlowServer, http: httpx.AsyncClient
+    server: FlowServer, http: httpx.AsyncClient
 ) -> None:
     assert (await http.get(INCREASE, headers=VALID_HEADERS)).status_code == 405
     big = await http.post(INCREASE, content=b" " * 1_048_577, headers=VALID_HEADERS)
-    assert (big.status_code, door.refused()) == (413, {"too_large": 1})
+    assert (big.status_code, server.rejected()) == (413, {"too_large": 1})
 
 
 async def test_an_endpoint_rejects_a_caller_without_the_secret_by_itself(rig: Rig) -> None:
@@ -225,34 +227,34 @@ async def test_without_a_lane_no_route_is_offered_and_nothing_is_stored(rig: Rig
         await endpoint.receive("push", VALID_HEADERS, b'{"customer_id":"c7","message":"Hi"}')
 
 
-# ── our trouble ──────────────────────────────────────────────────────────────────────────────────
+# ── failures that a repeat can help ───────────────────────────────────────────────────────────────
 
 
-async def disabled(door: FlowServer) -> None:
-    door.connect(enabled=False)
+async def disabled(server: FlowServer) -> None:
+    server.connect(enabled=False)
 
 
-async def module_off(door: FlowServer) -> None:
-    door.rig.endpoint.enabled = False
+async def module_off(server: FlowServer) -> None:
+    server.rig.endpoint.enabled = False
 
 
-async def disk_low(door: FlowServer) -> None:
-    door.rig.intake.closed_by = Problem.DISK_LOW
+async def disk_low(server: FlowServer) -> None:
+    server.rig.intake.closed_by = Problem.DISK_LOW
 
 
-async def broken(door: FlowServer) -> None:
-    door.rig.database.error = StoreError(Problem.STORE_UNAVAILABLE, "ana@example.com")
+async def broken(server: FlowServer) -> None:
+    server.rig.database.error = StoreError(Problem.STORE_UNAVAILABLE, "ana@example.com")
 
 
-async def unexpected(door: FlowServer) -> None:
-    door.rig.database.error = RuntimeError("ours")
+async def unexpected(server: FlowServer) -> None:
+    server.rig.database.error = RuntimeError("a bug")
 
 
 @pytest.mark.parametrize("make_failure", [disabled, module_off, disk_low, broken, unexpected])
 async def test_an_internal_failure_is_503_with_retry_after(
-    door: FlowServer, http: httpx.AsyncClient, make_failure: Callable[[FlowServer], Any]
+    server: FlowServer, http: httpx.AsyncClient, make_failure: Callable[[FlowServer], Any]
 ) -> None:
-    await make_failure(door)
+    await make_failure(server)
     answer = await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert "ana@" not in answer.text
@@ -260,7 +262,7 @@ async def test_an_internal_failure_is_503_with_retry_after(
     assert wrong.status_code == 401
 
 
-# ── throttled ────────────────────────────────────────────────────────────────────────────────────
+# ── throttled ─────────────────────────────────────────────────────────────────────────────────────
 
 
 async def _wrong(http: httpx.AsyncClient, **headers: str) -> int:
@@ -269,41 +271,41 @@ async def _wrong(http: httpx.AsyncClient, **headers: str) -> int:
 
 
 async def test_repeated_failures_are_throttled_by_ip_address(
-    door: FlowServer, http: httpx.AsyncClient
+    server: FlowServer, http: httpx.AsyncClient
 ) -> None:
     assert [await _wrong(http) for _ in range(21)] == [401] * 20 + [429]
     held = await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)
     assert (held.status_code, held.json()["problem"]) == (429, "A429")
     assert held.headers["retry-after"] == "1"
-    door.peer = "203.0.113.8"
+    server.peer = "203.0.113.8"
     assert (await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)).status_code == 202
-    door.peer = "203.0.113.7"
-    door.rig.clock.move(1.0)
+    server.peer = "203.0.113.7"
+    server.rig.clock.move(1.0)
     assert (await http.post(INCREASE, json=BODY, headers=VALID_HEADERS)).status_code == 202
     assert await _wrong(http) == 401
     assert await _wrong(http) == 429
-    assert door.refused() == {"flow_secret": 21, "throttled": 3}
+    assert server.rejected() == {"flow_secret": 21, "throttled": 3}
 
 
 async def test_behind_a_trusted_proxy_the_caller_is_the_last_forwarded_address(
-    door: FlowServer, http: httpx.AsyncClient
+    server: FlowServer, http: httpx.AsyncClient
 ) -> None:
-    door.peer = "127.0.0.1"
+    server.peer = "127.0.0.1"
     for _ in range(20):
         await _wrong(http, **{"x-forwarded-for": "198.51.100.1, 203.0.113.9"})
     assert await _wrong(http, **{"x-forwarded-for": "203.0.113.9"}) == 429
     assert await _wrong(http, **{"x-forwarded-for": "203.0.113.9, 198.51.100.1"}) == 401
-    door.peer = "203.0.113.9"
+    server.peer = "203.0.113.9"
     assert await _wrong(http, **{"x-forwarded-for": "198.51.100.1"}) == 429
 
 
-async def test_an_ipv6_network_is_one_caller(door: FlowServer, http: httpx.AsyncClient) -> None:
+async def test_an_ipv6_network_is_one_caller(server: FlowServer, http: httpx.AsyncClient) -> None:
     for number in range(20):
-        door.peer = f"2001:db8::{number:x}"
+        server.peer = f"2001:db8::{number:x}"
         await _wrong(http)
-    door.peer = "2001:db8::ffff"
+    server.peer = "2001:db8::ffff"
     assert await _wrong(http) == 429
-    door.peer = "2001:db8:0:1::1"
+    server.peer = "2001:db8:0:1::1"
     assert await _wrong(http) == 401
 
 

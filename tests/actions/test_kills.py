@@ -1,5 +1,5 @@
-"""Promise 4 under kills: at every named point around a send, with connections that break before and
-after the platform applied it, and with Klaviyo repeating for a day."""
+"""Guarantee 4 under kills: at every point around a send, with connections lost before and after the
+platform applied it, and with Klaviyo repeating calls for a day."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from connector.domain.actions import Action, ActionReceipt, ActionRequest
 from .conftest import Fault, Platform, Rig
 
 POINTS = (
-    "taken",
+    "received",
     "stored",
     "claimed",
     "left",
@@ -26,7 +26,7 @@ POINTS = (
     "looking",
 )
 """Before and after the commit of a call; marked as sent; at the platform before and after it was
-applied; the answer in hand and written; being looked up."""
+applied; the answer received and settled; being looked up."""
 
 _PEOPLE = 12
 _MINUTE, _HOUR = 60.0, 3600.0
@@ -46,11 +46,11 @@ class KillSwitch:
         if self.count <= 0:
             self.triggered.set()
         if self.triggered.is_set():
-            await asyncio.Event().wait()  # nothing more is done in this life
+            await asyncio.Event().wait()  # a killed process does nothing more
 
 
 class Campaign:
-    """Klaviyo posts, repeats what was not answered, and repeats some of what was."""
+    """Klaviyo sends calls, repeats those without an answer, and some of the others."""
 
     def __init__(self, rig: Rig, seed: int) -> None:
         self.rig = rig
@@ -78,7 +78,7 @@ class Campaign:
         self.answered.append(request)
 
     async def run_until_killed(self, point: str) -> None:
-        """One life of the daemon, ended at this point if it is reached."""
+        """Run the daemon until this point is reached, at most for a while."""
         killer = KillSwitch(point, self.rng.randint(1, 3))
         await self.rig.start(killer.at_point)
         posts = [asyncio.create_task(self.post(a)) for a in [*self.unanswered]]
@@ -98,17 +98,17 @@ class Campaign:
         self.rig.clock.move(self.rng.choice((1.0, 40 * _MINUTE, 20 * _HOUR)))
 
     async def repeat(self) -> None:
-        """Klaviyo repeats what was answered already: the answer never reached it."""
+        """Klaviyo repeats a call that was answered: the answer was lost."""
         answer = await self.rig.endpoint.submit("flow", [self.rng.choice(self.answered)])
         assert answer == ActionReceipt(0, 1, 0)
 
     async def run_until_settled(self) -> None:
-        """A life without trouble, until nothing is left to do."""
+        """Run without faults until nothing is left to do."""
         self.rig.platform.default_fault = lambda: ""
         await self.rig.start()
         for request in [*self.unanswered]:
             await self.post(request)
-        while {deed.problem for deed in await self.rig.all_actions() if not deed.settled_at}:
+        while {action.problem for action in await self.rig.all_actions() if not action.settled_at}:
             await self.rig.after(700.0)
 
 
@@ -124,16 +124,16 @@ async def run_with_kills(rig: Rig, kills: int, seed: int) -> tuple[Campaign, int
     await campaign.run_until_settled()
     all_actions = await rig.all_actions()
     assert len(all_actions) == len(campaign.answered)
-    assert {deed.state for deed in all_actions} <= {"applied", "uncertain"}
+    assert {action.state for action in all_actions} <= {"applied", "uncertain"}
     applied = rig.platform.ledger
     assert max(applied.values()) == 1
-    for deed in all_actions:
-        if deed.state == "applied":
-            assert applied[deed.ref] == 1, deed
+    for action in all_actions:
+        if action.state == "applied":
+            assert applied[action.ref] == 1, action
         else:
-            assert (deed.problem, applied[deed.ref] <= 1) == ("A10", True)
-    assert set(applied) <= {deed.ref for deed in all_actions}
-    return campaign, sum(deed.state == "uncertain" for deed in all_actions)
+            assert (action.problem, applied[action.ref] <= 1) == ("A10", True)
+    assert set(applied) <= {action.ref for action in all_actions}
+    return campaign, sum(action.state == "uncertain" for action in all_actions)
 
 
 @pytest.mark.parametrize("supports_lookup", [True, False], ids=["looks up", "cannot look up"])

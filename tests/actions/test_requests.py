@@ -56,7 +56,7 @@ def refused(route: Route, call_body: Any, **headers: str) -> str:
     return caught.value.detail
 
 
-# ── what each route means ────────────────────────────────────────────────────────────────────────
+# ── what each route means ─────────────────────────────────────────────────────────────────────────
 
 
 def test_an_increase_is_a_reward_and_a_decrease_a_redemption() -> None:
@@ -123,7 +123,7 @@ def test_a_platform_offers_only_routes_it_supports() -> None:
     assert routes_for(frozenset({"events"})) == ()
 
 
-# ── amounts ──────────────────────────────────────────────────────────────────────────────────────
+# ── amounts ───────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("amount", ["100", "100.0", '"100"', '" 100.00 "', "1e2", '"+100"'])
@@ -145,7 +145,7 @@ def test_any_other_amount_is_refused(amount: str) -> None:
     assert "item 1: amount" in detail or "number" in detail
 
 
-# ── what templates do to JSON ────────────────────────────────────────────────────────────────────
+# ── what templates do to JSON ─────────────────────────────────────────────────────────────────────
 
 
 def test_a_value_that_injects_keys_is_refused() -> None:
@@ -202,7 +202,14 @@ def test_a_bad_field_is_named_without_its_value(field: str, value: Any) -> None:
     assert "not an address" not in detail
 
 
-# ── identity ─────────────────────────────────────────────────────────────────────────────────────
+def test_a_window_out_of_range_is_refused_with_the_configured_durations() -> None:
+    rules = replace(RULES, dedupe_window=90 * 60_000, key_retention=36 * _HOUR)
+    body = json.dumps(BALANCE | {"once_per": "1h"}).encode()
+    with pytest.raises(Malformed, match=r"once_per: found 1h, allowed 90m .* to 36h "):
+        parse_actions(INCREASE, {}, body, rules)
+
+
+# ── identity ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_key_in_the_body_overrides_the_header() -> None:
@@ -229,7 +236,7 @@ def test_without_a_key_the_identity_is_flow_person_and_content() -> None:
     assert first.key != one(INCREASE, BALANCE | {"reason": "W"}, x_klaviyo_flow_id="F1").key
 
 
-# ── anything at all ──────────────────────────────────────────────────────────────────────────────
+# ── anything at all ───────────────────────────────────────────────────────────────────────────────
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -30,7 +30,7 @@ from connector.sandbox.demo_platforms import DEMO_PLATFORMS
 from connector.store.admin import filesystem
 from connector.store.sql import open_store
 from connector.testing.fakes.clock import FakeClock
-from connector.testing.fakes.store import MemoryStore
+from connector.testing.fakes.store import memory_store
 from tests.waiting import free_port
 
 from .conftest import ROOT, Call, Folder
@@ -429,7 +429,7 @@ def test_a_daemon_that_is_not_running_is_unhealthy(call: Call, folder: Folder) -
 
 
 async def test_a_command_is_answered_even_when_it_raises() -> None:
-    store, clock = MemoryStore(), FakeClock()
+    store, clock = memory_store(), FakeClock()
     commands = service.Commands(store, clock)
     id = await commands.submit("pause", {}, by="test")
     await commands.execute_pending()

@@ -69,11 +69,11 @@ async def test_drift_is_reported_and_repaired(
         assert writes
         people = await app.store.ledger.people(writes.lane.id, after=0, limit=10)
         emails = [person.email for person in people]
-        well = await reconcile(app)
-        assert well["people"] == len(emails) > 2
-        assert well["people_differing"] == well["people_missing"] == 0
-        assert well["events"] >= 4
-        assert well["events_missing"] == well["resent"] == 0
+        clean = await reconcile(app)
+        assert clean["people"] == len(emails) > 2
+        assert clean["people_differing"] == clean["people_missing"] == 0
+        assert clean["events"] >= 4
+        assert clean["events_missing"] == clean["resent"] == 0
 
         properties = klaviyo.edit_properties(emails[0])
         properties["balance"] = "changed at Klaviyo"

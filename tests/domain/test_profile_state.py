@@ -1,4 +1,4 @@
-"""What a profile should be, as pure functions: the newest wins, nothing is told twice."""
+"""Profile state as pure functions: the newest value wins, and nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from connector.domain import profile_state
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.profile_state import Profile
-from connector.domain.profiles import Observation, ProfileWrite
+from connector.domain.profiles import EmailChange, Observation, ProfileWrite
 
 DAY = 86_400_000
 NAMES = st.sampled_from(["balance", "tier", "@first_name"])
@@ -18,7 +18,13 @@ VALUES = st.one_of(st.none(), st.integers(0, 3), st.sampled_from(["Gold", "Silve
 CHANGES = st.dictionaries(NAMES, VALUES)
 
 
-def seen(changes: dict[str, Any], at: int, email: str = "ada@example.com") -> Observation:
+def make_observation(
+    changes: dict[str, Any],
+    at: int,
+    *,
+    email: str = "ada@example.com",
+    email_change: EmailChange = "new",
+) -> Observation:
     return Observation(
         person=1,
         view={},
@@ -27,12 +33,12 @@ def seen(changes: dict[str, Any], at: int, email: str = "ada@example.com") -> Ob
         at=Millis(at),
         mapping="v1",
         lane=LaneId(1),
+        email_change=email_change,
     )
 
 
-def observe(profile: Profile, changes: dict[str, Any], at: int, **how: Any) -> Profile:
-    rule = how.pop("email_change", "new")
-    return profile_state.observe(profile, seen(changes, at, **how), email_change=rule)
+def observe(profile: Profile, changes: dict[str, Any], at: int, **options: Any) -> Profile:
+    return profile_state.observe(profile, make_observation(changes, at, **options))
 
 
 def write_of(profile: Profile) -> ProfileWrite | None:
@@ -138,11 +144,11 @@ def test_a_new_address_starts_empty_and_the_old_one_is_cleaned_up() -> None:
     assert in_flight_write
     profile = observe(profile, {"balance": 3}, 3, email="new@example.com")
     profile = profile_state.apply_accepted(profile, in_flight_write, Millis(3))
-    farewell = write_of(profile)
-    assert farewell
-    assert farewell.is_cleanup
-    assert (farewell.identity, farewell.unsets) == ({"email": "ada@example.com"}, ("balance",))
-    profile = profile_state.apply_accepted(profile, farewell, Millis(4))
+    cleanup = write_of(profile)
+    assert cleanup
+    assert cleanup.is_cleanup
+    assert (cleanup.identity, cleanup.unsets) == ({"email": "ada@example.com"}, ("balance",))
+    profile = profile_state.apply_accepted(profile, cleanup, Millis(4))
     write = write_of(profile)
     assert write
     assert (write.identity, write.sets) == ({"email": "new@example.com"}, {"balance": 3})
@@ -176,11 +182,11 @@ def test_a_second_move_before_the_first_still_moves_the_existing_profile() -> No
     profile = profile_state.apply_accepted(profile, write, Millis(1))
     for at, email in ((2, "b@example.com"), (3, "c@example.com")):
         profile = observe(profile, {"balance": 1}, at, email=email, email_change="move")
-    # The first move may have happened without our knowing: then its address bears our fields.
-    farewell = write_of(profile)
-    assert farewell
-    assert (farewell.is_cleanup, farewell.identity) == (True, {"email": "b@example.com"})
-    move = write_of(profile_state.apply_accepted(profile, farewell, Millis(3)))
+    # The first move may have been applied without a confirmation: then its address has the fields.
+    cleanup = write_of(profile)
+    assert cleanup
+    assert (cleanup.is_cleanup, cleanup.identity) == (True, {"email": "b@example.com"})
+    move = write_of(profile_state.apply_accepted(profile, cleanup, Millis(3)))
     assert move
     assert move.pending_move
     assert move.pending_move["email"] == "ada@example.com"
@@ -194,10 +200,10 @@ def test_returning_to_a_left_address_cancels_its_cleanup() -> None:
     profile = profile_state.apply_accepted(profile, write, Millis(1))
     profile = observe(profile, {}, 2, email="new@example.com")
     profile = observe(profile, {}, 3)
-    farewell = write_of(profile)
-    assert farewell
-    assert (farewell.is_cleanup, farewell.identity) == (True, {"email": "new@example.com"})
-    write = write_of(profile_state.apply_accepted(profile, farewell, Millis(3)))
+    cleanup = write_of(profile)
+    assert cleanup
+    assert (cleanup.is_cleanup, cleanup.identity) == (True, {"email": "new@example.com"})
+    write = write_of(profile_state.apply_accepted(profile, cleanup, Millis(3)))
     assert write
     assert not write.is_cleanup
     assert (write.identity, write.sets) == ({"email": "ada@example.com"}, {"balance": 1})
@@ -225,9 +231,9 @@ def test_a_field_left_at_an_address_is_unset_on_return() -> None:
     profile = profile_state.apply_accepted(profile, write, Millis(1))
     profile = observe(profile, {"tier": None}, 2, email="new@example.com")
     profile = observe(profile, {}, 3)
-    farewell = write_of(profile)
-    assert farewell
-    write = write_of(profile_state.apply_accepted(profile, farewell, Millis(3)))
+    cleanup = write_of(profile)
+    assert cleanup
+    write = write_of(profile_state.apply_accepted(profile, cleanup, Millis(3)))
     assert write
     assert (write.sets, write.unsets) == ({"balance": 1}, ("tier",))
 

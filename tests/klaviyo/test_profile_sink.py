@@ -376,7 +376,7 @@ async def test_a_phone_number_is_e164_or_left_out(
     sinks: Sinks, phone: str | None, sent: str | None
 ) -> None:
     customer = {"email": ANA, "userData": {"phone": phone}, "loyaltyData": {"balance": 5}}
-    view = person_view(customer)
+    view = person_view(customer, {})
     identity = MAPPING.identify(view)
     assert not isinstance(identity, Fault)
     message = MAPPING.render_profile(view, person_covers(customer))

@@ -1,4 +1,4 @@
-"""Two connections never write the same thing at one Klaviyo account unseen."""
+"""Two connections that write the same thing at one Klaviyo account are reported."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_the_fault_names_both_connections_the_fields_and_the_fix() -> None:
     ],
 )
 def test_only_fields_sent_to_the_same_account_clash(second: Writer, found: list[str]) -> None:
-    said = find_conflicts([writer("a", "K", of=mapping()), second])
-    assert ["fields" if "profile fields" in line else "metrics" for line in said] == found
+    lines = find_conflicts([writer("a", "K", of=mapping()), second])
+    assert ["fields" if "profile fields" in line else "metrics" for line in lines] == found
 
 
 def test_a_klaviyo_attribute_is_a_field_too() -> None:

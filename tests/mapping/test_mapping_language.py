@@ -1,4 +1,4 @@
-"""The mapping language, word by word."""
+"""Every word of the mapping language."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def faults(text: str, head: str = HEAD) -> tuple[str, ...]:
     return caught.value.faults
 
 
-# ── paths ───────────────────────────────────────────────────────────────────────────────────────
+# ── paths ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_path_finds_or_misses(path: str, found: Any) -> None:
     assert getter(parse_path(path))(data) is found or getter(parse_path(path))(data) == found
 
 
-# ── types ───────────────────────────────────────────────────────────────────────────────────────
+# ── types ────────────────────────────────────────────────────────────────────────────────────────
 
 MADRID = ZoneInfo("Europe/Madrid")
 
@@ -177,7 +177,7 @@ def test_every_function_is_documented() -> None:
     assert all(function.__doc__ for function in built_in(MADRID).values())
 
 
-# ── identity ────────────────────────────────────────────────────────────────────────────────────
+# ── identity ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_without_a_phone_phonenumbers_is_not_called(monkeypatch: pytest.MonkeyPa
     assert calls == []
 
 
-# ── events ──────────────────────────────────────────────────────────────────────────────────────
+# ── events ───────────────────────────────────────────────────────────────────────────────────────
 
 RULE = """
 [events]
@@ -357,7 +357,7 @@ def test_a_rule_is_found_and_decides_whether_to_read_the_profile() -> None:
     assert not mapping('[events]\nunknown = "drop"').refreshes("Other")
 
 
-# ── profiles ────────────────────────────────────────────────────────────────────────────────────
+# ── profiles ─────────────────────────────────────────────────────────────────────────────────────
 
 PROFILE = """
 [events.metrics.Earned]
@@ -428,7 +428,7 @@ def test_reads_names_what_enabled_fields_need() -> None:
     assert mapping(PROFILE).reads == {"tier.name", "raw.tier", "birthdate", "first_name"}
 
 
-# ── files ───────────────────────────────────────────────────────────────────────────────────────
+# ── files ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_all_faults_at_once() -> None:

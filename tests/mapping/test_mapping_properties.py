@@ -1,4 +1,4 @@
-"""What holds for every view, drawn at random."""
+"""Properties of rendering that hold for every view."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ external_id = ["raw.id"]
 phone_number = ["phone", "raw.phone"]
 [events.metrics.A]
 value = "event.properties.n"
-add = { a = { fn = "sign", of = "raw.n" }, b = { fn = "join", of = ["raw.l", "balance"] }, c = { fn = "first", of = ["raw.l[0]", "raw.o.p"] }, d = { fn = "date", of = "raw.n" }, e = { fn = "lower", of = "raw.n" }, f = "tier.name" }
+[events.metrics.A.add]
+a = { fn = "sign", of = "raw.n" }
+b = { fn = "join", of = ["raw.l", "balance"] }
+c = { fn = "first", of = ["raw.l[0]", "raw.o.p"] }
+d = { fn = "date", of = "raw.n" }
+e = { fn = "lower", of = "raw.n" }
+f = "tier.name"
 [profile.fields.number]
 from = ["raw.n"]
 type = "number"
@@ -54,7 +60,7 @@ from = ["raw.n"]
 type = "url"
 [profile.fields.plain]
 from = ["raw.n"]
-"""  # noqa: E501
+"""
 )
 
 scalars = (
@@ -105,8 +111,8 @@ def test_rendering_never_raises_and_changes_nothing(
 def test_the_views_of_jericommerce_accept_any_body(body: dict[str, Any], name: str) -> None:
     view = event_view(name, 1_767_225_600_000, body, None)
     assert view["raw"] is body
-    JERI.render_event(view, unique_id="x:1", fresh=person_view(body))
-    JERI.render_profile(person_view(body, "https://a.b"), person_covers(body))
+    JERI.render_event(view, unique_id="x:1", fresh=person_view(body, {}))
+    JERI.render_profile(person_view(body, {"pass_url": "https://a.b"}), person_covers(body))
 
 
 numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
@@ -114,15 +120,15 @@ numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infini
 
 @given(st.dictionaries(st.text(max_size=5), numbers, max_size=5), numbers)
 def test_numbers_stay_numbers(properties: dict[str, Any], amount: float) -> None:
-    said = properties | {"amount": amount}
+    sent = properties | {"amount": amount}
     message = JERI.render_event(
-        event_view("Balance changed", 0, {"email": "a@b.co", "properties": said}, None),
+        event_view("Balance changed", 0, {"email": "a@b.co", "properties": sent}, None),
         unique_id="x:1",
-        fresh=person_view({"loyaltyData": {"balance": amount}}),
+        fresh=person_view({"loyaltyData": {"balance": amount}}, {}),
     )
     assert isinstance(message, EventMessage)
     added = {"direction": message.properties["direction"], "balance_after": amount}
-    assert json.dumps(message.properties) == json.dumps(said | added)
+    assert json.dumps(message.properties) == json.dumps(sent | added)
     assert message.value == amount
     assert type(message.value) is type(amount)
     assert message.attributes["properties"]["balance"] == amount

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import Row, select, update
 
-from connector.domain.lanes import Lane, LaneState
+from connector.domain.errors import StoreError
+from connector.domain.lanes import Lane, LaneId, LaneState
 from connector.domain.messages import Fault, Skip
-from connector.domain.records import Entry, Page, Record, State
+from connector.domain.outcomes import Outcome
+from connector.domain.records import Claim, Entry, Page, Record, State
 from connector.pipeline.dispatch import Dispatcher, Policy
-from connector.ports import BatchMode, Fence, Quota
+from connector.ports import BatchMode, Fence, Queue, Quota, ReadyCounts
 from connector.runtime.metrics import Metrics
+from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock, run_pending
 from connector.testing.fakes.sinks import ScriptedSink
-from connector.testing.fakes.store import MemoryStore, Row
+from connector.testing.fakes.store import InlineDatabase, memory_store
 
 BULK = BatchMode("bulk", size=100, parallel=1)
 _A_YEAR = 365 * 86_400_000
@@ -44,6 +48,42 @@ class PlainRenderer:
         return overrides or (entry.unique_id, entry.mapping if entry.mode else self.version)
 
 
+class HookedQueue:
+    """connector.ports.Queue over the store, with hooks that delay or fail its calls."""
+
+    def __init__(self, inner: Queue) -> None:
+        self._inner = inner
+        self.before_claim: Callable[[], Awaitable[None]] = _nothing
+        self.after_claim: Callable[[], Awaitable[None]] = _nothing
+        self.before_extend: Callable[[], Awaitable[None]] = _nothing
+        self.refuses: Callable[[Sequence[Outcome]], Exception | None] = lambda outcomes: None
+        """The error with which `settle` refuses these outcomes."""
+
+    async def ready(self, lane: LaneId, **options: Any) -> ReadyCounts:
+        return await self._inner.ready(lane, **options)
+
+    async def claim(self, lane: Lane, fence: Fence, **options: Any) -> Claim | None:
+        await self.before_claim()
+        claim = await self._inner.claim(lane, fence, **options)
+        await self.after_claim()
+        return claim
+
+    async def settle(self, claim: Claim, outcomes: Sequence[Outcome], **options: Any) -> int:
+        if error := self.refuses(outcomes):
+            raise error
+        return await self._inner.settle(claim, outcomes, **options)
+
+    async def recover(self, fence: Fence, **options: Any) -> int:
+        return await self._inner.recover(fence, **options)
+
+    async def extend_horizon(self, lane: LaneId, pause: int) -> int:
+        await self.before_extend()
+        return await self._inner.extend_horizon(lane, pause)
+
+
+async def _nothing() -> None: ...
+
+
 class RevocableLease:
     """A lease that the test takes away."""
 
@@ -58,24 +98,35 @@ class RevocableLease:
 class Rig:
     """One running lane."""
 
-    def __init__(self, store: MemoryStore, clock: FakeClock, lane: Lane, fence: Fence) -> None:
-        self.store, self.clock, self.lane = store, clock, lane
-        self.lease = RevocableLease(fence)
+    def __init__(self, database: InlineDatabase, clock: FakeClock) -> None:
+        self.database, self.clock = database, clock
+        self.store = memory_store(database)
+        self.queue = HookedQueue(self.store)
+        self.lane: Lane
+        self.lease: RevocableLease
         self.renderer = PlainRenderer()
         self.sink: ScriptedSink[Any] = ScriptedSink(bulk=BULK)
         self.metrics = Metrics("test")
         self.policy = Policy(bulk_threshold=5, probe_every=30.0, horizon=60_000)
         self.dispatcher: Dispatcher[Any]
-        self._task: asyncio.Task[None] | None = None
+        self._running = False
 
-    async def start(self, **changes: Any) -> None:
-        """Start, or start again as after a restart: with the state that the store remembers."""
-        state = next(s for x, s in await self.store.all() if x.id == self.lane.id)
+    async def open(self) -> None:
+        """Take the lease of the store."""
+        self.lane = await self.store.lanes.ensure("acme", "klaviyo", "event")
+        fence = await self.store.leases.acquire("store", "one", now=self.clock.now(), ttl=_A_YEAR)
+        assert isinstance(fence, Fence)
+        self.lease = RevocableLease(fence)
+
+    async def start(self, *, broken: StoreError | None = None, **changes: Any) -> None:
+        """Start, or start again as after a restart: with the lane's stored state. With `broken`
+        the store fails from then on."""
+        state = next(s for x, s in await self.store.lanes.all() if x.id == self.lane.id)
         self.policy = changes.get("policy", self.policy)
         self.dispatcher = Dispatcher(
             self.lane,
             state,
-            queue=self.store,
+            queue=self.queue,
             lanes=self.store.lanes,
             sink=self.sink,
             renderer=self.renderer,
@@ -84,17 +135,18 @@ class Rig:
             metrics=self.metrics,
             policy=self.policy,
         )
-        self._task = asyncio.create_task(self.dispatcher.run())
+        self.database.broken = broken
+        self.dispatcher.start()
+        self._running = True
         await run_pending()
 
     async def stop(self, timeout: float = 0.0) -> None:
-        if self._task is None:
+        if not self._running:
             return
         stopping = asyncio.create_task(self.dispatcher.stop(timeout))
         await self.clock.advance(timeout)
         await stopping
-        await self._task
-        self._task = None
+        self._running = False
 
     async def append_records(
         self, *keys: str, backfill: bool = False, email: str | None = "a@b.cd"
@@ -110,18 +162,27 @@ class Rig:
         await run_pending()
 
     def wake(self) -> None:
-        if self._task:
+        if self._running:
             self.dispatcher.wake()
 
     async def after(self, seconds: float) -> None:
         await self.clock.advance(seconds)
 
-    def row(self, key: str) -> Row:
-        [row] = [row for row in self.store.rows.values() if row.record.key == key]
+    def rows(self) -> Sequence[Row[Any]]:
+        """The outbox as it is stored."""
+        return self.database.execute(lambda c: c.execute(select(outbox)).all())
+
+    def row(self, key: str) -> Row[Any]:
+        [row] = [row for row in self.rows() if row.unique_id == f"test:{key}"]
         return row
 
+    def set_state(self, key: str, state: State) -> None:
+        """Change a record behind the lane's back."""
+        change = update(outbox).where(outbox.c.unique_id == f"test:{key}").values(state=state)
+        self.database.execute(lambda c: c.execute(change))
+
     def states(self) -> dict[State, int]:
-        return dict(Counter(row.state for row in self.store.rows.values()))
+        return dict(Counter(State(row.state) for row in self.rows()))
 
 
 @pytest.fixture
@@ -130,18 +191,15 @@ async def make_rig() -> AsyncIterator[Callable[..., Any]]:
     made: list[Rig] = []
 
     async def make(quota: Quota | None = None, bulk: BatchMode | None = BULK) -> Rig:
-        store, clock = MemoryStore(), FakeClock()
-        lane = await store.ensure("acme", "klaviyo", "event")
-        fence = await store.acquire("store", "one", now=clock.now(), ttl=_A_YEAR)
-        assert isinstance(fence, Fence)
-        rig = Rig(store, clock, lane, fence)
+        rig = Rig(InlineDatabase(), FakeClock())
+        await rig.open()
         rig.sink = ScriptedSink(bulk=bulk, quota=quota)
         made.append(rig)
         return rig
 
     yield make
     for rig in made:
-        rig.store.broken = None
+        rig.database.broken = None
         rig.sink.open.set()
         await rig.stop(1.0)
 

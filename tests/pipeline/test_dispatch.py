@@ -1,8 +1,9 @@
-"""The lane, sentence by sentence (DESIGN 3)."""
+"""A lane: what is sent when, and what every answer and every outage comes to."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ from connector.domain.attention import Check
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode
 from connector.domain.messages import Fault, Skip
-from connector.domain.outcomes import Accepted, Dead, Delivery, Held, Stop, Unsent
-from connector.domain.records import Claim, State
+from connector.domain.outcomes import Accepted, Dead, Delivery, Held, Outcome, Stop, Unsent
+from connector.domain.records import Entry, State
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Policy
-from connector.ports import Grant
+from connector.ports import BatchMode, Grant
 from connector.testing.fakes.clock import FakeClock, run_pending
 from connector.testing.fakes.sinks import (
     FakeQuota,
@@ -30,7 +31,14 @@ from connector.testing.fakes.sinks import (
 
 from .conftest import Rig
 
-UNAVAILABLE = StoreError(Problem.STORE_UNAVAILABLE, "told by a test")
+UNAVAILABLE = StoreError(Problem.STORE_UNAVAILABLE, "by a test")
+
+
+async def raise_unavailable() -> None:
+    raise UNAVAILABLE
+
+
+async def do_nothing() -> None: ...
 
 
 class RecordingQuota(FakeQuota):
@@ -218,15 +226,11 @@ async def test_a_failed_claim_releases_its_grants(make_rig: Any) -> None:
     rig: Rig = await make_rig(quota)
     await rig.append_records("a")
 
-    async def unavailable(*_: Any, **__: Any) -> None:
-        raise UNAVAILABLE
-
-    claim = rig.store.claim
-    rig.store.claim = unavailable  # type: ignore[method-assign, assignment]
+    rig.queue.before_claim = raise_unavailable
     await rig.start()
     await rig.after(3.0)
     assert quota.left == 3
-    rig.store.claim = claim  # type: ignore[method-assign]
+    rig.queue.before_claim = do_nothing
     await rig.after(1.0)
     assert rig.row("a").state == State.ACCEPTED
 
@@ -245,7 +249,7 @@ async def test_a_record_not_applied_is_retried_after_a_backoff(rig: Rig) -> None
     assert 0.5 <= pauses[0] <= 1.0
     assert 0.98 <= pauses[1] <= 2.0
     assert rig.row("a").state == State.ACCEPTED
-    assert not rig.row("a").solo
+    assert rig.row("a").delivery_mode == DeliveryMode.BATCH
 
 
 async def test_retry_after_overrides_the_backoff(rig: Rig) -> None:
@@ -264,7 +268,7 @@ async def test_ambiguous_records_are_resent_singly_with_their_original_mapping(
     await stopped_rig.append_records(*(f"k{i}" for i in range(8)))
     await stopped_rig.start()
     assert stopped_rig.sink.sent[0].bulk
-    assert all(row.solo for row in stopped_rig.store.rows.values())
+    assert {row.delivery_mode for row in stopped_rig.rows()} == {DeliveryMode.SINGLE}
     stopped_rig.renderer.version = "v2"
     await stopped_rig.after(5.0)
     again = stopped_rig.sink.sent[1:]
@@ -322,11 +326,13 @@ async def test_consecutive_failures_slow_the_lane_down(rig: Rig) -> None:
         before = len(rig.sink.sent)
         await rig.after(30.0)
     assert len(rig.sink.sent) - before < 15
-    assert errors(logs, "warning") == ["the far end fails; going slowly until it answers"]
+    assert errors(logs, "warning") == ["destination_failed"]
+    [item] = await rig.dispatcher.attention()
+    assert item.text == "K503 acme events → klaviyo: Klaviyo is unavailable; retrying slowly"
     rig.sink.default_step = accept
     await rig.after(60.0)
     assert rig.states() == {State.ACCEPTED: 4}
-    assert rig.dispatcher.failing_with is None
+    assert await rig.dispatcher.attention() == []
 
 
 # ── what a far end refuses as a whole ────────────────────────────────────────────────────────────
@@ -338,7 +344,7 @@ async def test_a_refused_key_blocks_the_lane_and_costs_no_attempt(rig: Rig) -> N
     assert rig.dispatcher.state.mode == "blocked"
     assert rig.dispatcher.state.problem == Problem.KLAVIYO_KEY
     assert (rig.row("a").state, rig.row("a").attempts) == (State.READY, 0)
-    [(_, stored)] = await rig.store.all()
+    [(_, stored)] = await rig.store.lanes.all()
     assert stored == rig.dispatcher.state
 
 
@@ -368,15 +374,14 @@ async def test_a_probe_of_one_record_resumes_a_blocked_lane(rig: Rig) -> None:
     await rig.after(30.0)
     assert rig.dispatcher.state.mode == "running"
     assert rig.states() == {State.ACCEPTED: 10}
-    [(_, stored)] = await rig.store.all()
+    [(_, stored)] = await rig.store.lanes.all()
     assert stored.mode == "running"
 
 
 async def test_a_blocked_lane_without_records_probes_with_the_sinks_check(rig: Rig) -> None:
     rig.sink.respond_with(block("account", Problem.KLAVIYO_KEY))
     await rig.append_records("a")
-    seq = rig.row("a").seq
-    rig.store.rows[seq].state = State.DISCARDED
+    rig.set_state("a", State.DISCARDED)
     rig.sink.checks = [Check("key", "fault")]
     await rig.after(31.0)
     assert rig.dispatcher.state.mode == "blocked"
@@ -388,7 +393,7 @@ async def test_a_blocked_lane_without_records_probes_with_the_sinks_check(rig: R
 async def test_a_check_that_raises_does_not_end_the_lane(rig: Rig) -> None:
     rig.sink.respond_with(block("account", Problem.KLAVIYO_KEY))
     await rig.append_records("a")
-    rig.row("a").state = State.DISCARDED
+    rig.set_state("a", State.DISCARDED)
     rig.sink.checks = IndexError("an answer without data")
     await rig.after(31.0)
     rig.sink.checks = [Check("key", "ok")]
@@ -543,24 +548,22 @@ async def test_without_the_lease_nothing_is_claimed(rig: Rig) -> None:
 
 
 async def test_a_lease_lost_after_the_claim_sends_nothing(rig: Rig) -> None:
-    claim = rig.store.claim
-
-    async def lose(*args: Any, **how: Any) -> Claim | None:
-        claimed = await claim(*args, **how)
+    async def lose() -> None:
         rig.lease.held = False
-        return claimed
 
-    rig.store.claim = lose  # type: ignore[method-assign]
+    rig.queue.after_claim = lose
     await rig.append_records("a")
     assert rig.sink.sent == []
     assert (rig.row("a").state, rig.row("a").attempts) == (State.READY, 0)
-    assert not rig.row("a").solo
+    assert rig.row("a").delivery_mode == DeliveryMode.BATCH
 
 
 async def test_a_lease_lost_between_two_requests_of_a_batch_sends_no_more(make_rig: Any) -> None:
-    from connector.ports import BatchMode
+    class Generous(FakeQuota):
+        def reserve(self, endpoint: str, want: int, *, backfill: bool = False) -> Grant:
+            return super().reserve(endpoint, 3, backfill=backfill)
 
-    rig: Rig = await make_rig(bulk=BatchMode("bulk", size=3, parallel=3))
+    rig: Rig = await make_rig(Generous(), bulk=BatchMode("bulk", size=3, parallel=3))
 
     def step(entry: Any) -> Any:
         rig.lease.held = False
@@ -569,8 +572,6 @@ async def test_a_lease_lost_between_two_requests_of_a_batch_sends_no_more(make_r
     rig.sink.default_step = step
     rig.sink.open.clear()
     await rig.append_records(*(f"k{i}" for i in range(9)))
-    original = rig.sink.quota.reserve
-    rig.sink.quota.reserve = lambda e, w, **k: original(e, 3, **k)  # type: ignore[method-assign]
     await rig.start()
     rig.sink.open.set()
     await run_pending()
@@ -583,25 +584,26 @@ async def test_a_late_response_after_a_takeover_changes_nothing(rig: Rig) -> Non
     await rig.append_records("a")
     year = 366 * 86_400
     rig.clock.move(year)
-    other = await rig.store.acquire("store", "two", now=rig.clock.now(), ttl=10**9)
+    other = await rig.store.leases.acquire("store", "two", now=rig.clock.now(), ttl=10**9)
     await rig.store.recover(other, now=rig.clock.now())  # type: ignore[arg-type]
     rig.lease.held = False
     rig.sink.open.set()
     await run_pending()
-    assert (rig.row("a").state, rig.row("a").solo) == (State.READY, True)
+    assert (rig.row("a").state, rig.row("a").delivery_mode) == (
+        State.READY,
+        DeliveryMode.SINGLE,
+    )
 
 
 # ── settling ─────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_batch_settles_once(rig: Rig) -> None:
-    class Twice:
-        async def deliver(self, batch: Any, *, bulk: bool, permits: int) -> Any:
-            seqs = [out.entry.seq for out in batch]
-            yield Delivery([Accepted(seq, "first") for seq in seqs])
-            yield Delivery([Dead(seq, Problem.KLAVIYO_REFUSED) for seq in seqs])
+    async def twice(entries: Sequence[Entry]) -> AsyncIterator[Delivery]:
+        yield Delivery([Accepted(entry.seq, "first") for entry in entries])
+        yield Delivery([Dead(entry.seq, Problem.KLAVIYO_REFUSED) for entry in entries])
 
-    rig.sink.deliver = Twice().deliver  # type: ignore[method-assign]
+    rig.sink.override = twice
     await rig.append_records("a")
     await rig.after(1.0)
     assert rig.row("a").state == State.ACCEPTED
@@ -620,14 +622,14 @@ async def test_a_batch_settles_once(rig: Rig) -> None:
 
 
 async def test_an_entry_without_an_outcome_from_the_sink_is_ambiguous(rig: Rig) -> None:
-    async def forget(batch: Any, *, bulk: bool, permits: int) -> Any:
+    async def forget(entries: Sequence[Entry]) -> AsyncIterator[Delivery]:
         yield Delivery([])
 
-    deliver = rig.sink.deliver
-    rig.sink.deliver = forget  # type: ignore[method-assign, assignment]
+    rig.sink.override = forget
     await rig.append_records("a")
-    assert (rig.row("a").state, rig.row("a").solo) == (State.READY, True)
-    rig.sink.deliver = deliver  # type: ignore[method-assign]
+    row = rig.row("a")
+    assert (row.state, row.delivery_mode) == (State.READY, DeliveryMode.SINGLE)
+    rig.sink.override = None
     await rig.after(5.0)
     assert rig.row("a").state == State.ACCEPTED
 
@@ -639,9 +641,9 @@ async def test_a_sink_that_raises_leaves_all_entries_ambiguous_and_loses_none(
     await stopped_rig.append_records(*(f"k{i}" for i in range(7)))
     with structlog.testing.capture_logs() as logs:
         await stopped_rig.start()
-    assert "a delivery ended unexpectedly" in errors(logs, "error")
-    assert {(r.state, r.solo, r.problem) for r in stopped_rig.store.rows.values()} == {
-        (State.READY, True, "N70")
+    assert "delivery_crashed" in errors(logs, "error")
+    assert {(r.state, r.delivery_mode, r.problem) for r in stopped_rig.rows()} == {
+        (State.READY, DeliveryMode.SINGLE, "N70")
     }
     await stopped_rig.after(10.0)
     assert stopped_rig.states() == {State.ACCEPTED: 7}
@@ -653,18 +655,18 @@ async def test_a_stop_in_mid_batch_leaves_the_rest_unsent_without_an_attempt(
 ) -> None:
     await stopped_rig.append_records(*(f"k{i}" for i in range(6)))
 
-    async def half(batch: Any, *, bulk: bool, permits: int) -> Any:
-        seqs = [out.entry.seq for out in batch]
+    async def half(entries: Sequence[Entry]) -> AsyncIterator[Delivery]:
+        seqs = [entry.seq for entry in entries]
         yield Delivery(
             [Accepted(seqs[0], "r"), *(Unsent(seq) for seq in seqs[1:])],
             stop=Stop("lane", Problem.KLAVIYO_SCOPE),
         )
 
-    stopped_rig.sink.deliver = half  # type: ignore[method-assign, assignment]
+    stopped_rig.sink.override = half
     await stopped_rig.start()
     assert stopped_rig.dispatcher.state.mode == "blocked"
     assert stopped_rig.states() == {State.ACCEPTED: 1, State.READY: 5}
-    assert {r.attempts for r in stopped_rig.store.rows.values() if r.state == State.READY} == {0}
+    assert {r.attempts for r in stopped_rig.rows() if r.state == State.READY} == {0}
 
 
 # ── the store is away ────────────────────────────────────────────────────────────────────────────
@@ -674,33 +676,28 @@ async def test_a_store_unavailable_at_the_claim_loses_nothing_and_is_logged_once
     stopped_rig: Rig,
 ) -> None:
     await stopped_rig.append_records("a", "b")
-    stopped_rig.store.broken = UNAVAILABLE
     with structlog.testing.capture_logs() as logs:
-        await stopped_rig.start()
+        await stopped_rig.start(broken=UNAVAILABLE)
         await stopped_rig.after(30.0)
         assert stopped_rig.sink.sent == []
-        stopped_rig.store.broken = None
+        stopped_rig.database.broken = None
         await stopped_rig.after(2.0)
     assert stopped_rig.states() == {State.ACCEPTED: 2}
-    assert errors(logs, "error") == ["the store does not answer"]
-    assert errors(logs, "info").count("the store answers again") == 1
+    assert errors(logs, "error") == ["store_failed"]
+    assert errors(logs, "info").count("store_recovered") == 1
 
 
 async def test_a_read_only_store_is_logged_once(stopped_rig: Rig) -> None:
     await stopped_rig.append_records("a")
 
-    async def unavailable(*_: Any, **__: Any) -> None:
-        raise UNAVAILABLE
-
-    claim = stopped_rig.store.claim
-    stopped_rig.store.claim = unavailable  # type: ignore[method-assign, assignment]
+    stopped_rig.queue.before_claim = raise_unavailable
     with structlog.testing.capture_logs() as logs:
         await stopped_rig.start()
         await stopped_rig.after(30.0)
-        stopped_rig.store.claim = claim  # type: ignore[method-assign]
+        stopped_rig.queue.before_claim = do_nothing
         await stopped_rig.after(2.0)
-    assert errors(logs, "error") == ["the store does not answer"]
-    assert errors(logs, "info") == ["the store answers again"]
+    assert errors(logs, "error") == ["store_failed"]
+    assert errors(logs, "info") == ["store_recovered"]
     assert stopped_rig.row("a").state == State.ACCEPTED
 
 
@@ -710,16 +707,16 @@ async def test_a_store_unavailable_at_the_settle_loses_no_outcome_and_sends_noth
     rig.sink.open.clear()
     await rig.append_records("a", "b")
     with structlog.testing.capture_logs() as logs:
-        rig.store.broken = UNAVAILABLE
+        rig.database.broken = UNAVAILABLE
         rig.sink.open.set()
         await rig.after(30.0)
         assert rig.states() == {State.CLAIMED: 2}
-        rig.store.broken = None
+        rig.database.broken = None
         await rig.after(2.0)
     assert rig.states() == {State.ACCEPTED: 2}
     assert sorted(rig.sink.ids) == ["test:a", "test:b"]
-    assert errors(logs, "error") == ["the store does not answer"]
-    assert errors(logs, "info") == ["the store answers again"]
+    assert errors(logs, "error") == ["store_failed"]
+    assert errors(logs, "info") == ["store_recovered"]
 
 
 @pytest.mark.parametrize(
@@ -728,15 +725,12 @@ async def test_a_store_unavailable_at_the_settle_loses_no_outcome_and_sends_noth
 async def test_an_outcome_the_store_can_never_save_is_dead_lettered_alone(
     rig: Rig, refusal: Exception
 ) -> None:
-    settle = rig.store.settle
-
-    async def reject_some(claim: Any, outcomes: Any, **how: Any) -> int:
+    def refuses(outcomes: Sequence[Outcome]) -> Exception | None:
         poisoned = rig.row("b").seq
-        if any(o.seq == poisoned and isinstance(o, Accepted) for o in outcomes):
-            raise refusal
-        return int(await settle(claim, outcomes, **how))
+        found = any(o.seq == poisoned and isinstance(o, Accepted) for o in outcomes)
+        return refusal if found else None
 
-    rig.store.settle = reject_some  # type: ignore[method-assign]
+    rig.queue.refuses = refuses
     await rig.append_records(*"abcdefgh")  # more than the threshold: they are settled together
     await rig.after(60.0)
     assert rig.states() == {State.ACCEPTED: 7, State.DEAD: 1}
@@ -750,14 +744,11 @@ async def test_an_outcome_the_store_can_never_save_is_dead_lettered_alone(
 async def test_an_entry_that_cannot_be_dead_lettered_stays_ambiguous_and_blocks_no_other(
     rig: Rig,
 ) -> None:
-    settle = rig.store.settle
+    def refuses(outcomes: Sequence[Outcome]) -> Exception | None:
+        found = any(o.seq == rig.row("a").seq for o in outcomes)
+        return StoreError(Problem.STORE_REFUSED, "by a test") if found else None
 
-    async def reject_some(claim: Any, outcomes: Any, **how: Any) -> int:
-        if any(o.seq == rig.row("a").seq for o in outcomes):
-            raise StoreError(Problem.STORE_REFUSED, "told by a test")
-        return int(await settle(claim, outcomes, **how))
-
-    rig.store.settle = reject_some  # type: ignore[method-assign]
+    rig.queue.refuses = refuses
     await rig.append_records("a", "b")
     await rig.after(60.0)
     assert (rig.row("a").state, rig.row("b").state) == (State.CLAIMED, State.ACCEPTED)
@@ -771,15 +762,11 @@ async def test_a_store_unavailable_while_a_lane_is_blocked_or_resumed_loses_noth
     await rig.after(2.0)
     assert rig.dispatcher.state.mode == "blocked"
 
-    async def unavailable(*_: Any, **__: Any) -> None:
-        raise UNAVAILABLE
-
-    extend = rig.store.extend_horizon
-    rig.store.extend_horizon = unavailable  # type: ignore[method-assign, assignment]
+    rig.queue.before_extend = raise_unavailable
     await rig.after(31.0)
     assert rig.row("a").state == State.ACCEPTED
     assert rig.dispatcher.state.mode == "blocked"
-    rig.store.extend_horizon = extend  # type: ignore[method-assign]
+    rig.queue.before_extend = do_nothing
     await rig.append_records("b")
     await rig.after(31.0)
     assert rig.dispatcher.state.mode == "running"
@@ -867,9 +854,9 @@ async def test_stop_cancels_after_its_timeout_and_leaves_entries_ambiguous(rig: 
     rig.sink.open.clear()
     await rig.append_records("a")
     await rig.stop(20.0)
-    assert (rig.row("a").state, rig.row("a").solo, rig.row("a").problem) == (
+    assert (rig.row("a").state, rig.row("a").delivery_mode, rig.row("a").problem) == (
         State.READY,
-        True,
+        DeliveryMode.SINGLE,
         "N70",
     )
 
@@ -877,20 +864,19 @@ async def test_stop_cancels_after_its_timeout_and_leaves_entries_ambiguous(rig: 
 async def test_stop_ends_even_while_the_store_is_unavailable(rig: Rig) -> None:
     rig.sink.open.clear()
     await rig.append_records("a")
-    rig.store.broken = UNAVAILABLE
+    rig.database.broken = UNAVAILABLE
     await rig.stop(20.0)
     assert rig.row("a").state == State.CLAIMED  # in doubt at the next start
-    assert rig.dispatcher.idle
+    assert not rig.dispatcher.busy
 
 
 async def test_stop_waits_for_a_claim_in_progress(rig: Rig) -> None:
-    claim, gate = rig.store.claim, asyncio.Event()
+    gate = asyncio.Event()
 
-    async def slowly(*args: Any, **how: Any) -> Claim | None:
+    async def wait() -> None:
         await gate.wait()
-        return await claim(*args, **how)
 
-    rig.store.claim = slowly  # type: ignore[method-assign]
+    rig.queue.before_claim = wait
     await rig.append_records("a")
     stopping = asyncio.create_task(rig.dispatcher.stop(20.0))
     await run_pending()
@@ -898,7 +884,7 @@ async def test_stop_waits_for_a_claim_in_progress(rig: Rig) -> None:
     gate.set()
     await run_pending()
     assert stopping.done()
-    assert rig.dispatcher.idle
+    assert not rig.dispatcher.busy
     assert rig.row("a").state == State.ACCEPTED
 
 

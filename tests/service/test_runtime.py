@@ -13,12 +13,12 @@ from connector.service import ConnectionRuntime
 class StubLane:
     """`ready` entries; idle when there are none."""
 
-    idle = True
+    busy = False
 
     def __init__(self) -> None:
         self.ready = 0
 
-    async def idle_for(self, ahead: float) -> bool:
+    async def idle(self, ahead: float) -> bool:
         return not self.ready
 
 

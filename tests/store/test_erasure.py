@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select
 
 from connector.domain.lanes import Millis
+from connector.domain.memberships import Link
 from connector.domain.outcomes import Accepted, Observed
 from connector.domain.records import Appended, Page, State
-from connector.ports import ErasureResult, Member, RetryPolicy
+from connector.ports import ErasureResult, Member, MembersPage, RetryPolicy
 from connector.store.people import erasure
-from connector.store.people import groups as staging
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import actions, groups, memberships, metadata, source_members
 from connector.testing.contracts.profiles import (
@@ -195,23 +195,19 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
 async def test_an_audience_scan_does_not_restore_an_erased_person(store: SqlStore) -> None:
     await append_events(store, "ada", "bo")
     lane = await store.lanes.ensure("acme", "klaviyo", "membership")
+    await store.member_groups.set_links(lane, [Link("vip", "VIP")], account="x")
     await store.erasure.forget("acme", "ada", now=NOW)
-
-    def scan(c: Connection) -> list[str]:
-        group = {"connection": "acme", "kind": "audience", "name": "vip", "lane": lane.id}
-        made = insert(groups).values(group | {"account": "x"}).returning(groups.c.id)
-        id = c.execute(made).scalar_one()
-        c.execute(update(groups).where(groups.c.id == id).values(target=id))
-        members = [
-            Member("other", "ada@example.com"),
-            Member("ada", "new@example.com"),
-            Member("bo", "bo@example.com"),
-        ]
-        row = staging.lock_group(c, id)
-        staging.stage(c, row, members, asked_at=NOW, now=NOW, greets=False)
-        return list(c.execute(select(source_members.c.email)).scalars())
-
-    assert await store._database.write(scan) == ["bo@example.com"]
+    fence = await acquire_lease(store)
+    target, source = await store.member_groups.all()
+    await store.group_scans.begin(source.id, fence, now=NOW)
+    members = [
+        Member("other", "ada@example.com"),
+        Member("ada", "new@example.com"),
+        Member("bo", "bo@example.com"),
+    ]
+    page = MembersPage(members, None, more=False)
+    await store.group_scans.save_source_page(source.id, page, fence, requested_at=NOW, now=NOW)
+    assert (await store.target_members.counts(target.id)).wanted == 1
 
 
 async def test_the_sqlite_file_contains_no_trace_of_an_erased_person(tmp_path: Path) -> None:

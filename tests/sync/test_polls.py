@@ -44,9 +44,6 @@ class NoReader:
     async def read(self, ref: PersonRef, fields: frozenset[str]) -> PersonSnapshot | None:
         raise AssertionError("a poll read a person")
 
-    def needs_refetch(self, event: str) -> bool:
-        return False
-
     async def check(self) -> Sequence[Check]:
         return []
 
@@ -203,7 +200,7 @@ async def test_people_of_a_first_poll_have_backfill_priority_and_later_ones_do_n
     assert (ready.batch, ready.backfill_batch) == (1, 1)
 
 
-async def test_a_repeated_cursor_ends_the_poll_and_loses_nobody(make: Any) -> None:
+async def test_a_repeated_cursor_ends_the_poll_and_loses_no_one(make: Any) -> None:
     harness = make(Pages(2))
     harness.pages.stuck = True
     assert await harness.poll.poll() == 4

@@ -74,7 +74,7 @@ async def test_liveness_and_readiness_do_not_query_the_store(
     harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
     harness.health.ready = True
-    harness.database.error = AssertionError("the store was queried")
+    harness.database.broken = AssertionError("the store was queried")
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/livez")).status_code == 200
 
@@ -119,7 +119,7 @@ async def test_a_pause_by_an_operator_needs_no_attention(
 async def test_healthz_reports_an_unavailable_store(
     harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
-    harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
+    harness.database.broken = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
     answer = await http.get("/healthz")
     assert (answer.status_code, answer.text) == (500, "S10: the store is unavailable\n")
 
@@ -153,7 +153,7 @@ async def test_metrics_parse_and_contain_no_address_or_id(
 async def test_metrics_are_served_while_the_store_is_unavailable(
     harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
-    harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
+    harness.database.broken = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
     answer = await http.get("/metrics")
     assert answer.status_code == 200
     assert "connector_build_info" in answer.text
@@ -193,17 +193,17 @@ async def test_with_an_admin_port_metrics_and_webhooks_are_on_separate_ports(
 async def test_a_port_in_use_is_a_fault_of_its_key(
     harness: WebHarness, which: str, key: str
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
         server = Server(
-            getattr(harness, which), "127.0.0.1", taken.getsockname()[1], grace=1, key=key
+            getattr(harness, which), "127.0.0.1", busy.getsockname()[1], grace=1, key=key
         )
         with pytest.raises(ConfigError) as found:
             await server.start()
     [fault] = found.value.faults
     assert fault.startswith(f"{key}: 127.0.0.1:")
-    assert "in use" in fault
+    assert "taken" in fault
 
 
 async def test_a_foreign_host_is_a_fault_of_server_host(harness: WebHarness) -> None:

@@ -65,9 +65,9 @@ async def test_a_secret_in_the_url_does_not_replace_a_signature(
     harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
     headers, body = traffic.make_event()
-    taken = await http.post(f"{ACME}/anything", content=body, headers=headers)
-    refused = await http.post(f"{ACME}/{SECRET}", content=body, headers=header(headers, None))
-    assert (taken.status_code, refused.status_code) == (202, 401)
+    accepted = await http.post(f"{ACME}/anything", content=body, headers=headers)
+    rejected = await http.post(f"{ACME}/{SECRET}", content=body, headers=header(headers, None))
+    assert (accepted.status_code, rejected.status_code) == (202, 401)
 
 
 # ── rejected ──────────────────────────────────────────────────────────────────────────────────────
@@ -106,7 +106,7 @@ async def test_an_authenticated_unreadable_body_is_400(
     assert not harness.stored()
 
 
-@pytest.mark.parametrize("name", ["nobody", "Acme", "pollable", "acme2"])
+@pytest.mark.parametrize("name", ["unknown", "Acme", "pollable", "acme2"])
 async def test_a_connection_without_webhooks_is_404_and_creates_no_label(
     harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic, name: str
 ) -> None:
@@ -152,16 +152,16 @@ async def test_a_body_declared_larger_than_1_mib_is_refused_with_413_unread(
 async def test_a_streamed_body_is_refused_with_413_as_soon_as_it_is_too_large(
     harness: WebHarness,
 ) -> None:
-    asked = 0
+    received = 0
 
     async def receive() -> dict[str, Any]:
-        nonlocal asked
-        asked += 1
+        nonlocal received
+        received += 1
         return {"type": "http.request", "body": b"x" * 65_536, "more_body": True}
 
-    said = await call(harness, receive)
-    assert said[0]["status"] == 413
-    assert asked == MAX_BODY // 65_536 + 1
+    sent = await call(harness, receive)
+    assert sent[0]["status"] == 413
+    assert received == MAX_BODY // 65_536 + 1
     assert harness.rejected() == {"too_large": 1}
     assert not harness.stored()
 
@@ -195,10 +195,10 @@ async def test_a_disconnect_before_the_end_does_not_count_as_a_failed_secret(
 
 async def call(harness: WebHarness, receive: Callable[[], Awaitable[Any]]) -> list[dict[str, Any]]:
     """A POST without content-length, as chunked encoding brings it."""
-    said: list[dict[str, Any]] = []
+    sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
-        said.append(message)
+        sent.append(message)
 
     scope = {
         "type": "http",
@@ -209,7 +209,7 @@ async def call(harness: WebHarness, receive: Callable[[], Awaitable[Any]]) -> li
         "headers": [(b"x-jericommerce-event-type", b"Balance changed")],
     }
     await harness.shared(scope, receive, send)
-    return said
+    return sent
 
 
 # ── not stored ────────────────────────────────────────────────────────────────────────────────────

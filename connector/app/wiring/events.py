@@ -73,7 +73,6 @@ def _read_rules(
     return ReadRules(
         reads.dispatcher.lane.id,
         triggers_read=context.mapping.refreshes,
-        needs_refetch=reads.reader.needs_refetch,
         by_id=reads.reader.by_id,
         attach_wait=round(wait * 1000),
         backlogged=lambda: events.backlogged,

@@ -1,41 +1,39 @@
-"""A platform without Python: settings say where its deliveries, people and points are."""
+"""A platform that is described by settings alone: where its events, people and points are."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
 from connector.domain.attention import Check
-from connector.platforms.http.api import HttpActions, HttpReader, connect
+from connector.platforms.http.actions import HttpActions
+from connector.platforms.http.api import QUOTA, HttpApi
+from connector.platforms.http.reader import HttpReader
 from connector.platforms.http.settings import Event, Settings
 from connector.platforms.http.view import event_view, person_view
 from connector.platforms.http.webhook import HttpWebhook
+from connector.platforms.json_api import per_second
 from connector.platforms.kit import Kit
 from connector.ports import Client, Offer, Platform
 
 
 async def open(settings: Settings, kit: Kit) -> Client:
-    """The sides that the settings describe."""
+    """The client that the settings describe."""
     if not settings.base_url:
         return Client(check=_no_checks, aclose=_no_close)
-    reading, changing, governor = await connect(settings, kit)
-    reader = actions = None
-    if settings.profile:
-        reader = HttpReader(settings, settings.profile, reading, governor)
-    if settings.adjust:
-        actions = HttpActions(settings, settings.adjust, changing, governor)
-
-    async def aclose() -> None:
-        await asyncio.gather(reading.aclose(), changing.aclose())
-
+    headers = sorted(settings.headers.items())
+    key = " ".join(f"{name}={value.get_secret_value()}" for name, value in headers)
+    limits = {QUOTA: per_second(settings.rate_per_second)}
+    api = HttpApi(settings, kit, await kit.quota(f"{settings.base_url} {key}", limits))
+    reader = HttpReader(settings, settings.profile, api) if settings.profile else None
+    actions = HttpActions(settings, settings.adjust, api) if settings.adjust else None
     check = reader.check if reader else _no_checks
-    return Client(check=check, aclose=aclose, reader=reader, actions=actions)
+    return Client(check=check, aclose=api.aclose, reader=reader, actions=actions)
 
 
-def shape(settings: Settings) -> Platform:
+def for_settings(settings: Settings) -> Platform:
     """The platform that these settings describe: its views follow their paths, and it offers what
-    they say how to do."""
+    they define."""
     offers: set[Offer] = {"events"}
     if settings.profile:
         offers |= {"profiles"}
@@ -66,5 +64,5 @@ PLATFORM = Platform(
     event_view=event_view(Event()),
     webhook=HttpWebhook,
     open=open,
-    for_settings=shape,
+    for_settings=for_settings,
 )

@@ -1,6 +1,6 @@
-"""What `[connections.settings]` holds for `source = "http"`: a platform in words, without Python.
+"""`[connections.settings]` of `source = "http"`: a platform that is described by settings alone.
 
-docs/http-platform.md explains it by an example that runs.
+docs/http-platform.md explains them with an example.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 from connector.config import Allowed, Duration, PlatformSettings, Secrets, Section, setting
 from connector.mapping import VIEW_PATHS, PathError, parse_path
 from connector.platforms.http.template import placeholders
+from connector.platforms.settings import Rate, strip_slash
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _PERSON_FIELDS = tuple(
-    word for word in VIEW_PATHS if not word.startswith("event.") and word != "raw"
+    word for word in VIEW_PATHS if not word.startswith("event.") and word not in ("extras", "raw")
 )
 
 PERSON_PLACEHOLDERS = ("email", "person")
-"""Places of a template that say who it is about."""
+"""Placeholders of a template that identify the person."""
 ACTION_PLACEHOLDERS = (
     *PERSON_PLACEHOLDERS,
     "amount",
@@ -32,7 +33,7 @@ ACTION_PLACEHOLDERS = (
     "earned",
     "visible",
 )
-"""Places of an adjustment's template; docs/http-platform.md says what each is."""
+"""Placeholders of an adjustment's template; docs/http-platform.md explains them."""
 
 
 def _validate_path(text: str) -> str:
@@ -51,7 +52,7 @@ def _validate_template(known: tuple[str, ...]) -> Callable[[Any], Any]:
     def checked(template: Any) -> Any:
         for name in placeholders(template):
             if name not in known:
-                raise ValueError(f"no place is called {{{name}}}")
+                raise ValueError(f"there is no placeholder {{{name}}}")
         return template
 
     return checked
@@ -90,13 +91,13 @@ Statuses = Annotated[
 
 
 class Event(Section):
-    """`[connections.settings.event]`: where a delivery says what."""
+    """`[connections.settings.event]`: where the parts of an event are in a webhook request."""
 
     items: PathText = setting(
-        "", "Path of the list of events in a delivery; empty: the body is one event."
+        "", "Path of the list of events in a request; empty: the body is one event."
     )
     id: PathText = setting(
-        "id", "Path of the event's id. Where it leads nowhere, the content stands for it."
+        "id", "Path of the event's id. Without a value there, a hash of the content is the id."
     )
     id_header: HeaderName = setting("", "The header that holds the id, instead of a path.")
     name: PathText = setting("name", "Path of the event's name.")
@@ -107,10 +108,10 @@ class Event(Section):
     person: PathText = setting("person", "Path of the platform's id of the person; may be empty.")
     email: PathText = setting("email", "Path of the person's address; may be empty.")
     properties: PathText = setting(
-        "properties", "Path of what goes to Klaviyo as the event's properties; empty: the event."
+        "properties", "Path of what is sent to Klaviyo as the event's properties; empty: the event."
     )
     repeat_window: Duration = setting(
-        "1h", "How long an event without an id counts as the same when its content is the same."
+        "1h", "How long an event without an id and with the same content is the same event."
     )
 
     @model_validator(mode="after")
@@ -132,21 +133,21 @@ class Event(Section):
 class Profile(Section):
     """`[connections.settings.profile]`: how a person is read."""
 
-    path: PersonPath = Field(description="What is asked for, below base_url.")
+    path: PersonPath = Field(description="What is requested, below base_url.")
     customer: PathText = setting(
-        "", "Path of the person in the answer; where it leads nowhere, nobody is known."
+        "", "Path of the person in the response; without a value there, the person is unknown."
     )
     person: PathText = setting(
-        "", "Path of the id within the person: another one than was asked for is somebody else."
+        "", "Path of the id within the person; a different id than requested is another person."
     )
-    view: Mapping[str, str] = Field(description="Word of the view → path within the person.")
+    view: Mapping[str, str] = Field(description="Field of the view → path within the person.")
 
     @field_validator("view")
     @classmethod
     def _check_view(cls, view: Mapping[str, str]) -> Mapping[str, str]:
         for word, path in view.items():
             if word not in _PERSON_FIELDS:
-                raise ValueError(f'words of the view, not "{word}": {", ".join(_PERSON_FIELDS)}')
+                raise ValueError(f'fields of the view, not "{word}": {", ".join(_PERSON_FIELDS)}')
             try:
                 parse_path(path)
             except PathError as error:
@@ -155,53 +156,49 @@ class Profile(Section):
 
 
 class Adjust(Section):
-    """`[connections.settings.adjust]`: how points are given and taken."""
+    """`[connections.settings.adjust]`: how points are added and taken off."""
 
     method: Literal["POST", "PUT", "PATCH"] = setting("POST", "The request's method.")
     path: ActionPath = Field(description="Where it is sent, below base_url.")
     body: Body = Field(description="What is sent, as JSON.")
     applied: Statuses = setting(
-        (), "Statuses that mean: done. Empty: every 2xx. Another 2xx leaves it uncertain."
+        (), "Statuses that mean: applied. Empty: every 2xx. Any other 2xx is ambiguous."
     )
     refused: Statuses = setting(
         (400, 404, 409, 413, 422),
-        "Statuses that mean: not done, and it never will be. Another 4xx leaves it uncertain; "
-        "those of [connections.actions] retry_statuses mean: not done, try again.",
+        "Statuses that mean: refused for good. Any other 4xx is ambiguous; those of "
+        "[connections.actions] retry_statuses mean: not applied, try again.",
     )
-    reference: PathText = setting("", "Path of the platform's own id of it in the answer.")
+    reference: PathText = setting("", "Path of the platform's own id of it in the response.")
 
 
 class Settings(PlatformSettings):
     """The settings, frozen."""
 
     webhook_secret: Secrets = setting(
-        (), "What deliveries are signed with, or the last part of their address; may be a list."
+        (), "What requests are signed with, or the last part of their address; may be a list."
     )
     signature_header: HeaderName = setting(
         "", "The header with the HMAC-SHA256 of the body; empty: the secret is in the address."
     )
-    signature_encoding: Literal["hex", "base64"] = setting("hex", "How it is written.")
-    signature_prefix: str = setting("", 'What stands before it, as in "sha256=".')
+    signature_encoding: Literal["hex", "base64"] = setting("hex", "Encoding of the signature.")
+    signature_prefix: str = setting("", 'Text before the signature, as in "sha256=".')
     base_url: Annotated[
         str,
         Field(pattern=r"^(https?://[^\s/]+|$)"),
         Allowed("an address that begins with https:// or http://, or nothing"),
-    ] = setting("", "Where the platform's API answers, if it is called.")
+        AfterValidator(strip_slash),
+    ] = setting("", "Address of the platform's API, if it has one.")
     headers: Annotated[
         Mapping[str, SecretStr],
         Allowed("a table: header names of letters, digits and -, and texts"),
-    ] = setting({}, "Headers of every call, a key among them.")
-    rate_per_second: Annotated[float, Field(gt=0)] = setting(
+    ] = setting({}, "Headers of every call, such as the one with the key.")
+    rate_per_second: Rate = setting(
         5, "Requests per second, over all connections with these headers."
     )
-    event: Event = Field(default_factory=Event, description="Where a delivery says what.")
-    profile: Profile | None = setting(None, "How a person is read; without it nobody is.")
-    adjust: Adjust | None = setting(None, "How points change; without it they do not.")
-
-    @field_validator("base_url")
-    @classmethod
-    def _strip_slash(cls, url: str) -> str:
-        return url.rstrip("/")
+    event: Event = Field(default_factory=Event, description="Where the parts of an event are.")
+    profile: Profile | None = setting(None, "How a person is read; without it people are not read.")
+    adjust: Adjust | None = setting(None, "How points are changed; without it they cannot be.")
 
     @field_validator("headers")
     @classmethod

@@ -1,8 +1,8 @@
-"""Templates with typed places: `{email}`, `{amount}`. Pure.
+"""Templates with typed placeholders: `{email}`, `{amount}`. Pure.
 
-A place that is a text's whole content becomes the value itself, so that a number stays a number;
-within a text it becomes a part of the text. What is filled in is never looked at again, and JSON
-is made of the filled values, so that no value can break out of its place. `{{` and `}}` are braces.
+A placeholder that is the whole of a text becomes the value itself, so that a number stays a number;
+within a text it becomes a part of the text. Values are not searched for placeholders, and JSON is
+made from the filled values, so that a value cannot change the structure. `{{` and `}}` are braces.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _BRACES = {"{{": "{", "}}": "}"}
 
 
 class TemplateError(ValueError):
-    """The text is no template; the message says why."""
+    """The text is not a template; the message says why."""
 
 
 class MissingValue(ValueError):
-    """A place has no value. The message is the place's name."""
+    """A placeholder has no value. The message is its name."""
 
 
 def placeholders(template: Any) -> Iterator[str]:
-    """The names of all places in a JSON value. Raises TemplateError for a lone brace."""
+    """The names of all placeholders in a JSON value. Raises TemplateError for a lone brace."""
     if isinstance(template, str):
         for match in _PLACEHOLDER.finditer(template):
             if match[1] is not None:
@@ -41,7 +41,7 @@ def placeholders(template: Any) -> Iterator[str]:
 
 
 def fill(template: Any, values: Mapping[str, Any]) -> Any:
-    """The JSON value with its places filled; keys stay as they are. Raises Unfilled."""
+    """The JSON value with its placeholders filled; keys stay as they are. Raises MissingValue."""
     if isinstance(template, str):
         match = _PLACEHOLDER.fullmatch(template)
         if match and match[1] is not None:
@@ -55,8 +55,8 @@ def fill(template: Any, values: Mapping[str, Any]) -> Any:
 
 
 def fill_path(template: str, values: Mapping[str, Any]) -> str:
-    """The path with its places filled, each percent-encoded. Raises Unfilled, also for a value
-    that would be a step of the path (`.`, `..`)."""
+    """The path with its placeholders filled, each percent-encoded. Raises MissingValue, also for a
+    value that would be a step of the path (`.`, `..`)."""
 
     def encoded(name: str) -> str:
         text = _to_text(_value(name, values))

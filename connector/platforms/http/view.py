@@ -1,21 +1,19 @@
-"""What the settings' paths find, in the documented words of a view."""
+"""Views that follow the paths of the settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 from connector.mapping import MISSING, getter, parse_path
 from connector.mapping.paths import Getter, is_blank
 from connector.platforms.http.settings import Event, Profile
+from connector.ports.platform import EventView, PersonView
 from connector.runtime.clock import iso
-
-EventView = Callable[[str, int, dict[str, Any], str | None], dict[str, Any]]
-PersonView = Callable[[dict[str, Any], str | None], dict[str, Any]]
 
 
 def getter_at(path: str) -> Getter:
-    """The value at a path, MISSING where it leads nowhere; an empty path is the value itself."""
+    """The value at a path, MISSING if there is none; an empty path is the value itself."""
     return getter(parse_path(path)) if path else lambda value: value
 
 
@@ -41,10 +39,10 @@ def event_view(event_settings: Event) -> EventView:
 
 
 def person_view(profile: Profile) -> PersonView:
-    """The words of `profile.view`, and `raw`, the person as the platform shows him."""
+    """The fields of `profile.view`, and `raw`, the platform's object of the person."""
     words = [(word.split("."), getter_at(path)) for word, path in profile.view.items()]
 
-    def view(customer: dict[str, Any], _: str | None = None) -> dict[str, Any]:
+    def view(customer: dict[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
         result: dict[str, Any] = {"raw": customer}
         for parts, get in words:
             value = get(customer)

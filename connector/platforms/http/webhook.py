@@ -1,9 +1,7 @@
-"""A webhook in words: who signs it and how, and where it says what."""
+"""A webhook that settings describe: how requests are signed, and where their parts are."""
 
 from __future__ import annotations
 
-import base64
-import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
@@ -11,17 +9,24 @@ from typing import Any
 
 import orjson
 
-from connector.domain.errors import Malformed, Problem, Unauthorised
 from connector.domain.lanes import Millis
 from connector.domain.records import Record
 from connector.mapping.paths import is_blank
 from connector.platforms.http.settings import Settings
 from connector.platforms.http.view import getter_at
+from connector.platforms.webhooks import (
+    is_any_secret,
+    is_signed,
+    malformed,
+    parse_body,
+    unauthorised,
+    usable_secrets,
+)
 from connector.runtime.clock import to_millis
 
 _MAX_LENGTH = 200
 _MIN_MILLISECONDS = 100_000_000_000
-"""A number from here on counts milliseconds (from 1973); as seconds it would be the year 5138."""
+"""A number from here on is milliseconds (1973); as seconds it would be the year 5138."""
 _LATEST_TIME = 253_402_300_799_000
 
 
@@ -29,9 +34,7 @@ class HttpWebhook:
     """connector.ports.Webhook."""
 
     def __init__(self, settings: Settings) -> None:
-        # An empty key would let in whoever signs with nothing.
-        keys = [key.get_secret_value() for key in settings.webhook_secret]
-        self._keys = [key.encode() for key in keys if key.strip()]
+        self._keys = usable_secrets(settings.webhook_secret)
         self._settings = settings
         event_settings = settings.event
         self._window = round(event_settings.repeat_window * 1000)
@@ -44,53 +47,44 @@ class HttpWebhook:
 
     def verify(self, headers: Mapping[str, str], body: bytes, secret: str | None) -> None:
         if not self._keys:
-            raise Unauthorised(Problem.WEBHOOK_UNSIGNED, "webhook_secret is not set")
+            raise unauthorised("webhook_secret is not set")
         header = self._settings.signature_header
         given = headers.get(header, "").strip() if header else secret or ""
         if not given:
             source = f"header {header}" if header else "the secret at the end of the address"
-            raise Unauthorised(Problem.WEBHOOK_UNSIGNED, f"{source} is missing")
-        if not any(self._matches(key, given, body) for key in self._keys):
-            raise Unauthorised(
-                Problem.WEBHOOK_UNSIGNED,
+            raise unauthorised(f"{source} is missing")
+        if not self._matches(given, body):
+            raise unauthorised(
                 f"{header} does not match the body: are webhook_secret, signature_encoding and "
                 "signature_prefix right?"
                 if header
-                else "the secret at the end of the address is not webhook_secret",
+                else "the secret at the end of the address is not webhook_secret"
             )
 
-    def _matches(self, key: bytes, given: str, body: bytes) -> bool:
-        if not self._settings.signature_header:
-            return hmac.compare_digest(key, given.encode(errors="replace"))
-        digest, encoding = hmac.digest(key, body, sha256), self._settings.signature_encoding
-        prefix = self._settings.signature_prefix
-        if not given.startswith(prefix):
-            return False
-        given = given[len(prefix) :]
-        if encoding == "hex":
-            wanted, given = digest.hex(), given.lower()
-        else:
-            wanted = base64.b64encode(digest).decode()
-        return hmac.compare_digest(wanted.encode(), given.encode(errors="replace"))
+    def _matches(self, given: str, body: bytes) -> bool:
+        settings = self._settings
+        if not settings.signature_header:
+            return is_any_secret(given, self._keys)
+        prefix = settings.signature_prefix
+        signature = given.removeprefix(prefix)
+        encodings = (settings.signature_encoding,)
+        return given.startswith(prefix) and is_signed(signature, body, self._keys, encodings)
 
     def parse(self, headers: Mapping[str, str], body: bytes) -> Sequence[Record]:
-        try:
-            body_json = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise _malformed(f"the body is not JSON: {error}") from error
+        payload = parse_body(body)
         path = self._settings.event.items
-        items = self._get_items(body_json) if path else [body_json]
+        items = self._get_items(payload) if path else [payload]
         if not isinstance(items, list):
-            raise _malformed(f"`{path}` must be a list of events")
+            raise malformed(f"`{path}` must be a list of events")
         return [self._record(headers, item) for item in items]
 
     def _record(self, headers: Mapping[str, str], item: Any) -> Record:
         if not isinstance(item, dict):
-            raise _malformed("an event must be a JSON object")
+            raise malformed("an event must be a JSON object")
         settings = self._settings.event
         name = self._field(headers, item, "name", settings.name_header)
         if not name:
-            raise _malformed(f"{self._path_text('name')} must be the event's name")
+            raise malformed(f"{self._path_text('name')} must be the event's name")
         id = self._field(headers, item, "id", settings.id_header)
         data = orjson.dumps(item)
         key = id or sha256(name.encode() + b"\0" + data).hexdigest()
@@ -109,7 +103,8 @@ class HttpWebhook:
     def _field(
         self, headers: Mapping[str, str], item: dict[str, Any], field: str, header: str = ""
     ) -> str | None:
-        """A text or whole number, as text. Raises Malformed for anything else but nothing."""
+        """A text or whole number, as text; None if there is none. Raises Malformed for any other
+        value."""
         get = self._getters.get(field)
         found = headers.get(header) if header else get(item) if get else None
         if is_blank(found):
@@ -118,7 +113,7 @@ class HttpWebhook:
             found = str(found)
         if not isinstance(found, str) or "\0" in found or len(found.strip()) > _MAX_LENGTH:
             source = f"header {header}" if header else self._path_text(field)
-            raise _malformed(f"{source} must be a text of at most {_MAX_LENGTH} letters")
+            raise malformed(f"{source} must be a text of at most {_MAX_LENGTH} characters")
         return found.strip()
 
     def _occurred_at(self, item: dict[str, Any]) -> Millis:
@@ -133,7 +128,7 @@ class HttpWebhook:
                     return Millis(millis)
         except (ValueError, OverflowError):
             pass
-        raise _malformed(
+        raise malformed(
             f"{self._path_text('time')} must be the event's time: ISO 8601, or seconds or "
             "milliseconds since 1970"
         )
@@ -144,7 +139,3 @@ class HttpWebhook:
 
 def _is_number(text: str) -> bool:
     return text.strip().replace(".", "", 1).isdecimal()
-
-
-def _malformed(detail: str) -> Malformed:
-    return Malformed(Problem.WEBHOOK_MALFORMED, detail)

@@ -1,38 +1,29 @@
-"""Points and pushes at JeriCommerce. It keeps no key of ours and lists no transactions, so nothing
-that was done can be looked up: an answer that is lost stays unknown."""
+"""Points and push notifications at JeriCommerce. It keeps no idempotency key and lists no
+transactions, so an action cannot be looked up: a lost answer stays ambiguous."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from connector.domain.actions import Action
-from connector.domain.errors import AmbiguousError, Blocked, Problem, Rejected, RetryLater
-from connector.platforms.jericommerce.api import ANY_CALL, JeriCommerceApi
-from connector.ports import Quota
+from connector.domain.errors import Problem, Rejected
+from connector.platforms.jericommerce.api import JeriCommerceApi
+from connector.platforms.jericommerce.settings import Settings
+from connector.platforms.json_api import before_action, unknown_person_on_404
 
 
 class JeriCommerceActions:
-    """connector.ports.Actions. Every action counts against the quota that reads share."""
+    """connector.ports.Actions."""
 
-    endpoint = ANY_CALL
-
-    def __init__(self, api: JeriCommerceApi, *, parallel: int) -> None:
+    def __init__(self, settings: Settings, api: JeriCommerceApi) -> None:
+        self.endpoint, self.quota = api.endpoint, api.limiter
+        self.parallel = settings.max_concurrency
         self._api = api
-        self.parallel = parallel
-
-    @property
-    def quota(self) -> Quota:
-        return self._api.governor
 
     async def apply(self, action: Action) -> None:
-        """Raises DeliveryError. No id comes back: JeriCommerce publishes none."""
-        try:
+        """No id comes back: JeriCommerce publishes none."""
+        with unknown_person_on_404():
             await (self._push(action) if action.name == "push" else self._adjust(action))
-        except Blocked as error:
-            if error.status != 404:
-                raise
-            # An unknown person is answered like an unknown program, and is by far the likelier.
-            raise Rejected(Problem.PLATFORM_TARGET, error.detail, status=404) from error
 
     async def look_up(self, action: Action) -> Literal["unknowable"]:
         return "unknowable"
@@ -40,7 +31,8 @@ class JeriCommerceActions:
     async def _adjust(self, action: Action) -> None:
         if not action.email:
             raise Rejected(
-                Problem.NO_IDENTITY, "JeriCommerce changes a balance by address, and none is known"
+                Problem.NO_IDENTITY,
+                "JeriCommerce changes a balance by e-mail address, and none is known",
             )
         if not action.amount:
             raise Rejected(Problem.PLATFORM_REFUSED, "an amount of 0 changes nothing")
@@ -53,19 +45,16 @@ class JeriCommerceActions:
         await self._api.push({**message, "url": action.url} if action.url else message)
 
     async def _customer(self, action: Action) -> str:
-        """The platform's id of the person. The caller's `customer` may be Klaviyo's id of him, so
+        """The platform's id of the person. The caller's `customer` may be Klaviyo's id of them, so
         the address comes first."""
         if not action.email:
             if action.customer:
                 return action.customer
-            raise Rejected(Problem.NO_IDENTITY, "a push needs a customer id or an address")
-        try:
+            raise Rejected(Problem.NO_IDENTITY, "a push needs a customer id or an e-mail address")
+        with before_action():
             found = await self._api.customer(action.email)
-        except AmbiguousError as error:
-            # Only a question was asked; nothing was pushed yet.
-            raise RetryLater(error.problem, error.detail, status=error.status) from error
         id = found.get("id") if found is not None else None
         if not isinstance(id, str) or not id:
-            raise Rejected(Problem.PLATFORM_TARGET, "JeriCommerce knows nobody with this address")
+            raise Rejected(Problem.PLATFORM_TARGET, "JeriCommerce has no customer of this address")
         await self._api.permit()
         return id

@@ -1,25 +1,22 @@
-"""JeriCommerce's HTTP, typed: one person, the link to his pass, and what it can be told.
+"""JeriCommerce's HTTP API: a method per route.
 
-Paths and bodies: its guides and API index (facts: JeriCommerce, 1.2 to 1.6). What no public page
-states is in docs/unverified.md.
+Source of paths and bodies: JeriCommerce's guides and API index. What no public page states is in
+docs/unverified.md.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-import orjson
-
-from connector.domain.errors import AmbiguousError, Blocked, Problem
-from connector.domain.lanes import Millis, QuotaUsage
-from connector.net.http import ApiResponse, Http
-from connector.net.rate_limit import Limit, RateLimiter
+from connector.net.auth import HeaderKey
+from connector.net.http import ApiResponse
+from connector.net.rate_limit import RateLimiter
 from connector.platforms.jericommerce.settings import Settings
-from connector.ports import Clock
+from connector.platforms.json_api import JsonApi
+from connector.platforms.kit import Kit
 
 GET_CUSTOMER = "GET /v1/programs/{program}/customers/{email}"
 GET_TOKEN = "GET /v1/programs/{program}/customers/token"
@@ -27,66 +24,40 @@ BALANCE = "POST /v1/programs/{program}/balance/{direction}"
 PUSH = "POST {push_url}"
 INTEGRATE = "POST /v1/programs/{program}/integrations/api"
 
-ANY_CALL = "* /v1"
-"""Quota is asked for under this name, whatever is called: the limit counts all calls of a key."""
+QUOTA = "JeriCommerce API"
+"""The one limit counts all calls of a key."""
 
 
-def limits(settings: Settings) -> dict[str, Limit]:
-    """No public page states a limit: `rate_per_second` for every call (docs/unverified.md)."""
-    rate = max(1, round(settings.rate_per_second))
-    limit = Limit(rate, round(settings.rate_per_second * 60) or 1)
-    return {ANY_CALL: limit}
+class JeriCommerceApi(JsonApi):
+    """One program's API. A method uses one permit of its caller unless it says otherwise, and
+    raises DeliveryError."""
 
-
-@dataclass(frozen=True, slots=True)
-class HttpClients:
-    """The same API, called in three ways: what may be asked again, what must not be done twice
-    (it says itself which statuses mean "not applied"), and the push, at an address of its own."""
-
-    idempotent: Http
-    non_idempotent: Http
-    push: Http
-
-
-class JeriCommerceApi:
-    """One program's API."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        clients: HttpClients,
-        governor: RateLimiter,
-        clock: Clock,
-        record_usage: Callable[[Sequence[QuotaUsage]], Awaitable[None]],
-    ) -> None:
+    def __init__(self, settings: Settings, kit: Kit, limiter: RateLimiter) -> None:
+        super().__init__(kit, limiter, QUOTA)
+        key = HeaderKey("api-key", settings.api_key)
+        push_key = key
+        if settings.push_auth == "bearer":
+            push_key = HeaderKey("Authorization", settings.api_key, prefix="Bearer ")
+        self._reads = self.client(settings.base_url, key)
+        self._writes = self.client(settings.base_url, key, kit.retry_statuses)
+        self._push = self.client(settings.push_url, push_key, kit.retry_statuses)
         self._settings = settings
-        self._clients = clients
-        self._governor = governor
-        self._clock = clock
-        self._record_usage = record_usage
-
-    @property
-    def governor(self) -> RateLimiter:
-        return self._governor
-
-    def now(self) -> Millis:
-        return self._clock.now()
+        self._program = f"/v1/programs/{settings.program}"
 
     async def customer(self, email: str) -> dict[str, Any] | None:
-        """The customer object, None for an unknown person. Its permit was given by the caller.
-        Raises DeliveryError."""
-        path = f"/v1/programs/{self._settings.program}/customers/{quote(email, safe='')}"
-        return await self._get(GET_CUSTOMER, path)
+        """The customer object; None for an unknown person."""
+        path = f"{self._program}/customers/{quote(email, safe='')}"
+        return await self.find_object(self._reads, path, route=GET_CUSTOMER)
 
     async def pass_link(self, email: str, *, backfill: bool = False) -> str | None:
-        """The address that downloads the person's wallet pass: whoever has it has the pass.
-        None when JeriCommerce makes none. Asks for its own permit."""
+        """The address that downloads the person's wallet pass; it is a credential. None if
+        JeriCommerce makes none. Requests its own permit."""
         await self.permit(backfill=backfill)
         query = {"email": email, "token_type": "download"}
         if self._settings.pass_token_expires_in:
             query["expires_in"] = self._settings.pass_token_expires_in
-        path = f"/v1/programs/{self._settings.program}/customers/token?{urlencode(query)}"
-        found = await self._get(GET_TOKEN, path)
+        path = f"{self._program}/customers/token?{urlencode(query)}"
+        found = await self.find_object(self._reads, path, route=GET_TOKEN)
         token = found.get("accessToken") if found is not None else None
         if not isinstance(token, str) or not token:
             return None
@@ -97,56 +68,24 @@ class JeriCommerceApi:
     async def change_balance(
         self, direction: Literal["increase", "decrease"], item: Mapping[str, Any]
     ) -> None:
-        """Apply `{email, amount, reason}`, once. Its permit was given. Raises DeliveryError."""
-        path = f"/v1/programs/{self._settings.program}/balance/{direction}"
-        answer = await self._clients.non_idempotent.call(
-            "POST", path, route=BALANCE, content=orjson.dumps([item])
-        )
-        _json_or_none(answer)
+        """Apply `{email, amount, reason}`. Not idempotent."""
+        path = f"{self._program}/balance/{direction}"
+        _json_or_none(await self.call(self._writes, "POST", path, route=BALANCE, body=[item]))
 
     async def push(self, message: Mapping[str, str]) -> None:
-        """Send `{customer_id, message, url}`, once; `url` may be missing. Its permit was given.
-        Raises DeliveryError."""
-        answer = await self._clients.push.call(
-            "POST", "", route=PUSH, content=orjson.dumps(message)
-        )
-        _json_or_none(answer)
+        """Send `{customer_id, message, url}`; `url` may be missing. Not idempotent."""
+        _json_or_none(await self.call(self._push, "POST", "", route=PUSH, body=message))
 
     async def integrate(self, items: Sequence[Mapping[str, Any]]) -> Any:
-        """Tell `[{email, feature, payload}]`, and what the answer's body says, None where it says
-        nothing. Its permit was given. Raises DeliveryError; a 404 means that no item worked."""
-        path = f"/v1/programs/{self._settings.program}/integrations/api"
-        answer = await self._clients.idempotent.call(
-            "POST", path, route=INTEGRATE, content=orjson.dumps(items)
+        """Send `[{email, feature, payload}]`, at most 100. The JSON of the response, None if it is
+        empty. A 404 means that no item was applied."""
+        path = f"{self._program}/integrations/api"
+        return _json_or_none(
+            await self.call(self._reads, "POST", path, route=INTEGRATE, body=items)
         )
-        return _json_or_none(answer)
-
-    async def _get(self, route: str, path: str) -> dict[str, Any] | None:
-        """The JSON object, None where there is nothing of that name."""
-        try:
-            answer = await self._clients.idempotent.call("GET", path, route=route)
-        except Blocked as error:
-            if error.status == 404:
-                return None
-            raise
-        return _json_object(answer.json())
-
-    async def permit(self, *, backfill: bool = False) -> None:
-        """Wait for quota for one call and save that it was granted."""
-        await self._governor.acquire(ANY_CALL, self._record_usage, backfill=backfill)
-
-    async def aclose(self) -> None:
-        for http in (self._clients.idempotent, self._clients.non_idempotent, self._clients.push):
-            await http.aclose()
 
 
-def _json_object(found: Any) -> dict[str, Any]:
-    if not isinstance(found, dict):
-        raise AmbiguousError(Problem.ANSWER_UNREADABLE, "the answer is no JSON object")
-    return found
-
-
-def _json_or_none(answer: ApiResponse) -> Any:
-    """The body of a change's answer. No page says what it holds, and it may well be empty; but a
-    gateway's page in place of an answer proves nothing. Raises Unknown for that."""
-    return answer.json() if answer.body else None
+def _json_or_none(response: ApiResponse) -> Any:
+    """The JSON of a response to a change. No page says what it holds, and it may be empty; but a
+    gateway's page instead of JSON proves nothing. Raises AmbiguousError for that."""
+    return response.json() if response.body else None

@@ -1,5 +1,5 @@
-"""The call that JeriCommerce's own guides have a Klaviyo flow make (facts: JeriCommerce, 3): a
-balance change with its api-key, or the push of its preview pages with Klaviyo's id."""
+"""The call that JeriCommerce's own guides let a Klaviyo flow send: a balance change with the
+api-key, or the push of its preview pages with Klaviyo's id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _KLAVIYO_ID_TEMPLATE = "{{ person.id|escapejs }}"
 
 
 def direct(settings: Settings, action: Action) -> DirectCall:
-    """The call for an action whose texts may be Klaviyo's templates."""
+    """connector.ports.Platform.direct."""
     key = settings.api_key.get_secret_value()
     if action.name == "push":
         bearer = settings.push_auth == "bearer"

@@ -1,4 +1,4 @@
-"""Klaviyo's segments, told to JeriCommerce as a feature of `integrations/api`."""
+"""Klaviyo segments at JeriCommerce: a feature of `integrations/api`."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connector.domain.errors import Blocked, Problem
-from connector.platforms.jericommerce.api import ANY_CALL, JeriCommerceApi
+from connector.platforms.jericommerce.api import JeriCommerceApi
 from connector.platforms.jericommerce.settings import Settings
-from connector.ports import Member, MembershipResult, Quota
+from connector.ports import Member, MembershipResult
 
 _NO_ADDRESS = MembershipResult(
-    "refused", Problem.NO_IDENTITY, "JeriCommerce knows people by address alone"
+    "refused", Problem.NO_IDENTITY, "JeriCommerce knows people by e-mail address only"
 )
 _UNCONFIRMED = MembershipResult("unconfirmed")
 
 
 class JeriCommerceMembers:
-    """connector.ports.Members. A 201 says no more than that one item of the call worked."""
-
-    endpoint = ANY_CALL
+    """connector.ports.MembershipWriter. A 201 means only that one item of the call was applied."""
 
     def __init__(self, settings: Settings, api: JeriCommerceApi) -> None:
+        self.endpoint, self.quota = api.endpoint, api.limiter
         self._api = api
         self._feature = settings.segment_feature
         self.size = settings.segment_batch
-
-    @property
-    def quota(self) -> Quota:
-        return self._api.governor
 
     async def update(
         self, target: str, changes: Sequence[tuple[Member, bool]]
@@ -45,19 +40,19 @@ class JeriCommerceMembers:
         if not items:
             return [_NO_ADDRESS] * len(changes)
         try:
-            answered = _by_address(await self._api.integrate(items))
+            results = _by_address(await self._api.integrate(items))
         except Blocked as error:
             if error.status != 404:
                 raise
             refused = MembershipResult("refused", Problem.PLATFORM_TARGET, error.detail)
             return [refused if member.email else _NO_ADDRESS for member, _ in changes]
-        return [_result_for(member, answered) for member, _ in changes]
+        return [_result_for(member, results) for member, _ in changes]
 
 
-def _result_for(member: Member, answered: Mapping[str, Mapping[str, Any]]) -> MembershipResult:
+def _result_for(member: Member, results: Mapping[str, Mapping[str, Any]]) -> MembershipResult:
     if not member.email:
         return _NO_ADDRESS
-    item = answered.get(member.email.casefold())
+    item = results.get(member.email.casefold())
     if item is None:
         return _UNCONFIRMED
     if item.get("error") or item.get("success") is False:
@@ -68,7 +63,7 @@ def _result_for(member: Member, answered: Mapping[str, Mapping[str, Any]]) -> Me
 
 
 def _by_address(body: Any) -> dict[str, Mapping[str, Any]]:
-    """The items that an answer lists, if it lists any (docs/unverified.md)."""
+    """The items that a response lists, if it lists any (docs/unverified.md)."""
     items = body if isinstance(body, list) else []
     return {
         item["email"].casefold(): item

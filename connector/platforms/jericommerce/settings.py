@@ -1,4 +1,4 @@
-"""What `[connections.settings]` holds for JeriCommerce.
+"""`[connections.settings]` of JeriCommerce.
 
 Names and limits that no public page of JeriCommerce states are settings here; docs/unverified.md
 says how to find them out on a live account.
@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from connector.config import Allowed, DurationOrNever, PlatformSettings, Secrets, Url, setting
+from connector.config import Allowed, DurationOrNever, PlatformSettings, Secrets, setting
+from connector.platforms.settings import BaseUrl, Rate
 
 
 class Settings(PlatformSettings):
     """The settings, frozen. `push_url` holds the full address, with base_url put in."""
 
-    base_url: Url = setting("https://api.jericommerce.com", "Where JeriCommerce's API answers.")
+    base_url: BaseUrl = setting("https://api.jericommerce.com", "Address of JeriCommerce's API.")
     program: Annotated[
         str,
         Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$"),
@@ -27,37 +28,28 @@ class Settings(PlatformSettings):
         (), "Secret of the event subscription; a list while it is being changed."
     )
     webhook_encoding: Literal["auto", "hex", "base64"] = setting(
-        "auto", "How signatures are written; auto takes both."
+        "auto", "Encoding of signatures; auto accepts both."
     )
-    link_base_url: Url = setting("https://jeri.link", "Where wallet pass links begin.")
+    link_base_url: BaseUrl = setting("https://jeri.link", "Beginning of wallet pass links.")
     push_url: Annotated[
         str,
         Field(pattern=r"^(https?://|\{base_url\})[^\s]*$"),
-        Allowed("an address; {base_url} stands for base_url"),
+        Allowed("an address; {base_url} is replaced by base_url"),
     ] = setting("{base_url}/v1/push", "Where a push notification is posted.")
     push_auth: Literal["bearer", "api-key"] = setting(
-        "bearer", "How the API key goes along with a push: Authorization: Bearer, or api-key."
+        "bearer", "How a push carries the API key: as Authorization: Bearer, or as api-key."
     )
     segment_feature: Annotated[str, Field(min_length=1)] = setting(
-        "segments", "The feature's name when segment membership is told."
+        "segments", "The feature that segment membership is sent as."
     )
-    segment_batch: Annotated[int, Field(ge=1, le=250)] = setting(
-        100, "Memberships told in one call."
-    )
+    segment_batch: Annotated[int, Field(ge=1, le=250)] = setting(100, "Memberships in one call.")
     pass_token_expires_in: str = setting(
-        "", "How long a pass link shall be good, in JeriCommerce's words; empty is its default."
+        "", "Life of a pass link, in JeriCommerce's notation; empty is its default."
     )
     pass_url_refresh: DurationOrNever = setting(
         "never", "Age at which a pass link is fetched again, besides after pass events."
     )
-    rate_per_second: Annotated[float, Field(gt=0)] = setting(
-        5, "Requests per second, over all connections with this key."
-    )
-
-    @field_validator("base_url", "link_base_url")
-    @classmethod
-    def _strip_slash(cls, url: str) -> str:
-        return url.rstrip("/")
+    rate_per_second: Rate = setting(5, "Requests per second, over all connections with this key.")
 
     @field_validator("push_url")
     @classmethod

@@ -1,9 +1,11 @@
-"""What JeriCommerce says, in the documented words of a view (shapes: its API reference)."""
+"""Views of JeriCommerce's webhook bodies and customer objects (shapes: its API reference)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from connector.platforms.extras import with_extras
 from connector.runtime.clock import iso
 
 _TIER = (
@@ -18,8 +20,6 @@ _USER = (
     ("lastName", "last_name"),
     ("birthdate", "birthdate"),
 )
-
-
 _BASE_COVERS = frozenset(
     ("email", "phone", "first_name", "last_name", "birthdate", "balance", "tier.name", "raw")
 )
@@ -29,13 +29,12 @@ _TIER_COVERS = _BASE_COVERS | {"tier"}
 def event_view(
     name: str, occurred_at: int, body: dict[str, Any], email: str | None
 ) -> dict[str, Any]:
-    """The view of a webhook: `email`, `event.name/time/properties`, `raw` (the body itself).
+    """`email`, `event.name`, `event.time`, `event.properties`, `raw` (the body itself).
 
-    `name` is the header's, `occurred_at` in ms since 1970, `email` what is known apart from the
-    body, which older deliveries leave out. What the body does not say is a missing key. The
-    view shares the body's objects; nobody may change them.
+    Older deliveries have no address in the body. What the body lacks is a missing key. The view
+    shares the body's objects; they must not be changed.
     """
-    # The body's own words where it has them: writing them anew costs more than all the rest.
+    # The body's own time where it has one: to format it again costs more than all the rest.
     time = body.get("createdAt") or iso(occurred_at)
     event: dict[str, Any] = {"name": name, "time": time}
     view: dict[str, Any] = {"event": event, "raw": body}
@@ -47,8 +46,8 @@ def event_view(
     return view
 
 
-def person_view(customer: dict[str, Any], pass_url: str | None = None) -> dict[str, Any]:
-    """The view of a customer object: the person's words and `raw` (the object itself).
+def person_view(customer: dict[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
+    """The person's fields and `raw` (the customer object itself).
 
     `tierStatus` may be the tier's name or an object; missing or null parts are missing keys.
     """
@@ -67,27 +66,23 @@ def person_view(customer: dict[str, Any], pass_url: str | None = None) -> dict[s
         balance = loyalty.get("balance")
         if balance is not None:
             view["balance"] = balance
-        status = loyalty.get("tierStatus")
-        if isinstance(status, dict):
-            tier = {
-                ours: status[theirs] for theirs, ours in _TIER if status.get(theirs) is not None
-            }
-            if tier:
-                view["tier"] = tier
-        elif isinstance(status, str) and status:
-            view["tier"] = {"name": status}
-    if pass_url is not None:
-        view["pass_url"] = pass_url
-    return view
+        if tier := _tier(loyalty.get("tierStatus")):
+            view["tier"] = tier
+    return with_extras(view, extras)
 
 
-def person_covers(customer: dict[str, Any], pass_url: str | None = None) -> frozenset[str]:
-    """The words of the view that this customer object could have shown, had it a value for them.
+def person_covers(customer: dict[str, Any]) -> frozenset[str]:
+    """The fields of the view that this customer object can show.
 
-    A `tierStatus` that is only a name says nothing about the tier's balance and dates, so those
-    are not covered and stay as they are at Klaviyo; `pass_url` is covered where it was read.
+    A `tierStatus` that is only a name says nothing about the tier's balance and dates, so they are
+    not covered and stay as they are at Klaviyo.
     """
     loyalty = customer.get("loyaltyData")
     status = loyalty.get("tierStatus") if isinstance(loyalty, dict) else None
-    covers = _BASE_COVERS if isinstance(status, str) and status else _TIER_COVERS
-    return covers if pass_url is None else covers | {"pass_url"}
+    return _BASE_COVERS if isinstance(status, str) and status else _TIER_COVERS
+
+
+def _tier(status: Any) -> dict[str, Any]:
+    if isinstance(status, dict):
+        return {ours: status[theirs] for theirs, ours in _TIER if status.get(theirs) is not None}
+    return {"name": status} if isinstance(status, str) and status else {}

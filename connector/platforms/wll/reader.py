@@ -1,4 +1,4 @@
-"""Reading at WLL: one user by an id, everybody page by page, and who is in an audience."""
+"""Reads people at WLL: one user by id, all users page by page, and the members of an audience."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from connector.domain.attention import Check
-from connector.domain.errors import AmbiguousError, Blocked, DeliveryError, Rejected
-from connector.platforms.wll.api import ANY_CALL, WllApi
+from connector.platforms.extras import unless_unavailable
+from connector.platforms.json_api import credential_check
+from connector.platforms.wll.api import WllApi
 from connector.platforms.wll.settings import Settings
-from connector.platforms.wll.view import (
-    COVERS,
-    WITHHELD,
-    next_reward,
-    next_tier,
-    user_view,
-    withheld,
-)
+from connector.platforms.wll.view import WITHHELD, on_sale, person_covers, person_view, withheld
 from connector.ports import (
     Member,
     MembersPage,
@@ -24,32 +18,24 @@ from connector.ports import (
     PeoplePageItem,
     PersonRef,
     PersonSnapshot,
-    Quota,
 )
 
 
 class WllReader:
-    """connector.ports.Reader, Stream and Audiences. A person is WLL's authIdentifier."""
+    """connector.ports.Reader, Stream and Audiences. The id of a person is WLL's authIdentifier."""
 
-    endpoint = ANY_CALL
     by_id = True
 
     def __init__(self, settings: Settings, api: WllApi) -> None:
+        self.endpoint, self.quota = api.endpoint, api.limiter
         self.parallel = settings.max_concurrency
         self._placeholders = frozenset(settings.placeholders)
         self._api = api
 
-    @property
-    def quota(self) -> Quota:
-        return self._api.governor
-
     async def read(self, ref: PersonRef, fields: frozenset[str]) -> PersonSnapshot | None:
-        """Nobody can be asked for by address."""
+        """WLL cannot look people up by address."""
         user = await self._api.user(ref.platform_id) if ref.platform_id else None
         return await self._snapshot_of(user, fields) if user is not None else None
-
-    def needs_refetch(self, event: str) -> bool:
-        return False
 
     async def page(
         self, cursor: str | None, fields: frozenset[str], *, backfill: bool = False
@@ -77,7 +63,7 @@ class WllReader:
         return names
 
     async def members(self, audience: str, cursor: str | None) -> MembersPage:
-        """Who is withheld is no member: nothing of him may be told, that neither."""
+        """Without the withheld users: their membership must not be used either."""
         found = await self._api.members(audience, cursor)
         members = [
             Member(platform_id=_person_id(user), email=_address(user))
@@ -87,47 +73,36 @@ class WllReader:
         return MembersPage(members, found.cursor, found.cursor is not None)
 
     async def check(self) -> Sequence[Check]:
-        what = "WLL key and client"
         await self._api.permit()
-        try:
-            await self._api.user("nobody")
-        except Rejected:
-            pass  # no id of a user, then; both were taken
-        except DeliveryError as error:
-            return [Check(what, "fault", error.detail, error.problem)]
-        return [Check(what, "ok", "taken")]
+        # Rejected: not an id that a user may have, so key and client were accepted.
+        return await credential_check(
+            "WLL key and client", self._api.user("nobody"), accepted="accepted", rejected="ok"
+        )
 
-    async def _snapshot_of(self, user: dict[str, Any], reads: frozenset[str]) -> PersonSnapshot:
+    async def _snapshot_of(self, user: dict[str, Any], fields: frozenset[str]) -> PersonSnapshot:
         if why := withheld(user, self._placeholders):
             return PersonSnapshot({"withheld": why}, WITHHELD)
-        view = user_view(user, self._placeholders)
-        covers = COVERS
-        for field, load_goal in (
-            ("next_tier", self._next_tier),
-            ("next_reward", self._next_reward),
-        ):
-            if any(read.partition(".")[0] == field for read in reads):
-                try:
-                    found = await load_goal(user)
-                except (Rejected, AmbiguousError, Blocked) as error:
-                    # Without it the rest of the person is still worth telling.
-                    if isinstance(error, Blocked) and error.scope == "account":
-                        raise
-                    continue
-                covers |= {field}
-                if found:
-                    view[field] = found
-        return PersonSnapshot(view, covers)
+        extras = await self._extras(fields)
+        view = person_view(user, extras, self._placeholders)
+        return PersonSnapshot(view, person_covers(extras))
 
-    async def _next_tier(self, user: dict[str, Any]) -> dict[str, Any] | None:
-        return next_tier(user, await self._api.tiers())
+    async def _extras(self, fields: frozenset[str]) -> Mapping[str, Any]:
+        """`tiers` and `rewards`, where fields need them and they can be had."""
+        needed = {field.partition(".")[0] for field in fields}
+        extras: dict[str, Any] = {}
+        if "next_tier" in needed:
+            extras["tiers"] = await unless_unavailable(self._api.tiers())
+        if "next_reward" in needed:
+            extras["rewards"] = await unless_unavailable(self._rewards())
+        return {name: items for name, items in extras.items() if items is not None}
 
-    async def _next_reward(self, user: dict[str, Any]) -> dict[str, Any] | None:
-        return next_reward(user, await self._api.rewards(), self._api.now())
+    async def _rewards(self) -> Sequence[Any]:
+        now = self._api.now()
+        return [reward for reward in await self._api.rewards() if on_sale(reward, now)]
 
 
 def _person_id(user: Mapping[str, Any]) -> str | None:
-    """Who has no authIdentifier is known by WLL's own id, which can be asked for as well."""
+    """WLL's own id for a user without authIdentifier; users can be read by it as well."""
     for key in ("authIdentifier", "id"):
         if isinstance(user.get(key), str) and user[key]:
             return str(user[key])

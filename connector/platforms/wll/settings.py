@@ -1,6 +1,6 @@
-"""What `[connections.settings]` holds for White Label Loyalty.
+"""`[connections.settings]` of White Label Loyalty.
 
-Regions are addresses (vendor pages: API reference, admin access token):
+A region has its own addresses (vendor pages: API reference, admin access token):
 
     EU       https://api.rewards.wlloyalty.net/v1      https://auth.wlloyalty.net/oauth/token
     US       https://api.rewards.us.wlloyalty.net/v1   https://auth.us.wlloyalty.net/oauth/token
@@ -14,7 +14,8 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from connector.config import Allowed, PlatformSettings, Secrets, Section, Url, setting
+from connector.config import Allowed, PlatformSettings, Secrets, Section, setting
+from connector.platforms.settings import BaseUrl, Rate
 
 _Path: TypeAlias = Annotated[
     str, Field(pattern=r"^/[^\s{}]*$"), Allowed("a path below base_url that begins with /")
@@ -32,7 +33,7 @@ _AudiencePath: TypeAlias = Annotated[
 
 
 class Paths(Section):
-    """Where things stand below `base_url`; a list is asked for its next page with `cursor`."""
+    """Paths below `base_url`. The next page of a list is requested with `cursor`."""
 
     user: _UserPath = setting("/users/{subject}", "One user.")
     users: _Path = setting("/users?limit=200", "All users, page by page.")
@@ -40,45 +41,42 @@ class Paths(Section):
     members: _AudiencePath = setting(
         "/audiences/{id}/members?limit=200", "The members of an audience, page by page."
     )
-    events: _Path = setting("/events", "Where events are reported.")
-    rewards: _Path = setting("/rewards", "The rewards that everybody may see.")
-    tiers: _Path = setting("/tiers", "The tiers that everybody may see.")
+    events: _Path = setting("/events", "Where events are posted.")
+    rewards: _Path = setting("/rewards", "The public list of rewards.")
+    tiers: _Path = setting("/tiers", "The public list of tiers.")
 
 
 class Settings(PlatformSettings):
     """The settings, frozen."""
 
-    base_url: Url = setting(
-        "https://api.rewards.wlloyalty.net/v1", "Where WLL's API answers in your region."
+    base_url: BaseUrl = setting(
+        "https://api.rewards.wlloyalty.net/v1", "Address of WLL's API in your region."
     )
-    auth_url: Url = setting(
-        "https://auth.wlloyalty.net/oauth/token", "Where your region's admin tokens come from."
+    auth_url: BaseUrl = setting(
+        "https://auth.wlloyalty.net/oauth/token", "Address for admin tokens in your region."
     )
     api_key: SecretStr = setting("", "The tenant's API key.", needed=True)
-    client_id: str = setting("", "The client that WLL's support made for you.", needed=True)
+    client_id: str = setting(
+        "", "The id of the client that WLL's support created for you.", needed=True
+    )
     client_secret: SecretStr = setting("", "That client's secret.", needed=True)
     webhook_secret: Secrets = setting(
         (), "The last part of the webhook's address; a list while it is being changed."
     )
     points_event_type: str = setting(
-        "", "Private event type whose reactor adjusts points; without it nothing can."
+        "", "Private event type whose reactor adjusts points; without it points cannot be adjusted."
     )
     points_event_secret: SecretStr = setting("", "That event type's own secret.")
-    join_event: str = setting("", "Type of the event raised when somebody joins an audience.")
-    leave_event: str = setting("", "Type of the event raised when somebody leaves one.")
+    join_event: str = setting("", "Type of the event that is raised when a user joins an audience.")
+    leave_event: str = setting("", "Type of the event that is raised when a user leaves one.")
     placeholders: tuple[str, ...] = setting(
         ("REDACTED", "UNKNOWN", "example@example.com"),
-        "Addresses and names that stand for none: whoever has such an address is not told.",
+        "Addresses and names that mean none: a user with such an address is not sent to Klaviyo.",
     )
-    rate_per_second: Annotated[float, Field(gt=0)] = setting(
+    rate_per_second: Rate = setting(
         80, "Requests per second, over all connections with this key; WLL allows 100."
     )
-    paths: Paths = setting(Paths(), "Where things stand below base_url.")
-
-    @field_validator("base_url", "auth_url")
-    @classmethod
-    def _strip_slash(cls, url: str) -> str:
-        return url.rstrip("/")
+    paths: Paths = setting(Paths(), "Paths below base_url.")
 
     @model_validator(mode="after")
     def _require_event_secret(self) -> Settings:

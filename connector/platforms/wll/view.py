@@ -1,6 +1,6 @@
-"""What WLL says, in the documented words of a view.
+"""Views of WLL's webhook bodies and user objects.
 
-Shapes: the webhook's page and the SDK's types (facts: WLL, 2 and 3); what they leave open is in
+Shapes: the vendor's page on webhooks and the types of its SDK; what they leave open is in
 docs/unverified.md.
 """
 
@@ -20,16 +20,15 @@ _USER = (
     ("familyName", "last_name"),
 )
 _NAMES = ("first_name", "last_name")
-COVERS = frozenset((*(ours for _, ours in _USER), "balance", "tier", "raw", "withheld"))
-"""A user is shown whole, so what is missing is none."""
+_COVERS = frozenset((*(ours for _, ours in _USER), "balance", "tier", "raw", "withheld"))
 WITHHELD = frozenset(("withheld",))
 
 
 def event_view(
     name: str, occurred_at: int, body: dict[str, Any], email: str | None
 ) -> dict[str, Any]:
-    """The view of a webhook: `event.name/time/properties`, `raw` (the body itself), and `email`
-    where it is known; WLL's webhooks tell none. The view shares the body's objects."""
+    """`event.name`, `event.time`, `event.properties`, `raw` (the body itself), and `email` if it is
+    known apart from the body, which has none. The view shares the body's objects."""
     event: dict[str, Any] = {"name": name, "time": body.get("reportedAt") or iso(occurred_at)}
     view: dict[str, Any] = {"event": event, "raw": body}
     if body.get("payload") is not None:
@@ -39,13 +38,14 @@ def event_view(
     return view
 
 
-def person_view(user: dict[str, Any], pass_url: str | None = None) -> dict[str, Any]:
-    """The view of a user object; null or missing parts are missing keys. WLL has no passes."""
-    return user_view(user, ())
+def person_view(
+    user: dict[str, Any], extras: Mapping[str, Any], placeholders: Collection[str] = ()
+) -> dict[str, Any]:
+    """The person's fields and `raw` (the user object itself). Null or missing parts are missing
+    keys, as is a name that is one of `placeholders`.
 
-
-def user_view(user: Mapping[str, Any], placeholders: Collection[str]) -> dict[str, Any]:
-    """`person_view`, without names that stand for none."""
+    The extras `tiers` and `rewards`, as WLL lists them, fill the next tier and the next reward.
+    """
     view: dict[str, Any] = {"raw": user}
     for theirs, ours in _USER:
         value = user.get(theirs)
@@ -64,35 +64,44 @@ def user_view(user: Mapping[str, Any], placeholders: Collection[str]) -> dict[st
     }
     if found := {word: value for word, value in values.items() if value is not None}:
         view["tier"] = found
+    points = _as_number(wallet.get("points"))
+    earned = _as_number(tier.get("earnedPoints"))
+    tier_points = points if earned is None else earned
+    if goal := _next_goal(tier_points, extras.get("tiers", ()), "pointsRequirement"):
+        view["next_tier"] = goal
+    if goal := _next_goal(points, extras.get("rewards", ()), "price"):
+        view["next_reward"] = goal
     return view
+
+
+def person_covers(extras: Mapping[str, Any]) -> frozenset[str]:
+    """The fields that a user object and these extras can show: a user object is always whole."""
+    goals = {"tiers": "next_tier", "rewards": "next_reward"}
+    return _COVERS.union(goal for extra, goal in goals.items() if extra in extras)
 
 
 def withheld(
     user: Mapping[str, Any], placeholders: Collection[str]
 ) -> Literal["restricted", "placeholder"] | None:
-    """Why nothing of this user may be told."""
+    """Why this user's data must not be used; None if it may be."""
     if user.get("isRestricted") not in (None, False):
         return "restricted"
     return "placeholder" if _is_one_of(user.get("emailAddress"), placeholders) else None
 
 
-def next_tier(user: Mapping[str, Any], tiers: Iterable[Any]) -> dict[str, Any] | None:
-    """The tier with the least `pointsRequirement` above what the user has earned."""
-    wallet = _as_mapping(user.get("wallet"))
-    earned = _as_number(_as_mapping(wallet.get("tier")).get("earnedPoints"))
-    points = _as_number(wallet.get("points")) if earned is None else earned
-    return _next_goal(points, tiers, "pointsRequirement")
+def on_sale(reward: Any, now: int) -> bool:
+    """Whether the reward can be bought at this time (ms)."""
+    window = _as_mapping(_as_mapping(reward).get("availability"))
+    start, end = _parse_time(window.get("start")), _parse_time(window.get("end"))
+    begun = start is None or start <= now
+    purchasable = _as_mapping(reward).get("purchasable") is not False
+    return purchasable and begun and (end is None or now < end)
 
 
-def next_reward(user: Mapping[str, Any], rewards: Iterable[Any], now: int) -> dict[str, Any] | None:
-    """The cheapest reward on sale that the user's points do not reach yet."""
-    points = _as_number(_as_mapping(user.get("wallet")).get("points"))
-    return _next_goal(points, [r for r in rewards if _on_sale(_as_mapping(r), now)], "price")
-
-
-def _next_goal(points: float | None, candidates: Iterable[Any], key: str) -> dict[str, Any] | None:
+def _next_goal(points: float | None, candidates: Iterable[Any], key: str) -> dict[str, Any]:
+    """The cheapest candidate that costs more than the points; empty if there is none."""
     if points is None:
-        return None
+        return {}
     found = [
         (_as_number(_as_mapping(candidate).get(key)), _as_mapping(candidate).get("name"))
         for candidate in candidates
@@ -101,16 +110,9 @@ def _next_goal(points: float | None, candidates: Iterable[Any], key: str) -> dic
         (cost, str(name)) for cost, name in found if cost is not None and cost > points and name
     ]
     if not out_of_reach:
-        return None
+        return {}
     cost, name = min(out_of_reach)
     return {"name": name, "points_needed": cost - points}
-
-
-def _on_sale(reward: Mapping[str, Any], now: int) -> bool:
-    window = _as_mapping(reward.get("availability"))
-    start, end = _parse_time(window.get("start")), _parse_time(window.get("end"))
-    begun = start is None or start <= now
-    return reward.get("purchasable") is not False and begun and (end is None or now < end)
 
 
 def _parse_time(value: Any) -> int | None:

@@ -1,48 +1,34 @@
-"""Yotpo Loyalty & Referrals: points, tiers and referrals. What is unsure: docs/unverified.md."""
+"""Yotpo Loyalty & Referrals: points, tiers and referrals. What is not verified:
+docs/unverified.md."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
 
-from connector.net.auth import HeaderKey
-from connector.platforms.kit import NOT_APPLIED, Kit
+from connector.platforms.json_api import per_second
+from connector.platforms.kit import Kit
 from connector.platforms.yotpo.actions import YotpoActions
-from connector.platforms.yotpo.api import YotpoApi, limits
+from connector.platforms.yotpo.api import QUOTA, YotpoApi
 from connector.platforms.yotpo.app import open_app
 from connector.platforms.yotpo.flow import direct
-from connector.platforms.yotpo.reader import CustomerHistory, RecentCustomers, YotpoReader
+from connector.platforms.yotpo.history import CustomerHistory
+from connector.platforms.yotpo.reader import RecentCustomers, YotpoReader
 from connector.platforms.yotpo.settings import Settings
 from connector.platforms.yotpo.view import event_view, person_view
 from connector.platforms.yotpo.webhook import YotpoWebhook
 from connector.ports import Client, Platform
 
-_BUSY = 423
-"""The customer's record is being written: nothing was done."""
-
 
 async def open(settings: Settings, kit: Kit) -> Client:
-    """The account that the settings name."""
-    secret = settings.api_key.get_secret_value()
-    governor = await kit.quota(f"{settings.base_url} {settings.guid} {secret}", limits(settings))
-    key = HeaderKey("x-api-key", settings.api_key)
-
-    def credential() -> Mapping[str, str]:
-        return {"x-guid": settings.guid, **key()}
-
-    api = YotpoApi(
-        kit.http(settings.base_url, credential, NOT_APPLIED | {_BUSY}),
-        kit.http(settings.base_url, credential, kit.retry_statuses),
-        governor,
-        kit.clock,
-        kit.record_usage,
-    )
-    app = await open_app(settings, kit) if settings.api == "app" else None
+    """The client of one loyalty account."""
+    key = f"{settings.base_url} {settings.guid} {settings.api_key.get_secret_value()}"
+    limiter = await kit.quota(key, {QUOTA: per_second(settings.rate_per_second)})
+    api = YotpoApi(settings, kit, limiter)
+    adjust_api = await open_app(settings, kit) if settings.api == "app" else api
     reader = YotpoReader(settings, api)
 
     async def aclose() -> None:
-        await api.aclose()
-        if app is not None:
-            await app.aclose()
+        await asyncio.gather(*(used.aclose() for used in {api, adjust_api}))
 
     return Client(
         check=reader.check,
@@ -51,7 +37,7 @@ async def open(settings: Settings, kit: Kit) -> Client:
         people=RecentCustomers(api),
         changes=RecentCustomers(api),
         history=CustomerHistory(api),
-        actions=YotpoActions(settings, api, app or api),
+        actions=YotpoActions(settings, api, adjust_api),
     )
 
 

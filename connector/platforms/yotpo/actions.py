@@ -1,15 +1,17 @@
-"""Adjusting points at Yotpo. Neither API takes a key that makes a repeat harmless, so a reference
-goes into the line of the customer's history, where it is looked for before a second try.
+"""Adjusts points at Yotpo. Neither API takes an idempotency key, so a reference goes into the line
+of the customer's history, where it is searched for before a second try.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, Literal, Protocol
 
 from connector.domain.actions import Action
-from connector.domain.errors import Blocked, Problem, Rejected
-from connector.net.rate_limit import RateLimiter
+from connector.domain.errors import Problem, Rejected
+from connector.platforms.json_api import unknown_person_on_404
 from connector.platforms.yotpo.api import YotpoApi
 from connector.platforms.yotpo.settings import Settings
 from connector.ports import Quota
@@ -19,44 +21,36 @@ TITLE_MAX = 255
 
 
 class AdjustApi(Protocol):
-    """An API that adjusts points. `adjust` is given a permit by its caller."""
+    """An API that adjusts points; `adjust` uses one permit of its caller."""
 
     @property
     def endpoint(self) -> str: ...
     @property
-    def governor(self) -> RateLimiter: ...
+    def limiter(self) -> Quota: ...
 
-    async def adjust(self, body: dict[str, Any]) -> Any: ...
+    async def adjust(self, body: Mapping[str, Any]) -> Any: ...
 
 
 class YotpoActions:
-    """connector.ports.Actions. `through` adjusts, `api` is where it is looked up afterwards."""
+    """connector.ports.Actions. `adjust_api` adjusts, `api` is where it is looked up afterwards."""
 
     def __init__(self, settings: Settings, api: YotpoApi, adjust_api: AdjustApi) -> None:
+        self.endpoint, self.quota = adjust_api.endpoint, adjust_api.limiter
         self.parallel = settings.max_concurrency
-        self.endpoint = adjust_api.endpoint
         self._format = settings.reference_format
         self._classic = settings.api == "classic"
         self._api = api
         self._adjust_api = adjust_api
-
-    @property
-    def quota(self) -> Quota:
-        return self._adjust_api.governor
 
     async def apply(self, action: Action) -> str | None:
         if action.name == "push":
             raise Rejected(Problem.PLATFORM_REFUSED, "Yotpo sends no push notifications")
         if not action.amount:
             raise Rejected(Problem.PLATFORM_REFUSED, "an amount of 0 changes nothing")
-        try:
+        unknown_person = unknown_person_on_404("Yotpo does not know this customer")
+        # An app's address is a setting that may be wrong; then every person would be unknown.
+        with unknown_person if self._classic else nullcontext():
             answer = await self._adjust_api.adjust(self.body(action))
-        except Blocked as error:
-            # An app's address is a setting that may be wrong; then everybody would be unknown.
-            if error.status != 404 or not self._classic:
-                raise
-            detail = "Yotpo does not know this customer"
-            raise Rejected(Problem.PLATFORM_TARGET, detail, status=404) from error
         id = answer.get("id") if isinstance(answer, dict) else None
         return str(id) if isinstance(id, int | str) and not isinstance(id, bool) else None
 
@@ -82,8 +76,8 @@ class YotpoActions:
         return "applied" if found else "absent"
 
     def body(self, action: Action) -> dict[str, Any]:
-        """What is posted. Points that are added count as earned, points taken off do not, unless
-        the action says otherwise (Yotpo's table: reward +/true, redeem -/false)."""
+        """The request's body. Points that are added count as earned, points taken off do not,
+        unless the action says otherwise (Yotpo's table: reward +/true, redeem -/false)."""
         return {
             **_person_params(action),
             "point_adjustment_amount": action.amount,
@@ -95,7 +89,7 @@ class YotpoActions:
         }
 
     def title(self, action: Action) -> str:
-        """The reason and the reference; of a long reason the end is cut, never of the reference."""
+        """The reason and the reference. A long reason is cut, the reference never."""
         if not action.reason and "{ref}" in self._format:
             return action.ref
         template = self._format.replace("{ref}", action.ref)
@@ -108,5 +102,5 @@ def _person_params(action: Action) -> dict[str, str]:
         return {"customer_email": action.email}
     id = action.person or action.customer
     if not id:
-        raise Rejected(Problem.NO_IDENTITY, "neither an address nor an id says for whom")
+        raise Rejected(Problem.NO_IDENTITY, "neither an e-mail address nor an id is known")
     return {"customer_id": id}

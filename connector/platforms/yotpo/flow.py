@@ -1,5 +1,4 @@
-"""The call that Yotpo's guides have a Klaviyo flow make: a points adjustment of the classic API
-(facts: Yotpo, 2.1)."""
+"""The call that Yotpo's guides let a Klaviyo flow send: a points adjustment of the classic API."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from connector.ports import DirectCall
 
 
 def direct(settings: Settings, action: Action) -> DirectCall:
-    """The call for an action whose texts may be Klaviyo's templates. ValueError for a push."""
+    """connector.ports.Platform.direct. ValueError for a push."""
     if action.name == "push":
         raise ValueError("Yotpo sends no push notifications")
     earned = {} if action.earned is None else {"apply_adjustment_to_points_earned": action.earned}

@@ -1,4 +1,4 @@
-"""What `[connections.settings]` holds for Yotpo Loyalty & Referrals.
+"""`[connections.settings]` of Yotpo Loyalty & Referrals.
 
 Names and limits that no public page of Yotpo states are settings here; docs/unverified.md says how
 to find them out on a live account.
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from connector.config import Allowed, PlatformSettings, PositiveDuration, Secrets, Url, setting
+from connector.platforms.settings import BaseUrl, Rate
 
 TOKEN_IN_QUERY = "access_token={access_token}"
 
@@ -19,18 +20,17 @@ TOKEN_IN_QUERY = "access_token={access_token}"
 class Settings(PlatformSettings):
     """The settings, frozen. `adjust_url` holds the address with app_key put in."""
 
-    base_url: Url = setting("https://loyalty.yotpo.com", "Where the loyalty API (v2) answers.")
+    base_url: BaseUrl = setting("https://loyalty.yotpo.com", "Address of the loyalty API (v2).")
     guid: str = setting("", "The loyalty account's GUID.", needed=True)
     api_key: SecretStr = setting("", "The loyalty API key.", needed=True)
     webhook_secret: Secrets = setting(
-        (), "Letters and digits at the end of the webhook's address; a list while it is changed."
+        (),
+        "The last part of the webhook's address: letters and digits. A list while it is changed.",
     )
     webhook_secret_header: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9-]*$"), Allowed("the name of a header")
-    ] = setting("", 'Also take the secret in this header (Yotpo\'s "Webhook Authentication").')
-    rate_per_second: Annotated[float, Field(gt=0)] = setting(
-        5, "Requests per second, over all connections with this key."
-    )
+    ] = setting("", 'Also accept the secret in this header (Yotpo\'s "Webhook Authentication").')
+    rate_per_second: Rate = setting(5, "Requests per second, over all connections with this key.")
     repeat_window: PositiveDuration = setting(
         "1h", "A body without an id, repeated within this time, is the same event."
     )
@@ -40,7 +40,7 @@ class Settings(PlatformSettings):
         Allowed("text with {title} and {ref}"),
     ] = setting(
         "{title} · {ref}",
-        "What the customer reads beside an adjustment. Without {ref} none can be looked up.",
+        "Title of an adjustment in the customer's history. Without {ref} none can be looked up.",
     )
     api: Literal["classic", "app"] = setting(
         "classic", "Which API points are adjusted with: the loyalty API, or a Yotpo app's."
@@ -48,24 +48,21 @@ class Settings(PlatformSettings):
     app_key: str = setting("", "app only: the store's app key, {app_key} in adjust_url.")
     adjust_url: str = setting(
         "",
-        "app only: the full address of the adjustment. The token goes as a bearer, or in the "
-        f"address where that ends in {TOKEN_IN_QUERY}.",
+        "app only: the full address of the adjustment. The token is sent as a bearer token, or in "
+        f"the address if that ends in {TOKEN_IN_QUERY}.",
     )
     rate_per_minute: Annotated[int, Field(ge=1)] = setting(
         100, "app only: adjustments per minute and app key."
     )
-    access_token: SecretStr = setting("", "app only: a token that does not end, or the next four.")
-    client_id: str = setting("", "app only: the app's id, to renew tokens with.")
-    client_secret: SecretStr = setting("", "app only: the app's secret.")
-    refresh_token: SecretStr = setting("", "app only: what an access token is renewed with.")
-    token_url: Url = setting(
-        "https://developers.yotpo.com/v2/oauth2/token", "app only: where tokens are renewed."
+    access_token: SecretStr = setting(
+        "", "app only: a token that does not expire; or set the next four."
     )
-
-    @field_validator("base_url")
-    @classmethod
-    def _strip_slash(cls, url: str) -> str:
-        return url.rstrip("/")
+    client_id: str = setting("", "app only: the app's id, to get tokens with.")
+    client_secret: SecretStr = setting("", "app only: the app's secret.")
+    refresh_token: SecretStr = setting("", "app only: what a new access token is requested with.")
+    token_url: Url = setting(
+        "https://developers.yotpo.com/v2/oauth2/token", "app only: where tokens are requested."
+    )
 
     @field_validator("webhook_secret_header")
     @classmethod

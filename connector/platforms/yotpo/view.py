@@ -1,10 +1,9 @@
-"""What Yotpo says, in the documented words of a view (shapes: its loyalty API reference)."""
+"""Views of Yotpo's webhook bodies and customer objects (shapes: its loyalty API reference)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -21,7 +20,7 @@ _PERSON = (
 _TIER = (
     ("vip_tier_name", "name"),
     ("vip_tier_entry_date", "entered_at"),
-    # Answers say the first, webhooks the second.
+    # The first in responses, the second in webhooks.
     ("vip_tier_expiration", "expires_at"),
     ("vip_tier_ends_at", "expires_at"),
 )
@@ -35,25 +34,14 @@ _COVERS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Catalogue:
-    """What can be reached: names of tiers from the lowest up, rewards as (points, name)."""
-
-    tiers: Sequence[str] = ()
-    rewards: Sequence[tuple[int, str]] = ()
-
-
-EMPTY_CATALOGUE = Catalogue()
-
-
 def event_view(
     name: str, occurred_at: int, body: dict[str, Any], email: str | None
 ) -> dict[str, Any]:
-    """The view of a webhook, or of an item of a customer's history: `email`,
-    `event.name/time/properties`, `raw` (the body itself).
+    """The view of a webhook or of an item of a customer's history: `email`, `event.name`,
+    `event.time`, `event.properties`, `raw` (the body itself).
 
-    `properties` leaves out the envelope and `customer`: the person there is as of before the event
-    (the old tier, the balance without the redemption), so nothing of him is the event's.
+    `properties` leaves out the envelope and `customer`, which is the person before the event (the
+    old tier, the balance without the redemption).
     """
     properties = {key: value for key, value in body.items() if key not in _ENVELOPE_KEYS}
     view: dict[str, Any] = {
@@ -66,12 +54,11 @@ def event_view(
     return view
 
 
-def person_view(
-    customer: dict[str, Any], link: str | None = None, catalogue: Catalogue = EMPTY_CATALOGUE
-) -> dict[str, Any]:
-    """The view of a customer object: the person's words and `raw` (the object itself).
+def person_view(customer: dict[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
+    """The person's fields and `raw` (the customer object itself). Missing parts are missing keys.
 
-    `catalogue` fills the next tier's name and the next reward. Missing parts are missing keys.
+    The extras `tiers`, from the lowest up, and `rewards`, as Yotpo lists them, fill the next tier's
+    name and the next reward.
     """
     view: dict[str, Any] = {"raw": customer}
     for theirs, ours in _PERSON:
@@ -91,25 +78,25 @@ def person_view(
         tier["balance"] = completed["points_earned"]
     for word, found in (
         ("tier", tier),
-        ("next_tier", _next_tier(customer, catalogue)),
-        ("next_reward", _next_reward(customer, catalogue)),
+        ("next_tier", _next_tier(customer, extras)),
+        ("next_reward", _next_reward(customer, extras)),
     ):
         if found:
             view[word] = found
     return view
 
 
-def person_covers(catalogue: Catalogue | None = None) -> frozenset[str]:
-    """The words that a read of one customer could have shown. Without a catalogue the next tier's
+def person_covers(*, with_catalogue: bool) -> frozenset[str]:
+    """The fields that a read of one customer can show. Without tiers and rewards the next tier's
     name and the next reward are not known to be missing."""
-    if catalogue is not None:
+    if with_catalogue:
         return _COVERS | {"raw", "next_reward"}
     return (_COVERS - {"next_tier"}) | {"raw", "next_tier.points_needed"}
 
 
 def listing_covers(customer: Mapping[str, Any]) -> frozenset[str]:
-    """The words that this entry of a listing could have shown: a listing leaves some keys out (the
-    next expiry, the referral link), and a key that is not there says nothing."""
+    """The fields that this entry of a list can show: a list leaves some keys out (the next expiry,
+    the referral link), and a missing key says nothing."""
     words = {f"raw.{key}" for key in customer}
     words |= {ours for theirs, ours in _PERSON if theirs in customer}
     words |= {f"tier.{ours}" for theirs, ours in _TIER if theirs in customer}
@@ -123,7 +110,7 @@ def listing_covers(customer: Mapping[str, Any]) -> frozenset[str]:
 
 
 def person_id(customer: Mapping[str, Any]) -> str | None:
-    """The shop's own id of a customer. The older spelling is Yotpo's."""
+    """The shop's own id of a customer. The misspelt key is Yotpo's older one."""
     for key in ("third_party_id", "thirty_party_id"):
         value = customer.get(key)
         if isinstance(value, str) and value.strip() and "\0" not in value:
@@ -134,7 +121,7 @@ def person_id(customer: Mapping[str, Any]) -> str | None:
 
 
 def _birthdate(customer: Mapping[str, Any]) -> str | None:
-    """The parts as a date; a birthday whose year is not told is none."""
+    """The date; None for a birthday without a year."""
     parts = [str(next((customer[k] for k in keys if k in customer), "")) for keys in _BIRTH]
     with suppress(ValueError, OverflowError):
         year, month, day = (int(part) for part in parts)
@@ -142,28 +129,42 @@ def _birthdate(customer: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _next_tier(customer: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
-    """What is missing for the tier above; nothing in the highest one."""
+def _next_tier(customer: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
+    """What is missing for the tier above; empty in the highest one."""
     needed = customer.get("vip_tier_upgrade_requirements")
     if not isinstance(needed, dict) or not needed:
         return {}
     found: dict[str, Any] = {}
     if needed.get("points_needed") is not None:
         found["points_needed"] = needed["points_needed"]
-    names, now = list(catalogue.tiers), customer.get("vip_tier_name")
+    tiers = [tier.get("name") for tier in _objects(extras, "tiers")]
+    names = [name for name in tiers if isinstance(name, str)]
+    now = customer.get("vip_tier_name")
     higher_tiers = names[names.index(now) + 1 :] if now in names else names if now is None else []
     if higher_tiers:
         found["name"] = higher_tiers[0]
     return found
 
 
-def _next_reward(customer: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
-    """The cheapest reward that the balance does not reach yet."""
+def _next_reward(customer: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
+    """The cheapest reward that costs more than the balance."""
     balance = customer.get("points_balance")
     if not isinstance(balance, int) or isinstance(balance, bool):
         return {}
-    out_of_reach = [reward for reward in catalogue.rewards if reward[0] > balance]
+    rewards = [(reward.get("amount"), reward.get("name")) for reward in _objects(extras, "rewards")]
+    out_of_reach = [
+        (points, name)
+        for points, name in rewards
+        if type(points) is int and isinstance(name, str) and points > balance
+    ]
     if not out_of_reach:
         return {}
     points, name = min(out_of_reach)
     return {"name": name, "points_needed": points - balance}
+
+
+def _objects(extras: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:
+    items = extras.get(name)
+    for item in items if isinstance(items, list) else []:
+        if isinstance(item, dict):
+            yield item

@@ -100,11 +100,7 @@ class AccountControl:
     def list_members(self, list_id: str) -> list[str]:
         """The addresses of a list's members, in the order of joining."""
         self.jobs.settle()
-        found = self._account.lists.get(list_id)
-        if found is None:
-            raise ValueError(f"there is no list {list_id}")
-        people = (self._account.memory.by_number(number) for number in found.members)
-        return [person.identifiers.get("email", "") for person in people]
+        return self._addresses(self._list(list_id))
 
     def make_people(self, *emails: str) -> None:
         """Create profiles that exist before the connector starts."""
@@ -139,6 +135,43 @@ class AccountControl:
         for email in emails:
             segment.leave(self._profile(email))
 
+    def join_segment(self, id: str, *emails: str, at: float | None = None) -> None:
+        """Add these profiles, which are created if needed, to the segment. They joined `at`
+        (seconds since 1970), by default now."""
+        segment = self._segments.get(id)
+        if segment is None:
+            raise ValueError(f"there is no segment {id}")
+        self.make_people(*emails)
+        self._fill(segment, emails, at)
+
+    def segment_ids(self) -> dict[str, str]:
+        """Name → id of the segments."""
+        return {segment.name: segment.id for segment in self._segments.all}
+
+    def segment_members(self, id: str) -> list[str]:
+        """The addresses of a segment's members, in the order of joining."""
+        found = self._segments.get(id)
+        if found is None:
+            raise ValueError(f"there is no segment {id}")
+        return self._addresses(found)
+
+    def list_ids(self) -> dict[str, str]:
+        """Name → id of the lists."""
+        return {found.name: found.id for found in self._account.lists.all}
+
+    def add_to_list(self, list_id: str, *emails: str) -> None:
+        """Add these profiles, which are created if needed, to the list, as another program does."""
+        self.make_people(*emails)
+        self._fill(self._list(list_id), emails)
+
+    def remove_from_list(self, list_id: str, *emails: str) -> None:
+        """Remove these profiles from the list, as another program does."""
+        for email in emails:
+            self._list(list_id).leave(self._profile(email))
+
+    def delete_list(self, list_id: str) -> None:
+        self._account.lists.delete(self._list(list_id).id)
+
     def edit_properties(self, email: str) -> dict[str, Any]:
         """The properties of the profile with this address; changes take effect at once."""
         return self._profile(email).properties
@@ -154,9 +187,20 @@ class AccountControl:
             raise ValueError(f"no profile has the address {email}")
         return found
 
-    def _fill(self, members: MemberList, emails: Sequence[str]) -> str:
+    def _list(self, list_id: str) -> MemberList:
+        found = self._account.lists.get(list_id)
+        if found is None:
+            raise ValueError(f"there is no list {list_id}")
+        return found
+
+    def _addresses(self, members: MemberList) -> list[str]:
+        people = (self._account.memory.by_number(number) for number in members.members)
+        return [person.identifiers.get("email", "") for person in people]
+
+    def _fill(self, members: MemberList, emails: Sequence[str], at: float | None = None) -> str:
+        joined_at = self._account.now() if at is None else at
         for email in emails:
-            members.join(self._profile(email), self._account.now())
+            members.join(self._profile(email), joined_at)
         return members.id
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 from connector.sandbox.klaviyo.state import Profile
@@ -49,19 +48,27 @@ class Lists:
     """All lists."""
 
     def __init__(self) -> None:
-        self.all: list[MemberList] = []
+        self._by_id: dict[str, MemberList] = {}
+        self._created = 0
+
+    @property
+    def all(self) -> list[MemberList]:
+        return list(self._by_id.values())
 
     def create(self, name: str, opt_in: str, at: float) -> MemberList:
         """A new, empty list."""
-        created = MemberList(len(self.all), name, opt_in, at, at)
-        self.all.append(created)
-        return created
+        made = MemberList(self._created, name, opt_in, at, at)
+        self._created += 1
+        self._by_id[made.id] = made
+        return made
 
     def get(self, id: str) -> MemberList | None:
         """The list of this id."""
-        if not re.fullmatch(r"L\d{5}", id) or int(id[1:]) >= len(self.all):
-            return None
-        return self.all[int(id[1:])]
+        return self._by_id.get(id)
+
+    def delete(self, id: str) -> None:
+        """Delete a list. Its id is not used again."""
+        del self._by_id[id]
 
     def merged(self, source: Profile, into: Profile) -> None:
         """The destination of a merge inherits the lists of the source."""

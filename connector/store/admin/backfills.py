@@ -138,7 +138,7 @@ class SqlBackfills:
         """Observe or request the people of a page; returns how many are new to the run."""
         force = bool(run.args.get("force"))
         if page.listed:
-            found = bulk_observations.take_in(c, lane, page.listed, now=now)
+            found = bulk_observations.observe_listed(c, lane, page.listed, now=now)
             new = _new_to_run(c, run.id, found)
             if force:
                 profiles.resend(c, new, now)

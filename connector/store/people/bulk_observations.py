@@ -1,9 +1,9 @@
-"""People as a listing or a poll shows them, in SQL: observed without having been asked for, in one
-transaction with the cursor that stands for them (promise 2)."""
+"""Observations of listed or polled people in SQL, in one transaction with the cursor of the page
+(guarantee 2)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,37 +19,49 @@ from connector.store.queues import profiles, queue
 from connector.store.tables import reads
 
 
-def take_in(c: Connection, lane: Lane, seen: Sequence[ListedPerson], *, now: Millis) -> list[int]:
-    """The people's numbers, in order; None of them is asked for a read, and a read that is
-    already asked for is still made."""
-    resolver = people.PersonResolver(c, lane.connection, seen, people.PersonCache())
-    found = zip(resolver.resolve(seen, now).people, seen, strict=True)
-    known = [(who, listed) for who, listed in found if who is not None]
-    # Of one who is listed twice the later line counts.
-    by_person = {who.id: listed for who, listed in known}
+def observe_listed(
+    c: Connection, lane: Lane, listed: Sequence[ListedPerson], *, now: Millis
+) -> list[int]:
+    """Observe the people; returns their numbers in order. Requests no read, and leaves those that
+    were requested. Of a person who is listed twice the last item counts."""
+    resolver = people.PersonResolver(c, lane.connection, listed, people.PersonCache())
+    resolved = resolver.resolve(listed, now).people
+    known = [
+        (person.id, item)
+        for person, item in zip(resolved, listed, strict=True)
+        if person is not None
+    ]
+    by_person = dict(known)
     _save_views(c, lane, by_person)
-    observed = [replace(s.observation, person=id) for id, s in by_person.items()]
-    profiles.observe(c, observed, now=now)
-    return [who.id for who, _ in known]
+    observations = [replace(item.observation, person=id) for id, item in by_person.items()]
+    profiles.observe(c, observations, now=now)
+    return [id for id, _ in known]
 
 
-def _save_views(c: Connection, lane: Lane, seen: dict[int, ListedPerson]) -> None:
-    before: dict[int, Any] = {}
-    for part in queue.chunks(list(seen)):
-        query = select(reads.c.person, reads.c.view, reads.c.view_at).where(
-            reads.c.person.in_(part), reads.c.view.is_not(None)
-        )
-        before |= {row.person: row for row in c.execute(query)}
+def _save_views(c: Connection, lane: Lane, listed: Mapping[int, ListedPerson]) -> None:
+    before = _saved_views(c, list(listed))
     rows = []
-    for person, listed in seen.items():
-        at, old = listed.observation.at, before.get(person)
-        if old is None or old.view_at <= at:
-            view = _merge_view(orjson.loads(old.view) if old else {}, listed)
-            rows.append({"person": person, "view": orjson.dumps(view), "view_at": at})
+    for person, item in listed.items():
+        at = item.observation.at
+        view, view_at = before.get(person, ({}, at))
+        if view_at <= at:
+            merged = orjson.dumps(_merge_view(view, item))
+            rows.append(
+                {
+                    "person": person,
+                    "lane": lane.id,
+                    "state": State.ACCEPTED,
+                    "due": at,
+                    "requested_at": at,
+                    "sent_at": at,
+                    "view": merged,
+                    "view_at": at,
+                }
+            )
     if not rows:
         return
-    sql_dialect: Any = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement = sql_dialect.insert(reads)
+    dialect: Any = postgresql if c.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(reads)
     new = statement.excluded
     c.execute(
         statement.on_conflict_do_update(
@@ -57,22 +69,26 @@ def _save_views(c: Connection, lane: Lane, seen: dict[int, ListedPerson]) -> Non
             set_={"view": new.view, "view_at": new.view_at, "gone_at": None},
             where=func.coalesce(reads.c.view_at, 0) <= new.view_at,
         ),
-        [
-            row
-            | {
-                "lane": lane.id,
-                "state": State.ACCEPTED,
-                "due": row["view_at"],
-                "requested_at": row["view_at"],
-                "sent_at": row["view_at"],
-            }
-            for row in rows
-        ],
+        rows,
     )
 
 
-def _merge_view(old: dict[str, Any], listed: ListedPerson) -> dict[str, Any]:
-    """The newer view, and of the older one what this sight could not have shown."""
-    covered = {path.partition(".")[0] for path in listed.covers}
-    kept = {word: value for word, value in old.items() if word not in covered}
-    return {**kept, **listed.observation.view}
+def _saved_views(
+    c: Connection, people: Sequence[int]
+) -> dict[int, tuple[Mapping[str, Any], Millis]]:
+    """person → (view, when its read was sent)."""
+    found: dict[int, tuple[Mapping[str, Any], Millis]] = {}
+    for part in queue.chunks(people):
+        query = select(reads.c.person, reads.c.view, reads.c.view_at).where(
+            reads.c.person.in_(part), reads.c.view.is_not(None)
+        )
+        for person, view, at in c.execute(query):
+            found[person] = (orjson.loads(view), Millis(at))
+    return found
+
+
+def _merge_view(old: Mapping[str, Any], item: ListedPerson) -> dict[str, Any]:
+    """The new view, and those fields of the old one that the listing cannot show."""
+    covered = {path.partition(".")[0] for path in item.covers}
+    kept = {field: value for field, value in old.items() if field not in covered}
+    return {**kept, **item.observation.view}

@@ -48,7 +48,7 @@ class SqlDryRuns:
 
 
 def _write(profile: Profile, o: Observation, now: Millis) -> ProfileWrite | None:
-    observed = profile_state.observe(profile, o, email_change=o.email_change)
+    observed = profile_state.observe(profile, o)
     return profile_state.next_write(
         profile_state.expire_confirmed(observed, now=now, after=o.reconfirm_after)
     )

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Text, bindparam, insert, select, update
 from connector.domain.lanes import Millis
 from connector.domain.profiles import Observation
 from connector.domain.records import State
-from connector.store.people import groups, tombstones
+from connector.store.people import tombstones
+from connector.store.queues import membership_events
 from connector.store.queues.queue import chunks
 from connector.store.tables import in_state, outbox, people
 
@@ -233,7 +234,9 @@ def record_addresses(c: Connection, seen: Sequence[Observation], now: Millis) ->
     if updates:
         c.execute(_SET_ADDRESS, updates)
         c.execute(_RELEASE_EVENTS, updates)
-        groups.apply_deferred(c, {o.person: o.email for o in seen if o.email and not o.withheld})
+        membership_events.apply_deferred(
+            c, {o.person: o.email for o in seen if o.email and not o.withheld}
+        )
 
 
 _ADDRESS = bindparam("address", type_=Text)

@@ -12,7 +12,7 @@ from connector.ports import ActionView, Approval, Decision
 from connector.store.admin import approvals
 from connector.store.database import Database
 from connector.store.queues import queue
-from connector.store.queues.action_intake import CAP, CAPS, held, request_approvals
+from connector.store.queues.action_caps import CAP, CAPS, held, request_approvals
 from connector.store.queues.action_state import COLUMNS, ActionRow, Values
 from connector.store.queues.action_views import state_of, view
 from connector.store.tables import actions, lanes, people

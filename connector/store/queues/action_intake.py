@@ -9,24 +9,22 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from connector.domain.actions import Action, ActionBatch, ActionReceipt, ActionRequest, Conflict
-from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import Lane, Millis
 from connector.domain.records import State
-from connector.store.admin import approvals
 from connector.store.database import Database
 from connector.store.people import people, tombstones
 from connector.store.queues import queue
-from connector.store.tables import actions, in_state, lanes
+from connector.store.queues.action_caps import (
+    CAPS,
+    adjustments_by_person,
+    points_of_lane,
+    request_approvals,
+)
+from connector.store.tables import actions, lanes
 
-CAP = "cap"
-CAPS = {
-    "daily_per_person": Problem.ACTION_PERSON_CAP,
-    "daily_total": Problem.ACTION_TOTAL_CAP,
-}
-"""Cap, by its configuration key → the problem of the actions that it holds."""
 _DAY = 86_400_000
 
 
@@ -79,9 +77,11 @@ class _Staging:
         self._known = _known(c, [_identity(lane.connection, r) for lane, r in requests])
         person_keys = {self._person_key(lane, r.action)[0] for lane, r in requests}
         since = Millis(min(batch.received_at for batch in batches) - _DAY)
-        self._counts = _counts(c, person_keys, since)
+        self._counts = adjustments_by_person(c, person_keys, since)
         self._totals = {
-            batch.lane.id: _total(c, batch.lane.id, since) for batch in batches if batch.caps.total
+            batch.lane.id: points_of_lane(c, batch.lane.id, since)
+            for batch in batches
+            if batch.caps.total
         }
 
     def _resolve_people(
@@ -241,8 +241,8 @@ def person_key(connection: str, person: int) -> bytes:
     return _digest(connection, f"#{person}")
 
 
-def _digest(*words: str) -> bytes:
-    return blake2b("\0".join(words).encode(), digest_size=16).digest()
+def _digest(*parts: str) -> bytes:
+    return blake2b("\0".join(parts).encode(), digest_size=16).digest()
 
 
 def _known(c: Connection, digests: Sequence[bytes]) -> dict[bytes, _Known]:
@@ -252,59 +252,3 @@ def _known(c: Connection, digests: Sequence[bytes]) -> dict[bytes, _Known]:
         for digest, content, received_at in c.execute(query.where(actions.c.digest.in_(part))):
             found[bytes(digest)] = _Known(bytes(content), received_at)
     return found
-
-
-_COUNTS_AGAINST_CAPS = and_(
-    actions.c.name != "push",
-    or_(
-        actions.c.state.in_((State.READY, State.CLAIMED, State.ACCEPTED)),
-        and_(actions.c.state == State.HELD, actions.c.sent_at.is_not(None)),
-    ),
-)
-"""Adjustments that were applied, may have been applied or are going to be."""
-
-
-def _counts(c: Connection, person_keys: set[bytes], since: Millis) -> dict[bytes, int]:
-    """Person key → adjustments since then."""
-    found: dict[bytes, int] = {}
-    for part in queue.chunks(list(person_keys)):
-        query = (
-            select(actions.c.person_key, func.count())
-            .where(
-                actions.c.person_key.in_(part), actions.c.received_at > since, _COUNTS_AGAINST_CAPS
-            )
-            .group_by(actions.c.person_key)
-        )
-        found.update((bytes(key), count) for key, count in c.execute(query))
-    return found
-
-
-def _total(c: Connection, lane: LaneId, since: Millis) -> int:
-    """Absolute points of a lane since then."""
-    query = select(func.coalesce(func.sum(func.abs(actions.c.amount)), 0)).where(
-        actions.c.lane == lane, actions.c.received_at > since, _COUNTS_AGAINST_CAPS
-    )
-    return int(c.execute(query).scalar_one())
-
-
-def held(lane: LaneId, problem: Problem) -> ColumnElement[bool]:
-    """Actions of this lane that are held because of this problem."""
-    return and_(
-        actions.c.lane == lane,
-        in_state(State.HELD, actions),
-        actions.c.problem == problem.value,
-    )
-
-
-def request_approvals(c: Connection, lane: Lane, caps: set[str], now: Millis) -> None:
-    """Request an approval for each of these caps that holds actions."""
-    for cap in sorted(caps):
-        query = select(
-            func.count(),
-            func.count(func.distinct(actions.c.person_key)),
-            func.coalesce(func.sum(func.abs(actions.c.amount)), 0),
-        ).where(held(lane.id, CAPS[cap]))
-        adjustments, persons, points = c.execute(query).one()
-        if adjustments:
-            detail = {"adjustments": adjustments, "people": persons, "points": int(points)}
-            approvals.ask(c, lane.connection, CAP, cap, detail, now=now)

@@ -27,8 +27,8 @@ from connector.domain.records import Appended, Claim, Entry, Page, Record, State
 from connector.ports import Member, RetryPolicy
 from connector.store.admin import facts
 from connector.store.database import Database
-from connector.store.people import groups, people
-from connector.store.queues import profiles, queue, reads
+from connector.store.people import people
+from connector.store.queues import membership_events, profiles, queue, reads
 from connector.store.tables import (
     STUCK,
     commands,
@@ -280,7 +280,7 @@ def release(
     """Give the records that wait for these people their address."""
     if not new_addresses:
         return 0
-    groups.apply_deferred(c, new_addresses)
+    membership_events.apply_deferred(c, new_addresses)
     released = 0
     for row in rows:
         email = new_addresses.get(row["person"] or 0)
@@ -311,9 +311,11 @@ def _apply_memberships(
         if row["email"]:
             audience, joined = record.membership
             who = Member(record.person, row["email"].strip().lower())
-            groups.apply_change(c, connection, audience, who, joined, at)
+            membership_events.apply(c, connection, audience, who, joined, at)
         elif row["person"]:
-            groups.defer_change(c, connection, row["person"], record, at)
+            membership_events.defer(
+                c, connection, row["person"], record.person, record.membership, at
+            )
 
 
 # ── claim ────────────────────────────────────────────────────────────────────────────────────────

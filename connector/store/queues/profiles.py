@@ -374,7 +374,7 @@ def observe(c: Connection, seen: Sequence[Observation], *, now: Millis) -> None:
         row = rows[observed.person]
         known = profile_of(row)
         o = profile_state.without_identity_if_known(known, observed, held=row.state == State.HELD)
-        profile = profile_state.observe(known, o, email_change=o.email_change)
+        profile = profile_state.observe(known, o)
         profile = profile_state.expire_confirmed(profile, now=now, after=o.reconfirm_after)
         if o.address and (left := _hold_previous_owners(c, o)):
             profile = profile_state.adopt_fields(profile_state.apply_ambiguous(profile, now), left)

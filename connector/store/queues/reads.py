@@ -112,7 +112,7 @@ class SqlReads(queue.SqlQueue):
         def work(c: Connection) -> list[int]:
             if checkpoint:
                 facts.save_checkpoint(c, lane.connection, checkpoint, now)
-            return bulk_observations.take_in(c, lane, listed, now=now)
+            return bulk_observations.observe_listed(c, lane, listed, now=now)
 
         return await self._database.write(work)
 

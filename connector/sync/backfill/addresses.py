@@ -1,4 +1,4 @@
-"""Email addresses from a CSV file, a batch at a time.
+"""E-mail addresses from a CSV file, a batch at a time.
 
 The delimiter is a comma, semicolon, tab or vertical bar; quotes, header and byte order mark are
 optional; the encoding is UTF-8 or any that writes addresses as ASCII. The cursor is the byte and
@@ -82,12 +82,12 @@ def fingerprint(path: Path) -> str:
 
 def count_lines(path: Path) -> int:
     """Number of lines, about that of the records and the header. Reads the whole file."""
+    lines, last = 0, b"\n"
     with path.open("rb") as file:
-        lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(_MAX_LINE), b""))
-        if file.tell():
-            file.seek(-1, 2)
-            lines += file.read(1) != b"\n"
-    return lines
+        for chunk in iter(lambda: file.read(_MAX_LINE), b""):
+            lines += chunk.count(b"\n")
+            last = chunk[-1:]
+    return lines + (last != b"\n")
 
 
 def detect_layout(path: Path) -> Layout:
@@ -106,14 +106,16 @@ def detect_layout(path: Path) -> Layout:
     if len(sample) == _SAMPLE_SIZE and len(lines) > 1:
         lines.pop()  # The sample may end within this line.
     if not any(line.strip() for line in lines):
-        raise FileError(f"{path} is empty; it needs a column of email addresses")
+        raise FileError(f"{path} is empty; it needs a column of e-mail addresses")
     # An address may contain a vertical bar, so more columns win where the addresses are as many.
     count, _, column, delimiter = max(
         (_score_delimiter(lines, delimiter) for delimiter in _DELIMITERS),
         key=lambda candidate: candidate[:2],
     )
     if not count:
-        raise FileError(f"no column of {path} has email addresses; separate values by , ; tab or |")
+        raise FileError(
+            f"no column of {path} has e-mail addresses; separate values by , ; tab or |"
+        )
     first = next(_records(lines, delimiter))
     header = _cell(first.cells, column)
     if header is not None and "@" not in header:
@@ -202,7 +204,7 @@ def _address(record: _Record, column: int) -> tuple[str | None, str]:
     address = cell.lower()
     if not address:
         return None, "has no address"
-    return (address, "") if valid_email(address) else (None, "is not an email address")
+    return (address, "") if valid_email(address) else (None, "is not an e-mail address")
 
 
 def _cell(cells: list[str] | None, column: int) -> str | None:

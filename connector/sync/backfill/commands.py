@@ -54,8 +54,8 @@ class BackfillCommands:
     async def start(self, args: Mapping[str, Any]) -> CommandResult:
         """Start a run, or resume the unfinished one that the same command started.
 
-        `source` and `what` select the people; without `source` these are all whom the platform
-        lists, else all who are in the store. `dry_run`, `existing_only`, `force` and `restart` are
+        `source` and `what` select the people; without `source` these are all that the platform
+        lists, else all that are in the store. `dry_run`, `existing_only`, `force` and `restart` are
         the options of the CLI. With `events` the people's past events are imported, from `since`
         (ms) on. The result has the number of the run.
         """

@@ -88,7 +88,7 @@ class GroupMembers:
 
 
 class PlatformListing:
-    """Everyone whom the platform lists, with the data of the listing: no one is read singly."""
+    """Everyone that the platform lists, with the data of the listing: no one is read singly."""
 
     def __init__(
         self,

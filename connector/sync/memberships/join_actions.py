@@ -1,7 +1,8 @@
-"""What is done for those who join a segment, once per person and join.
+"""The actions of people who join a segment, queued once per person and join.
 
-Who is to be greeted is kept with the page that showed him; the ledger of actions knows a greeting
-by the join it is for, so a repeat after a crash is the same action and no second one (promise 4).
+A join is saved with the page that shows it and marked as handled after its actions are queued. A
+repeat after a crash has the same keys, so the action queue takes it for the same action
+(guarantee 4).
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from connector.domain.actions import (
     Origin,
 )
 from connector.domain.attention import AttentionItem
-from connector.ports import Clock, Member, Memberships
+from connector.domain.memberships import Group
+from connector.ports import Member, SegmentJoins
 from connector.runtime import log
 
 SubmitActions = Callable[[Origin, Sequence[ActionRequest]], Awaitable[ActionReceipt | Conflict]]
 _BATCH_SIZE = 200
-_RETRY_DELAY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class JoinAction:
-    """One thing done for a person who joins; `amount` is signed."""
+    """One action for a person who joins; `amount` is signed."""
 
     action: ActionName
     amount: int = 0
@@ -39,48 +40,50 @@ class JoinAction:
 
 
 class JoinActionsWorker:
-    """Orders the greetings of one segment."""
+    """connector.ports.workers.Loop for one segment. The people that its first complete scan finds
+    are the baseline and get no action, unless `include_existing`."""
 
     def __init__(
         self,
         source: int,
-        name: str,
+        segment: str,
         join_actions: Sequence[JoinAction],
         submit: SubmitActions,
-        memberships: Memberships,
-        clock: Clock,
+        joins: SegmentJoins,
+        *,
+        include_existing: bool,
     ) -> None:
         self._source = source
-        self._name = name
+        self._segment = segment
         self._join_actions = join_actions
         self._submit = submit
-        self._store = memberships
-        self._clock = clock
+        self._joins = joins
+        self._include_existing = include_existing
         self.wakeup = asyncio.Event()
-        self._log = log.get("audiences").bind(segment=name)
+        self._log = log.get("memberships").bind(segment=segment)
+
+    def tracks_joins(self, source: Group) -> bool:
+        """Whether the people that the running scan finds have joined."""
+        return self._include_existing or source.completed_scan > 0
 
     def wake(self) -> None:
-        """Somebody may have joined."""
         self.wakeup.set()
 
     async def idle(self) -> bool:
-        return not self.wakeup.is_set() and not await self._store.unhandled_joins(
-            self._source, limit=1
-        )
+        return not self.wakeup.is_set() and not await self._joins.unhandled(self._source, limit=1)
 
     async def attention(self) -> Sequence[AttentionItem]:
         return ()
 
     async def run_once(self) -> float | None:
-        """Submit the actions of some people who joined; again at once while there are more."""
-        people = await self._store.unhandled_joins(self._source, limit=_BATCH_SIZE)
+        people = await self._joins.unhandled(self._source, limit=_BATCH_SIZE)
         for person in people:
             if isinstance(await self._submit("segment", self._requests_for(person)), Conflict):
-                # The same join was greeted before the file said otherwise: once is enough.
-                self._log.info("a join was greeted with other words before")
+                # Other actions were configured when this join was queued: once is enough.
+                self._log.info("join_action_conflict_ignored")
         if people:
             emails = [person.email for person in people if person.email]
-            await self._store.mark_joins_handled(self._source, emails)
+            await self._joins.mark_handled(self._source, emails)
         return 0 if people else None
 
     def _requests_for(self, person: Member) -> list[ActionRequest]:
@@ -96,7 +99,7 @@ class JoinActionsWorker:
                     url=join_action.url,
                 ),
                 route=f"segment/{join_action.action}",
-                key=f"{self._name}:{person.joined_at}:{number}",
+                key=f"{self._segment}:{person.joined_at}:{number}",
             )
             for number, join_action in enumerate(self._join_actions)
         ]

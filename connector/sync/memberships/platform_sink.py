@@ -1,4 +1,4 @@
-"""Who is in a segment, told to a platform through its side of members."""
+"""The members of a segment, sent to a platform."""
 
 from __future__ import annotations
 
@@ -24,47 +24,51 @@ Out = Outgoing[MembershipWrite]
 
 
 class PlatformMembershipSink:
-    """connector.ports.Sink of memberships over connector.ports.Members. Repeating a change is
-    harmless there, so what may have been taken is simply told again."""
+    """connector.ports.Sink of memberships over connector.ports.MembershipWriter. A change may be
+    repeated without harm, so an ambiguous one is simply sent again."""
 
     def __init__(
         self,
-        members: MembershipWriter,
+        writer: MembershipWriter,
         check: Callable[[], Awaitable[Sequence[Check]]],
         clock: Clock,
         record_usage: Callable[[Sequence[QuotaUsage]], Awaitable[None]],
     ) -> None:
-        self._members = members
+        self._writer = writer
         self._check = check
         self._clock = clock
         self._record_usage = record_usage
-        self.single = BatchMode(members.endpoint, size=members.size, parallel=1)
+        self.single = BatchMode(writer.endpoint, size=writer.size, parallel=1)
         self.bulk: BatchMode | None = self.single
 
     @property
     def quota(self) -> Quota:
-        return self._members.quota
+        return self._writer.quota
 
     async def deliver(
         self, batch: Sequence[Out], *, bulk: bool, permits: int
     ) -> AsyncIterator[Delivery]:
-        size = self._members.size
-        for start in range(0, len(batch), size):
-            if start >= permits * size:
-                yield Delivery([Unsent(out.entry.seq) for out in batch[start:]])
-                return
-            async for delivery in self._send(batch[start : start + size]):
+        unsettled = [out.entry.seq for out in batch]
+        async for delivery in self._send_all(batch[: permits * self._writer.size]):
+            settled = {outcome.seq for outcome in delivery.outcomes}
+            unsettled = [seq for seq in unsettled if seq not in settled]
+            yield delivery
+            if delivery.stop:
+                break
+        if unsettled:
+            yield Delivery([Unsent(seq) for seq in unsettled])
+
+    async def _send_all(self, batch: Sequence[Out]) -> AsyncIterator[Delivery]:
+        for start in range(0, len(batch), self._writer.size):
+            async for delivery in self._send(batch[start : start + self._writer.size]):
                 yield delivery
-                if delivery.stop:
-                    yield Delivery([Unsent(out.entry.seq) for out in batch[start + size :]])
-                    return
 
     async def _send(self, batch: Sequence[Out]) -> AsyncIterator[Delivery]:
-        """One call; where the platform refuses it as a whole, its halves, until the bad ones stand
-        alone."""
+        """One call. A batch that the platform rejects as a whole is bisected, so that only the
+        entries that it rejects alone are dead."""
         changes = [(_member(out.message), out.message.joins) for out in batch]
         try:
-            result = await self._members.update(batch[0].message.group, changes)
+            results = await self._writer.update(batch[0].message.group, changes)
         except Rejected as error:
             if len(batch) == 1:
                 yield delivery_for([batch[0].entry.seq], error, REPEAT_HARMLESS)
@@ -77,11 +81,12 @@ class PlatformMembershipSink:
         except DeliveryError as error:
             yield delivery_for([out.entry.seq for out in batch], error, REPEAT_HARMLESS)
         else:
-            yield Delivery([_outcome(o.entry.seq, t) for o, t in zip(batch, result, strict=True)])
+            pairs = zip(batch, results, strict=True)
+            yield Delivery([_outcome(out.entry.seq, result) for out, result in pairs])
 
     async def _acquire_permit(self) -> None:
         while True:
-            grant = self.quota.reserve(self._members.endpoint, 1)
+            grant = self.quota.reserve(self._writer.endpoint, 1)
             if grant.count:
                 await self._record_usage(grant.usage)
                 return
@@ -90,7 +95,7 @@ class PlatformMembershipSink:
     def resumed(self) -> None: ...
 
     def preview(self, out: Out) -> tuple[str, bytes]:
-        return self._members.endpoint, b""
+        return self._writer.endpoint, b""
 
     async def check(self) -> Sequence[Check]:
         return await self._check()

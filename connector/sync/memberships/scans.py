@@ -1,14 +1,15 @@
-"""Groups read in full, page by page, again and again.
+"""Groups read in full, page by page, on a schedule.
 
-A round that is cut off, by whatever, goes on from its last page; only one that came to its end
-says who is not there any more (promise 6).
+An interrupted scan continues from its last saved page. Only a complete scan says who is not in the
+group any more (guarantee 6).
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import (
@@ -24,70 +25,77 @@ from connector.domain.lanes import Millis
 from connector.domain.memberships import Group
 from connector.mapping.address import valid_email
 from connector.net.retry import Backoff
-from connector.ports import Clock, Lease, Member, Memberships, MembersPage
+from connector.ports import Clock, GroupScans, Lease, Member, MemberGroups, MembersPage
 from connector.runtime import log
+from connector.runtime.failures import FailureStreak
+from connector.sync.memberships.join_actions import JoinActionsWorker
 from connector.sync.memberships.links import attention_item
+from connector.sync.memberships.remote_groups import GroupResolver, RemoteGroups
 from connector.sync.memberships.target_sync import TargetSync
 
-ReadPage = Callable[[str, str | None], Awaitable[MembersPage]]
-"""(the far end's id of the group, the cursor) → the page there. Raises DeliveryError."""
-ReadPageSince = Callable[[str, str | None, Millis], Awaitable[MembersPage]]
-"""The same, of those only who joined since then."""
-
 _LEASE_RETRY = 1.0
-_OVERLAP = 60_000
-"""ms: far ends show a new member a little later than they say he joined."""
+_UNRESOLVED_RETRY = 60.0
+_OVERLAP_MS = 60_000
+"""The remote side may list a new member a little later than the time at which they joined."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanServices:
+    """What all scans of a connection use. `is_blocked`: no request may be sent now, because the
+    connection's Klaviyo account is in question."""
+
+    groups: MemberGroups
+    scans: GroupScans
+    lease: Lease
+    clock: Clock
+    is_blocked: Callable[[], bool]
 
 
 class GroupScan(ABC):
-    """One group read every `every` seconds, counted from begin to begin, under the lease.
-
-    `asleep` says when nothing may be asked, because the account behind it is in question."""
+    """connector.ports.workers.Loop that scans one group every `every` seconds, counted from start
+    to start, while this process has the lease."""
 
     def __init__(
         self,
+        group: Group,
+        remote: RemoteGroups,
         target_sync: TargetSync,
-        group: int,
-        read_page: ReadPage,
+        services: ScanServices,
         *,
         every: float,
-        memberships: Memberships,
-        lease: Lease,
-        clock: Clock,
-        is_blocked: Callable[[], bool],
     ) -> None:
-        self.group = group
-        self._target_sync = target_sync
-        self._read_page = read_page
-        self._every = every
-        self._store = memberships
-        self._lease = lease
-        self._clock = clock
-        self._is_blocked = is_blocked
+        self.group = group.id
         self.wakeup = asyncio.Event()
+        self._remote = remote
+        self._target_sync = target_sync
+        self._every = every
+        self._groups = services.groups
+        self._scans = services.scans
+        self._lease = services.lease
+        self._clock = services.clock
+        self._is_blocked = services.is_blocked
+        self._resolver = GroupResolver(remote, services.groups, services.clock)
         self._requested = False
         self._busy = False
         self._was_idle = False
         self._first_idle_check_done = False
-        self._failures = 0
+        logger = log.get("memberships").bind(connection=group.connection, group=group.name)
+        self._failures = FailureStreak(logger, "scan_failed", "scan_recovered")
         self._backoff = Backoff(1.0, 300.0)
-        self._log = log.get("audiences")
-
-    # ── from outside ─────────────────────────────────────────────────────────────────────────────
 
     def trigger(self) -> None:
-        """Read it now, whether or not it is due."""
+        """Scan now, due or not."""
         self._requested = True
         self._was_idle = False
         self.wakeup.set()
 
     def wake(self) -> None:
-        """Something was answered or arrived: look again, and read it if it is due."""
+        """Scan now if it is due."""
         self.wakeup.set()
 
     async def idle(self) -> bool:
-        """Whether it has been read since the first who asked, and that has been told further.
-        Whoever waits for idleness wants everything read once."""
+        """Whether the group was scanned since the first call of this method: a caller that waits
+        for idleness wants one complete scan."""
         if not self._first_idle_check_done:
             self._first_idle_check_done = True
             self.trigger()
@@ -95,18 +103,14 @@ class GroupScan(ABC):
             return not self._busy
         if self._requested or self._busy:
             return False
-        # What a round came to is in the queues by now: whoever asks looks there once more.
+        # The scan has just filled the queues: the caller looks at them once more before it stops.
         was_idle, self._was_idle = self._was_idle, True
         return was_idle
 
     async def attention(self) -> Sequence[AttentionItem]:
-        """Why it could not be read, if it could not."""
-        return [attention_item(await self._load_group())] if self._failures else []
-
-    # ── the loop ─────────────────────────────────────────────────────────────────────────────────
+        return [attention_item(await self._groups.get(self.group))] if self._failures.count else []
 
     async def run_once(self) -> float:
-        """One scan, if it is due. Seconds until the next pass."""
         if not self._lease.valid() or self._is_blocked():
             return _LEASE_RETRY
         self._busy = True
@@ -114,197 +118,172 @@ class GroupScan(ABC):
             return await self._scan_if_due()
         except DeliveryError as error:
             return await self._record_failure(error)
+        except StoreError:
+            raise
         except Exception as error:
-            # An adapter's fault must not end its rounds.
-            self._log.exception("a group could not be read")
-            return await self._record_failure(
-                AmbiguousError(Problem.ANSWER_UNREADABLE, repr(error))
-            )
+            # A fault of the platform's adapter. The group shows it, the supervisor logs and counts.
+            problem = Problem.ANSWER_UNREADABLE
+            await self._record_failure(AmbiguousError(problem, type(error).__name__))
+            raise
         finally:
             self._busy = False
 
     async def _record_failure(self, error: DeliveryError) -> float:
+        """Save why the scan failed; seconds until the next attempt."""
         self._requested = False
-        self._failures += 1
-        group = await self._load_group()
-        if self._failures == 1:
-            self._log.error(
-                "a group cannot be read",
-                connection=group.connection,
-                group=group.name,
-                problem=error.problem.value,
-                detail=error.detail,
-            )
-        await self._store.set_problem(self.group, error.problem, error.detail)
+        self._failures.record(error.detail, problem=error.problem.value)
+        group = await self._groups.get(self.group)
+        await self._groups.set_problem(self.group, error.problem, error.detail)
         if isinstance(error, Rejected) and group.scan_started_at is not None:
-            # The cursor, most likely: what it stood for is not to be had any more.
-            await self._store.begin_scan(self.group, self._lease.fence, now=self._clock.now())
+            # Most likely the cursor has expired.
+            await self._scans.begin(self.group, self._lease.fence, now=self._clock.now())
         if isinstance(error, Blocked) and error.status == 404:
-            await self._target_sync.forget_remote_id(group)
+            await self._resolver.forget(group)
         after = error.after if isinstance(error, RetryLater) else 0.0
-        return self._backoff(self._failures, after)
+        return self._backoff(self._failures.count, after)
 
     async def _scan_if_due(self) -> float:
-        group = await self._load_group()
+        group = await self._groups.get(self.group)
         await self._before_scan(group)
-        due = self._due(group)
-        if group.scan_started_at is None and not self._requested and due > 0:
-            return due
-        # Asked for meanwhile: that is for the next round.
+        due_in = self._due_in(group)
+        if group.scan_started_at is None and not self._requested and due_in > 0:
+            return due_in
+        # A request that comes from here on is for the next scan.
         self._requested = False
-        far_id = await self._target_sync.resolve(group)
-        if far_id is None:
-            self._failures += 1
-            return min(self._every, 60.0)
-        began = group.scan_started_at
-        if began is None:
-            group = await self._store.begin_scan(group.id, self._lease.fence, now=self._clock.now())
-        group = await self._read_pages(group, far_id, fresh=began is None)
-        self._failures = 0
-        await self._store.set_problem(group.id, None)
+        remote_id = await self._resolve(group)
+        if remote_id is None:
+            self._failures.record("the remote side has no group, or several, of this name")
+            return min(self._every, _UNRESOLVED_RETRY)
+        if group.scan_started_at is None:
+            group = await self._begin(group, remote_id)
+        group = await self._read_pages(group, remote_id)
+        self._failures.clear()
+        await self._groups.set_problem(group.id, None)
         await self._after_scan(group)
-        return max(0.0, self._due(await self._load_group()))
+        return max(0.0, self._due_in(await self._groups.get(self.group)))
 
-    def _due(self, group: Group) -> float:
-        """Seconds until the next round should begin."""
-        if group.completed_at is None:
-            return 0.0
-        return (group.completed_at - group.scan_ms - self._clock.now()) / 1000 + self._every
+    async def _resolve(self, group: Group) -> str | None:
+        remote_id = await self._resolver.resolve(group)
+        if remote_id is not None and group.remote_id is None:
+            self._target_sync.notify_lane()
+        return remote_id
 
-    async def _read_pages(self, group: Group, far_id: str, *, fresh: bool) -> Group:
-        if fresh:
-            group = await self._read_recent(group, far_id)
+    def _due_in(self, group: Group) -> float:
+        """Seconds until the next scan should start."""
+        started_at = group.completed_scan_started_at
+        return 0.0 if started_at is None else (started_at - self._clock.now()) / 1000 + self._every
+
+    async def _read_pages(self, group: Group, remote_id: str) -> Group:
         while True:
-            cursor, asked_at = group.cursor, self._clock.now()
-            page = await self._read_page(far_id, cursor)
+            cursor, requested_at = group.cursor, self._clock.now()
+            page = await self._remote.members(remote_id, cursor)
             if page.more and page.cursor in (None, cursor):
-                raise Rejected(Problem.ANSWER_UNREADABLE, "the far end's cursor repeats itself")
+                raise Rejected(Problem.ANSWER_UNREADABLE, "the cursor of the next page is repeated")
             if not self._lease.valid():
                 raise StoreError(Problem.STORE_HELD, "the lease ended while a page was read")
-            group = await self._store_page(group, page, asked_at)
+            group = await self._save_page(group, page, requested_at)
             if not page.more:
                 return group
 
-    async def _load_group(self) -> Group:
-        [found] = [g for g in await self._store.groups() if g.id == self.group]
-        return found
+    async def _begin(self, group: Group, remote_id: str) -> Group:
+        return await self._scans.begin(group.id, self._lease.fence, now=self._clock.now())
 
     @abstractmethod
     async def _before_scan(self, group: Group) -> None:
-        """What an earlier round left to be decided."""
-
-    async def _read_recent(self, group: Group, far_id: str) -> Group:
-        """What can be told before the whole group is read."""
-        return group
+        """Do what waited since an earlier scan."""
 
     @abstractmethod
-    async def _store_page(self, group: Group, page: MembersPage, asked_at: Millis) -> Group:
-        """Store one page."""
+    async def _save_page(self, group: Group, page: MembersPage, requested_at: Millis) -> Group: ...
 
     @abstractmethod
-    async def _after_scan(self, group: Group) -> None:
-        """What a complete round is for."""
+    async def _after_scan(self, group: Group) -> None: ...
 
 
 class SourceScan(GroupScan):
-    """Reads a source: an audience, or a segment, of which `since` tells the newest members first.
-
-    `greets` says whether those who join now are greeted, `joined` is told that some may have."""
+    """Scans a source: an audience or a segment. Joins are tracked for `join_actions`."""
 
     def __init__(
         self,
+        group: Group,
+        remote: RemoteGroups,
         target_sync: TargetSync,
-        group: int,
-        read_page: ReadPage,
+        services: ScanServices,
         *,
-        since: ReadPageSince | None = None,
-        greets: Callable[[Group], bool] = lambda group: False,
-        on_joined: Callable[[], None] = lambda: None,
-        on_scan_complete: Callable[[Group], None] = lambda group: None,
         every: float,
-        memberships: Memberships,
-        lease: Lease,
-        clock: Clock,
-        is_blocked: Callable[[], bool],
+        join_actions: JoinActionsWorker | None = None,
     ) -> None:
-        super().__init__(
-            target_sync,
-            group,
-            read_page,
-            every=every,
-            memberships=memberships,
-            lease=lease,
-            clock=clock,
-            is_blocked=is_blocked,
-        )
-        self._read_since = since
-        self._starts_join_actions = greets
-        self._on_joined = on_joined
-        self._on_scan_complete = on_scan_complete
+        super().__init__(group, remote, target_sync, services, every=every)
+        self._join_actions = join_actions
 
     async def _before_scan(self, group: Group) -> None:
         await self._target_sync.apply_removals(group)
 
-    async def _read_recent(self, group: Group, far_id: str) -> Group:
-        """Those who joined since the last round began need not wait for this one to end."""
-        if self._read_since is None or group.completed_at is None:
-            return group
-        since = Millis(group.completed_at - group.scan_ms - _OVERLAP)
+    async def _begin(self, group: Group, remote_id: str) -> Group:
+        group = await super()._begin(group, remote_id)
+        if self._remote.filters_by_join_time and group.completed_scan_started_at is not None:
+            since = Millis(group.completed_scan_started_at - _OVERLAP_MS)
+            await self._read_new_members(group, remote_id, since)
+        return group
+
+    async def _read_new_members(self, group: Group, remote_id: str, since: Millis) -> None:
+        """Those who joined since the last complete scan started need not wait for this one."""
         cursor: str | None = None
         while True:
-            asked_at = self._clock.now()
-            page = await self._read_since(far_id, cursor, since)
-            # No cursor is kept: what follows begins at the beginning.
-            group = await self._store_page(group, MembersPage(page.members, None, True), asked_at)
+            requested_at = self._clock.now()
+            page = await self._remote.members(remote_id, cursor, since=since)
+            # Saved without a cursor: the full scan that follows starts at the first page.
+            await self._save_page(group, MembersPage(page.members, None, True), requested_at)
             if not page.more or page.cursor in (None, cursor):
-                return group
+                return
             cursor = page.cursor
 
-    async def _store_page(self, group: Group, page: MembersPage, asked_at: Millis) -> Group:
-        members, without_address = valid_members(page.members)
-        kept = await self._store.stage_page(
+    async def _save_page(self, group: Group, page: MembersPage, requested_at: Millis) -> Group:
+        members = valid_members(page.members)
+        tracks_joins = self._join_actions is not None and self._join_actions.tracks_joins(group)
+        saved = await self._scans.save_source_page(
             group.id,
             MembersPage(members, page.cursor, page.more),
             self._lease.fence,
-            requested_at=asked_at,
+            requested_at=requested_at,
             now=self._clock.now(),
-            track_joins=self._starts_join_actions(group),
-            without_address=without_address,
+            track_joins=tracks_joins,
+            without_address=len(page.members) - len(members),
         )
         self._target_sync.notify_lane()
-        self._on_joined()
-        return kept
+        if self._join_actions is not None:
+            self._join_actions.wake()
+        return saved
 
     async def _after_scan(self, group: Group) -> None:
-        self._on_scan_complete(group)
-        await self._target_sync.apply_removals(group)
-        await self._target_sync.on_scan_complete()
+        await self._target_sync.on_source_scanned(group)
 
 
 class TargetReadBack(GroupScan):
     """Reads a list as it is at Klaviyo."""
 
-    async def _store_page(self, group: Group, page: MembersPage, asked_at: Millis) -> Group:
-        members, _ = valid_members(page.members)
-        page = MembersPage(members, page.cursor, page.more)
-        kept = await self._store.read_back(
-            group.id, page, self._lease.fence, requested_at=asked_at, now=self._clock.now()
+    async def _before_scan(self, group: Group) -> None:
+        await self._target_sync.reevaluate()
+
+    async def _save_page(self, group: Group, page: MembersPage, requested_at: Millis) -> Group:
+        saved = await self._scans.save_target_page(
+            group.id,
+            MembersPage(valid_members(page.members), page.cursor, page.more),
+            self._lease.fence,
+            requested_at=requested_at,
+            now=self._clock.now(),
         )
         self._target_sync.notify_lane()
-        return kept
-
-    async def _before_scan(self, group: Group) -> None:
-        await self._target_sync.reevaluate(group)
+        return saved
 
     async def _after_scan(self, group: Group) -> None:
-        await self._target_sync.on_read_back_complete(group)
+        await self._target_sync.on_target_read_back()
 
 
-def valid_members(members: Sequence[Member]) -> tuple[list[Member], int]:
-    """Members whom Klaviyo can be told of, their addresses in lower case, and how many others."""
-    kept: list[Member] = []
+def valid_members(members: Sequence[Member]) -> list[Member]:
+    """The members whose address Klaviyo accepts, with the address in lower case."""
+    valid: list[Member] = []
     for member in members:
         email = (member.email or "").strip().lower()
         if valid_email(email):
-            kept.append(Member(member.platform_id, email, member.profile_id, member.joined_at))
-    return kept, len(members) - len(kept)
+            valid.append(replace(member, email=email))
+    return valid

@@ -1,4 +1,4 @@
-"""What every store of actions promises (promise 4). Run it with a `store` fixture."""
+"""The contract of every store of actions (guarantee 4). Run it with a `store` fixture."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Claim, Page, Record
-from connector.ports import ActionView, Fence, RetryPolicy, Store
+from connector.ports import ActionView, Decision, Fence, RetryPolicy, Store
 from connector.testing.fakes.clock import START
 
 _NOW = Millis(START)
@@ -52,7 +52,7 @@ def make_request(
 
 
 class ActionHarness:
-    """A lane of actions under the test's hand."""
+    """A lane of actions whose claims and outcomes the test decides."""
 
     def __init__(self, store: Store, lane: Lane, fence: Fence) -> None:
         self.store, self.lane, self.fence = store, lane, fence
@@ -91,11 +91,11 @@ class ActionHarness:
         )
 
     async def all_actions(self) -> Sequence[ActionView]:
-        return sorted(await self.store.action_views.find(), key=lambda action_view: action_view.id)
+        return sorted(await self.store.action_views.find(), key=lambda view: view.id)
 
     async def one(self) -> ActionView:
-        [action_view] = await self.all_actions()
-        return action_view
+        [view] = await self.all_actions()
+        return view
 
 
 async def make_harness(store: Store, connection: str = "acme") -> ActionHarness:
@@ -130,7 +130,7 @@ class ActionsContract:
         assert await harness.add(
             make_request(key="x"), make_request(key="x", amount=7)
         ) == Conflict(2)
-        assert [action_view.amount for action_view in await harness.all_actions()] == [100]
+        assert [view.amount for view in await harness.all_actions()] == [100]
 
     async def test_a_conflict_does_not_affect_other_requests_in_the_commit(
         self, store: Store
@@ -189,9 +189,9 @@ class ActionsContract:
         assert (entry.name, entry.email) == ("increase", "ana@example.com")
         assert entry.mode is DeliveryMode.BATCH
         assert await harness.settle(claim, Accepted(entry.seq, "r1", "their-7"), now=_NOW + 9) == 1
-        action_view = await harness.one()
-        assert REF_PATTERN.fullmatch(action_view.ref)
-        assert (action_view.state, action_view.platform_ref, action_view.settled_at) == (
+        view = await harness.one()
+        assert REF_PATTERN.fullmatch(view.ref)
+        assert (view.state, view.platform_ref, view.settled_at) == (
             "applied",
             "their-7",
             _NOW + 9,
@@ -231,13 +231,13 @@ class ActionsContract:
             for after in _LOOK_UPS:
                 look = await harness.must_claim(start + after, mode=DeliveryMode.SINGLE)
                 await harness.settle(look, Absent(seq), now=start + after)
-        action_view = await harness.one()
-        assert (action_view.state, action_view.problem, action_view.resent) == (
+        view = await harness.one()
+        assert (view.state, view.problem, view.resent) == (
             "uncertain",
             "A10",
             True,
         )
-        assert action_view.settled_at is not None
+        assert view.settled_at is not None
         assert await harness.ready(_NOW + 9 * _HOUR) == (0, 0, None)
 
     async def test_a_found_action_is_applied_and_an_unknowable_one_is_parked(
@@ -268,11 +268,11 @@ class ActionsContract:
         seq = claim.entries[0].seq
         late = Accepted(seq, "r9")
         assert await harness.settle(claim, late, now=_NOW + 7) == 0
-        action_view = await harness.one()
-        assert action_view.state == "uncertain"
-        assert action_view.evidence is not None
-        assert '"answer":"accepted"' in action_view.evidence
-        assert '"request":"r9"' in action_view.evidence
+        view = await harness.one()
+        assert view.state == "uncertain"
+        assert view.evidence is not None
+        assert '"answer":"accepted"' in view.evidence
+        assert '"request":"r9"' in view.evidence
 
     async def test_a_failed_lookup_is_retried_and_never_becomes_a_send(self, store: Store) -> None:
         harness = await make_harness(store)
@@ -301,13 +301,13 @@ class ActionsContract:
         claim = await harness.must_claim()
         seq = claim.entries[0].seq
         await harness.settle(claim, Retry(seq, Problem.PLATFORM_THROTTLED, 2.0))
-        action_view = await harness.one()
-        assert (action_view.state, action_view.sent_at) == ("waiting", None)
+        view = await harness.one()
+        assert (view.state, view.sent_at) == ("waiting", None)
         assert await harness.ready() == (0, 0, _NOW + 2_000)
         again = await harness.must_claim(_NOW + _HORIZON)
         await harness.settle(again, Retry(seq, Problem.PLATFORM_THROTTLED), now=_NOW + _HORIZON)
-        action_view = await harness.one()
-        assert (action_view.state, action_view.problem) == ("refused", "L20")
+        view = await harness.one()
+        assert (view.state, view.problem) == ("refused", "L20")
 
     async def test_a_refused_action_stays_refused_and_an_unsent_one_is_ready_again(
         self, store: Store
@@ -321,8 +321,8 @@ class ActionsContract:
         claim = await harness.must_claim()
         assert claim.entries[0].attempts == 1
         await harness.settle(claim, Dead(seq, Problem.PLATFORM_REFUSED, "HTTP 422", "r1"))
-        action_view = await harness.one()
-        assert (action_view.state, action_view.problem, action_view.detail) == (
+        view = await harness.one()
+        assert (view.state, view.problem, view.detail) == (
             "refused",
             "P400",
             "HTTP 422",
@@ -436,9 +436,9 @@ class ActionsContract:
             )
             states = [d.state for d in await harness.all_actions() if d.person == who]
             assert states == ["waiting", word, word, "held"]
-            [anew] = await store.approvals.find()
-            assert anew.detail["adjustments"] == 1
-            closed = await store.approvals.decide(anew.id, approved=False, by="ana", now=_NOW)
+            [next_one] = await store.approvals.find()
+            assert next_one.detail["adjustments"] == 1
+            closed = await store.approvals.decide(next_one.id, approved=False, by="ana", now=_NOW)
             assert closed
             await store.action_decisions.resolve_cap(
                 harness.lane, replace(closed, decided_at=Millis(late)), now=_NOW
@@ -449,8 +449,9 @@ class ActionsContract:
 
     async def test_an_operator_resolves_an_ambiguous_action(self, store: Store) -> None:
         harness = await make_harness(store)
-        for number, word in enumerate(("applied", "refuse", "again")):
-            await harness.add(make_request(f"{word}@example.com", key=str(number)))
+        decisions: Sequence[Decision] = ("applied", "refuse", "again")
+        for number, decision in enumerate(decisions):
+            await harness.add(make_request(f"{decision}@example.com", key=str(number)))
         claim = await harness.must_claim()
         await harness.settle(claim, *(Ambiguous(e.seq, Problem.TIMED_OUT) for e in claim.entries))
         look = await harness.must_claim(mode=DeliveryMode.SINGLE)
@@ -460,11 +461,11 @@ class ActionsContract:
         assert isinstance(busy, str)
         parked = [Held(e.seq, Problem.ACTION_UNCERTAIN) for e in look.entries]
         await harness.settle(look, *parked)
-        ids = [action_view.id for action_view in await harness.all_actions()]
-        for id, word in zip(ids, ("applied", "refuse", "again"), strict=True):
-            said = await store.action_decisions.decide(id, word, by="ana", now=_NOW)  # type: ignore[arg-type]
-            assert isinstance(said, ActionView)
-            assert said.decided_by == "ana"
+        ids = [view.id for view in await harness.all_actions()]
+        for id, decision in zip(ids, decisions, strict=True):
+            decided = await store.action_decisions.decide(id, decision, by="ana", now=_NOW)
+            assert isinstance(decided, ActionView)
+            assert decided.decided_by == "ana"
         assert [d.state for d in await harness.all_actions()] == ["applied", "discarded", "waiting"]
         claim = await harness.must_claim()
         assert [e.seq for e in claim.entries] == ids[2:]
@@ -478,7 +479,7 @@ class ActionsContract:
     ) -> None:
         harness = await make_harness(store)
         await harness.add(make_request(key="1"), make_request(key="2"), caps=Caps(per_person=1))
-        first, second = (action_view.id for action_view in await harness.all_actions())
+        first, second = (view.id for view in await harness.all_actions())
         assert isinstance(
             await store.action_decisions.decide(first, "refuse", by="a", now=_NOW), ActionView
         )
@@ -517,9 +518,7 @@ class ActionsContract:
             make_request(key="new"), make_request("bo@example.com", key="b")
         ) == ActionReceipt(2, 0, 0)
         assert await harness.add(make_request(key="new")) == ActionReceipt(0, 1, 0)
-        states = [
-            (action_view.state, action_view.person) for action_view in await harness.all_actions()
-        ]
+        states = [(view.state, view.person) for view in await harness.all_actions()]
         assert states == [("discarded", ""), ("skipped", ""), ("waiting", "bo@example.com")]
         assert await store.reports.people("acme", "ana@example.com") == []
 
@@ -544,10 +543,8 @@ class ActionsContract:
         parked = Held(claim.entries[0].seq, Problem.ACTION_UNCERTAIN)
         await harness.settle(claim, parked, Accepted(claim.entries[1].seq, "r"))
         found = await store.action_views.find(connection="acme")
-        assert [action_view.state for action_view in found] == ["uncertain", "waiting", "applied"]
-        assert [action_view.id for action_view in await store.action_views.find(stuck=True)] == [
-            found[0].id
-        ]
+        assert [view.state for view in found] == ["uncertain", "waiting", "applied"]
+        assert [view.id for view in await store.action_views.find(stuck=True)] == [found[0].id]
         assert not await store.action_views.find(connection="other")
 
     async def test_backlog_and_throughput_cover_actions(self, store: Store) -> None:

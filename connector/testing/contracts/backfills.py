@@ -207,7 +207,7 @@ class BackfillsContract:
         await write_all(store, fence)
         run = await store.backfills.begin("acme", "emails", {}, now=LATER)
         await store.backfills.start(run.id, now=LATER, total=None, notes=[])
-        names = ("same", "new", "gone", "bad", "nobody", "poison", "late")
+        names = ("same", "new", "gone", "bad", "unnamed", "poison", "late")
         await append(store, run, *names, at=LATER)
         numbers = await observe(
             store,
@@ -218,10 +218,10 @@ class BackfillsContract:
             poison={"balance": 3},
             late={"balance": 4},
             bad={},
-            nobody={},
+            unnamed={},
         )
         await _hold(store, fence, "bad", Problem.BAD_ADDRESS)
-        await _hold(store, fence, "nobody", Problem.NO_IDENTITY)
+        await _hold(store, fence, "unnamed", Problem.NO_IDENTITY)
         claimed = await claim(store, fence, profiles, backfill=True, at=LATER)
         assert claimed
         for entry in claimed.entries:

@@ -1,5 +1,5 @@
-"""What every store does with an event that itself says something of its person's fields: the
-mapping's `trusted` and `from_event`. Subclass it beside a fixture `store`."""
+"""The contract of stores for events whose own body sets fields of the person: the mapping's
+`trusted` and `from_event`. Subclass it and define a fixture `store`."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ async def append_event(
     at: int = NOW,
     *,
     key: str = "",
-    who: str = "ada",
+    person: str = "ada",
     email: str | None = "",
     partial: bool = True,
     received: int | None = None,
     **changes: Any,
 ) -> Appended:
-    """An event that says this of its person at that time."""
+    """Append an event at this time that sets these fields of its person."""
     events, _, profiles = await lanes(store)
-    name = who if email == "" else (email or "").partition("@")[0]
+    name = person if email == "" else (email or "").partition("@")[0]
     observation = replace(make_observation(0, name, at, profiles.id, **changes), partial=partial)
     if email is None:
         observation = replace(observation, identity={}, address=None)
     else:
         email = f"{name}@example.com"
-    one = record(key, email=email, person=who, observation=observation)
+    one = record(key, email=email, person=person, observation=observation)
     [result] = await store.append([Page(events, "webhook", [one], Millis(received or at))])
     return result
 
 
 class EventSourcedContract:
-    """Each test is a sentence about every store."""
+    """Each test names a rule that every store follows."""
 
     async def test_event_sourced_fields_are_written_without_a_read(self, store: Store) -> None:
         fence = await acquire_lease(store)
@@ -91,10 +91,10 @@ class EventSourcedContract:
         claim = await claim_reads(store, fence, NOW)
         assert claim
         await append_event(store, NOW + 1, tier="Gold")
-        sight = make_observation(
+        observation = make_observation(
             claim.entries[0].seq, "ada", NOW, profiles.id, balance=1, tier="Silver"
         )
-        outcome = Observed(sight.person, sight)
+        outcome = Observed(observation.person, observation)
         await store.reads.settle(claim, [outcome], now=LATER, policy=RetryPolicy(HORIZON))
         assert written_fields(await claim_writes(store, fence, LATER)) == {
             "balance": 1,
@@ -133,7 +133,7 @@ class EventSourcedContract:
         assert written_fields(await claim_writes(store, fence, LATER)) == {"tier": "Gold"}
 
     async def test_an_event_that_is_not_stored_changes_no_field(self, store: Store) -> None:
-        """Event and observation are one transaction."""
+        """Event and observation are stored in one transaction."""
         fence = await acquire_lease(store)
         events, _, profiles = await lanes(store)
         good = replace(make_observation(0, "ada", NOW, profiles.id, tier="Gold"), partial=True)
@@ -145,7 +145,7 @@ class EventSourcedContract:
             assert await claim_writes(store, fence, LATER) is None
             assert not [b for b in await store.reports.backlog() if b.ready]
         else:
-            raise AssertionError("an observation that cannot be kept must fail its page")
+            raise AssertionError("an observation that cannot be stored must fail its page")
 
     async def test_with_profile_reads_an_event_does_not_change_the_address(
         self, store: Store
@@ -168,15 +168,15 @@ class EventSourcedContract:
         assert claim
         await settle(store, claim, Accepted(claim.entries[0].seq, "r"))
         await append_event(store, LATER, email="ada.new@example.com", partial=False)
-        farewell = await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
-        assert written_fields(farewell) == {"tier": None}
-        assert farewell
-        assert farewell.entries[0].email == "ada@example.com"
-        await settle(store, farewell, Accepted(farewell.entries[0].seq, "r"), at=LATER)
-        there = await claim_writes(store, fence, LATER)
-        assert written_fields(there) == {"tier": "Gold"}
-        assert there
-        assert there.entries[0].email == "ada.new@example.com"
+        cleanup = await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
+        assert written_fields(cleanup) == {"tier": None}
+        assert cleanup
+        assert cleanup.entries[0].email == "ada@example.com"
+        await settle(store, cleanup, Accepted(cleanup.entries[0].seq, "r"), at=LATER)
+        written = await claim_writes(store, fence, LATER)
+        assert written_fields(written) == {"tier": "Gold"}
+        assert written
+        assert written.entries[0].email == "ada.new@example.com"
 
     async def test_an_older_event_does_not_restore_the_old_address(self, store: Store) -> None:
         fence = await acquire_lease(store)
@@ -214,12 +214,11 @@ class EventSourcedContract:
         await append_events(store, "ada")
         claim = await claim_reads(store, fence)
         assert claim
-        nobody = make_observation(claim.entries[0].seq, "ada", NOW, profiles.id)
-        nobody = replace(
-            nobody, identity={}, address=None, problem=Problem.NO_IDENTITY, withheld=True
+        withheld_person = make_observation(claim.entries[0].seq, "ada", NOW, profiles.id)
+        withheld_person = replace(
+            withheld_person, identity={}, address=None, problem=Problem.NO_IDENTITY, withheld=True
         )
-        await store.reads.settle(
-            claim, [Observed(nobody.person, nobody)], now=NOW, policy=RetryPolicy(HORIZON)
-        )
+        outcome = Observed(withheld_person.person, withheld_person)
+        await store.reads.settle(claim, [outcome], now=NOW, policy=RetryPolicy(HORIZON))
         await append_event(store, LATER, tier="Gold")
         assert await claim_writes(store, fence, LATER) is None

@@ -1,4 +1,4 @@
-"""A platform in this process: its double, the kit that reaches it, and faults on the way."""
+"""A platform in this process: its double, a kit that calls it, and simulated faults."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI application."""
 
 READS = frozenset(VIEW_PATHS)
-"""Every word of a view."""
+"""Every field of a view."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookDelivery:
-    """One delivery of a webhook: headers in lower case, `secret` the last part of the URL."""
+    """One request of a webhook: headers in lower case, `secret` the last part of the URL."""
 
     headers: Mapping[str, str]
     body: bytes
@@ -35,8 +35,8 @@ class WebhookDelivery:
 
 @dataclass(frozen=True, slots=True)
 class Double:
-    """The platform, emulated: `known` is somebody it knows, `stranger` somebody it does not,
-    `target` a segment that members can be told about, `action` what it would do."""
+    """The platform, emulated. `target` is a segment whose members can be written, `action` an
+    action that it applies."""
 
     app: App
     known_person: PersonRef
@@ -47,13 +47,13 @@ class Double:
     action: Action | None = None
 
     def sample_action(self) -> Action:
-        """`action`, else five points for the known person."""
-        who = self.known_person
+        """`action`, else five points for `known_person`."""
+        ref = self.known_person
         return self.action or Action(
             "increase",
             "ref-1",
-            email=who.email,
-            person=who.platform_id,
+            email=ref.email,
+            person=ref.platform_id,
             amount=5,
             reason="a reason",
             earned=True,
@@ -61,21 +61,21 @@ class Double:
 
 
 class AutoAdvancingClock(FakeClock):
-    """Whoever sleeps wakes at once, and it is later."""
+    """A sleep returns at once and moves the time by its length."""
 
     async def sleep(self, seconds: float) -> None:
         self.move(seconds)
 
 
 def make_kit(app: App, clock: FakeClock | None = None) -> Kit:
-    """What an adapter reaches its platform with, where the platform is an ASGI application in this
-    process. Nobody waits: a clock that is not given moves by itself."""
+    """A kit whose platform is an ASGI application in this process. Without a `clock` no call
+    waits."""
     now = clock or AutoAdvancingClock()
 
     async def quota(credential: str, limits: Mapping[str, Limit]) -> RateLimiter:
         return RateLimiter("contract", limits, clock=now, share=1.0)
 
-    async def record_usage(spend: Sequence[QuotaUsage]) -> None: ...
+    async def record_usage(usage: Sequence[QuotaUsage]) -> None: ...
 
     def http(base_url: str, credential: Credential, not_applied: frozenset[int]) -> Http:
         return Http(
@@ -91,7 +91,7 @@ def make_kit(app: App, clock: FakeClock | None = None) -> Kit:
 
 
 def calls(client: Client, double: Double) -> list[tuple[str, Callable[[], Awaitable[Any]]]]:
-    """One call of every side that the platform has."""
+    """(name, call) of every part that the client has."""
     found: list[tuple[str, Callable[[], Awaitable[Any]]]] = []
     if reader := client.reader:
         found.append(("reader", lambda: reader.read(double.known_person, READS)))
@@ -104,15 +104,16 @@ def calls(client: Client, double: Double) -> list[tuple[str, Callable[[], Awaita
     if audiences := client.audiences:
         found.append(("audiences", lambda: audiences.names()))
     if members := client.members:
-        who = Member(platform_id=double.known_person.platform_id, email=double.known_person.email)
-        found.append(("members.tell", lambda: members.update(double.target, [(who, True)])))
+        ref = double.known_person
+        member = Member(platform_id=ref.platform_id, email=ref.email)
+        found.append(("members", lambda: members.update(double.target, [(member, True)])))
     if actions := client.actions:
         found.append(("actions", lambda: actions.apply(double.sample_action())))
     return found
 
 
 async def outcome(call: Callable[[], Awaitable[Any]]) -> tuple[Any, DeliveryError | None]:
-    """What a call came to: an answer or a DeliveryError."""
+    """A call's result or its DeliveryError."""
     try:
         return await call(), None
     except DeliveryError as error:
@@ -126,7 +127,7 @@ def with_response(
     headers: Sequence[tuple[bytes, bytes]],
     body: bytes,
 ) -> App:
-    """The application, which answers every call to a faulty path with this."""
+    """The application, with this response to every request of a faulty path."""
 
     async def respond(scope: Any, receive: Any, send: Any) -> None:
         if not faulty(scope["path"]):
@@ -138,6 +139,6 @@ def with_response(
 
 
 def with_json(app: App, faulty: Callable[[str], bool], answer: Any) -> App:
-    """The same with a 200 and this JSON."""
+    """The application, with a 200 and this JSON for every request of a faulty path."""
     headers = [(b"content-type", b"application/json")]
     return with_response(app, faulty, 200, headers, encoded(answer))

@@ -1,4 +1,4 @@
-"""A far end that answers as a test says."""
+"""A remote side that answers as a test says."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def dead_letter(problem: Problem = Problem.KLAVIYO_REFUSED) -> Step:
 
 
 def block(scope: Scope, problem: Problem) -> Step:
-    return lambda entry: Stop(scope, problem, "said by a test")
+    return lambda entry: Stop(scope, problem, "by a test")
 
 
 def fail(error: Exception) -> Step:
@@ -78,7 +78,7 @@ class FakeQuota:
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:
-    """One request as it left."""
+    """One request as it was sent."""
 
     ids: tuple[str, ...]
     entries: tuple[Entry, ...]
@@ -87,11 +87,11 @@ class SentRequest:
 
 
 class ScriptedSink(Generic[M]):
-    """connector.ports.Sink. Each request takes the next of `script`, else `otherwise`.
+    """connector.ports.Sink. Each request takes the next of `script`, else `default_step`.
 
-    While `open` is cleared, requests have left and wait for their answers; those to come in a
-    bulk delivery have not. `sent` holds every request in the order in which it left, `checks` what
-    `check` says (an exception is raised).
+    While `open` is cleared, requests have been sent and wait for their answers; those to come in a
+    bulk delivery have not. `sent` holds every request in the order in which it was sent. `checks`
+    is what `check` returns (an exception is raised). `override` replaces `deliver`.
     """
 
     def __init__(
@@ -109,7 +109,8 @@ class ScriptedSink(Generic[M]):
         self.open = asyncio.Event()
         self.open.set()
         self.sent: list[SentRequest] = []
-        self.checks: Sequence[Check] | Exception = [Check("far end", "ok")]
+        self.checks: Sequence[Check] | Exception = [Check("remote side", "ok")]
+        self.override: Callable[[Sequence[Entry]], AsyncIterator[Delivery]] | None = None
 
     @property
     def single(self) -> BatchMode:
@@ -124,17 +125,21 @@ class ScriptedSink(Generic[M]):
         return self._quota
 
     def respond_with(self, *steps: Step) -> None:
-        """The next requests are answered so, in this order."""
+        """The answers to the next requests, in this order."""
         self.script.extend(steps)
 
     @property
     def ids(self) -> list[str]:
-        """Every unique id that left, as often as it left."""
+        """Every unique id that was sent, as often as it was sent."""
         return [id for request in self.sent for id in request.ids]
 
     async def deliver(
         self, batch: Sequence[Outgoing[M]], *, bulk: bool, permits: int
     ) -> AsyncIterator[Delivery]:
+        if self.override:
+            async for delivery in self.override([out.entry for out in batch]):
+                yield delivery
+            return
         size = self._bulk.size if bulk and self._bulk else self._single.size
         if bulk:
             for part in _parts(batch, size):

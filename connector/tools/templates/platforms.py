@@ -17,6 +17,7 @@ _FILES = {
     "{{package}}/settings.py": "package/settings.py.in",
     "{{package}}/view.py": "package/view.py.in",
     "{{package}}/webhook.py": "package/webhook.py.in",
+    "{{package}}/api.py": "package/api.py.in",
     "{{package}}/reader.py": "package/reader.py.in",
     "mappings/{{name}}.toml": "mapping.toml.in",
     "mappings/examples/{{name}}/points-changed.json": "examples/points-changed.json.in",

@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import orjson
 import pytest
-from sqlalchemy import create_engine, select
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import select
 
 from connector.app.daemon import read_config
 from connector.app.wiring import ConnectionBuilder
@@ -28,9 +27,9 @@ from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox
 from connector.sandbox.jericommerce.people import TIERS, Person
 from connector.service import ConnectionRuntime
 from connector.store.sql import SqlStore
-from connector.store.tables import metadata, outbox, profiles, reads
+from connector.store.tables import outbox, profiles, reads
 from connector.testing.fakes.clock import FakeClock
-from tests.inline import InlineDatabase
+from connector.testing.fakes.store import InlineDatabase, memory_store
 from tests.paths import ROOT
 
 SYNCED_FIELDS = (
@@ -175,10 +174,7 @@ class Environment:
             "klaviyo": FaultyTransport(self.klaviyo.app, self.clock, self._address_of),
             "jericommerce": FaultyTransport(self.platform.app, self.clock, str),
         }
-        self.engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-        )
-        metadata.create_all(self.engine)
+        self.database = InlineDatabase()
         self.starts = 0
         self.runtime: ConnectionRuntime
         self.store: SqlStore
@@ -196,8 +192,8 @@ class Environment:
 
     async def start(self) -> None:
         self._outside = asyncio.all_tasks()
-        self.database = InlineDatabase(self.engine)
-        self.store = SqlStore("sqlite://", self.database)
+        self.database = self.database.reopened()
+        self.store = memory_store(self.database)
         self.starts += 1
         fence = await self.store.leases.acquire(
             "store",
@@ -232,10 +228,7 @@ class Environment:
             while not building.done():
                 await self.clock.advance(0.5)
         self.runtime = building.result()
-        self._loops = [
-            asyncio.create_task(dispatcher.run()) for dispatcher in self.runtime.dispatchers
-        ]
-        for worker in self.runtime.workers:
+        for worker in (*self.runtime.dispatchers, *self.runtime.workers):
             worker.start()
 
     async def kill(self) -> None:
@@ -272,8 +265,7 @@ class Environment:
             "x-jericommerce-event-type": delivery["name"],
             "x-jericommerce-hmac-sha256": hmac.digest(_SECRET.encode(), body, sha256).hex(),
         }
-        page = endpoint.page(headers, body, None, self.clock.now())
-        await self.intake.page(page)
+        await endpoint.receive("", headers, body)
 
     async def send_event(self, name: str, person: Person, **how: Any) -> None:
         await self.deliver(self.webhook(name, person, **how))
@@ -288,8 +280,7 @@ class Environment:
                 break
 
     def rows(self, query: Any) -> list[Any]:
-        with self.engine.connect() as c:
-            return list(c.execute(query))
+        return self.database.execute(lambda c: list(c.execute(query)))
 
     def busy(self) -> list[str]:
         """The rows that are ready or in flight."""
@@ -338,14 +329,18 @@ class Environment:
         }
         return None if link in views else f"{person.email}: pass link {link} was never read"
 
-    def profile_requests(self) -> dict[str, int]:
-        """Requests that write profiles, by endpoint."""
-        counts: dict[str, dict[str, int]] = self.klaviyo.state()["requests"]  # type: ignore[assignment]
+    def klaviyo_requests(self, *prefixes: str) -> dict[str, int]:
+        """The number of requests to Klaviyo by route, of routes that begin so."""
+        by_route = cast(dict[str, dict[str, int]], self.klaviyo.state()["requests"])
         return {
-            label: sum(by.values())
-            for label, by in counts.items()
-            if label.startswith(("POST /api/profile", "PATCH /api/profiles"))
+            route: sum(by_status.values())
+            for route, by_status in by_route.items()
+            if route.startswith(prefixes)
         }
+
+    def profile_requests(self) -> dict[str, int]:
+        """The number of requests that write profiles, by route."""
+        return self.klaviyo_requests("POST /api/profile", "PATCH /api/profiles")
 
 
 class Configs:

@@ -1,4 +1,4 @@
-"""Backfills whole: the lanes, the guard and both sandboxes, under the test's clock."""
+"""Whole backfills: lanes, flow guard and both sandboxes, with a fake clock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = dict[str, Any]
 
 
 class BackfillHarness:
-    """A site, and the orders that a person gives it."""
+    """A running connection and its commands."""
 
     def __init__(self, env: Environment, folder: Path) -> None:
         self.env = env
@@ -35,7 +35,7 @@ class BackfillHarness:
         path.write_text("email\n" + "".join(f"{email}\n" for email in emails))
         return path
 
-    def everybody(self) -> Path:
+    def everyone(self) -> Path:
         return self.file(*(person.email for person in self.env.platform.people))
 
     async def run_command(self, **args: Any) -> tuple[bool, Any]:
@@ -49,7 +49,7 @@ class BackfillHarness:
         return int(result["backfill"])
 
     async def until(self, id: int, *states: str, seconds: int = 100) -> Run:
-        """Time passes until the run is in one of these states."""
+        """Let time pass until the run is in one of these states."""
         run: Run = {}
         for _ in range(seconds * 2):
             await self.env.clock.advance(0.5)
@@ -60,29 +60,29 @@ class BackfillHarness:
         raise AssertionError(f"after {seconds} s it is not {states}: {run}")
 
     async def pending_approval(self) -> Approval:
-        """The one question that waits, once there is one."""
+        """The only open approval, once there is one."""
         for _ in range(100):
             if found := await self.env.store.approvals.find():
                 assert len(found) == 1
                 return found[0]
             await self.env.clock.advance(0.1)
             await asyncio.sleep(0.001)
-        raise AssertionError("nobody was asked")
+        raise AssertionError("no approval was requested")
 
     async def after(self, reads: int) -> None:
-        """Time passes until so many people were read."""
+        """Let time pass until this many people were read."""
         while len(self.env.platform.read_log) < reads:
             await self.env.clock.advance(0.05)
             await asyncio.sleep(0.001)
 
     async def run(self, **args: Any) -> Run:
-        """Order it and wait for its end."""
+        """Start a run and wait for its end."""
         return await self.until(await self.begin(**args), "done", "failed", "stopped")
 
 
 @pytest.fixture(autouse=True)
 def short_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages and windows small enough that a few hundred people take several."""
+    """Small pages and limits, so that a few hundred people take several pages."""
     monkeypatch.setattr(sources, "PAGE_SIZE", 40)
     monkeypatch.setattr(worker, "PAGE_SIZE", 40)
     monkeypatch.setattr(worker, "MAX_PENDING_READS", 100)
@@ -109,7 +109,7 @@ def outcome_counts(run: Run) -> dict[str, int]:
 
 async def test_everyone_is_sent_and_a_second_run_sends_nothing(make: Any) -> None:
     harness: BackfillHarness = await make(70)
-    file = harness.everybody()
+    file = harness.everyone()
     first = await harness.run(what=file)
     assert (first["state"], outcome_counts(first)) == ("done", {"sent": 70})
     assert [harness.env.difference(person) for person in harness.env.platform.people] == [None] * 70
@@ -134,7 +134,7 @@ async def test_the_summary_is_accurate(make: Any) -> None:
         what=harness.file(*emails, "stranger@example.com", "no address", emails[2])
     )
     assert outcome_counts(run) == {"unchanged": 1, "dead": 1, "sent": 4, "unknown": 1, "invalid": 1}
-    assert run["notes"] == ["line 9 is not an email address"]
+    assert run["notes"] == ["line 9 is not an e-mail address"]
     assert (run["rows"], run["total"]) == (9, 9)
 
 
@@ -160,7 +160,7 @@ async def test_a_dry_run_reports_its_effect_and_changes_nothing(make: Any) -> No
         "invalid": 1,
         "new_to_klaviyo": 5,
     }
-    assert run["notes"] == ["live flow: Now gold", "line 11 is not an email address"]
+    assert run["notes"] == ["live flow: Now gold", "line 11 is not an e-mail address"]
     assert env.profile_requests() == sent
     assert (env.rows(reads.select()), env.rows(profiles.select())) == (before, written)
     assert await env.store.reports.people("acme", "stranger@example.com") == []
@@ -174,7 +174,7 @@ async def test_existing_only_creates_no_profile(make: Any) -> None:
     people = harness.env.platform.people
     known = [person.email for person in people[:15]]
     harness.env.klaviyo.make_people(*known)
-    run = await harness.run(what=harness.everybody(), existing_only=True)
+    run = await harness.run(what=harness.everyone(), existing_only=True)
     assert outcome_counts(run) == {"sent": 15}
     assert run["not_at_klaviyo"] == 25
     assert harness.env.klaviyo.state()["profiles"] == 15
@@ -183,7 +183,7 @@ async def test_existing_only_creates_no_profile(make: Any) -> None:
 
 async def test_force_sends_everyone_again(make: Any) -> None:
     harness: BackfillHarness = await make(5)
-    file = harness.everybody()
+    file = harness.everyone()
     await harness.run(what=file)
     before = len(harness.env.klaviyo.writes)
     forced = await harness.run(what=file, force=True)
@@ -221,21 +221,20 @@ async def test_nothing_is_read_or_sent_before_approval(make: Any) -> None:
     harness: BackfillHarness = await make(9)
     env = harness.env
     env.klaviyo.flows.add("Now gold", "live", "Added to List", env.klaviyo.make_segment("Gold"))
-    id = await harness.begin(what=harness.everybody())
+    id = await harness.begin(what=harness.everyone())
     pending_approval = await harness.pending_approval()
     await env.clock.advance(3600)
     assert (await harness.commands.backfill(id))["state"] == "waiting"
     assert (env.profile_requests(), len(env.platform.read_log)) == ({}, 0)
     assert pending_approval.detail == {"people": 9, "live_flows": ["Now gold"]}
-    asks = env.klaviyo.state()["requests"]
     done, _ = await harness.commands.execute("approve", {"id": pending_approval.id, "by": "ana"})
     assert done
-    approved = env.clock.monotonic()
+    approved_at = env.clock.monotonic()
     while not env.platform.read_log:
         await env.clock.advance(0.001)
-        await asyncio.sleep(0.01)  # the file is looked at in a thread
-    assert env.clock.monotonic() - approved < 1
-    assert "GET /api/segments" in asks  # type: ignore[operator]
+        await asyncio.sleep(0.01)  # the file is read in a thread
+    assert env.clock.monotonic() - approved_at < 1
+    assert env.klaviyo_requests("GET /api/segments")
     run = await harness.until(id, "done")
     assert outcome_counts(run) == {"sent": 9}
     assert await env.store.approvals.find(pending=False) == []
@@ -245,7 +244,7 @@ async def test_a_rejection_stops_it_and_the_same_command_asks_again(make: Any) -
     harness: BackfillHarness = await make(3)
     env = harness.env
     env.klaviyo.flows.add("Now gold", "live", "Added to List", env.klaviyo.make_segment("Gold"))
-    file = harness.everybody()
+    file = harness.everyone()
     id = await harness.begin(what=file)
     pending_approval = await harness.pending_approval()
     await harness.commands.execute("reject", {"id": pending_approval.id, "by": "ana"})
@@ -253,22 +252,22 @@ async def test_a_rejection_stops_it_and_the_same_command_asks_again(make: Any) -
     assert (run["problem"], outcome_counts(run)) == ("B20", {})
     assert env.profile_requests() == {}
     assert await harness.begin(what=file) == id
-    anew = await harness.pending_approval()
-    assert anew.id != pending_approval.id
+    second = await harness.pending_approval()
+    assert second.id != pending_approval.id
 
 
 async def test_stop_takes_effect_at_once_and_the_same_command_resumes(make: Any) -> None:
     harness: BackfillHarness = await make(160)
     env = harness.env
     env.fault_transports["jericommerce"].before = lambda: 0.1
-    file = harness.everybody()
+    file = harness.everyone()
     id = await harness.begin(what=file)
     await harness.after(60)
     done, _ = await harness.commands.execute("backfill-stop", {"connection": "acme"})
     assert done
     read = len(env.platform.read_log)
     await env.clock.advance(60)
-    assert len(env.platform.read_log) <= read + 8  # those that were under way
+    assert len(env.platform.read_log) <= read + 8  # those in flight
     stopped = await harness.commands.backfill(id)
     assert stopped["state"] == "stopped"
     assert 0 < stopped["people"]["pending"] <= 100
@@ -284,7 +283,7 @@ async def test_two_kills_lose_no_person_and_reread_at_most_one_page(make: Any) -
     harness: BackfillHarness = await make(160)
     env = harness.env
     env.fault_transports["jericommerce"].before = lambda: 0.1
-    id = await harness.begin(what=harness.everybody())
+    id = await harness.begin(what=harness.everyone())
     for reads_made in (30, 90):
         await harness.after(reads_made)
         await env.kill()
@@ -297,21 +296,21 @@ async def test_two_kills_lose_no_person_and_reread_at_most_one_page(make: Any) -
 
 async def test_a_changed_file_is_not_resumed(make: Any) -> None:
     harness: BackfillHarness = await make(150)
-    file = harness.everybody()
+    file = harness.everyone()
     id = await harness.begin(what=file)
     await harness.until(id, "running")
     await harness.commands.execute("backfill-stop", {"connection": "acme"})
     file.write_text(file.read_text() + "one.more@example.com\n")
     done, result = await harness.run_command(what=file)
     assert (done, "has changed" in result["error"]) == (False, True)
-    anew = await harness.run(what=file, restart=True)
-    assert anew["id"] != id
-    assert (anew["state"], anew["people"]["unknown"]) == ("done", 1)
+    restarted = await harness.run(what=file, restart=True)
+    assert restarted["id"] != id
+    assert (restarted["state"], restarted["people"]["unknown"]) == ("done", 1)
 
 
 async def test_one_backfill_at_a_time(make: Any) -> None:
     harness: BackfillHarness = await make(150)
-    file = harness.everybody()
+    file = harness.everyone()
     id = await harness.begin(what=file)
     await harness.until(id, "running")
     assert await harness.begin(what=file) == id
@@ -321,18 +320,20 @@ async def test_one_backfill_at_a_time(make: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "expected"),
     [
         ({"source": "emails", "what": "/nowhere/people.csv"}, "cannot be read here"),
-        ({"source": "klaviyo-list", "what": "Nobody's"}, "no list"),
+        ({"source": "klaviyo-list", "what": "No such list"}, "no list"),
         ({"source": "klaviyo-segment", "what": "S99999"}, "no segment"),
     ],
 )
-async def test_a_command_that_fails_reports_why(make: Any, args: dict[str, str], said: str) -> None:
+async def test_a_command_that_fails_reports_why(
+    make: Any, args: dict[str, str], expected: str
+) -> None:
     harness: BackfillHarness = await make(1)
     done, result = await harness.run_command(**args)
     assert done is False
-    assert said in result["error"]
+    assert expected in result["error"]
     assert await harness.commands.backfills() == []
 
 
@@ -379,7 +380,7 @@ async def test_live_people_are_sent_before_backfilled_ones(make: Any) -> None:
     await env.send_event("Balance changed", people[0])
     while not any(write.email == people[0].email for write in env.klaviyo.writes):
         await env.clock.advance(0.05)
-    batch = 8  # reads that were under way
+    batch = 8  # reads in flight
     between = [email for _, email in list(env.platform.read_log)[read:]]
     assert between.index(people[0].email) <= batch
     writes = [w.email for w in env.klaviyo.writes[written:] if w.kind == "single"]
@@ -390,7 +391,7 @@ async def test_live_people_are_sent_before_backfilled_ones(make: Any) -> None:
 async def test_without_access_to_flows_it_continues_with_a_warning(make: Any) -> None:
     harness: BackfillHarness = await make(2)
     harness.env.klaviyo.flows.readable = False
-    run = await harness.run(what=harness.everybody())
+    run = await harness.run(what=harness.everyone())
     assert (run["state"], outcome_counts(run)) == ("done", {"sent": 2})
     assert run["notes"] == ["live flow: unknown, because the key has no scope flows:read"]
 
@@ -402,7 +403,7 @@ async def test_a_run_waits_for_people_sent_by_live_traffic(make: Any) -> None:
     env.klaviyo.faults.add("profile-import", "status", status=503, match=ana.email)
     await env.send_event("Balance changed", ana)
     await env.clock.advance(5)
-    id = await harness.begin(what=harness.everybody())
+    id = await harness.begin(what=harness.everyone())
     await harness.until(id, "running")
     for _ in range(40):
         await env.clock.advance(1)

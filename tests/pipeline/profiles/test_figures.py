@@ -1,4 +1,4 @@
-"""What people as states cost: as many requests as are needed, and none for nothing."""
+"""The number of requests that profile states cost: as few as possible."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
-"""THE property of states: whatever happens in whatever order, in the end Klaviyo's seven fields are
-the platform's, no two writes of one profile were under way together, and nothing is sent twice.
+"""The property of profile states: whatever happens in whatever order, in the end Klaviyo has the
+platform's fields, no two writes of one profile were in flight together, and nothing is sent twice.
 
-A script is made of a seed; a failure prints both. Seeds come in two kinds. After a *plain* one
-nothing more is said when the faults are cleared: whatever is right then became so by itself. A
-*wild* one may also have reads that lag, reads that say 404 of somebody who is there, records that
-Klaviyo refuses for good and webhooks of an old address that come late. No design can heal these
-without hearing of the person again, so after a wild script each person has one more event.
+A scenario is made from a seed; a failure prints both. There are two kinds of seeds. After a *plain*
+scenario no further event is received once the faults are cleared. A *wild* one may also have reads
+that lag, reads that answer 404 for a person who exists, records that Klaviyo refuses for good, and
+late webhooks with an old address. These cannot be repaired without another event of the person, so
+each person has one more event after a wild scenario.
 
-`overlapping_writes` of the sandbox is 0 without exception; besides, the rig's wire counts single
-writes of one profile that are under way together, and there are none either.
+Neither the sandbox nor the test's network may ever see overlapping writes of one profile.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ ENDPOINTS = (
 
 
 class Scenario:
-    """One interleaving."""
+    """One random sequence of changes and faults."""
 
     def __init__(self, seed: int, configs: Configs) -> None:
-        random.seed(seed)  # the back-off's, too
+        random.seed(seed)  # also for the backoff
         self.rng = random.Random(seed)
-        wires = random.Random(seed)
+        network = random.Random(seed)
         self.seed = seed
         self.wild = seed % 2 == 1
         self.email_change = self.rng.choice(("new", "move"))
@@ -70,8 +69,8 @@ class Scenario:
         self.address_count = 0
         fault_transport = self.env.fault_transports["klaviyo"]
         if self.rng.random() < 0.7:
-            fault_transport.before = lambda: wires.choice((0.0, 0.0, 0.2, 1.5))
-            fault_transport.after = lambda: wires.choice((0.0, 0.0, 0.2, 1.5))
+            fault_transport.before = lambda: network.choice((0.0, 0.0, 0.2, 1.5))
+            fault_transport.after = lambda: network.choice((0.0, 0.0, 0.2, 1.5))
 
     def note(self, line: str) -> None:
         self.lines.append(f"{self.env.clock.now() % 10**7 / 1000:9.3f} {line}")
@@ -87,12 +86,12 @@ class Scenario:
             new["tier"] = self.rng.choice((None, "Bronze", "Gold"))
         name = self.rng.choice(("Balance changed", "Wallet pass requested", "Tier upgraded"))
         person.change(**new)
-        self.note(f"{person.email} becomes {new}")
+        self.note(f"{person.email} changes: {new}")
         email = None if self.rng.random() < 0.25 else ""
         await self.deliver_or_delay(self.env.webhook(name, person, email=email))
 
     async def change_address(self) -> None:
-        """A new address, or one that somebody has left."""
+        """A new address, or one that another person has left."""
         person = self.rng.choice(self.people)
         free = sorted(self.left_addresses - {p.email for p in self.people})
         if free and self.rng.random() < 0.4:
@@ -107,9 +106,9 @@ class Scenario:
         if self.wild:
             await self.deliver_or_delay(delivery)
         else:
-            # What was said before of the old address comes first, or it would be the newer word.
-            mine = [w for w in self.delayed if w["body"]["customerId"] == person.id]
-            for earlier in mine:
+            # Delayed webhooks with the old address come first: received later, they would be newer.
+            earlier_ones = [d for d in self.delayed if d["body"]["customerId"] == person.id]
+            for earlier in earlier_ones:
                 self.delayed.remove(earlier)
                 await self.deliver_now(earlier)
             await self.deliver_now(delivery)
@@ -190,15 +189,15 @@ class Scenario:
 
     async def job(self) -> None:
         jobs = self.env.klaviyo.jobs
-        found = jobs.open()
-        if found:
-            one = self.rng.choice(found)
+        open_jobs = jobs.open()
+        if open_jobs:
+            one = self.rng.choice(open_jobs)
             act = self.rng.choice((jobs.run, jobs.run, jobs.cancel, jobs.expire, jobs.stall))
             self.note(f"klaviyo: {act.__name__} a job of {one.total}")
             act(one.id)
 
     async def crash(self) -> None:
-        self.note("killed and started again")
+        self.note("killed and restarted")
         await self.env.kill()
         if self.rng.random() < 0.5:
             self.env.clock.move(self.rng.choice((1.0, 20.0, 90.0)))
@@ -206,7 +205,7 @@ class Scenario:
 
     async def wait(self) -> None:
         pause = self.rng.choice(PAUSES)
-        self.note(f"{pause} s pass")
+        self.note(f"{pause} s later")
         await self.env.clock.advance(pause)
 
     # ── one run ──────────────────────────────────────────────────────────────────────────────────
@@ -234,8 +233,8 @@ class Scenario:
         await self.finish()
 
     async def finish(self) -> None:
-        """Every fault is over, everything that happened is told, and time passes."""
-        self.note("calm")
+        """End all faults, deliver what was delayed, and let time pass."""
+        self.note("faults cleared")
         self.env.klaviyo.faults.clear()
         self.env.platform.faults.clear()
         self.env.klaviyo.jobs.clear_failures()
@@ -249,7 +248,7 @@ class Scenario:
             await self.env.run_until_idle()
 
     async def second_pass(self) -> dict[str, int]:
-        """Everybody is heard of again, and nothing has changed: what is written because of it."""
+        """The writes that one more event for each person causes, although nothing has changed."""
         before = self.env.profile_requests()
         for person in self.people:
             await self.deliver_now(self.env.webhook("Customer scanned", person))
@@ -260,14 +259,14 @@ class Scenario:
     def faults(self) -> list[str]:
         env = self.env
         found = [*env.busy(), *filter(None, map(env.difference, self.people))]
-        here = {person.email for person in self.people}
-        for address in sorted(self.left_addresses - here):
-            if there := env.synced_fields(address):
-                found.append(f"{address} was left and still bears {there}")
+        current = {person.email for person in self.people}
+        for address in sorted(self.left_addresses - current):
+            if fields := env.synced_fields(address):
+                found.append(f"{address} was left and still has {fields}")
         if env.klaviyo.overlapping_writes:
             found.append(f"overlapping writes: {dict(env.klaviyo.overlaps)}")
         if env.fault_transports["klaviyo"].overlaps:
-            found.append(f"writes under way together: {env.fault_transports['klaviyo'].overlaps}")
+            found.append(f"writes in flight together: {env.fault_transports['klaviyo'].overlaps}")
         if env.klaviyo.violations:
             found.append(f"violations: {dict(env.klaviyo.violations)}")
         return found

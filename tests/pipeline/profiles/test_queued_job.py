@@ -1,4 +1,4 @@
-"""A change that comes while an import job still waits: the newer state wins, in order."""
+"""A change while an import job is queued: the newer state wins."""
 
 from __future__ import annotations
 

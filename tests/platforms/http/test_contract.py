@@ -1,4 +1,4 @@
-"""A platform in words keeps the contract of platforms, whichever way it is described."""
+"""A platform that settings describe passes the contract of platforms."""
 
 from __future__ import annotations
 

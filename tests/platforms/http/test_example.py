@@ -1,4 +1,4 @@
-"""The example of docs/http-platform.md, from a delivery to what Klaviyo has."""
+"""The example of docs/http-platform.md, from a webhook request to the profile at Klaviyo."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ async def daemon(
         yield found
 
 
-async def post(daemon: Running, said: dict[str, Any], key: str = SECRET) -> tuple[int, str]:
-    body = orjson.dumps(said)
+async def post(daemon: Running, event: dict[str, Any], key: str = SECRET) -> tuple[int, str]:
+    body = orjson.dumps(event)
     digest = hmac.digest(key.encode(), body, sha256).hex()
     return await daemon.post("acme", body, {"x-acme-signature": f"sha256={digest}"})
 
@@ -63,7 +63,7 @@ async def test_a_delivery_becomes_an_event_and_the_fields_of_its_person(
 
 
 async def test_a_flow_changes_points_once(daemon: Running, acme: Acme) -> None:
-    """What stands in a flow's text stays in its place, whatever it holds."""
+    """A text of a flow cannot change the structure of the request."""
     reason = 'Review"}, {"change": 1 {ref}'
     body = orjson.dumps([{"email": ANA, "amount": 5, "reason": reason, "idempotency_key": "k1"}])
     for accepted in (1, 0):
@@ -91,8 +91,8 @@ async def test_goals_are_computed_from_the_tables(
         acme.members[ANA]["tier"] = None
         assert (await post(daemon, DELIVERY))[0] == 202
         await daemon.until(lambda: "loyalty_balance" in daemon.properties(ANA))
-        told = {k: v for k, v in daemon.properties(ANA).items() if "_next_" in k}
-        assert told == {
+        fields = {k: v for k, v in daemon.properties(ANA).items() if "_next_" in k}
+        assert fields == {
             "loyalty_next_tier_name": "Platinum",
             "loyalty_next_tier_points_needed": 30,
         }

@@ -1,4 +1,4 @@
-"""Templates that no value breaks, deliveries of every shape, answers by their status."""
+"""Templates that no value breaks, webhook requests of every shape, responses by their status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from connector.domain.errors import (
     Unauthorised,
 )
 from connector.domain.records import Record
-from connector.platforms.http import PLATFORM, shape
+from connector.net.rate_limit import RateLimiter
+from connector.platforms.http import PLATFORM, for_settings
 from connector.platforms.http.settings import Settings
 from connector.platforms.http.template import (
     MissingValue,
@@ -107,20 +108,20 @@ def test_invalid_settings_are_reported(wrong: dict[str, Any], says: str) -> None
 
 
 def test_the_offers_match_the_settings() -> None:
-    assert shape(Settings()).offers == {"events"}
+    assert for_settings(Settings()).offers == {"events"}
     whole = Settings.model_validate(settings())
-    assert shape(whole).offers == PLATFORM.offers
+    assert for_settings(whole).offers == PLATFORM.offers
 
 
 # ── deliveries ───────────────────────────────────────────────────────────────────────────────────
 
 
 def parse(
-    said: Any, headers: dict[str, str] | None = None, window: str = "1h", **event: Any
+    content: Any, headers: dict[str, str] | None = None, window: str = "1h", **event: Any
 ) -> list[Record]:
     table = {"repeat_window": window, **event}
     webhook = HttpWebhook(Settings.model_validate({"event": table}))
-    return list(webhook.parse(headers or {}, orjson.dumps(said)))
+    return list(webhook.parse(headers or {}, orjson.dumps(content)))
 
 
 @pytest.mark.parametrize("prefix", ["", "sha1=", "SHA256=", "sha256=sha256=", " sha256= "])
@@ -256,3 +257,13 @@ async def test_a_missing_person_field_is_refused_before_a_request_is_sent() -> N
     with pytest.raises(Rejected, match="email"):
         await to.apply(Action("increase", "r", person="m-7", amount=1, reason="x"))
     assert acme.applied == {}
+
+
+async def test_the_check_uses_the_quota() -> None:
+    found = await client(Acme().app)
+    assert found.reader
+    assert isinstance(found.reader.quota, RateLimiter)
+    before = {window: left for _, window, left in found.reader.quota.remaining()}
+    assert [check.level for check in await found.check()] == ["ok"]
+    after = {window: left for _, window, left in found.reader.quota.remaining()}
+    assert after["minute"] == before["minute"] - 1

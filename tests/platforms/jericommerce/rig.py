@@ -1,8 +1,9 @@
-"""The JeriCommerce adapter at a sandbox, without sockets."""
+"""The JeriCommerce adapter with a sandbox in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,10 +14,9 @@ from connector.domain.lanes import QuotaUsage
 from connector.net.http import Http
 from connector.net.rate_limit import RateLimiter
 from connector.platforms.jericommerce import open as open_client
-from connector.platforms.jericommerce.api import ANY_CALL
+from connector.platforms.jericommerce.api import QUOTA
 from connector.platforms.jericommerce.reader import JeriCommerceReader
 from connector.platforms.jericommerce.settings import Settings
-from connector.platforms.kit import Kit
 from connector.ports import (
     Actions,
     Member,
@@ -27,33 +27,13 @@ from connector.ports import (
 )
 from connector.sandbox import JeriCommerceSandbox
 from connector.sandbox.jericommerce.people import Person
-from connector.testing.fakes.clock import FakeClock
+from connector.testing.contracts.platform import AutoAdvancingClock, make_kit
 
 READS = frozenset({"balance", "pass_url"})
 
 
-class Broken(httpx.AsyncBaseTransport):
-    """The way to the sandbox: what it breaks off is a broken line."""
-
-    def __init__(self, app: Any) -> None:
-        self._inner = httpx.ASGITransport(app)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await self._inner.handle_async_request(request)
-        except ConnectionResetError as error:
-            raise httpx.ReadError("reset") from error
-
-
-class AutoAdvancingClock(FakeClock):
-    """Whoever sleeps wakes at once, and it is later."""
-
-    async def sleep(self, seconds: float) -> None:
-        self.move(seconds)
-
-
 class Rig:
-    """The sides of a client at a sandbox; `answer` stands for the platform instead."""
+    """The parts of a client of a sandbox. `answer` responds instead of the sandbox."""
 
     def __init__(
         self,
@@ -80,35 +60,40 @@ class Rig:
                 **settings,
             }
         )
-        self.remembered: list[QuotaUsage] = []
+        self.saved_usage: list[QuotaUsage] = []
         self.answer = answer
         self.reader: JeriCommerceReader
         self.actions: Actions
         self.members: MembershipWriter
-        self.governor: RateLimiter
+        self.limiter: RateLimiter
 
     async def open(self) -> Rig:
-        async def quota(credential: str, limits: Any) -> RateLimiter:
-            self.governor = RateLimiter(credential, limits, clock=self.clock, share=1.0)
-            return self.governor
+        base = make_kit(self.platform.app, self.clock)
 
-        async def record_usage(spend: Sequence[QuotaUsage]) -> None:
-            self.remembered.extend(spend)
+        async def quota(credential: str, limits: Any) -> RateLimiter:
+            self.limiter = await base.quota(credential, limits)
+            return self.limiter
+
+        async def record_usage(usage: Sequence[QuotaUsage]) -> None:
+            self.saved_usage.extend(usage)
 
         def http(base_url: str, credential: Any, not_applied: frozenset[int]) -> Http:
-            transport: Any = Broken(self.platform.app)
-            if self.answer:
-                transport = httpx.MockTransport(self.answer)
             return Http(
                 base_url,
                 vendor="platform",
                 clock=self.clock,
                 credential=credential,
                 retry_statuses=not_applied,
-                http=httpx.AsyncClient(transport=transport),
+                http=httpx.AsyncClient(transport=httpx.MockTransport(self.answer)),
             )
 
-        kit = Kit(self.clock, http, quota, record_usage, self.retry_statuses)
+        kit = replace(
+            base,
+            http=http if self.answer else base.http,
+            quota=quota,
+            record_usage=record_usage,
+            retry_statuses=self.retry_statuses,
+        )
         client = await open_client(self.settings, kit)
         assert isinstance(client.reader, JeriCommerceReader)
         assert client.actions
@@ -119,23 +104,25 @@ class Rig:
     async def read(
         self, person: Person | str, view: Any = None, **how: Any
     ) -> PersonSnapshot | None:
-        """As the lane reads: with one permit in hand."""
+        """Read as the lane does, with one permit."""
         email = person if isinstance(person, str) else person.email
         id = None if isinstance(person, str) else person.id
         await self.permit()
-        who = PersonRef(1, id, email, orjson.dumps(view) if view else b"", **how)
-        return await self.reader.read(who, READS)
+        ref = PersonRef(1, id, email, orjson.dumps(view) if view else b"", **how)
+        return await self.reader.read(ref, READS)
 
     async def permit(self) -> None:
-        """The one that a lane has in hand when it calls."""
-        while not (grant := self.governor.reserve(ANY_CALL, 1)).count:
+        """Wait for the one permit that a lane has when it calls."""
+        while not (grant := self.limiter.reserve(QUOTA, 1)).count:
             await self.clock.sleep(grant.wait)
 
     async def apply(self, action: Action) -> str | None:
         await self.permit()
         return await self.actions.apply(action)
 
-    async def tell(self, target: str, *changes: tuple[Member, bool]) -> Sequence[MembershipResult]:
+    async def update_members(
+        self, target: str, *changes: tuple[Member, bool]
+    ) -> Sequence[MembershipResult]:
         await self.permit()
         return await self.members.update(target, changes)
 

@@ -1,4 +1,4 @@
-"""Points move once and by the right amount, or it is said for certain that they did not."""
+"""Points change once and by the right amount, or certainly not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from connector.platforms.jericommerce import PLATFORM
 from connector.runtime.metrics import Metrics
 from connector.sandbox import Traffic
 from connector.testing.fakes.clock import FakeClock
-from connector.testing.fakes.store import MemoryStore
+from connector.testing.fakes.store import memory_store
 
 from .rig import Rig
 
@@ -84,12 +84,16 @@ async def test_fields_of_other_platforms_change_nothing(earned: bool | None, vis
 
 
 async def test_the_platforms_webhook_carries_the_reason(rig: Rig) -> None:
-    """By this the connector knows its own echo."""
+    """So that the connector recognises the event that its own action caused."""
     await rig.apply(UP)
     headers, body = Traffic(rig.platform, "").make_event()
     assert headers["x-jericommerce-event-type"] == "Balance changed"
-    told = orjson.loads(body)["properties"]
-    assert (told["amount"], told["reason"], told["balance"]) == (40, "Welcome", 140)
+    properties = orjson.loads(body)["properties"]
+    assert (properties["amount"], properties["reason"], properties["balance"]) == (
+        40,
+        "Welcome",
+        140,
+    )
 
 
 async def test_nothing_can_be_looked_up(rig: Rig) -> None:
@@ -97,7 +101,7 @@ async def test_nothing_can_be_looked_up(rig: Rig) -> None:
     assert await rig.actions.look_up(UP) == "unknowable"
 
 
-# ── every answer: applied, not applied, or nobody knows ──────────────────────────────────────────
+# ── every response: applied, not applied, or ambiguous ───────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ async def test_a_response_maps_to_what_it_proves(
 
 
 async def test_the_connection_configures_which_statuses_mean_nothing_was_applied() -> None:
-    """A 503 that may have been applied behind it is unknown, where somebody has said so."""
+    """Without 503 in retry_statuses, a 503 may have been applied and is ambiguous."""
     rig = await Rig(retry_statuses=(418,)).open()
     rig.platform.add(UP.email or "")
     rig.platform.faults.add("balance/increase", "status", status=503, count=1)
@@ -264,7 +268,7 @@ async def test_a_push_uses_its_own_url() -> None:
 
 
 async def test_actions_and_reads_share_one_quota() -> None:
-    """Whatever is mixed, there is never a 429 of our own making."""
+    """No mix of calls causes a 429."""
     rig = await Rig(rate=5, rate_per_second=5).open()
     for person in rig.platform.people:
         await rig.apply(replace(UP, email=person.email))
@@ -282,7 +286,7 @@ def test_the_platform_declares_its_offers() -> None:
 def test_a_connections_retry_statuses_reach_its_adapter() -> None:
     clock: Any = FakeClock()
     none = cast(Any, None)
-    services = SharedServices(Config(), MemoryStore(), none, clock, Metrics("0"), none, none)
+    services = SharedServices(Config(), memory_store(), none, clock, Metrics("0"), none, none)
     plain = Connection(name="shop", source="jericommerce")
     own = plain.model_copy(update={"actions": ActionRules(secret=("x",), retry_statuses=(418,))})
     assert services.kit(plain).retry_statuses == {423, 429, 503}

@@ -1,4 +1,4 @@
-"""JeriCommerce keeps the contract of platforms."""
+"""JeriCommerce passes the contract of platforms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is in a segment is told by the hundred, and nothing is called confirmed that was not."""
+"""Members of segments are sent in batches, and confirmed only by what the response says."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def made(*emails: str | None) -> list[tuple[Member, bool]]:
 async def test_joins_and_leaves_are_sent_and_stay_unconfirmed() -> None:
     rig = await Rig().open()
     ana, bruno, carla = (person.email for person in rig.platform.people[:3])
-    told = await rig.tell("vip", *made(ana, bruno, carla))
-    assert [t.status for t in told] == ["unconfirmed"] * 3
+    results = await rig.update_members("vip", *made(ana, bruno, carla))
+    assert [result.status for result in results] == ["unconfirmed"] * 3
     assert rig.platform.segment("vip") == {ana, bruno, carla}
-    await rig.tell("vip", (Member(email=bruno), False))
+    await rig.update_members("vip", (Member(email=bruno), False))
     assert rig.platform.segment("vip") == {ana, carla}
     assert rig.platform.segment("other") == set()
     assert rig.platform.state()["violations"] == {}
@@ -32,16 +32,16 @@ async def test_sending_twice_is_idempotent() -> None:
     rig = await Rig().open()
     email = rig.platform.people[0].email
     for _ in range(2):
-        await rig.tell("vip", *made(email))
+        await rig.update_members("vip", *made(email))
     assert rig.platform.segment("vip") == {email}
 
 
 async def test_a_response_that_lists_its_items_confirms_them() -> None:
     rig = await Rig(sandbox={"lists_items": True}).open()
     email = rig.platform.people[0].email
-    told = await rig.tell("vip", *made(email.upper(), "nobody@example.com", None))
-    assert [t.status for t in told] == ["confirmed", "refused", "refused"]
-    assert told[2].problem is Problem.NO_IDENTITY
+    results = await rig.update_members("vip", *made(email.upper(), "nobody@example.com", None))
+    assert [result.status for result in results] == ["confirmed", "refused", "refused"]
+    assert results[2].problem is Problem.NO_IDENTITY
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,15 @@ async def test_a_response_that_lists_its_items_confirms_them() -> None:
 )
 async def test_any_other_response_leaves_all_unconfirmed(body: bytes) -> None:
     rig = await Rig(answer=lambda request: httpx.Response(201, content=body)).open()
-    told = await rig.tell("vip", *made("ana@example.com", "bruno@example.com"))
-    assert [t.status for t in told] == ["unconfirmed"] * 2
+    results = await rig.update_members("vip", *made("ana@example.com", "bruno@example.com"))
+    assert [result.status for result in results] == ["unconfirmed"] * 2
 
 
 async def test_a_404_means_that_every_item_failed() -> None:
     rig = await Rig().open()
-    told = await rig.tell("vip", *made("a@example.com", "b@example.com", None))
-    assert [t.status for t in told] == ["refused"] * 3
-    assert [t.problem for t in told] == [
+    results = await rig.update_members("vip", *made("a@example.com", "b@example.com", None))
+    assert [result.status for result in results] == ["refused"] * 3
+    assert [result.problem for result in results] == [
         Problem.PLATFORM_TARGET,
         Problem.PLATFORM_TARGET,
         Problem.NO_IDENTITY,
@@ -66,8 +66,8 @@ async def test_a_404_means_that_every_item_failed() -> None:
 
 async def test_without_addresses_no_request_is_sent() -> None:
     rig = await Rig().open()
-    told = await rig.tell("vip", (Member(platform_id="7"), True))
-    assert [t.status for t in told] == ["refused"]
+    results = await rig.update_members("vip", (Member(platform_id="7"), True))
+    assert [result.status for result in results] == ["refused"]
     assert rig.platform.state()["requests"] == {}
 
 
@@ -87,7 +87,7 @@ async def test_a_request_that_fails_as_a_whole_raises(
     rig = await Rig().open()
     rig.platform.faults.parse({"endpoint": "integrations/api", "kind": kind, "status": status})
     with pytest.raises(error):
-        await rig.tell("vip", *made(rig.platform.people[0].email))
+        await rig.update_members("vip", *made(rig.platform.people[0].email))
 
 
 async def test_the_membership_payload_is_configurable() -> None:
@@ -99,7 +99,7 @@ async def test_the_membership_payload_is_configurable() -> None:
 
     rig = await Rig(answer=answer, segment_feature="tags", segment_batch=7).open()
     assert rig.members.size == 7
-    await rig.tell("vip", (Member(email="ana@example.com"), False))
+    await rig.update_members("vip", (Member(email="ana@example.com"), False))
     assert orjson.loads(bodies[0]) == [
         {
             "email": "ana@example.com",
@@ -113,5 +113,5 @@ async def test_a_request_of_the_maximum_size_is_accepted() -> None:
     rig = await Rig().open()
     email = rig.platform.people[0].email
     filler = [f"{n}@example.com" for n in range(rig.members.size - 1)]
-    told = await rig.tell("vip", *made(email, *filler))
-    assert {t.status for t in told} == {"unconfirmed"}
+    results = await rig.update_members("vip", *made(email, *filler))
+    assert {result.status for result in results} == {"unconfirmed"}

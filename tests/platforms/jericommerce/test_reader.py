@@ -1,4 +1,4 @@
-"""A person is read whole, his pass link seldom, and never somebody else in his place."""
+"""A read returns the whole person, fetches the pass link rarely and never mixes people up."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from connector.domain.lanes import DeliveryMode, LaneId
 from connector.domain.outcomes import Gone, Observed, Retry
 from connector.domain.records import Entry
 from connector.mapping import load
-from connector.net.rate_limit import Limit
 from connector.pipeline.profile_reads import ProfileReadSink
-from connector.platforms.jericommerce.api import ANY_CALL, GET_CUSTOMER, GET_TOKEN, limits
-from connector.platforms.jericommerce.settings import Settings
+from connector.platforms.jericommerce.api import GET_CUSTOMER, GET_TOKEN
 from connector.ports import Outgoing, PersonRef
 from connector.sandbox.jericommerce.people import Person
 from connector.testing.fakes.clock import FakeClock
@@ -38,14 +36,14 @@ async def rig() -> Rig:
 async def test_a_person_is_read_by_address(rig: Rig) -> None:
     person = rig.platform.people[0]
     person.change(balance=120, tier="Gold", birthdate="1990-05-01")
-    sight = await rig.read(person)
-    assert sight is not None
-    assert sight.view["balance"] == 120
-    assert sight.view["email"] == person.email
-    assert sight.view["birthdate"] == "1990-05-01"
-    assert sight.view["tier"]["name"] == "Gold"
-    assert sight.view["pass_url"].startswith(PREFIX)
-    assert sight.covers >= {"balance", "tier", "tier.name", "birthdate", "pass_url"}
+    snapshot = await rig.read(person)
+    assert snapshot is not None
+    assert snapshot.view["balance"] == 120
+    assert snapshot.view["email"] == person.email
+    assert snapshot.view["birthdate"] == "1990-05-01"
+    assert snapshot.view["tier"]["name"] == "Gold"
+    assert snapshot.view["pass_url"].startswith(PREFIX)
+    assert snapshot.covers >= {"balance", "tier", "tier.name", "birthdate", "pass_url"}
 
 
 async def test_an_unknown_person_is_none_and_needs_no_token(rig: Rig) -> None:
@@ -66,8 +64,8 @@ async def test_an_address_now_owned_by_another_person_reads_as_none(rig: Rig) ->
     who = PersonRef(1, ana.id, former, b"")
     assert await rig.reader.read(who, READS) is None
     assert rig.tokens == 0
-    sight = await rig.read(bruno)
-    assert sight is not None
+    snapshot = await rig.read(bruno)
+    assert snapshot is not None
 
 
 async def test_a_person_known_by_address_alone_is_read(rig: Rig) -> None:
@@ -90,21 +88,21 @@ async def test_missing_parts_are_missing_fields_not_errors(
     customer: dict[str, Any], view: dict[str, Any] | None
 ) -> None:
     rig = await Rig(answer=lambda request: httpx.Response(200, json=customer)).open()
-    sight = await rig.reader.read(PersonRef(1, None, "ana@example.com", b""), frozenset())
-    assert sight is not None
-    found = dict(sight.view)
+    snapshot = await rig.reader.read(PersonRef(1, None, "ana@example.com", b""), frozenset())
+    assert snapshot is not None
+    found = dict(snapshot.view)
     assert found.pop("raw") == customer
     assert found == (view if view is not None else {"tier": {"name": "Gold"}})
-    assert "pass_url" not in sight.covers
+    assert "pass_url" not in snapshot.covers
 
 
 async def test_a_tier_with_only_a_name_does_not_cover_balance_and_dates() -> None:
     customer = {"loyaltyData": {"tierStatus": "Gold"}}
     rig = await Rig(answer=lambda request: httpx.Response(200, json=customer)).open()
-    sight = await rig.reader.read(PersonRef(1, None, "ana@example.com", b""), frozenset())
-    assert sight is not None
-    assert "tier.name" in sight.covers
-    assert not {"tier", "tier.balance", "tier.expires_at"} & sight.covers
+    snapshot = await rig.reader.read(PersonRef(1, None, "ana@example.com", b""), frozenset())
+    assert snapshot is not None
+    assert "tier.name" in snapshot.covers
+    assert not {"tier", "tier.balance", "tier.expires_at"} & snapshot.covers
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"x"', b"{"])
@@ -131,14 +129,14 @@ async def test_the_pass_link_is_fetched_once(rig: Rig) -> None:
 async def test_an_old_link_is_fetched_again_however_often_the_person_is_read() -> None:
     rig = await Rig(pass_url_refresh="10d").open()
     person = rig.platform.people[0]
-    sight = await rig.read(person)
-    assert sight is not None
-    links = [sight.view["pass_url"]]
+    snapshot = await rig.read(person)
+    assert snapshot is not None
+    links = [snapshot.view["pass_url"]]
     for _ in range(25):
         rig.clock.move(86_400)
-        sight = await rig.read(person, sight.view)
-        assert sight is not None
-        links.append(sight.view["pass_url"])
+        snapshot = await rig.read(person, snapshot.view)
+        assert snapshot is not None
+        links.append(snapshot.view["pass_url"])
     assert rig.tokens == len(set(links)) == 3
 
 
@@ -153,26 +151,12 @@ async def test_a_pass_event_refetches_the_link(rig: Rig) -> None:
     assert rig.tokens == 2
 
 
-@pytest.mark.parametrize(
-    ("event", "renews"),
-    [
-        ("Wallet pass requested", True),
-        ("wallet-pass-uninstalled", True),
-        (" WALLET PASS UNINSTALLED ", True),
-        ("Wallet pass installed", False),
-        ("Balance changed", False),
-    ],
-)
-async def test_which_events_renew_the_link(rig: Rig, event: str, renews: bool) -> None:
-    assert rig.reader.needs_refetch(event) is renews
-
-
 async def test_a_mapping_that_needs_no_link_fetches_none(rig: Rig) -> None:
     who = PersonRef(1, None, rig.platform.people[0].email, b"")
-    sight = await rig.reader.read(who, frozenset({"balance"}))
-    assert sight is not None
-    assert "pass_url" not in sight.view
-    assert "pass_url" not in sight.covers
+    snapshot = await rig.reader.read(who, frozenset({"balance"}))
+    assert snapshot is not None
+    assert "pass_url" not in snapshot.view
+    assert "pass_url" not in snapshot.covers
     assert rig.tokens == 0
 
 
@@ -191,12 +175,12 @@ async def test_a_refused_link_does_not_affect_other_fields(rig: Rig, status: int
 
 
 def _text_of(error: BaseException | None) -> str:
-    """Everything that a traceback would show of an error, its causes too."""
-    said = ""
+    """All texts of an error and its causes that a traceback shows."""
+    text = ""
     while error is not None:
-        said += f"{error!r} {error} {getattr(error, 'detail', '')}"
+        text += f"{error!r} {error} {getattr(error, 'detail', '')}"
         error = error.__cause__ or error.__context__
-    return said
+    return text
 
 
 @pytest.mark.parametrize(
@@ -212,9 +196,9 @@ async def test_neither_link_nor_address_is_in_a_log_line_or_an_exception(
 ) -> None:
     person = rig.platform.people[0]
     rig.platform.faults.add("customers/token", kind, **how)
-    with structlog.testing.capture_logs() as said, pytest.raises(DeliveryError) as caught:
+    with structlog.testing.capture_logs() as logged, pytest.raises(DeliveryError) as caught:
         await rig.read(person)
-    shown = _text_of(caught.value) + repr(said)
+    shown = _text_of(caught.value) + repr(logged)
     for secret in (person.email, person.email.split("@")[0], "accessToken", "token=", "jwt."):
         assert secret not in shown
     assert "jeri_sandbox" not in shown
@@ -227,8 +211,8 @@ async def test_a_token_that_cannot_be_read_is_not_quoted() -> None:
         return httpx.Response(200, json={})
 
     rig = await Rig(answer=answer).open()
-    sight = await rig.read("ana@example.com")
-    assert "very-secret" not in repr(sight)
+    snapshot = await rig.read("ana@example.com")
+    assert "very-secret" not in repr(snapshot)
 
 
 @pytest.mark.parametrize(
@@ -239,32 +223,28 @@ async def test_without_a_link_the_other_fields_are_returned(
     rig: Rig, kind: Any, how: dict[str, Any]
 ) -> None:
     rig.platform.faults.add("customers/token", kind, **how)
-    sight = await rig.read(rig.platform.people[0])
-    assert sight
-    assert "pass_url" not in sight.view
-    assert "pass_url" not in sight.covers
+    snapshot = await rig.read(rig.platform.people[0])
+    assert snapshot
+    assert "pass_url" not in snapshot.view
+    assert "pass_url" not in snapshot.covers
 
 
 # ── quota and answers ────────────────────────────────────────────────────────────────────────────
 
 
 async def test_both_requests_keep_the_quota() -> None:
-    """A burst of reads, each with a link to fetch, never meets a 429 of our own making."""
+    """A burst of reads, each with a link to fetch, causes no 429."""
     rig = await Rig(rate=5, rate_per_second=5).open()
     for person in rig.platform.people:
         assert await rig.read(person) is not None
     await rig.reader.check()
     state = rig.platform.state()
     assert state["throttled"] == 0
-    requests = sum(sum(by.values()) for by in state["requests"].values())  # type: ignore[attr-defined]
+    by_route: Any = state["requests"]
+    requests = sum(sum(by_status.values()) for by_status in by_route.values())
     assert requests == 41
-    # What the lane granted is saved with its claim; the rest is saved here.
-    assert sum(spend.count for spend in rig.remembered) == 21
-
-
-def test_a_rate_below_one_per_second_is_kept() -> None:
-    settings = Settings.model_validate({"program": "demo", "api_key": "x", "rate_per_second": 0.5})
-    assert limits(settings) == {ANY_CALL: Limit(1, 30)}
+    # Permits of the lane are saved with its claim; the others are saved here.
+    assert sum(usage.count for usage in rig.saved_usage) == 21
 
 
 @pytest.mark.parametrize(
@@ -300,7 +280,7 @@ def test_routes_contain_no_data() -> None:
     assert "email=" not in GET_TOKEN
 
 
-# ── another program's key ────────────────────────────────────────────────────────────────────────
+# ── the key of another program ───────────────────────────────────────────────────────────────────
 
 
 def make_entry(number: int, person: Person, *, known: bool) -> Entry:
@@ -321,7 +301,7 @@ def make_entry(number: int, person: Person, *, known: bool) -> Entry:
 
 
 class Reading:
-    """A refresher over a reader."""
+    """A ProfileReadSink over a reader."""
 
     def __init__(self, rig: Rig) -> None:
         mapping = MAPPINGS / "jericommerce.toml"
@@ -343,7 +323,7 @@ class Reading:
         return outcome, delivery.stop
 
 
-async def test_when_most_known_people_read_as_unknown_nobody_is_marked_gone(rig: Rig) -> None:
+async def test_when_most_known_people_read_as_unknown_no_person_is_marked_gone(rig: Rig) -> None:
     reading = Reading(rig)
     people = rig.platform.people
     for person in people[:14]:
@@ -354,7 +334,7 @@ async def test_when_most_known_people_read_as_unknown_nobody_is_marked_gone(rig:
     assert isinstance(outcome, Retry)
     assert outcome.after > 30.0, "the next probe must ask for another person"
     assert (stop.scope, stop.problem) == ("target", Problem.WRONG_PROGRAM)
-    # Somebody who is found lets the lane run again, and in the end all is as it was.
+    # A person who is found lets the lane run again; then the next unknown one is gone.
     for person in people[14:]:
         outcome, stop = await reading.of(person)
         assert isinstance(outcome, Observed)

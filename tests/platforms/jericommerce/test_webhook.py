@@ -1,4 +1,4 @@
-"""JeriCommerce's webhook: who is let in, and what is read."""
+"""JeriCommerce's webhook: authentication and parsing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def make_body(**changes: Any) -> dict[str, Any]:
     return {**orjson.loads(BODY), **changes}
 
 
-# ── who is let in ────────────────────────────────────────────────────────────────────────────────
+# ── authentication ───────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_without_a_secret_every_request_is_rejected(keys: list[str], given: str 
             webhook.verify(headers, BODY, None)
 
 
-# ── what is read ─────────────────────────────────────────────────────────────────────────────────
+# ── parsing ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_event_is_parsed() -> None:
@@ -168,6 +168,20 @@ def test_an_event_is_parsed() -> None:
         person="c1",
         email="ana@example.com",
     )
+
+
+@pytest.mark.parametrize(
+    ("event", "refetch"),
+    [
+        ("Wallet pass requested", True),
+        ("wallet-pass-uninstalled", True),
+        (" WALLET PASS UNINSTALLED ", True),
+        ("Wallet pass installed", False),
+        ("Balance changed", False),
+    ],
+)
+def test_an_event_about_a_new_pass_refetches_the_link(event: str, refetch: bool) -> None:
+    assert parse(BODY, event).refetch is refetch
 
 
 @pytest.mark.parametrize("email", [{}, {"email": None}, {"email": "  "}])
@@ -280,8 +294,8 @@ def test_every_sandbox_webhook_is_accepted_and_parsed(encoding: Any) -> None:
         headers, body = traffic.make_event()
         webhook.verify(headers, body, None)
         [record] = webhook.parse(headers, body)
-        said = orjson.loads(body)
-        assert (record.key, record.person) == (said["id"], said["customerId"])
+        payload = orjson.loads(body)
+        assert (record.key, record.person) == (payload["id"], payload["customerId"])
         assert record.data is body
         without += record.email is None
         names.add(record.name)

@@ -22,7 +22,7 @@ SECRET, KEY = "acme_webhook_0123", "acme_api_0123"
 
 
 def settings() -> dict[str, Any]:
-    """The example's settings, as they are once the environment is filled in."""
+    """The example's settings, with the environment filled in."""
     filled = CONFIG.replace("${ACME_WEBHOOK_SECRET}", SECRET).replace("${ACME_API_KEY}", KEY)
     filled = filled.replace("${ACME_URL:-https://api.acme.example}", "http://127.0.0.1")
     found: dict[str, Any] = tomllib.loads(filled)["connections"][0]["settings"]
@@ -30,7 +30,7 @@ def settings() -> dict[str, Any]:
 
 
 class Acme:
-    """Acme's API: members by address, and points that change once per key."""
+    """Acme's API: members by e-mail address, and points that change once per key."""
 
     def __init__(self) -> None:
         self.members: dict[str, dict[str, Any]] = {
@@ -61,11 +61,11 @@ class Acme:
     async def _points(self, request: Request) -> Response:
         if request.headers.get("x-api-key") != KEY:
             return JSONResponse({"error": "key"}, 401)
-        said = orjson.loads(await request.body())
+        change = orjson.loads(await request.body())
         member = self.members.get(request.path_params["email"])
         if member is None:
             return JSONResponse({"error": "unknown"}, 404)
-        if said["key"] not in self.applied:
-            self.applied[said["key"]] = said
-            member["points"] += said["change"]
+        if change["key"] not in self.applied:
+            self.applied[change["key"]] = change
+            member["points"] += change["change"]
         return JSONResponse({"id": len(self.applied), "points": member["points"]}, 201)

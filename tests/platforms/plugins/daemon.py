@@ -1,4 +1,4 @@
-"""A daemon in this process, at a sandbox of Klaviyo and whatever platform a test brings."""
+"""A daemon in this process, with a sandbox of Klaviyo and the platforms of a test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from connector.sandbox import KlaviyoSandbox, serve
 
 @dataclass
 class Running:
-    """A daemon and the far ends that it speaks to."""
+    """A daemon and the remote APIs that it calls."""
 
     app: App
     klaviyo: KlaviyoSandbox
@@ -34,8 +34,8 @@ class Running:
 
     async def flow(self, route: str, body: bytes, secret: str) -> tuple[int, str]:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.app.port}") as caller:
-            said = {"api-key": secret}
-            answer = await caller.post(f"/flows/{route}", content=body, headers=said)
+            headers = {"api-key": secret}
+            answer = await caller.post(f"/flows/{route}", content=body, headers=headers)
         return answer.status_code, answer.text
 
     async def get(self, path: str) -> tuple[int, str]:
@@ -44,7 +44,7 @@ class Running:
         return answer.status_code, answer.text
 
     async def until(self, look: Callable[[], Any], seconds: float = 15.0) -> Any:
-        """What `look` finds, once it finds something."""
+        """The result of `look`, once it is true."""
         for _ in range(round(seconds * 100)):
             if found := look():
                 return found

@@ -1,4 +1,4 @@
-"""Fields that an event itself says: heard of at intake, told without a read."""
+"""Fields that an event's own body sets: extracted at intake, sent without a read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from connector.app.daemon import read_config
-from connector.domain.lanes import Millis
+from connector.domain.lanes import LaneId, Millis
 from connector.domain.records import Record
 from connector.mapping import compile_mapping
 from connector.pipeline.profile_reads import EventFieldExtractor
@@ -58,8 +58,8 @@ NOW = 1_767_225_600
 
 def event(id: str, name: str, at: int = NOW, **properties: Any) -> bytes:
     who = {"person": "m-7", "email": "ana@example.com"}
-    said = {"id": id, "name": name, "time": at, **who, "properties": properties}
-    return orjson.dumps(said)
+    body = {"id": id, "name": name, "time": at, **who, "properties": properties}
+    return orjson.dumps(body)
 
 
 async def test_a_platform_that_cannot_be_read_still_fills_fields(
@@ -109,7 +109,7 @@ def make_extractor(*, partial: bool = True, view: Any = None) -> EventFieldExtra
     return EventFieldExtractor(
         compile_mapping(MAPPING),
         view or plain,
-        lane=1,  # type: ignore[arg-type]
+        lane=LaneId(1),
         account="A",
         email_change="new",
         partial=partial,
@@ -123,22 +123,23 @@ def record(name: str, *, at: int = 1_000, email: str | None = "a@b.co", **body: 
 
 def test_observed_at_is_the_events_time_and_never_after_receipt() -> None:
     for at, received, then in ((1_000, 5_000, 1_000), (9_000, 5_000, 5_000)):
-        heard = make_extractor().observation(record("pass.removed", at=at), Millis(received))
-        assert heard
-        assert (heard.at, heard.since, heard.changes) == (
+        observation = make_extractor().observation(record("pass.removed", at=at), Millis(received))
+        assert observation
+        assert (observation.at, observation.since, observation.changes) == (
             then,
             received,
             {"wallet_pass": "removed"},
         )
-        assert heard.identity == {"email": "a@b.co"}
+        assert observation.identity == {"email": "a@b.co"}
 
 
 @pytest.mark.parametrize(
-    "said", [record("tier.changed"), record("tier.changed", tier="-"), record("other", tier="Gold")]
+    "event",
+    [record("tier.changed"), record("tier.changed", tier="-"), record("other", tier="Gold")],
 )
-def test_an_event_without_the_field_sets_and_unsets_nothing(said: Record) -> None:
-    assert make_extractor().observation(said, Millis(0)) is None
-    known = make_extractor(partial=False).observation(said, Millis(0))
+def test_an_event_without_the_field_sets_and_unsets_nothing(event: Record) -> None:
+    assert make_extractor().observation(event, Millis(0)) is None
+    known = make_extractor(partial=False).observation(event, Millis(0))
     assert known
     assert known.changes == {}
 
@@ -155,9 +156,11 @@ def test_preview_shows_event_sourced_fields(tmp_path: Path) -> None:
     file = tmp_path / "connector.toml"
     file.write_text(CONFIG.replace("${KLAVIYO_BASE_URL}", "http://127.0.0.1"))
     config = read_config(file)
-    said = tmp_path / "record.json"
-    said.write_text(json.dumps({"record": json.loads(event("1", "tier.changed", tier="Gold"))}))
-    events, profile = preview(config, config.connections[0], said)
+    file_of_record = tmp_path / "record.json"
+    file_of_record.write_text(
+        json.dumps({"record": json.loads(event("1", "tier.changed", tier="Gold"))})
+    )
+    events, profile = preview(config, config.connections[0], file_of_record)
     assert events["request"].endswith("/api/events")
     assert profile["request"].endswith("/api/profile-import")
     attributes = profile["body"]["data"]["attributes"]

@@ -1,4 +1,4 @@
-"""`connector new platform`: what it writes is green as it stands."""
+"""`connector new platform` writes a package whose tests pass as written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.paths import ROOT
 
 
 def run(at: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """A tool, as in a new terminal with this connector installed."""
+    """Run a tool as in a new terminal with this connector installed."""
     environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "HOME": str(at)}
     command = [sys.executable, "-m", *args]
     return subprocess.run(command, cwd=at, env=environ, capture_output=True, text=True, timeout=60)
@@ -49,7 +49,7 @@ def test_a_webhook_that_authorizes_everyone_fails_the_contract(
     folder = tmp_path / "open"
     write(folder, "acme_club")
     webhook = folder / "acme_club_connector" / "webhook.py"
-    webhook.write_text(webhook.read_text().replace("if not any(", "if False and any("))
+    webhook.write_text(webhook.read_text().replace("if not is_signed(", "if False and is_signed("))
     done = run(folder, "pytest", "-q", "-p", "no:xdist", "-k", "rejected")
     assert done.returncode == 1
     assert "test_a_request_without_the_secret_is_rejected" in done.stdout

@@ -1,5 +1,5 @@
-"""Platforms by others: installed as their own package they run, and what is wrong with one stops
-its own connections only."""
+"""Platforms by others run from a package of their own, and a fault of one stops its own
+connections only."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Cards:
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The toy's package, installed; returns the folder that it was installed into."""
+    """The folder into which the toy's package is installed."""
     target = tmp_path / "site"
     target.mkdir()
     install(TOY, target)
@@ -83,7 +83,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 class TestToy(PlatformContract):
-    """An outsider's test, as it would stand beside his adapter."""
+    """The contract test of a platform by others."""
 
     settings = SETTINGS
     refused = REFUSED
@@ -125,17 +125,17 @@ async def test_a_third_party_platform_runs(
         assert (await daemon.get("/healthz"))[0] == 200
 
 
-# ── what is wrong with one ───────────────────────────────────────────────────────────────────────
+# ── a broken package ─────────────────────────────────────────────────────────────────────────────
 
 BROKEN = {
     "missing:PLATFORM": (None, "No module named 'missing'"),
     "raising:PLATFORM": ("raise RuntimeError('half installed')", "half installed"),
     "nameless:PLATFORM": ("", "nameless"),
-    "odd:PLATFORM": ("PLATFORM = 5", "not written for interface 1"),
+    "odd:PLATFORM": ("PLATFORM = 5", "is not a connector.sdk.Platform"),
     "newer:PLATFORM": (
         "from dataclasses import replace\nfrom toy_loyalty import PLATFORM\n"
         "PLATFORM = replace(PLATFORM, api_version=2)",
-        "not written for interface 1",
+        "is written for version 2 of connector.sdk, and this is 1",
     ),
     "closed:PLATFORM": (
         "from dataclasses import replace\nfrom toy_loyalty import PLATFORM\n"
@@ -143,17 +143,17 @@ BROKEN = {
         "PLATFORM = replace(PLATFORM, open=open)",
         "no way",
     ),
-    "deaf:PLATFORM": (
+    "receiverless:PLATFORM": (
         "from dataclasses import replace\nfrom toy_loyalty import PLATFORM\n"
-        "def webhook(settings):\n    raise OSError('no ears')\n"
+        "def webhook(settings):\n    raise OSError('no receiver')\n"
         "PLATFORM = replace(PLATFORM, webhook=webhook)",
-        "no ears",
+        "no receiver",
     ),
 }
 
 
 def other(folder: Path, source: str, mapping: str = "") -> str:
-    """Another connection, called like its source's module, with a mapping of its own."""
+    """A connection with the name of its source's module and a mapping of its own."""
     name = source.partition(":")[0]
     (folder / f"{name}.toml").write_text(f'version = 1\nsource = "{source}"\n{mapping}')
     return OTHER.format(name=name, source=source)
@@ -175,19 +175,19 @@ async def test_a_broken_package_stops_its_own_connections_only(
         await stamped(daemon)
         assert list(daemon.app.runtimes) == ["cards"]
         status, text = await daemon.get("/healthz")
-        said = dict(line.split(": ", 1) for line in text.splitlines())
+        reported = dict(line.split(": ", 1) for line in text.splitlines())
         assert status == 500
         for source, (_, why) in BROKEN.items():
             name = source.partition(":")[0]
-            assert why in said[f"C40 {name}"]
+            assert why in reported[f"C40 {name}"]
             assert (await daemon.post(name, STAMP, {}, "x"))[0] == 503
             assert (await daemon.flow(f"{name}/push", b"{}", "x"))[0] == 503
         assert (await daemon.get("/readyz"))[0] == 200
         assert (await daemon.post("nobody", STAMP, {}, "x"))[0] == 404
         attention = (await daemon.app.commands.status())["needs_you"]
-        assert [line.partition(":")[0] for line in attention] == list(said)
+        assert [line.partition(":")[0] for line in attention] == list(reported)
         stopped = await daemon.app.until_idle()
-        assert [line.partition(":")[0] for line in stopped] == list(said)
+        assert [line.partition(":")[0] for line in stopped] == list(reported)
 
 
 async def test_a_reload_handles_a_broken_package_like_a_working_one(

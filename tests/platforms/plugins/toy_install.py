@@ -1,4 +1,4 @@
-"""Installs a package as pip would, without a network: its modules and their metadata on a path."""
+"""Installs a package without pip and network: its modules and their metadata on a path."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TOY = Path(__file__).parent / "toy"
 
 
 def install(package: Path, target: Path) -> None:
-    """What the package's pyproject.toml declares: name, version, entry points, modules."""
-    said = tomllib.loads((package / "pyproject.toml").read_text())
-    name, version = said["project"]["name"], said["project"]["version"]
-    for module in said["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+    """Install what the package's pyproject.toml declares: name, version, entry points, modules."""
+    pyproject = tomllib.loads((package / "pyproject.toml").read_text())
+    name, version = pyproject["project"]["name"], pyproject["project"]["version"]
+    for module in pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         found = package / module
         copy = shutil.copytree if found.is_dir() else shutil.copy
         copy(found, target / module)
@@ -28,14 +28,14 @@ def install(package: Path, target: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     lines = []
-    for group, points in said["project"]["entry-points"].items():
+    for group, points in pyproject["project"]["entry-points"].items():
         lines += [f"[{group}]", *(f"{point} = {value}" for point, value in points.items())]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 
 @contextmanager
 def on_path(target: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In this process, and gone from it afterwards."""
+    """Import from this folder within the block; its modules are dropped afterwards."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(target)
     installed.cache_clear()

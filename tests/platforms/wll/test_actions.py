@@ -1,4 +1,4 @@
-"""Points move by one event of the type that a merchant made for it."""
+"""Points change by an event of a type that the merchant created for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def actions(rig: Rig, statuses: frozenset[int] = frozenset({429, 503})) ->
 
 
 def action(amount: int = 50, **who: Any) -> Action:
-    """An adjustment for somebody, or for the first user."""
+    """An adjustment for the given customer, else for the first user."""
     given = who or {"person": "crm-1001"}
     return Action("adjust", "ref-1", amount=amount, reason="Birthday", **given)
 
@@ -37,8 +37,8 @@ async def test_an_adjustment_is_applied_and_sends_a_webhook(amount: int) -> None
     assert rig.platform.adjusted("ref-1") == 1
     assert rig.platform.violations == {}
     assert rig.platform.token_calls == 0, "the event type's own secret is proof enough"
-    [said] = rig.platform.waiting
-    assert (said.type, said.payload) == (
+    [event] = rig.platform.waiting
+    assert (event.type, event.payload) == (
         "POINTS_ADJUSTED",
         {"amount": amount, "reason": "Birthday"},
     )

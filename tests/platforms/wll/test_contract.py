@@ -1,4 +1,4 @@
-"""White Label Loyalty keeps the contract of platforms."""
+"""White Label Loyalty passes the contract of platforms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a webhook that tells only an id to what Klaviyo has."""
+"""From a webhook with only an id to the profile at Klaviyo."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ async def daemon(
 
 async def post_event(daemon: Running, user: User, number: int = 0, **more: Any) -> str:
     """A webhook about this user; the unique id of its event."""
-    said = {
+    event = {
         "type": "CASHBACK_REGISTERED",
         "reportedAt": f"2026-11-01T10:00:00.{number:03d}Z",
         "subject": user.auth,
         "payload": {"amount": 5},
         **more,
     }
-    body = orjson.dumps(said)
+    body = orjson.dumps(event)
     assert (await daemon.post("acme", body, {}, "another"))[0] == 401
     status, answer = await daemon.post("acme", body, {}, "wll_webhook_secret")
     assert (status, orjson.loads(answer)["accepted"]) == (202, 1)
@@ -109,16 +109,16 @@ async def post_event(daemon: Running, user: User, number: int = 0, **more: Any) 
 
 
 async def skipped(daemon: Running, reason: str, count: int) -> None:
-    """Wait until the daemon has counted so many records as skipped for this reason, and no more."""
+    """Wait until the daemon has counted exactly so many records as skipped for this reason."""
     name = f'connector_records_skipped_total{{connection="acme",reason="{reason}"}} '
-    told: list[float] = []
+    counts: list[float] = []
     for _ in range(500):
         _, text = await daemon.get("/metrics")
-        told = [float(line.removeprefix(name)) for line in text.splitlines() if name in line]
-        if told and told[0] >= count:
+        counts = [float(line.removeprefix(name)) for line in text.splitlines() if name in line]
+        if counts and counts[0] >= count:
             break
         await asyncio.sleep(0.02)
-    assert told == [count]
+    assert counts == [count]
 
 
 async def test_an_event_is_sent_for_its_person_with_the_fields(
@@ -136,10 +136,10 @@ async def test_an_event_is_sent_for_its_person_with_the_fields(
 
 
 async def test_a_restricted_user_is_skipped_and_counted(daemon: Running, wll: WllSandbox) -> None:
-    nobody = wll.add("REDACTED")
+    placeholder = wll.add("REDACTED")
     quiet = wll.add("quiet@example.org", restricted=True)
     for number in range(2):
-        await post_event(daemon, nobody, number)
+        await post_event(daemon, placeholder, number)
     await post_event(daemon, quiet)
     later = next(iter(wll.users))
     known = await post_event(daemon, later)
@@ -190,10 +190,10 @@ async def test_an_audience_is_synced_to_a_list_and_its_events_apply_at_once(
             assert (await daemon.post("acme", body, {}, "wll_webhook_secret"))[0] == 202
 
     user = next(iter(wll.users))
-    # The full sync at the start finds nobody, and the next one is a day away.
+    # The full sync at the start finds no member, and the next one is a day away.
     await daemon.until(lambda: "GET /v1/audiences/{id}/members" in str(wll.state()["requests"]))
     await daemon.until(lambda: listed() == [])
-    # Whose address is not known yet is found by a full sync; his is.
+    # A user whose address is not known yet is added by a full sync; this one's is known.
     known = await post_event(daemon, user)
     await daemon.until(lambda: known in daemon.klaviyo.unique_ids())
     await change(1600)
@@ -209,11 +209,11 @@ async def test_a_flow_adjusts_points_by_address_and_by_id(daemon: Running, wll: 
     known = await post_event(daemon, one)
     await daemon.until(lambda: known in daemon.klaviyo.unique_ids())
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{daemon.app.port}") as flow:
-        for route, said in (
+        for route, call in (
             ("balance/increase", [{"email": one.email, "amount": 30, "reason": "Survey"}]),
             ("points/adjust", {"customer_id": str(other.account), "point_adjustment_amount": -20}),
         ):
-            body = said if isinstance(said, list) else {**said, "history_title": "Refund"}
+            body = call if isinstance(call, list) else {**call, "history_title": "Refund"}
             answer = await flow.post(
                 f"/flows/acme/{route}", json=body, headers={"api-key": "flow_secret"}
             )

@@ -1,4 +1,4 @@
-"""Users are read by any of their ids; who must not be told about is seen and not shown."""
+"""Users are read by any of their ids; the data of restricted users is withheld."""
 
 from __future__ import annotations
 
@@ -40,13 +40,15 @@ async def people(client: Client, cursor: str | None = None) -> list[Any]:
 
 
 def fixed_response(body: Any, status: int = 200) -> Any:
-    """A far end that gives out tokens and then says this."""
+    """A remote API that issues tokens and gives this response to everything else."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        said = {"access_token": "t", "expires_in": 9} if scope["path"] == "/oauth/token" else body
+        content = (
+            {"access_token": "t", "expires_in": 9} if scope["path"] == "/oauth/token" else body
+        )
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": orjson.dumps(said)})
+        await send({"type": "http.response.body", "body": orjson.dumps(content)})
 
     return app
 
@@ -55,12 +57,12 @@ async def test_a_user_is_read_by_each_of_their_ids() -> None:
     rig = Rig()
     client = await rig.open()
     user = next(iter(rig.platform.users))
-    sights = [await read(client, id) for id in (user.auth, user.id, str(user.account))]
-    assert sights[0].view["email"] == user.email
-    assert sights[0].view["balance"] == user.points
-    assert sights[0].view["tier"]["name"] == user.tier[0]
-    assert sights[0] == sights[1] == sights[2]
-    assert "withheld" in sights[0].covers, "a listing must be able to take the word back"
+    snapshots = [await read(client, id) for id in (user.auth, user.id, str(user.account))]
+    assert snapshots[0].view["email"] == user.email
+    assert snapshots[0].view["balance"] == user.points
+    assert snapshots[0].view["tier"]["name"] == user.tier[0]
+    assert snapshots[0] == snapshots[1] == snapshots[2]
+    assert "withheld" in snapshots[0].covers, "a listing must be able to take the word back"
     assert await read(client, "nobody-at-all") is None
     assert await read(client, None) is None
 
@@ -161,27 +163,27 @@ async def test_a_restricted_user_is_withheld(fields: dict[str, Any], why: str) -
     rig = Rig(people=0)
     user = rig.platform.add(**{"email": "ana@example.org", **fields})
     client = await rig.open()
-    sight = await read(client, user.auth, SIGNALS)
-    assert sight == PersonSnapshot({"withheld": why}, frozenset({"withheld"}))
+    snapshot = await read(client, user.auth, SIGNALS)
+    assert snapshot == PersonSnapshot({"withheld": why}, frozenset({"withheld"}))
     [listed] = await people(client)
-    assert (listed.platform_id, listed.email, listed.snapshot) == (user.auth, None, sight)
+    assert (listed.platform_id, listed.email, listed.snapshot) == (user.auth, None, snapshot)
 
 
 async def test_placeholders_are_configurable() -> None:
     rig = Rig(people=0, placeholders=["none@shop.example"])
     users = [rig.platform.add(email) for email in ("None@shop.example", "example@example.com")]
     client = await rig.open()
-    sights = [await read(client, user.auth) for user in users]
-    assert [sight.view.get("withheld") for sight in sights] == ["placeholder", None]
+    snapshots = [await read(client, user.auth) for user in users]
+    assert [snapshot.view.get("withheld") for snapshot in snapshots] == ["placeholder", None]
 
 
 async def test_a_placeholder_name_is_omitted() -> None:
     rig = Rig(people=0)
     user = rig.platform.add("ana@example.org", given="REDACTED", family="Ruiz")
-    sight = await read(await rig.open(), user.auth)
-    assert "first_name" not in sight.view
-    assert "first_name" in sight.covers
-    assert sight.view["last_name"] == "Ruiz"
+    snapshot = await read(await rig.open(), user.auth)
+    assert "first_name" not in snapshot.view
+    assert "first_name" in snapshot.covers
+    assert snapshot.view["last_name"] == "Ruiz"
 
 
 async def test_goals_are_fetched_only_when_mapped_and_not_per_person() -> None:
@@ -193,18 +195,18 @@ async def test_goals_are_fetched_only_when_mapped_and_not_per_person() -> None:
     client = await rig.open()
     plain = await read(client, users[0].auth)
     assert not {"next_tier", "next_reward"} & (plain.view.keys() | plain.covers)
-    sights = [await read(client, user.auth, SIGNALS) for user in users]
-    assert [s.view.get("next_tier") for s in sights] == [
+    snapshots = [await read(client, user.auth, SIGNALS) for user in users]
+    assert [s.view.get("next_tier") for s in snapshots] == [
         {"name": "Gold", "points_needed": 900},
         {"name": "Silver", "points_needed": 500},
         None,
     ]
-    assert [s.view.get("next_reward") for s in sights] == [
+    assert [s.view.get("next_reward") for s in snapshots] == [
         {"name": "5 GBP off", "points_needed": 300},
         {"name": "5 GBP off", "points_needed": 350},
         None,
     ]
-    assert all({"next_tier", "next_reward"} <= s.covers for s in sights)
+    assert all({"next_tier", "next_reward"} <= s.covers for s in snapshots)
     once = {"200": 1}
     requests: Any = rig.platform.state()["requests"]
     assert (requests["GET /v1/tiers"], requests["GET /v1/rewards"]) == (once, once)
@@ -216,10 +218,10 @@ async def test_goals_are_fetched_only_when_mapped_and_not_per_person() -> None:
 async def test_without_rewards_the_other_fields_are_returned() -> None:
     rig = Rig()
     rig.platform.faults.add("rewards", "status", status=500)
-    sight = await read(await rig.open(), "crm-1001", SIGNALS)
-    assert "next_reward" not in sight.covers
-    assert "next_tier" in sight.covers
-    assert sight.view["email"]
+    snapshot = await read(await rig.open(), "crm-1001", SIGNALS)
+    assert "next_reward" not in snapshot.covers
+    assert "next_tier" in snapshot.covers
+    assert snapshot.view["email"]
 
 
 async def test_everyone_is_listed_once_and_a_cursor_resumes() -> None:
@@ -231,7 +233,7 @@ async def test_everyone_is_listed_once_and_a_cursor_resumes() -> None:
     listed = [*first.people, *rest]
     assert [person.platform_id for person in listed] == [user.auth for user in rig.platform.users]
     assert rig.calls().count(("GET /users", 200)) == 3
-    assert len(rig.spent) == 3
+    assert len(rig.saved_usage) == 3
 
 
 async def test_audiences_have_names_and_only_unrestricted_members() -> None:

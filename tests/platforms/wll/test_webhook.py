@@ -1,4 +1,4 @@
-"""An event without an id is known again by what it says, and nobody else is let in."""
+"""WLL's webhook: authentication by a secret, and events that are identified by their content."""
 
 from __future__ import annotations
 

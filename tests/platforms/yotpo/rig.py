@@ -1,4 +1,4 @@
-"""Yotpo's sandbox, a client at it, and a clock: whoever sleeps wakes at once, and it is later."""
+"""The Yotpo adapter with a sandbox in this process, on a clock that moves with every sleep."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ class Rig:
             **{"people": 20, "rate_per_second": None, **(sandbox or {})},
         )
         self.settings = settings(**changes)
-        self.governors: list[RateLimiter] = []
-        self.remembered: list[QuotaUsage] = []
+        self.limiters: list[RateLimiter] = []
+        self.saved_usage: list[QuotaUsage] = []
         self.client: Client
 
     async def __aenter__(self) -> Rig:
         kit = make_kit(self.platform.app, self.clock)
 
         async def quota(credential: str, limits: Any) -> RateLimiter:
-            governor = await kit.quota(credential, limits)
-            self.governors.append(governor)
-            return governor
+            limiter = await kit.quota(credential, limits)
+            self.limiters.append(limiter)
+            return limiter
 
-        async def record_usage(spend: Sequence[QuotaUsage]) -> None:
-            self.remembered.extend(spend)
+        async def record_usage(usage: Sequence[QuotaUsage]) -> None:
+            self.saved_usage.extend(usage)
 
         assert PLATFORM.open is not None
         self.client = await PLATFORM.open(
@@ -95,36 +95,36 @@ class Rig:
         return self.client.actions
 
     async def permitted(self, quota: Any, endpoint: str) -> None:
-        """A permit, as a lane gets one."""
+        """Wait for a permit as a lane does."""
         while not (grant := quota.reserve(endpoint, 1)).count:
             await self.clock.sleep(grant.wait)
 
     async def read(self, who: Customer | PersonRef, *reads: str) -> PersonSnapshot | None:
-        """As the lane reads: with one permit in hand."""
-        whom = who if isinstance(who, PersonRef) else PersonRef(1, who.id, who.email, b"")
+        """Read as the lane does, with one permit."""
+        ref = who if isinstance(who, PersonRef) else PersonRef(1, who.id, who.email, b"")
         await self.permitted(self.reader.quota, self.reader.endpoint)
-        return await self.reader.read(whom, frozenset(reads))
+        return await self.reader.read(ref, frozenset(reads))
 
     async def apply(self, action: Action) -> str | None:
         await self.permitted(self.actions.quota, self.actions.endpoint)
         return await self.actions.apply(action)
 
     async def walk(self, cursor: str | None = None) -> list[PeoplePage]:
-        """Pages of the changes up to the end of a walk."""
+        """The pages of the changes to the end of a walk."""
         pages: list[PeoplePage] = []
         while not pages or pages[-1].more:
             pages.append(await self.changes.page(cursor, frozenset()))
             cursor = pages[-1].cursor
-            assert len(pages) < 100, "a walk without an end"
+            assert len(pages) < 100, "a walk does not end"
         return pages
 
     def requests(self, route: str) -> int:
-        """How many calls of this route were answered."""
+        """How many calls of this route got a response."""
         found: Any = self.platform.state()["requests"]
         return sum(found.get(route, {}).values())
 
 
-def body(topic: str = "swell/points/changed", **said: Any) -> bytes:
+def body(topic: str = "swell/points/changed", **fields: Any) -> bytes:
     """A webhook's body."""
     name = topic.replace("swell", "Swell").replace("/", " ").title()
-    return orjson.dumps({"topic": topic, "name": name, "email": "ana@example.com", **said})
+    return orjson.dumps({"topic": topic, "name": name, "email": "ana@example.com", **fields})

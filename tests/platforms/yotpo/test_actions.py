@@ -1,5 +1,5 @@
-"""Points are adjusted once: what was certainly not done is tried again, what may have been done is
-looked for by its reference, and nothing is called absent that only cannot be seen."""
+"""Points are adjusted once: what was certainly not applied is tried again, what may have been
+applied is looked up by its reference, and what cannot be looked up is never reported absent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def balance(rig: Rig) -> int:
     return ana.balance
 
 
-# ── what is asked for ────────────────────────────────────────────────────────────────────────────
+# ── the request ──────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def balance(rig: Rig) -> int:
         (40, None, True),  # reward
         (40, False, False),  # refund
         (-40, None, False),  # redeem
-        (-40, True, True),  # take back what was earned
+        (-40, True, True),  # remove earned points
         (-40, False, False),  # expire
     ],
 )
@@ -98,7 +98,7 @@ async def test_yotpos_own_id_is_returned(rig: Rig) -> None:
     assert rig.platform.state()["violations"] == {}
 
 
-# ── what is refused, and what is tried again ─────────────────────────────────────────────────────
+# ── refused, and tried again ─────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ async def test_a_locked_customer_is_retried(rig: Rig, status: int) -> None:
     assert balance(rig) == 140
 
 
-# ── what may have been done ──────────────────────────────────────────────────────────────────────
+# ── ambiguous outcomes ───────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ async def test_an_apps_access_token_and_refresh_token_are_renewed(
         rig.platform.add("ana@example.com", balance=0)
         for _ in range(3):
             await rig.apply(ACTION)
-            # Each time the token has ended: the sandbox replaces both.
+            # The token has expired each time: the sandbox replaces both.
             rig.clock.move(3600)
         assert balance(rig) == 120
         assert rig.platform.refresh_token == "refresh-3"

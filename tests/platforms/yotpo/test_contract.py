@@ -1,4 +1,4 @@
-"""Yotpo keeps the contract of platforms, with either API for adjustments."""
+"""Yotpo passes the contract of platforms, with either API for adjustments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Yotpo and a second programme at one Klaviyo account, in a running daemon."""
+"""Yotpo and a second platform at one Klaviyo account, in a running daemon."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def test_a_webhook_becomes_an_event_and_the_fields_of_its_customer(
     assert fields["yotpo_tier_name"] == "Silver"
     assert fields["yotpo_referral_url"] == f"https://{ana.link}"
     assert not [name for name in fields if name.startswith("swell")]
-    # A change that no webhook tells of is found by the poll.
+    # A change without a webhook is found by the poll.
     ana.change(balance=4321)
     await daemon.until(lambda: daemon.properties(ana.email).get("yotpo_balance") == 4321)
     assert daemon.properties(ana.email)["yotpo_referral_url"] == f"https://{ana.link}"
@@ -108,8 +108,8 @@ async def test_the_account_of_a_key_is_fetched_once(daemon: Running) -> None:
 
 
 async def test_a_body_that_is_not_json_is_rejected_and_counted(daemon: Running) -> None:
-    status, said = await daemon.post("shop", b'{{"topic": "swell/points/earned"}', {}, SECRET)
-    assert (status, orjson.loads(said)["problem"]) == (400, "W400")
+    status, text = await daemon.post("shop", b'{{"topic": "swell/points/earned"}', {}, SECRET)
+    assert (status, orjson.loads(text)["problem"]) == (400, "W400")
     metrics = (await daemon.get("/metrics"))[1]
     counted = 'connector_webhooks_rejected_total{connection="shop",reason="malformed"} 1.0'
     assert counted in metrics
@@ -176,9 +176,11 @@ async def test_history_is_sent_once_flagged_and_only_before_the_first_live_event
     order = {"connection": "shop", "events": True}
 
     async def backfill() -> dict[str, Any]:
-        ok, said = await daemon.app.commands.execute("backfill", order)
-        assert ok, said
-        while (run := await daemon.app.commands.backfill(int(said["backfill"])))["state"] != "done":
+        ok, result = await daemon.app.commands.execute("backfill", order)
+        assert ok, result
+        while (run := await daemon.app.commands.backfill(int(result["backfill"])))[
+            "state"
+        ] != "done":
             assert run["state"] in ("waiting", "running"), run
             await daemon.app.clock.sleep(0.05)
         return run
@@ -196,7 +198,7 @@ async def test_history_is_sent_once_flagged_and_only_before_the_first_live_event
     assert all(daemon.klaviyo.recorded(id) == 1 for id in past)
     second = await backfill()
     assert second["past_events"] == {"imported": 0, "already_known": imported}
-    # What happens from now on is told live, and not as the past.
+    # What happens from now on is sent live, and not as history.
     ana.adjust_points(10, "Later", datetime.now(UTC))
     third = await backfill()
     assert third["past_events"] == {"imported": 0, "already_known": imported}

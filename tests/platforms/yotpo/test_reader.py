@@ -1,4 +1,4 @@
-"""A person is read whole, a listing walked to its end in any order, a history told once."""
+"""A read returns the whole person, a list is walked to its end in any order, history comes once."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ async def test_a_person_is_read_by_address() -> None:
     async with Rig() as rig:
         person = rig.platform.people[3]
         person.change(balance=120, tier="Gold")
-        sight = await rig.read(person)
-        assert sight is not None
-        assert (sight.view["balance"], sight.view["tier"]["name"]) == (120, "Gold")
-        assert sight.view["raw"]["referral_link"]["link"] == person.link
-        assert {"raw", "balance", "tier", "birthdate"} <= sight.covers
+        snapshot = await rig.read(person)
+        assert snapshot is not None
+        assert (snapshot.view["balance"], snapshot.view["tier"]["name"]) == (120, "Gold")
+        assert snapshot.view["raw"]["referral_link"]["link"] == person.link
+        assert {"raw", "balance", "tier", "birthdate"} <= snapshot.covers
         assert rig.platform.state()["violations"] == {}
 
 
 async def test_a_person_without_an_address_is_read_by_id() -> None:
     async with Rig() as rig:
         person = rig.platform.people[0]
-        sight = await rig.read(PersonRef(1, person.id, None, b""))
-        assert sight is not None
-        assert sight.view["email"] == person.email
+        snapshot = await rig.read(PersonRef(1, person.id, None, b""))
+        assert snapshot is not None
+        assert snapshot.view["email"] == person.email
 
 
 async def test_a_person_is_not_mistaken_for_the_addresss_new_owner() -> None:
@@ -59,27 +59,27 @@ async def test_the_catalogue_is_fetched_only_if_mapped_and_once_an_hour() -> Non
         assert "next_reward" not in plain.covers
         assert rig.requests(TIERS) == rig.requests(REWARDS) == 0
         for _ in range(3):
-            sight = await rig.read(person, *REACH)
-        assert sight is not None
-        assert sight.view["next_tier"] == {"name": "Silver", "points_needed": 480}
-        assert sight.view["next_reward"] == {"name": "$5 Coupon", "points_needed": 250}
-        assert "next_reward" in sight.covers
+            snapshot = await rig.read(person, *REACH)
+        assert snapshot is not None
+        assert snapshot.view["next_tier"] == {"name": "Silver", "points_needed": 480}
+        assert snapshot.view["next_reward"] == {"name": "$5 Coupon", "points_needed": 250}
+        assert "next_reward" in snapshot.covers
         assert rig.requests(TIERS) == rig.requests(REWARDS) == 1
         rig.clock.move(3601)
         await rig.read(person, *REACH)
         assert rig.requests(TIERS) == rig.requests(REWARDS) == 2
-        # Permits beyond the caller's own are remembered.
-        assert sum(spend.count for spend in rig.remembered) == 4
+        # Permits beyond the caller's own are saved.
+        assert sum(usage.count for usage in rig.saved_usage) == 4
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
 async def test_without_a_catalogue_the_other_fields_are_returned(status: int) -> None:
     async with Rig() as rig:
         rig.platform.faults.add("redemption_options", "status", status=status)
-        sight = await rig.read(rig.platform.people[0], *REACH)
-        assert sight is not None
-        assert not {"next_reward", "next_tier", "next_tier.name"} & sight.covers
-        assert "next_tier.points_needed" in sight.covers
+        snapshot = await rig.read(rig.platform.people[0], *REACH)
+        assert snapshot is not None
+        assert not {"next_reward", "next_tier", "next_tier.name"} & snapshot.covers
+        assert "next_tier.points_needed" in snapshot.covers
 
 
 async def test_a_key_rejected_for_the_catalogue_raises() -> None:
@@ -155,7 +155,7 @@ async def test_after_a_429_no_request_is_sent_before_the_reset() -> None:
         assert rig.clock.monotonic() - before >= 40
 
 
-# ── who changed ──────────────────────────────────────────────────────────────────────────────────
+# ── the list of changes ──────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest", "shuffled"])
@@ -230,7 +230,7 @@ async def test_a_listing_without_a_list_is_an_error(answer: bytes) -> None:
             await rig.changes.page(None, frozenset())
 
 
-# ── what happened to one ─────────────────────────────────────────────────────────────────────────
+# ── history ──────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_history_events_have_stable_ids_across_requests() -> None:
@@ -238,7 +238,7 @@ async def test_history_events_have_stable_ids_across_requests() -> None:
         ana = rig.platform.add("ana@example.com")
         now = rig.platform.moment()
         ana.adjust_points(100, "Make a Purchase", now)
-        # Two alike in one second are two.
+        # Two equal items of one second are two events.
         ana.adjust_points(100, "Make a Purchase", now)
         rig.clock.move(60)
         ana.adjust_points(-50, "$5 Coupon", rig.platform.moment(), status="CODE-1")

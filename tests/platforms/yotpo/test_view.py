@@ -1,4 +1,4 @@
-"""Yotpo's customer in the documented words, whatever of it is missing or odd."""
+"""The view of Yotpo's customer, with any part missing or odd."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from typing import Any
 import pytest
 
 from connector.mapping import compile_mapping, load
-from connector.platforms.yotpo.view import Catalogue, listing_covers, person_covers, person_view
+from connector.platforms.yotpo.view import listing_covers, person_covers, person_view
 from connector.sandbox import YotpoSandbox
 from tests.paths import MAPPINGS
 
 MAPPING = load(MAPPINGS / "yotpo.toml").mapping
-CATALOGUE = Catalogue(
-    ["Bronze", "Silver", "Gold"], [(1200, "Tote Bag"), (250, "$5 Coupon"), (450, "$10 Coupon")]
-)
+CATALOGUE = {
+    "tiers": [{"name": "Bronze"}, {"name": None}, {"name": "Silver"}, {"name": "Gold"}],
+    "rewards": [
+        {"amount": 1200, "name": "Tote Bag"},
+        {"amount": 250, "name": "$5 Coupon"},
+        {"amount": 450, "name": "$10 Coupon"},
+        {"amount": "1", "name": "Odd"},
+    ],
+}
 
 
 @pytest.mark.parametrize(
@@ -31,7 +37,7 @@ CATALOGUE = Catalogue(
     ],
 )
 def test_a_birthday_is_put_together_from_its_parts(parts: dict[str, Any], born: str | None) -> None:
-    assert person_view(parts).get("birthdate") == born
+    assert person_view(parts, {}).get("birthdate") == born
 
 
 @pytest.mark.parametrize(
@@ -49,7 +55,7 @@ def test_a_birthday_is_put_together_from_its_parts(parts: dict[str, Any], born: 
     ],
 )
 def test_a_tier_in_either_spelling(customer: dict[str, Any], tier: dict[str, Any] | None) -> None:
-    assert person_view(customer).get("tier") == tier
+    assert person_view(customer, {}).get("tier") == tier
 
 
 @pytest.mark.parametrize(
@@ -65,7 +71,7 @@ def test_a_tier_in_either_spelling(customer: dict[str, Any], tier: dict[str, Any
 )
 def test_the_next_tier(customer: dict[str, Any], found: dict[str, Any] | None) -> None:
     needs = {"vip_tier_upgrade_requirements": {"points_needed": 150}}
-    assert person_view(needs | customer, catalogue=CATALOGUE).get("next_tier") == found
+    assert person_view(needs | customer, CATALOGUE).get("next_tier") == found
 
 
 @pytest.mark.parametrize(
@@ -80,7 +86,7 @@ def test_the_next_tier(customer: dict[str, Any], found: dict[str, Any] | None) -
     ],
 )
 def test_the_next_reward_is_the_cheapest_not_yet_affordable(balance: Any, found: Any) -> None:
-    view = person_view({"points_balance": balance}, catalogue=CATALOGUE)
+    view = person_view({"points_balance": balance}, CATALOGUE)
     assert view.get("next_reward") == found
 
 
@@ -96,7 +102,7 @@ def test_goals_are_off_by_default_and_can_be_enabled() -> None:
         "vip_tier_name": "Silver",
         "vip_tier_upgrade_requirements": {"points_needed": 150},
     }
-    view = person_view(customer, catalogue=CATALOGUE)
+    view = person_view(customer, CATALOGUE)
     assert not signals.keys() & MAPPING.render_profile(view).fields.keys()
     assert not any(word.startswith("next_") for word in MAPPING.reads)
     on = compile_mapping(MAPPING.text.replace("enabled = false", "enabled = true"))
@@ -105,20 +111,20 @@ def test_goals_are_off_by_default_and_can_be_enabled() -> None:
 
 
 def test_a_listing_never_unsets_what_it_does_not_show() -> None:
-    """The order of things: a read shows the next expiry and the link, then a listing comes."""
+    """A read shows the next expiry and the link; a list that comes after it does not."""
     sandbox = YotpoSandbox(people=1)
     ana = sandbox.add("ana@example.com", balance=10, earned=600, tier="Silver")
-    read = MAPPING.render_profile(person_view(ana.view()), person_covers(Catalogue()))
+    read = MAPPING.render_profile(person_view(ana.view(), {}), person_covers(with_catalogue=True))
     assert len(read.attributes_to_set()["properties"]) == 9  # no birthday yet
     listed = ana.view(listed=True)
-    shown = MAPPING.render_profile(person_view(listed), listing_covers(listed))
+    shown = MAPPING.render_profile(person_view(listed, {}), listing_covers(listed))
     assert not {name for name in shown.fields if "expire_" in name or "referral" in name}
     assert shown.fields["yotpo_balance"] == ("set", 10)
     ana.change(tier=None)
     listed = ana.view(listed=True)
-    shown = MAPPING.render_profile(person_view(listed), listing_covers(listed))
+    shown = MAPPING.render_profile(person_view(listed, {}), listing_covers(listed))
     assert shown.fields["yotpo_tier_name"] == ("unset",)
-    # A key that is left out says less than one that is null.
+    # A missing key means less than a null.
     del listed["vip_tier_name"]
-    shown = MAPPING.render_profile(person_view(listed), listing_covers(listed))
+    shown = MAPPING.render_profile(person_view(listed, {}), listing_covers(listed))
     assert "yotpo_tier_name" not in shown.fields

@@ -1,4 +1,4 @@
-"""What Yotpo posts: let in by a secret, known again, and read without falling into its traps."""
+"""Yotpo's webhook: authentication by a secret, deduplication and parsing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parse(raw: bytes, now: int = NOW, /, **headers: str) -> Record:
     return record
 
 
-# ── who is let in ────────────────────────────────────────────────────────────────────────────────
+# ── authentication ───────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_unconfigured_header_does_not_authorize() -> None:
@@ -60,16 +60,16 @@ def test_every_sandbox_topic_is_accepted_and_becomes_a_metric(secret_header: str
         sent = sandbox.next_webhook(rng)
         webhook.verify(sent.headers, sent.body, sent.suffix.removeprefix("/") or None)
         [record] = webhook.parse(sent.headers, sent.body)
-        said = orjson.loads(sent.body)
+        fields = orjson.loads(sent.body)
         assert record.unique_id == f"yotpo:{sent.id}"
-        assert record.email == said["email"]
+        assert record.email == fields["email"]
         rule = MAPPING.event(record.name)
         assert rule is not None, f"the mapping does not name {record.name}"
         metrics.add(rule.metric)
     assert metrics == {f"Yotpo {name.removeprefix('Swell ')}" for name, _, _ in TOPICS.values()}
 
 
-# ── what is the same event ───────────────────────────────────────────────────────────────────────
+# ── deduplication ────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_event_id_is_the_identity_if_present() -> None:
@@ -101,7 +101,7 @@ def test_different_content_is_a_different_event() -> None:
     assert parse(body("swell/tier/lost")).key != parse(body("swell/tier/earned")).key
 
 
-# ── whose it is ──────────────────────────────────────────────────────────────────────────────────
+# ── the person ───────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -138,11 +138,11 @@ def test_an_event_without_its_own_address_uses_the_customers() -> None:
     assert (record.email, record.person) == ("ana@example.com", "7011")
 
 
-# ── what it is called, and when it was ───────────────────────────────────────────────────────────
+# ── name and time ────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
-    ("said", "name"),
+    ("fields", "name"),
     [
         ({"name": "Swell Points Earned"}, "Points Earned"),
         ({"name": "  swell  Points Earned "}, "Points Earned"),
@@ -154,8 +154,8 @@ def test_an_event_without_its_own_address_uses_the_customers() -> None:
         ({"topic": "swell/points/earned", "name": "Swell"}, "Swell"),
     ],
 )
-def test_the_metric_name_drops_the_vendor_prefix(said: dict[str, Any], name: str) -> None:
-    assert parse(orjson.dumps({"email": "ana@example.com", **said})).name == name
+def test_the_metric_name_drops_the_vendor_prefix(fields: dict[str, Any], name: str) -> None:
+    assert parse(orjson.dumps({"email": "ana@example.com", **fields})).name == name
 
 
 def test_a_topic_maps_to_its_event_name() -> None:
@@ -186,7 +186,7 @@ def test_every_time_format_is_parsed(text: Any, at: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "at"),
+    ("fields", "at"),
     [
         ({}, NOW),
         ({"perk": {"created_at": "2026-09-01T10:00:00Z"}}, 1_788_256_800_000),
@@ -202,12 +202,12 @@ def test_every_time_format_is_parsed(text: Any, at: int | None) -> None:
     ],
 )
 def test_occurred_at_is_the_events_time_and_never_after_receipt(
-    said: dict[str, Any], at: int
+    fields: dict[str, Any], at: int
 ) -> None:
-    assert parse(body(**said)).occurred_at == at
+    assert parse(body(**fields)).occurred_at == at
 
 
-# ── what cannot be read ──────────────────────────────────────────────────────────────────────────
+# ── malformed bodies ─────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_an_unreadable_body_is_malformed(raw: bytes) -> None:
     assert "@" not in caught.value.detail
 
 
-# ── what Klaviyo is told ─────────────────────────────────────────────────────────────────────────
+# ── messages to Klaviyo ──────────────────────────────────────────────────────────────────────────
 
 
 def parse_message(raw: bytes) -> EventMessage:

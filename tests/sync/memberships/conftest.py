@@ -1,42 +1,34 @@
-"""A connection whole and without sockets: the real store in memory, the lanes, rounds and receipts
-as the workshop puts them together, Klaviyo's sandbox and a toy platform."""
+"""A whole connection without sockets: the real store in memory, the lanes, scans and workers as the
+ConnectionBuilder builds them, Klaviyo's sandbox and a toy platform."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import orjson
 import pytest
-from sqlalchemy import create_engine
-from sqlalchemy.pool import StaticPool
 
 from connector.app.daemon import read_config
 from connector.app.wiring import ConnectionBuilder
-from connector.app.wiring.context import SharedServices
 from connector.config import Config
-from connector.domain.errors import ConfigError
 from connector.domain.memberships import Group
 from connector.domain.records import Page, Record
-from connector.net.http import Http
 from connector.platforms import registry
 from connector.ports import Fence, Lease
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
 from connector.service import Commands, ConnectionRuntime
 from connector.store.sql import SqlStore
-from connector.store.tables import metadata
 from connector.testing.fakes.clock import FakeClock
-from tests.inline import InlineDatabase
+from connector.testing.fakes.store import InlineDatabase, memory_store
 
 from . import toy
 
-T = TypeVar("T")
 _FOREVER = 10 * 365 * 86_400_000
 _HEAD = """\
 [store]
@@ -70,34 +62,40 @@ VIP = '[[connections.audiences]]\naudience = "vip"\nlist = "VIP"\n'
 
 
 class FaultyTransport(httpx.AsyncBaseTransport):
-    """Between us and Klaviyo. Every request is kept; `before` and `after` seconds pass on the way;
-    `overlaps` names memberships whose writes were under way at the same time."""
+    """The network between the connector and Klaviyo. It keeps every request. `before` and `after`
+    are seconds that a request and its answer take; `fail_with` is an error instead of an answer."""
 
-    def __init__(self, app: Any, clock: FakeClock) -> None:
-        self._inner = httpx.ASGITransport(app)
+    def __init__(self, klaviyo: KlaviyoSandbox, clock: FakeClock) -> None:
         self._clock = clock
         self.before: Callable[[], float] = lambda: 0.0
         self.after: Callable[[], float] = lambda: 0.0
-        self.requests: list[httpx.Request] = []
         self.fail_with: Callable[[httpx.Request], Exception | None] = lambda request: None
+        self.requests: list[httpx.Request] = []
+        self.connect(klaviyo)
+
+    def connect(self, klaviyo: KlaviyoSandbox) -> None:
+        self._inner = httpx.ASGITransport(klaviyo.app)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
-        if refused := self.fail_with(request):
-            raise refused
+        if error := self.fail_with(request):
+            raise error
         try:
-            if wait := self.before():
-                await self._clock.sleep(wait)
-            answer = await self._inner.handle_async_request(request)
-            if wait := self.after():
-                await self._clock.sleep(wait)
+            if seconds := self.before():
+                await self._clock.sleep(seconds)
+            response = await self._inner.handle_async_request(request)
+            if seconds := self.after():
+                await self._clock.sleep(seconds)
         except ConnectionResetError as error:
             raise httpx.ReadError("reset") from error
-        return answer
+        return response
+
+    async def aclose(self) -> None:
+        """Clients of an earlier start share the transport with those of the next."""
 
 
 class StaticLease(Lease):
-    """A lease that lasts."""
+    """A lease that never ends."""
 
     def __init__(self, fence: Fence) -> None:
         self._fence = fence
@@ -110,44 +108,40 @@ class StaticLease(Lease):
         return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TestServices(SharedServices):
-    fault_transport: FaultyTransport
-
-    def http(self, connection: Any, base_url: str, destination: str, **how: Any) -> Http:
-        watch = how.pop("observe_headers", None)
-        client = httpx.AsyncClient(transport=self.fault_transport)
-        return Http(base_url, clock=self.clock, on_call=watch, http=client, **how)
-
-
 class Environment:
-    """A platform, an account, and a daemon between them that can be killed and started again."""
+    """A platform, a Klaviyo account, and a daemon between them that can be killed and restarted."""
 
     def __init__(self, config: Config, **klaviyo: Any) -> None:
         self.clock = FakeClock()
         self.config = config
-        self.klaviyo = KlaviyoSandbox(
-            now=lambda: self.clock.now() / 1000, log_writes=True, **({"limits": False} | klaviyo)
-        )
-        self.fault_transport = FaultyTransport(self.klaviyo.app, self.clock)
+        self.klaviyo = self._new_account(**klaviyo)
+        self.fault_transport = FaultyTransport(self.klaviyo, self.clock)
         self.toy = toy.STATE = toy.ToyState()
-        self.engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-        )
-        metadata.create_all(self.engine)
+        self.database = InlineDatabase()
         self.starts = 0
-        self.said = 0
+        self.running = False
+        self.events = 0
         self.runtime: ConnectionRuntime
         self.store: SqlStore
         self.commands: Commands
         self.metrics: Metrics
 
+    def _new_account(self, **options: Any) -> KlaviyoSandbox:
+        return KlaviyoSandbox(
+            now=lambda: self.clock.now() / 1000, log_writes=True, **({"limits": False} | options)
+        )
+
+    def replace_account(self, account_id: str) -> None:
+        """The key of the connection belongs to another, empty Klaviyo account from now on."""
+        self.klaviyo = self._new_account(account_id=account_id)
+        self.fault_transport.connect(self.klaviyo)
+
     # ── the daemon ───────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
         self._outside = asyncio.all_tasks()
-        self.database = InlineDatabase(self.engine)
-        self.store = SqlStore("sqlite://", self.database)
+        self.database = self.database.reopened()
+        self.store = memory_store(self.database)
         self.starts += 1
         now = self.clock.now()
         fence = await self.store.leases.acquire(
@@ -162,43 +156,46 @@ class Environment:
             await queue.recover(fence, now=now)
         self.metrics = Metrics("test")
         builder = ConnectionBuilder(
-            self.config, self.store, StaticLease(fence), self.clock, self.metrics
+            self.config,
+            self.store,
+            StaticLease(fence),
+            self.clock,
+            self.metrics,
+            new_http_client=lambda: httpx.AsyncClient(transport=self.fault_transport),
         )
-        services = {f.name: getattr(builder._services, f.name) for f in fields(SharedServices)}
-        builder._services = _TestServices(**services, fault_transport=self.fault_transport)
-        fail_with, self.fault_transport.fail_with = (
-            self.fault_transport.fail_with,
-            lambda request: None,
-        )
-        faults, self.klaviyo.faults._faults = self.klaviyo.faults._faults, []
-        building = asyncio.create_task(builder.build(self.config.connections[0]))
-        while not building.done():
-            await self.clock.advance(0.5)
-        self.klaviyo.faults._faults, self.fault_transport.fail_with = faults, fail_with
-        self.runtime = building.result()
+        self.runtime = await self._build(builder)
+        self.running = True
         self.commands = Commands(self.store, self.clock, runtimes={"acme": self.runtime})
-        self._loops = [
-            asyncio.create_task(dispatcher.run()) for dispatcher in self.runtime.dispatchers
-        ]
-        for worker in self.runtime.workers:
-            worker.start()
+        self.runtime.start()
+
+    async def _build(self, builder: ConnectionBuilder) -> ConnectionRuntime:
+        """Faults begin when the runtime is built."""
+        fail_with = self.fault_transport.fail_with
+        self.fault_transport.fail_with = lambda request: None
+        with self.klaviyo.faults.suspended():
+            building = asyncio.create_task(builder.build(self.config.connections[0]))
+            while not building.done():
+                await self.clock.advance(0.5)
+        self.fault_transport.fail_with = fail_with
+        return building.result()
 
     async def kill(self) -> None:
-        """As `kill -9`: whatever is in flight is cut off and nothing is settled."""
+        """As `kill -9`: what is in flight is cut off and nothing is settled."""
+        self.running = False
         self.database.dead = True
-        ours = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
-        for task in ours:
+        tasks = asyncio.all_tasks() - self._outside - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*ours, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # ── what happens outside ─────────────────────────────────────────────────────────────────────
 
-    async def push(self, name: str, joined: bool, audience: str = "vip") -> None:
-        """The platform says by itself that somebody joined or left."""
-        self.said += 1
+    async def membership_event(self, name: str, joined: bool, audience: str = "vip") -> None:
+        """The platform reports by itself that a person joined or left."""
+        self.events += 1
         record = Record(
-            key=f"k{self.said}",
-            unique_id=f"toy:{self.said}",
+            key=f"k{self.events}",
+            unique_id=f"toy:{self.events}",
             name="Audience",
             occurred_at=self.clock.now(),
             data=b"{}",
@@ -212,71 +209,60 @@ class Environment:
             dispatcher.wake()
 
     async def run_for(self, seconds: float = 200.0) -> None:
-        """Time passes: jobs end, lost ones are given up, groups are read again."""
         await self.clock.advance(seconds)
 
     async def sync(self, what: str = "audiences", name: str = "vip") -> None:
-        """A person wants everything of a link read now, and it is told."""
-        done, said = await self.commands.execute(
+        """Run the command that scans a link now, and wait until its changes are sent."""
+        done, result = await self.commands.execute(
             f"{what}-sync", {"connection": "acme", "name": name}
         )
-        assert done, said
+        assert done, result
         await self.clock.advance(8.0)
 
-    # ── what is where ────────────────────────────────────────────────────────────────────────────
-
-    def members_of(self, name: str = "VIP") -> list[str]:
-        """Who is on a Klaviyo list."""
-        self.klaviyo.jobs.settle()
-        [found] = [x for x in self.klaviyo._account.lists.all if x.name == name]
-        return sorted(e.partition("@")[0] for e in self.klaviyo.list_members(found.id))
-
-    def add_to_list(self, *names: str, name: str = "VIP") -> str:
-        """Somebody else puts people on a list, which is made where there is none; its id."""
-        account = self.klaviyo._account
-        lists = [x for x in account.lists.all if x.name == name]
-        made = lists[0] if lists else account.lists.create(name, "single_opt_in", account.now())
-        for each in names:
-            made.join(self.profile(each), account.now())
-        return made.id
-
-    def remove_from_list(self, *names: str, name: str = "VIP") -> None:
-        [found] = [x for x in self.klaviyo._account.lists.all if x.name == name]
-        for each in names:
-            found.leave(self.profile(each))
-
-    def profile(self, name: str) -> Any:
-        memory, email = self.klaviyo._account.memory, toy.address(name)
-        found = memory.by("email", email)
-        if found is None:
-            found = memory.create(self.klaviyo._account.now())
-            given = _given(email)
-            memory.update(found, given, self.klaviyo._account.now(), nulls=False, patch=False)
-        return found
-
-    async def group(self, name: str) -> Group:
-        return next(g for g in await self.store.memberships.groups() if g.name == name)
-
-    async def open_approvals(self) -> list[tuple[str, str]]:
-        return [(a.what, a.subject) for a in await self.store.approvals.find()]
-
-    async def answer(self, approved: bool = True) -> None:
+    async def decide(self, approved: bool = True) -> None:
+        """Approve or reject every open approval."""
         for approval in await self.store.approvals.find():
             kind = "approve" if approved else "reject"
             await self.commands.execute(kind, {"id": approval.id, "by": "ana"})
         await self.clock.advance(8.0)
 
+    # ── Klaviyo's lists ──────────────────────────────────────────────────────────────────────────
+
+    def members_of(self, name: str = "VIP") -> list[str]:
+        """Who is on a Klaviyo list."""
+        members = self.klaviyo.list_members(self.klaviyo.list_ids()[name])
+        return sorted(email.partition("@")[0] for email in members)
+
+    def add_to_list(self, *names: str, name: str = "VIP") -> str:
+        """Another program adds people to a list, which is created where there is none; its id."""
+        id = self.klaviyo.list_ids().get(name) or self.klaviyo.make_list(name)
+        self.klaviyo.add_to_list(id, *map(toy.address, names))
+        return id
+
+    def remove_from_list(self, *names: str, name: str = "VIP") -> None:
+        self.klaviyo.remove_from_list(self.klaviyo.list_ids()[name], *map(toy.address, names))
+
+    # ── the connector's state ────────────────────────────────────────────────────────────────────
+
+    async def group(self, name: str) -> Group:
+        return next(g for g in await self.store.member_groups.all() if g.name == name)
+
+    async def open_approvals(self) -> list[tuple[str, str]]:
+        return [(a.what, a.subject) for a in await self.store.approvals.find()]
+
+    async def attention_keys(self) -> list[str]:
+        """What the connection says that a person must look at."""
+        return [item.key for item in await self.runtime.attention()]
+
     def count(self, method: str, ending: str) -> int:
+        """Requests to Klaviyo of this method whose path ends so."""
         return sum(
             r.method == method and r.url.path.rstrip("/").endswith(ending)
             for r in self.fault_transport.requests
         )
 
-
-def _given(email: str) -> Any:
-    from connector.sandbox.klaviyo.rules import ProfileIn
-
-    return ProfileIn(None, {"email": email}, {}, "")
+    def bodies(self) -> list[dict[str, Any]]:
+        return [orjson.loads(r.content) for r in self.fault_transport.requests if r.content]
 
 
 Configs = Callable[..., Config]
@@ -285,6 +271,7 @@ Start = Callable[..., Awaitable[Environment]]
 
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configs:
+    """Makes a configuration of one connection from its entries."""
     known = {"toy": toy.PLATFORM, "mute": toy.EVENTS_ONLY}
     monkeypatch.setattr(registry, "load", lambda source, *_: known[source])
 
@@ -303,22 +290,22 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configs:
 
 
 @pytest.fixture
-async def start(configs: Configs) -> Any:
-    """Makes a site of connections' entries, audiences and people given by name, and starts it."""
+async def start(configs: Configs) -> AsyncIterator[Start]:
+    """Makes an environment, not started, from a connection's entries and its audiences' people."""
     envs: list[Environment] = []
 
     async def make(
-        entries: str = VIP, *, people: dict[str, list[str]] | None = None, **given: Any
+        entries: str = VIP, *, people: Mapping[str, list[str]] | None = None, **given: Any
     ) -> Environment:
         options = {k: given.pop(k) for k in ("limits", "job_delay") if k in given}
         env = Environment(configs(entries, **given), **options)
-        env.toy.audiences = {"vip": []} | (people or {})
+        env.toy.audiences = {"vip": []} | dict(people or {})
         envs.append(env)
         return env
 
     yield make
     for env in envs:
-        if env.starts:
+        if env.running:
             await env.kill()
 
 
@@ -326,10 +313,3 @@ async def start(configs: Configs) -> Any:
 def mute_logs(silenced_logs: None) -> Iterator[None]:
     yield
     gc.collect()
-
-
-def bodies(env: Environment) -> list[dict[str, Any]]:
-    return [orjson.loads(r.content) for r in env.fault_transport.requests if r.content]
-
-
-__all__ = ["VIP", "ConfigError", "Start", "bodies"]

@@ -1,9 +1,9 @@
-"""THE property of memberships: whatever happens in whatever order, in the end each list has the
-union of its audiences and whom others put there, nobody was taken off by a scan that did not
-finish, and no two writes of one membership were under way together.
+"""The main property of memberships, under random interleavings: in the end each list has the union
+of its audiences and the people that others added, an unfinished scan removes no one, and no two
+writes of one membership are in flight at once.
 
-A script is made of a seed; a failure prints both. Four people never leave their audience: whenever
-a list is looked at after its first sync, they are on it, unless a hand took them off.
+A scenario is made from a seed; a failure prints the seed and the steps. Four people (`ANCHORS`)
+never leave their audiences, so the connector must never remove them from a list.
 """
 
 from __future__ import annotations
@@ -57,22 +57,21 @@ ALLOWED = {
 
 
 class RecordingTransport(FaultyTransport):
-    """A wire that knows which memberships are being written."""
+    """Knows which memberships (list id, address) are being written. `overlaps` are writes that
+    began while another write of the same membership was in flight."""
 
     def __init__(self, env: Environment) -> None:
-        super().__init__(env.klaviyo.app, env.clock)
+        super().__init__(env.klaviyo, env.clock)
         self.env = env
         self.in_flight: Counter[tuple[str, str]] = Counter()
         self.overlaps: list[str] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        written = self._written(request)
+        written = self.written(request)
+        jobs = self.env.klaviyo.jobs
         for list_id, email in written:
-            waits = any(
-                list_id in job.lists and email in job.identifiers
-                for job in self.env.klaviyo.jobs.open()
-            )
-            if self.in_flight[list_id, email] or waits:
+            in_job = any(list_id in job.lists and email in job.identifiers for job in jobs.open())
+            if self.in_flight[list_id, email] or in_job:
                 self.overlaps.append(f"{request.method} {email} {list_id}")
         self.in_flight.update(written)
         try:
@@ -80,7 +79,7 @@ class RecordingTransport(FaultyTransport):
         finally:
             self.in_flight.subtract(written)
 
-    def _written(self, request: httpx.Request) -> list[tuple[str, str]]:
+    def written(self, request: httpx.Request) -> list[tuple[str, str]]:
         if request.method == "GET" or request.url.path == "/api/lists":
             return []
         data = orjson.loads(request.content)["data"]
@@ -91,18 +90,18 @@ class RecordingTransport(FaultyTransport):
                 for p in data
                 if p["id"] in people
             ]
-        [on] = data["relationships"]["lists"]["data"]
-        found = data["attributes"]["profiles"]["data"]
-        return [(on["id"], p["attributes"]["email"]) for p in found]
+        [target] = data["relationships"]["lists"]["data"]
+        profiles = data["attributes"]["profiles"]["data"]
+        return [(target["id"], p["attributes"]["email"]) for p in profiles]
 
 
 class Scenario:
     """One interleaving."""
 
     def __init__(self, seed: int, configs: Configs) -> None:
-        random.seed(seed)  # the back-off's, too
+        random.seed(seed)  # the backoff's, too
         self.rng = random.Random(seed)
-        wires = random.Random(seed)
+        delays = random.Random(seed)
         self.seed = seed
         self.lines: list[str] = []
         delay = self.rng.choice((1.0, 20.0, 1e6))
@@ -111,62 +110,60 @@ class Scenario:
         self.env.toy.audiences = {"vip": list(ANCHORS), "gold": list(ANCHORS[:2])}
         self.env.toy.size = self.rng.choice((1, 2, 3))
         self.delayed: list[tuple[str, bool, str]] = []
-        self.ever_members: dict[str, set[str]] = {
-            name: set(who) for name, who in self._now().items()
-        }
+        self.ever_members = {name: set(people) for name, people in self.audiences.items()}
         self.added_manually: dict[str, set[str]] = {"VIP": set(), "Gold": set()}
-        self.removed_manually: dict[str, set[str]] = {"VIP": set(), "Gold": set()}
         if self.rng.random() < 0.6:
-            self.fault_transport.before = lambda: wires.choice((0.0, 0.0, 0.2, 1.5))
-            self.fault_transport.after = lambda: wires.choice((0.0, 0.0, 0.2, 1.5))
+            self.fault_transport.before = lambda: delays.choice((0.0, 0.0, 0.2, 1.5))
+            self.fault_transport.after = lambda: delays.choice((0.0, 0.0, 0.2, 1.5))
 
     def note(self, line: str) -> None:
         self.lines.append(f"{self.env.clock.now() % 10**7 / 1000:9.3f} {line}")
 
-    def _now(self) -> dict[str, list[str]]:
+    @property
+    def audiences(self) -> dict[str, list[str]]:
         return self.env.toy.audiences
 
     # ── what can happen ──────────────────────────────────────────────────────────────────────────
 
     async def change(self) -> None:
-        """Somebody joins or leaves an audience; the platform may say so, at once or late."""
+        """A person joins or leaves an audience. The platform sends an event at once, late, or
+        never."""
         audience = self.rng.choice(("vip", "gold"))
-        who = self.rng.choice([f"{c}{n}" for c in "cgq" for n in range(3)])
-        people = self._now()[audience]
-        joined = who not in people
-        (people.append if joined else people.remove)(who)
-        self.ever_members[audience].add(who)
-        self.note(f"{who} {'joins' if joined else 'leaves'} {audience}")
+        name = self.rng.choice([f"{c}{n}" for c in "cgq" for n in range(3)])
+        people = self.audiences[audience]
+        joined = name not in people
+        (people.append if joined else people.remove)(name)
+        self.ever_members[audience].add(name)
+        self.note(f"{name} {'joins' if joined else 'leaves'} {audience}")
         luck = self.rng.random()
         if luck < 0.4:
-            await self.env.push(who, joined, audience)
+            await self.env.membership_event(name, joined, audience)
         elif luck < 0.6:
-            self.delayed.append((who, joined, audience))
+            self.delayed.append((name, joined, audience))
 
-    async def push_late(self) -> None:
+    async def send_late_event(self) -> None:
         if self.delayed:
-            who, joined, audience = self.delayed.pop(self.rng.randrange(len(self.delayed)))
-            self.note(f"late word: {who} {joined} {audience}")
-            await self.env.push(who, joined, audience)
+            name, joined, audience = self.delayed.pop(self.rng.randrange(len(self.delayed)))
+            self.note(f"late event: {name} {'joined' if joined else 'left'} {audience}")
+            await self.env.membership_event(name, joined, audience)
 
-    async def hand(self) -> None:
-        """Somebody at Klaviyo puts a person on a list or takes one off."""
-        name = self.rng.choice(("VIP", "Gold"))
-        if not any(x.name == name for x in self.env.klaviyo._account.lists.all):
+    async def change_list_manually(self) -> None:
+        """A person at Klaviyo adds a member to a list, or removes one."""
+        list_name = self.rng.choice(("VIP", "Gold"))
+        if list_name not in self.env.klaviyo.list_ids():
             return
-        on = self.env.members_of(name)
-        if on and self.rng.random() < 0.5:
-            who = self.rng.choice(on)
-            self.env.remove_from_list(who, name=name)
-            self.added_manually[name].discard(who)
-            self.removed_manually[name].add(who)
-            self.note(f"by hand: {who} off {name}")
+        present = self.env.members_of(list_name)
+        if present and self.rng.random() < 0.5:
+            name = self.rng.choice(present)
+            self.env.remove_from_list(name, name=list_name)
+            self.added_manually[list_name].discard(name)
+            self.note(f"manually: {name} removed from {list_name}")
             return
-        who = self.rng.choice(("stranger", "c0", "q2", "aa"))
-        if who not in on:
-            self.added_manually[name].add(who)
-            self.note(f"by hand: {who} on {name}")
-        self.env.add_to_list(who, name=name)
+        name = self.rng.choice(("stranger", "c0", "q2", "aa"))
+        if name not in present:
+            self.added_manually[list_name].add(name)
+            self.note(f"manually: {name} added to {list_name}")
+        self.env.add_to_list(name, name=list_name)
 
     async def platform_fails(self) -> None:
         fault = self.rng.choice(
@@ -197,16 +194,16 @@ class Scenario:
         self.note(f"klaviyo: {fault}")
         self.env.klaviyo.faults.parse(fault)
 
-    async def job(self) -> None:
+    async def end_job(self) -> None:
         jobs = self.env.klaviyo.jobs
         if found := jobs.open():
-            one = self.rng.choice(found)
-            act = self.rng.choice((jobs.run, jobs.run, jobs.cancel, jobs.expire, jobs.stall))
-            self.note(f"klaviyo: {act.__name__} a job of {one.total}")
-            act(one.id)
+            job = self.rng.choice(found)
+            end = self.rng.choice((jobs.run, jobs.run, jobs.cancel, jobs.expire, jobs.stall))
+            self.note(f"klaviyo: {end.__name__} a job of {job.total}")
+            end(job.id)
 
     async def crash(self) -> None:
-        self.note("killed and started again")
+        self.note("killed and restarted")
         await self.env.kill()
         self.fault_transport.in_flight.clear()
         if self.rng.random() < 0.5:
@@ -215,23 +212,24 @@ class Scenario:
 
     async def wait(self) -> None:
         pause = self.rng.choice(PAUSES)
-        self.note(f"{pause} s pass")
+        self.note(f"{pause} s later")
         await self.env.clock.advance(pause)
 
     # ── one run ──────────────────────────────────────────────────────────────────────────────────
 
     async def run(self, steps: int) -> list[str]:
-        acts = [
+        steps_with_weights = [
             (self.change, 14),
-            (self.push_late, 3),
-            (self.hand, 4),
+            (self.send_late_event, 3),
+            (self.change_list_manually, 4),
             (self.platform_fails, 4),
             (self.klaviyo_fails, 5),
-            (self.job, 4),
+            (self.end_job, 4),
             (self.crash, 2),
             (self.wait, 16),
         ]
-        choices, weights = [act for act, _ in acts], [weight for _, weight in acts]
+        choices = [step for step, _ in steps_with_weights]
+        weights = [weight for _, weight in steps_with_weights]
         await self.env.start()
         found: list[str] = []
         for _ in range(steps):
@@ -241,23 +239,23 @@ class Scenario:
         return found + self.faults()
 
     def missing_anchors(self) -> list[str]:
-        """Whom we took off although they never left."""
+        """Anchors that the connector removed."""
         removed = [
-            (on, email)
-            for r in self.fault_transport.requests
-            if r.method == "DELETE"
-            for on, email in self.fault_transport._written(r)
+            (list_id, email.partition("@")[0])
+            for request in self.fault_transport.requests
+            if request.method == "DELETE"
+            for list_id, email in self.fault_transport.written(request)
         ]
-        names = {x.id: x.name for x in self.env.klaviyo._account.lists.all}
+        names = {id: name for name, id in self.env.klaviyo.list_ids().items()}
         return [
-            f"{email} was taken off {names[on]}"
-            for on, email in removed
-            if email.partition("@")[0] in (ANCHORS if names[on] == "VIP" else ANCHORS[:2])
+            f"{name} was removed from {names[list_id]}"
+            for list_id, name in removed
+            if name in (ANCHORS if names[list_id] == "VIP" else ANCHORS[:2])
         ][:1]
 
     async def finish(self) -> None:
-        """Every fault is over and time passes."""
-        self.note("calm")
+        """No fault happens any more, and time passes."""
+        self.note("faults end")
         self.env.klaviyo.faults.clear()
         self.env.toy.failures.clear()
         for _ in range(7):
@@ -268,18 +266,18 @@ class Scenario:
     def faults(self) -> list[str]:
         found = []
         for name, feeds in FEEDS.items():
-            union = {who for feed in feeds for who in self._now()[feed]}
-            ever_members = {who for feed in feeds for who in self.ever_members[feed]}
-            on, hand = set(self.env.members_of(name)), self.added_manually[name]
-            if lacking := union - on:
-                found.append(f"{name} lacks {lacking}")
-            # Whom others put there stays; one who was in an audience, too, may be anybody's.
-            if strange := on - union - hand:
-                found.append(f"{name} still has {strange}")
-            if lost := (hand - ever_members) - on:
-                found.append(f"{name} lost {lost}, whom others had put there")
+            union = {person for feed in feeds for person in self.audiences[feed]}
+            ever_members = {person for feed in feeds for person in self.ever_members[feed]}
+            present, manual = set(self.env.members_of(name)), self.added_manually[name]
+            if missing := union - present:
+                found.append(f"{name} lacks {missing}")
+            # Foreign members stay. The connector may remove those that an audience had as well.
+            if left_over := present - union - manual:
+                found.append(f"{name} still has {left_over}")
+            if lost := (manual - ever_members) - present:
+                found.append(f"{name} lost {lost}, added by others")
         if self.fault_transport.overlaps:
-            found.append(f"writes under way together: {self.fault_transport.overlaps}")
+            found.append(f"writes in flight at once: {self.fault_transport.overlaps}")
         if self.env.klaviyo.overlapping_writes:
             found.append(f"overlapping writes: {dict(self.env.klaviyo.overlaps)}")
         if self.env.klaviyo.violations:
@@ -288,7 +286,8 @@ class Scenario:
 
 
 def forbidden(request: httpx.Request) -> str | None:
-    """Promise 7: what a request does that could touch a consent, or that is not ours to do."""
+    """What the request does that could change a consent, or that the connector never does
+    (guarantee 7); None if nothing."""
     kind = request.url.path.split("/")[2]
     if (request.method, kind) not in ALLOWED:
         return f"{request.method} {request.url.path}"
@@ -302,15 +301,11 @@ def forbidden(request: httpx.Request) -> str | None:
     return None
 
 
-def _email(profile: Any) -> Any:
-    return profile.get("attributes", {}).get("email")
-
-
 async def run(seed: int, configs: Configs, steps: int) -> None:
     scenario = Scenario(seed, configs)
     try:
         if found := await scenario.run(steps):
-            rows = [str(g) for g in await scenario.env.store.memberships.groups()]
+            rows = [str(g) for g in await scenario.env.store.member_groups.all()]
             head = f"seed {seed}"
             pytest.fail("\n".join([head, *scenario.lines, *rows, "--", *found]), pytrace=False)
     finally:

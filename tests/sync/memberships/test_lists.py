@@ -1,4 +1,4 @@
-"""An audience is kept as a list."""
+"""Audiences kept as Klaviyo lists."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import orjson
 import pytest
 
 from connector.domain.errors import AmbiguousError, ConfigError, Problem, Rejected, RetryLater
+from connector.klaviyo.sink.members import envelope_for
 
-from .conftest import VIP, Configs, Start, bodies
+from .conftest import VIP, Configs, Start
 from .toy import address
 
 TWO = VIP + '[[connections.audiences]]\naudience = "gold"\nlist = "VIP"\n'
@@ -28,7 +29,7 @@ async def test_a_join_sends_the_address_and_nothing_else(start: Start) -> None:
     env = await start(people={"vip": ["ada"]})
     await env.start()
     await env.run_for(20)
-    [job] = [b["data"] for b in bodies(env) if b["data"]["type"] == "profile-bulk-import-job"]
+    [job] = [b["data"] for b in env.bodies() if b["data"]["type"] == "profile-bulk-import-job"]
     [profile] = job["attributes"]["profiles"]["data"]
     assert profile == {"type": "profile", "attributes": {"email": address("ada")}}
     assert job["relationships"]["lists"]["data"] == [{"type": "list", "id": "L00000"}]
@@ -54,18 +55,18 @@ async def test_leaves_use_the_ids_from_the_list_read_back(start: Start) -> None:
     await env.run_for(20)
     await env.sync()
     env.toy.audiences["vip"] = ["p00"]
-    looked = env.count("GET", "/api/profiles")
+    lookups = env.count("GET", "/api/profiles")
     await env.sync()
     assert env.members_of() == ["p00"]
     assert env.count("DELETE", "/relationships/profiles") == 1
-    assert env.count("GET", "/api/profiles") == looked
+    assert env.count("GET", "/api/profiles") == lookups
 
 
 async def test_an_unknown_id_is_looked_up(start: Start) -> None:
     env = await start(people={"vip": ["ada", "bob"]})
     await env.start()
     await env.run_for(20)
-    await env.push("ada", False)
+    await env.membership_event("ada", False)
     await env.run_for(5)
     assert env.members_of() == ["bob"]
 
@@ -76,10 +77,10 @@ async def test_a_deleted_profile_does_not_block_the_others(start: Start) -> None
     await env.run_for(20)
     await env.sync()
     ghost = "01GHOST0000000000000000000"
-    with env.engine.begin() as c:
-        c.exec_driver_sql(f"UPDATE memberships SET profile_id = '{ghost}' WHERE email LIKE 'ada%'")
-    await env.push("ada", False)
-    await env.push("bob", False)
+    forge = f"UPDATE memberships SET profile_id = '{ghost}' WHERE email LIKE 'ada%'"
+    env.database.execute(lambda c: c.exec_driver_sql(forge))
+    await env.membership_event("ada", False)
+    await env.membership_event("bob", False)
     await env.run_for(5)
     assert env.members_of() == ["cyd"]
 
@@ -90,8 +91,8 @@ async def test_a_membership_event_is_sent_at_once_and_not_undone_by_the_running_
     env = await start(people={"vip": ["ada", "bob", "cyd", "dan"]})
     await env.start()
     await env.run_for(20)
-    await env.push("eve", True)
-    await env.push("ada", False)
+    await env.membership_event("eve", True)
+    await env.membership_event("ada", False)
     await env.run_for(5)
     assert env.members_of() == ["bob", "cyd", "dan", "eve"]
     env.toy.audiences["vip"] = ["bob", "cyd", "dan", "eve"]
@@ -120,7 +121,7 @@ async def test_members_without_an_address_are_counted(start: Start) -> None:
     assert (await env.group("vip")).without_address == 3
 
 
-# ── what hinders ─────────────────────────────────────────────────────────────────────────────────
+# ── faults ───────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_an_interrupted_scan_resumes_from_its_page(start: Start) -> None:
@@ -139,9 +140,7 @@ async def test_an_interrupted_scan_resumes_from_its_page(start: Start) -> None:
     await env.sync()
     assert env.toy.pages == 7
     assert (await env.group("vip")).problem is Problem.SERVER_FAULT
-    assert [item.key for worker in env.runtime.workers for item in await worker.attention()] == [
-        "poll acme audience vip"
-    ]
+    assert await env.attention_keys() == ["poll acme audience vip"]
     await env.kill()
     env.toy.failures.clear()
     await env.start()
@@ -149,6 +148,26 @@ async def test_an_interrupted_scan_resumes_from_its_page(start: Start) -> None:
     assert env.toy.pages == 10
     assert env.members_of() == people
     assert env.count("DELETE", "/relationships/profiles") == removals
+
+
+async def test_a_fault_of_the_adapter_shows_at_its_group_and_the_scan_is_repeated(
+    start: Start,
+) -> None:
+    env = await start(people={"vip": ["ada"]})
+
+    def fail(audience: str, cursor: str | None) -> None:
+        raise KeyError(audience)
+
+    env.toy.before_page = fail
+    await env.start()
+    await env.run_for(10)
+    group = await env.group("vip")
+    assert (group.problem, group.detail) == (Problem.ANSWER_UNREADABLE, "KeyError")
+    assert "poll acme audience vip" in await env.attention_keys()
+    env.toy.before_page = lambda audience, cursor: None
+    await env.run_for(70)
+    assert env.members_of() == ["ada"]
+    assert await env.attention_keys() == []
 
 
 async def test_a_rejected_cursor_restarts_the_scan(start: Start) -> None:
@@ -171,7 +190,7 @@ async def test_a_lost_response_to_a_list_creation_creates_no_second_list(start: 
     env.klaviyo.faults.parse({"endpoint": "lists", "kind": "reset_after", "count": 2})
     await env.start()
     await env.run_for(120)
-    assert [x.name for x in env.klaviyo._account.lists.all] == ["VIP"]
+    assert list(env.klaviyo.list_ids()) == ["VIP"]
     assert env.members_of() == ["ada"]
 
 
@@ -179,7 +198,7 @@ async def test_a_missing_list_is_not_created_when_disabled(start: Start) -> None
     env = await start(VIP + "create_list = false\n", people={"vip": ["ada"]})
     await env.start()
     await env.run_for(20)
-    assert env.klaviyo._account.lists.all == []
+    assert env.klaviyo.list_ids() == {}
     assert (await env.group("VIP")).problem is Problem.GROUP_NOT_FOUND
     env.add_to_list()
     await env.sync()
@@ -188,8 +207,7 @@ async def test_a_missing_list_is_not_created_when_disabled(start: Start) -> None
 
 async def test_two_lists_with_one_name_are_distinguished_by_id(start: Start) -> None:
     env = await start(people={"vip": ["ada"]})
-    ids = [env.add_to_list(), ""]
-    ids[1] = env.klaviyo._account.lists.create("VIP", "single_opt_in", 0.0).id
+    ids = [env.klaviyo.make_list("VIP"), env.klaviyo.make_list("VIP")]
     await env.start()
     await env.run_for(20)
     found = await env.group("VIP")
@@ -217,19 +235,16 @@ async def test_a_deleted_list_holds_only_its_own_people(start: Start) -> None:
     env = await start(entries, people={"vip": ["ada"], "gold": ["cyd"]})
     await env.start()
     await env.run_for(20)
-    account = env.klaviyo._account
-    vip = next(x for x in account.lists.all if x.name == "VIP")
-    get = account.lists.get
-    account.lists.get = lambda id: None if id == vip.id else get(id)  # type: ignore[method-assign]
-    await env.push("bob", True)
-    await env.push("dan", True, audience="gold")
+    env.klaviyo.delete_list(env.klaviyo.list_ids()["VIP"])
+    await env.membership_event("bob", True)
+    await env.membership_event("dan", True, audience="gold")
     env.toy.audiences = {"vip": ["ada", "bob"], "gold": ["cyd", "dan"]}
     await env.run_for(20)
     assert env.members_of("Gold") == ["cyd", "dan"]
     groups = await env.store.dead_letters.groups()
     assert [(problem, count) for _, _, problem, count in groups] == [("K404", 1)]
     assert env.runtime.memberships[0].state.mode == "running"
-    account.lists.get = get  # type: ignore[method-assign]
+    env.add_to_list()
     await env.sync()
     assert "bob" in env.members_of()
 
@@ -272,7 +287,7 @@ async def test_a_job_that_may_exist_keeps_its_people_in_flight(start: Start) -> 
     )
     await env.start()
     await env.run_for(5)
-    await env.push("ada", False)
+    await env.membership_event("ada", False)
     await env.run_for(10)
     assert env.count("DELETE", "/relationships/profiles") == 0
     env.toy.audiences["vip"] = []
@@ -281,7 +296,7 @@ async def test_a_job_that_may_exist_keeps_its_people_in_flight(start: Start) -> 
     assert env.klaviyo.overlapping_writes == 0
 
 
-# ── what is read back ────────────────────────────────────────────────────────────────────────────
+# ── the list read back ───────────────────────────────────────────────────────────────────────────
 
 
 async def test_linking_a_list_reports_the_counts_here_there_and_in_both(start: Start) -> None:
@@ -323,7 +338,7 @@ async def test_many_foreign_members_are_removed_only_after_approval(start: Start
     await env.run_for(20)
     assert env.members_of() == ["ada", "eve", "fay", "guy"]
     assert await env.open_approvals() == [("removal", "foreign members of VIP")]
-    await env.answer()
+    await env.decide()
     assert env.members_of() == ["ada"]
     assert await env.open_approvals() == []
 
@@ -345,18 +360,21 @@ async def test_a_member_removed_manually_is_reported_or_added_again(
         return
     assert env.members_of() == ["bob"]
     assert group.problem is Problem.REMOVED_BY_HAND
-    assert attention == ["L32 acme: list VIP: 1 were taken off VIP at Klaviyo and are not put back"]
+    assert attention == [
+        "L32 acme: list VIP: 1 members were removed from VIP at Klaviyo and are not added again; "
+        'add them at Klaviyo or set on_manual_removal = "re-add"'
+    ]
     env.add_to_list("ada")
     await env.sync()
     assert (await env.group("VIP")).problem is None
 
 
-# ── guards ───────────────────────────────────────────────────────────────────────────────────────
+# ── approvals ────────────────────────────────────────────────────────────────────────────────────
 
 LOW_LEAVE_LIMIT = VIP + "max_leave_floor = 2\n"
 
 
-async def test_an_empty_scan_of_a_nonempty_audience_removes_nobody(start: Start) -> None:
+async def test_an_empty_scan_of_a_nonempty_audience_removes_no_one(start: Start) -> None:
     env = await start(LOW_LEAVE_LIMIT, people={"vip": ["ada", "bob", "cyd", "dan"]})
     await env.start()
     await env.run_for(20)
@@ -380,7 +398,7 @@ async def test_many_removals_wait_for_approval(start: Start, approved: bool) -> 
     await env.sync()
     await env.kill()
     await env.start()
-    await env.answer(approved)
+    await env.decide(approved)
     await env.run_for(5)
     assert env.members_of() == (["ada"] if approved else ["ada", "bob", "cyd", "dan"])
     await env.sync()
@@ -398,27 +416,27 @@ async def test_a_first_sync_that_triggers_live_flows_waits_for_approval(
 ) -> None:
     env = await start(people={"vip": ["ada", "bob"]})
     id = env.add_to_list("bob")
-    env.klaviyo._account.flows.add("Welcome", "live", "Added to List", id)
+    env.klaviyo.flows.add("Welcome", "live", "Added to List", id)
     await env.start()
     await env.run_for(20)
     assert env.members_of() == ["bob"]
-    [asked] = await env.store.approvals.find()
-    assert (asked.what, asked.subject) == ("first_sync", "VIP")
-    assert asked.detail == {
+    [approval] = await env.store.approvals.find()
+    assert (approval.what, approval.subject) == ("first_sync", "VIP")
+    assert approval.detail == {
         "people": 1,
         "here": 2,
         "there": 1,
         "both": 1,
         "live_flows": ["Welcome"],
     }
-    await env.push("cyd", True)
+    await env.membership_event("cyd", True)
     await env.run_for(5)
     assert env.members_of() == ["bob"]
-    await env.answer(answer)
+    await env.decide(answer)
     assert env.members_of() == (["ada", "bob", "cyd"] if answer else ["bob"])
 
 
-# ── what else ────────────────────────────────────────────────────────────────────────────────────
+# ── everything else ──────────────────────────────────────────────────────────────────────────────
 
 
 async def test_in_shadow_mode_nothing_is_sent_and_nothing_is_lost(
@@ -441,15 +459,10 @@ async def test_a_different_account_needs_approval_and_starts_empty(start: Start)
     await env.start()
     await env.run_for(20)
     await env.kill()
-    from connector.sandbox import KlaviyoSandbox
-
-    env.klaviyo = KlaviyoSandbox(
-        now=lambda: env.clock.now() / 1000, limits=False, account_id="OTHERS"
-    )
-    env.fault_transport.__init__(env.klaviyo.app, env.clock)  # type: ignore[misc]
+    env.replace_account("OTHERS")
     await env.start()
     await env.run_for(30)
-    assert env.klaviyo._account.lists.all == []
+    assert env.klaviyo.list_ids() == {}
     assert all([await worker.idle(60) for worker in env.runtime.workers])
     await env.commands.execute("resume", {"connection": "acme"})
     await env.run_for(30)
@@ -460,7 +473,6 @@ async def test_entries_on_a_platform_without_audiences_are_a_fault(start: Start)
     env = await start(source="mute")
     with pytest.raises(ConfigError, match="Mute has no audiences"):
         await env.start()
-    env.starts = 0
 
 
 async def test_until_idle_reads_every_group_once(start: Start) -> None:
@@ -473,11 +485,20 @@ async def test_until_idle_reads_every_group_once(start: Start) -> None:
     await env.run_for(20)
     assert env.members_of() == ["ada"]
     for _ in range(200):
-        quiet = all([await d.idle_for(60.0) for d in env.runtime.dispatchers])
-        if all([await worker.idle(60) for worker in env.runtime.workers]) and quiet:
+        if await env.runtime.idle(60.0):
             break
         await env.clock.advance(0.1)
     assert env.members_of() == ["bob"]
+
+
+async def test_a_sync_of_one_list_scans_its_groups_only(start: Start) -> None:
+    entries = VIP + '[[connections.audiences]]\naudience = "gold"\nlist = "Gold"\n'
+    env = await start(entries, people={"gold": ["ada"]})
+    await env.start()
+    await env.run_for(20)
+    scans = {name: (await env.group(name)).scan for name in ("vip", "VIP", "gold", "Gold")}
+    await env.sync(name="VIP")
+    assert [name for name in scans if (await env.group(name)).scan > scans[name]] == ["vip", "VIP"]
 
 
 async def test_retry_after_of_klaviyo_is_honoured(start: Start) -> None:
@@ -491,8 +512,6 @@ async def test_retry_after_of_klaviyo_is_honoured(start: Start) -> None:
 
 
 def test_joins_fit_the_size_limit_of_a_request() -> None:
-    from connector.klaviyo.sink.members import envelope_for
-
     envelope = envelope_for("L1", 0)
     body = orjson.loads(envelope.body([b"1", b"2"]))
     assert body["data"]["attributes"]["profiles"]["data"] == [1, 2]

@@ -1,4 +1,4 @@
-"""A Klaviyo segment is told to the platform, and who joins it is greeted."""
+"""Klaviyo segments kept as a platform's tags, and the actions of people who join them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from connector.app.wiring.actions import ActionParts
-from connector.domain.actions import ActionReceipt, ActionRequest, Origin
-from connector.domain.errors import AmbiguousError, Problem, Rejected
+from connector.domain.errors import AmbiguousError, ConfigError, Problem, Rejected, StoreError
 from connector.ports import MembershipResult
+from connector.store.queues.action_intake import SqlActionIntake
 
 from .conftest import Environment, Start
 from .toy import address
@@ -20,53 +19,25 @@ WITH_JOIN_ACTIONS = SEGMENT + (
 )
 
 
-def members(env: Environment, *names: str, at: float = 0.0) -> None:
-    """From now on these people are in the segment; the new ones joined `at` seconds from now."""
-    account, now = env.klaviyo._account, env.klaviyo._account.now()
-    segments = env.klaviyo._segments
-    found = segments.all[0] if segments.all else segments.create("Winback", now)
-    wanted = {env.profile(name).number: env.profile(name) for name in names}
-    for number in set(found.members) - set(wanted):
-        found.leave(account.memory.by_number(number))
-    for number, profile in wanted.items():
-        if number not in found.members:
-            found.join(profile, now + at)
+def members(env: Environment, *names: str, after: float = 0.0) -> None:
+    """From now on these people are in the segment. New ones joined `after` seconds from now."""
+    klaviyo, at = env.klaviyo, env.clock.now() / 1000 + after
+    id = klaviyo.segment_ids().get("Winback") or klaviyo.make_segment("Winback")
+    wanted = {address(name) for name in names}
+    present = set(klaviyo.segment_members(id))
+    klaviyo.leave_segment(id, *present - wanted)
+    klaviyo.join_segment(id, *sorted(wanted - present), at=at)
 
 
 def segment_members(env: Environment) -> list[str]:
+    """Who has the tag at the platform."""
     return sorted(email.partition("@")[0] for email in env.toy.tags.get("spring", ()))
 
 
-class FakeActionIntake:
-    """Takes what `line.act` takes, and knows a greeting again by its key."""
-
-    def __init__(self) -> None:
-        self.requests: dict[tuple[str, str, str], ActionRequest] = {}
-        self.down = False
-
-    async def __call__(self, origin: Origin, requests: Any) -> ActionReceipt:
-        assert origin == "segment"
-        if self.down:
-            raise RuntimeError("the ledger does not answer")
-        before = len(self.requests)
-        for one in requests:
-            self.requests.setdefault((one.action.email, one.route, one.key), one)
-        return ActionReceipt(len(self.requests) - before, 0, 0)
-
-    @property
-    def greeted(self) -> list[str]:
-        return sorted(
-            f"{one.action.name} {email.partition('@')[0]}"
-            for (email, _, _), one in self.requests.items()
-        )
-
-
-@pytest.fixture
-def intake(monkeypatch: pytest.MonkeyPatch) -> FakeActionIntake:
-    """In place of the ledger of actions."""
-    made = FakeActionIntake()
-    monkeypatch.setattr(ActionParts, "submit", made)
-    return made
+async def queued_actions(env: Environment) -> list[str]:
+    """The join actions in the action queue, whatever became of them."""
+    found = await env.store.action_views.find(connection="acme")
+    return sorted(f"{view.name} {view.person.partition('@')[0]}" for view in found)
 
 
 async def test_a_segment_is_sent_to_the_platform(start: Start) -> None:
@@ -85,14 +56,14 @@ async def test_a_segment_is_sent_to_the_platform(start: Start) -> None:
     assert (group.members, group.remote_id) == (2, "S00000")
 
 
-async def test_a_failure_on_a_late_page_removes_nobody(start: Start) -> None:
+async def test_a_failure_on_a_late_page_removes_no_one(start: Start) -> None:
     people = [f"p{n:04}" for n in range(1_000)]
     env = await start(SEGMENT)
     members(env, *people)
     await env.start()
     await env.run_for(20)
     assert segment_members(env) == people
-    told = len(env.toy.calls)
+    calls = len(env.toy.calls)
     members(env, *people[500:])
     kind = {"kind": "status", "status": 500, "count": 20}
     seen: list[str] = []
@@ -107,7 +78,7 @@ async def test_a_failure_on_a_late_page_removes_nobody(start: Start) -> None:
     env.fault_transport.fail_with = fail_with
     await env.sync("segments", "Winback")
     assert len(seen) >= 4
-    assert len(env.toy.calls) == told
+    assert len(env.toy.calls) == calls
     assert segment_members(env) == people
     await env.kill()
     env.klaviyo.faults.clear()
@@ -116,7 +87,7 @@ async def test_a_failure_on_a_late_page_removes_nobody(start: Start) -> None:
     await env.run_for(20)
     assert len(seen) == 2
     assert await env.open_approvals() == [("removal", "Winback → spring")]
-    await env.answer()
+    await env.decide()
     assert segment_members(env) == people[500:]
 
 
@@ -212,90 +183,88 @@ async def test_a_segment_and_an_audience_share_a_connection(start: Start) -> Non
     await env.start()
     await env.run_for(20)
     assert (segment_members(env), env.members_of()) == (["ada"], ["eve"])
-    text = env.metrics
-    text.set_groups(await env.store.memberships.groups())
-    said = text.render().decode()
-    assert 'connector_audience_members{audience="vip",connection="acme"} 1.0' in said
-    assert 'connector_segment_members{connection="acme",segment="Winback"} 1.0' in said
-    assert 'connector_segment_scan_seconds{connection="acme",segment="Winback"}' in said
-    assert 'connector_checkpoint_timestamp_seconds{connection="acme",stream="list VIP"}' in said
+    env.metrics.set_groups(await env.store.member_groups.all())
+    metrics = env.metrics.render().decode()
+    assert 'connector_audience_members{audience="vip",connection="acme"} 1.0' in metrics
+    assert 'connector_segment_members{connection="acme",segment="Winback"} 1.0' in metrics
+    assert 'connector_segment_scan_seconds{connection="acme",segment="Winback"}' in metrics
+    assert 'connector_checkpoint_timestamp_seconds{connection="acme",stream="list VIP"}' in metrics
 
 
-# ── greeting ─────────────────────────────────────────────────────────────────────────────────────
+# ── join actions ─────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_first_scan_is_the_baseline_and_triggers_no_join_action(
-    start: Start, intake: FakeActionIntake
-) -> None:
+async def test_the_first_scan_is_the_baseline_and_triggers_no_join_action(start: Start) -> None:
     env = await start(WITH_JOIN_ACTIONS)
     members(env, "ada")
     await env.start()
     await env.run_for(20)
-    assert intake.greeted == []
+    assert await queued_actions(env) == []
     members(env, "ada", "bob")
     await env.sync("segments", "Winback")
-    assert intake.greeted == ["increase bob", "push bob"]
-    [push] = [one.action for one in intake.requests.values() if one.action.name == "push"]
-    assert (push.email, push.customer) == (address("bob"), env.profile("bob").id)
+    await env.run_for(20)
+    assert await queued_actions(env) == ["increase bob", "push bob"]
+    [push] = [action for action in env.toy.applied if action.name == "push"]
+    assert (push.email, push.customer) == (address("bob"), env.klaviyo.profile_id(address("bob")))
     assert push.message == "Hello"
 
 
-async def test_the_first_scan_triggers_join_actions_when_configured(
-    start: Start, intake: FakeActionIntake
-) -> None:
+async def test_the_first_scan_triggers_join_actions_when_configured(start: Start) -> None:
     env = await start(WITH_JOIN_ACTIONS + "on_join_existing = true\n")
     members(env, "ada")
     await env.start()
     await env.run_for(20)
-    assert intake.greeted == ["increase ada", "push ada"]
+    assert await queued_actions(env) == ["increase ada", "push ada"]
 
 
 async def test_each_join_triggers_one_join_action_despite_crashes(
-    start: Start, intake: FakeActionIntake
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = await start(WITH_JOIN_ACTIONS)
     members(env, "ada")
     await env.start()
     await env.run_for(20)
     members(env, "ada", "bob")
-    greeted = env.store.memberships.mark_joins_handled
-    calls: list[int] = []
+    calls: list[Any] = []
 
-    async def dies(*args: Any) -> None:
-        calls.append(1)
-        raise RuntimeError("killed between the ledger and the note of it")
+    async def crash(*args: Any) -> None:
+        calls.append(args)
+        raise RuntimeError("killed after the actions were queued, before the join was handled")
 
-    env.store.memberships.mark_joins_handled = dies  # type: ignore[method-assign]
+    monkeypatch.setattr(env.store.segment_joins, "mark_handled", crash)
     await env.sync("segments", "Winback")
     assert calls
     await env.kill()
     await env.start()
-    assert env.store.memberships.mark_joins_handled != greeted
     await env.run_for(20)
-    assert intake.greeted == ["increase bob", "push bob"]
+    assert await queued_actions(env) == ["increase bob", "push bob"]
     members(env, "ada")
     await env.sync("segments", "Winback")
-    members(env, "ada", "bob", at=1.0)
+    members(env, "ada", "bob", after=1.0)
     await env.sync("segments", "Winback")
-    assert intake.greeted == ["increase bob", "increase bob", "push bob", "push bob"]
+    assert await queued_actions(env) == ["increase bob", "increase bob", "push bob", "push bob"]
 
 
 async def test_a_join_action_that_could_not_be_queued_is_queued_later(
-    start: Start, intake: FakeActionIntake
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    add, failures = SqlActionIntake.add, [StoreError(Problem.STORE_UNAVAILABLE)] * 2
+
+    async def fail_twice(intake: SqlActionIntake, batches: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await add(intake, batches)
+
+    monkeypatch.setattr(SqlActionIntake, "add", fail_twice)
     env = await start(WITH_JOIN_ACTIONS)
     members(env, "ada")
     await env.start()
     await env.run_for(20)
-    intake.down = True
     members(env, "ada", "bob")
     await env.sync("segments", "Winback")
-    assert intake.greeted == []
-    await env.kill()
-    intake.down = False
-    await env.start()
+    assert failures == []
     await env.run_for(20)
-    assert intake.greeted == ["increase bob", "push bob"]
+    assert await queued_actions(env) == ["increase bob", "push bob"]
 
 
 async def test_a_join_action_is_an_ordinary_action(start: Start) -> None:
@@ -319,10 +288,7 @@ async def test_a_join_action_is_an_ordinary_action(start: Start) -> None:
 
 
 async def test_join_actions_the_platform_does_not_offer_are_a_fault(start: Start) -> None:
-    from connector.domain.errors import ConfigError
-
     entry = SEGMENT + 'on_join = [{ action = "decrease", amount = 5 }]\n'
     env = await start(entry)
     with pytest.raises(ConfigError, match="decrease, which Toy does not offer"):
         await env.start()
-    env.starts = 0

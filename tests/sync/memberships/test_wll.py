@@ -1,5 +1,5 @@
-"""White Label Loyalty's audiences kept as lists, the whole road: the daemon on sockets, its
-webhooks, and WLL's own words for who joined and left."""
+"""White Label Loyalty's audiences kept as lists, end to end: the daemon on sockets, its webhooks,
+and WLL's own events for joins and leaves."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ async def daemon(
 
 
 def current_members(daemon: Running) -> set[str]:
-    lists = [x for x in daemon.klaviyo._account.lists.all if x.name == "Gold members"]
-    return set(daemon.klaviyo.list_members(lists[0].id)) if lists else set()
+    id = daemon.klaviyo.list_ids().get("Gold members")
+    return set(daemon.klaviyo.list_members(id)) if id else set()
 
 
 async def test_an_audience_is_synced_to_a_list_by_scan_and_by_event(
@@ -88,9 +88,9 @@ async def test_an_audience_is_synced_to_a_list_by_scan_and_by_event(
     wll.refresh()
     rng = random.Random(1)
     while wll.waiting:
-        said = wll.next_webhook(rng)
-        secret = said.suffix.removeprefix("/")
-        assert (await daemon.post("acme", said.body, said.headers, secret))[0] == 202
+        webhook = wll.next_webhook(rng)
+        secret = webhook.suffix.removeprefix("/")
+        assert (await daemon.post("acme", webhook.body, webhook.headers, secret))[0] == 202
     await daemon.until(
         lambda: current_members(daemon) == {p.email for p in (*people[1:4], people[5])}
     )

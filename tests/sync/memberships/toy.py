@@ -1,4 +1,4 @@
-"""A platform with audiences and a side of members, in this process."""
+"""A toy platform with audiences, tags and actions, in this process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from connector.config.connections import PlatformSettings
 from connector.domain.actions import Action
 from connector.domain.attention import Check
-from connector.domain.errors import DeliveryError, Problem
+from connector.domain.errors import DeliveryError
 from connector.net.rate_limit import Limit
 from connector.platforms.kit import Kit
 from connector.ports import Client, Member, MembershipResult, MembersPage, Platform, Quota
@@ -20,8 +20,8 @@ LIMIT = {MEMBERS_ENDPOINT: Limit(1_000, 60_000), "POST /actions": Limit(1_000, 6
 
 @dataclass
 class ToyState:
-    """Who is in which audience, and what the platform was told. `fails` is raised by the next
-    calls, one each; `between` is called before each page of members."""
+    """Who is in which audience, and what the platform received. `failures` are raised by the next
+    calls, one each; `before_page` is called before each page of members."""
 
     audiences: dict[str, list[str]] = field(default_factory=dict)
     pages: int = 0
@@ -39,11 +39,11 @@ class ToyState:
 
 
 STATE = ToyState()
-"""The one that `open` connects to: a test replaces it."""
+"""The state that `open` connects to; a test replaces it."""
 
 
 class ToyClient:
-    """connector.ports.Audiences, connector.ports.Members and connector.ports.Actions."""
+    """connector.ports.Audiences, MembershipWriter and Actions."""
 
     size = 100
     parallel = 1
@@ -57,7 +57,8 @@ class ToyClient:
         return {f"A-{name}": name for name in STATE.audiences}
 
     async def members(self, audience: str, cursor: str | None) -> MembersPage:
-        """After the address in the cursor, so that nobody is missed who is there throughout."""
+        """The cursor is the last address of the page before, so that a page skips no one when
+        others join or leave meanwhile."""
         STATE.before_page(audience, cursor)
         STATE.raise_next()
         STATE.pages += 1
@@ -74,13 +75,13 @@ class ToyClient:
         STATE.raise_next()
         STATE.calls.append([(m.email or "", joins) for m, joins in changes])
         tag = STATE.tags.setdefault(target, set())
-        answers = []
+        results = []
         for member, joins in changes:
-            said = STATE.result_for(member.email or "")
-            if said.status != "refused":
+            result = STATE.result_for(member.email or "")
+            if result.status != "refused":
                 (tag.add if joins else tag.discard)(member.email or "")
-            answers.append(said)
-        return answers
+            results.append(result)
+        return results
 
     async def apply(self, action: Action) -> str | None:
         STATE.raise_next()
@@ -103,8 +104,8 @@ async def _close() -> None: ...
 
 
 async def open(settings: PlatformSettings, kit: Kit) -> Client:
-    side = ToyClient(await kit.quota("toy", LIMIT))
-    return Client(check=_check, aclose=_close, audiences=side, members=side, actions=side)
+    client = ToyClient(await kit.quota("toy", LIMIT))
+    return Client(check=_check, aclose=_close, audiences=client, members=client, actions=client)
 
 
 def _view(name: str, at: int, data: dict[str, Any], email: str | None) -> dict[str, Any]:
@@ -126,4 +127,3 @@ EVENTS_ONLY = Platform(
     offers=frozenset({"events"}),
     event_view=_view,
 )
-TOO_MANY = Problem.TOO_MANY_REMOVALS

@@ -1,0 +1,216 @@
+"""One direction of memberships: its groups, the lane that keeps its targets, the scans that read
+them, and the command that starts the scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from connector.app.wiring.context import ConnectionContext, dispatch_policy
+from connector.config import Audience, Segment
+from connector.domain.errors import Problem
+from connector.domain.lanes import LIST_MEMBERS, PROFILES, Lane, LaneKind
+from connector.domain.memberships import Group, GroupType, Link, MembershipWrite
+from connector.domain.outcomes import Outcome, Pending
+from connector.domain.records import State
+from connector.klaviyo.sink.jobs import ImportJobs
+from connector.pipeline.dispatch import Dispatcher
+from connector.pipeline.import_jobs import ImportJobTracker
+from connector.pipeline.rendering import MembershipRenderer
+from connector.ports import Renderer, Sink
+from connector.ports.workers import Worker
+from connector.service import CommandHandler, CommandResult
+from connector.sync.flow_guard import FlowGuard
+from connector.sync.memberships.removals import RemovalGuard, RemovalLimit
+from connector.sync.memberships.scans import GroupScan, ScanServices
+from connector.sync.memberships.target_sync import TargetPolicy, TargetSync
+
+_ALWAYS_BULK = 0
+"""Joins always go in bulk, even one; leaves go singly."""
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipParts:
+    """What the memberships of a connection add to its runtime."""
+
+    dispatchers: tuple[Dispatcher[Any], ...] = ()
+    workers: tuple[Worker, ...] = ()
+    commands: Mapping[str, CommandHandler] = field(default_factory=dict)
+
+    def __or__(self, other: MembershipParts) -> MembershipParts:
+        return MembershipParts(
+            self.dispatchers + other.dispatchers,
+            self.workers + other.workers,
+            {**self.commands, **other.commands},
+        )
+
+
+@dataclass
+class Direction:
+    """A direction while it is built. `events` shows whether the Klaviyo account is in question."""
+
+    context: ConnectionContext
+    events: Dispatcher[Any]
+    dispatcher: Dispatcher[Any]
+    groups: Sequence[Group]
+    workers: list[Worker]
+    scans: list[GroupScan] = field(default_factory=list)
+
+    def target(self, name: str) -> Group:
+        return next(g for g in self.groups if g.is_target and g.name == name)
+
+    def source(self, name: str, target: Group) -> Group:
+        return next(g for g in self.groups if g.target == target.id and g.name == name)
+
+    @property
+    def scan_services(self) -> ScanServices:
+        services, events = self.context.services, self.events
+        return ScanServices(
+            groups=services.store.member_groups,
+            scans=services.store.group_scans,
+            lease=services.lease,
+            clock=services.clock,
+            is_blocked=lambda: events.state.problem is Problem.KLAVIYO_ACCOUNT,
+        )
+
+    def target_sync(
+        self, target: Group, policy: TargetPolicy, *, first_sync_guard: FlowGuard | None = None
+    ) -> TargetSync:
+        services, connection = self.context.services, self.context.connection.name
+        return TargetSync(
+            target.id,
+            policy,
+            groups=services.store.member_groups,
+            scans=services.store.group_scans,
+            members=services.store.target_members,
+            removals=RemovalGuard(connection, services.store.approvals, services.clock),
+            first_sync_guard=first_sync_guard,
+            clock=services.clock,
+            notify_lane=self.dispatcher.wake,
+        )
+
+    def add(self, scan: GroupScan) -> None:
+        self.scans.append(scan)
+        self.workers.append(self.context.supervise("scan", scan))
+
+    def parts(self, sync_command: str) -> MembershipParts:
+        return MembershipParts(
+            (self.dispatcher,), tuple(self.workers), {sync_command: CommandHandler(self._sync)}
+        )
+
+    async def _sync(self, args: Mapping[str, Any]) -> CommandResult:
+        """Scan the groups of one link now, and send again what was refused."""
+        store, connection = self.context.services.store, self.context.connection.name
+        groups = _linked(self.groups, args["name"])
+        scans = [scan for scan in self.scans if scan.group in groups]
+        if not scans:
+            known = ", ".join(sorted({group.name for group in self.groups}))
+            return False, {"error": f"{connection} links no `{args['name']}`, but {known}"}
+        for group in groups.values():
+            if group.kind == "list":
+                await store.member_groups.clear_remote_id(group.id)
+        now = self.context.services.clock.now()
+        await store.memberships.requeue(self.dispatcher.lane.id, [State.DEAD], now=now)
+        for scan in scans:
+            scan.trigger()
+        return True, {"requested": args["name"], "groups": sorted(groups)}
+
+
+def _linked(groups: Sequence[Group], name: str) -> dict[int, Group]:
+    """The groups with this name or remote id, their targets, and all sources of those targets."""
+    named = [group for group in groups if name in (group.name, group.remote_id)]
+    targets = {group.id if group.is_target else group.target for group in named}
+    return {g.id: g for g in groups if g.id in targets or g.target in targets}
+
+
+def removal_limits(entries: Iterable[tuple[str, Audience | Segment]]) -> dict[str, RemovalLimit]:
+    """Source → its limit."""
+    return {
+        source: RemovalLimit(entry.max_leave_share, entry.max_leave_floor)
+        for source, entry in entries
+    }
+
+
+async def build_direction(
+    context: ConnectionContext,
+    events: Dispatcher[Any],
+    kind: LaneKind,
+    links: Sequence[Link],
+    sink: Sink[MembershipWrite] | None,
+) -> Direction | None:
+    """The direction with its lane and its groups as configured now. None where it has no links, or
+    where the platform has no sink for it: then the problem of the groups says so."""
+    services, store, connection = context.services, context.services.store, context.connection
+    lane = await _link_groups(context, kind, links)
+    if lane is None:
+        return None
+    kinds = _group_types(kind)
+    groups = [g for g in await store.member_groups.all(connection.name) if g.kind in kinds]
+    if sink is None:
+        detail = f"{context.platform.title} does not offer it"
+        for group in groups:
+            await store.member_groups.set_problem(group.id, Problem.NOT_OFFERED, detail)
+        return None
+    if not links:
+        return None
+    if not context.shadow:
+        await store.memberships.requeue(lane.id, [State.SKIPPED], now=services.clock.now())
+    import_jobs = _import_jobs(context, lane) if kind is LIST_MEMBERS else None
+    dispatcher = await _dispatcher(context, kind, sink, import_jobs)
+    workers: list[Worker] = []
+    if import_jobs is not None:
+        workers.append(context.supervise("import_jobs", import_jobs))
+    return Direction(context, events, dispatcher, groups, workers)
+
+
+async def _link_groups(
+    context: ConnectionContext, kind: LaneKind, links: Sequence[Link]
+) -> Lane | None:
+    """Save the links of the lane, also where there are none any more; None where there never were
+    any."""
+    store, name, kinds = context.services.store, context.connection.name, _group_types(kind)
+    if not links and not any(g.kind in kinds for g in await store.member_groups.all(name)):
+        return None
+    lane = await store.lanes.ensure(name, context.destination(kind), kind.kind)
+    account = context.address_scope if kind is LIST_MEMBERS else name
+    await store.member_groups.set_links(lane, links, account=account)
+    return lane
+
+
+def _group_types(kind: LaneKind) -> tuple[GroupType, GroupType]:
+    return ("audience", "list") if kind is LIST_MEMBERS else ("segment", "tag")
+
+
+def _import_jobs(context: ConnectionContext, lane: Lane) -> ImportJobTracker:
+    services = context.services
+    return ImportJobTracker(
+        lane,
+        services.store.memberships,
+        ImportJobs(context.api),
+        services.lease,
+        services.clock,
+        services.metrics,
+        on_settled=lambda: context.signals.wake(LIST_MEMBERS),
+    )
+
+
+async def _dispatcher(
+    context: ConnectionContext,
+    kind: LaneKind,
+    sink: Sink[MembershipWrite],
+    import_jobs: ImportJobTracker | None,
+) -> Dispatcher[Any]:
+    def on_settled(outcomes: Sequence[Outcome]) -> None:
+        if import_jobs and any(isinstance(outcome, Pending) for outcome in outcomes):
+            import_jobs.wake()
+        context.signals.wake(PROFILES)
+
+    renderer: Renderer[MembershipWrite] = MembershipRenderer()
+    return await context.dispatcher(
+        kind,
+        sink,
+        context.suppress_if_off(renderer),
+        settled=on_settled,
+        policy=replace(dispatch_policy(context.services.config), bulk_threshold=_ALWAYS_BULK),
+    )

@@ -1,0 +1,85 @@
+"""Reads mapping files, each merged with the file that it extends."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from connector.domain.errors import ConfigError, Problem
+from connector.mapping.compile import compile_mapping, parse_toml
+from connector.mapping.render import CompiledMapping
+from connector.mapping.table_reader import quote
+
+
+@dataclass(frozen=True)
+class MappingFile:
+    """A mapping and the file that it was read from."""
+
+    path: Path
+    mapping: CompiledMapping
+
+
+def load(path: Path) -> MappingFile:
+    """Reads and compiles a mapping file. The text and the version of the mapping cover the files
+    that it extends, so that it can be compiled again without them.
+
+    Raises ConfigError with every fault of the file, also when it cannot be read.
+    """
+    return MappingFile(path, _load(path, ()))
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of `base` with those of `changes` merged in, key by key at every depth. Any other
+    value of `changes`, a list too, replaces the one of `base`."""
+    merged = dict(base)
+    for key, value in changes.items():
+        known = merged.get(key)
+        if isinstance(known, dict) and isinstance(value, dict):
+            value = merge(known, value)
+        merged[key] = value
+    return merged
+
+
+def _load(path: Path, children: tuple[Path, ...]) -> CompiledMapping:
+    """`children` are the files that lead to this one through `extends`."""
+    text = _read(path, children)
+    data = parse_toml(text, origin=str(path))
+    if "extends" not in data:
+        return compile_mapping(text, origin=str(path))
+    parent = _parent(path, data.pop("extends"), children)
+    base = tomllib.loads(_load(parent, (*children, path)).text)
+    faults = [
+        f"{path}: {key}: found {quote(data[key])}, allowed: {quote(base[key])}, as in {parent}, "
+        "which it extends"
+        for key in ("version", "source")
+        if key in data and data[key] != base[key]
+    ]
+    if faults:
+        raise ConfigError(faults, Problem.MAPPING_FAULTY)
+    return compile_mapping(tomli_w.dumps(merge(base, data)), origin=str(path))
+
+
+def _parent(path: Path, name: Any, children: tuple[Path, ...]) -> Path:
+    if not isinstance(name, str) or not name.strip():
+        fault = f"found {quote(name)}, allowed: a mapping file, relative to this one's folder"
+        raise ConfigError([f"{path}: extends: {fault}"], Problem.MAPPING_FAULTY)
+    parent = path.parent / name
+    if parent.resolve() in {file.resolve() for file in (*children, path)}:
+        fault = f"found {parent}, which extends this file in turn; allowed: no circle of files"
+        raise ConfigError([f"{path}: extends: {fault}"], Problem.MAPPING_FAULTY)
+    return parent
+
+
+def _read(path: Path, children: tuple[Path, ...]) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        where = f"{children[-1]}: extends: " if children else ""
+        fault = f"{where}{path}: cannot be read: {reason}"
+        raise ConfigError([fault], Problem.MAPPING_FAULTY) from error

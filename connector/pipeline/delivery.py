@@ -1,0 +1,96 @@
+"""One claim on its way: rendered, sent, and settled outcome by outcome."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Generic, TypeVar
+
+from connector.domain.errors import Problem
+from connector.domain.lanes import Lane
+from connector.domain.outcomes import Ambiguous, Delivery, Outcome, Unsent
+from connector.domain.records import Claim, Entry
+from connector.pipeline.rendering import render_entries
+from connector.ports import BatchMode, Lease, Outgoing, Renderer, Sink
+from connector.runtime.metrics import Metrics
+
+M = TypeVar("M")
+
+Settle = Callable[[Claim, Delivery, Mapping[int, Entry]], Awaitable[None]]
+"""Settles the outcomes of a claim. The mapping holds their entries by seq."""
+
+
+class ClaimDelivery(Generic[M]):
+    """Gives every entry of a claim exactly one outcome, whatever the renderer and the sink do: the
+    first one counts, and an entry without one is ambiguous once something may have been sent."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        *,
+        sink: Sink[M],
+        renderer: Renderer[M],
+        lease: Lease,
+        metrics: Metrics,
+        settle: Settle,
+    ) -> None:
+        self._lane = lane
+        self._metrics = metrics
+        self._sink = sink
+        self._renderer = renderer
+        self._lease = lease
+        self._settle = settle
+
+    async def run(self, claim: Claim, mode: BatchMode, permits: int) -> None:
+        """`permits` requests of `mode` are reserved. Raises what the renderer or the sink raises,
+        after every entry was settled."""
+        open_entries = {entry.seq: entry for entry in claim.entries}
+        maybe_sent = False
+        try:
+            await self._renderer.prepare(claim.entries)
+            messages, outcomes = render_entries(self._renderer, claim.entries)
+            if outcomes:
+                await self._settle_open(claim, Delivery(outcomes), open_entries)
+            if messages and self._lease.valid():
+                maybe_sent = True
+                await self._send(claim, messages, mode, permits, open_entries)
+        finally:
+            if open_entries:
+                rest: list[Outcome] = [
+                    Ambiguous(seq, Problem.INTERRUPTED) if maybe_sent else Unsent(seq)
+                    for seq in open_entries
+                ]
+                await self._settle_open(claim, Delivery(rest), open_entries)
+
+    async def _send(
+        self,
+        claim: Claim,
+        messages: list[Outgoing[M]],
+        mode: BatchMode,
+        permits: int,
+        open_entries: dict[int, Entry],
+    ) -> None:
+        self._metrics.batch.labels(self._lane.destination, mode.endpoint).observe(
+            len(messages) / permits
+        )
+        bulk = mode == self._sink.bulk
+        deliveries = self._sink.deliver(messages, bulk=bulk, permits=permits)
+        try:
+            async for delivery in deliveries:
+                await self._settle_open(claim, delivery, open_entries)
+                # Single requests have all been sent by now; in bulk the next one waits for us.
+                if bulk and not self._lease.valid():
+                    return
+        finally:
+            if isinstance(deliveries, AsyncGenerator):
+                await deliveries.aclose()
+
+    async def _settle_open(
+        self, claim: Claim, delivery: Delivery, open_entries: dict[int, Entry]
+    ) -> None:
+        outcomes: list[Outcome] = []
+        entries: dict[int, Entry] = {}
+        for outcome in delivery.outcomes:
+            if entry := open_entries.pop(outcome.seq, None):
+                entries[entry.seq] = entry
+                outcomes.append(outcome)
+        await self._settle(claim, Delivery(outcomes, delivery.requests, delivery.stop), entries)

@@ -1,0 +1,74 @@
+"""The caps of a day: what counts against them, what they hold, and the approvals to release it."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+
+from connector.domain.errors import Problem
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.records import State
+from connector.store.admin import approvals
+from connector.store.queues import queue
+from connector.store.tables import actions, in_state
+
+CAP = "cap"
+CAPS = {
+    "daily_per_person": Problem.ACTION_PERSON_CAP,
+    "daily_total": Problem.ACTION_TOTAL_CAP,
+}
+"""Cap, by its configuration key → the problem of the actions that it holds."""
+
+_COUNTED = and_(
+    actions.c.name != "push",
+    or_(
+        actions.c.state.in_((State.READY, State.CLAIMED, State.ACCEPTED)),
+        and_(actions.c.state == State.HELD, actions.c.sent_at.is_not(None)),
+    ),
+)
+"""Adjustments that were applied, may have been applied or are going to be."""
+
+
+def adjustments_by_person(
+    c: Connection, person_keys: set[bytes], since: Millis
+) -> dict[bytes, int]:
+    """Person key → adjustments since then."""
+    found: dict[bytes, int] = {}
+    for part in queue.chunks(list(person_keys)):
+        query = (
+            select(actions.c.person_key, func.count())
+            .where(actions.c.person_key.in_(part), actions.c.received_at > since, _COUNTED)
+            .group_by(actions.c.person_key)
+        )
+        found.update((bytes(key), count) for key, count in c.execute(query))
+    return found
+
+
+def points_of_lane(c: Connection, lane: LaneId, since: Millis) -> int:
+    """Absolute points of a lane since then."""
+    query = select(func.coalesce(func.sum(func.abs(actions.c.amount)), 0)).where(
+        actions.c.lane == lane, actions.c.received_at > since, _COUNTED
+    )
+    return int(c.execute(query).scalar_one())
+
+
+def held(lane: LaneId, problem: Problem) -> ColumnElement[bool]:
+    """Actions of this lane that are held because of this problem."""
+    return and_(
+        actions.c.lane == lane,
+        in_state(State.HELD, actions),
+        actions.c.problem == problem.value,
+    )
+
+
+def request_approvals(c: Connection, lane: Lane, caps: set[str], now: Millis) -> None:
+    """Request an approval for each of these caps that holds actions."""
+    for cap in sorted(caps):
+        query = select(
+            func.count(),
+            func.count(func.distinct(actions.c.person_key)),
+            func.coalesce(func.sum(func.abs(actions.c.amount)), 0),
+        ).where(held(lane.id, CAPS[cap]))
+        adjustments, persons, points = c.execute(query).one()
+        if adjustments:
+            detail = {"adjustments": adjustments, "people": persons, "points": int(points)}
+            approvals.ask(c, lane.connection, CAP, cap, detail, now=now)

@@ -1,0 +1,66 @@
+"""Groups and their links in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, select, update
+
+from connector.domain.errors import Problem
+from connector.domain.lanes import Lane, Millis
+from connector.domain.memberships import Group, Link
+from connector.store.database import Database
+from connector.store.people import groups as group_rows
+from connector.store.queues.membership_rows import held_for, requeue
+from connector.store.tables import groups, memberships, source_members
+
+
+class SqlMemberGroups:
+    """connector.ports.MemberGroups."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def set_links(self, lane: Lane, links: Sequence[Link], *, account: str) -> None:
+        await self._database.write(lambda c: group_rows.link(c, lane, links, account))
+
+    async def all(self, connection: str | None = None) -> Sequence[Group]:
+        of_connection = () if connection is None else (groups.c.connection == connection,)
+        conditions = (groups.c.active == 1, *of_connection)
+        return await self._database.read(
+            lambda c: [row.group for row in group_rows.load(c, *conditions)]
+        )
+
+    async def get(self, group: int) -> Group:
+        return await self._database.read(lambda c: group_rows.get(c, group).group)
+
+    async def set_remote_id(self, group: int, remote_id: str, title: str, *, now: Millis) -> None:
+        await self._change(group, remote_id=remote_id, title=title)
+        of_target = memberships.c.target == group
+        await requeue(self._database, now, of_target, held_for(Problem.KLAVIYO_TARGET))
+
+    async def clear_remote_id(self, group: int) -> None:
+        await self._change(group, remote_id=None)
+
+    async def set_problem(self, group: int, problem: Problem | None, detail: str = "") -> None:
+        await self._change(group, problem=problem.value if problem else None, detail=detail)
+
+    async def _change(self, group: int, **values: str | None) -> None:
+        await self._database.write(lambda c: group_rows.change(c, group, **values))
+
+    async def reset_account(self, connection: str, *, now: Millis) -> None:
+        await self._database.write(lambda c: _reset_account(c, connection))
+
+
+def _reset_account(c: Connection, connection: str) -> None:
+    mine = groups.c.connection == connection
+    at_klaviyo = (mine, groups.c.kind.in_(("list", "segment")))
+    ids = select(groups.c.id).where(*at_klaviyo)
+    c.execute(delete(memberships).where(memberships.c.target.in_(ids)))
+    c.execute(delete(source_members).where(source_members.c.source.in_(ids)))
+    not_scanned = {"cursor": None, "scan_started_at": None, "completed_scan": 0}
+    not_scanned |= {"completed_at": None}
+    unknown = {"remote_id": None, "title": "", "writes_enabled": 0, "applied_scan": 0, "members": 0}
+    c.execute(update(groups).where(*at_klaviyo).values(not_scanned | unknown))
+    # The wanted members of the new lists come from a new scan of the audiences.
+    c.execute(update(groups).where(mine, groups.c.kind == "audience").values(not_scanned))

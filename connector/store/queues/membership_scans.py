@@ -1,0 +1,123 @@
+"""Scans of groups in SQL, and the joins that they find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Connection, func, select
+
+from connector.domain.lanes import Millis
+from connector.domain.memberships import Group
+from connector.ports import Fence, Member, MembersPage, PendingRemovals
+from connector.store.admin import leases
+from connector.store.database import Database
+from connector.store.people import groups as group_rows
+from connector.store.people import source_members
+from connector.store.people.groups import GroupRow
+from connector.store.queues import membership_changes as changes
+from connector.store.queues.membership_rows import in_ranges
+from connector.store.queues.membership_state import IN
+from connector.store.tables import memberships
+
+_M = memberships.c
+
+
+class SqlGroupScans:
+    """connector.ports.GroupScans."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(self, group: int, fence: Fence, *, now: Millis) -> Group:
+        def work(c: Connection) -> Group:
+            leases.require_lease(c, fence, now)
+            return group_rows.begin_scan(c, group, now)
+
+        return await self._database.write(work)
+
+    async def save_source_page(
+        self,
+        group: int,
+        page: MembersPage,
+        fence: Fence,
+        *,
+        requested_at: Millis,
+        now: Millis,
+        track_joins: bool = False,
+        without_address: int = 0,
+    ) -> Group:
+        def work(c: Connection) -> Group:
+            leases.require_lease(c, fence, now)
+            row = group_rows.lock(c, group)
+            present = source_members.stage(
+                c, row, page.members, requested_at=requested_at, track_joins=track_joins
+            )
+            changes.add_wanted(c, row.target, present, now)
+            counted = {"without_address": row.without_address + without_address}
+            if not page.more:
+                counted["members"] = source_members.count_scanned(c, row)
+            return group_rows.save_page(c, row, page, now, **counted)
+
+        return await self._database.write(work)
+
+    async def save_target_page(
+        self, group: int, page: MembersPage, fence: Fence, *, requested_at: Millis, now: Millis
+    ) -> Group:
+        def work(c: Connection) -> Group:
+            leases.require_lease(c, fence, now)
+            row = group_rows.lock(c, group)
+            changes.save_listed(c, row, page.members, requested_at, now)
+            counted = {} if page.more else {"members": changes.count_listed(c, row)}
+            return group_rows.save_page(c, row, page, now, **counted)
+
+        return await self._database.write(work)
+
+    async def pending_removals(self, source: int) -> PendingRemovals:
+        def work(c: Connection) -> PendingRemovals:
+            target = group_rows.get(c, group_rows.get(c, source).target)
+            wanted = (_M.target == target.id, _M.wanted == IN)
+            stays = source_members.is_member(target.id, _M.email, if_applied=source)
+            removed = (*wanted, changes.is_removable(target), ~stays)
+            count, total = (
+                c.execute(select(func.count()).where(*where)).scalar_one()
+                for where in (removed, wanted)
+            )
+            return PendingRemovals(count, total)
+
+        return await self._database.read(work)
+
+    async def apply(self, source: int, *, now: Millis) -> int:
+        def mark_applied(c: Connection) -> int:
+            row = group_rows.lock(c, source)
+            group_rows.change(c, source, applied_scan=row.completed_scan)
+            return row.target
+
+        def remove(c: Connection, target: GroupRow, where: ColumnElement[bool]) -> int:
+            return changes.remove_wanted(c, target, where, now)
+
+        target = await self._database.write(mark_applied)
+        removed = await in_ranges(self._database, target, remove)
+        await self._delete_unlisted(source)
+        return removed
+
+    async def _delete_unlisted(self, source: int) -> None:
+        after: str | None = ""
+        while after is not None:
+
+            def part(c: Connection, after: str = after) -> str | None:
+                return source_members.delete_unlisted(c, group_rows.lock(c, source), after)
+
+            after = await self._database.write(part)
+
+
+class SqlSegmentJoins:
+    """connector.ports.SegmentJoins."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def unhandled(self, source: int, *, limit: int) -> Sequence[Member]:
+        return await self._database.read(lambda c: source_members.unhandled_joins(c, source, limit))
+
+    async def mark_handled(self, source: int, emails: Sequence[str]) -> None:
+        await self._database.write(lambda c: source_members.mark_joins_handled(c, source, emails))
