@@ -371,14 +371,14 @@ async def test_a_429_pauses_the_rate_limiter_for_retry_after(
     klaviyo.faults.add("*", "status", status=429, retry_after=30, count=1)
     outcomes = await rig.deliver(make_outs(3))
     assert all(isinstance(o, Retry) and o.after == 30 for o in outcomes.values())
-    assert rig.governor.reserve(BULK_EVENTS, 1).wait == pytest.approx(30)
-    assert rig.governor.reserve(CREATE_EVENT, 1).count == 1
+    assert rig.limiter.reserve(BULK_EVENTS, 1).wait == pytest.approx(30)
+    assert rig.limiter.reserve(CREATE_EVENT, 1).count == 1
 
 
 async def test_a_challenge_pauses_the_rate_limiter(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
     klaviyo.faults.add("*", "html403")
     await rig.deliver(make_outs(1), bulk=False)
-    assert rig.governor.reserve(CREATE_EVENT, 1).wait > 0
+    assert rig.limiter.reserve(CREATE_EVENT, 1).wait > 0
 
 
 async def test_klaviyos_own_limits_are_never_reached(klaviyo: KlaviyoSandbox) -> None:
@@ -388,7 +388,7 @@ async def test_klaviyos_own_limits_are_never_reached(klaviyo: KlaviyoSandbox) ->
     rig = Rig(strict, limits=LIMITS, clock=clock)
     bad = list(range(0, 64, 4))
     poison(strict, *bad, pointer=False)
-    rig.governor.reserve(BULK_EVENTS, 1)
+    rig.limiter.reserve(BULK_EVENTS, 1)
     assert dead(await rig.deliver(make_outs(64, bad))) == set(bad)
     assert rig.sent > LIMITS[BULK_EVENTS].burst
     assert strict.state()["throttled"] == 0
@@ -662,7 +662,7 @@ async def test_the_rate_limiter_reads_the_headers_of_every_response() -> None:
     headers = {"ratelimit-remaining": "0", "ratelimit-reset": "5"}
     rig = scripted(lambda _: httpx.Response(202, headers=headers))
     await rig.deliver([make_out(1)], bulk=False)
-    assert rig.governor.reserve(CREATE_EVENT, 1).wait == pytest.approx(5)
+    assert rig.limiter.reserve(CREATE_EVENT, 1).wait == pytest.approx(5)
     await rig.api.aclose()
 
 

@@ -124,7 +124,7 @@ async def test_a_key_without_the_scope_is_reported(
 @pytest.mark.parametrize("body", ["[]", '{"data": [{}]}', '{"data": [7]}', "{}"])
 async def test_a_response_of_unexpected_shape_is_an_error(body: str) -> None:
     rig = scripted(lambda request: httpx.Response(200, text=body))
-    rig.governor.adjust(EVERYTHING, share=1.0)
+    rig.limiter.adjust(EVERYTHING, share=1.0)
     groups = KlaviyoGroups(rig.api)
     with pytest.raises(AmbiguousError):
         await groups.members("list", "L1", None)

@@ -170,14 +170,14 @@ async def test_a_backfill_takes_no_quota_while_live_traffic_waits_for_it(
     make_rig: Any,
 ) -> None:
     clock = FakeClock()
-    governor = RateLimiter(
+    limiter = RateLimiter(
         "a",
         {"single": Limit(10, 10), "bulk": Limit(10, 10)},
         clock=clock,
         share=1.0,
         live_reserve=0.3,
     )
-    rig: Rig = await make_rig(governor, bulk=None)
+    rig: Rig = await make_rig(limiter, bulk=None)
     await rig.append_records(*(f"old{i}" for i in range(20)), backfill=True)
     await rig.start()
     assert len(rig.sink.ids) == 7
