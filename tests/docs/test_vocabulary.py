@@ -40,7 +40,7 @@ RETIRED = {
     r"rehears(e|es|ed|al|als)": "dry run",
     r"historians?": "history import",
     r"sightings?": "person snapshot",
-    r"limiters?": "rate limiter",
+    r"governors?": "rate limiter",
     r"doubts?|doubtful": "ambiguous",
     r"solo": "single",
     r"sharpen(s|ed)?": "add",

@@ -439,7 +439,7 @@ async def test_a_bisect_stops_after_a_retry_after(good: int) -> None:
     outcomes = await rig.deliver(make_outs(16, [5]))
     assert len(asked) == good + 1
     assert kinds(outcomes)["Retry"] >= 1
-    # Nobody slept through the ten minutes with a claim in hand.
+    # No claim was held during the ten minutes.
     assert rig.clock.monotonic() - began < 60
     await rig.api.aclose()
 
@@ -583,7 +583,7 @@ async def test_an_unreachable_server_is_a_retry() -> None:
 
 
 async def test_a_cancelled_delivery_leaves_no_request_running() -> None:
-    """A lane that stops has nothing running that nobody settles."""
+    """A stopped lane leaves nothing running unsettled."""
     never = asyncio.Event()
     begun = 0
 
@@ -669,9 +669,9 @@ async def test_the_rate_limiter_reads_the_headers_of_every_response() -> None:
 async def test_no_outcome_contains_the_key_or_an_address(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
     klaviyo.faults.add("*", "poison", match="p1@", pointer=True)
     await rig.deliver(make_outs(3))
-    said = repr(rig.deliveries)
-    assert "@example.com" not in said
-    assert "pk_sandbox" not in said
+    text = repr(rig.deliveries)
+    assert "@example.com" not in text
+    assert "pk_sandbox" not in text
     with pytest.raises(DeliveryError) as caught:
         await Rig(klaviyo, key="pk_wrong_secret").api.account()
     assert "pk_wrong_secret" not in f"{caught.value!r}"

@@ -54,7 +54,7 @@ async def test_a_shared_name_returns_both_groups_and_an_unknown_one_none(
 ) -> None:
     ids = {klaviyo.make_list("Members"), klaviyo.make_list("Members")}
     assert set(await groups.find("list", "Members")) == ids
-    assert await groups.find("list", "Nobody's") == {}
+    assert await groups.find("list", "No such list") == {}
     assert await groups.find("segment", "S99999") == {}
 
 

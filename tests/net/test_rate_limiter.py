@@ -1,4 +1,4 @@
-"""No window of the far end's length, wherever it begins, holds more than our share."""
+"""No window of the remote API's length, wherever it begins, holds more than our share."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_usage_in_the_future_counts_as_now() -> None:
     assert drain(limiter) == 10
 
 
-# ── what the far end says ────────────────────────────────────────────────────────────────────────
+# ── what the remote API answers ──────────────────
 
 
 def test_nothing_is_granted_before_retry_after_has_passed() -> None:
@@ -342,8 +342,8 @@ def test_the_remaining_quota_is_reported_for_every_window() -> None:
 
 
 def test_time_waited_for_quota_is_reported() -> None:
-    told: list[tuple[str, float]] = []
-    limiter = make_limiter(Limit(1, 15), on_wait=lambda *said: told.append(said))
+    waits: list[tuple[str, float]] = []
+    limiter = make_limiter(Limit(1, 15), on_wait=lambda *wait: waits.append(wait))
     limiter.reserve(E, 1)
     grant = limiter.reserve(E, 1)
-    assert told == [(E, grant.wait)]
+    assert waits == [(E, grant.wait)]
