@@ -1,1 +1,1 @@
-"""What the connector costs, against the least that could do the same work (README.md)."""
+"""Measures the cost of the connector against the minimum for the same work (README.md)."""

@@ -1,5 +1,5 @@
-"""`python -m bench`: both sides in turn, then a table. Always exits 0: a timing proves nothing
-about another machine, so it is shown and never asserted."""
+"""`python -m bench`: runs both sides in turn and prints a table. Always exits 0: a timing depends
+on the machine, so it is shown and never asserted."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One goal: `met` compares the medians of this run only."""
+class Row:
+    """A row of the table. `met` compares the medians of this run only."""
 
-    what: str
+    measure: str
     ours: str
     floor: str
-    found: str
+    ratio: str
     goal: str
     met: bool
 
@@ -72,30 +72,34 @@ _STANDALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
     "segment": _segment,
     "states": _states,
 }
-"""What is run by its name only: it has no floor to be run in turn with."""
+"""Benchmarks that run by name only: they have no floor to alternate with."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", choices=("intake", "drain", *_STANDALONE))
-    parser.add_argument("--seconds", type=float, default=3.0, help="measured, for each intake run")
-    parser.add_argument("--repeats", type=int, default=3, help="of each side, one after the other")
-    parser.add_argument("--events", type=int, default=100_000, help="in the backlog to drain")
-    parser.add_argument("--json", action="store_true", help="every run, for machines")
     parser.add_argument(
-        "--people", type=int, help="of states, audience (100,000) or backfill (200,000)"
+        "--seconds", type=float, default=3.0, help="measured seconds per intake run"
     )
-    parser.add_argument("--minutes", type=float, default=3.0, help="of quota and blast")
+    parser.add_argument("--repeats", type=int, default=3, help="runs per side")
+    parser.add_argument(
+        "--events", type=int, default=100_000, help="events in the backlog to drain"
+    )
+    parser.add_argument("--json", action="store_true", help="print every run as JSON")
+    parser.add_argument(
+        "--people", type=int, help="people in states, audience (100,000) or backfill (200,000)"
+    )
+    parser.add_argument("--minutes", type=float, default=3.0, help="duration of quota and blast")
     options = parser.parse_args()
     if options.only in _STANDALONE:
         _log(options.only)
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             print(_STANDALONE[options.only](options, Path(folder)))
         return
-    lines: list[Line] = []
+    rows: list[Row] = []
     runs: dict[str, Any] = {}
     if options.only != "drain":
-        _log("intake: making webhooks")
+        _log("intake: creating webhooks")
         requests = signed_requests(intake.requests_needed(options.seconds))
         ours, floor = _alternate(
             "intake",
@@ -103,26 +107,26 @@ def main() -> None:
             lambda: intake.ours(requests, options.seconds),
             lambda: intake.floor(requests, options.seconds),
         )
-        lines += _intake(ours, floor)
+        rows += _intake(ours, floor)
         runs["intake"] = {"ours": [asdict(r) for r in ours], "floor": [asdict(r) for r in floor]}
         del requests
     if options.only != "intake":
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             _log("drain: filling a backlog")
             bench = drain.Bench(options.events, Path(folder))
-            sent, least = _alternate("drain", options.repeats, bench.ours, bench.floor)
-        lines += _drain(sent, least)
-        runs["drain"] = {"ours": [asdict(r) for r in sent], "floor": [asdict(r) for r in least]}
+            ours, floor = _alternate("drain", options.repeats, bench.ours, bench.floor)
+        rows += _drain(ours, floor)
+        runs["drain"] = {"ours": [asdict(r) for r in ours], "floor": [asdict(r) for r in floor]}
     if options.json:
-        print(json.dumps({"goals": [asdict(line) for line in lines], "runs": runs}, indent=2))
+        print(json.dumps({"goals": [asdict(row) for row in rows], "runs": runs}, indent=2))
     else:
-        _show(lines)
+        _show(rows)
 
 
 def _alternate(
     name: str, repeats: int, ours: Callable[[], R], floor: Callable[[], R]
 ) -> tuple[list[R], list[R]]:
-    """Ours and the floor one after the other, so that a slow minute of the machine hits both."""
+    """Run both sides in turn, so that a slow minute of the machine affects both."""
     left: list[R] = []
     right: list[R] = []
     for number in range(1, repeats + 1):
@@ -132,31 +136,31 @@ def _alternate(
     return left, right
 
 
-def _intake(ours: Sequence[intake.Run], floor: Sequence[intake.Run]) -> list[Line]:
+def _intake(ours: Sequence[intake.Run], floor: Sequence[intake.Run]) -> list[Row]:
     for run in (*ours, *floor):
         if run.refused or run.stored < run.acknowledged:
-            _log(f"intake: {run.refused} refused, {run.acknowledged - run.stored} not found stored")
-    rate, least = _median(r.rate for r in ours), _median(r.rate for r in floor)
-    cpu, cheap = _median(r.cpu for r in ours), _median(r.cpu for r in floor)
-    ratio = rate / least
+            _log(f"intake: {run.refused} rejected, {run.acknowledged - run.stored} not stored")
+    rate, floor_rate = _median(r.rate for r in ours), _median(r.rate for r in floor)
+    cpu, floor_cpu = _median(r.cpu for r in ours), _median(r.cpu for r in floor)
+    ratio = rate / floor_rate
     return [
-        Line(
+        Row(
             "intake, webhooks/s",
             f"{rate:,.0f}",
-            f"{least:,.0f}",
+            f"{floor_rate:,.0f}",
             f"{ratio:.0%}",
             ">= 60 %",
             ratio >= 0.6,
         ),
-        Line(
+        Row(
             "intake, CPU µs/webhook",
             f"{cpu * 1e6:.1f}",
-            f"{cheap * 1e6:.1f}",
-            f"{cpu / cheap:.1f}x" if cheap else "-",
+            f"{floor_cpu * 1e6:.1f}",
+            f"{cpu / floor_cpu:.1f}x" if floor_cpu else "-",
             "",
             True,
         ),
-        Line(
+        Row(
             "intake, ms p50 / p99",
             _latency(ours),
             _latency(floor),
@@ -167,25 +171,25 @@ def _intake(ours: Sequence[intake.Run], floor: Sequence[intake.Run]) -> list[Lin
     ]
 
 
-def _drain(ours: Sequence[drain.Run], floor: Sequence[drain.Run]) -> list[Line]:
-    rate, least = _median(r.rate for r in ours), _median(r.rate for r in floor)
-    cpu, cheap = _median(r.cpu for r in ours), _median(r.cpu for r in floor)
+def _drain(ours: Sequence[drain.Run], floor: Sequence[drain.Run]) -> list[Row]:
+    rate, floor_rate = _median(r.rate for r in ours), _median(r.rate for r in floor)
+    cpu, floor_cpu = _median(r.cpu for r in ours), _median(r.cpu for r in floor)
     return [
-        Line(
+        Row(
             "drain, events/s",
             f"{rate:,.0f}",
-            f"{least:,.0f}",
-            f"{rate / least:.0%}",
+            f"{floor_rate:,.0f}",
+            f"{rate / floor_rate:.0%}",
             ">= 10,000/s",
             rate >= 10_000,
         ),
-        Line(
+        Row(
             "drain, CPU µs/event",
             f"{cpu * 1e6:.1f}",
-            f"{cheap * 1e6:.1f}",
-            f"{cpu / cheap:.1f}x",
+            f"{floor_cpu * 1e6:.1f}",
+            f"{cpu / floor_cpu:.1f}x",
             "<= 5x",
-            cpu <= 5 * cheap,
+            cpu <= 5 * floor_cpu,
         ),
     ]
 
@@ -199,11 +203,11 @@ def _median(values: Iterable[float]) -> float:
     return statistics.median(values)
 
 
-def _show(lines: Sequence[Line]) -> None:
+def _show(rows: Sequence[Row]) -> None:
     table = Table("", "ours", "floor", "ratio", "goal", "met")
-    for line in lines:
-        met = ("yes" if line.met else "NO") if line.goal else ""
-        table.add_row(line.what, line.ours, line.floor, line.found, line.goal, met)
+    for row in rows:
+        met = ("yes" if row.met else "NO") if row.goal else ""
+        table.add_row(row.measure, row.ours, row.floor, row.ratio, row.goal, met)
     Console().print(table)
 
 

@@ -1,8 +1,8 @@
-"""An audience kept as a list: what a first sync and a change cost, against the least that could do.
+"""An audience that is synced to a list: the cost of a first sync and a change, against the minimum.
 
-The audience is made up page by page and never in memory; store, rounds, lane, sink and receipts
-are the daemon's, on an SQLite file, in this process. Klaviyo is the sandbox in another process,
-its limits out of the way, so that the peak of memory is ours alone.
+The audience is generated page by page and never in memory; store, scans, lane, sink and job tracker
+are the daemon's, on an SQLite file, in this process. Klaviyo is the sandbox in another process
+without limits, so that the peak memory is the connector's only.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ from connector.sync.memberships.scans import GroupScan, ScanServices, SourceScan
 from connector.sync.memberships.target_sync import TargetPolicy, TargetSync
 
 PAGE = 200
-"""Members that the platform shows at once."""
+"""Members per page of the platform."""
 _CHURN_EVERY = 200
-"""Of so many one leaves and one is new: 1 % in all."""
+"""One of this many members leaves and one is new: a change of 1 %."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step cost. `writes` and `look_ups` are requests to Klaviyo, `minimum` the least that
-    could do for both; `pages` are the platform's, `read_back` Klaviyo's, `jobs` what following the
-    imports asked. `wrong` people are on the list and should not be, or the other way round."""
+    """The cost of a step. `writes`, `look_ups`: requests to Klaviyo; `minimum`: for both. `pages`:
+    pages of the platform; `read_back`: pages of Klaviyo; `jobs`: requests to follow the imports.
+    `wrong`: people who are on the list and should not be, or the other way round."""
 
     what: str
     changed: int
@@ -128,7 +128,7 @@ class Environment:
     target: int
 
     async def read(self, group_scan: GroupScan) -> None:
-        """One full round."""
+        """Run one full scan."""
         group_scan.trigger()
         while True:
             await asyncio.sleep(0.01)
@@ -291,10 +291,10 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
 
 
 def text(steps: Sequence[Step]) -> str:
-    """A few lines for a person."""
+    """The result as text."""
     lines = []
     for step in steps:
-        spent = f"{step.writes:,} write, {step.look_ups:,} look up ids (least {step.minimum:,})"
+        spent = f"{step.writes:,} write, {step.look_ups:,} look up ids (minimum {step.minimum:,})"
         lines.append(
             f"{step.what}: {step.changed:,} people, {spent}, {step.wrong} people wrong, "
             f"{step.seconds:.1f} s, peak {step.peak:.0f} MB"
@@ -307,7 +307,7 @@ def text(steps: Sequence[Step]) -> str:
 
 
 def serve(port: int) -> None:
-    """Klaviyo, for the process of the bench."""
+    """Serve the Klaviyo sandbox in a separate process."""
     import uvicorn
 
     from connector.sandbox import KlaviyoSandbox

@@ -1,8 +1,8 @@
-"""A backfill of many people from a file by the real daemon, killed twice, with live events all the
-while; then the same again, which must send nothing.
+"""A backfill of many people from a file by the daemon, killed twice, with live events meanwhile;
+then the same command again, which must send nothing.
 
-The platforms are sandboxes in a process of their own thread here: JeriCommerce without a limit, so
-that `rate_per_second` says what it gives, Klaviyo with the limits that it publishes.
+The sandboxes run in a thread of this process: JeriCommerce without a limit, so that
+`rate_per_second` is the limit, Klaviyo with its published limits.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ private_key = "pk_sandbox"
 
 
 class _Platforms:
-    """Both sandboxes on loopback, in a thread with a loop of its own."""
+    """Both sandboxes on loopback, in a thread with its own event loop."""
 
     def __init__(self, people: int) -> None:
         self.klaviyo = KlaviyoSandbox()
@@ -81,19 +81,16 @@ class _Platforms:
         return {label: sum(by.values()) for label, by in found.items()}
 
     def wrong(self) -> int:
-        """People whose balance at Klaviyo is not the platform's."""
+        """The number of people whose balance at Klaviyo differs from the platform's."""
         count = 0
         for person in self.jericommerce.people:
-            found_profile = self.klaviyo.profile(person.email)
-            count += (
-                found_profile is None
-                or found_profile["properties"].get("balance") != person.balance
-            )
+            profile = self.klaviyo.profile(person.email)
+            count += profile is None or profile["properties"].get("balance") != person.balance
         return count
 
 
 class _Daemon:
-    """`connector run` in a folder; `peak` is the most memory of any of its lives, in bytes."""
+    """`connector run` in a folder. `peak`: peak memory of all its processes, in bytes."""
 
     def __init__(self, folder: Path, config: Path, port: int) -> None:
         self.folder, self.config, self.port = folder, config, port
@@ -118,8 +115,8 @@ class _Daemon:
         self.cpu += self._mark.seconds
         status = Path(f"/proc/{self.process.pid}/status")
         if status.exists():
-            words = status.read_text().partition("VmHWM:")[2].split()
-            self.peak = max(self.peak, int(words[0]) * 1024)
+            kilobytes = status.read_text().partition("VmHWM:")[2].split()[0]
+            self.peak = max(self.peak, int(kilobytes) * 1024)
         self.process.send_signal(number)
         self.process.wait(60)
 
@@ -130,18 +127,20 @@ class _Daemon:
         return self._call("GET", "/readyz", None, {})
 
     def _call(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> int:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, 5)) as caller:
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self.port, 5)
+        ) as http_client:
             try:
-                caller.request(method, path, body, headers)
-                return caller.getresponse().status
+                http_client.request(method, path, body, headers)
+                return http_client.getresponse().status
             except (OSError, http.client.HTTPException):
                 return 0
 
 
 @dataclass
 class _Live:
-    """Posts an event now and then; seconds from each 202 to its record at Klaviyo. Events that
-    were posted while the daemon was down, or had just begun, tell of the kill and are left out."""
+    """Posts live events. `seconds`: time from each 202 to the event at Klaviyo, without events that
+    were posted while the daemon was down or had just started."""
 
     daemon: _Daemon
     platforms: _Platforms
@@ -159,7 +158,7 @@ class _Live:
             if now >= following and not self.down:
                 following = now + 1 / _LIVE_PER_SECOND
                 headers, body = self.traffic.make_event()
-                # As a platform does: again until it is taken.
+                # As a platform does: retry until it is acknowledged.
                 while self.daemon.post(headers, body) != 202:
                     time.sleep(0.1)
                 if self.up_since < now and not self.down:
@@ -185,7 +184,7 @@ class _Live:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was seen. Times in seconds, without those in which the daemon was down."""
+    """The results. Times in seconds, without the time in which the daemon was down."""
 
     people: int
     seconds: float
@@ -203,12 +202,12 @@ class Result:
 
 
 def measure(count: int, folder: Path) -> Result:
-    """A backfill of so many people, two kills, and a second run."""
+    """A backfill of `count` people with two kills, and a second run."""
     platforms = _Platforms(count)
     port, config = free_port(), folder / "connector.toml"
     mapping = folder / "mapping.toml"
     shipped = (ROOT / "mappings" / "jericommerce.toml").read_text()
-    # With nothing to attach an event waits for no read: the lane itself is measured.
+    # Without attached fields an event waits for no read: only the lane is measured.
     mapping.write_text(shipped.replace("attach_profile = true", "attach_profile = false"))
     config.write_text(_CONFIG.format(port=port, mapping=mapping, rate=_RATE, **platforms.urls))
     emails = folder / "people.csv"
@@ -223,12 +222,12 @@ def measure(count: int, folder: Path) -> Result:
     before = platforms.requests()
     with live.in_progress():
         seconds, first = _run(daemon, platforms, live, emails, kills=(0.3, 0.6), count=count)
-    requests = _more(before, platforms.requests())
+    requests = _increase(before, platforms.requests())
     time.sleep(_SETTLE_SECONDS)
     wrong = platforms.wrong()
     before = platforms.requests()
     again_seconds, again = _run(daemon, platforms, live, emails, kills=(), count=count)
-    more = _more(before, platforms.requests())
+    increase = _increase(before, platforms.requests())
     daemon.end(signal.SIGTERM)
     return Result(
         count,
@@ -243,7 +242,7 @@ def measure(count: int, folder: Path) -> Result:
         live.seconds,
         again["people"],
         again_seconds,
-        sum(n for label, n in more.items() if label.startswith(("POST", "PATCH"))),
+        sum(n for label, n in increase.items() if label.startswith(("POST", "PATCH"))),
     )
 
 
@@ -256,9 +255,9 @@ def _run(
     kills: Sequence[float],
     count: int,
 ) -> tuple[float, dict[str, Any]]:
-    """(seconds in which the daemon was up, the run as the command tells it)."""
+    """(seconds in which the daemon was up, the run as the command prints it)."""
     command = [*_cli(daemon.config), "backfill", "bench", "--emails", str(emails)]
-    began, down = time.monotonic(), 0.0
+    started_at, down = time.monotonic(), 0.0
     read = platforms.jericommerce.state()
     subprocess.run([*command, "--detach"], check=True, env=environment(daemon.folder))
     for share in kills:
@@ -272,10 +271,10 @@ def _run(
         down += time.monotonic() - stopped
         live.up_since = time.monotonic() + _STARTUP_GRACE
         live.down = False
-    said = subprocess.run(
+    result = subprocess.run(
         [*command, "--json"], check=True, env=environment(daemon.folder), stdout=subprocess.PIPE
     )
-    return time.monotonic() - began - down, json.loads(said.stdout)
+    return time.monotonic() - started_at - down, json.loads(result.stdout)
 
 
 def _reads(state: dict[str, Any]) -> int:
@@ -288,7 +287,7 @@ def _cli(config: Path) -> list[str]:
     return [sys.executable, "-m", "connector.cli", "--config", str(config)]
 
 
-def _more(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+def _increase(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
     return {
         label: n - before.get(label, 0) for label, n in after.items() if n > before.get(label, 0)
     }
@@ -302,8 +301,8 @@ def _spread(seconds: Sequence[float]) -> str:
 
 
 def _ceiling(result: Result) -> str:
-    """What held the rate: the platform's limit, Klaviyo's, or this machine."""
-    reads = 2 * result.people / result.seconds  # the person and the link to the pass
+    """What limited the rate: the platform's limit, Klaviyo's, or this machine."""
+    reads = 2 * result.people / result.seconds  # the person and the pass token
     jobs = result.requests.get("POST /api/profile-bulk-import-jobs", 0) * 60 / result.seconds
     parts = {
         f"JeriCommerce's rate_per_second ({reads:.0f} of {_RATE * 0.7:.0f}/s)": reads / _RATE / 0.7,
@@ -311,22 +310,22 @@ def _ceiling(result: Result) -> str:
         f"one core ({result.cpu / result.seconds:.0%} of it)": result.cpu / result.seconds,
     }
     shown = ", ".join(sorted(parts, key=parts.__getitem__, reverse=True))
-    return f"nearest to its ceiling first: {shown}"
+    return f"closest to its limit first: {shown}"
 
 
 def text(result: Result) -> str:
-    """A few lines for a person."""
-    ends = ", ".join(f"{word} {count:,}" for word, count in result.summary.items() if count)
-    again = ", ".join(f"{word} {count:,}" for word, count in result.again.items() if count)
+    """The result as text."""
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in result.summary.items() if count)
+    again = ", ".join(f"{name} {count:,}" for name, count in result.again.items() if count)
     lines = [
         f"backfill: {result.people:,} people, two kills, {result.seconds:.0f} s up: "
-        f"{result.people / result.seconds:,.0f} people/s ({ends})",
-        f"{result.wrong} people wrong at Klaviyo, {result.throttled} answers of 429",
+        f"{result.people / result.seconds:,.0f} people/s ({outcomes})",
+        f"{result.wrong} people wrong at Klaviyo, {result.throttled} responses 429",
         _ceiling(result),
         f"peak memory {result.peak / 1e6:.0f} MB",
         f"live events, receipt → recorded: idle {_spread(result.idle)} ({len(result.idle)}); "
-        f"meanwhile {_spread(result.live)} ({len(result.live)})",
-        f"second run: {again}; {result.again_writes} requests write, {result.again_seconds:.0f} s",
+        f"during the backfill {_spread(result.live)} ({len(result.live)})",
+        f"second run: {again}; {result.again_writes} write requests, {result.again_seconds:.0f} s",
     ]
     lines += [f"    {label}: {count:,}" for label, count in sorted(result.requests.items())]
     return "\n".join(lines)

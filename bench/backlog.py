@@ -1,7 +1,7 @@
-"""How much memory a backlog takes: one daemon before 10,000 and one before 1,000,000 events.
+"""Peak memory of the daemon with 10,000 and with 1,000,000 waiting events.
 
-Klaviyo takes everything at once, at its published limits and our share of them; the daemon drains
-for a while and is scraped as Prometheus would. What is reported is the process's peak.
+The remote side accepts everything at once; the daemon keeps to its share of Klaviyo's published
+limits, drains for a while and is scraped as by Prometheus.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.drain import fill
+from bench.drain import accepted, fill
 from bench.intake import config_text
 from bench.load import event_bodies
 from bench.processes import environment, free_port, running
@@ -26,7 +26,7 @@ _SCRAPE_EVERY = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One backlog: MiB at the peak, and how many events were sent meanwhile."""
+    """One backlog. `peak`: MiB. `sent`: events sent meanwhile."""
 
     waiting: int
     peak: float
@@ -34,7 +34,7 @@ class Run:
 
 
 def measure(sizes: Sequence[int], seconds: float, folder: Path) -> list[Run]:
-    """One run for each size, each in a process and on a file of its own."""
+    """One run per size, each in a separate process and on a separate file."""
     return [_run(size, seconds, folder) for size in sizes]
 
 
@@ -43,18 +43,18 @@ def _run(size: int, seconds: float, folder: Path) -> Run:
         place, port = Path(name), free_port()
         asyncio.run(fill(place / "connector.db", event_bodies(size)))
         with running(["-m", "bench.target", str(port)], folder=place, port=port):
-            said = subprocess.run(
+            output = subprocess.run(
                 [sys.executable, "-m", "bench.backlog", str(place), str(port), str(seconds)],
                 check=True,
                 stdout=subprocess.PIPE,
                 env=environment(place),
             ).stdout
-    result = json.loads(said.splitlines()[-1])
+    result = json.loads(output.splitlines()[-1])
     return Run(size, result["peak"], int(result["sent"]))
 
 
 async def drain(folder: Path, port: int, seconds: float) -> dict[str, float]:
-    """The daemon without a port, on this folder's store, for so long."""
+    """Run the daemon without a port on this folder's store for `seconds`."""
     from connector.app.daemon import App, freeze_heap, read_config
     from connector.runtime import log
 
@@ -66,18 +66,17 @@ async def drain(folder: Path, port: int, seconds: float) -> dict[str, float]:
     freeze_heap()
     for _ in range(max(1, round(seconds / _SCRAPE_EVERY))):
         await asyncio.sleep(_SCRAPE_EVERY)
-        await app._scrape()
+        await app.maintenance.refresh_metrics()
         app.metrics.render()
     (runtime,) = app.runtimes.values()
     lane = runtime.events.lane
-    labels = (lane.connection, lane.destination, lane.kind, "accepted")
-    sent = app.metrics.deliveries.labels(*labels)._value.get()
+    sent = accepted(app.metrics, lane)
     await app.stop()
     return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "sent": sent}
 
 
 def text(runs: Sequence[Run]) -> str:
-    """A line for each size, and what they differ by."""
+    """A line per size, and the difference."""
     lines = [
         f"{run.waiting:>9,} waiting: peak {run.peak:,.0f} MiB, {run.sent:,} sent" for run in runs
     ]

@@ -1,9 +1,9 @@
-"""A campaign: a flow asks for points for 50,000 people at once. How fast it is taken, how it drains
-at the platform's true limit, what `connector status` says meanwhile, and what memory it takes.
+"""A campaign: a flow requests points for 50,000 people at once. Measures how fast the calls are
+accepted, how they drain at the platform's real limit, the estimate in `connector status`, memory.
 
-The daemon is `connector run` on an SQLite file; the platform is JeriCommerce's adapter before a far
-end that takes everything (`target.py`), each in a process of its own. First the true limit
-(`rate_per_second` 5) for some minutes, then the rest with the limit raised a hundredfold.
+The daemon is `connector run` on an SQLite file; the platform is JeriCommerce's adapter with a
+server that accepts everything (`target.py`), each in a separate process. First the real limit
+(`rate_per_second` 5) for some minutes, then the rest with a limit a hundred times higher.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ secret = "{_SECRET}"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`acknowledged` calls in `seconds`, of which `refused` others; then `sent` in `limited`
-    seconds at the true limit, where status promised `eta` seconds; then the rest, `drained` in
-    `drain_seconds`, of whom `wrong` were not applied once. Memory in MB."""
+    """`acknowledged` calls in `seconds`, and `refused` calls; then `sent` in `limited` seconds at
+    the real limit, where status estimated `eta` seconds; then `drained` in `drain_seconds`, of
+    which `wrong` were not applied exactly once. Memory in MB."""
 
     acknowledged: int
     refused: int
@@ -58,8 +58,8 @@ class Run:
 
 
 def calls(count: int) -> list[bytes]:
-    """As many flow calls as they go over the wire, each for another person."""
-    made = []
+    """`count` flow calls as HTTP messages, each for another person."""
+    messages = []
     for number in range(count):
         body = orjson.dumps(
             [{"email": f"person{number}@example.com", "amount": 100, "reason": "Spring"}]
@@ -69,8 +69,8 @@ def calls(count: int) -> list[bytes]:
             f"content-type: application/json\r\napi-key: {_SECRET}\r\n"
             f"x-klaviyo-flow-id: SPRING\r\ncontent-length: {len(body)}\r\n\r\n"
         )
-        made.append(head.encode() + body)
-    return made
+        messages.append(head.encode() + body)
+    return messages
 
 
 def measure(minutes: float, folder: Path, people: int = PEOPLE) -> Run:
@@ -80,16 +80,16 @@ def measure(minutes: float, folder: Path, people: int = PEOPLE) -> Run:
         with _daemon(folder, server_port, RATE) as (process, port):
             idle = _memory(process, "VmRSS")
             tally = drive(port, requests, connections=_CONNECTIONS, warm_up=0.0, seconds=_TIMEOUT)
-            before, began = _settled(folder), time.monotonic()
+            before, started_at = _settled(folder), time.monotonic()
             time.sleep(minutes * 60)
-            sent, limited = _settled(folder) - before, time.monotonic() - began
+            sent, limited = _settled(folder) - before, time.monotonic() - started_at
             status = _status(folder)
             peak = _memory(process, "VmHWM")
         with _daemon(folder, server_port, RATE * RAISED) as (process, _):
-            left, began = people - _settled(folder), time.monotonic()
-            while _settled(folder) < people and time.monotonic() - began < _TIMEOUT:
+            left, started_at = people - _settled(folder), time.monotonic()
+            while _settled(folder) < people and time.monotonic() - started_at < _TIMEOUT:
                 time.sleep(0.5)
-            drained = time.monotonic() - began
+            drained = time.monotonic() - started_at
             peak = max(peak, _memory(process, "VmHWM"))
     return Run(
         acknowledged=tally.accepted_in_all,
@@ -112,7 +112,7 @@ def measure(minutes: float, folder: Path, people: int = PEOPLE) -> Run:
 def _daemon(
     folder: Path, server_port: int, rate: int
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """`connector run` whose platform and Klaviyo are the far end."""
+    """`connector run` with the target server as platform and Klaviyo."""
     port = free_port()
     config = folder / "connector.toml"
     settings = f'base_url = "http://127.0.0.1:{server_port}"\nrate_per_second = {rate}'
@@ -132,34 +132,34 @@ def _settled(folder: Path) -> int:
 
 def _status(folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "connector.cli", "--config", str(folder / "connector.toml")]
-    said = subprocess.run(
+    output = subprocess.run(
         [*command, "status", "--json"],
         check=True,
         stdout=subprocess.PIPE,
         env=environment(folder),
     ).stdout
-    found: dict[str, float] = json.loads(said)["connections"]["bench"]["actions"]
+    found: dict[str, float] = json.loads(output)["connections"]["bench"]["actions"]
     return found
 
 
-def _memory(process: subprocess.Popen[bytes], word: str) -> float:
-    """MB of a process, by a word of /proc (Linux; elsewhere 0)."""
+def _memory(process: subprocess.Popen[bytes], field: str) -> float:
+    """MB of a process, from a field of /proc (Linux; else 0)."""
     path = Path(f"/proc/{process.pid}/status")
     lines = path.read_text().splitlines() if path.exists() else []
-    found = [line.split()[1] for line in lines if line.startswith(f"{word}:")]
+    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
     return int(found[0]) / 1024 if found else 0.0
 
 
 def text(runs: Sequence[Run]) -> str:
     lines = []
     for run in runs:
-        pace = run.sent / run.limited
+        rate = run.sent / run.limited
         lines += [
-            f"taken: {run.acknowledged:,} calls answered 202 in {run.seconds:.1f} s "
+            f"accepted: {run.acknowledged:,} calls answered 202 in {run.seconds:.1f} s "
             f"({run.acknowledged / run.seconds:,.0f}/s, p99 {run.p99 * 1000:.0f} ms), "
-            f"{run.refused} refused",
-            f"at {RATE} a second: {run.sent:,} sent in {run.limited:.0f} s = {pace:.2f}/s "
-            f"({pace / RATE:.0%} of the limit); status: {run.waiting:,} wait, "
+            f"{run.refused} rejected",
+            f"at {RATE} a second: {run.sent:,} sent in {run.limited:.0f} s = {rate:.2f}/s "
+            f"({rate / RATE:.0%} of the limit); status: {run.waiting:,} waiting, "
             f"done in {run.eta / 3600:.1f} h",
             f"at {RATE * RAISED} a second: {run.drained:,} in {run.drain_seconds:.0f} s = "
             f"{run.drained / run.drain_seconds:,.0f}/s; {run.wrong} not applied",

@@ -1,9 +1,9 @@
-"""A backlog sent to a far end that takes everything: events per second, CPU seconds per event.
+"""A backlog sent to a server that accepts everything: events per second, CPU seconds per event.
 
-Ours is the daemon as it is composed (connector.app.daemon: store with ledger and timeline, lease,
-dispatcher, the shipped mapping, event sink, metrics) without a port of its own, and with Klaviyo's
-limits raised out of the way. Theirs is `bench.floor` drain. Each side runs in a process of its own
-that reports its own CPU time, on a copy of a file that was filled beforehand with the same events.
+Ours is the daemon as composed by connector.app.daemon (store with ledger and timeline, lease,
+dispatcher, the shipped mapping, event sink, metrics) without a port and without Klaviyo's limits.
+The floor is `bench.floor` drain. Each side runs in a separate process that reports its CPU time, on
+a copy of a file that was filled beforehand with the same events.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import floor as least
+from bench import floor as floor_app
 from bench.intake import config_text
 from bench.load import event_bodies
 from bench.processes import environment, free_port, running
+from connector.domain.lanes import Lane
+from connector.runtime.metrics import Metrics
 
 _TIMEOUT = 180.0
 Bodies = Sequence[tuple[str, bytes]]
@@ -34,7 +36,7 @@ Bodies = Sequence[tuple[str, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One repeat of one side; `cpu` in seconds per event."""
+    """One run of one side. `cpu`: seconds per event."""
 
     rate: float
     cpu: float
@@ -42,13 +44,13 @@ class Run:
 
 
 class Bench:
-    """Two filled files, and a far end."""
+    """A filled file per side, and a target server."""
 
     def __init__(self, events: int, folder: Path) -> None:
         self.events = events
         self.folder = folder
         bodies = list(event_bodies(events))
-        least.fill(folder / "floor.db", bodies)
+        floor_app.fill(folder / "floor.db", bodies)
         asyncio.run(fill(folder / "connector.db", bodies))
 
     def ours(self) -> Run:
@@ -62,7 +64,7 @@ class Bench:
             folder, port = Path(name), free_port()
             shutil.copy(self.folder / file, folder / file)
             with running(["-m", "bench.target", str(port)], folder=folder, port=port):
-                said = subprocess.run(
+                output = subprocess.run(
                     [
                         sys.executable,
                         *command,
@@ -73,13 +75,13 @@ class Bench:
                     stdout=subprocess.PIPE,
                     env=environment(folder),
                 ).stdout
-        result = json.loads(said.splitlines()[-1])
+        result = json.loads(output.splitlines()[-1])
         events = int(result["events"])
         return Run(events / result["seconds"], result["cpu"] / events, events)
 
 
 async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
-    """An outbox with these events, taken in as webhooks are."""
+    """Fill an outbox with these events, as webhooks do."""
     from connector.domain.records import Page
     from connector.platforms.jericommerce.settings import Settings
     from connector.platforms.jericommerce.webhook import EVENT_TYPE, JeriCommerceWebhook
@@ -91,9 +93,9 @@ async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
     store = await open_store(f"sqlite:///{path}")
     lane = await store.lanes.ensure("bench", "klaviyo", "event")
     now = SystemClock().now()
-    left = iter(bodies)
-    while part := list(itertools.islice(left, 1000)):
-        records = [r for name, body in part for r in webhook.parse({EVENT_TYPE: name}, body)]
+    remaining = iter(bodies)
+    while batch := list(itertools.islice(remaining, 1000)):
+        records = [r for name, body in batch for r in webhook.parse({EVENT_TYPE: name}, body)]
         await store.append([Page(lane, "webhook", records, now)])
     await store.aclose()
     with contextlib.closing(sqlite3.connect(path)) as db:
@@ -101,7 +103,7 @@ async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
 
 
 async def drain(path: Path, url: str) -> dict[str, float]:
-    """Run the daemon's parts on this file until nothing is left. Limits are off."""
+    """Run the daemon on this file until nothing is left, without rate limits."""
     from connector.app.daemon import App, freeze_heap, read_config
     from connector.klaviyo import limits
     from connector.net.rate_limit import Limit
@@ -118,18 +120,24 @@ async def drain(path: Path, url: str) -> dict[str, float]:
         waiting = int(db.execute("SELECT count(*) FROM outbox WHERE state = 0").fetchone()[0])
     await app.start(serve=False)
     freeze_heap()  # as `connector run` does
-    began, used = time.monotonic(), _cpu()
+    started_at, used = time.monotonic(), _cpu()
     (runtime,) = app.runtimes.values()
     lane = runtime.events.lane
-    labels = (lane.connection, lane.destination, lane.kind, "accepted")
-    accepted = app.metrics.deliveries.labels(*labels)
-    while accepted._value.get() < waiting:
-        if time.monotonic() - began > _TIMEOUT:
-            raise TimeoutError(f"{accepted._value.get()} of {waiting} sent: see stderr")
+    while (sent := accepted(app.metrics, lane)) < waiting:
+        if time.monotonic() - started_at > _TIMEOUT:
+            raise TimeoutError(f"{sent} of {waiting} sent: see stderr")
         await asyncio.sleep(0.02)
-    seconds, cpu = time.monotonic() - began, _cpu() - used
+    seconds, cpu = time.monotonic() - started_at, _cpu() - used
     await app.stop()
     return {"events": waiting, "seconds": seconds, "cpu": cpu}
+
+
+def accepted(metrics: Metrics, lane: Lane) -> int:
+    """The number of records that a lane has delivered, from its metric."""
+    labels = {"connection": lane.connection, "destination": lane.destination, "kind": lane.kind}
+    name = "connector_deliveries_total"
+    value = metrics.registry.get_sample_value(name, labels | {"outcome": "accepted"})
+    return round(value or 0)
 
 
 def _cpu() -> float:

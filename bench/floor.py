@@ -1,12 +1,12 @@
-"""The least that does the same work: what both sides of the connector are compared with.
+"""The minimum that does the same work, to compare the connector with.
 
-`door`: a raw ASGI app on uvicorn, uvloop and httptools that checks the HMAC-SHA256 of a body,
-stores it in one table with a unique key, and answers 202 after the commit. One writer thread;
-one commit in flight, all that waits goes into the next. It parses nothing.
+`intake`: a raw ASGI app on uvicorn, uvloop and httptools that checks the HMAC-SHA256 of a body,
+stores it in one table with a unique key, and answers 202 after the commit. One writer thread; one
+commit in flight, what waits is part of the next one. It parses nothing.
 
-`drain`: claims rows by the thousand with `UPDATE … RETURNING`, reads each body, writes it as one
-event of a bulk request with orjson, posts with httpx, marks the rows done. Two requests in flight.
-No ledger, timeline, lease, retry, mapping or metrics.
+`drain`: claims 1,000 rows with `UPDATE … RETURNING`, reads each body, writes it as one event of a
+bulk request with orjson, posts with httpx, marks the rows done. Two requests in flight. No ledger,
+timeline, lease, retry, mapping or metrics.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _TAIL = b"]}}}}"
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """With the same promises as our store: WAL, and an fsync for each commit."""
+    """With the durability of the connector's store: WAL, and an fsync per commit."""
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-65536"):
         db.execute(f"PRAGMA {pragma}")
     return db
 
 
-# ── door ─────────────────────────────────────────────────────────────────────────────────────────
+# ── intake ───────────────────────────────────────────────────────────────────────────────────────
 
 Waiting = list[tuple[bytes, bytes, asyncio.Future[None]]]
 
@@ -141,7 +141,7 @@ def serve_intake(port: int, path: Path) -> None:
 
 
 def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
-    """A queue of events that wait."""
+    """Fill a queue with waiting events."""
     db = open_file(path)
     db.execute(
         "CREATE TABLE queue (id INTEGER PRIMARY KEY, state INTEGER NOT NULL, name TEXT, body BLOB)"
@@ -201,15 +201,17 @@ async def _drain(path: Path, url: str) -> dict[str, float]:
                     rows = await asyncio.to_thread(claim)
                 if not rows:
                     return
-                answer = await http.post(f"{url}/api/event-bulk-create-jobs", content=encode(rows))
-                answer.raise_for_status()
+                response = await http.post(
+                    f"{url}/api/event-bulk-create-jobs", content=encode(rows)
+                )
+                response.raise_for_status()
                 async with writer:
                     await asyncio.to_thread(finish, [(row[0],) for row in rows])
                 sent += len(rows)
 
-        began, used = time.monotonic(), _cpu()
+        started_at, used = time.monotonic(), _cpu()
         await asyncio.gather(work(), work())
-        return {"events": sent, "seconds": time.monotonic() - began, "cpu": _cpu() - used}
+        return {"events": sent, "seconds": time.monotonic() - started_at, "cpu": _cpu() - used}
 
 
 def _cpu() -> float:
@@ -219,7 +221,7 @@ def _cpu() -> float:
 
 if __name__ == "__main__":
     what, first, second = sys.argv[1:]
-    if what == "door":
+    if what == "intake":
         serve_intake(int(first), Path(second))
     else:
         import uvloop

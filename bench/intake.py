@@ -1,10 +1,10 @@
 """Signed webhooks answered 202 after their commit, per second: the daemon against a bare server.
 
-Ours is `connector run` as it ships, on an SQLite file, one process. Its lane is paused by
-`connector pause`, so that no delivery competes with intake for the core: what is measured is the
-door alone. Theirs is `bench.floor` door. Both get the same requests from the same generator over
-the same number of connections; each has a fresh file for every repeat. Server and generator stand
-on a core of their own where there are two.
+Ours is `connector run` on an SQLite file, in one process. Its lane is paused with `connector
+pause`, so that no delivery competes with intake for the core: only intake is measured. The floor is
+`bench.floor` intake. Both get the same requests from the same generator over the same number of
+connections, and a new file for every run. Server and generator each have a core of their own if
+there are two.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONNECTIONS = 64
 WARM_UP = 1.0
 _STORED = "SELECT count(*) FROM outbox"
 MAX_REQUESTS = 32_000
-"""Requests per second that are made beforehand; a server that takes more ends its run early."""
+"""Requests per second that are created beforehand; a faster server ends its run early."""
 
 CONFIG = """\
 [store]
@@ -58,7 +58,7 @@ private_key = "pk_bench"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One repeat of one side. `cpu` in seconds per webhook, `stored` rows found afterwards."""
+    """One run of one side. `cpu`: seconds per webhook. `stored`: rows found afterwards."""
 
     rate: float
     cpu: float
@@ -91,14 +91,14 @@ def floor(requests: Sequence[bytes], seconds: float) -> Run:
     with tempfile.TemporaryDirectory(prefix="bench-floor-") as name:
         folder, port = Path(name), free_port()
         file = folder / "floor.db"
-        command = ["-m", "bench.floor", "door", str(port), str(file)]
+        command = ["-m", "bench.floor", "intake", str(port), str(file)]
         with running(command, folder=folder, port=port, core=0) as process:
             return _measure(process, port, requests, seconds, file, "SELECT count(*) FROM inbox")
 
 
 @contextlib.contextmanager
 def daemon(folder: Path, port: int, *before: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`connector run` with its lane paused. `before` goes between python and the module."""
+    """`connector run` with its lane paused. `before`: arguments between python and the module."""
     config = folder / "connector.toml"
     config.write_text(config_text(folder, port, free_port()))
     command = [*before, "-m", "connector.cli", "--config", str(config), "run"]

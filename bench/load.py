@@ -1,12 +1,13 @@
-"""Signed webhooks made beforehand, and a generator that posts them as fast as they are answered.
+"""Signed webhooks that are created beforehand, and a generator that posts them.
 
-Requests are whole HTTP messages in bytes, made before anything is measured, so that a repeat
-costs this side a write, a read and a look at the status.
+Requests are complete HTTP messages in bytes, created before the measurement, so that a request
+costs the generator one write, one read and a check of the status.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import random
@@ -30,10 +31,10 @@ _SKUS = ("MUG-12", "TEE-S", "TEE-M", "CAP-1", "BAG-7", "PEN-3")
 def event_bodies(
     count: int, *, size: int = BODY_BYTES, people: int = PEOPLE
 ) -> Iterator[tuple[str, bytes]]:
-    """(event's name, body) of `count` events of the sandbox's traffic.
+    """(event name, body) of `count` events of the sandbox's traffic.
 
-    The sandbox's bodies are short (about 240 bytes); order lines in `properties` bring each to
-    about `size`, so that there is something to sign, parse and store.
+    The sandbox's bodies are short (about 240 bytes); order lines in `properties` extend each to
+    about `size` bytes.
     """
     sandbox = JeriCommerceSandbox(webhook_secret=SECRET, people=people, legacy_share=0.0)
     traffic = Traffic(sandbox, "")
@@ -42,18 +43,18 @@ def event_bodies(
         headers, raw = traffic.make_event()
         body = orjson.loads(raw)
         lines: list[dict[str, object]] = []
-        room = size - len(raw)
-        while room > 0:
+        missing = size - len(raw)
+        while missing > 0:
             line = {"sku": rng.choice(_SKUS), "qty": rng.randint(1, 9), "price": rng.random()}
             lines.append(line)
-            room -= len(orjson.dumps(line)) + 1
+            missing -= len(orjson.dumps(line)) + 1
         body["properties"]["lines"] = lines
         yield headers["x-jericommerce-event-type"], orjson.dumps(body)
 
 
 def signed_requests(count: int, path: str = "/webhooks/bench") -> list[bytes]:
-    """`count` webhooks as they go over the wire, each with an id of its own."""
-    made = []
+    """`count` webhooks as HTTP messages, each with a unique id."""
+    messages = []
     for name, body in event_bodies(count):
         signature = hmac.digest(SECRET.encode(), body, hashlib.sha256).hex()
         head = (
@@ -61,13 +62,13 @@ def signed_requests(count: int, path: str = "/webhooks/bench") -> list[bytes]:
             f"x-jericommerce-event-type: {name}\r\n{SIGNATURE}: {signature}\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         )
-        made.append(head.encode() + body)
-    return made
+        messages.append(head.encode() + body)
+    return messages
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a run came to: answers in the measured window, and all that were 202."""
+    """The result of a run: responses in the measured window, and all 202 responses."""
 
     accepted: int
     refused: int
@@ -90,7 +91,7 @@ class _Score:
         self.refused = 0
         self.latencies: list[float] = []
         self.stopped = False
-        self.ran_out = False
+        self.ran_out = asyncio.Event()
 
 
 class _Connection(asyncio.Protocol):
@@ -101,7 +102,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._buffer = b""
         self._sent = 0.0
-        self._time = time.perf_counter  # the loop's clock counts whole milliseconds
+        self._time = time.perf_counter  # uvloop's clock has whole milliseconds
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -112,7 +113,8 @@ class _Connection(asyncio.Protocol):
         score = self._score
         request = None if score.stopped else next(score.rest, None)
         if request is None:
-            score.ran_out = score.ran_out or not score.stopped
+            if not score.stopped:
+                score.ran_out.set()
             self._transport.close()
             return
         self._sent = self._time()
@@ -160,10 +162,10 @@ async def _run(
     await asyncio.sleep(warm_up)
     accepted, refused, score.latencies = score.accepted, score.refused, []
     mark.begin()
-    began = loop.time()
-    while loop.time() - began < seconds and not score.ran_out:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
-    took = loop.time() - began
+    started_at = loop.time()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(score.ran_out.wait(), seconds)
+    duration = loop.time() - started_at
     accepted, refused = score.accepted - accepted, score.refused - refused
     latencies = sorted(score.latencies) or [0.0]
     mark.end()
@@ -172,7 +174,7 @@ async def _run(
     return Tally(
         accepted,
         refused,
-        took,
+        duration,
         score.accepted,
         latencies[len(latencies) // 2],
         latencies[len(latencies) * 99 // 100],
@@ -180,7 +182,7 @@ async def _run(
 
 
 class Mark:
-    """Told when the measured window begins and ends."""
+    """Called at the start and the end of the measured window."""
 
     def begin(self) -> None: ...
 
@@ -196,6 +198,6 @@ def drive(
     seconds: float,
     mark: Mark | None = None,
 ) -> Tally:
-    """Post `requests` over `connections` keep-alive connections, one in flight on each, until
-    the time is over or none is left."""
+    """Post `requests` over `connections` keep-alive connections, one in flight on each, for
+    `seconds` or until none is left."""
     return uvloop.run(_run(port, requests, connections, warm_up, seconds, mark or Mark()))

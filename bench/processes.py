@@ -1,4 +1,4 @@
-"""Processes under test: started, pinned, watched and ended."""
+"""Processes under test: start, pin to a core, measure, stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def pin(pid: int, core: int) -> None:
-    """Keep a process and its later threads on one core, where the system can and has several."""
+    """Pin a process and its later threads to one core, if the system can and has several."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) > core:
@@ -32,7 +32,7 @@ def pin(pid: int, core: int) -> None:
 
 @contextlib.contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """This process on one core for a while."""
+    """Pin this process to one core inside the block."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -48,7 +48,7 @@ def pinned(core: int) -> Iterator[None]:
 def running(
     command: Sequence[str], *, folder: Path, port: int, core: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, from when it answers on `port` until it has ended by SIGTERM."""
+    """Run a server: waits until it listens on `port`, stops it by SIGTERM at the end."""
     with (folder / "stderr.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, *command], stdout=log, stderr=log, env=environment(folder)
@@ -68,7 +68,7 @@ def running(
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Ours, with the root of this tree on the path and nothing that configures a connector."""
+    """The environment with this tree on PYTHONPATH and without the connector's variables."""
     root = str(Path(__file__).resolve().parent.parent)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("CONNECTOR_", "KLAVIYO_"))}
     return kept | {"PYTHONPATH": root, "TMPDIR": str(folder)}
@@ -82,23 +82,23 @@ def _await_port(process: subprocess.Popen[bytes], port: int, folder: Path) -> No
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
-    said = (folder / "stderr.log").read_text(errors="replace")[-2000:]
-    raise RuntimeError(f"a process under test did not start:\n{said}")
+    output = (folder / "stderr.log").read_text(errors="replace")[-2000:]
+    raise RuntimeError(f"a process under test did not start:\n{output}")
 
 
 class CpuMark(Mark):
-    """CPU seconds that a process used in the measured window (Linux; elsewhere 0)."""
+    """CPU seconds that a process used in the measured window (Linux; else 0)."""
 
     def __init__(self, pid: int) -> None:
         self._stat = Path(f"/proc/{pid}/stat")
-        self._began = 0.0
+        self._used_before = 0.0
         self.seconds = 0.0
 
     def begin(self) -> None:
-        self._began = self._used()
+        self._used_before = self._used()
 
     def end(self) -> None:
-        self.seconds = self._used() - self._began
+        self.seconds = self._used() - self._used_before
 
     def _used(self) -> float:
         if not self._stat.exists():

@@ -1,8 +1,8 @@
-"""How much of the quota that is left to it the connector uses: events in bulk, at Klaviyo's true
-limits, kept by the sandbox in a process of its own.
+"""How much of its quota the connector uses: bulk events at Klaviyo's real limits, which the sandbox
+enforces in a separate process.
 
-The backlog is longer than the quota, so the quota is all that a run waits for. What is reported is
-requests against what our share of the limit allows in that time, and every 429.
+The backlog is larger than the quota, so a run only waits for quota. Reports the requests against
+the number that the connector's share of the limit allows in that time, and every 429.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.drain import fill
 from bench.intake import config_text
@@ -24,7 +25,7 @@ from bench.processes import environment, free_port, running
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One endpoint: requests sent in so many `seconds`, what was `allowed`, and 429s."""
+    """One endpoint. `sent`: requests in `seconds`. `allowed`: by the share. `throttled`: 429s."""
 
     endpoint: str
     seconds: float
@@ -34,7 +35,7 @@ class Run:
 
 
 def measure(minutes: float, folder: Path) -> Run:
-    """Bulk events for so long."""
+    """Send bulk events for `minutes`."""
     from connector.klaviyo.limits import BULK_EVENTS, BULK_EVENTS_MAX, LIMITS
 
     backlog = round(LIMITS[BULK_EVENTS].steady * (minutes + 0.5)) * BULK_EVENTS_MAX
@@ -44,24 +45,23 @@ def measure(minutes: float, folder: Path) -> Run:
         sandbox = ["-m", "connector.cli", "sandbox", "--klaviyo-port", str(port)]
         sandbox += ["--jericommerce-port", str(free_port())]
         with running(sandbox, folder=place, port=port):
-            said = subprocess.run(
+            output = subprocess.run(
                 [sys.executable, "-m", "bench.quota", str(place), str(port), str(minutes * 60)],
                 check=True,
                 stdout=subprocess.PIPE,
                 env=environment(place),
             ).stdout
-    return Run(**json.loads(said.splitlines()[-1]))
+    return Run(**json.loads(output.splitlines()[-1]))
 
 
 async def drain(folder: Path, port: int, seconds: float) -> dict[str, object]:
-    """The daemon without a port, on this folder's store, for so long."""
+    """Run the daemon without a port on this folder's store for `seconds`."""
     from connector.app.daemon import App, freeze_heap, read_config
     from connector.klaviyo.limits import BULK_EVENTS, LIMITS
     from connector.runtime import log
 
     config = folder / "connector.toml"
-    key = config_text(folder, 0, port).replace("pk_bench", "pk_sandbox")
-    config.write_text(key)
+    config.write_text(config_text(folder, 0, port).replace("pk_bench", "pk_sandbox"))
     log.configure(level="error")
     app = App(read_config(config))
     await app.start(serve=False)
@@ -81,10 +81,10 @@ async def drain(folder: Path, port: int, seconds: float) -> dict[str, object]:
     }
 
 
-def _count(app: object, endpoint: str, status: str | None = None) -> int:
-    """Requests to an endpoint, by the daemon's own metric."""
+def _count(app: Any, endpoint: str, status: str | None = None) -> int:
+    """The number of requests to an endpoint, from the daemon's metric."""
     found = 0.0
-    for family in app.metrics.requests.collect():  # type: ignore[attr-defined]
+    for family in app.metrics.requests.collect():
         for sample in family.samples:
             labels = sample.labels
             if sample.name.endswith("_total") and labels["endpoint"] == endpoint:
@@ -93,10 +93,10 @@ def _count(app: object, endpoint: str, status: str | None = None) -> int:
 
 
 def text(runs: Sequence[Run]) -> str:
-    """A line for each endpoint."""
+    """A line per endpoint."""
     return "\n".join(
         f"{run.endpoint}: {run.sent} requests in {run.seconds:.0f} s, {run.allowed:.0f} allowed: "
-        f"{run.sent / run.allowed:.0%} (goal: at least 95 %), {run.throttled} answers 429"
+        f"{run.sent / run.allowed:.0%} (goal: at least 95 %), {run.throttled} responses 429"
         for run in runs
     )
 

@@ -1,9 +1,9 @@
-"""A Klaviyo segment told to a platform: how long a full scan takes at Klaviyo's true limits,
-against the least that they allow, and what happens when a page of it cannot be had.
+"""A Klaviyo segment that is synced to a platform: the duration of a full scan at Klaviyo's real
+limits, against the minimum that they allow, and the effect of a page that cannot be read.
 
-The daemon's parts run in this process without a port; both sandboxes in another, Klaviyo with its
-published limits. First everybody in the segment is told. Then some leave it, and the next scan
-breaks in the middle: nobody may be taken off until a scan is complete.
+The daemon runs in this process without a port; both sandboxes in another, Klaviyo with its
+published limits. First all members are sent. Then some leave the segment, and the next scan fails
+in the middle: no member may be removed until a scan is complete.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ every = "15m"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`scan` and `least` in seconds for `pages` requests; `left_unfinished` and `left` are people
-    taken off by the scan that broke and by the one after; `peak` in MB."""
+    """`scan` and `minimum`: seconds for `pages` requests. `left_unfinished` and `left`: people who
+    were removed by the scan that failed and by the next one. `peak`: MB."""
 
     members: int
     pages: int
@@ -77,7 +77,7 @@ class Run:
 
 
 async def measure(size: int, folder: Path) -> Run:
-    """A segment of so many."""
+    """Measure a segment of `size` members."""
     klaviyo, platform = free_port(), free_port()
     command = ("-m", "bench.segment", str(size), str(klaviyo), str(platform))
     with running(command, folder=folder, port=platform):
@@ -94,7 +94,7 @@ async def _work(size: int, folder: Path, klaviyo: int, platform: int) -> Run:
     )
     log.configure(level="error")
     app = App(read_config(file))
-    began = time.monotonic()
+    started_at = time.monotonic()
     await app.start(serve=False)
     async with httpx.AsyncClient(timeout=30) as http:
         url = f"http://127.0.0.1:{klaviyo}/_sandbox"
@@ -107,49 +107,51 @@ async def _work(size: int, folder: Path, klaviyo: int, platform: int) -> Run:
             return sum(count for status, count in found.items() if status == "200")
 
         async def sent() -> int:
-            return int((await http.get(f"http://127.0.0.1:{platform}/_bench/told")).json()["told"])
+            return int(
+                (await http.get(f"http://127.0.0.1:{platform}/_bench/members")).json()["members"]
+            )
 
         await _until(lambda: _complete(app, 1))
-        scan, first = time.monotonic() - began, await pages()
+        scan, first = time.monotonic() - started_at, await pages()
         await _until(lambda: _idle(app))
-        whole = await sent()
-        # Some leave, and the next scan breaks at about its middle.
-        gone = await http.post(f"http://127.0.0.1:{klaviyo}/_bench/leave/{_LEAVING}")
-        gone.raise_for_status()
+        total = await sent()
+        # Some leave, and the next scan fails at 70 %.
+        response = await http.post(f"http://127.0.0.1:{klaviyo}/_bench/leave/{_LEAVING}")
+        response.raise_for_status()
         await app.commands.execute(
             "segments-sync", {"connection": "bench", "name": "Winback", "segment": "Winback"}
         )
-        middle = first + first * 7 // 10
+        fails_at = first + first * 7 // 10
 
-        async def halfway() -> bool:
-            return await pages() >= middle
+        async def is_reached() -> bool:
+            return await pages() >= fails_at
 
-        await _until(halfway)
+        await _until(is_reached)
         await http.post(
             f"{url}/faults",
             json={"endpoint": "*", "kind": "status", "status": 500},
         )
         await asyncio.sleep(20.0)
-        unfinished = whole - await sent()
+        unfinished = total - await sent()
         await http.delete(f"{url}/faults")
         await _until(lambda: _complete(app, 2))
         await _until(lambda: _idle(app))
-        left = whole - await sent()
+        left = total - await sent()
         found = (await state(klaviyo))["requests"]
     throttled = sum(count.get("429", 0) for count in found.values())
-    klaviyo_side = app.config.connections[0].klaviyo
-    share = klaviyo_side.effective_rate_share * (1 - klaviyo_side.live_reserve)
+    settings = app.config.connections[0].klaviyo
+    share = settings.effective_rate_share * (1 - settings.live_reserve)
     await app.stop()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Run(
-        size, first, scan, _minimum_seconds(size, share), throttled, whole, unfinished, left, peak
+        size, first, scan, _minimum_seconds(size, share), throttled, total, unfinished, left, peak
     )
 
 
 def _minimum_seconds(size: int, share: float) -> float:
-    """Seconds that the minute's limit makes the last page wait; a scan leaves the live reserve."""
-    a_minute = math.floor(LIMITS[GET_SEGMENT_PROFILES].steady * share)
-    return 60.0 * ((math.ceil(size / PAGE) - 1) // a_minute)
+    """Seconds until the last page at the limit per minute, without the live reserve."""
+    per_minute = math.floor(LIMITS[GET_SEGMENT_PROFILES].steady * share)
+    return 60.0 * ((math.ceil(size / PAGE) - 1) // per_minute)
 
 
 async def _complete(app: Any, scans: int) -> bool:
@@ -162,26 +164,26 @@ async def _idle(app: Any) -> bool:
     return all([await d.idle(60) for d in runtime.memberships])
 
 
-async def _until(look: Callable[[], Any]) -> None:
+async def _until(condition: Callable[[], Any]) -> None:
     while True:
         await asyncio.sleep(0.2)
-        if await look():
+        if await condition():
             return
 
 
 def text(run: Run) -> str:
-    """A few lines for a person."""
+    """The result as text."""
     return (
         f"segment of {run.members:,}: {run.pages:,} pages in {run.scan:.0f} s "
-        f"(least, with the live reserve left alone, {run.minimum:.0f} s), "
-        f"{run.throttled} answers 429, {run.sent:,} told, peak {run.peak:.0f} MB\n"
-        f"a scan that broke at 70 %: {run.left_unfinished} taken off; the next that was complete: "
+        f"(minimum without the live reserve {run.minimum:.0f} s), "
+        f"{run.throttled} responses 429, {run.sent:,} members sent, peak {run.peak:.0f} MB\n"
+        f"a scan that failed at 70 %: {run.left_unfinished} removed; the next complete scan: "
         f"{run.left} of the {_LEAVING} who had left"
     )
 
 
 async def serve(size: int, klaviyo_port: int, platform_port: int) -> None:
-    """Both sandboxes, until the bench ends them."""
+    """Serve both sandboxes until the process is stopped."""
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
@@ -194,23 +196,25 @@ async def serve(size: int, klaviyo_port: int, platform_port: int) -> None:
     emails = [person.email for person in platform.people]
     id = klaviyo.make_segment("Winback", *emails)
 
-    async def sent(request: Request) -> Response:
-        return JSONResponse({"told": len(platform.segment("winback"))})
+    async def members(request: Request) -> Response:
+        return JSONResponse({"members": len(platform.segment("winback"))})
 
     async def leave(request: Request) -> Response:
         klaviyo.leave_segment(id, *emails[: int(request.path_params["count"])])
         return JSONResponse({})
 
-    one = Starlette(
+    klaviyo_app = Starlette(
         routes=[
             Route("/_bench/leave/{count}", leave, methods=["POST"]),
             Mount("/", klaviyo.app),
         ]
     )
-    two = Starlette(routes=[Route("/_bench/told", sent), Mount("/", platform.app)])
-    await listen({"klaviyo": (one, klaviyo_port), "jericommerce": (two, platform_port)})
+    platform_app = Starlette(routes=[Route("/_bench/members", members), Mount("/", platform.app)])
+    await listen(
+        {"klaviyo": (klaviyo_app, klaviyo_port), "jericommerce": (platform_app, platform_port)}
+    )
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(*(int(word) for word in sys.argv[1:])))
+    asyncio.run(serve(*(int(argument) for argument in sys.argv[1:])))

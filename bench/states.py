@@ -1,10 +1,9 @@
-"""People as states: how many requests a backfill, a change and a second look cost, against the
-least that could do.
+"""Profiles as state: the number of requests for a backfill, a change and a repeated observation,
+against the minimum.
 
-Everybody is observed once as a read shows him, then one in a hundred changes, then everybody is
-observed again and nothing has changed. The store, the lane, the sink and the receipts are the
-daemon's, on an SQLite file; Klaviyo is the sandbox in this process, its limits out of the way. The
-reads themselves are left out: their number is the platform's affair (one a person).
+Everyone is observed once, then one in a hundred changes, then everyone is observed again and
+nothing has changed. Store, lane, sink and job tracker are the daemon's, on an SQLite file; Klaviyo
+is the sandbox in this process without limits. Reads are left out: there is one per person.
 """
 
 from __future__ import annotations
@@ -44,7 +43,9 @@ from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
 from connector.sandbox.jericommerce.people import Person, make_people
-from connector.store.sql import SqlStore, open_store
+from connector.store import schema
+from connector.store.database import open_database
+from connector.store.sql import SqlStore
 from connector.store.tables import people
 
 ROOT = Path(__file__).parent.parent
@@ -56,9 +57,9 @@ _WRITES = ("POST /api/profile-import", "POST /api/profile-bulk-import-jobs")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step cost: requests by endpoint, and the least number of requests that write."""
+    """The cost of a step: requests by endpoint, and the minimum number of write requests."""
 
-    what: str
+    name: str
     changed: int
     minimum: int
     requests: dict[str, int]
@@ -84,7 +85,7 @@ class _StaticLease(Lease):
 
 @dataclass
 class Environment:
-    """A store, a lane of profiles and Klaviyo."""
+    """A store, a profile lane and Klaviyo."""
 
     store: SqlStore
     lane: Lane
@@ -94,13 +95,15 @@ class Environment:
     api: KlaviyoApi
     profile_reads: ProfileReadSink
     dispatcher: Dispatcher[ProfileWrite]
-    receipts: ImportJobTracker
+    jobs: ImportJobTracker
     clock: SystemClock = field(default_factory=SystemClock)
 
-    async def observe(self, crowd: Sequence[Person]) -> None:
-        """These people as a read would show them now."""
+    async def observe(self, everyone: Sequence[Person]) -> None:
+        """Observe these people as reads would return them now."""
         now = self.clock.now()
-        await self.store.reads.request(self.reads.id, dict.fromkeys(range(1, len(crowd) + 1), now))
+        await self.store.reads.request(
+            self.reads.id, dict.fromkeys(range(1, len(everyone) + 1), now)
+        )
         while claim := await self.store.reads.claim(
             self.reads,
             self.lease.fence,
@@ -109,15 +112,15 @@ class Environment:
             mode=DeliveryMode.BATCH,
             mapping="",
         ):
-            seen = [
-                Observed(e.seq, self._observation(e.seq, crowd[e.seq - 1], Millis(e.occurred_at)))
+            outcomes = [
+                Observed(e.seq, self.observation(e.seq, everyone[e.seq - 1], Millis(e.occurred_at)))
                 for e in claim.entries
             ]
             await self.store.reads.settle(
-                claim, seen, now=self.clock.now(), policy=RetryPolicy(_HORIZON)
+                claim, outcomes, now=self.clock.now(), policy=RetryPolicy(_HORIZON)
             )
 
-    def _observation(self, number: int, person: Person, at: Millis) -> Observation:
+    def observation(self, number: int, person: Person, at: Millis) -> Observation:
         customer = person.view("demo")
         link = f"https://jeri.link/demo/download?token={'and0Lj' * 8}{number}"
         view, covers = person_view(customer, {"pass_url": link}), person_covers(customer)
@@ -125,41 +128,41 @@ class Environment:
         return self.profile_reads.observation(number, snapshot, at=at, since=at)
 
     async def deliver(self) -> None:
-        """Until Klaviyo has everything and said so."""
+        """Wait until Klaviyo has confirmed everything."""
         self.dispatcher.wake()
         while True:
             await asyncio.sleep(0.01)
-            if await self.dispatcher.idle(60) and not await self.receipts.poll():
+            if await self.dispatcher.idle(60) and not await self.jobs.poll():
                 return
 
     def requests(self) -> dict[str, int]:
         found = cast(dict[str, dict[str, int]], self.klaviyo.state()["requests"])
         return {label: sum(by.values()) for label, by in found.items()}
 
-    def wrong(self, crowd: Sequence[Person]) -> int:
-        """People whose fields at Klaviyo are not the platform's."""
+    def wrong(self, everyone: Sequence[Person]) -> int:
+        """The number of people whose fields at Klaviyo differ from the platform's."""
         count = 0
-        for number, person in enumerate(crowd, 1):
-            seen = self._observation(number, person, Millis(0))
-            wanted = {name: value for name, value in seen.changes.items() if value is not None}
-            found = self.klaviyo.profile(person.email)
-            count += found is None or found["properties"] != wanted
+        for number, person in enumerate(everyone, 1):
+            changes = self.observation(number, person, Millis(0)).changes
+            wanted = {name: value for name, value in changes.items() if value is not None}
+            profile = self.klaviyo.profile(person.email)
+            count += profile is None or profile["properties"] != wanted
         return count
 
 
 async def measure(count: int, folder: Path, *, share: float = 0.01) -> list[Step]:
-    """The three steps for so many people, of whom `share` change."""
-    crowd = make_people(count, time.time())
-    env = await _make_env(folder, crowd)
+    """The three steps for `count` people; `share` of them change."""
+    everyone = make_people(count, time.time())
+    env = await _make_env(folder, everyone)
     env.dispatcher.start()
     steps = []
-    some = crowd[:: round(1 / share)]
+    changing = everyone[:: round(1 / share)]
     try:
-        steps.append(await _step(env, "backfill", crowd, crowd))
-        for person in some:
+        steps.append(await _step(env, "backfill", everyone, everyone))
+        for person in changing:
             person.balance += 1
-        steps.append(await _step(env, f"{share:.0%} change", crowd, some))
-        steps.append(await _step(env, "second look", crowd, []))
+        steps.append(await _step(env, f"{share:.0%} change", everyone, changing))
+        steps.append(await _step(env, "unchanged", everyone, []))
     finally:
         await env.dispatcher.stop(5.0)
         await env.api.aclose()
@@ -167,24 +170,24 @@ async def measure(count: int, folder: Path, *, share: float = 0.01) -> list[Step
     return steps
 
 
-async def _step(env: Environment, what: str, crowd: list[Person], changed: list[Person]) -> Step:
-    before, began = env.requests(), time.monotonic()
-    await env.observe(crowd)
+async def _step(env: Environment, name: str, everyone: list[Person], changed: list[Person]) -> Step:
+    before, started_at = env.requests(), time.monotonic()
+    await env.observe(everyone)
     await env.deliver()
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started_at
     after = env.requests()
     return Step(
-        what,
+        name,
         len(changed),
-        _minimum(env, changed, whole=changed is crowd),
+        _minimum(env, changed, whole=changed is everyone),
         {label: n - before.get(label, 0) for label, n in after.items() if n > before.get(label, 0)},
         seconds,
-        env.wrong(crowd),
+        env.wrong(everyone),
     )
 
 
 def _minimum(env: Environment, changed: Sequence[Person], *, whole: bool) -> int:
-    """One request each while they are few, else as many import jobs as count or bytes ask for."""
+    """One request each for few people, else the import jobs required by count or bytes."""
     if len(changed) <= _BULK_THRESHOLD:
         return len(changed)
     max_bytes = sum(len(body) + 1 for body in _bodies(env, changed, whole))
@@ -194,15 +197,18 @@ def _minimum(env: Environment, changed: Sequence[Person], *, whole: bool) -> int
 
 def _bodies(env: Environment, changed: Sequence[Person], whole: bool) -> Iterator[bytes]:
     for number, person in enumerate(changed, 1):
-        fields = env._observation(number, person, Millis(0)).changes
+        fields = env.observation(number, person, Millis(0)).changes
         written = fields if whole else {"balance": fields["balance"]}
         sets, _ = profile_state.split_unsets(written)
         yield profile_body.item(ProfileWrite({"email": person.email}, sets))
 
 
-async def _make_env(folder: Path, crowd: Sequence[Person]) -> Environment:
+async def _make_env(folder: Path, everyone: Sequence[Person]) -> Environment:
     clock = SystemClock()
-    store = await open_store(f"sqlite:///{folder}/connector.db")
+    url = f"sqlite:///{folder}/connector.db"
+    schema.prepare(url, "auto")
+    database = open_database(url)
+    store = SqlStore(url, database)
     lane = await store.lanes.ensure("bench", "klaviyo", "profile")
     reads = await store.lanes.ensure("bench", "jericommerce", "profile")
     rows = [
@@ -213,13 +219,13 @@ async def _make_env(folder: Path, crowd: Sequence[Person]) -> Environment:
             "email": person.email,
             "seen_at": clock.now(),
         }
-        for number, person in enumerate(crowd, 1)
+        for number, person in enumerate(everyone, 1)
     ]
-    await store._database.write(lambda c: c.execute(insert(people), rows))
+    await database.write(lambda c: c.execute(insert(people), rows))
     fence = await store.leases.acquire("store", "bench", now=clock.now(), ttl=10**9)
     assert isinstance(fence, Fence)
     klaviyo = KlaviyoSandbox(limits=False, job_delay=0.2)
-    governor = RateLimiter(
+    limiter = RateLimiter(
         "bench", dict.fromkeys(LIMITS, Limit(10**6, 10**7)), clock=clock, share=1.0
     )
     http = Http(
@@ -231,10 +237,10 @@ async def _make_env(folder: Path, crowd: Sequence[Person]) -> Environment:
         http=httpx.AsyncClient(transport=httpx.ASGITransport(klaviyo.app)),
     )
 
-    async def record_usage(spend: Sequence[QuotaUsage]) -> None:
-        await store.facts.save_usage(spend)
+    async def record_usage(usage: Sequence[QuotaUsage]) -> None:
+        await store.facts.save_usage(usage)
 
-    api = KlaviyoApi(http, governor, clock, record_usage)
+    api = KlaviyoApi(http, limiter, clock, record_usage)
     lease = _StaticLease(fence)
     dispatcher: Dispatcher[Any] = Dispatcher(
         lane,
@@ -248,7 +254,7 @@ async def _make_env(folder: Path, crowd: Sequence[Person]) -> Environment:
         metrics=Metrics("bench"),
         policy=Policy(bulk_threshold=_BULK_THRESHOLD),
     )
-    receipts = ImportJobTracker(
+    jobs = ImportJobTracker(
         lane,
         store.profiles,
         ImportJobs(api),
@@ -266,17 +272,17 @@ async def _make_env(folder: Path, crowd: Sequence[Person]) -> Environment:
         on_leave="keep",
     )
     return Environment(
-        store, lane, reads, lease, klaviyo, api, profile_reads, dispatcher, receipts, clock
+        store, lane, reads, lease, klaviyo, api, profile_reads, dispatcher, jobs, clock
     )
 
 
 def text(steps: Sequence[Step]) -> str:
-    """A few lines for a person."""
+    """The result as text."""
     lines = []
     for step in steps:
         lines.append(
-            f"{step.what}: {step.changed:,} people to tell, {step.writes:,} requests write "
-            f"(least {step.minimum:,}), {step.wrong} people wrong, {step.seconds:.1f} s"
+            f"{step.name}: {step.changed:,} people to write, {step.writes:,} write requests "
+            f"(minimum {step.minimum:,}), {step.wrong} people wrong, {step.seconds:.1f} s"
         )
         lines += [f"    {label}: {count:,}" for label, count in sorted(step.requests.items())]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""A far end that costs next to nothing: reads a body, answers 202 with none.
+"""A target server that costs very little: reads a body, answers 202 without one.
 
-`python -m bench.target PORT`, in a process of its own so that its CPU is nobody's.
+`python -m bench.target PORT`, in a separate process so that its CPU time is not counted.
 """
 
 from __future__ import annotations

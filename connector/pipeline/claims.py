@@ -106,11 +106,11 @@ class Claimer:
         batch_mode = self._batch_mode(count, mode, backfill=backfill)
         want = 1 if batch_mode == self._sink.bulk else count
         parallel = 1 if self._breaker.is_open else batch_mode.parallel
-        room = parallel - self._in_flight(batch_mode)
-        if room <= 0:
+        free = parallel - self._in_flight(batch_mode)
+        if free <= 0:
             return None
         quota = self._sink.quota
-        grant = quota.reserve(batch_mode.endpoint, min(want, room), backfill=backfill)
+        grant = quota.reserve(batch_mode.endpoint, min(want, free), backfill=backfill)
         if not grant.count:
             return grant.wait
         try:

@@ -40,7 +40,7 @@ from connector.domain.records import Appended, Entry
 from connector.ports import Approval, Backlog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_LATENCY = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
+LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
 _REJECT_REASONS = (
     "conflict",
     "disabled",
@@ -60,12 +60,16 @@ def account_label(account: str) -> str:
 
 
 class Metrics:
-    """The metrics of one app, in Prometheus' text format by `render`."""
+    """The metrics of one app, in Prometheus' text format by `render`.
+
+    `label_names`: name as declared, such as `connector_requests` → names of its labels.
+    """
 
     def __init__(self, version: str) -> None:
         disable_created: Callable[[], None] = disable_created_metrics  # has no type hints
         disable_created()
         self.registry = CollectorRegistry()
+        self.label_names: dict[str, tuple[str, ...]] = {}
         self.registry.register(PLATFORM_COLLECTOR)
         self.registry.register(GC_COLLECTOR)
         ProcessCollector(registry=self.registry)
@@ -112,12 +116,12 @@ class Metrics:
             "destination",
             "reason",
         )
-        self.latency = Histogram(
-            "connector_delivery_latency_seconds",
+        self.latency = self._histogram(
+            "delivery_latency_seconds",
             "Time from receipt to acceptance by the destination.",
-            ("connection", "kind"),
-            buckets=_LATENCY,
-            registry=self.registry,
+            "connection",
+            "kind",
+            buckets=LATENCY_BUCKETS,
         )
         self.outbox = self._gauge(
             "outbox_records", "Records in the store, by state.", "connection", "kind", "state"
@@ -184,18 +188,15 @@ class Metrics:
             "endpoint",
             "status",
         )
-        self.request_seconds = Histogram(
-            "connector_request_seconds",
-            "Time until the response.",
-            ("destination", "endpoint"),
-            registry=self.registry,
+        self.request_seconds = self._histogram(
+            "request_seconds", "Time until the response.", "destination", "endpoint"
         )
-        self.batch = Histogram(
-            "connector_batch_size",
+        self.batch = self._histogram(
+            "batch_size",
             "Records per request.",
-            ("destination", "endpoint"),
+            "destination",
+            "endpoint",
             buckets=(1, 2, 5, 10, 50, 100, 250, 500, 1000, 10_000),
-            registry=self.registry,
         )
         self.quota = self._gauge(
             "rate_limit_remaining",
@@ -254,10 +255,25 @@ class Metrics:
         self._revisions: dict[str, float] = {}
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
-        return Counter(f"connector_{name}", help, labels, registry=self.registry)
+        return Counter(self._declare(name, labels), help, labels, registry=self.registry)
 
     def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
-        return Gauge(f"connector_{name}", help, labels, registry=self.registry)
+        return Gauge(self._declare(name, labels), help, labels, registry=self.registry)
+
+    def _histogram(
+        self,
+        name: str,
+        help: str,
+        *labels: str,
+        buckets: Sequence[float] = Histogram.DEFAULT_BUCKETS,
+    ) -> Histogram:
+        full_name = self._declare(name, labels)
+        return Histogram(full_name, help, labels, buckets=buckets, registry=self.registry)
+
+    def _declare(self, name: str, labels: tuple[str, ...]) -> str:
+        full_name = f"connector_{name}"
+        self.label_names[full_name] = labels
+        return full_name
 
     def register_connection(self, connection: str, revision_until: float) -> None:
         """Create a connection's counters at 0, so that the first count is an increase. The revision

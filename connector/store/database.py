@@ -12,8 +12,9 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -115,11 +116,8 @@ class SqliteDatabase:
         self._engine.dispose()
 
     def _read(self, work: Work[T]) -> T:
-        try:
-            with self._engine.connect() as connection:
-                return work(connection)
-        except SQLAlchemyError as error:
-            raise to_store_error(error) from error
+        with store_errors(), self._engine.connect() as connection:
+            return work(connection)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -210,6 +208,15 @@ class PostgresDatabase:
 
     async def aclose(self) -> None:
         await self._engine.dispose()
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Raise an engine's error as the StoreError that it means."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise to_store_error(error) from error
 
 
 def to_store_error(error: Exception) -> StoreError:

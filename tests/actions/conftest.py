@@ -38,7 +38,7 @@ from connector.store.queues.actions import SqlActionQueue
 from connector.store.sql import SqlStore
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.sinks import FakeQuota
-from tests.inline import InlineDatabase, memory_engine
+from connector.testing.fakes.store import InlineDatabase, memory_store
 
 SECRET = "flow-secret"
 LOOK_UPS = (0, 60_000, 600_000)
@@ -152,7 +152,7 @@ class Rig:
         self.metrics = Metrics("test")
         self.addresses: dict[str, str] = {}
         self.on_address_lookup: Callable[[], None] = lambda: None
-        self.engine = memory_engine()
+        self.database = InlineDatabase()
         self.starts = 0
         self.store: SqlStore
         self.queue: InstrumentedQueue
@@ -165,8 +165,8 @@ class Rig:
 
     async def start(self, at_point: AtPoint = _no_op) -> None:
         self._outside = asyncio.all_tasks()
-        self.database = InlineDatabase(self.engine)
-        self.store = store = SqlStore("sqlite://", self.database)
+        self.database = self.database.reopened()
+        self.store = store = memory_store(self.database)
         self.queue = queue = InstrumentedQueue(self.database)
         self.action_intake = InstrumentedIntake(self.database)
         self._set_hook(at_point)
@@ -289,7 +289,6 @@ async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
     for rig in made:
         if rig.starts:
             await rig.kill()
-        rig.engine.dispose()
 
 
 @pytest.fixture

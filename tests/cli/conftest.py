@@ -8,11 +8,9 @@ import contextlib
 import http.client
 import io
 import os
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from connector.runtime.clock import SystemClock
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
 from connector.store.sql import open_store
 from tests.paths import ROOT
+from tests.waiting import free_port, until
 
 CONFIG = """\
 [store]
@@ -57,29 +56,6 @@ webhook_secret = "jeri_webhook_secret"
 base_url = "{klaviyo}"
 private_key = "{key}"
 """
-
-
-def until(what: str, condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until `condition` is true; fails with `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
-
-
-async def async_until(what: str, condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """`until` for a test that shares the event loop with what it waits for."""
-    for _ in range(round(seconds / 0.02)):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 # ── the platforms ────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import Call, Folder, until
+from tests.waiting import until
+
+from .conftest import Call, Folder
 
 
 def people_file(folder: Folder, count: int, name: str = "people.csv") -> Path:

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from connector.app.daemon import App, read_config
+from tests.waiting import async_until
 
-from .conftest import Folder, async_until
+from .conftest import Folder
 
 
 async def test_a_full_disk_closes_intake_and_deliveries_continue(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hmac
 import json
 
-from .conftest import Call, Folder, until
+from tests.waiting import until
+
+from .conftest import Call, Folder
 
 ADA = "ada@example.com"
 

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from .conftest import Call, Folder, until
+from tests.waiting import until
+
+from .conftest import Call, Folder
 
 SEGMENT = '\n[[connections.segments]]\nsegment = "{name}"\ntarget = "spring"\n'
 

@@ -14,8 +14,9 @@ import pytest
 
 from connector.app.daemon import App, read_config
 from connector.service import notify
+from tests.waiting import async_until
 
-from .conftest import Call, Folder, Platforms, async_until
+from .conftest import Call, Folder, Platforms
 
 
 class NotificationReceiver:

@@ -8,8 +8,9 @@ import pytest
 
 from connector.app.daemon import App, read_config
 from connector.domain.errors import Problem, StoreError
+from tests.waiting import until
 
-from .conftest import Folder, until
+from .conftest import Folder
 
 
 async def test_a_store_that_fails_during_a_reload_leaves_no_connection_stopped(

@@ -13,8 +13,9 @@ import pytest
 
 from connector.app.daemon import App, read_config
 from connector.domain.errors import StoreError
+from tests.waiting import until
 
-from .conftest import ROOT, Call, Folder, until
+from .conftest import ROOT, Call, Folder
 
 EXAMPLES = ROOT / "mappings" / "examples" / "jericommerce"
 SECRET = b"jeri_webhook_secret"

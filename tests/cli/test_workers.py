@@ -8,8 +8,9 @@ import pytest
 
 from connector.app.daemon import App, read_config
 from connector.runtime import supervisor
+from tests.waiting import until
 
-from .conftest import Folder, until
+from .conftest import Folder
 
 
 def health(folder: Folder) -> int:

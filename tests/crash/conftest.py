@@ -1,4 +1,4 @@
-"""The real daemon as a process, and the platforms in a thread of this one."""
+"""The daemon as a subprocess, and the sandbox platforms in a thread."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import contextlib
 import http.client
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +18,7 @@ import pytest
 
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox, Traffic, serve
 from tests.paths import ROOT
+from tests.waiting import free_port, until
 
 CONFIG = """\
 [store]
@@ -54,16 +53,8 @@ rate_share = 1.0
 """
 
 
-def until(what: str, look: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Look again and again until it is so; fails naming `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
-
-
 class Platforms:
-    """Both sandboxes on loopback, in a thread with a loop of its own."""
+    """Both sandboxes on loopback, in a thread with its own event loop."""
 
     def __init__(self, people: int = 200) -> None:
         self.klaviyo = KlaviyoSandbox()
@@ -92,13 +83,11 @@ class Platforms:
 
 
 class Daemon:
-    """`connector run` in a folder of its own."""
+    """`connector run` in a folder."""
 
     def __init__(self, folder: Path, platforms: Platforms, mappings: Path) -> None:
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         shutil.copytree(mappings, folder / "mappings")
         self.config = folder / "connector.toml"
         self.config.write_text(CONFIG.format(port=self.port, **platforms.urls))
@@ -120,7 +109,7 @@ class Daemon:
         self.process.send_signal(number)
 
     def end(self, seconds: float = 20.0) -> int:
-        """Wait for its end; its exit code."""
+        """Wait for the process to exit; returns its exit code."""
         assert self.process
         assert self._log
         code = self.process.wait(seconds)
@@ -140,17 +129,18 @@ class Daemon:
     def stderr_text(self) -> str:
         return (self.folder / "log").read_text()
 
-    def ask(self, path: str) -> tuple[int, str]:
-        """(status, text) of a GET; status 0 where there was no answer."""
+    def get(self, path: str) -> tuple[int, str]:
+        """(status, text) of a GET; status 0 without a response."""
         return self.request("GET", path, None, {})
 
     def post(self, headers: dict[str, str], body: bytes, connection: str = "demo") -> int:
-        """The status that a webhook was answered with; 0 where there was no answer."""
+        """Post a webhook; returns the status, 0 without a response."""
         return self.request("POST", f"/webhooks/{connection}", body, headers)[0]
 
     def request(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[int, str]:
+        """(status, text) of a request; status 0 without a response."""
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, 5)) as caller:
             try:
                 caller.request(method, path, body, headers)
@@ -162,7 +152,7 @@ class Daemon:
     def ready(self) -> bool:
         if self.process is None or self.process.poll() is not None:
             raise AssertionError(f"the daemon has ended:\n{self.stderr_text}")
-        return self.ask("/readyz")[0] == 200
+        return self.get("/readyz")[0] == 200
 
     def wait_until_ready(self) -> None:
         until("the daemon is ready", self.ready)
@@ -184,5 +174,5 @@ def daemon(platforms: Platforms, tmp_path: Path, root: Path) -> Iterator[Daemon]
 
 @pytest.fixture
 def traffic(platforms: Platforms) -> Traffic:
-    """Only makes signed webhooks: the test posts them."""
+    """Creates signed webhooks, which the test posts."""
     return Traffic(platforms.jericommerce, "unused")

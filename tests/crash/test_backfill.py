@@ -1,4 +1,4 @@
-"""A backfill by the real process: killed twice it resumes at its cursor, and nobody is lost."""
+"""A backfill by the real process: killed twice, it resumes at its cursor and loses no one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from connector.sandbox import JeriCommerceSandbox
 from tests.paths import ROOT
+from tests.waiting import until
 
-from .conftest import Daemon, Platforms, until
+from .conftest import Daemon, Platforms
 
 PEOPLE = 300
 _MAIN = """
@@ -48,6 +50,11 @@ def finished(daemon: Daemon, *args: str) -> tuple[int, dict[str, Any]]:
     return process.returncode, json.loads(out)
 
 
+def has_read(jericommerce: JeriCommerceSandbox, count: int) -> Callable[[], bool]:
+    """Whether at least `count` people were read, as a condition."""
+    return lambda: len(jericommerce.read_log) >= count
+
+
 def test_a_backfill_killed_twice_sends_everyone_and_a_second_run_sends_nothing(
     daemon: Daemon, platforms: Platforms
 ) -> None:
@@ -57,14 +64,13 @@ def test_a_backfill_killed_twice_sends_everyone_and_a_second_run_sends_nothing(
     people = jericommerce.people
     file = daemon.folder / "people.csv"
     file.write_text("name;email\n" + "".join(f"x;{p.email}\n" for p in people) + "y;nowhere\n")
-    order = ("backfill", "demo", "--emails", "people.csv")
+    args = ("backfill", "demo", "--emails", "people.csv")
     for share in (0.2, 0.6):
-        working = command(daemon, *order)
-        enough = round(share * PEOPLE)
-        until("some are read", lambda: len(jericommerce.read_log) >= enough, 60)  # noqa: B023
+        working = command(daemon, *args)
+        until("some are read", has_read(jericommerce, round(share * PEOPLE)), 60)
         working.send_signal(signal.SIGKILL)
         working.communicate(timeout=10)
-    code, run = finished(daemon, *order)
+    code, run = finished(daemon, *args)
     assert (code, run["state"], run["id"]) == (0, "done", 1)
     assert run["people"] == {
         "sent": PEOPLE,
@@ -76,17 +82,17 @@ def test_a_backfill_killed_twice_sends_everyone_and_a_second_run_sends_nothing(
         "pending": 0,
     }
     for person in people:
-        told = klaviyo.profile(person.email)
-        assert told is not None, person.email
-        assert told["properties"]["balance"] == person.balance
+        profile = klaviyo.profile(person.email)
+        assert profile is not None, person.email
+        assert profile["properties"]["balance"] == person.balance
     assert len(jericommerce.read_log) <= PEOPLE + 2 * 8
     assert klaviyo.state()["violations"] == {}
     assert klaviyo.state()["throttled"] == 0
     assert klaviyo.overlapping_writes == 0
 
     writes = klaviyo.state()["requests"]
-    code, again = finished(daemon, *order)
+    code, again = finished(daemon, *args)
     assert (code, again["id"], again["people"]["unchanged"]) == (0, 2, PEOPLE)
     after = klaviyo.state()["requests"]
-    posts = {label for label in after if label.startswith(("POST", "PATCH"))}  # type: ignore[attr-defined]
-    assert {label: writes[label] for label in posts} == {label: after[label] for label in posts}  # type: ignore[index]
+    posts = {label for label in after if label.startswith(("POST", "PATCH"))}
+    assert {label: writes[label] for label in posts} == {label: after[label] for label in posts}

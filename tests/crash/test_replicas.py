@@ -1,4 +1,4 @@
-"""Two processes on one store: promise 12, with real processes and a real PostgreSQL."""
+"""Two processes on one store: guarantee 12, with real processes and a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import pytest
 from connector.sandbox import Traffic
 from connector.store.database import open_database
 from connector.store.tables import metadata
+from tests.waiting import until
 
-from .conftest import Daemon, Platforms, until
+from .conftest import Daemon, Platforms
 
 TAKES_OVER_WITHIN = 15.0
 
@@ -33,8 +34,8 @@ async def _empty(url: str) -> None:
 def replica(
     platforms: Platforms, tmp_path: Path, root: Path, postgres_url: str
 ) -> Iterator[Callable[[str], Daemon]]:
-    """Daemons on one PostgreSQL, each with a port of its own."""
-    made: list[Daemon] = []
+    """Starts daemons on one PostgreSQL, each with its own port."""
+    daemons: list[Daemon] = []
 
     def make(name: str) -> Daemon:
         folder = tmp_path / name
@@ -42,12 +43,12 @@ def replica(
         daemon = Daemon(folder, platforms, root / "mappings")
         text = daemon.config.read_text()
         daemon.config.write_text(text.replace("sqlite:///state/crash.db", postgres_url))
-        made.append(daemon)
+        daemons.append(daemon)
         daemon.start()
         return daemon
 
     yield make
-    for daemon in made:
+    for daemon in daemons:
         daemon.clean()
     asyncio.run(_empty(postgres_url))
 
@@ -66,9 +67,9 @@ def test_another_replica_takes_over_from_a_stopped_and_a_killed_one(
     one.wait_until_ready()
     deliver(one, platforms, traffic)
     two = replica("two")
-    until("two answers", lambda: two.ask("/livez")[0] == 200)
-    # It waits for the lease as long as it takes, alive and taking nothing.
-    assert two.ask("/readyz")[0] == 503
+    until("two responds", lambda: two.get("/livez")[0] == 200)
+    # It waits for the lease without a time limit: alive, but not accepting webhooks.
+    assert two.get("/readyz")[0] == 503
     headers, body = traffic.make_event()
     assert two.post(headers, body) == 503
 
@@ -78,7 +79,7 @@ def test_another_replica_takes_over_from_a_stopped_and_a_killed_one(
     deliver(two, platforms, traffic)
 
     one.start()
-    until("one waits", lambda: one.ask("/livez")[0] == 200)
+    until("one waits", lambda: one.get("/livez")[0] == 200)
     platforms.klaviyo.faults.add("events", "stall", applied=True, seconds=30.0, count=1)
     headers, body = traffic.make_event()
     assert two.post(headers, body) == 202
@@ -87,7 +88,7 @@ def test_another_replica_takes_over_from_a_stopped_and_a_killed_one(
     two.kill()
     until("one has taken over", one.ready, TAKES_OVER_WITHIN)
     deliver(one, platforms, traffic)
-    # What was in flight went again, singly, and Klaviyo knew it.
+    # The event in flight was sent again, singly, and Klaviyo recognised it.
     until("it is settled", lambda: platforms.klaviyo.state()["duplicates"] == 1)
     assert set(platforms.klaviyo.unique_ids().values()) == {1}
     assert platforms.klaviyo.state()["violations"] == {}
@@ -100,7 +101,7 @@ def test_a_frozen_replica_loses_its_lease_and_sends_nothing_when_it_resumes(
     one = replica("one")
     one.wait_until_ready()
     two = replica("two")
-    until("two waits", lambda: two.ask("/livez")[0] == 200)
+    until("two waits", lambda: two.get("/livez")[0] == 200)
     one.send(signal.SIGSTOP)
     try:
         until("two has taken over", two.ready, TAKES_OVER_WITHIN)
@@ -108,7 +109,8 @@ def test_a_frozen_replica_loses_its_lease_and_sends_nothing_when_it_resumes(
     finally:
         one.send(signal.SIGCONT)
     until(
-        "one knows that it lost", lambda: 'lease_held{account="store"} 0' in one.ask("/metrics")[1]
+        "one has noticed the loss",
+        lambda: 'lease_held{account="store"} 0' in one.get("/metrics")[1],
     )
     deliver(two, platforms, traffic)
     assert set(platforms.klaviyo.unique_ids().values()) == {1}
@@ -120,12 +122,12 @@ def test_a_second_run_on_one_sqlite_file_waits_and_then_names_the_holder(
     daemon.start()
     daemon.wait_until_ready()
     assert daemon.process
-    # The command itself, only less patient than 30 s.
+    # The command with a shorter lease timeout than 30 s.
     code = (
         "import sys, connector.app.daemon as app\n"
         "start = app.App.start\n"
-        "async def hasty(self, **how): return await start(self, lease_timeout=1.0, **how)\n"
-        "app.App.start = hasty\n"
+        "async def short(self, **args): return await start(self, lease_timeout=1.0, **args)\n"
+        "app.App.start = short\n"
         "sys.argv = ['connector', 'run']\n"
         "from connector.cli import main\n"
         "main()\n"

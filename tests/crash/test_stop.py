@@ -1,4 +1,4 @@
-"""Signals to the real process: promise 11, and the reload."""
+"""Signals to the real process: guarantee 11, and reload by SIGHUP."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from connector.app.daemon import App, read_config
 from connector.net.http import get
 from connector.pipeline.lease import holder_name, is_dead
 from connector.sandbox import Traffic
+from tests.waiting import until
 
-from .conftest import Daemon, Platforms, until
+from .conftest import Daemon, Platforms
 
 
 def states(daemon: Daemon) -> dict[int, int]:
@@ -41,18 +42,18 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0(
     daemon.start()
     daemon.wait_until_ready()
     id = post(daemon, traffic)
-    until("the far end has it", lambda: platforms.klaviyo.recorded(id) == 1)
+    until("Klaviyo has received it", lambda: platforms.klaviyo.recorded(id) == 1)
     assert states(daemon) == {1: 1}
     daemon.send(signal.SIGTERM)
-    said: list[int] = [daemon.ask("/readyz")[0]]
+    statuses = [daemon.get("/readyz")[0]]
     assert daemon.process
     while daemon.process.poll() is None:
-        said.append(daemon.ask("/readyz")[0])
+        statuses.append(daemon.get("/readyz")[0])
     assert daemon.end() == 0
-    # Never ready again once it has said that it is not.
-    first = next(i for i, status in enumerate(said) if status != 200)
-    assert 200 not in said[first:]
-    assert set(said) <= {200, 503, 0}
+    # Once it is not ready, it is never ready again.
+    first = next(i for i, status in enumerate(statuses) if status != 200)
+    assert 200 not in statuses[first:]
+    assert set(statuses) <= {200, 503, 0}
     assert states(daemon) == {2: 1}
     assert platforms.klaviyo.unique_ids() == {id: 1}
     assert platforms.klaviyo.state()["duplicates"] == 0
@@ -90,7 +91,7 @@ def test_sigterm_cancels_work_that_outlasts_the_timeout_and_loses_nothing(
     daemon.start()
     daemon.wait_until_ready()
     id = post(daemon, traffic)
-    until("the far end has it", lambda: platforms.klaviyo.recorded(id) == 1)
+    until("Klaviyo has received it", lambda: platforms.klaviyo.recorded(id) == 1)
     daemon.send(signal.SIGTERM)
     assert daemon.end(8.0) == 0
     assert states(daemon) == {0: 1}
@@ -101,19 +102,21 @@ def test_sigterm_cancels_work_that_outlasts_the_timeout_and_loses_nothing(
     assert platforms.klaviyo.state()["violations"] == {}
 
 
-async def test_readyz_turns_503_before_the_servers_close(daemon: Daemon) -> None:
+async def test_readyz_turns_503_before_the_servers_close(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = App(read_config(daemon.config))
     await app.start()
     [server] = app.servers
-    close, said = server.stop, []
+    close, statuses = server.stop, []
 
     async def stop() -> None:
-        said.append((await get(f"http://127.0.0.1:{app.port}/readyz"))[0])
+        statuses.append((await get(f"http://127.0.0.1:{app.port}/readyz"))[0])
         await close()
 
-    server.stop = stop  # type: ignore[method-assign]
+    monkeypatch.setattr(server, "stop", stop)
     await app.stop()
-    assert said == [503]
+    assert statuses == [503]
 
 
 def test_sighup_applies_an_edited_file_and_a_faulty_one_changes_nothing(
@@ -130,32 +133,32 @@ def test_sighup_applies_an_edited_file_and_a_faulty_one_changes_nothing(
     )
     daemon.config.write_text(f"{before}\n{second}")
     daemon.send(signal.SIGHUP)
-    until("the second connection takes webhooks", lambda: _takes(daemon, traffic, "second"))
+    until("the second connection accepts webhooks", lambda: _accepts(daemon, traffic, "second"))
     post(daemon, traffic)
 
     daemon.config.write_text(before + "\n[delivery]\nbulk_threshold = 'many'\n")
     daemon.send(signal.SIGHUP)
-    until("the faulty file is refused", lambda: "C30" in daemon.ask("/healthz")[1])
-    assert "connector_config_last_reload_successful 0.0" in daemon.ask("/metrics")[1]
+    until("the faulty file is rejected", lambda: "C30" in daemon.get("/healthz")[1])
+    assert "connector_config_last_reload_successful 0.0" in daemon.get("/metrics")[1]
     assert daemon.ready()
-    assert _takes(daemon, traffic, "second")
+    assert _accepts(daemon, traffic, "second")
     id = post(daemon, traffic)
     until("it is delivered", lambda: platforms.klaviyo.recorded(id) == 1)
 
     daemon.config.write_text(before)
     daemon.send(signal.SIGHUP)
     until("the second connection is gone", lambda: daemon.post(headers, body, "second") == 404)
-    assert "C30" not in daemon.ask("/healthz")[1]
+    assert "C30" not in daemon.get("/healthz")[1]
     daemon.send(signal.SIGTERM)
     assert daemon.end() == 0
 
 
-def _takes(daemon: Daemon, traffic: Traffic, connection: str) -> bool:
+def _accepts(daemon: Daemon, traffic: Traffic, connection: str) -> bool:
     headers, body = traffic.make_event()
     return daemon.post(headers, body, connection) == 202
 
 
-# ── who is dead ──────────────────────────────────────────────────────────────────────────────────
+# ── dead lease holders ───────────────────────────────────────────────────────────────────────────
 
 OtherProcess: TypeAlias = tuple[subprocess.Popen[str], str]
 _NAME = (
@@ -165,7 +168,7 @@ _NAME = (
 
 @pytest.fixture
 def other_process(root: Path) -> Iterator[OtherProcess]:
-    """Another process that lives, and its name as a holder."""
+    """Another live process, and its name as a lease holder."""
     process = subprocess.Popen(
         [sys.executable, "-c", _NAME],
         cwd=root,

@@ -1,4 +1,4 @@
-"""What the files under deploy/ agree on, each said once."""
+"""Paths and names that the files under deploy/ share, and a parser for the Dockerfile."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MAPPINGS = "/usr/share/connector/mappings"
 
 @dataclass(frozen=True)
 class Step:
-    """One instruction of a Dockerfile; `stage` counts from 0."""
+    """One instruction of the Dockerfile. `stage`: number of the build stage from 0."""
 
     stage: int
-    word: str
+    instruction: str
     text: str
 
     def settings(self) -> dict[str, str]:
-        """What an ENV sets."""
+        """The variables of an ENV instruction."""
         pairs = (pair.partition("=") for pair in shlex.split(self.text))
         return {name: value for name, _, value in pairs}
 
@@ -34,14 +34,14 @@ def dockerfile() -> list[Step]:
     text = re.sub(r"^\s*#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.M)
     steps, stage = [], -1
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
-        word, _, rest = line.strip().partition(" ")
-        stage += word == "FROM"
-        if word:
-            steps.append(Step(stage, word, rest.strip()))
+        instruction, _, rest = line.strip().partition(" ")
+        stage += instruction == "FROM"
+        if instruction:
+            steps.append(Step(stage, instruction, rest.strip()))
     return steps
 
 
 def secret_files() -> set[str]:
-    """The names that deploy/connector.toml reads below SECRETS."""
+    """The files below SECRETS that deploy/connector.toml reads."""
     text = (DEPLOY / "connector.toml").read_text()
     return set(re.findall(re.escape(f"${{file:{SECRETS}/") + r"(\w+)}", text))

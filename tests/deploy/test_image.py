@@ -1,5 +1,5 @@
-"""The image, as far as a machine without a container engine can tell: the steps of its Dockerfile
-replayed below a folder, and what came of it run from elsewhere."""
+"""The image, tested without a container engine: the steps of its Dockerfile are executed below a
+folder, and the result is run from another one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import pytest
 from connector import __version__
 from connector.config import Config
 from connector.config import load as load_config
+from tests.waiting import free_port
 
 from .layout import (
     CONFIG,
@@ -37,14 +37,14 @@ from .layout import (
 _PLACES = re.compile(r"(?<![\w.}/])/(?=(?:src|dist|opt|usr/share/connector|etc/connector)\b)")
 
 
-def only(word: str) -> str:
-    """The text of the final stage's one instruction of that name."""
+def only(instruction: str) -> str:
+    """The text of the only instruction of this kind in the final stage."""
     last = dockerfile()[-1].stage
-    (text,) = [s.text for s in dockerfile() if s.stage == last and s.word == word]
+    (text,) = [s.text for s in dockerfile() if s.stage == last and s.instruction == instruction]
     return text
 
 
-# ── what it says ─────────────────────────────────────────────────────────────────────────────────
+# ── the Dockerfile ───────────────────────────────────────────────────────────────────────────────
 
 
 def test_it_runs_unprivileged_and_stops_with_the_expected_signal() -> None:
@@ -61,23 +61,23 @@ def test_it_runs_unprivileged_and_stops_with_the_expected_signal() -> None:
 
 
 def test_its_environment_names_the_paths_that_other_files_mount() -> None:
-    (env,) = [s.settings() for s in dockerfile() if s.stage == 1 and s.word == "ENV"]
+    (env,) = [s.settings() for s in dockerfile() if s.stage == 1 and s.instruction == "ENV"]
     assert env["CONNECTOR_CONFIG"] == CONFIG
     assert env["CONNECTOR_STORE_URL"] == f"sqlite:///{STATE}/connector.db"
     assert env["CONNECTOR_HOST"] == "0.0.0.0"
     assert env["LOGNAME"]
-    copied = [s.text for s in dockerfile() if s.stage == 1 and s.word == "COPY"]
+    copied = [s.text for s in dockerfile() if s.stage == 1 and s.instruction == "COPY"]
     assert f"mappings {MAPPINGS}" in copied
     assert f"deploy/connector.toml {CONFIG}" in copied
 
 
 def test_the_base_image_is_an_argument_and_every_requirement_has_a_hash() -> None:
     first = dockerfile()[0]
-    assert (first.word, first.stage) == ("ARG", -1)
+    assert (first.instruction, first.stage) == ("ARG", -1)
     assert re.fullmatch(r"BASE=[a-z/]+:[\w.-]+", first.text)
-    froms = [s.text for s in dockerfile() if s.word == "FROM"]
+    froms = [s.text for s in dockerfile() if s.instruction == "FROM"]
     assert froms == ["${BASE} AS build", "${BASE}"]
-    installs = [s.text for s in dockerfile() if s.word == "RUN" and " install " in s.text]
+    installs = [s.text for s in dockerfile() if s.instruction == "RUN" and " install " in s.text]
     assert all("--require-hashes" in t or "--no-deps" in t for t in installs if "pip" in t)
 
 
@@ -85,13 +85,13 @@ def test_the_build_context_has_exactly_what_the_dockerfile_copies() -> None:
     ignore = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert next(line for line in ignore if line[:1] not in ("", "#")) == "*"
     sent = {line[1:] for line in ignore if line.startswith("!")} - {"deploy"}
-    steps = [s for s in dockerfile() if s.word == "COPY" and not s.text.startswith("--from")]
+    steps = [s for s in dockerfile() if s.instruction == "COPY" and not s.text.startswith("--from")]
     copied = {source for s in steps for source in s.text.split()[:-1]}
     assert sent == copied
     assert all((ROOT / name).exists() for name in sent)
 
 
-# ── replayed: some 20 seconds, most of them pip's ────────────────────────────────────────────────
+# ── its steps executed (about 20 s, most of it pip) ──────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,11 @@ class Image:
         return self.top / path.lstrip("/")
 
     def moved(self, text: str) -> str:
-        """A text with the image's places below `top`."""
+        """A text with the image's paths moved below `top`."""
         return _PLACES.sub(f"{self.top}/", text)
 
     def run_cli(self, *words: str, cwd: Path, code: int = 0, **env: str) -> str:
-        said = subprocess.run(
+        done = subprocess.run(
             [self.at("/opt/connector/bin/connector"), *words],
             cwd=cwd,
             env=self.env | env,
@@ -116,8 +116,8 @@ class Image:
             timeout=60,
             check=False,
         )
-        assert said.returncode == code, said.stdout + said.stderr
-        return said.stdout
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +128,17 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
         if not key.startswith(("PYTHON", "CONNECTOR_", "KLAVIYO_", "SHOP_", "VIRTUAL_ENV"))
     }
     image = Image(tmp_path_factory.mktemp("image"), inherited | {"KLAVIYO_BASE_URL": NOWHERE})
-    _needs_a_registry(image.top)
+    _require_registry(image.top)
     here = image.top
     for step in dockerfile():
-        if step.word == "WORKDIR" and step.stage == 0:
+        if step.instruction == "WORKDIR" and step.stage == 0:
             here = image.at(step.text)
             here.mkdir(parents=True)
-        elif step.word == "COPY" and not step.text.startswith("--from"):
+        elif step.instruction == "COPY" and not step.text.startswith("--from"):
             *sources, target = step.text.split()
             for source in sources:
                 _copy(ROOT / source, Path(here, image.moved(target)))
-        elif step.word == "RUN" and step.stage == 0:
+        elif step.instruction == "RUN" and step.stage == 0:
             command = re.sub(r"^python\b", shlex.quote(sys.executable), image.moved(step.text))
             done = subprocess.run(
                 command,
@@ -157,8 +157,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 NOWHERE = "http://127.0.0.1:9"
 
 
-def _needs_a_registry(top: Path) -> None:
-    """Everything that follows is a failure; this alone may be the machine's fault."""
+def _require_registry(top: Path) -> None:
+    """Skip without a package registry; any later failure is a failure of the image."""
     (backend,) = re.findall(r'requires = \["([^"]+)"\]', (ROOT / "pyproject.toml").read_text())
     words = ["download", "--quiet", "--no-deps", "--dest", str(top / "probe"), backend]
     probe = subprocess.run(
@@ -187,17 +187,15 @@ def test_the_wheel_initializes_a_folder_from_its_own_data(image: Image, tmp_path
     assert list((tmp_path / "mappings/examples/jericommerce").glob("*.json"))
     env = tmp_path / ".env"
     env.write_text(re.sub(r"^(SHOP_\w+)=$", r"\1=something", env.read_text(), flags=re.M))
-    said = image.run_cli("check", "--offline", cwd=tmp_path)
-    assert "shop: mapping jericommerce.toml: version " in said
-    assert "FAULT" not in said
+    output = image.run_cli("check", "--offline", cwd=tmp_path)
+    assert "shop: mapping jericommerce.toml: version " in output
+    assert "FAULT" not in output
 
 
 @pytest.fixture
 def container(image: Image, tmp_path: Path) -> tuple[Image, dict[str, str]]:
-    """The image with its secrets mounted, its state below tmp_path and a port of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """The image with its secrets mounted, its state below tmp_path and a free port."""
+    port = free_port()
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     for name in secret_files():
@@ -208,12 +206,12 @@ def container(image: Image, tmp_path: Path) -> tuple[Image, dict[str, str]]:
     file = tmp_path / "etc" / "connector.toml"
     file.parent.mkdir()
     file.write_text(text)
-    (env,) = [s.settings() for s in dockerfile() if s.stage == 1 and s.word == "ENV"]
+    (env,) = [s.settings() for s in dockerfile() if s.stage == 1 and s.instruction == "ENV"]
     return image, {
         **{key: value for key, value in env.items() if key.startswith("PYTHON")},
         "CONNECTOR_CONFIG": str(file),
         "CONNECTOR_STORE_URL": env["CONNECTOR_STORE_URL"].replace(STATE, str(tmp_path / "state")),
-        "CONNECTOR_HOST": "127.0.0.1",  # not 0.0.0.0: a test speaks to this machine alone
+        "CONNECTOR_HOST": "127.0.0.1",  # not 0.0.0.0: tests use loopback only
         "SHOP_PROGRAM": "test",
     }
 
@@ -231,7 +229,7 @@ def test_it_runs_with_the_container_config_passes_its_healthcheck_and_stops(
         daemon = subprocess.Popen(words, cwd=here, env=image.env | env, stderr=log)
         try:
             deadline = time.monotonic() + 30
-            while '"ready"' not in (tmp_path / "log").read_text():
+            while '"daemon_ready"' not in (tmp_path / "log").read_text():
                 assert daemon.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
@@ -261,7 +259,7 @@ def test_the_documented_backup_command_makes_a_valid_store(tmp_path: Path) -> No
     copy.close()
 
 
-# ── the file for containers ──────────────────────────────────────────────────────────────────────
+# ── deploy/connector.toml ────────────────────────────────────────────────────────────────────────
 
 
 def test_the_container_config_is_valid_with_its_environment_and_secrets(
@@ -296,6 +294,6 @@ def test_the_container_config_is_valid_with_its_environment_and_secrets(
 
 def test_the_container_config_contains_no_secret() -> None:
     text = (DEPLOY / "connector.toml").read_text()
-    said = re.findall(r'^(\w*(?:password|secret|key)) = "(.*)"$', text, re.M)
-    assert said
-    assert all(value.startswith(f"${{file:{SECRETS}/") for _, value in said)
+    secrets = re.findall(r'^(\w*(?:password|secret|key)) = "(.*)"$', text, re.M)
+    assert secrets
+    assert all(value.startswith(f"${{file:{SECRETS}/") for _, value in secrets)

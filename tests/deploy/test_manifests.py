@@ -1,4 +1,4 @@
-"""Compose and Kubernetes: they agree with each other, with the image and with the code."""
+"""Compose and Kubernetes files: consistent with each other, with the image and with the code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GRACE = Config().server.shutdown_timeout + 10
 
 
 def of(name: str) -> dict[str, Any]:
-    """The documents of a manifest, by kind."""
+    """Kind → document of a manifest."""
     found = list(yaml.safe_load_all((KUBERNETES / name).read_text()))
     assert len({each["kind"] for each in found}) == len(found)
     return {each["kind"]: each for each in found}
@@ -53,7 +53,7 @@ def routes() -> set[str]:
 
 
 def test_every_yaml_file_parses_and_has_no_duplicate_key() -> None:
-    class Strict(yaml.SafeLoader):  # type: ignore[name-defined,misc]
+    class Strict(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [key.value for key, _ in node.value if key.value != "<<"]
             assert len(keys) == len(set(keys)), keys
@@ -69,11 +69,11 @@ def test_every_yaml_file_parses_and_has_no_duplicate_key() -> None:
 
 @BOTH
 def test_it_runs_as_the_images_user_and_writes_only_to_its_volumes(name: str) -> None:
-    said = container(name)["securityContext"]
-    assert said["runAsUser"] == said["runAsGroup"] == UID
-    assert said["runAsNonRoot"] is said["readOnlyRootFilesystem"] is True
-    assert said["allowPrivilegeEscalation"] is False
-    assert said["capabilities"] == {"drop": ["ALL"]}
+    context = container(name)["securityContext"]
+    assert context["runAsUser"] == context["runAsGroup"] == UID
+    assert context["runAsNonRoot"] is context["readOnlyRootFilesystem"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["capabilities"] == {"drop": ["ALL"]}
     assert pod(name)["securityContext"]["fsGroup"] == UID
     mounts = {m["mountPath"]: m for m in container(name)["volumeMounts"]}
     assert set(mounts) == {STATE, str(Path(CONFIG).parent), SECRETS, "/tmp"}
@@ -106,11 +106,11 @@ def test_its_configuration_is_the_file_for_containers(name: str) -> None:
 
 @BOTH
 def test_its_probes_use_existing_routes_on_the_named_port(name: str) -> None:
-    said = container(name)
-    (port,) = said["ports"]
+    spec = container(name)
+    (port,) = spec["ports"]
     assert port["containerPort"] == Config().server.port
     assert len(port["name"]) <= 15
-    probes = {key: value["httpGet"] for key, value in said.items() if key.endswith("Probe")}
+    probes = {key: value["httpGet"] for key, value in spec.items() if key.endswith("Probe")}
     assert all(probe["port"] == port["name"] for probe in probes.values())
     assert {probe["path"] for probe in probes.values()} <= routes()
     assert probes["startupProbe"]["path"] == probes["livenessProbe"]["path"] == "/livez"
@@ -127,8 +127,8 @@ def test_readiness_counts_only_in_a_standalone_deployment() -> None:
 
 
 def test_the_sidecar_is_a_native_sidecar() -> None:
-    (said,) = pod("sidecar.yaml")["initContainers"]
-    assert (said["name"], said["restartPolicy"]) == ("connector", "Always")
+    (sidecar,) = pod("sidecar.yaml")["initContainers"]
+    assert (sidecar["name"], sidecar["restartPolicy"]) == ("connector", "Always")
     assert "initContainers" not in pod("standalone.yaml")
 
 
@@ -138,7 +138,7 @@ def test_one_store_has_one_daemon_with_enough_time_to_stop(name: str) -> None:
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
     assert pod(name)["terminationGracePeriodSeconds"] >= GRACE
     start = container(name)["startupProbe"]
-    # A predecessor's lease is waited for 30 s; an old store is copied and migrated.
+    # The start waits up to 30 s for the lease, and copies and migrates an old store.
     assert start["periodSeconds"] * start["failureThreshold"] >= 120
 
 
@@ -180,33 +180,33 @@ def test_every_file_uses_the_same_image() -> None:
 def test_every_service_is_hardened_and_has_a_healthcheck() -> None:
     services = compose()["services"]
     assert set(services) == {"connector", "postgres", "prometheus", "grafana"}
-    for said in services.values():
-        assert said["read_only"] is True
-        assert said["cap_drop"] == ["ALL"]
-        assert said["security_opt"] == ["no-new-privileges:true"]
-        assert "/tmp" in said["tmpfs"]
-        assert said["healthcheck"]["test"][0] == "CMD"
-        assert all(port.startswith("127.0.0.1:") for port in said.get("ports", []))
-        assert ":" in said["image"]
-        assert not said["image"].endswith(":latest")
+    for service in services.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "/tmp" in service["tmpfs"]
+        assert service["healthcheck"]["test"][0] == "CMD"
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        assert ":" in service["image"]
+        assert not service["image"].endswith(":latest")
 
 
 def test_compose_runs_the_connector_as_the_image_says() -> None:
-    said = compose()["services"]["connector"]
-    assert said["user"] == f"{UID}:{UID}"
-    assert said["healthcheck"]["test"] == ["CMD", "connector", "healthcheck"]
-    assert int(said["stop_grace_period"].removesuffix("s")) >= GRACE
+    service = compose()["services"]["connector"]
+    assert service["user"] == f"{UID}:{UID}"
+    assert service["healthcheck"]["test"] == ["CMD", "connector", "healthcheck"]
+    assert int(service["stop_grace_period"].removesuffix("s")) >= GRACE
     port = Config().server.port
-    assert said["ports"] == [f"127.0.0.1:{port}:{port}"]
-    assert f"./connector.toml:{CONFIG}:ro" in said["volumes"]
-    (name,) = [s.text for s in dockerfile() if s.word == "USER"]
-    assert name == said["user"]
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert f"./connector.toml:{CONFIG}:ro" in service["volumes"]
+    (name,) = [s.text for s in dockerfile() if s.instruction == "USER"]
+    assert name == service["user"]
 
 
 def test_compose_passes_every_secret_as_a_file() -> None:
     whole = compose()
-    said = whole["services"]["connector"]["secrets"]
-    targets = {each["source"]: each["target"] for each in said}
+    secrets = whole["services"]["connector"]["secrets"]
+    targets = {each["source"]: each["target"] for each in secrets}
     assert targets == {name: f"{SECRETS}/{name}" for name in targets}
     assert set(targets) == secret_files() | {"postgres_password"}
     used = {

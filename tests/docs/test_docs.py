@@ -67,7 +67,7 @@ def test_no_page_exists_for_an_unknown_code() -> None:
 
 
 def commands(page: Path) -> Iterator[str]:
-    """What stands in code and begins with `connector `."""
+    """Commands in code blocks and code spans: texts that begin with `connector `."""
     for block in _FENCE.findall(page.read_text()):
         for line in block.splitlines():
             line = line.strip().removeprefix("$ ")
@@ -146,16 +146,12 @@ def test_every_relative_link_resolves(page: Path) -> None:
 
 def declared() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Name as Prometheus shows it → type and labels."""
-    registry = Metrics("test").registry
-    labels = {
-        name: tuple(getattr(collector, "_labelnames", ()))
-        for name, collector in registry._names_to_collectors.items()
-    }
+    metrics = Metrics("test")
     found = {}
-    for family in registry.collect():
+    for family in metrics.registry.collect():
         if family.name.startswith("connector_"):
             shown = family.name + ("_total" if family.type == "counter" else "")
-            found[shown] = (family.type, labels[family.name])
+            found[shown] = (family.type, metrics.label_names[family.name])
     return found
 
 

@@ -1,4 +1,4 @@
-"""Prometheus and its tool, where they can be had."""
+"""Prometheus and promtool, if available."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def _program(name: str) -> str:
     try:
         return program(name)
     except Missing as error:
-        pytest.skip(f"NOT TESTED, there is no {name}: {error}. Debian's package is `prometheus`.")
+        pytest.skip(f"NOT TESTED, {name} is missing: {error}. Debian's package is `prometheus`.")
 
 
 @pytest.fixture(scope="session")

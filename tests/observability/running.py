@@ -1,4 +1,4 @@
-"""A real Prometheus on loopback, and the daemon that it looks at."""
+"""A real Prometheus on loopback that scrapes a daemon."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import orjson
 
-from tests.cli.conftest import Folder, free_port, until
+from tests.cli.conftest import Folder
+from tests.waiting import free_port, until
 
 CONFIG = """\
 global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
@@ -41,7 +42,7 @@ class Prometheus:
                 ],
                 stdout=log,
                 stderr=log,
-                # Of two cores it needs none.
+                # It needs little CPU; leave the cores to the tests.
                 env={"GOMAXPROCS": "1"},
             )
 
@@ -61,20 +62,20 @@ class Prometheus:
             self._process.wait()
 
     def api(self, path: str, **args: str) -> dict[str, Any]:
-        """The answer of /api/v1, whatever its status."""
+        """The response of /api/v1, whatever its status."""
         query = f"?{urllib.parse.urlencode(args)}" if args else ""
         return dict(orjson.loads(self._get(f"/api/v1/{path}{query}")[1]))
 
-    def ask(self, expr: str) -> list[dict[str, Any]]:
-        """What a query finds now."""
-        said = self.api("query", query=expr)
-        assert said["status"] == "success", (expr, said)
-        return list(said["data"]["result"])
+    def query(self, expr: str) -> list[dict[str, Any]]:
+        """The result of an instant query."""
+        response = self.api("query", query=expr)
+        assert response["status"] == "success", (expr, response)
+        return list(response["data"]["result"])
 
     def firing(self) -> set[str]:
-        """Names of alerts that fire."""
-        found = self.ask('count by (alertname) (ALERTS{alertstate="firing"})')
-        return {one["metric"]["alertname"] for one in found}
+        """The names of the firing alerts."""
+        found = self.query('count by (alertname) (ALERTS{alertstate="firing"})')
+        return {series["metric"]["alertname"] for series in found}
 
     def _get(self, path: str) -> tuple[int, bytes]:
         caller = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -88,7 +89,7 @@ class Prometheus:
 
 
 def post(daemon: Folder, count: int = 1) -> tuple[dict[str, str], bytes]:
-    """New events of the sandbox's people, as webhooks; returns the last one."""
+    """Post webhooks of new events; returns (headers, body) of the last one."""
     headers, body = {}, b""
     for _ in range(count):
         headers, body = daemon.platforms.traffic.make_event()

@@ -1,5 +1,4 @@
-"""Alerts fire when what they speak of happens to a real daemon, with the rules' own expressions in
-which a minute lasts a second."""
+"""Alerts fire for a real daemon, with the rules' own expressions in which a minute is a second."""
 
 from __future__ import annotations
 
@@ -11,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Folder, Platforms, until
+from tests.cli.conftest import Folder, Platforms
+from tests.waiting import until
 
 from .running import Prometheus, post
 from .tools import RULES, program
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
 
-# Tries must come as often as a window of ten seconds wants them.
+# Retries must be frequent enough for a window of ten seconds.
 DELIVERY = 'retry_base = "50ms"\nretry_max = "1s"\n'
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 
 def sixty_times_faster(rules: str) -> str:
-    """Each length of time in rules, of windows and of numbers of seconds, divided by 60."""
+    """The rules with every duration divided by 60."""
 
     def shorter(found: re.Match[str]) -> str:
         seconds = int(found[2]) * _SECONDS[found[3]] // 60
@@ -37,7 +37,7 @@ def sixty_times_faster(rules: str) -> str:
 
 @pytest.fixture
 def platforms() -> Iterator[Platforms]:
-    """A pair for each test: what goes wrong here is nobody else's."""
+    """Separate sandboxes for each test: the tests inject faults."""
     running = Platforms()
     yield running
     running.stop()
@@ -45,7 +45,7 @@ def platforms() -> Iterator[Platforms]:
 
 @pytest.fixture
 def watch(prometheus: str, tmp_path: Path) -> Iterator[Callable[[Folder], Prometheus]]:
-    """Starts a Prometheus that looks at a daemon with the fast rules."""
+    """Starts a Prometheus with the fast rules for a daemon."""
     started: list[Prometheus] = []
 
     def start(daemon: Folder, past: str = "") -> Prometheus:
@@ -58,61 +58,61 @@ def watch(prometheus: str, tmp_path: Path) -> Iterator[Callable[[Folder], Promet
         return started[0]
 
     yield start
-    for one in started:
-        one.stop()
+    for prometheus_process in started:
+        prometheus_process.stop()
 
 
 @pytest.fixture
 def daemon(make: Callable[..., Folder]) -> Folder:
-    made = make()
-    made.start()
-    return made
+    folder = make()
+    folder.start()
+    return folder
 
 
 @pytest.fixture
 def make(tmp_path: Path, platforms: Platforms) -> Iterator[Callable[..., Folder]]:
-    """Folders whose daemon has not started; `delivery` and `min_free` go into the file."""
-    all_made: list[Folder] = []
+    """Creates folders whose daemon is not started; the arguments go into the configuration."""
+    folders: list[Folder] = []
 
-    def folder(delivery: str = "", min_free: str = "1MB") -> Folder:
-        made = Folder(tmp_path / tmp_path.name, platforms)
-        all_made.append(made)
-        text = made.config.read_text().replace('min_free = "1MB"', f'min_free = "{min_free}"')
-        made.config.write_text(text.replace('retry_base = "50ms"\n', DELIVERY + delivery))
-        return made
+    def create(delivery: str = "", min_free: str = "1MB") -> Folder:
+        folder = Folder(tmp_path / tmp_path.name, platforms)
+        folders.append(folder)
+        text = folder.config.read_text().replace('min_free = "1MB"', f'min_free = "{min_free}"')
+        folder.config.write_text(text.replace('retry_base = "50ms"\n', DELIVERY + delivery))
+        return folder
 
-    yield folder
-    for made in all_made:
-        made.stop()
+    yield create
+    for folder in folders:
+        folder.stop()
 
 
 def write_history(folder: Path, past: str) -> None:
-    """Give a Prometheus that has not started yet a past, in the OpenMetrics format."""
+    """Write samples in the OpenMetrics format for a Prometheus that is not started yet."""
     folder.mkdir(parents=True)
     (folder / "past").write_text(past + "# EOF\n")
-    made = (program("promtool"), "tsdb", "create-blocks-from", "openmetrics")
-    subprocess.run([*made, folder / "past", folder / "data"], check=True, capture_output=True)
+    command = (program("promtool"), "tsdb", "create-blocks-from", "openmetrics")
+    subprocess.run([*command, folder / "past", folder / "data"], check=True, capture_output=True)
 
 
 def wait_until_firing(
     name: str, daemon: Folder, watcher: Prometheus, *, traffic: bool = True
 ) -> None:
-    """Events come in until the alert is there."""
+    """Post events (with `traffic`) until the alert fires."""
 
-    def there() -> bool:
+    def is_firing() -> bool:
         if traffic:
             post(daemon)
         return name in watcher.firing()
 
-    until(f"{name} fires", there, 150)
+    until(f"{name} fires", is_firing, 150)
 
 
 def wait_until_resolved(name: str, daemon: Folder, watcher: Prometheus) -> None:
-    def gone() -> bool:
+    def is_resolved() -> bool:
         post(daemon)
         return name not in watcher.firing()
 
-    until(f"{name} ends", gone, 90)
+    until(f"{name} is resolved", is_resolved, 90)
 
 
 def test_one_minute_in_the_rules_is_one_second() -> None:
@@ -189,7 +189,7 @@ shutil.disk_usage = disk_usage
 def test_a_filling_disk_fires_early_and_again_when_full(
     tmp_path: Path, make: Callable[..., Folder], watch: Callable[[Folder], Prometheus]
 ) -> None:
-    made = make(min_free="1GB")
+    daemon = make(min_free="1GB")
     free = tmp_path / "free"
     left = 15_000_000_000
 
@@ -200,23 +200,23 @@ def test_a_filling_disk_fires_early_and_again_when_full(
         (tmp_path / "new").rename(free)
 
     (tmp_path / "sitecustomize.py").write_text(DISK)
-    made.env |= {"PYTHONPATH": f"{tmp_path}:{made.env['PYTHONPATH']}", "FREE": str(free)}
+    daemon.env |= {"PYTHONPATH": f"{tmp_path}:{daemon.env['PYTHONPATH']}", "FREE": str(free)}
     fill(0)
-    made.start()
-    watcher = watch(made)
+    daemon.start()
+    watcher = watch(daemon)
 
-    def warned() -> bool:
+    def is_warned() -> bool:
         fill(10_000_000)
         time.sleep(0.2)
         return "DiskFilling" in watcher.firing()
 
-    until("DiskFilling fires", warned, 90)
+    until("DiskFilling fires", is_warned, 90)
     assert left > 10_000_000_000
     assert "DiskNearlyFull" not in watcher.firing()
     fill(left - 900_000_000)
-    until("intake closes", lambda: made.ask("GET", "/readyz")[0] == 503)
+    until("intake closes", lambda: daemon.request("GET", "/readyz")[0] == 503)
     until("DiskNearlyFull fires", lambda: "DiskNearlyFull" in watcher.firing(), 30)
-    assert "S20" in made.ask("GET", "/healthz")[1]
+    assert "S20" in daemon.request("GET", "/healthz")[1]
 
 
 def test_no_events_for_an_hour_fires_if_there_were_some_a_day_ago(
@@ -226,14 +226,14 @@ def test_no_events_for_an_hour_fires_if_there_were_some_a_day_ago(
     labels = f'connection="acme",kind="event",via="webhook",instance="127.0.0.1:{daemon.port}"'
     name = "connector_records_received_total"
     past = [f"# TYPE {name.removesuffix('_total')} counter"]
-    # The same hour of yesterday, and a little more: a day lasts 24 minutes here.
+    # The same hour of yesterday, and a little more: a day is 24 minutes here.
     for at in range(-1_600, -1_100):
         past.append(f'{name}{{job="connector",{labels}}} {at + 1_600} {now + at:.0f}')
     post(daemon)
     watcher = watch(daemon, "\n".join(past) + "\n")
-    # Targets are looked at 5 s after the start at the earliest: until then all is silent.
-    until("the daemon is looked at", lambda: bool(watcher.ask("up")))
-    until("it is not silent", lambda: "NoEvents" not in watcher.firing())
+    # The first scrape is at the earliest 5 s after the start; until then the alert may fire.
+    until("the daemon is scraped", lambda: bool(watcher.query("up")))
+    until("the alert is resolved", lambda: "NoEvents" not in watcher.firing())
     busy_until = time.monotonic() + 15
     while time.monotonic() < busy_until:
         post(daemon)
@@ -253,14 +253,14 @@ def test_a_stuck_job_fires_and_its_end_resolves_it(
     watcher = watch(daemon)
     jobs = daemon.platforms.klaviyo.jobs
 
-    def stalled() -> bool:
+    def has_stalled_jobs() -> bool:
         post(daemon, 5)
         open_jobs = [job.id for job in jobs.all() if job.open]
         for id in open_jobs:
             jobs.stall(id)
         return bool(open_jobs)
 
-    until("a job stands still", stalled)
+    until("a job is stalled", has_stalled_jobs)
     wait_until_firing("ImportJobStuck", daemon, watcher, traffic=False)
     for job in jobs.all():
         jobs.run(job.id)

@@ -1,4 +1,4 @@
-"""Dashboards ask for what exists, name their units and fit together."""
+"""Dashboards use existing metrics, have units and a valid layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUERIES = queries()
 
 
 def plain(expr: str) -> str:
-    """A query with Grafana's own variables put in."""
+    """A query with Grafana's built-in variables replaced."""
     return re.sub(r"\$__(?:rate_interval|range)", "5m", expr)
 
 
@@ -48,13 +48,13 @@ def test_panels_have_unique_ids_and_do_not_overlap(path: Path) -> None:
         at = panel["gridPos"]
         ids.append(panel["id"])
         assert at["x"] + at["w"] <= 24
-        here = {
+        occupied = {
             (x, y)
             for x in range(at["x"], at["x"] + at["w"])
             for y in range(at["y"], at["y"] + at["h"])
         }
-        assert not cells & here, panel["title"]
-        cells |= here
+        assert not cells & occupied, panel["title"]
+        cells |= occupied
     assert len(set(ids)) == len(ids)
 
 
@@ -62,8 +62,8 @@ def test_panels_have_unique_ids_and_do_not_overlap(path: Path) -> None:
 def test_variables_are_declared_used_and_filled_from_labels_that_exist(path: Path) -> None:
     whole = dashboard(path)
     variables = {v["name"]: v["definition"] for v in whole["templating"]["list"]}
-    asked = [target["expr"] for panel in panels(path) for target in panel["targets"]]
-    used = set(re.findall(r"\$(?!__)(\w+)", " ".join([*asked, *variables.values()])))
+    exprs = [target["expr"] for panel in panels(path) for target in panel["targets"]]
+    used = set(re.findall(r"\$(?!__)(\w+)", " ".join([*exprs, *variables.values()])))
     assert used == variables.keys()
     assert "connection" in variables
     for definition in variables.values():
@@ -76,14 +76,14 @@ def test_legends_use_labels_that_the_query_returns() -> None:
     for path in DASHBOARDS:
         for panel in panels(path):
             for target in panel["targets"]:
-                spoken = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+                used = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
                 groups = re.findall(r"\bby \(([^)]*)\)", target["expr"])
                 left = {label for group in groups for label in group.split(", ")}
-                assert spoken <= left, (panel["title"], spoken - left)
+                assert used <= left, (panel["title"], used - left)
 
 
 def test_the_scrape_interval_matches_grafanas_setting() -> None:
-    told = (GRAFANA / "provisioning" / "datasources" / "prometheus.yml").read_text()
-    kept = (RULES.parent / "prometheus.yml").read_text()
-    assert "timeInterval: 15s" in told
-    assert "scrape_interval: 15s" in kept
+    datasource = (GRAFANA / "provisioning" / "datasources" / "prometheus.yml").read_text()
+    prometheus = (RULES.parent / "prometheus.yml").read_text()
+    assert "timeInterval: 15s" in datasource
+    assert "scrape_interval: 15s" in prometheus

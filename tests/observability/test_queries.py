@@ -1,4 +1,4 @@
-"""Every query of dashboards and rules, asked of a real Prometheus that scrapes a real daemon."""
+"""Every query of dashboards and rules, run by a real Prometheus that scrapes a real daemon."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Folder, Platforms, until
+from tests.cli.conftest import Folder, Platforms
+from tests.waiting import until
 
 from .running import Prometheus, post
 from .tools import DASHBOARDS, RULES, Alert, Query, alerts, dashboard, queries
 
 pytestmark = pytest.mark.timeout(240)
 
-# What a daemon to which nothing bad happens does not show: these panels may be empty here.
+# Metrics that a healthy daemon does not have: these panels may be empty here.
 QUIET = re.compile(
     r"connector_(?:records_skipped|retries)_total|connector_checkpoint|ALERTS"
     r'|connector_rate_limit_wait|reason="not_stored"|status="429"|status=~"4\.\.'
@@ -34,7 +35,7 @@ VARIABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A daemon and the Prometheus that has looked at it for a while."""
+    """A daemon and a Prometheus that has scraped it for a while."""
 
     daemon: Folder
     prometheus: Prometheus
@@ -58,26 +59,26 @@ def watched(prometheus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def keep_busy(daemon: Folder, watcher: Prometheus) -> None:
-    """Something of everything, before a first look and between the next ones: a rate needs two."""
+    """Cause events of every kind before and between scrapes: a rate needs two samples."""
 
-    def some() -> None:
+    def post_events() -> None:
         headers, body = post(daemon, 3)
         assert daemon.request("POST", "/webhooks/acme", body, headers)[0] == 202
         assert daemon.request("POST", "/webhooks/acme", body, {})[0] == 401
 
-    def looked(times: int) -> bool:
-        some()
+    def has_samples(count: int) -> bool:
+        post_events()
         time.sleep(0.1)
-        counted = "count_over_time(connector_last_delivered_timestamp_seconds"
-        found = watcher.ask(f'{counted}{{destination="klaviyo", kind="profile"}}[1m])')
-        return bool(found) and float(found[0]["value"][1]) >= times
+        metric = "count_over_time(connector_last_delivered_timestamp_seconds"
+        found = watcher.query(f'{metric}{{destination="klaviyo", kind="profile"}}[1m])')
+        return bool(found) and float(found[0]["value"][1]) >= count
 
     # One dead letter.
     daemon.platforms.klaviyo.faults.add("events", "status", status=400, count=1)
-    until("prometheus has seen people told, again and again", lambda: looked(4))
+    until("prometheus has samples of delivered profiles", lambda: has_samples(4))
 
 
-def put_in(expr: str) -> str:
+def expand_variables(expr: str) -> str:
     for name, value in VARIABLES.items():
         expr = expr.replace(name, value)
     assert "$" not in expr
@@ -88,16 +89,16 @@ def put_in(expr: str) -> str:
 def test_every_panel_query_succeeds_and_expected_panels_have_data(
     watched: Watched, query: Query
 ) -> None:
-    found = watched.prometheus.ask(put_in(query.expr))
+    found = watched.prometheus.query(expand_variables(query.expr))
     assert found or QUIET.search(query.expr), query.expr
-    # NaN is no data: a division of nothing by nothing.
+    # NaN is not data: it is 0 divided by 0.
     if found and "histogram" not in query.expr and not QUIET.search(query.expr):
-        assert any(one["value"][1] != "NaN" for one in found), query.expr
+        assert any(series["value"][1] != "NaN" for series in found), query.expr
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda a: a.name)
 def test_every_rule_query_succeeds(watched: Watched, alert: Alert) -> None:
-    watched.prometheus.ask(alert.expr)
+    watched.prometheus.query(alert.expr)
 
 
 def test_prometheus_loads_the_rules_without_a_fault(watched: Watched) -> None:
@@ -112,7 +113,7 @@ def test_prometheus_loads_the_rules_without_a_fault(watched: Watched) -> None:
 
 
 def test_a_healthy_daemon_fires_only_the_provoked_alerts(watched: Watched) -> None:
-    # The dead letter and the forged webhooks are of keep_busy.
+    # keep_busy causes the dead letter and the forged webhooks.
     assert watched.prometheus.firing() <= {"DeadLetters", "WebhookSignatureRefused"}
 
 
@@ -120,4 +121,4 @@ def test_every_variable_has_values(watched: Watched) -> None:
     for path in DASHBOARDS:
         for variable in dashboard(path)["templating"]["list"]:
             metric, label = re.findall(r"(connector_\w+).*, (\w+)\)", variable["definition"])[0]
-            assert watched.prometheus.ask(f"group by ({label}) ({metric})")
+            assert watched.prometheus.query(f"group by ({label}) ({metric})")

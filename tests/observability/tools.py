@@ -1,4 +1,4 @@
-"""Where `promtool` and `prometheus` come from, and the files under test as Python reads them."""
+"""Finds `promtool` and `prometheus`, and parses the files under test."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ DASHBOARDS = sorted((GRAFANA / "dashboards").glob("*.json"))
 
 
 class Missing(Exception):
-    """A program is neither here nor to be had; the text says why."""
+    """A program is neither installed nor downloadable; the text says why."""
 
 
 def program(name: str) -> str:
-    """`promtool` or `prometheus`: on PATH, or out of Debian's package, unpacked once for good
-    below the user's cache folder. Nothing is installed."""
+    """The path of `promtool` or `prometheus`: on PATH, else from Debian's package, which is
+    unpacked once into the user's cache folder. Nothing is installed."""
     if found := shutil.which(name):
         return found
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "loyalty-connector" / "prometheus"
-    here = folder / "usr" / "bin" / name
-    if not here.exists():
+    path = folder / "usr" / "bin" / name
+    if not path.exists():
         _unpack(folder)
-    return str(here)
+    return str(path)
 
 
 def _unpack(folder: Path) -> None:
-    lacking = [tool for tool in ("apt-get", "dpkg") if not shutil.which(tool)]
-    if lacking:
-        raise Missing(f"not on PATH, and no {' or '.join(lacking)} to fetch Debian's package with")
+    missing = [tool for tool in ("apt-get", "dpkg") if not shutil.which(tool)]
+    if missing:
+        raise Missing(f"not on PATH, and no {' or '.join(missing)} to download Debian's package")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         at = Path(scratch)
@@ -56,13 +56,13 @@ def _unpack(folder: Path) -> None:
         try:
             (at / "whole").rename(folder)
         except OSError as error:
-            # Another process of the same test run was first.
+            # Another process of the same test run may have unpacked it.
             if not (folder / "usr" / "bin" / "promtool").exists():
-                raise Missing(f"cannot be put at {folder}: {error}") from error
+                raise Missing(f"cannot be moved to {folder}: {error}") from error
 
 
 def _fetch(at: Path) -> None:
-    """Debian's package into `at`, with the lists that are there or else with lists of our own."""
+    """Download Debian's package into `at`, with the system's package lists or else new ones."""
     brief: tuple[str, ...] = ("-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10")
     if os.geteuid() == 0:
         brief += ("-o", "APT::Sandbox::User=root")
@@ -97,7 +97,7 @@ def _run(at: Path, seconds: float, *command: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One rule. `said` holds its annotations, `severity` stands for its labels."""
+    """One alert rule. `texts`: its annotations."""
 
     name: str
     expr: str
@@ -110,8 +110,8 @@ class Alert:
 
 
 def alerts() -> list[Alert]:
-    """The rules, read line by line: there is no YAML parser among our libraries, and the file
-    keeps to one form. test_queries compares with what Prometheus reads."""
+    """The alert rules, parsed by regular expressions: no YAML parser is installed, and the file has
+    a fixed form. test_queries compares them with what Prometheus loads."""
     found = []
     for text in re.split(r"^      - alert: ", RULES.read_text(), flags=re.M)[1:]:
         name, _, rest = text.partition("\n")
@@ -122,7 +122,7 @@ def alerts() -> list[Alert]:
             key: orjson.loads(value) if value.startswith('"') else value
             for key, value in re.findall(r"^ {10}(\w+): (.+)$", annotations, re.M)
         }
-        assert expr, f"{name} has no expr in the form that is read here"
+        assert expr, f"{name} has no expr in the expected form"
         assert severity, f"{name} has no severity"
         found.append(Alert(name, (expr[1] or expr[2]).strip(), severity[1], texts))
     return found
@@ -148,7 +148,7 @@ def dashboard(path: Path) -> dict[str, Any]:
 
 
 def panels(path: Path) -> Iterator[dict[str, Any]]:
-    """Everything that shows something; rows only stand between."""
+    """All panels except row headers."""
     for panel in dashboard(path)["panels"]:
         if panel["type"] != "row":
             yield panel
@@ -163,7 +163,7 @@ def queries() -> list[Query]:
     ]
 
 
-# ── what may be asked for ────────────────────────────────────────────────────────────────────────
+# ── available metrics and labels ─────────────────────────────────────────────────────────────────
 
 OF_PROMETHEUS = {
     "up": {"job", "instance"},
@@ -171,7 +171,7 @@ OF_PROMETHEUS = {
 }
 _EVERYWHERE = {"job", "instance"}
 _SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?")
-_WORDS = re.compile(
+_FUNCTIONS = re.compile(
     "abs|and|avg|bool|changes|clamp_(?:max|min)|count|delta|deriv|group_(?:left|right)|increase|"
     "histogram_quantile|max|max_over_time|min|min_over_time|or|predict_linear|rate|scalar|sum|"
     r"time|topk|unless|vector|e\d+"
@@ -180,11 +180,10 @@ _WORDS = re.compile(
 
 def exported() -> dict[str, set[str]]:
     """Every name that /metrics can show → its labels."""
-    registry = Metrics("test").registry
-    collectors = registry._names_to_collectors
+    metrics = Metrics("test")
     found = dict(OF_PROMETHEUS)
-    for family in registry.collect():
-        labels = set(getattr(collectors.get(family.name), "_labelnames", ())) | _EVERYWHERE
+    for family in metrics.registry.collect():
+        labels = set(metrics.label_names.get(family.name, ())) | _EVERYWHERE
         if family.type == "histogram":
             found[f"{family.name}_bucket"] = labels | {"le"}
             found[f"{family.name}_count"] = found[f"{family.name}_sum"] = labels
@@ -196,8 +195,8 @@ def exported() -> dict[str, set[str]]:
 
 
 def faults(expr: str) -> list[str]:
-    """What a query asks for that does not exist: metrics, labels of a metric in its braces, and
-    labels in by, on and without that no metric of the query has."""
+    """Metrics and labels in a query that do not exist: labels in braces must be labels of that
+    metric, labels in `by`, `on` and `without` must be labels of any metric of the query."""
     known, found = exported(), []
     bare = re.sub(r"\[[^]]*\]", "", expr)
     grouped = re.findall(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)", bare)
@@ -206,7 +205,7 @@ def faults(expr: str) -> list[str]:
     rest = re.sub(r"\boffset\s+\w+", "", rest)
     seen: set[str] = set()
     for name, braces in _SELECTOR.findall(_hide(rest)):
-        if _WORDS.fullmatch(name):
+        if _FUNCTIONS.fullmatch(name):
             continue
         if name not in known:
             found.append(f"no metric {name}")
@@ -219,6 +218,6 @@ def faults(expr: str) -> list[str]:
 
 
 def _hide(expr: str) -> str:
-    """Without what stands in quotes, which may look like anything, and without numbers."""
+    """The query without the content of quotes and without numbers."""
     expr = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expr)
     return re.sub(r"(?<![\w:])\d[\w.]*", "0", expr)

@@ -1,4 +1,4 @@
-"""A lane under the test's hand: store in memory, fake clock, scripted far end."""
+"""A lane under the test's hand: store in memory, fake clock, scripted destination."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import Row, select, update
 
+from connector.domain.errors import StoreError
 from connector.domain.lanes import Lane, LaneId, LaneState
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Outcome
@@ -16,9 +18,10 @@ from connector.domain.records import Claim, Entry, Page, Record, State
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.ports import BatchMode, Fence, Queue, Quota, ReadyCounts
 from connector.runtime.metrics import Metrics
+from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock, run_pending
 from connector.testing.fakes.sinks import ScriptedSink
-from connector.testing.fakes.store import MemoryStore, Row
+from connector.testing.fakes.store import InlineDatabase, memory_store
 
 BULK = BatchMode("bulk", size=100, parallel=1)
 _A_YEAR = 365 * 86_400_000
@@ -95,10 +98,12 @@ class RevocableLease:
 class Rig:
     """One running lane."""
 
-    def __init__(self, store: MemoryStore, clock: FakeClock, lane: Lane, fence: Fence) -> None:
-        self.store, self.clock, self.lane = store, clock, lane
-        self.queue = HookedQueue(store)
-        self.lease = RevocableLease(fence)
+    def __init__(self, database: InlineDatabase, clock: FakeClock) -> None:
+        self.database, self.clock = database, clock
+        self.store = memory_store(database)
+        self.queue = HookedQueue(self.store)
+        self.lane: Lane
+        self.lease: RevocableLease
         self.renderer = PlainRenderer()
         self.sink: ScriptedSink[Any] = ScriptedSink(bulk=BULK)
         self.metrics = Metrics("test")
@@ -106,9 +111,17 @@ class Rig:
         self.dispatcher: Dispatcher[Any]
         self._running = False
 
-    async def start(self, **changes: Any) -> None:
-        """Start, or start again as after a restart: with the state that the store remembers."""
-        state = next(s for x, s in await self.store.all() if x.id == self.lane.id)
+    async def open(self) -> None:
+        """Take the lease of the store."""
+        self.lane = await self.store.lanes.ensure("acme", "klaviyo", "event")
+        fence = await self.store.leases.acquire("store", "one", now=self.clock.now(), ttl=_A_YEAR)
+        assert isinstance(fence, Fence)
+        self.lease = RevocableLease(fence)
+
+    async def start(self, *, broken: StoreError | None = None, **changes: Any) -> None:
+        """Start, or start again as after a restart: with the lane's stored state. With `broken`
+        the store fails from then on."""
+        state = next(s for x, s in await self.store.lanes.all() if x.id == self.lane.id)
         self.policy = changes.get("policy", self.policy)
         self.dispatcher = Dispatcher(
             self.lane,
@@ -122,6 +135,7 @@ class Rig:
             metrics=self.metrics,
             policy=self.policy,
         )
+        self.database.broken = broken
         self.dispatcher.start()
         self._running = True
         await run_pending()
@@ -137,7 +151,7 @@ class Rig:
     async def append_records(
         self, *keys: str, backfill: bool = False, email: str | None = "a@b.cd"
     ) -> None:
-        """Records come in and the lane is told, as Intake does it."""
+        """Store records and wake the lane, as an endpoint does."""
         records = [
             Record(key, f"test:{key}", "Balance changed", self.clock.now(), b"{}", email=email)
             for key in keys
@@ -154,12 +168,21 @@ class Rig:
     async def after(self, seconds: float) -> None:
         await self.clock.advance(seconds)
 
-    def row(self, key: str) -> Row:
-        [row] = [row for row in self.store.rows.values() if row.record.key == key]
+    def rows(self) -> Sequence[Row[Any]]:
+        """The outbox as it is stored."""
+        return self.database.execute(lambda c: c.execute(select(outbox)).all())
+
+    def row(self, key: str) -> Row[Any]:
+        [row] = [row for row in self.rows() if row.unique_id == f"test:{key}"]
         return row
 
+    def set_state(self, key: str, state: State) -> None:
+        """Change a record behind the lane's back."""
+        change = update(outbox).where(outbox.c.unique_id == f"test:{key}").values(state=state)
+        self.database.execute(lambda c: c.execute(change))
+
     def states(self) -> dict[State, int]:
-        return dict(Counter(row.state for row in self.store.rows.values()))
+        return dict(Counter(State(row.state) for row in self.rows()))
 
 
 @pytest.fixture
@@ -168,18 +191,15 @@ async def make_rig() -> AsyncIterator[Callable[..., Any]]:
     made: list[Rig] = []
 
     async def make(quota: Quota | None = None, bulk: BatchMode | None = BULK) -> Rig:
-        store, clock = MemoryStore(), FakeClock()
-        lane = await store.ensure("acme", "klaviyo", "event")
-        fence = await store.acquire("store", "one", now=clock.now(), ttl=_A_YEAR)
-        assert isinstance(fence, Fence)
-        rig = Rig(store, clock, lane, fence)
+        rig = Rig(InlineDatabase(), FakeClock())
+        await rig.open()
         rig.sink = ScriptedSink(bulk=bulk, quota=quota)
         made.append(rig)
         return rig
 
     yield make
     for rig in made:
-        rig.store.broken = None
+        rig.database.broken = None
         rig.sink.open.set()
         await rig.stop(1.0)
 
@@ -193,7 +213,7 @@ async def rig(make_rig: Callable[..., Any]) -> Rig:
 
 @pytest.fixture
 async def stopped_rig(make_rig: Callable[..., Any]) -> Rig:
-    """A rig that has not started, so that what it finds at its start can be laid out."""
+    """A rig that has not started, so that a test can prepare what it finds at its start."""
     made: Rig = await make_rig()
     return made
 

@@ -170,14 +170,14 @@ async def test_a_backfill_takes_no_quota_while_live_traffic_waits_for_it(
     make_rig: Any,
 ) -> None:
     clock = FakeClock()
-    governor = RateLimiter(
+    limiter = RateLimiter(
         "a",
         {"single": Limit(10, 10), "bulk": Limit(10, 10)},
         clock=clock,
         share=1.0,
         live_reserve=0.3,
     )
-    rig: Rig = await make_rig(governor, bulk=None)
+    rig: Rig = await make_rig(limiter, bulk=None)
     await rig.append_records(*(f"old{i}" for i in range(20)), backfill=True)
     await rig.start()
     assert len(rig.sink.ids) == 7
@@ -249,7 +249,7 @@ async def test_a_record_not_applied_is_retried_after_a_backoff(rig: Rig) -> None
     assert 0.5 <= pauses[0] <= 1.0
     assert 0.98 <= pauses[1] <= 2.0
     assert rig.row("a").state == State.ACCEPTED
-    assert not rig.row("a").solo
+    assert rig.row("a").delivery_mode == DeliveryMode.BATCH
 
 
 async def test_retry_after_overrides_the_backoff(rig: Rig) -> None:
@@ -268,7 +268,7 @@ async def test_ambiguous_records_are_resent_singly_with_their_original_mapping(
     await stopped_rig.append_records(*(f"k{i}" for i in range(8)))
     await stopped_rig.start()
     assert stopped_rig.sink.sent[0].bulk
-    assert all(row.solo for row in stopped_rig.store.rows.values())
+    assert {row.delivery_mode for row in stopped_rig.rows()} == {DeliveryMode.SINGLE}
     stopped_rig.renderer.version = "v2"
     await stopped_rig.after(5.0)
     again = stopped_rig.sink.sent[1:]
@@ -335,7 +335,7 @@ async def test_consecutive_failures_slow_the_lane_down(rig: Rig) -> None:
     assert await rig.dispatcher.attention() == []
 
 
-# ── what a far end refuses as a whole ────────────────────────────────────────────────────────────
+# ── what a destination refuses as a whole ──────────────────
 
 
 async def test_a_refused_key_blocks_the_lane_and_costs_no_attempt(rig: Rig) -> None:
@@ -344,7 +344,7 @@ async def test_a_refused_key_blocks_the_lane_and_costs_no_attempt(rig: Rig) -> N
     assert rig.dispatcher.state.mode == "blocked"
     assert rig.dispatcher.state.problem == Problem.KLAVIYO_KEY
     assert (rig.row("a").state, rig.row("a").attempts) == (State.READY, 0)
-    [(_, stored)] = await rig.store.all()
+    [(_, stored)] = await rig.store.lanes.all()
     assert stored == rig.dispatcher.state
 
 
@@ -374,15 +374,14 @@ async def test_a_probe_of_one_record_resumes_a_blocked_lane(rig: Rig) -> None:
     await rig.after(30.0)
     assert rig.dispatcher.state.mode == "running"
     assert rig.states() == {State.ACCEPTED: 10}
-    [(_, stored)] = await rig.store.all()
+    [(_, stored)] = await rig.store.lanes.all()
     assert stored.mode == "running"
 
 
 async def test_a_blocked_lane_without_records_probes_with_the_sinks_check(rig: Rig) -> None:
     rig.sink.respond_with(block("account", Problem.KLAVIYO_KEY))
     await rig.append_records("a")
-    seq = rig.row("a").seq
-    rig.store.rows[seq].state = State.DISCARDED
+    rig.set_state("a", State.DISCARDED)
     rig.sink.checks = [Check("key", "fault")]
     await rig.after(31.0)
     assert rig.dispatcher.state.mode == "blocked"
@@ -394,7 +393,7 @@ async def test_a_blocked_lane_without_records_probes_with_the_sinks_check(rig: R
 async def test_a_check_that_raises_does_not_end_the_lane(rig: Rig) -> None:
     rig.sink.respond_with(block("account", Problem.KLAVIYO_KEY))
     await rig.append_records("a")
-    rig.row("a").state = State.DISCARDED
+    rig.set_state("a", State.DISCARDED)
     rig.sink.checks = IndexError("an answer without data")
     await rig.after(31.0)
     rig.sink.checks = [Check("key", "ok")]
@@ -556,7 +555,7 @@ async def test_a_lease_lost_after_the_claim_sends_nothing(rig: Rig) -> None:
     await rig.append_records("a")
     assert rig.sink.sent == []
     assert (rig.row("a").state, rig.row("a").attempts) == (State.READY, 0)
-    assert not rig.row("a").solo
+    assert rig.row("a").delivery_mode == DeliveryMode.BATCH
 
 
 async def test_a_lease_lost_between_two_requests_of_a_batch_sends_no_more(make_rig: Any) -> None:
@@ -585,12 +584,15 @@ async def test_a_late_response_after_a_takeover_changes_nothing(rig: Rig) -> Non
     await rig.append_records("a")
     year = 366 * 86_400
     rig.clock.move(year)
-    other = await rig.store.acquire("store", "two", now=rig.clock.now(), ttl=10**9)
+    other = await rig.store.leases.acquire("store", "two", now=rig.clock.now(), ttl=10**9)
     await rig.store.recover(other, now=rig.clock.now())  # type: ignore[arg-type]
     rig.lease.held = False
     rig.sink.open.set()
     await run_pending()
-    assert (rig.row("a").state, rig.row("a").solo) == (State.READY, True)
+    assert (rig.row("a").state, rig.row("a").delivery_mode) == (
+        State.READY,
+        DeliveryMode.SINGLE,
+    )
 
 
 # ── settling ─────────────────────────────────────────────────────────────────────────────────────
@@ -625,7 +627,8 @@ async def test_an_entry_without_an_outcome_from_the_sink_is_ambiguous(rig: Rig) 
 
     rig.sink.override = forget
     await rig.append_records("a")
-    assert (rig.row("a").state, rig.row("a").solo) == (State.READY, True)
+    row = rig.row("a")
+    assert (row.state, row.delivery_mode) == (State.READY, DeliveryMode.SINGLE)
     rig.sink.override = None
     await rig.after(5.0)
     assert rig.row("a").state == State.ACCEPTED
@@ -639,8 +642,8 @@ async def test_a_sink_that_raises_leaves_all_entries_ambiguous_and_loses_none(
     with structlog.testing.capture_logs() as logs:
         await stopped_rig.start()
     assert "delivery_crashed" in errors(logs, "error")
-    assert {(r.state, r.solo, r.problem) for r in stopped_rig.store.rows.values()} == {
-        (State.READY, True, "N70")
+    assert {(r.state, r.delivery_mode, r.problem) for r in stopped_rig.rows()} == {
+        (State.READY, DeliveryMode.SINGLE, "N70")
     }
     await stopped_rig.after(10.0)
     assert stopped_rig.states() == {State.ACCEPTED: 7}
@@ -663,7 +666,7 @@ async def test_a_stop_in_mid_batch_leaves_the_rest_unsent_without_an_attempt(
     await stopped_rig.start()
     assert stopped_rig.dispatcher.state.mode == "blocked"
     assert stopped_rig.states() == {State.ACCEPTED: 1, State.READY: 5}
-    assert {r.attempts for r in stopped_rig.store.rows.values() if r.state == State.READY} == {0}
+    assert {r.attempts for r in stopped_rig.rows() if r.state == State.READY} == {0}
 
 
 # ── the store is away ────────────────────────────────────────────────────────────────────────────
@@ -673,12 +676,11 @@ async def test_a_store_unavailable_at_the_claim_loses_nothing_and_is_logged_once
     stopped_rig: Rig,
 ) -> None:
     await stopped_rig.append_records("a", "b")
-    stopped_rig.store.broken = UNAVAILABLE
     with structlog.testing.capture_logs() as logs:
-        await stopped_rig.start()
+        await stopped_rig.start(broken=UNAVAILABLE)
         await stopped_rig.after(30.0)
         assert stopped_rig.sink.sent == []
-        stopped_rig.store.broken = None
+        stopped_rig.database.broken = None
         await stopped_rig.after(2.0)
     assert stopped_rig.states() == {State.ACCEPTED: 2}
     assert errors(logs, "error") == ["store_failed"]
@@ -705,11 +707,11 @@ async def test_a_store_unavailable_at_the_settle_loses_no_outcome_and_sends_noth
     rig.sink.open.clear()
     await rig.append_records("a", "b")
     with structlog.testing.capture_logs() as logs:
-        rig.store.broken = UNAVAILABLE
+        rig.database.broken = UNAVAILABLE
         rig.sink.open.set()
         await rig.after(30.0)
         assert rig.states() == {State.CLAIMED: 2}
-        rig.store.broken = None
+        rig.database.broken = None
         await rig.after(2.0)
     assert rig.states() == {State.ACCEPTED: 2}
     assert sorted(rig.sink.ids) == ["test:a", "test:b"]
@@ -718,7 +720,7 @@ async def test_a_store_unavailable_at_the_settle_loses_no_outcome_and_sends_noth
 
 
 @pytest.mark.parametrize(
-    "refusal", [StoreError(Problem.STORE_REFUSED, "told by a test"), OverflowError("too large")]
+    "refusal", [StoreError(Problem.STORE_REFUSED, "raised by a test"), OverflowError("too large")]
 )
 async def test_an_outcome_the_store_can_never_save_is_dead_lettered_alone(
     rig: Rig, refusal: Exception
@@ -852,9 +854,9 @@ async def test_stop_cancels_after_its_timeout_and_leaves_entries_ambiguous(rig: 
     rig.sink.open.clear()
     await rig.append_records("a")
     await rig.stop(20.0)
-    assert (rig.row("a").state, rig.row("a").solo, rig.row("a").problem) == (
+    assert (rig.row("a").state, rig.row("a").delivery_mode, rig.row("a").problem) == (
         State.READY,
-        True,
+        DeliveryMode.SINGLE,
         "N70",
     )
 
@@ -862,9 +864,9 @@ async def test_stop_cancels_after_its_timeout_and_leaves_entries_ambiguous(rig: 
 async def test_stop_ends_even_while_the_store_is_unavailable(rig: Rig) -> None:
     rig.sink.open.clear()
     await rig.append_records("a")
-    rig.store.broken = UNAVAILABLE
+    rig.database.broken = UNAVAILABLE
     await rig.stop(20.0)
-    assert rig.row("a").state == State.CLAIMED  # in doubt at the next start
+    assert rig.row("a").state == State.CLAIMED  # ambiguous at the next start
     assert not rig.dispatcher.busy
 
 

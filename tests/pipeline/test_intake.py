@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from connector.runtime.metrics import Metrics
 from connector.store.sql import SqlStore
 from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock, run_pending
-from tests.inline import InlineDatabase, memory_engine
+from connector.testing.fakes.store import InlineDatabase, memory_store
 
 _EMAIL = "ada@example.com"
 
@@ -60,8 +60,8 @@ class StubWebhook:
 class IntakeHarness:
     """A webhook endpoint, its outbox, and how often its lanes were woken."""
 
-    def __init__(self, store: SqlStore, engine: Any, lane: Lane) -> None:
-        self.store, self.engine, self.lane = store, engine, lane
+    def __init__(self, store: SqlStore, database: InlineDatabase, lane: Lane) -> None:
+        self.store, self.database, self.lane = store, database, lane
         self.outbox: Any = SlowOutbox(store)
         self.clock = FakeClock()
         self.wakes: list[int] = []
@@ -107,16 +107,16 @@ class IntakeHarness:
     def stored(self) -> dict[str, State]:
         """Key → state of every record in the outbox."""
         query = select(outbox.c.unique_id, outbox.c.state)
-        with self.engine.connect() as c:
-            return {id.removeprefix("test:"): State(state) for id, state in c.execute(query)}
+        found = self.database.execute(lambda c: list(c.execute(query)))
+        return {id.removeprefix("test:"): State(state) for id, state in found}
 
 
 @pytest.fixture
-async def harness() -> AsyncIterator[IntakeHarness]:
-    engine = memory_engine()
-    store = SqlStore("sqlite://", InlineDatabase(engine))
-    yield IntakeHarness(store, engine, await store.lanes.ensure("acme", "klaviyo", "event"))
-    engine.dispose()
+async def harness() -> IntakeHarness:
+    database = InlineDatabase()
+    store = memory_store(database)
+    lane = await store.lanes.ensure("acme", "klaviyo", "event")
+    return IntakeHarness(store, database, lane)
 
 
 async def test_deliveries_that_arrive_together_share_few_commits(harness: IntakeHarness) -> None:

@@ -16,7 +16,7 @@ from connector.mapping import compile_mapping, load
 from connector.pipeline.rendering import EventRenderer, render_entry
 from connector.platforms.jericommerce.view import event_view
 from connector.ports import FreshView
-from connector.testing.fakes.store import MemoryStore
+from connector.testing.fakes.store import memory_store
 from tests.paths import ROOT
 
 NOW = Millis(1_790_000_000_000)
@@ -57,7 +57,7 @@ class Views:
 def test_the_unique_id_and_the_identity_are_the_same_at_every_attempt(
     attempts: int, mode: DeliveryMode
 ) -> None:
-    renderer = EventRenderer(MAPPING, event_view, MemoryStore())
+    renderer = EventRenderer(MAPPING, event_view, memory_store().facts)
     first = renderer.render(entry())
     again = renderer.render(entry(attempts=attempts, mode=mode))
     assert isinstance(first, EventMessage)
@@ -66,20 +66,20 @@ def test_the_unique_id_and_the_identity_are_the_same_at_every_attempt(
 
 
 async def test_a_possibly_applied_record_is_rendered_with_its_first_mapping() -> None:
-    store = MemoryStore()
+    facts = memory_store().facts
     older = compile_mapping(
         MAPPING.text.replace('name = "Balance changed"', 'name = "Points"')
         if 'name = "Balance changed"' in MAPPING.text
         else MAPPING.text.replace('prefix = ""', 'prefix = "Old "')
     )
-    await store.save_mapping(older.version, older.text, now=NOW)
-    renderer = EventRenderer(MAPPING, event_view, store)
-    doubtful = entry(mode=DeliveryMode.SINGLE, mapping=older.version)
-    await renderer.prepare([doubtful])
-    told, fresh = renderer.render(doubtful), renderer.render(entry())
-    assert isinstance(told, EventMessage)
+    await facts.save_mapping(older.version, older.text, now=NOW)
+    renderer = EventRenderer(MAPPING, event_view, facts)
+    ambiguous = entry(mode=DeliveryMode.SINGLE, mapping=older.version)
+    await renderer.prepare([ambiguous])
+    old, fresh = renderer.render(ambiguous), renderer.render(entry())
+    assert isinstance(old, EventMessage)
     assert isinstance(fresh, EventMessage)
-    assert told.metric != fresh.metric
+    assert old.metric != fresh.metric
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ async def test_only_a_fresh_view_of_the_same_address_is_attached(
     view: dict[str, object], at: int, writing: bool, attached: bool
 ) -> None:
     reads = Views(FreshView(view, Millis(at), writing))
-    renderer = EventRenderer(MAPPING, event_view, MemoryStore(), reads)  # type: ignore[arg-type]
+    renderer = EventRenderer(MAPPING, event_view, memory_store().facts, reads)  # type: ignore[arg-type]
     await renderer.prepare([entry()])
     message = renderer.render(entry())
     assert isinstance(message, EventMessage)
@@ -111,7 +111,7 @@ async def test_a_record_that_lost_its_address_is_skipped_with_its_reason(attach:
     )
     for word in ("placeholder", "restricted"):
         reads = Views(FreshView({"withheld": word}, NOW, False))
-        renderer = EventRenderer(mapping, event_view, MemoryStore(), reads)  # type: ignore[arg-type]
+        renderer = EventRenderer(mapping, event_view, memory_store().facts, reads)  # type: ignore[arg-type]
         nameless = entry(email=None, data=orjson.dumps({"id": "e1", "properties": {}}))
         await renderer.prepare([nameless])
         assert renderer.render(nameless) == Skip(word)  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def test_a_record_that_cannot_be_rendered_is_a_fault() -> None:
 
 
 def test_an_event_caused_by_our_action_carries_its_reference() -> None:
-    renderer = EventRenderer(MAPPING, event_view, MemoryStore())
+    renderer = EventRenderer(MAPPING, event_view, memory_store().facts)
     body = {"id": "e1", "properties": {"amount": 5, "reason": "Survey \u00b7 lc0123456789"}}
     echo = renderer.render(entry(data=orjson.dumps(body)))
     plain = renderer.render(

@@ -100,14 +100,14 @@ async def test_a_store_that_does_not_answer_is_not_a_fault_of_the_worker() -> No
     await worker.stop(1.0)
 
 
-async def test_stop_ends_a_pass_that_does_not_return() -> None:
+async def test_stop_ends_a_pass_that_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = ScriptedLoop()
 
     async def forever() -> float | None:
         await asyncio.Event().wait()
         return None
 
-    loop.run_once = forever  # type: ignore[method-assign]
+    monkeypatch.setattr(loop, "run_once", forever)
     worker = supervise(loop, Metrics("test"))
     worker.start()
     await loop.clock.advance(0.0)

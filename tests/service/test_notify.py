@@ -17,7 +17,7 @@ from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
 from connector.service.notify import CHECK_INTERVAL, STARTUP_GRACE, Notifier, Target, targets
 from connector.testing.fakes.clock import FakeClock
-from connector.testing.fakes.store import MemoryNotices
+from connector.testing.fakes.store import InlineDatabase, memory_store
 
 HOOK = "https://hooks.example/T0/s3cr3t"
 BROKEN = {"lane acme events → klaviyo": "K401 acme events → klaviyo: blocked"}
@@ -37,7 +37,7 @@ class Rig:
 
     clock: FakeClock = field(default_factory=FakeClock)
     lease: Lease = field(default_factory=Lease)
-    notices: MemoryNotices = field(default_factory=MemoryNotices)
+    database: InlineDatabase = field(default_factory=InlineDatabase)
     attention: dict[str, str] = field(default_factory=dict)
     posts: list[tuple[str, Any]] = field(default_factory=list)
     answer: Callable[[str], None] = lambda url: None
@@ -48,7 +48,13 @@ class Rig:
     def start(self, *urls: str, form: Any = "json") -> None:
         found = [Target(i, url, form) for i, url in enumerate(urls or (HOOK,), 1)]
         notifier = Notifier(
-            found, self._attention, self.notices, self.lease, self.clock, self._post, source="here"
+            found,
+            self._attention,
+            memory_store(self.database).notifications,
+            self.lease,
+            self.clock,
+            self._post,
+            source="here",
         )
         for loop in (notifier, *notifier.deliveries):
             worker = SupervisedWorker(
@@ -203,19 +209,11 @@ async def test_one_post_per_target_at_a_time_and_a_slow_target_does_not_block_ot
 
 
 async def test_an_unavailable_store_does_not_resolve_notices(rig: Rig) -> None:
-    class UnavailableNotices(MemoryNotices):
-        unavailable = True
-
-        async def sent(self, target: str) -> Any:
-            if self.unavailable:
-                raise StoreError(Problem.STORE_UNAVAILABLE)
-            return await super().sent(target)
-
-    rig.notices = unavailable = UnavailableNotices()
+    rig.database.broken = StoreError(Problem.STORE_UNAVAILABLE)
     rig.attention = dict(BROKEN)
     rig.start()
     await rig.polls(5)
-    unavailable.unavailable = False
+    rig.database.broken = None
     await rig.clock.advance(300)
     assert len(rig.posts) == 1
 

@@ -1,4 +1,4 @@
-"""What more than one file needs."""
+"""The store on every engine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import pytest
 
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
+from connector.testing.fakes.store import memory_store
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
     """An empty store, on each engine in turn."""
+    if request.param == "memory":
+        yield memory_store()
+        return
     on_file = request.param == "sqlite"
     url = f"sqlite:///{tmp_path}/s.db" if on_file else request.getfixturevalue("postgres_url")
     made = await open_store(url)

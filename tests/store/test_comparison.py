@@ -1,7 +1,4 @@
-"""The store in memory and the SQL stores give the same answers to the same steps.
-
-Everything that the lanes' tests show on the store in memory holds on disk only because of this.
-"""
+"""The SQL store and a plain model of the outbox give the same answers to the same steps."""
 
 from __future__ import annotations
 
@@ -30,7 +27,9 @@ from connector.domain.outcomes import (
 from connector.domain.records import Checkpoint, Claim, Page, Record, State
 from connector.ports import Fence, RetryPolicy, Store
 from connector.store.sql import open_store
-from connector.testing.fakes.store import MemoryStore
+from connector.store.tables import metadata
+
+from .model import OutboxModel
 
 TTL = 60_000
 HORIZON = 30_000
@@ -332,8 +331,6 @@ def _outcome(name: str, seq: int, problem: Problem, after: int, request: str) ->
 
 
 def _empty(connection: Any) -> None:
-    from connector.store.tables import metadata
-
     for table in metadata.tables.values():
         connection.execute(table.delete())
 
@@ -346,7 +343,7 @@ def compare(url: Callable[[int], str], scripts: int, steps: int) -> Counter[str]
             sql = runner.run(open_store(url(seed)))
             try:
                 runner.run(sql._database.write(_empty))
-                comparison = Comparison(seed, runner, [MemoryStore(), sql])
+                comparison = Comparison(seed, runner, [OutboxModel(), sql])
                 comparison.run(steps)
                 done += comparison.done
                 runner.run(sql._database.write(_empty))
@@ -355,12 +352,12 @@ def compare(url: Callable[[int], str], scripts: int, steps: int) -> Counter[str]
     return done
 
 
-def test_sqlite_behaves_like_the_memory_store(tmp_path: Path) -> None:
+def test_sqlite_behaves_like_the_model(tmp_path: Path) -> None:
     done = compare(lambda seed: f"sqlite:///{tmp_path}/{seed}.db", scripts=10, steps=120)
     assert {name: count for name in STEPS if (count := done[name]) < 5} == {}
 
 
-def test_postgresql_behaves_like_the_memory_store(postgres_url: str) -> None:
+def test_postgresql_behaves_like_the_model(postgres_url: str) -> None:
     done = compare(lambda _: postgres_url, scripts=2, steps=120)
     assert done["settle"] > 5
 
@@ -382,7 +379,7 @@ def test_an_address_changed_back_is_the_current_one(tmp_path: Path) -> None:
 
     with asyncio.Runner() as runner:
         sql = runner.run(open_store(f"sqlite:///{tmp_path}/s.db"))
-        assert runner.run(steps(sql)) == runner.run(steps(MemoryStore()))
+        assert runner.run(steps(sql)) == runner.run(steps(OutboxModel()))
 
 
 @pytest.mark.parametrize("order", [("b", "a"), ("b", "a", "b"), ("a", "b", "a")])
@@ -412,4 +409,4 @@ def test_addresses_within_one_commit_apply_in_order(tmp_path: Path, order: Any) 
 
     with asyncio.Runner() as runner:
         sql = runner.run(open_store(f"sqlite:///{tmp_path}/s.db"))
-        assert runner.run(steps(sql)) == runner.run(steps(MemoryStore()))
+        assert runner.run(steps(sql)) == runner.run(steps(OutboxModel()))

@@ -11,7 +11,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import structlog
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from connector.domain.lanes import Lane
 from connector.pipeline.intake import Intake
@@ -22,13 +22,12 @@ from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.sandbox import JeriCommerceSandbox, Traffic
 from connector.service import Commands, ConnectionRuntime
-from connector.store.sql import SqlStore
 from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.store import InlineDatabase, memory_store
 from connector.web.health import Health
 from connector.web.server import application
 from connector.web.webhooks import WebhookApp
-from tests.inline import InlineDatabase, memory_engine
 
 SECRET = "jeri_webhook_secret"
 
@@ -36,10 +35,9 @@ SECRET = "jeri_webhook_secret"
 class WebHarness:
     """A daemon's HTTP side: what platforms and operators call, and the store behind it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.database = InlineDatabase(engine)
-        self.store = SqlStore("sqlite://", self.database)
+    def __init__(self) -> None:
+        self.database = InlineDatabase()
+        self.store = memory_store(self.database)
         self.clock = FakeClock()
         self.metrics = Metrics("test")
         self.lane: Lane
@@ -91,8 +89,9 @@ class WebHarness:
 
     def stored(self) -> list[str]:
         """The unique ids of all stored records."""
-        with self.engine.connect() as c:
-            return list(c.execute(select(outbox.c.unique_id)).scalars())
+        return list(
+            self.database.execute(lambda c: c.execute(select(outbox.c.unique_id)).scalars())
+        )
 
     def rejected(self) -> dict[str, float]:
         """Reason → how many webhooks were rejected for it."""
@@ -101,14 +100,13 @@ class WebHarness:
 
 
 @pytest.fixture
-async def harness() -> AsyncIterator[WebHarness]:
-    made = WebHarness(memory_engine())
+async def harness() -> WebHarness:
+    made = WebHarness()
     made.lane = await made.store.lanes.ensure("acme", "klaviyo", "event")
     made.connect("acme")
     made.connect("resting", enabled=False)
     made.connect("pollable", pushes=False)
-    yield made
-    made.engine.dispose()
+    return made
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ async def test_liveness_and_readiness_do_not_query_the_store(
     harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
     harness.health.ready = True
-    harness.database.error = AssertionError("the store was queried")
+    harness.database.broken = AssertionError("the store was queried")
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/livez")).status_code == 200
 
@@ -119,7 +119,7 @@ async def test_a_pause_by_an_operator_needs_no_attention(
 async def test_healthz_reports_an_unavailable_store(
     harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
-    harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
+    harness.database.broken = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
     answer = await http.get("/healthz")
     assert (answer.status_code, answer.text) == (500, "S10: the store is unavailable\n")
 
@@ -153,7 +153,7 @@ async def test_metrics_parse_and_contain_no_address_or_id(
 async def test_metrics_are_served_while_the_store_is_unavailable(
     harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
-    harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
+    harness.database.broken = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
     answer = await http.get("/metrics")
     assert answer.status_code == 200
     assert "connector_build_info" in answer.text

@@ -223,7 +223,9 @@ async def full(harness: WebHarness) -> None:
 
 
 async def broken(harness: WebHarness) -> None:
-    harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, f"disk I/O error near {ADDRESS}")
+    harness.database.broken = StoreError(
+        Problem.STORE_UNAVAILABLE, f"disk I/O error near {ADDRESS}"
+    )
 
 
 async def disk_low(harness: WebHarness) -> None:
@@ -233,7 +235,7 @@ async def disk_low(harness: WebHarness) -> None:
 async def test_a_record_that_can_never_be_stored_is_not_retried_by_the_caller(
     harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
-    harness.database.error = StoreError(Problem.STORE_REFUSED, f"bad data near {ADDRESS}")
+    harness.database.broken = StoreError(Problem.STORE_REFUSED, f"bad data near {ADDRESS}")
     headers, body = traffic.make_event()
     answer = await http.post(ACME, content=body, headers=headers)
     assert (answer.status_code, answer.json()["problem"]) == (400, "S60")
@@ -268,7 +270,7 @@ async def test_webhooks_are_accepted_again_once_the_store_recovers(
     headers, body = traffic.make_event()
     await broken(harness)
     assert (await http.post(ACME, content=body, headers=headers)).status_code == 503
-    harness.database.error = None
+    harness.database.broken = None
     assert (await http.post(ACME, content=body, headers=headers)).json()["accepted"] == 1
 
 
@@ -298,7 +300,7 @@ async def test_no_rejection_contains_the_secret_the_signature_or_an_address(
         texts += [answer.text for answer in answers]
         await broken(harness)
         texts.append((await http.post(ACME, content=body, headers=wrong)).text)
-        harness.database.error = None
+        harness.database.broken = None
         for text in (*texts, logged.getvalue()):
             assert not [x for x in (SECRET, ADDRESS, proof, proof[::-1]) if x in text]
     lines = [json.loads(line) for line in logged.getvalue().splitlines()]

@@ -1,4 +1,4 @@
-"""What every store's approvals promise (promises 6 and 9). Run it with a `store` fixture."""
+"""Contract of connector.ports.Approvals (guarantees 6 and 9)."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class ApprovalsContract:
         assert [a.detail for a in await store.approvals.find()] == [{"people": 2}]
 
     async def test_a_decision_is_valid_until_the_approval_is_closed(self, store: Store) -> None:
-        asked = await store.approvals.request("acme", "backfill", "people", {}, now=_NOW)
+        requested = await store.approvals.request("acme", "backfill", "people", {}, now=_NOW)
         await store.approvals.request("acme", "backfill", "list", {}, now=_NOW)
-        said = await store.approvals.decide(asked.id, approved=True, by="ana", now=_NOW)
-        assert said
-        assert (said.state, said.decided_by) == ("approved", "ana")
-        assert await store.approvals.decide(asked.id, approved=False, by="bo", now=_NOW) is None
+        decided = await store.approvals.decide(requested.id, approved=True, by="ana", now=_NOW)
+        assert decided
+        assert (decided.state, decided.decided_by) == ("approved", "ana")
+        assert await store.approvals.decide(requested.id, approved=False, by="bo", now=_NOW) is None
         again = await store.approvals.request("acme", "backfill", "people", {"x": 1}, now=_NOW)
-        assert (again.id, again.state, again.detail) == (asked.id, "approved", {})
+        assert (again.id, again.state, again.detail) == (requested.id, "approved", {})
         assert [a.subject for a in await store.approvals.find()] == ["list"]
         assert len(await store.approvals.find(pending=False)) == 2
         await store.approvals.close("acme", "backfill", "people")
-        anew = await store.approvals.request("acme", "backfill", "people", {}, now=_NOW)
-        assert anew.state == "pending"
-        assert anew.id != asked.id
+        reopened = await store.approvals.request("acme", "backfill", "people", {}, now=_NOW)
+        assert reopened.state == "pending"
+        assert reopened.id != requested.id
 
     async def test_an_unknown_approval_cannot_be_decided(self, store: Store) -> None:
         assert await store.approvals.decide(7, approved=True, by="ana", now=_NOW) is None

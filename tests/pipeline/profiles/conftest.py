@@ -14,8 +14,7 @@ from typing import Any, cast
 import httpx
 import orjson
 import pytest
-from sqlalchemy import create_engine, select
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import select
 
 from connector.app.daemon import read_config
 from connector.app.wiring import ConnectionBuilder
@@ -27,9 +26,9 @@ from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox
 from connector.sandbox.jericommerce.people import TIERS, Person
 from connector.service import ConnectionRuntime
 from connector.store.sql import SqlStore
-from connector.store.tables import metadata, outbox, profiles, reads
+from connector.store.tables import outbox, profiles, reads
 from connector.testing.fakes.clock import FakeClock
-from tests.inline import InlineDatabase
+from connector.testing.fakes.store import InlineDatabase, memory_store
 from tests.paths import ROOT
 
 SYNCED_FIELDS = (
@@ -174,10 +173,7 @@ class Environment:
             "klaviyo": FaultyTransport(self.klaviyo.app, self.clock, self._address_of),
             "jericommerce": FaultyTransport(self.platform.app, self.clock, str),
         }
-        self.engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-        )
-        metadata.create_all(self.engine)
+        self.database = InlineDatabase()
         self.starts = 0
         self.runtime: ConnectionRuntime
         self.store: SqlStore
@@ -195,8 +191,8 @@ class Environment:
 
     async def start(self) -> None:
         self._outside = asyncio.all_tasks()
-        self.database = InlineDatabase(self.engine)
-        self.store = SqlStore("sqlite://", self.database)
+        self.database = self.database.reopened()
+        self.store = memory_store(self.database)
         self.starts += 1
         fence = await self.store.leases.acquire(
             "store",
@@ -283,8 +279,7 @@ class Environment:
                 break
 
     def rows(self, query: Any) -> list[Any]:
-        with self.engine.connect() as c:
-            return list(c.execute(query))
+        return self.database.execute(lambda c: list(c.execute(query)))
 
     def busy(self) -> list[str]:
         """The rows that are ready or in flight."""

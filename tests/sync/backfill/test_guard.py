@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from connector.domain.errors import Blocked, Problem
-from connector.ports import AffectedResources
+from connector.ports import AffectedResources, Approvals
 from connector.sync.flow_guard import FLOWS_UNKNOWN, FlowGuard, FlowGuardMode
 from connector.testing.fakes.clock import FakeClock
-from connector.testing.fakes.store import MemoryApprovals
+from connector.testing.fakes.store import memory_store
 
 FIELDS = AffectedResources(fields=True)
 
@@ -30,8 +30,8 @@ class FakeFlows:
         return self.names
 
 
-def make(mode: FlowGuardMode, flows: FakeFlows) -> tuple[FlowGuard, MemoryApprovals]:
-    approvals = MemoryApprovals()
+def make(mode: FlowGuardMode, flows: FakeFlows) -> tuple[FlowGuard, Approvals]:
+    approvals = memory_store().approvals
     return FlowGuard("acme", mode, flows, approvals, FakeClock()), approvals
 
 

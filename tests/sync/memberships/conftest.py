@@ -12,8 +12,6 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from sqlalchemy import create_engine
-from sqlalchemy.pool import StaticPool
 
 from connector.app.daemon import read_config
 from connector.app.wiring import ConnectionBuilder
@@ -26,9 +24,8 @@ from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
 from connector.service import Commands, ConnectionRuntime
 from connector.store.sql import SqlStore
-from connector.store.tables import metadata
 from connector.testing.fakes.clock import FakeClock
-from tests.inline import InlineDatabase
+from connector.testing.fakes.store import InlineDatabase, memory_store
 
 from . import toy
 
@@ -120,10 +117,7 @@ class Environment:
         self.klaviyo = self._new_account(**klaviyo)
         self.fault_transport = FaultyTransport(self.klaviyo, self.clock)
         self.toy = toy.STATE = toy.ToyState()
-        self.engine = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-        )
-        metadata.create_all(self.engine)
+        self.database = InlineDatabase()
         self.starts = 0
         self.running = False
         self.events = 0
@@ -146,8 +140,8 @@ class Environment:
 
     async def start(self) -> None:
         self._outside = asyncio.all_tasks()
-        self.database = InlineDatabase(self.engine)
-        self.store = SqlStore("sqlite://", self.database)
+        self.database = self.database.reopened()
+        self.store = memory_store(self.database)
         self.starts += 1
         now = self.clock.now()
         fence = await self.store.leases.acquire(

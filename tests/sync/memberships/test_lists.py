@@ -77,8 +77,8 @@ async def test_a_deleted_profile_does_not_block_the_others(start: Start) -> None
     await env.run_for(20)
     await env.sync()
     ghost = "01GHOST0000000000000000000"
-    with env.engine.begin() as c:
-        c.exec_driver_sql(f"UPDATE memberships SET profile_id = '{ghost}' WHERE email LIKE 'ada%'")
+    forge = f"UPDATE memberships SET profile_id = '{ghost}' WHERE email LIKE 'ada%'"
+    env.database.execute(lambda c: c.exec_driver_sql(forge))
     await env.membership_event("ada", False)
     await env.membership_event("bob", False)
     await env.run_for(5)

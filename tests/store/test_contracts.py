@@ -1,0 +1,59 @@
+"""Every port of the store keeps its contract in memory, in a file and on PostgreSQL."""
+
+from __future__ import annotations
+
+from connector.testing.contracts.actions import ActionsContract
+from connector.testing.contracts.approvals import ApprovalsContract
+from connector.testing.contracts.backfills import BackfillsContract
+from connector.testing.contracts.bulk_observations import BulkObservationsContract
+from connector.testing.contracts.event_sourced import EventSourcedContract
+from connector.testing.contracts.memberships import MembershipsContract
+from connector.testing.contracts.notifications import NotificationsContract
+from connector.testing.contracts.profile_addresses import ProfileAddressesContract
+from connector.testing.contracts.profiles import ProfilesContract
+from connector.testing.contracts.reads import ReadsContract
+from connector.testing.contracts.store import StoreContract
+
+
+class TestStore(StoreContract):
+    pass
+
+
+class TestApprovals(ApprovalsContract):
+    pass
+
+
+class TestNotifications(NotificationsContract):
+    pass
+
+
+class TestReads(ReadsContract):
+    pass
+
+
+class TestProfileAddresses(ProfileAddressesContract):
+    pass
+
+
+class TestProfiles(ProfilesContract):
+    pass
+
+
+class TestEventSourcedFields(EventSourcedContract):
+    pass
+
+
+class TestBulkObservations(BulkObservationsContract):
+    pass
+
+
+class TestBackfills(BackfillsContract):
+    pass
+
+
+class TestMemberships(MembershipsContract):
+    pass
+
+
+class TestActions(ActionsContract):
+    pass
