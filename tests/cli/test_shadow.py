@@ -76,7 +76,7 @@ async def test_shadow_sends_nothing_and_ending_it_sends_states_but_no_old_event(
         metrics = (await request(folder, "GET", "/metrics"))[1]
         assert 'records_skipped_total{connection="acme",reason="shadow"}' in metrics
         assert "GET /v1/programs/{program}/customers/{email}" in metrics
-        people = await app.store._database.read(
+        people = await app.store.database.read(
             lambda c: c.exec_driver_sql("SELECT wanted, confirmed, state FROM profiles").all()
         )
         assert people

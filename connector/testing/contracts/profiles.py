@@ -51,7 +51,7 @@ async def append_events(
         attach_wait=wait,
         min_read_interval=gap,
     )
-    await store.append([page])
+    await store.outbox.append([page])
 
 
 async def claim_reads(store: Store, fence: Fence, at: int = NOW) -> Claim | None:
@@ -121,7 +121,7 @@ async def _add_person_at(
     """Another person turns up at this address."""
     events, reads, _ = await lanes(store)
     twin = record(email=f"{name}@example.com", person="twin", refresh=True)
-    await store.append([Page(events, "webhook", [twin], Millis(at), read_lane=reads.id)])
+    await store.outbox.append([Page(events, "webhook", [twin], Millis(at), read_lane=reads.id)])
     return await read(store, fence, name, at, **changes)
 
 
@@ -184,13 +184,13 @@ class StatesContract:
         fence = await acquire_lease(store)
         events, _, _ = await lanes(store)
         await append_events(store, "ada", wait=1000)
-        assert (await store.ready(events.id, now=NOW, limit=9)).batch == 0
+        assert (await store.outbox.ready(events.id, now=NOW, limit=9)).batch == 0
         person = await read(store, fence, "ada", balance=7)
-        assert (await store.ready(events.id, now=NOW, limit=9)).batch == 1
+        assert (await store.outbox.ready(events.id, now=NOW, limit=9)).batch == 1
         fresh = (await store.reads.fresh_views([person]))[person]
         assert (fresh.view["balance"], fresh.at, fresh.write_in_flight) == (7, NOW, False)
         await append_events(store, "bob", wait=1000)
-        assert (await store.ready(events.id, now=Millis(NOW + 1000), limit=9)).batch == 2
+        assert (await store.outbox.ready(events.id, now=Millis(NOW + 1000), limit=9)).batch == 2
 
     async def test_only_changed_fields_are_written_and_the_unchanged_cost_nothing(
         self, store: Store
@@ -260,13 +260,13 @@ class StatesContract:
         events, _, _ = await lanes(store)
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
-        sent = await store.claim(
+        sent = await store.outbox.claim(
             events, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1"
         )
         assert sent
         assert await claim_writes(store, fence) is None
         accepted = Accepted(sent.entries[0].seq, "r")
-        await store.settle(sent, [accepted], now=NOW, policy=RetryPolicy(HORIZON))
+        await store.outbox.settle(sent, [accepted], now=NOW, policy=RetryPolicy(HORIZON))
         assert written_fields(await claim_writes(store, fence)) == {"balance": 1}
 
     async def test_a_job_confirms_only_through_its_receipt(self, store: Store) -> None:
@@ -280,18 +280,18 @@ class StatesContract:
         assert claim
         queued = [Pending(p, "job1", place, "r1") for place, p in enumerate(people)]
         assert await settle(store, claim, *queued) == 3
-        [receipt] = await store.profiles.receipts(profiles.id)
+        [receipt] = await store.profile_receipts.open_receipts(profiles.id)
         assert (receipt.id, receipt.people) == ("job1", 3)
         assert await claim_writes(store, fence, NOW + 5000) is None
         await append_events(store, "ada", at=LATER)
         await read(store, fence, "ada", LATER, balance=2)
         # A restart loses no receipt.
         await store.profiles.recover(fence, now=LATER)
-        closed = await store.profiles.close_receipt(
+        closed = await store.profile_receipts.close_receipt(
             profiles.id, "job1", now=LATER, failed={1: (Problem.IMPORT_REFUSED, "bad")}
         )
         assert closed == 3
-        assert await store.profiles.receipts(profiles.id) == []
+        assert await store.profile_receipts.open_receipts(profiles.id) == []
         assert written_fields(await claim_writes(store, fence, LATER)) == {"balance": 2}
 
     async def test_an_import_job_without_a_known_result_is_sent_again(self, store: Store) -> None:
@@ -302,7 +302,7 @@ class StatesContract:
         claim = await claim_writes(store, fence)
         assert claim
         await settle(store, claim, Pending(person, "", 0, "r1"))
-        assert await store.profiles.requeue_receipt(profiles.id, "", now=LATER) == 1
+        assert await store.profile_receipts.requeue_receipt(profiles.id, "", now=LATER) == 1
         # Singly, so that one bad profile cannot take a whole job along again.
         assert await claim_writes(store, fence, LATER) is None
         assert written_fields(
@@ -321,9 +321,9 @@ class StatesContract:
         other = await acquire_lease(store, "two", NOW + TTL)
         assert await store.profiles.recover(other, now=Millis(NOW + TTL)) == 1
         assert await claim_writes(store, other, NOW + TTL) is None
-        [receipt] = await store.profiles.receipts(profiles.id)
+        [receipt] = await store.profile_receipts.open_receipts(profiles.id)
         assert receipt.id == ""
-        await store.profiles.requeue_receipt(profiles.id, "", now=Millis(NOW + TTL))
+        await store.profile_receipts.requeue_receipt(profiles.id, "", now=Millis(NOW + TTL))
         assert written_fields(
             await claim_writes(store, other, NOW + TTL, mode=DeliveryMode.SINGLE)
         ) == {"balance": 1}
@@ -348,7 +348,7 @@ class StatesContract:
         await store.profiles.recover(other, now=Millis(at))
         await append_events(store, "ada", at=at)
         await read(store, other, "ada", at, tier="Gold")
-        await store.profiles.requeue_receipt(profiles.id, "", now=Millis(at))
+        await store.profile_receipts.requeue_receipt(profiles.id, "", now=Millis(at))
         assert written_fields(await claim_writes(store, other, at, mode=DeliveryMode.SINGLE)) == {
             "tier": "Gold"
         }
@@ -401,7 +401,7 @@ class StatesContract:
         assert claim
         await settle(store, claim, Accepted(person, "r1", "K1"))
         moved = record(email="new@example.com", person="ada", refresh=True)
-        await store.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
+        await store.outbox.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
         assert await read(store, fence, "new", LATER, balance=1) == person
         farewell = await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
         assert farewell
@@ -419,7 +419,7 @@ class StatesContract:
         await append_events(store, "ada")
         first = await read(store, fence, "ada", balance=1)
         twin = record(email="ada@example.com", person="twin", refresh=True)
-        await store.append([Page(events, "webhook", [twin], LATER, read_lane=reads.id)])
+        await store.outbox.append([Page(events, "webhook", [twin], LATER, read_lane=reads.id)])
         second = await read(store, fence, "ada", LATER, balance=2)
         assert first != second
         claim = await claim_writes(store, fence, LATER)
@@ -437,7 +437,9 @@ class StatesContract:
         await settle(store, claim, Accepted(second, "r2"), at=LATER)
         moved = record(email="new@example.com", person="twin", refresh=True)
         at = LATER + 10
-        await store.append([Page(events, "webhook", [moved], Millis(at), read_lane=reads.id)])
+        await store.outbox.append(
+            [Page(events, "webhook", [moved], Millis(at), read_lane=reads.id)]
+        )
         await read(store, fence, "new", at, balance=2)
         farewell = await claim_writes(store, fence, at, mode=DeliveryMode.SINGLE)
         assert farewell
@@ -510,7 +512,7 @@ class StatesContract:
         assert claim
         await settle(store, claim, Accepted(person, "r1"))
         moved = record(email="new@example.com", person="ada", refresh=True)
-        await store.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
+        await store.outbox.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
         await read(store, fence, "new", LATER, balance=1, tier="Gold")
         heir = await _add_person_at(store, fence, "ada", LATER + 1, balance=7)
         # The heir's write goes first, and what it may lack comes with the next one.
@@ -562,7 +564,7 @@ class StatesContract:
         events, _, profiles = await lanes(store)
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
-        assert await store.claim(
+        assert await store.outbox.claim(
             events, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1"
         )
         assert await claim_writes(store, fence) is None
@@ -667,7 +669,7 @@ class StatesContract:
         claim = await claim_reads(store, fence)
         assert claim
         named = record(email="new@example.com", person="ada")
-        await store.append(
+        await store.outbox.append(
             [Page(events, "webhook", [named], LATER, read_lane=reads.id, by_id=True)]
         )
         await _settle_read(store, claim, "old@example.com", NOW)
@@ -704,7 +706,7 @@ async def _append_event(
     events, reads, _ = await lanes(store)
     said = record(email=None, person=who, refresh=refresh)
     page = Page(events, "webhook", [said], Millis(at), read_lane=reads.id, by_id=by_id)
-    [appended] = await store.append([page])
+    [appended] = await store.outbox.append([page])
     return appended
 
 
