@@ -34,7 +34,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.view: RenderableType = ""
-        self.said: list[str] = []
+        self.output: list[str] = []
         self._look, self._sum_up = demo.render_view, demo.print_summary
 
     async def look(self, *args: Any) -> RenderableType:
@@ -44,8 +44,8 @@ class Watched:
     async def sum_up(self, console: Console, *args: Any) -> int:
         with console.capture() as captured:
             result = await self._sum_up(console, *args)
-        self.said = captured.get().strip().splitlines()
-        console.print("\n".join(self.said))
+        self.output = captured.get().strip().splitlines()
+        console.print("\n".join(self.output))
         return result
 
 
@@ -54,7 +54,7 @@ def draw(watched: Watched) -> str:
     console.print("$ connector demo\n", style="bold", highlight=False)
     console.print(watched.view)
     console.print()
-    for line in watched.said:
+    for line in watched.output:
         console.print(
             line, style="bold green" if line == "all checks passed" else None, highlight=False
         )

@@ -1,4 +1,4 @@
-"""`connector support-bundle`: a zip file for whoever gives support."""
+"""`connector support-bundle`: a zip file for support."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ from connector.domain.records import Appended, Entry
 from connector.ports import Approval, Backlog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_LATENCY = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
+LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
 _REJECT_REASONS = (
     "conflict",
     "disabled",
@@ -121,7 +121,7 @@ class Metrics:
             "Time from receipt to acceptance by the destination.",
             "connection",
             "kind",
-            buckets=_LATENCY,
+            buckets=LATENCY_BUCKETS,
         )
         self.outbox = self._gauge(
             "outbox_records", "Records in the store, by state.", "connection", "kind", "state"

@@ -15,7 +15,7 @@ RETIRED = {
     r"hears?|heard|hearsay": "receives, event-sourced",
     r"whom": "who, a person",
     r"he|him|his|himself": "they",
-    r"nobody|somebody": "no one, a person, a caller",
+    r"nobody(?!@)|somebody": "no one, a person, a caller",
     r"bears?|borne": "has, carries",
     r"mend(s|ed|ing)?": "fix",
     r"press(es|ed)?": "click, what to do",
@@ -47,7 +47,6 @@ RETIRED = {
     r"hasty": "auto-advancing",
     r"worlds?": "state",
     r"stor(y|ies)": "timeline",
-    r"rigs?": "harness",
     r"said": "answer, output, detail",
     r"promise[sd]?": "guarantee",
 }

@@ -58,61 +58,61 @@ def watch(prometheus: str, tmp_path: Path) -> Iterator[Callable[[Folder], Promet
         return started[0]
 
     yield start
-    for one in started:
-        one.stop()
+    for prometheus_process in started:
+        prometheus_process.stop()
 
 
 @pytest.fixture
 def daemon(make: Callable[..., Folder]) -> Folder:
-    made = make()
-    made.start()
-    return made
+    folder = make()
+    folder.start()
+    return folder
 
 
 @pytest.fixture
 def make(tmp_path: Path, platforms: Platforms) -> Iterator[Callable[..., Folder]]:
-    """Folders whose daemon has not started; `delivery` and `min_free` go into the file."""
-    all_made: list[Folder] = []
+    """Creates folders whose daemon is not started; the arguments go into the configuration."""
+    folders: list[Folder] = []
 
-    def folder(delivery: str = "", min_free: str = "1MB") -> Folder:
-        made = Folder(tmp_path / tmp_path.name, platforms)
-        all_made.append(made)
-        text = made.config.read_text().replace('min_free = "1MB"', f'min_free = "{min_free}"')
-        made.config.write_text(text.replace('retry_base = "50ms"\n', DELIVERY + delivery))
-        return made
+    def create(delivery: str = "", min_free: str = "1MB") -> Folder:
+        folder = Folder(tmp_path / tmp_path.name, platforms)
+        folders.append(folder)
+        text = folder.config.read_text().replace('min_free = "1MB"', f'min_free = "{min_free}"')
+        folder.config.write_text(text.replace('retry_base = "50ms"\n', DELIVERY + delivery))
+        return folder
 
-    yield folder
-    for made in all_made:
-        made.stop()
+    yield create
+    for folder in folders:
+        folder.stop()
 
 
 def write_history(folder: Path, past: str) -> None:
-    """Give a Prometheus that has not started yet a past, in the OpenMetrics format."""
+    """Write samples in the OpenMetrics format for a Prometheus that is not started yet."""
     folder.mkdir(parents=True)
     (folder / "past").write_text(past + "# EOF\n")
-    made = (program("promtool"), "tsdb", "create-blocks-from", "openmetrics")
-    subprocess.run([*made, folder / "past", folder / "data"], check=True, capture_output=True)
+    command = (program("promtool"), "tsdb", "create-blocks-from", "openmetrics")
+    subprocess.run([*command, folder / "past", folder / "data"], check=True, capture_output=True)
 
 
 def wait_until_firing(
     name: str, daemon: Folder, watcher: Prometheus, *, traffic: bool = True
 ) -> None:
-    """Events come in until the alert is there."""
+    """Post events (with `traffic`) until the alert fires."""
 
-    def there() -> bool:
+    def is_firing() -> bool:
         if traffic:
             post(daemon)
         return name in watcher.firing()
 
-    until(f"{name} fires", there, 150)
+    until(f"{name} fires", is_firing, 150)
 
 
 def wait_until_resolved(name: str, daemon: Folder, watcher: Prometheus) -> None:
-    def gone() -> bool:
+    def is_resolved() -> bool:
         post(daemon)
         return name not in watcher.firing()
 
-    until(f"{name} ends", gone, 90)
+    until(f"{name} is resolved", is_resolved, 90)
 
 
 def test_one_minute_in_the_rules_is_one_second() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from connector.domain.errors import Problem
+from connector.runtime.metrics import LATENCY_BUCKETS
 
 from .tools import PAGES, PROMETHEUS, ROOT, RULES, UNIT_TESTS, Alert, alerts, exported, faults
 
@@ -63,13 +64,13 @@ def test_each_alert_has_a_unit_test_in_which_it_fires_and_one_in_which_it_does_n
     alert: Alert,
 ) -> None:
     text = "".join(tests.read_text() for tests in UNIT_TESTS)
-    look = re.escape(f'expr: count(ALERTS{{alertname="{alert.name}", alertstate="firing"}})')
-    expected = re.findall(look + r"\n +eval_time: \w+\n +exp_samples: (\[.*\])\n", text)
+    test_case = re.escape(f'expr: count(ALERTS{{alertname="{alert.name}", alertstate="firing"}})')
+    expected = re.findall(test_case + r"\n +eval_time: \w+\n +exp_samples: (\[.*\])\n", text)
     assert "[]" in expected
     assert [e for e in expected if e != "[]"]
 
 
-# ── what each rule says ──────────────────────────────────────────────────────────────────────────
+# ── texts of the rules ───────────────────────────────────────────────────────────────────────────
 
 
 def test_names_of_alerts_are_distinct() -> None:
@@ -98,18 +99,16 @@ def test_each_alert_uses_existing_metrics_and_labels(alert: Alert) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS, ids=name_of)
 def test_each_alert_text_uses_labels_that_its_query_returns(alert: Alert) -> None:
-    spoken = set(re.findall(r"\$labels\.(\w+)", alert.texts["description"]))
+    used = set(re.findall(r"\$labels\.(\w+)", alert.texts["description"]))
     grouped = re.search(r"\bby \(([^)]*)\)", alert.expr)
     left = set(grouped[1].split(", ")) if grouped else {"instance", "job"}
-    assert spoken <= left
+    assert used <= left
 
 
 def test_the_bucket_of_the_latency_objective_exists() -> None:
-    from connector.runtime.metrics import _LATENCY
-
-    asked = {float(le) for alert in ALERTS for le in re.findall(r'le="([\d.]+)"', alert.expr)}
-    assert asked
-    assert asked <= set(_LATENCY)
+    bounds = {float(le) for alert in ALERTS for le in re.findall(r'le="([\d.]+)"', alert.expr)}
+    assert bounds
+    assert bounds <= set(LATENCY_BUCKETS)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A lane under the test's hand: store in memory, fake clock, scripted far end."""
+"""A lane under the test's hand: store in memory, fake clock, scripted destination."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Rig:
     async def append_records(
         self, *keys: str, backfill: bool = False, email: str | None = "a@b.cd"
     ) -> None:
-        """Records come in and the lane is told, as Intake does it."""
+        """Store records and wake the lane, as an endpoint does."""
         records = [
             Record(key, f"test:{key}", "Balance changed", self.clock.now(), b"{}", email=email)
             for key in keys
@@ -213,7 +213,7 @@ async def rig(make_rig: Callable[..., Any]) -> Rig:
 
 @pytest.fixture
 async def stopped_rig(make_rig: Callable[..., Any]) -> Rig:
-    """A rig that has not started, so that what it finds at its start can be laid out."""
+    """A rig that has not started, so that a test can prepare what it finds at its start."""
     made: Rig = await make_rig()
     return made
 

@@ -170,14 +170,14 @@ async def test_a_backfill_takes_no_quota_while_live_traffic_waits_for_it(
     make_rig: Any,
 ) -> None:
     clock = FakeClock()
-    governor = RateLimiter(
+    limiter = RateLimiter(
         "a",
         {"single": Limit(10, 10), "bulk": Limit(10, 10)},
         clock=clock,
         share=1.0,
         live_reserve=0.3,
     )
-    rig: Rig = await make_rig(governor, bulk=None)
+    rig: Rig = await make_rig(limiter, bulk=None)
     await rig.append_records(*(f"old{i}" for i in range(20)), backfill=True)
     await rig.start()
     assert len(rig.sink.ids) == 7
@@ -335,7 +335,7 @@ async def test_consecutive_failures_slow_the_lane_down(rig: Rig) -> None:
     assert await rig.dispatcher.attention() == []
 
 
-# ── what a far end refuses as a whole ────────────────────────────────────────────────────────────
+# ── what a destination refuses as a whole ──────────────────
 
 
 async def test_a_refused_key_blocks_the_lane_and_costs_no_attempt(rig: Rig) -> None:
@@ -720,7 +720,7 @@ async def test_a_store_unavailable_at_the_settle_loses_no_outcome_and_sends_noth
 
 
 @pytest.mark.parametrize(
-    "refusal", [StoreError(Problem.STORE_REFUSED, "told by a test"), OverflowError("too large")]
+    "refusal", [StoreError(Problem.STORE_REFUSED, "raised by a test"), OverflowError("too large")]
 )
 async def test_an_outcome_the_store_can_never_save_is_dead_lettered_alone(
     rig: Rig, refusal: Exception
@@ -866,7 +866,7 @@ async def test_stop_ends_even_while_the_store_is_unavailable(rig: Rig) -> None:
     await rig.append_records("a")
     rig.database.error = UNAVAILABLE
     await rig.stop(20.0)
-    assert rig.row("a").state == State.CLAIMED  # in doubt at the next start
+    assert rig.row("a").state == State.CLAIMED  # ambiguous at the next start
     assert not rig.dispatcher.busy
 
 

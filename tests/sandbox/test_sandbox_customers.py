@@ -50,9 +50,9 @@ async def test_a_customer_changes_address_and_is_removed(
         jericommerce.remove(other)
         left = (await read(client, "new@example.com"))["id"]
         jericommerce.remove(person)
-        gone = await read(client, "new@example.com")
+        removed = await read(client, "new@example.com")
     assert moved == [404, id]
-    assert (latest, left, gone) == (other.id, id, 404)
+    assert (latest, left, removed) == (other.id, id, 404)
     assert jericommerce.state()["people"] == 3
 
 

@@ -167,9 +167,9 @@ async def test_import_over_100_kb_is_413(klaviyo: KlaviyoSandbox, in_process: An
 async def test_consent_fields_are_rejected(klaviyo: KlaviyoSandbox, in_process: Any) -> None:
     async with in_process(klaviyo.app) as client:
         answer = await client.post("/api/profile-subscription-bulk-create-jobs", json={})
-        asked = await put(client)
+        created = await put(client)
         query = {"additional-fields[profile]": "subscriptions"}
-        shown = await client.get(f"/api/profiles/{asked.json()['data']['id']}", params=query)
+        shown = await client.get(f"/api/profiles/{created.json()['data']['id']}", params=query)
     assert answer.status_code == 403
     assert klaviyo.state()["violations"] == {"consent_endpoint": 1}
     marketing = shown.json()["data"]["attributes"]["subscriptions"]["email"]["marketing"]

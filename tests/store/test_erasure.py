@@ -14,7 +14,7 @@ from connector.ports import ErasureResult, Member, MembersPage, RetryPolicy
 from connector.store.people import erasure
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import actions, groups, memberships, metadata, source_members
-from connector.testing.contracts.profiles import (
+from connector.testing.contracts.profile_harness import (
     claim_reads,
     claim_writes,
     lanes,

@@ -13,7 +13,7 @@ from connector.domain.profile_state import digest
 from connector.domain.records import State
 from connector.ports import AcceptedEvent, SyncedPerson
 from connector.store.database import Database
-from connector.store.queues import profiles as states
+from connector.store.queues import profile_observations
 from connector.store.queues.queue import chunks
 from connector.store.tables import in_state, outbox, profiles
 
@@ -55,7 +55,7 @@ class SqlLedger:
     async def resend_people(self, people: Sequence[int], *, now: Millis) -> int:
         def work(c: Connection) -> int:
             for part in chunks(people):
-                states.resend(c, part, now)
+                profile_observations.resend(c, part, now)
             return len(people)
 
         return await self._database.write(work)

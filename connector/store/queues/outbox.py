@@ -28,7 +28,7 @@ from connector.ports import Member, RetryPolicy
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import people
-from connector.store.queues import membership_events, profiles, queue, reads
+from connector.store.queues import membership_events, profile_observations, queue, reads
 from connector.store.tables import (
     in_state,
     outbox,
@@ -166,7 +166,7 @@ def _observe_events(
         first = {one[0].person: one for one in reversed(event_observations)}
         now = max(at for _, at in first.values())
         seen = [observation for observation, _ in first.values()]
-        profiles.observe(c, seen, now=now)
+        profile_observations.observe(c, seen, now=now)
         event_observations = [one for one in event_observations if one is not first[one[0].person]]
 
 

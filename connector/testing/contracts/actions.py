@@ -375,8 +375,8 @@ class ActionsContract:
         assert b'"person":"p7"' in claim.entries[0].data
         assert await store.actions.platform_id("acme", "ana@example.com") == "p7"
         [person] = await store.timelines.find("acme", "p7")
-        story = await store.timelines.person(person, 10)
-        assert [m.kind for m in story.timeline] == ["event", "action", "action"]
+        found = await store.timelines.person(person, 10)
+        assert [m.kind for m in found.timeline] == ["event", "action", "action"]
 
     # ── caps ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -18,7 +18,7 @@ from connector.ports import (
     RetryPolicy,
     Store,
 )
-from connector.testing.contracts.profiles import (
+from connector.testing.contracts.profile_harness import (
     LATER,
     append_events,
     claim_reads,

@@ -11,7 +11,7 @@ from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.outcomes import Accepted, Observed
 from connector.domain.records import Appended, Page
 from connector.ports import RetryPolicy, Store
-from connector.testing.contracts.profiles import (
+from connector.testing.contracts.profile_harness import (
     LATER,
     append_events,
     claim_reads,

@@ -33,7 +33,7 @@ from connector.testing.contracts.list_harness import (
     page,
     person,
 )
-from connector.testing.contracts.profiles import (
+from connector.testing.contracts.profile_harness import (
     append_events,
     claim_reads,
     claim_writes,

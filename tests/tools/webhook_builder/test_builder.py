@@ -23,7 +23,7 @@ def faults(step: Step, target: FlowTarget = TARGET) -> str:
     return "\n".join(caught.value.faults)
 
 
-# ── what is pasted ───────────────────────────────────────────────────────────────────────────────
+# ── the webhook ──────────────────────────────────────────────────────────────────────────────────
 
 
 def test_an_increase_is_the_documented_body() -> None:
@@ -195,7 +195,7 @@ def test_an_amount_may_be_a_profiles_property_with_filters() -> None:
     assert sent(step)["amount"] == "10"
 
 
-# ── what is not built ────────────────────────────────────────────────────────────────────────────
+# ── invalid steps ────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
