@@ -137,7 +137,7 @@ class OpenReceipt:
 class Receipts(Protocol):
     """Entries that import jobs hold in flight until the receipt of the job is closed."""
 
-    async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]: ...
+    async def open_receipts(self, lane: LaneId) -> Sequence[OpenReceipt]: ...
 
     async def close_receipt(
         self,
@@ -157,7 +157,3 @@ class Receipts(Protocol):
     async def open_jobs(self) -> set[str]:
         """Receipts that hold writes in flight, of all lanes of all such queues."""
         ...
-
-
-class ReceiptQueue(Queue, Receipts, Protocol):
-    """A queue whose entries an import job may hold in flight."""

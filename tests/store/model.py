@@ -98,7 +98,8 @@ class OutboxModel:
         self._leases: dict[str, tuple[str, int, Millis]] = {}
         self._spend: dict[tuple[str, str, int], int] = {}
         self._seq = itertools.count(1)
-        self.dead_letters = self.lanes = self.reports = self.facts = self.leases = self
+        self.outbox = self.dead_letters = self.lanes = self.reports = self
+        self.facts = self.leases = self.maintenance = self
 
     async def aclose(self) -> None: ...
 
@@ -286,7 +287,7 @@ class OutboxModel:
             row.failing_since = Millis((row.failing_since or 0) + pause)
         return len(failing)
 
-    async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
+    async def prune_records(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
         old = [
             row
             for state, age in keep.items()

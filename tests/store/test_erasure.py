@@ -32,7 +32,7 @@ async def append_events(store: SqlStore, *who: str, email: str = "", at: int = N
     records = [
         record(person=name, email=email or f"{name}@example.com", refresh=True) for name in who
     ]
-    [result] = await store.append(
+    [result] = await store.outbox.append(
         [Page(events, "webhook", records, Millis(at), read_lane=reads.id)]
     )
     return result
@@ -59,7 +59,7 @@ async def test_an_erased_person_is_in_no_table_and_others_remain(store: SqlStore
     text = await dump_tables(store)
     assert "ada" not in text
     assert "bo@example.com" in text
-    assert len(await store.reports.people("acme", "bo")) == 1
+    assert len(await store.timelines.find("acme", "bo")) == 1
 
 
 async def test_an_erased_person_is_not_created_again_by_id_or_address(store: SqlStore) -> None:
@@ -77,11 +77,11 @@ async def test_an_erasure_does_not_affect_another_connection(store: SqlStore) ->
     await append_events(store, "ada")
     other = await store.lanes.ensure("other", "klaviyo", "event")
     again = record(person="ada", email="ada@example.com")
-    await store.append([Page(other, "webhook", [again], NOW)])
+    await store.outbox.append([Page(other, "webhook", [again], NOW)])
     await store.erasure.forget("acme", "ada", now=NOW)
-    assert len(await store.reports.people("other", "ada@example.com")) == 1
+    assert len(await store.timelines.find("other", "ada@example.com")) == 1
     more = record(person="ada", email="ada@example.com")
-    assert await store.append([Page(other, "webhook", [more], NOW)]) == [Appended(1, 0)]
+    assert await store.outbox.append([Page(other, "webhook", [more], NOW)]) == [Appended(1, 0)]
 
 
 async def test_removing_the_tombstone_lets_the_person_be_created_again(store: SqlStore) -> None:
@@ -91,7 +91,7 @@ async def test_removing_the_tombstone_lets_the_person_be_created_again(store: Sq
     assert await store.erasure.remove_tombstone("acme", "ADA@example.com ") is True
     assert await store.erasure.remove_tombstone("acme", "ada") is False  # it went with the address
     assert await append_events(store, "ada") == Appended(1, 0)
-    assert len(await store.reports.people("acme", "ada")) == 1
+    assert len(await store.timelines.find("acme", "ada")) == 1
 
 
 async def test_ids_sharing_an_address_are_erased_together(store: SqlStore) -> None:
@@ -147,7 +147,7 @@ async def dump_tables(store: SqlStore) -> str:
     def work(c: Connection) -> str:
         return repr([list(c.execute(table.select())) for table in metadata.tables.values()])
 
-    return (await store._database.read(work)).lower()
+    return (await store.database.read(work)).lower()
 
 
 async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_deduplicated(
@@ -174,7 +174,7 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
                 deed |= {"person_key": b"w", "email": email, "amount": 5, "data": email.encode()}
                 c.execute(insert(actions).values(deed | {"due": 0, "sent_at": sent_at}))
 
-    await store._database.write(plant)
+    await store.database.write(plant)
     await store.erasure.forget("acme", "ada", now=NOW)
     assert "ada" not in await dump_tables(store)
 
@@ -184,7 +184,7 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
         assert c.execute(select(memberships.c.email)).scalars().all() == ["bo@example.com"]
         return [(bytes(digest), state, bytes(data)) for digest, state, data in c.execute(deed)]
 
-    assert await store._database.read(left) == [
+    assert await store.database.read(left) == [
         (b"0a", State.DISCARDED, b"{}"),
         (b"0b", State.READY, b"bo@example.com"),
         (b"1a", State.READY, b"{}"),  # it was sent: what became of it is still to be found out

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
@@ -30,14 +30,9 @@ from connector.store.database import Database
 from connector.store.people import people
 from connector.store.queues import membership_events, profile_observations, queue, reads
 from connector.store.tables import (
-    STUCK,
-    commands,
-    deferred_memberships,
     in_state,
-    journal,
     outbox,
     outbox_queue,
-    requests,
 )
 
 ENTRY_COLUMNS = (
@@ -91,15 +86,6 @@ class SqlOutbox(queue.SqlQueue):
 
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
-
-    async def prune_timeline(self, *, before: Millis, limit: int) -> int:
-        return await self._database.write(lambda c: forget_timeline(c, before, limit))
-
-    async def clear_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
-        return await self._database.write(lambda c: empty_bodies(c, before, after, limit))
-
-    async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
-        return await self._database.write(lambda c: prune(c, now, keep, limit))
 
 
 # ── append ───────────────────────────────────────────────────────────────────────────────────────
@@ -437,79 +423,3 @@ def _retry_later(
         "delivery_mode": mode,
         "mapping": entry.mapping if mode is DeliveryMode.SINGLE else None,
     }
-
-
-# ── retention ────────────────────────────────────────────────────────────────────────────────────
-
-
-def prune(c: Connection, now: Millis, keep: Mapping[State, int], limit: int) -> int:
-    """Each state within its own bound, so that no kept record is looked at twice: what is stuck by
-    its index, everything else by its number, which grows with time."""
-    deleted = 0
-    for state, age in keep.items():
-        cutoff = now - age
-        query = select(outbox.c.seq).where(in_state(state), outbox.c.received_at < cutoff)
-        if state in STUCK:
-            query = query.order_by(outbox.c.seq + 0)
-        else:
-            query = query.where(outbox.c.seq <= _last_before(c, cutoff)).order_by(outbox.c.seq)
-        old = query.limit(limit - deleted)
-        deleted += c.execute(delete(outbox).where(outbox.c.seq.in_(old))).rowcount
-        if deleted >= limit:
-            break
-    return deleted
-
-
-def forget_timeline(c: Connection, before: Millis, limit: int) -> int:
-    deleted = 0
-    for table, key, at in (
-        (requests, requests.c.id, requests.c.sent_at),
-        (journal, journal.c.id, journal.c.at),
-        (deferred_memberships, deferred_memberships.c.id, deferred_memberships.c.at),
-        (commands, commands.c.id, commands.c.done_at),
-    ):
-        old = select(key).where(at < before).order_by(at).limit(limit)
-        deleted += c.execute(delete(table).where(key.in_(old))).rowcount
-    return deleted
-
-
-def empty_bodies(c: Connection, before: Millis, after: int, limit: int) -> int | None:
-    start = max(after, _last_before(c, before - _LOOKBACK))
-    end = min(start + limit, _last_before(c, before))
-    if end <= start:
-        return None
-    c.execute(
-        update(outbox)
-        .where(
-            outbox.c.seq > start,
-            outbox.c.seq <= end,
-            outbox.c.state.in_((State.ACCEPTED, State.SKIPPED)),
-            outbox.c.data != _NO_DATA,
-        )
-        .values(data=_NO_DATA)
-    )
-    return end
-
-
-_NO_DATA = b"null"
-_LOOKBACK = 14 * 86_400_000
-"""ms: so much is looked through each night, so that a few missed nights leave nothing behind."""
-
-
-def _last_before(c: Connection, at: int) -> int:
-    """The newest seq received before `at`, by halving: seq grows with time, and an index on the
-    time would cost every insert for the sake of one night's work. Off by the few records that
-    were received at once and stored in another order."""
-    low, high = c.execute(select(func.min(outbox.c.seq), func.max(outbox.c.seq))).one()
-    if low is None:
-        return 0
-    low -= 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        query = select(outbox.c.received_at).where(outbox.c.seq <= middle)
-        newest = c.execute(query.order_by(outbox.c.seq.desc()).limit(1)).scalar()
-        if newest is None or newest < at:
-            low = middle
-        else:
-            high = middle - 1
-    return int(low)
