@@ -1,6 +1,6 @@
 """The seams. The loops lean on these and on `model`, never on a platform or a database.
 
-`platforms` holds what platforms say and can be told; the others what is remembered, one intent
+`platforms` holds what platforms send and accept; the others what the store keeps, one intent
 each, and `store` all of it.
 """
 

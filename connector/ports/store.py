@@ -24,7 +24,7 @@ from connector.ports.reports import Reports, Timelines
 
 
 class Outbox(Queue, Protocol):
-    """Records between receipt and receipt: promises 1, 2 and 10."""
+    """Records from receipt to confirmation (guarantees 1, 2 and 10)."""
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
         """Store all pages with their checkpoints in one transaction; one answer per page.
@@ -37,7 +37,7 @@ class Outbox(Queue, Protocol):
 
 
 class Lanes(Protocol):
-    """The roads out and whether they run."""
+    """The lanes of all connections and whether they run."""
 
     async def ensure(self, connection: str, destination: str, kind: Kind) -> Lane: ...
 
@@ -61,7 +61,7 @@ class Facts(Protocol):
     async def save_usage(self, usage: Sequence[QuotaUsage]) -> None: ...
 
     async def save_mapping(self, version: str, text: str, *, now: Millis) -> None:
-        """Keep the text of a mapping version for as long as an entry in doubt names it."""
+        """Keep the text of a mapping version for as long as an ambiguous entry names it."""
         ...
 
     async def mapping(self, version: str) -> str | None: ...
@@ -71,7 +71,7 @@ class Facts(Protocol):
         ...
 
     async def pin_account(self, connection: str, account: str, *, force: bool = False) -> str:
-        """The account this connection belongs to: `account` at first contact or `anew`, else
+        """The account this connection belongs to: `account` at first contact or with `force`, else
         what it was."""
         ...
 
@@ -85,7 +85,7 @@ class Holder:
 
 
 class Leases(Protocol):
-    """At most one holder per resource: promise 12."""
+    """At most one holder per resource (guarantee 12)."""
 
     async def acquire(
         self, resource: str, holder: str, *, now: Millis, ttl: int, dead_holder: str | None = None

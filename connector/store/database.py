@@ -70,7 +70,7 @@ def sqlite_engine(url: str) -> Engine:
     def _connect(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None
         if connection.execute("PRAGMA page_count").fetchone() == (0,):
-            # Only a new file can be told; an old one would be written to each time.
+            # Only a new file takes the setting; on an old one it would be a write at each start.
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in (
             "journal_mode=WAL",
@@ -235,7 +235,7 @@ def _problem(error: Exception, cause: BaseException) -> Problem:
         name = getattr(cause, "sqlite_errorname", "")
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             return Problem.STORE_DAMAGED
-    # A broken constraint is none: two who insert the same at once are told apart by a repeat.
+    # A broken constraint is none: of two inserts of the same row at once, one is repeated.
     # asyncpg names bad data by SQLSTATE 22, or finds it before it is sent.
     state = str(getattr(cause, "sqlstate", None) or "")
     if isinstance(error, DataError) or state[:2] == "22" or isinstance(cause.__cause__, ValueError):

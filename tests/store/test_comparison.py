@@ -37,7 +37,7 @@ KEYS = [f"k{i}" for i in range(80)]
 PEOPLE = [None, "p1", "p1", "p2", "p3"]
 EMAILS = [None, "a@example.com", "b@example.com", "c@example.com"]
 WINDOWS = [None, None, None, 1_000, 10_000]
-OUTCOMES = ("accepted", "skipped", "unsent", "retry", "doubt", "dead", "held")
+OUTCOMES = ("accepted", "skipped", "unsent", "retry", "ambiguous", "dead", "held")
 PROBLEMS = (Problem.KLAVIYO_REFUSED, Problem.MAPPING_FAILED, Problem.BAD_ADDRESS)
 STEPS = {
     "advance_time": 3,
@@ -182,7 +182,7 @@ class Comparison:
         others = [name for name in ("one", "two") if not held or name != held.holder]
         return self.rng.choice([held.holder] * 5 + others) if held else "one"
 
-    # ── the road ─────────────────────────────────────────────────────────────────────────────────
+    # ── delivery ─────────────────────────────────────────────────────────────────────────────────
 
     def append(self) -> Any:
         pages: list[tuple[list[Record], int, bool]] = []
@@ -327,8 +327,8 @@ def _outcome(name: str, seq: int, problem: Problem, after: int, request: str) ->
             return Unsent(seq)
         case "retry":
             return Retry(seq, problem, float(after), "again")
-        case "doubt":
-            return Ambiguous(seq, problem, float(after), "doubt")
+        case "ambiguous":
+            return Ambiguous(seq, problem, float(after), "ambiguous")
         case "dead":
             return Dead(seq, problem, "dead", request)
         case _:

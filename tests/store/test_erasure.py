@@ -43,7 +43,7 @@ async def test_an_erasure_previews_the_matching_people(store: SqlStore) -> None:
     found = await store.erasure.find("acme", " ADA@example.com ")
     assert found == ErasureResult(1, ("ada@example.com",))
     assert await store.erasure.find("acme", "bo") == ErasureResult(1, ("bo@example.com",))
-    assert await store.erasure.find("acme", "nobody") == ErasureResult(0)
+    assert await store.erasure.find("acme", "unknown") == ErasureResult(0)
     assert await store.erasure.find("other", "ada") == ErasureResult(0)
 
 
@@ -87,7 +87,7 @@ async def test_an_erasure_does_not_affect_another_connection(store: SqlStore) ->
 async def test_removing_the_tombstone_lets_the_person_be_created_again(store: SqlStore) -> None:
     await append_events(store, "ada")
     await store.erasure.forget("acme", "ada", now=NOW)
-    assert await store.erasure.remove_tombstone("acme", "nobody") is False
+    assert await store.erasure.remove_tombstone("acme", "unknown") is False
     assert await store.erasure.remove_tombstone("acme", "ADA@example.com ") is True
     assert await store.erasure.remove_tombstone("acme", "ada") is False  # it went with the address
     assert await append_events(store, "ada") == Appended(1, 0)
@@ -124,7 +124,7 @@ async def test_erasing_an_unknown_person_leaves_no_tombstone(store: SqlStore) ->
 
 
 async def _read(store: SqlStore, *who: str) -> None:
-    """Everybody who waits to be read is, and his profile is written."""
+    """Read everyone who waits to be read, and write their profiles."""
     fence = await acquire_lease(store)
     claim = await claim_reads(store, fence)
     assert claim
@@ -155,7 +155,7 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
 ) -> None:
     await append_events(store, "ada", "bo")
     lane = await store.lanes.ensure("acme", "klaviyo", "membership")
-    deeds = await store.lanes.ensure("acme", "jericommerce", "action")
+    action_lane = await store.lanes.ensure("acme", "jericommerce", "action")
 
     def plant(c: Connection) -> None:
         group = {"connection": "acme", "kind": "audience", "name": "vip", "lane": lane.id}
@@ -169,20 +169,26 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
             more = {"wanted": 1, "state": State.READY, "due": 0, "since": 0}
             c.execute(insert(memberships).values(member | more))
             for n, sent_at in enumerate((None, 5)):
-                deed = {"lane": deeds.id, "digest": f"{n}{name[0]}".encode(), "content": b"c"}
-                deed |= {"origin": "o", "route": "r", "name": "n", "ref": "r", "received_at": 1}
-                deed |= {"person_key": b"w", "email": email, "amount": 5, "data": email.encode()}
-                c.execute(insert(actions).values(deed | {"due": 0, "sent_at": sent_at}))
+                action = {
+                    "lane": action_lane.id,
+                    "digest": f"{n}{name[0]}".encode(),
+                    "content": b"c",
+                }
+                action |= {"origin": "o", "route": "r", "name": "n", "ref": "r", "received_at": 1}
+                action |= {"person_key": b"w", "email": email, "amount": 5, "data": email.encode()}
+                c.execute(insert(actions).values(action | {"due": 0, "sent_at": sent_at}))
 
     await store.database.write(plant)
     await store.erasure.forget("acme", "ada", now=NOW)
     assert "ada" not in await dump_tables(store)
 
     def left(c: Connection) -> list[tuple[bytes, int, bytes]]:
-        deed = select(actions.c.digest, actions.c.state, actions.c.data).order_by(actions.c.digest)
+        action = select(actions.c.digest, actions.c.state, actions.c.data).order_by(
+            actions.c.digest
+        )
         assert c.execute(select(source_members.c.email)).scalars().all() == ["bo@example.com"]
         assert c.execute(select(memberships.c.email)).scalars().all() == ["bo@example.com"]
-        return [(bytes(digest), state, bytes(data)) for digest, state, data in c.execute(deed)]
+        return [(bytes(digest), state, bytes(data)) for digest, state, data in c.execute(action)]
 
     assert await store.database.read(left) == [
         (b"0a", State.DISCARDED, b"{}"),

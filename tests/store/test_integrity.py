@@ -109,9 +109,9 @@ def test_impossible_rows_are_found(engine: str, url: str, request: pytest.Fixtur
         )
         assert [line.partition(": ")[2] for line in integrity.check(url)] == [
             "outbox: 1 rows in a state that does not exist",
-            "outbox: 1 rows claimed by nobody",
+            "outbox: 1 rows claimed without an owner",
             "outbox: 1 rows of a lane that does not exist",
-            "reads: 10 rows at rest that bear a claim",
+            "reads: 10 rows not claimed but with a claim owner",
             "profiles: 1 rows of a person who does not exist",
         ]
     finally:
@@ -128,14 +128,14 @@ async def test_a_backup_is_consistent_while_the_store_is_written_to(
     await fill(store, 200)
     done = asyncio.Event()
 
-    async def go_on() -> None:
+    async def keep_writing() -> None:
         start = 200
         while not done.is_set():
             await fill(store, 20, start=start)
             start += 20
             await asyncio.sleep(0)
 
-    writing = asyncio.create_task(go_on())
+    writing = asyncio.create_task(keep_writing())
     copy = tmp_path / "copy.db"
     size = await asyncio.to_thread(integrity.backup, url, copy)
     done.set()

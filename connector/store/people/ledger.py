@@ -1,4 +1,4 @@
-"""What a far end has confirmed, for whoever reads it back (connector.sync.reconcile)."""
+"""What Klaviyo has confirmed, for reconciliation (connector.sync.reconcile)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class SqlLedger:
 
 
 def _idle_profiles(lane: LaneId) -> Select[Any]:
-    """People of whom nothing waits to be told."""
+    """People for whom nothing waits to be sent."""
     return select(*_COLUMNS).where(profiles.c.lane == lane, in_state(State.ACCEPTED, profiles))
 
 

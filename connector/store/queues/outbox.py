@@ -1,4 +1,4 @@
-"""The outbox in SQL: append, claim, settle. Promises 1, 2, 3 (its first half), 10 and 12."""
+"""The outbox in SQL: append, claim, settle. Guarantees 1, 2, 3, 10 and 12."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _observe_events(
 def _drop_forgotten(
     fresh: list[tuple[Record, bytes]], found: people.ResolvedPeople
 ) -> tuple[list[tuple[Record, bytes]], list[people.PersonRow | None]]:
-    """What is to be stored, and whom each is about."""
+    """What is to be stored, and the person each record is about."""
     if not found.forgotten:
         return fresh, found.people
     kept = [place for place in range(len(fresh)) if place not in found.forgotten]
@@ -246,7 +246,7 @@ def _request_reads(
     records: Sequence[Record],
     rows: Sequence[dict[str, Any]],
 ) -> None:
-    """The person is read again, and his event waits a little for the answer. One without an
+    """The person is read again, and the event waits a little for the answer. One without an
     address is read where the platform can be asked by its id, for the read may bring it."""
     assert page.read_lane is not None
     key = (page.read_lane, page.min_read_interval, int(page.backfill))
@@ -289,7 +289,7 @@ def release(
 def _apply_memberships(
     c: Connection, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
 ) -> None:
-    """Joins and leaves that the platform told by itself, now or once the address is known."""
+    """Joins and leaves that the platform sent by itself, now or once the address is known."""
     connection, at = page.lane.connection, page.received_at
     for record, row in zip(records, rows, strict=True):
         if record.membership is None:
@@ -308,7 +308,7 @@ def _apply_memberships(
 
 
 def claim_ready(c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
-    """An entry in doubt keeps the mapping version it was first sent with."""
+    """An ambiguous entry keeps the mapping version it was first sent with."""
     mapping = spec.mapping
     first = case(
         (outbox.c.delivery_mode == DeliveryMode.SINGLE, func.coalesce(outbox.c.mapping, mapping)),

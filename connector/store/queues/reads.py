@@ -118,7 +118,7 @@ class SqlReads(queue.SqlQueue):
 
     async def fresh_views(self, people: Sequence[int]) -> Mapping[int, FreshView]:
         """The newest views, and whether a write of the person's profile is in flight, be it
-        another's who had the address before, or his joining a list."""
+        another's who had the address before, or the person's join of a list."""
 
         other = profiles_table.alias("other")
         writing = or_(

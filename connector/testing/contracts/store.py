@@ -101,8 +101,8 @@ class StoreContract:
     async def test_a_key_can_be_reused_after_its_repeat_window(self, store: Store) -> None:
         lane = await events(store)
         for at, accepted in ((0, 1), (3_600_000, 0), (3_600_001, 1), (7_200_001, 0)):
-            said = record("daily", repeat_window=3_600_000)
-            [result] = await store.outbox.append([page(lane, said, at=NOW + at)])
+            fact = record("daily", repeat_window=3_600_000)
+            [result] = await store.outbox.append([page(lane, fact, at=NOW + at)])
             assert result.accepted == accepted, at
         fence = await acquire_lease(store, now=NOW + 7_200_001)
         claim = await take(store, lane, fence, at=NOW + 7_200_001)
