@@ -98,6 +98,8 @@ def table(found: dict[str, Any]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from connector.klaviyo.limits import endpoint_label
+
     lanes = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("connection", "lane", "state", "ready", "in flight", "held", "dead", "oldest"):
         lanes.add_column(heading, justify="left" if heading in _LEFT_ALIGNED else "right")
@@ -144,7 +146,10 @@ def table(found: dict[str, Any]) -> RenderableType:
     if found["quota"]:
         parts.append(Text("\nrequests in the last minute", style="bold"))
         parts += [
-            Text(f"  {x['last_minute']:>8,}  {x['endpoint']}  (account {x['account']})")
+            Text(
+                f"  {x['last_minute']:>8,}  {endpoint_label(x['endpoint'])}  "
+                f"(account {x['account']})"
+            )
             for x in found["quota"]
         ]
     if found["needs_you"]:
