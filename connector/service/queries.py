@@ -104,7 +104,7 @@ class Queries:
                 }
                 for approval in await self._store.approvals.find()
             ],
-            "needs_you": await self.attention_texts(backlogs),
+            "attention": await self.attention_texts(backlogs),
         }
 
     async def _pace(self, lane: Lane) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class SqlLedger:
 
 
 def _idle_profiles(lane: LaneId) -> Select[Any]:
-    """People for whom nothing waits to be sent."""
+    """People without changes that wait to be sent."""
     return select(*_COLUMNS).where(profiles.c.lane == lane, in_state(State.ACCEPTED, profiles))
 
 
