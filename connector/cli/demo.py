@@ -21,6 +21,7 @@ from rich.text import Text
 from connector.app.daemon import App, read_config
 from connector.cli.format import format_age
 from connector.config import Connection
+from connector.klaviyo.limits import endpoint_label
 from connector.platforms import registry
 from connector.runtime import log
 from connector.sandbox import KlaviyoSandbox, Traffic, Webhook, serve
@@ -167,7 +168,7 @@ async def render_view(
 ) -> RenderableType:
     found = await app.commands.status()
     state = klaviyo.state()
-    quota = ", ".join(f"{x['last_minute']} {x['endpoint']}" for x in found["quota"])
+    quota = ", ".join(f"{x['last_minute']} {endpoint_label(x['endpoint'])}" for x in found["quota"])
     grid = Table.grid(padding=(0, 2))
     grid.add_row(Text("running", style="bold"), f"{elapsed:.0f} s")
     for platform in platforms:

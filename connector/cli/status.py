@@ -49,7 +49,7 @@ async def _load_status(commands: Commands, config: Config) -> dict[str, Any]:
     """The status from the store, plus what /healthz of the running daemon reports."""
     found = await commands.status(_versions(config))
     if found["holder"] and config.server.port:
-        known = found["needs_you"]
+        known = found["attention"]
         known += [line for line in await _health_lines(config.server) if line not in known]
     return found
 
@@ -98,6 +98,8 @@ def table(found: dict[str, Any]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from connector.klaviyo.limits import endpoint_label
+
     lanes = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("connection", "lane", "state", "ready", "in flight", "held", "dead", "oldest"):
         lanes.add_column(heading, justify="left" if heading in _LEFT_ALIGNED else "right")
@@ -144,12 +146,15 @@ def table(found: dict[str, Any]) -> RenderableType:
     if found["quota"]:
         parts.append(Text("\nrequests in the last minute", style="bold"))
         parts += [
-            Text(f"  {x['last_minute']:>8,}  {x['endpoint']}  (account {x['account']})")
+            Text(
+                f"  {x['last_minute']:>8,}  {endpoint_label(x['endpoint'])}  "
+                f"(account {x['account']})"
+            )
             for x in found["quota"]
         ]
-    if found["needs_you"]:
+    if found["attention"]:
         parts.append(Text("\nneeds you", style="bold red"))
-        parts += [Text(f"  {line}") for line in found["needs_you"]]
+        parts += [Text(f"  {line}") for line in found["attention"]]
     return Group(*parts)
 
 

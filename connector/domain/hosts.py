@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address stands for this machine: `localhost` and every name below it
+    """Whether a host name or address is this machine: `localhost` and every name below it
     (RFC 6761, section 6.3: they always resolve to loopback), 127.0.0.0/8 and ::1. A name that only
     begins with `127.` does not."""
     labels = host.lower().removesuffix(".").split(".")

@@ -13,7 +13,7 @@ from connector.domain.profiles import Observation, OnLeave
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request that left, for the timeline: route template, never a URL with data in it.
+    """One request that was sent, for the timeline: a route template, never a URL with data in it.
 
     `status` is None when no answer came; `millis` is how long the answer took.
     """
@@ -28,8 +28,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The far end took it. `ref` is the far end's own id of what it took, where it says one;
-    `confirmed` is False where it took it without saying what became of it."""
+    """The destination accepted it. `ref` is the destination's own id of what it accepted, where it
+    returns one; `confirmed` is False where it accepted it without a result."""
 
     seq: int
     request: str
@@ -39,8 +39,8 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The far end queued it: the job `receipt` will say what became of the entry at `position`.
-    An empty receipt: a job may exist, and nobody told us its id."""
+    """The destination queued it: the job `receipt` has the result of the entry at `position`. An
+    empty receipt: a job may exist whose id is unknown."""
 
     seq: int
     receipt: str
@@ -58,7 +58,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The platform does not know the person (any more)."""
+    """The platform does not know the person, or no longer."""
 
     seq: int
     on_leave: OnLeave
@@ -66,7 +66,7 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A named rule says that it is not sent."""
+    """A named rule excludes it from being sent."""
 
     seq: int
     reason: str
@@ -91,7 +91,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous:
-    """It may have been applied: from now on it goes singly, rendered as it was."""
+    """It may have been applied: from now on it is sent singly, rendered as before."""
 
     seq: int
     problem: Problem
@@ -102,7 +102,7 @@ class Ambiguous:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """It will not be taken as it is. `detail` says what to do and is shown to a person."""
+    """It will not be accepted as it is. `detail` says what to do and is shown to people."""
 
     seq: int
     problem: Problem
@@ -121,7 +121,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """What was in doubt was looked up, and the far end does not have it, for now."""
+    """An ambiguous entry was looked up, and the destination does not have it so far."""
 
     seq: int
     request: str | None = None
@@ -143,12 +143,12 @@ Outcome: TypeAlias = (
 
 
 SUCCESS = (Accepted, Pending, Observed, Gone, Absent)
-"""Outcomes that show the far end working."""
+"""Outcomes that show that the destination works."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Nothing of this scope goes out until something outside changes."""
+    """Nothing of this scope is sent until something outside changes."""
 
     scope: Scope
     problem: Problem
@@ -157,8 +157,8 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What a sink made of a claim: an outcome for every entry, the requests it sent, and why it
-    stopped early, if it did."""
+    """The result of a claim: an outcome for every entry, the requests that were sent, and why the
+    sink stopped early, if it did."""
 
     outcomes: Sequence[Outcome]
     requests: Sequence[Request] = ()

@@ -12,15 +12,15 @@ from connector.domain.profiles import Observation
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a source says, as it said it.
+    """One thing that a source sent, unchanged.
 
-    `key` is the source's own id of the thing said, or a hash that stands for it: the same `key`
-    twice is a redelivery. With `repeat_window` (ms) the key counts again once the last record of
-    that key was received longer ago. `data` is the source's JSON, untouched. `person` is the
-    platform's id. With `refresh` the person is to be read again; with `refetch` that read uses no
-    extra fetched before (see PersonRef). `membership` is an audience, by the platform's id or
-    name, and whether the person is in it from now on. `observation` is what the event itself says
-    of the person's fields, for whoever he turns out to be.
+    `key` is the source's own id of it, or a hash where it has none: the same `key` twice is a
+    redelivery. With `repeat_window` (ms) the key counts again once the last record of that key was
+    received longer ago. `data` is the source's JSON, untouched. `person` is the platform's id. With
+    `refresh` the person is to be read again; with `refetch` that read uses no extra fetched before
+    (see PersonRef). `membership` is an audience, by the platform's id or name, and whether the
+    person is in it from now on. `observation` holds the fields that the event itself carries, for
+    the person it belongs to.
     """
 
     key: str
@@ -52,13 +52,13 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records for one lane and the checkpoint that stands for them: stored together or not at
-    all. `checkpoint` belongs to the lane's connection.
+    """Records for one lane and the checkpoint that covers them: stored together or not at all.
+    `checkpoint` belongs to the lane's connection.
 
-    `reads` is the lane on which people are read again, for records that want it: not before `gap`
-    ms after the last read of the same person, and those records wait `attach_wait` ms for it.
-    With `by_id` a person whose address is not known is read for each of his records: the platform
-    can be asked by its id alone.
+    `read_lane` is the lane on which people are read again, for records with `refresh`: not before
+    `min_read_interval` ms after the last read of the same person. Such records wait up to
+    `attach_wait` ms for the read. With `by_id` a person whose address is not known is read for each
+    of their records, because the platform can be asked by its id alone.
     """
 
     lane: Lane
@@ -75,9 +75,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What became of a page: `accepted` records are new, `duplicates` were known, `held` (a part
-    of accepted) wait for their person's address, `released` had waited for one that it brought,
-    `forgotten` are about people who must not come back, and were not stored."""
+    """The result of a page: `accepted` records are new, `duplicates` were stored before, `held` (a
+    part of accepted) wait for their person's address, `released` had waited for an address that
+    this page brought, `forgotten` are about people with a tombstone and were not stored."""
 
     accepted: int
     duplicates: int
@@ -87,7 +87,7 @@ class Appended:
 
 
 class State(IntEnum):
-    """Where a record stands. `READY` and `CLAIMED` are the backlog."""
+    """The state of a record. `READY` and `CLAIMED` are the backlog."""
 
     READY = 0
     CLAIMED = 1
@@ -102,8 +102,8 @@ class State(IntEnum):
 class Entry:
     """A claimed record. `attempts` counts this attempt.
 
-    In the outbox, `mode` SINGLE means that the record may have been applied already: it goes where
-    a repeat is harmless, rendered with `mapping` if that is set.
+    In the outbox, `mode` SINGLE means that the record may have been applied already: it is sent
+    where a repeat is harmless, rendered with `mapping` if that is set.
     """
 
     seq: int

@@ -3,6 +3,8 @@ unchanged in revision 2026-10-15) and the page on rate limits, status codes and 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from connector.net.rate_limit import Limit
 
 CREATE_EVENT = "POST /api/events"
@@ -31,33 +33,52 @@ ERASE_PROFILE = "POST /api/data-privacy-deletion-jobs"
 CREATE_LIST = "POST /api/lists"
 REMOVE_MEMBERS = "DELETE /api/lists/{id}/relationships/profiles"
 
-LIMITS = {
-    CREATE_EVENT: Limit(350, 3500),
-    BULK_EVENTS: Limit(10, 150),
-    GET_ACCOUNTS: Limit(1, 15),
-    GET_METRICS: Limit(10, 150),
-    GET_EVENTS: Limit(350, 3500),
-    GET_PROFILES: Limit(75, 750),
-    GET_PROFILE: Limit(75, 750),
-    UPSERT_PROFILE: Limit(75, 750),
-    PATCH_PROFILE: Limit(75, 750),
-    BULK_PROFILES: Limit(10, 150),
-    GET_IMPORT_JOBS: Limit(10, 150),
-    GET_IMPORT_JOB: Limit(10, 150),
-    GET_IMPORT_ERRORS: Limit(10, 150),
-    GET_LIST: Limit(75, 750),
-    GET_LISTS: Limit(75, 750),
-    GET_LIST_PROFILES: Limit(75, 750),
-    GET_SEGMENT: Limit(75, 750),
-    GET_SEGMENTS: Limit(75, 750),
-    GET_SEGMENT_PROFILES: Limit(75, 750),
-    GET_LIST_COUNT: Limit(1, 15),
-    GET_SEGMENT_COUNT: Limit(1, 15),
-    GET_FLOWS: Limit(3, 60),
-    ERASE_PROFILE: Limit(3, 60),
-    CREATE_LIST: Limit(10, 150, daily=150),
-    REMOVE_MEMBERS: Limit(10, 150),
-}
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint that the connector may call: `label` is its name for people."""
+
+    route: str
+    label: str
+    limit: Limit
+
+
+ENDPOINTS = (
+    Endpoint(CREATE_EVENT, "Klaviyo events", Limit(350, 3500)),
+    Endpoint(BULK_EVENTS, "Klaviyo events in bulk", Limit(10, 150)),
+    Endpoint(GET_ACCOUNTS, "Klaviyo account", Limit(1, 15)),
+    Endpoint(GET_METRICS, "Klaviyo metrics", Limit(10, 150)),
+    Endpoint(GET_EVENTS, "Klaviyo events read", Limit(350, 3500)),
+    Endpoint(GET_PROFILES, "Klaviyo profiles found", Limit(75, 750)),
+    Endpoint(GET_PROFILE, "Klaviyo profile read", Limit(75, 750)),
+    Endpoint(UPSERT_PROFILE, "Klaviyo profiles", Limit(75, 750)),
+    Endpoint(PATCH_PROFILE, "Klaviyo profiles by id", Limit(75, 750)),
+    Endpoint(BULK_PROFILES, "Klaviyo profiles and joins in bulk", Limit(10, 150)),
+    Endpoint(GET_IMPORT_JOBS, "Klaviyo import jobs", Limit(10, 150)),
+    Endpoint(GET_IMPORT_JOB, "Klaviyo import job", Limit(10, 150)),
+    Endpoint(GET_IMPORT_ERRORS, "Klaviyo import errors", Limit(10, 150)),
+    Endpoint(GET_LIST, "Klaviyo list", Limit(75, 750)),
+    Endpoint(GET_LISTS, "Klaviyo lists found", Limit(75, 750)),
+    Endpoint(GET_LIST_PROFILES, "Klaviyo list members read", Limit(75, 750)),
+    Endpoint(GET_SEGMENT, "Klaviyo segment", Limit(75, 750)),
+    Endpoint(GET_SEGMENTS, "Klaviyo segments found", Limit(75, 750)),
+    Endpoint(GET_SEGMENT_PROFILES, "Klaviyo segment members read", Limit(75, 750)),
+    Endpoint(GET_LIST_COUNT, "Klaviyo list size", Limit(1, 15)),
+    Endpoint(GET_SEGMENT_COUNT, "Klaviyo segment size", Limit(1, 15)),
+    Endpoint(GET_FLOWS, "Klaviyo flows", Limit(3, 60)),
+    Endpoint(ERASE_PROFILE, "Klaviyo profile deletion", Limit(3, 60)),
+    Endpoint(CREATE_LIST, "Klaviyo lists created", Limit(10, 150, daily=150)),
+    Endpoint(REMOVE_MEMBERS, "Klaviyo list members removed", Limit(10, 150)),
+)
+
+LIMITS = {endpoint.route: endpoint.limit for endpoint in ENDPOINTS}
+_LABELS = {endpoint.route: endpoint.label for endpoint in ENDPOINTS}
+
+
+def endpoint_label(route: str) -> str:
+    """The name for people of an endpoint; a platform's is its own name."""
+    return _LABELS.get(route, route)
+
 
 BULK_PROFILES_MAX = 10_000
 MEMBERS_MAX = 1_000
@@ -72,5 +93,5 @@ DEPTH_MAX = 10
 METRIC_NAME_MAX = 127
 UNIQUE_ID_MAX = 255
 EARLIEST_TIME = 946_684_800_000
-"""2000-01-01: the docs' bound; the specification alone would take 1990."""
+"""2000-01-01, as documented. The specification alone would accept 1990."""
 MAX_FUTURE = 365 * 86_400_000

@@ -1,7 +1,7 @@
 """Klaviyo read back: what its profiles hold, and whether it has an event.
 
 Sources: the references of `get_profiles` (scope profiles:read) and `get_events` (events:read, at
-most 200 a page). An event's unique id is told as `event_properties.$event_id`.
+most 200 a page). An event's unique id is returned as `event_properties.$event_id`.
 """
 
 from __future__ import annotations

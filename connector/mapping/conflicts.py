@@ -1,5 +1,5 @@
 """Two connections that write the same fields or metrics at one Klaviyo account: each would undo the
-other's work, and a flow on the metric could not tell their events apart."""
+other's work, and a flow on the metric could not distinguish their events."""
 
 from __future__ import annotations
 

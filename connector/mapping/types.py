@@ -109,7 +109,7 @@ def to_date(value: Any, zone: tzinfo = UTC) -> str:
 
 def to_datetime(value: Any) -> str:
     """An instant in UTC, to the second. A pure date becomes noon, because Klaviyo reads a date as
-    midnight UTC, which is the day before in half of the world."""
+    midnight UTC, which is the day before in half of the time zones."""
     if isinstance(value, str):
         text = value.strip()
         try:

@@ -54,7 +54,7 @@ class Meaning:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """One vendor's statuses. `redirected` stands for every 3xx that `statuses` does not name,
+    """One vendor's statuses. `redirected` is every 3xx that `statuses` does not name,
     `refused` for every other 4xx, `failed` for every other 5xx; `throttled` and `unavailable` are
     the problems of statuses that mean "try again"."""
 
@@ -118,7 +118,7 @@ def error_for(
     *,
     retry_statuses: frozenset[int] = RETRY_STATUSES,
 ) -> DeliveryError | None:
-    """The delivery error that an answer stands for; None for a 2xx. `headers` are lower case."""
+    """The delivery error that an answer means; None for a 2xx. `headers` are lower case."""
     if 200 <= status < 300:
         return None
     answers = ANSWERS[vendor]

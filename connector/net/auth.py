@@ -1,4 +1,4 @@
-"""What proves us to a far end: keys, and tokens on Authlib's transport-free core.
+"""Credentials for remote APIs: keys, and tokens on Authlib's transport-free core.
 
 Nothing else imports authlib, and nothing here opens a connection: a token's transport is passed in.
 """
@@ -30,7 +30,7 @@ _MARGIN = 60.0
 _FAILURE_TTL = 5.0
 """Seconds for which a failed token call answers for those that ask next."""
 _MIN_FORCED_INTERVAL = 300.0
-"""A far end that refuses every token must not make us ask for one at every call."""
+"""A remote API that refuses every token must not cause a token request with every call."""
 
 
 class HeaderKey:
@@ -47,7 +47,7 @@ class HeaderKey:
 
 
 class QueryKey:
-    """A fixed token in the address, for a far end that looks for it nowhere else."""
+    """A fixed token in the URL, for a remote API that accepts it nowhere else."""
 
     in_query = True
 
@@ -58,7 +58,7 @@ class QueryKey:
         return {self._name: self._key.get_secret_value()}
 
     def invalidate(self, auth: Mapping[str, str]) -> bool:
-        """There is no other."""
+        """False: there is no other."""
         return False
 
     def __repr__(self) -> str:
@@ -141,7 +141,8 @@ class OAuthToken:
             return self._auth
 
     def invalidate(self, auth: Mapping[str, str]) -> bool:
-        """A proof that is not the current one was renewed meanwhile: try that."""
+        """Whether another attempt makes sense: a token that is not the current one was renewed
+        meanwhile."""
         if auth is not self._auth:
             return True
         now = self._clock.monotonic()
@@ -158,19 +159,19 @@ class OAuthToken:
         if self._failure is not None and asked_at < self._failed_until:
             raise self._failure.with_traceback(None)
         try:
-            said = await self._request_token()
+            fields = await self._request_token()
         except DeliveryError as error:
             failure = _token_failure(error, self._problem)
             hold = max(_FAILURE_TTL, failure.after if isinstance(failure, RetryLater) else 0.0)
             self._failure, self._failed_until = failure, self._clock.monotonic() + hold
             raise failure from None
         self._failure = None
-        life = _lifetime_seconds(said.get("expires_in"))
+        life = _lifetime_seconds(fields.get("expires_in"))
         self._valid_until = asked_at + life - min(_MARGIN, life / 10)
-        renewed = said.get("refresh_token")
+        renewed = fields.get("refresh_token")
         if self._refresh_token is not None and isinstance(renewed, str) and renewed:
             self._refresh_token = SecretStr(renewed)
-        return self._auth_for(said["access_token"])
+        return self._auth_for(fields["access_token"])
 
     def _auth_for(self, token: str) -> Mapping[str, str]:
         if self._query is not None:
@@ -186,10 +187,10 @@ class OAuthToken:
         answer = await self._transport.call(
             "POST", "", route=self._route, content=content, headers=headers
         )
-        said = answer.json()
-        if not isinstance(said, dict) or not isinstance(said.get("access_token"), str):
+        fields = answer.json()
+        if not isinstance(fields, dict) or not isinstance(fields.get("access_token"), str):
             raise AmbiguousError(Problem.ANSWER_UNREADABLE, "the answer holds no access_token")
-        return said
+        return fields
 
     def _token_request(self) -> tuple[Mapping[str, str], bytes]:
         grant, more = "client_credentials", self._extra
@@ -207,7 +208,7 @@ class OAuthToken:
 
 
 def _token_failure(error: DeliveryError, problem: Problem) -> RetryLater | Blocked:
-    """What a failed token call means for the call that needed the token: it was not sent.
+    """The error of a call whose token could not be fetched: the call was not sent.
 
     The status stays out: a 404 of the token endpoint is not an unknown person."""
     detail = f"token endpoint: {error.detail}"
@@ -221,7 +222,7 @@ def _token_failure(error: DeliveryError, problem: Problem) -> RetryLater | Block
 
 
 def _lifetime_seconds(life: Any) -> float:
-    """A token's life; one whose end is not told is good until it is refused."""
+    """A token's life in seconds; without an expiry it is valid until it is refused."""
     try:
         return max(0.0, float(life))
     except (TypeError, ValueError):

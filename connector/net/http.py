@@ -86,7 +86,7 @@ class _InProcess(httpx.AsyncBaseTransport):
 
 def in_process(app: Any) -> httpx.AsyncClient:
     """A client of an ASGI application in this process, for tests. An application that raises
-    ConnectionResetError, ConnectionRefusedError or TimeoutError stands for a connection lost after
+    ConnectionResetError, ConnectionRefusedError or TimeoutError is a connection lost after
     the request left, one that could not be made, and one without an answer."""
     return httpx.AsyncClient(transport=_InProcess(app), follow_redirects=False)
 

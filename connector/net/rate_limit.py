@@ -1,9 +1,9 @@
-"""The only rate limiter: nobody sends a request without a grant.
+"""The only rate limiter: no request is sent without a grant.
 
 The unit is an account (Klaviyo) or a credential (a platform). Each endpoint has windows, and no
-window of that length, wherever it begins, ever holds more than our share of the limit: a far
-end's fixed windows are then kept whatever their phase. Windows are kept a little longer than the
-far end's, because requests granted evenly can arrive bunched. What was granted is saved with the
+window of that length, wherever it begins, ever holds more than our share of the limit: the remote
+API's fixed windows are then respected whatever their phase. Windows are a little longer than the
+remote API's, because requests granted evenly can arrive bunched. What was granted is saved with the
 claim it was granted for and read at start, so a restart does not spend a minute's quota twice.
 """
 
@@ -26,7 +26,7 @@ _MIN_WAIT = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What the far end allows: requests a second, a minute and, where it has one, a day."""
+    """What the remote API allows: requests per second, minute and, where it has one, day."""
 
     burst: int
     steady: int
@@ -89,7 +89,7 @@ class RateLimiter:
     def adjust(
         self, limits: Mapping[str, Limit], *, share: float, live_reserve: float = 0.0
     ) -> None:
-        """Other limits or another share from now on; what was granted goes on counting."""
+        """Other limits or another share from now on; earlier grants still count."""
         before = self._windows
         self._windows = {
             endpoint: [
@@ -140,19 +140,20 @@ class RateLimiter:
             await self._clock.sleep(grant.wait)
 
     def release(self, endpoint: str, grant: Grant, unused: int) -> None:
-        """Give back what was not used of this grant, and of no other that came after it."""
+        """Give back what was not used of this grant, and of no later one."""
         for window in self._windows[endpoint]:
             for _ in range(min(unused, window.granted.count(grant.at))):
                 window.granted.remove(grant.at)
 
     def slow_down(self, endpoint: str, seconds: float) -> None:
-        """The far end said so (429, 503 with Retry-After, nothing remaining): nothing before."""
+        """Grant nothing for `seconds` (429, 503 with Retry-After, nothing remaining)."""
         until = self._clock.monotonic() + seconds
         self._blocked_until[endpoint] = max(until, self._blocked_until.get(endpoint, 0.0))
 
     def observe(self, endpoint: str, headers: Mapping[str, str]) -> None:
-        """Believe the far end when it says that less remains than we think: others share the
-        account. The headers speak of the one-second window (facts, klaviyo.md 14)."""
+        """Apply the remote API's headers where they report that less remains than counted here:
+        others may share the account. The headers describe the one-second window (observed at
+        Klaviyo)."""
         if headers.get("ratelimit-remaining") == "0":
             try:
                 reset = float(headers.get("ratelimit-reset", "1"))
@@ -169,7 +170,7 @@ class RateLimiter:
         )
 
     def load(self, usage: Iterable[QuotaUsage]) -> None:
-        """Remember what was granted before a restart, each at the end of its second."""
+        """Count what was granted before a restart, each grant at the end of its second."""
         now, wall = self._clock.monotonic(), self._clock.now() / 1000
         for spend in sorted(usage, key=lambda s: s.second):
             if spend.account != self.account:
@@ -194,7 +195,7 @@ class ConcurrencyWindow:
     """`async with` it around a call: one begins while fewer than `limit` are under way or ended
     less than `seconds` ago.
 
-    A grant says when a call may leave, and nobody knows when it arrives. Where a second holds few,
+    A grant says when a call may leave, not when it arrives. Where a second holds few,
     two that were granted well apart can arrive together; kept so, they never do.
     """
 

@@ -13,11 +13,12 @@ from typing import Generic, TypeVar
 
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import DeliveryMode, Lane, LaneMode, LaneState
+from connector.domain.lanes import Lane, LaneMode, LaneState
 from connector.domain.outcomes import SUCCESS, Delivery, Outcome, Stop
 from connector.domain.records import Claim, Entry
 from connector.net.retry import Backoff
 from connector.pipeline.breaker import DEAD_RATE_WINDOW, LaneBreaker
+from connector.pipeline.claims import Claimer
 from connector.pipeline.delivery import ClaimDelivery
 from connector.pipeline.lane_switch import LaneSwitch
 from connector.pipeline.outcome_writer import OutcomeWriter, StoreOutage
@@ -27,7 +28,6 @@ from connector.ports import (
     Lanes,
     Lease,
     Queue,
-    ReadyCounts,
     Renderer,
     RetryPolicy,
     Sink,
@@ -39,13 +39,10 @@ from connector.runtime.supervisor import SupervisedWorker
 
 M = TypeVar("M")
 
-_GATHER_SECONDS = 2.0
-"""How long a backfill's next batch may grow, where the last one was not full."""
 _CANCEL_TIMEOUT = 5.0
 """Seconds in which deliveries that were cancelled can still store their outcomes."""
 _STORE_PAUSE = 1.0
 _LEASE_POLL = 1.0
-_MIN_WAIT = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +79,8 @@ class Dispatcher(Generic[M]):
         on_settled: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
     ) -> None:
         self.lane = lane
-        self.backlogged = False
-        """Whether more records are ready than are sent in single requests."""
         self._queue = queue
         self._sink = sink
-        self._renderer = renderer
         self._lease = lease
         self._clock = clock
         self._metrics = metrics
@@ -112,15 +106,25 @@ class Dispatcher(Generic[M]):
         self._delivery = ClaimDelivery(
             lane, sink=sink, renderer=renderer, lease=lease, metrics=metrics, settle=self._settle
         )
+        self._claimer = Claimer(
+            lane,
+            queue=queue,
+            sink=sink,
+            lease=lease,
+            clock=clock,
+            breaker=self._breaker,
+            outage=self._outage,
+            version=lambda: renderer.version,
+            in_flight=self._requests_in_flight,
+            launch=self._launch,
+            bulk_threshold=policy.bulk_threshold,
+        )
         self._in_flight: dict[asyncio.Task[None], tuple[BatchMode, int]] = {}
-        self._last_mode = DeliveryMode.BATCH
-        self._gather_until = 0.0
         self._passes = _Passes(self._pass, self._update_quiet)
         self._supervisor = SupervisedWorker(
             self.name, self._passes, subject=lane.title, clock=clock, metrics=metrics
         )
         self._stopping = False
-        self._aborted = False
         self._quiet = asyncio.Event()
         """Set while nothing is in flight and no claim is under way."""
         self._quiet.set()
@@ -135,7 +139,7 @@ class Dispatcher(Generic[M]):
         singly after the next start."""
         self._stopping = True
         if not await self._clock.wait(self._quiet, timeout):
-            self._aborted = True
+            self._claimer.abort()
             self._writer.abort()
             late = list(self._in_flight)
             for task in late:
@@ -170,6 +174,11 @@ class Dispatcher(Generic[M]):
     def busy(self) -> bool:
         """Whether something is in flight."""
         return bool(self._in_flight)
+
+    @property
+    def backlogged(self) -> bool:
+        """Whether more records are ready than are sent in single requests."""
+        return self._claimer.backlogged
 
     # ── the lane's state ─────────────────────────────────────────────────────────────────────────
 
@@ -214,84 +223,10 @@ class Dispatcher(Generic[M]):
                 return await self._probe()
             if wait := self._breaker.wait(self._clock.monotonic()):
                 return wait
-            return await self._start_ready()
+            return await self._claimer.claim_ready()
         except StoreError as error:
             self._outage.failed(error)
             return _STORE_PAUSE
-
-    async def _start_ready(self) -> float | None:
-        ready = await self._count_ready(self._policy.bulk_threshold + 1)
-        self.backlogged = ready.batch > self._policy.bulk_threshold
-        waits = [self._until_due(ready)]
-        # Live first: a backfill takes what is left. Both delivery modes in turn, so that neither
-        # holds back the other where only one may be sent.
-        for backfill in (False, True):
-            for mode in (DeliveryMode(1 - self._last_mode), self._last_mode):
-                if count := ready.count(mode, backfill=backfill):
-                    gathering = self._gather_until - self._clock.monotonic()
-                    if backfill and mode is DeliveryMode.BATCH and gathering > 0:
-                        waits.append(gathering)
-                    else:
-                        waits.append(await self._start(count, mode, backfill=backfill))
-        known = [wait for wait in waits if wait is not None]
-        return min(known) if known else None
-
-    async def _count_ready(self, limit: int) -> ReadyCounts:
-        ready = await self._queue.ready(self.lane.id, now=self._clock.now(), limit=limit)
-        self._outage.succeeded("read")
-        return ready
-
-    def _until_due(self, ready: ReadyCounts) -> float | None:
-        if ready.next_due is None:
-            return None
-        return max(_MIN_WAIT, (ready.next_due - self._clock.now()) / 1000)
-
-    async def _start(self, count: int, mode: DeliveryMode, *, backfill: bool) -> float | None:
-        """Claim up to `count` entries and send them. Returns as `_pass`."""
-        batch_mode = self._batch_mode(count, mode, backfill=backfill)
-        want = 1 if batch_mode == self._sink.bulk else count
-        parallel = 1 if self._breaker.is_open else batch_mode.parallel
-        room = parallel - sum(n for m, n in self._in_flight.values() if m == batch_mode)
-        if room <= 0:
-            return None
-        quota = self._sink.quota
-        grant = quota.reserve(batch_mode.endpoint, min(want, room), backfill=backfill)
-        if not grant.count:
-            return grant.wait
-        try:
-            claim = await self._queue.claim(
-                self.lane,
-                self._lease.fence,
-                now=self._clock.now(),
-                limit=grant.count * batch_mode.size,
-                mode=mode,
-                mapping=self._renderer.version,
-                usage=grant.usage,
-                backfill=backfill,
-            )
-        except StoreError as error:
-            quota.release(batch_mode.endpoint, grant, grant.count)
-            self._outage.failed(error, "write")
-            raise
-        self._outage.succeeded("write")
-        used = -(-len(claim.entries) // batch_mode.size) if claim else 0
-        quota.release(batch_mode.endpoint, grant, grant.count - used)
-        if claim is None or self._aborted:
-            return None
-        bulk = self._sink.bulk if mode is DeliveryMode.BATCH else None
-        if backfill and bulk and len(claim.entries) < bulk.size:
-            self._gather_until = self._clock.monotonic() + _GATHER_SECONDS
-        self._last_mode = mode
-        self._launch(claim, batch_mode, used)
-        return 0
-
-    def _batch_mode(self, count: int, mode: DeliveryMode, *, backfill: bool) -> BatchMode:
-        single, bulk = self._sink.single, self._sink.bulk
-        few = self._policy.bulk_threshold
-        if backfill:
-            few = min(few, single.parallel)
-        in_bulk = count > few and mode is DeliveryMode.BATCH and not self._breaker.is_open
-        return bulk if bulk and in_bulk else single
 
     async def _probe(self) -> float | None:
         """Send one record, or run the sink's own check where none is ready, to see whether the
@@ -299,16 +234,13 @@ class Dispatcher(Generic[M]):
         now = self._clock.monotonic()
         if self.busy:
             return None
-        if wait := self._breaker.until_probe(now):
-            return wait
+        if until := self._breaker.until_probe(now):
+            return until
         self._breaker.schedule_probe(now)
-        ready = await self._count_ready(1)
-        if ready.any:
-            self._breaker.open()
-            backfill = not (ready.batch or ready.single)
-            batch = ready.count(DeliveryMode.BATCH, backfill=backfill)
-            mode = DeliveryMode.BATCH if batch else DeliveryMode.SINGLE
-            return await self._start(1, mode, backfill=backfill) or self._policy.probe_every
+        self._breaker.open()
+        found, wait = await self._claimer.claim_one()
+        if found:
+            return wait or self._policy.probe_every
         if self.state.mode == "blocked":
             checks = await self._sink.check()
             if all(check.level == "ok" for check in checks):
@@ -323,6 +255,9 @@ class Dispatcher(Generic[M]):
         self._in_flight[task] = (mode, permits)
         self._quiet.clear()
         task.add_done_callback(self._delivery_done)
+
+    def _requests_in_flight(self, mode: BatchMode) -> int:
+        return sum(count for m, count in self._in_flight.values() if m == mode)
 
     async def _deliver(self, claim: Claim, mode: BatchMode, permits: int) -> None:
         try:

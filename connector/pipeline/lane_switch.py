@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from structlog.typing import FilteringBoundLogger
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneMode, LaneState
@@ -23,7 +23,7 @@ class LaneSwitch:
         queue: Queue,
         clock: Clock,
         metrics: Metrics,
-        log: Any,
+        log: FilteringBoundLogger,
     ) -> None:
         self.state = state
         self._lane = lane

@@ -21,8 +21,8 @@ STORE_RESOURCE = "store"
 
 
 def holder_name() -> str:
-    """Who we are, for the person who reads `held by`, and for `is_gone`: host, process id, and
-    what tells this process from every other that bears the same id."""
+    """This process, for the person who reads `held by` and for `is_dead`: host, process id, and
+    what distinguishes it from any other process with the same id."""
     pid = os.getpid()
     proof = (
         f"{_machine_id()}.{_process_start(pid)}" if _machine_id() and _process_start(pid) else "-"
@@ -55,8 +55,8 @@ def is_dead(holder: str) -> bool:
 
 
 def _machine_id() -> str:
-    """Stands for this boot of this kernel, and our namespaces of process ids and of time; empty
-    where the system does not tell."""
+    """Identifies this boot of this kernel and our namespaces of process ids and time; empty where
+    the system does not provide it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         pids = os.readlink("/proc/self/ns/pid")
@@ -67,7 +67,7 @@ def _machine_id() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process began, in ticks since boot; None where the system does not tell."""
+    """When a process started, in ticks since boot; None where the system does not provide it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

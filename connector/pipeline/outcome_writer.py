@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
+
+from structlog.typing import FilteringBoundLogger
 
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
@@ -21,7 +23,7 @@ Access = Literal["read", "write"]
 class StoreOutage:
     """Logs once that the store fails and once that it works again."""
 
-    def __init__(self, log: Any) -> None:
+    def __init__(self, log: FilteringBoundLogger) -> None:
         self._log = log
         self._failing: Access | None = None
 
@@ -43,7 +45,13 @@ class OutcomeWriter:
     """Settles the claims of one lane under its retry policy."""
 
     def __init__(
-        self, queue: Queue, clock: Clock, outage: StoreOutage, log: Any, *, policy: RetryPolicy
+        self,
+        queue: Queue,
+        clock: Clock,
+        outage: StoreOutage,
+        log: FilteringBoundLogger,
+        *,
+        policy: RetryPolicy,
     ) -> None:
         self._queue = queue
         self._clock = clock

@@ -120,7 +120,7 @@ class EventRenderer:
         return fresh.view if _address(fresh.view) == entry.email else None
 
     def _withheld(self, entry: Entry) -> Skip | None:
-        """A record without its address may be of a person about whom nothing may be sent."""
+        """A record without its address may belong to a person who must not be sent to Klaviyo."""
         fresh = self._fresh_views.get(entry.person or 0) if entry.email is None else None
         return _WITHHELD.get(fresh.view.get("withheld")) if fresh else None
 

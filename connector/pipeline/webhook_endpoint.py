@@ -21,7 +21,7 @@ class ReadRules:
     """Which events make their person be read, on which lane.
 
     `triggers_read` is given an event's name; a record that needs a refetch is read in any case.
-    `by_id`: a person of whom only the id is known can be read. An event waits up to `attach_wait`
+    `by_id`: a person can be read when only their id is known. An event waits up to `attach_wait`
     ms for its person's read, unless its lane is `backlogged`.
     """
 

@@ -73,7 +73,7 @@ async def load_extras(
 
 
 def with_extras(view: dict[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
-    """The view with these extras: one named like a field of the view fills it, any other stands
+    """The view with these extras: one named like a field of the view fills it, any other is
     below `extras`."""
     filled = dict(view)
     for name, value in extras.items():

@@ -29,7 +29,7 @@ class Outgoing(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class BatchMode:
-    """A way to deliver: `size` entries a request at most, `parallel` requests at a time."""
+    """How to deliver: at most `size` entries per request and `parallel` requests at a time."""
 
     endpoint: str
     size: int
@@ -38,7 +38,7 @@ class BatchMode:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Quota for `count` requests, given `at` (monotonic); when it is 0, ask again after `wait`
+    """Quota for `count` requests, granted `at` (monotonic). When it is 0, ask again after `wait`
     seconds."""
 
     count: int
@@ -48,7 +48,7 @@ class Grant:
 
 
 class Quota(Protocol):
-    """The only way to be allowed a request: promise 9 and 'a self-inflicted 429 is a defect'."""
+    """Permits for requests (guarantee 9). A self-inflicted 429 is a defect."""
 
     def reserve(self, endpoint: str, want: int, *, backfill: bool = False) -> Grant: ...
 
@@ -72,7 +72,7 @@ class Sink(Protocol[M]):
     ) -> AsyncIterator[Delivery]:
         """Send and yield outcomes as they become known. Every entry ends in exactly one outcome.
         `permits` requests of quota are already reserved; more are asked for as needed. Raises
-        nothing that a far end can cause."""
+        nothing that a remote API can cause."""
         ...
 
     def resumed(self) -> None:

@@ -40,7 +40,7 @@ class TargetGroups(Protocol):
     backfill. All raise DeliveryError."""
 
     async def find(self, kind: GroupKind, name: str) -> Mapping[str, str]:
-        """Id → name of those that bear exactly this name, else of the one with this id."""
+        """Id → name of those with exactly this name, else of the one with this id."""
         ...
 
     async def count(self, kind: GroupKind, id: str) -> int | None:
@@ -54,16 +54,16 @@ class TargetGroups(Protocol):
         ...
 
     async def create_list(self, name: str) -> str:
-        """The id of a new list. Unknown: there may be one now, so look before creating again."""
+        """The id of a new list. After an AmbiguousError it may exist: look it up first."""
         ...
 
     async def existing(self, emails: Sequence[str]) -> set[str]:
-        """Those of these addresses, in lower case, that Klaviyo has a profile of."""
+        """The addresses, in lower case, that have a profile at Klaviyo."""
         ...
 
 
 class JobResult(Protocol):
-    """What became of an import job: `failed` by position in the request; `unplaced` failures
+    """The result of an import job: `failed` by position in the request; `unmatched` counts failures
     whose record the answer did not name."""
 
     @property
@@ -75,7 +75,7 @@ class JobResult(Protocol):
 
 
 class Jobs(Protocol):
-    """The far end's jobs that hold our writes. Both raise DeliveryError."""
+    """Import jobs that hold our writes. Both raise DeliveryError."""
 
     async def open(self) -> set[str]: ...
 
@@ -84,7 +84,7 @@ class Jobs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RemoteProfile:
-    """A profile as the far end has it: its id there, and its fields by the names of
+    """A profile as Klaviyo has it: its id there, and its fields by the names of
     connector.domain.profile_state."""
 
     id: str
@@ -92,7 +92,7 @@ class RemoteProfile:
 
 
 class RemoteState(Protocol):
-    """The far end read back, at backfill priority. Both raise DeliveryError."""
+    """Klaviyo read back, at backfill priority. Both raise DeliveryError."""
 
     async def profiles(self, emails: Sequence[str]) -> Mapping[str, RemoteProfile]:
         """By address, those that exist."""

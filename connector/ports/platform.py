@@ -154,7 +154,7 @@ class Reader(Protocol):
 
     @property
     def by_id(self) -> bool:
-        """Whether a person can be read of whom only the platform's id is known."""
+        """Whether a person can be read when only their platform id is known."""
         ...
 
     @property

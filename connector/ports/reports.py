@@ -25,7 +25,7 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class TimelineEntry:
-    """One line of a person's timeline: what (`event`, `read`, `write`), where it stands, why, and
+    """One line of a person's timeline: what (`event`, `read`, `write`), its state, why, and
     the request that carried it. `data` is the source's record or the fields written, as JSON."""
 
     at: Millis
@@ -55,16 +55,20 @@ class PersonState:
     timeline: Sequence[TimelineEntry]
 
 
-class Reports(Protocol):
-    """Read-only views for status, metrics and timelines."""
+class Timelines(Protocol):
+    """People as a person looks at them, one at a time."""
 
-    async def people(self, connection: str, identifier: str) -> Sequence[int]:
+    async def find(self, connection: str, identifier: str) -> Sequence[int]:
         """Numbers of the people with this platform id or address."""
         ...
 
     async def person(self, id: int, limit: int) -> PersonState:
-        """One person with the newest `limit` moments, oldest first."""
+        """One person with the newest `limit` timeline entries, oldest first."""
         ...
+
+
+class Reports(Protocol):
+    """Read-only views for status and metrics."""
 
     async def backlog(self) -> Sequence[Backlog]: ...
 
@@ -74,7 +78,7 @@ class Reports(Protocol):
 
     async def people_by_state(self) -> Mapping[tuple[str, str], int]:
         """(connection, `known` | `held` | `gone`) → people: those with an address, those who wait
-        for one, and those whom the platform no longer knows (who are counted nowhere else)."""
+        for one, and those the platform no longer knows (counted nowhere else)."""
         ...
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:

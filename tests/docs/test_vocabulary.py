@@ -45,7 +45,6 @@ RETIRED = {
     r"sharpen(s|ed)?": "add",
     r"hasty": "auto-advancing",
     r"stor(y|ies)": "timeline",
-    r"rigs?": "harness",
     r"said": "answer, output, detail",
     r"promise[sd]?": "guarantee",
 }

@@ -95,7 +95,7 @@ class Rig:
     ) -> None:
         self.clock = clock or AutoAdvancingClock()
         self.remembered: list[QuotaUsage] = []
-        self.governor = RateLimiter(
+        self.limiter = RateLimiter(
             "acct",
             {
                 CREATE_EVENT: WIDE,
@@ -115,11 +115,11 @@ class Rig:
             clock=self.clock,
             credential=private_key(SecretStr(key)),
             headers=headers("2026-10-15"),
-            on_call=observe_headers(self.governor),
+            on_call=observe_headers(self.limiter),
             http=http,
             timeout=timeout,
         )
-        self.api = KlaviyoApi(self.http, self.governor, self.clock, self._remember)
+        self.api = KlaviyoApi(self.http, self.limiter, self.clock, self._remember)
         self.sink = EventSink(self.api, self.clock, late_after=late_after)
         self.deliveries: list[Delivery] = []
 
@@ -159,7 +159,7 @@ async def rig(klaviyo: KlaviyoSandbox) -> Any:
 
 
 def scripted(answer: Callable[[httpx.Request], httpx.Response]) -> Rig:
-    """A rig whose far end is a function."""
+    """A rig whose remote API is a function."""
     return Rig(http=httpx.AsyncClient(transport=httpx.MockTransport(answer)))
 
 

@@ -1,4 +1,4 @@
-"""Promise 7: the connector never grants consent, never lifts a suppression, never unsubscribes
+"""Guarantee 7: the connector never grants consent, never lifts a suppression, never unsubscribes
 anybody. One table names every endpoint that may be called, and one place refuses all others; that
 no body says more than it may is seen in tests/sync/memberships/test_interleavings.py and
 tests/klaviyo/test_profile_sink.py."""

@@ -371,14 +371,14 @@ async def test_a_429_pauses_the_rate_limiter_for_retry_after(
     klaviyo.faults.add("*", "status", status=429, retry_after=30, count=1)
     outcomes = await rig.deliver(make_outs(3))
     assert all(isinstance(o, Retry) and o.after == 30 for o in outcomes.values())
-    assert rig.governor.reserve(BULK_EVENTS, 1).wait == pytest.approx(30)
-    assert rig.governor.reserve(CREATE_EVENT, 1).count == 1
+    assert rig.limiter.reserve(BULK_EVENTS, 1).wait == pytest.approx(30)
+    assert rig.limiter.reserve(CREATE_EVENT, 1).count == 1
 
 
 async def test_a_challenge_pauses_the_rate_limiter(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
     klaviyo.faults.add("*", "html403")
     await rig.deliver(make_outs(1), bulk=False)
-    assert rig.governor.reserve(CREATE_EVENT, 1).wait > 0
+    assert rig.limiter.reserve(CREATE_EVENT, 1).wait > 0
 
 
 async def test_klaviyos_own_limits_are_never_reached(klaviyo: KlaviyoSandbox) -> None:
@@ -388,7 +388,7 @@ async def test_klaviyos_own_limits_are_never_reached(klaviyo: KlaviyoSandbox) ->
     rig = Rig(strict, limits=LIMITS, clock=clock)
     bad = list(range(0, 64, 4))
     poison(strict, *bad, pointer=False)
-    rig.governor.reserve(BULK_EVENTS, 1)
+    rig.limiter.reserve(BULK_EVENTS, 1)
     assert dead(await rig.deliver(make_outs(64, bad))) == set(bad)
     assert rig.sent > LIMITS[BULK_EVENTS].burst
     assert strict.state()["throttled"] == 0
@@ -439,7 +439,7 @@ async def test_a_bisect_stops_after_a_retry_after(good: int) -> None:
     outcomes = await rig.deliver(make_outs(16, [5]))
     assert len(asked) == good + 1
     assert kinds(outcomes)["Retry"] >= 1
-    # Nobody slept through the ten minutes with a claim in hand.
+    # No claim was held during the ten minutes.
     assert rig.clock.monotonic() - began < 60
     await rig.api.aclose()
 
@@ -583,7 +583,7 @@ async def test_an_unreachable_server_is_a_retry() -> None:
 
 
 async def test_a_cancelled_delivery_leaves_no_request_running() -> None:
-    """A lane that stops has nothing running that nobody settles."""
+    """A stopped lane leaves nothing running unsettled."""
     never = asyncio.Event()
     begun = 0
 
@@ -662,16 +662,16 @@ async def test_the_rate_limiter_reads_the_headers_of_every_response() -> None:
     headers = {"ratelimit-remaining": "0", "ratelimit-reset": "5"}
     rig = scripted(lambda _: httpx.Response(202, headers=headers))
     await rig.deliver([make_out(1)], bulk=False)
-    assert rig.governor.reserve(CREATE_EVENT, 1).wait == pytest.approx(5)
+    assert rig.limiter.reserve(CREATE_EVENT, 1).wait == pytest.approx(5)
     await rig.api.aclose()
 
 
 async def test_no_outcome_contains_the_key_or_an_address(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
     klaviyo.faults.add("*", "poison", match="p1@", pointer=True)
     await rig.deliver(make_outs(3))
-    said = repr(rig.deliveries)
-    assert "@example.com" not in said
-    assert "pk_sandbox" not in said
+    text = repr(rig.deliveries)
+    assert "@example.com" not in text
+    assert "pk_sandbox" not in text
     with pytest.raises(DeliveryError) as caught:
         await Rig(klaviyo, key="pk_wrong_secret").api.account()
     assert "pk_wrong_secret" not in f"{caught.value!r}"

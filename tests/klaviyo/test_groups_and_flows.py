@@ -54,7 +54,7 @@ async def test_a_shared_name_returns_both_groups_and_an_unknown_one_none(
 ) -> None:
     ids = {klaviyo.make_list("Members"), klaviyo.make_list("Members")}
     assert set(await groups.find("list", "Members")) == ids
-    assert await groups.find("list", "Nobody's") == {}
+    assert await groups.find("list", "No such list") == {}
     assert await groups.find("segment", "S99999") == {}
 
 
@@ -124,7 +124,7 @@ async def test_a_key_without_the_scope_is_reported(
 @pytest.mark.parametrize("body", ["[]", '{"data": [{}]}', '{"data": [7]}', "{}"])
 async def test_a_response_of_unexpected_shape_is_an_error(body: str) -> None:
     rig = scripted(lambda request: httpx.Response(200, text=body))
-    rig.governor.adjust(EVERYTHING, share=1.0)
+    rig.limiter.adjust(EVERYTHING, share=1.0)
     groups = KlaviyoGroups(rig.api)
     with pytest.raises(AmbiguousError):
         await groups.members("list", "L1", None)

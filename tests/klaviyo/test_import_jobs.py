@@ -1,4 +1,4 @@
-"""An import job is followed to its true end, and its people are told again where nobody can say."""
+"""An import job is followed to its end. People whose result is unknown are sent again."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Follower:
         self.jobs = ImportJobs(self.rig.api)
         self.receipts = ImportJobTracker(
             lane,
-            store.profiles,
+            store.profile_receipts,
             self.jobs,
             lease,
             clock,
@@ -90,7 +90,9 @@ class Follower:
             for n in range(count)
         ]
         events = await self.store.lanes.ensure("acme", "klaviyo", "event")
-        await self.store.append([Page(events, "webhook", records, now, read_lane=self.reads.id)])
+        await self.store.outbox.append(
+            [Page(events, "webhook", records, now, read_lane=self.reads.id)]
+        )
         claim = await self.store.reads.claim(
             self.reads, self.lease.fence, now=now, limit=10_000, mode=DeliveryMode.BATCH, mapping=""
         )
@@ -137,7 +139,7 @@ class Follower:
 
     async def rows(self) -> list[Any]:
         query = select(profiles).order_by(profiles.c.person)
-        return await self.store._database.read(lambda c: list(c.execute(query)))
+        return await self.store.database.read(lambda c: list(c.execute(query)))
 
     async def states(self) -> list[State]:
         return [State(row.state) for row in await self.rows()]
@@ -231,11 +233,11 @@ async def test_people_of_a_cancelled_or_expired_job_are_sent_again(
     await follower.observe(2)
     await follower.send()
     getattr(follower.klaviyo.jobs, end)(follower.job)
-    with structlog.testing.capture_logs() as said:
+    with structlog.testing.capture_logs() as logs:
         assert await follower.receipts.poll() == 0
     problem = Problem.JOB_CANCELLED if end == "cancel" else Problem.JOB_LOST
-    assert [line["problem"] for line in said] == [problem.value]
-    assert said[0]["people"] == 2
+    assert [line["problem"] for line in logs] == [problem.value]
+    assert logs[0]["people"] == 2
     assert await follower.send() == 0
     assert await follower.send(mode=DeliveryMode.SINGLE) == 2
     assert await follower.states() == [State.ACCEPTED] * 2
@@ -249,14 +251,14 @@ async def test_a_stuck_job_is_logged_once_and_shown_while_stuck(
     follower.clock.move(5 * 3600)
     await follower.send()
     follower.klaviyo.jobs.stall(follower.job)
-    with structlog.testing.capture_logs() as said:
+    with structlog.testing.capture_logs() as logs:
         await follower.receipts.poll()
         assert await follower.receipts.attention() == []
         follower.clock.move(3601)
         for _ in range(3):
             await follower.receipts.poll()
             follower.clock.move(60)
-    assert [line["problem"] for line in said] == [Problem.JOB_STUCK.value]
+    assert [line["problem"] for line in logs] == [Problem.JOB_STUCK.value]
     [item] = await follower.receipts.attention()
     assert "of 2 people" in item.text
     assert await follower.states() == [State.CLAIMED] * 2
@@ -412,7 +414,7 @@ async def test_each_result_is_kept_for_the_persons_timeline(follower: Follower) 
     follower.klaviyo.jobs.run(follower.job)
     await follower.receipts.poll()
     query = select(journal.c.outcome).where(journal.c.kind == "write").order_by(journal.c.id)
-    told: Sequence[str] = await follower.store._database.read(
+    outcomes: Sequence[str] = await follower.store.database.read(
         lambda c: list(c.execute(query).scalars())
     )
-    assert list(told) == ["queued", "queued", "accepted", "dead"]
+    assert list(outcomes) == ["queued", "queued", "accepted", "dead"]

@@ -1,4 +1,4 @@
-"""Profiles reach Klaviyo whole or are told of one by one; nothing else of anybody is touched."""
+"""Profiles reach Klaviyo whole or fail one by one, and nothing else of a person is changed."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def sinks() -> Sinks:
 
 @pytest.fixture(autouse=True)
 def judged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """Every body that any test here sends: promise 7, and Klaviyo's own models take it."""
+    """Every body that a test here sends keeps guarantee 7 and passes Klaviyo's own models."""
     bodies: list[bytes] = []
     inner = Watched.handle_async_request
 
@@ -253,10 +253,10 @@ async def test_a_move_of_a_profile_unknown_to_klaviyo_writes_the_new_address(sin
     assert (sinks.fields(ANA), sinks.fields(NEW)) == (None, {"balance": 5})
 
 
-@pytest.mark.parametrize("farewell", [True, False])
-async def test_a_profile_deleted_meanwhile_is_not_an_error(sinks: Sinks, farewell: bool) -> None:
+@pytest.mark.parametrize("is_cleanup", [True, False])
+async def test_a_profile_deleted_meanwhile_is_not_an_error(sinks: Sinks, is_cleanup: bool) -> None:
     gone = "01SANDBX" + "9" * 18
-    if farewell:
+    if is_cleanup:
         sinks.klaviyo.faults.add("profiles/{id}", "status", status=404, count=1)
         await sinks.one(make_write())
         outcome = await sinks.one(make_write(sets={}, unsets=("balance",), is_cleanup=True))
@@ -332,7 +332,7 @@ async def test_a_conflict_without_an_id_is_a_dead_letter() -> None:
 async def test_no_import_carries_an_id_so_the_misleading_404_cannot_occur(
     sinks: Sinks,
 ) -> None:
-    """Klaviyo answers 404 to an id beside somebody else's address although the id exists."""
+    """Klaviyo answers 404 to an id beside another person's address although the id exists."""
     await sinks.one(make_write(ANA))
     await sinks.one(make_write(BRUNO))
     id = sinks.klaviyo.profile_id(ANA)
@@ -584,7 +584,7 @@ def test_the_official_sdk_and_the_sandbox_accept_what_we_write(write: ProfileWri
 
 
 def test_no_field_we_write_can_carry_consent() -> None:
-    """Promise 7: the keys around the merchant's own field names are a closed set."""
+    """Guarantee 7: the keys around the merchant's own field names are a closed set."""
     write = ProfileWrite({"email": ANA, "phone_number": "+34600000001"}, {"balance": 1}, ("x",))
     for body in (profile_body.upsert(write), profile_body.update(write, "K1")):
         assert set(keys_of(orjson.loads(body))) <= {

@@ -171,7 +171,7 @@ async def test_a_403_with_json_blocks_the_lane(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"),
+    ("text", "seconds"),
     [
         ("1", 1.0),
         ("0", 0.0),
@@ -187,11 +187,11 @@ async def test_a_403_with_json_blocks_the_lane(kind: str) -> None:
         (None, 0.0),
     ],
 )
-async def test_retry_after_is_read_and_capped(said: str | None, seconds: float) -> None:
-    headers = {} if said is None else {"retry-after": said}
+async def test_retry_after_is_read_and_capped(text: str | None, seconds: float) -> None:
+    headers = {} if text is None else {"retry-after": text}
     assert retry_after(headers) == seconds
     # Without it the reset of the limit counts.
-    assert retry_after({"ratelimit-reset": "9", **headers}) == (seconds if said else 9.0)
+    assert retry_after({"ratelimit-reset": "9", **headers}) == (seconds if text else 9.0)
     for status in (429, 503):
         found = await answered(status, headers=headers)
         assert isinstance(found, RetryLater)
@@ -241,10 +241,10 @@ async def test_details_repeat_neither_the_request_nor_the_response(status: int) 
     title = f"{ADDRESS} " + "x" * 10_000
     found = await answered(status, errors(error(), error(title=title)))
     assert isinstance(found, DeliveryError)
-    said = f"{found} {found!r} {found.detail} {getattr(found, 'pointers', '')}"
-    assert ADDRESS not in said
-    assert "not a valid address" not in said
-    assert SECRET not in said
+    text = f"{found} {found!r} {found.detail} {getattr(found, 'pointers', '')}"
+    assert ADDRESS not in text
+    assert "not a valid address" not in text
+    assert SECRET not in text
     assert len(found.detail) < 1_000
 
 
@@ -535,7 +535,7 @@ async def test_a_reset_after_the_request_is_ambiguous() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     [
         b"",
         b"HTTP/1.1 20",
@@ -545,10 +545,10 @@ async def test_a_reset_after_the_request_is_ambiguous() -> None:
         b"SSH-2.0-OpenSSH_9.2\r\n",
     ],
 )
-async def test_a_truncated_response_is_ambiguous(said: bytes) -> None:
+async def test_a_truncated_response_is_ambiguous(text: bytes) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
-        writer.write(said)
+        writer.write(text)
         await writer.drain()
 
     async with raw_server(handler) as http:
@@ -572,7 +572,7 @@ ACCEPTED = b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n"
 
 
 async def test_a_keepalive_connection_lost_during_a_request_is_ambiguous() -> None:
-    """The server may have read it: it cannot be told from a request that was applied."""
+    """The server may have read it: it looks like a request that was applied."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)

@@ -1,4 +1,4 @@
-"""No window of the far end's length, wherever it begins, holds more than our share."""
+"""No window of the remote API's length, wherever it begins, holds more than our share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ E = "POST /api/events"
 OTHER = "GET /api/accounts"
 
 
-def make_governor(
+def make_limiter(
     limit: Limit, share: float = 1.0, clock: FakeClock | None = None, **more: Any
 ) -> RateLimiter:
     return RateLimiter(
@@ -73,21 +73,21 @@ def test_no_window_ever_holds_more_than_our_share(
     limit: Limit, share: float, reserve: float, steps: list[tuple[str, Any, Any]]
 ) -> None:
     clock = FakeClock()
-    governor = make_governor(limit, share, clock, live_reserve=reserve)
+    limiter = make_limiter(limit, share, clock, live_reserve=reserve)
     used: list[float] = []
     wait = 0.0
     for what, first, second in steps:
         if what == "reserve":
-            grant = governor.reserve(E, first, backfill=second)
+            grant = limiter.reserve(E, first, backfill=second)
             used += [clock.monotonic()] * grant.count
             wait = grant.wait
             assert 0 <= grant.count <= first
             assert (grant.count == 0) == (grant.wait > 0)
             assert sum(spend.count for spend in grant.usage) == grant.count
         elif what == "give back":
-            grant = governor.reserve(E, first)
+            grant = limiter.reserve(E, first)
             unused = min(second, grant.count)
-            governor.release(E, grant, unused)
+            limiter.release(E, grant, unused)
             used += [clock.monotonic()] * (grant.count - unused)
         elif what == "move":
             clock.move(first)
@@ -100,7 +100,7 @@ def test_no_window_ever_holds_more_than_our_share(
 @given(limit=SMALL, share=SHARES, want=st.integers(1, 20))
 def test_our_share_can_be_fully_used(limit: Limit, share: float, want: int) -> None:
     clock = FakeClock()
-    governor = make_governor(limit, share, clock)
+    limiter = make_limiter(limit, share, clock)
     burst, second = ours(limit.burst, share)
     steady, minute = ours(limit.steady, share)
     rate = min(burst / second, steady / (60 * minute))
@@ -109,7 +109,7 @@ def test_our_share_can_be_fully_used(limit: Limit, share: float, want: int) -> N
     began = clock.monotonic()
     granted = asked = 0
     while clock.monotonic() < until:
-        grant = governor.reserve(E, want)
+        grant = limiter.reserve(E, want)
         granted += grant.count
         clock.move(grant.wait)
         asked += 1
@@ -121,16 +121,16 @@ def test_our_share_can_be_fully_used(limit: Limit, share: float, want: int) -> N
 @given(limit=SMALL, share=SHARES)
 def test_waiting_for_the_returned_delay_is_enough(limit: Limit, share: float) -> None:
     clock = FakeClock()
-    governor = make_governor(limit, share, clock)
+    limiter = make_limiter(limit, share, clock)
     for _ in range(20):
-        while governor.reserve(E, 5).count:
+        while limiter.reserve(E, 5).count:
             pass
-        clock.move(governor.reserve(E, 1).wait + 1e-3)
-        assert governor.reserve(E, 1).count == 1
+        clock.move(limiter.reserve(E, 1).wait + 1e-3)
+        assert limiter.reserve(E, 1).count == 1
 
 
-def drain(governor: RateLimiter, endpoint: str = E, **how: Any) -> int:
-    return sum(iter(lambda: governor.reserve(endpoint, 7, **how).count, 0))
+def drain(limiter: RateLimiter, endpoint: str = E, **how: Any) -> int:
+    return sum(iter(lambda: limiter.reserve(endpoint, 7, **how).count, 0))
 
 
 @pytest.mark.parametrize(
@@ -146,20 +146,20 @@ def drain(governor: RateLimiter, endpoint: str = E, **how: Any) -> int:
 def test_the_share_is_granted_at_once_and_not_one_more(
     limit: Limit, share: float, at_once: int
 ) -> None:
-    assert drain(make_governor(limit, share)) == at_once
+    assert drain(make_limiter(limit, share)) == at_once
 
 
 def test_a_share_below_one_request_stretches_the_window() -> None:
     clock = FakeClock()
-    governor = make_governor(Limit(1, 15), 0.02, clock)
-    assert governor.reserve(E, 5).count == 1
-    wait = governor.reserve(E, 1).wait
+    limiter = make_limiter(Limit(1, 15), 0.02, clock)
+    assert limiter.reserve(E, 5).count == 1
+    wait = limiter.reserve(E, 1).wait
     # 0.3 requests a minute are one in 200 s; a fiftieth of a second's one is one in 50 s.
     assert wait == pytest.approx(200 * 1.02)
     clock.move(199)
-    assert governor.reserve(E, 1).count == 0
+    assert limiter.reserve(E, 1).count == 0
     clock.move(6)
-    assert governor.reserve(E, 5).count == 1
+    assert limiter.reserve(E, 5).count == 1
 
 
 @settings(deadline=None, max_examples=200)
@@ -172,11 +172,11 @@ def test_a_backfill_never_uses_the_live_reserve(
     limit: Limit, reserve: float, steps: list[tuple[str, Any, Any]]
 ) -> None:
     clock = FakeClock()
-    governor = make_governor(limit, 1.0, clock, live_reserve=reserve)
+    limiter = make_limiter(limit, 1.0, clock, live_reserve=reserve)
     backfilled: list[float] = []
     for what, first, _ in steps:
         if what in ("reserve", "give back"):
-            grant = governor.reserve(E, first, backfill=True)
+            grant = limiter.reserve(E, first, backfill=True)
             backfilled += [clock.monotonic()] * grant.count
         else:
             clock.move(first or 0.5)
@@ -185,29 +185,29 @@ def test_a_backfill_never_uses_the_live_reserve(
 
 
 def test_live_traffic_has_its_reserve_after_a_backfill_used_its_maximum() -> None:
-    governor = make_governor(Limit(10, 150), live_reserve=0.2)
-    assert drain(governor, backfill=True) == 8
-    assert governor.reserve(E, 1, backfill=True).wait > 0
-    assert drain(governor) == 2
-    assert governor.reserve(E, 1, backfill=True).count == 0
+    limiter = make_limiter(Limit(10, 150), live_reserve=0.2)
+    assert drain(limiter, backfill=True) == 8
+    assert limiter.reserve(E, 1, backfill=True).wait > 0
+    assert drain(limiter) == 2
+    assert limiter.reserve(E, 1, backfill=True).count == 0
 
 
 def test_a_quota_of_one_still_lets_a_backfill_progress() -> None:
-    assert make_governor(Limit(1, 15), live_reserve=0.5).reserve(E, 1, backfill=True).count == 1
+    assert make_limiter(Limit(1, 15), live_reserve=0.5).reserve(E, 1, backfill=True).count == 1
 
 
 def test_endpoints_do_not_share_a_quota() -> None:
-    governor = make_governor(Limit(3, 30))
-    assert (drain(governor, E), drain(governor, OTHER)) == (3, 1)
+    limiter = make_limiter(Limit(3, 30))
+    assert (drain(limiter, E), drain(limiter, OTHER)) == (3, 1)
 
 
 def test_a_daily_limit_is_kept() -> None:
     clock = FakeClock()
     limit = Limit(10, 150, daily=20)
-    governor = make_governor(limit, 0.5, clock)
+    limiter = make_limiter(limit, 0.5, clock)
     used: list[float] = []
     for _ in range(3 * 24 * 4):
-        count = drain(governor)
+        count = drain(limiter)
         used += [clock.monotonic()] * count
         clock.move(900)
     assert_kept(used, limit, 0.5)
@@ -236,10 +236,10 @@ def test_a_window_that_spans_a_restart_holds_no_more_than_our_share(
     used: list[float] = []
     saved: list[QuotaUsage] = []
     for steps in (before, after):
-        governor = make_governor(limit, share, clock)
-        governor.load(saved)
+        limiter = make_limiter(limit, share, clock)
+        limiter.load(saved)
         for want, move in steps:
-            grant = governor.reserve(E, want)
+            grant = limiter.reserve(E, want)
             used += [clock.monotonic()] * grant.count
             saved += grant.usage
             clock.move(move)
@@ -249,44 +249,44 @@ def test_a_window_that_spans_a_restart_holds_no_more_than_our_share(
 
 def test_usage_of_other_accounts_is_ignored() -> None:
     clock = FakeClock()
-    governor = make_governor(Limit(3, 30), clock=clock)
+    limiter = make_limiter(Limit(3, 30), clock=clock)
     second = clock.now() // 1000
-    governor.load([QuotaUsage("another", E, second, 3), QuotaUsage("acct", "GET /gone", second, 3)])
-    assert drain(governor) == 3
+    limiter.load([QuotaUsage("another", E, second, 3), QuotaUsage("acct", "GET /gone", second, 3)])
+    assert drain(limiter) == 3
 
 
 def test_usage_of_the_last_minute_counts_and_older_usage_does_not() -> None:
     clock = FakeClock()
     second = clock.now() // 1000
-    governor = make_governor(Limit(10, 10), clock=clock)
-    governor.load([QuotaUsage("acct", E, second - 63, 9), QuotaUsage("acct", E, second - 55, 4)])
-    assert drain(governor) == 6
+    limiter = make_limiter(Limit(10, 10), clock=clock)
+    limiter.load([QuotaUsage("acct", E, second - 63, 9), QuotaUsage("acct", E, second - 55, 4)])
+    assert drain(limiter) == 6
 
 
 def test_usage_in_the_future_counts_as_now() -> None:
     """The wall clock was put back while we were down."""
     clock = FakeClock()
-    governor = make_governor(Limit(10, 10), clock=clock)
-    governor.load([QuotaUsage("acct", E, clock.now() // 1000 + 9_999, 10)])
-    assert drain(governor) == 0
+    limiter = make_limiter(Limit(10, 10), clock=clock)
+    limiter.load([QuotaUsage("acct", E, clock.now() // 1000 + 9_999, 10)])
+    assert drain(limiter) == 0
     clock.move(62)
-    assert drain(governor) == 10
+    assert drain(limiter) == 10
 
 
-# ── what the far end says ────────────────────────────────────────────────────────────────────────
+# ── what the remote API answers ──────────────────
 
 
 def test_nothing_is_granted_before_retry_after_has_passed() -> None:
     clock = FakeClock()
-    governor = make_governor(Limit(3, 30), clock=clock)
-    governor.slow_down(E, 30)
-    governor.slow_down(E, 5)
-    assert governor.reserve(E, 1).wait == pytest.approx(30)
-    assert governor.reserve(OTHER, 1).count == 1
+    limiter = make_limiter(Limit(3, 30), clock=clock)
+    limiter.slow_down(E, 30)
+    limiter.slow_down(E, 5)
+    assert limiter.reserve(E, 1).wait == pytest.approx(30)
+    assert limiter.reserve(OTHER, 1).count == 1
     clock.move(29.9)
-    assert governor.reserve(E, 1).count == 0
+    assert limiter.reserve(E, 1).count == 0
     clock.move(0.2)
-    assert governor.reserve(E, 1).count == 1
+    assert limiter.reserve(E, 1).count == 1
 
 
 @pytest.mark.parametrize(
@@ -302,37 +302,37 @@ def test_nothing_is_granted_before_retry_after_has_passed() -> None:
     ],
 )
 def test_a_remaining_header_of_zero_stops_grants(headers: dict[str, str], wait: float) -> None:
-    governor = make_governor(Limit(10, 150))
-    governor.observe(E, headers)
-    grant = governor.reserve(E, 1)
+    limiter = make_limiter(Limit(10, 150))
+    limiter.observe(E, headers)
+    grant = limiter.reserve(E, 1)
     assert (grant.count, grant.wait) == (int(wait == 0), pytest.approx(wait))
 
 
 def test_released_permits_can_be_granted_again() -> None:
-    governor = make_governor(Limit(10, 10))
-    first = governor.reserve(E, 10)
+    limiter = make_limiter(Limit(10, 10))
+    first = limiter.reserve(E, 10)
     assert first.count == 10
-    governor.release(E, first, 4)
-    assert drain(governor) == 4
+    limiter.release(E, first, 4)
+    assert drain(limiter) == 4
 
 
 def test_a_release_returns_only_its_own_permits() -> None:
     clock = FakeClock()
-    governor = make_governor(Limit(2, 150), clock=clock)
-    early = governor.reserve(E, 1)
+    limiter = make_limiter(Limit(2, 150), clock=clock)
+    early = limiter.reserve(E, 1)
     clock.move(0.9)
-    assert governor.reserve(E, 1).count == 1
+    assert limiter.reserve(E, 1).count == 1
     clock.move(0.05)
-    governor.release(E, early, 1)
+    limiter.release(E, early, 1)
     # The late one still counts: only one more fits into the second that it is in.
     clock.move(0.1)
-    assert drain(governor) == 1
+    assert drain(limiter) == 1
 
 
 def test_the_remaining_quota_is_reported_for_every_window() -> None:
-    governor = make_governor(Limit(10, 150, daily=1000), 0.5)
-    governor.reserve(E, 2)
-    assert list(governor.remaining()) == [
+    limiter = make_limiter(Limit(10, 150, daily=1000), 0.5)
+    limiter.reserve(E, 2)
+    assert list(limiter.remaining()) == [
         (E, "second", 3),
         (E, "minute", 73),
         (E, "day", 498),
@@ -342,8 +342,8 @@ def test_the_remaining_quota_is_reported_for_every_window() -> None:
 
 
 def test_time_waited_for_quota_is_reported() -> None:
-    told: list[tuple[str, float]] = []
-    governor = make_governor(Limit(1, 15), on_wait=lambda *said: told.append(said))
-    governor.reserve(E, 1)
-    grant = governor.reserve(E, 1)
-    assert told == [(E, grant.wait)]
+    waits: list[tuple[str, float]] = []
+    limiter = make_limiter(Limit(1, 15), on_wait=lambda *wait: waits.append(wait))
+    limiter.reserve(E, 1)
+    grant = limiter.reserve(E, 1)
+    assert waits == [(E, grant.wait)]

@@ -61,7 +61,7 @@ def test_two_lanes_do_not_retry_at_the_same_time() -> None:
 
 
 class Flaky:
-    """Fails as it is told, then answers."""
+    """Fails as scripted, then answers."""
 
     def __init__(self, clock: FakeClock, *failures: DeliveryError) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""A lane under the test's hand: store in memory, fake clock, scripted far end."""
+"""A lane under the test's hand: store in memory, fake clock, scripted destination."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Rig:
     def __init__(self, database: InlineDatabase, clock: FakeClock) -> None:
         self.database, self.clock = database, clock
         self.store = memory_store(database)
-        self.queue = HookedQueue(self.store)
+        self.queue = HookedQueue(self.store.outbox)
         self.lane: Lane
         self.lease: RevocableLease
         self.renderer = PlainRenderer()
@@ -135,7 +135,7 @@ class Rig:
             metrics=self.metrics,
             policy=self.policy,
         )
-        self.database.broken = broken
+        self.database.error = broken
         self.dispatcher.start()
         self._running = True
         await run_pending()
@@ -151,13 +151,13 @@ class Rig:
     async def append_records(
         self, *keys: str, backfill: bool = False, email: str | None = "a@b.cd"
     ) -> None:
-        """Records come in and the lane is told, as Intake does it."""
+        """Store records and wake the lane, as an endpoint does."""
         records = [
             Record(key, f"test:{key}", "Balance changed", self.clock.now(), b"{}", email=email)
             for key in keys
         ]
         page = Page(self.lane, "webhook", records, self.clock.now(), backfill=backfill)
-        await self.store.append([page])
+        await self.store.outbox.append([page])
         self.wake()
         await run_pending()
 
@@ -199,7 +199,7 @@ async def make_rig() -> AsyncIterator[Callable[..., Any]]:
 
     yield make
     for rig in made:
-        rig.database.broken = None
+        rig.database.error = None
         rig.sink.open.set()
         await rig.stop(1.0)
 
@@ -213,7 +213,7 @@ async def rig(make_rig: Callable[..., Any]) -> Rig:
 
 @pytest.fixture
 async def stopped_rig(make_rig: Callable[..., Any]) -> Rig:
-    """A rig that has not started, so that what it finds at its start can be laid out."""
+    """A rig that has not started, so that a test can prepare what it finds at its start."""
     made: Rig = await make_rig()
     return made
 

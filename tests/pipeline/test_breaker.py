@@ -22,6 +22,8 @@ from connector.domain.outcomes import (
 from connector.pipeline.breaker import DEAD_RATE_WINDOW, OPEN_AFTER, LaneBreaker
 
 BASE, CAP, PROBE_EVERY = 1.0, 300.0, 30.0
+# The wait is a difference of two clock readings, so it may exceed its bound in the last digits.
+ROUNDING = 1e-6
 CAUSES = st.sampled_from([Problem.KLAVIYO_REFUSED, Problem.MAPPING_FAILED])
 
 
@@ -115,9 +117,11 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @invariant()
     def waits_end_and_are_bounded(self) -> None:
-        assert self.breaker.wait(self.now) == max(0.0, self.blocked_until - self.now) <= CAP
+        assert (
+            self.breaker.wait(self.now) == max(0.0, self.blocked_until - self.now) <= CAP + ROUNDING
+        )
         assert self.breaker.until_probe(self.now) == max(0.0, self.probe_at - self.now)
-        assert self.breaker.until_probe(self.now) <= PROBE_EVERY
+        assert self.breaker.until_probe(self.now) <= PROBE_EVERY + ROUNDING
 
 
 TestBreaker = BreakerMachine.TestCase

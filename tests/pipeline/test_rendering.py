@@ -74,12 +74,12 @@ async def test_a_possibly_applied_record_is_rendered_with_its_first_mapping() ->
     )
     await facts.save_mapping(older.version, older.text, now=NOW)
     renderer = EventRenderer(MAPPING, event_view, facts)
-    doubtful = entry(mode=DeliveryMode.SINGLE, mapping=older.version)
-    await renderer.prepare([doubtful])
-    told, fresh = renderer.render(doubtful), renderer.render(entry())
-    assert isinstance(told, EventMessage)
+    ambiguous = entry(mode=DeliveryMode.SINGLE, mapping=older.version)
+    await renderer.prepare([ambiguous])
+    old, fresh = renderer.render(ambiguous), renderer.render(entry())
+    assert isinstance(old, EventMessage)
     assert isinstance(fresh, EventMessage)
-    assert told.metric != fresh.metric
+    assert old.metric != fresh.metric
 
 
 @pytest.mark.parametrize(

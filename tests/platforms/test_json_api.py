@@ -65,7 +65,10 @@ async def test_closing_an_api_closes_its_clients() -> None:
 
 
 def test_a_404_about_a_person_rejects_the_action_only() -> None:
-    with pytest.raises(Rejected, match="nobody") as caught, unknown_person_on_404("nobody"):
+    with (
+        pytest.raises(Rejected, match="no-such-person") as caught,
+        unknown_person_on_404("no-such-person"),
+    ):
         raise Blocked(Problem.PLATFORM_TARGET, scope="target", status=404)
     assert caught.value.status == 404
     with pytest.raises(Blocked), unknown_person_on_404():

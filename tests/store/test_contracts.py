@@ -5,11 +5,13 @@ from __future__ import annotations
 from connector.testing.contracts.actions import ActionsContract
 from connector.testing.contracts.approvals import ApprovalsContract
 from connector.testing.contracts.backfills import BackfillsContract
-from connector.testing.contracts.bulk_observations import ListingContract
+from connector.testing.contracts.bulk_observations import BulkObservationsContract
 from connector.testing.contracts.event_sourced import EventSourcedContract
 from connector.testing.contracts.memberships import MembershipsContract
 from connector.testing.contracts.notifications import NotificationsContract
-from connector.testing.contracts.profiles import StatesContract
+from connector.testing.contracts.profile_addresses import ProfileAddressesContract
+from connector.testing.contracts.profiles import ProfilesContract
+from connector.testing.contracts.reads import ReadsContract
 from connector.testing.contracts.store import StoreContract
 
 
@@ -25,7 +27,15 @@ class TestNotifications(NotificationsContract):
     pass
 
 
-class TestProfiles(StatesContract):
+class TestReads(ReadsContract):
+    pass
+
+
+class TestProfileAddresses(ProfileAddressesContract):
+    pass
+
+
+class TestProfiles(ProfilesContract):
     pass
 
 
@@ -33,7 +43,7 @@ class TestEventSourcedFields(EventSourcedContract):
     pass
 
 
-class TestBulkObservations(ListingContract):
+class TestBulkObservations(BulkObservationsContract):
     pass
 
 

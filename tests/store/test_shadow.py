@@ -1,4 +1,4 @@
-"""The end of shadow mode: whoever was passed over is told, once."""
+"""The end of shadow mode: everyone who was passed over is sent, once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from connector.domain.lanes import Millis
 from connector.domain.outcomes import Accepted, Skipped
 from connector.domain.profile_state import write_from_json
 from connector.store.sql import SqlStore
-from connector.testing.contracts.profiles import append_events, claim_writes, lanes, read, settle
+from connector.testing.contracts.profile_harness import (
+    append_events,
+    claim_writes,
+    lanes,
+    read,
+    settle,
+)
 from connector.testing.contracts.store import NOW, acquire_lease
 
 LATER = Millis(NOW + 10_000)

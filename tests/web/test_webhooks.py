@@ -218,7 +218,7 @@ async def call(harness: WebHarness, receive: Callable[[], Awaitable[Any]]) -> li
 async def full(harness: WebHarness) -> None:
     """As many rows wait to be committed as may."""
     harness.intake.pages = GroupCommit(
-        harness.store.append, lambda page: len(page.records), max_waiting_rows=0
+        harness.store.outbox.append, lambda page: len(page.records), max_waiting_rows=0
     )
 
 

@@ -1,4 +1,4 @@
-"""One governor per account or credential, however many connections share it."""
+"""One rate limiter per account or credential, however many connections share it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DAY, _MINUTES = 86_400, 180
 
 
 class RateLimiters:
-    """One governor per account or credential, however many connections share it."""
+    """One rate limiter per account or credential, however many connections share it."""
 
     def __init__(self, store: Store, clock: Clock, metrics: Metrics) -> None:
         self._store = store
@@ -31,9 +31,8 @@ class RateLimiters:
         share: float = 1.0,
         live_reserve: float = 0.0,
     ) -> RateLimiter:
-        """The governor of an account, remembering what was granted before a restart. Connections
-        that share an account are shares of one quota: the smallest share of those that use it
-        counts, and the largest reserve."""
+        """The limiter of an account, with what was granted before a restart. Connections that share
+        an account share one quota: the smallest share and the largest reserve among them count."""
         uses = self._uses.setdefault(account, {})
         uses[connection] = (share, live_reserve)
         if account not in self._limiters:
@@ -65,7 +64,7 @@ class RateLimiters:
         self._uses.clear()
 
     def drop(self, account: str) -> None:
-        """Drop a governor that another has taken over from: what it granted is in the store."""
+        """Drop a limiter that another one replaces: what it granted is in the store."""
         self._limiters.pop(account, None)
         self._uses.pop(account, None)
 

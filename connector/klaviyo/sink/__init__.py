@@ -1,1 +1,1 @@
-"""What Klaviyo can be told."""
+"""Sinks: what can be sent to Klaviyo."""

@@ -24,7 +24,7 @@ _POINTER = "/data/attributes/profiles/data/"
 
 @dataclass(frozen=True, slots=True)
 class ImportJobResult:
-    """What became of a job: `failed` by position in the request; `lost` when nobody can say."""
+    """The result of a job: `failed` by position in the request; `lost` when it is unknown."""
 
     outcome: Literal["complete", "cancelled", "lost"]
     failed: Mapping[int, tuple[Problem, str]]

@@ -1,7 +1,7 @@
 """A profile write as Klaviyo's JSON. Shapes: Klaviyo's reference of `create_or_update_profile`,
 `update_profile` and `bulk_import_profiles`, revision 2026-10-15.
 
-Nothing here can grant consent, lift a suppression or unsubscribe anybody (promise 7): there is no
+Nothing here can grant consent, lift a suppression or unsubscribe anyone (guarantee 7): there is no
 word for it among the keys that are written.
 """
 

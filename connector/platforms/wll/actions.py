@@ -37,7 +37,7 @@ class WllActions:
         return "unknowable"
 
     async def _subject(self, action: Action) -> str:
-        """The authIdentifier of the customer, whom the caller names by any of WLL's ids."""
+        """The authIdentifier of the customer. The caller may pass any of WLL's ids."""
         if not action.customer:
             raise Rejected(
                 Problem.NO_IDENTITY, "WLL cannot look people up by e-mail address: send customer_id"

@@ -76,7 +76,7 @@ class WllReader:
         await self._api.permit()
         # Rejected: not an id that a user may have, so key and client were accepted.
         return await credential_check(
-            "WLL key and client", self._api.user("nobody"), accepted="accepted", rejected="ok"
+            "WLL key and client", self._api.user("no-such-user"), accepted="accepted", rejected="ok"
         )
 
     async def _snapshot_of(self, user: dict[str, Any], fields: frozenset[str]) -> PersonSnapshot:

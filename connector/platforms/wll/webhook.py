@@ -88,7 +88,7 @@ def _event_key(type: str, subject: str, reported_at: Any, payload: Mapping[str, 
 
 
 def _audience_of(payload: Mapping[str, Any]) -> str | None:
-    """The audience's id or name, which stands by itself or in an object."""
+    """The audience's id or name, alone or in an object."""
     for key in _AUDIENCE_KEYS:
         value = payload.get(key)
         if isinstance(value, dict):

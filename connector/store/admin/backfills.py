@@ -15,7 +15,7 @@ from connector.domain.records import State
 from connector.ports import Backfill, BackfillPage, BackfillState
 from connector.store.database import Database
 from connector.store.people import bulk_observations, people
-from connector.store.queues import outbox, profiles, queue, reads
+from connector.store.queues import outbox, profile_observations, queue, reads
 from connector.store.tables import backfills as table
 from connector.store.tables import in_state
 from connector.store.tables import outbox as outbox_table
@@ -141,14 +141,14 @@ class SqlBackfills:
             found = bulk_observations.observe_listed(c, lane, page.listed, now=now)
             new = _new_to_run(c, run.id, found)
             if force:
-                profiles.resend(c, new, now)
+                profile_observations.resend(c, new, now)
             for part in queue.chunks(new):
                 added = reads_table.c.person.in_(part)
                 c.execute(update(reads_table).where(added).values(backfill=run.id))
             return len(new)
         new = _new_to_run(c, run.id, _resolve_keys(c, run.connection, page, now))
         if force:
-            profiles.invalidate_confirmed(c, new, now)
+            profile_observations.invalidate_confirmed(c, new, now)
         reads.ask(c, lane.id, dict.fromkeys(new, now), 0, 1, backfill=run.id)
         return len(new)
 

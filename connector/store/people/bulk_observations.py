@@ -15,7 +15,7 @@ from connector.domain.lanes import Lane, Millis
 from connector.domain.records import State
 from connector.ports import ListedPerson
 from connector.store.people import people
-from connector.store.queues import profiles, queue
+from connector.store.queues import profile_observations, queue
 from connector.store.tables import reads
 
 
@@ -34,7 +34,7 @@ def observe_listed(
     by_person = dict(known)
     _save_views(c, lane, by_person)
     observations = [replace(item.observation, person=id) for id, item in by_person.items()]
-    profiles.observe(c, observations, now=now)
+    profile_observations.observe(c, observations, now=now)
     return [id for id, _ in known]
 
 

@@ -14,7 +14,7 @@ from connector.domain.records import Entry
 from connector.ports import PersonKey
 from connector.store.database import Database
 from connector.store.people import people
-from connector.store.queues import profiles, queue
+from connector.store.queues import profile_rows, queue
 from connector.store.tables import reads
 
 
@@ -41,7 +41,7 @@ class SqlDryRuns:
         self, observations: Sequence[Observation], *, now: Millis
     ) -> Sequence[ProfileWrite | None]:
         def work(c: Connection) -> list[ProfileWrite | None]:
-            before = profiles.load_profiles(c, [o.person for o in observations])
+            before = profile_rows.load(c, [o.person for o in observations])
             return [_write(before.get(o.person) or Profile(o.person), o, now) for o in observations]
 
         return await self._database.read(work)

@@ -1,4 +1,4 @@
-"""What a far end has confirmed, for whoever reads it back (connector.sync.reconcile)."""
+"""What Klaviyo has confirmed, for reconciliation (connector.sync.reconcile)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from connector.domain.profile_state import digest
 from connector.domain.records import State
 from connector.ports import AcceptedEvent, SyncedPerson
 from connector.store.database import Database
-from connector.store.queues import profiles as states
+from connector.store.queues import profile_observations
 from connector.store.queues.queue import chunks
 from connector.store.tables import in_state, outbox, profiles
 
@@ -55,7 +55,7 @@ class SqlLedger:
     async def resend_people(self, people: Sequence[int], *, now: Millis) -> int:
         def work(c: Connection) -> int:
             for part in chunks(people):
-                states.resend(c, part, now)
+                profile_observations.resend(c, part, now)
             return len(people)
 
         return await self._database.write(work)
@@ -81,7 +81,7 @@ class SqlLedger:
 
 
 def _idle_profiles(lane: LaneId) -> Select[Any]:
-    """People of whom nothing waits to be told."""
+    """People without changes that wait to be sent."""
     return select(*_COLUMNS).where(profiles.c.lane == lane, in_state(State.ACCEPTED, profiles))
 
 

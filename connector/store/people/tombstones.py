@@ -1,4 +1,4 @@
-"""Who was forgotten and must not come back: salted digests that name nobody.
+"""The people who were erased and must not come back: salted digests without personal data.
 
 A connection's salt is made when it forgets its first person, so that all others pay one small
 look for each commit and nothing more.

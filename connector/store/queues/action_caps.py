@@ -71,4 +71,4 @@ def request_approvals(c: Connection, lane: Lane, caps: set[str], now: Millis) ->
         adjustments, persons, points = c.execute(query).one()
         if adjustments:
             detail = {"adjustments": adjustments, "people": persons, "points": int(points)}
-            approvals.ask(c, lane.connection, CAP, cap, detail, now=now)
+            approvals.request(c, lane.connection, CAP, cap, detail, now=now)

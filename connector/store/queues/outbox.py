@@ -1,4 +1,4 @@
-"""The outbox in SQL: append, claim, settle. Promises 1, 2, 3 (its first half), 10 and 12."""
+"""The outbox in SQL: append, claim, settle. Guarantees 1, 2, 3, 10 and 12."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
@@ -28,16 +28,11 @@ from connector.ports import Member, RetryPolicy
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import people
-from connector.store.queues import membership_events, profiles, queue, reads
+from connector.store.queues import membership_events, profile_observations, queue, reads
 from connector.store.tables import (
-    STUCK,
-    commands,
-    deferred_memberships,
     in_state,
-    journal,
     outbox,
     outbox_queue,
-    requests,
 )
 
 ENTRY_COLUMNS = (
@@ -91,15 +86,6 @@ class SqlOutbox(queue.SqlQueue):
 
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
-
-    async def prune_timeline(self, *, before: Millis, limit: int) -> int:
-        return await self._database.write(lambda c: forget_timeline(c, before, limit))
-
-    async def clear_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
-        return await self._database.write(lambda c: empty_bodies(c, before, after, limit))
-
-    async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
-        return await self._database.write(lambda c: prune(c, now, keep, limit))
 
 
 # ── append ───────────────────────────────────────────────────────────────────────────────────────
@@ -180,14 +166,14 @@ def _observe_events(
         first = {one[0].person: one for one in reversed(event_observations)}
         now = max(at for _, at in first.values())
         seen = [observation for observation, _ in first.values()]
-        profiles.observe(c, seen, now=now)
+        profile_observations.observe(c, seen, now=now)
         event_observations = [one for one in event_observations if one is not first[one[0].person]]
 
 
 def _drop_forgotten(
     fresh: list[tuple[Record, bytes]], found: people.ResolvedPeople
 ) -> tuple[list[tuple[Record, bytes]], list[people.PersonRow | None]]:
-    """What is to be stored, and whom each is about."""
+    """What is to be stored, and the person each record is about."""
     if not found.forgotten:
         return fresh, found.people
     kept = [place for place in range(len(fresh)) if place not in found.forgotten]
@@ -260,7 +246,7 @@ def _request_reads(
     records: Sequence[Record],
     rows: Sequence[dict[str, Any]],
 ) -> None:
-    """The person is read again, and his event waits a little for the answer. One without an
+    """The person is read again, and the event waits a little for the answer. One without an
     address is read where the platform can be asked by its id, for the read may bring it."""
     assert page.read_lane is not None
     key = (page.read_lane, page.min_read_interval, int(page.backfill))
@@ -303,7 +289,7 @@ def release(
 def _apply_memberships(
     c: Connection, page: Page, records: Sequence[Record], rows: Sequence[dict[str, Any]]
 ) -> None:
-    """Joins and leaves that the platform told by itself, now or once the address is known."""
+    """Joins and leaves that the platform sent by itself, now or once the address is known."""
     connection, at = page.lane.connection, page.received_at
     for record, row in zip(records, rows, strict=True):
         if record.membership is None:
@@ -322,7 +308,7 @@ def _apply_memberships(
 
 
 def claim_ready(c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
-    """An entry in doubt keeps the mapping version it was first sent with."""
+    """An ambiguous entry keeps the mapping version it was first sent with."""
     mapping = spec.mapping
     first = case(
         (outbox.c.delivery_mode == DeliveryMode.SINGLE, func.coalesce(outbox.c.mapping, mapping)),
@@ -437,79 +423,3 @@ def _retry_later(
         "delivery_mode": mode,
         "mapping": entry.mapping if mode is DeliveryMode.SINGLE else None,
     }
-
-
-# ── retention ────────────────────────────────────────────────────────────────────────────────────
-
-
-def prune(c: Connection, now: Millis, keep: Mapping[State, int], limit: int) -> int:
-    """Each state within its own bound, so that no kept record is looked at twice: what is stuck by
-    its index, everything else by its number, which grows with time."""
-    deleted = 0
-    for state, age in keep.items():
-        cutoff = now - age
-        query = select(outbox.c.seq).where(in_state(state), outbox.c.received_at < cutoff)
-        if state in STUCK:
-            query = query.order_by(outbox.c.seq + 0)
-        else:
-            query = query.where(outbox.c.seq <= _last_before(c, cutoff)).order_by(outbox.c.seq)
-        old = query.limit(limit - deleted)
-        deleted += c.execute(delete(outbox).where(outbox.c.seq.in_(old))).rowcount
-        if deleted >= limit:
-            break
-    return deleted
-
-
-def forget_timeline(c: Connection, before: Millis, limit: int) -> int:
-    deleted = 0
-    for table, key, at in (
-        (requests, requests.c.id, requests.c.sent_at),
-        (journal, journal.c.id, journal.c.at),
-        (deferred_memberships, deferred_memberships.c.id, deferred_memberships.c.at),
-        (commands, commands.c.id, commands.c.done_at),
-    ):
-        old = select(key).where(at < before).order_by(at).limit(limit)
-        deleted += c.execute(delete(table).where(key.in_(old))).rowcount
-    return deleted
-
-
-def empty_bodies(c: Connection, before: Millis, after: int, limit: int) -> int | None:
-    start = max(after, _last_before(c, before - _LOOKBACK))
-    end = min(start + limit, _last_before(c, before))
-    if end <= start:
-        return None
-    c.execute(
-        update(outbox)
-        .where(
-            outbox.c.seq > start,
-            outbox.c.seq <= end,
-            outbox.c.state.in_((State.ACCEPTED, State.SKIPPED)),
-            outbox.c.data != _NO_DATA,
-        )
-        .values(data=_NO_DATA)
-    )
-    return end
-
-
-_NO_DATA = b"null"
-_LOOKBACK = 14 * 86_400_000
-"""ms: so much is looked through each night, so that a few missed nights leave nothing behind."""
-
-
-def _last_before(c: Connection, at: int) -> int:
-    """The newest seq received before `at`, by halving: seq grows with time, and an index on the
-    time would cost every insert for the sake of one night's work. Off by the few records that
-    were received at once and stored in another order."""
-    low, high = c.execute(select(func.min(outbox.c.seq), func.max(outbox.c.seq))).one()
-    if low is None:
-        return 0
-    low -= 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        query = select(outbox.c.received_at).where(outbox.c.seq <= middle)
-        newest = c.execute(query.order_by(outbox.c.seq.desc()).limit(1)).scalar()
-        if newest is None or newest < at:
-            low = middle
-        else:
-            high = middle - 1
-    return int(low)

@@ -27,7 +27,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
@@ -35,13 +34,13 @@ from connector.domain.outcomes import Outcome, Request
 from connector.domain.records import Claim, Entry, State
 from connector.ports import Fence, OpenReceipt, ReadyCounts, RetryPolicy
 from connector.store.admin import facts, leases
+from connector.store.admin import requests as request_rows
 from connector.store.database import Database
 from connector.store.tables import (
     QueueTable,
     in_state,
     memberships,
     profiles,
-    requests,
 )
 
 _MAX_IN = 10_000
@@ -209,28 +208,6 @@ def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield values[start : start + _MAX_IN]
 
 
-def save_requests(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
-    """Requests stored already are left as they are: the answer to a first commit may have been
-    lost."""
-    if sent:
-        dialect = postgresql if c.dialect.name == "postgresql" else sqlite
-        c.execute(
-            dialect.insert(requests).on_conflict_do_nothing(),
-            [
-                {
-                    "id": request.id,
-                    "lane": lane,
-                    "endpoint": request.endpoint,
-                    "sent_at": request.sent_at,
-                    "status": request.status,
-                    "millis": request.millis,
-                    "problem": request.problem.value if request.problem else None,
-                }
-                for request in sent
-            ],
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class ClaimSpec:
     """What to claim, and the token to claim it under."""
@@ -305,7 +282,7 @@ class SqlQueue(ABC):
         requests: Sequence[Request] = (),
     ) -> int:
         def work(c: Connection) -> int:
-            save_requests(c, claim.lane.id, requests)
+            request_rows.save(c, claim.lane.id, requests)
             return self._settle(c, claim, outcomes, now, policy)
 
         return await self._database.write(work)
@@ -332,7 +309,7 @@ def is_joining_list(address: Column[Any]) -> ColumnElement[bool]:
 
 
 class ReceiptedQueue(SqlQueue):
-    """connector.ports.ReceiptQueue over one table: entries that an import job holds in flight.
+    """connector.ports.Queue and Receipts over one table, whose entries import jobs may hold.
 
     `sent_at` is the column that says when such an entry was sent.
     """
@@ -359,7 +336,7 @@ class ReceiptedQueue(SqlQueue):
     def _requeue_ambiguous(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
         """The outcome of these rows will never be known."""
 
-    async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]:
+    async def open_receipts(self, lane: LaneId) -> Sequence[OpenReceipt]:
         table = self._source.table
         query = (
             select(table.c.receipt, func.max(self._sent_at), func.count())

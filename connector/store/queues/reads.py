@@ -38,7 +38,7 @@ from connector.ports import FreshView, ListedPerson, RetryPolicy
 from connector.store.admin import facts
 from connector.store.database import Database
 from connector.store.people import bulk_observations
-from connector.store.queues import profiles, queue
+from connector.store.queues import profile_observations, queue
 from connector.store.tables import in_state, outbox, people, reads, reads_queue
 from connector.store.tables import profiles as profiles_table
 
@@ -74,10 +74,10 @@ class SqlReads(queue.SqlQueue):
         seen = [o.observation for o in known if isinstance(o, Observed)]
         gone = {o.seq: o.on_leave for o in known if isinstance(o, Gone)}
         if seen:
-            profiles.observe(c, seen, now=now)
+            profile_observations.observe(c, seen, now=now)
         if gone:
             old = frozenset(person for person in gone if rows[person].priority)
-            profiles.leave(c, gone, at=now, now=now, backfill=old)
+            profile_observations.mark_gone(c, gone, at=now, now=now, backfill=old)
         _release_events(c, [o.person for o in seen] + list(gone), now)
         return len(known)
 
@@ -118,7 +118,7 @@ class SqlReads(queue.SqlQueue):
 
     async def fresh_views(self, people: Sequence[int]) -> Mapping[int, FreshView]:
         """The newest views, and whether a write of the person's profile is in flight, be it
-        another's who had the address before, or his joining a list."""
+        another's who had the address before, or the person's join of a list."""
 
         other = profiles_table.alias("other")
         writing = or_(

@@ -1,4 +1,4 @@
-"""What every store promises of people as a listing shows them. Run it with a `store` fixture."""
+"""Tests that every store passes for listed people. Subclass with a `store` fixture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from connector.domain.lanes import LaneId
 from connector.domain.records import Checkpoint, Page
 from connector.ports import ListedPerson, Store
-from connector.testing.contracts.profiles import (
+from connector.testing.contracts.profile_harness import (
     LATER,
     append_events,
     claim_reads,
@@ -24,7 +24,7 @@ from connector.testing.contracts.store import NOW, acquire_lease, record, take
 def listed_person(
     name: str, at: int, lane: LaneId, *covers: str, id: str | None = None, **changes: Any
 ) -> ListedPerson:
-    """`name` as a listing shows him, covering the words that it changes and `covers`."""
+    """A person in a listing that covers the changed fields and `covers`."""
     return ListedPerson(
         person=id or name,
         email=f"{name}@example.com",
@@ -33,8 +33,8 @@ def listed_person(
     )
 
 
-class ListingContract:
-    """Each test is a sentence about every store."""
+class BulkObservationsContract:
+    """One behaviour per test."""
 
     async def test_listed_people_are_observed_and_the_cursor_is_saved_with_them(
         self, store: Store
@@ -94,8 +94,8 @@ class ListingContract:
         await acquire_lease(store)
         _, reads, profiles = await lanes(store)
         by_address = listed_person("ada", NOW, profiles.id, balance=1)
-        nameless = ListedPerson(None, by_address.email, by_address.observation, by_address.covers)
-        [first] = await store.reads.bulk_observe(reads, [nameless], now=NOW)
+        without_id = ListedPerson(None, by_address.email, by_address.observation, by_address.covers)
+        [first] = await store.reads.bulk_observe(reads, [without_id], now=NOW)
         page = [listed_person("ada", LATER, profiles.id, id="id-1", balance=2)]
         assert await store.reads.bulk_observe(reads, page, now=LATER) == [first]
 
@@ -111,10 +111,12 @@ class ListingContract:
     ) -> None:
         fence = await acquire_lease(store)
         events, reads, profiles = await lanes(store)
-        await store.append([Page(events, "webhook", [record(email=None, person="ada")], NOW)])
+        await store.outbox.append(
+            [Page(events, "webhook", [record(email=None, person="ada")], NOW)]
+        )
         assert await take(store, events, fence) is None
-        line = listed_person("ada", NOW, profiles.id, balance=1)
-        by_id = replace(line, observation=replace(line.observation, email=line.email))
+        item = listed_person("ada", NOW, profiles.id, balance=1)
+        by_id = replace(item, observation=replace(item.observation, email=item.email))
         await store.reads.bulk_observe(reads, [by_id], now=NOW)
         claim = await take(store, events, fence)
         assert claim

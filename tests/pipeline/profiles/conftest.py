@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,6 @@ from connector.app.wiring import ConnectionBuilder
 from connector.config import Config
 from connector.domain.records import State
 from connector.ports import Fence, Lease
-from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.sandbox import JeriCommerceSandbox, KlaviyoSandbox
 from connector.sandbox.jericommerce.people import TIERS, Person
@@ -204,7 +203,7 @@ class Environment:
         )
         assert isinstance(fence, Fence)
         now = self.clock.now()
-        for queue in (self.store, self.store.reads, self.store.profiles):
+        for queue in (self.store.outbox, self.store.reads, self.store.profiles):
             await queue.recover(fence, now=now)
         metrics = Metrics("test")
         network = Network(
@@ -378,8 +377,5 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Configs:
 
 
 @pytest.fixture(autouse=True)
-def mute_logs() -> Iterator[None]:
+def mute_logs(silenced_logs: None) -> None:
     """Thousands of planned faults would fill the log."""
-    log.configure(format="json", level="critical")
-    yield
-    log.configure(format="console", level="info")

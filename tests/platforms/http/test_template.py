@@ -99,7 +99,7 @@ def test_a_placeholder_without_a_value_is_an_error(text: str) -> None:
         ({"profile": {"path": "/m", "view": {"tier": "t"}}}, 'not "tier"'),
         ({"profile": {"path": "/m", "view": {"balance": ""}}}, "balance"),
         ({"profile": {"path": "m", "view": {}}}, "pattern"),
-        ({"adjust": {"path": "/{points}", "body": {"a": ["{nobody}"]}}}, "{nobody}"),
+        ({"adjust": {"path": "/{points}", "body": {"a": ["{no_such}"]}}}, "{no_such}"),
     ],
 )
 def test_invalid_settings_are_reported(wrong: dict[str, Any], says: str) -> None:

@@ -189,7 +189,7 @@ async def test_a_refused_action_changes_nothing_and_blocks_no_one(
 
 async def test_a_push_goes_to_the_platforms_own_id(rig: Rig) -> None:
     person = rig.platform.people[0]
-    await rig.apply(replace(PUSH, person=person.id, email="somebody@else.example"))
+    await rig.apply(replace(PUSH, person=person.id, email="another@example.com"))
     [push] = rig.platform.pushes
     assert (push.person, push.message, push.url) == (person.id, PUSH.message, PUSH.url)
     assert not rig.platform.read_log
@@ -211,7 +211,7 @@ async def test_a_push_uses_the_callers_id_as_a_fallback(rig: Rig) -> None:
     ("push", "problem"),
     [
         (replace(PUSH, email="nobody@example.com"), Problem.PLATFORM_TARGET),
-        (replace(PUSH, person="nobody"), Problem.PLATFORM_TARGET),
+        (replace(PUSH, person="no-such-person"), Problem.PLATFORM_TARGET),
         (PUSH, Problem.NO_IDENTITY),
         (replace(PUSH, email="ana@example.com", url="not an address"), Problem.PLATFORM_REFUSED),
     ],
@@ -286,7 +286,7 @@ def test_the_platform_declares_its_offers() -> None:
 def test_a_connections_retry_statuses_reach_its_adapter() -> None:
     clock: Any = FakeClock()
     none = cast(Any, None)
-    services = SharedServices(Config(), memory_store(), none, clock, Metrics("0"), none, none)
+    services = SharedServices(Config(), memory_store(), none, clock, Metrics("0"), none, none, none)
     plain = Connection(name="shop", source="jericommerce")
     own = plain.model_copy(update={"actions": ActionRules(secret=("x",), retry_statuses=(418,))})
     assert services.kit(plain).retry_statuses == {423, 429, 503}

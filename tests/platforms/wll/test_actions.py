@@ -55,7 +55,7 @@ async def test_a_customer_is_found_by_any_id() -> None:
 @pytest.mark.parametrize(
     ("who", "problem"),
     [
-        ({"customer": "nobody"}, Problem.PLATFORM_TARGET),
+        ({"customer": "no-such-user"}, Problem.PLATFORM_TARGET),
         ({"email": "ana@example.org"}, Problem.NO_IDENTITY),
     ],
 )
@@ -96,7 +96,7 @@ async def test_the_connection_configures_which_statuses_mean_not_applied(
 
 
 async def test_a_user_or_type_unknown_to_wll_is_refused() -> None:
-    for rig, who in ((Rig(), "nobody"), (Rig(points_event_type="OTHER"), "crm-1001")):
+    for rig, who in ((Rig(), "no-such-user"), (Rig(points_event_type="OTHER"), "crm-1001")):
         unknown = Action("increase", "ref-1", person=who, amount=1, reason="x")
         with pytest.raises(Rejected) as caught:
             await (await actions(rig)).apply(unknown)

@@ -63,7 +63,7 @@ async def test_a_user_is_read_by_each_of_their_ids() -> None:
     assert snapshots[0].view["tier"]["name"] == user.tier[0]
     assert snapshots[0] == snapshots[1] == snapshots[2]
     assert "withheld" in snapshots[0].covers, "a listing must be able to take the word back"
-    assert await read(client, "nobody-at-all") is None
+    assert await read(client, "no-such-user") is None
     assert await read(client, None) is None
 
 
@@ -137,7 +137,7 @@ async def test_a_wrong_client_is_reported() -> None:
         ),
         ({"status": "success", "data": {"emailAddress": "a@example.org"}}, AmbiguousError),
     ],
-    ids=["fail", "error", "error with data", "odd", "no user", "another user", "nobody's"],
+    ids=["fail", "error", "error with data", "odd", "no user", "another user", "no one's"],
 )
 async def test_an_envelope_without_success_is_an_error_despite_200(
     body: Any, kind: type[DeliveryError]

@@ -1,0 +1,149 @@
+"""What a lane claims next: as much as is ready and as quota, parallel requests and the lane's
+breaker allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from connector.domain.errors import StoreError
+from connector.domain.lanes import DeliveryMode, Lane
+from connector.domain.records import Claim
+from connector.pipeline.breaker import LaneBreaker
+from connector.pipeline.outcome_writer import StoreOutage
+from connector.ports import BatchMode, Clock, Lease, Queue, ReadyCounts, Sink
+
+_GATHER_SECONDS = 2.0
+"""How long a backfill's next batch may grow, where the last one was not full."""
+_MIN_WAIT = 0.01
+
+Launch = Callable[[Claim, BatchMode, int], None]
+"""Starts the delivery of a claim by so many requests of that mode."""
+
+
+class Claimer:
+    """Claims the entries of one lane and launches their delivery.
+
+    Waits are seconds until something may be claimed; 0 when something was, None when that depends
+    on something else. Raises StoreError. `in_flight` counts the requests of a mode; `version` is
+    the renderer's. `backlogged`: more entries are ready than are sent in single requests.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        *,
+        queue: Queue,
+        sink: Sink[Any],
+        lease: Lease,
+        clock: Clock,
+        breaker: LaneBreaker,
+        outage: StoreOutage,
+        version: Callable[[], str],
+        in_flight: Callable[[BatchMode], int],
+        launch: Launch,
+        bulk_threshold: int,
+    ) -> None:
+        self.backlogged = False
+        self._lane = lane
+        self._queue = queue
+        self._sink = sink
+        self._lease = lease
+        self._clock = clock
+        self._breaker = breaker
+        self._outage = outage
+        self._version = version
+        self._in_flight = in_flight
+        self._launch = launch
+        self._bulk_threshold = bulk_threshold
+        self._last_mode = DeliveryMode.BATCH
+        self._gather_until = 0.0
+        self._aborted = False
+
+    def abort(self) -> None:
+        """A claim that is under way is not delivered."""
+        self._aborted = True
+
+    async def claim_ready(self) -> float | None:
+        """Claim all that can be sent now."""
+        ready = await self._count_ready(self._bulk_threshold + 1)
+        self.backlogged = ready.batch > self._bulk_threshold
+        waits = [self._until_due(ready)]
+        # Live first: a backfill takes what is left. Both delivery modes in turn, so that neither
+        # holds back the other where only one may be sent.
+        for backfill in (False, True):
+            for mode in (DeliveryMode(1 - self._last_mode), self._last_mode):
+                if count := ready.count(mode, backfill=backfill):
+                    gathering = self._gather_until - self._clock.monotonic()
+                    if backfill and mode is DeliveryMode.BATCH and gathering > 0:
+                        waits.append(gathering)
+                    else:
+                        waits.append(await self._claim(count, mode, backfill=backfill))
+        known = [wait for wait in waits if wait is not None]
+        return min(known) if known else None
+
+    async def claim_one(self) -> tuple[bool, float | None]:
+        """Claim a single entry, live before backfill. Whether one is ready, and the wait."""
+        ready = await self._count_ready(1)
+        if not ready.any:
+            return False, None
+        backfill = not (ready.batch or ready.single)
+        batch = ready.count(DeliveryMode.BATCH, backfill=backfill)
+        mode = DeliveryMode.BATCH if batch else DeliveryMode.SINGLE
+        return True, await self._claim(1, mode, backfill=backfill)
+
+    async def _count_ready(self, limit: int) -> ReadyCounts:
+        ready = await self._queue.ready(self._lane.id, now=self._clock.now(), limit=limit)
+        self._outage.succeeded("read")
+        return ready
+
+    def _until_due(self, ready: ReadyCounts) -> float | None:
+        if ready.next_due is None:
+            return None
+        return max(_MIN_WAIT, (ready.next_due - self._clock.now()) / 1000)
+
+    async def _claim(self, count: int, mode: DeliveryMode, *, backfill: bool) -> float | None:
+        batch_mode = self._batch_mode(count, mode, backfill=backfill)
+        want = 1 if batch_mode == self._sink.bulk else count
+        parallel = 1 if self._breaker.is_open else batch_mode.parallel
+        free = parallel - self._in_flight(batch_mode)
+        if free <= 0:
+            return None
+        quota = self._sink.quota
+        grant = quota.reserve(batch_mode.endpoint, min(want, free), backfill=backfill)
+        if not grant.count:
+            return grant.wait
+        try:
+            claim = await self._queue.claim(
+                self._lane,
+                self._lease.fence,
+                now=self._clock.now(),
+                limit=grant.count * batch_mode.size,
+                mode=mode,
+                mapping=self._version(),
+                usage=grant.usage,
+                backfill=backfill,
+            )
+        except StoreError as error:
+            quota.release(batch_mode.endpoint, grant, grant.count)
+            self._outage.failed(error, "write")
+            raise
+        self._outage.succeeded("write")
+        used = -(-len(claim.entries) // batch_mode.size) if claim else 0
+        quota.release(batch_mode.endpoint, grant, grant.count - used)
+        if claim is None or self._aborted:
+            return None
+        bulk = self._sink.bulk if mode is DeliveryMode.BATCH else None
+        if backfill and bulk and len(claim.entries) < bulk.size:
+            self._gather_until = self._clock.monotonic() + _GATHER_SECONDS
+        self._last_mode = mode
+        self._launch(claim, batch_mode, used)
+        return 0
+
+    def _batch_mode(self, count: int, mode: DeliveryMode, *, backfill: bool) -> BatchMode:
+        single, bulk = self._sink.single, self._sink.bulk
+        few = self._bulk_threshold
+        if backfill:
+            few = min(few, single.parallel)
+        in_bulk = count > few and mode is DeliveryMode.BATCH and not self._breaker.is_open
+        return bulk if bulk and in_bulk else single

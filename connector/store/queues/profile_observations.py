@@ -1,0 +1,96 @@
+"""What is observed about people becomes the wanted state of their profiles, in SQL. Each function
+is a part of its caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection
+from sqlalchemy.dialects import postgresql, sqlite
+
+from connector.domain import profile_state
+from connector.domain.errors import Problem
+from connector.domain.lanes import Millis
+from connector.domain.profiles import Observation, OnLeave
+from connector.domain.records import State
+from connector.store.people import people as people_rows
+from connector.store.queues import profile_rows
+from connector.store.queues.profile_addresses import hold_previous_owners
+from connector.store.queues.profile_changes import after_observation, requeue
+from connector.store.tables import profiles
+
+_RESENDABLE = (State.READY, State.CLAIMED, State.ACCEPTED, State.SKIPPED)
+
+
+def observe(c: Connection, observations: Sequence[Observation], *, now: Millis) -> None:
+    """Merge the observations, one per person, into the profiles of their people."""
+    rows = profile_rows.lock(c, [o.person for o in observations])
+    new = [o for o in observations if o.person not in rows]
+    _create(c, new, now)
+    rows |= profile_rows.lock(c, [o.person for o in new])
+    changes = []
+    for observation in observations:
+        row = rows[observation.person]
+        before, held = row.profile, row.state == State.HELD
+        o = profile_state.without_identity_if_known(before, observation, held=held)
+        profile = profile_state.observe(before, o)
+        profile = profile_state.expire_confirmed(profile, now=now, after=o.reconfirm_after)
+        if names := hold_previous_owners(c, o):
+            profile = profile_state.adopt_fields(profile_state.apply_ambiguous(profile, now), names)
+        changes.append(after_observation(row, profile, o, now))
+    profile_rows.save(c, changes)
+    people_rows.record_addresses(c, observations, now)
+
+
+def mark_gone(
+    c: Connection,
+    people: Mapping[int, OnLeave],
+    *,
+    at: Millis,
+    now: Millis,
+    backfill: frozenset[int] = frozenset(),
+) -> None:
+    """The platform no longer knows these people. `backfill` are those whose read a backfill
+    requested."""
+    changes = []
+    gone = [person for person, on_leave in people.items() if on_leave == "unset"]
+    for row in profile_rows.lock(c, gone).values():
+        if row.state == State.HELD and row.problem == Problem.SHARED_ADDRESS.value:
+            continue
+        profile = profile_state.mark_gone(row.profile, at, on_leave=people[row.person])
+        in_backfill = row.person in backfill
+        changes.append(requeue(row, profile, now, since=now, backfill=in_backfill))
+    profile_rows.save(c, changes)
+
+
+def invalidate_confirmed(c: Connection, people: Sequence[int], now: Millis) -> None:
+    """Confirm nothing of these people, so that their next observation sends every field."""
+    changes = [
+        profile_rows.profile_columns(profile_state.apply_ambiguous(row.profile, now))
+        for row in profile_rows.lock(c, people).values()
+    ]
+    profile_rows.save(c, changes)
+
+
+def resend(c: Connection, people: Sequence[int], now: Millis) -> None:
+    """Queue every wanted field of these people, at backfill priority."""
+    changes = []
+    for row in profile_rows.lock(c, people).values():
+        if row.state in _RESENDABLE:
+            profile = profile_state.apply_ambiguous(row.profile, now)
+            changes.append(requeue(row, profile, now, since=now, backfill=True))
+    profile_rows.save(c, changes)
+
+
+def _create(c: Connection, observations: Sequence[Observation], now: Millis) -> None:
+    if not observations:
+        return
+    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
+    empty = {"identity": "{}", "wanted": "{}", "confirmed": "{}", "state": State.ACCEPTED}
+    c.execute(
+        dialect.insert(profiles).on_conflict_do_nothing(index_elements=["person"]),
+        [
+            empty | {"person": o.person, "lane": o.lane, "due": now, "since": now}
+            for o in observations
+        ],
+    )

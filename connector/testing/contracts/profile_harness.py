@@ -1,0 +1,102 @@
+"""Steps of the contracts of reads and profiles: append events, claim, read, settle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
+from connector.domain.outcomes import Observed
+from connector.domain.profile_state import write_from_json
+from connector.domain.profiles import Observation
+from connector.domain.records import Claim, Page
+from connector.ports import Fence, RetryPolicy, Store
+from connector.testing.contracts.store import HORIZON, NOW, record
+
+LATER = Millis(NOW + 1000)
+
+
+async def lanes(store: Store) -> tuple[Lane, Lane, Lane]:
+    """The lanes of (events, reads, profiles)."""
+    events = await store.lanes.ensure("acme", "klaviyo", "event")
+    reads = await store.lanes.ensure("acme", "jericommerce", "profile")
+    profiles = await store.lanes.ensure("acme", "klaviyo", "profile")
+    return events, reads, profiles
+
+
+async def append_events(
+    store: Store, *names: str, at: int = NOW, wait: int = 0, gap: int = 0
+) -> None:
+    """An event for each of these people, which requests a read."""
+    events, reads, _ = await lanes(store)
+    records = [record(email=f"{name}@example.com", person=name, refresh=True) for name in names]
+    page = Page(
+        events,
+        "webhook",
+        records,
+        Millis(at),
+        read_lane=reads.id,
+        attach_wait=wait,
+        min_read_interval=gap,
+    )
+    await store.outbox.append([page])
+
+
+async def claim_reads(store: Store, fence: Fence, at: int = NOW) -> Claim | None:
+    _, reads, _ = await lanes(store)
+    return await store.reads.claim(
+        reads, fence, now=Millis(at), limit=100, mode=DeliveryMode.BATCH, mapping=""
+    )
+
+
+async def claim_writes(
+    store: Store,
+    fence: Fence,
+    at: int = NOW,
+    *,
+    mode: DeliveryMode = DeliveryMode.BATCH,
+    limit: int = 100,
+) -> Claim | None:
+    _, _, profiles = await lanes(store)
+    return await store.profiles.claim(
+        profiles, fence, now=Millis(at), limit=limit, mode=mode, mapping=""
+    )
+
+
+def make_observation(person: int, name: str, at: int, lane: LaneId, **changes: Any) -> Observation:
+    email = f"{name}@example.com"
+    return Observation(
+        person=person,
+        view={"email": email, **changes},
+        changes=changes,
+        identity={"email": email},
+        at=Millis(at),
+        mapping="v1",
+        lane=lane,
+        address=email.encode(),
+    )
+
+
+async def read(store: Store, fence: Fence, name: str, at: int = NOW, **changes: Any) -> int:
+    """Claim the only read that is due and settle it with these changes; returns the person."""
+    _, _, profiles = await lanes(store)
+    claim = await claim_reads(store, fence, at)
+    assert claim
+    [entry] = claim.entries
+    observation = make_observation(entry.seq, name, at, profiles.id, **changes)
+    outcome = Observed(entry.seq, observation)
+    assert (
+        await store.reads.settle(claim, [outcome], now=Millis(at), policy=RetryPolicy(HORIZON)) == 1
+    )
+    return entry.seq
+
+
+async def settle(store: Store, claim: Claim, *outcomes: Any, at: int = NOW) -> int:
+    return await store.profiles.settle(claim, outcomes, now=Millis(at), policy=RetryPolicy(HORIZON))
+
+
+def written_fields(claim: Claim | None) -> dict[str, Any]:
+    """The fields of the only claimed write (None: unset)."""
+    assert claim
+    [entry] = claim.entries
+    write = write_from_json(entry.data)
+    return {**write.sets, **dict.fromkeys(write.unsets)}
