@@ -96,7 +96,7 @@ async def fill(path: Path, bodies: Iterable[tuple[str, bytes]]) -> None:
     remaining = iter(bodies)
     while batch := list(itertools.islice(remaining, 1000)):
         records = [r for name, body in batch for r in webhook.parse({EVENT_TYPE: name}, body)]
-        await store.append([Page(lane, "webhook", records, now)])
+        await store.outbox.append([Page(lane, "webhook", records, now)])
     await store.aclose()
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

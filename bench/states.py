@@ -45,7 +45,7 @@ from connector.sandbox import KlaviyoSandbox
 from connector.sandbox.jericommerce.people import Person, make_people
 from connector.store import schema
 from connector.store.database import open_database
-from connector.store.sql import SqlStore
+from connector.store.sql import SqlStore, store_on
 from connector.store.tables import people
 
 ROOT = Path(__file__).parent.parent
@@ -208,7 +208,7 @@ async def _make_env(folder: Path, everyone: Sequence[Person]) -> Environment:
     url = f"sqlite:///{folder}/connector.db"
     schema.prepare(url, "auto")
     database = open_database(url)
-    store = SqlStore(url, database)
+    store = store_on(database, url)
     lane = await store.lanes.ensure("bench", "klaviyo", "profile")
     reads = await store.lanes.ensure("bench", "jericommerce", "profile")
     rows = [
@@ -256,7 +256,7 @@ async def _make_env(folder: Path, everyone: Sequence[Person]) -> Environment:
     )
     jobs = ImportJobTracker(
         lane,
-        store.profiles,
+        store.profile_receipts,
         ImportJobs(api),
         lease,
         clock,

@@ -95,7 +95,7 @@ class App:
             await self._listen_early()
         self.store = await self._open_store()
         self._stack.push_async_callback(self.store.aclose)
-        if self.store.size_bytes() is None:
+        if self.store.maintenance.size_bytes() is None:
             self.metrics.drop_disk_gauges()
         lease_lost = asyncio.Event()
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
@@ -118,7 +118,7 @@ class App:
 
     def _compose(self) -> None:
         """The objects that live as long as the process."""
-        self.intake = Intake(self.store, self.store.action_intake)
+        self.intake = Intake(self.store.outbox, self.store.action_intake)
         self.connections = Connections(
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )

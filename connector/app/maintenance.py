@@ -10,10 +10,9 @@ from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.domain.records import State
 from connector.pipeline.intake import Intake
-from connector.ports import Clock
+from connector.ports import Clock, Store
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
-from connector.store.sql import SqlStore
 from connector.web.health import Health
 
 _COUNT_PEOPLE_EVERY = 300.0
@@ -27,7 +26,7 @@ class Maintenance:
 
     def __init__(
         self,
-        store: SqlStore,
+        store: Store,
         intake: Intake,
         connections: Connections,
         problems: ProcessProblems,
@@ -35,6 +34,7 @@ class Maintenance:
         metrics: Metrics,
     ) -> None:
         self._store = store
+        self._upkeep = store.maintenance
         self._intake = intake
         self._connections = connections
         self._problems = problems
@@ -55,7 +55,7 @@ class Maintenance:
             raise
         finally:
             health.heartbeat()
-        free = self._store.free_bytes()
+        free = self._upkeep.free_bytes()
         low = free is not None and free < settings.min_free
         if low and self._intake.closed_by is None:
             self._log.error(
@@ -81,22 +81,24 @@ class Maintenance:
         }
         wanted = {state: round(age * 1000) for state, age in ages.items()}
         deleted = 0
-        while count := await self._store.prune(now=self._clock.now(), keep=wanted, limit=_BATCH):
+        while count := await self._upkeep.prune_records(
+            now=self._clock.now(), keep=wanted, limit=_BATCH
+        ):
             deleted += count
             await self._clock.sleep(_PAUSE)
         before = self._before(keep.timeline)
-        while await self._store.prune_timeline(before=before, limit=_BATCH):
+        while await self._upkeep.prune_timeline(before=before, limit=_BATCH):
             await self._clock.sleep(_PAUSE)
         after: int | None = 0
         while after is not None:
-            after = await self._store.clear_bodies(before=before, after=after, limit=5_000)
+            after = await self._upkeep.clear_bodies(before=before, after=after, limit=5_000)
             await self._clock.sleep(_PAUSE / 5)
         before = self._before(keep.action_keys)
         while count := await self._store.actions.prune(before=before, limit=_BATCH):
             deleted += count
             await self._clock.sleep(_PAUSE)
         freed = 0
-        while pages := await self._store.free_pages(500):
+        while pages := await self._upkeep.free_pages(500):
             freed += pages
             await self._clock.sleep(_PAUSE)
         self._log.info("retention_applied", records_deleted=deleted, pages_freed=freed)
@@ -121,8 +123,8 @@ class Maintenance:
         metrics.set_groups(await store.member_groups.all())
         self._connections.limiters.publish_metrics()
         for gauge, value in (
-            (metrics.store_bytes, store.size_bytes()),
-            (metrics.store_free, store.free_bytes()),
+            (metrics.store_bytes, self._upkeep.size_bytes()),
+            (metrics.store_free, self._upkeep.free_bytes()),
         ):
             if value is not None:
                 gauge.set(value)

@@ -49,7 +49,7 @@ async def _load_status(commands: Commands, config: Config) -> dict[str, Any]:
     """The status from the store, plus what /healthz of the running daemon reports."""
     found = await commands.status(_versions(config))
     if found["holder"] and config.server.port:
-        known = found["needs_you"]
+        known = found["attention"]
         known += [line for line in await _health_lines(config.server) if line not in known]
     return found
 
@@ -152,9 +152,9 @@ def table(found: dict[str, Any]) -> RenderableType:
             )
             for x in found["quota"]
         ]
-    if found["needs_you"]:
+    if found["attention"]:
         parts.append(Text("\nneeds you", style="bold red"))
-        parts += [Text(f"  {line}") for line in found["needs_you"]]
+        parts += [Text(f"  {line}") for line in found["attention"]]
     return Group(*parts)
 
 

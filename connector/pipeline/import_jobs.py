@@ -63,7 +63,7 @@ class ImportJobTracker:
 
     async def idle(self) -> bool:
         """Whether no job holds anyone in flight."""
-        return not await self._receipts.receipts(self._lane.id)
+        return not await self._receipts.open_receipts(self._lane.id)
 
     async def attention(self) -> Sequence[AttentionItem]:
         """A job that has not ended for an hour."""
@@ -91,7 +91,7 @@ class ImportJobTracker:
         DeliveryError and StoreError."""
         if not self._lease.valid():
             return 1
-        receipts = await self._receipts.receipts(self._lane.id)
+        receipts = await self._receipts.open_receipts(self._lane.id)
         if not receipts:
             self._stuck = ""
             return 0

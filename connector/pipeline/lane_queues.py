@@ -8,7 +8,7 @@ from connector.domain.lanes import LaneKind, QueueName
 from connector.ports import Queue, Store
 
 _QUEUES: Mapping[QueueName, Callable[[Store], Queue]] = {
-    "outbox": lambda store: store,
+    "outbox": lambda store: store.outbox,
     "reads": lambda store: store.reads,
     "profiles": lambda store: store.profiles,
     "memberships": lambda store: store.memberships,

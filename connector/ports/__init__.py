@@ -1,6 +1,6 @@
 """The seams. The loops lean on these and on `model`, never on a platform or a database.
 
-`platforms` holds what platforms say and can be told; the others what is remembered, one intent
+`platforms` holds what platforms send and accept; the others what the store keeps, one intent
 each, and `store` all of it.
 """
 
@@ -93,12 +93,20 @@ from connector.ports.queues import (
     OpenReceipt,
     Queue,
     ReadyCounts,
-    ReceiptQueue,
     Receipts,
     RetryPolicy,
 )
-from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry
-from connector.ports.store import Checkpoints, Facts, Holder, Lanes, Leases, Outbox, Store
+from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry, Timelines
+from connector.ports.store import (
+    Checkpoints,
+    Facts,
+    Holder,
+    Lanes,
+    Leases,
+    Maintenance,
+    Outbox,
+    Store,
+)
 
 __all__ = [
     "AcceptedEvent",
@@ -149,6 +157,7 @@ __all__ = [
     "Leases",
     "Ledger",
     "ListedPerson",
+    "Maintenance",
     "Member",
     "MemberGroups",
     "MembersPage",
@@ -176,7 +185,6 @@ __all__ = [
     "Reader",
     "Reads",
     "ReadyCounts",
-    "ReceiptQueue",
     "Receipts",
     "RemoteProfile",
     "RemoteState",
@@ -192,5 +200,6 @@ __all__ = [
     "TargetMembers",
     "Throughput",
     "TimelineEntry",
+    "Timelines",
     "Webhook",
 ]

@@ -1,4 +1,4 @@
-"""What waits for a person, what a person ordered, and who was told."""
+"""Attention items, operator commands and the notifications that were sent."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ class CommandQueue(Protocol):
     async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int: ...
 
     async def fetch(self, *, now: Millis) -> Sequence[Command]:
-        """Orders that nobody has taken, oldest first, now taken by the caller."""
+        """Commands that no process has claimed, oldest first, now claimed by the caller."""
         ...
 
     async def requeue(self) -> int:
-        """What was taken by somebody who is gone, and never finished, is to be taken again."""
+        """Release the unfinished commands of processes that have ended."""
         ...
 
     async def finish(
@@ -114,13 +114,13 @@ class Approval:
 
 
 class Approvals(Protocol):
-    """Promise 9, and promise 6's second half."""
+    """Approvals of backfills and first syncs (guarantees 6 and 9)."""
 
     async def request(
         self, connection: str, what: str, subject: str, detail: Mapping[str, Any], *, now: Millis
     ) -> Approval:
         """The open question about this subject, made if there is none; one that still waits gets
-        the newest detail. An answer stands until it is closed."""
+        the newest detail. An answer stays until it is closed."""
         ...
 
     async def find(self, *, pending: bool = True) -> Sequence[Approval]:
@@ -132,12 +132,12 @@ class Approvals(Protocol):
         ...
 
     async def close(self, connection: str, what: str, subject: str) -> None:
-        """The answer was acted on, or the question is no more: the next one is asked anew."""
+        """The answer was applied, or the question is obsolete: the next one is asked again."""
         ...
 
 
 class Notifications(Protocol):
-    """What each target of `[[notify]]` was told and is not over yet. `target` is a digest."""
+    """The open notifications of each `[[notify]]` target. `target` is a digest."""
 
     async def sent(self, target: str) -> Mapping[str, str]:
         """key → text."""

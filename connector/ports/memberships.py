@@ -16,7 +16,7 @@ from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.memberships import Group, Link
 from connector.domain.records import State
 from connector.ports.platform import Member, MembersPage
-from connector.ports.queues import Fence, ReceiptQueue
+from connector.ports.queues import Fence, Queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class MembershipCounts:
     foreign: int
 
 
-class MembershipQueue(ReceiptQueue, Protocol):
+class MembershipQueue(Queue, Protocol):
     """Membership changes as queue entries (guarantee 5). One write of a membership is in flight at
     a time, so a leave never crosses a join. A leave is a SINGLE entry."""
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.profiles import Observation
 from connector.domain.records import Checkpoint
-from connector.ports.queues import Queue, ReceiptQueue
+from connector.ports.queues import Queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Reads(Queue, Protocol):
         ...
 
 
-class Profiles(ReceiptQueue, Protocol):
+class Profiles(Queue, Protocol):
     """Profiles at the destination (guarantee 5). One write per address is in flight at a time, of
     all lanes; a Pending write stays in flight until its receipt is closed."""
 

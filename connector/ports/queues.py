@@ -96,7 +96,7 @@ class Queue(Protocol):
         first; the spend of quota is saved with it. None when nothing was ready. `backfill`: only
         those of backfills, or only the others.
 
-        An entry in doubt keeps the mapping version it was first sent with.
+        An ambiguous entry keeps the mapping version it was first sent with.
         """
         ...
 
@@ -116,7 +116,7 @@ class Queue(Protocol):
         ...
 
     async def recover(self, fence: Fence, *, now: Millis) -> int:
-        """Entries claimed by holders that are gone go back in doubt; returns how many."""
+        """Return the entries of lost claims as ambiguous; returns how many."""
         ...
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
@@ -137,7 +137,7 @@ class OpenReceipt:
 class Receipts(Protocol):
     """Entries that import jobs hold in flight until the receipt of the job is closed."""
 
-    async def receipts(self, lane: LaneId) -> Sequence[OpenReceipt]: ...
+    async def open_receipts(self, lane: LaneId) -> Sequence[OpenReceipt]: ...
 
     async def close_receipt(
         self,
@@ -151,13 +151,9 @@ class Receipts(Protocol):
         ...
 
     async def requeue_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
-        """Nobody will say what became of it: all that it held is told again."""
+        """The result of the job cannot be known: all of its entries are sent again."""
         ...
 
     async def open_jobs(self) -> set[str]:
         """Receipts that hold writes in flight, of all lanes of all such queues."""
         ...
-
-
-class ReceiptQueue(Queue, Receipts, Protocol):
-    """A queue whose entries an import job may hold in flight."""

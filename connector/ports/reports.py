@@ -55,16 +55,20 @@ class PersonState:
     timeline: Sequence[TimelineEntry]
 
 
-class Reports(Protocol):
-    """Read-only views for status, metrics and timelines."""
+class Timelines(Protocol):
+    """People as a person looks at them, one at a time."""
 
-    async def people(self, connection: str, identifier: str) -> Sequence[int]:
+    async def find(self, connection: str, identifier: str) -> Sequence[int]:
         """Numbers of the people with this platform id or address."""
         ...
 
     async def person(self, id: int, limit: int) -> PersonState:
-        """One person with the newest `limit` moments, oldest first."""
+        """One person with the newest `limit` timeline entries, oldest first."""
         ...
+
+
+class Reports(Protocol):
+    """Read-only views for status and metrics."""
 
     async def backlog(self) -> Sequence[Backlog]: ...
 

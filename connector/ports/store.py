@@ -1,4 +1,4 @@
-"""The store whole: each port is small and one intent wide, every method is one transaction."""
+"""The store as a container of ports. Each port is one intent, each method one transaction."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from connector.ports.memberships import (
     TargetMembers,
 )
 from connector.ports.people import Erasure, Ledger, Profiles, Reads
-from connector.ports.queues import Fence, Queue
-from connector.ports.reports import Reports
+from connector.ports.queues import Fence, Queue, Receipts
+from connector.ports.reports import Reports, Timelines
 
 
 class Outbox(Queue, Protocol):
-    """Records between receipt and receipt: promises 1, 2 and 10."""
+    """Records from receipt to confirmation (guarantees 1, 2 and 10)."""
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
         """Store all pages with their checkpoints in one transaction; one answer per page.
@@ -35,24 +35,9 @@ class Outbox(Queue, Protocol):
         """
         ...
 
-    async def prune_timeline(self, *, before: Millis, limit: int) -> int:
-        """Forget what only timelines need: requests, the journal, orders that are done. At most
-        `limit` of each; returns how many in all."""
-        ...
-
-    async def clear_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
-        """Forget the bodies of settled records received before then, looking at `limit` records
-        after number `after`; returns where to go on, None at the end. Their ids stay known."""
-        ...
-
-    async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
-        """Forget settled records older than `keep[state]` ms, at most `limit`; returns how many.
-        What is ready, claimed or not named in `keep` stays."""
-        ...
-
 
 class Lanes(Protocol):
-    """The roads out and whether they run."""
+    """The lanes of all connections and whether they run."""
 
     async def ensure(self, connection: str, destination: str, kind: Kind) -> Lane: ...
 
@@ -76,7 +61,7 @@ class Facts(Protocol):
     async def save_usage(self, usage: Sequence[QuotaUsage]) -> None: ...
 
     async def save_mapping(self, version: str, text: str, *, now: Millis) -> None:
-        """Keep the text of a mapping version for as long as an entry in doubt names it."""
+        """Keep the text of a mapping version for as long as an ambiguous entry names it."""
         ...
 
     async def mapping(self, version: str) -> str | None: ...
@@ -86,7 +71,7 @@ class Facts(Protocol):
         ...
 
     async def pin_account(self, connection: str, account: str, *, force: bool = False) -> str:
-        """The account this connection belongs to: `account` at first contact or `anew`, else
+        """The account this connection belongs to: `account` at first contact or with `force`, else
         what it was."""
         ...
 
@@ -100,7 +85,7 @@ class Holder:
 
 
 class Leases(Protocol):
-    """At most one holder per resource: promise 12."""
+    """At most one holder per resource (guarantee 12)."""
 
     async def acquire(
         self, resource: str, holder: str, *, now: Millis, ttl: int, dead_holder: str | None = None
@@ -116,60 +101,75 @@ class Leases(Protocol):
     async def holder(self, resource: str) -> Holder | None: ...
 
 
-class Store(Outbox, Protocol):
-    """Everything that is remembered, by intent."""
+class Maintenance(Protocol):
+    """Retention, disk space and the end of the store."""
 
-    @property
-    def dead_letters(self) -> DeadLetters: ...
-    @property
-    def lanes(self) -> Lanes: ...
-    @property
-    def reports(self) -> Reports: ...
-    @property
-    def checkpoints(self) -> Checkpoints: ...
-    @property
-    def facts(self) -> Facts: ...
-    @property
-    def leases(self) -> Leases: ...
-    @property
-    def commands(self) -> CommandQueue: ...
-    @property
-    def reads(self) -> Reads: ...
-    @property
-    def profiles(self) -> Profiles: ...
-    @property
-    def approvals(self) -> Approvals: ...
-    @property
-    def memberships(self) -> MembershipQueue: ...
-    @property
-    def member_groups(self) -> MemberGroups: ...
-    @property
-    def group_scans(self) -> GroupScans: ...
-    @property
-    def target_members(self) -> TargetMembers: ...
-    @property
-    def segment_joins(self) -> SegmentJoins: ...
-    @property
-    def actions(self) -> ActionQueue: ...
-    @property
-    def action_intake(self) -> ActionIntake: ...
-    @property
-    def action_views(self) -> ActionViews: ...
-    @property
-    def action_decisions(self) -> ActionDecisions: ...
-    @property
-    def notifications(self) -> Notifications: ...
-    @property
-    def erasure(self) -> Erasure: ...
-    @property
-    def ledger(self) -> Ledger: ...
-    @property
-    def backfills(self) -> Backfills: ...
-    @property
-    def backfill_progress(self) -> BackfillProgress: ...
-    @property
-    def dry_runs(self) -> DryRuns: ...
-    @property
-    def people(self) -> PeopleIndex: ...
+    async def prune_records(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
+        """Delete settled records older than `keep[state]` ms, at most `limit`; returns how many.
+        What is ready, claimed or not named in `keep` stays."""
+        ...
+
+    async def prune_timeline(self, *, before: Millis, limit: int) -> int:
+        """Delete what only timelines need: requests, the journal, finished commands. At most
+        `limit` of each; returns how many in all."""
+        ...
+
+    async def clear_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
+        """Delete the bodies of settled records received before then, looking at `limit` records
+        after `after`; returns where to continue, None at the end. Their ids stay known."""
+        ...
+
+    async def free_pages(self, pages: int) -> int:
+        """Return up to `pages` free pages to the disk, while much of the file is free; how many
+        were returned. One short transaction."""
+        ...
+
+    def size_bytes(self) -> int | None:
+        """The store's files on disk, the write-ahead log included; None for a database server."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Free disk where the store writes; None for a database server."""
+        ...
 
     async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """The ports of one store."""
+
+    outbox: Outbox
+    reads: Reads
+    profiles: Profiles
+    profile_receipts: Receipts
+    memberships: MembershipQueue
+    membership_receipts: Receipts
+    member_groups: MemberGroups
+    group_scans: GroupScans
+    target_members: TargetMembers
+    segment_joins: SegmentJoins
+    actions: ActionQueue
+    action_intake: ActionIntake
+    action_views: ActionViews
+    action_decisions: ActionDecisions
+    lanes: Lanes
+    leases: Leases
+    checkpoints: Checkpoints
+    facts: Facts
+    commands: CommandQueue
+    approvals: Approvals
+    dead_letters: DeadLetters
+    notifications: Notifications
+    reports: Reports
+    timelines: Timelines
+    people: PeopleIndex
+    backfills: Backfills
+    backfill_progress: BackfillProgress
+    dry_runs: DryRuns
+    erasure: Erasure
+    ledger: Ledger
+    maintenance: Maintenance
+
+    async def aclose(self) -> None:
+        await self.maintenance.aclose()

@@ -149,7 +149,7 @@ class Commands(Queries):
         runtime = self._runtimes.get(connection)
         if runtime is None or runtime.reads is None:
             return False, {"error": "only a running daemon that reads people can refresh a person"}
-        found = await self._store.reports.people(connection, who)
+        found = await self._store.timelines.find(connection, who)
         if not found:
             return False, {"error": f"{connection} has no person with this address or id"}
         now = self._clock.now()

@@ -104,7 +104,7 @@ class Queries:
                 }
                 for approval in await self._store.approvals.find()
             ],
-            "needs_you": await self.attention_texts(backlogs),
+            "attention": await self.attention_texts(backlogs),
         }
 
     async def _pace(self, lane: Lane) -> dict[str, Any]:
@@ -141,9 +141,9 @@ class Queries:
     async def explain(self, connection: str, who: str) -> list[dict[str, Any]]:
         """People of this connection with this address or platform id: what was received, what it
         became, which request carried it, what the remote API answered."""
-        found = await self._store.reports.people(connection, who)
+        found = await self._store.timelines.find(connection, who)
         return [
-            timeline_view(await self._store.reports.person(id, _TIMELINE_LIMIT)) for id in found
+            timeline_view(await self._store.timelines.person(id, _TIMELINE_LIMIT)) for id in found
         ]
 
     async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:

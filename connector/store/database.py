@@ -37,7 +37,10 @@ class Database(Protocol):
     """Runs work in transactions. Raises StoreError: STORE_UNAVAILABLE when the engine fails,
     STORE_REFUSED when it will never take this work, STORE_DAMAGED where it meets damage."""
 
-    dialect: str
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs all statements, for listeners."""
+        ...
 
     async def write(self, work: Work[T]) -> T: ...
 
@@ -67,7 +70,7 @@ def sqlite_engine(url: str) -> Engine:
     def _connect(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None
         if connection.execute("PRAGMA page_count").fetchone() == (0,):
-            # Only a new file can be told; an old one would be written to each time.
+            # Only a new file takes the setting; on an old one it would be a write at each start.
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for pragma in (
             "journal_mode=WAL",
@@ -86,10 +89,8 @@ def sqlite_engine(url: str) -> Engine:
 class SqliteDatabase:
     """A writer thread that commits groups, and a few reader threads beside it."""
 
-    dialect = "sqlite"
-
     def __init__(self, url: str) -> None:
-        self._engine = sqlite_engine(url)
+        self.engine = sqlite_engine(url)
         self._jobs: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="store-read")
         self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
@@ -113,10 +114,10 @@ class SqliteDatabase:
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
         self._readers.shutdown()
-        self._engine.dispose()
+        self.engine.dispose()
 
     def _read(self, work: Work[T]) -> T:
-        with store_errors(), self._engine.connect() as connection:
+        with store_errors(), self.engine.connect() as connection:
             return work(connection)
 
     def _run(self) -> None:
@@ -160,7 +161,7 @@ class SqliteDatabase:
             _finish(done, result=result)
 
     def _open_writer(self) -> Connection:
-        connection = self._engine.connect()
+        connection = self.engine.connect()
         connection.exec_driver_sql(f"PRAGMA cache_size=-{_WRITER_CACHE}")
         return connection
 
@@ -189,12 +190,14 @@ def _finish(done: Future[Any], *, result: Any = None, error: Exception | None = 
 class PostgresDatabase:
     """A pool of asyncpg connections, one transaction for each piece of work."""
 
-    dialect = "postgresql"
-
     def __init__(self, url: str) -> None:
         self._engine = create_async_engine(
             make_url(url).set(drivername="postgresql+asyncpg"), pool_size=8, pool_pre_ping=True
         )
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine.sync_engine
 
     async def write(self, work: Work[T]) -> T:
         try:
@@ -232,7 +235,7 @@ def _problem(error: Exception, cause: BaseException) -> Problem:
         name = getattr(cause, "sqlite_errorname", "")
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             return Problem.STORE_DAMAGED
-    # A broken constraint is none: two who insert the same at once are told apart by a repeat.
+    # A broken constraint is none: of two inserts of the same row at once, one is repeated.
     # asyncpg names bad data by SQLSTATE 22, or finds it before it is sent.
     state = str(getattr(cause, "sqlstate", None) or "")
     if isinstance(error, DataError) or state[:2] == "22" or isinstance(cause.__cause__, ValueError):

@@ -1,25 +1,28 @@
-"""The SQL store whole: opens the database, checks or migrates its schema, offers the ports."""
+"""Opens the store: database, schema, and the ports on them."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from sqlalchemy.engine import make_url
 
+from connector.ports import Store
 from connector.store import schema
-from connector.store.admin import vacuum
 from connector.store.admin.approvals import SqlApprovals
 from connector.store.admin.backfill_progress import SqlBackfillProgress
 from connector.store.admin.backfills import SqlBackfills
+from connector.store.admin.commands import SqlCommands
 from connector.store.admin.dead_letters import SqlDeadLetters
 from connector.store.admin.facts import SqlCheckpoints, SqlFacts
-from connector.store.admin.lanes import SqlCommands, SqlLanes
+from connector.store.admin.lanes import SqlLanes
 from connector.store.admin.leases import SqlLeases
-from connector.store.admin.notices import SqlNotices
+from connector.store.admin.maintenance import SqlMaintenance
+from connector.store.admin.notifications import SqlNotifications
 from connector.store.admin.reports import SqlReports
+from connector.store.admin.timelines import SqlTimelines
 from connector.store.database import Database, open_database
 from connector.store.people.dry_runs import SqlDryRuns
 from connector.store.people.erasure import SqlErasure
@@ -38,59 +41,50 @@ from connector.store.queues.profiles import SqlProfiles
 from connector.store.queues.reads import SqlReads
 
 
-class SqlStore(SqlOutbox):
-    """connector.ports.Store on SQLite or PostgreSQL."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlStore(Store):
+    """A store on SQLite or PostgreSQL, and its database."""
 
-    def __init__(self, url: str, database: Database) -> None:
-        self.profiles = SqlProfiles(database)
-        super().__init__(database)
-        self.url = url
-        self.dead_letters = SqlDeadLetters(database)
-        self.lanes = SqlLanes(database)
-        self.reports = SqlReports(database)
-        self.checkpoints = SqlCheckpoints(database)
-        self.facts = SqlFacts(database)
-        self.leases = SqlLeases(database)
-        self.commands = SqlCommands(database)
-        self.reads = SqlReads(database)
-        self.approvals = SqlApprovals(database)
-        self.memberships = SqlMembershipQueue(database)
-        self.member_groups = SqlMemberGroups(database)
-        self.group_scans = SqlGroupScans(database)
-        self.target_members = SqlTargetMembers(database)
-        self.segment_joins = SqlSegmentJoins(database)
-        self.notifications = SqlNotices(database)
-        self.erasure = SqlErasure(database)
-        self.ledger = SqlLedger(database)
-        self.backfills = SqlBackfills(database)
-        self.backfill_progress = SqlBackfillProgress(database)
-        self.dry_runs = SqlDryRuns(database)
-        self.people = SqlPeopleIndex(database)
-        self.actions = SqlActionQueue(database)
-        self.action_intake = SqlActionIntake(database)
-        self.action_views = SqlActionViews(database)
-        self.action_decisions = SqlActionDecisions(database)
+    database: Database
 
-    def free_bytes(self) -> int | None:
-        """Free disk where the store writes; None for a store on another machine."""
-        path = file_of(self.url)
-        return shutil.disk_usage(path.parent).free if path else None
 
-    def size_bytes(self) -> int | None:
-        """The store's files on disk, the write-ahead log included; None where not ours to see."""
-        path = file_of(self.url)
-        if path is None:
-            return None
-        files = (path, path.with_name(path.name + "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
-
-    async def free_pages(self, pages: int) -> int:
-        """Return up to `pages` free pages to the disk, while much of the file is free; how many
-        were. One short transaction."""
-        return await self._database.write(lambda c: vacuum.free_pages(c, pages))
-
-    async def aclose(self) -> None:
-        await self._database.aclose()
+def store_on(database: Database, url: str) -> SqlStore:
+    """The ports of an open database whose schema is current."""
+    profiles, memberships = SqlProfiles(database), SqlMembershipQueue(database)
+    return SqlStore(
+        database=database,
+        outbox=SqlOutbox(database),
+        reads=SqlReads(database),
+        profiles=profiles,
+        profile_receipts=profiles,
+        memberships=memberships,
+        membership_receipts=memberships,
+        member_groups=SqlMemberGroups(database),
+        group_scans=SqlGroupScans(database),
+        target_members=SqlTargetMembers(database),
+        segment_joins=SqlSegmentJoins(database),
+        actions=SqlActionQueue(database),
+        action_intake=SqlActionIntake(database),
+        action_views=SqlActionViews(database),
+        action_decisions=SqlActionDecisions(database),
+        lanes=SqlLanes(database),
+        leases=SqlLeases(database),
+        checkpoints=SqlCheckpoints(database),
+        facts=SqlFacts(database),
+        commands=SqlCommands(database),
+        approvals=SqlApprovals(database),
+        dead_letters=SqlDeadLetters(database),
+        notifications=SqlNotifications(database),
+        reports=SqlReports(database),
+        timelines=SqlTimelines(database),
+        people=SqlPeopleIndex(database),
+        backfills=SqlBackfills(database),
+        backfill_progress=SqlBackfillProgress(database),
+        dry_runs=SqlDryRuns(database),
+        erasure=SqlErasure(database),
+        ledger=SqlLedger(database),
+        maintenance=SqlMaintenance(database, file_of(url)),
+    )
 
 
 def file_of(url: str) -> Path | None:
@@ -108,4 +102,4 @@ async def open_store(url: str, *, migrate: Literal["auto", "manual"] = "auto") -
     by a newer version; StoreError(STORE_UNAVAILABLE) where it cannot be opened.
     """
     await asyncio.to_thread(schema.prepare, url, migrate)
-    return SqlStore(url, open_database(url))
+    return store_on(open_database(url), url)

@@ -243,11 +243,11 @@ async def disk_low(server: FlowServer) -> None:
 
 
 async def broken(server: FlowServer) -> None:
-    server.rig.database.broken = StoreError(Problem.STORE_UNAVAILABLE, "ana@example.com")
+    server.rig.database.error = StoreError(Problem.STORE_UNAVAILABLE, "ana@example.com")
 
 
 async def unexpected(server: FlowServer) -> None:
-    server.rig.database.broken = RuntimeError("a bug")
+    server.rig.database.error = RuntimeError("a bug")
 
 
 @pytest.mark.parametrize("make_failure", [disabled, module_off, disk_low, broken, unexpected])

@@ -197,7 +197,7 @@ class Folder:
                 Record(f"r{n}", f"cli:{self.path.name}:{n}", "Balance changed", now, body, email=e)
                 for n, e in enumerate(emails)
             ]
-            [result] = await store.append([Page(lane, "webhook", records, now)])
+            [result] = await store.outbox.append([Page(lane, "webhook", records, now)])
             await store.aclose()
             return result
 

@@ -40,7 +40,7 @@ def lane(call: Call, daemon: Folder) -> dict[str, Any]:
 def test_status_names_the_holder_and_lists_no_attention_items(call: Call, daemon: Folder) -> None:
     status = json.loads(call("status", "--json", at=daemon).out)
     assert "/" in status["holder"]
-    assert status["needs_you"] == []
+    assert status["attention"] == []
 
 
 def test_pause_status_resume_with_a_daemon(call: Call, daemon: Folder) -> None:
@@ -187,7 +187,7 @@ def test_a_rejected_reload_prints_and_logs_every_fault_and_status_shows_it(
     finally:
         daemon.mapping.write_text(good)
     assert call("reload", at=daemon).code == 0
-    assert json.loads(call("status", "--json", at=daemon).out)["needs_you"] == []
+    assert json.loads(call("status", "--json", at=daemon).out)["attention"] == []
 
 
 def test_a_sighup_that_is_rejected_logs_every_fault(daemon: Folder) -> None:

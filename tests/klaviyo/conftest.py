@@ -159,7 +159,7 @@ async def rig(klaviyo: KlaviyoSandbox) -> Any:
 
 
 def scripted(answer: Callable[[httpx.Request], httpx.Response]) -> Rig:
-    """A rig whose far end is a function."""
+    """A rig whose remote API is a function."""
     return Rig(http=httpx.AsyncClient(transport=httpx.MockTransport(answer)))
 
 

@@ -47,7 +47,7 @@ def fault(message: EventMessage) -> Fault | None:
     return singly
 
 
-# Each limit exactly, and one over it: what changes, the problem one over, where it is said to be.
+# Each limit exactly, and one over it: what changes, the problem one over, the pointer to it.
 LIMITS: list[tuple[dict[str, Any], dict[str, Any], Problem, str]] = [
     (
         {"properties": {str(n): n for n in range(300)}},
@@ -188,7 +188,7 @@ def test_faults_quote_no_data() -> None:
 
 
 def violations(message: EventMessage, *, backfill: bool = False) -> list[str]:
-    """The rules of the sandbox's that an event breaks, on both roads."""
+    """The rules of the sandbox's that an event breaks, on both lanes."""
     klaviyo = KlaviyoSandbox(now=lambda: now() / 1000, limits=False, bulk_repeat="drop")
 
     async def run() -> None:
@@ -332,7 +332,7 @@ def test_the_body_of_a_single_event() -> None:
 
 
 def attributes(message: EventMessage, backfill: bool = False) -> list[dict[str, Any]]:
-    """The event's attributes on both roads."""
+    """The event's attributes on both lanes."""
     one = orjson.loads(single(message, backfill=backfill))["data"]
     group = orjson.loads(item(message, backfill=backfill))["attributes"]
     [event] = group["events"]["data"]

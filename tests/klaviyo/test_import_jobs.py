@@ -62,7 +62,7 @@ class Follower:
         self.jobs = ImportJobs(self.rig.api)
         self.receipts = ImportJobTracker(
             lane,
-            store.profiles,
+            store.profile_receipts,
             self.jobs,
             lease,
             clock,
@@ -90,7 +90,9 @@ class Follower:
             for n in range(count)
         ]
         events = await self.store.lanes.ensure("acme", "klaviyo", "event")
-        await self.store.append([Page(events, "webhook", records, now, read_lane=self.reads.id)])
+        await self.store.outbox.append(
+            [Page(events, "webhook", records, now, read_lane=self.reads.id)]
+        )
         claim = await self.store.reads.claim(
             self.reads, self.lease.fence, now=now, limit=10_000, mode=DeliveryMode.BATCH, mapping=""
         )
@@ -137,7 +139,7 @@ class Follower:
 
     async def rows(self) -> list[Any]:
         query = select(profiles).order_by(profiles.c.person)
-        return await self.store._database.read(lambda c: list(c.execute(query)))
+        return await self.store.database.read(lambda c: list(c.execute(query)))
 
     async def states(self) -> list[State]:
         return [State(row.state) for row in await self.rows()]
@@ -412,7 +414,7 @@ async def test_each_result_is_kept_for_the_persons_timeline(follower: Follower) 
     follower.klaviyo.jobs.run(follower.job)
     await follower.receipts.poll()
     query = select(journal.c.outcome).where(journal.c.kind == "write").order_by(journal.c.id)
-    outcomes: Sequence[str] = await follower.store._database.read(
+    outcomes: Sequence[str] = await follower.store.database.read(
         lambda c: list(c.execute(query).scalars())
     )
     assert list(outcomes) == ["queued", "queued", "accepted", "dead"]

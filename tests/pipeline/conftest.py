@@ -101,7 +101,7 @@ class Rig:
     def __init__(self, database: InlineDatabase, clock: FakeClock) -> None:
         self.database, self.clock = database, clock
         self.store = memory_store(database)
-        self.queue = HookedQueue(self.store)
+        self.queue = HookedQueue(self.store.outbox)
         self.lane: Lane
         self.lease: RevocableLease
         self.renderer = PlainRenderer()
@@ -135,7 +135,7 @@ class Rig:
             metrics=self.metrics,
             policy=self.policy,
         )
-        self.database.broken = broken
+        self.database.error = broken
         self.dispatcher.start()
         self._running = True
         await run_pending()
@@ -157,7 +157,7 @@ class Rig:
             for key in keys
         ]
         page = Page(self.lane, "webhook", records, self.clock.now(), backfill=backfill)
-        await self.store.append([page])
+        await self.store.outbox.append([page])
         self.wake()
         await run_pending()
 
@@ -199,7 +199,7 @@ async def make_rig() -> AsyncIterator[Callable[..., Any]]:
 
     yield make
     for rig in made:
-        rig.database.broken = None
+        rig.database.error = None
         rig.sink.open.set()
         await rig.stop(1.0)
 

@@ -585,7 +585,7 @@ async def test_a_late_response_after_a_takeover_changes_nothing(rig: Rig) -> Non
     year = 366 * 86_400
     rig.clock.move(year)
     other = await rig.store.leases.acquire("store", "two", now=rig.clock.now(), ttl=10**9)
-    await rig.store.recover(other, now=rig.clock.now())  # type: ignore[arg-type]
+    await rig.store.outbox.recover(other, now=rig.clock.now())  # type: ignore[arg-type]
     rig.lease.held = False
     rig.sink.open.set()
     await run_pending()
@@ -680,7 +680,7 @@ async def test_a_store_unavailable_at_the_claim_loses_nothing_and_is_logged_once
         await stopped_rig.start(broken=UNAVAILABLE)
         await stopped_rig.after(30.0)
         assert stopped_rig.sink.sent == []
-        stopped_rig.database.broken = None
+        stopped_rig.database.error = None
         await stopped_rig.after(2.0)
     assert stopped_rig.states() == {State.ACCEPTED: 2}
     assert errors(logs, "error") == ["store_failed"]
@@ -707,11 +707,11 @@ async def test_a_store_unavailable_at_the_settle_loses_no_outcome_and_sends_noth
     rig.sink.open.clear()
     await rig.append_records("a", "b")
     with structlog.testing.capture_logs() as logs:
-        rig.database.broken = UNAVAILABLE
+        rig.database.error = UNAVAILABLE
         rig.sink.open.set()
         await rig.after(30.0)
         assert rig.states() == {State.CLAIMED: 2}
-        rig.database.broken = None
+        rig.database.error = None
         await rig.after(2.0)
     assert rig.states() == {State.ACCEPTED: 2}
     assert sorted(rig.sink.ids) == ["test:a", "test:b"]
@@ -864,7 +864,7 @@ async def test_stop_cancels_after_its_timeout_and_leaves_entries_ambiguous(rig: 
 async def test_stop_ends_even_while_the_store_is_unavailable(rig: Rig) -> None:
     rig.sink.open.clear()
     await rig.append_records("a")
-    rig.database.broken = UNAVAILABLE
+    rig.database.error = UNAVAILABLE
     await rig.stop(20.0)
     assert rig.row("a").state == State.CLAIMED  # ambiguous at the next start
     assert not rig.dispatcher.busy
@@ -890,7 +890,7 @@ async def test_stop_waits_for_a_claim_in_progress(rig: Rig) -> None:
 
 async def test_entries_claimed_by_a_dead_process_are_sent_singly(stopped_rig: Rig) -> None:
     await stopped_rig.append_records(*(f"k{i}" for i in range(8)))
-    await stopped_rig.store.claim(
+    await stopped_rig.store.outbox.claim(
         stopped_rig.lane,
         stopped_rig.lease.fence,
         now=stopped_rig.clock.now(),
@@ -898,7 +898,7 @@ async def test_entries_claimed_by_a_dead_process_are_sent_singly(stopped_rig: Ri
         mode=DeliveryMode.BATCH,
         mapping="v0",
     )
-    await stopped_rig.store.recover(stopped_rig.lease.fence, now=stopped_rig.clock.now())
+    await stopped_rig.store.outbox.recover(stopped_rig.lease.fence, now=stopped_rig.clock.now())
     await stopped_rig.start()
     assert [r.bulk for r in stopped_rig.sink.sent] == [False] * 8
     assert {r.messages[0][1] for r in stopped_rig.sink.sent} == {"v0"}  # type: ignore[index]

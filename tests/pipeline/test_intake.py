@@ -42,7 +42,7 @@ class SlowOutbox:
             raise self.error
         if any(record.name == "unstorable" for page in pages for record in page.records):
             raise ValueError("no such text")
-        return await self._store.append(pages)
+        return await self._store.outbox.append(pages)
 
 
 class StubWebhook:

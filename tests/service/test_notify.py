@@ -209,11 +209,11 @@ async def test_one_post_per_target_at_a_time_and_a_slow_target_does_not_block_ot
 
 
 async def test_an_unavailable_store_does_not_resolve_notices(rig: Rig) -> None:
-    rig.database.broken = StoreError(Problem.STORE_UNAVAILABLE)
+    rig.database.error = StoreError(Problem.STORE_UNAVAILABLE)
     rig.attention = dict(BROKEN)
     rig.start()
     await rig.polls(5)
-    rig.database.broken = None
+    rig.database.error = None
     await rig.clock.advance(300)
     assert len(rig.posts) == 1
 

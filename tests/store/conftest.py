@@ -22,7 +22,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     url = f"sqlite:///{tmp_path}/s.db" if on_file else request.getfixturevalue("postgres_url")
     made = await open_store(url)
     yield made
-    await made._database.write(
+    await made.database.write(
         lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
     )
     await made.aclose()

@@ -36,7 +36,7 @@ _STUCK = (State.HELD, State.DEAD)
 
 @dataclass
 class Row:
-    """A stored record and where it stands."""
+    """A stored record and its state."""
 
     seq: int
     page: Page
@@ -45,7 +45,7 @@ class Row:
     email: str | None
     state: State
     due: Millis
-    solo: bool = False
+    single: bool = False
     attempts: int = 0
     failing_since: Millis | None = None
     claim: int | None = None
@@ -66,7 +66,7 @@ class Row:
             person=self.person,
             data=self.record.data,
             attempts=self.attempts,
-            mode=DeliveryMode(self.solo),
+            mode=DeliveryMode(self.single),
             mapping=self.mapping,
             backfill=self.page.backfill,
             failing_since=self.failing_since,
@@ -98,7 +98,8 @@ class OutboxModel:
         self._leases: dict[str, tuple[str, int, Millis]] = {}
         self._spend: dict[tuple[str, str, int], int] = {}
         self._seq = itertools.count(1)
-        self.dead_letters = self.lanes = self.reports = self.facts = self.leases = self
+        self.outbox = self.dead_letters = self.lanes = self.reports = self
+        self.facts = self.leases = self.maintenance = self
 
     async def aclose(self) -> None: ...
 
@@ -176,17 +177,17 @@ class OutboxModel:
             row.email, row.due = person.email if person else None, now
         return len(waiting)
 
-    def _ready(self, lane: LaneId, solo: bool) -> list[Row]:
+    def _ready(self, lane: LaneId, single: bool) -> list[Row]:
         return [
             row
             for row in self.rows.values()
-            if row.page.lane.id == lane and row.state == State.READY and row.solo == solo
+            if row.page.lane.id == lane and row.state == State.READY and row.single == single
         ]
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         waiting = self._ready(lane, False) + self._ready(lane, True)
         later = [row.due for row in waiting if row.due > now]
-        counts = Counter((row.solo, row.page.backfill) for row in waiting if row.due <= now)
+        counts = Counter((row.single, row.page.backfill) for row in waiting if row.due <= now)
         return ReadyCounts(
             min(limit, counts[False, False]),
             min(limit, counts[True, False]),
@@ -219,7 +220,7 @@ class OutboxModel:
         for row in due[:limit]:
             row.state, row.claim = State.CLAIMED, token
             row.attempts += 1
-            row.mapping = (row.mapping or mapping) if row.solo else mapping
+            row.mapping = (row.mapping or mapping) if row.single else mapping
         taken = sorted(due[:limit], key=lambda row: (row.page.backfill, row.seq))
         return Claim(token, lane, [row.entry() for row in taken]) if taken else None
 
@@ -257,9 +258,9 @@ class OutboxModel:
             case Unsent():
                 row.state, row.claim = State.READY, None
                 row.attempts -= 1
-                row.mapping = row.mapping if row.solo else None
+                row.mapping = row.mapping if row.single else None
             case Retry() | Ambiguous():
-                row.solo = row.solo or isinstance(outcome, Ambiguous)
+                row.single = row.single or isinstance(outcome, Ambiguous)
                 row.failing_since = row.failing_since or now
                 if now - row.failing_since >= horizon:
                     last = f"last: {outcome.problem} {outcome.detail}".strip()
@@ -268,14 +269,14 @@ class OutboxModel:
                 else:
                     row.set(State.READY, problem=outcome.problem.value, detail=outcome.detail)
                     row.due = Millis(now + round(outcome.after * 1000))
-                    row.mapping = row.mapping if row.solo else None
+                    row.mapping = row.mapping if row.single else None
 
     async def recover(self, fence: Fence, *, now: Millis) -> int:
         self._require(fence, now)
         gone = [row for row in self.rows.values() if row.state == State.CLAIMED]
         for row in gone:
             row.set(State.READY, problem=Problem.INTERRUPTED.value)
-            row.solo, row.due = True, now
+            row.single, row.due = True, now
             row.failing_since = row.failing_since or now
         return len(gone)
 
@@ -286,7 +287,7 @@ class OutboxModel:
             row.failing_since = Millis((row.failing_since or 0) + pause)
         return len(failing)
 
-    async def prune(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
+    async def prune_records(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
         old = [
             row
             for state, age in keep.items()
@@ -416,7 +417,7 @@ class OutboxModel:
     # ── leases ────────────────────────────────────────────────────────────────────────
 
     def _require(self, fence: Fence, now: Millis) -> None:
-        holder, token, expires_at = self._leases.get(fence.resource, ("nobody", 0, Millis(0)))
+        holder, token, expires_at = self._leases.get(fence.resource, ("", 0, Millis(0)))
         if (holder, token) != (fence.holder, fence.token):
             raise StoreError(Problem.STORE_HELD, f"{fence.resource} is held by {holder}")
         if expires_at <= now:

@@ -37,7 +37,7 @@ KEYS = [f"k{i}" for i in range(80)]
 PEOPLE = [None, "p1", "p1", "p2", "p3"]
 EMAILS = [None, "a@example.com", "b@example.com", "c@example.com"]
 WINDOWS = [None, None, None, 1_000, 10_000]
-OUTCOMES = ("accepted", "skipped", "unsent", "retry", "doubt", "dead", "held")
+OUTCOMES = ("accepted", "skipped", "unsent", "retry", "ambiguous", "dead", "held")
 PROBLEMS = (Problem.KLAVIYO_REFUSED, Problem.MAPPING_FAILED, Problem.BAD_ADDRESS)
 STEPS = {
     "advance_time": 3,
@@ -118,7 +118,10 @@ class Comparison:
         async def step(side: StoreSide, lanes: Any) -> Any:
             store = side.store
             return (
-                [await store.ready(lane.id, now=Millis(self.now), limit=5) for lane in lanes],
+                [
+                    await store.outbox.ready(lane.id, now=Millis(self.now), limit=5)
+                    for lane in lanes
+                ],
                 [
                     (b.lane.connection, b.ready, b.claimed, b.held, b.dead, b.oldest)
                     for b in await store.reports.backlog()
@@ -179,7 +182,7 @@ class Comparison:
         others = [name for name in ("one", "two") if not held or name != held.holder]
         return self.rng.choice([held.holder] * 5 + others) if held else "one"
 
-    # ── the road ─────────────────────────────────────────────────────────────────────────────────
+    # ── delivery ─────────────────────────────────────────────────────────────────────────────────
 
     def append(self) -> Any:
         pages: list[tuple[list[Record], int, bool]] = []
@@ -193,7 +196,7 @@ class Comparison:
                 Page(lanes[at], "webhook", records, Millis(self.now), cursor, backfill)
                 for records, at, backfill in pages
             ]
-            return await side.store.append(made)
+            return await side.store.outbox.append(made)
 
         return any(x.accepted for x in self.on_both(step))
 
@@ -211,7 +214,7 @@ class Comparison:
 
         async def step(side: StoreSide, lanes: Any) -> Any:
             fence = side.fences.get(holder, Fence("store", holder, 0))
-            claim = await side.store.claim(
+            claim = await side.store.outbox.claim(
                 lanes[at],
                 fence,
                 now=Millis(self.now),
@@ -246,7 +249,7 @@ class Comparison:
                 for entry, (name, problem, after) in zip(claim.entries, chosen, strict=False)
             ]
             sent = Request(f"r{self.count}", "POST /api/events", Millis(self.now), 202, 3)
-            return await side.store.settle(
+            return await side.store.outbox.settle(
                 claim, made, now=Millis(self.now), requests=[sent], policy=RetryPolicy(HORIZON)
             )
 
@@ -257,7 +260,7 @@ class Comparison:
 
         async def step(side: StoreSide, _: Any) -> Any:
             fence = side.fences.get(holder, Fence("store", holder, 0))
-            return await side.store.recover(fence, now=Millis(self.now))
+            return await side.store.outbox.recover(fence, now=Millis(self.now))
 
         return self.on_both(step)
 
@@ -295,7 +298,9 @@ class Comparison:
         age = self.rng.choice([0, 1_000, 60_000])
 
         async def step(side: StoreSide, _: Any) -> Any:
-            return await side.store.prune(now=Millis(self.now), keep={state: age}, limit=3)
+            return await side.store.maintenance.prune_records(
+                now=Millis(self.now), keep={state: age}, limit=3
+            )
 
         return self.on_both(step)
 
@@ -303,7 +308,7 @@ class Comparison:
         at, ms = self.rng.randrange(2), self.rng.randrange(20_000)
 
         async def step(side: StoreSide, lanes: Any) -> Any:
-            return await side.store.extend_horizon(lanes[at].id, ms)
+            return await side.store.outbox.extend_horizon(lanes[at].id, ms)
 
         return self.on_both(step)
 
@@ -322,8 +327,8 @@ def _outcome(name: str, seq: int, problem: Problem, after: int, request: str) ->
             return Unsent(seq)
         case "retry":
             return Retry(seq, problem, float(after), "again")
-        case "doubt":
-            return Ambiguous(seq, problem, float(after), "doubt")
+        case "ambiguous":
+            return Ambiguous(seq, problem, float(after), "ambiguous")
         case "dead":
             return Dead(seq, problem, "dead", request)
         case _:
@@ -342,11 +347,11 @@ def compare(url: Callable[[int], str], scripts: int, steps: int) -> Counter[str]
         for seed in range(scripts):
             sql = runner.run(open_store(url(seed)))
             try:
-                runner.run(sql._database.write(_empty))
+                runner.run(sql.database.write(_empty))
                 comparison = Comparison(seed, runner, [OutboxModel(), sql])
                 comparison.run(steps)
                 done += comparison.done
-                runner.run(sql._database.write(_empty))
+                runner.run(sql.database.write(_empty))
             finally:
                 runner.run(sql.aclose())
     return done
@@ -369,8 +374,8 @@ def test_an_address_changed_back_is_the_current_one(tmp_path: Path) -> None:
         assert isinstance(fence, Fence)
         for number, email in enumerate(("a@example.com", "b@example.com", "a@example.com", None)):
             steps_done = Record(f"k{number}", f"k{number}", "x", Millis(0), b"{}", "p1", email)
-            await store.append([Page(lane, "webhook", [steps_done], Millis(0))])
-        claim = await store.claim(
+            await store.outbox.append([Page(lane, "webhook", [steps_done], Millis(0))])
+        claim = await store.outbox.claim(
             lane, fence, now=Millis(0), limit=9, mode=DeliveryMode.BATCH, mapping="v"
         )
         await store.aclose()
@@ -396,11 +401,11 @@ def test_addresses_within_one_commit_apply_in_order(tmp_path: Path, order: Any) 
             ]
             return Page(lane, "webhook", steps_done, Millis(0))
 
-        await store.append([page("first", "a@example.com")])
-        await store.append([page(f"k{n}", f"{x}@example.com") for n, x in enumerate(order)])
-        await store.append([page("last", None)])
-        await store.append([page("same", *(f"{x}@example.com" for x in order), None)])
-        claim = await store.claim(
+        await store.outbox.append([page("first", "a@example.com")])
+        await store.outbox.append([page(f"k{n}", f"{x}@example.com") for n, x in enumerate(order)])
+        await store.outbox.append([page("last", None)])
+        await store.outbox.append([page("same", *(f"{x}@example.com" for x in order), None)])
+        claim = await store.outbox.claim(
             lane, fence, now=Millis(0), limit=20, mode=DeliveryMode.BATCH, mapping="v"
         )
         await store.aclose()

@@ -32,7 +32,7 @@ async def append_events(store: SqlStore, *who: str, email: str = "", at: int = N
     records = [
         record(person=name, email=email or f"{name}@example.com", refresh=True) for name in who
     ]
-    [result] = await store.append(
+    [result] = await store.outbox.append(
         [Page(events, "webhook", records, Millis(at), read_lane=reads.id)]
     )
     return result
@@ -43,7 +43,7 @@ async def test_an_erasure_previews_the_matching_people(store: SqlStore) -> None:
     found = await store.erasure.find("acme", " ADA@example.com ")
     assert found == ErasureResult(1, ("ada@example.com",))
     assert await store.erasure.find("acme", "bo") == ErasureResult(1, ("bo@example.com",))
-    assert await store.erasure.find("acme", "nobody") == ErasureResult(0)
+    assert await store.erasure.find("acme", "unknown") == ErasureResult(0)
     assert await store.erasure.find("other", "ada") == ErasureResult(0)
 
 
@@ -59,7 +59,7 @@ async def test_an_erased_person_is_in_no_table_and_others_remain(store: SqlStore
     text = await dump_tables(store)
     assert "ada" not in text
     assert "bo@example.com" in text
-    assert len(await store.reports.people("acme", "bo")) == 1
+    assert len(await store.timelines.find("acme", "bo")) == 1
 
 
 async def test_an_erased_person_is_not_created_again_by_id_or_address(store: SqlStore) -> None:
@@ -77,21 +77,21 @@ async def test_an_erasure_does_not_affect_another_connection(store: SqlStore) ->
     await append_events(store, "ada")
     other = await store.lanes.ensure("other", "klaviyo", "event")
     again = record(person="ada", email="ada@example.com")
-    await store.append([Page(other, "webhook", [again], NOW)])
+    await store.outbox.append([Page(other, "webhook", [again], NOW)])
     await store.erasure.forget("acme", "ada", now=NOW)
-    assert len(await store.reports.people("other", "ada@example.com")) == 1
+    assert len(await store.timelines.find("other", "ada@example.com")) == 1
     more = record(person="ada", email="ada@example.com")
-    assert await store.append([Page(other, "webhook", [more], NOW)]) == [Appended(1, 0)]
+    assert await store.outbox.append([Page(other, "webhook", [more], NOW)]) == [Appended(1, 0)]
 
 
 async def test_removing_the_tombstone_lets_the_person_be_created_again(store: SqlStore) -> None:
     await append_events(store, "ada")
     await store.erasure.forget("acme", "ada", now=NOW)
-    assert await store.erasure.remove_tombstone("acme", "nobody") is False
+    assert await store.erasure.remove_tombstone("acme", "unknown") is False
     assert await store.erasure.remove_tombstone("acme", "ADA@example.com ") is True
     assert await store.erasure.remove_tombstone("acme", "ada") is False  # it went with the address
     assert await append_events(store, "ada") == Appended(1, 0)
-    assert len(await store.reports.people("acme", "ada")) == 1
+    assert len(await store.timelines.find("acme", "ada")) == 1
 
 
 async def test_ids_sharing_an_address_are_erased_together(store: SqlStore) -> None:
@@ -124,7 +124,7 @@ async def test_erasing_an_unknown_person_leaves_no_tombstone(store: SqlStore) ->
 
 
 async def _read(store: SqlStore, *who: str) -> None:
-    """Everybody who waits to be read is, and his profile is written."""
+    """Read everyone who waits to be read, and write their profiles."""
     fence = await acquire_lease(store)
     claim = await claim_reads(store, fence)
     assert claim
@@ -147,7 +147,7 @@ async def dump_tables(store: SqlStore) -> str:
     def work(c: Connection) -> str:
         return repr([list(c.execute(table.select())) for table in metadata.tables.values()])
 
-    return (await store._database.read(work)).lower()
+    return (await store.database.read(work)).lower()
 
 
 async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_deduplicated(
@@ -155,7 +155,7 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
 ) -> None:
     await append_events(store, "ada", "bo")
     lane = await store.lanes.ensure("acme", "klaviyo", "membership")
-    deeds = await store.lanes.ensure("acme", "jericommerce", "action")
+    action_lane = await store.lanes.ensure("acme", "jericommerce", "action")
 
     def plant(c: Connection) -> None:
         group = {"connection": "acme", "kind": "audience", "name": "vip", "lane": lane.id}
@@ -169,22 +169,28 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
             more = {"wanted": 1, "state": State.READY, "due": 0, "since": 0}
             c.execute(insert(memberships).values(member | more))
             for n, sent_at in enumerate((None, 5)):
-                deed = {"lane": deeds.id, "digest": f"{n}{name[0]}".encode(), "content": b"c"}
-                deed |= {"origin": "o", "route": "r", "name": "n", "ref": "r", "received_at": 1}
-                deed |= {"person_key": b"w", "email": email, "amount": 5, "data": email.encode()}
-                c.execute(insert(actions).values(deed | {"due": 0, "sent_at": sent_at}))
+                action = {
+                    "lane": action_lane.id,
+                    "digest": f"{n}{name[0]}".encode(),
+                    "content": b"c",
+                }
+                action |= {"origin": "o", "route": "r", "name": "n", "ref": "r", "received_at": 1}
+                action |= {"person_key": b"w", "email": email, "amount": 5, "data": email.encode()}
+                c.execute(insert(actions).values(action | {"due": 0, "sent_at": sent_at}))
 
-    await store._database.write(plant)
+    await store.database.write(plant)
     await store.erasure.forget("acme", "ada", now=NOW)
     assert "ada" not in await dump_tables(store)
 
     def left(c: Connection) -> list[tuple[bytes, int, bytes]]:
-        deed = select(actions.c.digest, actions.c.state, actions.c.data).order_by(actions.c.digest)
+        action = select(actions.c.digest, actions.c.state, actions.c.data).order_by(
+            actions.c.digest
+        )
         assert c.execute(select(source_members.c.email)).scalars().all() == ["bo@example.com"]
         assert c.execute(select(memberships.c.email)).scalars().all() == ["bo@example.com"]
-        return [(bytes(digest), state, bytes(data)) for digest, state, data in c.execute(deed)]
+        return [(bytes(digest), state, bytes(data)) for digest, state, data in c.execute(action)]
 
-    assert await store._database.read(left) == [
+    assert await store.database.read(left) == [
         (b"0a", State.DISCARDED, b"{}"),
         (b"0b", State.READY, b"bo@example.com"),
         (b"1a", State.READY, b"{}"),  # it was sent: what became of it is still to be found out

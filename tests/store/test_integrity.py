@@ -36,7 +36,7 @@ async def fill(store: SqlStore, count: int, *, start: int = 0, size: int = 2) ->
         for i in range(start, start + count)
     ]
     reading = await store.lanes.ensure("acme", "jericommerce", "profile")
-    await store.append([Page(lane, "webhook", records, NOW, read_lane=reading.id)])
+    await store.outbox.append([Page(lane, "webhook", records, NOW, read_lane=reading.id)])
 
 
 def filled(url: str, count: int = 10, **how: int) -> None:
@@ -109,9 +109,9 @@ def test_impossible_rows_are_found(engine: str, url: str, request: pytest.Fixtur
         )
         assert [line.partition(": ")[2] for line in integrity.check(url)] == [
             "outbox: 1 rows in a state that does not exist",
-            "outbox: 1 rows claimed by nobody",
+            "outbox: 1 rows claimed without an owner",
             "outbox: 1 rows of a lane that does not exist",
-            "reads: 10 rows at rest that bear a claim",
+            "reads: 10 rows not claimed but with a claim owner",
             "profiles: 1 rows of a person who does not exist",
         ]
     finally:
@@ -128,14 +128,14 @@ async def test_a_backup_is_consistent_while_the_store_is_written_to(
     await fill(store, 200)
     done = asyncio.Event()
 
-    async def go_on() -> None:
+    async def keep_writing() -> None:
         start = 200
         while not done.is_set():
             await fill(store, 20, start=start)
             start += 20
             await asyncio.sleep(0)
 
-    writing = asyncio.create_task(go_on())
+    writing = asyncio.create_task(keep_writing())
     copy = tmp_path / "copy.db"
     size = await asyncio.to_thread(integrity.backup, url, copy)
     done.set()
@@ -185,13 +185,13 @@ async def test_vacuum_returns_space_in_steps_and_keeps_some(url: str, tmp_path: 
     store = await open_store(url)
     await fill(store, 2_000, size=4_000)
     full = _size(tmp_path)
-    assert await store.free_pages(100) == 0
+    assert await store.maintenance.free_pages(100) == 0
     keep = dict.fromkeys(State, 0)
-    await store._database.write(lambda c: c.execute(update(outbox).values(state=State.SKIPPED)))
-    while await store.prune(now=Millis(NOW + 1), keep=keep, limit=1_000):
+    await store.database.write(lambda c: c.execute(update(outbox).values(state=State.SKIPPED)))
+    while await store.maintenance.prune_records(now=Millis(NOW + 1), keep=keep, limit=1_000):
         pass
     steps = []
-    while pages := await store.free_pages(100):
+    while pages := await store.maintenance.free_pages(100):
         steps.append(pages)
     assert len(steps) > 5
     assert max(steps) <= 150
@@ -208,5 +208,5 @@ def _size(folder: Path) -> int:
 
 async def test_postgresql_needs_no_vacuum(postgres_url: str) -> None:
     store = await open_store(postgres_url)
-    assert await store.free_pages(100) == 0
+    assert await store.maintenance.free_pages(100) == 0
     await store.aclose()

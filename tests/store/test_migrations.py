@@ -26,7 +26,7 @@ def url(tmp_path: Path) -> str:
 
 
 def shape(c: Connection) -> dict[str, Any]:
-    """Everything that the engine tells about the tables, in a form that compares."""
+    """Everything that the engine reports about the tables, in a form that compares."""
     look = inspect(c)
     return {
         table: {

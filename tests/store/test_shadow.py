@@ -1,4 +1,4 @@
-"""The end of shadow mode: whoever was passed over is told, once."""
+"""The end of shadow mode: everyone who was passed over is sent, once."""
 
 from __future__ import annotations
 

@@ -14,12 +14,10 @@ from sqlalchemy import Connection, event, insert, text
 
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
-from connector.domain.records import Page, Record, State
+from connector.domain.records import Page, Record
 from connector.ports import Fence
-from connector.store import tables
 from connector.store.admin import leases
 from connector.store.database import SqliteDatabase, open_database
-from connector.store.queues import outbox, queue
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 
@@ -38,7 +36,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
 async def on_postgres(postgres_url: str) -> AsyncIterator[SqlStore]:
     store = await open_store(postgres_url)
     yield store
-    await store._database.write(
+    await store.database.write(
         lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
     )
     await store.aclose()
@@ -61,15 +59,15 @@ async def test_the_writer_commits_to_a_log_with_full_synchronous(store: SqlStore
             for name in ("journal_mode", "synchronous", "busy_timeout")
         ]
 
-    assert await store._database.write(settings) == ["wal", 2, 10_000]
-    assert await store._database.read(settings) == ["wal", 2, 10_000]
+    assert await store.database.write(settings) == ["wal", 2, 10_000]
+    assert await store.database.read(settings) == ["wal", 2, 10_000]
 
 
 async def test_jobs_queued_during_a_commit_share_the_next_one(store: SqlStore) -> None:
-    database = store._database
+    database = store.database
     assert isinstance(database, SqliteDatabase)
     commits: list[int] = []
-    event.listen(database._engine, "commit", lambda c: commits.append(1))
+    event.listen(database.engine, "commit", lambda c: commits.append(1))
     gate = threading.Event()
     first = asyncio.create_task(database.write(lambda c: gate.wait(5)))
     rest = [asyncio.create_task(database.write(lambda c, i=i: i)) for i in range(100)]
@@ -81,7 +79,7 @@ async def test_jobs_queued_during_a_commit_share_the_next_one(store: SqlStore) -
 
 
 async def test_a_failing_job_fails_alone_and_leaves_nothing(store: SqlStore) -> None:
-    database = store._database
+    database = store.database
     gate = threading.Event()
     mapping = metadata.tables["mappings"]
 
@@ -115,7 +113,7 @@ async def test_an_engine_error_contains_no_data(store: SqlStore) -> None:
         c.execute(insert(mapping).values(same))
 
     with pytest.raises(StoreError) as caught:
-        await store._database.write(twice)
+        await store.database.write(twice)
     assert caught.value.problem == Problem.STORE_UNAVAILABLE
     assert "ada" not in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -125,8 +123,8 @@ async def test_a_value_that_no_engine_accepts_is_not_an_outage(store: SqlStore) 
     lane = await store.lanes.ensure("acme", "klaviyo", "event")
     huge = Record("k", "test:k", "Added", Millis(2**70), b"{}", email="ada@example.com")
     with pytest.raises(OverflowError):
-        await store.append([Page(lane, "webhook", [huge], NOW)])
-    assert (await store.append([Page(lane, "webhook", records(1), NOW)]))[0].accepted == 1
+        await store.outbox.append([Page(lane, "webhook", [huge], NOW)])
+    assert (await store.outbox.append([Page(lane, "webhook", records(1), NOW)]))[0].accepted == 1
 
 
 async def test_postgresql_rejects_bad_values_permanently_and_keeps_working(
@@ -138,144 +136,19 @@ async def test_postgresql_rejects_bad_values_permanently_and_keeps_working(
         Record("k", "test:k", "Added", Millis(2**70), b"{}", email="ada@example.com"),
     ):
         with pytest.raises(StoreError) as caught:
-            await on_postgres.append([Page(lane, "webhook", [bad], NOW)])
+            await on_postgres.outbox.append([Page(lane, "webhook", [bad], NOW)])
         assert caught.value.problem is Problem.STORE_REFUSED
         assert "ada" not in str(caught.value)
-    assert (await on_postgres.append([Page(lane, "webhook", records(1), NOW)]))[0].accepted == 1
+    assert (await on_postgres.outbox.append([Page(lane, "webhook", records(1), NOW)]))[
+        0
+    ].accepted == 1
 
 
 async def test_a_closed_store_raises_instead_of_hanging(tmp_path: Path) -> None:
     store = await open_store(f"sqlite:///{tmp_path}/closed.db")
     await store.aclose()
     with pytest.raises(StoreError):
-        await asyncio.wait_for(store.append([Page(LANE, "webhook", records(1), NOW)]), 5)
-
-
-# ── plans ────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def plans(store: SqlStore, work: Any) -> list[str]:
-    """EXPLAIN QUERY PLAN of every statement on the outbox that `work` runs, as it is run."""
-    found: list[str] = []
-
-    def explained(c: Connection) -> None:
-        said: list[tuple[str, Any]] = []
-
-        def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
-            said.append((statement, values))
-
-        event.listen(c, "before_cursor_execute", note)
-        work(c)
-        event.remove(c, "before_cursor_execute", note)
-        for statement, values in said:
-            if "outbox" in statement and not statement.startswith("INSERT"):
-                rows = c.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
-                found.extend(str(row[3]) for row in rows)
-
-    await store._database.write(explained)
-    return found
-
-
-def no_scan(found: list[str]) -> bool:
-    return not any(line.startswith("SCAN outbox") and "INDEX" not in line for line in found)
-
-
-def in_order(found: list[str]) -> bool:
-    return not any("TEMP B-TREE" in line for line in found)
-
-
-async def filled(store: SqlStore) -> Lane:
-    lane = await store.lanes.ensure("acme", "klaviyo", "event")
-    await store.append([Page(lane, "webhook", records(500), NOW)])
-    await store._database.write(lambda c: c.exec_driver_sql("ANALYZE"))
-    return lane
-
-
-async def test_ready_uses_the_ready_index(store: SqlStore) -> None:
-    lane = await filled(store)
-    found = await plans(store, lambda c: queue.ready(c, tables.outbox_queue, lane.id, NOW, 51))
-    assert len(found) >= 6
-    assert no_scan(found)
-    assert sum("outbox_ready" in line for line in found) >= 6
-
-
-async def test_a_claim_reads_the_ready_index_in_order(store: SqlStore) -> None:
-    lane = await filled(store)
-    spec = queue.ClaimSpec(lane.id, 7, NOW, 100, DeliveryMode.BATCH, "v1")
-    found = await plans(store, lambda c: outbox.claim_ready(c, spec))
-    assert any("outbox_ready" in line for line in found)
-    assert no_scan(found)
-    assert in_order(found)
-
-
-async def test_a_profile_claim_reads_only_one_persons_events(
-    store: SqlStore,
-) -> None:
-    lane = await filled(store)
-    spec = queue.ClaimSpec(lane.id, 7, NOW, 100, DeliveryMode.BATCH, "")
-    found = await plans(store, lambda c: store.profiles._claim_entries(c, spec))
-    asked = [line for line in found if "outbox" in line]
-    assert asked
-    assert all("person=?" in line or "outbox_claimed" in line for line in asked)
-
-
-async def test_stuck_records_are_counted_from_the_stuck_index(store: SqlStore) -> None:
-    from connector.store.admin import reports
-
-    lane = await filled(store)
-
-    def work(c: Connection) -> None:
-        reports._count(c, lane, State.DEAD)
-        reports._count(c, lane, State.HELD)
-
-    found = await plans(store, work)
-    assert ["outbox_stuck" in line for line in found] == [True, True]
-
-
-async def test_the_person_views_do_not_scan_the_outbox(store: SqlStore) -> None:
-    await filled(store)
-    statements: list[tuple[str, Any]] = []
-    database = store._database
-    assert isinstance(database, SqliteDatabase)
-
-    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
-        statements.append((statement, values))
-
-    event.listen(database._engine, "before_cursor_execute", note)
-    await store.reports.backlog()
-    await store.reports.dead_by_cause()
-    await store.dead_letters.groups()
-    await store.dead_letters.find()
-    await store.dead_letters.retry(problem="K400", now=NOW)
-    event.remove(database._engine, "before_cursor_execute", note)
-    for statement, values in statements:
-        if "outbox" not in statement:
-            continue
-        rows = await database.read(
-            lambda c, s=statement, v=values: c.exec_driver_sql(f"EXPLAIN QUERY PLAN {s}", v).all()
-        )
-        assert no_scan([str(row[3]) for row in rows]), (statement, rows)
-
-
-async def test_recovery_reads_only_claimed_entries(store: SqlStore) -> None:
-    await filled(store)
-    fence = await store.leases.acquire("store", "one", now=NOW, ttl=60_000)
-    assert isinstance(fence, Fence)
-    database = store._database
-    assert isinstance(database, SqliteDatabase)
-    statements: list[tuple[str, Any]] = []
-
-    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
-        statements.append((statement, values))
-
-    event.listen(database._engine, "before_cursor_execute", note)
-    await store.recover(fence, now=NOW)
-    event.remove(database._engine, "before_cursor_execute", note)
-    [(statement, values)] = [x for x in statements if "UPDATE outbox" in x[0]]
-    rows = await database.read(
-        lambda c: c.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
-    )
-    assert "outbox_claimed" in str(rows[0][3])
+        await asyncio.wait_for(store.outbox.append([Page(LANE, "webhook", records(1), NOW)]), 5)
 
 
 # ── many at once ─────────────────────────────────────────────────────────────────────────────────
@@ -285,7 +158,7 @@ async def race(stores: list[SqlStore], entries: int) -> Counter[str]:
     """All claim until nothing is left; how often each entry was handed out."""
     first = stores[0]
     lane = await first.lanes.ensure("acme", "klaviyo", "event")
-    await first.append([Page(lane, "webhook", records(entries), NOW)])
+    await first.outbox.append([Page(lane, "webhook", records(entries), NOW)])
     fence = await first.leases.acquire("store", "one", now=NOW, ttl=60_000)
     assert isinstance(fence, Fence)
     handed: Counter[str] = Counter()
@@ -293,7 +166,7 @@ async def race(stores: list[SqlStore], entries: int) -> Counter[str]:
     async def claim_all(store: SqlStore) -> None:
         empty = 0
         while empty < 3:
-            claim = await store.claim(
+            claim = await store.outbox.claim(
                 lane, fence, now=NOW, limit=7, mode=DeliveryMode.BATCH, mapping="v1"
             )
             if claim is None:
@@ -341,7 +214,7 @@ async def test_no_one_can_take_a_lease_while_its_holder_claims(
         loop.call_soon(claims.set)
         await_only(done.wait())
 
-    holder = asyncio.create_task(on_postgres._database.write(claiming))
+    holder = asyncio.create_task(on_postgres.database.write(claiming))
     await claims.wait()
     later = Millis(NOW + 2_000)
     other = asyncio.create_task(on_postgres.leases.acquire("store", "two", now=later, ttl=1_000))
@@ -349,9 +222,7 @@ async def test_no_one_can_take_a_lease_while_its_holder_claims(
     try:
         waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         for _ in range(500):
-            if other.done() or await watch._database.read(
-                lambda c: c.execute(waiting).scalar_one()
-            ):
+            if other.done() or await watch.database.read(lambda c: c.execute(waiting).scalar_one()):
                 break
             await asyncio.sleep(0.01)
         assert not other.done()

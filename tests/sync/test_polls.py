@@ -165,14 +165,14 @@ async def test_a_first_poll_that_triggers_live_flows_waits_for_approval(make: An
     assert await harness.poll.poll() == 0
     assert await harness.poll.poll() == 0
     assert harness.pages.requested_cursors == [None, "2"]  # counted once
-    assert not await harness.store.reports.people("acme", "p0")
+    assert not await harness.store.timelines.find("acme", "p0")
     [approval] = await harness.store.approvals.find()
     assert (approval.what, approval.detail["people"]) == ("first_sync", 3)
     await harness.store.approvals.decide(
         approval.id, approved=True, by="ana", now=harness.clock.now()
     )
     assert await harness.poll.poll() == 3
-    assert await harness.store.reports.people("acme", "p0")
+    assert await harness.store.timelines.find("acme", "p0")
 
 
 async def test_a_rejected_first_poll_sends_nothing(make: Any) -> None:

@@ -47,7 +47,7 @@ class WebHarness:
         self.may_scrape = asyncio.Event()
         self.may_scrape.set()
         self.runtimes: dict[str, ConnectionRuntime] = {}
-        self.intake = Intake(self.store, self.store.action_intake)
+        self.intake = Intake(self.store.outbox, self.store.action_intake)
         self.commands = Commands(
             self.store, self.clock, runtimes=self.runtimes, problems=lambda: list(self.problems)
         )

@@ -23,15 +23,17 @@ from .conftest import WebHarness
 async def dead_letter(harness: WebHarness, email: str = "ana@example.com") -> None:
     """A record of the lane becomes a dead letter."""
     record = Record("k", "test:k", "Balance changed", harness.clock.now(), b"{}", email=email)
-    await harness.store.append([Page(harness.lane, "webhook", [record], harness.clock.now())])
+    await harness.store.outbox.append(
+        [Page(harness.lane, "webhook", [record], harness.clock.now())]
+    )
     fence = await harness.store.leases.acquire("store", "one", now=harness.clock.now(), ttl=1_000)
     assert isinstance(fence, Fence)
-    claim = await harness.store.claim(
+    claim = await harness.store.outbox.claim(
         harness.lane, fence, now=harness.clock.now(), limit=1, mode=DeliveryMode.BATCH, mapping="v1"
     )
     assert claim
     dead = Dead(claim.entries[0].seq, Problem.KLAVIYO_REFUSED)
-    await harness.store.settle(claim, [dead], now=harness.clock.now(), policy=RetryPolicy(1))
+    await harness.store.outbox.settle(claim, [dead], now=harness.clock.now(), policy=RetryPolicy(1))
 
 
 # ── alive and ready ───────────────────────────────────────────────────────────────────────────────
@@ -74,7 +76,7 @@ async def test_liveness_and_readiness_do_not_query_the_store(
     harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
     harness.health.ready = True
-    harness.database.broken = AssertionError("the store was queried")
+    harness.database.error = AssertionError("the store was queried")
     assert (await http.get("/readyz")).status_code == 200
     assert (await http.get("/livez")).status_code == 200
 
@@ -119,7 +121,7 @@ async def test_a_pause_by_an_operator_needs_no_attention(
 async def test_healthz_reports_an_unavailable_store(
     harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
-    harness.database.broken = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
+    harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
     answer = await http.get("/healthz")
     assert (answer.status_code, answer.text) == (500, "S10: the store is unavailable\n")
 
@@ -153,7 +155,7 @@ async def test_metrics_parse_and_contain_no_address_or_id(
 async def test_metrics_are_served_while_the_store_is_unavailable(
     harness: WebHarness, http: httpx.AsyncClient
 ) -> None:
-    harness.database.broken = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
+    harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
     answer = await http.get("/metrics")
     assert answer.status_code == 200
     assert "connector_build_info" in answer.text

@@ -218,14 +218,12 @@ async def call(harness: WebHarness, receive: Callable[[], Awaitable[Any]]) -> li
 async def full(harness: WebHarness) -> None:
     """As many rows wait to be committed as may."""
     harness.intake.pages = GroupCommit(
-        harness.store.append, lambda page: len(page.records), max_waiting_rows=0
+        harness.store.outbox.append, lambda page: len(page.records), max_waiting_rows=0
     )
 
 
 async def broken(harness: WebHarness) -> None:
-    harness.database.broken = StoreError(
-        Problem.STORE_UNAVAILABLE, f"disk I/O error near {ADDRESS}"
-    )
+    harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, f"disk I/O error near {ADDRESS}")
 
 
 async def disk_low(harness: WebHarness) -> None:
@@ -235,7 +233,7 @@ async def disk_low(harness: WebHarness) -> None:
 async def test_a_record_that_can_never_be_stored_is_not_retried_by_the_caller(
     harness: WebHarness, http: httpx.AsyncClient, traffic: Traffic
 ) -> None:
-    harness.database.broken = StoreError(Problem.STORE_REFUSED, f"bad data near {ADDRESS}")
+    harness.database.error = StoreError(Problem.STORE_REFUSED, f"bad data near {ADDRESS}")
     headers, body = traffic.make_event()
     answer = await http.post(ACME, content=body, headers=headers)
     assert (answer.status_code, answer.json()["problem"]) == (400, "S60")
@@ -270,7 +268,7 @@ async def test_webhooks_are_accepted_again_once_the_store_recovers(
     headers, body = traffic.make_event()
     await broken(harness)
     assert (await http.post(ACME, content=body, headers=headers)).status_code == 503
-    harness.database.broken = None
+    harness.database.error = None
     assert (await http.post(ACME, content=body, headers=headers)).json()["accepted"] == 1
 
 
@@ -300,7 +298,7 @@ async def test_no_rejection_contains_the_secret_the_signature_or_an_address(
         texts += [answer.text for answer in answers]
         await broken(harness)
         texts.append((await http.post(ACME, content=body, headers=wrong)).text)
-        harness.database.broken = None
+        harness.database.error = None
         for text in (*texts, logged.getvalue()):
             assert not [x for x in (SECRET, ADDRESS, proof, proof[::-1]) if x in text]
     lines = [json.loads(line) for line in logged.getvalue().splitlines()]

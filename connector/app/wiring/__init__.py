@@ -66,7 +66,7 @@ class ConnectionBuilder:
             metrics,
             self.limiters,
             new_http_client,
-            intake or Intake(store, store.action_intake),
+            intake or Intake(store.outbox, store.action_intake),
         )
         self._writers: dict[str, Writer] = {}
 

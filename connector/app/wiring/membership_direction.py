@@ -186,7 +186,7 @@ def _import_jobs(context: ConnectionContext, lane: Lane) -> ImportJobTracker:
     services = context.services
     return ImportJobTracker(
         lane,
-        services.store.memberships,
+        services.store.membership_receipts,
         ImportJobs(context.api),
         services.lease,
         services.clock,

@@ -58,7 +58,7 @@ async def build_profiles(context: ConnectionContext) -> ProfileParts:
         await services.store.profiles.end_shadow(writes.lane.id, now=services.clock.now())
     tracker = ImportJobTracker(
         writes.lane,
-        services.store.profiles,
+        services.store.profile_receipts,
         ImportJobs(context.api),
         services.lease,
         services.clock,

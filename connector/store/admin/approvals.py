@@ -1,12 +1,12 @@
-"""Questions that wait for a person, and what was answered: promises 6 and 9."""
+"""What waits for a person's decision (guarantees 6 and 9)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 
 from connector.domain.lanes import Millis
 from connector.ports import Approval
@@ -14,6 +14,36 @@ from connector.store.database import Database
 from connector.store.tables import approvals
 
 _PENDING = "pending"
+
+
+class _ApprovalRow(NamedTuple):
+    """A stored approval. The names are those of the columns."""
+
+    id: int
+    connection: str
+    what: str
+    subject: str
+    detail: str
+    state: Literal["pending", "approved", "rejected"]
+    requested_at: Millis
+    decided_at: Millis | None
+    decided_by: str | None
+
+    def approval(self) -> Approval:
+        return Approval(
+            id=self.id,
+            connection=self.connection,
+            what=self.what,
+            subject=self.subject,
+            detail=orjson.loads(self.detail),
+            state=self.state,
+            requested_at=self.requested_at,
+            decided_at=self.decided_at,
+            decided_by=self.decided_by,
+        )
+
+
+_APPROVALS = select(*(approvals.c[name] for name in _ApprovalRow._fields))
 
 
 class SqlApprovals:
@@ -26,14 +56,16 @@ class SqlApprovals:
         self, connection: str, what: str, subject: str, detail: Mapping[str, Any], *, now: Millis
     ) -> Approval:
         return await self._database.write(
-            lambda c: ask(c, connection, what, subject, detail, now=now)
+            lambda c: request(c, connection, what, subject, detail, now=now)
         )
 
     async def find(self, *, pending: bool = True) -> Sequence[Approval]:
-        query = select(approvals).order_by(approvals.c.id)
+        query = _APPROVALS.order_by(approvals.c.id)
         if pending:
             query = query.where(approvals.c.state == _PENDING)
-        return await self._database.read(lambda c: [_approval(row) for row in c.execute(query)])
+        return await self._database.read(
+            lambda c: [_ApprovalRow._make(row).approval() for row in c.execute(query)]
+        )
 
     async def decide(self, id: int, *, approved: bool, by: str, now: Millis) -> Approval | None:
         def work(c: Connection) -> Approval | None:
@@ -43,9 +75,7 @@ class SqlApprovals:
                 .where(approvals.c.id == id, approvals.c.state == _PENDING)
                 .values(state=state, decided_at=now, decided_by=by)
             ).rowcount
-            if not changed:
-                return None
-            return _approval(c.execute(select(approvals).where(approvals.c.id == id)).one())
+            return _find_one(c, approvals.c.id == id) if changed else None
 
         return await self._database.write(work)
 
@@ -53,7 +83,7 @@ class SqlApprovals:
         await self._database.write(lambda c: close(c, connection, what, subject))
 
 
-def ask(
+def request(
     c: Connection,
     connection: str,
     what: str,
@@ -62,18 +92,20 @@ def ask(
     *,
     now: Millis,
 ) -> Approval:
-    """Approvals.ask, within the transaction of what must wait."""
+    """Approvals.request, within the transaction of what must wait."""
     about = {"connection": connection, "what": what, "subject": subject}
     detail_json = orjson.dumps(detail).decode()
-    of = [approvals.c[key] == value for key, value in about.items()]
-    query = select(approvals).where(*of)
-    row = c.execute(query).one_or_none()
+    same = and_(*(approvals.c[key] == value for key, value in about.items()))
+    row = c.execute(_APPROVALS.where(same)).one_or_none()
     if row is None:
         values = about | {"detail": detail_json, "state": _PENDING, "requested_at": now}
         c.execute(insert(approvals).values(values))
-    elif row.state == _PENDING and row.detail != detail_json:
-        c.execute(update(approvals).where(*of).values(detail=detail_json))
-    return _approval(c.execute(query).one())
+        row = c.execute(_APPROVALS.where(same)).one()
+    found = _ApprovalRow._make(row)
+    if found.state == _PENDING and found.detail != detail_json:
+        c.execute(update(approvals).where(same).values(detail=detail_json))
+        found = found._replace(detail=detail_json)
+    return found.approval()
 
 
 def close(c: Connection, connection: str, what: str, subject: str) -> None:
@@ -86,15 +118,6 @@ def close(c: Connection, connection: str, what: str, subject: str) -> None:
     )
 
 
-def _approval(row: Any) -> Approval:
-    return Approval(
-        id=row.id,
-        connection=row.connection,
-        what=row.what,
-        subject=row.subject,
-        detail=orjson.loads(row.detail),
-        state=cast(Literal["pending", "approved", "rejected"], row.state),
-        requested_at=row.requested_at,
-        decided_at=row.decided_at,
-        decided_by=row.decided_by,
-    )
+def _find_one(c: Connection, condition: ColumnElement[bool]) -> Approval | None:
+    row = c.execute(_APPROVALS.where(condition)).one_or_none()
+    return _ApprovalRow._make(row).approval() if row else None

@@ -1,35 +1,59 @@
-"""Dead and held records: listed by cause, shown whole, retried or discarded by order."""
+"""Dead and held records: grouped by cause, shown, retried and discarded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select, update
 
-from connector.domain.errors import Problem
 from connector.domain.lanes import Kind, Millis
-from connector.domain.outcomes import Request
 from connector.domain.records import State
 from connector.ports import DeadLetter, DeadLetterDetail
+from connector.store.admin import requests as request_rows
 from connector.store.database import Database
-from connector.store.queues.outbox import ENTRY_COLUMNS, entry_of
+from connector.store.queues.outbox_rows import COLUMNS, OutboxRow
+from connector.store.queues.queue import RESET
 from connector.store.tables import is_stuck, lanes, memberships, outbox, profiles, requests
 
-_DEAD_LETTER = (
-    outbox.c.seq,
-    lanes.c.connection,
-    lanes.c.destination,
-    lanes.c.kind,
-    outbox.c.state,
-    outbox.c.name,
-    outbox.c.unique_id,
-    outbox.c.problem,
-    outbox.c.detail,
-    outbox.c.attempts,
-    outbox.c.received_at,
-    outbox.c.settled_at,
-)
+
+class _DeadLetterRow(NamedTuple):
+    """A stuck record and its lane. The names are those of the columns."""
+
+    seq: int
+    connection: str
+    destination: str
+    kind: Kind
+    state: int
+    name: str
+    unique_id: str
+    problem: str | None
+    detail: str
+    attempts: int
+    received_at: Millis
+    settled_at: Millis | None
+
+    def dead_letter(self) -> DeadLetter:
+        return DeadLetter(
+            id=self.seq,
+            connection=self.connection,
+            destination=self.destination,
+            kind=self.kind,
+            state=State(self.state),
+            name=self.name,
+            unique_id=self.unique_id,
+            problem=self.problem or "",
+            detail=self.detail,
+            attempts=self.attempts,
+            received_at=self.received_at,
+            settled_at=self.settled_at,
+        )
+
+
+_OF_LANE = ("connection", "destination", "kind")
+_DEAD_LETTERS = select(
+    *((lanes.c if name in _OF_LANE else outbox.c)[name] for name in _DeadLetterRow._fields)
+).join(lanes, lanes.c.id == outbox.c.lane)
 
 
 class SqlDeadLetters:
@@ -62,37 +86,33 @@ class SqlDeadLetters:
     ) -> Sequence[DeadLetter]:
         def work(c: Connection) -> list[DeadLetter]:
             query = (
-                select(*_DEAD_LETTER)
-                .join(lanes, lanes.c.id == outbox.c.lane)
-                .where(is_stuck(outbox))
-                .order_by((outbox.c.seq + 0).desc())  # by the index of what is stuck, not all rows
+                _DEAD_LETTERS.where(is_stuck(outbox))
+                .order_by((outbox.c.seq + 0).desc())  # by the index of stuck rows, not all rows
                 .limit(limit)
             )
             if problem:
                 query = query.where(outbox.c.problem == problem)
             if connection:
                 query = query.where(lanes.c.connection == connection)
-            return [_dead_letter(row) for row in c.execute(query)]
+            return [_DeadLetterRow._make(row).dead_letter() for row in c.execute(query)]
 
         return await self._database.read(work)
 
     async def show(self, id: int) -> DeadLetterDetail | None:
         def work(c: Connection) -> DeadLetterDetail | None:
-            row = c.execute(
-                select(*_DEAD_LETTER)
-                .join(lanes, lanes.c.id == outbox.c.lane)
-                .where(outbox.c.seq == id)
-            ).one_or_none()
+            row = c.execute(_DEAD_LETTERS.where(outbox.c.seq == id)).one_or_none()
             if row is None:
                 return None
-            entry = c.execute(select(*ENTRY_COLUMNS).where(outbox.c.seq == id)).one()
+            entry = c.execute(select(*COLUMNS).where(outbox.c.seq == id)).one()
             sent = c.execute(
-                select(requests)
+                select(*request_rows.COLUMNS)
                 .join(outbox, outbox.c.request == requests.c.id)
                 .where(outbox.c.seq == id)
             ).one_or_none()
             return DeadLetterDetail(
-                _dead_letter(row), entry_of(entry), request_of(sent) if sent else None
+                _DeadLetterRow._make(row).dead_letter(),
+                OutboxRow._make(entry).entry(),
+                request_rows.RequestRow._make(sent).request() if sent else None,
             )
 
         return await self._database.read(work)
@@ -105,7 +125,7 @@ class SqlDeadLetters:
         every: bool = False,
         now: Millis,
     ) -> int:
-        # A record without an address would only be held again: it waits for its person instead.
+        # A record without an address would only be held again: it waits for a read of its person.
         condition = [is_stuck(outbox), outbox.c.email.is_not(None)]
         if ids:
             condition.append(outbox.c.seq.in_(ids))
@@ -113,15 +133,8 @@ class SqlDeadLetters:
             condition.append(outbox.c.problem == problem)
         elif not every:
             return 0
-        values = {
-            "state": State.READY,
-            "due": now,
-            "attempts": 0,
-            "failing_since": None,
-            "settled_at": None,
-            "problem": None,
-            "detail": "",
-        }
+        fresh = {"state": State.READY, "due": now, "attempts": 0, "failing_since": None}
+        values = RESET | fresh
         return await self._database.write(
             lambda c: c.execute(update(outbox).where(*condition).values(values)).rowcount
         )
@@ -133,25 +146,3 @@ class SqlDeadLetters:
             .values(state=State.DISCARDED, settled_at=now, detail=reason)
         )
         return await self._database.write(lambda c: c.execute(statement).rowcount)
-
-
-def _dead_letter(row: Any) -> DeadLetter:
-    return DeadLetter(
-        id=row.seq,
-        connection=row.connection,
-        destination=row.destination,
-        kind=cast(Kind, row.kind),
-        state=State(row.state),
-        name=row.name,
-        unique_id=row.unique_id,
-        problem=row.problem or "",
-        detail=row.detail,
-        attempts=row.attempts,
-        received_at=row.received_at,
-        settled_at=row.settled_at,
-    )
-
-
-def request_of(row: Any) -> Request:
-    problem = Problem.from_code(row.problem) if row.problem else None
-    return Request(row.id, row.endpoint, row.sent_at, row.status, row.millis, problem)

@@ -19,7 +19,7 @@ _NETWORK = re.compile(
 
 
 def read_mountinfo() -> str:
-    """This process's mounts, as Linux tells them; empty on a system that does not."""
+    """This process's mounts, as Linux reports them; empty on a system that does not."""
     try:
         return _MOUNTINFO.read_text()
     except OSError:

@@ -50,7 +50,7 @@ def _check(c: Connection) -> list[str]:
     if c.dialect.name == "sqlite":
         result = [str(row[0]) for row in c.exec_driver_sql(f"PRAGMA integrity_check({_MAX_LINES})")]
         if result != ["ok"]:
-            # What stands on damaged pages is not worth counting.
+            # Counts taken from damaged pages would mean nothing.
             return [f"{Problem.STORE_DAMAGED}: {line}" for line in result]
     current = schema.revision_of(c)
     if current != schema.head():
@@ -72,13 +72,13 @@ def _invariants() -> list[tuple[Table, str, ColumnElement[Any]]]:
             held_by = or_(held_by, table.c.receipt.is_not(None))
         found += [
             (table, "in a state that does not exist", table.c.state.not_in(list(State))),
-            (table, "claimed by nobody", claimed & ~held_by),
-            (table, "at rest that bear a claim", ~claimed & table.c.claim.is_not(None)),
+            (table, "claimed without an owner", claimed & ~held_by),
+            (table, "not claimed but with a claim owner", ~claimed & table.c.claim.is_not(None)),
             (table, "of a lane that does not exist", _orphaned(table.c.lane, lanes.c.id)),
         ]
         if "person" in table.c:
-            nobody = _orphaned(table.c.person, people.c.id)
-            found.append((table, "of a person who does not exist", nobody))
+            orphans = _orphaned(table.c.person, people.c.id)
+            found.append((table, "of a person who does not exist", orphans))
     return found
 
 

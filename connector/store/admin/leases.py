@@ -1,4 +1,4 @@
-"""At most one holder per resource, fenced by a token that grows: promise 12."""
+"""At most one holder per resource, fenced by a token that grows (guarantee 12)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from connector.store.tables import leases
 
 
 def require_lease(c: Connection, fence: Fence, now: Millis) -> None:
-    """Raise StoreError(STORE_HELD) unless this fence is the newest and has not expired. Nobody
-    takes the lease before this transaction ends."""
+    """Raise StoreError(STORE_HELD) unless this fence is the newest and has not expired. No other
+    process takes the lease before this transaction ends."""
     row = c.execute(
         select(leases.c.holder, leases.c.token, leases.c.expires_at)
         .where(leases.c.resource == fence.resource)
         .with_for_update(read=True)
     ).one_or_none()
     if row is None or row.token != fence.token or row.holder != fence.holder:
-        who = row.holder if row else "nobody"
+        who = row.holder if row else "no process"
         raise StoreError(Problem.STORE_HELD, f"{fence.resource} is held by {who}")
     if row.expires_at <= now:
         raise StoreError(Problem.STORE_HELD, f"our lease of {fence.resource} has expired")

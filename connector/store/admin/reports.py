@@ -1,23 +1,18 @@
-"""What stands where: read-only, for status, metrics and health."""
+"""Read-only views for status, metrics and health."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import orjson
-from sqlalchemy import Connection, case, func, or_, select
+from sqlalchemy import Connection, case, func, select
 
-from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneId, Millis, QueueName
 from connector.domain.outcomes import Request
 from connector.domain.records import State
-from connector.ports import Backlog, PersonState, TimelineEntry
-from connector.store.admin.dead_letters import request_of
-from connector.store.admin.lanes import lane_of, state_of
+from connector.ports import Backlog
+from connector.store.admin import requests as request_rows
+from connector.store.admin.lanes import LaneRow
 from connector.store.database import Database
-from connector.store.queues.action_intake import person_key
-from connector.store.queues.action_views import state_of as action_state
 from connector.store.queues.queue import in_mode, modes_of
 from connector.store.tables import (
     QueueTable,
@@ -25,7 +20,6 @@ from connector.store.tables import (
     actions_queue,
     checkpoints,
     in_state,
-    journal,
     lanes,
     memberships,
     memberships_queue,
@@ -41,7 +35,7 @@ from connector.store.tables import (
 
 
 class SqlReports:
-    """connector.ports.Insight."""
+    """connector.ports.Reports."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -49,13 +43,13 @@ class SqlReports:
     async def backlog(self) -> Sequence[Backlog]:
         def work(c: Connection) -> list[Backlog]:
             found = []
-            for row in c.execute(select(lanes).order_by(lanes.c.connection, lanes.c.id)):
-                lane = lane_of(row)
+            for row in LaneRow.all(c):
+                lane = row.lane()
                 counts = {state: _count(c, lane, state) for state in _COUNTED}
                 found.append(
                     Backlog(
                         lane,
-                        state_of(row),
+                        row.lane_state(),
                         ready=counts[State.READY],
                         claimed=counts[State.CLAIMED],
                         held=counts[State.HELD],
@@ -101,21 +95,30 @@ class SqlReports:
         )
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
-        def work(c: Connection) -> list[tuple[str, str, str, Millis]]:
-            query = select(checkpoints).order_by(checkpoints.c.connection, checkpoints.c.stream)
-            return [(r.connection, r.stream, r.cursor, r.saved_at) for r in c.execute(query)]
-
-        return await self._database.read(work)
+        t = checkpoints.c
+        query = select(t.connection, t.stream, t.cursor, t.saved_at)
+        ordered = query.order_by(t.connection, t.stream)
+        return await self._database.read(
+            lambda c: [
+                (connection, stream, cursor, Millis(at))
+                for connection, stream, cursor, at in c.execute(ordered)
+            ]
+        )
 
     async def recent_requests(self, limit: int) -> Sequence[tuple[str, str, Request]]:
+        query = (
+            select(lanes.c.connection, lanes.c.destination, *request_rows.COLUMNS)
+            .join(lanes, lanes.c.id == requests.c.lane)
+            .order_by(requests.c.sent_at.desc(), requests.c.id)
+            .limit(limit)
+        )
+
         def work(c: Connection) -> list[tuple[str, str, Request]]:
-            query = (
-                select(requests, lanes.c.connection, lanes.c.destination)
-                .join(lanes, lanes.c.id == requests.c.lane)
-                .order_by(requests.c.sent_at.desc(), requests.c.id)
-                .limit(limit)
-            )
-            return [(r.connection, r.destination, request_of(r)) for r in c.execute(query)]
+            found = []
+            for connection, destination, *sent in c.execute(query):
+                if request := request_rows.RequestRow._make(sent).request():
+                    found.append((connection, destination, request))
+            return found
 
         return await self._database.read(work)
 
@@ -143,124 +146,6 @@ class SqlReports:
             .limit(limit)
         )
         return await self._database.read(lambda c: list(c.execute(query).scalars()))
-
-    async def people(self, connection: str, identifier: str) -> Sequence[int]:
-        either = or_(
-            people.c.platform_id == identifier, people.c.email == identifier.strip().lower()
-        )
-        query = select(people.c.id).where(people.c.connection == connection, either)
-        return await self._database.read(lambda c: list(c.execute(query).scalars()))
-
-    async def person(self, id: int, limit: int) -> PersonState:
-        return await self._database.read(lambda c: _person(c, id, limit))
-
-
-def _person(c: Connection, id: int, limit: int) -> PersonState:
-    who = c.execute(select(people).where(people.c.id == id)).one()
-    read = c.execute(
-        select(reads.c.state, reads.c.view_at, reads.c.gone_at, reads.c.problem).where(
-            reads.c.person == id
-        )
-    ).one_or_none()
-    write = c.execute(
-        select(profiles.c.state, profiles.c.problem, profiles.c.wanted, profiles.c.confirmed).where(
-            profiles.c.person == id
-        )
-    ).one_or_none()
-    problem = (write.problem if write else None) or (read.problem if read else None)
-    return PersonState(
-        id=id,
-        platform_id=who.platform_id,
-        email=who.email,
-        read_state=State(read.state).name.lower() if read else None,
-        read_at=read.view_at if read else None,
-        gone_at=read.gone_at if read else None,
-        write_state=State(write.state).name.lower() if write else None,
-        problem=problem,
-        wanted=orjson.loads(write.wanted) if write else {},
-        confirmed=orjson.loads(write.confirmed) if write else {},
-        timeline=_timeline(c, id, who.connection, limit),
-    )
-
-
-def _timeline(c: Connection, person: int, connection: str, limit: int) -> list[TimelineEntry]:
-    """Events as received, writes as told and actions as asked for, each with the request that
-    carried it."""
-    events = (
-        select(
-            outbox.c.received_at,
-            outbox.c.name,
-            outbox.c.state,
-            outbox.c.problem,
-            outbox.c.detail,
-            outbox.c.data,
-            *_REQUEST,
-        )
-        .join(requests, requests.c.id == outbox.c.request, isouter=True)
-        .where(outbox.c.person == person)
-        .order_by(outbox.c.seq.desc())
-        .limit(limit)
-    )
-    writes = (
-        select(journal.c.at, journal.c.kind, journal.c.outcome, journal.c.data, *_REQUEST)
-        .join(requests, requests.c.id == journal.c.request, isouter=True)
-        .where(journal.c.person == person)
-        .order_by(journal.c.id.desc())
-        .limit(limit)
-    )
-    found = [
-        TimelineEntry(
-            at,
-            "event",
-            name,
-            State(state).name.lower(),
-            problem,
-            detail,
-            data,
-            _joined_request(sent),
-        )
-        for at, name, state, problem, detail, data, *sent in c.execute(events)
-    ]
-    found += [
-        TimelineEntry(at, kind, "profile", outcome, None, "", data, _joined_request(sent))
-        for at, kind, outcome, data, *sent in c.execute(writes)
-    ]
-    requested = (
-        select(actions, *_REQUEST)
-        .join(requests, requests.c.id == actions.c.request, isouter=True)
-        .where(actions.c.person_key == person_key(connection, person))
-        .order_by(actions.c.received_at.desc())
-        .limit(limit)
-    )
-    for row in c.execute(requested):
-        name = f"{row.name} {row.amount:+d}" if row.amount else row.name
-        at, problem, sent = row.received_at, row.problem, row[-len(_REQUEST) :]
-        state = action_state(row.state, row.step, problem)
-        found.append(
-            TimelineEntry(
-                at, "action", name, state, problem, row.detail, row.data, _joined_request(sent)
-            )
-        )
-    return sorted(found, key=lambda moment: moment.at)[-limit:]
-
-
-_REQUEST = (
-    requests.c.id,
-    requests.c.endpoint,
-    requests.c.sent_at,
-    requests.c.status,
-    requests.c.millis,
-    requests.c.problem,
-)
-
-
-def _joined_request(sent: Sequence[Any]) -> Request | None:
-    id, endpoint, sent_at, status, millis, problem = sent
-    if id is None:
-        return None
-    return Request(
-        id, endpoint, sent_at, status, millis, Problem.from_code(problem) if problem else None
-    )
 
 
 _COUNTED = (State.READY, State.CLAIMED, State.HELD, State.DEAD)

@@ -1,4 +1,4 @@
-"""Forgetting a person: every row that names him, in every table, and a tombstone in their place."""
+"""Forgetting a person: delete every row that names them; tombstones stay."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from connector.store.tables import (
 
 @dataclass
 class _Identifiers:
-    """One human as a connection knows him: perhaps under several ids and addresses."""
+    """One person as a connection knows them, perhaps under several ids and addresses."""
 
     connection: str
     rows: set[int] = field(default_factory=set)
@@ -38,7 +38,7 @@ class _Identifiers:
 
     @property
     def people(self) -> int:
-        """How many they are; one whom groups alone know is one, too."""
+        """How many people; one known only by groups counts as one."""
         return len(self.rows) or int(bool(self.emails))
 
     @property
@@ -100,7 +100,7 @@ def _find(c: Connection, connection: str, who: str) -> _Identifiers:
 
 
 def _member_addresses(c: Connection, connection: str, ids: set[str], emails: set[str]) -> set[str]:
-    """Addresses by which groups alone may know him."""
+    """Addresses under which only groups may know the person."""
     matches = or_(source_members.c.platform_id.in_(ids), source_members.c.email.in_(emails))
     of_groups = source_members.c.source.in_(_groups(connection))
     on_targets = memberships.c.target.in_(_groups(connection))
@@ -141,8 +141,8 @@ def _erase(c: Connection, table: Table, identifiers: _Identifiers, now: Millis) 
 
 
 def _blank_actions(c: Connection, identifiers: _Identifiers, now: Millis) -> int:
-    """The row stays, without anything of him: it is what keeps a repeated call from being applied
-    a second time (promise 4). What was not sent yet is not sent any more."""
+    """The row stays, without personal data: it is what keeps a repeated call from being applied
+    a second time (guarantee 4). What was not sent yet is not sent any more."""
     customer = and_(
         _within(actions, identifiers.connection), actions.c.customer.in_(identifiers.ids)
     )
@@ -157,8 +157,8 @@ def _blank_actions(c: Connection, identifiers: _Identifiers, now: Millis) -> int
 
 
 def _rows_about(table: Table, identifiers: _Identifiers) -> ColumnElement[Any] | None:
-    """The rows of a table that are about him: by his number, and within the connection by his
-    address. None where a table holds nobody. Raises LookupError for one that nobody thought of."""
+    """The rows of a table about the person: by id, and within the connection by
+    address. None where a table holds no person. Raises LookupError for a table not listed here."""
     found: list[ColumnElement[Any]] = []
     if "person" in table.c:
         found.append(table.c.person.in_(identifiers.rows))
@@ -180,7 +180,7 @@ def _within(table: Table, connection: str) -> ColumnElement[Any]:
 
 
 def _clean_commands(c: Connection, identifiers: _Identifiers) -> None:
-    """What people asked for named him by his id or address; that they asked stays."""
+    """Commands name the person by id or address; that they were given stays."""
     names = identifiers.ids | identifiers.emails
     for id, text in c.execute(select(commands.c.id, commands.c.args)).all():
         args = orjson.loads(text)

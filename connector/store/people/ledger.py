@@ -1,4 +1,4 @@
-"""What a far end has confirmed, for whoever reads it back (connector.sync.reconcile)."""
+"""What Klaviyo has confirmed, for reconciliation (connector.sync.reconcile)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from connector.domain.records import State
 from connector.ports import AcceptedEvent, SyncedPerson
 from connector.store.database import Database
 from connector.store.queues import profile_observations
-from connector.store.queues.queue import chunks
+from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, profiles
 
 _COLUMNS = (profiles.c.person, profiles.c.identity, profiles.c.wanted, profiles.c.confirmed)
@@ -81,7 +81,7 @@ class SqlLedger:
 
 
 def _idle_profiles(lane: LaneId) -> Select[Any]:
-    """People of whom nothing waits to be told."""
+    """People without changes that wait to be sent."""
     return select(*_COLUMNS).where(profiles.c.lane == lane, in_state(State.ACCEPTED, profiles))
 
 

@@ -1,4 +1,4 @@
-"""Whom a connection has seen: joins records without an address to their person (promise 1)."""
+"""The people of a connection: joins records without an address to their person (guarantee 1)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from connector.domain.profiles import Observation
 from connector.domain.records import State
 from connector.store.people import tombstones
 from connector.store.queues import membership_events
-from connector.store.queues.queue import chunks
+from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, people
 
 
 class Identified(Protocol):
-    """Something said of a person: a record or a sighting."""
+    """Information about a person: from a record or from a read."""
 
     @property
     def person(self) -> str | None: ...
@@ -76,7 +76,7 @@ class ResolvedPeople:
 
 
 class PersonResolver:
-    """The people of one connection, for one transaction: those whom `seen` does not know are
+    """The people of one connection, for one transaction: those that `seen` does not know are
     looked up at once, for all the pages of a group."""
 
     def __init__(
@@ -115,7 +115,7 @@ class PersonResolver:
 
 
 def find(c: Connection, connection: str, keys: Sequence[Identified]) -> list[PersonRow | None]:
-    """Who these are, where somebody has seen them."""
+    """The people of these addresses and ids, where they are known."""
     ids = {who.person for who in keys if who.person}
     emails = {who.email for who in keys if who.email}
     by_id, by_email = lookup(c, connection, ids, emails)
@@ -129,7 +129,7 @@ def get_or_create(
     c: Connection, connection: str, ids: set[str], emails: set[str], now: Millis
 ) -> tuple[dict[str, PersonRow], dict[str, PersonRow]]:
     """People by the platform's id, as far as they have been seen, and by address: whoever was
-    never seen is from now on, by his address alone."""
+    never seen before is known from now on, by the address alone."""
     by_id, by_email = lookup(c, connection, ids, emails)
     new = [email for email in emails if email not in by_email]
     if new:
@@ -223,7 +223,7 @@ def _resolve_one(
 
 
 def record_addresses(c: Connection, seen: Sequence[Observation], now: Millis) -> None:
-    """What reads by id show of addresses is the people's from then on, unless something newer told
+    """Addresses found by reads by id belong to the people from then on, unless something newer gave
     another. Records that wait for one get it and go; those of a person who is withheld lose theirs
     and go too, for their lane to skip and count."""
     updates = [

@@ -70,7 +70,7 @@ class Groups(SQLModel, table=True):
 
 class SourceMembers(SQLModel, table=True):
     """Members of a source, as far as known. `scan`: the last scan that listed the member. `at`:
-    when the newest information was requested or received; `gone`: it said that the member left.
+    when the newest information was requested or received; `gone`: reported as left.
     `join_pending`: the actions for a join are not stored yet."""
 
     __tablename__ = "source_members"

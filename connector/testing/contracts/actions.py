@@ -168,7 +168,7 @@ class ActionsContract:
         await harness.add(make_request(), by_id)
         events = await store.lanes.ensure("acme", "klaviyo", "event")
         observation = Record("k", "x:k", "Added", _NOW, b"{}", person="p7", email="ana@example.com")
-        await store.append([Page(events, "webhook", [observation], _NOW)])
+        await store.outbox.append([Page(events, "webhook", [observation], _NOW)])
         assert await harness.add(make_request(), by_id) == ActionReceipt(0, 2, 0)
 
     async def test_concurrent_duplicates_are_stored_once(self, store: Store) -> None:
@@ -367,15 +367,15 @@ class ActionsContract:
         harness = await make_harness(store)
         events = await store.lanes.ensure("acme", "klaviyo", "event")
         observation = Record("k", "x:k", "Added", _NOW, b"{}", person="p7", email="ana@example.com")
-        await store.append([Page(events, "webhook", [observation], _NOW)])
+        await store.outbox.append([Page(events, "webhook", [observation], _NOW)])
         by_id = ActionRequest(Action("adjust", customer="p7", amount=5), "points/adjust", "1")
         await harness.add(by_id, make_request(key="2"))
         claim = await harness.must_claim()
         assert [e.email for e in claim.entries] == ["ana@example.com"]
         assert b'"person":"p7"' in claim.entries[0].data
         assert await store.actions.platform_id("acme", "ana@example.com") == "p7"
-        [person] = await store.reports.people("acme", "p7")
-        found = await store.reports.person(person, 10)
+        [person] = await store.timelines.find("acme", "p7")
+        found = await store.timelines.person(person, 10)
         assert [m.kind for m in found.timeline] == ["event", "action", "action"]
 
     # ── caps ─────────────────────────────────────────────────────────────────────────────────────
@@ -501,7 +501,7 @@ class ActionsContract:
         )
         events = await store.lanes.ensure("acme", "klaviyo", "event")
         observation = Record("k", "x:k", "Added", _NOW, b"{}", person="p7", email="ana@example.com")
-        await store.append([Page(events, "webhook", [observation], Millis(_NOW + 2))])
+        await store.outbox.append([Page(events, "webhook", [observation], Millis(_NOW + 2))])
         assert (
             await store.action_decisions.release_identified(harness.lane.id, now=Millis(_NOW + 3))
             == 1
@@ -520,7 +520,7 @@ class ActionsContract:
         assert await harness.add(make_request(key="new")) == ActionReceipt(0, 1, 0)
         states = [(view.state, view.person) for view in await harness.all_actions()]
         assert states == [("discarded", ""), ("skipped", ""), ("waiting", "bo@example.com")]
-        assert await store.reports.people("acme", "ana@example.com") == []
+        assert await store.timelines.find("acme", "ana@example.com") == []
 
     # ── afterwards ───────────────────────────────────────────────────────────────────────────────
 

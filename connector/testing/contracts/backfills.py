@@ -129,7 +129,7 @@ class BackfillsContract:
         else:
             raise AssertionError("the page was stored")
         assert (await reload(store, run)).cursor is None
-        assert await store.reports.people("acme", "ada@example.com") == []
+        assert await store.timelines.find("acme", "ada@example.com") == []
 
     async def test_a_person_named_twice_is_read_once(self, store: Store) -> None:
         fence = await acquire_lease(store)
@@ -149,7 +149,7 @@ class BackfillsContract:
         assert await append(store, run, "ada") is None
         await store.backfills.start(run.id, now=LATER, total=None, notes=[])
         assert (await reload(store, run)).state == "stopped"
-        assert await store.reports.people("acme", "ada@example.com") == []
+        assert await store.timelines.find("acme", "ada@example.com") == []
 
     async def test_live_traffic_goes_first_in_both_lanes(self, store: Store) -> None:
         fence = await acquire_lease(store)
@@ -339,7 +339,7 @@ class BackfillsContract:
         assert unchanged is None
         assert write
         assert write.sets == {"balance": 5}
-        assert await store.reports.people("acme", "new@example.com") == []
+        assert await store.timelines.find("acme", "new@example.com") == []
         [changed] = await store.dry_runs.preview_writes(
             [make_observation(person, "ada", LATER, profiles.id, balance=2)], now=LATER
         )
@@ -361,7 +361,7 @@ class BackfillsContract:
         events, _, _ = await lanes(store)
         assert await store.backfills.first_live_event_at(events) is None
         imported = record(email="ada@example.com", occurred_at=NOW - 5_000)
-        await store.append([Page(events, "backfill", [imported], LATER, backfill=True)])
+        await store.outbox.append([Page(events, "backfill", [imported], LATER, backfill=True)])
         assert await store.backfills.first_live_event_at(events) is None
         await append_events(store, "ada", at=LATER)
         assert await store.backfills.first_live_event_at(events) == NOW

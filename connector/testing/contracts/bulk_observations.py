@@ -111,7 +111,9 @@ class BulkObservationsContract:
     ) -> None:
         fence = await acquire_lease(store)
         events, reads, profiles = await lanes(store)
-        await store.append([Page(events, "webhook", [record(email=None, person="ada")], NOW)])
+        await store.outbox.append(
+            [Page(events, "webhook", [record(email=None, person="ada")], NOW)]
+        )
         assert await take(store, events, fence) is None
         item = listed_person("ada", NOW, profiles.id, balance=1)
         by_id = replace(item, observation=replace(item.observation, email=item.email))

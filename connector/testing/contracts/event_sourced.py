@@ -45,7 +45,7 @@ async def append_event(
     else:
         email = f"{name}@example.com"
     one = record(key, email=email, person=person, observation=observation)
-    [result] = await store.append([Page(events, "webhook", [one], Millis(received or at))])
+    [result] = await store.outbox.append([Page(events, "webhook", [one], Millis(received or at))])
     return result
 
 
@@ -118,7 +118,7 @@ class EventSourcedContract:
             person="bob",
             observation=replace(make_observation(0, "bob", NOW, profiles.id, n=7), partial=True),
         )
-        await store.append([Page(events, "webhook", [*records, other], LATER)])
+        await store.outbox.append([Page(events, "webhook", [*records, other], LATER)])
         claim = await claim_writes(store, fence, LATER)
         assert claim
         assert sorted(written_fields(replace(claim, entries=[e]))["n"] for e in claim.entries) == [
@@ -140,7 +140,7 @@ class EventSourcedContract:
         bad = replace(good, changes={"tier": object()})
         records = [record(person="ada", observation=o) for o in (good, bad)]
         try:
-            await store.append([Page(events, "webhook", records, NOW)])
+            await store.outbox.append([Page(events, "webhook", records, NOW)])
         except Exception:
             assert await claim_writes(store, fence, LATER) is None
             assert not [b for b in await store.reports.backlog() if b.ready]

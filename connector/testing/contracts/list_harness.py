@@ -125,7 +125,7 @@ class ListHarness:
         """The platform reports that a person joined or left the audience VIP."""
         events = await self.store.lanes.ensure("acme", "klaviyo", "event")
         event = record(email=f"{name}@example.com", person=f"id-{name}", membership=(VIP, joined))
-        await self.store.append([Page(events, "webhook", [event], self.later())])
+        await self.store.outbox.append([Page(events, "webhook", [event], self.later())])
 
 
 async def acquire_long_lease(store: Store) -> Fence:

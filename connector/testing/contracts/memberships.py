@@ -117,7 +117,9 @@ class MembershipsContract:
         assert join
         await env.settle(join, [Pending(join.entries[0].seq, "job", 0, "r")])
         assert await env.claim(leaves=True) is None
-        await store.memberships.close_receipt(env.lane.id, "job", now=env.later(), failed={})
+        await store.membership_receipts.close_receipt(
+            env.lane.id, "job", now=env.later(), failed={}
+        )
         assert await env.deliver() == ([], ["ada"])
 
     async def test_only_the_later_of_two_changes_is_sent(self, store: Store) -> None:
@@ -149,12 +151,14 @@ class MembershipsContract:
         join = await env.claim()
         assert join
         await env.settle(join, [Pending(e.seq, "job", i, "r") for i, e in enumerate(join.entries)])
-        assert await store.memberships.open_jobs() == {"job"}
-        assert [(r.id, r.people) for r in await store.memberships.receipts(env.lane.id)] == [
-            ("job", 2)
-        ]
+        assert await store.membership_receipts.open_jobs() == {"job"}
+        assert [
+            (r.id, r.people) for r in await store.membership_receipts.open_receipts(env.lane.id)
+        ] == [("job", 2)]
         failed = {1: (Problem.IMPORT_REFUSED, "bad")}
-        await store.memberships.close_receipt(env.lane.id, "job", now=env.later(), failed=failed)
+        await store.membership_receipts.close_receipt(
+            env.lane.id, "job", now=env.later(), failed=failed
+        )
         counts = await env.counts()
         assert (counts.wanted, counts.actual, counts.pending) == (2, 1, 0)
         assert await store.memberships.requeue(env.lane.id, [State.DEAD], now=env.later()) == 1
@@ -166,7 +170,7 @@ class MembershipsContract:
         join = await env.claim()
         assert join
         await env.settle(join, [Pending(join.entries[0].seq, "job", 0, "r")])
-        await store.memberships.requeue_receipt(env.lane.id, "job", now=env.later())
+        await store.membership_receipts.requeue_receipt(env.lane.id, "job", now=env.later())
         assert await env.claim() is None
         env.later(31_000)
         again = await env.claim()
@@ -183,7 +187,7 @@ class MembershipsContract:
         assert names(await env.claim()) == ["cyd"]
         assert names(await env.claim(leaves=True)) == ["bob"]
         assert await store.memberships.recover(env.fence, now=env.later()) == 2
-        assert await store.memberships.open_jobs() == {""}
+        assert await store.membership_receipts.open_jobs() == {""}
         assert await env.claim(leaves=True) is None
         env.later(31_000)
         assert names(await env.claim(leaves=True)) == ["bob"]
@@ -338,16 +342,18 @@ class MembershipsContract:
     async def test_a_membership_event_by_id_finds_the_persons_address(self, store: Store) -> None:
         env = await make_harness(store)
         events = await store.lanes.ensure("acme", "klaviyo", "event")
-        await store.append([Page(events, "webhook", [record(person="p1")], env.later())])
+        await store.outbox.append([Page(events, "webhook", [record(person="p1")], env.later())])
         joins = record(person="p1", email=None, membership=(VIP, True))
         stranger = record(person="p2", email=None, membership=(VIP, True))
         unlinked = record(person="p1", email=None, membership=("other", True))
-        await store.append([Page(events, "webhook", [joins, stranger, unlinked], env.later())])
+        await store.outbox.append(
+            [Page(events, "webhook", [joins, stranger, unlinked], env.later())]
+        )
         assert await env.deliver() == (["ada"], [])
-        await store.append([Page(events, "webhook", [joins], env.later())])
+        await store.outbox.append([Page(events, "webhook", [joins], env.later())])
         assert await env.deliver() == ([], [])
         known = record(person="p2", email="bob@example.com")
-        await store.append([Page(events, "webhook", [known], env.later())])
+        await store.outbox.append([Page(events, "webhook", [known], env.later())])
         assert await env.deliver() == (["bob"], [])
 
     async def test_a_join_after_the_baseline_triggers_one_join_action(self, store: Store) -> None:

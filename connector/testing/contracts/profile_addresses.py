@@ -37,7 +37,7 @@ class ProfileAddressesContract:
         assert claim
         await settle(store, claim, Accepted(person, "r1", "K1"))
         moved = record(email="new@example.com", person="ada", refresh=True)
-        await store.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
+        await store.outbox.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
         assert await read(store, fence, "new", LATER, balance=1) == person
         cleanup = await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
         assert cleanup
@@ -55,7 +55,7 @@ class ProfileAddressesContract:
         await append_events(store, "ada")
         first = await read(store, fence, "ada", balance=1)
         twin = record(email="ada@example.com", person="twin", refresh=True)
-        await store.append([Page(events, "webhook", [twin], LATER, read_lane=reads.id)])
+        await store.outbox.append([Page(events, "webhook", [twin], LATER, read_lane=reads.id)])
         second = await read(store, fence, "ada", LATER, balance=2)
         assert first != second
         claim = await claim_writes(store, fence, LATER)
@@ -73,7 +73,9 @@ class ProfileAddressesContract:
         await settle(store, claim, Accepted(second, "r2"), at=LATER)
         moved = record(email="new@example.com", person="twin", refresh=True)
         at = LATER + 10
-        await store.append([Page(events, "webhook", [moved], Millis(at), read_lane=reads.id)])
+        await store.outbox.append(
+            [Page(events, "webhook", [moved], Millis(at), read_lane=reads.id)]
+        )
         await read(store, fence, "new", at, balance=2)
         cleanup = await claim_writes(store, fence, at, mode=DeliveryMode.SINGLE)
         assert cleanup
@@ -143,7 +145,7 @@ class ProfileAddressesContract:
         assert claim
         await settle(store, claim, Accepted(person, "r1"))
         moved = record(email="new@example.com", person="ada", refresh=True)
-        await store.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
+        await store.outbox.append([Page(events, "webhook", [moved], LATER, read_lane=reads.id)])
         await read(store, fence, "new", LATER, balance=1, tier="Gold")
         new_owner = await _add_person_at(store, fence, "ada", LATER + 1, balance=7)
         # The new owner's write goes first, and what it may lack comes with the next one.
@@ -179,7 +181,7 @@ async def _add_person_at(
     """Another person gets this address and is read."""
     events, reads, _ = await lanes(store)
     twin = record(email=f"{name}@example.com", person="twin", refresh=True)
-    await store.append([Page(events, "webhook", [twin], Millis(at), read_lane=reads.id)])
+    await store.outbox.append([Page(events, "webhook", [twin], Millis(at), read_lane=reads.id)])
     return await read(store, fence, name, at, **changes)
 
 

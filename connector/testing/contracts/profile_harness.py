@@ -38,7 +38,7 @@ async def append_events(
         attach_wait=wait,
         min_read_interval=gap,
     )
-    await store.append([page])
+    await store.outbox.append([page])
 
 
 async def claim_reads(store: Store, fence: Fence, at: int = NOW) -> Claim | None:

@@ -103,13 +103,13 @@ class ProfilesContract:
         events, _, _ = await lanes(store)
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
-        sent = await store.claim(
+        sent = await store.outbox.claim(
             events, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1"
         )
         assert sent
         assert await claim_writes(store, fence) is None
         accepted = Accepted(sent.entries[0].seq, "r")
-        await store.settle(sent, [accepted], now=NOW, policy=RetryPolicy(HORIZON))
+        await store.outbox.settle(sent, [accepted], now=NOW, policy=RetryPolicy(HORIZON))
         assert written_fields(await claim_writes(store, fence)) == {"balance": 1}
 
     async def test_a_job_confirms_only_through_its_receipt(self, store: Store) -> None:
@@ -123,18 +123,18 @@ class ProfilesContract:
         assert claim
         queued = [Pending(p, "job1", place, "r1") for place, p in enumerate(people)]
         assert await settle(store, claim, *queued) == 3
-        [receipt] = await store.profiles.receipts(profiles.id)
+        [receipt] = await store.profile_receipts.open_receipts(profiles.id)
         assert (receipt.id, receipt.people) == ("job1", 3)
         assert await claim_writes(store, fence, NOW + 5000) is None
         await append_events(store, "ada", at=LATER)
         await read(store, fence, "ada", LATER, balance=2)
         # A restart loses no receipt.
         await store.profiles.recover(fence, now=LATER)
-        closed = await store.profiles.close_receipt(
+        closed = await store.profile_receipts.close_receipt(
             profiles.id, "job1", now=LATER, failed={1: (Problem.IMPORT_REFUSED, "bad")}
         )
         assert closed == 3
-        assert await store.profiles.receipts(profiles.id) == []
+        assert await store.profile_receipts.open_receipts(profiles.id) == []
         assert written_fields(await claim_writes(store, fence, LATER)) == {"balance": 2}
 
     async def test_an_import_job_without_a_known_result_is_sent_again(self, store: Store) -> None:
@@ -145,7 +145,7 @@ class ProfilesContract:
         claim = await claim_writes(store, fence)
         assert claim
         await settle(store, claim, Pending(person, "", 0, "r1"))
-        assert await store.profiles.requeue_receipt(profiles.id, "", now=LATER) == 1
+        assert await store.profile_receipts.requeue_receipt(profiles.id, "", now=LATER) == 1
         # Singly, so that one bad profile cannot fail a whole job again.
         assert await claim_writes(store, fence, LATER) is None
         assert written_fields(
@@ -164,9 +164,9 @@ class ProfilesContract:
         other = await acquire_lease(store, "two", NOW + TTL)
         assert await store.profiles.recover(other, now=Millis(NOW + TTL)) == 1
         assert await claim_writes(store, other, NOW + TTL) is None
-        [receipt] = await store.profiles.receipts(profiles.id)
+        [receipt] = await store.profile_receipts.open_receipts(profiles.id)
         assert receipt.id == ""
-        await store.profiles.requeue_receipt(profiles.id, "", now=Millis(NOW + TTL))
+        await store.profile_receipts.requeue_receipt(profiles.id, "", now=Millis(NOW + TTL))
         assert written_fields(
             await claim_writes(store, other, NOW + TTL, mode=DeliveryMode.SINGLE)
         ) == {"balance": 1}
@@ -191,7 +191,7 @@ class ProfilesContract:
         await store.profiles.recover(other, now=Millis(at))
         await append_events(store, "ada", at=at)
         await read(store, other, "ada", at, tier="Gold")
-        await store.profiles.requeue_receipt(profiles.id, "", now=Millis(at))
+        await store.profile_receipts.requeue_receipt(profiles.id, "", now=Millis(at))
         assert written_fields(await claim_writes(store, other, at, mode=DeliveryMode.SINGLE)) == {
             "tier": "Gold"
         }
@@ -254,7 +254,7 @@ class ProfilesContract:
         events, _, profiles = await lanes(store)
         await append_events(store, "ada")
         await read(store, fence, "ada", balance=1)
-        assert await store.claim(
+        assert await store.outbox.claim(
             events, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1"
         )
         assert await claim_writes(store, fence) is None

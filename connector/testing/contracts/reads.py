@@ -84,13 +84,13 @@ class ReadsContract:
         fence = await acquire_lease(store)
         events, _, _ = await lanes(store)
         await append_events(store, "ada", wait=1000)
-        assert (await store.ready(events.id, now=NOW, limit=9)).batch == 0
+        assert (await store.outbox.ready(events.id, now=NOW, limit=9)).batch == 0
         person = await read(store, fence, "ada", balance=7)
-        assert (await store.ready(events.id, now=NOW, limit=9)).batch == 1
+        assert (await store.outbox.ready(events.id, now=NOW, limit=9)).batch == 1
         fresh = (await store.reads.fresh_views([person]))[person]
         assert (fresh.view["balance"], fresh.at, fresh.write_in_flight) == (7, NOW, False)
         await append_events(store, "bob", wait=1000)
-        assert (await store.ready(events.id, now=Millis(NOW + 1000), limit=9)).batch == 2
+        assert (await store.outbox.ready(events.id, now=Millis(NOW + 1000), limit=9)).batch == 2
 
     async def test_a_person_without_address_is_read_if_the_platform_reads_by_id(
         self, store: Store
@@ -139,7 +139,7 @@ class ReadsContract:
         claim = await claim_reads(store, fence)
         assert claim
         named = record(email="new@example.com", person="ada")
-        await store.append(
+        await store.outbox.append(
             [Page(events, "webhook", [named], LATER, read_lane=reads.id, by_id=True)]
         )
         await _settle_read(store, claim, "old@example.com", NOW)
@@ -176,7 +176,7 @@ async def _append_event(
     events, reads, _ = await lanes(store)
     event = record(email=None, person=name, refresh=refresh)
     page = Page(events, "webhook", [event], Millis(at), read_lane=reads.id, by_id=by_id)
-    [appended] = await store.append([page])
+    [appended] = await store.outbox.append([page])
     return appended
 
 

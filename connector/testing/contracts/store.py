@@ -62,7 +62,9 @@ async def take(
     limit: int = 100,
     mode: DeliveryMode = DeliveryMode.BATCH,
 ) -> Claim | None:
-    return await store.claim(lane, fence, now=Millis(at), limit=limit, mode=mode, mapping="v1")
+    return await store.outbox.claim(
+        lane, fence, now=Millis(at), limit=limit, mode=mode, mapping="v1"
+    )
 
 
 async def events(store: Store) -> Lane:
@@ -77,30 +79,30 @@ class StoreContract:
     ) -> None:
         lane, fence = await events(store), await acquire_lease(store)
         first = record("a")
-        await store.append([page(lane, first, at=NOW)])
+        await store.outbox.append([page(lane, first, at=NOW)])
         claim = await take(store, lane, fence)
         assert claim
         [entry] = claim.entries
         later = [Retry(entry.seq, Problem.KLAVIYO_UNAVAILABLE, 3600.0)]
-        await store.settle(claim, later, now=Millis(NOW + 1), policy=RetryPolicy(HORIZON))
-        await store.append([page(lane, record("b"), at=NOW + 5_000)])
+        await store.outbox.settle(claim, later, now=Millis(NOW + 1), policy=RetryPolicy(HORIZON))
+        await store.outbox.append([page(lane, record("b"), at=NOW + 5_000)])
         [backlog] = await store.reports.backlog()
         assert (backlog.ready, backlog.oldest) == (2, NOW)
 
     async def test_a_record_is_deduplicated_by_its_key(self, store: Store) -> None:
         lane = await events(store)
-        first = await store.append([page(lane, record("a"), record("b"))])
-        again = await store.append([page(lane, record("a"), record("c"), record("c"))])
+        first = await store.outbox.append([page(lane, record("a"), record("b"))])
+        again = await store.outbox.append([page(lane, record("a"), record("c"), record("c"))])
         assert first == [Appended(2, 0)]
         assert again == [Appended(1, 2)]
         other = await store.lanes.ensure("other", "klaviyo", "event")
-        assert await store.append([page(other, record("a"))]) == [Appended(1, 0)]
+        assert await store.outbox.append([page(other, record("a"))]) == [Appended(1, 0)]
 
     async def test_a_key_can_be_reused_after_its_repeat_window(self, store: Store) -> None:
         lane = await events(store)
         for at, accepted in ((0, 1), (3_600_000, 0), (3_600_001, 1), (7_200_001, 0)):
-            said = record("daily", repeat_window=3_600_000)
-            [result] = await store.append([page(lane, said, at=NOW + at)])
+            fact = record("daily", repeat_window=3_600_000)
+            [result] = await store.outbox.append([page(lane, fact, at=NOW + at)])
             assert result.accepted == accepted, at
         fence = await acquire_lease(store, now=NOW + 7_200_001)
         claim = await take(store, lane, fence, at=NOW + 7_200_001)
@@ -111,15 +113,15 @@ class StoreContract:
     async def test_cursor_and_records_are_stored_together(self, store: Store) -> None:
         lane = await events(store)
         assert await store.checkpoints.load("acme", "recent") is None
-        await store.append([page(lane, record(), checkpoint=Checkpoint("recent", "p2"))])
-        await store.append([page(lane, checkpoint=Checkpoint("recent", "p3"))])
+        await store.outbox.append([page(lane, record(), checkpoint=Checkpoint("recent", "p2"))])
+        await store.outbox.append([page(lane, checkpoint=Checkpoint("recent", "p3"))])
         assert await store.checkpoints.load("acme", "recent") == Checkpoint("recent", "p3")
         assert [s[:3] for s in await store.reports.streams()] == [("acme", "recent", "p3")]
 
     async def test_claims_are_exclusive_and_oldest_first(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
         for i in range(5):
-            await store.append([page(lane, record(f"k{i}"), at=NOW + i)])
+            await store.outbox.append([page(lane, record(f"k{i}"), at=NOW + i)])
         first = await take(store, lane, fence, at=NOW + 10, limit=3)
         second = await take(store, lane, fence, at=NOW + 10, limit=3)
         assert first
@@ -130,33 +132,33 @@ class StoreContract:
 
     async def test_live_goes_before_backfill(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, record("old"), backfill=True)])
-        await store.append([page(lane, record("live"), at=NOW + 5)])
+        await store.outbox.append([page(lane, record("old"), backfill=True)])
+        await store.outbox.append([page(lane, record("live"), at=NOW + 5)])
         claim = await take(store, lane, fence, at=NOW + 10, limit=1)
         assert claim
         assert [(e.unique_id, e.backfill) for e in claim.entries] == [("test:live", False)]
 
     async def test_entries_that_are_not_due_are_not_ready(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, record(), record())])
+        await store.outbox.append([page(lane, record(), record())])
         claim = await take(store, lane, fence, limit=1)
         assert claim
         retry = Retry(claim.entries[0].seq, Problem.KLAVIYO_THROTTLED, after=5.0)
         assert await self._settle(store, claim, retry) == 1
-        ready = await store.ready(lane.id, now=NOW, limit=10)
+        ready = await store.outbox.ready(lane.id, now=NOW, limit=10)
         assert (ready.batch, ready.single, ready.next_due) == (1, 0, NOW + 5000)
-        ready = await store.ready(lane.id, now=Millis(NOW + 5000), limit=10)
+        ready = await store.outbox.ready(lane.id, now=Millis(NOW + 5000), limit=10)
         assert (ready.batch, ready.single, ready.next_due) == (2, 0, None)
-        assert (await store.ready(lane.id, now=Millis(NOW + 5000), limit=1)).batch == 1
+        assert (await store.outbox.ready(lane.id, now=Millis(NOW + 5000), limit=1)).batch == 1
 
     async def test_every_outcome_sets_the_right_state(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, *(record(f"o{i}") for i in range(7)))])
+        await store.outbox.append([page(lane, *(record(f"o{i}") for i in range(7)))])
         claim = await take(store, lane, fence)
         assert claim
         seqs = [entry.seq for entry in claim.entries]
         request = Request("r1", "POST /api/events", NOW, 202, 12)
-        changed = await store.settle(
+        changed = await store.outbox.settle(
             claim,
             [
                 Accepted(seqs[0], "r1"),
@@ -199,7 +201,7 @@ class StoreContract:
         self, store: Store
     ) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, record("a"), record("b"))])
+        await store.outbox.append([page(lane, record("a"), record("b"))])
         claim = await take(store, lane, fence)
         assert claim
         a, b = (entry.seq for entry in claim.entries)
@@ -210,13 +212,13 @@ class StoreContract:
             (a, DeliveryMode.SINGLE, "v1"),
             (b, DeliveryMode.BATCH, "v2"),
         ):
-            again = await store.claim(lane, fence, now=NOW, limit=5, mode=mode, mapping="v2")
+            again = await store.outbox.claim(lane, fence, now=NOW, limit=5, mode=mode, mapping="v2")
             assert again
             assert [(e.seq, e.mapping) for e in again.entries] == [(seq, version)]
 
     async def test_a_batch_settles_once(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, record("a"))])
+        await store.outbox.append([page(lane, record("a"))])
         claim = await take(store, lane, fence)
         assert claim
         seq = claim.entries[0].seq
@@ -227,7 +229,7 @@ class StoreContract:
 
     async def test_entries_of_a_dead_holder_become_ambiguous(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, record("a"))])
+        await store.outbox.append([page(lane, record("a"))])
         claim = await take(store, lane, fence)
         assert claim
         later = Millis(NOW + TTL)
@@ -235,7 +237,7 @@ class StoreContract:
             await store.leases.acquire("store", "two", now=Millis(NOW + 1), ttl=TTL), Holder
         )
         other = await acquire_lease(store, "two", later)
-        assert await store.recover(other, now=later) == 1
+        assert await store.outbox.recover(other, now=later) == 1
         # The first holder wakes: whatever it does changes nothing.
         assert await self._settle(store, claim, Accepted(claim.entries[0].seq, "r")) == 0
         with pytest.raises(StoreError) as caught:
@@ -250,7 +252,7 @@ class StoreContract:
 
     async def test_an_expired_lease_claims_nothing(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, record())])
+        await store.outbox.append([page(lane, record())])
         with pytest.raises(StoreError):
             await take(store, lane, fence, at=NOW + TTL)
         assert await store.leases.renew(fence, now=Millis(NOW + TTL), ttl=TTL)
@@ -268,18 +270,18 @@ class StoreContract:
         self, store: Store
     ) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, record("a"))])
+        await store.outbox.append([page(lane, record("a"))])
 
         async def fail(at: int) -> None:
             await store.leases.renew(fence, now=Millis(at), ttl=TTL)
             claim = await take(store, lane, fence, at=at)
             assert claim
             retry = Retry(claim.entries[0].seq, Problem.KLAVIYO_UNAVAILABLE)
-            await store.settle(claim, [retry], now=Millis(at), policy=RetryPolicy(HORIZON))
+            await store.outbox.settle(claim, [retry], now=Millis(at), policy=RetryPolicy(HORIZON))
 
         await fail(NOW)
         await fail(NOW + HORIZON - 1)
-        assert await store.extend_horizon(lane.id, 10_000) == 1
+        assert await store.outbox.extend_horizon(lane.id, 10_000) == 1
         await fail(NOW + HORIZON + 9_999)
         assert not await store.dead_letters.groups()
         await fail(NOW + HORIZON + 10_000)
@@ -289,33 +291,33 @@ class StoreContract:
 
     async def test_a_record_without_address_waits_for_its_person(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        [result] = await store.append([page(lane, record("a", email=None, person="p1"))])
+        [result] = await store.outbox.append([page(lane, record("a", email=None, person="p1"))])
         assert result == Appended(1, 0, held=1)
         assert await take(store, lane, fence) is None
         named = record("b", email="ada@example.com", person="p1")
-        [result] = await store.append([page(lane, named, at=NOW + 1)])
+        [result] = await store.outbox.append([page(lane, named, at=NOW + 1)])
         assert result == Appended(1, 0, released=1)
         claim = await take(store, lane, fence, at=NOW + 1)
         assert claim
         assert [e.email for e in claim.entries] == ["ada@example.com"] * 2
-        [result] = await store.append([page(lane, record("c", email=None, person="p1"))])
+        [result] = await store.outbox.append([page(lane, record("c", email=None, person="p1"))])
         assert result == Appended(1, 0)
-        [result] = await store.append([page(lane, record("d", email=None))])
+        [result] = await store.outbox.append([page(lane, record("d", email=None))])
         assert result == Appended(1, 0, held=1)
 
     async def test_a_page_may_bring_the_address_it_lacks(self, store: Store) -> None:
         lane = await events(store)
         nameless = record("a", email=None, person="p1")
         named = record("b", email="ada@example.com", person="p1")
-        [result] = await store.append([page(lane, nameless, named)])
+        [result] = await store.outbox.append([page(lane, nameless, named)])
         assert result == Appended(2, 0, released=1)
 
     async def test_a_person_known_by_address_is_merged_with_their_id(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, record("a", email="ada@example.com"))])
-        await store.append([page(lane, record("b", email="ada@example.com", person="p1"))])
-        await store.append([page(lane, record("c", email="new@example.com", person="p1"))])
-        await store.append([page(lane, record("d", email=None, person="p1"))])
+        await store.outbox.append([page(lane, record("a", email="ada@example.com"))])
+        await store.outbox.append([page(lane, record("b", email="ada@example.com", person="p1"))])
+        await store.outbox.append([page(lane, record("c", email="new@example.com", person="p1"))])
+        await store.outbox.append([page(lane, record("d", email=None, person="p1"))])
         claim = await take(store, lane, fence)
         assert claim
         assert len({e.person for e in claim.entries}) == 1
@@ -323,14 +325,14 @@ class StoreContract:
 
     async def test_dead_letters_are_retried_with_the_same_id(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, record("a"), record("b"), record("c"))])
-        await store.append([page(lane, record("d", email=None))])
+        await store.outbox.append([page(lane, record("a"), record("b"), record("c"))])
+        await store.outbox.append([page(lane, record("d", email=None))])
         claim = await take(store, lane, fence)
         assert claim
         seqs = [e.seq for e in claim.entries]
         causes = (Problem.KLAVIYO_REFUSED, Problem.KLAVIYO_REFUSED, Problem.MAPPING_FAILED)
         dead = [Dead(seq, cause) for seq, cause in zip(seqs, causes, strict=True)]
-        await store.settle(claim, dead, now=NOW, policy=RetryPolicy(HORIZON))
+        await store.outbox.settle(claim, dead, now=NOW, policy=RetryPolicy(HORIZON))
         letters = store.dead_letters
         assert [x.id for x in await letters.find(problem="K400")] == [seqs[1], seqs[0]]
         assert await letters.retry(ids=[seqs[0]], now=NOW) == 1
@@ -349,35 +351,41 @@ class StoreContract:
         self, store: Store
     ) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, record("a"), record("b"))])
-        await store.append([page(lane, record("waits"))])
+        await store.outbox.append([page(lane, record("a"), record("b"))])
+        await store.outbox.append([page(lane, record("waits"))])
         claim = await take(store, lane, fence, limit=2)
         assert claim
         a, b = (e.seq for e in claim.entries)
         await self._settle(store, claim, Accepted(a, "r"), Dead(b, Problem.KLAVIYO_REFUSED))
         keep = {State.ACCEPTED: 1000}
-        assert await store.prune(now=Millis(NOW + 1000), keep=keep, limit=10) == 0
-        assert await store.append([page(lane, record("a"))]) == [Appended(0, 1)]
-        assert await store.prune(now=Millis(NOW + 1001), keep=keep, limit=10) == 1
-        assert await store.append([page(lane, record("a"))]) == [Appended(1, 0)]
-        assert await store.append([page(lane, record("b"), record("waits"))]) == [Appended(0, 2)]
+        assert (
+            await store.maintenance.prune_records(now=Millis(NOW + 1000), keep=keep, limit=10) == 0
+        )
+        assert await store.outbox.append([page(lane, record("a"))]) == [Appended(0, 1)]
+        assert (
+            await store.maintenance.prune_records(now=Millis(NOW + 1001), keep=keep, limit=10) == 1
+        )
+        assert await store.outbox.append([page(lane, record("a"))]) == [Appended(1, 0)]
+        assert await store.outbox.append([page(lane, record("b"), record("waits"))]) == [
+            Appended(0, 2)
+        ]
 
     async def test_the_timeline_is_pruned_before_the_ids(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
-        await store.append([page(lane, record("a"))])
+        await store.outbox.append([page(lane, record("a"))])
         claim = await take(store, lane, fence)
         assert claim
         seq = claim.entries[0].seq
         sent = Request("r1", "POST /api/events", NOW, 202, 5)
-        await store.settle(
+        await store.outbox.settle(
             claim, [Accepted(seq, "r1")], now=NOW, requests=[sent], policy=RetryPolicy(HORIZON)
         )
-        assert await store.prune_timeline(before=NOW, limit=10) == 0
+        assert await store.maintenance.prune_timeline(before=NOW, limit=10) == 0
         assert await store.reports.recent_requests(5) == [("acme", "klaviyo", sent)]
-        assert await store.prune_timeline(before=Millis(NOW + 1), limit=10) > 0
-        assert await store.prune_timeline(before=Millis(NOW + 1), limit=10) == 0
+        assert await store.maintenance.prune_timeline(before=Millis(NOW + 1), limit=10) > 0
+        assert await store.maintenance.prune_timeline(before=Millis(NOW + 1), limit=10) == 0
         assert await store.reports.recent_requests(5) == []
-        assert await store.append([page(lane, record("a"))]) == [Appended(0, 1)]
+        assert await store.outbox.append([page(lane, record("a"))]) == [Appended(0, 1)]
 
     async def test_lanes_remember_their_state(self, store: Store) -> None:
         lane = await events(store)
@@ -390,7 +398,7 @@ class StoreContract:
         lane, fence = await events(store), await acquire_lease(store)
         spend = QuotaUsage("acc", "events", 100, 2)
         assert (
-            await store.claim(
+            await store.outbox.claim(
                 lane, fence, now=NOW, limit=1, mode=DeliveryMode.BATCH, mapping="v1", usage=[spend]
             )
             is None
@@ -425,12 +433,12 @@ class StoreContract:
         lane = await events(store)
         broken = record("x", name=None)
         with pytest.raises(StoreError):
-            await store.append(
+            await store.outbox.append(
                 [page(lane, record("y"), broken, checkpoint=Checkpoint("recent", "p9"))]
             )
         assert await store.checkpoints.load("acme", "recent") is None
-        assert await store.append([page(lane, record("y"))]) == [Appended(1, 0)]
+        assert await store.outbox.append([page(lane, record("y"))]) == [Appended(1, 0)]
 
     @staticmethod
     async def _settle(store: Store, claim: Claim, *outcomes: Outcome) -> int:
-        return await store.settle(claim, outcomes, now=NOW, policy=RetryPolicy(HORIZON))
+        return await store.outbox.settle(claim, outcomes, now=NOW, policy=RetryPolicy(HORIZON))

@@ -7,7 +7,7 @@ import weakref
 from typing import TypeVar
 
 from connector.store.database import Work, sqlite_engine, store_errors
-from connector.store.sql import SqlStore
+from connector.store.sql import SqlStore, store_on
 from connector.store.tables import metadata
 
 T = TypeVar("T")
@@ -16,29 +16,27 @@ T = TypeVar("T")
 class InlineDatabase:
     """connector.store.database.Database that does its work before the caller's next step.
 
-    While `broken` is set, every call raises it. After `dead` nothing is written any more, as after
+    While `error` is set, every call raises it. After `dead` nothing is written any more, as after
     a kill; `reopened` is the database as the next process finds it.
     """
-
-    dialect = "sqlite"
 
     def __init__(self, other: InlineDatabase | None = None) -> None:
         self._other = other  # the last one of them closes the engine
         if other is None:
-            self._engine = sqlite_engine("sqlite://")
-            metadata.create_all(self._engine)
-            weakref.finalize(self, self._engine.dispose)
+            self.engine = sqlite_engine("sqlite://")
+            metadata.create_all(self.engine)
+            weakref.finalize(self, self.engine.dispose)
         else:
-            self._engine = other._engine
+            self.engine = other.engine
         self.dead = False
-        self.broken: Exception | None = None
+        self.error: Exception | None = None
 
     def reopened(self) -> InlineDatabase:
         return InlineDatabase(self)
 
     def execute(self, work: Work[T]) -> T:
         """Do `work` in one transaction, for what a test looks at or plants."""
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             connection.exec_driver_sql("BEGIN")
             result = work(connection)
             connection.commit()
@@ -47,8 +45,8 @@ class InlineDatabase:
     async def write(self, work: Work[T]) -> T:
         if self.dead:
             raise asyncio.CancelledError
-        if self.broken:
-            raise self.broken
+        if self.error:
+            raise self.error
         with store_errors():
             return self.execute(work)
 
@@ -60,4 +58,4 @@ class InlineDatabase:
 
 def memory_store(database: InlineDatabase | None = None) -> SqlStore:
     """An empty store, or the one that `database` holds."""
-    return SqlStore("sqlite://", database or InlineDatabase())
+    return store_on(database or InlineDatabase(), "sqlite://")

@@ -203,7 +203,7 @@ class Environment:
         )
         assert isinstance(fence, Fence)
         now = self.clock.now()
-        for queue in (self.store, self.store.reads, self.store.profiles):
+        for queue in (self.store.outbox, self.store.reads, self.store.profiles):
             await queue.recover(fence, now=now)
         metrics = Metrics("test")
         network = Network(

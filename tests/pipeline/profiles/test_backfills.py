@@ -163,7 +163,7 @@ async def test_a_dry_run_reports_its_effect_and_changes_nothing(make: Any) -> No
     assert run["notes"] == ["live flow: Now gold", "line 11 is not an e-mail address"]
     assert env.profile_requests() == sent
     assert (env.rows(reads.select()), env.rows(profiles.select())) == (before, written)
-    assert await env.store.reports.people("acme", "stranger@example.com") == []
+    assert await env.store.timelines.find("acme", "stranger@example.com") == []
     await harness.begin(what=harness.file(*emails))
     pending_approval = await harness.pending_approval()
     assert pending_approval.detail == {"people": 8, "new_to_klaviyo": 5, "live_flows": ["Now gold"]}

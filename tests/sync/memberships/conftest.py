@@ -152,7 +152,7 @@ class Environment:
             dead_holder=f"holder{self.starts - 1}",
         )
         assert isinstance(fence, Fence)
-        for queue in (self.store, self.store.memberships, self.store.actions):
+        for queue in (self.store.outbox, self.store.memberships, self.store.actions):
             await queue.recover(fence, now=now)
         self.metrics = Metrics("test")
         builder = ConnectionBuilder(
@@ -204,7 +204,7 @@ class Environment:
             membership=(audience, joined),
         )
         lane = self.runtime.events.lane
-        await self.store.append([Page(lane, "webhook", [record], self.clock.now())])
+        await self.store.outbox.append([Page(lane, "webhook", [record], self.clock.now())])
         for dispatcher in self.runtime.dispatchers:
             dispatcher.wake()
 

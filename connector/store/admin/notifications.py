@@ -1,4 +1,4 @@
-"""What the targets of `[[notify]]` were told."""
+"""Notifications that were sent to the targets of `[[notify]]`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from connector.store.database import Database
 from connector.store.tables import notifications
 
 
-class SqlNotices:
-    """connector.ports.Notices."""
+class SqlNotifications:
+    """connector.ports.Notifications."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

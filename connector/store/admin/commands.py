@@ -1,0 +1,96 @@
+"""Commands that people submitted, until the process with the lease has run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+from sqlalchemy import Connection, insert, select, update
+
+from connector.domain.lanes import Millis
+from connector.ports import Command
+from connector.store.database import Database
+from connector.store.tables import commands
+
+
+class _CommandRow(NamedTuple):
+    """A stored command. The names are those of the columns."""
+
+    id: int
+    kind: str
+    args: str
+    submitted_at: Millis
+    done_at: Millis | None
+    ok: int | None
+    result: str | None
+
+    def command(self) -> Command:
+        return Command(
+            id=self.id,
+            kind=self.kind,
+            args=orjson.loads(self.args),
+            submitted_at=self.submitted_at,
+            done_at=self.done_at,
+            ok=None if self.ok is None else bool(self.ok),
+            result=orjson.loads(self.result) if self.result else None,
+        )
+
+
+_COLUMNS = tuple(commands.c[name] for name in _CommandRow._fields)
+
+
+class SqlCommands:
+    """connector.ports.CommandQueue."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int:
+        values = {"kind": kind, "args": orjson.dumps(args).decode(), "created_by": by}
+
+        def work(c: Connection) -> int:
+            statement = insert(commands).values(values | {"submitted_at": now})
+            return int(c.execute(statement.returning(commands.c.id)).scalar_one())
+
+        return await self._database.write(work)
+
+    async def fetch(self, *, now: Millis) -> Sequence[Command]:
+        query = (
+            select(*_COLUMNS)
+            .where(commands.c.claimed_at.is_(None))
+            .order_by(commands.c.id)
+            .with_for_update(skip_locked=True)
+        )
+
+        def work(c: Connection) -> list[Command]:
+            found = [_CommandRow._make(row).command() for row in c.execute(query)]
+            if found:
+                ids = [command.id for command in found]
+                c.execute(update(commands).where(commands.c.id.in_(ids)).values(claimed_at=now))
+            return found
+
+        return await self._database.write(work)
+
+    async def requeue(self) -> int:
+        statement = (
+            update(commands)
+            .where(commands.c.claimed_at.is_not(None), commands.c.done_at.is_(None))
+            .values(claimed_at=None)
+        )
+        return await self._database.write(lambda c: c.execute(statement).rowcount)
+
+    async def finish(self, id: int, *, ok: bool, result: Mapping[str, Any], now: Millis) -> None:
+        values = {"done_at": now, "ok": int(ok), "result": orjson.dumps(result).decode()}
+        await self._database.write(
+            lambda c: c.execute(update(commands).where(commands.c.id == id).values(values))
+        )
+
+    async def get(self, id: int) -> Command | None:
+        query = select(*_COLUMNS).where(commands.c.id == id)
+
+        def work(c: Connection) -> Command | None:
+            row = c.execute(query).one_or_none()
+            return _CommandRow._make(row).command() if row else None
+
+        return await self._database.read(work)

@@ -1,0 +1,44 @@
+"""Retention and disk space."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from connector.domain.lanes import Millis
+from connector.domain.records import State
+from connector.store.admin import retention, vacuum
+from connector.store.database import Database
+
+
+class SqlMaintenance:
+    """connector.ports.Maintenance. `file` is the SQLite file, None for another database."""
+
+    def __init__(self, database: Database, file: Path | None) -> None:
+        self._database = database
+        self._file = file
+
+    async def prune_records(self, *, now: Millis, keep: Mapping[State, int], limit: int) -> int:
+        return await self._database.write(lambda c: retention.prune_records(c, now, keep, limit))
+
+    async def prune_timeline(self, *, before: Millis, limit: int) -> int:
+        return await self._database.write(lambda c: retention.prune_timeline(c, before, limit))
+
+    async def clear_bodies(self, *, before: Millis, after: int, limit: int) -> int | None:
+        return await self._database.write(lambda c: retention.clear_bodies(c, before, after, limit))
+
+    async def free_pages(self, pages: int) -> int:
+        return await self._database.write(lambda c: vacuum.free_pages(c, pages))
+
+    def size_bytes(self) -> int | None:
+        if self._file is None:
+            return None
+        files = (self._file, self._file.with_name(self._file.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def free_bytes(self) -> int | None:
+        return shutil.disk_usage(self._file.parent).free if self._file else None
+
+    async def aclose(self) -> None:
+        await self._database.aclose()

@@ -1,0 +1,180 @@
+"""No statement of a lane, a report or a recovery scans a table: the plans of both engines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event
+
+from connector.domain.lanes import DeliveryMode, Lane, Millis
+from connector.domain.records import Page
+from connector.ports import Fence
+from connector.store.sql import SqlStore, open_store
+from connector.store.tables import metadata
+from connector.testing.contracts.actions import make_harness, make_request
+from connector.testing.contracts.store import NOW, acquire_lease, record
+
+
+class Plans:
+    """The plans of the statements that name a table."""
+
+    def __init__(self, lines: list[str], table: str) -> None:
+        self._lines = lines
+        self._table = table
+
+    def count(self, index: str) -> int:
+        """How many steps read this index."""
+        return sum(index in line for line in self._lines)
+
+    @property
+    def scans(self) -> list[str]:
+        """Steps that read the whole table."""
+        sqlite, postgresql = f"SCAN {self._table}", f"Seq Scan on {self._table}"
+        return [
+            line
+            for line in self._lines
+            if postgresql in line or (line.startswith(sqlite) and "INDEX" not in line)
+        ]
+
+    @property
+    def sorts(self) -> list[str]:
+        return [line for line in self._lines if "TEMP B-TREE" in line]
+
+
+async def explain(store: SqlStore, table: str, call: Callable[[], Awaitable[Any]]) -> Plans:
+    """Run `call`, then explain each of its statements that reads or changes `table`."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+        statements.append((statement, values))
+
+    event.listen(store.database.engine, "before_cursor_execute", note)
+    await call()
+    event.remove(store.database.engine, "before_cursor_execute", note)
+    on_sqlite = store.database.engine.dialect.name == "sqlite"
+
+    def work(c: Connection) -> list[str]:
+        if not on_sqlite:
+            # A small table is read whole, unless that is made expensive.
+            c.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        prefix, column = ("EXPLAIN QUERY PLAN", 3) if on_sqlite else ("EXPLAIN", 0)
+        lines: list[str] = []
+        for statement, values in statements:
+            if table in statement and not statement.startswith("INSERT"):
+                rows = c.exec_driver_sql(f"{prefix} {statement}", values)
+                lines += [str(row[column]).strip() for row in rows]
+        return lines
+
+    lines = await store.database.write(work)
+    assert lines, "no statement names the table"
+    return Plans(lines, table)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
+    """An empty store, on each engine that plans for a file in turn."""
+    on_file = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/s.db" if on_file else request.getfixturevalue("postgres_url")
+    made = await open_store(url)
+    yield made
+    await made.database.write(
+        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
+    )
+    await made.aclose()
+
+
+async def fill_outbox(store: SqlStore) -> tuple[Lane, Fence]:
+    lane = await store.lanes.ensure("acme", "klaviyo", "event")
+    await store.outbox.append([Page(lane, "webhook", [record() for _ in range(500)], NOW)])
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    return lane, await acquire_lease(store)
+
+
+async def test_ready_uses_the_ready_index(store: SqlStore) -> None:
+    lane, _ = await fill_outbox(store)
+    plans = await explain(store, "outbox", lambda: store.outbox.ready(lane.id, now=NOW, limit=51))
+    assert plans.scans == []
+    assert plans.count("outbox_ready") >= 8
+
+
+async def test_a_claim_reads_the_ready_index_in_order(store: SqlStore) -> None:
+    lane, fence = await fill_outbox(store)
+    plans = await explain(
+        store,
+        "outbox",
+        lambda: store.outbox.claim(
+            lane, fence, now=NOW, limit=100, mode=DeliveryMode.BATCH, mapping="v1"
+        ),
+    )
+    assert plans.scans == []
+    assert plans.sorts == []
+    assert plans.count("outbox_ready")
+
+
+async def test_a_profile_claim_reads_only_one_persons_events(store: SqlStore) -> None:
+    _, fence = await fill_outbox(store)
+    lane = await store.lanes.ensure("acme", "klaviyo", "profile")
+    plans = await explain(
+        store,
+        "outbox",
+        lambda: store.profiles.claim(
+            lane, fence, now=NOW, limit=100, mode=DeliveryMode.BATCH, mapping=""
+        ),
+    )
+    assert plans.scans == []
+    assert plans.count("outbox_by_person") or plans.count("outbox_claimed")
+
+
+async def test_reports_and_dead_letters_do_not_scan_the_outbox(store: SqlStore) -> None:
+    await fill_outbox(store)
+
+    async def look() -> None:
+        await store.reports.backlog()
+        await store.reports.dead_by_cause()
+        await store.dead_letters.groups()
+        await store.dead_letters.find()
+        await store.dead_letters.retry(problem="K400", now=NOW)
+
+    plans = await explain(store, "outbox", look)
+    assert plans.scans == []
+    assert plans.count("outbox_stuck") >= 4
+
+
+async def test_recovery_reads_only_claimed_entries(store: SqlStore) -> None:
+    _, fence = await fill_outbox(store)
+    plans = await explain(store, "outbox", lambda: store.outbox.recover(fence, now=NOW))
+    assert plans.scans == []
+    assert plans.count("outbox_claimed") == 1
+
+
+async def fill_actions(store: SqlStore) -> tuple[Lane, Fence, Millis]:
+    harness = await make_harness(store)
+    await harness.add(*(make_request(f"p{n}@example.com", key=str(n)) for n in range(500)))
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    return harness.lane, harness.fence, NOW
+
+
+async def test_a_claim_reads_ready_actions_and_uses_the_index_for_earlier_ones(
+    store: SqlStore,
+) -> None:
+    lane, fence, now = await fill_actions(store)
+    plans = await explain(
+        store,
+        "actions",
+        lambda: store.actions.claim(
+            lane, fence, now=now, limit=50, mode=DeliveryMode.BATCH, mapping=""
+        ),
+    )
+    assert plans.scans == []
+    assert plans.count("actions_ready")
+    assert plans.count("actions_unsent")
+
+
+async def test_recovery_reads_only_claimed_actions(store: SqlStore) -> None:
+    _, fence, now = await fill_actions(store)
+    plans = await explain(store, "actions", lambda: store.actions.recover(fence, now=now))
+    assert plans.scans == []
+    assert plans.count("actions_claimed") == 1
