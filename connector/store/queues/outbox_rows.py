@@ -13,6 +13,7 @@ from connector.store.tables import outbox
 
 Values = dict[str, Any]
 """Column → new value."""
+_MODES = tuple(DeliveryMode)
 
 
 class OutboxRow(NamedTuple):
@@ -43,7 +44,7 @@ class OutboxRow(NamedTuple):
             person=self.person,
             data=self.data,
             attempts=self.attempts,
-            mode=DeliveryMode(self.delivery_mode),
+            mode=_MODES[self.delivery_mode],
             mapping=self.mapping,
             backfill=bool(self.priority),
             failing_since=self.failing_since,

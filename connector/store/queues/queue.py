@@ -10,6 +10,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -128,6 +129,7 @@ def claim(
     if source.mode is None and spec.mode is DeliveryMode.SINGLE:
         return []
     table, key = source.table, source.key
+    position = [column is key for column in returning].index(True)
     rows: list[Row[Any]] = []
     priorities = (0, 1) if spec.backfill is None else (int(spec.backfill),)
     for priority in priorities:
@@ -153,7 +155,7 @@ def claim(
             .values(state=State.CLAIMED, claim=spec.token, attempts=table.c.attempts + 1, **values)
             .returning(*returning)
         )
-        rows += sorted(c.execute(statement), key=lambda row: row._mapping[key])
+        rows += sorted(c.execute(statement), key=itemgetter(position))
     return rows
 
 
