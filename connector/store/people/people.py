@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Text, bindparam, insert, select, update
 
@@ -13,18 +13,10 @@ from connector.domain.lanes import Millis
 from connector.domain.profiles import Observation
 from connector.domain.records import State
 from connector.store.people import tombstones
+from connector.store.people.tombstones import Identified
 from connector.store.queues import membership_events
 from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, people
-
-
-class Identified(Protocol):
-    """Information about a person: from a record or from a read."""
-
-    @property
-    def person(self) -> str | None: ...
-    @property
-    def email(self) -> str | None: ...
 
 
 class PersonRow(NamedTuple):

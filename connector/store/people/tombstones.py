@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
@@ -18,8 +18,14 @@ from connector.domain.lanes import Millis
 from connector.store.statements import chunks, upsert
 from connector.store.tables import salts, tombstones
 
-if TYPE_CHECKING:
-    from connector.store.people.people import Identified
+
+class Identified(Protocol):
+    """Information about a person: from a record or from a read."""
+
+    @property
+    def person(self) -> str | None: ...
+    @property
+    def email(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
