@@ -246,7 +246,7 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
     )
     receipts = ImportJobTracker(
         lane,
-        memberships,
+        store.membership_receipts,
         ImportJobs(api),
         lease,
         clock,

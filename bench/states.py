@@ -256,7 +256,7 @@ async def _make_env(folder: Path, everyone: Sequence[Person]) -> Environment:
     )
     jobs = ImportJobTracker(
         lane,
-        store.profiles,
+        store.profile_receipts,
         ImportJobs(api),
         lease,
         clock,

@@ -1,1 +1,1 @@
-"""Klaviyo: its limits, its HTTP, and the sinks that write to it."""
+"""Klaviyo: endpoints and limits, the HTTP API, sinks, and what is read back."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -28,7 +29,6 @@ from connector.net.rate_limit import RateLimiter
 from connector.ports import Clock
 
 JSON_API = "application/vnd.api+json"
-_SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError)
 
 
 def headers(revision: str) -> dict[str, str]:
@@ -141,7 +141,7 @@ class KlaviyoApi:
     async def account(self) -> Account:
         """The account of the key. Scope accounts:read. Raises DeliveryError."""
         page = await self.get(GET_ACCOUNTS, "/api/accounts")
-        try:
+        with documented_shape(GET_ACCOUNTS):
             first = page["data"][0]
             contact = first["attributes"].get("contact_information") or {}
             return Account(
@@ -149,8 +149,6 @@ class KlaviyoApi:
                 name=contact.get("organization_name") or "",
                 timezone=first["attributes"].get("timezone") or "UTC",
             )
-        except _SHAPE_ERRORS as error:
-            raise unreadable_answer(GET_ACCOUNTS) from error
 
     async def check(self) -> Sequence[Check]:
         """Whether the key is valid, and its account."""
@@ -170,10 +168,8 @@ class KlaviyoApi:
         """Klaviyo's id of the profile with this address. Scope profiles:read."""
         query = quote(f'equals(email,"{email}")', safe="")
         page = await self.get(GET_PROFILES, f"/api/profiles?filter={query}&fields[profile]=email")
-        try:
+        with documented_shape(GET_PROFILES):
             return str(page["data"][0]["id"]) if page["data"] else None
-        except _SHAPE_ERRORS as error:
-            raise unreadable_answer(GET_PROFILES) from error
 
     async def profile_email(self, id: str) -> str | None:
         """The address of a profile, None where there is none or no such profile. Scope
@@ -185,22 +181,18 @@ class KlaviyoApi:
             if error.status == 404:
                 return None
             raise
-        try:
+        with documented_shape(GET_PROFILE):
             email = page["data"]["attributes"]["email"]
-        except _SHAPE_ERRORS as error:
-            raise unreadable_answer(GET_PROFILE) from error
         return email.strip().lower() or None if isinstance(email, str) else None
 
     async def metric_names(self) -> list[tuple[str, str]]:
         """(metric, the integration that sends it), every page. Scope metrics:read."""
         found: list[tuple[str, str]] = []
         async for page in self.pages(GET_METRICS, "/api/metrics"):
-            try:
+            with documented_shape(GET_METRICS):
                 for metric in page:
                     integration = metric["attributes"].get("integration") or {}
                     found.append((metric["attributes"]["name"], integration.get("name") or ""))
-            except _SHAPE_ERRORS as error:
-                raise unreadable_answer(GET_METRICS) from error
         return found
 
     async def pages(self, route: str, path: str) -> AsyncIterator[list[Any]]:
@@ -216,14 +208,11 @@ class KlaviyoApi:
         while next_path and next_path not in seen:
             seen.add(next_path)
             page = await self.get(route, next_path)
-            try:
-                is_list = isinstance(page["data"], list)
+            with documented_shape(route):
+                if not isinstance(page["data"], list):
+                    raise TypeError("`data` is no list")
                 link = (page.get("links") or {}).get("next")
                 next_path = base + link.split(base, 1)[1] if link else None
-            except _SHAPE_ERRORS as error:
-                raise unreadable_answer(route) from error
-            if not is_list:
-                raise unreadable_answer(route)
             yield page
 
     async def get(self, route: str, path: str, *, backfill: bool = False) -> Any:
@@ -240,10 +229,16 @@ class KlaviyoApi:
         await self._http.aclose()
 
 
-def unreadable_answer(route: str) -> AmbiguousError:
-    return AmbiguousError(
-        Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than documented"
-    )
+@contextmanager
+def documented_shape(route: str) -> Iterator[None]:
+    """Around code that takes an answer of `route` apart. Raises AmbiguousError where the answer has
+    another shape than Klaviyo documents."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise AmbiguousError(
+            Problem.ANSWER_UNREADABLE, f"{route} answered in another shape than documented"
+        ) from error
 
 
 def observe_headers(limiter: RateLimiter) -> Callable[[CallStats], None]:

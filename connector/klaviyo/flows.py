@@ -1,8 +1,8 @@
-"""Which live flows hang on lists, segments and metrics.
+"""Which live flows are triggered by lists, segments and metrics.
 
 Source: `include=flow-triggers` of Klaviyo's list, segment and metric reads, and GET /api/flows for
-the flows that begin on a date kept at the profile. What Klaviyo answers a key without flows:read
-is unverified (docs/unverified.md); 403 is taken to mean just that.
+the flows that start on a date in the profile. What Klaviyo answers a key without flows:read is
+unverified (docs/unverified.md); a 403 is taken to mean that.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any
 from urllib.parse import quote
 
 from connector.domain.errors import Blocked
-from connector.klaviyo.api import KlaviyoApi, unreadable_answer
+from connector.klaviyo.api import KlaviyoApi, documented_shape
 from connector.klaviyo.limits import GET_FLOWS, GET_LIST, GET_METRICS, GET_SEGMENT, GET_SEGMENTS
 from connector.ports import AffectedResources
 
-_SHAPE_ERRORS = (AttributeError, KeyError, TypeError)
 _INCLUDE_FLOWS = "include=flow-triggers&fields[flow]=name,status,archived"
 _LIVE_FILTER = quote('equals(status,"live")', safe="")
 _DATE_TRIGGER = "Date Based"
@@ -41,7 +40,7 @@ class FlowTriggers:
         return sorted(found)
 
     async def _flows_of(self, route: str, path: str) -> set[str]:
-        """Of one that is gone nothing hangs."""
+        """None where the list or segment is gone."""
         try:
             return _live_names(route, (await self._api.get(route, path)).get("included"))
         except Blocked as error:
@@ -65,7 +64,7 @@ class FlowTriggers:
     async def _metric_flows(self, names: frozenset[str]) -> set[str]:
         found: set[str] = set()
         async for page in self._api.documents(GET_METRICS, f"/api/metrics?{_INCLUDE_FLOWS}"):
-            try:
+            with documented_shape(GET_METRICS):
                 triggered = {
                     flow["id"]
                     for metric in page["data"]
@@ -73,15 +72,13 @@ class FlowTriggers:
                     for flow in metric["relationships"]["flow-triggers"].get("data") or ()
                 }
                 included = [x for x in page.get("included") or () if x["id"] in triggered]
-            except _SHAPE_ERRORS as error:
-                raise unreadable_answer(GET_METRICS) from error
             found |= _live_names(GET_METRICS, included)
         return found
 
 
 def _live_names(route: str, flows: Any, *, trigger_type: str | None = None) -> set[str]:
-    """The names of those that send by themselves: draft and manual flows do not."""
-    try:
+    """The names of the flows that send without a person: not drafts, not manual ones."""
+    with documented_shape(route):
         return {
             flow["attributes"].get("name") or flow["id"]
             for flow in flows or ()
@@ -90,5 +87,3 @@ def _live_names(route: str, flows: Any, *, trigger_type: str | None = None) -> s
             and not flow["attributes"].get("archived")
             and trigger_type in (None, flow["attributes"].get("trigger_type"))
         }
-    except _SHAPE_ERRORS as error:
-        raise unreadable_answer(route) from error

@@ -1,8 +1,8 @@
-"""Lists and segments read: who is in them, and who has a profile at all.
+"""Reads lists and segments: their members, and which addresses have a profile.
 
 Source: Klaviyo's reference of `get_profiles_for_list`, `get_profiles_for_segment` and
-`get_profiles`. The specification names no bound for the values of `any(email,[…])`; a page holds
-100 profiles, so no more are asked for at once, and the address of a call stays short.
+`get_profiles`. The specification gives no limit for the values of `any(email,[…])`; a page holds
+100 profiles, so one call asks for at most 100, and for fewer where the URL would get too long.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orjson
 
 from connector.domain.errors import Blocked
 from connector.domain.lanes import Millis
-from connector.klaviyo.api import KlaviyoApi, unreadable_answer
+from connector.klaviyo.api import KlaviyoApi, documented_shape
 from connector.klaviyo.limits import (
     CREATE_LIST,
     GET_LIST,
@@ -36,7 +36,6 @@ from connector.runtime.clock import iso, to_millis
 PAGE_SIZE = 100
 _MAX_URL = 6_000
 _ID = re.compile(r"[A-Za-z0-9]{4,32}")
-_SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError)
 _COLLECTION_ROUTES: dict[GroupKind, str] = {"list": GET_LISTS, "segment": GET_SEGMENTS}
 _ITEM_ROUTES: dict[GroupKind, str] = {"list": GET_LIST, "segment": GET_SEGMENT}
 _COUNT_ROUTES: dict[GroupKind, str] = {"list": GET_LIST_COUNT, "segment": GET_SEGMENT_COUNT}
@@ -44,7 +43,7 @@ _PROFILE_ROUTES: dict[GroupKind, str] = {"list": GET_LIST_PROFILES, "segment": G
 
 
 class KlaviyoGroups:
-    """connector.ports.Groups."""
+    """connector.ports.TargetGroups."""
 
     def __init__(self, api: KlaviyoApi) -> None:
         self._api = api
@@ -69,20 +68,16 @@ class KlaviyoGroups:
         route = _COUNT_ROUTES[kind]
         path = f"/api/{kind}s/{id}?additional-fields[{kind}]=profile_count"
         found = await self._api.get(route, path, backfill=True)
-        try:
+        with documented_shape(route):
             count = found["data"]["attributes"].get("profile_count")
             return None if count is None else int(count)
-        except _SHAPE_ERRORS as error:
-            raise unreadable_answer(route) from error
 
     async def create_list(self, name: str) -> str:
         body = orjson.dumps({"data": {"type": "list", "attributes": {"name": name}}})
         await self._api.permit(CREATE_LIST)
         response = (await self._api.post(CREATE_LIST, body)).response()
-        try:
+        with documented_shape(CREATE_LIST):
             return str(response.json()["data"]["id"])
-        except _SHAPE_ERRORS as error:
-            raise unreadable_answer(CREATE_LIST) from error
 
     async def members(
         self, kind: GroupKind, id: str, cursor: str | None, *, since: Millis | None = None
@@ -96,7 +91,7 @@ class KlaviyoGroups:
         if cursor:
             path += f"&page[cursor]={quote(cursor, safe='')}"
         page = await self._api.get(route, path, backfill=True)
-        try:
+        with documented_shape(route):
             members = [
                 Member(
                     email=_normalized(each["attributes"].get("email")),
@@ -106,8 +101,6 @@ class KlaviyoGroups:
                 for each in page["data"]
             ]
             next_cursor = _cursor((page.get("links") or {}).get("next"))
-        except _SHAPE_ERRORS as error:
-            raise unreadable_answer(route) from error
         more = next_cursor is not None and next_cursor != cursor
         return MembersPage(members, next_cursor or cursor, more)
 
@@ -115,25 +108,23 @@ class KlaviyoGroups:
         return set(await self.ids(emails, backfill=True))
 
     async def ids(self, emails: Sequence[str], *, backfill: bool = False) -> dict[str, str]:
-        """Address → Klaviyo's id, of those that have a profile."""
+        """Address → Klaviyo's profile id, for the addresses that have a profile."""
         found: dict[str, str] = {}
         for chunk in chunks(emails):
             query = quote("any(email,[" + ",".join(f'"{email}"' for email in chunk) + "])", safe="")
             path = f"/api/profiles?filter={query}&fields[profile]=email&page[size]={PAGE_SIZE}"
             page = await self._api.get(GET_PROFILES, path, backfill=backfill)
-            try:
+            with documented_shape(GET_PROFILES):
                 found |= {
                     email: str(each["id"])
                     for each in page["data"]
                     if (email := _profile_email(each))
                 }
-            except _SHAPE_ERRORS as error:
-                raise unreadable_answer(GET_PROFILES) from error
         return found
 
 
 def chunks(emails: Sequence[str]) -> Iterator[list[str]]:
-    """As many at once as a page and a web address hold."""
+    """As many addresses at once as fit into a page and a URL."""
     chunk: list[str] = []
     size = 0
     for email in emails:
@@ -148,10 +139,8 @@ def chunks(emails: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _names(route: str, page: Sequence[Any]) -> dict[str, str]:
-    try:
+    with documented_shape(route):
         return {str(each["id"]): str(each["attributes"]["name"]) for each in page}
-    except _SHAPE_ERRORS as error:
-        raise unreadable_answer(route) from error
 
 
 def _profile_email(profile: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Klaviyo read back: what its profiles hold, and whether it has an event.
+"""Reads Klaviyo back: the fields of profiles, and whether an event was recorded.
 
 Sources: the references of `get_profiles` (scope profiles:read) and `get_events` (events:read, at
 most 200 a page). An event's unique id is returned as `event_properties.$event_id`.
@@ -12,17 +12,16 @@ from typing import Any
 from urllib.parse import quote
 
 from connector.domain.lanes import Millis
-from connector.klaviyo.api import KlaviyoApi, unreadable_answer
+from connector.klaviyo.api import KlaviyoApi, documented_shape
 from connector.klaviyo.groups import PAGE_SIZE, chunks
 from connector.klaviyo.limits import GET_EVENTS, GET_PROFILES
 from connector.ports import RemoteProfile
 
 _EVENTS_PER_PAGE = 200
-_SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError)
 
 
 class KlaviyoRemoteState:
-    """connector.ports.Mirror."""
+    """connector.ports.RemoteState."""
 
     def __init__(self, api: KlaviyoApi) -> None:
         self._api = api
@@ -34,12 +33,10 @@ class KlaviyoRemoteState:
             query = quote(f"any(email,[{quoted_emails}])", safe="")
             path = f"/api/profiles?filter={query}&page[size]={PAGE_SIZE}"
             page = await self._api.get(GET_PROFILES, path, backfill=True)
-            try:
+            with documented_shape(GET_PROFILES):
                 for each in page["data"]:
                     email = str(each["attributes"]["email"]).strip().lower()
                     found[email] = RemoteProfile(str(each["id"]), _fields(each["attributes"]))
-            except _SHAPE_ERRORS as error:
-                raise unreadable_answer(GET_PROFILES) from error
         return found
 
     async def has_event(self, profile: str, unique_id: str, at: Millis) -> bool:
@@ -52,13 +49,11 @@ class KlaviyoRemoteState:
         query = quote(",".join(terms), safe="")
         path = f"/api/events?filter={query}&page[size]={_EVENTS_PER_PAGE}"
         async for page in self._api.pages(GET_EVENTS, path):
-            try:
+            with documented_shape(GET_EVENTS):
                 for each in page:
                     properties = each["attributes"].get("event_properties") or {}
                     if properties.get("$event_id") == unique_id:
                         return True
-            except _SHAPE_ERRORS as error:
-                raise unreadable_answer(GET_EVENTS) from error
         return False
 
 

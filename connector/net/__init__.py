@@ -1,1 +1,1 @@
-"""HTTP, authentication, retries and rate limits: one module for each outside concern."""
+"""HTTP, what its answers mean, authentication, retries and rate limits."""

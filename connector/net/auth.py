@@ -26,9 +26,9 @@ from connector.domain.errors import (
 from connector.ports import Clock
 
 _MARGIN = 60.0
-"""A token is renewed so many seconds before its end, or a tenth of its life if that is less."""
+"""Seconds before its expiry at which a token is renewed, or a tenth of its lifetime if less."""
 _FAILURE_TTL = 5.0
-"""Seconds for which a failed token call answers for those that ask next."""
+"""Seconds for which a failed token request is not repeated: its error is raised again."""
 _MIN_FORCED_INTERVAL = 300.0
 """A remote API that refuses every token must not cause a token request with every call."""
 
@@ -86,14 +86,14 @@ class Transport(Protocol):
 
 
 class OAuthToken:
-    """A machine's access token (RFC 6749): by refresh token where one is given, else by client
+    """An access token for machines (RFC 6749): by refresh token where one is given, else by client
     credentials.
 
-    Cached for its life, fetched once however many ask at the same time. `extra` goes into the token
-    request, which is a form or, with `as_json`, JSON. The token travels as `Authorization: Bearer`,
-    or in the query under the name `query`; `beside` is a fixed key that goes along. `problem` is
-    what it is called when the endpoint does not take the client or the grant. Raises Wait, or
-    Blocked of scope account: the call for which the token was needed never left.
+    Cached for its lifetime, and fetched once however many calls need it at the same time. `extra`
+    are parameters of the token request, which is a form or, with `as_json`, JSON. The token is sent
+    as `Authorization: Bearer`, or in the query under the name `query`; `extra_header` is a fixed
+    key sent with it. `problem` is the code when the endpoint refuses the client or the grant.
+    Raises RetryLater, or Blocked with scope account: the call that needed the token was not sent.
     """
 
     def __init__(
@@ -155,8 +155,8 @@ class OAuthToken:
         await self._transport.aclose()
 
     async def _fetch(self) -> Mapping[str, str]:
-        asked_at = self._clock.monotonic()
-        if self._failure is not None and asked_at < self._failed_until:
+        requested_at = self._clock.monotonic()
+        if self._failure is not None and requested_at < self._failed_until:
             raise self._failure.with_traceback(None)
         try:
             fields = await self._request_token()
@@ -166,8 +166,8 @@ class OAuthToken:
             self._failure, self._failed_until = failure, self._clock.monotonic() + hold
             raise failure from None
         self._failure = None
-        life = _lifetime_seconds(fields.get("expires_in"))
-        self._valid_until = asked_at + life - min(_MARGIN, life / 10)
+        lifetime = _lifetime_seconds(fields.get("expires_in"))
+        self._valid_until = requested_at + lifetime - min(_MARGIN, lifetime / 10)
         renewed = fields.get("refresh_token")
         if self._refresh_token is not None and isinstance(renewed, str) and renewed:
             self._refresh_token = SecretStr(renewed)
@@ -221,9 +221,9 @@ def _token_failure(error: DeliveryError, problem: Problem) -> RetryLater | Block
     return RetryLater(error.problem, detail)
 
 
-def _lifetime_seconds(life: Any) -> float:
-    """A token's life in seconds; without an expiry it is valid until it is refused."""
+def _lifetime_seconds(lifetime: Any) -> float:
+    """A token's lifetime in seconds; without an expiry it is valid until it is refused."""
     try:
-        return max(0.0, float(life))
+        return max(0.0, float(lifetime))
     except (TypeError, ValueError):
         return float("inf")

@@ -162,8 +162,8 @@ class RateLimiter:
             self.slow_down(endpoint, min(max(reset, 0.1), 60.0))
 
     def spacing(self, endpoint: str) -> ConcurrencyWindow:
-        """What calls to this endpoint go through, where its limit is so low that a few that arrive
-        together pass it."""
+        """The window that calls to this endpoint pass, where the limit is so low that a few calls
+        arriving together would exceed it."""
         second = self._windows[endpoint][0]
         return self._spacing.setdefault(
             endpoint, ConcurrencyWindow(second.limit, second.seconds, self._clock)
@@ -192,11 +192,11 @@ class RateLimiter:
 
 
 class ConcurrencyWindow:
-    """`async with` it around a call: one begins while fewer than `limit` are under way or ended
+    """`async with` it around a call: a call begins while fewer than `limit` are under way or ended
     less than `seconds` ago.
 
-    A grant says when a call may leave, not when it arrives. Where a second holds few,
-    two that were granted well apart can arrive together; kept so, they never do.
+    A grant says when a call may be sent, not when it arrives. Where few calls are allowed per
+    second, two that were granted well apart could arrive in the same second; this prevents it.
     """
 
     def __init__(self, limit: int, seconds: float, clock: Clock) -> None:

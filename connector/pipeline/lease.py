@@ -1,4 +1,5 @@
-"""Keeping a lease: renewed well before it ends, and doubted as soon as it might have ended."""
+"""Keeps the store's lease: renews it well before it ends, and stops trusting it as soon as it might
+have ended."""
 
 from __future__ import annotations
 
@@ -80,8 +81,8 @@ def _process_start(pid: int) -> str | None:
 class LeaseRenewer:
     """connector.ports.Lease that renews itself.
 
-    `valid` goes by the monotonic clock from before the renewal was sent, less a margin, so that
-    it says no before the store would say yes to another.
+    `valid` counts from before the renewal was sent, by the monotonic clock and less a margin, so
+    that it is False before the store would grant the lease to another holder.
     """
 
     def __init__(
@@ -106,8 +107,8 @@ class LeaseRenewer:
         return self._fence is not None and self._clock.monotonic() < self._valid_until
 
     async def acquire(self, timeout: float) -> None:
-        """Take the lease, waiting up to `patience` seconds for another holder to go. One that
-        died on this machine is not waited for.
+        """Take the lease, waiting up to `timeout` seconds for another holder to release it. A
+        holder that died on this machine is not waited for.
 
         Raises StoreError(STORE_HELD) naming the holder.
         """
@@ -145,7 +146,7 @@ class LeaseRenewer:
         self._valid_until = began + TTL - _SAFETY_MARGIN
 
     def start_renewing(self, on_lost: Callable[[], None]) -> None:
-        """Renew in the background; `lost` is called when another has it."""
+        """Renew in the background; `on_lost` is called when another process has taken the lease."""
         self._task = asyncio.create_task(self._renew_loop(on_lost))
 
     async def _renew_loop(self, on_lost: Callable[[], None]) -> None:
@@ -166,7 +167,7 @@ class LeaseRenewer:
             self._valid_until = began + TTL - _SAFETY_MARGIN
 
     async def release(self) -> None:
-        """Give it back at once, so that the next one need not wait for it to end."""
+        """Release it at once, so that the next holder need not wait for it to expire."""
         if self._task:
             self._task.cancel()
         self._valid_until = 0.0

@@ -21,7 +21,7 @@ M_co = TypeVar("M_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Outgoing(Generic[M]):
-    """An entry and what the mapping made of it."""
+    """An entry and its rendered message."""
 
     entry: Entry
     message: M
@@ -70,9 +70,9 @@ class Sink(Protocol[M]):
     def deliver(
         self, batch: Sequence[Outgoing[M]], *, bulk: bool, permits: int
     ) -> AsyncIterator[Delivery]:
-        """Send and yield outcomes as they become known. Every entry ends in exactly one outcome.
-        `permits` requests of quota are already reserved; more are asked for as needed. Raises
-        nothing that a remote API can cause."""
+        """Send the batch and yield outcomes as they become known: exactly one for every entry.
+        `permits` requests of quota are reserved; the sink reserves more as needed. Raises nothing
+        that a remote API can cause."""
         ...
 
     def resumed(self) -> None:
@@ -84,12 +84,12 @@ class Sink(Protocol[M]):
         ...
 
     async def check(self) -> Sequence[Check]:
-        """Can it be reached, is the credential good? A Check of level fault where not."""
+        """Whether it can be reached and the credential is valid; else a Check of level fault."""
         ...
 
 
 class Renderer(Protocol[M_co]):
-    """What the mapping makes of an entry. `version` is the mapping's, for the claim."""
+    """Makes the message of an entry. `version` is the mapping's, stored with the claim."""
 
     @property
     def version(self) -> str: ...
@@ -102,7 +102,7 @@ class Renderer(Protocol[M_co]):
 
 
 class Lease(Protocol):
-    """Ours for now, by the monotonic clock: asked right before every send."""
+    """The right to deliver. `valid` is called right before every send."""
 
     @property
     def fence(self) -> Fence: ...

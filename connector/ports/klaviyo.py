@@ -13,9 +13,9 @@ from connector.ports.platform import MembersPage
 
 @dataclass(frozen=True, slots=True)
 class AffectedResources:
-    """What a bulk write moves at Klaviyo: list ids that people join, segment ids that they enter,
-    metric names that they get; with `fields` the fields of their profiles, and so any segment and
-    any date that flows hang on."""
+    """What a bulk write changes at Klaviyo: list ids that people join, segment ids that they enter,
+    metric names that they get; with `fields` the fields of their profiles, and so any segment or
+    date that can trigger a flow."""
 
     lists: frozenset[str] = frozenset()
     segments: frozenset[str] = frozenset()
@@ -27,8 +27,8 @@ class Flows(Protocol):
     """Klaviyo's automations."""
 
     async def live(self, affected: AffectedResources) -> Sequence[str]:
-        """Names of the live flows that what is touched may start. Asks for its own permits.
-        Raises DeliveryError, Blocked with status 403 where the key may not see flows."""
+        """Names of the live flows that a write of `affected` may start. Reserves its own quota.
+        Raises DeliveryError, Blocked with status 403 where the key may not read flows."""
         ...
 
 
@@ -36,7 +36,7 @@ GroupKind = Literal["list", "segment"]
 
 
 class TargetGroups(Protocol):
-    """Klaviyo's lists and segments, and who has a profile there. Asks for its own permits, as a
+    """Klaviyo's lists and segments, and who has a profile there. Reserves its own quota, as a
     backfill. All raise DeliveryError."""
 
     async def find(self, kind: GroupKind, name: str) -> Mapping[str, str]:

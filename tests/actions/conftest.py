@@ -178,7 +178,7 @@ class Rig:
         self.lease = Lease(fence)
         self.lane = await store.lanes.ensure("acme", "fake", "action")
         self.dispatcher = self._dispatcher(queue)
-        self.intake = Intake(store, self.action_intake)
+        self.intake = Intake(store.outbox, self.action_intake)
         self.endpoint = self.make_endpoint(self.lane)
         held_worker = HeldActionsWorker(
             self.lane,

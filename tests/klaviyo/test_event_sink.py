@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 
 from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater
 from connector.domain.outcomes import Accepted, Ambiguous, Dead, Delivery, Retry, Unsent
+from connector.domain.settlement import REPEAT_HARMLESS, outcome_for
+from connector.klaviyo.api import JSON_API
 from connector.klaviyo.limits import BULK_EVENTS, CREATE_EVENT, LIMITS
 from connector.klaviyo.sink.event_body import ENVELOPE, item
+from connector.net.answers import error_for
 from connector.sandbox import KlaviyoSandbox, serve
 from connector.testing.fakes.clock import run_pending
 
@@ -317,52 +320,26 @@ async def test_a_pointer_may_name_the_whole_group(rig: Rig) -> None:
 
 # ── the answers ──────────────────────────────────────────────────────────────────────────────────
 
-ANSWERS: list[tuple[dict[str, Any], str, Problem, str | None]] = [
-    ({"kind": "status", "status": 401}, "Unsent", Problem.KLAVIYO_KEY, "account"),
-    ({"kind": "status", "status": 403}, "Unsent", Problem.KLAVIYO_SCOPE, "lane"),
-    ({"kind": "status", "status": 404}, "Unsent", Problem.KLAVIYO_TARGET, "target"),
-    ({"kind": "status", "status": 410}, "Unsent", Problem.KLAVIYO_REVISION, "account"),
-    ({"kind": "html403"}, "Retry", Problem.CHALLENGED, None),
-    (
-        {"kind": "status", "status": 429, "retry_after": 30},
-        "Retry",
-        Problem.KLAVIYO_THROTTLED,
-        None,
-    ),
-    ({"kind": "status", "status": 429}, "Retry", Problem.KLAVIYO_THROTTLED, None),
-    (
-        {"kind": "status", "status": 503, "retry_after": 9},
-        "Retry",
-        Problem.KLAVIYO_UNAVAILABLE,
-        None,
-    ),
-    ({"kind": "status", "status": 500}, "Ambiguous", Problem.SERVER_FAULT, None),
-    ({"kind": "status", "status": 502, "applied": True}, "Ambiguous", Problem.SERVER_FAULT, None),
-    ({"kind": "status", "status": 409}, "Dead", Problem.KLAVIYO_CONFLICT, None),
-]
-
 
 @pytest.mark.parametrize("bulk", [False, True])
-@pytest.mark.parametrize(("fault", "kind", "problem", "scope"), ANSWERS)
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 410, 429, 500, 502, 503])
 async def test_a_response_maps_to_its_outcome(
-    klaviyo: KlaviyoSandbox,
-    rig: Rig,
-    bulk: bool,
-    fault: dict[str, Any],
-    kind: str,
-    problem: Problem,
-    scope: str | None,
+    klaviyo: KlaviyoSandbox, rig: Rig, bulk: bool, status: int
 ) -> None:
-    klaviyo.faults.parse({"endpoint": "*", **fault})
+    """What a status means is tested in tests/net/test_answers.py, what an error means for a record
+    in tests/domain/test_settlement.py."""
+    error = error_for("klaviyo", status, {"content-type": JSON_API}, b"")
+    assert error
+    expected, stop = outcome_for(0, error, REPEAT_HARMLESS)
+    klaviyo.faults.add("*", "status", status=status)
     outcomes = await rig.deliver(make_outs(3), bulk=bulk)
-    assert kinds(outcomes) == {kind: 3}
-    assert set(rig.stops) == ({scope} if scope else set())
+    assert kinds(outcomes) == {type(expected).__name__: 3}
+    assert set(rig.stops) == ({stop.scope} if stop else set())
     for outcome in outcomes.values():
-        if not isinstance(outcome, Unsent):
-            assert outcome.problem is problem  # type: ignore[union-attr]
+        assert getattr(outcome, "problem", error.problem) is error.problem
     for delivery in rig.deliveries:
-        assert delivery.stop is None or delivery.stop.problem is problem
-        assert all(request.problem is problem for request in delivery.requests)
+        assert delivery.stop is None or delivery.stop.problem is error.problem
+        assert all(request.problem is error.problem for request in delivery.requests)
 
 
 async def test_a_429_pauses_the_rate_limiter_for_retry_after(
@@ -377,7 +354,9 @@ async def test_a_429_pauses_the_rate_limiter_for_retry_after(
 
 async def test_a_challenge_pauses_the_rate_limiter(klaviyo: KlaviyoSandbox, rig: Rig) -> None:
     klaviyo.faults.add("*", "html403")
-    await rig.deliver(make_outs(1), bulk=False)
+    [outcome] = (await rig.deliver(make_outs(1), bulk=False)).values()
+    assert isinstance(outcome, Retry)
+    assert outcome.problem is Problem.CHALLENGED
     assert rig.limiter.reserve(CREATE_EVENT, 1).wait > 0
 
 

@@ -1,4 +1,4 @@
-"""DESIGN 3, "Answers": what every status and every failure of the network comes to."""
+"""What every status and every failure of the network means."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def answered(status: int, content: bytes = b"", **more: Any) -> ApiRespons
     )
 
 
-# ── the table, by hand from DESIGN 3 ─────────────────────────────────────────────────────────────
+# ── the table, written by hand ───────────────────────────────────────────────────────────────────
 
 TABLE: dict[int, tuple[type, Problem, str | None]] = {
     401: (Blocked, Problem.KLAVIYO_KEY, "account"),
@@ -164,10 +164,10 @@ async def test_a_403_with_html_is_a_challenge_and_waits(kind: str | None) -> Non
 @pytest.mark.parametrize(
     "kind", ["application/json", "application/vnd.api+json; v=1", "Application/JSON"]
 )
-async def test_a_403_with_json_blocks_the_lane(kind: str) -> None:
+async def test_a_403_with_json_is_no_challenge(kind: str) -> None:
     found = await answered(403, errors(error()), headers={"content-type": kind})
-    assert isinstance(found, Blocked)
-    assert found.scope == "lane"
+    assert isinstance(found, DeliveryError)
+    assert found.problem is Problem.KLAVIYO_SCOPE
 
 
 @pytest.mark.parametrize(

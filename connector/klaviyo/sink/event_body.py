@@ -1,4 +1,4 @@
-"""An event as Klaviyo's JSON, and everything that Klaviyo would refuse about it, found before.
+"""An event as Klaviyo's JSON, and a check of every limit that Klaviyo would refuse it for.
 
 Shapes: Klaviyo's reference of `create_event` and `bulk_create_events`, revision 2026-10-15.
 """
@@ -77,7 +77,7 @@ def _attributes(message: EventMessage, backfill: bool) -> dict[str, Any]:
 
 
 def _format_time(millis: int) -> str:
-    """A moment that no calendar knows is still written, so that `fault_of` can name it."""
+    """ISO 8601; a time that no calendar has as ms, so that `validate` can name it."""
     try:
         return iso(millis)
     except (ValueError, OverflowError, OSError):
@@ -89,9 +89,9 @@ def _profile(message: EventMessage) -> dict[str, Any]:
 
 
 def validate(message: EventMessage, encoded: bytes, now: Millis) -> Fault | None:
-    """The first limit of Klaviyo's that this event breaks, named with what was found.
+    """The first of Klaviyo's limits that this event breaks, and what was found.
 
-    Cheap for the usual event: a body under 8,000 bytes can hold no long string and no long array.
+    Cheap for the usual event: a body under 8,000 bytes has no long string and no long array.
     """
     metric, properties = message.metric, message.properties
     if not 0 < len(metric) <= METRIC_NAME_MAX:

@@ -1,8 +1,8 @@
-"""Import jobs followed to their true end: every page of their errors is read.
+"""Import jobs and their results: every page of a job's errors is read.
 
 Source: Klaviyo's reference of `get_bulk_import_profiles_jobs` and
-`get_errors_for_bulk_import_profiles_job`. A job that is complete can hold failures; one can be
-cancelled, or expire (seven days), or stand still.
+`get_errors_for_bulk_import_profiles_job`. A job that is complete can have failures; a job can be
+cancelled, expire (after seven days), or never end.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from connector.domain.errors import Blocked, Problem
-from connector.klaviyo.api import KlaviyoApi, unreadable_answer
+from connector.klaviyo.api import KlaviyoApi, documented_shape
 from connector.klaviyo.limits import GET_IMPORT_ERRORS, GET_IMPORT_JOB, GET_IMPORT_JOBS
 from connector.runtime.log import redact
 
 _OPEN_FILTER = quote('any(status,["queued","processing"])', safe="")
-_SHAPE_ERRORS = (AttributeError, KeyError, TypeError)
 _POINTER = "/data/attributes/profiles/data/"
 
 
@@ -43,23 +42,19 @@ class ImportJobs:
             GET_IMPORT_JOBS,
             f"/api/profile-bulk-import-jobs?filter={_OPEN_FILTER}&page[size]=100",
         )
-        try:
+        with documented_shape(GET_IMPORT_JOBS):
             return {str(job["id"]) async for page in pages for job in page}
-        except _SHAPE_ERRORS as error:
-            raise unreadable_answer(GET_IMPORT_JOBS) from error
 
     async def result(self, id: str) -> ImportJobResult | None:
-        """None while the job runs. Raises DeliveryError when Klaviyo cannot be asked."""
+        """None while the job runs. Raises DeliveryError when it cannot be read."""
         try:
             found = await self._api.get(GET_IMPORT_JOB, f"/api/profile-bulk-import-jobs/{id}")
         except Blocked as error:
             if error.status == 404:
                 return ImportJobResult("lost", {})
             raise
-        try:
+        with documented_shape(GET_IMPORT_JOB):
             status = found["data"]["attributes"]["status"]
-        except _SHAPE_ERRORS as error:
-            raise unreadable_answer(GET_IMPORT_JOB) from error
         if status in ("queued", "processing"):
             return None
         if status != "complete":
@@ -68,20 +63,18 @@ class ImportJobs:
 
     async def _failures(self, id: str) -> ImportJobResult:
         failed: dict[int, tuple[Problem, str]] = {}
-        unplaced = 0
+        unmatched = 0
         path = f"/api/profile-bulk-import-jobs/{id}/import-errors?page[size]=100"
         async for page in self._api.pages(GET_IMPORT_ERRORS, path):
             for error in page:
-                try:
+                with documented_shape(GET_IMPORT_ERRORS):
                     attributes = error["attributes"]
                     position = _position(attributes)
-                except _SHAPE_ERRORS as fault:
-                    raise unreadable_answer(GET_IMPORT_ERRORS) from fault
                 if position is None:
-                    unplaced += 1
+                    unmatched += 1
                 else:
                     failed[position] = (Problem.IMPORT_REFUSED, _error_text(attributes))
-        return ImportJobResult("complete", failed, unplaced)
+        return ImportJobResult("complete", failed, unmatched)
 
 
 def _position(error: Mapping[str, Any]) -> int | None:

@@ -1,8 +1,8 @@
 """A profile write as Klaviyo's JSON. Shapes: Klaviyo's reference of `create_or_update_profile`,
 `update_profile` and `bulk_import_profiles`, revision 2026-10-15.
 
-Nothing here can grant consent, lift a suppression or unsubscribe anyone (guarantee 7): there is no
-word for it among the keys that are written.
+Nothing here can grant consent, lift a suppression or unsubscribe anyone (guarantee 7): none of the
+keys that are written does so.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def upsert(write: ProfileWrite) -> bytes:
 
 
 def update(write: ProfileWrite, profile_id: str) -> bytes:
-    """The body of PATCH /api/profiles/{id}: by Klaviyo's id, without identifiers but for a move,
-    which brings the new address."""
+    """The body of PATCH /api/profiles/{id}: by Klaviyo's id and without identifiers, except for a
+    move, which sets the new address."""
     identity = (
         {k: v for k, v in write.identity.items() if k == "email"} if write.pending_move else {}
     )

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Any
 
 from connector.domain.attention import Check
+from connector.domain.lanes import Millis
 from connector.platforms.extras import unless_unavailable
 from connector.platforms.json_api import credential_check
 from connector.platforms.yotpo.api import YotpoApi
@@ -51,7 +52,9 @@ class RecentCustomers:
     """connector.ports.Stream of `customers/recent`.
 
     A walk goes through every page, for no order is documented; the cursor of its end is "", and the
-    next walk starts over. A cursor of Yotpo's that comes twice ends the walk.
+    next walk starts over. A cursor of Yotpo's that comes twice ends the walk. Every page may show
+    the state at the start of the walk, so that time is the `at` of all its pages: the cursor is
+    `{at} {Yotpo's cursor}`.
     """
 
     def __init__(self, api: YotpoApi) -> None:
@@ -61,20 +64,22 @@ class RecentCustomers:
     async def page(
         self, cursor: str | None, fields: frozenset[str], *, backfill: bool = False
     ) -> PeoplePage:
-        if not cursor:
-            self._seen_cursors.clear()
+        started_at, _, position = (cursor or "").partition(" ")
+        if position:
+            self._seen_cursors.add(_cursor_hash(position))
         else:
-            self._seen_cursors.add(_cursor_hash(cursor))
+            self._seen_cursors.clear()
         await self._api.permit(backfill=backfill)
-        at = self._api.now()
-        page = await self._api.recent(cursor or None)
+        at = Millis(int(started_at)) if position else self._api.now()
+        page = await self._api.recent(position or None)
         next_cursor = page.next_cursor
         if next_cursor is not None and _cursor_hash(next_cursor) in self._seen_cursors:
             log.get("yotpo").warning("poll_cursor_repeated", endpoint="customers/recent")
             next_cursor = None
         people = [_listed_person(customer) for customer in page.customers]
         known = [person for person in people if person.email or person.platform_id]
-        return PeoplePage(known, next_cursor or "", next_cursor is not None, at)
+        following = "" if next_cursor is None else f"{at} {next_cursor}"
+        return PeoplePage(known, following, next_cursor is not None, at)
 
 
 def is_other_person(customer: Mapping[str, Any], ref: PersonRef) -> bool:

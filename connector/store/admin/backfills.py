@@ -15,7 +15,9 @@ from connector.domain.records import State
 from connector.ports import Backfill, BackfillPage, BackfillState
 from connector.store.database import Database
 from connector.store.people import bulk_observations, people
-from connector.store.queues import outbox, profile_observations, queue, reads
+from connector.store.queues import profile_observations, read_requests
+from connector.store.queues.outbox_append import release_held
+from connector.store.statements import chunks
 from connector.store.tables import backfills as table
 from connector.store.tables import in_state
 from connector.store.tables import outbox as outbox_table
@@ -142,14 +144,14 @@ class SqlBackfills:
             new = _new_to_run(c, run.id, found)
             if force:
                 profile_observations.resend(c, new, now)
-            for part in queue.chunks(new):
+            for part in chunks(new):
                 added = reads_table.c.person.in_(part)
                 c.execute(update(reads_table).where(added).values(backfill=run.id))
             return len(new)
         new = _new_to_run(c, run.id, _resolve_keys(c, run.connection, page, now))
         if force:
             profile_observations.invalidate_confirmed(c, new, now)
-        reads.ask(c, lane.id, dict.fromkeys(new, now), 0, 1, backfill=run.id)
+        read_requests.add(c, lane.id, dict.fromkeys(new, now), priority=1, backfill=run.id)
         return len(new)
 
     async def first_live_event_at(self, events: Lane) -> Millis | None:
@@ -165,14 +167,14 @@ def _resolve_keys(c: Connection, connection: str, page: BackfillPage, now: Milli
         return []
     resolver = people.PersonResolver(c, connection, page.keys, people.PersonCache())
     found = resolver.resolve(page.keys, now)
-    outbox.release(c, [], found.new_addresses, now)
+    release_held(c, found.new_addresses, now)
     return [person.id for person in found.people if person is not None]
 
 
 def _new_to_run(c: Connection, id: int, people: Sequence[int]) -> list[int]:
     """Those who do not belong to this run yet, without duplicates."""
     present: set[int] = set()
-    for part in queue.chunks(people):
+    for part in chunks(people):
         query = select(reads_table.c.person).where(
             reads_table.c.person.in_(part), reads_table.c.backfill == id
         )

@@ -12,7 +12,7 @@ from connector.domain.records import State
 from connector.ports import DeadLetter, DeadLetterDetail
 from connector.store.admin import requests as request_rows
 from connector.store.database import Database
-from connector.store.queues.outbox import ENTRY_COLUMNS, entry_of
+from connector.store.queues.outbox_rows import COLUMNS, OutboxRow
 from connector.store.queues.queue import RESET
 from connector.store.tables import is_stuck, lanes, memberships, outbox, profiles, requests
 
@@ -103,7 +103,7 @@ class SqlDeadLetters:
             row = c.execute(_DEAD_LETTERS.where(outbox.c.seq == id)).one_or_none()
             if row is None:
                 return None
-            entry = c.execute(select(*ENTRY_COLUMNS).where(outbox.c.seq == id)).one()
+            entry = c.execute(select(*COLUMNS).where(outbox.c.seq == id)).one()
             sent = c.execute(
                 select(*request_rows.COLUMNS)
                 .join(outbox, outbox.c.request == requests.c.id)
@@ -111,7 +111,7 @@ class SqlDeadLetters:
             ).one_or_none()
             return DeadLetterDetail(
                 _DeadLetterRow._make(row).dead_letter(),
-                entry_of(entry),
+                OutboxRow._make(entry).entry(),
                 request_rows.RequestRow._make(sent).request() if sent else None,
             )
 

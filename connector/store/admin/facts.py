@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.lanes import Millis, QuotaUsage
 from connector.domain.records import Checkpoint
 from connector.store.database import Database
+from connector.store.statements import upsert
 from connector.store.tables import accounts, checkpoints, mappings, quota_usage
 
 _DAY = 86_400
@@ -19,8 +19,7 @@ def add_quota_usage(c: Connection, spend: Sequence[QuotaUsage]) -> None:
     """Add to the seconds already there; what is older than a day is forgotten on the way."""
     if not spend:
         return
-    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(quota_usage)
+    statement = upsert(c.dialect.name, quota_usage)
     c.execute(
         statement.on_conflict_do_update(
             index_elements=["account", "endpoint", "second"],
@@ -38,8 +37,7 @@ def add_quota_usage(c: Connection, spend: Sequence[QuotaUsage]) -> None:
 
 def save_checkpoint(c: Connection, connection: str, checkpoint: Checkpoint, at: Millis) -> None:
     """In the transaction of what the cursor stands for."""
-    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(checkpoints).values(
+    statement = upsert(c.dialect.name, checkpoints).values(
         connection=connection, stream=checkpoint.stream, cursor=checkpoint.cursor, saved_at=at
     )
     new = statement.excluded

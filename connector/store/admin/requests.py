@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.outcomes import Request
+from connector.store.statements import upsert
 from connector.store.tables import requests
 
 
@@ -38,9 +38,8 @@ def save(c: Connection, lane: LaneId, sent: Sequence[Request]) -> None:
     """Requests stored already are left as they are: the answer to a first commit may have been
     lost."""
     if sent:
-        dialect = postgresql if c.dialect.name == "postgresql" else sqlite
         c.execute(
-            dialect.insert(requests).on_conflict_do_nothing(),
+            upsert(c.dialect.name, requests).on_conflict_do_nothing(),
             [
                 {
                     "id": request.id,

@@ -9,13 +9,13 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Connection, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.lanes import Lane, Millis
 from connector.domain.records import State
 from connector.ports import ListedPerson
 from connector.store.people import people
-from connector.store.queues import profile_observations, queue
+from connector.store.queues import profile_observations
+from connector.store.statements import chunks, upsert
 from connector.store.tables import reads
 
 
@@ -60,8 +60,7 @@ def _save_views(c: Connection, lane: Lane, listed: Mapping[int, ListedPerson]) -
             )
     if not rows:
         return
-    dialect: Any = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(reads)
+    statement = upsert(c.dialect.name, reads)
     new = statement.excluded
     c.execute(
         statement.on_conflict_do_update(
@@ -78,7 +77,7 @@ def _saved_views(
 ) -> dict[int, tuple[Mapping[str, Any], Millis]]:
     """person → (view, when its read was sent)."""
     found: dict[int, tuple[Mapping[str, Any], Millis]] = {}
-    for part in queue.chunks(people):
+    for part in chunks(people):
         query = select(reads.c.person, reads.c.view, reads.c.view_at).where(
             reads.c.person.in_(part), reads.c.view.is_not(None)
         )

@@ -14,7 +14,8 @@ from connector.domain.records import Entry
 from connector.ports import PersonKey
 from connector.store.database import Database
 from connector.store.people import people
-from connector.store.queues import profile_rows, queue
+from connector.store.queues import profile_rows
+from connector.store.statements import chunks
 from connector.store.tables import reads
 
 
@@ -57,7 +58,7 @@ def _write(profile: Profile, o: Observation, now: Millis) -> ProfileWrite | None
 def _views(c: Connection, ids: Sequence[int]) -> dict[int, bytes]:
     """The newest views, as JSON."""
     views: dict[int, bytes] = {}
-    for part in queue.chunks(ids):
+    for part in chunks(ids):
         query = select(reads.c.person, reads.c.view).where(
             reads.c.person.in_(part), reads.c.view.is_not(None)
         )

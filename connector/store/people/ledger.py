@@ -14,7 +14,7 @@ from connector.domain.records import State
 from connector.ports import AcceptedEvent, SyncedPerson
 from connector.store.database import Database
 from connector.store.queues import profile_observations
-from connector.store.queues.queue import chunks
+from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, profiles
 
 _COLUMNS = (profiles.c.person, profiles.c.identity, profiles.c.wanted, profiles.c.confirmed)

@@ -14,7 +14,7 @@ from connector.domain.profiles import Observation
 from connector.domain.records import State
 from connector.store.people import tombstones
 from connector.store.queues import membership_events
-from connector.store.queues.queue import chunks
+from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, people
 
 

@@ -22,13 +22,12 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.lanes import Millis
 from connector.ports import Member, PersonKey
 from connector.store.people import tombstones
 from connector.store.people.groups import GroupRow, range_end
-from connector.store.queues.queue import chunks
+from connector.store.statements import chunks, upsert
 from connector.store.tables import groups, source_members
 
 _S = source_members.c
@@ -128,8 +127,7 @@ def _known_members(c: Connection, source: int, emails: Sequence[str]) -> dict[st
 
 def _upsert(c: Connection) -> Any:
     """A join that is not handled yet stays so until the person leaves."""
-    sql_dialect = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement: Any = sql_dialect.insert(source_members)
+    statement: Any = upsert(c.dialect.name, source_members)
     new = statement.excluded
     changes = {name: new[name] for name in _COLUMNS}
     for name in ("joined_at", "profile_id", "platform_id"):

@@ -13,10 +13,9 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.lanes import Millis
-from connector.store.queues.queue import chunks
+from connector.store.statements import chunks, upsert
 from connector.store.tables import salts, tombstones
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ def add(c: Connection, connection: str, names: Iterable[tuple[str, str]], now: M
         c.execute(insert(salts).values(connection=connection, salt=salt))
     erasure_id = {"connection": connection, "erasure_id": secrets.token_hex(8), "erased_at": now}
     rows = [erasure_id | {"digest": _digest(bytes(salt), *name)} for name in names]
-    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
-    c.execute(dialect.insert(tombstones).on_conflict_do_nothing(), rows)
+    c.execute(upsert(c.dialect.name, tombstones).on_conflict_do_nothing(), rows)
 
 
 def remove(c: Connection, connection: str, names: Iterable[tuple[str, str]]) -> int:

@@ -8,7 +8,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.records import State
 from connector.store.admin import approvals
-from connector.store.queues import queue
+from connector.store.statements import chunks
 from connector.store.tables import actions, in_state
 
 CAP = "cap"
@@ -33,7 +33,7 @@ def adjustments_by_person(
 ) -> dict[bytes, int]:
     """Person key → adjustments since then."""
     found: dict[bytes, int] = {}
-    for part in queue.chunks(list(person_keys)):
+    for part in chunks(list(person_keys)):
         query = (
             select(actions.c.person_key, func.count())
             .where(actions.c.person_key.in_(part), actions.c.received_at > since, _COUNTED)

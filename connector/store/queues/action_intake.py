@@ -16,13 +16,13 @@ from connector.domain.lanes import Lane, Millis
 from connector.domain.records import State
 from connector.store.database import Database
 from connector.store.people import people, tombstones
-from connector.store.queues import queue
 from connector.store.queues.action_caps import (
     CAPS,
     adjustments_by_person,
     points_of_lane,
     request_approvals,
 )
+from connector.store.statements import chunks
 from connector.store.tables import actions, lanes
 
 _DAY = 86_400_000
@@ -248,7 +248,7 @@ def _digest(*parts: str) -> bytes:
 def _known(c: Connection, digests: Sequence[bytes]) -> dict[bytes, _Known]:
     found: dict[bytes, _Known] = {}
     query = select(actions.c.digest, actions.c.content, actions.c.received_at)
-    for part in queue.chunks(digests):
+    for part in chunks(digests):
         for digest, content, received_at in c.execute(query.where(actions.c.digest.in_(part))):
             found[bytes(digest)] = _Known(bytes(content), received_at)
     return found

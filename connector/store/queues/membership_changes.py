@@ -18,7 +18,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
@@ -31,7 +30,7 @@ from connector.store.people.groups import GroupRow
 from connector.store.people.source_members import by_address, is_member
 from connector.store.queues.membership_rows import held_for, lock, save
 from connector.store.queues.membership_state import IN, OUT, MembershipRow, with_next_change
-from connector.store.queues.queue import chunks
+from connector.store.statements import chunks, upsert
 from connector.store.tables import memberships
 
 _M = memberships.c
@@ -72,8 +71,7 @@ def add_wanted(c: Connection, target: int, members: Sequence[Member], now: Milli
 
 def _wanted_upsert(c: Connection) -> Any:
     """Of a row in flight only `wanted` and the ids change."""
-    sql_dialect = postgresql if c.dialect.name == "postgresql" else sqlite
-    statement: Any = sql_dialect.insert(memberships)
+    statement: Any = upsert(c.dialect.name, memberships)
     new = statement.excluded
     in_flight = _M.state == State.CLAIMED
     changes = {"attempts": 0, "failing_since": None, "detail": "", "change": Change.JOIN} | {

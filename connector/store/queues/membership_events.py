@@ -11,7 +11,7 @@ from connector.ports import Member
 from connector.store.people import groups as group_rows
 from connector.store.people import source_members
 from connector.store.queues.membership_changes import add_wanted, remove_wanted
-from connector.store.queues.queue import chunks
+from connector.store.statements import chunks
 from connector.store.tables import deferred_memberships, groups, memberships
 
 

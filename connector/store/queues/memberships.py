@@ -27,6 +27,8 @@ from connector.store.queues.membership_state import (
     after_outcome,
     lost_with_job,
 )
+from connector.store.queues.receipts import ReceiptedQueue, is_joining_list
+from connector.store.statements import chunks
 from connector.store.tables import groups, in_state, memberships, memberships_queue, profiles
 
 _M = memberships.c
@@ -34,7 +36,7 @@ _RECHECK_AFTER = 1_000
 """ms"""
 
 
-class SqlMembershipQueue(queue.ReceiptedQueue):
+class SqlMembershipQueue(ReceiptedQueue):
     """connector.ports.MembershipQueue."""
 
     def __init__(self, database: Database) -> None:
@@ -81,7 +83,7 @@ class SqlMembershipQueue(queue.ReceiptedQueue):
     ) -> int:
         rows: dict[int, MembershipRow] = {}
         mine = (in_state(State.CLAIMED, memberships), _M.claim == claim.token)
-        for ids in queue.chunks([outcome.seq for outcome in outcomes]):
+        for ids in chunks([outcome.seq for outcome in outcomes]):
             rows.update((row.id, row) for row in lock(c, _M.id.in_(ids), *mine))
         held = [outcome for outcome in outcomes if outcome.seq in rows]
         save(c, [after_outcome(rows[each.seq], each, now, policy.horizon) for each in held])
@@ -181,7 +183,7 @@ def _not_in_flight() -> tuple[ColumnElement[bool], ...]:
     fields = select(literal(1)).where(
         writing.c.address == _M.address, in_state(State.CLAIMED, writing)
     )
-    return (~queue.is_joining_list(_M.address), ~exists(fields))
+    return (~is_joining_list(_M.address), ~exists(fields))
 
 
 def _first_target(

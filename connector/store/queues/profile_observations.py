@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
@@ -17,6 +16,7 @@ from connector.store.people import people as people_rows
 from connector.store.queues import profile_rows
 from connector.store.queues.profile_addresses import hold_previous_owners
 from connector.store.queues.profile_changes import after_observation, requeue
+from connector.store.statements import upsert
 from connector.store.tables import profiles
 
 _RESENDABLE = (State.READY, State.CLAIMED, State.ACCEPTED, State.SKIPPED)
@@ -85,10 +85,9 @@ def resend(c: Connection, people: Sequence[int], now: Millis) -> None:
 def _create(c: Connection, observations: Sequence[Observation], now: Millis) -> None:
     if not observations:
         return
-    dialect = postgresql if c.dialect.name == "postgresql" else sqlite
     empty = {"identity": "{}", "wanted": "{}", "confirmed": "{}", "state": State.ACCEPTED}
     c.execute(
-        dialect.insert(profiles).on_conflict_do_nothing(index_elements=["person"]),
+        upsert(c.dialect.name, profiles).on_conflict_do_nothing(index_elements=["person"]),
         [
             empty | {"person": o.person, "lane": o.lane, "due": now, "since": now}
             for o in observations

@@ -13,7 +13,7 @@ from connector.domain import profile_state
 from connector.domain.lanes import LaneId, Millis
 from connector.domain.profile_state import AddressCleanup, Profile
 from connector.domain.records import State
-from connector.store.queues import queue
+from connector.store.statements import chunks
 from connector.store.tables import in_state, profiles
 
 Values = dict[str, Any]
@@ -109,7 +109,7 @@ def lock(c: Connection, people: Sequence[int], claim: int | None = None) -> dict
     """The rows of these people, locked because they are written back whole. With `claim` only
     those that this claim holds."""
     found: dict[int, ProfileRow] = {}
-    for part in queue.chunks(people):
+    for part in chunks(people):
         query = select(*COLUMNS).where(profiles.c.person.in_(part))
         if claim is not None:
             query = query.where(in_state(State.CLAIMED, profiles), profiles.c.claim == claim)
@@ -121,7 +121,7 @@ def lock(c: Connection, people: Sequence[int], claim: int | None = None) -> dict
 def load(c: Connection, people: Sequence[int]) -> dict[int, Profile]:
     """The profiles of these people, only to be read."""
     found: dict[int, Profile] = {}
-    for part in queue.chunks(people):
+    for part in chunks(people):
         query = select(*COLUMNS).where(profiles.c.person.in_(part))
         found.update((row[0], ProfileRow._make(row).profile) for row in c.execute(query))
     return found

@@ -26,6 +26,7 @@ from connector.store.queues.profile_changes import (
     ready_or_idle,
 )
 from connector.store.queues.profile_rows import COLUMNS, ProfileRow, Values
+from connector.store.queues.receipts import ReceiptedQueue, is_joining_list
 from connector.store.tables import in_state, journal, outbox, profiles, profiles_queue
 
 _RECHECK_AFTER_MS = 1_000
@@ -33,7 +34,7 @@ _SHADOW_BATCH = 5_000
 """People that one transaction of `end_shadow` makes ready."""
 
 
-class SqlProfiles(queue.ReceiptedQueue):
+class SqlProfiles(ReceiptedQueue):
     """connector.ports.Profiles."""
 
     def __init__(self, database: Database) -> None:
@@ -177,7 +178,7 @@ _NOT_EXCLUDED = (
     ~exists(
         select(literal(1)).where(outbox.c.person == profiles.c.person, in_state(State.CLAIMED))
     ),
-    ~queue.is_joining_list(profiles.c.address),
+    ~is_joining_list(profiles.c.address),
 )
 """No write to the address, no event of the person and no list join is in flight."""
 

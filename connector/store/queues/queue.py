@@ -8,12 +8,11 @@ from __future__ import annotations
 import functools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     Connection,
     Integer,
@@ -21,9 +20,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     bindparam,
-    exists,
     func,
-    literal,
     select,
     update,
 )
@@ -32,18 +29,15 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
 from connector.domain.outcomes import Outcome, Request
 from connector.domain.records import Claim, Entry, State
-from connector.ports import Fence, OpenReceipt, ReadyCounts, RetryPolicy
+from connector.ports import Fence, ReadyCounts, RetryPolicy
 from connector.store.admin import facts, leases
 from connector.store.admin import requests as request_rows
 from connector.store.database import Database
 from connector.store.tables import (
     QueueTable,
     in_state,
-    memberships,
-    profiles,
 )
 
-_MAX_IN = 10_000
 Condition = ColumnElement[bool]
 
 
@@ -203,11 +197,6 @@ def recover(c: Connection, source: QueueTable, now: Millis, **values: Any) -> in
     ).rowcount
 
 
-def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), _MAX_IN):
-        yield values[start : start + _MAX_IN]
-
-
 @dataclass(frozen=True, slots=True)
 class ClaimSpec:
     """What to claim, and the token to claim it under."""
@@ -296,103 +285,3 @@ class SqlQueue(ABC):
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
         return await self._database.write(lambda c: extend(c, self._source, lane, pause))
-
-
-def is_joining_list(address: Column[Any]) -> ColumnElement[bool]:
-    """Whether a write that adds this address to a list is in flight: an import job holds it."""
-    joining = memberships.alias("joining")
-    return exists(
-        select(literal(1)).where(
-            joining.c.address == address, in_state(State.CLAIMED, joining), joining.c.sent == 1
-        )
-    )
-
-
-class ReceiptedQueue(SqlQueue):
-    """connector.ports.Queue and Receipts over one table, whose entries import jobs may hold.
-
-    `sent_at` is the column that says when such an entry was sent.
-    """
-
-    def __init__(self, database: Database, source: QueueTable, sent_at: Column[Any]) -> None:
-        super().__init__(database, source)
-        self._sent_at = sent_at
-
-    @abstractmethod
-    def _rows_of_receipt(self, lane: LaneId, receipt: str) -> Select[Any]:
-        """The query for rows of this receipt, in the order of their key."""
-
-    @abstractmethod
-    def _close(
-        self,
-        c: Connection,
-        rows: Sequence[Any],
-        now: Millis,
-        failed: Mapping[int, tuple[Problem, str]],
-    ) -> None:
-        """The job that held these rows has ended: `failed` by position."""
-
-    @abstractmethod
-    def _requeue_ambiguous(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
-        """The outcome of these rows will never be known."""
-
-    async def open_receipts(self, lane: LaneId) -> Sequence[OpenReceipt]:
-        table = self._source.table
-        query = (
-            select(table.c.receipt, func.max(self._sent_at), func.count())
-            .where(
-                table.c.lane == lane, in_state(State.CLAIMED, table), table.c.receipt.is_not(None)
-            )
-            .group_by(table.c.receipt)
-        )
-        return await self._database.read(
-            lambda c: [OpenReceipt(id, Millis(since or 0), n) for id, since, n in c.execute(query)]
-        )
-
-    async def close_receipt(
-        self,
-        lane: LaneId,
-        receipt: str,
-        *,
-        now: Millis,
-        failed: Mapping[int, tuple[Problem, str]],
-    ) -> int:
-        return await self._in_batches(
-            lane, receipt, lambda c, rows: self._close(c, rows, now, failed)
-        )
-
-    async def requeue_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
-        return await self._in_batches(
-            lane, receipt, lambda c, rows: self._requeue_ambiguous(c, rows, now)
-        )
-
-    async def _in_batches(
-        self, lane: LaneId, receipt: str, work: Callable[[Connection, Sequence[Any]], None]
-    ) -> int:
-        """A thousand rows at a time, so that a job of ten thousand does not block the writer."""
-        total = 0
-        while True:
-
-            def part(c: Connection) -> int:
-                query = self._rows_of_receipt(lane, receipt).limit(1_000).with_for_update()
-                rows = list(c.execute(query))
-                if rows:
-                    work(c, rows)
-                return len(rows)
-
-            count = await self._database.write(part)
-            total += count
-            if count < 1_000:
-                return total
-
-    async def open_jobs(self) -> set[str]:
-        def work(c: Connection) -> set[str]:
-            found: set[str] = set()
-            for table in (profiles, memberships):
-                query = select(table.c.receipt).where(
-                    in_state(State.CLAIMED, table), table.c.receipt.is_not(None)
-                )
-                found.update(c.execute(query.distinct()).scalars())
-            return found
-
-        return await self._database.read(work)

@@ -181,6 +181,19 @@ async def test_a_listing_resumes_where_it_stopped() -> None:
         assert len(seen) == len(set(seen)) == 250
 
 
+async def test_every_page_of_a_walk_is_as_old_as_its_first_page() -> None:
+    """All pages of a walk may show the state at its start, so a read meanwhile is newer."""
+    async with Rig(sandbox={"people": 250}) as rig:
+        started_at = rig.clock.now()
+        cursor, times = None, []
+        for _ in range(4):
+            page = await rig.changes.page(cursor, frozenset())
+            cursor = page.cursor
+            times.append(page.at - started_at)
+            rig.clock.move(5)
+        assert times == [0, 0, 0, 15_000]
+
+
 async def test_a_repeated_cursor_ends_the_listing_and_the_next_one_starts_over() -> None:
     async with Rig(sandbox={"people": 350, "repeats_cursor": True}) as rig:
         for _ in range(2):
