@@ -79,7 +79,7 @@ class PersonResolver:
         self._c = c
         self._connection = connection
         self._tombstones = tombstones.load(c, connection, records)
-        # The cache may hold people whom another process has erased since.
+        # The cache may hold people that another process has erased since.
         self._cache = cache = PersonCache() if self._tombstones.salt else cache
         self._changed: set[int] = set()
         self.resolved: list[PersonRow] = []
