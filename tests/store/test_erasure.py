@@ -241,7 +241,7 @@ def _bytes_of(folder: Path) -> bytes:
 
 
 def test_every_table_with_an_address_has_a_connection() -> None:
-    """Else the rows of one connection could not be given from those of another."""
+    """Else the rows of one connection could not be distinguished from those of another."""
     holders = {t.name: set(t.c.keys()) for t in metadata.sorted_tables if "email" in t.c}
     assert {"outbox", "people", "source_members", "memberships", "actions"} <= set(holders)
     assert [
