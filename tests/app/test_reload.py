@@ -39,7 +39,7 @@ private_key = "pk_sandbox"
 
 
 async def test_a_reload_applies_reconfirm_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
 ) -> None:
     platform = JeriCommerceSandbox()
     config = CONFIG.format(mapping=ROOT / "mappings" / "jericommerce.toml")
