@@ -20,7 +20,7 @@ async def test_a_full_disk_closes_intake_and_deliveries_continue(
     await app.start()
     try:
         free = app.config.store.min_free - 1
-        monkeypatch.setattr(app.store, "free_bytes", lambda: free)
+        monkeypatch.setattr(app.store.maintenance, "free_bytes", lambda: free)
         await app.maintenance.heartbeat(app.health, app.config.store)
         headers, body = folder.platforms.traffic.make_event()
         webhook = ("POST", "/webhooks/acme", body, headers)
@@ -54,7 +54,7 @@ async def test_the_nightly_vacuum_returns_free_space(
         return returned_pages.pop(0)
 
     try:
-        monkeypatch.setattr(app.store, "free_pages", free_pages)
+        monkeypatch.setattr(app.store.maintenance, "free_pages", free_pages)
         await app.apply_retention()
         assert returned_pages == []
     finally:
