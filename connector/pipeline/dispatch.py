@@ -154,14 +154,14 @@ class Dispatcher(Generic[M]):
     async def idle(self, ahead: float) -> bool:
         """Whether nothing is in flight, and nothing is ready or becomes so within `ahead` seconds.
         A lane that does not run is idle."""
-        if self.busy:
+        if self._claiming_or_sending:
             return False
         if self.state.mode != "running":
             return True
         now = self._clock.now()
         ready = await self._queue.ready(self.lane.id, now=now, limit=1)
         soon = ready.next_due is not None and ready.next_due <= now + ahead * 1000
-        return not (ready.any or soon or self.busy)
+        return not (ready.any or soon or self._claiming_or_sending)
 
     async def attention(self) -> Sequence[AttentionItem]:
         found = list(await self._supervisor.attention())
@@ -174,6 +174,11 @@ class Dispatcher(Generic[M]):
     def busy(self) -> bool:
         """Whether something is in flight."""
         return bool(self._in_flight)
+
+    @property
+    def _claiming_or_sending(self) -> bool:
+        # A claim that is being committed is in flight for no task yet.
+        return self.busy or self._passes.running
 
     @property
     def backlogged(self) -> bool:
@@ -274,7 +279,7 @@ class Dispatcher(Generic[M]):
         self.wake()
 
     def _update_quiet(self) -> None:
-        if self._in_flight or self._passes.running:
+        if self._claiming_or_sending:
             self._quiet.clear()
         else:
             self._quiet.set()

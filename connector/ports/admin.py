@@ -1,4 +1,4 @@
-"""Attention items, operator commands and the notifications that were sent."""
+"""Dead letters, commands, approvals and notifications."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from connector.domain.records import Entry, State
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A held or dead record as a person sees it: no address in it."""
+    """A held or dead record for a person to read. It holds no address."""
 
     id: int
     connection: str
@@ -31,7 +31,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterDetail:
-    """A record whole, for a person who asked for this one."""
+    """One record in full."""
 
     dead_letter: DeadLetter
     entry: Entry
@@ -39,7 +39,8 @@ class DeadLetterDetail:
 
 
 class DeadLetters(Protocol):
-    """Records that ended badly or wait for a person. Nothing leaves except by an order."""
+    """Dead records, and those held for a person. They stay until a person retries or discards
+    them, or retention ends."""
 
     async def groups(self) -> Sequence[tuple[str, State, str, int]]:
         """(connection, state, problem code, how many), most first."""
@@ -59,7 +60,8 @@ class DeadLetters(Protocol):
         every: bool = False,
         now: Millis,
     ) -> int:
-        """Put dead letters back in line with the same unique id; returns how many."""
+        """Make dead letters ready again with the same unique id; returns how many. Chosen by
+        `ids`, else by `problem`, else all with `every`."""
         ...
 
     async def discard(self, ids: Sequence[int], *, reason: str, now: Millis) -> int: ...
@@ -67,7 +69,7 @@ class DeadLetters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a person asked for, as a row: whoever holds the store carries it out."""
+    """A command that a person submitted. The process that holds the store's lease runs it."""
 
     id: int
     kind: str
@@ -79,6 +81,8 @@ class Command:
 
 
 class CommandQueue(Protocol):
+    """Commands, each run once."""
+
     async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int: ...
 
     async def fetch(self, *, now: Millis) -> Sequence[Command]:
@@ -98,9 +102,9 @@ class CommandQueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """Something that waits for a person's yes. `what` is a closed word (a metric's label),
-    `subject` what it is about within the connection, `detail` what the person should know: numbers
-    and names, no addresses."""
+    """An operation that needs a person's approval. `what` is one of a closed set (a label of
+    metrics), `subject` what it is about within the connection, `detail` what the person should
+    know: numbers and names, no addresses."""
 
     id: int
     connection: str
@@ -114,30 +118,31 @@ class Approval:
 
 
 class Approvals(Protocol):
-    """Approvals of backfills and first syncs (guarantees 6 and 9)."""
+    """Decisions of people on backfills, first syncs, removals and caps (guarantees 6 and 9)."""
 
     async def request(
         self, connection: str, what: str, subject: str, detail: Mapping[str, Any], *, now: Millis
     ) -> Approval:
-        """The open question about this subject, made if there is none; one that still waits gets
-        the newest detail. An answer stays until it is closed."""
+        """The approval of this subject, created if there is none. While it is pending it gets the
+        newest detail. A decision stays until it is closed."""
         ...
 
     async def find(self, *, pending: bool = True) -> Sequence[Approval]:
-        """Open questions, oldest first; also those that were answered and not yet closed."""
+        """Approvals that are not closed, oldest first; with `pending` only the undecided."""
         ...
 
     async def decide(self, id: int, *, approved: bool, by: str, now: Millis) -> Approval | None:
-        """Answer it. None where there is no such open question, or it was answered already."""
+        """Record a decision. None where there is no such approval, or it was decided before."""
         ...
 
     async def close(self, connection: str, what: str, subject: str) -> None:
-        """The answer was applied, or the question is obsolete: the next one is asked again."""
+        """The decision was applied, or is obsolete: the next request needs a new one."""
         ...
 
 
 class Notifications(Protocol):
-    """The open notifications of each `[[notify]]` target. `target` is a digest."""
+    """Notifications sent to each `[[notify]]` target whose cause is not resolved. `target` is a
+    digest."""
 
     async def sent(self, target: str) -> Mapping[str, str]:
         """key → text."""
@@ -146,5 +151,5 @@ class Notifications(Protocol):
     async def record(
         self, target: str, new: Mapping[str, str], *, resolved: Sequence[str], now: Millis
     ) -> None:
-        """The target knows these now, and that those keys are over."""
+        """The target was sent these texts by key, and that the `resolved` keys have ended."""
         ...

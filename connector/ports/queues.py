@@ -1,4 +1,5 @@
-"""Time, and what a lane takes its entries from: every method is one transaction."""
+"""The clock, and the queues that lanes claim their entries from. Every call of a queue is one
+transaction."""
 
 from __future__ import annotations
 
@@ -27,14 +28,14 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
     async def wait(self, event: asyncio.Event, timeout: float | None) -> bool:
-        """True when `event` was set within `timeout` seconds (None: for ever)."""
+        """True when `event` was set within `timeout` seconds (None: without a limit)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyCounts:
-    """What a lane could take now, live traffic and backfills apart. Counts stop at the limit that
-    was asked for. `next_due` is when the earliest record that is not ready yet becomes so."""
+    """What a lane could claim now, by delivery mode, live traffic apart from backfills. Counts stop
+    at the requested limit. `next_due` is when the earliest row that is not due yet becomes due."""
 
     batch: int
     single: int
@@ -76,7 +77,7 @@ class RetryPolicy:
 
 
 class Queue(Protocol):
-    """Entries that a lane takes out, one holder at a time."""
+    """Entries that a lane claims, sends and settles, one holder at a time."""
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts: ...
 
@@ -93,8 +94,8 @@ class Queue(Protocol):
         backfill: bool | None = None,
     ) -> Claim | None:
         """Mark up to `limit` ready entries as sent by this holder, live before backfill, oldest
-        first; the spend of quota is saved with it. None when nothing was ready. `backfill`: only
-        those of backfills, or only the others.
+        first, and save the quota usage with it. None when nothing was ready. `backfill`: only
+        entries of backfills, or only the others. Raises StoreError(STORE_HELD) without the lease.
 
         An ambiguous entry keeps the mapping version it was first sent with.
         """
@@ -116,7 +117,7 @@ class Queue(Protocol):
         ...
 
     async def recover(self, fence: Fence, *, now: Millis) -> int:
-        """Return the entries of lost claims as ambiguous; returns how many."""
+        """Make entries claimed by dead holders ready again, as ambiguous; returns how many."""
         ...
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
@@ -147,7 +148,8 @@ class Receipts(Protocol):
         now: Millis,
         failed: Mapping[int, tuple[Problem, str]],
     ) -> int:
-        """The job is over: `failed` by position die, the others are confirmed."""
+        """The job has ended: entries in `failed`, by position, become dead, the others are
+        confirmed. Returns how many there were."""
         ...
 
     async def requeue_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
@@ -155,5 +157,5 @@ class Receipts(Protocol):
         ...
 
     async def open_jobs(self) -> set[str]:
-        """Receipts that hold writes in flight, of all lanes of all such queues."""
+        """Receipts that hold writes in flight, of all lanes and of every queue with receipts."""
         ...

@@ -1,4 +1,4 @@
-"""What can be looked at."""
+"""Read-only views of the store."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class TimelineEntry:
-    """One line of a person's timeline: what (`event`, `read`, `write`), its state, why, and
-    the request that carried it. `data` is the source's record or the fields written, as JSON."""
+    """One line of a person's timeline: its kind (`event`, `write`, `action`), name and state, why,
+    and the request that carried it. `data` is the source's record or the written fields, as
+    JSON."""
 
     at: Millis
     kind: str
@@ -56,7 +57,7 @@ class PersonState:
 
 
 class Timelines(Protocol):
-    """People as a person looks at them, one at a time."""
+    """One person at a time, for a person to read."""
 
     async def find(self, connection: str, identifier: str) -> Sequence[int]:
         """Numbers of the people with this platform id or address."""
@@ -94,6 +95,5 @@ class Reports(Protocol):
         ...
 
     async def write_latencies(self, limit: int) -> Sequence[int]:
-        """ms from the receipt of what asked for it to the acceptance of people's last writes,
-        those of backfills left out."""
+        """ms from the receipt of the reason to the acceptance of people's last live writes."""
         ...

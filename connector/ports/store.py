@@ -27,11 +27,11 @@ class Outbox(Queue, Protocol):
     """Records from receipt to confirmation (guarantees 1, 2 and 10)."""
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
-        """Store all pages with their checkpoints in one transaction; one answer per page.
+        """Store all pages with their checkpoints in one transaction; one result per page.
 
-        A record known by its key is a duplicate and changes nothing. One without an address is
-        completed from its person where that person has been seen, else held; a page that brings a
-        person's address releases what was held for that person.
+        A record whose key is known is a duplicate and changes nothing. One without an address gets
+        the address of its person if that is known, else it is held; a page that brings a person's
+        address releases what was held for that person.
         """
         ...
 
@@ -47,8 +47,8 @@ class Lanes(Protocol):
 
 
 class Checkpoints(Protocol):
-    """Cursors of streams. They are saved only with what they stand for: Outbox.append,
-    Reads.take_in."""
+    """Cursors of streams. They are saved only together with their records: Outbox.append,
+    Reads.bulk_observe."""
 
     async def load(self, connection: str, stream: str) -> Checkpoint | None: ...
 
@@ -90,8 +90,8 @@ class Leases(Protocol):
     async def acquire(
         self, resource: str, holder: str, *, now: Millis, ttl: int, dead_holder: str | None = None
     ) -> Fence | Holder:
-        """The fence when it was free, expired, already ours or held by `gone`, who is known to
-        be dead; else who holds it."""
+        """A fence where the lease is free, expired, already this holder's or held by `dead_holder`;
+        else who holds it."""
         ...
 
     async def renew(self, fence: Fence, *, now: Millis, ttl: int) -> bool: ...

@@ -137,8 +137,8 @@ class SqliteDatabase:
             self._writer.close()
 
     def _commit(self, group: list[tuple[Work[Any], Future[Any]]]) -> None:
-        """All in one transaction; when a piece of work fails, each in its own, so that it fails
-        alone. When the database itself does, all have failed."""
+        """Run the group in one transaction. When a piece of work fails, each is run in its own, so
+        that it fails alone. When the database itself fails, all have failed."""
         live = [job for job in group if not job[1].cancelled()]
         working = False
         try:
@@ -166,7 +166,7 @@ class SqliteDatabase:
         return connection
 
     def _roll_back(self) -> None:
-        """Leave nothing of a failed group; a connection that cannot even do that is given up."""
+        """Leave nothing of a failed group. A connection that cannot roll back is closed."""
         connection = self._writer
         if connection is None:
             return
@@ -223,7 +223,7 @@ def store_errors() -> Iterator[None]:
 
 
 def to_store_error(error: Exception) -> StoreError:
-    """What an engine's error means. Never the statement or its parameters: they hold personal
+    """What an engine's error means, without the statement and its parameters: they hold personal
     data."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     message = str(cause).splitlines()[0][:200] if isinstance(cause, OSError | sqlite3.Error) else ""

@@ -37,7 +37,7 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 
 def head() -> str:
-    """The newest revision this version brings."""
+    """The newest revision of this version."""
     revision = ScriptDirectory.from_config(alembic_config()).get_current_head()
     assert revision is not None
     return revision
@@ -92,7 +92,7 @@ def _copy(url: str, revision: str) -> str | None:
 
 
 def with_connection(url: str, work: Callable[[Connection], T]) -> T:
-    """Do `work` on a connection of its own. Blocking; raises what the engine raises."""
+    """Run `work` on a connection of its own. Blocking; raises what the engine raises."""
     if make_url(url).get_backend_name() == "sqlite":
         engine = sqlite_engine(url)
         try:

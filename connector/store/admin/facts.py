@@ -1,4 +1,4 @@
-"""Small durable facts: quota spent, mapping versions in use, accounts pinned, checkpoints."""
+"""Small durable facts: quota usage, mapping versions in use, pinned accounts, checkpoints."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from connector.store.tables import accounts, checkpoints, mappings, quota_usage
 _DAY = 86_400
 
 
-def add_quota_usage(c: Connection, spend: Sequence[QuotaUsage]) -> None:
-    """Add to the seconds already there; what is older than a day is forgotten on the way."""
-    if not spend:
+def add_quota_usage(c: Connection, usage: Sequence[QuotaUsage]) -> None:
+    """Add to the stored seconds; those older than a day are deleted about once a minute."""
+    if not usage:
         return
     statement = upsert(c.dialect.name, quota_usage)
     c.execute(
@@ -27,16 +27,16 @@ def add_quota_usage(c: Connection, spend: Sequence[QuotaUsage]) -> None:
         ),
         [
             {"account": s.account, "endpoint": s.endpoint, "second": s.second, "count": s.count}
-            for s in spend
+            for s in usage
         ],
     )
-    newest = max(s.second for s in spend)
+    newest = max(s.second for s in usage)
     if newest % 60 == 0:
         c.execute(delete(quota_usage).where(quota_usage.c.second < newest - _DAY))
 
 
 def save_checkpoint(c: Connection, connection: str, checkpoint: Checkpoint, at: Millis) -> None:
-    """In the transaction of what the cursor stands for."""
+    """Call it in the transaction that stores what the cursor covers."""
     statement = upsert(c.dialect.name, checkpoints).values(
         connection=connection, stream=checkpoint.stream, cursor=checkpoint.cursor, saved_at=at
     )
@@ -50,7 +50,7 @@ def save_checkpoint(c: Connection, connection: str, checkpoint: Checkpoint, at: 
 
 
 class SqlFacts:
-    """connector.ports.Memory."""
+    """connector.ports.Facts."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,4 +1,4 @@
-"""Whether a folder is a place for a store: what is mounted there."""
+"""Whether the file system of a folder suits an SQLite file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_mountinfo() -> str:
 
 
 def unsuitable(folder: Path, table: str) -> str | None:
-    """Why an SQLite file should not live in this folder, None where nothing speaks against it.
+    """Why an SQLite file should not be in this folder; None if it may.
 
     `table` has the form of /proc/self/mountinfo (proc_pid_mountinfo(5)).
     """
@@ -45,7 +45,7 @@ def unsuitable(folder: Path, table: str) -> str | None:
 
 
 def _filesystem_type(folder: Path, table: str) -> str | None:
-    """The file system's type: of the deepest mount above, and of the last one mounted there."""
+    """The type of the deepest mount above the folder; of several at one point the last one."""
     deepest, kind = -1, None
     for line in table.splitlines():
         left, _, right = line.partition(" - ")

@@ -1,7 +1,4 @@
-"""Looking after a store: what is wrong with it, a copy of it, what is in it.
-
-Everything here blocks, and works beside a running daemon.
-"""
+"""Integrity check, backup and row counts of a store. Blocking; safe beside a running daemon."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ from connector.store.tables import (
 
 _MAX_LINES = 20
 
-# ── what is wrong ────────────────────────────────────────────────────────────────────────────────
+# ── check ────────────────────────────────────────────────────────────────────────────────
 
 
 def check(url: str) -> list[str]:
@@ -63,7 +60,7 @@ def _check(c: Connection) -> list[str]:
 
 
 def _invariants() -> list[tuple[Table, str, ColumnElement[Any]]]:
-    """What can never be, however a daemon was killed: (table, in words, rows that break it)."""
+    """(table, description, condition) of rows that must not exist, however a daemon was killed."""
     found: list[tuple[Table, str, ColumnElement[Any]]] = []
     for table in (outbox, reads, profiles, memberships, actions):
         claimed = table.c.state == State.CLAIMED
@@ -86,14 +83,15 @@ def _orphaned(column: Column[Any], key: Column[Any]) -> ColumnElement[Any]:
     return column.is_not(None) & column.not_in(select(key))
 
 
-# ── a copy ───────────────────────────────────────────────────────────────────────────────────────
+# ── backup ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def backup(url: str, target: Path) -> int:
     """Write one consistent copy of an SQLite store while it is in use; its size in bytes.
 
-    Only the owner may read it, a file that exists is left alone, and what cannot be read back is
-    no backup. Raises ConfigError for PostgreSQL and for a target that exists, StoreError.
+    Only the owner may read it. An existing file is not overwritten, and the copy is deleted where
+    it cannot be read back. Raises ConfigError for PostgreSQL and for a target that exists, and
+    StoreError.
     """
     path = file_of(url)
     if path is None:
@@ -107,7 +105,7 @@ def backup(url: str, target: Path) -> int:
         raise StoreError(Problem.STORE_UNAVAILABLE, f"there is no store at {path} yet")
     _reserve(target)
     try:
-        # Into a fresh file, so that nothing of what was deleted comes along.
+        # VACUUM INTO writes a new file, without the remains of deleted rows.
         with closing(sqlite3.connect(path, timeout=10)) as source:
             source.execute("VACUUM INTO ?", (str(target),))
         with closing(sqlite3.connect(target)) as copy:
@@ -141,7 +139,7 @@ def _fsync(target: Path) -> None:
             os.close(number)
 
 
-# ── what is in it ────────────────────────────────────────────────────────────────────────────────
+# ── counts ────────────────────────────────────────────────────────────────────────────────
 
 
 def counts(url: str) -> dict[str, int]:

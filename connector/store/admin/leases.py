@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 from sqlalchemy import Connection, insert, select, update
 
 from connector.domain.errors import Problem, StoreError
@@ -10,18 +12,33 @@ from connector.ports import Fence, Holder
 from connector.store.database import Database
 from connector.store.tables import leases
 
+Lock = Literal["shared", "exclusive"] | None
+
+
+class _LeaseRow(NamedTuple):
+    """A stored lease. The names are those of the columns."""
+
+    holder: str
+    token: int
+    expires_at: Millis
+
+    @classmethod
+    def load(cls, c: Connection, resource: str, *, lock: Lock = None) -> _LeaseRow | None:
+        columns = (leases.c[name] for name in cls._fields)
+        query = select(*columns).where(leases.c.resource == resource)
+        if lock:
+            query = query.with_for_update(read=lock == "shared")
+        row = c.execute(query).one_or_none()
+        return cls._make(row) if row else None
+
 
 def require_lease(c: Connection, fence: Fence, now: Millis) -> None:
     """Raise StoreError(STORE_HELD) unless this fence is the newest and has not expired. No other
-    process takes the lease before this transaction ends."""
-    row = c.execute(
-        select(leases.c.holder, leases.c.token, leases.c.expires_at)
-        .where(leases.c.resource == fence.resource)
-        .with_for_update(read=True)
-    ).one_or_none()
+    process can acquire the lease before this transaction ends."""
+    row = _LeaseRow.load(c, fence.resource, lock="shared")
     if row is None or row.token != fence.token or row.holder != fence.holder:
-        who = row.holder if row else "no process"
-        raise StoreError(Problem.STORE_HELD, f"{fence.resource} is held by {who}")
+        holder = row.holder if row else "no process"
+        raise StoreError(Problem.STORE_HELD, f"{fence.resource} is held by {holder}")
     if row.expires_at <= now:
         raise StoreError(Problem.STORE_HELD, f"our lease of {fence.resource} has expired")
 
@@ -36,9 +53,7 @@ class SqlLeases:
         self, resource: str, holder: str, *, now: Millis, ttl: int, dead_holder: str | None = None
     ) -> Fence | Holder:
         def work(c: Connection) -> Fence | Holder:
-            row = c.execute(
-                select(leases).where(leases.c.resource == resource).with_for_update()
-            ).one_or_none()
+            row = _LeaseRow.load(c, resource, lock="exclusive")
             if row is None:
                 values = {"resource": resource, "holder": holder, "token": 1}
                 c.execute(insert(leases).values(values | {"expires_at": now + ttl}))
@@ -62,7 +77,7 @@ class SqlLeases:
 
     async def holder(self, resource: str) -> Holder | None:
         def work(c: Connection) -> Holder | None:
-            row = c.execute(select(leases).where(leases.c.resource == resource)).one_or_none()
+            row = _LeaseRow.load(c, resource)
             return Holder(row.holder, row.expires_at) if row else None
 
         return await self._database.read(work)

@@ -32,9 +32,9 @@ class SqlNotifications:
         ]
 
         def work(c: Connection) -> None:
-            known = notifications.c.target == target
+            of_target = notifications.c.target == target
             c.execute(
-                delete(notifications).where(known, notifications.c.key.in_([*resolved, *new]))
+                delete(notifications).where(of_target, notifications.c.key.in_([*resolved, *new]))
             )
             if rows:
                 c.execute(insert(notifications), rows)

@@ -13,6 +13,7 @@ from connector.domain.records import State
 from connector.ports import PersonState, TimelineEntry
 from connector.store.admin.requests import COLUMNS, RequestRow
 from connector.store.database import Database
+from connector.store.people import people as people_rows
 from connector.store.people.people import PersonRow
 from connector.store.queues.action_intake import person_key
 from connector.store.queues.action_views import state_of as action_state
@@ -50,7 +51,6 @@ class _Action(NamedTuple):
     data: bytes
 
 
-_PERSON = tuple(people.c[name] for name in PersonRow._fields)
 _READ = tuple(reads.c[name] for name in _Read._fields)
 _WRITE = tuple(profiles.c[name] for name in _Write._fields)
 _ACTION = tuple(actions.c[name] for name in _Action._fields)
@@ -74,7 +74,7 @@ class SqlTimelines:
 
 
 def _person(c: Connection, id: int, limit: int) -> PersonState:
-    person = PersonRow._make(c.execute(select(*_PERSON).where(people.c.id == id)).one())
+    person = PersonRow._make(c.execute(select(*people_rows.COLUMNS).where(people.c.id == id)).one())
     read_row = c.execute(select(*_READ).where(reads.c.person == id)).one_or_none()
     write_row = c.execute(select(*_WRITE).where(profiles.c.person == id)).one_or_none()
     read, write = _Read(*read_row or ()), _Write(*write_row or ())

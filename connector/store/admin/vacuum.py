@@ -1,16 +1,16 @@
-"""The space that a store no longer needs."""
+"""Free pages of an SQLite file, returned to the disk."""
 
 from __future__ import annotations
 
 from sqlalchemy import Connection
 
 _FREE_RESERVE = 0.1
-"""The share of free pages that is left for what comes next."""
+"""The share of free pages that stays for new rows."""
 
 
 def free_pages(c: Connection, pages: int) -> int:
-    """Give up to `pages` free pages of an SQLite file back to the disk, as long as more than a
-    tenth of it is free; how many were. PostgreSQL looks after itself."""
+    """Return up to `pages` free pages to the disk while more than a tenth of the file is free; how
+    many were returned. Always 0 on PostgreSQL, which vacuums by itself."""
     if c.dialect.name != "sqlite":
         return 0
 
@@ -22,6 +22,6 @@ def free_pages(c: Connection, pages: int) -> int:
     if surplus <= 0:
         return 0
     for _ in range(min(surplus, pages)):
-        # One by one: of more, the driver takes the first step only, which is one page.
+        # One by one: of a larger number the driver runs only the first step, which frees one page.
         c.exec_driver_sql("PRAGMA incremental_vacuum(1)")
     return free - number("freelist_count")

@@ -1,4 +1,4 @@
-"""Forgetting a person: delete every row that names them; tombstones stay."""
+"""Erasure of a person: every row that names them, in every table, and tombstones instead."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from connector.domain.records import State
 from connector.ports import ErasureResult
 from connector.store.database import Database
 from connector.store.people import tombstones
+from connector.store.people.people import COLUMNS, PersonRow
 from connector.store.tables import (
     actions,
     commands,
@@ -65,7 +66,7 @@ class SqlErasure:
             if not identifiers.people:
                 return ErasureResult(0)
             if c.dialect.name == "sqlite":
-                # What is deleted is overwritten too, not only marked as free.
+                # Deleted rows are overwritten, not only marked as free.
                 c.exec_driver_sql("PRAGMA secure_delete = ON")
             deleted = sum(_erase(c, table, identifiers, now) for table in metadata.sorted_tables)
             _clean_commands(c, identifiers)
@@ -81,14 +82,16 @@ class SqlErasure:
         return await self._database.write(lambda c: tombstones.remove(c, connection, names) > 0)
 
 
-def _find(c: Connection, connection: str, who: str) -> _Identifiers:
-    """Everybody with this id or address, and with theirs in turn: one address is one human."""
+def _find(c: Connection, connection: str, identifier: str) -> _Identifiers:
+    """All people with this id or address, and those who share an id or address with them in turn:
+    one address is one human being."""
     identifiers = _Identifiers(connection)
-    ids, emails = {who}, {who.strip().lower()}
+    ids, emails = {identifier}, {identifier.strip().lower()}
     while True:
-        mine = or_(people.c.platform_id.in_(ids), people.c.email.in_(emails))
-        known = select(people).where(people.c.connection == connection, mine)
-        found = [row for row in c.execute(known) if row.id not in identifiers.rows]
+        matches = or_(people.c.platform_id.in_(ids), people.c.email.in_(emails))
+        query = select(*COLUMNS).where(people.c.connection == connection, matches)
+        rows = map(PersonRow._make, c.execute(query))
+        found = [row for row in rows if row.id not in identifiers.rows]
         if not found:
             identifiers.emails |= _member_addresses(c, connection, ids, emails)
             return identifiers
@@ -141,24 +144,24 @@ def _erase(c: Connection, table: Table, identifiers: _Identifiers, now: Millis) 
 
 
 def _blank_actions(c: Connection, identifiers: _Identifiers, now: Millis) -> int:
-    """The row stays, without personal data: it is what keeps a repeated call from being applied
-    a second time (guarantee 4). What was not sent yet is not sent any more."""
+    """Keep the rows without personal data, so that a repeated call is not applied twice (guarantee
+    4). Actions that were not sent yet are discarded."""
     customer = and_(
         _within(actions, identifiers.connection), actions.c.customer.in_(identifiers.ids)
     )
     matches = _rows_about(actions, identifiers)
     assert matches is not None
-    mine = or_(matches, customer)
-    waits = mine, actions.c.state.in_((State.READY, State.HELD)), actions.c.sent_at.is_(None)
-    given_up = {"state": State.DISCARDED, "problem": None, "detail": "", "settled_at": now}
-    c.execute(update(actions).where(*waits).values(given_up))
+    theirs = or_(matches, customer)
+    waiting = theirs, actions.c.state.in_((State.READY, State.HELD)), actions.c.sent_at.is_(None)
+    discarded = {"state": State.DISCARDED, "problem": None, "detail": "", "settled_at": now}
+    c.execute(update(actions).where(*waiting).values(discarded))
     empty = {"person": None, "email": None, "customer": None, "data": b"{}", "evidence": None}
-    return c.execute(update(actions).where(mine).values(empty | {"person_key": b""})).rowcount
+    return c.execute(update(actions).where(theirs).values(empty | {"person_key": b""})).rowcount
 
 
 def _rows_about(table: Table, identifiers: _Identifiers) -> ColumnElement[Any] | None:
-    """The rows of a table about the person: by id, and within the connection by
-    address. None where a table holds no person. Raises LookupError for a table not listed here."""
+    """The rows of a table about the person: by number, and within the connection by address. None
+    where a table holds no person. Raises LookupError where the connection cannot be found."""
     found: list[ColumnElement[Any]] = []
     if "person" in table.c:
         found.append(table.c.person.in_(identifiers.rows))
@@ -180,7 +183,7 @@ def _within(table: Table, connection: str) -> ColumnElement[Any]:
 
 
 def _clean_commands(c: Connection, identifiers: _Identifiers) -> None:
-    """Commands name the person by id or address; that they were given stays."""
+    """Remove the person's id and addresses from the arguments of commands, which stay."""
     names = identifiers.ids | identifiers.emails
     for id, text in c.execute(select(commands.c.id, commands.c.args)).all():
         args = orjson.loads(text)

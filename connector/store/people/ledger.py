@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import Connection, Select, func, select, update
 
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.profile_state import digest
 from connector.domain.records import State
 from connector.ports import AcceptedEvent, SyncedPerson
+from connector.store.admin.retention import NO_BODY
 from connector.store.database import Database
 from connector.store.queues import profile_observations
 from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, profiles
 
-_COLUMNS = (profiles.c.person, profiles.c.identity, profiles.c.wanted, profiles.c.confirmed)
+
+class _SyncedRow(NamedTuple):
+    """An idle profile. The names are those of the columns."""
+
+    person: int
+    identity: str
+    wanted: str
+    confirmed: str
+
+    def synced_person(self) -> SyncedPerson:
+        """With the fields that are confirmed as wanted."""
+        wanted, confirmed = orjson.loads(self.wanted), orjson.loads(self.confirmed)
+        fields = {
+            name: value
+            for name, (value, _) in wanted.items()
+            if confirmed.get(name, ("",))[0] == digest(value)
+        }
+        email = orjson.loads(self.identity).get("email", "")
+        return SyncedPerson(self.person, email, fields)
+
+
+_COLUMNS = tuple(profiles.c[name] for name in _SyncedRow._fields)
 
 
 class SqlLedger:
@@ -34,7 +56,9 @@ class SqlLedger:
         return await self._people(_idle_profiles(lane).order_by(func.random()).limit(count))
 
     async def _people(self, query: Select[Any]) -> Sequence[SyncedPerson]:
-        return await self._database.read(lambda c: [_person(row) for row in c.execute(query)])
+        return await self._database.read(
+            lambda c: [_SyncedRow._make(row).synced_person() for row in c.execute(query)]
+        )
 
     async def events(self, lane: LaneId, *, before: Millis, limit: int) -> Sequence[AcceptedEvent]:
         query = (
@@ -72,9 +96,10 @@ class SqlLedger:
         def work(c: Connection) -> int:
             total = 0
             for part in chunks(events):
-                mine = outbox.c.seq.in_(part), outbox.c.state == State.ACCEPTED
-                kept = outbox.c.data != b"null"  # whose body retention has emptied cannot go again
-                total += c.execute(update(outbox).where(*mine, kept).values(again)).rowcount
+                accepted = outbox.c.seq.in_(part), outbox.c.state == State.ACCEPTED
+                # Retention may have cleared the body.
+                has_body = outbox.c.data != NO_BODY
+                total += c.execute(update(outbox).where(*accepted, has_body).values(again)).rowcount
             return total
 
         return await self._database.write(work)
@@ -83,14 +108,3 @@ class SqlLedger:
 def _idle_profiles(lane: LaneId) -> Select[Any]:
     """People without changes that wait to be sent."""
     return select(*_COLUMNS).where(profiles.c.lane == lane, in_state(State.ACCEPTED, profiles))
-
-
-def _person(row: Row[Any]) -> SyncedPerson:
-    """With those fields of which it is known what was confirmed."""
-    wanted, confirmed = orjson.loads(row.wanted), orjson.loads(row.confirmed)
-    fields = {
-        name: value
-        for name, (value, _) in wanted.items()
-        if confirmed.get(name, ("",))[0] == digest(value)
-    }
-    return SyncedPerson(row.person, orjson.loads(row.identity).get("email", ""), fields)

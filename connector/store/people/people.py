@@ -1,4 +1,4 @@
-"""The people of a connection: joins records without an address to their person (guarantee 1)."""
+"""The people of a connection, found or created for records and reads (guarantee 1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from connector.store.tables import in_state, outbox, people
 
 
 class PersonRow(NamedTuple):
-    """A person's row. `platform_id` is None while only the address has been seen."""
+    """A stored person. The names are those of the columns. `platform_id` is None while only the
+    address has been seen."""
 
     id: int
     connection: str
@@ -29,10 +30,10 @@ class PersonRow(NamedTuple):
 
 
 class PersonCache:
-    """The people written lately, so that a well-known one costs no query.
+    """The people of the last records, so that a repeated one costs no query.
 
-    Used only where a record brings the same id and address again: what it then saves is a write
-    that would change nothing. So of a person only the newest id and address are kept.
+    A hit means that a record has the same id and address as the last one of its person, so that
+    the row need not be read or written. Only the newest id and address of a person are kept.
     """
 
     def __init__(self, size: int = 50_000) -> None:
@@ -44,14 +45,14 @@ class PersonCache:
         return self._ids.get((connection, platform_id, email)) if email else None
 
     def remember(self, people: Sequence[PersonRow]) -> None:
-        for known in people:
-            older = self._newest.get(known.id)
+        for person in people:
+            older = self._newest.get(person.id)
             if older and self._ids.get(older[1:]) == older:
                 del self._ids[older[1:]]
-            displaced = self._ids.pop(known[1:], None)
+            displaced = self._ids.pop(person[1:], None)
             if displaced:
                 self._newest.pop(displaced.id, None)
-            self._ids[known[1:]] = self._newest[known.id] = known
+            self._ids[person[1:]] = self._newest[person.id] = person
         while len(self._ids) > self._size:
             _, oldest = self._ids.popitem(last=False)
             self._newest.pop(oldest.id, None)
@@ -59,17 +60,18 @@ class PersonCache:
 
 @dataclass
 class ResolvedPeople:
-    """One person per record (None without id and address, and for one who was forgotten), which
-    records are about forgotten people, and who got an address just now."""
+    """The person of each record, None without an id and address and for an erased person.
+    `new_addresses`: people who got their first address. `erased`: the positions of records about
+    erased people."""
 
-    people: list[PersonRow | None]
+    people: list[PersonRow | None] = field(default_factory=list)
     new_addresses: dict[int, str] = field(default_factory=dict)
-    forgotten: set[int] = field(default_factory=set)
+    erased: set[int] = field(default_factory=set)
 
 
 class PersonResolver:
-    """The people of one connection, for one transaction: those that `seen` does not know are
-    looked up at once, for all the pages of a group."""
+    """The people of one connection, for one transaction. Those that the cache does not hold are
+    looked up together, for all records."""
 
     def __init__(
         self, c: Connection, connection: str, records: Sequence[Identified], cache: PersonCache
@@ -77,8 +79,8 @@ class PersonResolver:
         self._c = c
         self._connection = connection
         self._tombstones = tombstones.load(c, connection, records)
-        # What was learnt of people may be of one who was forgotten since, by another process.
-        self._person_cache = cache = PersonCache() if self._tombstones.salt else cache
+        # The cache may hold people that another process has erased since.
+        self._cache = cache = PersonCache() if self._tombstones.salt else cache
         self._changed: set[int] = set()
         self.resolved: list[PersonRow] = []
         unknown = [r for r in records if cache.find(connection, r.person, r.email) is None]
@@ -87,41 +89,84 @@ class PersonResolver:
         self._by_id, self._by_email = lookup(c, connection, ids, emails)
 
     def resolve(self, records: Sequence[Identified], now: Millis) -> ResolvedPeople:
-        """Find or make the person of each record, in order, so that a later address wins."""
-        found = ResolvedPeople([])
-        for place, record in enumerate(records):
+        """Find or create the person of each record, in order, so that a later address wins."""
+        found = ResolvedPeople()
+        for position, record in enumerate(records):
             if self._tombstones.contains(record):
                 found.people.append(None)
-                found.forgotten.add(place)
+                found.erased.add(position)
                 continue
-            known = self._person_cache.find(self._connection, record.person, record.email)
-            if known is None or known.id in self._changed:
-                known = _resolve_one(
-                    self._c, self._connection, record, self._by_id, self._by_email, found, now
-                )
-                if known and known.email:
-                    self.resolved.append(known)
-                    self._changed.add(known.id)
-            found.people.append(known)
+            person = self._cache.find(self._connection, record.person, record.email)
+            if person is None or person.id in self._changed:
+                person = self._find_or_create(record, found, now)
+                if person and person.email:
+                    self.resolved.append(person)
+                    self._changed.add(person.id)
+            found.people.append(person)
         return found
+
+    def _find_or_create(
+        self, record: Identified, found: ResolvedPeople, now: Millis
+    ) -> PersonRow | None:
+        if not record.person and not record.email:
+            return None
+        person = self._find(record)
+        if person is None:
+            person = self._create(record, now)
+        else:
+            email = record.email or person.email
+            updated = person._replace(platform_id=record.person or person.platform_id, email=email)
+            if updated != person:
+                if email and not person.email:
+                    found.new_addresses[person.id] = email
+                values = {"platform_id": updated.platform_id, "email": email, "seen_at": now}
+                self._c.execute(update(people).where(people.c.id == person.id).values(values))
+            person = updated
+        if person.platform_id:
+            self._by_id[person.platform_id] = person
+        if person.email:
+            self._by_email[person.email] = person
+        return person
+
+    def _find(self, record: Identified) -> PersonRow | None:
+        """By id, else by address. A person known only by address gets the id of the record."""
+        if not record.person:
+            return self._by_email.get(record.email or "")
+        person = self._by_id.get(record.person)
+        if person is None and record.email:
+            address_only = self._by_email.get(record.email)
+            if address_only and address_only.platform_id is None:
+                return address_only
+        return person
+
+    def _create(self, record: Identified, now: Millis) -> PersonRow:
+        values: dict[str, Any] = {
+            "connection": self._connection,
+            "platform_id": record.person,
+            "email": record.email,
+            "seen_at": now,
+        }
+        statement = insert(people).values(values).returning(people.c.id)
+        id = self._c.execute(statement).scalar_one()
+        return PersonRow(id, self._connection, record.person, record.email)
 
 
 def find(c: Connection, connection: str, keys: Sequence[Identified]) -> list[PersonRow | None]:
-    """The people of these addresses and ids, where they are known."""
-    ids = {who.person for who in keys if who.person}
-    emails = {who.email for who in keys if who.email}
+    """The person of each key, None where there is none."""
+    ids = {key.person for key in keys if key.person}
+    emails = {key.email for key in keys if key.email}
     by_id, by_email = lookup(c, connection, ids, emails)
     return [
-        (by_id.get(who.person) if who.person else None) or by_email.get(who.email or "")
-        for who in keys
+        (by_id.get(key.person) if key.person else None) or by_email.get(key.email or "")
+        for key in keys
     ]
 
 
 def get_or_create(
     c: Connection, connection: str, ids: set[str], emails: set[str], now: Millis
 ) -> tuple[dict[str, PersonRow], dict[str, PersonRow]]:
-    """People by the platform's id, as far as they have been seen, and by address: whoever was
-    never seen before is known from now on, by the address alone."""
+    """People by platform id, where they are stored, and by address: people who are not stored are
+    created, by address alone."""
     by_id, by_email = lookup(c, connection, ids, emails)
     new = [email for email in emails if email not in by_email]
     if new:
@@ -133,9 +178,9 @@ def get_or_create(
     return by_id, by_email
 
 
-_COLUMNS = (people.c.id, people.c.connection, people.c.platform_id, people.c.email)
+COLUMNS = tuple(people.c[name] for name in PersonRow._fields)
 _LOOKUP_QUERIES = tuple(
-    select(*_COLUMNS)
+    select(*COLUMNS)
     .where(
         people.c.connection == bindparam("connection"),
         column.in_(bindparam("values", expanding=True)),
@@ -148,14 +193,13 @@ _LOOKUP_QUERIES = tuple(
 def lookup(
     c: Connection, connection: str, ids: set[str], emails: set[str]
 ) -> tuple[dict[str, PersonRow], dict[str, PersonRow]]:
-    """People who have been seen, by the platform's id and by address: the latest where several
-    have one."""
+    """Stored people by platform id and by address: of several with one address the latest."""
     by_id: dict[str, PersonRow] = {}
     by_email: dict[str, PersonRow] = {}
     for query, values in zip(_LOOKUP_QUERIES, (ids, emails), strict=True):
         for part in chunks(list(values)):
             for row in c.execute(query, {"connection": connection, "values": part}):
-                found = PersonRow(*row)
+                found = PersonRow._make(row)
                 if found.platform_id:
                     by_id[found.platform_id] = found
                 if found.email:
@@ -167,67 +211,27 @@ def rows_by_id(c: Connection, ids: set[int]) -> dict[int, PersonRow]:
     """People by their number."""
     found: dict[int, PersonRow] = {}
     for part in chunks(list(ids)):
-        rows = c.execute(select(*_COLUMNS).where(people.c.id.in_(part)))
-        found.update((row.id, PersonRow(*row)) for row in rows)
+        rows = c.execute(select(*COLUMNS).where(people.c.id.in_(part)))
+        found.update((row.id, row) for row in map(PersonRow._make, rows))
     return found
 
 
-def _resolve_one(
-    c: Connection,
-    connection: str,
-    record: Identified,
-    by_id: dict[str, PersonRow],
-    by_email: dict[str, PersonRow],
-    found: ResolvedPeople,
-    now: Millis,
-) -> PersonRow | None:
-    if not record.person and not record.email:
-        return None
-    known = by_id.get(record.person) if record.person else by_email.get(record.email or "")
-    if known is None and record.person and record.email:
-        address_only = by_email.get(record.email)
-        if address_only and address_only.platform_id is None:
-            known = address_only
-    email = record.email or (known.email if known else None)
-    if known is None:
-        values: dict[str, Any] = {
-            "connection": connection,
-            "platform_id": record.person,
-            "email": email,
-            "seen_at": now,
-        }
-        row = c.execute(insert(people).values(values).returning(people.c.id)).scalar_one()
-        known = PersonRow(row, connection, record.person, email)
-    elif (known.platform_id, known.email) != (record.person or known.platform_id, email):
-        if email and not known.email:
-            found.new_addresses[known.id] = email
-        known = PersonRow(known.id, connection, record.person or known.platform_id, email)
-        c.execute(
-            update(people)
-            .where(people.c.id == known.id)
-            .values(platform_id=known.platform_id, email=email, seen_at=now)
-        )
-    if known.platform_id:
-        by_id[known.platform_id] = known
-    if known.email:
-        by_email[known.email] = known
-    return known
+def record_addresses(c: Connection, observed: Sequence[Observation], now: Millis) -> None:
+    """Save the addresses that reads by id found, unless newer information gave another.
 
-
-def record_addresses(c: Connection, seen: Sequence[Observation], now: Millis) -> None:
-    """Addresses found by reads by id belong to the people from then on, unless something newer gave
-    another. Records that wait for one get it and go; those of a person who is withheld lose theirs
-    and go too, for their lane to skip and count."""
+    Records that wait for an address get it and become ready. Those of a withheld person lose
+    theirs and become ready too: their lane skips and counts them.
+    """
     updates = [
-        {"who": o.person, "address": None if o.withheld else o.email, "at": o.at, "now": now}
-        for o in seen
+        {"row": o.person, "address": None if o.withheld else o.email, "at": o.at, "now": now}
+        for o in observed
         if o.email or o.withheld
     ]
     if updates:
         c.execute(_SET_ADDRESS, updates)
         c.execute(_RELEASE_EVENTS, updates)
         membership_events.apply_deferred(
-            c, {o.person: o.email for o in seen if o.email and not o.withheld}
+            c, {o.person: o.email for o in observed if o.email and not o.withheld}
         )
 
 
@@ -235,13 +239,13 @@ _ADDRESS = bindparam("address", type_=Text)
 _SET_ADDRESS = (
     update(people)
     .where(
-        people.c.id == bindparam("who"),
+        people.c.id == bindparam("row"),
         people.c.email.is_distinct_from(_ADDRESS),
         people.c.email.is_(None) | (people.c.seen_at <= bindparam("at")),
     )
     .values(email=_ADDRESS, seen_at=bindparam("at"))
 )
-_CURRENT_ADDRESS = select(people.c.email).where(people.c.id == bindparam("who")).scalar_subquery()
+_CURRENT_ADDRESS = select(people.c.email).where(people.c.id == bindparam("row")).scalar_subquery()
 _HELD_WITHOUT_ADDRESS = in_state(State.HELD) & outbox.c.email.is_(None)
 _ADDRESS_CHANGED = (
     in_state(State.READY)
@@ -251,7 +255,7 @@ _ADDRESS_CHANGED = (
 )
 _RELEASE_EVENTS = (
     update(outbox)
-    .where(outbox.c.person == bindparam("who"), _HELD_WITHOUT_ADDRESS | _ADDRESS_CHANGED)
+    .where(outbox.c.person == bindparam("row"), _HELD_WITHOUT_ADDRESS | _ADDRESS_CHANGED)
     .values(
         state=State.READY, email=_CURRENT_ADDRESS, problem=None, detail="", due=bindparam("now")
     )

@@ -1,7 +1,6 @@
-"""The people who were erased and must not come back: salted digests without personal data.
+"""Erased people, who must not be stored again: salted digests without personal data.
 
-A connection's salt is made when it forgets its first person, so that all others pay one small
-look for each commit and nothing more.
+A connection's salt is created with its first erasure; until then a commit costs one small query.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from connector.store.tables import salts, tombstones
 
 
 class Identified(Protocol):
-    """Information about a person: from a record or from a read."""
+    """A record, key or listed person: the platform's id and address, where they are known."""
 
     @property
     def person(self) -> str | None: ...
@@ -30,7 +29,7 @@ class Identified(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tombstones:
-    """Those of one connection that concern the people it was loaded for."""
+    """The tombstones of one connection for the people they were loaded for."""
 
     salt: bytes | None
     digests: frozenset[bytes] = frozenset()
@@ -50,10 +49,10 @@ def load(c: Connection, connection: str, people: Sequence[Identified]) -> Tombst
     digests = {digest for record in people for digest in _digests_of(salt, record)}
     found: set[bytes] = set()
     for part in chunks(list(digests)):
-        mine = tombstones.c.connection == connection, tombstones.c.digest.in_(part)
-        found.update(
-            bytes(row.digest) for row in c.execute(select(tombstones.c.digest).where(*mine))
+        query = select(tombstones.c.digest).where(
+            tombstones.c.connection == connection, tombstones.c.digest.in_(part)
         )
+        found.update(bytes(digest) for digest in c.execute(query).scalars())
     return Tombstones(salt, frozenset(found))
 
 
@@ -63,13 +62,13 @@ def add(c: Connection, connection: str, names: Iterable[tuple[str, str]], now: M
     if salt is None:
         salt = secrets.token_bytes(16)
         c.execute(insert(salts).values(connection=connection, salt=salt))
-    erasure_id = {"connection": connection, "erasure_id": secrets.token_hex(8), "erased_at": now}
-    rows = [erasure_id | {"digest": _digest(bytes(salt), *name)} for name in names]
+    erasure = {"connection": connection, "erasure_id": secrets.token_hex(8), "erased_at": now}
+    rows = [erasure | {"digest": _digest(bytes(salt), *name)} for name in names]
     c.execute(upsert(c.dialect.name, tombstones).on_conflict_do_nothing(), rows)
 
 
 def remove(c: Connection, connection: str, names: Iterable[tuple[str, str]]) -> int:
-    """Also the other names that were forgotten with one of these; how many there were."""
+    """Remove the tombstones of all names that were erased together with one of these; how many."""
     salt = c.execute(_SALT, {"connection": connection}).scalar()
     if salt is None:
         return 0

@@ -99,7 +99,7 @@ class _Batch:
             len(page.records) - len(fresh),
             held=sum(row["state"] == State.HELD for row in rows),
             released=released,
-            forgotten=len(found.forgotten),
+            forgotten=len(found.erased),
         )
 
     def write(self) -> None:
@@ -209,9 +209,9 @@ def _without_erased(
     fresh: list[tuple[Record, bytes]], found: ResolvedPeople
 ) -> tuple[list[tuple[Record, bytes]], list[PersonRow | None]]:
     """Records of erased people are not stored."""
-    if not found.forgotten:
+    if not found.erased:
         return fresh, found.people
-    kept = [place for place in range(len(fresh)) if place not in found.forgotten]
+    kept = [place for place in range(len(fresh)) if place not in found.erased]
     return [fresh[place] for place in kept], [found.people[place] for place in kept]
 
 

@@ -89,6 +89,7 @@ async def test_a_webhook_becomes_an_event_and_the_fields_of_its_customer(
     assert await daemon.post("shop", sent.body, sent.headers, SECRET) == again
     await daemon.until(lambda: daemon.klaviyo.recorded(f"yotpo:{sent.id}"))
     await daemon.until(lambda: daemon.properties(ana.email).get("yotpo_balance") == ana.balance)
+    await daemon.until(lambda: "yotpo_referral_url" in daemon.properties(ana.email))
     assert daemon.klaviyo.recorded(f"yotpo:{sent.id}") == 1
     fields = daemon.properties(ana.email)
     assert fields["yotpo_tier_name"] == "Silver"
