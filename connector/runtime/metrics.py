@@ -8,19 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter as Tally
-from collections.abc import Callable, Mapping, Sequence
-
-from prometheus_client import (
-    GC_COLLECTOR,
-    PLATFORM_COLLECTOR,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+from collections.abc import Mapping, Sequence
 
 from connector.domain.lanes import Lane, LaneMode, Millis
 from connector.domain.memberships import Group
@@ -38,8 +26,8 @@ from connector.domain.outcomes import (
 )
 from connector.domain.records import Appended, Entry
 from connector.ports import Approval, Backlog
+from connector.runtime.metric_registry import MetricRegistry
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
 _REJECT_REASONS = (
     "conflict",
@@ -59,49 +47,40 @@ def account_label(account: str) -> str:
     return hashlib.sha256(account.encode()).hexdigest()[:8]
 
 
-class Metrics:
-    """The metrics of one app, in Prometheus' text format by `render`.
-
-    `label_names`: name as declared, such as `connector_requests` → names of its labels.
-    """
+class Metrics(MetricRegistry):
+    """The metrics of one app."""
 
     def __init__(self, version: str) -> None:
-        disable_created: Callable[[], None] = disable_created_metrics  # has no type hints
-        disable_created()
-        self.registry = CollectorRegistry()
-        self.label_names: dict[str, tuple[str, ...]] = {}
-        self.registry.register(PLATFORM_COLLECTOR)
-        self.registry.register(GC_COLLECTOR)
-        ProcessCollector(registry=self.registry)
-        self.worker_restarts = self._counter(
+        super().__init__()
+        self.worker_restarts = self.counter(
             "worker_restarts", "Passes of a worker's loop that failed and were retried.", "worker"
         )
-        self.received = self._counter(
+        self.received = self.counter(
             "records_received",
             "Records received, including duplicates.",
             "connection",
             "kind",
             "via",
         )
-        self.duplicates = self._counter(
+        self.duplicates = self.counter(
             "records_duplicate",
             "Received records whose id was already known.",
             "connection",
             "kind",
         )
-        self.skipped = self._counter(
+        self.skipped = self.counter(
             "records_skipped",
             "Records that a rule excludes from delivery, by rule.",
             "connection",
             "reason",
         )
-        self.rejected = self._counter(
+        self.rejected = self.counter(
             "webhooks_rejected",
             "Webhooks and flow calls rejected, by reason.",
             "connection",
             "reason",
         )
-        self.deliveries = self._counter(
+        self.deliveries = self.counter(
             "deliveries",
             "Settled records, by outcome.",
             "connection",
@@ -109,78 +88,78 @@ class Metrics:
             "kind",
             "outcome",
         )
-        self.retries = self._counter(
+        self.retries = self.counter(
             "retries",
             "Failed attempts that will be retried, by problem code.",
             "connection",
             "destination",
             "reason",
         )
-        self.latency = self._histogram(
+        self.latency = self.histogram(
             "delivery_latency_seconds",
             "Time from receipt to acceptance by the destination.",
             "connection",
             "kind",
             buckets=LATENCY_BUCKETS,
         )
-        self.outbox = self._gauge(
+        self.outbox = self.gauge(
             "outbox_records", "Records in the store, by state.", "connection", "kind", "state"
         )
-        self.oldest = self._gauge(
+        self.oldest = self.gauge(
             "outbox_oldest_seconds",
             "Age of the oldest record that waits for delivery; 0 if none.",
             "connection",
             "kind",
         )
-        self.dead = self._gauge(
+        self.dead = self.gauge(
             "dead_letters", "Dead events and profiles, by problem code.", "connection", "cause"
         )
-        self.backfill = self._gauge(
+        self.backfill = self.gauge(
             "backfill_progress_ratio",
             "Progress of the running backfill from 0 to 1; 1 if none runs.",
             "connection",
         )
-        self.actions = self._counter(
+        self.actions = self.counter(
             "actions",
             "Adjustments and pushes that were settled or held, by outcome.",
             "connection",
             "action",
             "outcome",
         )
-        self.uncertain = self._gauge(
+        self.uncertain = self.gauge(
             "actions_uncertain",
             "Actions with an ambiguous outcome.",
             "connection",
         )
-        self.approvals = self._gauge(
+        self.approvals = self.gauge(
             "approvals_pending", "Changes that wait for approval.", "connection", "what"
         )
-        self.drift = self._gauge(
+        self.drift = self.gauge(
             "reconcile_drift",
             "Differences at Klaviyo that the last reconcile found.",
             "connection",
             "kind",
         )
-        self.people = self._gauge("people", "People, by state.", "connection", "state")
-        self.members = self._gauge(
+        self.people = self.gauge("people", "People, by state.", "connection", "state")
+        self.members = self.gauge(
             "audience_members",
             "Members of an audience in its last full scan.",
             "connection",
             "audience",
         )
-        self.segment_members = self._gauge(
+        self.segment_members = self.gauge(
             "segment_members",
             "Members of a segment in its last full scan.",
             "connection",
             "segment",
         )
-        self.segment_seconds = self._gauge(
+        self.segment_seconds = self.gauge(
             "segment_scan_seconds",
             "Duration of the last full scan of a segment.",
             "connection",
             "segment",
         )
-        self.requests = self._counter(
+        self.requests = self.counter(
             "requests",
             "Requests sent; status is the HTTP status, or none without a response.",
             "connection",
@@ -188,46 +167,46 @@ class Metrics:
             "endpoint",
             "status",
         )
-        self.request_seconds = self._histogram(
+        self.request_seconds = self.histogram(
             "request_seconds", "Time until the response.", "destination", "endpoint"
         )
-        self.batch = self._histogram(
+        self.batch = self.histogram(
             "batch_size",
             "Records per request.",
             "destination",
             "endpoint",
             buckets=(1, 2, 5, 10, 50, 100, 250, 500, 1000, 10_000),
         )
-        self.quota = self._gauge(
+        self.quota = self.gauge(
             "rate_limit_remaining",
             "Requests left in the quota of the connector.",
             "account",
             "endpoint",
             "window",
         )
-        self.quota_wait = self._counter(
+        self.quota_wait = self.counter(
             "rate_limit_wait_seconds", "Time that requests waited for quota.", "account", "endpoint"
         )
-        self.last_received = self._gauge(
+        self.last_received = self.gauge(
             "last_received_timestamp_seconds",
             "Time of the last received record.",
             "connection",
             "via",
         )
-        self.last_delivered = self._gauge(
+        self.last_delivered = self.gauge(
             "last_delivered_timestamp_seconds",
             "Time of the last accepted record.",
             "connection",
             "destination",
             "kind",
         )
-        self.checkpoint = self._gauge(
+        self.checkpoint = self.gauge(
             "checkpoint_timestamp_seconds",
             "Time at which a stream's cursor was last saved.",
             "connection",
             "stream",
         )
-        self.lanes = self._gauge(
+        self.lanes = self.gauge(
             "lane_state",
             "1 for the current state of a lane, 0 for the others.",
             "connection",
@@ -235,45 +214,24 @@ class Metrics:
             "kind",
             "state",
         )
-        self.revision = self._gauge(
+        self.revision = self.gauge(
             "klaviyo_revision_expiry_timestamp_seconds",
             "Time at which the configured Klaviyo revision stops being stable; 0 if unknown.",
         )
-        self.store_bytes = self._gauge("store_bytes", "Size of the store on disk.")
-        self.store_free = self._gauge("store_free_bytes", "Free space on the disk of the store.")
-        self.reload_ok = self._gauge(
+        self.store_bytes = self.gauge("store_bytes", "Size of the store on disk.")
+        self.store_free = self.gauge("store_free_bytes", "Free space on the disk of the store.")
+        self.reload_ok = self.gauge(
             "config_last_reload_successful",
             "1 if the last reload of the configuration succeeded, else 0.",
         )
-        self.lease = self._gauge(
+        self.lease = self.gauge(
             "lease_held", "1 if this process holds the lease, else 0.", "account"
         )
-        self._gauge("build_info", "Always 1; the label has the version.", "version").labels(
+        self.gauge("build_info", "Always 1; the label has the version.", "version").labels(
             version
         ).set(1)
         self.reload_ok.set(1)
         self._revisions: dict[str, float] = {}
-
-    def _counter(self, name: str, help: str, *labels: str) -> Counter:
-        return Counter(self._declare(name, labels), help, labels, registry=self.registry)
-
-    def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
-        return Gauge(self._declare(name, labels), help, labels, registry=self.registry)
-
-    def _histogram(
-        self,
-        name: str,
-        help: str,
-        *labels: str,
-        buckets: Sequence[float] = Histogram.DEFAULT_BUCKETS,
-    ) -> Histogram:
-        full_name = self._declare(name, labels)
-        return Histogram(full_name, help, labels, buckets=buckets, registry=self.registry)
-
-    def _declare(self, name: str, labels: tuple[str, ...]) -> str:
-        full_name = f"connector_{name}"
-        self.label_names[full_name] = labels
-        return full_name
 
     def register_connection(self, connection: str, revision_until: float) -> None:
         """Create a connection's counters at 0, so that the first count is an increase. The revision
@@ -401,9 +359,6 @@ class Metrics:
             elif group.kind == "segment":
                 self.segment_members.labels(*labels).set(group.members)
                 self.segment_seconds.labels(*labels).set(group.scan_ms / 1000)
-
-    def render(self) -> bytes:
-        return generate_latest(self.registry)
 
 
 def _outcome_label(outcome: Outcome) -> str | None:

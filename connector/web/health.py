@@ -11,7 +11,8 @@ from starlette.responses import PlainTextResponse, Response
 from connector.domain.errors import StoreError
 from connector.ports import Clock
 from connector.runtime import log
-from connector.runtime.metrics import CONTENT_TYPE, Metrics
+from connector.runtime.metric_registry import CONTENT_TYPE
+from connector.runtime.metrics import Metrics
 from connector.service import Commands
 
 STALL_TIMEOUT = 60.0

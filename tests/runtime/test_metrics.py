@@ -21,7 +21,8 @@ from connector.domain.outcomes import (
 )
 from connector.domain.records import Appended, Entry
 from connector.ports import Backlog
-from connector.runtime.metrics import CONTENT_TYPE, Metrics, account_label
+from connector.runtime.metric_registry import CONTENT_TYPE
+from connector.runtime.metrics import Metrics, account_label
 
 LANE = Lane(LaneId(1), "acme", "klaviyo", "event")
 NOW = Millis(1_790_000_000_000)
