@@ -29,6 +29,7 @@ from connector.domain.outcomes import (
     Dead,
     Delivery,
     Held,
+    Outcome,
     Request,
     Retry,
     Unsent,
@@ -41,6 +42,9 @@ from connector.runtime.concurrency import as_completed
 
 _LOOK_UP = at_most_once(frozenset(), writes=False)
 _KLAVIYO_ID = re.compile(r"01[0-9A-Z]{24}", re.ASCII)
+_NOT_FOR_PERSON = frozenset({409, 422})
+"""Refusals of a well-formed adjustment: too few points, an account that is closed or opted out."""
+_UNKNOWN_PERSON_WAIT = 10.0
 _APPLIED_STATUS = 200
 """Recorded for every applied action: connector.ports.Actions does not return the status."""
 
@@ -61,7 +65,8 @@ class ActionSink:
 
     `may_send` is called right before each send (guarantee 12). `not_applied` are the statuses that
     mean that an action was not applied. `address_of` returns the address of a Klaviyo profile id,
-    `platform_id` the platform's id of an address; None when it is not known.
+    `platform_id` the platform's id of an address; None when it is not known. An action whose person
+    the platform does not know is retried for `unknown_person_grace` ms.
     """
 
     bulk: BatchMode | None = None
@@ -76,6 +81,7 @@ class ActionSink:
         address_of: Callable[[str], Awaitable[str | None]],
         platform_id: Callable[[str], Awaitable[str | None]],
         check: Callable[[], Awaitable[Sequence[Check]]],
+        unknown_person_grace: int = 0,
     ) -> None:
         self._platform = platform
         self._clock = clock
@@ -84,6 +90,7 @@ class ActionSink:
         self._address_of = address_of
         self._platform_id = platform_id
         self._check = check
+        self._grace = unknown_person_grace
         self.single = BatchMode(platform.endpoint, size=1, parallel=platform.parallel)
         self._log = log.get("actions")
 
@@ -154,9 +161,23 @@ class ActionSink:
         if error is None:
             return Delivery([Accepted(seq, id, platform_ref)], [request])
         outcome, stop = outcome_for(seq, error, self._policy, request=id)
-        if isinstance(outcome, Dead) and outcome.problem is Problem.NO_IDENTITY:
-            outcome = Held(seq, Problem.ACTION_PERSON, outcome.detail)
+        if isinstance(outcome, Dead):
+            return Delivery([self._refused(outcome, error, action)], [request])
         return Delivery([outcome], [request], stop)
+
+    def _refused(self, outcome: Dead, error: DeliveryError, action: Action) -> Outcome:
+        """What a refusal says about the action's person, who may be its only cause."""
+        seq, detail = outcome.seq, outcome.detail
+        if outcome.problem is Problem.NO_IDENTITY:
+            return Held(seq, Problem.ACTION_PERSON, detail)
+        if error.status == 404 or outcome.problem is Problem.PLATFORM_TARGET:
+            after = min(_UNKNOWN_PERSON_WAIT, self._grace / 10_000)
+            return Retry(seq, Problem.ACTION_UNKNOWN_PERSON, after, detail, grace=self._grace)
+        # Platforms that answer 400 to a wrong body may answer it to a wrong balance as well.
+        spends_too_much = error.status == 400 and action.amount < 0
+        if error.status in _NOT_FOR_PERSON or spends_too_much:
+            return replace(outcome, problem=Problem.ACTION_NOT_FOR_PERSON)
+        return outcome
 
     async def _look_up(self, seq: int, action: Action) -> Delivery:
         """A look-up changes nothing, so one without an answer is repeated."""

@@ -15,6 +15,8 @@ OPEN_AFTER = 3
 DEAD_RATE_WINDOW = 100
 """Records that the dead rate is taken of. The lane is held when more than half of them died of one
 cause: a fault of the connector or of its configuration must not use up all records."""
+_ABOUT_ONE_PERSON = frozenset({Problem.ACTION_UNKNOWN_PERSON, Problem.ACTION_NOT_FOR_PERSON})
+"""Causes that say nothing about the next record: however many die of them, the others are sent."""
 
 
 class LaneBreaker:
@@ -67,7 +69,7 @@ class LaneBreaker:
     def _with_wait(self, outcome: Outcome, attempts: Callable[[int], int], held: bool) -> Outcome:
         if isinstance(outcome, Retry | Ambiguous):
             return replace(outcome, after=self._backoff(attempts(outcome.seq), outcome.after))
-        if isinstance(outcome, Dead) and held:
+        if isinstance(outcome, Dead) and held and outcome.problem not in _ABOUT_ONE_PERSON:
             # Due after the others, so that the next probe takes another: this one may be bad.
             return Retry(outcome.seq, outcome.problem, self._probe_every / 2, outcome.detail)
         return outcome
@@ -77,11 +79,12 @@ class LaneBreaker:
     ) -> Literal["opened", "closed"] | None:
         """Note what a delivery came to, as the sink reported it. Returns what changed."""
         was_open = self.is_open
-        failures = [o for o in outcomes if isinstance(o, Retry | Ambiguous)]
+        failures = [o for o in outcomes if isinstance(o, Retry | Ambiguous) and not _has_grace(o)]
         if failures:
             self._fail(failures[-1], len(outcomes), now)
             return "opened" if self.is_open and not was_open else None
-        if any(isinstance(o, SUCCESS) or (isinstance(o, Dead) and not held) for o in outcomes):
+        answered = [o for o in outcomes if isinstance(o, Dead) or _has_grace(o)]
+        if any(isinstance(o, SUCCESS) for o in outcomes) or (answered and not held):
             self.reset()
             return "closed" if was_open else None
         return None
@@ -99,7 +102,7 @@ class LaneBreaker:
         """The cause that more than half of the last records died of, and how many did. The count
         starts again after it was returned."""
         for outcome in outcomes:
-            if isinstance(outcome, Dead):
+            if isinstance(outcome, Dead) and outcome.problem not in _ABOUT_ONE_PERSON:
                 self._recent.append(outcome.problem)
             elif isinstance(outcome, SUCCESS):
                 self._recent.append(None)
@@ -128,3 +131,8 @@ class LaneBreaker:
         """Something outside changed: neither a wait nor the dead rate so far counts."""
         self._probe_at = self._resume_at = 0.0
         self._recent.clear()
+
+
+def _has_grace(outcome: Outcome) -> bool:
+    """Whether it is retried because of the record itself: the destination works."""
+    return isinstance(outcome, Retry) and outcome.grace is not None

@@ -215,6 +215,7 @@ class Rig:
             address_of=address_of,
             platform_id=platform_id,
             check=check,
+            unknown_person_grace=self.how.get("grace", 0),
         )
         return Dispatcher(
             self.lane,

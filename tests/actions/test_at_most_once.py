@@ -70,6 +70,7 @@ async def test_a_refused_action_is_never_sent_again(rig: Rig, fault: DeliveryErr
     "fault",
     [
         *(status(AmbiguousError, code) for code in (200, 500, 502, 504)),
+        *(status(Blocked, code, scope="lane") for code in (301, 302, 304, 307, 308)),
         AmbiguousError(Problem.TIMED_OUT),
         AmbiguousError(Problem.CONNECTION_LOST),
     ],
@@ -358,6 +359,72 @@ async def test_an_action_for_an_unresolvable_person_is_held(rig: Rig) -> None:
     assert [(d.state, d.problem, d.detail) for d in await rig.all_actions()] == [
         ("held", "A40", "by address only")
     ]
+
+
+UNKNOWN = Rejected(Problem.PLATFORM_TARGET, "no such customer", status=404)
+_GRACE = 900_000
+
+
+async def test_an_action_for_a_person_the_platform_learns_of_in_time_is_applied(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(grace=_GRACE)
+    await rig.start()
+    rig.platform.faults.extend([UNKNOWN] * 3)
+    await rig.send("k")
+    [action] = await rig.all_actions()
+    assert (action.state, action.problem, action.sent_at) == ("waiting", "A50", None)
+    await rig.after(60.0)
+    assert await rig.states() == ["applied"]
+    assert len(rig.platform.sent) == 4
+
+
+async def test_an_action_for_an_unknown_person_is_refused_when_the_grace_ends(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(grace=_GRACE)
+    await rig.start()
+    rig.platform.default_fault = lambda: UNKNOWN
+    await rig.send("k")
+    await rig.after(899.0)
+    assert await rig.states() == ["waiting"]
+    await rig.after(2.0)
+    [action] = await rig.all_actions()
+    assert (action.state, action.problem) == ("refused", "A50")
+    assert action.detail == "no such customer"
+
+
+async def test_the_grace_begins_with_the_first_answer_that_the_person_is_unknown(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(grace=_GRACE)
+    await rig.start()
+    rig.platform.default_fault = lambda: "wait"
+    await rig.send("k")
+    await rig.after(3600.0)
+    rig.platform.default_fault = lambda: UNKNOWN
+    await rig.after(60.0)
+    assert await rig.states() == ["waiting"]
+    rig.platform.default_fault = lambda: ""
+    await rig.after(60.0)
+    assert await rig.states() == ["applied"]
+
+
+async def test_people_unknown_to_the_platform_slow_down_no_other(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(grace=_GRACE)
+    await rig.start()
+    rig.platform.default_fault = lambda: UNKNOWN
+    for number in range(120):
+        await rig.send("k", email=f"p{number}@example.com")
+    assert not await rig.dispatcher.attention()
+    rig.platform.default_fault = lambda: ""
+    await rig.send("k", email="known@example.com")
+    assert (await rig.states())[-1] == "applied"
+    rig.platform.default_fault = lambda: UNKNOWN
+    await rig.after(1000.0)
+    assert rig.dispatcher.state.mode == "running"
 
 
 # ── caps ──────────────────────────────────────────────────────────────────────────────────────────

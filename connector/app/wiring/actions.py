@@ -68,6 +68,7 @@ async def _build_lane(
         address_of=context.api.profile_email,
         platform_id=lambda email: queue.platform_id(context.connection.name, email),
         check=client.check,
+        unknown_person_grace=round(rules.unknown_person_grace * 1000),
     )
     renderer = context.suppress_if_off(ActionRenderer(), enabled=context.has("actions"))
     policy = replace(

@@ -116,6 +116,8 @@ def _clear_sent_mark(row: ActionRow) -> Values:
 
 def _retry_later(row: ActionRow, outcome: Retry, now: Millis, horizon: int) -> Values:
     """For an action that was certainly not applied, and for a look-up without an answer."""
+    if outcome.grace is not None:
+        return _retry_within_grace(row, outcome, now, outcome.grace)
     since = row.failing_since or now
     if now - since < horizon:
         return {
@@ -131,6 +133,19 @@ def _retry_later(row: ActionRow, outcome: Retry, now: Millis, horizon: int) -> V
         return _parked(now, f"no look-up was answered; {last}")
     exhausted = {"problem": Problem.RETRIES_EXHAUSTED.value, "detail": last}
     return queue.settled(State.DEAD, now) | exhausted | _clear_sent_mark(row)
+
+
+def _retry_within_grace(row: ActionRow, outcome: Retry, now: Millis, grace: int) -> Values:
+    """For an action whose person is not known to the platform yet: the grace begins with the first
+    answer that says so, and the last attempt is made when it ends."""
+    said_before = row.problem == outcome.problem.value and row.failing_since is not None
+    since = row.failing_since if said_before and row.failing_since is not None else now
+    why = {"problem": outcome.problem.value, "detail": outcome.detail}
+    if now - since >= grace:
+        return queue.settled(State.DEAD, now) | why | _clear_sent_mark(row)
+    due = min(now + round(outcome.after * 1000), since + grace)
+    ready = {"state": State.READY, "claim": None, "due": due, "failing_since": since}
+    return ready | why | _clear_sent_mark(row)
 
 
 def _mark_ambiguous(
