@@ -213,7 +213,7 @@ UNKNOWN: dict[str, Callable[[int], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", ("yotpo", "jericommerce", "wll"))
+@pytest.mark.parametrize("name", ["yotpo", "jericommerce", "wll"])
 async def test_refusals_about_people_stop_no_other(setup: Setup, name: str) -> None:
     """The welcome flow runs for newsletter subscribers, whom the platform does not know."""
     for number in range(105):
@@ -227,7 +227,7 @@ async def test_refusals_about_people_stop_no_other(setup: Setup, name: str) -> N
     assert lane.state.mode == "running"
 
 
-@pytest.mark.parametrize("name", ("yotpo", "jericommerce"))
+@pytest.mark.parametrize("name", ["yotpo", "jericommerce"])
 async def test_refusals_for_too_few_points_stop_no_other(setup: Setup, name: str) -> None:
     for number in range(20):
         await setup.call(name, f"k{number}", amount=-9999)
