@@ -147,6 +147,7 @@ class Problem(StrEnum):
     )
     NOT_OFFERED = "L35", "the platform does not offer this"
     PAUSED = "L40", "paused by a person"
+    NOT_LIVE = "L41", "the module is off or the connection is in shadow mode, so the record waits"
 
 
 class ConnectorError(Exception):

@@ -14,6 +14,7 @@ from connector.ports.actions import (
     ActionView,
     ActionViews,
     Decision,
+    IdentifiedAction,
     Throughput,
 )
 from connector.ports.admin import (
@@ -150,6 +151,7 @@ __all__ = [
     "GroupScans",
     "History",
     "Holder",
+    "IdentifiedAction",
     "JobResult",
     "Jobs",
     "Lanes",

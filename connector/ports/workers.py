@@ -19,6 +19,7 @@ WorkerName = Literal[
     "lease",
     "notifications",
     "poll",
+    "resume",
     "retention",
     "scan",
 ]

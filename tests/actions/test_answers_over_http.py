@@ -115,7 +115,7 @@ class Setup:
     customers: dict[str, Any]
 
     async def call(self, name: str, key: str, amount: int = 10, **who: Any) -> None:
-        """A flow call for a customer whom the platform knows, or for the given one."""
+        """A flow call for the platform's own customer, or for the given one."""
         body = {
             **(who or self.customers[name]),
             "point_adjustment_amount": amount,
@@ -206,16 +206,16 @@ async def test_an_answer_that_proves_nothing_is_ambiguous_and_not_repeated(
 
 
 UNKNOWN: dict[str, Callable[[int], dict[str, Any]]] = {
-    "yotpo": lambda n: {"customer_email": f"nobody{n}@example.com"},
-    "jericommerce": lambda n: {"customer_email": f"nobody{n}@example.com"},
-    "wll": lambda n: {"customer_id": f"nobody-{n}"},
-    "http": lambda n: {"customer_email": f"nobody{n}@example.com"},
+    "yotpo": lambda n: {"customer_email": f"stranger{n}@example.com"},
+    "jericommerce": lambda n: {"customer_email": f"stranger{n}@example.com"},
+    "wll": lambda n: {"customer_id": f"stranger-{n}"},
+    "http": lambda n: {"customer_email": f"stranger{n}@example.com"},
 }
 
 
 @pytest.mark.parametrize("name", ["yotpo", "jericommerce", "wll"])
 async def test_refusals_about_people_stop_no_other(setup: Setup, name: str) -> None:
-    """The welcome flow runs for newsletter subscribers, whom the platform does not know."""
+    """The welcome flow also runs for newsletter subscribers, who are unknown to the platform."""
     for number in range(105):
         await setup.call(name, f"k{number}", **UNKNOWN[name](number))
     await setup.until(name, *["refused"] * 105)

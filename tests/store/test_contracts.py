@@ -7,6 +7,7 @@ from connector.testing.contracts.approvals import ApprovalsContract
 from connector.testing.contracts.backfills import BackfillsContract
 from connector.testing.contracts.bulk_observations import BulkObservationsContract
 from connector.testing.contracts.event_sourced import EventSourcedContract
+from connector.testing.contracts.identity import IdentityContract
 from connector.testing.contracts.memberships import MembershipsContract
 from connector.testing.contracts.notifications import NotificationsContract
 from connector.testing.contracts.profile_addresses import ProfileAddressesContract
@@ -56,4 +57,8 @@ class TestMemberships(MembershipsContract):
 
 
 class TestActions(ActionsContract):
+    pass
+
+
+class TestIdentity(IdentityContract):
     pass

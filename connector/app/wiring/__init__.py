@@ -28,10 +28,19 @@ from connector.mapping import Writer, find_conflicts
 from connector.mapping import load as load_mapping
 from connector.net.http import ClientFactory, client
 from connector.pipeline.intake import Intake
+from connector.pipeline.resume import ResumeWorker
 from connector.platforms import registry
 from connector.ports import Clock, Lease, Store
+from connector.ports.workers import Worker
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
+
+
+def _build_resume(context: ConnectionContext) -> Worker | None:
+    if not context.resumptions:
+        return None
+    name, clock = context.connection.name, context.services.clock
+    return context.supervise("resume", ResumeWorker(name, context.resumptions, clock))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,7 @@ class ConnectionBuilder:
             backfills.worker if backfills else None,
             actions.held_actions,
             *memberships.workers,
+            _build_resume(context),
         )
         return ConnectionRuntime(
             name=context.connection.name,

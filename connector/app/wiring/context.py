@@ -11,7 +11,7 @@ from connector.app.wiring.limiters import RateLimiters
 from connector.app.wiring.signals import LaneSignals
 from connector.config import Actions, Config, Connection
 from connector.domain.errors import Problem
-from connector.domain.lanes import KLAVIYO, Lane, LaneKind, LaneState
+from connector.domain.lanes import KLAVIYO, Lane, LaneKind, LaneState, Suppression
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Outcome
 from connector.domain.records import Entry
@@ -23,6 +23,7 @@ from connector.net.rate_limit import Limit, RateLimiter
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.pipeline.intake import Intake
 from connector.pipeline.lane_queues import queue_of
+from connector.pipeline.resume import Resume
 from connector.platforms.kit import Kit
 from connector.ports import Client, Clock, Lease, Platform, Reader, Renderer, Sink, Store
 from connector.ports.workers import Loop, WorkerName
@@ -34,7 +35,8 @@ M = TypeVar("M")
 
 
 class SuppressingRenderer(Generic[M]):
-    """A renderer that renders and sends nothing: shadow mode, or a module that is off."""
+    """A renderer of states that renders and sends nothing, in shadow mode. What it skips is sent
+    when shadow mode ends."""
 
     def __init__(self, inner: Renderer[M], reason: Skip) -> None:
         self._inner = inner
@@ -132,7 +134,8 @@ class SharedServices:
 @dataclass(frozen=True, slots=True)
 class ConnectionContext:
     """What every part of one connection needs. `client` is None where nothing of the platform's
-    API is used, `account` where Klaviyo's account id could not be read."""
+    API is used, `account` where Klaviyo's account id could not be read. `resumptions` make ready
+    what waited while a lane sent nothing."""
 
     services: SharedServices
     connection: Connection
@@ -142,6 +145,7 @@ class ConnectionContext:
     account: str | None
     api: KlaviyoApi
     signals: LaneSignals = field(default_factory=LaneSignals)
+    resumptions: list[Resume] = field(default_factory=list)
 
     def has(self, module: str) -> bool:
         """Whether the connection has this module switched on."""
@@ -173,11 +177,15 @@ class ConnectionContext:
     def shadow(self) -> bool:
         return self.connection.mode == "shadow"
 
-    def suppress_if_off(self, renderer: Renderer[M], *, enabled: bool = True) -> Renderer[M]:
-        """The renderer, or one that sends nothing where the mode or the module says so."""
+    def suppress_in_shadow(self, renderer: Renderer[M]) -> Renderer[M]:
+        """The renderer of a state, or one that sends nothing in shadow mode."""
+        return SuppressingRenderer(renderer, Skip("shadow")) if self.shadow else renderer
+
+    def suppressed(self, module: str) -> Suppression | None:
+        """Why records of this module that are received now are never sent; None: they are."""
         if self.shadow:
-            return SuppressingRenderer(renderer, Skip("shadow"))
-        return renderer if enabled else SuppressingRenderer(renderer, Skip("disabled"))
+            return "shadow"
+        return None if self.has(module) else "disabled"
 
     def supervise(self, name: WorkerName, loop: Loop) -> SupervisedWorker:
         """A worker of this connection, stopped."""
@@ -194,6 +202,11 @@ class ConnectionContext:
         """Where lanes of this kind lead: Klaviyo, or the platform by its name."""
         return KLAVIYO if kind.side == "klaviyo" else self.connection.source
 
+    async def lane(self, kind: LaneKind) -> Lane:
+        """The lane of this kind, as stored."""
+        lanes = self.services.store.lanes
+        return await lanes.ensure(self.connection.name, self.destination(kind), kind.kind)
+
     async def dispatcher(
         self,
         kind: LaneKind,
@@ -205,7 +218,7 @@ class ConnectionContext:
         """A lane of this connection, stopped. Others wake it by its kind."""
         services = self.services
         destination = self.destination(kind)
-        lane = await services.store.lanes.ensure(self.connection.name, destination, kind.kind)
+        lane = await self.lane(kind)
         state = next(s for x, s in await services.store.lanes.all() if x.id == lane.id)
         if destination == KLAVIYO:
             state = await self._check_account(lane, state)

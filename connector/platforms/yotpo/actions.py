@@ -18,7 +18,7 @@ from connector.platforms.yotpo.view import person_id
 from connector.ports import Quota
 
 TITLE_MAX = 255
-"""No page states how long a line of the history may be. What stands first is cut last."""
+"""No page states how long a line of the history may be. Its beginning is cut last."""
 _MAX_PREFIX = 10
 """Characters before the reference that leave it complete in any line."""
 

@@ -43,6 +43,7 @@ class ProfileRow(NamedTuple):
     position: int | None
     sent: bytes | None
     request: str | None
+    merged_into: int | None
 
     @property
     def profile(self) -> Profile:
