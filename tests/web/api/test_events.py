@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from connector.web.server import Server
+from tests.waiting import async_until
 
 from .conftest import VIEWER, ApiHarness
 
@@ -45,8 +46,8 @@ async def test_a_change_is_announced_and_a_stop_ends_the_stream(
         for _ in range(100):
             harness.changes.publish("status")
         harness.changes.publish("approvals")
-        while 'data: {"topics":["approvals","status"]}' not in lines:
-            await asyncio.sleep(0.01)
+        expected = 'data: {"topics":["approvals","status"]}'
+        await async_until("the change is announced", lambda: expected in lines)
         assert lines.count("event: change") == 1
         harness.changes.close()
         await watching
