@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from connector import __version__
 from connector.app.connections import Connections
@@ -32,16 +32,22 @@ from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
+from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
 from connector.store.sql import SqlStore, open_store
+from connector.web.access import Access
 from connector.web.flows import FlowApp
 from connector.web.health import Health
 from connector.web.server import Server, application
+from connector.web.sessions import Sessions
 from connector.web.webhooks import WebhookApp
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 _CANCEL_TIMEOUT = 1.0
 
@@ -64,6 +70,8 @@ class App:
         self.config = config
         self.clock: Clock = clock or SystemClock()
         self.metrics = Metrics(__version__)
+        self.changes = ChangeFeed(self.clock)
+        self.metrics.on_change = self.changes.publish
         self.servers: list[Server] = []
         self.store: SqlStore
         self.connections: Connections
@@ -129,6 +137,7 @@ class App:
             reload=self.reload,
             problems=self._problems.texts,
             workers=self._all_workers,
+            on_executed=partial(self.changes.publish, *TOPICS),
         )
         self._stack.push_async_callback(self.commands.stop)
         self.maintenance = Maintenance(
@@ -156,6 +165,7 @@ class App:
         after a start that failed or was cancelled: whatever was taken is given back."""
         self._stop_at = self.clock.monotonic() + self.config.server.shutdown_timeout
         self._scheduler.stop()
+        self.changes.close()
         await asyncio.gather(*(server.stop() for server in self.servers))
         await self._stack.aclose()
         self._log.info("daemon_stopped")
@@ -246,10 +256,11 @@ class App:
         webhooks = WebhookApp(runtimes.get, self.metrics, broken=broken)
         flows = FlowApp(runtimes.get, self.clock, self.metrics, broken=broken)
         shared, grace = server.admin_port == 0, server.shutdown_timeout
-        public = application(self.health, (webhooks, flows), admin=shared)
+        api = self._api()
+        public = application(self.health, (webhooks, flows), admin=shared, api=api)
         listeners = [Server(public, server.host, server.port, grace=grace, key="server.port")]
         if not shared:
-            admin = application(self.health, admin=True)
+            admin = application(self.health, admin=True, api=api)
             listeners.append(
                 Server(admin, server.host, server.admin_port, grace=grace, key="server.admin_port")
             )
@@ -260,6 +271,17 @@ class App:
             else:
                 await listener.start()
                 self.servers.append(listener)
+
+    def _api(self) -> ASGIApp:
+        # FastAPI is a third of the time that the imports of a start take.
+        from connector.web.api.app import api
+
+        config = self.config
+        keys = [key.get_secret_value() for key in config.security.encryption_key]
+        sessions = Sessions(self.clock, keys, lifetime=config.console.session)
+        secure = config.server.public_url.startswith("https://")
+        access = Access(config.console, self.clock, sessions, secure=secure)
+        return api(self.commands, access, self.changes)
 
     # ── workers of the process ───────────────────────────────────────────────────────────────────
 

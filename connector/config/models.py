@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, SecretStr
+from pydantic import Field, PrivateAttr, SecretStr, TypeAdapter
 
 from connector.config.connections import Connection
 from connector.config.values import (
@@ -62,16 +63,45 @@ class Server(Section):
     shutdown_timeout: Duration = setting("20s", "How long a stop waits for requests in flight.")
 
 
+Role = Literal["viewer", "operator"]
+"""What a person or a script may do: look, or also change."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiToken:
+    """A bearer token: the name that the audit shows, and the role."""
+
+    name: str
+    role: Role
+    token: SecretStr
+
+
 class Console(Section):
     """`[console]`: passwords and tokens of the console and the API."""
 
     password: Secrets = setting(
         (),
-        "The operator's password. Without it, only requests from this machine are allowed.",
+        "The operator's password, or an Argon2 hash of it. Without it, only requests from this "
+        "machine are allowed.",
         env="CONNECTOR_CONSOLE_PASSWORD",
     )
     viewer_password: Secrets = setting((), "A password for read-only access.")
-    api_tokens: Secrets = setting((), "Bearer tokens for the API.")
+    api_tokens: Annotated[
+        Secrets, Allowed('a list of "name:role:token", role viewer or operator')
+    ] = setting((), "Bearer tokens for the API.")
+    session: PositiveDuration = setting("12h", "How long a sign-in is valid.")
+
+    @property
+    def tokens(self) -> tuple[ApiToken, ...]:
+        """`api_tokens`, parsed. Raises ValueError for one of another form."""
+        return tuple(_api_token(secret.get_secret_value()) for secret in self.api_tokens)
+
+
+def _api_token(text: str) -> ApiToken:
+    name, role, token = text.split(":", 2)
+    if not name or not token:
+        raise ValueError("without a name or a token")
+    return ApiToken(name, TypeAdapter[Role](Role).validate_python(role), SecretStr(token))
 
 
 class Security(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from connector.domain.lanes import Lane, LaneMode, Millis
 from connector.domain.memberships import Group
@@ -26,6 +26,7 @@ from connector.domain.outcomes import (
 )
 from connector.domain.records import Appended, Entry
 from connector.ports import Approval, Backlog
+from connector.runtime.changes import Topic
 from connector.runtime.metric_registry import MetricRegistry
 
 LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
@@ -51,6 +52,8 @@ class Metrics(MetricRegistry):
     """The metrics of one app."""
 
     def __init__(self, version: str) -> None:
+        self.on_change: Callable[[Topic], None] = lambda topic: None
+        """Called with what a count says has changed."""
         super().__init__()
         self.worker_restarts = self.counter(
             "worker_restarts", "Passes of a worker's loop that failed and were retried.", "worker"
@@ -252,6 +255,7 @@ class Metrics(MetricRegistry):
         connection, kind = lane.connection, lane.kind
         count = result.accepted + result.duplicates + result.forgotten
         self.received.labels(connection, kind, via).inc(count)
+        self.on_change("status")
         if result.forgotten:
             self.skipped.labels(connection, "forgotten").inc(result.forgotten)
         self.last_received.labels(connection, via).set(now / 1000)
@@ -260,6 +264,7 @@ class Metrics(MetricRegistry):
 
     def record_action(self, connection: str, action: str, outcome: str, count: int = 1) -> None:
         self.actions.labels(connection, action, outcome).inc(count)
+        self.on_change("actions")
 
     def record_rejected(self, connection: str, reason: str) -> None:
         self.rejected.labels(connection, reason).inc()
@@ -286,6 +291,7 @@ class Metrics(MetricRegistry):
             self.deliveries.labels(connection, destination, kind, label).inc(count)
         if tally["accepted"]:
             self.last_delivered.labels(connection, destination, kind).set(now / 1000)
+        self.on_change("dead-letters" if tally["dead"] or tally["held"] else "status")
 
     def record_job_closed(self, lane: Lane, accepted: int, dead: int, now: Millis) -> None:
         """Count the outcomes of a finished import job."""
@@ -295,6 +301,10 @@ class Metrics(MetricRegistry):
                 self.deliveries.labels(connection, destination, kind, label).inc(count)
         if accepted > 0:
             self.last_delivered.labels(connection, destination, kind).set(now / 1000)
+
+    def record_lane_state(self, lane: Lane, mode: LaneMode) -> None:
+        self.set_lane_state(lane, mode)
+        self.on_change("status")
 
     def set_lane_state(self, lane: Lane, mode: LaneMode) -> None:
         for each in _MODES:

@@ -1,0 +1,18 @@
+"""`/status`: what `connector status --json` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from connector.web.api.context import Services, Viewer
+from connector.web.api.problems import RESPONSES
+
+router = APIRouter(tags=["status"], responses=RESPONSES)
+
+
+@router.get("/status")
+async def show_status(services: Services, caller: Viewer) -> dict[str, Any]:
+    """Connections, lanes, what waits, what needs a person."""
+    return await services.commands.status()
