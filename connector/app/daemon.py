@@ -105,6 +105,7 @@ class App:
         await self._take_over(lease_lost)
         self.connections.adopt(await self.connections.build(self.config))
         self._stack.push_async_callback(self._stop_connections)
+        self._stack.push_async_callback(self.commands.stop)
         await self._heartbeat()
         if serve:
             await self._serve()
@@ -130,7 +131,6 @@ class App:
             problems=self._problems.texts,
             workers=self._all_workers,
         )
-        self._stack.push_async_callback(self.commands.stop)
         self.maintenance = Maintenance(
             self.store, self.intake, self.connections, self._problems, self.clock, self.metrics
         )
