@@ -37,7 +37,7 @@ class SupervisedWorker:
         self._loop = loop
         self._subject = subject
         self._clock = clock
-        self._metrics = metrics
+        self._restarts = metrics.worker_restarts.labels(name)
         self._task: asyncio.Task[None] | None = None
         self._crashes = 0
         logger = log.get("workers").bind(worker=name, subject=subject)
@@ -92,7 +92,7 @@ class SupervisedWorker:
         return min(maximum, _FIRST_DELAY * 2.0 ** min(self._failures.count - 1, 10))
 
     def _failed(self, error: str, *, problem: Problem, trace: bool = False) -> None:
-        self._metrics.worker_restarts.labels(self.name).inc()
+        self._restarts.inc()
         self._failures.record(error, problem=problem.value, exc_info=trace)
 
 

@@ -63,6 +63,13 @@ async def test_a_pass_starts_after_the_delay_it_returned_or_when_woken() -> None
     await worker.stop(1.0)
 
 
+def test_the_counter_of_a_worker_exists_before_its_first_failure() -> None:
+    """`increase()` does not see the first value of a series."""
+    metrics = Metrics("test")
+    supervise(ScriptedLoop(), metrics)
+    assert b'connector_worker_restarts_total{worker="poll"} 0.0' in metrics.render()
+
+
 async def test_a_failed_pass_is_counted_and_retried_with_backoff() -> None:
     loop, metrics = ScriptedLoop(*[KeyError("x")] * 8, None), Metrics("test")
     worker = supervise(loop, metrics)
