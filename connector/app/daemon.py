@@ -113,6 +113,7 @@ class App:
         await self._take_over(lease_lost)
         self.connections.adopt(await self.connections.build(self.config))
         self._stack.push_async_callback(self._stop_connections)
+        self._stack.push_async_callback(self.commands.stop)
         await self._heartbeat()
         if serve:
             await self._serve()
@@ -139,7 +140,6 @@ class App:
             workers=self._all_workers,
             on_executed=partial(self.changes.publish, *TOPICS),
         )
-        self._stack.push_async_callback(self.commands.stop)
         self.maintenance = Maintenance(
             self.store, self.intake, self.connections, self._problems, self.clock, self.metrics
         )
