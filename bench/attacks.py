@@ -173,7 +173,8 @@ def _run(name: str, attack: Callable[[int], str], folder: Path) -> Run:
     with tempfile.TemporaryDirectory(prefix="bench-attack-", dir=folder) as made:
         place, port = Path(made), free_port()
         config = place / "connector.toml"
-        config.write_text(config_text(place, port, free_port()))
+        text = config_text(place, port, free_port())
+        config.write_text(text.replace('level = "error"', 'level = "info"'))
         command = ["-m", "connector.cli", "--config", str(config), "run"]
         with running(command, folder=place, port=port) as process:
             livez, cpu = _Livez(port), CpuMark(process.pid)

@@ -146,6 +146,10 @@ class Queries:
             timeline_view(await self._store.timelines.person(id, _TIMELINE_LIMIT)) for id in found
         ]
 
+    async def erased_at(self, connection: str, who: str) -> int | None:
+        """When the person was erased, in ms since 1970; None without a tombstone."""
+        return await self._store.erasure.erased_at(connection, who)
+
     async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:
         """Runs with progress and results, the newest first. Times in ms since 1970."""
         lanes = [lane for lane, _ in await self._store.lanes.all()]
