@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from connector.domain.errors import Problem, StoreError, StoreOutage
 from connector.store.engine_errors import to_store_error
 from connector.store.sqlite import sqlite_engine, sqlite_path
-from connector.store.sqlite_file import SqliteFile
+from connector.store.sqlite_file import SqliteFile, damaged
 
 T = TypeVar("T")
 
@@ -55,6 +55,8 @@ def prepare(url: str, migrate: Literal["auto", "manual"], *, create: bool = True
         return with_connection(url, lambda c: _prepare(c, url, migrate, create), create=create)
     except (SQLAlchemyError, OSError, sqlite3.Error) as error:
         failure = to_store_error(error)
+        if failure.problem is Problem.STORE_DAMAGED and (path := sqlite_path(url)):
+            raise damaged(path, failure.detail) from error
         raise StoreError(failure.problem, f"cannot open the store: {failure.detail}") from error
 
 

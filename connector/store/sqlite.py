@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from connector.domain.errors import Problem, StoreError, StoreOutage
 from connector.store.engine_errors import to_store_error
-from connector.store.sqlite_file import SqliteFile
+from connector.store.sqlite_file import SqliteFile, damaged
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -235,13 +235,7 @@ class SqliteDatabase:
             return error
         failure = to_store_error(error)
         if failure.problem is Problem.STORE_DAMAGED and self._file:
-            failure = StoreError(
-                Problem.STORE_DAMAGED,
-                f"{self._file.path} is damaged ({failure.detail}); stop the daemon, see what is "
-                "damaged with `connector store check`, and put a backup in its place with "
-                "`connector store restore`",
-            )
-            self._damage = failure
+            failure = self._damage = damaged(self._file.path, failure.detail)
         return failure
 
 

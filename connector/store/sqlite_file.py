@@ -107,6 +107,14 @@ def missing(path: Path) -> StoreError:
     )
 
 
+def damaged(path: Path, detail: str) -> StoreError:
+    return StoreError(
+        Problem.STORE_DAMAGED,
+        f"{path} is damaged ({detail}); stop the daemon, see what is damaged with `connector store "
+        "check`, and put a backup in its place with `connector store restore`",
+    )
+
+
 def _identity(path: Path) -> _Identity | None:
     try:
         found = os.stat(path)
