@@ -12,6 +12,7 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,10 @@ from connector.store.sql import SqlStore, open_store
 from connector.web.access import Access
 from connector.web.flows import FlowApp
 from connector.web.health import Health
+from connector.web.protocol import Limits
 from connector.web.server import Server, application
 from connector.web.sessions import Sessions
+from connector.web.throttle import Network
 from connector.web.webhooks import WebhookApp
 
 if TYPE_CHECKING:
@@ -127,7 +130,9 @@ class App:
 
     def _compose(self) -> None:
         """The objects that live as long as the process."""
-        self.intake = Intake(self.store.outbox, self.store.action_intake)
+        self.intake = Intake(
+            self.store.outbox, self.store.action_intake, self.store.maintenance.fault
+        )
         self.connections = Connections(
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )
@@ -173,7 +178,7 @@ class App:
     def _intake_closed(self) -> bool:
         """Whether /readyz is 503: from the beginning of a stop, and while nothing can be stored."""
         stopping = self._stop_at is not None
-        return stopping or self.intake.closed_by is not None or "store" in self._problems
+        return stopping or self.intake.refusal() is not None or "store" in self._problems
 
     async def _stop_connections(self) -> None:
         """Servers and lanes share one `shutdown_timeout`."""
@@ -246,24 +251,28 @@ class App:
         server = self.config.server
         for key, port in (("server.port", server.port), ("server.admin_port", server.admin_port)):
             if port or key == "server.port":
-                listener = Server(None, server.host, port, grace=server.shutdown_timeout, key=key)
+                listener = self._server(None, port, key)
                 await listener.start()
                 self.servers.append(listener)
 
     async def _serve(self) -> None:
         server = self.config.server
         runtimes, broken = self.connections.runtimes, self.connections.broken
-        webhooks = WebhookApp(runtimes.get, self.metrics, broken=broken)
-        flows = FlowApp(runtimes.get, self.clock, self.metrics, broken=broken)
-        shared, grace = server.admin_port == 0, server.shutdown_timeout
+        webhooks = WebhookApp(runtimes.get, self.clock, self.metrics, broken=broken)
+        flows = FlowApp(
+            runtimes.get,
+            self.clock,
+            self.metrics,
+            broken=broken,
+            trusted_proxies=self._trusted_proxies(),
+        )
+        shared = server.admin_port == 0
         api = self._api()
         public = application(self.health, (webhooks, flows), admin=shared, api=api)
-        listeners = [Server(public, server.host, server.port, grace=grace, key="server.port")]
+        listeners = [self._server(public, server.port, "server.port")]
         if not shared:
             admin = application(self.health, admin=True, api=api)
-            listeners.append(
-                Server(admin, server.host, server.admin_port, grace=grace, key="server.admin_port")
-            )
+            listeners.append(self._server(admin, server.admin_port, "server.admin_port"))
         early = {listener.key: listener for listener in self.servers}
         for listener in listeners:
             if listener.key in early:
@@ -280,8 +289,25 @@ class App:
         keys = [key.get_secret_value() for key in config.security.encryption_key]
         sessions = Sessions(self.clock, keys, lifetime=config.console.session)
         secure = config.server.public_url.startswith("https://")
-        access = Access(config.console, self.clock, sessions, secure=secure)
+        access = Access(
+            config.console,
+            self.clock,
+            sessions,
+            secure=secure,
+            trusted_proxies=self._trusted_proxies(),
+        )
         return api(self.commands, access, self.changes)
+
+    def _trusted_proxies(self) -> Sequence[Network]:
+        return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]
+
+    def _server(self, app: ASGIApp | None, port: int, key: str) -> Server:
+        server = self.config.server
+        limits = Limits(
+            server.max_header, server.header_timeout, server.body_timeout, server.max_connections
+        )
+        grace = server.shutdown_timeout
+        return Server(app, server.host, port, grace=grace, key=key, limits=limits)
 
     # ── workers of the process ───────────────────────────────────────────────────────────────────
 

@@ -47,11 +47,13 @@ class Maintenance:
         """The event loop and the store's writer move, and there is disk to write to. Intake closes
         below `min_free` and opens again by itself. Raises StoreError."""
         try:
+            if fault := self._upkeep.fault():
+                raise fault
             await self._store.facts.save_usage(())
             self._problems.set("store", None)
         except StoreError as error:
             # The event loop moves and the store has answered, even if it refused.
-            self._problems.set("store", f"{error.problem}: {error.problem.meaning}")
+            self._problems.set("store", str(error))
             raise
         finally:
             health.heartbeat()

@@ -13,6 +13,7 @@ from connector.config.values import (
     Allowed,
     Duration,
     DurationOrNever,
+    Network,
     PositiveDuration,
     Secrets,
     Section,
@@ -61,6 +62,23 @@ class Server(Section):
         "http://127.0.0.1:8787", "The URL at which Klaviyo and the platforms reach this server."
     )
     shutdown_timeout: Duration = setting("20s", "How long a stop waits for requests in flight.")
+    max_header: Annotated[Size, Field(ge=1024)] = setting(
+        "32KB", "The largest request line and headers of a request; above: 431."
+    )
+    header_timeout: PositiveDuration = setting(
+        "10s", "How long a caller may take for the headers of a request; then 408."
+    )
+    body_timeout: PositiveDuration = setting(
+        "30s", "How long a caller may take for the body of a request; then 408."
+    )
+    max_connections: Annotated[int, Field(ge=1)] = setting(
+        1000, "How many connections may be open on a port; above: 503."
+    )
+    trusted_proxies: tuple[Network, ...] = setting(
+        (),
+        "Addresses or networks of reverse proxies whose last X-Forwarded-For entry is the caller. "
+        "All other callers are throttled by their own address.",
+    )
 
 
 Role = Literal["viewer", "operator"]

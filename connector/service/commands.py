@@ -217,11 +217,13 @@ class Commands(Queries):
                 return True, {"lifted": connection}
             return False, {"error": f"{connection} has no tombstone with this address or id"}
         found = await self._store.erasure.find(connection, who)
-        if not found.people:
+        erased_at = await self._store.erasure.erased_at(connection, who)
+        if not found.people and erased_at is None:
             return False, {"error": f"{connection} has no person with this address or id"}
         klaviyo_result: Mapping[str, Any] = {}
         if args.get("klaviyo"):
-            request = {"connection": connection, "emails": found.emails}
+            emails = found.emails or ([who] if "@" in who else [])
+            request = {"connection": connection, "emails": emails}
             done, klaviyo_result = await self._run_connection_command("erase", request)
             if not done:
                 return False, {"error": f"nothing was erased here: {klaviyo_result['error']}"}

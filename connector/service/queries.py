@@ -172,6 +172,10 @@ class Queries:
         """One person with what happened to them. Raises KeyError for one who is not stored."""
         return timeline_view(await self._store.timelines.person(id, _TIMELINE_LIMIT))
 
+    async def erased_at(self, connection: str, who: str) -> int | None:
+        """When the person was erased, in ms since 1970; None without a tombstone."""
+        return await self._store.erasure.erased_at(connection, who)
+
     async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:
         """Runs with progress and results, the newest first. Times in ms since 1970."""
         lanes = [lane for lane, _ in await self._store.lanes.all()]

@@ -22,7 +22,7 @@ from connector.config.models import ApiToken, Console, Role
 from connector.domain.hosts import is_loopback
 from connector.ports import Clock
 from connector.web.sessions import Session, Sessions
-from connector.web.throttle import Throttle, client_address
+from connector.web.throttle import Network, Throttle, client_address
 
 SESSION_COOKIE = "connector_session"
 
@@ -73,10 +73,17 @@ class Access:
     """The rules of `[console]`. `secure`: whether browsers reach this server by https."""
 
     def __init__(
-        self, console: Console, clock: Clock, sessions: Sessions, *, secure: bool = False
+        self,
+        console: Console,
+        clock: Clock,
+        sessions: Sessions,
+        *,
+        secure: bool = False,
+        trusted_proxies: Sequence[Network] = (),
     ) -> None:
         self.sessions = sessions
         self.secure = secure
+        self._trusted_proxies = trusted_proxies
         self._tokens: Sequence[ApiToken] = console.tokens
         self._passwords: tuple[tuple[Role, str], ...] = (
             *(("operator", p.get_secret_value()) for p in console.password),
@@ -110,7 +117,7 @@ class Access:
 
     def sign_in(self, request: HTTPConnection, password: str) -> tuple[Session, str] | None:
         """The new session and its cookie; None for a wrong password. Raises Throttled."""
-        address = client_address(request.scope, dict(request.headers))
+        address = client_address(request.scope, request.headers, self._trusted_proxies)
         if wait := self._failures.wait(address):
             raise Throttled(wait)
         found = [(role, known) for role, known in self._passwords if _matches(known, password)]

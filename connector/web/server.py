@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from connector.domain.errors import ConfigError
 from connector.web.endpoints import EndpointApp
 from connector.web.health import Health
+from connector.web.protocol import Limits, limited_protocol
 
 _BACKLOG = 2048
 
@@ -75,7 +76,14 @@ class Server:
     other path 503; `app` may be set later. `grace` is in seconds."""
 
     def __init__(
-        self, app: ASGIApp | None, host: str, port: int, *, grace: float, key: str
+        self,
+        app: ASGIApp | None,
+        host: str,
+        port: int,
+        *,
+        grace: float,
+        key: str,
+        limits: Limits | None = None,
     ) -> None:
         self.app = app
         config = uvicorn.Config(
@@ -87,7 +95,8 @@ class Server:
             interface="asgi3",
             lifespan="off",
             loop="none",
-            http="httptools",
+            http=limited_protocol(limits or Limits()),
+            ws="none",
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(grace)),

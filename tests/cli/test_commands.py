@@ -351,12 +351,14 @@ def test_pause_status_resume_without_a_daemon(call: Call, folder: Folder) -> Non
 
 
 def test_a_command_for_a_connection_that_never_ran_exits_1(call: Call, folder: Folder) -> None:
+    folder.ingest("ana@example.com")
     result = call("pause", "unknown", at=folder)
     assert (result.code, result.out) == (1, "")
     assert "unknown" in result.err
 
 
 def test_reload_without_a_daemon_is_reported(call: Call, folder: Folder) -> None:
+    folder.ingest("ana@example.com")
     result = call("reload", at=folder)
     assert (result.code, result.out) == (1, "")
     assert (
@@ -418,7 +420,7 @@ def test_store_upgrade_creates_a_store_and_store_check_finds_damage(
     broken = call("store", "check")
     assert broken.code == 1
     assert broken.out.startswith("S50")
-    assert "restore a backup" in broken.out
+    assert "connector store restore BACKUP" in broken.out
 
 
 def test_a_daemon_that_is_not_running_is_unhealthy(call: Call, folder: Folder) -> None:

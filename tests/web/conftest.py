@@ -52,7 +52,7 @@ class WebHarness:
             self.store, self.clock, runtimes=self.runtimes, problems=lambda: list(self.problems)
         )
         self.health = Health(self.clock, self.metrics, self.commands, self._scrape)
-        webhooks = WebhookApp(self.runtimes.get, self.metrics)
+        webhooks = WebhookApp(self.runtimes.get, self.clock, self.metrics)
         self.shared = application(self.health, [webhooks], admin=True)
         self.public = application(self.health, [webhooks], admin=False)
         self.admin = application(self.health, admin=True)
