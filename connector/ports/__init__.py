@@ -105,6 +105,7 @@ from connector.ports.store import (
     Leases,
     Maintenance,
     Outbox,
+    ProcessReports,
     Store,
 )
 
@@ -179,6 +180,7 @@ __all__ = [
     "PersonSnapshot",
     "PersonState",
     "Platform",
+    "ProcessReports",
     "Profiles",
     "Queue",
     "Quota",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from connector.domain.errors import Malformed, Problem, StoreError, Unauthorised
 from connector.pipeline.intake import Endpoint
+from connector.ports import Clock
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
@@ -36,7 +37,8 @@ class Rejection(Exception):
     """A call that is not accepted, and its answer.
 
     `reason` is the metric's label; without one the call is not counted, so that an invented path
-    makes no label. `logged` is False where a flood of calls would flood the log.
+    makes no label. Of one connection and reason the first is logged, and then one a minute;
+    `logged` is False where none should be.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class EndpointApp(ABC, Generic[E, R]):
     def __init__(
         self,
         find: Callable[[str], ConnectionRuntime | None],
+        clock: Clock,
         metrics: Metrics,
         *,
         broken: Container[str] = (),
     ) -> None:
         self._find = find
+        self._clock = clock
         self._metrics = metrics
         self._broken = broken
         self._log = log.get("web")
@@ -146,8 +150,9 @@ class EndpointApp(ABC, Generic[E, R]):
     async def _reject(self, name: str, rejection: Rejection, send: Send) -> None:
         problem = rejection.problem.value if rejection.problem else None
         if rejection.reason:
-            self._metrics.record_rejected(name, rejection.reason)
-            if rejection.logged:
+            now = self._clock.now()
+            newsworthy = self._metrics.record_rejected(name, rejection.reason, now)
+            if newsworthy and rejection.logged:
                 self._log.warning(
                     self.rejected_event,
                     connection=name,

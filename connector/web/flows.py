@@ -38,7 +38,7 @@ class FlowApp(EndpointApp[FlowEndpoint, ActionReceipt | Conflict]):
         *,
         broken: Container[str] = (),
     ) -> None:
-        super().__init__(find, metrics, broken=broken)
+        super().__init__(find, clock, metrics, broken=broken)
         self._throttle = Throttle(clock)
 
     def _endpoint_of(self, runtime: ConnectionRuntime, path: str) -> FlowEndpoint | None:
