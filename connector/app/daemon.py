@@ -23,12 +23,11 @@ from connector.app.problems import ProcessProblems
 from connector.app.reload import Reloader
 from connector.config import Config
 from connector.config import load as load_config
-from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
 from connector.net import http
 from connector.pipeline.intake import Intake
 from connector.pipeline.lane_queues import all_queues
-from connector.pipeline.lease import LeaseRenewer, holder_name
+from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
 from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
 from connector.ports.workers import Loop, WorkerName
@@ -39,6 +38,7 @@ from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
+from connector.service.process import DEFAULT_PATIENCE, Process, read_report
 from connector.store.sql import SqlStore, open_store
 from connector.web.access import Access
 from connector.web.flows import FlowApp
@@ -83,6 +83,7 @@ class App:
         self.health: Health
         self.maintenance: Maintenance
         self._reread = reread
+        self._process: Process
         self._reloader: Reloader
         self._lease: LeaseRenewer
         self._problems = ProcessProblems()
@@ -114,6 +115,8 @@ class App:
         await self._lease.acquire(lease_timeout)
         self._compose()
         await self._take_over(lease_lost)
+        if before := await self.store.process_reports.load(STORE_RESOURCE):
+            self._process.resume(read_report(before[0]))
         self.connections.adopt(await self.connections.build(self.config))
         self._stack.push_async_callback(self._stop_connections)
         self._stack.push_async_callback(self.commands.stop)
@@ -136,17 +139,34 @@ class App:
         self.connections = Connections(
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )
+        self._process = Process(
+            clock=self.clock,
+            version=__version__,
+            public_url=self.config.server.public_url,
+            patience=_patience(self.config),
+            runtimes=self.connections.runtimes,
+            problems=self._problems.items,
+            workers=self._all_workers,
+            quota=self.connections.quota,
+            activity=self.metrics.activity,
+        )
         self.commands = Commands(
             self.store,
             self.clock,
-            runtimes=self.connections.runtimes,
+            process=self._process,
             reload=self.reload,
-            problems=self._problems.texts,
-            workers=self._all_workers,
             on_executed=partial(self.changes.publish, *TOPICS),
         )
         self.maintenance = Maintenance(
-            self.store, self.intake, self.connections, self._problems, self.clock, self.metrics
+            self.store,
+            self.intake,
+            self.connections,
+            self._problems,
+            self.commands,
+            self._process,
+            self._lease,
+            self.clock,
+            self.metrics,
         )
         self.health = Health(
             self.clock,
@@ -357,7 +377,7 @@ class App:
             return
         notifier = notify.Notifier(
             targets,
-            self._attention,
+            self.commands.attention,
             self.store.notifications,
             self._lease,
             self.clock,
@@ -372,12 +392,9 @@ class App:
             self._notify_workers.append(worker)
             worker.start()
 
-    async def _attention(self) -> dict[str, str]:
-        found: list[AttentionItem] = await self.commands.attention()
-        return {item.key: item.text for item in found}
-
     async def _on_reloaded(self, config: Config) -> None:
         self.config = config
+        self._process.patience = _patience(config)
         await self._start_notifier()
         log.configure(format=config.log.format, level=config.log.level)
 
@@ -385,6 +402,12 @@ class App:
 def notification_poster(config: Config, clock: Clock) -> notify.Post:
     """How a target of `[[notify]]` is reached."""
     return partial(http.post, clock=clock, allow_http=frozenset(config.security.allow_http))
+
+
+def _patience(config: Config) -> float:
+    """Of `/healthz` and the status: the shortest of all targets."""
+    active = [target.patience for target in notify.targets(config.notify)]
+    return min(active, default=DEFAULT_PATIENCE)
 
 
 def _uses_sqlite(config: Config) -> bool:

@@ -210,6 +210,11 @@ class Notify(Section):
         "action or a first dead letter. Empty: off.",
     )
     format: Literal["json", "slack"] = setting("json", "The format of the body.")
+    patience: Duration = setting(
+        "10m",
+        "How long Klaviyo or a platform may be away or limit requests before it is sent. "
+        "`/healthz` uses the shortest patience of all targets, or 10m.",
+    )
 
 
 class Config(Section):
@@ -239,11 +244,17 @@ class Config(Section):
 
     _files: tuple[Path, ...] = PrivateAttr(default=())
     _written: frozenset[str] = PrivateAttr(default=frozenset())
+    _faults: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that were read, absolute, the main file first; empty without a file."""
         return self._files
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why this is only a part of the files: see connector.config.salvage. Usually empty."""
+        return self._faults
 
     def is_set(self, key: str) -> bool:
         """Whether a file sets this dotted key, such as `connections.acme.modules`."""

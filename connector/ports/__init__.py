@@ -109,6 +109,7 @@ from connector.ports.store import (
     Leases,
     Maintenance,
     Outbox,
+    ProcessReports,
     Store,
 )
 
@@ -186,6 +187,7 @@ __all__ = [
     "PersonSnapshot",
     "PersonState",
     "Platform",
+    "ProcessReports",
     "Profiles",
     "Queue",
     "Quota",

@@ -83,6 +83,10 @@ class Reports(Protocol):
         for one, and those the platform no longer knows (counted nowhere else)."""
         ...
 
+    async def skipped_people(self) -> Mapping[tuple[str, str], int]:
+        """(connection, problem code) → people whose profile is held or dead."""
+        ...
+
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:
         """(connection, stream, cursor, saved at)."""
         ...

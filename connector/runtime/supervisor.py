@@ -63,11 +63,12 @@ class SupervisedWorker:
         found = list(await self._loop.attention())
         if self._crashes >= _DOWN_AFTER:
             text = (
-                f"{Problem.WORKER_DOWN} {self._subject}: worker {self.name} failed "
-                f"{self._crashes} times in a row ({self._failures.last}); it is retried every "
-                f"{_MAX_DELAY:.0f} s at the latest, see the log"
+                f"{self._subject}: worker {self.name} failed {self._crashes} times in a row "
+                f"({self._failures.last}); it is retried every {_MAX_DELAY:.0f} s at the latest, "
+                "see the log"
             )
-            found.append(AttentionItem(f"worker {self.name} {self._subject}", text))
+            key = f"worker {self.name} {self._subject}"
+            found.append(AttentionItem(key, text, Problem.WORKER_DOWN))
         return found
 
     async def _run(self) -> None:

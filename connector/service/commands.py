@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,11 +14,12 @@ from connector.domain.lanes import Lane, LaneState
 from connector.domain.records import State
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lane_queues import queue_of
+from connector.pipeline.lease import STORE_RESOURCE
 from connector.ports import Clock, Command, Decision, Store
-from connector.ports.workers import Worker
 from connector.runtime import log
 from connector.service import dead_letters
 from connector.service.dead_letters import CountChanged, Report
+from connector.service.process import Process
 from connector.service.queries import Queries
 from connector.service.runtime import ConnectionRuntime
 
@@ -39,17 +41,23 @@ class Commands(Queries):
         store: Store,
         clock: Clock,
         *,
-        runtimes: Mapping[str, ConnectionRuntime] | None = None,
+        process: Process | None = None,
         reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
-        problems: Callable[[], list[str]] = list,
-        workers: Callable[[], Sequence[Worker]] = tuple,
         on_executed: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(store, clock, runtimes=runtimes, problems=problems, workers=workers)
+        super().__init__(store, clock, process=process)
         self._reload = reload
         self._on_executed = on_executed
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._log = log.get("operate")
+
+    async def save_report(self) -> None:
+        """Save what this process says about itself. Raises StoreError."""
+        if self._process is None:
+            return
+        self._process.note([*await self._process.attention(), *await self._group_attention()])
+        document = (await self._process.report()).model_dump_json()
+        await self._store.process_reports.save(STORE_RESOURCE, document, now=self._clock.now())
 
     async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, key: str = "") -> int:
         """See CommandQueue.submit."""
@@ -98,6 +106,9 @@ class Commands(Queries):
     async def _finish(self, command: Command) -> None:
         report = partial(self._store.commands.report, command.id)
         ok, result = await self.execute(command.kind, command.args, report=report)
+        # Whoever waits for the result sees what it changed.
+        with contextlib.suppress(StoreError):
+            await self.save_report()
         await self._store.commands.finish(command.id, ok=ok, result=result, now=self._clock.now())
         self._on_executed()
 

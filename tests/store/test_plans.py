@@ -146,6 +146,17 @@ async def test_reports_and_dead_letters_do_not_scan_the_outbox(store: SqlStore) 
     assert plans.count("outbox_stuck") >= 7
 
 
+async def test_what_a_process_reports_and_who_was_skipped_is_read_by_an_index(
+    store: SqlStore,
+) -> None:
+    skipped = await explain(store, "profiles", store.reports.skipped_people)
+    assert skipped.scans == []
+    assert skipped.count("profiles_stuck") == 1
+    await store.process_reports.save("store", "{}", now=NOW)
+    report = await explain(store, "process_reports", lambda: store.process_reports.load("store"))
+    assert report.scans == []
+
+
 async def test_recovery_reads_only_claimed_entries(store: SqlStore) -> None:
     _, fence = await fill_outbox(store)
     plans = await explain(store, "outbox", lambda: store.outbox.recover(fence, now=NOW))

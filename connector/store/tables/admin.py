@@ -157,6 +157,17 @@ class SentNotifications(SQLModel, table=True):
     sent_at: int = Field(sa_type=BigInteger)
 
 
+class ProcessReports(SQLModel, table=True):
+    """What the process that holds a lease last reported about itself, as JSON: the state that only
+    it knows. Replaced every few seconds; `saved_at` is when it was last alive."""
+
+    __tablename__ = "process_reports"
+
+    resource: str = Field(sa_column=Column(Text, primary_key=True))
+    saved_at: int = Field(sa_type=BigInteger)
+    document: str = Field(sa_type=Text)
+
+
 lanes = metadata.tables["lanes"]
 checkpoints = metadata.tables["checkpoints"]
 leases = metadata.tables["leases"]
@@ -167,3 +178,4 @@ accounts = metadata.tables["accounts"]
 backfills = metadata.tables["backfills"]
 approvals = metadata.tables["approvals"]
 notifications = metadata.tables["notifications"]
+process_reports = metadata.tables["process_reports"]

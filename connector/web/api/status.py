@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 
+from connector.service.status import Status
 from connector.web.api.context import Services, Viewer
 from connector.web.api.problems import RESPONSES
 
@@ -13,6 +12,6 @@ router = APIRouter(tags=["status"], responses=RESPONSES)
 
 
 @router.get("/status")
-async def show_status(services: Services, caller: Viewer) -> dict[str, Any]:
+async def show_status(services: Services, caller: Viewer) -> Status:
     """Connections, lanes, what waits, what needs a person."""
     return await services.commands.status()

@@ -386,6 +386,13 @@ def upgrade() -> None:
     op.create_index("people_by_email", "people", ["connection", "email"], unique=False)
     op.create_index("people_by_platform_id", "people", ["connection", "platform_id"], unique=True)
     op.create_table(
+        "process_reports",
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("saved_at", sa.BigInteger(), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("resource"),
+    )
+    op.create_table(
         "profiles",
         sa.Column("lane", sa.Integer(), nullable=False),
         sa.Column("state", sa.SmallInteger(), nullable=False),
