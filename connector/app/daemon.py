@@ -18,7 +18,9 @@ from typing import Any
 from connector import __version__
 from connector.app.connections import Connections
 from connector.app.maintenance import Maintenance
+from connector.app.oauth import oauth_service
 from connector.app.problems import ProcessProblems
+from connector.app.reencrypt import reencrypt
 from connector.app.reload import Reloader
 from connector.config import Config
 from connector.config import load as load_config
@@ -33,13 +35,16 @@ from connector.ports import Clock
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.clock import SystemClock
+from connector.runtime.encryption import Cipher
 from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
+from connector.service.oauth import OAuthService
 from connector.store.sql import SqlStore, open_store
 from connector.web.flows import FlowApp
 from connector.web.health import Health
+from connector.web.oauth import OAuthApp
 from connector.web.server import Server, application
 from connector.web.webhooks import WebhookApp
 
@@ -68,6 +73,7 @@ class App:
         self.store: SqlStore
         self.connections: Connections
         self.commands: Commands
+        self.oauth: OAuthService
         self.intake: Intake
         self.health: Health
         self.maintenance: Maintenance
@@ -103,6 +109,7 @@ class App:
         await self._lease.acquire(lease_timeout)
         self._compose()
         await self._take_over(lease_lost)
+        await self._reencrypt()
         self.connections.adopt(await self.connections.build(self.config))
         self._stack.push_async_callback(self._stop_connections)
         await self._heartbeat()
@@ -122,6 +129,9 @@ class App:
         self.connections = Connections(
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )
+        self.oauth = oauth_service(
+            self.store, self.clock, lambda: self.config, self._account_changed
+        )
         self.commands = Commands(
             self.store,
             self.clock,
@@ -129,6 +139,7 @@ class App:
             reload=self.reload,
             problems=self._problems.texts,
             workers=self._all_workers,
+            oauth=self.oauth,
         )
         self._stack.push_async_callback(self.commands.stop)
         self.maintenance = Maintenance(
@@ -188,6 +199,13 @@ class App:
         """Apply an edited configuration. A faulty one changes nothing and raises ConfigError."""
         return await self._reloader.reload(self.config)
 
+    async def _account_changed(self, connection: str, other: bool) -> None:
+        """Use the new tokens. `other`: a person confirmed that the connection belongs to another
+        Klaviyo account from now on."""
+        await self.commands.execute("reload", {})
+        if other:
+            await self.commands.execute("resume", {"connection": connection})
+
     async def apply_retention(self) -> None:
         await self.maintenance.apply_retention(self.config.retention)
 
@@ -246,7 +264,8 @@ class App:
         webhooks = WebhookApp(runtimes.get, self.metrics, broken=broken)
         flows = FlowApp(runtimes.get, self.clock, self.metrics, broken=broken)
         shared, grace = server.admin_port == 0, server.shutdown_timeout
-        public = application(self.health, (webhooks, flows), admin=shared)
+        oauth = OAuthApp(self.oauth, self.clock)
+        public = application(self.health, (webhooks, flows, oauth), admin=shared)
         listeners = [Server(public, server.host, server.port, grace=grace, key="server.port")]
         if not shared:
             admin = application(self.health, admin=True)
@@ -328,8 +347,13 @@ class App:
         found: list[AttentionItem] = await self.commands.attention()
         return {item.key: item.text for item in found}
 
+    async def _reencrypt(self) -> None:
+        cipher = Cipher(self.config.security.encryption_key)
+        await reencrypt(self.store, cipher, self.clock)
+
     async def _on_reloaded(self, config: Config) -> None:
         self.config = config
+        await self._reencrypt()
         await self._start_notifier()
         log.configure(format=config.log.format, level=config.log.level)
 

@@ -8,6 +8,7 @@ from connector.config import Retention
 from connector.config import Store as StoreSettings
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
+from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.domain.records import State
 from connector.pipeline.intake import Intake
 from connector.ports import Clock, Store
@@ -121,6 +122,11 @@ class Maintenance:
             self._count_people_at = self._clock.monotonic() + _COUNT_PEOPLE_EVERY
             metrics.set_people(await store.reports.people_by_state())
         metrics.set_groups(await store.member_groups.all())
+        for secret in await store.secrets.all():
+            if secret.name == KLAVIYO_OAUTH:
+                info = GrantInfo.load(secret.info)
+                ends = info.ended_at if info.ended_at is not None else info.expires_at
+                metrics.oauth_expiry.labels(secret.owner).set(ends / 1000)
         self._connections.limiters.publish_metrics()
         for gauge, value in (
             (metrics.store_bytes, self._upkeep.size_bytes()),

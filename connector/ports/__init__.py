@@ -97,6 +97,14 @@ from connector.ports.queues import (
     RetryPolicy,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry, Timelines
+from connector.ports.secrets import (
+    Authorization,
+    Authorizations,
+    AuthorizationServer,
+    OpenAuthorizationServer,
+    Secrets,
+    StoredSecret,
+)
 from connector.ports.store import (
     Checkpoints,
     Facts,
@@ -121,6 +129,9 @@ __all__ = [
     "Approval",
     "Approvals",
     "Audiences",
+    "Authorization",
+    "AuthorizationServer",
+    "Authorizations",
     "Backfill",
     "BackfillPage",
     "BackfillProgress",
@@ -167,6 +178,7 @@ __all__ = [
     "MembershipWriter",
     "Notifications",
     "Offer",
+    "OpenAuthorizationServer",
     "OpenReceipt",
     "Outbox",
     "Outgoing",
@@ -191,9 +203,11 @@ __all__ = [
     "Renderer",
     "Reports",
     "RetryPolicy",
+    "Secrets",
     "SegmentJoins",
     "Sink",
     "Store",
+    "StoredSecret",
     "Stream",
     "SyncedPerson",
     "TargetGroups",

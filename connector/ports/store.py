@@ -21,6 +21,7 @@ from connector.ports.memberships import (
 from connector.ports.people import Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
+from connector.ports.secrets import Authorizations, Secrets
 
 
 class Outbox(Queue, Protocol):
@@ -161,6 +162,8 @@ class Store:
     approvals: Approvals
     dead_letters: DeadLetters
     notifications: Notifications
+    secrets: Secrets
+    authorizations: Authorizations
     reports: Reports
     timelines: Timelines
     people: PeopleIndex

@@ -14,6 +14,7 @@ from connector.pipeline.lane_queues import queue_of
 from connector.ports import Clock, Command, Decision, Store
 from connector.ports.workers import Worker
 from connector.runtime import log
+from connector.service.oauth import OAuthService
 from connector.service.queries import Queries
 from connector.service.runtime import ConnectionRuntime
 
@@ -30,9 +31,11 @@ class Commands(Queries):
         reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
         problems: Callable[[], list[str]] = list,
         workers: Callable[[], Sequence[Worker]] = tuple,
+        oauth: OAuthService | None = None,
     ) -> None:
         super().__init__(store, clock, runtimes=runtimes, problems=problems, workers=workers)
         self._reload = reload
+        self._oauth = oauth
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._log = log.get("operate")
 
@@ -90,6 +93,8 @@ class Commands(Queries):
                     return await self._decide_action(kind, args)
                 case "forget" | "lift":
                     return await self._forget(kind, args)
+                case "disconnect" if self._oauth:
+                    return True, await self._oauth.disconnect(args["connection"])
                 case "approve" | "reject":
                     return await self._decide_approval(
                         args["id"], kind == "approve", args.get("by", "")

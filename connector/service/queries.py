@@ -12,6 +12,7 @@ from connector.domain.lanes import ACTIONS, PROFILES, READS, Lane
 from connector.pipeline.lease import STORE_RESOURCE, is_dead
 from connector.ports import ActionView, Backlog, Clock, DeadLetter, DeadLetterDetail, Store
 from connector.ports.workers import Worker
+from connector.service import grants
 from connector.service.runtime import ConnectionRuntime
 from connector.service.views import lane_view, run_view, timeline_view
 from connector.sync.memberships import links
@@ -207,6 +208,7 @@ class Queries:
                 f"(connector approvals approve {approval.id})"
             )
             found.append(AttentionItem(f"approval {approval.id}", text))
+        found += grants.attention(await self._store.secrets.all(), self._clock.now())
         known = {item.key for item in found}
         found += [n for n in await links.attention(self._store.member_groups) if n.key not in known]
         return found

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,15 +16,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.domain.errors import ConfigError
-from connector.web.endpoints import EndpointApp
 from connector.web.health import Health
 
 _BACKLOG = 2048
 
 
-def application(
-    health: Health, endpoints: Sequence[EndpointApp[Any, Any]] = (), *, admin: bool
-) -> ASGIApp:
+class PrefixApp(Protocol):
+    """An ASGI app for all paths below `prefix`."""
+
+    @property
+    def prefix(self) -> str: ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+def application(health: Health, endpoints: Sequence[PrefixApp] = (), *, admin: bool) -> ASGIApp:
     """The ASGI app of one port: health, and the endpoints that it is given.
 
     `admin`: metrics as well, which only operators may read.

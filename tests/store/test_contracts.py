@@ -12,6 +12,7 @@ from connector.testing.contracts.notifications import NotificationsContract
 from connector.testing.contracts.profile_addresses import ProfileAddressesContract
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
+from connector.testing.contracts.secrets import SecretsContract
 from connector.testing.contracts.store import StoreContract
 
 
@@ -24,6 +25,10 @@ class TestApprovals(ApprovalsContract):
 
 
 class TestNotifications(NotificationsContract):
+    pass
+
+
+class TestSecrets(SecretsContract):
     pass
 
 

@@ -41,6 +41,7 @@ from connector.store.tables.queues import (
     reads_queue,
     requests,
 )
+from connector.store.tables.secrets import authorizations, secrets
 from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "actions",
     "actions_queue",
     "approvals",
+    "authorizations",
     "backfills",
     "checkpoints",
     "commands",
@@ -76,6 +78,7 @@ __all__ = [
     "reads_queue",
     "requests",
     "salts",
+    "secrets",
     "source_members",
     "tombstones",
 ]
