@@ -45,8 +45,8 @@ def connect(
 
 
 def disconnect(context: typer.Context, connection: session.ConnectionName) -> None:
-    """Disconnect a Klaviyo account: revoke the tokens at Klaviyo, which removes the app there, and
-    delete them here. Deliveries wait until the connection is connected again."""
+    """Disconnect a Klaviyo account. Revokes the tokens at Klaviyo, which removes the app there, and
+    deletes them here. Deliveries wait until the connection is connected again."""
     config = session.read(context.obj)
     session.connection(config, connection)
     args = {"connection": connection}
