@@ -21,7 +21,12 @@ Via = Literal["webhook", "poll", "backfill", "flow", "scan"]
 """How a record was received: the value of the metrics' label `via`."""
 
 QueueName = Literal["outbox", "reads", "profiles", "memberships", "actions"]
-"""The store's queue that a lane claims its entries from."""
+"""The store's queue that a lane claims its entries from.
+
+`outbox` takes records about a person: one without an address is held. A kind of lane whose entries
+are something else needs a queue of its own: a table, a port, and rows in
+connector.pipeline.lane_queues and connector.store.admin.reports.
+"""
 
 LaneId = NewType("LaneId", int)
 

@@ -57,6 +57,26 @@ def errors(logs: list[Any], level: str) -> list[str]:
     return [line["event"] for line in logs if line["log_level"] == level]
 
 
+# ── idle ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_lane_whose_claim_is_being_committed_is_not_idle(rig: Rig) -> None:
+    committing, committed = asyncio.Event(), asyncio.Event()
+
+    async def wait_for_commit() -> None:
+        committing.set()
+        await committed.wait()
+
+    rig.queue.after_claim = wait_for_commit
+    await rig.append_records("a")
+    assert committing.is_set()
+    assert not rig.dispatcher.busy
+    assert not await rig.dispatcher.idle(0.0)
+    committed.set()
+    await run_pending()
+    assert await rig.dispatcher.idle(0.0)
+
+
 # ── singly or in bulk ────────────────────────────────────────────────────────────────────────────
 
 
