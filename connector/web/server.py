@@ -7,7 +7,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,16 +16,24 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.domain.errors import ConfigError
-from connector.web.endpoints import EndpointApp
 from connector.web.health import Health
 from connector.web.protocol import Limits, limited_protocol
 
 _BACKLOG = 2048
 
 
+class PrefixApp(Protocol):
+    """An ASGI app for all paths below `prefix`."""
+
+    @property
+    def prefix(self) -> str: ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 def application(
     health: Health,
-    endpoints: Sequence[EndpointApp[Any, Any]] = (),
+    endpoints: Sequence[PrefixApp] = (),
     *,
     admin: bool,
     api: ASGIApp | None = None,
