@@ -305,12 +305,14 @@ class App:
             trusted_proxies=self._trusted_proxies(),
         )
         shared = server.admin_port == 0
-        api = self._api()
+        api, console = self._admin_apps()
         oauth = OAuthApp(self.oauth, self.clock, trusted_proxies=self._trusted_proxies())
-        public = application(self.health, (webhooks, flows, oauth), admin=shared, api=api)
+        public = application(
+            self.health, (webhooks, flows, oauth), admin=shared, api=api, console=console
+        )
         listeners = [self._server(public, server.port, "server.port")]
         if not shared:
-            admin = application(self.health, admin=True, api=api)
+            admin = application(self.health, admin=True, api=api, console=console)
             listeners.append(self._server(admin, server.admin_port, "server.admin_port"))
         early = {listener.key: listener for listener in self.servers}
         for listener in listeners:
@@ -320,8 +322,10 @@ class App:
                 await listener.start()
                 self.servers.append(listener)
 
-    def _api(self) -> ASGIApp:
+    def _admin_apps(self) -> tuple[ASGIApp, ASGIApp]:
+        """The API and the console."""
         # FastAPI is a third of the time that the imports of a start take.
+        from connector.console import Console, ConsoleServices
         from connector.web.api.app import api
 
         config = self.config
@@ -334,7 +338,10 @@ class App:
             secure=secure,
             trusted_proxies=self._trusted_proxies(),
         )
-        return api(self.commands, access, self.changes, seal)
+        services = ConsoleServices(
+            self.commands, access, self.changes, seal, self.clock, lambda: self.config
+        )
+        return api(self.commands, access, self.changes, seal), Console(services)
 
     def _trusted_proxies(self) -> Sequence[Network]:
         return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]

@@ -22,6 +22,9 @@ from connector.web.protocol import Limits, limited_protocol
 _BACKLOG = 2048
 
 
+_HEALTH_PATHS = ("/livez", "/readyz", "/healthz", "/metrics")
+
+
 class PrefixApp(Protocol):
     """An ASGI app for all paths below `prefix`."""
 
@@ -37,10 +40,12 @@ def application(
     *,
     admin: bool,
     api: ASGIApp | None = None,
+    console: ASGIApp | None = None,
 ) -> ASGIApp:
     """The ASGI app of one port: health, and the endpoints that it is given.
 
-    `admin`: metrics as well, which only operators may read, and `api` below `/api/`.
+    `admin`: metrics as well, which only operators may read, `api` below `/api/`, and `console`
+    for every other path.
     """
     routes = [
         Route("/livez", health.livez),
@@ -59,6 +64,8 @@ def application(
                     return
             if admin and api and scope["path"].startswith("/api/"):
                 return await api(scope, receive, send)
+            if admin and console and scope["path"] not in _HEALTH_PATHS:
+                return await console(scope, receive, send)
         await pages(scope, receive, send)
 
     return app
