@@ -219,11 +219,14 @@ class Dispatcher(Generic[M]):
     async def _pass(self) -> float | None:
         """Start what can be started. Returns 0 when something was, else the seconds until the next
         pass; None: when the lane is woken."""
-        if self._stopping or self.state.mode == "paused":
+        if self._stopping:
             return None
         if not self._lease.valid():
             return _LEASE_POLL
         try:
+            await self._claimer.give_back()
+            if self.state.mode == "paused":
+                return None
             if self.state.mode != "running":
                 return await self._probe()
             if wait := self._breaker.wait(self._clock.monotonic()):

@@ -13,6 +13,7 @@ from connector.testing.contracts.profile_addresses import ProfileAddressesContra
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
 from connector.testing.contracts.store import StoreContract
+from connector.testing.contracts.unanswered_claims import UnansweredClaimsContract
 
 
 class TestStore(StoreContract):
@@ -56,4 +57,8 @@ class TestMemberships(MembershipsContract):
 
 
 class TestActions(ActionsContract):
+    pass
+
+
+class TestUnansweredClaims(UnansweredClaimsContract):
     pass

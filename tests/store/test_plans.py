@@ -16,6 +16,7 @@ from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.contracts.actions import make_harness, make_request
 from connector.testing.contracts.store import NOW, acquire_lease, record
+from connector.testing.contracts.unanswered_claims import QUEUES, TOKEN
 
 
 class Plans:
@@ -178,3 +179,13 @@ async def test_recovery_reads_only_claimed_actions(store: SqlStore) -> None:
     plans = await explain(store, "actions", lambda: store.actions.recover(fence, now=now))
     assert plans.scans == []
     assert plans.count("actions_claimed") == 1
+
+
+@pytest.mark.parametrize("name", QUEUES)
+async def test_giving_a_claim_back_reads_an_index(store: SqlStore, name: str) -> None:
+    queue = await QUEUES[name](store)
+    assert await queue.claim(TOKEN)
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    table = "outbox" if name == "events" else name
+    plans = await explain(store, table, lambda: queue.give_back(TOKEN))
+    assert plans.scans == []

@@ -32,10 +32,11 @@ class _LeaseRow(NamedTuple):
         return cls._make(row) if row else None
 
 
-def require_lease(c: Connection, fence: Fence, now: Millis) -> None:
+def require_lease(c: Connection, fence: Fence, now: Millis, *, lock: Lock = "shared") -> None:
     """Raise StoreError(STORE_HELD) unless this fence is the newest and has not expired. No other
-    process can acquire the lease before this transaction ends."""
-    row = _LeaseRow.load(c, fence.resource, lock="shared")
+    process can acquire the lease before this transaction ends. With an exclusive `lock` every
+    other transaction that requires the lease has ended."""
+    row = _LeaseRow.load(c, fence.resource, lock=lock)
     if row is None or row.token != fence.token or row.holder != fence.holder:
         holder = row.holder if row else "no process"
         raise StoreError(Problem.STORE_HELD, f"{fence.resource} is held by {holder}")

@@ -67,6 +67,11 @@ class SqlOutbox(queue.SqlQueue):
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
 
+    def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
+        may_be_applied = outbox.c.delivery_mode == DeliveryMode.SINGLE
+        mapping = case((may_be_applied, outbox.c.mapping), else_=None)
+        return queue.give_back(c, outbox_queue, claim, mapping=mapping)
+
 
 def _update_claimed(
     c: Connection, claim: Claim, seqs: Sequence[int], values: dict[str, Any]
