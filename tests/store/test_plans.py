@@ -49,7 +49,9 @@ async def explain(store: SqlStore, table: str, call: Callable[[], Awaitable[Any]
     """Run `call`, then explain each of its statements that reads or changes `table`."""
     statements: list[tuple[str, Any]] = []
 
-    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+    def note(_: Any, __: Any, statement: str, values: Any, ___: Any, many: bool) -> None:
+        if many:  # rows written back by their keys
+            return
         statements.append((statement, values))
 
     event.listen(store.database.engine, "before_cursor_execute", note)
