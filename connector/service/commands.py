@@ -15,7 +15,7 @@ from connector.ports import Clock, Command, Decision, Store
 from connector.ports.workers import Worker
 from connector.runtime import log
 from connector.service.queries import Queries
-from connector.service.runtime import ConnectionRuntime
+from connector.service.runtime import CommandResult, ConnectionRuntime
 
 
 class Commands(Queries):
@@ -34,6 +34,12 @@ class Commands(Queries):
         super().__init__(store, clock, runtimes=runtimes, problems=problems, workers=workers)
         self._reload = reload
         self._long_running_tasks: set[asyncio.Task[None]] = set()
+        self._fetched: dict[int, Command] = {}
+        """Claimed by this process and not finished, in the order of their ids."""
+        self._results: dict[int, CommandResult] = {}
+        """Of commands that were executed; the store does not have them yet."""
+        self._started: set[int] = set()
+        self._fetch_unanswered = False
         self._log = log.get("operate")
 
     async def submit(self, kind: str, args: Mapping[str, Any], *, by: str) -> int:
@@ -43,20 +49,38 @@ class Commands(Queries):
         return await self._store.commands.get(id)
 
     async def execute_pending(self) -> None:
-        """Execute every open command. Each gets a result, also after an error."""
-        for command in await self._store.commands.fetch(now=self._clock.now()):
+        """Execute every open command. Each gets a result, also after an error. Raises StoreError;
+        the next call then continues where this one ended."""
+        await self._store_results()
+        await self._fetch()
+        for command in [c for c in self._fetched.values() if c.id not in self._started]:
+            self._started.add(command.id)
             runtime = self._runtimes.get(str(command.args.get("connection", "")))
             handler = runtime.commands.get(command.kind) if runtime else None
             if handler and handler.long_running:
-                task = asyncio.create_task(self._finish(command))
+                task = asyncio.create_task(self._execute(command))
                 self._long_running_tasks.add(task)
                 task.add_done_callback(self._long_running_tasks.discard)
             else:
-                await self._finish(command)
+                await self._execute(command)
+                await self._store_results()
 
-    async def _finish(self, command: Command) -> None:
-        ok, result = await self.execute(command.kind, command.args)
-        await self._store.commands.finish(command.id, ok=ok, result=result, now=self._clock.now())
+    async def _fetch(self) -> None:
+        if self._fetch_unanswered:
+            await self._store.commands.requeue(keep=self._fetched)
+        self._fetch_unanswered = True
+        found = await self._store.commands.fetch(now=self._clock.now())
+        self._fetch_unanswered = False
+        self._fetched.update((command.id, command) for command in found)
+
+    async def _execute(self, command: Command) -> None:
+        self._results[command.id] = await self.execute(command.kind, command.args)
+
+    async def _store_results(self) -> None:
+        for id, (ok, result) in list(self._results.items()):
+            await self._store.commands.finish(id, ok=ok, result=result, now=self._clock.now())
+            del self._results[id], self._fetched[id]
+            self._started.discard(id)
 
     async def stop(self) -> None:
         """Cancel long-running commands. They are executed again after the next start."""
