@@ -18,8 +18,9 @@ class InlineDatabase:
     """connector.store.database.Database that does its work before the caller's next step.
 
     While `error` is set, every call raises it. `unanswered` is how many of the next calls are
-    committed and raise STORE_UNAVAILABLE all the same, as when the answer is lost. After `dead` nothing is written any more, as after
-    a kill; `reopened` is the database as the next process finds it.
+    committed and raise STORE_UNAVAILABLE all the same, as when the answer is lost. After `dead`
+    nothing is written any more, as after a kill; `reopened` is the database as the next process
+    finds it.
     """
 
     def __init__(self, other: InlineDatabase | None = None) -> None:
