@@ -16,7 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -25,6 +25,9 @@ from connector.domain.errors import Problem, StoreError
 from connector.store.database import sqlite_engine, to_store_error
 
 T = TypeVar("T")
+
+_SCHEMA_LOCK = 5_014_217_083
+"""Key of PostgreSQL's advisory lock, which any number that no one else uses is."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -56,9 +59,12 @@ def prepare(url: str, migrate: Literal["auto", "manual"]) -> str | None:
 
 
 def _prepare(c: Connection, url: str, migrate: str) -> str | None:
-    found, newest = revision_of(c), head()
-    if found == newest:
+    newest = head()
+    if revision_of(c) == newest:
         return None
+    _lock(c)
+    if (found := revision_of(c)) == newest:
+        return None  # another process was faster
     script = ScriptDirectory.from_config(alembic_config())
     if found and found not in {r.revision for r in script.walk_revisions()}:
         raise StoreError(
@@ -75,6 +81,14 @@ def _prepare(c: Connection, url: str, migrate: str) -> str | None:
     command.upgrade(alembic_config(c), "head")
     c.commit()
     return copy
+
+
+def _lock(c: Connection) -> None:
+    """Let no other process change the schema before this transaction ends."""
+    if c.dialect.name == "sqlite":
+        c.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        c.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 
 
 def revision_of(c: Connection) -> str | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.ports import Fence, Holder
 from connector.store.database import Database
+from connector.store.statements import upsert
 from connector.store.tables import leases
 
 Lock = Literal["shared", "exclusive"] | None
@@ -57,8 +58,11 @@ class SqlLeases:
             row = _LeaseRow.load(c, resource, lock="exclusive")
             if row is None:
                 values = {"resource": resource, "holder": holder, "token": 1}
-                c.execute(insert(leases).values(values | {"expires_at": now + ttl}))
-                return Fence(resource, holder, 1)
+                first = upsert(c.dialect.name, leases).on_conflict_do_nothing()
+                if c.execute(first.values(values | {"expires_at": now + ttl})).rowcount:
+                    return Fence(resource, holder, 1)
+                row = _LeaseRow.load(c, resource, lock="exclusive")
+                assert row is not None, "another process has just inserted it"
             if row.holder not in (holder, dead_holder) and row.expires_at > now:
                 return Holder(row.holder, row.expires_at)
             c.execute(
