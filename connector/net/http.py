@@ -25,7 +25,6 @@ from connector.domain.hosts import is_loopback
 from connector.net.answers import ANSWERS, RETRY_STATUSES, Vendor, error_for
 from connector.ports import Clock
 
-
 CALL_DEADLINE = 60.0
 """Seconds for one request and its whole response. More than the waits for a connection together
 (client), so that a request which ends here has been sent."""

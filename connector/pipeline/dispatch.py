@@ -204,6 +204,11 @@ class Dispatcher(Generic[M]):
             await self._run_again()
         self.wake()
 
+    def load_state(self, state: LaneState) -> None:
+        """The state as it is stored now, which another process may have changed."""
+        self._switch.load(state)
+        self.probe_now()
+
     def probe_now(self) -> None:
         """Something outside changed: probe a held or blocked lane at once."""
         self._breaker.probe_now()

@@ -230,6 +230,7 @@ class Commands(Queries):
             now = self._clock.now()
             if dispatcher is runtime.writes:
                 await self._store.profiles.reset_confirmed(dispatcher.lane.id, now=now)
+                await self._store.address_scopes.move(runtime.name, runtime.account)
             elif dispatcher is runtime.events:
                 await self._store.member_groups.reset_account(runtime.name, now=now)
         await dispatcher.resume()

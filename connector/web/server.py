@@ -20,6 +20,8 @@ from connector.web.endpoints import EndpointApp
 from connector.web.health import Health
 
 _BACKLOG = 2048
+_MIN_GRACE = 0.5
+"""Seconds for the commit of a call that was read already."""
 
 
 def application(
@@ -126,8 +128,12 @@ class Server:
         key = self.key if isinstance(error, PermissionError) else "server.host"
         return f"{key}: {where} cannot be listened on: {error.strerror or error}"
 
-    async def stop(self) -> None:
-        """Accept no new requests and answer those in flight, within the grace period."""
+    async def stop(self, grace: float | None = None) -> None:
+        """Accept no new requests and answer those in flight, within the grace period, or what is
+        left of it."""
+        if grace is not None:
+            left: Any = max(_MIN_GRACE, grace)
+            self._server.config.timeout_graceful_shutdown = left
         self._server.should_exit = True
         if self._task:
             await self._task

@@ -59,7 +59,7 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0(
     assert platforms.klaviyo.state()["duplicates"] == 0
 
 
-async def test_servers_and_lanes_share_one_grace_period(
+async def test_servers_have_what_the_lanes_leave_of_one_grace_period(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = App(read_config(daemon.config))
@@ -67,20 +67,22 @@ async def test_servers_and_lanes_share_one_grace_period(
     left: list[float] = []
 
     class StubServer:
-        async def stop(self) -> None:
-            moved[0] = 7.0
+        async def stop(self, grace: float) -> None:
+            left.append(grace)
 
     async def stop_connections(timeout: float) -> None:
         left.append(timeout)
         await finish(timeout)
+        moved[0] = 7.0
 
     moved, now, finish = [0.0], app.clock.monotonic, app.connections.stop
     monkeypatch.setattr(app.clock, "monotonic", lambda: now() + moved[0], raising=False)
     monkeypatch.setattr(app, "servers", [StubServer()])
     monkeypatch.setattr(app.connections, "stop", stop_connections)
     await app.stop()
-    assert len(left) == 1
-    assert 0 < left[0] <= 3.0
+    lanes, servers, _ = left
+    assert 9.0 < lanes <= 10.0
+    assert 2.0 < servers <= 3.0
 
 
 def test_sigterm_cancels_work_that_outlasts_the_timeout_and_loses_nothing(
@@ -110,9 +112,9 @@ async def test_readyz_turns_503_before_the_servers_close(
     [server] = app.servers
     close, statuses = server.stop, []
 
-    async def stop() -> None:
+    async def stop(grace: float) -> None:
         statuses.append((await get(f"http://127.0.0.1:{app.port}/readyz"))[0])
-        await close()
+        await close(grace)
 
     monkeypatch.setattr(server, "stop", stop)
     await app.stop()
