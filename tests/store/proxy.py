@@ -17,6 +17,7 @@ class CommitProxy:
         self.lose = 0
         self.refuse = False
         """Close every connection at once, as a database that restarts does."""
+        self.refused = 0
         self._target = make_url(url)
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
@@ -29,6 +30,7 @@ class CommitProxy:
 
     async def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
         if self.refuse:
+            self.refused += 1
             answers.close()
             return
         server, requests = await self._connect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from connector.testing.contracts.actions import ActionsContract
+from connector.testing.contracts.address_scopes import AddressScopesContract
 from connector.testing.contracts.approvals import ApprovalsContract
 from connector.testing.contracts.backfills import BackfillsContract
 from connector.testing.contracts.bulk_observations import BulkObservationsContract
@@ -61,4 +62,8 @@ class TestActions(ActionsContract):
 
 
 class TestUnansweredClaims(UnansweredClaimsContract):
+    pass
+
+
+class TestAddressScopes(AddressScopesContract):
     pass
