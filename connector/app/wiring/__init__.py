@@ -72,7 +72,7 @@ class ConnectionBuilder:
             self.limiters,
             new_http_client,
             intake or Intake(store.outbox, store.action_intake),
-            known_accounts or {},
+            {} if known_accounts is None else known_accounts,
         )
         self.accounts: dict[str, Account] = {}
         self.writers: dict[str, Writer] = {}
