@@ -102,7 +102,7 @@ class AccountLookups:
                 return True
             await connections.rebuild(name, id)
         connections.confirm(name)
-        self._problems.set(f"account {name}", None)
+        self._problems.clear(f"account {name}")
         connections.run(name)
         return False
 
@@ -127,7 +127,7 @@ class AccountLookups:
                     error=str(error),
                     assumed=account.id or "unknown",
                 )
-                self._problems.set(f"account {name}", None)
+                self._problems.clear(f"account {name}")
                 connections.run(name)
 
     def _wait(self, name: str, problem: Problem, detail: str) -> None:
@@ -136,4 +136,4 @@ class AccountLookups:
             self._log.error(
                 "connection_waits", connection=name, problem=problem.value, detail=detail
             )
-        self._problems.set(key, f"{problem} {name}: {detail}")
+        self._problems.set(key, problem, f"{name}: {detail}")

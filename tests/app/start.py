@@ -142,7 +142,9 @@ class World:
         return f"jericommerce:{json.loads(body)['id']}"
 
     async def attention(self) -> str:
-        return "\n".join(await self.app.commands.attention_texts())
+        """What the daemon says needs a person, or waits for a remote API."""
+        items = [*await self.app.commands.attention(0.0), *self.app._problems.items()]
+        return "\n".join(item.line for item in items)
 
 
 @asynccontextmanager

@@ -170,7 +170,7 @@ async def test_two_keys_of_one_account_that_write_the_same_are_noticed(world: Wo
     world.answer()
     async with world.running() as app:
         await async_until("one of them runs", lambda: app.connections.running)
-        await async_until("the other waits", lambda: "account " in str(app._problems._texts))
+        await async_until("the other waits", lambda: app._problems.items("account "))
         assert "writes to the same Klaviyo account" in await world.attention()
         assert len(app.connections.running) == 1
         await world.post()

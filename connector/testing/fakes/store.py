@@ -7,8 +7,9 @@ import weakref
 from typing import TypeVar
 
 from connector.domain.errors import Problem, StoreError
-from connector.store.database import Work, sqlite_engine, store_errors
+from connector.store.engine_errors import store_errors
 from connector.store.sql import SqlStore, store_on
+from connector.store.sqlite import Work, sqlite_engine
 from connector.store.tables import metadata
 
 T = TypeVar("T")
@@ -60,6 +61,12 @@ class InlineDatabase:
 
     async def read(self, work: Work[T]) -> T:
         return await self.write(work)
+
+    async def empty_log(self) -> bool:
+        return True
+
+    def fault(self) -> StoreError | None:
+        return None
 
     async def aclose(self) -> None: ...
 
