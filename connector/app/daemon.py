@@ -117,6 +117,7 @@ class App:
         self._stack.push_async_callback(self._lease.release)
         self._compose()
         await self._takeover.take(lease_timeout)
+        await until_available(self._resume_report, self.clock, timeout=lease_timeout)
         await until_available(self._build_connections, self.clock, timeout=lease_timeout)
         self._stack.push_async_callback(self._stop_connections)
         self._stack.push_async_callback(self.commands.stop)
@@ -198,6 +199,7 @@ class App:
         # Before the lanes, because a reload or a takeover must not start any again.
         await self._stop_workers(but="heartbeat")
         if self._started:
+            await self.commands.stop()
             delay = min(server.drain_delay, server.shutdown_timeout)
             await asyncio.gather(self._stop_connections(), self.clock.sleep(delay))
         self._scheduler.stop()
@@ -250,6 +252,10 @@ class App:
             timeout=0.0 if _uses_sqlite(self.config) else float("inf"),
             every=5.0,
         )
+
+    async def _resume_report(self) -> None:
+        if before := await self.store.process_reports.load(STORE_RESOURCE):
+            self._process.resume(read_report(before[0]))
 
     async def _build_connections(self) -> None:
         self.connections.adopt(await self.connections.build(self.config))
