@@ -28,7 +28,7 @@ from connector.config import Config
 from connector.config import load as load_config
 from connector.net import http
 from connector.pipeline.intake import Intake
-from connector.pipeline.lease import LeaseRenewer, holder_name
+from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
 from connector.pipeline.store_outage import until_available
 from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
@@ -40,7 +40,7 @@ from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
-from connector.service.process import DEFAULT_PATIENCE, Process
+from connector.service.process import DEFAULT_PATIENCE, Process, read_report
 from connector.store.sql import SqlStore, open_store
 from connector.web.access import Access
 from connector.web.flows import FlowApp
