@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from connector.app.problems import ProcessProblems
 from connector.app.wiring import BuildResult, ConnectionBuilder
-from connector.app.wiring.accounts import Account
+from connector.app.wiring.accounts import Account, credential
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config
 from connector.domain.errors import Problem
@@ -24,6 +24,7 @@ from connector.service.process import QuotaUse
 
 _IDLE_HORIZON = 60.0
 _IDLE_CHECK_INTERVAL = 0.1
+_CONFIRM_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,10 @@ class Connections:
         """No remote API is called. Raises ConfigError, with nothing left open, for what is wrong in
         a file, and StoreError."""
         self.limiters.reset_uses()
+        for connection in config.connections:
+            if connection.klaviyo.auth == "oauth":
+                # A person may have connected another account meanwhile; a key belongs to one.
+                self.known_accounts.pop(credential(connection), None)
         return Candidate(config, await self._builder(config).build_all(config.connections))
 
     def _builder(self, config: Config) -> ConnectionBuilder:
@@ -188,6 +193,14 @@ class Connections:
     def confirm(self, name: str) -> None:
         """The account that a connection was built for is the one that its key belongs to."""
         self.accounts[name] = replace(self.accounts[name], confirmed=True)
+
+    async def until_confirmed(self, name: str) -> None:
+        """Wait until Klaviyo has named the account of a connection, for up to 10 s."""
+        give_up = self._clock.monotonic() + _CONFIRM_TIMEOUT
+        while name in self.accounts and not self.accounts[name].confirmed:
+            if self._clock.monotonic() >= give_up:
+                return
+            await self._clock.sleep(_IDLE_CHECK_INTERVAL)
 
     def find_conflicts(self, name: str, account: str) -> list[str]:
         """What this connection and another one would both write, now that its account is known."""

@@ -102,6 +102,14 @@ from connector.ports.queues import (
     RetryPolicy,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry, Timelines
+from connector.ports.secrets import (
+    Authorization,
+    Authorizations,
+    AuthorizationServer,
+    OpenAuthorizationServer,
+    Secrets,
+    StoredSecret,
+)
 from connector.ports.store import (
     Checkpoints,
     Facts,
@@ -129,6 +137,9 @@ __all__ = [
     "Approval",
     "Approvals",
     "Audiences",
+    "Authorization",
+    "AuthorizationServer",
+    "Authorizations",
     "Backfill",
     "BackfillPage",
     "BackfillProgress",
@@ -177,6 +188,7 @@ __all__ = [
     "MembershipWriter",
     "Notifications",
     "Offer",
+    "OpenAuthorizationServer",
     "OpenReceipt",
     "Outbox",
     "Outgoing",
@@ -202,9 +214,11 @@ __all__ = [
     "Renderer",
     "Reports",
     "RetryPolicy",
+    "Secrets",
     "SegmentJoins",
     "Sink",
     "Store",
+    "StoredSecret",
     "Stream",
     "SyncedPerson",
     "TargetGroups",

@@ -19,6 +19,7 @@ WorkerName = Literal[
     "lane",
     "lease",
     "notifications",
+    "oauth",
     "poll",
     "retention",
     "scan",

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,7 +16,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.domain.errors import ConfigError
-from connector.web.endpoints import EndpointApp
 from connector.web.health import Health
 from connector.web.protocol import Limits, limited_protocol
 
@@ -25,9 +24,18 @@ _MIN_GRACE = 0.5
 """Seconds for the commit of a call that was read already."""
 
 
+class PrefixApp(Protocol):
+    """An ASGI app for all paths below `prefix`."""
+
+    @property
+    def prefix(self) -> str: ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 def application(
     health: Health,
-    endpoints: Sequence[EndpointApp[Any, Any]] = (),
+    endpoints: Sequence[PrefixApp] = (),
     *,
     admin: bool,
     api: ASGIApp | None = None,

@@ -20,6 +20,7 @@ from connector.app.wiring.erasure import build_erasure
 from connector.app.wiring.events import build_events, build_webhook_endpoint
 from connector.app.wiring.limiters import RateLimiters
 from connector.app.wiring.memberships import build_memberships
+from connector.app.wiring.oauth import build_token_refresh
 from connector.app.wiring.polls import build_poll
 from connector.app.wiring.profiles import build_profiles
 from connector.app.wiring.reconcile import build_reconcile
@@ -28,6 +29,7 @@ from connector.domain.errors import ConfigError, Problem
 from connector.mapping import Writer, find_conflicts
 from connector.mapping import load as load_mapping
 from connector.net.http import ClientFactory, client
+from connector.net.stored_token import StoredToken
 from connector.pipeline.intake import Intake
 from connector.platforms import registry
 from connector.ports import Clock, Lease, Store
@@ -132,6 +134,7 @@ class ConnectionBuilder:
             poll,
             backfills.worker if backfills else None,
             actions.held_actions,
+            build_token_refresh(context),
             *memberships.workers,
         )
         return ConnectionRuntime(
@@ -174,7 +177,10 @@ class ConnectionBuilder:
         services.metrics.register_connection(
             connection.name, accounts.revision_expires_at(connection.klaviyo.revision)
         )
-        api, account = await accounts.connect(services, connection)
+        auth = accounts.build_credential(services, connection)
+        if isinstance(auth, StoredToken):
+            stack.push_async_callback(auth.aclose)
+        api, account = await accounts.connect(services, connection, auth)
         stack.push_async_callback(api.aclose)
         client = None
         if platform.open is not None:
@@ -190,6 +196,7 @@ class ConnectionBuilder:
             account.id if connection.enabled else None,
             account.confirmed,
             api,
+            token=auth if isinstance(auth, StoredToken) else None,
         )
         if connection.enabled:
             self.accounts[connection.name] = account

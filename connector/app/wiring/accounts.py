@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from connector.app.wiring.context import SharedServices
+from connector.app.wiring.oauth import klaviyo_token
 from connector.config import Connection
 from connector.domain.lanes import KLAVIYO
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
+from connector.net.http import Credential
 from connector.net.rate_limit import RateLimiter
 
 
@@ -29,8 +31,15 @@ class Account:
     read: Callable[[], Awaitable[str]]
 
 
+def build_credential(services: SharedServices, connection: Connection) -> Credential:
+    """The private key of the connection, or its OAuth token, which has to be closed."""
+    if connection.klaviyo.auth == "oauth":
+        return klaviyo_token(services.config, connection, services.store, services.clock)
+    return klaviyo.private_key(connection.klaviyo.private_key)
+
+
 async def connect(
-    services: SharedServices, connection: Connection
+    services: SharedServices, connection: Connection, auth: Credential
 ) -> tuple[klaviyo.KlaviyoApi, Account]:
     """The API on the quota of its account. Klaviyo is not called."""
     key = credential(connection)
@@ -40,7 +49,7 @@ async def connect(
     limiter = await _limiter(services, id or key, connection)
     if asked_by_key:
         limiter.reserve(GET_ACCOUNTS, 1)  # the call that named it counts for the account too
-    api = _api(services, connection, limiter)
+    api = _api(services, connection, limiter, auth)
 
     async def read() -> str:
         return (await api.account()).id
@@ -51,7 +60,8 @@ async def connect(
 def credential(connection: Connection) -> str:
     """Identifies an account whose id is not known: base URL and key, or the connection's name where
     it has no key. A secret."""
-    key = connection.klaviyo.private_key.get_secret_value()
+    with_key = connection.klaviyo.auth == "private-key"
+    key = connection.klaviyo.private_key.get_secret_value() if with_key else ""
     return f"{connection.klaviyo.base_url} {key or connection.name}"
 
 
@@ -71,14 +81,14 @@ async def _limiter(services: SharedServices, account: str, connection: Connectio
 
 
 def _api(
-    services: SharedServices, connection: Connection, limiter: RateLimiter
+    services: SharedServices, connection: Connection, limiter: RateLimiter, auth: Credential
 ) -> klaviyo.KlaviyoApi:
     http = services.http(
         connection,
         connection.klaviyo.base_url,
         KLAVIYO,
         vendor="klaviyo",
-        credential=klaviyo.private_key(connection.klaviyo.private_key),
+        credential=auth,
         headers=klaviyo.headers(connection.klaviyo.revision),
         observe_headers=klaviyo.observe_headers(limiter),
     )

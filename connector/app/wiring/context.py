@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from connector.app.wiring.limiters import RateLimiters
+from connector.app.wiring.oauth import platform_tokens
 from connector.config import Actions, Config, Connection
 from connector.domain.errors import Problem
 from connector.domain.lanes import KLAVIYO, Lane, LaneKind, LaneState
@@ -18,6 +19,7 @@ from connector.mapping import CompiledMapping
 from connector.net.answers import RETRY_STATUSES, Vendor
 from connector.net.http import CallStats, ClientFactory, Credential, Http
 from connector.net.rate_limit import Limit, RateLimiter
+from connector.net.stored_token import StoredToken
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.pipeline.intake import Intake
 from connector.pipeline.lane_queues import queue_of
@@ -126,6 +128,7 @@ class SharedServices:
             quota,
             self.store.facts.save_usage,
             frozenset(actions.retry_statuses),
+            platform_tokens(self.config, self.store, connection, self.clock),
         )
 
 
@@ -133,7 +136,7 @@ class SharedServices:
 class ConnectionContext:
     """What every part of one connection needs. `client` is None where nothing of the platform's
     API is used, `account` before Klaviyo has named its account; `account_confirmed` as in
-    connector.app.wiring.accounts.Account."""
+    connector.app.wiring.accounts.Account. `token` is None where a private key is used."""
 
     services: SharedServices
     connection: Connection
@@ -143,6 +146,7 @@ class ConnectionContext:
     account: str | None
     account_confirmed: bool
     api: KlaviyoApi
+    token: StoredToken | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)
 
     def has(self, module: str) -> bool:
