@@ -172,7 +172,7 @@ class LeaseRenewer:
             except StoreError:
                 continue
             except Exception:
-                # A loop that ended here would leave the lanes standing for good.
+                # If the loop ended here, the lanes would never deliver again.
                 self._log.exception("lease_renewal_failed", resource=self._resource)
                 continue
             if not ours:

@@ -63,7 +63,7 @@ LINKS = {
 
 
 class FailingDatabase:
-    """Stands before the database of a store. Calls fail once `left` is used up; None: none do."""
+    """In front of the database of a store. Calls fail once `left` is used up; None: none do."""
 
     def __init__(self, database: Database) -> None:
         self.left: int | None = None

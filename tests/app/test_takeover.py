@@ -82,7 +82,7 @@ def remaining(app: App) -> int:
     )
 
 
-async def test_a_regained_lease_loads_pauses_and_spent_quota_anew(world: World) -> None:
+async def test_a_regained_lease_loads_pauses_and_spent_quota(world: World) -> None:
     async with world.running() as app:
         await async_until("it runs", lambda: app.connections.running)
         thief, before = Thief(app.store), remaining(app)

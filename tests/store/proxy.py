@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 
 class CommitProxy:
     """Passes everything on. While `lose` is above 0, the connection of the next COMMIT is closed
-    after the server has committed and before it is told so; then `lose` is one less."""
+    after the server has committed and before it has an answer; then `lose` is one less."""
 
     def __init__(self, url: str) -> None:
         self.lose = 0

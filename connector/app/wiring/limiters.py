@@ -60,7 +60,7 @@ class RateLimiters:
         return RateLimiter(label, limits, clock=self._clock, share=1.0, on_wait=blocked)
 
     async def reload(self) -> None:
-        """Count anew what was granted, because another process may have called the accounts.
+        """Count again what was granted, because another process may have called the accounts.
         Raises StoreError."""
         if self._limiters:
             spent = await self._spent(_DAY)
