@@ -7,7 +7,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,6 +20,8 @@ from connector.web.health import Health
 from connector.web.protocol import Limits, limited_protocol
 
 _BACKLOG = 2048
+_MIN_GRACE = 0.5
+"""Seconds for the commit of a call that was read already."""
 
 
 _HEALTH_PATHS = ("/livez", "/readyz", "/healthz", "/metrics")
@@ -156,8 +158,12 @@ class Server:
         key = self.key if isinstance(error, PermissionError) else "server.host"
         return f"{key}: {where} cannot be listened on: {error.strerror or error}"
 
-    async def stop(self) -> None:
-        """Accept no new requests and answer those in flight, within the grace period."""
+    async def stop(self, grace: float | None = None) -> None:
+        """Accept no new requests and answer those in flight, within the grace period, or what is
+        left of it."""
+        if grace is not None:
+            left: Any = max(_MIN_GRACE, grace)
+            self._server.config.timeout_graceful_shutdown = left
         self._server.should_exit = True
         if self._task:
             await self._task
