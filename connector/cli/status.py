@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from connector.cli import session
+from connector.cli import session, terminal
 from connector.cli.format import format_age, lane_label, link_lines
+from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,9 +36,7 @@ def status(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    from rich.console import Console
-
-    Console().print(table(found))
+    terminal.console().print(table(found))
 
 
 async def _status(config: Any) -> dict[str, Any]:
@@ -86,7 +85,9 @@ async def _top(config: Any) -> None:
     from rich.live import Live
 
     async with session.open_commands(config) as commands:
-        with Live(table(await _load_status(commands, config)), screen=True) as live:
+        console = terminal.console()
+        shown = table(await _load_status(commands, config))
+        with Live(shown, console=console, screen=True) as live:
             while True:
                 await asyncio.sleep(1.0)
                 live.update(table(await _load_status(commands, config)))
@@ -131,7 +132,7 @@ def table(found: dict[str, Any]) -> RenderableType:
     links = [x for c in found["connections"].values() for k in _LINK_KINDS for x in c.get(k, ())]
     if links:
         parts.append(Text("\naudiences and segments", style="bold"))
-        parts += [Text(f"  {line}") for link in links for line in link_lines(link)]
+        parts += [Text(f"  {one_line(line)}") for link in links for line in link_lines(link)]
     for run in found["backfills"]:
         of = "" if run["total"] is None else f" of {run['total']:,}"
         parts.append(
@@ -154,7 +155,7 @@ def table(found: dict[str, Any]) -> RenderableType:
         ]
     if found["attention"]:
         parts.append(Text("\nneeds you", style="bold red"))
-        parts += [Text(f"  {line}") for line in found["attention"]]
+        parts += [Text(f"  {one_line(line)}") for line in found["attention"]]
     return Group(*parts)
 
 
