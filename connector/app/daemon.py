@@ -23,6 +23,7 @@ from connector.app.problems import ProcessProblems
 from connector.app.reload import Reloader
 from connector.config import Config
 from connector.config import load as load_config
+from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
 from connector.net import http
@@ -42,7 +43,7 @@ from connector.store.sql import SqlStore, open_store
 from connector.web.flows import FlowApp
 from connector.web.health import Health
 from connector.web.protocol import Limits
-from connector.web.server import Server, application
+from connector.web.server import Server, allow_connections, application
 from connector.web.webhooks import WebhookApp
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class App:
         self._stack.push_async_callback(self.store.aclose)
         if self.store.maintenance.size_bytes() is None:
             self.metrics.drop_disk_gauges()
+        if serve:
+            self._check_gates()
         lease_lost = asyncio.Event()
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         self._stack.push_async_callback(self._lease.release)
@@ -271,6 +274,18 @@ class App:
             else:
                 await listener.start()
                 self.servers.append(listener)
+
+    def _check_gates(self) -> None:
+        """Log what makes it easy to guess a secret, or to exhaust this process."""
+        for key in short_secrets(self.config):
+            self._log.warning("secret_short", setting=key, needed_characters=MIN_LENGTH)
+        ports = 1 if self.config.server.admin_port == 0 else 2
+        if not allow_connections(ports * self.config.server.max_connections):
+            self._log.warning(
+                "open_files_limited",
+                detail="the limit of open files (ulimit -n) is too low for max_connections",
+                max_connections=self.config.server.max_connections,
+            )
 
     def _server(self, app: ASGIApp | None, port: int, key: str) -> Server:
         server = self.config.server
