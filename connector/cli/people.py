@@ -36,7 +36,9 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the records.")] = False,
 ) -> None:
     """Show a person's timeline. What was received, what was sent, what Klaviyo answered."""
-    timelines, erased_at = session.run(_timelines(session.read(context.obj), connection, person))
+    config = session.read_any(context.obj)
+    session.known_name(config, connection)
+    timelines, erased_at = session.run(_timelines(config, connection, person))
     if not timelines:
         text = _UNKNOWN_PERSON if erased_at is None else _FORGOTTEN
         time = format_time(erased_at)
@@ -87,7 +89,8 @@ def refresh(
     detach: session.Detach = False,
 ) -> None:
     """Read and send one person now. Shows the result."""
-    config = session.read(context.obj)
+    config = session.read_any(context.obj)
+    session.known_name(config, connection)
     if detach and session.run(session.is_running(config)):
         args = {"connection": connection, "person": person}
         session.follow(context.obj, "refresh", args, detach=True)
@@ -142,7 +145,8 @@ def forget(
     detach: session.Detach = False,
 ) -> None:
     """Erase a person from the store for good. A tombstone stops re-creation."""
-    config = session.read(context.obj)
+    config = session.read_any(context.obj)
+    session.known_name(config, connection)
     args = {"connection": connection, "person": person}
     if lift:
         session.follow(context.obj, "lift", args, detach=detach)

@@ -22,19 +22,31 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
 
+from connector.domain.remedies import ADVICE, WAITS_FOR_REMOTE
+
 Scope = Literal["target", "lane", "account"]
 
 
 class Problem(StrEnum):
-    """A problem code. The value is the code; `meaning` says in one line what happened."""
+    """A problem code. The value is the code. In one line each: `meaning` says what happened,
+    `effect` what it affects, `remedy` what a person does about it."""
 
     meaning: str
+    effect: str
+    remedy: str
 
     def __new__(cls, code: str, meaning: str) -> Problem:
         member = str.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
+        member.effect, member.remedy = ADVICE[code]
         return member
+
+    @property
+    def waits_for_remote(self) -> bool:
+        """Whether the remote side is away or slow and the connector retries by itself: a matter
+        for a person only when it takes long."""
+        return self.value in WAITS_FOR_REMOTE
 
     @classmethod
     def from_code(cls, code: str) -> Problem:

@@ -102,6 +102,18 @@ class Leases(Protocol):
     async def holder(self, resource: str) -> Holder | None: ...
 
 
+class ProcessReports(Protocol):
+    """What the process that holds a lease says about itself, for those who look from outside."""
+
+    async def save(self, resource: str, document: str, *, now: Millis) -> None:
+        """Replace the report of this resource's holder. `document` is JSON."""
+        ...
+
+    async def load(self, resource: str) -> tuple[str, Millis] | None:
+        """The last report and when it was saved; None where no process has run."""
+        ...
+
+
 class Maintenance(Protocol):
     """Retention, disk space and the end of the store."""
 
@@ -167,6 +179,7 @@ class Store:
     approvals: Approvals
     dead_letters: DeadLetters
     notifications: Notifications
+    process_reports: ProcessReports
     reports: Reports
     timelines: Timelines
     people: PeopleIndex

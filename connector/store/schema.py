@@ -73,7 +73,9 @@ def _prepare(c: Connection, url: str, migrate: str, create: bool) -> str | None:
     if found and found not in {r.revision for r in script.walk_revisions()}:
         raise StoreError(
             Problem.STORE_SCHEMA,
-            f"the store was written by a newer version (revision {found}); install that version",
+            f"the store is at revision {found}, which this version does not know: a newer version "
+            "or a development version before 0.1.0 wrote it; install that version, or start a new "
+            "store (docs/upgrade.md)",
         )
     if found and migrate == "manual":
         raise StoreError(

@@ -21,6 +21,7 @@ from connector.store.admin.lanes import SqlLanes
 from connector.store.admin.leases import SqlLeases
 from connector.store.admin.maintenance import SqlMaintenance
 from connector.store.admin.notifications import SqlNotifications
+from connector.store.admin.process_reports import SqlProcessReports
 from connector.store.admin.reports import SqlReports
 from connector.store.admin.timelines import SqlTimelines
 from connector.store.database import Database, open_database
@@ -75,6 +76,7 @@ def store_on(database: Database, url: str) -> SqlStore:
         approvals=SqlApprovals(database),
         dead_letters=SqlDeadLetters(database),
         notifications=SqlNotifications(database),
+        process_reports=SqlProcessReports(database),
         reports=SqlReports(database),
         timelines=SqlTimelines(database),
         people=SqlPeopleIndex(database),

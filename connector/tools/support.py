@@ -114,7 +114,7 @@ async def _store_files(config: Config) -> dict[str, str]:
         return dict.fromkeys(("status.json", "requests.json"), _failed(error))
 
     async def status() -> str:
-        return _json(await Commands(store, SystemClock()).status())
+        return (await Commands(store, SystemClock()).status()).model_dump_json(indent=2)
 
     async def requests() -> str:
         found = await store.reports.recent_requests(_REQUESTS)

@@ -76,6 +76,7 @@ class EndpointApp(ABC, Generic[E, R]):
         broken: Container[str] = (),
     ) -> None:
         self._find = find
+        self._clock = clock
         self._metrics = metrics
         self._broken = broken
         self._log = LogLimit(log.get("web"), clock)
@@ -147,7 +148,7 @@ class EndpointApp(ABC, Generic[E, R]):
     async def _reject(self, name: str, rejection: Rejection, send: Send) -> None:
         problem = rejection.problem.value if rejection.problem else None
         if rejection.reason:
-            self._metrics.record_rejected(name, rejection.reason)
+            self._metrics.record_rejected(name, rejection.reason, self._clock.now())
             self._log.warning(
                 (name, rejection.reason),
                 self.rejected_event,

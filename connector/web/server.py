@@ -27,11 +27,15 @@ _OTHER_FILES = 512
 
 
 def application(
-    health: Health, endpoints: Sequence[EndpointApp[Any, Any]] = (), *, admin: bool
+    health: Health,
+    endpoints: Sequence[EndpointApp[Any, Any]] = (),
+    *,
+    admin: bool,
+    api: ASGIApp | None = None,
 ) -> ASGIApp:
     """The ASGI app of one port: health, and the endpoints that it is given.
 
-    `admin`: metrics as well, which only operators may read.
+    `admin`: metrics as well, which only operators may read, and `api` below `/api/`.
     """
     routes = [
         Route("/livez", health.livez),
@@ -48,6 +52,8 @@ def application(
                 if scope["path"].startswith(endpoint.prefix):
                     await endpoint(scope, receive, send)
                     return
+            if admin and api and scope["path"].startswith("/api/"):
+                return await api(scope, receive, send)
         await pages(scope, receive, send)
 
     return app

@@ -53,7 +53,7 @@ def test_what_a_platform_sent_is_printed_escaped_and_on_its_own_line(
 def test_errors_are_printed_escaped(call: Call, folder: Folder) -> None:
     folder.ingest("ana@example.com")
     result = call("explain", HOSTILE, "x", at=folder)
-    assert result.code == 1
+    assert result.code != 0
     assert "gone" in result.err
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", result.err)
 

@@ -33,7 +33,10 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "trusted_proxies": (),
         },
     ),
-    (Config().console, {"password": (), "viewer_password": (), "api_tokens": ()}),
+    (
+        Config().console,
+        {"password": (), "viewer_password": (), "api_tokens": (), "session": 43_200.0},
+    ),
     (Config().security, {"allow_http": (), "encryption_key": ()}),
     (Config().klaviyo_app, {"client_id": "", "client_secret": SecretStr("")}),
     (Config().log, {"format": "console", "level": "info"}),
