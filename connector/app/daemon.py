@@ -28,6 +28,7 @@ from connector.app.reload import Reloader
 from connector.app.takeover import Takeover
 from connector.config import Config
 from connector.config import load as load_config
+from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.net import http
 from connector.pipeline.intake import Intake
 from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
@@ -51,7 +52,7 @@ from connector.web.flows import FlowApp
 from connector.web.health import Health
 from connector.web.oauth import OAuthApp
 from connector.web.protocol import Limits
-from connector.web.server import Server, application
+from connector.web.server import Server, allow_connections, application
 from connector.web.sessions import Sessions
 from connector.web.throttle import Network
 from connector.web.webhooks import WebhookApp
@@ -119,6 +120,8 @@ class App:
         self._stack.push_async_callback(self.store.aclose)
         if self.store.maintenance.size_bytes() is None:
             self.metrics.drop_disk_gauges()
+        if serve:
+            self._check_gates()
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         self._stack.push_async_callback(self._lease.release)
         self._compose()
@@ -322,6 +325,18 @@ class App:
             else:
                 await listener.start()
                 self.servers.append(listener)
+
+    def _check_gates(self) -> None:
+        """Log what makes it easy to guess a secret, or to exhaust this process."""
+        for key in short_secrets(self.config):
+            self._log.warning("secret_short", setting=key, needed_characters=MIN_LENGTH)
+        ports = 1 if self.config.server.admin_port == 0 else 2
+        if not allow_connections(ports * self.config.server.max_connections):
+            self._log.warning(
+                "open_files_limited",
+                detail="the limit of open files (ulimit -n) is too low for max_connections",
+                max_connections=self.config.server.max_connections,
+            )
 
     def _admin_apps(self) -> tuple[ASGIApp, ASGIApp]:
         """The API and the console."""

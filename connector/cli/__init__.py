@@ -30,6 +30,7 @@ from connector.cli import (
     status,
     store,
     support,
+    terminal,
     webhook_builder,
 )
 
@@ -83,12 +84,13 @@ def main() -> None:
     """Entry point. Known errors become a message and an exit code, never a traceback."""
     from connector.domain.errors import ConfigError, ConnectorError
 
-    try:
-        app()
-    except ConfigError as error:
-        for fault in error.faults:
-            print(fault, file=sys.stderr)
-        sys.exit(2)
-    except ConnectorError as error:
-        print(f"{error.problem} {error.detail}", file=sys.stderr)
-        sys.exit(1)
+    with terminal.protected_streams():
+        try:
+            app()
+        except ConfigError as error:
+            for fault in error.faults:
+                print(fault, file=sys.stderr)
+            sys.exit(2)
+        except ConnectorError as error:
+            print(f"{error.problem} {error.detail}", file=sys.stderr)
+            sys.exit(1)

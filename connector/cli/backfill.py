@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from connector.cli import session
+from connector.cli import session, terminal
 
 if TYPE_CHECKING:
     from connector.config import Config
@@ -152,7 +152,6 @@ def _progress() -> Iterator[Callable[[Run], None]]:
     if not sys.stderr.isatty():
         yield _LinePrinter()
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -162,7 +161,7 @@ def _progress() -> Iterator[Callable[[Run], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=terminal.console(stderr=True)) as bar:
         task = bar.add_task("", total=None, total_text="", rate="")
         pace = _RateMeter()
 

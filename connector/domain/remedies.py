@@ -61,8 +61,8 @@ ADVICE: Final[dict[str, Advice]] = {
         "stop the other process, or give each a store of its own",
     ),
     "S50": Advice(
-        "nothing is repaired automatically; work on undamaged pages continues",
-        "stop the daemon, keep the damaged file, restore a backup",
+        "webhooks and flow calls are answered 503; deliveries on undamaged pages continue",
+        "stop the daemon, `connector store restore` a backup; the damaged file is kept",
     ),
     "S60": Advice(
         "a webhook with the value is answered 400; everything else continues",
@@ -70,7 +70,7 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "S70": Advice(
         "webhooks and flow calls are answered 503, so that their senders repeat them",
-        "put the file back at its path, or stop the daemon and restore a backup",
+        "move the same file back; if it was deleted, rescue it from the daemon before you stop it",
     ),
     "S80": Advice(
         "the connection that needs the secret is blocked and probed; intake continues",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ async def check(config: Config, *, offline: bool = False, retry_for: float = 0.0
 async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> list[Check]:
     found = await asyncio.to_thread(_store, config.store.url, config.store.migrate == "auto")
     found += _filesystem(config.store.url)
+    found += _readable_by_others(config)
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
         unreachable = (
             f"Klaviyo and the platforms cannot reach {config.server.public_url}; set the public "
@@ -162,6 +164,18 @@ def _filesystem(url: str) -> list[Check]:
     folder = next(above for above in path.absolute().parents if above.exists())
     fault = filesystem.unsuitable(folder, filesystem.read_mountinfo())
     return [Check("store", "warning", fault)] if fault else []
+
+
+def _readable_by_others(config: Config) -> list[Check]:
+    """Files with secrets or personal data that other users of this machine may read. The store's
+    are restricted at each start, as far as they belong to this user."""
+    files = [path for path in (file_of(config.store.url),) if path and path.exists()]
+    files += [path for name in config.files[:1] if (path := name.with_name(".env")).exists()]
+    return [
+        Check(str(path), "warning", f"other users may read it; chmod 600 {path}")
+        for path in files
+        if stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
 
 
 def _prefixed(connection: Connection, check: Check) -> Check:
