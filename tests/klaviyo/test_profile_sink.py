@@ -602,3 +602,50 @@ def keys_of(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from keys_of(inner)
+
+
+# ── quota of a backfill ──────────────────────────────────────────────────────────────────────────
+
+
+class Permits:
+    """The permits that a sink takes beyond those of its claim: (endpoint, of a backfill)."""
+
+    def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken: list[tuple[str, bool]] = []
+        acquire = rig.limiter.acquire
+
+        async def watched(endpoint: str, save: Any, *, backfill: bool = False) -> None:
+            self.taken.append((endpoint, backfill))
+            await acquire(endpoint, save, backfill=backfill)
+
+        monkeypatch.setattr(rig.limiter, "acquire", watched)
+
+
+@pytest.mark.parametrize("backfill", [True, False])
+async def test_every_further_request_takes_the_quota_of_its_own_kind(
+    sinks: Sinks, monkeypatch: pytest.MonkeyPatch, backfill: bool
+) -> None:
+    """A backfill must not use the part of the quota that is reserved for live traffic."""
+    permits = Permits(sinks.rig, monkeypatch)
+
+    async def send(*writes: ProfileWrite, bulk: bool = False) -> None:
+        outs = [Outgoing(make_entry(n, backfill=backfill), w) for n, w in enumerate(writes)]
+        async for _ in sinks.sink.deliver(outs, bulk=bulk, permits=1):
+            pass
+
+    await send(make_write())
+    await send(make_write(sets={}, unsets=("balance",), is_cleanup=True))
+    await send(make_write(NEW, pending_move={"email": ANA}))
+    await send(make_write(BRUNO, sets={"@first_name": "Bruno"}))
+    conflict = {"email": NEW, "phone_number": "+15005550006"}
+    await send(make_write(identity={"email": BRUNO, "phone_number": "+15005550006"}))
+    await send(make_write(identity=conflict))
+    sinks.klaviyo.faults.add(JOBS, "poison", match="p3@", pointer=False, count=50)
+    await send(*(make_write(f"p{n}@example.com") for n in range(8)), bulk=True)
+    assert {endpoint for endpoint, _ in permits.taken} >= {
+        "GET /api/profiles",
+        "PATCH /api/profiles/{id}",
+        "POST /api/profile-import",
+        "POST /api/profile-bulk-import-jobs",
+    }
+    assert {kind for _, kind in permits.taken} == {backfill}

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from connector.domain.lanes import DeliveryMode, Lane, Millis
-from connector.domain.records import Page
+from connector.domain.records import Page, State
 from connector.ports import Fence
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
@@ -141,6 +141,18 @@ async def test_reports_and_dead_letters_do_not_scan_the_outbox(store: SqlStore) 
     plans = await explain(store, "outbox", look)
     assert plans.scans == []
     assert plans.count("outbox_stuck") >= 4
+
+
+async def test_pruning_what_is_held_or_dead_reads_only_that(store: SqlStore) -> None:
+    await fill_outbox(store)
+    keep = {State.HELD: 1_000, State.DEAD: 1_000}
+    plans = await explain(
+        store,
+        "outbox",
+        lambda: store.maintenance.prune_records(now=NOW, keep=keep, limit=100),
+    )
+    assert plans.scans == []
+    assert plans.count("outbox_stuck") == 2
 
 
 async def test_recovery_reads_only_claimed_entries(store: SqlStore) -> None:

@@ -77,25 +77,30 @@ class BulkSender:
         self._on_accepted = on_accepted
         self._on_ambiguous = on_ambiguous
 
-    async def deliver(self, items: list[Encoded], permits: int) -> AsyncIterator[Delivery]:
-        """Send at most `permits` requests; what does not fit is unsent."""
+    async def deliver(
+        self, items: list[Encoded], permits: int, *, backfill: bool
+    ) -> AsyncIterator[Delivery]:
+        """Send at most `permits` requests; what does not fit is unsent. Requests that a refusal
+        makes necessary take quota as a `backfill` or as live traffic."""
         rest, stopped = items, False
         for _ in range(permits):
             batch, rest = self._envelope.split_off(rest)
             if not batch or stopped:
                 rest = batch + rest
                 break
-            async for delivery in self._request(batch, permitted=True):
+            async for delivery in self._request(batch, backfill, permitted=True):
                 yield delivery
                 stopped |= _stops_sending(delivery)
         if rest:
             yield Delivery([Unsent(seq) for seq, _ in rest])
 
-    async def _request(self, batch: list[Encoded], *, permitted: bool) -> AsyncIterator[Delivery]:
+    async def _request(
+        self, batch: list[Encoded], backfill: bool, *, permitted: bool
+    ) -> AsyncIterator[Delivery]:
         """Send one request and, where Klaviyo refuses some of its items, more. After an answer
         that stops the lane or says to wait nothing more is sent."""
         if not permitted:
-            await self._api.permit(self._envelope.endpoint)
+            await self._api.permit(self._envelope.endpoint, backfill=backfill)
         body = self._envelope.body([item for _, item in batch])
         sent = await self._api.post(self._envelope.endpoint, body)
         if not isinstance(sent.error, Rejected):
@@ -116,7 +121,7 @@ class BulkSender:
             if part and stopped:
                 yield Delivery([Unsent(seq) for seq, _ in part])
             elif part:
-                async for delivery in self._request(part, permitted=False):
+                async for delivery in self._request(part, backfill, permitted=False):
                     yield delivery
                     stopped |= _stops_sending(delivery)
 

@@ -17,7 +17,7 @@ from connector.klaviyo.api import KlaviyoApi
 from connector.klaviyo.limits import BULK_EVENTS, BULK_EVENTS_MAX, CREATE_EVENT
 from connector.klaviyo.sink import event_body
 from connector.klaviyo.sink.batches import BulkSender, Encoded
-from connector.klaviyo.sink.requests import KlaviyoSink, accepted, failed
+from connector.klaviyo.sink.requests import KlaviyoSink, accepted, failed, is_backfill
 from connector.ports import BatchMode, Clock, Outgoing
 from connector.runtime.concurrency import as_completed
 
@@ -44,7 +44,8 @@ class EventSink(KlaviyoSink):
         if refused:
             yield Delivery(refused)
         if bulk:
-            async for delivery in self._bulk_sender.deliver(good, permits):
+            backfill = is_backfill(batch)
+            async for delivery in self._bulk_sender.deliver(good, permits, backfill=backfill):
                 yield delivery
             return
         sending = as_completed(self._send_single(seq, body) for seq, body in good)

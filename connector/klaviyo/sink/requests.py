@@ -4,13 +4,14 @@ for the records it carried."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from connector.domain.attention import Check
 from connector.domain.errors import DeliveryError, Rejected
 from connector.domain.outcomes import Accepted, Delivery, Pending, Request
 from connector.domain.settlement import REPEAT_HARMLESS, Policy, delivery_for
 from connector.klaviyo.api import KlaviyoApi, SentRequest
-from connector.ports import Quota
+from connector.ports import Outgoing, Quota
 
 
 class KlaviyoSink:
@@ -27,6 +28,12 @@ class KlaviyoSink:
 
     async def check(self) -> Sequence[Check]:
         return await self._api.check()
+
+
+def is_backfill(batch: Sequence[Outgoing[Any]]) -> bool:
+    """Whether further requests for this batch take the quota of backfills: a claim holds entries
+    of backfills, or none."""
+    return all(out.entry.backfill for out in batch)
 
 
 def accepted(seqs: Sequence[int], sent: SentRequest) -> Delivery:
