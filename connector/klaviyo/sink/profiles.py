@@ -14,8 +14,8 @@ from connector.domain.profiles import ProfileWrite
 from connector.klaviyo.api import KlaviyoApi
 from connector.klaviyo.limits import BULK_PROFILES, BULK_PROFILES_MAX, UPSERT_PROFILE
 from connector.klaviyo.sink import profile_body
-from connector.klaviyo.sink.batches import BulkSender, Encoded
-from connector.klaviyo.sink.requests import KlaviyoSink, is_backfill, maybe_queued, queued
+from connector.klaviyo.sink.import_requests import ImportItem, ImportRequests
+from connector.klaviyo.sink.requests import KlaviyoSink, is_backfill
 from connector.klaviyo.sink.single_profile import SingleProfileWriter
 from connector.ports import BatchMode, Outgoing
 from connector.runtime.concurrency import as_completed
@@ -31,7 +31,7 @@ class ProfileSink(KlaviyoSink):
 
     def __init__(self, api: KlaviyoApi) -> None:
         super().__init__(api)
-        self._bulk_sender = BulkSender(api, profile_body.ENVELOPE, queued, maybe_queued)
+        self._imports = ImportRequests(api, profile_body.ENVELOPE)
 
     async def deliver(
         self, batch: Sequence[Out], *, bulk: bool, permits: int
@@ -41,7 +41,7 @@ class ProfileSink(KlaviyoSink):
             if refused:
                 yield Delivery(refused)
             backfill = is_backfill(batch)
-            async for delivery in self._bulk_sender.deliver(good, permits, backfill=backfill):
+            async for delivery in self._imports.deliver(good, permits, backfill=backfill):
                 yield delivery
             return
         sending = as_completed(
@@ -58,13 +58,13 @@ class ProfileSink(KlaviyoSink):
         return UPSERT_PROFILE, profile_body.upsert(out.message)
 
 
-def _encode(batch: Sequence[Out]) -> tuple[list[Encoded], list[Outcome]]:
-    good: list[Encoded] = []
+def _encode(batch: Sequence[Out]) -> tuple[list[ImportItem], list[Outcome]]:
+    good: list[ImportItem] = []
     refused: list[Outcome] = []
     for out in batch:
         body = profile_body.item(out.message)
         if fault := profile_body.validate(body):
             refused.append(Dead(out.entry.seq, fault.problem, fault.detail))
         else:
-            good.append((out.entry.seq, body))
+            good.append((out.message.lost_jobs, (out.entry.seq, body)))
     return good, refused

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, case, exists, func, insert, literal, 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
-from connector.domain.outcomes import Accepted, Dead, Outcome
+from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Dead, Outcome
 from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
 from connector.ports import ReadyCounts, RetryPolicy
@@ -130,7 +130,7 @@ class SqlProfiles(ReceiptedQueue):
         return c.execute(
             update(profiles)
             .where(in_state(State.CLAIMED, profiles), profiles.c.receipt.is_(None))
-            .values(receipt="", since=now)
+            .values(receipt=f"{UNKNOWN_JOB}{now}", since=now)
         ).rowcount
 
     # ── receipts ─────────────────────────────────────────────────────────────────────────────────
@@ -207,6 +207,7 @@ def _claim_write(
         _release(c, row, spec, write_mode=WriteMode.SINGLE)
         return None
     addresses |= both
+    write = replace(write, lost_jobs=row.lost_jobs)
     if is_other:
         profile_rows.save(c, [{"person": row.person, "address": bytes.fromhex(address)}])
     return _entry(row, write, spec.mode)

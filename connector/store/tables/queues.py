@@ -83,7 +83,8 @@ class Profiles(QueueColumns, table=True):
 
     `address` is a digest of the account and the address: one write for it at a time. `receipt`
     is the import job that holds the write in flight, `position` the person's place in it.
-    `write_mode` is connector.domain.profiles.WriteMode.
+    `write_mode` is connector.domain.profiles.WriteMode. `lost_jobs`: how many import jobs that held
+    the write were lost.
     """
 
     __tablename__ = "profiles"
@@ -111,6 +112,7 @@ class Profiles(QueueColumns, table=True):
     address_cleanups: str | None = Field(default=None, sa_type=Text)
     pending_move: str | None = Field(default=None, sa_type=Text)
     profile_id: str | None = Field(default=None, sa_type=Text)
+    lost_jobs: int = Field(default=0, sa_type=SmallInteger)
 
 
 class Memberships(QueueColumns, table=True):

@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from connector.domain.errors import AmbiguousError, ConfigError, Problem, Rejected, RetryLater
+from connector.domain.profiles import job_size
 from connector.klaviyo.sink.members import envelope_for
 
 from .conftest import VIP, Configs, Start
@@ -512,7 +513,7 @@ async def test_retry_after_of_klaviyo_is_honoured(start: Start) -> None:
 
 
 def test_joins_fit_the_size_limit_of_a_request() -> None:
-    envelope = envelope_for("L1", 0)
+    envelope = envelope_for("L1")
     body = orjson.loads(envelope.body([b"1", b"2"]))
     assert body["data"]["attributes"]["profiles"]["data"] == [1, 2]
-    assert [envelope_for("L1", n).max_items for n in (0, 1, 4, 5)] == [10_000, 1_000, 1, 1]
+    assert [job_size(envelope.max_items, n) for n in (0, 1, 4, 5)] == [10_000, 1_000, 1, 1]

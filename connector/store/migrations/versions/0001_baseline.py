@@ -415,6 +415,7 @@ def upgrade() -> None:
         sa.Column("address_cleanups", sa.Text(), nullable=True),
         sa.Column("pending_move", sa.Text(), nullable=True),
         sa.Column("profile_id", sa.Text(), nullable=True),
+        sa.Column("lost_jobs", sa.SmallInteger(), nullable=False),
         sa.PrimaryKeyConstraint("person"),
     )
     op.create_index("profiles_by_address", "profiles", ["address"], unique=False)
