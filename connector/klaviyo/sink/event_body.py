@@ -111,7 +111,12 @@ def validate(message: EventMessage, encoded: bytes, now: Millis) -> Fault | None
         )
     if len(encoded) < 2 * ARRAY_MAX and encoded.count(b"[") + encoded.count(b"{") < _MAX_BRACKETS:
         return None
-    if fault := _validate_nested(properties, 1, "properties"):
+    return validate_values(message)
+
+
+def validate_values(message: EventMessage) -> Fault | None:
+    """The first value of the event that is too long or too deep, however deep it is."""
+    if fault := _validate_nested(message.properties, 1, "properties"):
         return fault
     for name, value in message.attributes.items():
         if fault := _validate_nested(value, 1, f"profile.{name}"):

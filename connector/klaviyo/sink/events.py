@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 from connector.domain.errors import Problem
-from connector.domain.messages import EventMessage
+from connector.domain.messages import EventMessage, Fault
 from connector.domain.outcomes import Ambiguous, Dead, Delivery, Outcome
 from connector.klaviyo.api import KlaviyoApi
 from connector.klaviyo.limits import BULK_EVENTS, BULK_EVENTS_MAX, CREATE_EVENT
@@ -69,7 +69,10 @@ class EventSink(KlaviyoSink):
             try:
                 body = encode(message, backfill=entry.backfill or is_late)
             except TypeError as error:
-                refused.append(Dead(entry.seq, Problem.MAPPING_FAILED, f"not JSON: {error}"))
+                # The encoder gives up at values that Klaviyo would refuse as too deep.
+                unencodable = Fault(Problem.MAPPING_FAILED, f"not JSON: {error}")
+                found = event_body.validate_values(message) or unencodable
+                refused.append(Dead(entry.seq, found.problem, found.detail))
                 continue
             if fault := event_body.validate(message, body, now):
                 refused.append(Dead(entry.seq, fault.problem, fault.detail))

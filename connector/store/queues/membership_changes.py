@@ -77,7 +77,7 @@ def _wanted_upsert(c: Connection) -> Any:
     changes = {"attempts": 0, "failing_since": None, "detail": "", "change": Change.JOIN} | {
         name: new[name] for name in ("since", "priority", "problem")
     }
-    changes["due"] = _no_earlier_than_doubt(new.due)
+    changes["due"] = _not_while_ambiguous(new.due)
     return statement.on_conflict_do_update(
         index_elements=["target", "email"],
         set_={
@@ -110,7 +110,7 @@ def remove_wanted(c: Connection, target: GroupRow, which: ColumnElement[bool], n
         "detail": "",
         "change": Change.LEAVE,
     }
-    changes |= {"due": _no_earlier_than_doubt(now), "since": now, "priority": 0}
+    changes |= {"due": _not_while_ambiguous(now), "since": now, "priority": 0}
     c.execute(
         update(memberships)
         .where(*where)
@@ -119,8 +119,8 @@ def remove_wanted(c: Connection, target: GroupRow, which: ColumnElement[bool], n
     return count
 
 
-def _no_earlier_than_doubt(due: Any) -> Any:
-    return case((_M.doubt_until > due, _M.doubt_until), else_=due)
+def _not_while_ambiguous(due: Any) -> Any:
+    return case((_M.ambiguous_until > due, _M.ambiguous_until), else_=due)
 
 
 def _unless(condition: ColumnElement[bool], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def save_listed(
             "last_seen_scan": target.scan,
             "profile_id": people[email].profile_id or row.profile_id,
         }
-        changed_at = max(row.settled_at, row.doubt_until)
+        changed_at = max(row.settled_at, row.ambiguous_until)
         page_is_older = row.state == State.CLAIMED or changed_at >= requested_at
         if row.confirmed == IN or page_is_older:
             changes.append({"id": row.id, **listed})
@@ -221,7 +221,7 @@ def save_manual_removals(
     c.execute(delete(memberships).where(away))
     held = and_(where, held_for(Problem.REMOVED_BY_HAND))
     changes = {"confirmed": OUT, "change": Change.JOIN, "detail": "", "attempts": 0}
-    changes["due"] = _no_earlier_than_doubt(now)
+    changes["due"] = _not_while_ambiguous(now)
     wanted = update(memberships).where(missing, _M.wanted == IN)
     if not target.writes_enabled:
         first_sync = {"state": State.HELD, "problem": Problem.FIRST_SYNC.value}

@@ -30,9 +30,9 @@ that the connector added, or for every one where the target's link removes forei
     HELD, DEAD, SKIPPED    READY, HELD, ACCEPTED  a person or the target's state allows it: requeue
 
 While a row is CLAIMED, add_wanted and remove_wanted change `wanted` only; what follows is decided
-when the change is settled. After an ambiguous one `doubt_until` is the earliest time at which the
-row is due again, whatever becomes known meanwhile, and no earlier read-back confirms anything. So a
-leave never crosses a join (guarantee 5).
+when the change is settled. Until `ambiguous_until` an ambiguous change may still be applied: the row
+is not due before, whatever becomes known meanwhile, and no earlier read-back confirms anything. So
+a leave never crosses a join (guarantee 5).
 
 This module is pure; connector.store.queues.membership_changes writes the rows.
 """
@@ -75,7 +75,7 @@ class MembershipRow(NamedTuple):
     added_by_us: int
     unconfirmed: int
     lost_jobs: int
-    doubt_until: int
+    ambiguous_until: int
     state: int
     priority: int
     due: int
@@ -116,7 +116,7 @@ def with_next_change(
             "id": row.id,
             "state": State.HELD if held else State.READY if needed else State.ACCEPTED,
             "change": Change.JOIN if row.wanted else Change.LEAVE,
-            "due": max(now if due is None else due, row.doubt_until),
+            "due": max(now if due is None else due, row.ambiguous_until),
             "priority": priority,
             "problem": Problem.FIRST_SYNC.value if held else None,
         }
@@ -156,7 +156,7 @@ def after_outcome(
             unknown = {
                 "confirmed": None,
                 "settled_at": now,
-                "doubt_until": now + after,
+                "ambiguous_until": now + after,
                 **_maybe_added(row),
             }
             return _retry_later(row, outcome, now, horizon, after=after, **unknown)

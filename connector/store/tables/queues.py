@@ -122,7 +122,7 @@ class Memberships(QueueColumns, table=True):
     `change` is connector.domain.memberships.Change. `address` is compared with profiles.address.
     `last_seen_scan`: the last read-back that listed the member. `unconfirmed`: the remote side
     accepted the change without reporting its result. `lost_jobs`: how many import jobs that held
-    the change were lost. `doubt_until`: until then an earlier change may still be applied.
+    the change were lost. `ambiguous_until`: until then an earlier change may still be applied.
     """
 
     __tablename__ = "memberships"
@@ -146,7 +146,7 @@ class Memberships(QueueColumns, table=True):
     unconfirmed: int = Field(default=0, sa_type=SmallInteger)
     last_seen_scan: int = Field(default=0, sa_type=BigInteger)
     lost_jobs: int = Field(default=0, sa_type=SmallInteger)
-    doubt_until: int = Field(default=0, sa_type=BigInteger)
+    ambiguous_until: int = Field(default=0, sa_type=BigInteger)
     since: int = Field(sa_type=BigInteger)
     receipt: str | None = Field(default=None, sa_type=Text)
     position: int | None = Field(default=None, sa_type=Integer)

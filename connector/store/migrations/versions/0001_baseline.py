@@ -269,7 +269,7 @@ def upgrade() -> None:
         sa.Column("unconfirmed", sa.SmallInteger(), nullable=False),
         sa.Column("last_seen_scan", sa.BigInteger(), nullable=False),
         sa.Column("lost_jobs", sa.SmallInteger(), nullable=False),
-        sa.Column("doubt_until", sa.BigInteger(), nullable=False),
+        sa.Column("ambiguous_until", sa.BigInteger(), nullable=False),
         sa.Column("since", sa.BigInteger(), nullable=False),
         sa.Column("receipt", sa.Text(), nullable=True),
         sa.Column("position", sa.Integer(), nullable=True),
