@@ -30,9 +30,9 @@ that the connector added, or for every one where the target's link removes forei
     HELD, DEAD, SKIPPED    READY, HELD, ACCEPTED  a person or the target's state allows it: requeue
 
 While a row is CLAIMED, add_wanted and remove_wanted change `wanted` only; what follows is decided
-when the change is settled. Until `ambiguous_until` an ambiguous change may still be applied: the row
-is not due before, whatever becomes known meanwhile, and no earlier read-back confirms anything. So
-a leave never crosses a join (guarantee 5).
+when the change is settled. Until `ambiguous_until` an ambiguous change may still be applied: the
+row is not due before, whatever becomes known meanwhile, and no earlier read-back confirms anything.
+So a leave never crosses a join (guarantee 5).
 
 This module is pure; connector.store.queues.membership_changes writes the rows.
 """
