@@ -13,7 +13,7 @@ REMOVAL = "removal"
 DEFAULT_SHARE = 0.3
 """How far the number of people may differ from the number that was asked for, where no setting says
 so."""
-_FACTS = ("account", "target", "target_id", "live_flows")
+_FACTS = ("account", "target", "target_id", "mapping", "live_flows")
 _VALID_FOR = "valid_for_people"
 
 

@@ -146,6 +146,7 @@ class Problem(StrEnum):
     )
     NOT_OFFERED = "L35", "the platform does not offer this"
     SEGMENT_PROCESSING = "L36", "Klaviyo is still computing the segment's members"
+    MASS_UNSET = "L37", "removing a field from many people waits for approval"
     PAUSED = "L40", "paused by a person"
 
 

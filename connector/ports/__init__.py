@@ -107,6 +107,7 @@ from connector.ports.store import (
     Outbox,
     Store,
 )
+from connector.ports.unsets import UnsetFields
 
 __all__ = [
     "AcceptedEvent",
@@ -201,5 +202,6 @@ __all__ = [
     "Throughput",
     "TimelineEntry",
     "Timelines",
+    "UnsetFields",
     "Webhook",
 ]

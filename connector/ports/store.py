@@ -21,6 +21,7 @@ from connector.ports.memberships import (
 from connector.ports.people import Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
+from connector.ports.unsets import UnsetFields
 
 
 class Outbox(Queue, Protocol):
@@ -143,6 +144,7 @@ class Store:
     reads: Reads
     profiles: Profiles
     profile_receipts: Receipts
+    unset_fields: UnsetFields
     memberships: MembershipQueue
     membership_receipts: Receipts
     member_groups: MemberGroups

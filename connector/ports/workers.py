@@ -17,6 +17,7 @@ WorkerName = Literal[
     "join_actions",
     "lane",
     "lease",
+    "mass_unset",
     "notifications",
     "poll",
     "retention",

@@ -13,6 +13,7 @@ from connector.testing.contracts.profile_addresses import ProfileAddressesContra
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
 from connector.testing.contracts.store import StoreContract
+from connector.testing.contracts.unset_fields import UnsetFieldsContract
 
 
 class TestStore(StoreContract):
@@ -52,6 +53,10 @@ class TestBackfills(BackfillsContract):
 
 
 class TestMemberships(MembershipsContract):
+    pass
+
+
+class TestUnsetFields(UnsetFieldsContract):
     pass
 
 

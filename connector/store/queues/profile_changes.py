@@ -148,7 +148,7 @@ def after_lost_job(row: ProfileRow, now: Millis) -> Values:
 
 def after_observation(row: ProfileRow, profile: Profile, o: Observation, now: Millis) -> Values:
     """What an observation changes, of which `profile` is the result."""
-    if o.partial and row.state == State.HELD:
+    if o.partial and row.state == State.HELD and row.problem != Problem.MASS_UNSET.value:
         return profile_columns(profile)
     problem = o.problem or (None if profile.identity else Problem.NO_IDENTITY)
     if problem:

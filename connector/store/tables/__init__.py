@@ -26,6 +26,7 @@ from connector.store.tables.people import (
     salts,
     source_members,
     tombstones,
+    unset_fields,
 )
 from connector.store.tables.queues import (
     QueueTable,
@@ -78,4 +79,5 @@ __all__ = [
     "salts",
     "source_members",
     "tombstones",
+    "unset_fields",
 ]

@@ -567,3 +567,14 @@ def upgrade() -> None:
         sa.Column("erased_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("connection", "digest"),
     )
+    op.create_table(
+        "unset_fields",
+        sa.Column("lane", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("field", sa.Text(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("people", sa.BigInteger(), nullable=False),
+        sa.Column("writes", sa.BigInteger(), nullable=False),
+        sa.Column("allowed", sa.BigInteger(), nullable=False),
+        sa.Column("held", sa.SmallInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("lane", "field"),
+    )
