@@ -23,6 +23,7 @@ from connector.cli import (
     groups,
     notify,
     people,
+    problem,
     reconcile,
     setup,
     status,
@@ -60,7 +61,10 @@ def options(
     context.obj = config
 
 
-for module in (backfill, daemon, status, people, reconcile, setup, support, webhook_builder):
+for module in (
+    *(backfill, daemon, status, problem, people),
+    *(reconcile, setup, support, webhook_builder),
+):
     module.register(app)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")

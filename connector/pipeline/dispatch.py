@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Lane, LaneMode, LaneState
+from connector.domain.lanes import Lane, LaneMode, LaneState, Millis
 from connector.domain.outcomes import Delivery, Outcome, Stop, is_success
 from connector.domain.records import Claim, Entry
 from connector.net.retry import Backoff
@@ -124,6 +124,7 @@ class Dispatcher(Generic[M]):
         self._supervisor = SupervisedWorker(
             self.name, self._passes, subject=lane.title, clock=clock, metrics=metrics
         )
+        self._failing_since: Millis | None = None
         self._stopping = False
         self._quiet = asyncio.Event()
         """Set while nothing is in flight and no claim is under way."""
@@ -165,9 +166,20 @@ class Dispatcher(Generic[M]):
 
     async def attention(self) -> Sequence[AttentionItem]:
         found = list(await self._supervisor.attention())
-        if problem := self._breaker.failing_with:
-            text = f"{problem} {self.lane.title}: {problem.meaning}; retrying slowly"
-            found.append(AttentionItem(f"slow {self.lane.title}", text))
+        # Of a lane that was stopped, the state says why.
+        failure, problem = self._breaker.failure, self._breaker.failing_with
+        if failure and problem and self.state.mode == "running":
+            why = f" ({failure.detail})" if failure.detail else ""
+            found.append(
+                AttentionItem(
+                    f"slow {self.lane.title}",
+                    f"{self.lane.title}: {problem.meaning}{why}",
+                    problem,
+                    since=self._failing_since,
+                    retry_in=self._breaker.wait(self._clock.monotonic()),
+                    remote=self.lane.destination,
+                )
+            )
         return found
 
     @property
@@ -307,6 +319,7 @@ class Dispatcher(Generic[M]):
         )
         failure, problem = self._breaker.failure, self._breaker.failing_with
         if change == "opened" and failure and problem:
+            self._failing_since = self._clock.now()
             self._log.warning(
                 "destination_failed",
                 problem=problem.value,
