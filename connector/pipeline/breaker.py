@@ -74,6 +74,10 @@ class LaneBreaker:
         """Seconds until a bulk request may be sent."""
         return max(0.0, self._bulk_at - now)
 
+    def retry_in(self, now: float) -> float:
+        """Seconds until what failed is tried again."""
+        return max(self.wait(now), self.bulk_wait(now))
+
     def bulk_size(self, largest: int) -> int:
         """Records in the next bulk request."""
         return max(1, largest // int(_SHRINK ** min(self._unanswered, _MAX_SHRINKS)))

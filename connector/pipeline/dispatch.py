@@ -176,7 +176,7 @@ class Dispatcher(Generic[M]):
                     f"{self.lane.title}: {problem.meaning}{why}",
                     problem,
                     since=self._failing_since,
-                    retry_in=self._breaker.wait(self._clock.monotonic()),
+                    retry_in=self._breaker.retry_in(self._clock.monotonic()),
                     remote=self.lane.destination,
                 )
             )

@@ -126,7 +126,7 @@ def validate_values(message: EventMessage) -> Fault | None:
 
 def _validate_nested(value: Any, depth: int, path: str) -> Fault | None:
     if isinstance(value, str):
-        size = len(value) if value.isascii() else len(value.encode())
+        size = len(value) if value.isascii() else len(value.encode(errors="surrogatepass"))
         if size > STRING_MAX:
             return Fault(Problem.STRING_TOO_LONG, f"{path}: {size} bytes, {STRING_MAX} allowed")
         return None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from connector.domain.errors import Problem
 from connector.domain.lanes import PROFILES, READS, Millis
 from connector.domain.profile_state import address_hash
 from connector.domain.profiles import Observation
@@ -81,7 +82,7 @@ async def test_the_lane_shows_that_jobs_are_not_answered(configs: Configs) -> No
     writes = env.runtime.writes
     assert writes
     [item] = await writes.attention()
-    assert item.text.startswith("N60")
+    assert item.problem is Problem.SERVER_FAULT
     env.klaviyo.faults.clear()
     await env.clock.advance(240.0)
     assert await writes.attention() == []
