@@ -142,6 +142,7 @@ ADVICE: Final[dict[str, Advice]] = {
     "E15": Advice(_DEAD_BEFORE, "remove what makes it large from the mapping's `add`"),
     "E16": Advice(_DEAD_BEFORE, "give the event a shorter `name` in the mapping, reload, retry"),
     "E17": Advice(_DEAD_BEFORE, "report it to the author of the platform adapter"),
+    "K300": Advice(_BLOCKED, "correct `[connections.klaviyo] base_url`, then `connector reload`"),
     "K400": Advice(
         "the record is a dead letter; the others of its request are sent",
         "read which field Klaviyo names, fix it, retry the cause",
@@ -262,6 +263,14 @@ ADVICE: Final[dict[str, Advice]] = {
     "L34": Advice(_LINK_STOPPED, "use the id, `connector reload`"),
     "L35": Advice(
         "everything else of the connection continues", "remove the entry from the configuration"
+    ),
+    "L36": Advice(
+        "its scan waits and no one is removed; members found so far are synchronised",
+        "nothing; the scan continues by itself",
+    ),
+    "L37": Advice(
+        "the field stays as it is; everything else of these people is written",
+        "`connector approvals list`, then approve or reject",
     ),
     "L40": Advice(
         "nothing is sent; webhooks are received and stored", "`connector resume CONNECTION`"

@@ -121,6 +121,7 @@ from connector.ports.store import (
     ProcessReports,
     Store,
 )
+from connector.ports.unsets import UnsetFields
 
 __all__ = [
     "ANY_DEAD_LETTER",
@@ -226,5 +227,6 @@ __all__ = [
     "Throughput",
     "TimelineEntry",
     "Timelines",
+    "UnsetFields",
     "Webhook",
 ]

@@ -23,6 +23,7 @@ from connector.ports.people import AddressScopes, Erasure, Ledger, Profiles, Rea
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
 from connector.ports.secrets import Authorizations, Secrets
+from connector.ports.unsets import UnsetFields
 
 
 class Outbox(Queue, Protocol):
@@ -162,6 +163,7 @@ class Store:
     reads: Reads
     profiles: Profiles
     profile_receipts: Receipts
+    unset_fields: UnsetFields
     memberships: MembershipQueue
     membership_receipts: Receipts
     member_groups: MemberGroups

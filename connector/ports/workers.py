@@ -18,6 +18,7 @@ WorkerName = Literal[
     "join_actions",
     "lane",
     "lease",
+    "mass_unset",
     "notifications",
     "oauth",
     "poll",

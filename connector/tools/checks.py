@@ -302,6 +302,10 @@ class _CredentialChecks:
         return self._limiters[key]
 
 
+_WEB_TRACKING = {"Active on Site", "Viewed Product"}
+"""Metrics of Klaviyo's script for web pages. They have the integration of private keys."""
+
+
 async def _groups(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check]:
     """The configured lists and segments."""
     groups = KlaviyoGroups(api)
@@ -339,6 +343,8 @@ async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> lis
     others: dict[str, list[str]] = {}
     for name, integration in found:
         foreign = integration != own if own else integration == "API"
+        if name in _WEB_TRACKING and integration == "API":
+            foreign, integration = True, "Klaviyo's web tracking"
         if name in mapping.metrics and foreign:
             others.setdefault(integration or "an integration without a name", []).append(name)
     return [

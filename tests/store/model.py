@@ -300,12 +300,16 @@ class OutboxModel:
             row
             for state, age in keep.items()
             for row in sorted(self.rows.values(), key=lambda row: row.seq)
-            if row.state == state and row.page.received_at < now - age
+            if row.state == state and self._kept_since(row) < now - age
         ][:limit]
         for row in old:
             del self.rows[row.seq]
             self._keys = {key: kept for key, kept in self._keys.items() if kept is not row}
         return len(old)
+
+    def _kept_since(self, row: Row) -> int:
+        ended = row.state in (*_STUCK, State.DISCARDED)
+        return (row.settled_at if ended else None) or row.page.received_at
 
     # ── dead letters ─────────────────────────────────────────────────────────────────────────────
 

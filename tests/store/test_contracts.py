@@ -17,6 +17,7 @@ from connector.testing.contracts.reads import ReadsContract
 from connector.testing.contracts.secrets import SecretsContract
 from connector.testing.contracts.store import StoreContract
 from connector.testing.contracts.unanswered_claims import UnansweredClaimsContract
+from connector.testing.contracts.unset_fields import UnsetFieldsContract
 
 
 class TestStore(StoreContract):
@@ -64,6 +65,10 @@ class TestBackfills(BackfillsContract):
 
 
 class TestMemberships(MembershipsContract):
+    pass
+
+
+class TestUnsetFields(UnsetFieldsContract):
     pass
 
 

@@ -131,6 +131,7 @@ class ConnectionBuilder:
             commands |= backfills.commands
         workers = (
             profiles.import_jobs if profiles else None,
+            profiles.mass_unset if profiles else None,
             poll,
             backfills.worker if backfills else None,
             actions.held_actions,

@@ -27,6 +27,7 @@ from connector.store.tables.people import (
     salts,
     source_members,
     tombstones,
+    unset_fields,
 )
 from connector.store.tables.queues import (
     QueueTable,
@@ -83,4 +84,5 @@ __all__ = [
     "secrets",
     "source_members",
     "tombstones",
+    "unset_fields",
 ]

@@ -288,6 +288,7 @@ def upgrade() -> None:
         sa.Column("unconfirmed", sa.SmallInteger(), nullable=False),
         sa.Column("last_seen_scan", sa.BigInteger(), nullable=False),
         sa.Column("lost_jobs", sa.SmallInteger(), nullable=False),
+        sa.Column("ambiguous_until", sa.BigInteger(), nullable=False),
         sa.Column("since", sa.BigInteger(), nullable=False),
         sa.Column("receipt", sa.Text(), nullable=True),
         sa.Column("position", sa.Integer(), nullable=True),
@@ -441,6 +442,7 @@ def upgrade() -> None:
         sa.Column("address_cleanups", sa.Text(), nullable=True),
         sa.Column("pending_move", sa.Text(), nullable=True),
         sa.Column("profile_id", sa.Text(), nullable=True),
+        sa.Column("lost_jobs", sa.SmallInteger(), nullable=False),
         sa.PrimaryKeyConstraint("person"),
     )
     op.create_index("profiles_by_address", "profiles", ["address"], unique=False)
@@ -602,4 +604,15 @@ def upgrade() -> None:
         sa.Column("erasure_id", sa.Text(), nullable=False),
         sa.Column("erased_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("connection", "digest"),
+    )
+    op.create_table(
+        "unset_fields",
+        sa.Column("lane", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("field", sa.Text(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("people", sa.BigInteger(), nullable=False),
+        sa.Column("writes", sa.BigInteger(), nullable=False),
+        sa.Column("allowed", sa.BigInteger(), nullable=False),
+        sa.Column("held", sa.SmallInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("lane", "field"),
     )
