@@ -218,7 +218,7 @@ class App:
         logged = False
         while True:
             try:
-                return await open_store(self.config.store.url, migrate=self.config.store.migrate)
+                store = await open_store(self.config.store.url, migrate=self.config.store.migrate)
             except StoreError as error:
                 if error.problem is not Problem.STORE_UNAVAILABLE or _uses_sqlite(self.config):
                     raise
@@ -228,6 +228,10 @@ class App:
                     )
                 logged = True
                 await self.clock.sleep(5.0)
+            else:
+                if logged:
+                    self._log.info("store_available", problem=Problem.STORE_UNAVAILABLE.value)
+                return store
 
     async def _take_over(self, lease_lost: asyncio.Event) -> None:
         await self._recover()

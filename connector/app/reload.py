@@ -83,7 +83,7 @@ class Reloader:
         logged = False
         while True:
             try:
-                return await self._recover()
+                await self._recover()
             except StoreError as error:
                 if not logged:
                     self._log.error(
@@ -91,3 +91,8 @@ class Reloader:
                     )
                 logged = True
                 await self._clock.sleep(_RETRY_SECONDS)
+            else:
+                if logged:
+                    problem = Problem.STORE_UNAVAILABLE.value
+                    self._log.info("store_available", problem=problem)
+                return

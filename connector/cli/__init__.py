@@ -90,4 +90,5 @@ def main() -> None:
         sys.exit(2)
     except ConnectorError as error:
         print(f"{error.problem} {error.detail}", file=sys.stderr)
+        print(f"what to do: {error.problem.remedy}", file=sys.stderr)
         sys.exit(1)

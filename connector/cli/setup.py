@@ -62,6 +62,8 @@ def _print(checks: list[Check]) -> int:
         print(
             f"{_MARK[line.level]} {line.name}{code}" + (f": {line.detail}" if line.detail else "")
         )
+        if line.problem and line.level != "ok":
+            print(f"        → {line.problem.remedy}")
     return 1 if any(line.level == "fault" for line in checks) else 0
 
 

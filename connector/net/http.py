@@ -220,29 +220,31 @@ class Http:
                 scope="account",
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise to_delivery_error(error) from error
+            raise to_delivery_error(error, self._host) from error
         finally:
             if self._on_call:
                 self._on_call(CallStats(route, status, headers, self._clock.monotonic() - started))
 
 
-def to_delivery_error(error: httpx.HTTPError | httpx.InvalidURL) -> DeliveryError:
-    """RetryLater where no byte of the request left, else AmbiguousError."""
+def to_delivery_error(error: httpx.HTTPError | httpx.InvalidURL, host: str) -> DeliveryError:
+    """RetryLater where no byte of the request left, else AmbiguousError. The detail names the
+    host."""
+    text = f"{host}: {error}" if str(error) else host
     if isinstance(error, httpx.ConnectError):
         if _caused_by(error, socket.gaierror):
-            return RetryLater(Problem.NAME_NOT_RESOLVED, str(error))
+            return RetryLater(Problem.NAME_NOT_RESOLVED, text)
         if _caused_by(error, ssl.SSLError):
-            return RetryLater(Problem.NOT_CONNECTED, f"TLS: {error}")
-        return RetryLater(Problem.NOT_CONNECTED, str(error))
+            return RetryLater(Problem.NOT_CONNECTED, f"{host}: TLS: {error}")
+        return RetryLater(Problem.NOT_CONNECTED, text)
     if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
-        return RetryLater(Problem.NOT_CONNECTED, "no connection in time")
+        return RetryLater(Problem.NOT_CONNECTED, f"{host}: no connection in time")
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError | httpx.InvalidURL):
-        return RetryLater(Problem.NOT_CONNECTED, f"not sent: {type(error).__name__}")
+        return RetryLater(Problem.NOT_CONNECTED, f"{host}: not sent: {type(error).__name__}")
     if isinstance(error, httpx.TimeoutException):
-        return AmbiguousError(Problem.TIMED_OUT)
+        return AmbiguousError(Problem.TIMED_OUT, f"{host}: {Problem.TIMED_OUT.meaning}")
     if isinstance(error, httpx.NetworkError):
-        return AmbiguousError(Problem.CONNECTION_LOST, str(error))
-    return AmbiguousError(Problem.ANSWER_UNREADABLE, str(error))
+        return AmbiguousError(Problem.CONNECTION_LOST, text)
+    return AmbiguousError(Problem.ANSWER_UNREADABLE, text)
 
 
 def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:

@@ -314,7 +314,7 @@ class Dispatcher(Generic[M]):
     def _with_waits(
         self, outcomes: Sequence[Outcome], entries: Mapping[int, Entry]
     ) -> Sequence[Outcome]:
-        held = self.state.mode == "held"
+        held, failing = self.state.mode == "held", self._breaker.failing_with
         change = self._breaker.record(outcomes, self._clock.monotonic(), held=held)
         if change == "opened" and (failure := self._breaker.failure):
             self._failing_since = self._clock.now()
@@ -326,7 +326,7 @@ class Dispatcher(Generic[M]):
                 detail=failure.detail,
             )
         elif change == "closed":
-            self._log.info("destination_recovered")
+            self._log.info("destination_recovered", problem=failing.value if failing else None)
         return self._breaker.with_waits(outcomes, lambda seq: entries[seq].attempts, held=held)
 
     async def _update_lane(self, delivery: Delivery) -> None:

@@ -14,6 +14,7 @@ from connector.domain.attention import Check
 from connector.domain.errors import ConfigError, DeliveryError, Problem
 from connector.domain.hosts import is_loopback
 from connector.domain.lanes import QuotaUsage
+from connector.domain.wording import counted
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.klaviyo.limits import LIMITS
@@ -38,6 +39,7 @@ from connector.sync.memberships.remote_groups import (
 )
 
 _RECHECK_INTERVAL = 5.0
+_SECRET_LENGTH = 16
 
 
 def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]:
@@ -106,6 +108,8 @@ async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> 
         found.append(Check("server.public_url", "warning", unreachable))
     for connection in config.connections:
         checks = mapping_checks(connection.mapping, connection.source, connection.settings)
+        if connection.enabled:
+            checks += _webhook_secret(connection)
         if credentials and connection.enabled:
             checks += await credentials.check(connection)
         found += [_prefixed(connection, line) for line in checks]
@@ -154,6 +158,30 @@ def _filesystem(url: str) -> list[Check]:
     folder = next(above for above in path.absolute().parents if above.exists())
     fault = filesystem.unsuitable(folder, filesystem.read_mountinfo())
     return [Check("store", "warning", fault)] if fault else []
+
+
+def _webhook_secret(connection: Connection) -> list[Check]:
+    """Whether what the platform's callers must present is there, and is not easily guessed."""
+    try:
+        platform = registry.load(connection.source, connection.settings)
+    except ConfigError:
+        return []  # reported by mapping_checks
+    configured = getattr(connection.settings, "webhook_secret", None)
+    if platform.webhook is None or configured is None or "events" not in connection.modules:
+        return []
+    what, problem = "settings.webhook_secret", Problem.WEBHOOK_UNSIGNED
+    secrets = [secret.get_secret_value().strip() for secret in configured]
+    if not any(secrets):
+        detail = "it is empty, so every webhook is refused with 401"
+        return [Check(what, "fault", detail, problem)]
+    shortest = min(len(secret) for secret in secrets if secret)
+    if shortest < _SECRET_LENGTH:
+        detail = (
+            f"it has {counted(shortest, 'character')} and can be guessed; "
+            f"{_SECRET_LENGTH} or more are safe"
+        )
+        return [Check(what, "fault", detail, problem)]
+    return []
 
 
 def _prefixed(connection: Connection, check: Check) -> Check:

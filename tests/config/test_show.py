@@ -45,7 +45,7 @@ def test_show_masks_every_secret(models: bool, read: Loader) -> None:
         "viewer_password": [],
         "api_tokens": [],
     }
-    assert shown["notify"] == [{"url": "***", "format": "json"}]
+    assert shown["notify"] == [{"url": "***", "format": "json", "patience": "10m"}]
     (acme,) = shown["connections"]
     assert acme["klaviyo"]["private_key"] == "***"
     assert acme["settings"]["api_key"] == "***"
