@@ -12,8 +12,9 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from connector import __version__
 from connector.app.connections import Connections
@@ -31,6 +32,7 @@ from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
+from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
@@ -38,10 +40,17 @@ from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
 from connector.service.process import DEFAULT_PATIENCE, Process, read_report
 from connector.store.sql import SqlStore, open_store
+from connector.web.access import Access
 from connector.web.flows import FlowApp
 from connector.web.health import Health
+from connector.web.protocol import Limits
 from connector.web.server import Server, application
+from connector.web.sessions import Sessions
+from connector.web.throttle import Network
 from connector.web.webhooks import WebhookApp
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 _CANCEL_TIMEOUT = 1.0
 
@@ -64,6 +73,8 @@ class App:
         self.config = config
         self.clock: Clock = clock or SystemClock()
         self.metrics = Metrics(__version__)
+        self.changes = ChangeFeed(self.clock)
+        self.metrics.on_change = self.changes.publish
         self.servers: list[Server] = []
         self.store: SqlStore
         self.connections: Connections
@@ -108,6 +119,7 @@ class App:
             self._process.resume(read_report(before[0]))
         self.connections.adopt(await self.connections.build(self.config))
         self._stack.push_async_callback(self._stop_connections)
+        self._stack.push_async_callback(self.commands.stop)
         await self._heartbeat()
         if serve:
             await self._serve()
@@ -121,7 +133,9 @@ class App:
 
     def _compose(self) -> None:
         """The objects that live as long as the process."""
-        self.intake = Intake(self.store.outbox, self.store.action_intake)
+        self.intake = Intake(
+            self.store.outbox, self.store.action_intake, self.store.maintenance.fault
+        )
         self.connections = Connections(
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )
@@ -141,8 +155,8 @@ class App:
             self.clock,
             process=self._process,
             reload=self.reload,
+            on_executed=partial(self.changes.publish, *TOPICS),
         )
-        self._stack.push_async_callback(self.commands.stop)
         self.maintenance = Maintenance(
             self.store,
             self.intake,
@@ -176,6 +190,7 @@ class App:
         after a start that failed or was cancelled: whatever was taken is given back."""
         self._stop_at = self.clock.monotonic() + self.config.server.shutdown_timeout
         self._scheduler.stop()
+        self.changes.close()
         await asyncio.gather(*(server.stop() for server in self.servers))
         await self._stack.aclose()
         self._log.info("daemon_stopped")
@@ -183,7 +198,7 @@ class App:
     def _intake_closed(self) -> bool:
         """Whether /readyz is 503: from the beginning of a stop, and while nothing can be stored."""
         stopping = self._stop_at is not None
-        return stopping or self.intake.closed_by is not None or "store" in self._problems
+        return stopping or self.intake.refusal() is not None or "store" in self._problems
 
     async def _stop_connections(self) -> None:
         """Servers and lanes share one `shutdown_timeout`."""
@@ -260,7 +275,7 @@ class App:
         server = self.config.server
         for key, port in (("server.port", server.port), ("server.admin_port", server.admin_port)):
             if port or key == "server.port":
-                listener = Server(None, server.host, port, grace=server.shutdown_timeout, key=key)
+                listener = self._server(None, port, key)
                 await listener.start()
                 self.servers.append(listener)
 
@@ -268,15 +283,20 @@ class App:
         server = self.config.server
         runtimes, broken = self.connections.runtimes, self.connections.broken
         webhooks = WebhookApp(runtimes.get, self.clock, self.metrics, broken=broken)
-        flows = FlowApp(runtimes.get, self.clock, self.metrics, broken=broken)
-        shared, grace = server.admin_port == 0, server.shutdown_timeout
-        public = application(self.health, (webhooks, flows), admin=shared)
-        listeners = [Server(public, server.host, server.port, grace=grace, key="server.port")]
+        flows = FlowApp(
+            runtimes.get,
+            self.clock,
+            self.metrics,
+            broken=broken,
+            trusted_proxies=self._trusted_proxies(),
+        )
+        shared = server.admin_port == 0
+        api = self._api()
+        public = application(self.health, (webhooks, flows), admin=shared, api=api)
+        listeners = [self._server(public, server.port, "server.port")]
         if not shared:
-            admin = application(self.health, admin=True)
-            listeners.append(
-                Server(admin, server.host, server.admin_port, grace=grace, key="server.admin_port")
-            )
+            admin = application(self.health, admin=True, api=api)
+            listeners.append(self._server(admin, server.admin_port, "server.admin_port"))
         early = {listener.key: listener for listener in self.servers}
         for listener in listeners:
             if listener.key in early:
@@ -284,6 +304,34 @@ class App:
             else:
                 await listener.start()
                 self.servers.append(listener)
+
+    def _api(self) -> ASGIApp:
+        # FastAPI is a third of the time that the imports of a start take.
+        from connector.web.api.app import api
+
+        config = self.config
+        keys = [key.get_secret_value() for key in config.security.encryption_key]
+        sessions = Sessions(self.clock, keys, lifetime=config.console.session)
+        secure = config.server.public_url.startswith("https://")
+        access = Access(
+            config.console,
+            self.clock,
+            sessions,
+            secure=secure,
+            trusted_proxies=self._trusted_proxies(),
+        )
+        return api(self.commands, access, self.changes)
+
+    def _trusted_proxies(self) -> Sequence[Network]:
+        return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]
+
+    def _server(self, app: ASGIApp | None, port: int, key: str) -> Server:
+        server = self.config.server
+        limits = Limits(
+            server.max_header, server.header_timeout, server.body_timeout, server.max_connections
+        )
+        grace = server.shutdown_timeout
+        return Server(app, server.host, port, grace=grace, key=key, limits=limits)
 
     # ── workers of the process ───────────────────────────────────────────────────────────────────
 

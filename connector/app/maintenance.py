@@ -62,6 +62,8 @@ class Maintenance:
         """The event loop and the store's writer move, and there is disk to write to. Intake closes
         below `min_free` and opens again by itself. Raises StoreError."""
         try:
+            if fault := self._upkeep.fault():
+                raise fault
             await self._write_something()
             self._problems.clear("store")
         except StoreError as error:

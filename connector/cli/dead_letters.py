@@ -40,12 +40,15 @@ def list_(
 async def _find(
     config: Any, cause: str | None, connection: str | None, limit: int
 ) -> tuple[list[tuple[str, str, str, str, int]], list[DeadLetter]]:
+    from connector.service.dead_letters import filter_of
+
     async with session.open_commands(config) as commands:
         status = await commands.status()
         groups = [
             (x.connection, x.state, x.problem, x.meaning, x.count) for x in status.dead_letters
         ]
-        return groups, list(await commands.dead_letters(cause, connection, limit))
+        which = filter_of({"cause": cause, "connection": connection})
+        return groups, list(await commands.dead_letters(which, limit))
 
 
 def _plain(dead_letter: DeadLetter) -> dict[str, Any]:

@@ -136,13 +136,14 @@ async def fetch(server: Server, path: str) -> tuple[int, str]:
 
 @contextlib.asynccontextmanager
 async def open_commands(config: Config) -> AsyncIterator[Commands]:
-    """Commands on the configured store, whether or not a daemon runs on it."""
+    """Commands on the configured store, whether or not a daemon runs on it. Raises StoreError
+    where there is no store: a question creates none."""
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
     from connector.store.sql import open_store
 
     # A read must not migrate the schema under a daemon of another version.
-    store = await open_store(config.store.url, migrate="manual")
+    store = await open_store(config.store.url, migrate="manual", create=False)
     try:
         yield Commands(store, SystemClock())
     finally:
@@ -210,6 +211,10 @@ async def run_command(
 
 async def is_running(config: Config) -> bool:
     """Whether a process holds the lease of this store now."""
+    from connector.store.sql import file_of
+
+    if (path := file_of(config.store.url)) and not path.exists():
+        return False
     async with open_commands(config) as commands:
         return await commands.holder() is not None
 

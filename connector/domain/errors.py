@@ -3,6 +3,7 @@
     ConnectorError
     ├── ConfigError         the configuration is invalid; lists every fault at once
     ├── StoreError          the store cannot be used (schema, lease, disk)
+    │   └── StoreOutage     by no one, for nothing
     ├── Malformed           a caller sent something that cannot be parsed: answer 400
     ├── Unauthorised        a caller is not authenticated: answer 401
     └── DeliveryError       a request to a remote API did not succeed
@@ -66,6 +67,7 @@ class Problem(StrEnum):
     STORE_HELD = "S40", "another process holds the store's lease"
     STORE_DAMAGED = "S50", "the store failed its integrity check"
     STORE_REFUSED = "S60", "the database permanently rejects a value"
+    STORE_REPLACED = "S70", "the store's file was deleted, moved or replaced"
 
     WEBHOOK_MALFORMED = "W400", "a webhook could not be parsed"
     WEBHOOK_UNSIGNED = "W401", "a webhook's signature or secret is missing or wrong"
@@ -182,6 +184,10 @@ class ConfigError(ConnectorError):
 
 class StoreError(ConnectorError):
     """The store cannot carry out an operation. Nothing was changed."""
+
+
+class StoreOutage(StoreError):
+    """The store can carry out no operation now, whichever it is: repeating parts is useless."""
 
 
 class Malformed(ConnectorError):

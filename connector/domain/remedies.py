@@ -68,6 +68,10 @@ ADVICE: Final[dict[str, Advice]] = {
         "a webhook with the value is answered 400; everything else continues",
         "look at the record, fix its source, retry it",
     ),
+    "S70": Advice(
+        "webhooks and flow calls are answered 503, so that their senders repeat them",
+        "put the file back at its path, or stop the daemon and restore a backup",
+    ),
     "W400": Advice(
         "the webhook was answered 400 and not stored", "find the sender; fix its body or header"
     ),

@@ -1,4 +1,5 @@
-"""The seams. The loops lean on these and on `model`, never on a platform or a database.
+"""The protocols between layers. The loops know these and connector.domain, never a platform or a
+database.
 
 `platforms` holds what platforms send and accept; the others what the store keeps, one intent
 each, and `store` all of it.
@@ -17,13 +18,16 @@ from connector.ports.actions import (
     Throughput,
 )
 from connector.ports.admin import (
+    ANY_DEAD_LETTER,
     Approval,
     Approvals,
     Command,
     CommandQueue,
     DeadLetter,
     DeadLetterDetail,
+    DeadLetterFilter,
     DeadLetters,
+    KeyReused,
     Notifications,
 )
 from connector.ports.backfills import (
@@ -110,6 +114,7 @@ from connector.ports.store import (
 )
 
 __all__ = [
+    "ANY_DEAD_LETTER",
     "AcceptedEvent",
     "ActionDecisions",
     "ActionIntake",
@@ -136,6 +141,7 @@ __all__ = [
     "CommandQueue",
     "DeadLetter",
     "DeadLetterDetail",
+    "DeadLetterFilter",
     "DeadLetters",
     "Decision",
     "DirectCall",
@@ -153,6 +159,7 @@ __all__ = [
     "Holder",
     "JobResult",
     "Jobs",
+    "KeyReused",
     "Lanes",
     "Lease",
     "Leases",

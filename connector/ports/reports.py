@@ -64,7 +64,8 @@ class Timelines(Protocol):
         ...
 
     async def person(self, id: int, limit: int) -> PersonState:
-        """One person with the newest `limit` timeline entries, oldest first."""
+        """One person with the newest `limit` timeline entries, oldest first. Raises KeyError for
+        one who is not stored."""
         ...
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from connector.domain.errors import StoreError
 from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, QuotaUsage
 from connector.domain.records import Appended, Checkpoint, Page, State
 from connector.ports.actions import ActionDecisions, ActionIntake, ActionQueue, ActionViews
@@ -142,6 +143,11 @@ class Maintenance(Protocol):
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a database server."""
+        ...
+
+    def fault(self) -> StoreError | None:
+        """Why nothing may be acknowledged any more, until a person has acted: damage that was met,
+        or a file that was replaced. None: nothing of the kind is known. Cheap."""
         ...
 
     async def aclose(self) -> None: ...

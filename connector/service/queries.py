@@ -19,6 +19,7 @@ from connector.ports import (
     Clock,
     DeadLetter,
     DeadLetterDetail,
+    DeadLetterFilter,
     Store,
 )
 from connector.service.overview import Facts, build
@@ -118,11 +119,13 @@ class Queries:
         )
 
     async def dead_letters(
-        self, problem: str | None, connection: str | None, limit: int
+        self, which: DeadLetterFilter, limit: int, *, before: int | None = None
     ) -> Sequence[DeadLetter]:
-        return await self._store.dead_letters.find(
-            problem=problem, connection=connection, limit=limit
-        )
+        """The newest first; with `before` those with a smaller id."""
+        return await self._store.dead_letters.find(which, before=before, limit=limit)
+
+    async def count_dead_letters(self, which: DeadLetterFilter) -> int:
+        return await self._store.dead_letters.count(which)
 
     async def dead_letter(self, id: int) -> DeadLetterDetail | None:
         return await self._store.dead_letters.show(id)
@@ -131,9 +134,28 @@ class Queries:
         """People of this connection with this address or platform id: what was received, what it
         became, which request carried it, what the remote API answered."""
         found = await self._store.timelines.find(connection, who)
-        return [
-            timeline_view(await self._store.timelines.person(id, _TIMELINE_LIMIT)) for id in found
-        ]
+        return [await self.timeline(id) for id in found]
+
+    async def approvals(self) -> Sequence[Approval]:
+        """Those that are not answered yet, oldest first."""
+        return await self._store.approvals.find()
+
+    async def find_people(self, who: str, connection: str | None = None) -> list[tuple[str, int]]:
+        """(connection, number) of everyone with this address or platform id, on one connection or
+        on all."""
+        names = {lane.connection for lane, _ in await self._store.lanes.all()}
+        found: list[tuple[str, int]] = []
+        for name in sorted(names if connection is None else names & {connection}):
+            found += [(name, id) for id in await self._store.timelines.find(name, who)]
+        return found
+
+    async def timeline(self, id: int) -> dict[str, Any]:
+        """One person with what happened to them. Raises KeyError for one who is not stored."""
+        return timeline_view(await self._store.timelines.person(id, _TIMELINE_LIMIT))
+
+    async def erased_at(self, connection: str, who: str) -> int | None:
+        """When the person was erased, in ms since 1970; None without a tombstone."""
+        return await self._store.erasure.erased_at(connection, who)
 
     async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:
         """Runs with progress and results, the newest first. Times in ms since 1970."""

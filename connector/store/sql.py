@@ -97,11 +97,14 @@ def file_of(url: str) -> Path | None:
     return Path(parsed.database)
 
 
-async def open_store(url: str, *, migrate: Literal["auto", "manual"] = "auto") -> SqlStore:
+async def open_store(
+    url: str, *, migrate: Literal["auto", "manual"] = "auto", create: bool = True
+) -> SqlStore:
     """Open the store, bringing its schema up to this version where `migrate` is auto.
 
     Raises StoreError(STORE_SCHEMA) where it is not current and may not be changed, or was written
-    by a newer version; StoreError(STORE_UNAVAILABLE) where it cannot be opened.
+    by a newer version; StoreError(STORE_UNAVAILABLE) where it cannot be opened, or there is none
+    and `create` is False.
     """
-    await asyncio.to_thread(schema.prepare, url, migrate)
+    await asyncio.to_thread(schema.prepare, url, migrate, create=create)
     return store_on(open_database(url), url)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from connector.app.wiring import accounts
 from connector.config import Config, Connection, Reward, Tier
+from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.domain.attention import Check
 from connector.domain.errors import ConfigError, DeliveryError, Problem
 from connector.domain.hosts import is_loopback
@@ -106,6 +107,10 @@ async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> 
             "address of this server"
         )
         found.append(Check("server.public_url", "warning", unreachable))
+    found += [
+        Check(key, "warning", f"shorter than {MIN_LENGTH} characters, so it can be guessed")
+        for key in short_secrets(config)
+    ]
     for connection in config.connections:
         checks = mapping_checks(connection.mapping, connection.source, connection.settings)
         if connection.enabled:

@@ -109,7 +109,7 @@ async def _store_files(config: Config) -> dict[str, str]:
     if path and not path.exists():
         return dict.fromkeys(("status.json", "requests.json"), f"there is no store at {path}")
     try:
-        store = await open_store(config.store.url, migrate="manual")
+        store = await open_store(config.store.url, migrate="manual", create=False)
     except Exception as error:
         return dict.fromkeys(("status.json", "requests.json"), _failed(error))
 

@@ -50,11 +50,11 @@ def test_refused_calls_end_when_one_is_accepted() -> None:
     activity = Activity()
     problems = ProblemLog(activity)
     with structlog.testing.capture_logs() as logs:
-        logged = [activity.record_refused("acme", "signature", later(n)) for n in range(90)]
+        for n in range(90):
+            activity.record_refused("acme", "signature", later(n))
         problems.update(later(90))
         activity.record_received("acme", "webhook", later(91))
         problems.update(later(92))
         problems.update(later(93))
-    assert [n for n, is_logged in enumerate(logged) if is_logged] == [0, 60]
     [ended] = logs
     assert (ended["event"], ended["problem"], ended["calls"]) == ("refusals_ended", "W401", 90)

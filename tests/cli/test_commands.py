@@ -358,6 +358,7 @@ def test_a_connection_that_does_not_exist_is_wrong_usage(call: Call, folder: Fol
 
 
 def test_reload_without_a_daemon_is_reported(call: Call, folder: Folder) -> None:
+    folder.ingest("ana@example.com")
     result = call("reload", at=folder)
     assert (result.code, result.out) == (1, "")
     assert (
@@ -420,7 +421,7 @@ def test_store_upgrade_creates_a_store_and_store_check_finds_damage(
     broken = call("store", "check")
     assert broken.code == 1
     assert broken.out.startswith("S50")
-    assert "restore a backup" in broken.out
+    assert "connector store restore BACKUP" in broken.out
 
 
 def test_a_daemon_that_is_not_running_is_unhealthy(call: Call, folder: Folder) -> None:

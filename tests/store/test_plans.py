@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Connection, event
 
 from connector.domain.lanes import DeliveryMode, Lane, Millis
-from connector.domain.records import Page
-from connector.ports import Fence
+from connector.domain.records import Page, State
+from connector.ports import DeadLetterFilter, Fence
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.contracts.actions import make_harness, make_request
@@ -136,11 +136,14 @@ async def test_reports_and_dead_letters_do_not_scan_the_outbox(store: SqlStore) 
         await store.reports.dead_by_cause()
         await store.dead_letters.groups()
         await store.dead_letters.find()
-        await store.dead_letters.retry(problem="K400", now=NOW)
+        await store.dead_letters.find(DeadLetterFilter(text="x"), before=900)
+        await store.dead_letters.count(DeadLetterFilter(connection="acme", state=State.DEAD))
+        await store.dead_letters.retry(DeadLetterFilter(cause="K400"), now=NOW)
+        await store.dead_letters.discard(DeadLetterFilter(), reason="", after=5, now=NOW)
 
     plans = await explain(store, "outbox", look)
     assert plans.scans == []
-    assert plans.count("outbox_stuck") >= 4
+    assert plans.count("outbox_stuck") >= 7
 
 
 async def test_what_a_process_reports_and_who_was_skipped_is_read_by_an_index(

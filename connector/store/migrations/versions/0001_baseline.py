@@ -143,6 +143,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("args", sa.Text(), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("submitted_at", sa.BigInteger(), nullable=False),
         sa.Column("claimed_at", sa.BigInteger(), nullable=True),
         sa.Column("done_at", sa.BigInteger(), nullable=True),
@@ -150,6 +151,7 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("commands_by_idempotency_key", "commands", ["idempotency_key"], unique=True)
     op.create_index(
         "commands_open",
         "commands",
