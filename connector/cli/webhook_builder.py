@@ -54,7 +54,7 @@ def webhook_builder(
     show_secret: Annotated[
         bool, typer.Option("--show-secret", help="Show the secret when stdout is not a terminal.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """Build a webhook to paste into a Klaviyo flow. URL, headers, JSON body and a curl command.
     Sends nothing."""
