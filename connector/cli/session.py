@@ -25,6 +25,7 @@ import typer
 if TYPE_CHECKING:
     from connector.config import Config, Connection, Server
     from connector.domain.errors import Problem
+    from connector.ports import Store
     from connector.service import Commands
 
 T = TypeVar("T")
@@ -150,19 +151,27 @@ async def fetch(server: Server, path: str) -> tuple[int, str]:
 
 
 @contextlib.asynccontextmanager
-async def open_commands(config: Config) -> AsyncIterator[Commands]:
-    """Commands on the configured store, whether or not a daemon runs on it. Raises StoreError
-    where there is no store: a question creates none."""
-    from connector.runtime.clock import SystemClock
-    from connector.service import Commands
-    from connector.store.sql import open_store
+async def open_store(config: Config) -> AsyncIterator[Store]:
+    """The configured store, whether or not a daemon runs on it. Raises StoreError where there is
+    none: a question creates none."""
+    from connector.store import sql
 
     # A read must not migrate the schema under a daemon of another version.
-    store = await open_store(config.store.url, migrate="manual", create=False)
+    store = await sql.open_store(config.store.url, migrate="manual", create=False)
     try:
-        yield Commands(store, SystemClock())
+        yield store
     finally:
         await store.aclose()
+
+
+@contextlib.asynccontextmanager
+async def open_commands(config: Config) -> AsyncIterator[Commands]:
+    """Commands on the configured store. Raises StoreError where there is none."""
+    from connector.runtime.clock import SystemClock
+    from connector.service import Commands
+
+    async with open_store(config) as store:
+        yield Commands(store, SystemClock())
 
 
 ConnectionName = Annotated[
@@ -203,9 +212,8 @@ def result_lines(result: Mapping[str, Any]) -> list[str]:
     for key, value in result.items():
         name = key.replace("_", " ")
         if isinstance(value, dict):
-            tables += [f"  {name}: {', '.join(f'{k} {v:,}' for k, v in value.items())}"] * bool(
-                value
-            )
+            counts = ", ".join(f"{k} {v:,}" for k, v in value.items())
+            tables += [f"  {name}: {counts}"] if counts else []
         elif isinstance(value, bool):
             words.append(name if value else f"not {name}")
         elif isinstance(value, list | tuple):

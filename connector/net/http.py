@@ -280,9 +280,20 @@ async def post(
 
 async def get(url: str) -> tuple[int, str]:
     """(status, text) of a GET, or (0, why there was no answer)."""
-    async with client(timeout=5.0) as http:
+    return await _ask("GET", url, {}, None, timeout=5.0)
+
+
+async def send(url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, str]:
+    """(status, text) of a POST, or (0, why there was no answer). It is not repeated."""
+    return await _ask("POST", url, headers, body, timeout=15.0)
+
+
+async def _ask(
+    method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, timeout: float
+) -> tuple[int, str]:
+    async with client(timeout=timeout) as http:
         try:
-            response = await http.get(url)
-        except httpx.HTTPError as error:
+            response = await http.request(method, url, headers=dict(headers), content=body)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             return 0, f"no answer: {type(error).__name__}"
         return response.status_code, response.text

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import orjson
 
 from connector.app.wiring import accounts
 from connector.config import Config, Connection, Reward, Tier
@@ -38,6 +41,7 @@ from connector.sync.memberships.remote_groups import (
     PlatformAudiences,
     check_groups,
 )
+from connector.tools.templates import shipped_mappings
 
 _RECHECK_INTERVAL = 5.0
 _SECRET_LENGTH = 16
@@ -53,13 +57,76 @@ def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]
         name = f"package of {source}" if error.problem is Problem.PLUGIN_BROKEN else what
         return [Check(name, "fault", fault, error.problem) for fault in error.faults]
     found = [Check(what, "warning", line) for line in warnings(mapping)]
-    examples = path.parent / "examples" / source
-    if examples.is_dir():
+    examples, left_out = examples_of(path, source)
+    if examples:
         faults = run_examples(
-            examples, platform.event_view, platform.person_view, example_views(platform)
+            examples[0].parent,
+            platform.event_view,
+            platform.person_view,
+            example_views(platform),
+            files=examples,
         )
         found += [Check(what, "fault", line, Problem.MAPPING_FAULTY) for line in faults]
+    if left_out and not found:
+        detail = (
+            f"version {mapping.version}; it differs from the shipped file, so "
+            f"{counted(left_out, 'shipped example was', 'shipped examples were')} not run"
+        )
+        return [Check(what, "ok", detail)]
     return found or [Check(what, "ok", f"version {mapping.version}")]
+
+
+def mapping_files(folder: Path) -> list[tuple[Path, str]]:
+    """(file, platform) of each mapping file in a folder that says which platform it is for."""
+    found = []
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            source = tomllib.loads(path.read_text(encoding="utf-8")).get("source")
+        except (OSError, ValueError):
+            # mapping_checks reports the file; any platform will do.
+            source = "http"
+        if isinstance(source, str):
+            found.append((path, source))
+    return found
+
+
+def examples_of(mapping: Path, source: str) -> tuple[list[Path], int]:
+    """The examples to run for this mapping file, and how many were left out.
+
+    The shipped examples say what the shipped mapping renders. A mapping that its user has changed
+    is checked against examples that the user has written or changed.
+    """
+    files = sorted((mapping.parent / "examples" / source).glob("*.json"))
+    shipped = shipped_mappings()
+    if not (shipped / mapping.name).is_file():
+        return files, 0
+    run = [
+        file
+        for file in files
+        if not _is_same(file, shipped / "examples" / source / file.name)
+        or _is_same_mapping(mapping.parent / _mapping_of(file), shipped / _mapping_of(file))
+    ]
+    return run, len(files) - len(run)
+
+
+def _mapping_of(example: Path) -> str:
+    """The mapping file that an example is for; "" where it cannot be read."""
+    try:
+        return str(orjson.loads(example.read_bytes())["mapping"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _is_same_mapping(file: Path, original: Path) -> bool:
+    """Whether both render alike: a file that extends a changed one does not."""
+    try:
+        return load_mapping(file).mapping.version == load_mapping(original).mapping.version
+    except ConfigError:
+        return False
+
+
+def _is_same(file: Path, original: Path) -> bool:
+    return original.is_file() and file.is_file() and original.read_bytes() == file.read_bytes()
 
 
 def example_views(platform: Platform) -> ViewFactory:
