@@ -322,6 +322,7 @@ class Dispatcher(Generic[M]):
 
     def _with_waits(self, delivery: Delivery, entries: Mapping[int, Entry]) -> Sequence[Outcome]:
         held, outcomes = self.state.mode == "held", delivery.outcomes
+        failing = self._breaker.failing_with
         change = self._breaker.record(
             outcomes, self._clock.monotonic(), held=held, bulk=delivery.bulk
         )
@@ -335,7 +336,7 @@ class Dispatcher(Generic[M]):
                 detail=failure.detail,
             )
         elif change == "closed":
-            self._log.info("destination_recovered")
+            self._log.info("destination_recovered", problem=failing.value if failing else None)
         return self._breaker.with_waits(outcomes, lambda seq: entries[seq].attempts, held=held)
 
     async def _update_lane(self, delivery: Delivery) -> None:

@@ -125,7 +125,7 @@ def test_an_action_that_waits_in_the_backup_is_looked_up_before_it_is_sent(
     )
     assert call("store", "backup", "copy.db", at=folder).code == 0
     restored = call("store", "restore", "copy.db", "--yes")
-    assert "1 waiting actions are looked up before they are sent" in restored.out
+    assert "1 waiting action is looked up before being sent" in restored.out
     with closing(sqlite3.connect(folder.store)) as store:
         [(step, sent_at)] = store.execute("SELECT step, sent_at FROM actions")
     assert step == Step.LOOK_UP
