@@ -41,6 +41,7 @@ from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
 from connector.service.oauth import OAuthService
+from connector.service.settings import SettingsService, effective_config
 from connector.store.sql import SqlStore, open_store
 from connector.web.flows import FlowApp
 from connector.web.health import Health
@@ -51,13 +52,14 @@ from connector.web.webhooks import WebhookApp
 _CANCEL_TIMEOUT = 1.0
 
 
-def read_config(path: Path | None = None) -> Config:
-    """The configuration with every platform's settings validated. Raises ConfigError."""
-    return load_config(path, settings_models=SettingsModels())
+def read_config(path: Path | None = None, *, complete: bool = True) -> Config:
+    """The configuration of the files with every platform's settings validated. With
+    `complete=False` settings made at run time may complete it. Raises ConfigError."""
+    return load_config(path, settings_models=SettingsModels(), complete=complete)
 
 
 class App:
-    """The daemon."""
+    """The daemon. `reread` reads the files again; settings made at run time are added here."""
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class App:
         self.connections: Connections
         self.commands: Commands
         self.oauth: OAuthService
+        self.settings: SettingsService
         self.intake: Intake
         self.health: Health
         self.maintenance: Maintenance
@@ -107,6 +110,7 @@ class App:
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         self._stack.push_async_callback(self._lease.release)
         await self._lease.acquire(lease_timeout)
+        self.config = await effective_config(self.config, self.store.settings)
         self._compose()
         await self._take_over(lease_lost)
         await self._reencrypt()
@@ -132,6 +136,13 @@ class App:
         self.oauth = oauth_service(
             self.store, self.clock, lambda: self.config, self._account_changed
         )
+        self.settings = SettingsService(
+            self.store,
+            self.clock,
+            config=lambda: self.config,
+            read=self._read_files,
+            apply=self._apply_settings,
+        )
         self.commands = Commands(
             self.store,
             self.clock,
@@ -140,6 +151,7 @@ class App:
             problems=self._problems.texts,
             workers=self._all_workers,
             oauth=self.oauth,
+            settings=self.settings,
         )
         self._stack.push_async_callback(self.commands.stop)
         self.maintenance = Maintenance(
@@ -153,7 +165,7 @@ class App:
             intake_closed=self._intake_closed,
         )
         self._reloader = Reloader(
-            self._reread,
+            self._read_config if self._reread else None,
             self.connections,
             self._problems,
             self.clock,
@@ -198,6 +210,15 @@ class App:
     async def reload(self) -> Mapping[str, Any]:
         """Apply an edited configuration. A faulty one changes nothing and raises ConfigError."""
         return await self._reloader.reload(self.config)
+
+    def _read_files(self) -> Config:
+        return self._reread() if self._reread else self.config
+
+    async def _read_config(self) -> Config:
+        return await effective_config(self._read_files(), self.store.settings)
+
+    async def _apply_settings(self) -> None:
+        await self.reload()
 
     async def _account_changed(self, connection: str, other: bool) -> None:
         """Use the new tokens. `other`: a person confirmed that the connection belongs to another
@@ -318,6 +339,8 @@ class App:
         self.metrics.lease.labels("store").set(0)
         await self._lease.acquire(float("inf"))
         await self._take_over(lease_lost)
+        if self._reread and (await self._read_config()).overrides != self.config.overrides:
+            await self.commands.execute("reload", {}, by="takeover")
 
     async def _start_notifier(self) -> None:
         """Notify the targets of `[[notify]]` as configured now."""

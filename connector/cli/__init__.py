@@ -25,6 +25,7 @@ from connector.cli import (
     notify,
     people,
     reconcile,
+    settings,
     setup,
     status,
     store,
@@ -73,6 +74,7 @@ for module in (
     webhook_builder,
 ):
     module.register(app)
+settings.register(app, setup.configuration)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(actions.app, name="actions")

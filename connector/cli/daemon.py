@@ -45,7 +45,7 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
     from connector.app.daemon import App, freeze_heap, read_config
     from connector.domain.errors import ConfigError
 
-    app = App(config, reread=lambda: read_config(path))
+    app = App(config, reread=lambda: read_config(path, complete=False))
     stop, reread = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -156,7 +156,7 @@ def healthcheck(
     """Check the running daemon (for HEALTHCHECK and probes). Exit code 0 when it is healthy."""
     from connector.app.daemon import read_config
 
-    server = read_config(context.obj).server
+    server = read_config(context.obj, complete=False).server
     response = session.run(session.fetch(server, "/readyz" if ready else "/livez"))
     print(response[1].strip())
     raise typer.Exit(0 if response[0] == 200 else 1)

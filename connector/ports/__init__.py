@@ -105,6 +105,7 @@ from connector.ports.secrets import (
     Secrets,
     StoredSecret,
 )
+from connector.ports.settings import Audit, AuditEntry, SettingChange, Settings, StoredSetting
 from connector.ports.store import (
     Checkpoints,
     Facts,
@@ -129,6 +130,8 @@ __all__ = [
     "Approval",
     "Approvals",
     "Audiences",
+    "Audit",
+    "AuditEntry",
     "Authorization",
     "AuthorizationServer",
     "Authorizations",
@@ -205,9 +208,12 @@ __all__ = [
     "RetryPolicy",
     "Secrets",
     "SegmentJoins",
+    "SettingChange",
+    "Settings",
     "Sink",
     "Store",
     "StoredSecret",
+    "StoredSetting",
     "Stream",
     "SyncedPerson",
     "TargetGroups",

@@ -78,6 +78,7 @@ class Command:
     done_at: Millis | None = None
     ok: bool | None = None
     result: Mapping[str, Any] | None = None
+    by: str = ""
 
 
 class CommandQueue(Protocol):

@@ -22,6 +22,7 @@ from connector.ports.people import Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
 from connector.ports.secrets import Authorizations, Secrets
+from connector.ports.settings import Audit, Settings
 
 
 class Outbox(Queue, Protocol):
@@ -164,6 +165,8 @@ class Store:
     notifications: Notifications
     secrets: Secrets
     authorizations: Authorizations
+    settings: Settings
+    audit: Audit
     reports: Reports
     timelines: Timelines
     people: PeopleIndex

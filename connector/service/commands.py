@@ -14,9 +14,14 @@ from connector.pipeline.lane_queues import queue_of
 from connector.ports import Clock, Command, Decision, Store
 from connector.ports.workers import Worker
 from connector.runtime import log
+from connector.service.audit import audit_entry
 from connector.service.oauth import OAuthService
 from connector.service.queries import Queries
 from connector.service.runtime import ConnectionRuntime
+from connector.service.settings import SettingsService
+
+_AUDITED_ELSEWHERE = frozenset(("settings", "modules"))
+"""Their entries are stored with the change, and say what was before."""
 
 
 class Commands(Queries):
@@ -32,10 +37,12 @@ class Commands(Queries):
         problems: Callable[[], list[str]] = list,
         workers: Callable[[], Sequence[Worker]] = tuple,
         oauth: OAuthService | None = None,
+        settings: SettingsService | None = None,
     ) -> None:
         super().__init__(store, clock, runtimes=runtimes, problems=problems, workers=workers)
         self._reload = reload
         self._oauth = oauth
+        self._settings = settings
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._log = log.get("operate")
 
@@ -58,7 +65,7 @@ class Commands(Queries):
                 await self._finish(command)
 
     async def _finish(self, command: Command) -> None:
-        ok, result = await self.execute(command.kind, command.args)
+        ok, result = await self.execute(command.kind, command.args, by=command.by)
         await self._store.commands.finish(command.id, ok=ok, result=result, now=self._clock.now())
 
     async def stop(self) -> None:
@@ -67,9 +74,23 @@ class Commands(Queries):
             task.cancel()
         await asyncio.gather(*long_running, return_exceptions=True)
 
-    async def execute(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
-        """Carry out one command. Errors become a result, never an exception."""
+    async def execute(
+        self, kind: str, args: Mapping[str, Any], *, by: str = ""
+    ) -> tuple[bool, Mapping[str, Any]]:
+        """Carry out one command. Errors become a result, never an exception. What succeeds is
+        written to the audit log."""
         self._log.info("command_started", command=kind)
+        done, result = await self._execute(kind, args, by)
+        if done and kind not in _AUDITED_ELSEWHERE:
+            try:
+                await self._store.audit.record(audit_entry(kind, args, by, self._clock.now()))
+            except StoreError as error:
+                self._log.error("audit_failed", command=kind, problem=error.problem.value)
+        return done, result
+
+    async def _execute(
+        self, kind: str, args: Mapping[str, Any], by: str
+    ) -> tuple[bool, Mapping[str, Any]]:
         try:
             match kind:
                 case "pause" | "resume":
@@ -93,6 +114,14 @@ class Commands(Queries):
                     return await self._decide_action(kind, args)
                 case "forget" | "lift":
                     return await self._forget(kind, args)
+                case "settings" if self._settings:
+                    return True, await self._settings.change(
+                        args["connection"], args.get("set"), remove=args.get("unset", ()), by=by
+                    )
+                case "modules" if self._settings:
+                    return True, await self._settings.switch_modules(
+                        args["connection"], args["names"], on=args["on"], by=by
+                    )
                 case "disconnect" if self._oauth:
                     return True, await self._oauth.disconnect(args["connection"])
                 case "approve" | "reject":

@@ -10,7 +10,15 @@ from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
 from connector.domain.lanes import ACTIONS, PROFILES, READS, Lane
 from connector.pipeline.lease import STORE_RESOURCE, is_dead
-from connector.ports import ActionView, Backlog, Clock, DeadLetter, DeadLetterDetail, Store
+from connector.ports import (
+    ActionView,
+    AuditEntry,
+    Backlog,
+    Clock,
+    DeadLetter,
+    DeadLetterDetail,
+    Store,
+)
 from connector.ports.workers import Worker
 from connector.service import grants
 from connector.service.runtime import ConnectionRuntime
@@ -138,6 +146,10 @@ class Queries:
 
     async def dead_letter(self, id: int) -> DeadLetterDetail | None:
         return await self._store.dead_letters.show(id)
+
+    async def audit_log(self, connection: str | None, limit: int) -> Sequence[AuditEntry]:
+        """Who changed what, the newest first."""
+        return await self._store.audit.find(connection=connection, limit=limit)
 
     async def explain(self, connection: str, who: str) -> list[dict[str, Any]]:
         """People of this connection with this address or platform id: what was received, what it

@@ -43,11 +43,14 @@ from connector.sync.memberships.remote_groups import (
 _RECHECK_INTERVAL = 5.0
 
 
-def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]:
-    """Check a mapping file: faults, warnings and the examples in `examples/{source}/` beside it."""
+def mapping_checks(
+    path: Path, source: str, settings: Any = None, changes: Mapping[str, Any] | None = None
+) -> list[Check]:
+    """Check a mapping file: faults, warnings and the examples in `examples/{source}/` beside it.
+    `changes` lie above the file; the examples are about the file alone."""
     what = f"mapping {path.name}"
     try:
-        mapping = load_mapping(path).mapping
+        mapping = load_mapping(path, changes).mapping
         platform = registry.load(source, settings)
     except ConfigError as error:
         name = f"package of {source}" if error.problem is Problem.PLUGIN_BROKEN else what
@@ -108,7 +111,12 @@ async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> 
         )
         found.append(Check("server.public_url", "warning", unreachable))
     for connection in config.connections:
-        checks = mapping_checks(connection.mapping, connection.source, connection.settings)
+        checks = mapping_checks(
+            connection.mapping,
+            connection.source,
+            connection.settings,
+            connection.mapping_changes,
+        )
         if credentials and connection.enabled:
             checks += await credentials.check(connection)
         found += [_prefixed(connection, line) for line in checks]
@@ -123,7 +131,7 @@ def _conflicts(config: Config) -> list[Check]:
         if not connection.enabled or connection.mode == "shadow":
             continue
         try:
-            mapping = load_mapping(connection.mapping).mapping
+            mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
         except ConfigError:
             continue  # reported by mapping_checks
         modules = connection.modules
@@ -305,7 +313,7 @@ async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> lis
     have two metrics of one name, and people may receive a message twice."""
     what = "Klaviyo metrics"
     try:
-        mapping = load_mapping(connection.mapping).mapping
+        mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
         found = await api.metric_names()
     except ConfigError:
         return []  # reported by mapping_checks

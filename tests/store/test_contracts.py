@@ -13,6 +13,7 @@ from connector.testing.contracts.profile_addresses import ProfileAddressesContra
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
 from connector.testing.contracts.secrets import SecretsContract
+from connector.testing.contracts.settings import SettingsContract
 from connector.testing.contracts.store import StoreContract
 
 
@@ -29,6 +30,10 @@ class TestNotifications(NotificationsContract):
 
 
 class TestSecrets(SecretsContract):
+    pass
+
+
+class TestSettings(SettingsContract):
     pass
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event
 
 from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.records import Page
-from connector.ports import Authorization, Fence
+from connector.ports import AuditEntry, Authorization, Fence
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.contracts.actions import make_harness, make_request
@@ -192,5 +192,20 @@ async def test_authorizations_are_found_and_deleted_by_index(store: SqlStore) ->
         await store.authorizations.latest("acme", since=NOW)
 
     plans = await explain(store, "authorizations", look)
+    assert plans.scans == []
+    assert plans.sorts == []
+
+
+async def test_the_audit_log_is_read_and_pruned_by_index(store: SqlStore) -> None:
+    for n in range(300):
+        await store.audit.record(AuditEntry(Millis(NOW + n), "ana", "pause", f"c{n % 7}"))
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+
+    async def look() -> None:
+        await store.audit.find(connection="c1", limit=10)
+        await store.audit.find(before=200, limit=10)
+        await store.audit.prune(before=NOW, limit=10)
+
+    plans = await explain(store, "audit", look)
     assert plans.scans == []
     assert plans.sorts == []

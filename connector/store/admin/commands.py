@@ -24,6 +24,7 @@ class _CommandRow(NamedTuple):
     done_at: Millis | None
     ok: int | None
     result: str | None
+    created_by: str
 
     def command(self) -> Command:
         return Command(
@@ -34,6 +35,7 @@ class _CommandRow(NamedTuple):
             done_at=self.done_at,
             ok=None if self.ok is None else bool(self.ok),
             result=orjson.loads(self.result) if self.result else None,
+            by=self.created_by,
         )
 
 

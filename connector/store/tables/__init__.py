@@ -42,6 +42,7 @@ from connector.store.tables.queues import (
     requests,
 )
 from connector.store.tables.secrets import authorizations, secrets
+from connector.store.tables.settings import audit, settings
 from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "actions",
     "actions_queue",
     "approvals",
+    "audit",
     "authorizations",
     "backfills",
     "checkpoints",
@@ -79,6 +81,7 @@ __all__ = [
     "requests",
     "salts",
     "secrets",
+    "settings",
     "source_members",
     "tombstones",
 ]
