@@ -24,6 +24,7 @@ from connector.cli import (
     groups,
     notify,
     people,
+    problem,
     reconcile,
     settings,
     setup,
@@ -63,15 +64,8 @@ def options(
 
 
 for module in (
-    backfill,
-    connect,
-    daemon,
-    status,
-    people,
-    reconcile,
-    setup,
-    support,
-    webhook_builder,
+    *(backfill, connect, daemon, status, problem, people),
+    *(reconcile, setup, support, webhook_builder),
 ):
     module.register(app)
 settings.register(app, setup.configuration)

@@ -45,7 +45,7 @@ def modules(
     config = session.read(context.obj)
     session.connection(config, connection)
     args = {"connection": connection, "names": list(names), "on": state == "on"}
-    done, result = session.run(session.run_command(config, "modules", args))
+    done, result = session.run(session.run_command(config, "modules", args, create=True))
     if not done:
         session.print_result((done, result))
     print(f"{connection}: {result['modules']}")
@@ -68,7 +68,7 @@ def set_(
     text = sys.stdin.read().rstrip("\n") if value == "-" else value
     changes = {key: _sealed(config, connection, key, _toml_value(text))}
     args = {"connection": connection, "set": changes}
-    _print_changed(session.run(session.run_command(config, "settings", args)))
+    _print_changed(session.run(session.run_command(config, "settings", args, create=True)))
 
 
 def unset(context: typer.Context, connection: session.ConnectionName, key: Key) -> None:

@@ -30,6 +30,7 @@ from connector.config.models import (
 )
 from connector.config.overrides import Override, dotted_key, is_secret_key, is_settable, parse_key
 from connector.config.reference import reference
+from connector.config.salvage import salvage
 from connector.config.show import show
 from connector.config.values import (
     Allowed,
@@ -84,6 +85,7 @@ __all__ = [
     "load",
     "parse_key",
     "reference",
+    "salvage",
     "setting",
     "show",
     "with_overrides",

@@ -25,6 +25,7 @@ def check(config: Config, written: dict[str, Any], faults: Faults) -> None:
     _server(config, faults)
     _store(config, faults)
     _encryption(config, faults)
+    _api_tokens(config, faults)
     _retries(config, faults)
     _names(config, faults)
     _lists(config, faults)
@@ -99,6 +100,22 @@ def _encryption(config: Config, faults: Faults) -> None:
                 "found text that is not a Fernet key, allowed 32 bytes in URL-safe base64 "
                 "(44 characters), or a list of them",
             )
+
+
+def _api_tokens(config: Config, faults: Faults) -> None:
+    try:
+        names = [token.name for token in config.console.tokens]
+    except ValueError:
+        faults.add(
+            ("console", "api_tokens"),
+            'found a token of another form, allowed "name:role:token" with the role viewer or '
+            "operator",
+        )
+        return
+    for name in {name for name in names if names.count(name) > 1}:
+        faults.add(
+            ("console", "api_tokens"), f'found two tokens named "{name}", allowed unique names'
+        )
 
 
 def _retries(config: Config, faults: Faults) -> None:

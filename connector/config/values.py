@@ -10,10 +10,19 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+)
 from pydantic.annotated_handlers import GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
@@ -174,12 +183,19 @@ def _as_list(value: object) -> object:
     return [item for item in items if item != "" and item != SecretStr("")]
 
 
+def _as_network(value: str) -> str:
+    return str(ip_network(value))
+
+
 Duration: TypeAlias = Annotated[float, DurationRange()]
 PositiveDuration: TypeAlias = Annotated[float, DurationRange(minimum="1ms")]
 Interval: TypeAlias = Annotated[float, DurationRange(minimum="1s", maximum="24h")]
 DurationOrNever: TypeAlias = Annotated[float | None, DurationRange(none="never")]
 DurationOrOff: TypeAlias = Annotated[float | None, DurationRange(minimum="1s", none="off")]
 Size: TypeAlias = Annotated[int, ByteSize()]
+Network: TypeAlias = Annotated[
+    str, AfterValidator(_as_network), Allowed('an address or a network such as "10.0.0.0/8"')
+]
 Url: TypeAlias = Annotated[
     str,
     Field(pattern=r"^https?://[^\s/]+"),

@@ -1,4 +1,5 @@
-"""The seams. The loops lean on these and on `model`, never on a platform or a database.
+"""The protocols between layers. The loops know these and connector.domain, never a platform or a
+database.
 
 `platforms` holds what platforms send and accept; the others what the store keeps, one intent
 each, and `store` all of it.
@@ -17,13 +18,16 @@ from connector.ports.actions import (
     Throughput,
 )
 from connector.ports.admin import (
+    ANY_DEAD_LETTER,
     Approval,
     Approvals,
     Command,
     CommandQueue,
     DeadLetter,
     DeadLetterDetail,
+    DeadLetterFilter,
     DeadLetters,
+    KeyReused,
     Notifications,
 )
 from connector.ports.backfills import (
@@ -114,10 +118,12 @@ from connector.ports.store import (
     Leases,
     Maintenance,
     Outbox,
+    ProcessReports,
     Store,
 )
 
 __all__ = [
+    "ANY_DEAD_LETTER",
     "AcceptedEvent",
     "ActionDecisions",
     "ActionIntake",
@@ -149,6 +155,7 @@ __all__ = [
     "CommandQueue",
     "DeadLetter",
     "DeadLetterDetail",
+    "DeadLetterFilter",
     "DeadLetters",
     "Decision",
     "DirectCall",
@@ -166,6 +173,7 @@ __all__ = [
     "Holder",
     "JobResult",
     "Jobs",
+    "KeyReused",
     "Lanes",
     "Lease",
     "Leases",
@@ -194,6 +202,7 @@ __all__ = [
     "PersonSnapshot",
     "PersonState",
     "Platform",
+    "ProcessReports",
     "Profiles",
     "Queue",
     "Quota",

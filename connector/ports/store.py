@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from connector.domain.errors import StoreError
 from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, QuotaUsage
 from connector.domain.records import Appended, Checkpoint, Page, State
 from connector.ports.actions import ActionDecisions, ActionIntake, ActionQueue, ActionViews
@@ -103,6 +104,18 @@ class Leases(Protocol):
     async def holder(self, resource: str) -> Holder | None: ...
 
 
+class ProcessReports(Protocol):
+    """What the process that holds a lease says about itself, for those who look from outside."""
+
+    async def save(self, resource: str, document: str, *, now: Millis) -> None:
+        """Replace the report of this resource's holder. `document` is JSON."""
+        ...
+
+    async def load(self, resource: str) -> tuple[str, Millis] | None:
+        """The last report and when it was saved; None where no process has run."""
+        ...
+
+
 class Maintenance(Protocol):
     """Retention, disk space and the end of the store."""
 
@@ -132,6 +145,11 @@ class Maintenance(Protocol):
 
     def free_bytes(self) -> int | None:
         """Free disk where the store writes; None for a database server."""
+        ...
+
+    def fault(self) -> StoreError | None:
+        """Why nothing may be acknowledged any more, until a person has acted: damage that was met,
+        or a file that was replaced. None: nothing of the kind is known. Cheap."""
         ...
 
     async def aclose(self) -> None: ...
@@ -167,6 +185,7 @@ class Store:
     authorizations: Authorizations
     settings: Settings
     audit: Audit
+    process_reports: ProcessReports
     reports: Reports
     timelines: Timelines
     people: PeopleIndex

@@ -25,6 +25,7 @@ from connector.store.admin.lanes import SqlLanes
 from connector.store.admin.leases import SqlLeases
 from connector.store.admin.maintenance import SqlMaintenance
 from connector.store.admin.notifications import SqlNotifications
+from connector.store.admin.process_reports import SqlProcessReports
 from connector.store.admin.reports import SqlReports
 from connector.store.admin.secrets import SqlSecrets
 from connector.store.admin.settings import SqlSettings, load_settings
@@ -85,6 +86,7 @@ def store_on(database: Database, url: str) -> SqlStore:
         authorizations=SqlAuthorizations(database),
         settings=SqlSettings(database),
         audit=SqlAudit(database),
+        process_reports=SqlProcessReports(database),
         reports=SqlReports(database),
         timelines=SqlTimelines(database),
         people=SqlPeopleIndex(database),
@@ -105,13 +107,16 @@ def file_of(url: str) -> Path | None:
     return Path(parsed.database)
 
 
-async def open_store(url: str, *, migrate: Literal["auto", "manual"] = "auto") -> SqlStore:
+async def open_store(
+    url: str, *, migrate: Literal["auto", "manual"] = "auto", create: bool = True
+) -> SqlStore:
     """Open the store, bringing its schema up to this version where `migrate` is auto.
 
     Raises StoreError(STORE_SCHEMA) where it is not current and may not be changed, or was written
-    by a newer version; StoreError(STORE_UNAVAILABLE) where it cannot be opened.
+    by a newer version; StoreError(STORE_UNAVAILABLE) where it cannot be opened, or there is none
+    and `create` is False.
     """
-    await asyncio.to_thread(schema.prepare, url, migrate)
+    await asyncio.to_thread(schema.prepare, url, migrate, create=create)
     return store_on(open_database(url), url)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from connector.app.wiring import accounts
 from connector.app.wiring.oauth import klaviyo_token
 from connector.config import Config, Connection, Reward, Tier
+from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.domain.attention import Check
 from connector.domain.errors import ConfigError, DeliveryError, Problem, StoreError
 from connector.domain.hosts import is_loopback
@@ -110,6 +111,10 @@ async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> 
             "address of this server"
         )
         found.append(Check("server.public_url", "warning", unreachable))
+    found += [
+        Check(key, "warning", f"shorter than {MIN_LENGTH} characters, so it can be guessed")
+        for key in short_secrets(config)
+    ]
     for connection in config.connections:
         checks = mapping_checks(
             connection.mapping,
@@ -246,8 +251,13 @@ class _CredentialChecks:
             problems = grant_problems(GrantInfo.load(row.info), name, self._clock.now())
             ended = Problem.KLAVIYO_ACCESS_ENDED
             found = [
-                Check("Klaviyo access", "fault" if problem is ended else "warning", text, problem)
-                for problem, text in problems
+                Check(
+                    "Klaviyo access",
+                    "fault" if problem is ended else "warning",
+                    f"{text}; what to do: {todo}",
+                    problem,
+                )
+                for problem, text, todo in problems
             ]
             return [*found, *await self._at_klaviyo(connection, token)]
         finally:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.domain.errors import ConfigError
 from connector.web.health import Health
+from connector.web.protocol import Limits, limited_protocol
 
 _BACKLOG = 2048
 
@@ -30,10 +31,16 @@ class PrefixApp(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-def application(health: Health, endpoints: Sequence[PrefixApp] = (), *, admin: bool) -> ASGIApp:
+def application(
+    health: Health,
+    endpoints: Sequence[PrefixApp] = (),
+    *,
+    admin: bool,
+    api: ASGIApp | None = None,
+) -> ASGIApp:
     """The ASGI app of one port: health, and the endpoints that it is given.
 
-    `admin`: metrics as well, which only operators may read.
+    `admin`: metrics as well, which only operators may read, and `api` below `/api/`.
     """
     routes = [
         Route("/livez", health.livez),
@@ -50,6 +57,8 @@ def application(health: Health, endpoints: Sequence[PrefixApp] = (), *, admin: b
                 if scope["path"].startswith(endpoint.prefix):
                     await endpoint(scope, receive, send)
                     return
+            if admin and api and scope["path"].startswith("/api/"):
+                return await api(scope, receive, send)
         await pages(scope, receive, send)
 
     return app
@@ -75,7 +84,14 @@ class Server:
     other path 503; `app` may be set later. `grace` is in seconds."""
 
     def __init__(
-        self, app: ASGIApp | None, host: str, port: int, *, grace: float, key: str
+        self,
+        app: ASGIApp | None,
+        host: str,
+        port: int,
+        *,
+        grace: float,
+        key: str,
+        limits: Limits | None = None,
     ) -> None:
         self.app = app
         config = uvicorn.Config(
@@ -87,7 +103,8 @@ class Server:
             interface="asgi3",
             lifespan="off",
             loop="none",
-            http="httptools",
+            http=limited_protocol(limits or Limits()),
+            ws="none",
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(grace)),

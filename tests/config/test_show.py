@@ -44,6 +44,7 @@ def test_show_masks_every_secret(models: bool, read: Loader) -> None:
         "password": ["***", "***"],
         "viewer_password": [],
         "api_tokens": [],
+        "session": "12h",
     }
     assert shown["notify"] == [{"url": "***", "format": "json"}]
     (acme,) = shown["connections"]

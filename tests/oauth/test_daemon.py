@@ -139,7 +139,7 @@ async def test_a_lost_key_stops_deliveries_and_says_so(rig: Rig) -> None:
         await rig.event()
         lane = app.runtimes["acme"].events
         await async_until("the lane is blocked", lambda: lane.state.mode == "blocked")
-        assert lane.state.problem == "S70"
+        assert lane.state.problem == "S80"
     rig.write()
     async with rig.daemon():
         await rig.until_events(1)

@@ -184,13 +184,13 @@ class ConnectionContext:
             return SuppressingRenderer(renderer, Skip("shadow"))
         return renderer if enabled else SuppressingRenderer(renderer, Skip("disabled"))
 
-    def supervise(self, name: WorkerName, loop: Loop) -> SupervisedWorker:
-        """A worker of this connection, stopped."""
+    def supervise(self, name: WorkerName, loop: Loop, *, of: str = "") -> SupervisedWorker:
+        """A worker of this connection, stopped. `of` distinguishes workers of one name."""
         services = self.services
         return SupervisedWorker(
             name,
             loop,
-            subject=self.connection.name,
+            subject=f"{self.connection.name} {of}".rstrip(),
             clock=services.clock,
             metrics=services.metrics,
         )

@@ -15,6 +15,7 @@ from connector.store.tables.admin import (
     leases,
     mappings,
     notifications,
+    process_reports,
     quota_usage,
 )
 from connector.store.tables.columns import metadata
@@ -73,6 +74,7 @@ __all__ = [
     "outbox",
     "outbox_queue",
     "people",
+    "process_reports",
     "profiles",
     "profiles_queue",
     "quota_usage",

@@ -175,6 +175,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("args", sa.Text(), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("submitted_at", sa.BigInteger(), nullable=False),
         sa.Column("claimed_at", sa.BigInteger(), nullable=True),
         sa.Column("done_at", sa.BigInteger(), nullable=True),
@@ -182,6 +183,7 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("commands_by_idempotency_key", "commands", ["idempotency_key"], unique=True)
     op.create_index(
         "commands_open",
         "commands",
@@ -415,6 +417,13 @@ def upgrade() -> None:
     )
     op.create_index("people_by_email", "people", ["connection", "email"], unique=False)
     op.create_index("people_by_platform_id", "people", ["connection", "platform_id"], unique=True)
+    op.create_table(
+        "process_reports",
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("saved_at", sa.BigInteger(), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("resource"),
+    )
     op.create_table(
         "profiles",
         sa.Column("lane", sa.Integer(), nullable=False),
