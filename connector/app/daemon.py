@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connector import __version__
-from connector.app.access import access_of
+from connector.app.access import access_of, seal_of
 from connector.app.connections import Connections
 from connector.app.maintenance import Maintenance
 from connector.app.oauth import oauth_service
@@ -37,7 +37,7 @@ from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SystemClock
-from connector.runtime.encryption import Cipher
+from connector.runtime.encryption import Cipher, Seal
 from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
@@ -325,8 +325,9 @@ class App:
             broken=broken,
             trusted_proxies=self._trusted_proxies(),
         )
-        shared, access = server.admin_port == 0, access_of(self.config, self.clock)
-        api, oauth = self._api(access), OAuthApp(self.oauth, access)
+        shared, seal = server.admin_port == 0, seal_of(self.config, self.clock)
+        access = access_of(self.config, self.clock, seal)
+        api, oauth = self._api(access, seal), OAuthApp(self.oauth, access)
         public = application(self.health, (webhooks, flows, oauth), admin=shared, api=api)
         listeners = [self._server(public, server.port, "server.port")]
         if not shared:
@@ -340,11 +341,11 @@ class App:
                 await listener.start()
                 self.servers.append(listener)
 
-    def _api(self, access: Access) -> ASGIApp:
+    def _api(self, access: Access, seal: Seal) -> ASGIApp:
         # FastAPI is a third of the time that the imports of a start take.
         from connector.web.api.app import api
 
-        return api(self.commands, access, self.changes)
+        return api(self.commands, access, self.changes, seal)
 
     def _trusted_proxies(self) -> Sequence[Network]:
         return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]
@@ -428,8 +429,8 @@ class App:
 
     async def _on_reloaded(self, config: Config) -> None:
         self.config = config
-        await self._reencrypt()
         self._process.patience = _patience(config)
+        await self._reencrypt()
         await self._start_notifier()
         log.configure(format=config.log.format, level=config.log.level)
 

@@ -73,7 +73,7 @@ async def _connect(config: Config, name: str, timeout: float) -> dict[str, Any]:
 @asynccontextmanager
 async def _listening(config: Config, store: SqlStore, service: OAuthService) -> AsyncIterator[None]:
     """Answers the browser here, unless a daemon does."""
-    from connector.app.access import access_of
+    from connector.app.access import access_of, seal_of
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
     from connector.web.oauth import OAuthApp
@@ -83,7 +83,8 @@ async def _listening(config: Config, store: SqlStore, service: OAuthService) -> 
     if await Commands(store, SystemClock()).holder() is not None:
         yield
         return
-    app, server = OAuthApp(service, access_of(config, SystemClock())), config.server
+    clock = SystemClock()
+    app, server = OAuthApp(service, access_of(config, clock, seal_of(config, clock))), config.server
     limits = Limits(
         server.max_header, server.header_timeout, server.body_timeout, server.max_connections
     )

@@ -1,7 +1,7 @@
 """Settings of a connection that are changed at run time and stored, below the files.
 
 A key that a file sets is the file's: the stored value is kept and has no effect. Entries of a
-mapping are the other way round: a stored value lies above the mapping file.
+mapping are the other way round: a stored value takes precedence over the mapping file.
 """
 
 from __future__ import annotations

@@ -168,17 +168,14 @@ ADVICE: Final[dict[str, Advice]] = {
         "if the change is intended: `connector resume CONNECTION`; else restore the old key",
     ),
     "K610": Advice(
-        "all lanes of the connection to Klaviyo are blocked; what arrives waits",
+        "all lanes of the connection to Klaviyo are blocked; intake continues",
         "`connector connect CONNECTION`",
     ),
     "K620": Advice(
-        "webhooks are taken and stored; nothing is sent to Klaviyo",
+        "all lanes of the connection to Klaviyo are blocked; intake continues",
         "`connector connect CONNECTION`",
     ),
-    "K630": Advice(
-        "nothing yet; after the end everything waits",
-        "enable the connection and run the daemon",
-    ),
+    "K630": Advice("nothing yet", "enable the connection and run the daemon"),
     "P400": Advice(
         "the read is given up; the event is sent without fresh fields",
         "fix the address at the platform, then `connector refresh CONNECTION PERSON`",

@@ -6,15 +6,24 @@ replaced by putting the new one before the old one (`[security] encryption_key` 
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
 from connector.domain.errors import ConnectorError, Problem
+from connector.ports import Clock
 from connector.ports.secrets import StoredSecret
+
+_KEY_LENGTH = 32
 
 
 class UnreadableSecret(ConnectorError):
@@ -65,3 +74,44 @@ class Cipher:
         except (InvalidToken, IndexError):
             return False
         return True
+
+
+class Seal:
+    """Seals texts that leave the process and come back: session cookies, ids that must not be
+    readable in a URL. They are valid for `lifetime` seconds.
+
+    Its keys are derived from those of `[security] encryption_key`, so that nothing that it seals
+    passes for a stored secret. Without keys a random one is used: what was sealed then ends with
+    the process, and no other replica can open it.
+    """
+
+    def __init__(self, clock: Clock, keys: Sequence[SecretStr], *, lifetime: float) -> None:
+        self._clock = clock
+        self._lifetime = int(lifetime)
+        derived = [_derive(urlsafe_b64decode(key.get_secret_value())) for key in keys]
+        self._keys = derived or [secrets.token_bytes(_KEY_LENGTH)]
+        self._fernet = MultiFernet([Fernet(urlsafe_b64encode(key)) for key in self._keys])
+
+    def seal(self, text: str) -> str:
+        return self._fernet.encrypt_at_time(text.encode(), self._seconds()).decode()
+
+    def open(self, sealed: str) -> str | None:
+        """The text; None where it was sealed by another server or too long ago."""
+        try:
+            return self._fernet.decrypt_at_time(
+                sealed.encode(), self._lifetime, self._seconds()
+            ).decode()
+        except InvalidToken:
+            return None
+
+    def digest(self, purpose: str, text: str) -> str:
+        """A digest of `text` that only this server can make, in hex."""
+        message = f"{purpose}\0{text}".encode()
+        return hmac.new(self._keys[0], message, hashlib.sha256).hexdigest()[:_KEY_LENGTH]
+
+    def _seconds(self) -> int:
+        return self._clock.now() // 1000
+
+
+def _derive(key: bytes) -> bytes:
+    return HKDF(SHA256(), _KEY_LENGTH, salt=None, info=b"connector seal").derive(key)

@@ -23,7 +23,7 @@ def override(key: str, value: Any, connection: str = "acme") -> Override:
     return Override(connection, parse_key(key), value, "ana", 1_790_000_000_000)
 
 
-def test_an_override_lies_below_the_file(read: Loader) -> None:
+def test_a_file_takes_precedence_over_an_override(read: Loader) -> None:
     config = read(ACME + 'modules = ["events"]\n')
     made = with_overrides(config, [override("modules", ["profiles"]), override("mode", "shadow")])
     acme = made.connection("acme")

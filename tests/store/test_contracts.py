@@ -9,6 +9,7 @@ from connector.testing.contracts.bulk_observations import BulkObservationsContra
 from connector.testing.contracts.event_sourced import EventSourcedContract
 from connector.testing.contracts.memberships import MembershipsContract
 from connector.testing.contracts.notifications import NotificationsContract
+from connector.testing.contracts.process_reports import ProcessReportsContract
 from connector.testing.contracts.profile_addresses import ProfileAddressesContract
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
@@ -26,6 +27,10 @@ class TestApprovals(ApprovalsContract):
 
 
 class TestNotifications(NotificationsContract):
+    pass
+
+
+class TestProcessReports(ProcessReportsContract):
     pass
 
 
