@@ -110,6 +110,7 @@ from connector.ports.secrets import (
     Secrets,
     StoredSecret,
 )
+from connector.ports.settings import Audit, AuditEntry, SettingChange, Settings, StoredSetting
 from connector.ports.store import (
     Checkpoints,
     Facts,
@@ -138,6 +139,8 @@ __all__ = [
     "Approval",
     "Approvals",
     "Audiences",
+    "Audit",
+    "AuditEntry",
     "Authorization",
     "AuthorizationServer",
     "Authorizations",
@@ -217,9 +220,12 @@ __all__ = [
     "RetryPolicy",
     "Secrets",
     "SegmentJoins",
+    "SettingChange",
+    "Settings",
     "Sink",
     "Store",
     "StoredSecret",
+    "StoredSetting",
     "Stream",
     "SyncedPerson",
     "TargetGroups",

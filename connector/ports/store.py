@@ -23,6 +23,7 @@ from connector.ports.people import AddressScopes, Erasure, Ledger, Profiles, Rea
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
 from connector.ports.secrets import Authorizations, Secrets
+from connector.ports.settings import Audit, Settings
 from connector.ports.unsets import UnsetFields
 
 
@@ -182,9 +183,11 @@ class Store:
     approvals: Approvals
     dead_letters: DeadLetters
     notifications: Notifications
-    process_reports: ProcessReports
     secrets: Secrets
     authorizations: Authorizations
+    settings: Settings
+    audit: Audit
+    process_reports: ProcessReports
     reports: Reports
     timelines: Timelines
     people: PeopleIndex

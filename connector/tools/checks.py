@@ -51,11 +51,14 @@ _RECHECK_INTERVAL = 5.0
 _SECRET_LENGTH = 16
 
 
-def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]:
-    """Check a mapping file: faults, warnings and the examples in `examples/{source}/` beside it."""
+def mapping_checks(
+    path: Path, source: str, settings: Any = None, changes: Mapping[str, Any] | None = None
+) -> list[Check]:
+    """Check a mapping file: faults, warnings and the examples in `examples/{source}/` beside it.
+    `changes` lie above the file; the examples are about the file alone."""
     what = f"mapping {path.name}"
     try:
-        mapping = load_mapping(path).mapping
+        mapping = load_mapping(path, changes).mapping
         platform = registry.load(source, settings)
     except ConfigError as error:
         name = f"package of {source}" if error.problem is Problem.PLUGIN_BROKEN else what
@@ -184,7 +187,12 @@ async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> 
         for key in short_secrets(config)
     ]
     for connection in config.connections:
-        checks = mapping_checks(connection.mapping, connection.source, connection.settings)
+        checks = mapping_checks(
+            connection.mapping,
+            connection.source,
+            connection.settings,
+            connection.mapping_changes,
+        )
         if connection.enabled:
             checks += _webhook_secret(connection)
         if credentials and connection.enabled:
@@ -201,7 +209,7 @@ def _conflicts(config: Config) -> list[Check]:
         if not connection.enabled or connection.mode == "shadow":
             continue
         try:
-            mapping = load_mapping(connection.mapping).mapping
+            mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
         except ConfigError:
             continue  # reported by mapping_checks
         modules = connection.modules
@@ -352,8 +360,13 @@ class _CredentialChecks:
             problems = grant_problems(GrantInfo.load(row.info), name, self._clock.now())
             ended = Problem.KLAVIYO_ACCESS_ENDED
             found = [
-                Check("Klaviyo access", "fault" if problem is ended else "warning", text, problem)
-                for problem, text in problems
+                Check(
+                    "Klaviyo access",
+                    "fault" if problem is ended else "warning",
+                    f"{text}; what to do: {todo}",
+                    problem,
+                )
+                for problem, text, todo in problems
             ]
             return [*found, *await self._at_klaviyo(connection, token)]
         finally:
@@ -423,7 +436,7 @@ async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> lis
     have two metrics of one name, and people may receive a message twice."""
     what = "Klaviyo metrics"
     try:
-        mapping = load_mapping(connection.mapping).mapping
+        mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
         found = await api.metric_names()
     except ConfigError:
         return []  # reported by mapping_checks

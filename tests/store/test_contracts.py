@@ -15,6 +15,7 @@ from connector.testing.contracts.profile_addresses import ProfileAddressesContra
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
 from connector.testing.contracts.secrets import SecretsContract
+from connector.testing.contracts.settings import SettingsContract
 from connector.testing.contracts.store import StoreContract
 from connector.testing.contracts.unanswered_claims import UnansweredClaimsContract
 from connector.testing.contracts.unset_fields import UnsetFieldsContract
@@ -37,6 +38,10 @@ class TestProcessReports(ProcessReportsContract):
 
 
 class TestSecrets(SecretsContract):
+    pass
+
+
+class TestSettings(SettingsContract):
     pass
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event
 
 from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.records import Page, State
-from connector.ports import Authorization, DeadLetterFilter, Fence
+from connector.ports import AuditEntry, Authorization, DeadLetterFilter, Fence
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.contracts.actions import make_harness, make_request
@@ -248,3 +248,18 @@ async def test_giving_a_claim_back_reads_an_index(store: SqlStore, name: str) ->
     table = "outbox" if name == "events" else name
     plans = await explain(store, table, lambda: queue.give_back(TOKEN))
     assert plans.scans == []
+
+
+async def test_the_audit_log_is_read_and_pruned_by_index(store: SqlStore) -> None:
+    for n in range(300):
+        await store.audit.record(AuditEntry(Millis(NOW + n), "ana", "pause", f"c{n % 7}"))
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+
+    async def look() -> None:
+        await store.audit.find(connection="c1", limit=10)
+        await store.audit.find(before=200, limit=10)
+        await store.audit.prune(before=NOW, limit=10)
+
+    plans = await explain(store, "audit", look)
+    assert plans.scans == []
+    assert plans.sorts == []

@@ -164,7 +164,7 @@ class ConnectionBuilder:
     async def _context(self, connection: Connection, stack: AsyncExitStack) -> ConnectionContext:
         services = self._services
         platform = registry.load(connection.source, connection.settings)
-        mapping = load_mapping(connection.mapping).mapping
+        mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
         if mapping.source != connection.source:
             raise ConfigError(
                 [

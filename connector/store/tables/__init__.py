@@ -44,6 +44,7 @@ from connector.store.tables.queues import (
     requests,
 )
 from connector.store.tables.secrets import authorizations, secrets
+from connector.store.tables.settings import audit, settings
 from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "actions",
     "actions_queue",
     "approvals",
+    "audit",
     "authorizations",
     "backfills",
     "checkpoints",
@@ -82,6 +84,7 @@ __all__ = [
     "requests",
     "salts",
     "secrets",
+    "settings",
     "source_members",
     "tombstones",
     "unset_fields",
