@@ -115,7 +115,7 @@ class IdentityContract:
         await store.reads.settle(claim, [Observed(first.seq, shown)], now=NOW, policy=policy)
         found = {await find_one(store, id) for id in ("crm-1", "uuid", "1000001", _ADA)}
         assert len(found) == 1
-        # The read of the other one that was in flight has no person to settle, and one is read again.
+        # The read of the other one that was in flight has no person to settle: one is read again.
         late = Observed(other.seq, replace(shown, person=other.seq))
         assert await store.reads.settle(claim, [late], now=NOW, policy=policy) == 0
         assert await claim_reads(store, harness.fence, LATER + 60_000)
