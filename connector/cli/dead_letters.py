@@ -10,6 +10,8 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.domain.wording import counted
+from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from connector.ports import DeadLetter, DeadLetterDetail
@@ -23,30 +25,40 @@ def list_(
     cause: Annotated[str | None, typer.Option(help="Only this problem code.")] = None,
     connection: Annotated[str | None, typer.Option(help="Only this connection.")] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of records.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """List causes with counts, then records, newest first."""
-    groups, found = session.run(_find(session.read(context.obj), cause, connection, limit))
+    config = session.read_any(context.obj)
+    if connection is not None:
+        session.known_name(config, connection)
+    if cause is not None:
+        session.known_problem(cause)
+    groups, found = session.run(_find(config, cause, connection, limit))
     if as_json:
         print(json.dumps([_plain(dead_letter) for dead_letter in found], indent=2))
         return
+    if not groups and not found:
+        print("nothing waits: no record is dead or held")
     for name, state, problem, meaning, count in groups:
         print(f"{count:>8,}  {name}  {state:<5} {problem:<5} {meaning}")
     for x in found:
         when = format_time(x.received_at)
-        print(f"{x.id:>8}  {when}  {x.connection}  {x.problem:<5} {x.name}  {x.detail}")
+        line = f"{x.id:>8}  {when}  {x.connection}  {x.problem:<5} {x.name}  {x.detail}"
+        print(one_line(line))
 
 
 async def _find(
     config: Any, cause: str | None, connection: str | None, limit: int
 ) -> tuple[list[tuple[str, str, str, str, int]], list[DeadLetter]]:
+    from connector.service.dead_letters import filter_of
+
     async with session.open_commands(config) as commands:
         status = await commands.status()
         groups = [
-            (x["connection"], x["state"], x["problem"], x["meaning"], x["count"])
-            for x in status["dead_letters"]
+            (x.connection, x.state, x.problem, x.meaning, x.count) for x in status.dead_letters
         ]
-        return groups, list(await commands.dead_letters(cause, connection, limit))
+        which = filter_of({"cause": cause, "connection": connection})
+        return groups, list(await commands.dead_letters(which, limit))
 
 
 def _plain(dead_letter: DeadLetter) -> dict[str, Any]:
@@ -59,7 +71,7 @@ def show(
     id: Annotated[int, typer.Argument(help="Number of the record in the list.")],
 ) -> None:
     """Show one record. What was received, the problem, the request and the response."""
-    found = session.run(_show(session.read(context.obj), id))
+    found = session.run(_show(session.read_any(context.obj), id))
     if found is None:
         typer.echo(f"no dead or held record has the number {id}", err=True)
         raise typer.Exit(1)
@@ -83,6 +95,8 @@ def retry(
 ) -> None:
     """Retry records. They keep their unique ids, so none is recorded twice; records without an
     address stay held."""
+    if cause is not None:
+        session.known_problem(cause)
     if not (ids or cause or every):
         raise typer.BadParameter("give the numbers of records, --cause CODE or --all")
     args = {"ids": ids or [], "cause": cause, "all": every}
@@ -99,5 +113,5 @@ def discard(
 ) -> None:
     """Discard records for good."""
     if not yes:
-        typer.confirm(f"Discard {len(ids)} record(s) for good?", abort=True, err=True)
+        typer.confirm(f"Discard {counted(len(ids), 'record')} for good?", abort=True, err=True)
     session.follow(context.obj, "discard", {"ids": ids, "reason": reason}, detach=detach)

@@ -1,4 +1,5 @@
-"""The seams. The loops lean on these and on `model`, never on a platform or a database.
+"""The protocols between layers. The loops know these and connector.domain, never a platform or a
+database.
 
 `platforms` holds what platforms send and accept; the others what the store keeps, one intent
 each, and `store` all of it.
@@ -18,13 +19,16 @@ from connector.ports.actions import (
     Throughput,
 )
 from connector.ports.admin import (
+    ANY_DEAD_LETTER,
     Approval,
     Approvals,
     Command,
     CommandQueue,
     DeadLetter,
     DeadLetterDetail,
+    DeadLetterFilter,
     DeadLetters,
+    KeyReused,
     Notifications,
 )
 from connector.ports.backfills import (
@@ -59,6 +63,7 @@ from connector.ports.memberships import (
 )
 from connector.ports.people import (
     AcceptedEvent,
+    AddressScopes,
     Erasure,
     ErasureResult,
     FreshView,
@@ -98,6 +103,15 @@ from connector.ports.queues import (
     RetryPolicy,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry, Timelines
+from connector.ports.secrets import (
+    Authorization,
+    Authorizations,
+    AuthorizationServer,
+    OpenAuthorizationServer,
+    Secrets,
+    StoredSecret,
+)
+from connector.ports.settings import Audit, AuditEntry, SettingChange, Settings, StoredSetting
 from connector.ports.store import (
     Checkpoints,
     Facts,
@@ -106,10 +120,13 @@ from connector.ports.store import (
     Leases,
     Maintenance,
     Outbox,
+    ProcessReports,
     Store,
 )
+from connector.ports.unsets import UnsetFields
 
 __all__ = [
+    "ANY_DEAD_LETTER",
     "AcceptedEvent",
     "ActionDecisions",
     "ActionIntake",
@@ -118,10 +135,16 @@ __all__ = [
     "ActionView",
     "ActionViews",
     "Actions",
+    "AddressScopes",
     "AffectedResources",
     "Approval",
     "Approvals",
     "Audiences",
+    "Audit",
+    "AuditEntry",
+    "Authorization",
+    "AuthorizationServer",
+    "Authorizations",
     "Backfill",
     "BackfillPage",
     "BackfillProgress",
@@ -136,6 +159,7 @@ __all__ = [
     "CommandQueue",
     "DeadLetter",
     "DeadLetterDetail",
+    "DeadLetterFilter",
     "DeadLetters",
     "Decision",
     "DirectCall",
@@ -154,6 +178,7 @@ __all__ = [
     "IdentifiedAction",
     "JobResult",
     "Jobs",
+    "KeyReused",
     "Lanes",
     "Lease",
     "Leases",
@@ -169,6 +194,7 @@ __all__ = [
     "MembershipWriter",
     "Notifications",
     "Offer",
+    "OpenAuthorizationServer",
     "OpenReceipt",
     "Outbox",
     "Outgoing",
@@ -181,6 +207,7 @@ __all__ = [
     "PersonSnapshot",
     "PersonState",
     "Platform",
+    "ProcessReports",
     "Profiles",
     "Queue",
     "Quota",
@@ -193,9 +220,14 @@ __all__ = [
     "Renderer",
     "Reports",
     "RetryPolicy",
+    "Secrets",
     "SegmentJoins",
+    "SettingChange",
+    "Settings",
     "Sink",
     "Store",
+    "StoredSecret",
+    "StoredSetting",
     "Stream",
     "SyncedPerson",
     "TargetGroups",
@@ -203,5 +235,6 @@ __all__ = [
     "Throughput",
     "TimelineEntry",
     "Timelines",
+    "UnsetFields",
     "Webhook",
 ]

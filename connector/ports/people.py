@@ -106,7 +106,13 @@ class Erasure(Protocol):
 
     async def forget(self, connection: str, identifier: str, *, now: Millis) -> ErasureResult:
         """Erase every row of the people with this identifier and of those who share an address
-        with them, and add tombstones, so that they are not stored again."""
+        with them, and add tombstones, so that they are not stored again. On SQLite nothing of them
+        is left in the file or its log. Raises StoreError where that cannot be done yet: the people
+        are erased then, and the call can be repeated."""
+        ...
+
+    async def erased_at(self, connection: str, identifier: str) -> Millis | None:
+        """When the person was erased; None without a tombstone."""
         ...
 
     async def remove_tombstone(self, connection: str, identifier: str) -> bool:
@@ -132,6 +138,16 @@ class AcceptedEvent:
     email: str
     unique_id: str
     at: Millis
+
+
+class AddressScopes(Protocol):
+    """Addresses are compared within a Klaviyo account, across the connections that write to it."""
+
+    async def move(self, connection: str, account: str) -> int:
+        """Scope the addresses of this connection's profiles and list members by this account; how
+        many there were. Those that are in flight keep theirs. In batches: call it again after an
+        error."""
+        ...
 
 
 class Ledger(Protocol):

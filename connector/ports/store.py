@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from connector.domain.errors import StoreError
 from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, QuotaUsage
 from connector.domain.records import Appended, Checkpoint, Page, State
 from connector.ports.actions import ActionDecisions, ActionIntake, ActionQueue, ActionViews
@@ -18,9 +19,12 @@ from connector.ports.memberships import (
     SegmentJoins,
     TargetMembers,
 )
-from connector.ports.people import Erasure, Ledger, Profiles, Reads
+from connector.ports.people import AddressScopes, Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
+from connector.ports.secrets import Authorizations, Secrets
+from connector.ports.settings import Audit, Settings
+from connector.ports.unsets import UnsetFields
 
 
 class Outbox(Queue, Protocol):
@@ -106,6 +110,18 @@ class Leases(Protocol):
     async def holder(self, resource: str) -> Holder | None: ...
 
 
+class ProcessReports(Protocol):
+    """What the process that holds a lease says about itself, for those who look from outside."""
+
+    async def save(self, resource: str, document: str, *, now: Millis) -> None:
+        """Replace the report of this resource's holder. `document` is JSON."""
+        ...
+
+    async def load(self, resource: str) -> tuple[str, Millis] | None:
+        """The last report and when it was saved; None where no process has run."""
+        ...
+
+
 class Maintenance(Protocol):
     """Retention, disk space and the end of the store."""
 
@@ -137,6 +153,11 @@ class Maintenance(Protocol):
         """Free disk where the store writes; None for a database server."""
         ...
 
+    def fault(self) -> StoreError | None:
+        """Why nothing may be acknowledged any more, until a person has acted: damage that was met,
+        or a file that was replaced. None: nothing of the kind is known. Cheap."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
@@ -148,6 +169,7 @@ class Store:
     reads: Reads
     profiles: Profiles
     profile_receipts: Receipts
+    unset_fields: UnsetFields
     memberships: MembershipQueue
     membership_receipts: Receipts
     member_groups: MemberGroups
@@ -166,6 +188,11 @@ class Store:
     approvals: Approvals
     dead_letters: DeadLetters
     notifications: Notifications
+    secrets: Secrets
+    authorizations: Authorizations
+    settings: Settings
+    audit: Audit
+    process_reports: ProcessReports
     reports: Reports
     timelines: Timelines
     people: PeopleIndex
@@ -173,6 +200,7 @@ class Store:
     backfill_progress: BackfillProgress
     dry_runs: DryRuns
     erasure: Erasure
+    address_scopes: AddressScopes
     ledger: Ledger
     maintenance: Maintenance
 

@@ -11,6 +11,7 @@ from typing import Any
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.domain.attention import AttentionItem, Check
 from connector.pipeline.dispatch import Dispatcher
+from connector.pipeline.lane_signals import LaneSignals
 from connector.pipeline.webhook_endpoint import WebhookEndpoint
 from connector.ports.workers import Worker
 
@@ -32,15 +33,20 @@ class CommandHandler:
 class ConnectionRuntime:
     """A connection, built and not yet started.
 
-    `mapping` is the version in use, `account` Klaviyo's account id where it could be read. Lanes:
-    `events` and `writes` deliver to Klaviyo, `reads` reads people at the platform, `actions`
-    delivers points and pushes to the platform, `memberships` keep lists and segments. `commands`
-    are those that name this connection. `exit_stack` closes what the connection has open.
+    `source` is the platform's name and `title` the one for people; `mode` and `modules` are as
+    configured. `mapping` is the version in use, `account` Klaviyo's account id as far as it is
+    known. Lanes: `events` and `writes` deliver to Klaviyo, `reads` reads people at the platform,
+    `actions` delivers points and pushes to the platform, `memberships` keep lists and segments.
+    `commands` are those that name this connection. `signals` wakes its lanes, `exit_stack` closes
+    what it has open.
     """
 
     name: str
     title: str
     enabled: bool
+    source: str = ""
+    mode: str = "live"
+    modules: tuple[str, ...] = ()
     mapping: str
     account: str | None
     events: Dispatcher[Any]
@@ -53,6 +59,7 @@ class ConnectionRuntime:
     checks: tuple[Callable[[], Awaitable[Sequence[Check]]], ...] = ()
     webhook_endpoint: WebhookEndpoint | None = None
     flow_endpoint: FlowEndpoint | None = None
+    signals: LaneSignals = field(default_factory=LaneSignals)
     exit_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -76,7 +83,7 @@ class ConnectionRuntime:
 
     def wake(self) -> None:
         """Something outside changed, such as a decided approval: every worker has a look."""
-        for worker in self.workers:
+        for worker in (*self.dispatchers, *self.workers):
             worker.wake()
 
     async def idle(self, ahead: float) -> bool:

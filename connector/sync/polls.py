@@ -7,8 +7,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
+from connector.domain.approvals import FIRST_SYNC
 from connector.domain.attention import AttentionItem
-from connector.domain.errors import DeliveryError
+from connector.domain.errors import DeliveryError, Problem
 from connector.domain.lanes import Lane
 from connector.domain.records import Appended, Checkpoint
 from connector.pipeline.profile_reads import ProfileReadSink, listed_people
@@ -28,7 +29,6 @@ from connector.sync.flow_guard import FlowGuard
 
 PEOPLE_STREAM = "people"
 """Name of the stream in the table of checkpoints."""
-_FIRST_SYNC = "first_sync"
 _RETRY_DELAY = 30.0
 """Seconds until a failed poll is repeated, unless the next one is due sooner."""
 
@@ -71,6 +71,8 @@ class Poll:
         self.wakeup = asyncio.Event()
         self._first_poll_done = asyncio.Event()
         self._people_count: int | None = None
+        self._subject = f"people of {lane.destination}"
+        self._problem: Problem | None = None
         self._log = log.get("polls").bind(connection=lane.connection)
         self._failures = FailureStreak(self._log, "poll_failed", "poll_recovered")
 
@@ -88,9 +90,13 @@ class Poll:
         connection = self._lane.connection
         text = (
             f"{connection}: {self._lane.destination} cannot be polled ({self._failures.last}); "
-            "changes there arrive by webhook only; `connector check` says what to fix"
+            "changes there arrive by webhook only"
         )
-        return [AttentionItem(f"poll {connection}", text)]
+        problem = self._problem
+        todo = "" if problem else "`connector check` says what to fix"
+        return [
+            AttentionItem(f"poll {connection}", text, problem, todo, remote=self._lane.destination)
+        ]
 
     async def run_once(self) -> float:
         """One poll. Seconds until the next one."""
@@ -99,9 +105,11 @@ class Poll:
         try:
             await self.poll()
         except DeliveryError as error:
-            self._failures.record(f"{error.problem}: {error.detail}", problem=error.problem.value)
+            self._problem = error.problem
+            self._failures.record(error.detail, problem=error.problem.value)
             return min(self._every, _RETRY_DELAY)
         except Exception as error:
+            self._problem = None
             self._failures.record(type(error).__name__)
             raise
         finally:
@@ -124,7 +132,9 @@ class Poll:
             await self._store_page(page, backfill=saved is None)
             total += len(page.people)
             if not self._lease.valid():
-                break
+                return total
+        if saved is None:
+            await self._guard.close_request(FIRST_SYNC, self._subject)
         return total
 
     async def _may_start(self) -> bool:
@@ -134,9 +144,11 @@ class Poll:
             async for page in self._pages(None, backfill=True):
                 people += len(page.people)
             self._people_count = people
-        subject = f"people of {self._lane.destination}"
+            # After a start a person may have another answer.
+            await self._guard.ask_again(FIRST_SYNC, self._subject)
         affected = AffectedResources(fields=True)
-        return await self._guard(_FIRST_SYNC, subject, self._people_count, affected) == "allowed"
+        people, subject = self._people_count, self._subject
+        return await self._guard(FIRST_SYNC, subject, people, affected) == "allowed"
 
     async def _pages(self, cursor: str | None, *, backfill: bool) -> AsyncIterator[PeoplePage]:
         while True:

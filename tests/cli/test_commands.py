@@ -281,6 +281,24 @@ def test_check_names_other_integrations_that_send_our_metric(call: Call, folder:
     assert "Klaviyo metrics" not in call("check", at=folder).out
 
 
+def test_check_names_metrics_of_klaviyos_web_tracking(call: Call, folder: Folder) -> None:
+    """They have the integration of private keys, and this connector did not send them."""
+    folder.mapping.write_text(
+        folder.mapping.read_text()
+        + '\n[events.metrics."Active on Site"]\nname = "Active on Site"\n'
+    )
+    foreign = folder.platforms.klaviyo.foreign_metrics
+    foreign.extend([("Active on Site", "API"), ("Viewed Product", "API")])
+    try:
+        result = call("check", at=folder)
+    finally:
+        foreign.clear()
+    assert "warning acme: Klaviyo metrics: Klaviyo's web tracking also sends Active on Site" in (
+        result.out
+    )
+    assert "Viewed Product" not in result.out
+
+
 def test_check_reports_a_missing_metrics_scope(call: Call, folder: Folder) -> None:
     folder.platforms.klaviyo.faults.add("metrics", "status", status=403, count=1)
     result = call("check", at=folder)
@@ -347,16 +365,18 @@ def test_pause_status_resume_without_a_daemon(call: Call, folder: Folder) -> Non
         assert status["holder"] is None
         [lane] = [x for x in status["connections"]["acme"]["lanes"] if x["kind"] == "event"]
         states.append((lane["state"], lane["problem"], lane["ready"]))
-    assert states == [("paused", "L40", 1), ("running", None, 1)]
+    assert states == [("paused", "L40", 1), ("stopped", None, 1)]
 
 
-def test_a_command_for_a_connection_that_never_ran_exits_1(call: Call, folder: Folder) -> None:
-    result = call("pause", "unknown", at=folder)
-    assert (result.code, result.out) == (1, "")
-    assert "unknown" in result.err
+def test_a_connection_that_does_not_exist_is_wrong_usage(call: Call, folder: Folder) -> None:
+    result = call("pause", "acne", at=folder)
+    assert (result.code, result.out) == (2, "")
+    message = " ".join(result.err.replace("│", " ").split())
+    assert "no connection 'acne', did you mean 'acme'?; available: acme" in message
 
 
 def test_reload_without_a_daemon_is_reported(call: Call, folder: Folder) -> None:
+    folder.ingest("ana@example.com")
     result = call("reload", at=folder)
     assert (result.code, result.out) == (1, "")
     assert (
@@ -368,9 +388,10 @@ def test_text_status_shows_the_holder_and_the_backlog(call: Call, folder: Folder
     folder.ingest("ana@example.com", None)
     result = call("status", at=folder)
     assert result.code == 0
-    assert "not running: start it with `connector run`" in result.out
-    assert re.search(r"acme +events → klaviyo +running +1 +0 +1 +0 ", result.out)
-    assert "1  held  I10" in result.out
+    assert result.out.startswith("Not started yet, 1 waits\n")
+    assert "no process runs on this store; start it: connector run" in result.out
+    assert re.search(r"events → klaviyo +stopped +1 +0 +1 +0 ", result.out)
+    assert "1  acme  held  I10" in result.out
 
 
 def test_a_retry_reports_how_many_still_wait_for_an_address(call: Call, folder: Folder) -> None:
@@ -385,7 +406,7 @@ def test_a_retry_reports_how_many_still_wait_for_an_address(call: Call, folder: 
         ([str(first["id"]), str(second["id"]), "999"], 2),
     ):
         result = call("dead-letters", "retry", *words)
-        assert (result.code, result.out) == (0, f"retried: 0, waiting_for_an_address: {waiting}\n")
+        assert (result.code, result.out) == (0, f"retried: 0, waiting for an address: {waiting}\n")
 
 
 def test_dead_letters_are_listed_shown_and_discarded(call: Call, folder: Folder) -> None:
@@ -418,7 +439,7 @@ def test_store_upgrade_creates_a_store_and_store_check_finds_damage(
     broken = call("store", "check")
     assert broken.code == 1
     assert broken.out.startswith("S50")
-    assert "restore a backup" in broken.out
+    assert "connector store restore BACKUP" in broken.out
 
 
 def test_a_daemon_that_is_not_running_is_unhealthy(call: Call, folder: Folder) -> None:

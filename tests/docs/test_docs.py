@@ -16,6 +16,7 @@ from connector.cli import app
 from connector.domain.errors import Problem
 from connector.pipeline.rendering import ORIGIN_PROPERTY
 from connector.runtime.metrics import Metrics
+from connector.store.tables import metadata
 from tests.paths import ROOT, tracked_files
 
 PROBLEMS = ROOT / "docs" / "problems"
@@ -49,13 +50,23 @@ def test_every_problem_has_a_page_that_names_it(problem: Problem) -> None:
     assert 10 <= len(text.splitlines()) <= 25
 
 
-def test_the_index_has_every_problem_with_the_meaning_of_the_code() -> None:
+def test_the_index_has_every_problem_with_its_meaning_and_remedy() -> None:
     text = (PROBLEMS / "README.md").read_text()
     rows = re.findall(r"^\| \[(\w+)\]\((\w+)\.md\) \| (.+?) \| (.+) \|$", text, re.M)
     assert all(code == page for code, page, _, _ in rows)
-    assert [(code, meaning) for code, _, meaning, _ in rows] == [
-        (problem.value, problem.meaning) for problem in Problem
+    assert [(code, meaning, remedy) for code, _, meaning, remedy in rows] == [
+        (problem.value, problem.meaning, problem.remedy) for problem in Problem
     ]
+
+
+@pytest.mark.parametrize("problem", Problem, ids=str)
+def test_every_problem_says_what_it_affects_and_what_to_do(problem: Problem) -> None:
+    for text in (problem.effect, problem.remedy):
+        assert text
+        assert text[0].islower() or text.startswith(("`", "Klaviyo"))
+        assert not text.endswith(".")
+    for command in re.findall(r"`(connector [^`]+)`", problem.remedy):
+        assert fault_of(command) is None
 
 
 def test_no_page_exists_for_an_unknown_code() -> None:
@@ -97,6 +108,10 @@ def fault_of(command: str) -> str | None:
             if not equals and not options[name].is_flag and not (words and words.pop(0)):
                 return f"{name} needs a value"
         elif hasattr(here, "commands"):
+            if word not in here.commands and "start" in here.commands:
+                # `backfill CONNECTION` is `backfill start CONNECTION`.
+                here, words = here.commands["start"], [word, *words]
+                continue
             if word not in here.commands:
                 return f"no command `{word}` below `{here.name}`"
             here = here.commands[word]
@@ -210,3 +225,10 @@ def test_httpx2_is_in_no_lock_file() -> None:
         }
         assert "httpx" in names
         assert not names & {"httpx2", "httpcore2"}
+
+
+def test_security_lists_where_every_table_of_the_store_is_described() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 5]
+    named = [name for row in rows[2:] for name in re.findall(r"`(\w+)`", row[2])]
+    assert sorted(named) == sorted(metadata.tables)

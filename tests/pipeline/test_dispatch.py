@@ -11,7 +11,7 @@ import structlog.testing
 
 from connector.domain.attention import Check
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import DeliveryMode
+from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Accepted, Dead, Delivery, Held, Outcome, Stop, Unsent
 from connector.domain.records import Entry, State
@@ -55,6 +55,26 @@ class RecordingQuota(FakeQuota):
 
 def errors(logs: list[Any], level: str) -> list[str]:
     return [line["event"] for line in logs if line["log_level"] == level]
+
+
+# ── idle ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_lane_whose_claim_is_being_committed_is_not_idle(rig: Rig) -> None:
+    committing, committed = asyncio.Event(), asyncio.Event()
+
+    async def wait_for_commit() -> None:
+        committing.set()
+        await committed.wait()
+
+    rig.queue.after_claim = wait_for_commit
+    await rig.append_records("a")
+    assert committing.is_set()
+    assert not rig.dispatcher.busy
+    assert not await rig.dispatcher.idle(0.0)
+    committed.set()
+    await run_pending()
+    assert await rig.dispatcher.idle(0.0)
 
 
 # ── singly or in bulk ────────────────────────────────────────────────────────────────────────────
@@ -328,7 +348,13 @@ async def test_consecutive_failures_slow_the_lane_down(rig: Rig) -> None:
     assert len(rig.sink.sent) - before < 15
     assert errors(logs, "warning") == ["destination_failed"]
     [item] = await rig.dispatcher.attention()
-    assert item.text == "K503 acme events → klaviyo: Klaviyo is unavailable; retrying slowly"
+    assert (item.problem, item.remote) == (Problem.KLAVIYO_UNAVAILABLE, "klaviyo")
+    assert item.text.startswith("acme events → klaviyo: Klaviyo is unavailable")
+    assert item.waits
+    assert item.since is not None
+    assert item.retry_in is not None
+    assert not item.needs_person(Millis(item.since + 599_000), 600.0)
+    assert item.needs_person(Millis(item.since + 600_000), 600.0)
     rig.sink.default_step = accept
     await rig.after(60.0)
     assert rig.states() == {State.ACCEPTED: 4}
@@ -685,6 +711,27 @@ async def test_a_store_unavailable_at_the_claim_loses_nothing_and_is_logged_once
     assert stopped_rig.states() == {State.ACCEPTED: 2}
     assert errors(logs, "error") == ["store_failed"]
     assert errors(logs, "info").count("store_recovered") == 1
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_claim_whose_commit_was_not_answered_is_given_back_and_sent_once(
+    stopped_rig: Rig, paused: bool
+) -> None:
+    await stopped_rig.append_records("a")
+    stopped_rig.queue.after_claim = raise_unavailable
+    await stopped_rig.start()
+    assert stopped_rig.states() == {State.CLAIMED: 1}
+    stopped_rig.queue.after_claim = do_nothing
+    if paused:
+        await stopped_rig.dispatcher.pause()
+        await stopped_rig.after(2.0)
+        assert stopped_rig.states() == {State.READY: 1}
+        await stopped_rig.dispatcher.resume()
+    await stopped_rig.after(2.0)
+    assert stopped_rig.states() == {State.ACCEPTED: 1}
+    assert stopped_rig.row("a").attempts == 1
+    assert [entry.mode for entry in stopped_rig.sink.sent[0].entries] == [DeliveryMode.BATCH]
+    assert len(stopped_rig.sink.sent) == 1
 
 
 async def test_a_read_only_store_is_logged_once(stopped_rig: Rig) -> None:

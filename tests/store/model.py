@@ -23,8 +23,10 @@ from connector.domain.outcomes import (
 )
 from connector.domain.records import Appended, Claim, Entry, Page, Record, State
 from connector.ports import (
+    ANY_DEAD_LETTER,
     Backlog,
     DeadLetter,
+    DeadLetterFilter,
     Fence,
     Holder,
     ReadyCounts,
@@ -214,6 +216,7 @@ class OutboxModel:
         mapping: str,
         usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
+        token: int | None = None,
     ) -> Claim | None:
         self._require(fence, now)
         await self.save_usage(usage)
@@ -223,7 +226,7 @@ class OutboxModel:
             if row.due <= now and backfill in (None, row.page.backfill)
         ]
         due.sort(key=lambda row: (row.page.backfill, row.due, row.seq))
-        token = secrets.randbits(62)
+        token = secrets.randbits(62) if token is None else token
         for row in due[:limit]:
             row.state, row.claim = State.CLAIMED, token
             row.attempts += 1
@@ -278,9 +281,14 @@ class OutboxModel:
                     row.due = Millis(now + round(outcome.after * 1000))
                     row.mapping = row.mapping if row.single else None
 
-    async def recover(self, fence: Fence, *, now: Millis) -> int:
+    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
         self._require(fence, now)
         gone = [row for row in self.rows.values() if row.state == State.CLAIMED]
+        if claim:
+            mine = [row for row in gone if row.claim == claim.token]
+            for row in mine:
+                self._apply(row, Unsent(row.seq), now, 0)
+            return len(mine)
         for row in gone:
             row.set(State.READY, problem=Problem.INTERRUPTED.value)
             row.single, row.due = True, now
@@ -299,12 +307,16 @@ class OutboxModel:
             row
             for state, age in keep.items()
             for row in sorted(self.rows.values(), key=lambda row: row.seq)
-            if row.state == state and row.page.received_at < now - age
+            if row.state == state and self._kept_since(row) < now - age
         ][:limit]
         for row in old:
             del self.rows[row.seq]
             self._keys = {key: kept for key, kept in self._keys.items() if kept is not row}
         return len(old)
+
+    def _kept_since(self, row: Row) -> int:
+        ended = row.state in (*_STUCK, State.DISCARDED)
+        return (row.settled_at if ended else None) or row.page.received_at
 
     # ── dead letters ─────────────────────────────────────────────────────────────────────────────
 
@@ -320,41 +332,30 @@ class OutboxModel:
         return sorted(found, key=lambda group: (-group[3], group[0], group[2]))
 
     async def find(
-        self, *, problem: str | None = None, connection: str | None = None, limit: int = 100
+        self, which: DeadLetterFilter = ANY_DEAD_LETTER, *, limit: int = 100
     ) -> Sequence[DeadLetter]:
-        rows = [
-            row
-            for row in self._stuck()
-            if problem in (None, row.problem) and connection in (None, row.page.lane.connection)
-        ]
-        return [_dead_letter(row) for row in sorted(rows, key=lambda row: -row.seq)[:limit]]
+        rows = sorted(self._chosen(which), key=lambda row: -row.seq)
+        return [_dead_letter(row) for row in rows[:limit]]
 
-    async def retry(
-        self,
-        *,
-        ids: Sequence[int] = (),
-        problem: str | None = None,
-        every: bool = False,
-        now: Millis,
-    ) -> int:
-        rows = [row for row in self._stuck() if row.email]
-        if ids:
-            rows = [row for row in rows if row.seq in ids]
-        elif problem:
-            rows = [row for row in rows if row.problem == problem]
-        elif not every:
-            rows = []
+    async def retry(self, which: DeadLetterFilter, *, now: Millis) -> tuple[int, int | None]:
+        rows = [row for row in self._chosen(which) if row.email]
         for row in rows:
             row.set(State.READY)
             row.due, row.attempts, row.failing_since, row.settled_at = now, 0, None, None
-        return len(rows)
+        return len(rows), max((row.seq for row in rows), default=None)
 
-    async def discard(self, ids: Sequence[int], *, reason: str, now: Millis) -> int:
-        rows = [row for row in self._stuck() if row.seq in ids]
+    async def discard(
+        self, which: DeadLetterFilter, *, reason: str, now: Millis
+    ) -> tuple[int, int | None]:
+        rows = self._chosen(which)
         for row in rows:
             row.set(State.DISCARDED, problem=row.problem, detail=reason)
             row.settled_at = now
-        return len(rows)
+        return len(rows), max((row.seq for row in rows), default=None)
+
+    def _chosen(self, which: DeadLetterFilter) -> list[Row]:
+        rows = [row for row in self._stuck() if not which.ids or row.seq in which.ids]
+        return [row for row in rows if which.cause in (None, row.problem)]
 
     # ── lanes and reports ────────────────────────────────────────────────────────────────────────
 

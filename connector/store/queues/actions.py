@@ -20,7 +20,7 @@ from connector.store.people.identifiers import PersonRow
 from connector.store.queues import queue
 from connector.store.queues.action_keys import person_key
 from connector.store.queues.action_state import COLUMNS, ActionRow, after_outcome, late_answer
-from connector.store.tables import actions, actions_queue
+from connector.store.tables import actions, actions_queue, in_state
 
 
 class SqlActionQueue(queue.SqlQueue):
@@ -75,6 +75,12 @@ class SqlActionQueue(queue.SqlQueue):
 
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, actions_queue, now, step=Step.LOOK_UP)
+
+    def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
+        mine = in_state(State.CLAIMED, actions), actions.c.claim == claim.token
+        query = select(actions.c.seq).where(*mine).order_by(actions.c.seq)
+        held = list(c.execute(query.with_for_update()).scalars())
+        return self._settle(c, claim, [Unsent(seq) for seq in held], now, RetryPolicy(0))
 
     async def identify(self, lane: Lane, id: int, email: str) -> IdentifiedAction | None:
         return await self._database.write(lambda c: _identify(c, lane.connection, id, email))

@@ -11,7 +11,7 @@ from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import Accepted, Outcome
 from connector.domain.records import Appended, Claim, Entry, Page, State
-from connector.ports import RetryPolicy
+from connector.ports import Fence, RetryPolicy
 from connector.store.database import Database
 from connector.store.people.person_cache import PersonCache
 from connector.store.queues import queue
@@ -38,6 +38,12 @@ class SqlOutbox(queue.SqlQueue):
         )
         self._person_cache.remember(resolved)
         return appended
+
+    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
+        if claim is None:
+            # The dead holder may have changed people since they were remembered.
+            self._person_cache = PersonCache()
+        return await super().recover(fence, now=now, claim=claim)
 
     async def release_waiting(self, lane: LaneId, *, now: Millis) -> int:
         waiting = outbox.c.lane == lane, in_state(State.HELD), outbox.c.problem == _NOT_LIVE
@@ -82,6 +88,11 @@ class SqlOutbox(queue.SqlQueue):
 
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
+
+    def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
+        may_be_applied = outbox.c.delivery_mode == DeliveryMode.SINGLE
+        mapping = case((may_be_applied, outbox.c.mapping), else_=None)
+        return queue.give_back(c, outbox_queue, claim, mapping=mapping)
 
 
 def _update_claimed(

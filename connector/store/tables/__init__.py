@@ -15,6 +15,7 @@ from connector.store.tables.admin import (
     leases,
     mappings,
     notifications,
+    process_reports,
     quota_usage,
 )
 from connector.store.tables.columns import metadata
@@ -28,6 +29,7 @@ from connector.store.tables.people import (
     salts,
     source_members,
     tombstones,
+    unset_fields,
 )
 from connector.store.tables.queues import (
     QueueTable,
@@ -43,6 +45,8 @@ from connector.store.tables.queues import (
     reads_queue,
     requests,
 )
+from connector.store.tables.secrets import authorizations, secrets
+from connector.store.tables.settings import audit, settings
 from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
 
 __all__ = [
@@ -53,6 +57,8 @@ __all__ = [
     "actions",
     "actions_queue",
     "approvals",
+    "audit",
+    "authorizations",
     "backfills",
     "checkpoints",
     "commands",
@@ -73,6 +79,7 @@ __all__ = [
     "outbox",
     "outbox_queue",
     "people",
+    "process_reports",
     "profiles",
     "profiles_queue",
     "quota_usage",
@@ -80,6 +87,9 @@ __all__ = [
     "reads_queue",
     "requests",
     "salts",
+    "secrets",
+    "settings",
     "source_members",
     "tombstones",
+    "unset_fields",
 ]

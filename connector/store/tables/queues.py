@@ -85,8 +85,9 @@ class Profiles(QueueColumns, table=True):
 
     `address` is a digest of the account and the address: one write for it at a time. `receipt`
     is the import job that holds the write in flight, `position` the person's place in it.
-    `write_mode` is connector.domain.profiles.WriteMode. `merged_into`: the person turned out to be
-    this one, and the row stays until its write has ended.
+    `write_mode` is connector.domain.profiles.WriteMode. `lost_jobs`: how many import jobs that held
+    the write were lost. `merged_into`: the person turned out to be this one, and the row stays
+    until its write has ended.
     """
 
     __tablename__ = "profiles"
@@ -114,6 +115,7 @@ class Profiles(QueueColumns, table=True):
     address_cleanups: str | None = Field(default=None, sa_type=Text)
     pending_move: str | None = Field(default=None, sa_type=Text)
     profile_id: str | None = Field(default=None, sa_type=Text)
+    lost_jobs: int = Field(default=0, sa_type=SmallInteger)
     merged_into: int | None = Field(default=None, sa_type=RowId)
 
 
@@ -124,7 +126,7 @@ class Memberships(QueueColumns, table=True):
     `change` is connector.domain.memberships.Change. `address` is compared with profiles.address.
     `last_seen_scan`: the last read-back that listed the member. `unconfirmed`: the remote side
     accepted the change without reporting its result. `lost_jobs`: how many import jobs that held
-    the change were lost.
+    the change were lost. `ambiguous_until`: until then an earlier change may still be applied.
     """
 
     __tablename__ = "memberships"
@@ -148,6 +150,7 @@ class Memberships(QueueColumns, table=True):
     unconfirmed: int = Field(default=0, sa_type=SmallInteger)
     last_seen_scan: int = Field(default=0, sa_type=BigInteger)
     lost_jobs: int = Field(default=0, sa_type=SmallInteger)
+    ambiguous_until: int = Field(default=0, sa_type=BigInteger)
     since: int = Field(sa_type=BigInteger)
     receipt: str | None = Field(default=None, sa_type=Text)
     position: int | None = Field(default=None, sa_type=Integer)

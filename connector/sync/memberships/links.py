@@ -11,8 +11,14 @@ from connector.domain.lanes import Millis
 from connector.domain.memberships import Group
 from connector.ports import MemberGroups, TargetMembers
 
-_NO_ATTENTION = {Problem.TOO_MANY_REMOVALS, Problem.FIRST_SYNC, Problem.NOT_OFFERED}
-"""Approvals have items of their own. What a platform does not offer cannot be fixed."""
+_NO_ATTENTION = {
+    Problem.TOO_MANY_REMOVALS,
+    Problem.FIRST_SYNC,
+    Problem.NOT_OFFERED,
+    Problem.SEGMENT_PROCESSING,
+}
+"""Approvals have items of their own. What a platform does not offer cannot be fixed, and what
+Klaviyo computes ends by itself."""
 
 
 async def links(groups: MemberGroups, members: TargetMembers, now: Millis) -> list[dict[str, Any]]:
@@ -70,8 +76,12 @@ async def attention(groups: MemberGroups) -> Sequence[AttentionItem]:
 
 
 def attention_item(group: Group) -> AttentionItem:
-    text = f"{group.problem} {group.connection}: {group.kind} {group.name}: {group.detail}"
-    return AttentionItem(f"poll {group.connection} {group.kind} {group.name}", text)
+    why = group.detail
+    if group.problem and group.problem.waits_for_remote:
+        why = f"{group.problem.meaning} ({group.detail})"
+    text = f"{group.connection}: {group.kind} {group.name}: {why}"
+    key = f"poll {group.connection} {group.kind} {group.name}"
+    return AttentionItem(key, text, group.problem)
 
 
 def _age(at: Millis | None, now: Millis) -> float | None:

@@ -130,6 +130,38 @@ def upgrade() -> None:
         "approvals_by_subject", "approvals", ["connection", "what", "subject"], unique=True
     )
     op.create_table(
+        "audit",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("what", sa.Text(), nullable=False),
+        sa.Column("connection", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("before", sa.Text(), nullable=False),
+        sa.Column("after", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("audit_by_connection", "audit", ["connection", "id"], unique=False)
+    op.create_index("audit_by_time", "audit", ["at"], unique=False)
+    op.create_table(
+        "authorizations",
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("connection", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.Column("browser", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("used_at", sa.BigInteger(), nullable=True),
+        sa.Column("outcome", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("digest"),
+    )
+    op.create_index(
+        "authorizations_by_connection", "authorizations", ["connection", "created_at"], unique=False
+    )
+    op.create_index("authorizations_by_expiry", "authorizations", ["expires_at"], unique=False)
+    op.create_table(
         "backfills",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("connection", sa.Text(), nullable=False),
@@ -163,6 +195,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("args", sa.Text(), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("submitted_at", sa.BigInteger(), nullable=False),
         sa.Column("claimed_at", sa.BigInteger(), nullable=True),
         sa.Column("done_at", sa.BigInteger(), nullable=True),
@@ -170,6 +203,7 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("commands_by_idempotency_key", "commands", ["idempotency_key"], unique=True)
     op.create_index(
         "commands_open",
         "commands",
@@ -312,6 +346,7 @@ def upgrade() -> None:
         sa.Column("unconfirmed", sa.SmallInteger(), nullable=False),
         sa.Column("last_seen_scan", sa.BigInteger(), nullable=False),
         sa.Column("lost_jobs", sa.SmallInteger(), nullable=False),
+        sa.Column("ambiguous_until", sa.BigInteger(), nullable=False),
         sa.Column("since", sa.BigInteger(), nullable=False),
         sa.Column("receipt", sa.Text(), nullable=True),
         sa.Column("position", sa.Integer(), nullable=True),
@@ -439,6 +474,13 @@ def upgrade() -> None:
     )
     op.create_index("people_by_connection", "people", ["connection", "id"], unique=False)
     op.create_table(
+        "process_reports",
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("saved_at", sa.BigInteger(), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("resource"),
+    )
+    op.create_table(
         "profiles",
         sa.Column("lane", sa.Integer(), nullable=False),
         sa.Column("state", sa.SmallInteger(), nullable=False),
@@ -470,6 +512,7 @@ def upgrade() -> None:
         sa.Column("address_cleanups", sa.Text(), nullable=True),
         sa.Column("pending_move", sa.Text(), nullable=True),
         sa.Column("profile_id", sa.Text(), nullable=True),
+        sa.Column("lost_jobs", sa.SmallInteger(), nullable=False),
         sa.Column(
             "merged_into", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True
         ),
@@ -594,6 +637,28 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("connection"),
     )
     op.create_table(
+        "secrets",
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("info", sa.Text(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("claim", sa.Text(), nullable=True),
+        sa.Column("attempts", sa.Text(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", "name"),
+    )
+    op.create_table(
+        "settings",
+        sa.Column("connection", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=True),
+        sa.Column("changed_by", sa.Text(), nullable=False),
+        sa.Column("changed_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("connection", "key"),
+    )
+    op.create_table(
         "source_members",
         sa.Column("source", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("email", sa.Text(), nullable=False),
@@ -622,4 +687,15 @@ def upgrade() -> None:
         sa.Column("erasure_id", sa.Text(), nullable=False),
         sa.Column("erased_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("connection", "digest"),
+    )
+    op.create_table(
+        "unset_fields",
+        sa.Column("lane", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("field", sa.Text(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("people", sa.BigInteger(), nullable=False),
+        sa.Column("writes", sa.BigInteger(), nullable=False),
+        sa.Column("allowed", sa.BigInteger(), nullable=False),
+        sa.Column("held", sa.SmallInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("lane", "field"),
     )
