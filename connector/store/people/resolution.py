@@ -127,8 +127,8 @@ class PersonResolver:
         return person
 
     def _matches(self, ids: Sequence[str], email: str | None) -> list[PersonRow]:
-        """The people of a record, who are one person: those with its ids, and those with only
-        its address is known. Without an id the address alone decides."""
+        """The people of a record, who are one person: those with its ids, and those with
+        nothing but its address. Without an id the address alone decides."""
         owners = self._owners.get(email or "", [])
         address_only = [owner for owner in owners if owner.platform_id is None]
         if ids:
