@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connector import __version__
+from connector.app.access import access_of, seal_of
 from connector.app.accounts import AccountLookups
 from connector.app.connections import Connections
 from connector.app.maintenance import Maintenance
@@ -28,6 +29,7 @@ from connector.app.reload import Reloader
 from connector.app.takeover import Takeover
 from connector.config import Config
 from connector.config import load as load_config
+from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.net import http
 from connector.pipeline.intake import Intake
 from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
@@ -45,14 +47,14 @@ from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
 from connector.service.oauth import OAuthService
 from connector.service.process import DEFAULT_PATIENCE, Process, read_report
+from connector.service.settings import SettingsService, effective_config
 from connector.store.sql import SqlStore, open_store
 from connector.web.access import Access
 from connector.web.flows import FlowApp
 from connector.web.health import Health
 from connector.web.oauth import OAuthApp
 from connector.web.protocol import Limits
-from connector.web.server import Server, application
-from connector.web.sessions import Sessions
+from connector.web.server import Server, allow_connections, application
 from connector.web.throttle import Network
 from connector.web.webhooks import WebhookApp
 
@@ -62,13 +64,14 @@ if TYPE_CHECKING:
 _CANCEL_TIMEOUT = 1.0
 
 
-def read_config(path: Path | None = None) -> Config:
-    """The configuration with every platform's settings validated. Raises ConfigError."""
-    return load_config(path, settings_models=SettingsModels())
+def read_config(path: Path | None = None, *, complete: bool = True) -> Config:
+    """The configuration of the files with every platform's settings validated. With
+    `complete=False` settings made at run time may complete it. Raises ConfigError."""
+    return load_config(path, settings_models=SettingsModels(), complete=complete)
 
 
 class App:
-    """The daemon."""
+    """The daemon. `reread` reads the files again; settings made at run time are added here."""
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class App:
         self.connections: Connections
         self.commands: Commands
         self.oauth: OAuthService
+        self.settings: SettingsService
         self.intake: Intake
         self.health: Health
         self.maintenance: Maintenance
@@ -119,10 +123,13 @@ class App:
         self._stack.push_async_callback(self.store.aclose)
         if self.store.maintenance.size_bytes() is None:
             self.metrics.drop_disk_gauges()
+        if serve:
+            self._check_gates()
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         self._stack.push_async_callback(self._lease.release)
         self._compose()
         await self._takeover.take(lease_timeout)
+        await until_available(self._merge_settings, self.clock, timeout=lease_timeout)
         await until_available(self._resume_report, self.clock, timeout=lease_timeout)
         await until_available(self._reencrypt, self.clock, timeout=lease_timeout)
         await until_available(self._build_connections, self.clock, timeout=lease_timeout)
@@ -139,6 +146,9 @@ class App:
             "daemon_ready", version=__version__, connections=len(self.connections.runtimes)
         )
 
+    async def _merge_settings(self) -> None:
+        self.config = await effective_config(self.config, self.store.settings)
+
     def _compose(self) -> None:
         """The objects that live as long as the process."""
         self.intake = Intake(
@@ -148,10 +158,22 @@ class App:
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )
         self._takeover = Takeover(
-            self.store, self._lease, self.clock, self.metrics, refresh=self.connections.refresh
+            self.store,
+            self._lease,
+            self.clock,
+            self.metrics,
+            refresh=self.connections.refresh,
+            on_retaken=self._reload_changed_settings,
         )
         self.oauth = oauth_service(
             self.store, self.clock, lambda: self.config, self._account_changed
+        )
+        self.settings = SettingsService(
+            self.store,
+            self.clock,
+            config=lambda: self.config,
+            read=self._read_files,
+            apply=self._apply_settings,
         )
         self._process = Process(
             clock=self.clock,
@@ -169,8 +191,9 @@ class App:
             self.clock,
             process=self._process,
             reload=self.reload,
-            on_executed=partial(self.changes.publish, *TOPICS),
             oauth=self.oauth,
+            settings=self.settings,
+            on_executed=partial(self.changes.publish, *TOPICS),
         )
         self.maintenance = Maintenance(
             self.store,
@@ -191,7 +214,7 @@ class App:
             intake_closed=self._intake_closed,
         )
         self._reloader = Reloader(
-            self._reread,
+            self._read_config if self._reread else None,
             self.connections,
             self._problems,
             self.metrics,
@@ -249,6 +272,15 @@ class App:
         """Apply an edited configuration. A faulty one changes nothing and raises ConfigError."""
         return await self._reloader.reload(self.config)
 
+    def _read_files(self) -> Config:
+        return self._reread() if self._reread else self.config
+
+    async def _read_config(self) -> Config:
+        return await effective_config(self._read_files(), self.store.settings)
+
+    async def _apply_settings(self) -> None:
+        await self.reload()
+
     async def _account_changed(self, connection: str, other: bool) -> None:
         """Use the new tokens. `other`: a person confirmed that the connection belongs to another
         Klaviyo account from now on."""
@@ -305,13 +337,16 @@ class App:
             broken=broken,
             trusted_proxies=self._trusted_proxies(),
         )
-        shared = server.admin_port == 0
-        api = self._api()
-        oauth = OAuthApp(self.oauth, self.clock, trusted_proxies=self._trusted_proxies())
-        public = application(self.health, (webhooks, flows, oauth), admin=shared, api=api)
+        shared, seal = server.admin_port == 0, seal_of(self.config, self.clock)
+        access = access_of(self.config, self.clock, seal)
+        api, console = self._admin_apps(access, seal)
+        oauth = OAuthApp(self.oauth, access)
+        public = application(
+            self.health, (webhooks, flows, oauth), admin=shared, api=api, console=console
+        )
         listeners = [self._server(public, server.port, "server.port")]
         if not shared:
-            admin = application(self.health, admin=True, api=api)
+            admin = application(self.health, admin=True, api=api, console=console)
             listeners.append(self._server(admin, server.admin_port, "server.admin_port"))
         early = {listener.key: listener for listener in self.servers}
         for listener in listeners:
@@ -321,21 +356,28 @@ class App:
                 await listener.start()
                 self.servers.append(listener)
 
-    def _api(self) -> ASGIApp:
+    def _check_gates(self) -> None:
+        """Log what makes it easy to guess a secret, or to exhaust this process."""
+        for key in short_secrets(self.config):
+            self._log.warning("secret_short", setting=key, needed_characters=MIN_LENGTH)
+        ports = 1 if self.config.server.admin_port == 0 else 2
+        if not allow_connections(ports * self.config.server.max_connections):
+            self._log.warning(
+                "open_files_limited",
+                detail="the limit of open files (ulimit -n) is too low for max_connections",
+                max_connections=self.config.server.max_connections,
+            )
+
+    def _admin_apps(self, access: Access, seal: Seal) -> tuple[ASGIApp, ASGIApp]:
+        """The API and the console."""
         # FastAPI is a third of the time that the imports of a start take.
+        from connector.console import Console, ConsoleServices
         from connector.web.api.app import api
 
-        config = self.config
-        seal = Seal(self.clock, config.security.encryption_key, lifetime=config.console.session)
-        secure = config.server.public_url.startswith("https://")
-        access = Access(
-            config.console,
-            self.clock,
-            Sessions(seal),
-            secure=secure,
-            trusted_proxies=self._trusted_proxies(),
+        services = ConsoleServices(
+            self.commands, access, self.changes, seal, self.clock, lambda: self.config
         )
-        return api(self.commands, access, self.changes, seal)
+        return api(self.commands, access, self.changes, seal), Console(services)
 
     def _trusted_proxies(self) -> Sequence[Network]:
         return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]
@@ -383,6 +425,11 @@ class App:
 
     async def _heartbeat(self) -> None:
         await self.maintenance.heartbeat(self.health, self.config.store)
+
+    async def _reload_changed_settings(self) -> None:
+        """Apply settings that another process changed while it held the store."""
+        if self._reread and (await self._read_config()).overrides != self.config.overrides:
+            await self.commands.execute("reload", {}, by="takeover")
 
     async def _start_notifier(self) -> None:
         """Notify the targets of `[[notify]]` as configured now."""
