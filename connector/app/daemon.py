@@ -194,6 +194,7 @@ class App:
             oauth=self.oauth,
             settings=self.settings,
             on_executed=partial(self.changes.publish, *TOPICS),
+            changing=self.connections.changing,
         )
         self.maintenance = Maintenance(
             self.store,
