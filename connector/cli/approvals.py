@@ -9,6 +9,7 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from connector.config import Config
@@ -21,7 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Changes that wait for a person's a
 @app.command("list")
 def list_(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """List what waits for approval. Oldest first, with what it would change.
 
@@ -31,11 +32,13 @@ def list_(
     if as_json:
         print(json.dumps(found, indent=2))
         return
+    if not found:
+        print("nothing waits for approval")
     for x in found:
         when = format_time(x["since"])
-        print(f"{x['id']:>6}  {when}  {x['connection']}  {x['what']} of {x['subject']}")
+        print(one_line(f"{x['id']:>6}  {when}  {x['connection']}  {x['what']} of {x['subject']}"))
         for key, value in x["detail"].items():
-            print(f"        {key.replace('_', ' ')}: {_format(value)}")
+            print(one_line(f"        {key.replace('_', ' ')}: {_format(value)}"))
 
 
 def _format(value: Any) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 
 from connector.config.values import (
     Allowed,
     Duration,
+    DurationOrOff,
     DurationRange,
     Interval,
     Secrets,
@@ -67,6 +68,11 @@ class Klaviyo(Section):
     token_url: Url = setting("https://a.klaviyo.com/oauth/token", "OAuth: the token endpoint.")
     revoke_url: Url = setting(
         "https://a.klaviyo.com/oauth/revoke", "OAuth: the revocation endpoint."
+    )
+    install_probe: DurationOrOff = setting(
+        "off",
+        "OAuth: how often Klaviyo's Applications API (beta) is asked whether the app is still "
+        "installed. off: a removal is noticed when the token is refreshed, within about an hour.",
     )
 
     @property
@@ -215,6 +221,13 @@ class Connection(Section):
     actions: Actions | None = setting(
         None, "What Klaviyo flows may do. Without this table their routes answer 401."
     )
+
+    _mapping_changes: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def mapping_changes(self) -> dict[str, Any]:
+        """Tables that lie above the mapping file: its entries switched on or off at run time."""
+        return self._mapping_changes
 
     @field_validator("mapping")
     @classmethod

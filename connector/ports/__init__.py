@@ -62,6 +62,7 @@ from connector.ports.memberships import (
 )
 from connector.ports.people import (
     AcceptedEvent,
+    AddressScopes,
     Erasure,
     ErasureResult,
     FreshView,
@@ -101,6 +102,15 @@ from connector.ports.queues import (
     RetryPolicy,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry, Timelines
+from connector.ports.secrets import (
+    Authorization,
+    Authorizations,
+    AuthorizationServer,
+    OpenAuthorizationServer,
+    Secrets,
+    StoredSecret,
+)
+from connector.ports.settings import Audit, AuditEntry, SettingChange, Settings, StoredSetting
 from connector.ports.store import (
     Checkpoints,
     Facts,
@@ -124,10 +134,16 @@ __all__ = [
     "ActionView",
     "ActionViews",
     "Actions",
+    "AddressScopes",
     "AffectedResources",
     "Approval",
     "Approvals",
     "Audiences",
+    "Audit",
+    "AuditEntry",
+    "Authorization",
+    "AuthorizationServer",
+    "Authorizations",
     "Backfill",
     "BackfillPage",
     "BackfillProgress",
@@ -176,6 +192,7 @@ __all__ = [
     "MembershipWriter",
     "Notifications",
     "Offer",
+    "OpenAuthorizationServer",
     "OpenReceipt",
     "Outbox",
     "Outgoing",
@@ -201,9 +218,14 @@ __all__ = [
     "Renderer",
     "Reports",
     "RetryPolicy",
+    "Secrets",
     "SegmentJoins",
+    "SettingChange",
+    "Settings",
     "Sink",
     "Store",
+    "StoredSecret",
+    "StoredSetting",
     "Stream",
     "SyncedPerson",
     "TargetGroups",

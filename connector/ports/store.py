@@ -19,9 +19,11 @@ from connector.ports.memberships import (
     SegmentJoins,
     TargetMembers,
 )
-from connector.ports.people import Erasure, Ledger, Profiles, Reads
+from connector.ports.people import AddressScopes, Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
+from connector.ports.secrets import Authorizations, Secrets
+from connector.ports.settings import Audit, Settings
 from connector.ports.unsets import UnsetFields
 
 
@@ -181,6 +183,10 @@ class Store:
     approvals: Approvals
     dead_letters: DeadLetters
     notifications: Notifications
+    secrets: Secrets
+    authorizations: Authorizations
+    settings: Settings
+    audit: Audit
     process_reports: ProcessReports
     reports: Reports
     timelines: Timelines
@@ -189,6 +195,7 @@ class Store:
     backfill_progress: BackfillProgress
     dry_runs: DryRuns
     erasure: Erasure
+    address_scopes: AddressScopes
     ledger: Ledger
     maintenance: Maintenance
 

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from connector.domain.attention import AttentionItem
 
 WorkerName = Literal[
+    "accounts",
     "backfill",
     "commands",
     "heartbeat",
@@ -19,6 +20,7 @@ WorkerName = Literal[
     "lease",
     "mass_unset",
     "notifications",
+    "oauth",
     "poll",
     "retention",
     "scan",

@@ -223,6 +223,11 @@ class Metrics(MetricRegistry):
             "klaviyo_revision_expiry_timestamp_seconds",
             "Time at which the configured Klaviyo revision stops being stable; 0 if unknown.",
         )
+        self.oauth_expiry = self.gauge(
+            "oauth_expiry_timestamp_seconds",
+            "Time at which an OAuth grant ends unless it is used before; the past if it has ended.",
+            "connection",
+        )
         self.store_bytes = self.gauge("store_bytes", "Size of the store on disk.")
         self.store_free = self.gauge("store_free_bytes", "Free space on the disk of the store.")
         self.reload_ok = self.gauge(
@@ -270,11 +275,10 @@ class Metrics(MetricRegistry):
         self.actions.labels(connection, action, outcome).inc(count)
         self.on_change("actions")
 
-    def record_rejected(self, connection: str, reason: str, now: Millis) -> bool:
-        """Count a call that was refused. Returns whether it should be logged: the first of its
-        kind, and then one a minute."""
+    def record_rejected(self, connection: str, reason: str, now: Millis) -> None:
+        """Count a call that was refused."""
         self.rejected.labels(connection, reason).inc()
-        return self.activity.record_refused(connection, reason, now)
+        self.activity.record_refused(connection, reason, now)
 
     def record_settled(
         self, lane: Lane, delivery: Delivery, entries: Mapping[int, Entry], now: Millis

@@ -15,6 +15,7 @@ from connector.pipeline.lease import STORE_RESOURCE, is_dead
 from connector.ports import (
     ActionView,
     Approval,
+    AuditEntry,
     Backlog,
     Clock,
     DeadLetter,
@@ -22,6 +23,7 @@ from connector.ports import (
     DeadLetterFilter,
     Store,
 )
+from connector.service import grants
 from connector.service.overview import Facts, build
 from connector.service.process import Process, ProcessReport, aged, read_report
 from connector.service.runtime import ConnectionRuntime
@@ -130,6 +132,10 @@ class Queries:
     async def dead_letter(self, id: int) -> DeadLetterDetail | None:
         return await self._store.dead_letters.show(id)
 
+    async def audit_log(self, connection: str | None, limit: int) -> Sequence[AuditEntry]:
+        """Who changed what, the newest first."""
+        return await self._store.audit.find(connection=connection, limit=limit)
+
     async def explain(self, connection: str, who: str) -> list[dict[str, Any]]:
         """People of this connection with this address or platform id: what was received, what it
         became, which request carried it, what the remote API answered."""
@@ -217,6 +223,7 @@ class Queries:
             if b.held and b.lane.lane_kind is ACTIONS:
                 found += await self._held_actions(b.lane.connection)
         found += [_approval_item(approval) for approval in await self._store.approvals.find()]
+        found += grants.attention(await self._store.secrets.all(), self._clock.now())
         known = {item.key for item in found}
         found += [item for item in await self._group_attention() if item.key not in known]
         return aged(found, report.since if report else {})

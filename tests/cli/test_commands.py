@@ -406,7 +406,7 @@ def test_a_retry_reports_how_many_still_wait_for_an_address(call: Call, folder: 
         ([str(first["id"]), str(second["id"]), "999"], 2),
     ):
         result = call("dead-letters", "retry", *words)
-        assert (result.code, result.out) == (0, f"retried: 0, waiting_for_an_address: {waiting}\n")
+        assert (result.code, result.out) == (0, f"retried: 0, waiting for an address: {waiting}\n")
 
 
 def test_dead_letters_are_listed_shown_and_discarded(call: Call, folder: Folder) -> None:

@@ -315,7 +315,7 @@ async def test_every_httpx_error_is_classified_by_whether_bytes_may_have_been_se
     kind: type[httpx.HTTPError],
 ) -> None:
     wanted = RetryLater if kind in NO_BYTE_LEFT else AmbiguousError
-    assert type(to_delivery_error(make_error(kind))) is wanted
+    assert type(to_delivery_error(make_error(kind), "klaviyo.test")) is wanted
     found = await outcome(make_http(make_error(kind)))
     assert isinstance(found, Blocked if kind is httpx.LocalProtocolError else wanted)
 
@@ -513,6 +513,7 @@ async def test_a_refused_connection_is_known_not_applied() -> None:
     found = await outcome(http)
     assert isinstance(found, RetryLater)
     assert found.problem is Problem.NOT_CONNECTED
+    assert found.detail.startswith("127.0.0.1")
 
 
 async def test_an_unresolvable_host_has_its_own_problem_code(
@@ -527,6 +528,7 @@ async def test_an_unresolvable_host_has_its_own_problem_code(
     found = await outcome(http)
     assert isinstance(found, RetryLater)
     assert found.problem is Problem.NAME_NOT_RESOLVED
+    assert found.detail.startswith("nowhere.invalid: ")
 
 
 async def test_a_server_without_tls_is_not_connected() -> None:

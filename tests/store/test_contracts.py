@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from connector.testing.contracts.actions import ActionsContract
+from connector.testing.contracts.address_scopes import AddressScopesContract
 from connector.testing.contracts.approvals import ApprovalsContract
 from connector.testing.contracts.backfills import BackfillsContract
 from connector.testing.contracts.bulk_observations import BulkObservationsContract
@@ -13,7 +14,10 @@ from connector.testing.contracts.process_reports import ProcessReportsContract
 from connector.testing.contracts.profile_addresses import ProfileAddressesContract
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
+from connector.testing.contracts.secrets import SecretsContract
+from connector.testing.contracts.settings import SettingsContract
 from connector.testing.contracts.store import StoreContract
+from connector.testing.contracts.unanswered_claims import UnansweredClaimsContract
 from connector.testing.contracts.unset_fields import UnsetFieldsContract
 
 
@@ -30,6 +34,14 @@ class TestNotifications(NotificationsContract):
 
 
 class TestProcessReports(ProcessReportsContract):
+    pass
+
+
+class TestSecrets(SecretsContract):
+    pass
+
+
+class TestSettings(SettingsContract):
     pass
 
 
@@ -66,4 +78,12 @@ class TestUnsetFields(UnsetFieldsContract):
 
 
 class TestActions(ActionsContract):
+    pass
+
+
+class TestUnansweredClaims(UnansweredClaimsContract):
+    pass
+
+
+class TestAddressScopes(AddressScopesContract):
     pass

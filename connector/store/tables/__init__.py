@@ -43,6 +43,8 @@ from connector.store.tables.queues import (
     reads_queue,
     requests,
 )
+from connector.store.tables.secrets import authorizations, secrets
+from connector.store.tables.settings import audit, settings
 from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
 
 __all__ = [
@@ -53,6 +55,8 @@ __all__ = [
     "actions",
     "actions_queue",
     "approvals",
+    "audit",
+    "authorizations",
     "backfills",
     "checkpoints",
     "commands",
@@ -79,6 +83,8 @@ __all__ = [
     "reads_queue",
     "requests",
     "salts",
+    "secrets",
+    "settings",
     "source_members",
     "tombstones",
     "unset_fields",
