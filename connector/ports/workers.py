@@ -22,6 +22,7 @@ WorkerName = Literal[
     "notifications",
     "oauth",
     "poll",
+    "resume",
     "retention",
     "scan",
 ]
