@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from connector import __version__
 from connector.app.connections import Connections
 from connector.app.maintenance import Maintenance
+from connector.app.oauth import oauth_service
 from connector.app.problems import ProcessProblems
+from connector.app.reencrypt import reencrypt
 from connector.app.reload import Reloader
 from connector.config import Config
 from connector.config import load as load_config
@@ -35,15 +37,18 @@ from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SystemClock
+from connector.runtime.encryption import Cipher, Seal
 from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
+from connector.service.oauth import OAuthService
 from connector.service.process import DEFAULT_PATIENCE, Process, read_report
 from connector.store.sql import SqlStore, open_store
 from connector.web.access import Access
 from connector.web.flows import FlowApp
 from connector.web.health import Health
+from connector.web.oauth import OAuthApp
 from connector.web.protocol import Limits
 from connector.web.server import Server, allow_connections, application
 from connector.web.sessions import Sessions
@@ -80,6 +85,7 @@ class App:
         self.store: SqlStore
         self.connections: Connections
         self.commands: Commands
+        self.oauth: OAuthService
         self.intake: Intake
         self.health: Health
         self.maintenance: Maintenance
@@ -120,6 +126,7 @@ class App:
         await self._take_over(lease_lost)
         if before := await self.store.process_reports.load(STORE_RESOURCE):
             self._process.resume(read_report(before[0]))
+        await self._reencrypt()
         self.connections.adopt(await self.connections.build(self.config))
         self._stack.push_async_callback(self._stop_connections)
         self._stack.push_async_callback(self.commands.stop)
@@ -142,6 +149,9 @@ class App:
         self.connections = Connections(
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )
+        self.oauth = oauth_service(
+            self.store, self.clock, lambda: self.config, self._account_changed
+        )
         self._process = Process(
             clock=self.clock,
             version=__version__,
@@ -159,6 +169,7 @@ class App:
             process=self._process,
             reload=self.reload,
             on_executed=partial(self.changes.publish, *TOPICS),
+            oauth=self.oauth,
         )
         self.maintenance = Maintenance(
             self.store,
@@ -226,6 +237,13 @@ class App:
         """Apply an edited configuration. A faulty one changes nothing and raises ConfigError."""
         return await self._reloader.reload(self.config)
 
+    async def _account_changed(self, connection: str, other: bool) -> None:
+        """Use the new tokens. `other`: a person confirmed that the connection belongs to another
+        Klaviyo account from now on."""
+        await self.commands.execute("reload", {})
+        if other:
+            await self.commands.execute("resume", {"connection": connection})
+
     async def apply_retention(self) -> None:
         await self.maintenance.apply_retention(self.config.retention)
 
@@ -291,7 +309,8 @@ class App:
         )
         shared = server.admin_port == 0
         api = self._api()
-        public = application(self.health, (webhooks, flows), admin=shared, api=api)
+        oauth = OAuthApp(self.oauth, self.clock, trusted_proxies=self._trusted_proxies())
+        public = application(self.health, (webhooks, flows, oauth), admin=shared, api=api)
         listeners = [self._server(public, server.port, "server.port")]
         if not shared:
             admin = application(self.health, admin=True, api=api)
@@ -321,17 +340,16 @@ class App:
         from connector.web.api.app import api
 
         config = self.config
-        keys = [key.get_secret_value() for key in config.security.encryption_key]
-        sessions = Sessions(self.clock, keys, lifetime=config.console.session)
+        seal = Seal(self.clock, config.security.encryption_key, lifetime=config.console.session)
         secure = config.server.public_url.startswith("https://")
         access = Access(
             config.console,
             self.clock,
-            sessions,
+            Sessions(seal),
             secure=secure,
             trusted_proxies=self._trusted_proxies(),
         )
-        return api(self.commands, access, self.changes)
+        return api(self.commands, access, self.changes, seal)
 
     def _trusted_proxies(self) -> Sequence[Network]:
         return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]
@@ -407,9 +425,14 @@ class App:
             self._notify_workers.append(worker)
             worker.start()
 
+    async def _reencrypt(self) -> None:
+        cipher = Cipher(self.config.security.encryption_key)
+        await reencrypt(self.store, cipher, self.clock)
+
     async def _on_reloaded(self, config: Config) -> None:
         self.config = config
         self._process.patience = _patience(config)
+        await self._reencrypt()
         await self._start_notifier()
         log.configure(format=config.log.format, level=config.log.level)
 

@@ -18,6 +18,7 @@ from connector.cli import (
     actions,
     approvals,
     backfill,
+    connect,
     daemon,
     dead_letters,
     groups,
@@ -63,7 +64,7 @@ def options(
 
 
 for module in (
-    *(backfill, daemon, status, problem, people),
+    *(backfill, connect, daemon, status, problem, people),
     *(reconcile, setup, support, webhook_builder),
 ):
     module.register(app)

@@ -72,6 +72,10 @@ ADVICE: Final[dict[str, Advice]] = {
         "webhooks and flow calls are answered 503, so that their senders repeat them",
         "move the same file back; if it was deleted, rescue it from the daemon before you stop it",
     ),
+    "S80": Advice(
+        "the connection that needs the secret is blocked and probed; intake continues",
+        "put the old key back, after the new one if there is one",
+    ),
     "W400": Advice(
         "the webhook was answered 400 and not stored", "find the sender; fix its body or header"
     ),
@@ -163,6 +167,15 @@ ADVICE: Final[dict[str, Advice]] = {
         "deliveries of the connection are paused; intake continues",
         "if the change is intended: `connector resume CONNECTION`; else restore the old key",
     ),
+    "K610": Advice(
+        "all lanes of the connection to Klaviyo are blocked; intake continues",
+        "`connector connect CONNECTION`",
+    ),
+    "K620": Advice(
+        "all lanes of the connection to Klaviyo are blocked; intake continues",
+        "`connector connect CONNECTION`",
+    ),
+    "K630": Advice("nothing yet", "enable the connection and run the daemon"),
     "P400": Advice(
         "the read is given up; the event is sent without fresh fields",
         "fix the address at the platform, then `connector refresh CONNECTION PERSON`",

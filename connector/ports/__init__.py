@@ -101,6 +101,14 @@ from connector.ports.queues import (
     RetryPolicy,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry, Timelines
+from connector.ports.secrets import (
+    Authorization,
+    Authorizations,
+    AuthorizationServer,
+    OpenAuthorizationServer,
+    Secrets,
+    StoredSecret,
+)
 from connector.ports.store import (
     Checkpoints,
     Facts,
@@ -127,6 +135,9 @@ __all__ = [
     "Approval",
     "Approvals",
     "Audiences",
+    "Authorization",
+    "AuthorizationServer",
+    "Authorizations",
     "Backfill",
     "BackfillPage",
     "BackfillProgress",
@@ -175,6 +186,7 @@ __all__ = [
     "MembershipWriter",
     "Notifications",
     "Offer",
+    "OpenAuthorizationServer",
     "OpenReceipt",
     "Outbox",
     "Outgoing",
@@ -200,9 +212,11 @@ __all__ = [
     "Renderer",
     "Reports",
     "RetryPolicy",
+    "Secrets",
     "SegmentJoins",
     "Sink",
     "Store",
+    "StoredSecret",
     "Stream",
     "SyncedPerson",
     "TargetGroups",

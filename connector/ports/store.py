@@ -22,6 +22,7 @@ from connector.ports.memberships import (
 from connector.ports.people import Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
+from connector.ports.secrets import Authorizations, Secrets
 
 
 class Outbox(Queue, Protocol):
@@ -180,6 +181,8 @@ class Store:
     dead_letters: DeadLetters
     notifications: Notifications
     process_reports: ProcessReports
+    secrets: Secrets
+    authorizations: Authorizations
     reports: Reports
     timelines: Timelines
     people: PeopleIndex

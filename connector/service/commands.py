@@ -19,6 +19,7 @@ from connector.ports import Clock, Command, Decision, Store
 from connector.runtime import log
 from connector.service import dead_letters
 from connector.service.dead_letters import CountChanged, Report
+from connector.service.oauth import OAuthService
 from connector.service.process import Process
 from connector.service.queries import Queries
 from connector.service.runtime import ConnectionRuntime
@@ -44,10 +45,12 @@ class Commands(Queries):
         process: Process | None = None,
         reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
         on_executed: Callable[[], None] = lambda: None,
+        oauth: OAuthService | None = None,
     ) -> None:
         super().__init__(store, clock, process=process)
         self._reload = reload
         self._on_executed = on_executed
+        self._oauth = oauth
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._log = log.get("operate")
 
@@ -145,6 +148,8 @@ class Commands(Queries):
                     return await self._decide_action(kind, args)
                 case "forget" | "lift":
                     return await self._forget(kind, args)
+                case "disconnect" if self._oauth:
+                    return True, await self._oauth.disconnect(args["connection"])
                 case "approve" | "reject":
                     return await self._decide_approval(
                         args["id"], kind == "approve", args.get("by", "")

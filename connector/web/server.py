@@ -8,7 +8,7 @@ import errno
 import resource
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -17,7 +17,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.domain.errors import ConfigError
-from connector.web.endpoints import EndpointApp
 from connector.web.health import Health
 from connector.web.protocol import Limits, limited_protocol
 
@@ -26,9 +25,18 @@ _OTHER_FILES = 512
 """Open files besides the connections of the ports: the store, outgoing connections, libraries."""
 
 
+class PrefixApp(Protocol):
+    """An ASGI app for all paths below `prefix`."""
+
+    @property
+    def prefix(self) -> str: ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 def application(
     health: Health,
-    endpoints: Sequence[EndpointApp[Any, Any]] = (),
+    endpoints: Sequence[PrefixApp] = (),
     *,
     admin: bool,
     api: ASGIApp | None = None,

@@ -65,7 +65,7 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "audit": 400 * DAY,
         },
     ),
-    (Notify(), {"url": SecretStr(""), "format": "json"}),
+    (Notify(), {"url": SecretStr(""), "format": "json", "patience": 600.0}),
     (
         Connection(name="acme", source="yotpo"),
         {
@@ -98,6 +98,7 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "authorize_url": "https://www.klaviyo.com/oauth/authorize",
             "token_url": "https://a.klaviyo.com/oauth/token",
             "revoke_url": "https://a.klaviyo.com/oauth/revoke",
+            "install_probe": None,
         },
     ),
     (

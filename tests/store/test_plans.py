@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, event
 
 from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.records import Page, State
-from connector.ports import DeadLetterFilter, Fence
+from connector.ports import Authorization, DeadLetterFilter, Fence
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.contracts.actions import make_harness, make_request
@@ -192,3 +193,18 @@ async def test_recovery_reads_only_claimed_actions(store: SqlStore) -> None:
     plans = await explain(store, "actions", lambda: store.actions.recover(fence, now=now))
     assert plans.scans == []
     assert plans.count("actions_claimed") == 1
+
+
+async def test_authorizations_are_found_and_deleted_by_index(store: SqlStore) -> None:
+    step = Authorization("d", "state", "acme", NOW, Millis(NOW + 1000))
+    for n in range(300):
+        await store.authorizations.open(replace(step, digest=f"d{n}"))
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+
+    async def look() -> None:
+        await store.authorizations.open(step)
+        await store.authorizations.latest("acme", since=NOW)
+
+    plans = await explain(store, "authorizations", look)
+    assert plans.scans == []
+    assert plans.sorts == []
