@@ -27,13 +27,18 @@ def list_(
     connection: Annotated[str | None, typer.Option(help="Only this connection.")] = None,
     stuck: Annotated[bool, typer.Option(help="Only uncertain and held actions.")] = False,
     limit: Annotated[int, typer.Option(help="Maximum number of lines.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """List actions. Uncertain and held ones first, then the newest; with their person."""
-    found = session.run(_find(session.read_any(context.obj), connection, stuck, limit))
+    config = session.read_any(context.obj)
+    if connection is not None:
+        session.known_name(config, connection)
+    found = session.run(_find(config, connection, stuck, limit))
     if as_json:
         print(json.dumps([asdict(action) for action in found], indent=2))
         return
+    if not found:
+        print("nothing waits: no action is uncertain or held" if stuck else "no action yet")
     for action in found:
         _print_action(action)
 

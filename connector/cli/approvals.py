@@ -22,13 +22,15 @@ app = typer.Typer(no_args_is_help=True, help="Changes that wait for a person's a
 @app.command("list")
 def list_(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """List what waits for approval. Oldest first, with what it would change."""
     found = session.run(_find(session.read_any(context.obj)))
     if as_json:
         print(json.dumps(found, indent=2))
         return
+    if not found:
+        print("nothing waits for approval")
     for x in found:
         when = format_time(x["since"])
         print(one_line(f"{x['id']:>6}  {when}  {x['connection']}  {x['what']} of {x['subject']}"))

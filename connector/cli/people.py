@@ -11,6 +11,7 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.domain.wording import counted
 from connector.runtime.printable import one_line
 
 _TIMEOUT = 30.0
@@ -158,7 +159,7 @@ def forget(
         typer.echo(f"already forgotten on {format_time(erased_at)}", err=True)
     elif not yes:
         also = " and request deletion at Klaviyo" if klaviyo else ""
-        question = f"Erase {found} person(s) of {connection} for good{also}?"
+        question = f"Erase {counted(found, 'person', 'people')} of {connection} for good{also}?"
         typer.confirm(question, abort=True, err=True)
     if klaviyo:
         session.print_result(session.run(_erase(config, args | {"klaviyo": True})))

@@ -2,7 +2,7 @@
 
 Guarantee 8: no secret, token or personal data. Every value that is logged passes `redact`, which
 masks addresses, bearer tokens and keys; callers log route templates, never URLs. Lines for people
-have control characters escaped.
+have control characters escaped. A warning or error with a `problem` gets the `remedy` of that code.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import orjson
 import structlog
 
+from connector.domain.errors import Problem
 from connector.runtime.printable import one_line, printable
 
 _ADDRESS = re.compile(r"[\w.!#$&'*+^`{|}~-]+(?:@|%40)[\w-]+\.[\w.-]+")
@@ -25,6 +26,7 @@ _TOKEN = re.compile(
     r"\b(pk_[A-Za-z0-9_]{4,}|(?:[Bb]earer|Basic|Klaviyo-API-Key)\s+[^\s\"']+"
     r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*)"
 )
+_REMEDIES = {problem.value: problem.remedy for problem in Problem}
 _SECRET_KEYS = re.compile(
     r"secret|password|token|api[_-]?key|private_key|authorization|signature|hmac|cookie", re.I
 )
@@ -49,6 +51,14 @@ def _clean(value: Any) -> Any:
         return value
     # The text of any other object is what would be written.
     return redact(repr(value))
+
+
+def _add_remedy(_: Any, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A warning or error with a problem code says what to do about it."""
+    remedy = _REMEDIES.get(str(event.get("problem")))
+    if remedy and level in ("warning", "error", "critical"):
+        event.setdefault("remedy", remedy)
+    return event
 
 
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -84,6 +94,7 @@ def configure(
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        _add_remedy,
         _redact_event,
     ]
     if format == "console":

@@ -119,13 +119,14 @@ def test_an_action_that_waits_in_the_backup_is_looked_up_before_it_is_sent(
     folder.ingest("ana@example.com")
     names = {"origin": "flow", "route": "r", "name": "increase", "ref": "lc0", "data": b"{}"}
     digests = {"digest": b"1", "content": b"2", "person_key": b"3"}
-    waiting = names | digests | {"lane": 1, "received_at": 1, "amount": 5, "due": 0}
+    waiting = names | digests | {"lane": 1, "received_at": 1, "counted_at": 1}
+    waiting |= {"amount": 5, "due": 0}
     schema.with_connection(
         f"sqlite:///{folder.store}", lambda c: c.execute(insert(actions).values(waiting)).rowcount
     )
     assert call("store", "backup", "copy.db", at=folder).code == 0
     restored = call("store", "restore", "copy.db", "--yes")
-    assert "1 waiting actions are looked up before they are sent" in restored.out
+    assert "1 waiting action is looked up before being sent" in restored.out
     with closing(sqlite3.connect(folder.store)) as store:
         [(step, sent_at)] = store.execute("SELECT step, sent_at FROM actions")
     assert step == Step.LOOK_UP

@@ -26,6 +26,7 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "admin_port": 0,
             "public_url": "http://127.0.0.1:8787",
             "shutdown_timeout": 20.0,
+            "drain_delay": 0.0,
             "max_header": 32_000,
             "header_timeout": 10.0,
             "body_timeout": 30.0,
@@ -136,6 +137,7 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "dedupe_window": 90000.0,
             "look_ups": (0.0, 60.0, 600.0),
             "retry_statuses": (423, 429, 503),
+            "unknown_person_grace": 900.0,
         },
     ),
     (

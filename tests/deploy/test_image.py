@@ -185,7 +185,9 @@ def test_the_wheel_initializes_a_folder_from_its_own_data(image: Image, tmp_path
     assert all((tmp_path / f).read_bytes() == (ROOT / f).read_bytes() for f in shipped)
     assert list((tmp_path / "mappings/examples/jericommerce").glob("*.json"))
     env = tmp_path / ".env"
-    env.write_text(re.sub(r"^(SHOP_\w+)=$", r"\1=something", env.read_text(), flags=re.M))
+    env.write_text(
+        re.sub(r"^(SHOP_\w+)=$", r"\1=something-long-enough", env.read_text(), flags=re.M)
+    )
     output = image.run_cli("check", "--offline", cwd=tmp_path)
     assert "shop: mapping jericommerce.toml: version " in output
     assert "FAULT" not in output

@@ -108,6 +108,10 @@ def fault_of(command: str) -> str | None:
             if not equals and not options[name].is_flag and not (words and words.pop(0)):
                 return f"{name} needs a value"
         elif hasattr(here, "commands"):
+            if word not in here.commands and "start" in here.commands:
+                # `backfill CONNECTION` is `backfill start CONNECTION`.
+                here, words = here.commands["start"], [word, *words]
+                continue
             if word not in here.commands:
                 return f"no command `{word}` below `{here.name}`"
             here = here.commands[word]

@@ -15,7 +15,6 @@ from connector.web.asgi import MAX_BODY, Bodies
 from connector.web.endpoints import EndpointApp
 from connector.web.protocol import Limits
 from connector.web.server import Server, allow_connections
-
 from tests.waiting import async_until
 
 from .conftest import WebHarness
