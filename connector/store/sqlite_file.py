@@ -69,7 +69,13 @@ class SqliteFile:
             raise missing(self.path)
         self.check()
         uri = f"file:{quote(str(self.path.absolute()))}?mode=rw"
-        return sqlite3.connect(uri, uri=True, timeout=10, check_same_thread=False)
+        connection = sqlite3.connect(uri, uri=True, timeout=10, check_same_thread=False)
+        try:
+            self.check()  # it may have been replaced since, and its settings are written next
+        except StoreError:
+            connection.close()
+            raise
+        return connection
 
     def remember(self) -> None:
         """From now on `check` compares with the file that is there now, and with its log."""
