@@ -143,8 +143,9 @@ async def test_no_store_is_created_beside_the_log_of_a_missing_one(
         await open_store(f"sqlite:///{file}")
     file.with_suffix(".aside").rename(file)
     replaced_by_an_empty_file(file)
-    with pytest.raises(StoreError, match="belongs to a store whose file"):
-        await open_store(f"sqlite:///{file}")
+    for create in (True, False):
+        with pytest.raises(StoreError, match="belongs to a store whose file"):
+            await open_store(f"sqlite:///{file}", create=create)
 
 
 # ── whether it is still the one that was opened ───────────────────────────────────────────────────
