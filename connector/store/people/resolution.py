@@ -45,7 +45,7 @@ class PersonResolver:
     looked up together, for all records.
 
     Two identifiers are one person's where a record has both: two ids, or an id and an address that
-    nobody with an id has. An address of several people with ids of their own is shared.
+    no person with an id has. An address of several people with ids of their own is shared.
     """
 
     def __init__(

@@ -115,7 +115,7 @@ class IdentityContract:
         await store.reads.settle(claim, [Observed(first.seq, shown)], now=NOW, policy=policy)
         found = {await find_one(store, id) for id in ("crm-1", "uuid", "1000001", _ADA)}
         assert len(found) == 1
-        # The read of the other one that was in flight has nobody to settle, and one is read again.
+        # The read of the other one that was in flight has no person to settle: one is read again.
         late = Observed(other.seq, replace(shown, person=other.seq))
         assert await store.reads.settle(claim, [late], now=NOW, policy=policy) == 0
         assert await claim_reads(store, harness.fence, LATER + 60_000)
@@ -144,7 +144,7 @@ class IdentityContract:
         await store.outbox.append([Page(other, "webhook", [one], NOW)])
         assert await find_one(store, "1") not in await store.timelines.find("other", "1")
 
-    async def test_a_merge_within_one_commit_leaves_nobody_behind(self, store: Store) -> None:
+    async def test_a_merge_within_one_commit_leaves_no_one_behind(self, store: Store) -> None:
         events, reads, _ = await lanes(store)
         records = [
             record(email=_ADA, person=None, refresh=True),
