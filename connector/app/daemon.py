@@ -1,8 +1,9 @@
 """The composition root: what starts in which order, and stops in which.
 
-Start: store, lease, recovery of what another holder had claimed, connections, lanes, servers,
-periodic work. Stop: servers first (nothing new comes in), then lanes (what is in flight is
-settled), then everything else in the reverse order of its start.
+Start: store, lease, recovery of what another holder had claimed, connections, servers, lanes,
+periodic work. No remote API is waited for. Stop: /readyz turns 503 and nothing is claimed any more;
+the lanes settle what is in flight while the servers still answer; then the servers stop, then
+everything else in the reverse order of its start.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 from connector import __version__
 from connector.app.access import access_of, seal_of
+from connector.app.accounts import AccountLookups
 from connector.app.connections import Connections
 from connector.app.maintenance import Maintenance
 from connector.app.oauth import oauth_service
 from connector.app.problems import ProcessProblems
 from connector.app.reencrypt import reencrypt
 from connector.app.reload import Reloader
+from connector.app.takeover import Takeover
 from connector.config import Config
 from connector.config import load as load_config
-from connector.domain.errors import Problem, StoreError
 from connector.net import http
 from connector.pipeline.intake import Intake
-from connector.pipeline.lane_queues import all_queues
 from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
+from connector.pipeline.store_outage import until_available
 from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
 from connector.ports.workers import Loop, WorkerName
@@ -94,12 +96,14 @@ class App:
         self._reread = reread
         self._process: Process
         self._reloader: Reloader
+        self._takeover: Takeover
         self._lease: LeaseRenewer
         self._problems = ProcessProblems()
         self._scheduler = Scheduler()
         self._workers: list[SupervisedWorker] = []
         self._notify_workers: list[SupervisedWorker] = []
         self._stack = AsyncExitStack()
+        self._started = False
         self._stop_at: float | None = None
         self._log = log.get("app")
 
@@ -118,26 +122,23 @@ class App:
         self._stack.push_async_callback(self.store.aclose)
         if self.store.maintenance.size_bytes() is None:
             self.metrics.drop_disk_gauges()
-        lease_lost = asyncio.Event()
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         self._stack.push_async_callback(self._lease.release)
-        await self._lease.acquire(lease_timeout)
-        self.config = await effective_config(self.config, self.store.settings)
         self._compose()
-        await self._take_over(lease_lost)
-        if before := await self.store.process_reports.load(STORE_RESOURCE):
-            self._process.resume(read_report(before[0]))
-        await self._reencrypt()
-        self.connections.adopt(await self.connections.build(self.config))
+        await self._takeover.take(lease_timeout)
+        await until_available(self._load_settings, self.clock, timeout=lease_timeout)
+        await until_available(self._resume_report, self.clock, timeout=lease_timeout)
+        await until_available(self._reencrypt, self.clock, timeout=lease_timeout)
+        await until_available(self._build_connections, self.clock, timeout=lease_timeout)
         self._stack.push_async_callback(self._stop_connections)
         self._stack.push_async_callback(self.commands.stop)
-        await self._heartbeat()
+        await until_available(self._heartbeat, self.clock, timeout=lease_timeout)
         if serve:
             await self._serve()
         self.connections.start()
-        self._start_workers(lease_lost)
+        self._start_workers()
         await self._start_notifier()
-        self.health.ready = True
+        self._started = self.health.ready = True
         self._log.info(
             "daemon_ready", version=__version__, connections=len(self.connections.runtimes)
         )
@@ -149,6 +150,9 @@ class App:
         )
         self.connections = Connections(
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
+        )
+        self._takeover = Takeover(
+            self.store, self._lease, self.clock, self.metrics, refresh=self._refresh
         )
         self.oauth = oauth_service(
             self.store, self.clock, lambda: self.config, self._account_changed
@@ -202,19 +206,30 @@ class App:
             self._read_config if self._reread else None,
             self.connections,
             self._problems,
-            self.clock,
             self.metrics,
-            recover=self._recover,
+            recover=self._takeover.recover,
             on_reloaded=self._on_reloaded,
         )
 
     async def stop(self) -> None:
         """Finish what is in flight within [server] shutdown_timeout, then close everything. Also
-        after a start that failed or was cancelled: whatever was taken is given back."""
-        self._stop_at = self.clock.monotonic() + self.config.server.shutdown_timeout
+        after a start that failed or was cancelled: whatever was taken is given back.
+
+        Webhooks are taken until the lanes have settled what was in flight, and for at least
+        [server] drain_delay."""
+        server = self.config.server
+        self._stop_at = self.clock.monotonic() + server.shutdown_timeout
+        # Before the lanes, because a reload or a takeover must not start any again.
+        await self._stop_workers(but="heartbeat")
+        if self._started:
+            await self.commands.stop()
+            delay = min(server.drain_delay, server.shutdown_timeout)
+            await asyncio.gather(self._stop_connections(), self.clock.sleep(delay))
         self._scheduler.stop()
+        await self._stop_workers()
         self.changes.close()
-        await asyncio.gather(*(server.stop() for server in self.servers))
+        grace = max(0.0, self._stop_at - self.clock.monotonic())
+        await asyncio.gather(*(server.stop(grace) for server in self.servers))
         await self._stack.aclose()
         self._log.info("daemon_stopped")
 
@@ -224,7 +239,7 @@ class App:
         return stopping or self.intake.refusal() is not None or "store" in self._problems
 
     async def _stop_connections(self) -> None:
-        """Servers and lanes share one `shutdown_timeout`."""
+        """What is cut off at the end of `shutdown_timeout` is ambiguous, and sent again."""
         stop_at = self._stop_at or self.clock.monotonic()
         await self.connections.stop(max(0.0, stop_at - self.clock.monotonic()))
 
@@ -260,6 +275,7 @@ class App:
         Klaviyo account from now on."""
         await self.commands.execute("reload", {})
         if other:
+            await self.connections.until_confirmed(connection)
             await self.commands.execute("resume", {"connection": connection})
 
     async def apply_retention(self) -> None:
@@ -269,38 +285,33 @@ class App:
 
     async def _open_store(self) -> SqlStore:
         """Waits for a database that is unavailable: the daemon does not end because of it."""
-        logged = False
-        while True:
-            try:
-                return await open_store(self.config.store.url, migrate=self.config.store.migrate)
-            except StoreError as error:
-                if error.problem is not Problem.STORE_UNAVAILABLE or _uses_sqlite(self.config):
-                    raise
-                if not logged:
-                    self._log.error(
-                        "store_unavailable", problem=error.problem.value, detail=error.detail
-                    )
-                logged = True
-                await self.clock.sleep(5.0)
+        store = self.config.store
+        return await until_available(
+            lambda: open_store(store.url, migrate=store.migrate),
+            self.clock,
+            timeout=0.0 if _uses_sqlite(self.config) else float("inf"),
+            every=5.0,
+        )
 
-    async def _take_over(self, lease_lost: asyncio.Event) -> None:
-        await self._recover()
-        await self.store.commands.requeue()
-        lease_lost.clear()
-        self._lease.start_renewing(lease_lost.set)
-        self.metrics.lease.labels("store").set(1)
+    async def _resume_report(self) -> None:
+        if before := await self.store.process_reports.load(STORE_RESOURCE):
+            self._process.resume(read_report(before[0]))
 
-    async def _recover(self) -> None:
-        """While no delivery is in flight: whatever is claimed was cut off."""
-        try:
-            now, fence = self.clock.now(), self._lease.fence
-            recovered = sum([await q.recover(fence, now=now) for q in all_queues(self.store)])
-        except StoreError as error:
-            if error.problem is not Problem.STORE_HELD or not self.connections.runtimes:
-                raise
-            return  # whoever took the lease recovers
-        if recovered:
-            self._log.warning("claims_recovered", records=recovered)
+    async def _load_settings(self) -> None:
+        self.config = await effective_config(self.config, self.store.settings)
+
+    async def _refresh(self) -> None:
+        """What another process may have changed before this one took over."""
+        await self.connections.refresh()
+        if self._started and (await self._read_config()).overrides != self.config.overrides:
+            # Executed as soon as deliveries are allowed again.
+            await self.commands.submit("reload", {}, by="takeover")
+
+    async def _build_connections(self) -> None:
+        self.connections.adopt(await self.connections.build(self.config))
+
+    async def _restart_connections(self) -> None:
+        await self._reloader.restart(self.config)
 
     # ── servers ──────────────────────────────────────────────────────────────────────────────────
 
@@ -327,11 +338,17 @@ class App:
         )
         shared, seal = server.admin_port == 0, seal_of(self.config, self.clock)
         access = access_of(self.config, self.clock, seal)
-        api, oauth = self._api(access, seal), OAuthApp(self.oauth, access)
-        public = application(self.health, (webhooks, flows, oauth), admin=shared, api=api)
+        api, console = self._admin_apps(access, seal)
+        public = application(
+            self.health,
+            (webhooks, flows, OAuthApp(self.oauth, access)),
+            admin=shared,
+            api=api,
+            console=console,
+        )
         listeners = [self._server(public, server.port, "server.port")]
         if not shared:
-            admin = application(self.health, admin=True, api=api)
+            admin = application(self.health, admin=True, api=api, console=console)
             listeners.append(self._server(admin, server.admin_port, "server.admin_port"))
         early = {listener.key: listener for listener in self.servers}
         for listener in listeners:
@@ -341,11 +358,16 @@ class App:
                 await listener.start()
                 self.servers.append(listener)
 
-    def _api(self, access: Access, seal: Seal) -> ASGIApp:
+    def _admin_apps(self, access: Access, seal: Seal) -> tuple[ASGIApp, ASGIApp]:
+        """The API and the console."""
         # FastAPI is a third of the time that the imports of a start take.
+        from connector.console import Console, ConsoleServices
         from connector.web.api.app import api
 
-        return api(self.commands, access, self.changes, seal)
+        services = ConsoleServices(
+            self.commands, access, self.changes, seal, self.clock, lambda: self.config
+        )
+        return api(self.commands, access, self.changes, seal), Console(services)
 
     def _trusted_proxies(self) -> Sequence[Network]:
         return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]
@@ -360,14 +382,16 @@ class App:
 
     # ── workers of the process ───────────────────────────────────────────────────────────────────
 
-    def _start_workers(self, lease_lost: asyncio.Event) -> None:
+    def _start_workers(self) -> None:
         scheduler = self._scheduler
         self._supervise("commands", Periodic(scheduler.every(0.5), self._execute_commands))
         self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
-        reacquire = partial(self._reacquire_lease, lease_lost)
-        self._supervise("lease", Periodic(lease_lost, reacquire))
-        self._stack.push_async_callback(self._stop_workers)
+        self._supervise("lease", self._takeover)
+        lookups = AccountLookups(
+            self.connections, self._problems, self.clock, restart=self._restart_connections
+        )
+        self._supervise("accounts", lookups)
         scheduler.start()
 
     def _supervise(self, name: WorkerName, loop: Loop) -> None:
@@ -377,8 +401,9 @@ class App:
         self._workers.append(worker)
         worker.start()
 
-    async def _stop_workers(self) -> None:
-        await asyncio.gather(*(worker.stop(_CANCEL_TIMEOUT) for worker in self._all_workers()))
+    async def _stop_workers(self, *, but: WorkerName | None = None) -> None:
+        stopped = [worker for worker in self._all_workers() if worker.name != but]
+        await asyncio.gather(*(worker.stop(_CANCEL_TIMEOUT) for worker in stopped))
 
     def _all_workers(self) -> Sequence[SupervisedWorker]:
         return (*self._workers, *self._notify_workers)
@@ -390,14 +415,6 @@ class App:
 
     async def _heartbeat(self) -> None:
         await self.maintenance.heartbeat(self.health, self.config.store)
-
-    async def _reacquire_lease(self, lease_lost: asyncio.Event) -> None:
-        """Another process took the lease: wait until it is free and take over again."""
-        self.metrics.lease.labels("store").set(0)
-        await self._lease.acquire(float("inf"))
-        await self._take_over(lease_lost)
-        if self._reread and (await self._read_config()).overrides != self.config.overrides:
-            await self.commands.execute("reload", {}, by="takeover")
 
     async def _start_notifier(self) -> None:
         """Notify the targets of `[[notify]]` as configured now."""

@@ -62,6 +62,7 @@ from connector.ports.memberships import (
 )
 from connector.ports.people import (
     AcceptedEvent,
+    AddressScopes,
     Erasure,
     ErasureResult,
     FreshView,
@@ -132,6 +133,7 @@ __all__ = [
     "ActionView",
     "ActionViews",
     "Actions",
+    "AddressScopes",
     "AffectedResources",
     "Approval",
     "Approvals",

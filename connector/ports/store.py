@@ -19,7 +19,7 @@ from connector.ports.memberships import (
     SegmentJoins,
     TargetMembers,
 )
-from connector.ports.people import Erasure, Ledger, Profiles, Reads
+from connector.ports.people import AddressScopes, Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
 from connector.ports.secrets import Authorizations, Secrets
@@ -193,6 +193,7 @@ class Store:
     backfill_progress: BackfillProgress
     dry_runs: DryRuns
     erasure: Erasure
+    address_scopes: AddressScopes
     ledger: Ledger
     maintenance: Maintenance
 

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from connector.domain.attention import AttentionItem
 
 WorkerName = Literal[
+    "accounts",
     "backfill",
     "commands",
     "heartbeat",

@@ -31,6 +31,7 @@ from connector.store.admin.secrets import SqlSecrets
 from connector.store.admin.settings import SqlSettings, load_settings
 from connector.store.admin.timelines import SqlTimelines
 from connector.store.database import Database, open_database
+from connector.store.people.address_scopes import SqlAddressScopes
 from connector.store.people.dry_runs import SqlDryRuns
 from connector.store.people.erasure import SqlErasure
 from connector.store.people.ledger import SqlLedger
@@ -94,6 +95,7 @@ def store_on(database: Database, url: str) -> SqlStore:
         backfill_progress=SqlBackfillProgress(database),
         dry_runs=SqlDryRuns(database),
         erasure=SqlErasure(database),
+        address_scopes=SqlAddressScopes(database),
         ledger=SqlLedger(database),
         maintenance=SqlMaintenance(database, file_of(url)),
     )

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,6 +20,11 @@ from connector.web.health import Health
 from connector.web.protocol import Limits, limited_protocol
 
 _BACKLOG = 2048
+_MIN_GRACE = 0.5
+"""Seconds for the commit of a call that was read already."""
+
+
+_HEALTH_PATHS = ("/livez", "/readyz", "/healthz", "/metrics")
 
 
 class PrefixApp(Protocol):
@@ -37,10 +42,12 @@ def application(
     *,
     admin: bool,
     api: ASGIApp | None = None,
+    console: ASGIApp | None = None,
 ) -> ASGIApp:
     """The ASGI app of one port: health, and the endpoints that it is given.
 
-    `admin`: metrics as well, which only operators may read, and `api` below `/api/`.
+    `admin`: metrics as well, which only operators may read, `api` below `/api/`, and `console`
+    for every other path.
     """
     routes = [
         Route("/livez", health.livez),
@@ -59,6 +66,8 @@ def application(
                     return
             if admin and api and scope["path"].startswith("/api/"):
                 return await api(scope, receive, send)
+            if admin and console and scope["path"] not in _HEALTH_PATHS:
+                return await console(scope, receive, send)
         await pages(scope, receive, send)
 
     return app
@@ -149,8 +158,12 @@ class Server:
         key = self.key if isinstance(error, PermissionError) else "server.host"
         return f"{key}: {where} cannot be listened on: {error.strerror or error}"
 
-    async def stop(self) -> None:
-        """Accept no new requests and answer those in flight, within the grace period."""
+    async def stop(self, grace: float | None = None) -> None:
+        """Accept no new requests and answer those in flight, within the grace period, or what is
+        left of it."""
+        if grace is not None:
+            left: Any = max(_MIN_GRACE, grace)
+            self._server.config.timeout_graceful_shutdown = left
         self._server.should_exit = True
         if self._task:
             await self._task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from connector.testing.contracts.actions import ActionsContract
+from connector.testing.contracts.address_scopes import AddressScopesContract
 from connector.testing.contracts.approvals import ApprovalsContract
 from connector.testing.contracts.backfills import BackfillsContract
 from connector.testing.contracts.bulk_observations import BulkObservationsContract
@@ -16,6 +17,7 @@ from connector.testing.contracts.reads import ReadsContract
 from connector.testing.contracts.secrets import SecretsContract
 from connector.testing.contracts.settings import SettingsContract
 from connector.testing.contracts.store import StoreContract
+from connector.testing.contracts.unanswered_claims import UnansweredClaimsContract
 
 
 class TestStore(StoreContract):
@@ -71,4 +73,12 @@ class TestMemberships(MembershipsContract):
 
 
 class TestActions(ActionsContract):
+    pass
+
+
+class TestUnansweredClaims(UnansweredClaimsContract):
+    pass
+
+
+class TestAddressScopes(AddressScopesContract):
     pass
