@@ -29,6 +29,7 @@ from connector.app.reload import Reloader
 from connector.app.takeover import Takeover
 from connector.config import Config
 from connector.config import load as load_config
+from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.net import http
 from connector.pipeline.intake import Intake
 from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
@@ -53,7 +54,7 @@ from connector.web.flows import FlowApp
 from connector.web.health import Health
 from connector.web.oauth import OAuthApp
 from connector.web.protocol import Limits
-from connector.web.server import Server, application
+from connector.web.server import Server, allow_connections, application
 from connector.web.throttle import Network
 from connector.web.webhooks import WebhookApp
 
@@ -122,11 +123,13 @@ class App:
         self._stack.push_async_callback(self.store.aclose)
         if self.store.maintenance.size_bytes() is None:
             self.metrics.drop_disk_gauges()
+        if serve:
+            self._check_gates()
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         self._stack.push_async_callback(self._lease.release)
         self._compose()
         await self._takeover.take(lease_timeout)
-        await until_available(self._load_settings, self.clock, timeout=lease_timeout)
+        await until_available(self._merge_settings, self.clock, timeout=lease_timeout)
         await until_available(self._resume_report, self.clock, timeout=lease_timeout)
         await until_available(self._reencrypt, self.clock, timeout=lease_timeout)
         await until_available(self._build_connections, self.clock, timeout=lease_timeout)
@@ -143,6 +146,9 @@ class App:
             "daemon_ready", version=__version__, connections=len(self.connections.runtimes)
         )
 
+    async def _merge_settings(self) -> None:
+        self.config = await effective_config(self.config, self.store.settings)
+
     def _compose(self) -> None:
         """The objects that live as long as the process."""
         self.intake = Intake(
@@ -152,7 +158,12 @@ class App:
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )
         self._takeover = Takeover(
-            self.store, self._lease, self.clock, self.metrics, refresh=self._refresh
+            self.store,
+            self._lease,
+            self.clock,
+            self.metrics,
+            refresh=self.connections.refresh,
+            on_retaken=self._reload_changed_settings,
         )
         self.oauth = oauth_service(
             self.store, self.clock, lambda: self.config, self._account_changed
@@ -297,16 +308,6 @@ class App:
         if before := await self.store.process_reports.load(STORE_RESOURCE):
             self._process.resume(read_report(before[0]))
 
-    async def _load_settings(self) -> None:
-        self.config = await effective_config(self.config, self.store.settings)
-
-    async def _refresh(self) -> None:
-        """What another process may have changed before this one took over."""
-        await self.connections.refresh()
-        if self._started and (await self._read_config()).overrides != self.config.overrides:
-            # Executed as soon as deliveries are allowed again.
-            await self.commands.submit("reload", {}, by="takeover")
-
     async def _build_connections(self) -> None:
         self.connections.adopt(await self.connections.build(self.config))
 
@@ -339,12 +340,9 @@ class App:
         shared, seal = server.admin_port == 0, seal_of(self.config, self.clock)
         access = access_of(self.config, self.clock, seal)
         api, console = self._admin_apps(access, seal)
+        oauth = OAuthApp(self.oauth, access)
         public = application(
-            self.health,
-            (webhooks, flows, OAuthApp(self.oauth, access)),
-            admin=shared,
-            api=api,
-            console=console,
+            self.health, (webhooks, flows, oauth), admin=shared, api=api, console=console
         )
         listeners = [self._server(public, server.port, "server.port")]
         if not shared:
@@ -357,6 +355,18 @@ class App:
             else:
                 await listener.start()
                 self.servers.append(listener)
+
+    def _check_gates(self) -> None:
+        """Log what makes it easy to guess a secret, or to exhaust this process."""
+        for key in short_secrets(self.config):
+            self._log.warning("secret_short", setting=key, needed_characters=MIN_LENGTH)
+        ports = 1 if self.config.server.admin_port == 0 else 2
+        if not allow_connections(ports * self.config.server.max_connections):
+            self._log.warning(
+                "open_files_limited",
+                detail="the limit of open files (ulimit -n) is too low for max_connections",
+                max_connections=self.config.server.max_connections,
+            )
 
     def _admin_apps(self, access: Access, seal: Seal) -> tuple[ASGIApp, ASGIApp]:
         """The API and the console."""
@@ -415,6 +425,11 @@ class App:
 
     async def _heartbeat(self) -> None:
         await self.maintenance.heartbeat(self.health, self.config.store)
+
+    async def _reload_changed_settings(self) -> None:
+        """Apply settings that another process changed while it held the store."""
+        if self._reread and (await self._read_config()).overrides != self.config.overrides:
+            await self.commands.execute("reload", {}, by="takeover")
 
     async def _start_notifier(self) -> None:
         """Notify the targets of `[[notify]]` as configured now."""

@@ -24,12 +24,15 @@ import typer
 
 if TYPE_CHECKING:
     from connector.config import Config, Connection, Server
+    from connector.domain.errors import Problem
+    from connector.ports import Store
     from connector.service import Commands
 
 T = TypeVar("T")
 
 _TIMEOUT = 60.0
 _POLL_INTERVAL = 0.1
+_NAMES_SHOWN = 20
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -105,7 +108,20 @@ def unknown(what: str, name: str, available: Iterable[str]) -> typer.BadParamete
     names = sorted(set(available))
     close = difflib.get_close_matches(name, names, n=1)
     hint = f", did you mean {close[0]!r}?" if close else ""
-    return typer.BadParameter(f"no {what} {name!r}{hint}; available: {', '.join(names) or 'none'}")
+    listed = ", ".join(names[:_NAMES_SHOWN]) or "none"
+    if len(names) > _NAMES_SHOWN:
+        listed += f" and {len(names) - _NAMES_SHOWN:,} more"
+    return typer.BadParameter(f"no {what} {name!r}{hint}; available: {listed}")
+
+
+def known_problem(code: str) -> Problem:
+    """The problem with this code. Raises BadParameter."""
+    from connector.domain.errors import Problem
+
+    try:
+        return Problem.from_code(code.upper())
+    except ValueError:
+        raise unknown("problem code", code, [p.value for p in Problem]) from None
 
 
 def known_name(config: Config, name: str) -> str:
@@ -153,25 +169,34 @@ async def fetch(server: Server, path: str) -> tuple[int, str]:
 
 
 @contextlib.asynccontextmanager
-async def open_commands(config: Config) -> AsyncIterator[Commands]:
-    """Commands on the configured store, whether or not a daemon runs on it. Raises StoreError
-    where there is no store: a question creates none."""
-    from connector.runtime.clock import SystemClock
-    from connector.service import Commands
-    from connector.store.sql import open_store
+async def open_store(config: Config) -> AsyncIterator[Store]:
+    """The configured store, whether or not a daemon runs on it. Raises StoreError where there is
+    none: a question creates none."""
+    from connector.store import sql
 
     # A read must not migrate the schema under a daemon of another version.
-    store = await open_store(config.store.url, migrate="manual", create=False)
+    store = await sql.open_store(config.store.url, migrate="manual", create=False)
     try:
-        yield Commands(store, SystemClock())
+        yield store
     finally:
         await store.aclose()
+
+
+@contextlib.asynccontextmanager
+async def open_commands(config: Config) -> AsyncIterator[Commands]:
+    """Commands on the configured store. Raises StoreError where there is none."""
+    from connector.runtime.clock import SystemClock
+    from connector.service import Commands
+
+    async with open_store(config) as store:
+        yield Commands(store, SystemClock())
 
 
 ConnectionName = Annotated[
     str, typer.Argument(metavar="connection", help="Name of the connection.")
 ]
 Person = Annotated[str, typer.Argument(metavar="person", help="E-mail address or platform id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, see docs/json.md.")]
 Detach = Annotated[
     bool, typer.Option("--detach", help="Return at once; the running daemon does the work.")
 ]
@@ -191,12 +216,29 @@ def print_result(answer: tuple[bool, Mapping[str, Any]]) -> NoReturn:
     """Print the result of a service command and exit with its exit code."""
     done, result = answer
     if done:
-        print(", ".join(f"{key}: {value}" for key, value in result.items()))
+        print("\n".join(result_lines(result)))
         raise typer.Exit(0)
     faults = result.get("faults")
     for line in faults or [result["error"]]:
         print(line, file=sys.stderr)
     raise typer.Exit(2 if faults else 1)
+
+
+def result_lines(result: Mapping[str, Any]) -> list[str]:
+    """The result of a service command in words: what it did, then each table of counts."""
+    words, tables = [], []
+    for key, value in result.items():
+        name = key.replace("_", " ")
+        if isinstance(value, dict):
+            counts = ", ".join(f"{k} {v:,}" for k, v in value.items())
+            tables += [f"  {name}: {counts}"] if counts else []
+        elif isinstance(value, bool):
+            words.append(name if value else f"not {name}")
+        elif isinstance(value, list | tuple):
+            words += [f"{name}: {', '.join(map(str, value))}"] if value else []
+        else:
+            words.append(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
+    return [", ".join(words), *tables]
 
 
 async def run_command(

@@ -230,7 +230,7 @@ class Http:
                 scope="account",
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise to_delivery_error(error) from error
+            raise to_delivery_error(error, self._host) from error
         except TimeoutError:
             raise AmbiguousError(
                 Problem.TIMED_OUT, f"no complete response within {self._deadline:g} s"
@@ -240,23 +240,25 @@ class Http:
                 self._on_call(CallStats(route, status, headers, self._clock.monotonic() - started))
 
 
-def to_delivery_error(error: httpx.HTTPError | httpx.InvalidURL) -> DeliveryError:
-    """RetryLater where no byte of the request left, else AmbiguousError."""
+def to_delivery_error(error: httpx.HTTPError | httpx.InvalidURL, host: str) -> DeliveryError:
+    """RetryLater where no byte of the request left, else AmbiguousError. The detail names the
+    host."""
+    text = f"{host}: {error}" if str(error) else host
     if isinstance(error, httpx.ConnectError):
         if _caused_by(error, socket.gaierror):
-            return RetryLater(Problem.NAME_NOT_RESOLVED, str(error))
+            return RetryLater(Problem.NAME_NOT_RESOLVED, text)
         if _caused_by(error, ssl.SSLError):
-            return RetryLater(Problem.NOT_CONNECTED, f"TLS: {error}")
-        return RetryLater(Problem.NOT_CONNECTED, str(error))
+            return RetryLater(Problem.NOT_CONNECTED, f"{host}: TLS: {error}")
+        return RetryLater(Problem.NOT_CONNECTED, text)
     if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
-        return RetryLater(Problem.NOT_CONNECTED, "no connection in time")
+        return RetryLater(Problem.NOT_CONNECTED, f"{host}: no connection in time")
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError | httpx.InvalidURL):
-        return RetryLater(Problem.NOT_CONNECTED, f"not sent: {type(error).__name__}")
+        return RetryLater(Problem.NOT_CONNECTED, f"{host}: not sent: {type(error).__name__}")
     if isinstance(error, httpx.TimeoutException):
-        return AmbiguousError(Problem.TIMED_OUT)
+        return AmbiguousError(Problem.TIMED_OUT, f"{host}: {Problem.TIMED_OUT.meaning}")
     if isinstance(error, httpx.NetworkError):
-        return AmbiguousError(Problem.CONNECTION_LOST, str(error))
-    return AmbiguousError(Problem.ANSWER_UNREADABLE, str(error))
+        return AmbiguousError(Problem.CONNECTION_LOST, text)
+    return AmbiguousError(Problem.ANSWER_UNREADABLE, text)
 
 
 def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
@@ -293,10 +295,21 @@ async def post(
 
 async def get(url: str) -> tuple[int, str]:
     """(status, text) of a GET, or (0, why there was no answer)."""
-    async with client(timeout=5.0) as http:
+    return await _ask("GET", url, {}, None, timeout=5.0)
+
+
+async def send(url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, str]:
+    """(status, text) of a POST, or (0, why there was no answer). It is not repeated."""
+    return await _ask("POST", url, headers, body, timeout=15.0)
+
+
+async def _ask(
+    method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, timeout: float
+) -> tuple[int, str]:
+    async with client(timeout=timeout) as http:
         try:
             async with asyncio.timeout(_GET_DEADLINE):
-                response = await http.get(url)
-        except (httpx.HTTPError, TimeoutError) as error:
+                response = await http.request(method, url, headers=dict(headers), content=body)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             return 0, f"no answer: {type(error).__name__}"
         return response.status_code, response.text

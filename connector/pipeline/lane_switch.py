@@ -62,4 +62,6 @@ class LaneSwitch:
         await self._lanes.set_state(self._lane.id, state)
         self.state = state
         self._metrics.record_lane_state(self._lane, "running")
-        self._log.info("lane_resumed", was=before.mode, seconds=round(stopped / 1000))
+        problem = before.problem.value if before.problem else None
+        seconds = round(stopped / 1000)
+        self._log.info("lane_resumed", was=before.mode, problem=problem, seconds=seconds)

@@ -15,6 +15,7 @@ from connector.ports.actions import (
     ActionView,
     ActionViews,
     Decision,
+    IdentifiedAction,
     Throughput,
 )
 from connector.ports.admin import (
@@ -122,6 +123,7 @@ from connector.ports.store import (
     ProcessReports,
     Store,
 )
+from connector.ports.unsets import UnsetFields
 
 __all__ = [
     "ANY_DEAD_LETTER",
@@ -173,6 +175,7 @@ __all__ = [
     "GroupScans",
     "History",
     "Holder",
+    "IdentifiedAction",
     "JobResult",
     "Jobs",
     "KeyReused",
@@ -232,5 +235,6 @@ __all__ = [
     "Throughput",
     "TimelineEntry",
     "Timelines",
+    "UnsetFields",
     "Webhook",
 ]

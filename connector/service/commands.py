@@ -218,7 +218,13 @@ class Commands(Queries):
                 case _:
                     return await self._run_connection_command(kind, args)
         except ConfigError as error:
-            self._log.error("command_rejected", command=kind, faults=list(error.faults))
+            problem = Problem.RELOAD_REFUSED if kind == "reload" else error.problem
+            self._log.error(
+                "command_rejected",
+                command=kind,
+                problem=problem.value,
+                faults=list(error.faults),
+            )
             return False, {"error": str(error), "faults": list(error.faults)}
         except CountChanged as error:
             return False, {"error": str(error)}

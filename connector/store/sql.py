@@ -45,6 +45,7 @@ from connector.store.queues.membership_scans import SqlGroupScans, SqlSegmentJoi
 from connector.store.queues.membership_targets import SqlTargetMembers
 from connector.store.queues.memberships import SqlMembershipQueue
 from connector.store.queues.outbox import SqlOutbox
+from connector.store.queues.profile_unsets import SqlUnsetFields
 from connector.store.queues.profiles import SqlProfiles
 from connector.store.queues.reads import SqlReads
 
@@ -65,6 +66,7 @@ def store_on(database: Database, url: str) -> SqlStore:
         reads=SqlReads(database),
         profiles=profiles,
         profile_receipts=profiles,
+        unset_fields=SqlUnsetFields(database),
         memberships=memberships,
         membership_receipts=memberships,
         member_groups=SqlMemberGroups(database),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import resource
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -22,8 +23,8 @@ from connector.web.protocol import Limits, limited_protocol
 _BACKLOG = 2048
 _MIN_GRACE = 0.5
 """Seconds for the commit of a call that was read already."""
-
-
+_OTHER_FILES = 512
+"""Open files besides the connections of the ports: the store, outgoing connections, libraries."""
 _HEALTH_PATHS = ("/livez", "/readyz", "/healthz", "/metrics")
 
 
@@ -71,6 +72,17 @@ def application(
         await pages(scope, receive, send)
 
     return app
+
+
+def allow_connections(count: int) -> bool:
+    """Raise this process's limit of open files, where the system permits it, so that `count`
+    connections and as many that are being refused do not exhaust it. Whether that is so now."""
+    needed = 2 * count + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft == resource.RLIM_INFINITY or soft >= needed
 
 
 class _Embedded(uvicorn.Server):

@@ -22,11 +22,14 @@ from connector.store.tables.columns import metadata
 from connector.store.tables.people import (
     deferred_memberships,
     groups,
+    identifiers,
     journal,
+    merges,
     people,
     salts,
     source_members,
     tombstones,
+    unset_fields,
 )
 from connector.store.tables.queues import (
     QueueTable,
@@ -61,6 +64,7 @@ __all__ = [
     "commands",
     "deferred_memberships",
     "groups",
+    "identifiers",
     "in_state",
     "is_stuck",
     "journal",
@@ -69,6 +73,7 @@ __all__ = [
     "mappings",
     "memberships",
     "memberships_queue",
+    "merges",
     "metadata",
     "notifications",
     "outbox",
@@ -86,4 +91,5 @@ __all__ = [
     "settings",
     "source_members",
     "tombstones",
+    "unset_fields",
 ]
