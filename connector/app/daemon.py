@@ -1,8 +1,9 @@
 """The composition root: what starts in which order, and stops in which.
 
-Start: store, lease, recovery of what another holder had claimed, connections, lanes, servers,
-periodic work. Stop: servers first (nothing new comes in), then lanes (what is in flight is
-settled), then everything else in the reverse order of its start.
+Start: store, lease, recovery of what another holder had claimed, connections, servers, lanes,
+periodic work. No remote API is waited for. Stop: /readyz turns 503 and nothing is claimed any more;
+the lanes settle what is in flight while the servers still answer; then the servers stop, then
+everything else in the reverse order of its start.
 """
 
 from __future__ import annotations
@@ -17,34 +18,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connector import __version__
+from connector.app.accounts import AccountLookups
 from connector.app.connections import Connections
 from connector.app.maintenance import Maintenance
+from connector.app.oauth import oauth_service
 from connector.app.problems import ProcessProblems
+from connector.app.reencrypt import reencrypt
 from connector.app.reload import Reloader
+from connector.app.takeover import Takeover
 from connector.config import Config
 from connector.config import load as load_config
-from connector.domain.errors import Problem, StoreError
+from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.net import http
 from connector.pipeline.intake import Intake
-from connector.pipeline.lane_queues import all_queues
 from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
+from connector.pipeline.store_outage import until_available
 from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
 from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SystemClock
+from connector.runtime.encryption import Cipher, Seal
 from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
+from connector.service.oauth import OAuthService
 from connector.service.process import DEFAULT_PATIENCE, Process, read_report
 from connector.store.sql import SqlStore, open_store
 from connector.web.access import Access
 from connector.web.flows import FlowApp
 from connector.web.health import Health
+from connector.web.oauth import OAuthApp
 from connector.web.protocol import Limits
-from connector.web.server import Server, application
+from connector.web.server import Server, allow_connections, application
 from connector.web.sessions import Sessions
 from connector.web.throttle import Network
 from connector.web.webhooks import WebhookApp
@@ -79,18 +87,21 @@ class App:
         self.store: SqlStore
         self.connections: Connections
         self.commands: Commands
+        self.oauth: OAuthService
         self.intake: Intake
         self.health: Health
         self.maintenance: Maintenance
         self._reread = reread
         self._process: Process
         self._reloader: Reloader
+        self._takeover: Takeover
         self._lease: LeaseRenewer
         self._problems = ProcessProblems()
         self._scheduler = Scheduler()
         self._workers: list[SupervisedWorker] = []
         self._notify_workers: list[SupervisedWorker] = []
         self._stack = AsyncExitStack()
+        self._started = False
         self._stop_at: float | None = None
         self._log = log.get("app")
 
@@ -109,24 +120,24 @@ class App:
         self._stack.push_async_callback(self.store.aclose)
         if self.store.maintenance.size_bytes() is None:
             self.metrics.drop_disk_gauges()
-        lease_lost = asyncio.Event()
+        if serve:
+            self._check_gates()
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         self._stack.push_async_callback(self._lease.release)
-        await self._lease.acquire(lease_timeout)
         self._compose()
-        await self._take_over(lease_lost)
-        if before := await self.store.process_reports.load(STORE_RESOURCE):
-            self._process.resume(read_report(before[0]))
-        self.connections.adopt(await self.connections.build(self.config))
+        await self._takeover.take(lease_timeout)
+        await until_available(self._resume_report, self.clock, timeout=lease_timeout)
+        await until_available(self._reencrypt, self.clock, timeout=lease_timeout)
+        await until_available(self._build_connections, self.clock, timeout=lease_timeout)
         self._stack.push_async_callback(self._stop_connections)
         self._stack.push_async_callback(self.commands.stop)
-        await self._heartbeat()
+        await until_available(self._heartbeat, self.clock, timeout=lease_timeout)
         if serve:
             await self._serve()
         self.connections.start()
-        self._start_workers(lease_lost)
+        self._start_workers()
         await self._start_notifier()
-        self.health.ready = True
+        self._started = self.health.ready = True
         self._log.info(
             "daemon_ready", version=__version__, connections=len(self.connections.runtimes)
         )
@@ -138,6 +149,12 @@ class App:
         )
         self.connections = Connections(
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
+        )
+        self._takeover = Takeover(
+            self.store, self._lease, self.clock, self.metrics, refresh=self.connections.refresh
+        )
+        self.oauth = oauth_service(
+            self.store, self.clock, lambda: self.config, self._account_changed
         )
         self._process = Process(
             clock=self.clock,
@@ -156,6 +173,7 @@ class App:
             process=self._process,
             reload=self.reload,
             on_executed=partial(self.changes.publish, *TOPICS),
+            oauth=self.oauth,
         )
         self.maintenance = Maintenance(
             self.store,
@@ -179,19 +197,30 @@ class App:
             self._reread,
             self.connections,
             self._problems,
-            self.clock,
             self.metrics,
-            recover=self._recover,
+            recover=self._takeover.recover,
             on_reloaded=self._on_reloaded,
         )
 
     async def stop(self) -> None:
         """Finish what is in flight within [server] shutdown_timeout, then close everything. Also
-        after a start that failed or was cancelled: whatever was taken is given back."""
-        self._stop_at = self.clock.monotonic() + self.config.server.shutdown_timeout
+        after a start that failed or was cancelled: whatever was taken is given back.
+
+        Webhooks are taken until the lanes have settled what was in flight, and for at least
+        [server] drain_delay."""
+        server = self.config.server
+        self._stop_at = self.clock.monotonic() + server.shutdown_timeout
+        # Before the lanes, because a reload or a takeover must not start any again.
+        await self._stop_workers(but="heartbeat")
+        if self._started:
+            await self.commands.stop()
+            delay = min(server.drain_delay, server.shutdown_timeout)
+            await asyncio.gather(self._stop_connections(), self.clock.sleep(delay))
         self._scheduler.stop()
+        await self._stop_workers()
         self.changes.close()
-        await asyncio.gather(*(server.stop() for server in self.servers))
+        grace = max(0.0, self._stop_at - self.clock.monotonic())
+        await asyncio.gather(*(server.stop(grace) for server in self.servers))
         await self._stack.aclose()
         self._log.info("daemon_stopped")
 
@@ -201,7 +230,7 @@ class App:
         return stopping or self.intake.refusal() is not None or "store" in self._problems
 
     async def _stop_connections(self) -> None:
-        """Servers and lanes share one `shutdown_timeout`."""
+        """What is cut off at the end of `shutdown_timeout` is ambiguous, and sent again."""
         stop_at = self._stop_at or self.clock.monotonic()
         await self.connections.stop(max(0.0, stop_at - self.clock.monotonic()))
 
@@ -223,6 +252,14 @@ class App:
         """Apply an edited configuration. A faulty one changes nothing and raises ConfigError."""
         return await self._reloader.reload(self.config)
 
+    async def _account_changed(self, connection: str, other: bool) -> None:
+        """Use the new tokens. `other`: a person confirmed that the connection belongs to another
+        Klaviyo account from now on."""
+        await self.commands.execute("reload", {})
+        if other:
+            await self.connections.until_confirmed(connection)
+            await self.commands.execute("resume", {"connection": connection})
+
     async def apply_retention(self) -> None:
         await self.maintenance.apply_retention(self.config.retention)
 
@@ -230,42 +267,23 @@ class App:
 
     async def _open_store(self) -> SqlStore:
         """Waits for a database that is unavailable: the daemon does not end because of it."""
-        logged = False
-        while True:
-            try:
-                store = await open_store(self.config.store.url, migrate=self.config.store.migrate)
-            except StoreError as error:
-                if error.problem is not Problem.STORE_UNAVAILABLE or _uses_sqlite(self.config):
-                    raise
-                if not logged:
-                    self._log.error(
-                        "store_unavailable", problem=error.problem.value, detail=error.detail
-                    )
-                logged = True
-                await self.clock.sleep(5.0)
-            else:
-                if logged:
-                    self._log.info("store_available", problem=Problem.STORE_UNAVAILABLE.value)
-                return store
+        store = self.config.store
+        return await until_available(
+            lambda: open_store(store.url, migrate=store.migrate),
+            self.clock,
+            timeout=0.0 if _uses_sqlite(self.config) else float("inf"),
+            every=5.0,
+        )
 
-    async def _take_over(self, lease_lost: asyncio.Event) -> None:
-        await self._recover()
-        await self.store.commands.requeue()
-        lease_lost.clear()
-        self._lease.start_renewing(lease_lost.set)
-        self.metrics.lease.labels("store").set(1)
+    async def _resume_report(self) -> None:
+        if before := await self.store.process_reports.load(STORE_RESOURCE):
+            self._process.resume(read_report(before[0]))
 
-    async def _recover(self) -> None:
-        """While no delivery is in flight: whatever is claimed was cut off."""
-        try:
-            now, fence = self.clock.now(), self._lease.fence
-            recovered = sum([await q.recover(fence, now=now) for q in all_queues(self.store)])
-        except StoreError as error:
-            if error.problem is not Problem.STORE_HELD or not self.connections.runtimes:
-                raise
-            return  # whoever took the lease recovers
-        if recovered:
-            self._log.warning("claims_recovered", records=recovered)
+    async def _build_connections(self) -> None:
+        self.connections.adopt(await self.connections.build(self.config))
+
+    async def _restart_connections(self) -> None:
+        await self._reloader.restart(self.config)
 
     # ── servers ──────────────────────────────────────────────────────────────────────────────────
 
@@ -291,11 +309,14 @@ class App:
             trusted_proxies=self._trusted_proxies(),
         )
         shared = server.admin_port == 0
-        api = self._api()
-        public = application(self.health, (webhooks, flows), admin=shared, api=api)
+        api, console = self._admin_apps()
+        oauth = OAuthApp(self.oauth, self.clock, trusted_proxies=self._trusted_proxies())
+        public = application(
+            self.health, (webhooks, flows, oauth), admin=shared, api=api, console=console
+        )
         listeners = [self._server(public, server.port, "server.port")]
         if not shared:
-            admin = application(self.health, admin=True, api=api)
+            admin = application(self.health, admin=True, api=api, console=console)
             listeners.append(self._server(admin, server.admin_port, "server.admin_port"))
         early = {listener.key: listener for listener in self.servers}
         for listener in listeners:
@@ -305,22 +326,38 @@ class App:
                 await listener.start()
                 self.servers.append(listener)
 
-    def _api(self) -> ASGIApp:
+    def _check_gates(self) -> None:
+        """Log what makes it easy to guess a secret, or to exhaust this process."""
+        for key in short_secrets(self.config):
+            self._log.warning("secret_short", setting=key, needed_characters=MIN_LENGTH)
+        ports = 1 if self.config.server.admin_port == 0 else 2
+        if not allow_connections(ports * self.config.server.max_connections):
+            self._log.warning(
+                "open_files_limited",
+                detail="the limit of open files (ulimit -n) is too low for max_connections",
+                max_connections=self.config.server.max_connections,
+            )
+
+    def _admin_apps(self) -> tuple[ASGIApp, ASGIApp]:
+        """The API and the console."""
         # FastAPI is a third of the time that the imports of a start take.
+        from connector.console import Console, ConsoleServices
         from connector.web.api.app import api
 
         config = self.config
-        keys = [key.get_secret_value() for key in config.security.encryption_key]
-        sessions = Sessions(self.clock, keys, lifetime=config.console.session)
+        seal = Seal(self.clock, config.security.encryption_key, lifetime=config.console.session)
         secure = config.server.public_url.startswith("https://")
         access = Access(
             config.console,
             self.clock,
-            sessions,
+            Sessions(seal),
             secure=secure,
             trusted_proxies=self._trusted_proxies(),
         )
-        return api(self.commands, access, self.changes)
+        services = ConsoleServices(
+            self.commands, access, self.changes, seal, self.clock, lambda: self.config
+        )
+        return api(self.commands, access, self.changes, seal), Console(services)
 
     def _trusted_proxies(self) -> Sequence[Network]:
         return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]
@@ -335,14 +372,16 @@ class App:
 
     # ── workers of the process ───────────────────────────────────────────────────────────────────
 
-    def _start_workers(self, lease_lost: asyncio.Event) -> None:
+    def _start_workers(self) -> None:
         scheduler = self._scheduler
         self._supervise("commands", Periodic(scheduler.every(0.5), self._execute_commands))
         self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
-        reacquire = partial(self._reacquire_lease, lease_lost)
-        self._supervise("lease", Periodic(lease_lost, reacquire))
-        self._stack.push_async_callback(self._stop_workers)
+        self._supervise("lease", self._takeover)
+        lookups = AccountLookups(
+            self.connections, self._problems, self.clock, restart=self._restart_connections
+        )
+        self._supervise("accounts", lookups)
         scheduler.start()
 
     def _supervise(self, name: WorkerName, loop: Loop) -> None:
@@ -352,8 +391,9 @@ class App:
         self._workers.append(worker)
         worker.start()
 
-    async def _stop_workers(self) -> None:
-        await asyncio.gather(*(worker.stop(_CANCEL_TIMEOUT) for worker in self._all_workers()))
+    async def _stop_workers(self, *, but: WorkerName | None = None) -> None:
+        stopped = [worker for worker in self._all_workers() if worker.name != but]
+        await asyncio.gather(*(worker.stop(_CANCEL_TIMEOUT) for worker in stopped))
 
     def _all_workers(self) -> Sequence[SupervisedWorker]:
         return (*self._workers, *self._notify_workers)
@@ -365,12 +405,6 @@ class App:
 
     async def _heartbeat(self) -> None:
         await self.maintenance.heartbeat(self.health, self.config.store)
-
-    async def _reacquire_lease(self, lease_lost: asyncio.Event) -> None:
-        """Another process took the lease: wait until it is free and take over again."""
-        self.metrics.lease.labels("store").set(0)
-        await self._lease.acquire(float("inf"))
-        await self._take_over(lease_lost)
 
     async def _start_notifier(self) -> None:
         """Notify the targets of `[[notify]]` as configured now."""
@@ -396,9 +430,14 @@ class App:
             self._notify_workers.append(worker)
             worker.start()
 
+    async def _reencrypt(self) -> None:
+        cipher = Cipher(self.config.security.encryption_key)
+        await reencrypt(self.store, cipher, self.clock)
+
     async def _on_reloaded(self, config: Config) -> None:
         self.config = config
         self._process.patience = _patience(config)
+        await self._reencrypt()
         await self._start_notifier()
         log.configure(format=config.log.format, level=config.log.level)
 

@@ -9,6 +9,7 @@ from connector.config import Retention
 from connector.config import Store as StoreSettings
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
+from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.domain.records import State
 from connector.domain.wording import format_size
 from connector.pipeline.intake import Intake
@@ -170,6 +171,11 @@ class Maintenance:
         metrics.set_uncertain(await store.action_views.uncertain(), names)
         await self._count_people()
         metrics.set_groups(await store.member_groups.all())
+        for secret in await store.secrets.all():
+            if secret.name == KLAVIYO_OAUTH:
+                info = GrantInfo.load(secret.info)
+                ends = info.ended_at if info.ended_at is not None else info.expires_at
+                metrics.oauth_expiry.labels(secret.owner).set(ends / 1000)
         self._connections.limiters.publish_metrics()
         for gauge, value in (
             (metrics.store_bytes, self._upkeep.size_bytes()),

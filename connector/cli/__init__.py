@@ -20,6 +20,7 @@ from connector.cli import (
     approvals,
     backfill,
     completion,
+    connect,
     daemon,
     dead_letters,
     groups,
@@ -31,6 +32,7 @@ from connector.cli import (
     status,
     store,
     support,
+    terminal,
     webhook_builder,
 )
 
@@ -65,7 +67,7 @@ def options(
 
 
 for module in (
-    *(daemon, status, problem, people),
+    *(connect, daemon, status, problem, people),
     *(reconcile, setup, support, webhook_builder, completion),
 ):
     module.register(app)
@@ -99,14 +101,15 @@ def main() -> None:
 
     if completion.VARIABLE in os.environ:
         completion.initialise()
-    try:
-        app(_config_first(sys.argv[1:]))
-    except ConfigError as error:
-        for fault in error.faults:
-            print(fault, file=sys.stderr)
-        sys.exit(2)
-    except ConnectorError as error:
-        print(f"{error.problem} {error.detail}", file=sys.stderr)
-        if "`" not in error.detail:  # a detail that names a command is more specific
-            print(f"what to do: {error.problem.remedy}", file=sys.stderr)
-        sys.exit(1)
+    with terminal.protected_streams():
+        try:
+            app(_config_first(sys.argv[1:]))
+        except ConfigError as error:
+            for fault in error.faults:
+                print(fault, file=sys.stderr)
+            sys.exit(2)
+        except ConnectorError as error:
+            print(f"{error.problem} {error.detail}", file=sys.stderr)
+            if "`" not in error.detail:  # a detail that names a command is more specific
+                print(f"what to do: {error.problem.remedy}", file=sys.stderr)
+            sys.exit(1)

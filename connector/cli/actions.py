@@ -10,6 +10,7 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from connector.config import Config
@@ -53,19 +54,20 @@ def _print_action(action: ActionView) -> None:
     what = f"{action.name} {action.amount:+d}" if action.amount else action.name
     when = format_time(action.received_at)
     state = "looked up" if action.state == "uncertain" and not action.settled_at else action.state
-    print(
+    line = (
         f"{action.id:>6}  {when}  {state:<10} {action.connection}  {what}  "
         f"{action.person}  {action.reason}"
     )
+    print(one_line(line))
     if action.problem:
-        print(f"        {action.problem} {action.detail}")
+        print(one_line(f"        {action.problem} {action.detail}"))
     if action.state == "uncertain" and action.sent_at:
         twice = "twice, last" if action.resent else "once,"
         print(f"        sent {twice} {format_time(action.sent_at)}, reference {action.ref}")
     if action.evidence:
         late_answer: dict[str, Any] = json.loads(action.evidence)
         answered_at = format_time(late_answer["at"])
-        print(f"        late response at {answered_at}: {late_answer['answer']}")
+        print(one_line(f"        late response at {answered_at}: {late_answer['answer']}"))
     if action.decided_by:
         print(f"        decided by {action.decided_by}")
 

@@ -9,6 +9,7 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from connector.config import Config
@@ -32,9 +33,9 @@ def list_(
         print("nothing waits for approval")
     for x in found:
         when = format_time(x["since"])
-        print(f"{x['id']:>6}  {when}  {x['connection']}  {x['what']} of {x['subject']}")
+        print(one_line(f"{x['id']:>6}  {when}  {x['connection']}  {x['what']} of {x['subject']}"))
         for key, value in x["detail"].items():
-            print(f"        {key.replace('_', ' ')}: {_format(value)}")
+            print(one_line(f"        {key.replace('_', ' ')}: {_format(value)}"))
 
 
 def _format(value: Any) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from connector.cli import session
+from connector.cli import session, terminal
 from connector.cli.format import format_time
 from connector.domain.wording import counted, format_age
 
@@ -248,7 +248,6 @@ def _progress() -> Iterator[Callable[[Run], None]]:
     if not sys.stderr.isatty():
         yield _LinePrinter()
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -258,7 +257,7 @@ def _progress() -> Iterator[Callable[[Run], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=terminal.console(stderr=True)) as bar:
         task = bar.add_task("", total=None, total_text="", rate="")
         pace = _RateMeter()
 

@@ -11,6 +11,7 @@ import typer
 from connector.cli import session
 from connector.cli.format import format_time
 from connector.domain.wording import counted
+from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from connector.ports import DeadLetter, DeadLetterDetail
@@ -42,7 +43,8 @@ def list_(
         print(f"{count:>8,}  {name}  {state:<5} {problem:<5} {meaning}")
     for x in found:
         when = format_time(x.received_at)
-        print(f"{x.id:>8}  {when}  {x.connection}  {x.problem:<5} {x.name}  {x.detail}")
+        line = f"{x.id:>8}  {when}  {x.connection}  {x.problem:<5} {x.name}  {x.detail}"
+        print(one_line(line))
 
 
 async def _find(

@@ -12,6 +12,7 @@ import typer
 from connector.cli import session
 from connector.cli.format import format_time
 from connector.domain.wording import counted
+from connector.runtime.printable import one_line
 
 _TIMEOUT = 30.0
 _UNKNOWN_PERSON = (
@@ -61,19 +62,16 @@ async def _timelines(
 
 
 def _print_timeline(timeline: dict[str, Any]) -> None:
-    print(
-        f"{timeline['email'] or 'no address'}  (platform id {timeline['platform_id'] or 'unknown'})"
-    )
+    email = one_line(timeline["email"] or "no address")
+    print(f"{email}  (platform id {one_line(timeline['platform_id'] or 'unknown')})")
     for entry in timeline["timeline"]:
         request = entry["request"]
         answer = ""
         if request:
             answer = f"  {request['endpoint']} → {request['status'] or 'no response'}"
-        problem = f"  {entry['problem']} {entry['detail']}" if entry["problem"] else ""
-        print(
-            f"  {format_time(entry['at'], 'milliseconds')}  {entry['what']:<6} {entry['name']:<28} "
-            f"{entry['state']}{answer}{problem}"
-        )
+        problem = f"  {entry['problem']} {one_line(entry['detail'])}" if entry["problem"] else ""
+        when, name = format_time(entry["at"], "milliseconds"), one_line(entry["name"])
+        print(f"  {when}  {entry['what']:<6} {name:<28} {entry['state']}{answer}{problem}")
     if timeline["read"]["unknown_since"]:
         print(f"  unknown to the platform since {format_time(timeline['read']['unknown_since'])}")
     if timeline["fields"]:

@@ -295,6 +295,7 @@ def current_user() -> str:
 async def _execute_locally(
     config: Config, kind: str, args: Mapping[str, Any]
 ) -> tuple[bool, Mapping[str, Any]]:
+    from connector.app.oauth import no_change, oauth_service
     from connector.pipeline.lease import LeaseRenewer, holder_name
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
@@ -305,7 +306,9 @@ async def _execute_locally(
     try:
         await lease.acquire(0.0)
         try:
-            return await Commands(store, SystemClock()).execute(kind, args)
+            clock = SystemClock()
+            oauth = oauth_service(store, clock, lambda: config, no_change)
+            return await Commands(store, clock, oauth=oauth).execute(kind, args)
         finally:
             await lease.release()
     finally:

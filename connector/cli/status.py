@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 
-from connector.cli import session
+from connector.cli import session, terminal
 from connector.cli.format import print_wide
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ async def _top(config: Any) -> None:
     from rich.live import Live
 
     async with session.open_commands(config) as commands:
-        with Live(screen=True, auto_refresh=False) as live, _Keys() as keys:
+        console = terminal.console()
+        with Live(console=console, screen=True, auto_refresh=False) as live, _Keys() as keys:
             while not keys.closed:
                 # Without the mapping versions: counting people rendered with others is expensive.
                 screen = Screen(live.console, await commands.status())

@@ -193,6 +193,14 @@ def _credentials(
                 key: Loc = ("klaviyo_app", name)
                 how = _how_to_set(_value_at(written, key), f"KLAVIYO_{name.upper()}")
                 faults.add(key, f'found "", allowed the app\'s {name} for OAuth: {how}')
+        if not config.security.encryption_key:
+            key = ("security", "encryption_key")
+            how = _how_to_set(_value_at(written, key), "CONNECTOR_ENCRYPTION_KEY")
+            faults.add(
+                key,
+                "found no key, allowed a Fernet key, which OAuth needs to store its tokens (make "
+                f"one with `openssl rand -base64 32 | tr +/ -_`): {how}",
+            )
     elif not connection.klaviyo.private_key.get_secret_value():
         key = (*loc, "klaviyo", "private_key")
         how = _how_to_set(_value_at(written, key), "KLAVIYO_PRIVATE_KEY")

@@ -62,6 +62,11 @@ class Server(Section):
         "http://127.0.0.1:8787", "The URL at which Klaviyo and the platforms reach this server."
     )
     shutdown_timeout: Duration = setting("20s", "How long a stop waits for requests in flight.")
+    drain_delay: Duration = setting(
+        "0s",
+        "How long a stop keeps the port open at least, so that a load balancer notices /readyz; at "
+        "most shutdown_timeout.",
+    )
     max_header: Annotated[Size, Field(ge=1024)] = setting(
         "32KB", "The largest request line and headers of a request; above: 431."
     )

@@ -68,6 +68,7 @@ class Problem(StrEnum):
     STORE_DAMAGED = "S50", "the store failed its integrity check"
     STORE_REFUSED = "S60", "the database permanently rejects a value"
     STORE_REPLACED = "S70", "the store's file was deleted, moved or replaced"
+    ENCRYPTION_KEY = "S80", "a stored secret cannot be decrypted with [security] encryption_key"
 
     WEBHOOK_MALFORMED = "W400", "a webhook could not be parsed"
     WEBHOOK_UNSIGNED = "W401", "a webhook's signature or secret is missing or wrong"
@@ -107,6 +108,9 @@ class Problem(StrEnum):
     KLAVIYO_THROTTLED = "K429", "Klaviyo is rate limiting the connector"
     KLAVIYO_UNAVAILABLE = "K503", "Klaviyo is unavailable"
     KLAVIYO_ACCOUNT = "K600", "the key belongs to a different Klaviyo account than before"
+    KLAVIYO_ACCESS_ENDED = "K610", "Klaviyo has ended the app's access to the account"
+    KLAVIYO_NOT_CONNECTED = "K620", "no Klaviyo account is connected to the app yet"
+    KLAVIYO_ACCESS_ENDING = "K630", "the app's access to Klaviyo ends soon, because it is not used"
 
     PLATFORM_REFUSED = "P400", "the platform rejected the record as invalid"
     PLATFORM_KEY = "P401", "the platform rejected the credentials"

@@ -61,8 +61,8 @@ ADVICE: Final[dict[str, Advice]] = {
         "stop the other process, or give each a store of its own",
     ),
     "S50": Advice(
-        "nothing is repaired automatically; work on undamaged pages continues",
-        "stop the daemon, keep the damaged file, restore a backup",
+        "webhooks and flow calls are answered 503; deliveries on undamaged pages continue",
+        "stop the daemon, `connector store restore` a backup; the damaged file is kept",
     ),
     "S60": Advice(
         "a webhook with the value is answered 400; everything else continues",
@@ -70,7 +70,11 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "S70": Advice(
         "webhooks and flow calls are answered 503, so that their senders repeat them",
-        "put the file back at its path, or stop the daemon and restore a backup",
+        "move the same file back; if it was deleted, rescue it from the daemon before you stop it",
+    ),
+    "S80": Advice(
+        "the connection that needs the secret is blocked and probed; intake continues",
+        "put the old key back, after the new one if there is one",
     ),
     "W400": Advice(
         "the webhook was answered 400 and not stored", "find the sender; fix its body or header"
@@ -163,6 +167,15 @@ ADVICE: Final[dict[str, Advice]] = {
         "deliveries of the connection are paused; intake continues",
         "if the change is intended: `connector resume CONNECTION`; else restore the old key",
     ),
+    "K610": Advice(
+        "all lanes of the connection to Klaviyo are blocked; intake continues",
+        "`connector connect CONNECTION`",
+    ),
+    "K620": Advice(
+        "all lanes of the connection to Klaviyo are blocked; intake continues",
+        "`connector connect CONNECTION`",
+    ),
+    "K630": Advice("nothing yet", "enable the connection and run the daemon"),
     "P400": Advice(
         "the read is given up; the event is sent without fresh fields",
         "fix the address at the platform, then `connector refresh CONNECTION PERSON`",

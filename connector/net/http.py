@@ -3,6 +3,7 @@ of the four delivery errors. What a status means is connector.net.answers."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,6 +24,10 @@ from connector.domain.errors import (
 from connector.domain.hosts import is_loopback
 from connector.net.answers import ANSWERS, RETRY_STATUSES, Vendor, error_for
 from connector.ports import Clock
+
+CALL_DEADLINE = 60.0
+"""Seconds for one request and its whole response. More than the waits for a connection together
+(client), so that a request which ends here has been sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,8 @@ class Token(Protocol):
 
 class Http:
     """A client of one remote API. `vendor` picks the table of connector.net.answers, `on_call` gets
-    the figures of every call, also of one that failed."""
+    the figures of every call, also of one that failed. `deadline`: seconds within which a request
+    is answered as a whole, however slowly its bytes come."""
 
     def __init__(
         self,
@@ -126,6 +132,7 @@ class Http:
         on_call: Callable[[CallStats], None] | None = None,
         http: httpx.AsyncClient | None = None,
         timeout: float = 30.0,
+        deadline: float = CALL_DEADLINE,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._vendor: Vendor = vendor
@@ -135,6 +142,7 @@ class Http:
         self._retry_statuses = retry_statuses
         self._on_call = on_call
         self._client = http or client(timeout=timeout)
+        self._deadline = deadline
         parts = urlsplit(self._base)
         host = parts.hostname or ""
         self._tls_fault = parts.scheme != "https" and not (is_loopback(host) or host in allow_http)
@@ -198,7 +206,8 @@ class Http:
         status: int | None = None
         headers: Mapping[str, str] = {}
         try:
-            response = await self._client.request(method, url, content=content, headers=sent)
+            async with asyncio.timeout(self._deadline):
+                response = await self._client.request(method, url, content=content, headers=sent)
             status = response.status_code
             headers = response.headers
             error = error_for(
@@ -221,6 +230,9 @@ class Http:
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise to_delivery_error(error, self._host) from error
+        except TimeoutError:
+            text = f"{self._host}: no complete response within {self._deadline:g} s"
+            raise AmbiguousError(Problem.TIMED_OUT, text) from None
         finally:
             if self._on_call:
                 self._on_call(CallStats(route, status, headers, self._clock.monotonic() - started))
@@ -271,6 +283,7 @@ async def post(
         credential=dict,
         allow_http=allow_http,
         timeout=10.0,
+        deadline=20.0,
     )
     try:
         return (await http.call("POST", url[len(base) :], route="POST", content=body)).status
@@ -293,7 +306,8 @@ async def _ask(
 ) -> tuple[int, str]:
     async with client(timeout=timeout) as http:
         try:
-            response = await http.request(method, url, headers=dict(headers), content=body)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            async with asyncio.timeout(timeout):
+                response = await http.request(method, url, headers=dict(headers), content=body)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             return 0, f"no answer: {type(error).__name__}"
         return response.status_code, response.text

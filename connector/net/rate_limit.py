@@ -170,7 +170,11 @@ class RateLimiter:
         )
 
     def load(self, usage: Iterable[QuotaUsage]) -> None:
-        """Count what was granted before a restart, each grant at the end of its second."""
+        """Count what was granted as it is stored, and nothing else: before a restart, or by another
+        process. Each grant counts at the end of its second."""
+        for windows in self._windows.values():
+            for window in windows:
+                window.granted.clear()
         now, wall = self._clock.monotonic(), self._clock.now() / 1000
         for spend in sorted(usage, key=lambda s: s.second):
             if spend.account != self.account:

@@ -3,10 +3,11 @@ breaker allow."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Any
 
-from connector.domain.errors import StoreError
+from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Lane
 from connector.domain.records import Claim
 from connector.pipeline.breaker import LaneBreaker
@@ -59,10 +60,20 @@ class Claimer:
         self._last_mode = DeliveryMode.BATCH
         self._gather_until = 0.0
         self._aborted = False
+        self._unanswered: list[Claim] = []
+        """Claims without entries, whose transactions may or may not have been committed."""
 
     def abort(self) -> None:
         """A claim that is under way is not delivered."""
         self._aborted = True
+
+    async def give_back(self) -> None:
+        """Give back what a claim without an answer may hold: nothing of it was sent, and while it
+        is claimed it holds up whatever else waits for its person."""
+        while self._unanswered:
+            claim = self._unanswered[0]
+            await self._queue.recover(self._lease.fence, now=self._clock.now(), claim=claim)
+            self._unanswered.remove(claim)
 
     async def claim_ready(self) -> float | None:
         """Claim all that can be sent now."""
@@ -113,6 +124,7 @@ class Claimer:
         grant = quota.reserve(batch_mode.endpoint, min(want, free), backfill=backfill)
         if not grant.count:
             return grant.wait
+        token = secrets.randbits(62)
         try:
             claim = await self._queue.claim(
                 self._lane,
@@ -123,10 +135,14 @@ class Claimer:
                 mapping=self._version(),
                 usage=grant.usage,
                 backfill=backfill,
+                token=token,
             )
-        except StoreError as error:
+        except Exception as error:
             quota.release(batch_mode.endpoint, grant, grant.count)
-            self._outage.failed(error, "write")
+            if isinstance(error, StoreError):
+                self._outage.failed(error, "write")
+            if not isinstance(error, StoreError) or error.problem is not Problem.STORE_HELD:
+                self._unanswered.append(Claim(token, self._lane, ()))
             raise
         self._outage.succeeded("write")
         used = -(-len(claim.entries) // batch_mode.size) if claim else 0

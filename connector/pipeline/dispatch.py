@@ -215,6 +215,11 @@ class Dispatcher(Generic[M]):
             await self._run_again()
         self.wake()
 
+    def load_state(self, state: LaneState) -> None:
+        """The state as it is stored now, which another process may have changed."""
+        self._switch.load(state)
+        self.probe_now()
+
     def probe_now(self) -> None:
         """Something outside changed: probe a held or blocked lane at once."""
         self._breaker.probe_now()
@@ -230,11 +235,14 @@ class Dispatcher(Generic[M]):
     async def _pass(self) -> float | None:
         """Start what can be started. Returns 0 when something was, else the seconds until the next
         pass; None: when the lane is woken."""
-        if self._stopping or self.state.mode == "paused":
+        if self._stopping:
             return None
         if not self._lease.valid():
             return _LEASE_POLL
         try:
+            await self._claimer.give_back()
+            if self.state.mode == "paused":
+                return None
             if self.state.mode != "running":
                 return await self._probe()
             if wait := self._breaker.wait(self._clock.monotonic()):

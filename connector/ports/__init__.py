@@ -62,6 +62,7 @@ from connector.ports.memberships import (
 )
 from connector.ports.people import (
     AcceptedEvent,
+    AddressScopes,
     Erasure,
     ErasureResult,
     FreshView,
@@ -101,6 +102,14 @@ from connector.ports.queues import (
     RetryPolicy,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry, Timelines
+from connector.ports.secrets import (
+    Authorization,
+    Authorizations,
+    AuthorizationServer,
+    OpenAuthorizationServer,
+    Secrets,
+    StoredSecret,
+)
 from connector.ports.store import (
     Checkpoints,
     Facts,
@@ -123,10 +132,14 @@ __all__ = [
     "ActionView",
     "ActionViews",
     "Actions",
+    "AddressScopes",
     "AffectedResources",
     "Approval",
     "Approvals",
     "Audiences",
+    "Authorization",
+    "AuthorizationServer",
+    "Authorizations",
     "Backfill",
     "BackfillPage",
     "BackfillProgress",
@@ -175,6 +188,7 @@ __all__ = [
     "MembershipWriter",
     "Notifications",
     "Offer",
+    "OpenAuthorizationServer",
     "OpenReceipt",
     "Outbox",
     "Outgoing",
@@ -200,9 +214,11 @@ __all__ = [
     "Renderer",
     "Reports",
     "RetryPolicy",
+    "Secrets",
     "SegmentJoins",
     "Sink",
     "Store",
+    "StoredSecret",
     "Stream",
     "SyncedPerson",
     "TargetGroups",

@@ -92,10 +92,14 @@ class Queue(Protocol):
         mapping: str,
         usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
+        token: int | None = None,
     ) -> Claim | None:
         """Mark up to `limit` ready entries as sent by this holder, live before backfill, oldest
         first, and save the quota usage with it. None when nothing was ready. `backfill`: only
         entries of backfills, or only the others. Raises StoreError(STORE_HELD) without the lease.
+
+        After any other StoreError the entries may be claimed all the same, because the answer to
+        the commit was lost. A caller that chose the `token` (of 62 bits) gives them back by it.
 
         An ambiguous entry keeps the mapping version it was first sent with.
         """
@@ -116,8 +120,12 @@ class Queue(Protocol):
         """
         ...
 
-    async def recover(self, fence: Fence, *, now: Millis) -> int:
-        """Make entries claimed by dead holders ready again, as ambiguous; returns how many."""
+    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
+        """Make entries claimed by dead holders ready again, as ambiguous; returns how many.
+
+        With `claim`, whose transaction had no answer: only what it may have claimed, of its lane
+        and by its token. Nothing of that was sent, so the entries are as they were before it.
+        """
         ...
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:

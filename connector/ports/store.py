@@ -19,9 +19,10 @@ from connector.ports.memberships import (
     SegmentJoins,
     TargetMembers,
 )
-from connector.ports.people import Erasure, Ledger, Profiles, Reads
+from connector.ports.people import AddressScopes, Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
+from connector.ports.secrets import Authorizations, Secrets
 
 
 class Outbox(Queue, Protocol):
@@ -180,6 +181,8 @@ class Store:
     dead_letters: DeadLetters
     notifications: Notifications
     process_reports: ProcessReports
+    secrets: Secrets
+    authorizations: Authorizations
     reports: Reports
     timelines: Timelines
     people: PeopleIndex
@@ -187,6 +190,7 @@ class Store:
     backfill_progress: BackfillProgress
     dry_runs: DryRuns
     erasure: Erasure
+    address_scopes: AddressScopes
     ledger: Ledger
     maintenance: Maintenance
 

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from connector.domain.attention import AttentionItem
 
 WorkerName = Literal[
+    "accounts",
     "backfill",
     "commands",
     "heartbeat",
@@ -18,6 +19,7 @@ WorkerName = Literal[
     "lane",
     "lease",
     "notifications",
+    "oauth",
     "poll",
     "retention",
     "scan",

@@ -2,7 +2,8 @@
 
 Guarantee 8: no secret, token or personal data. Every value that is logged passes `redact`, which
 masks addresses, bearer tokens and keys; callers log route templates, never URLs. A warning
-or error with a `problem` gets the `remedy` of that code.
+or error with a `problem` gets the `remedy` of that code. Lines for people have control characters
+escaped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import orjson
 import structlog
 
 from connector.domain.errors import Problem
+from connector.runtime.printable import one_line, printable
 
 _ADDRESS = re.compile(r"[\w.!#$&'*+^`{|}~-]+(?:@|%40)[\w-]+\.[\w.-]+")
 _PHONE = re.compile(r"(?<![\w.:])\+[1-9][0-9]{6,14}\b")
@@ -67,6 +69,15 @@ def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
     return event
 
 
+def _printable_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """For lines that people read; JSON escapes by itself."""
+    for key, value in event.items():
+        if isinstance(value, str) and not key.startswith("_"):
+            # A traceback has lines.
+            event[key] = printable(value) if key == "exception" else one_line(value)
+    return event
+
+
 def _dumps(event: Any, **options: Any) -> str:
     try:
         return orjson.dumps(event, default=options.get("default", str)).decode()
@@ -87,13 +98,16 @@ def configure(
         _add_remedy,
         _redact_event,
     ]
+    if format == "console":
+        shared.append(_printable_event)
     renderer: Any = (
         structlog.processors.JSONRenderer(serializer=_dumps)
         if format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     number = logging.getLevelNamesMapping()[level.upper()]
-    out = stream or sys.stderr
+    # Not sys.stderr, which the command line wraps: a log line has its own colours.
+    out = stream or sys.__stderr__ or sys.stderr
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),

@@ -223,6 +223,11 @@ class Metrics(MetricRegistry):
             "klaviyo_revision_expiry_timestamp_seconds",
             "Time at which the configured Klaviyo revision stops being stable; 0 if unknown.",
         )
+        self.oauth_expiry = self.gauge(
+            "oauth_expiry_timestamp_seconds",
+            "Time at which an OAuth grant ends unless it is used before; the past if it has ended.",
+            "connection",
+        )
         self.store_bytes = self.gauge("store_bytes", "Size of the store on disk.")
         self.store_free = self.gauge("store_free_bytes", "Free space on the disk of the store.")
         self.reload_ok = self.gauge(

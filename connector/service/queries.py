@@ -22,6 +22,7 @@ from connector.ports import (
     DeadLetterFilter,
     Store,
 )
+from connector.service import grants
 from connector.service.overview import Facts, build
 from connector.service.process import Process, ProcessReport, aged, read_report
 from connector.service.runtime import ConnectionRuntime
@@ -217,6 +218,7 @@ class Queries:
             if b.held and b.lane.lane_kind is ACTIONS:
                 found += await self._held_actions(b.lane.connection)
         found += [_approval_item(approval) for approval in await self._store.approvals.find()]
+        found += grants.attention(await self._store.secrets.all(), self._clock.now())
         known = {item.key for item in found}
         found += [item for item in await self._group_attention() if item.key not in known]
         return aged(found, report.since if report else {})

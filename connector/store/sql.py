@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from connector.ports import Store
 from connector.store import schema
 from connector.store.admin.approvals import SqlApprovals
+from connector.store.admin.authorizations import SqlAuthorizations
 from connector.store.admin.backfill_progress import SqlBackfillProgress
 from connector.store.admin.backfills import SqlBackfills
 from connector.store.admin.commands import SqlCommands
@@ -23,8 +24,10 @@ from connector.store.admin.maintenance import SqlMaintenance
 from connector.store.admin.notifications import SqlNotifications
 from connector.store.admin.process_reports import SqlProcessReports
 from connector.store.admin.reports import SqlReports
+from connector.store.admin.secrets import SqlSecrets
 from connector.store.admin.timelines import SqlTimelines
 from connector.store.database import Database, open_database
+from connector.store.people.address_scopes import SqlAddressScopes
 from connector.store.people.dry_runs import SqlDryRuns
 from connector.store.people.erasure import SqlErasure
 from connector.store.people.ledger import SqlLedger
@@ -77,6 +80,8 @@ def store_on(database: Database, url: str) -> SqlStore:
         dead_letters=SqlDeadLetters(database),
         notifications=SqlNotifications(database),
         process_reports=SqlProcessReports(database),
+        secrets=SqlSecrets(database),
+        authorizations=SqlAuthorizations(database),
         reports=SqlReports(database),
         timelines=SqlTimelines(database),
         people=SqlPeopleIndex(database),
@@ -84,6 +89,7 @@ def store_on(database: Database, url: str) -> SqlStore:
         backfill_progress=SqlBackfillProgress(database),
         dry_runs=SqlDryRuns(database),
         erasure=SqlErasure(database),
+        address_scopes=SqlAddressScopes(database),
         ledger=SqlLedger(database),
         maintenance=SqlMaintenance(database, file_of(url)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,14 @@ from urllib.parse import urlsplit
 import orjson
 
 from connector.app.wiring import accounts
+from connector.app.wiring.oauth import klaviyo_token
 from connector.config import Config, Connection, Reward, Tier
 from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.domain.attention import Check
-from connector.domain.errors import ConfigError, DeliveryError, Problem
+from connector.domain.errors import ConfigError, DeliveryError, Problem, StoreError
 from connector.domain.hosts import is_loopback
 from connector.domain.lanes import QuotaUsage
+from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.domain.wording import counted
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.groups import KlaviyoGroups
@@ -32,8 +35,9 @@ from connector.platforms.kit import Kit
 from connector.ports import PersonSnapshot, Platform
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import account_label
+from connector.service.grants import grant_problems
 from connector.store.admin import filesystem, integrity
-from connector.store.sql import file_of
+from connector.store.sql import file_of, open_store
 from connector.sync.goals import goals
 from connector.sync.memberships.remote_groups import (
     KlaviyoLists,
@@ -44,7 +48,8 @@ from connector.sync.memberships.remote_groups import (
 from connector.tools.templates import shipped_mappings
 
 _RECHECK_INTERVAL = 5.0
-_SECRET_LENGTH = 16
+_FAULTY_LENGTH = 8
+"""Below MIN_LENGTH a secret is a warning, because a platform may choose its own."""
 
 
 def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]:
@@ -168,6 +173,7 @@ async def check(config: Config, *, offline: bool = False, retry_for: float = 0.0
 async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> list[Check]:
     found = await asyncio.to_thread(_store, config.store.url, config.store.migrate == "auto")
     found += _filesystem(config.store.url)
+    found += _readable_by_others(config)
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
         unreachable = (
             f"Klaviyo and the platforms cannot reach {config.server.public_url}; set the public "
@@ -247,13 +253,25 @@ def _webhook_secret(connection: Connection) -> list[Check]:
         detail = "it is empty, so every webhook is refused with 401"
         return [Check(what, "fault", detail, problem)]
     shortest = min(len(secret) for secret in secrets if secret)
-    if shortest < _SECRET_LENGTH:
+    if shortest < _FAULTY_LENGTH:
         detail = (
             f"it has {counted(shortest, 'character')} and can be guessed; "
-            f"{_SECRET_LENGTH} or more are safe"
+            f"{MIN_LENGTH} or more are safe"
         )
         return [Check(what, "fault", detail, problem)]
     return []
+
+
+def _readable_by_others(config: Config) -> list[Check]:
+    """Files with secrets or personal data that other users of this machine may read. The store's
+    are restricted at each start, as far as they belong to this user."""
+    files = [path for path in (file_of(config.store.url),) if path and path.exists()]
+    files += [path for name in config.files[:1] if (path := name.with_name(".env")).exists()]
+    return [
+        Check(str(path), "warning", f"other users may read it; chmod 600 {path}")
+        for path in files
+        if stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
 
 
 def _prefixed(connection: Connection, check: Check) -> Check:
@@ -310,12 +328,46 @@ class _CredentialChecks:
             return [Check(connection.source, "fault", error.faults[0], error.problem)]
 
     async def _klaviyo(self, connection: Connection) -> Sequence[Check]:
+        if connection.klaviyo.auth == "private-key":
+            return await self._at_klaviyo(
+                connection, klaviyo.private_key(connection.klaviyo.private_key)
+            )
+        return await self._with_oauth(connection)
+
+    async def _with_oauth(self, connection: Connection) -> Sequence[Check]:
+        """Checks with the stored token. An expired one is refreshed, as the daemon would."""
+        name, path = connection.name, file_of(self._config.store.url)
+        missing = Problem.KLAVIYO_NOT_CONNECTED
+        not_connected = f"{missing.meaning}: connector connect {name}"
+        if path and not path.exists():
+            return [Check("Klaviyo access", "fault", not_connected, missing)]
+        try:
+            store = await open_store(self._config.store.url, migrate="manual")
+        except StoreError:
+            return []  # reported by _store
+        token = klaviyo_token(self._config, connection, store, self._clock)
+        try:
+            row = await store.secrets.get(name, KLAVIYO_OAUTH)
+            if row is None:
+                return [Check("Klaviyo access", "fault", not_connected, missing)]
+            problems = grant_problems(GrantInfo.load(row.info), name, self._clock.now())
+            ended = Problem.KLAVIYO_ACCESS_ENDED
+            found = [
+                Check("Klaviyo access", "fault" if problem is ended else "warning", text, problem)
+                for problem, text in problems
+            ]
+            return [*found, *await self._at_klaviyo(connection, token)]
+        finally:
+            await token.aclose()
+            await store.aclose()
+
+    async def _at_klaviyo(self, connection: Connection, credential: Credential) -> Sequence[Check]:
         api = klaviyo.KlaviyoApi(
             Http(
                 connection.klaviyo.base_url,
                 vendor="klaviyo",
                 clock=self._clock,
-                credential=klaviyo.private_key(connection.klaviyo.private_key),
+                credential=credential,
                 headers=klaviyo.headers(connection.klaviyo.revision),
                 allow_http=frozenset(self._config.security.allow_http),
             ),
@@ -334,7 +386,7 @@ class _CredentialChecks:
 
     def _limiter(self, connection: Connection) -> RateLimiter:
         """One per key, so that repeated checks share the quota."""
-        key = (connection.klaviyo.base_url, connection.klaviyo.private_key.get_secret_value())
+        key = (connection.klaviyo.base_url, accounts.credential(connection))
         if key not in self._limiters:
             self._limiters[key] = RateLimiter(
                 account_label(" ".join(key)),

@@ -98,6 +98,7 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "authorize_url": "https://www.klaviyo.com/oauth/authorize",
             "token_url": "https://a.klaviyo.com/oauth/token",
             "revoke_url": "https://a.klaviyo.com/oauth/revoke",
+            "install_probe": None,
         },
     ),
     (

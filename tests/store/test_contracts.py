@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from connector.testing.contracts.actions import ActionsContract
+from connector.testing.contracts.address_scopes import AddressScopesContract
 from connector.testing.contracts.approvals import ApprovalsContract
 from connector.testing.contracts.backfills import BackfillsContract
 from connector.testing.contracts.bulk_observations import BulkObservationsContract
@@ -13,7 +14,9 @@ from connector.testing.contracts.process_reports import ProcessReportsContract
 from connector.testing.contracts.profile_addresses import ProfileAddressesContract
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
+from connector.testing.contracts.secrets import SecretsContract
 from connector.testing.contracts.store import StoreContract
+from connector.testing.contracts.unanswered_claims import UnansweredClaimsContract
 
 
 class TestStore(StoreContract):
@@ -29,6 +32,10 @@ class TestNotifications(NotificationsContract):
 
 
 class TestProcessReports(ProcessReportsContract):
+    pass
+
+
+class TestSecrets(SecretsContract):
     pass
 
 
@@ -61,4 +68,12 @@ class TestMemberships(MembershipsContract):
 
 
 class TestActions(ActionsContract):
+    pass
+
+
+class TestUnansweredClaims(UnansweredClaimsContract):
+    pass
+
+
+class TestAddressScopes(AddressScopesContract):
     pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -93,10 +93,11 @@ class SqlCommands:
 
         return await self._database.write(work)
 
-    async def requeue(self) -> int:
+    async def requeue(self, *, keep: Collection[int] = ()) -> int:
+        unfinished = commands.c.claimed_at.is_not(None), commands.c.done_at.is_(None)
         statement = (
             update(commands)
-            .where(commands.c.claimed_at.is_not(None), commands.c.done_at.is_(None))
+            .where(*unfinished, commands.c.id.not_in(list(keep)))
             .values(claimed_at=None)
         )
         return await self._database.write(lambda c: c.execute(statement).rowcount)

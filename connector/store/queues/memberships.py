@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, literal,
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.memberships import Change
-from connector.domain.outcomes import Accepted, Ambiguous, Dead, Outcome
+from connector.domain.outcomes import Accepted, Ambiguous, Dead, Outcome, Unsent
 from connector.domain.records import Claim, Entry, State
 from connector.ports import ReadyCounts, RetryPolicy
 from connector.store.database import Database
@@ -105,6 +105,12 @@ class SqlMembershipQueue(ReceiptedQueue):
             ],
         )
         return in_flight + len(rows)
+
+    def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
+        mine = in_state(State.CLAIMED, memberships), _M.claim == claim.token
+        rows = lock(c, _M.lane == claim.lane.id, *mine)
+        save(c, [after_outcome(row, Unsent(row.id), now, NO_HORIZON) for row in rows])
+        return len(rows)
 
     # ── import jobs ──────────────────────────────────────────────────────────────────────────────
 

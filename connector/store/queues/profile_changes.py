@@ -54,7 +54,7 @@ def after_outcome(
         case Retry() | Ambiguous():
             return _retry_later(row, profile, outcome, now, horizon)
         case Unsent():
-            return ready_or_idle(row, profile, now, due=row.due) | {"attempts": row.attempts - 1}
+            return after_unsent(row, now)
         case Dead() | Held():
             if _has_other_changes(profile, write):
                 return ready_or_idle(row, profile, now)
@@ -134,6 +134,12 @@ def ready_or_idle(
         "settled_at": now,
         "since": row.since,
     }
+
+
+def after_unsent(row: ProfileRow, now: Millis) -> Values:
+    """A row whose write was claimed and not sent."""
+    values = ready_or_idle(row, row.profile, now, due=row.due)
+    return values | {"attempts": row.attempts - 1}
 
 
 def after_lost_job(row: ProfileRow, now: Millis) -> Values:

@@ -22,6 +22,7 @@ from connector.store.queues.profile_addresses import is_in_flight, transfer_addr
 from connector.store.queues.profile_changes import (
     after_lost_job,
     after_outcome,
+    after_unsent,
     journal_entry,
     ready_or_idle,
 )
@@ -132,6 +133,13 @@ class SqlProfiles(ReceiptedQueue):
             .where(in_state(State.CLAIMED, profiles), profiles.c.receipt.is_(None))
             .values(receipt="", since=now)
         ).rowcount
+
+    def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
+        mine = in_state(State.CLAIMED, profiles), profiles.c.claim == claim.token
+        query = select(profiles.c.person).where(*mine)
+        rows = profile_rows.lock(c, list(c.execute(query).scalars()), claim=claim.token)
+        profile_rows.save(c, [after_unsent(row, now) for row in rows.values()])
+        return len(rows)
 
     # ── receipts ─────────────────────────────────────────────────────────────────────────────────
 

@@ -42,6 +42,7 @@ from connector.store.tables.queues import (
     reads_queue,
     requests,
 )
+from connector.store.tables.secrets import authorizations, secrets
 from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "actions",
     "actions_queue",
     "approvals",
+    "authorizations",
     "backfills",
     "checkpoints",
     "commands",
@@ -78,6 +80,7 @@ __all__ = [
     "reads_queue",
     "requests",
     "salts",
+    "secrets",
     "source_members",
     "tombstones",
 ]

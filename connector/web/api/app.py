@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI
 
 from connector import __version__
 from connector.runtime.changes import ChangeFeed
+from connector.runtime.encryption import Seal
 from connector.service import Commands
 from connector.web.access import Access
 from connector.web.api import (
@@ -25,7 +26,7 @@ from connector.web.api.context import ApiServices
 PREFIX = "/api/v1"
 
 
-def api(commands: Commands, access: Access, changes: ChangeFeed) -> FastAPI:
+def api(commands: Commands, access: Access, changes: ChangeFeed, seal: Seal) -> FastAPI:
     """`/api/v1/…`, with its document at `/api/openapi.json`."""
     app = FastAPI(
         title="Loyalty connector",
@@ -37,7 +38,7 @@ def api(commands: Commands, access: Access, changes: ChangeFeed) -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    app.state.services = ApiServices(commands, access, changes)
+    app.state.services = ApiServices(commands, access, changes, seal)
     problems.register(app)
     router = APIRouter(prefix=PREFIX)
     for part in (status, dead_letters, decisions, backfills, people, orders, events):

@@ -10,6 +10,7 @@ from fastapi import Depends, Query, Request
 from pydantic import BaseModel
 
 from connector.runtime.changes import ChangeFeed
+from connector.runtime.encryption import Seal
 from connector.service import Commands
 from connector.web.access import Access, Principal
 from connector.web.api.problems import ApiError
@@ -24,6 +25,7 @@ class ApiServices:
     commands: Commands
     access: Access
     changes: ChangeFeed
+    seal: Seal
 
 
 def services(request: Request) -> ApiServices:

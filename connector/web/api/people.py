@@ -81,11 +81,11 @@ async def refresh_person(key: Key, services: Services, order: Order) -> CommandV
 
 
 def _key(services: Services, connection: str, id: int) -> str:
-    return services.access.sessions.seal(f"{_KIND} {connection}/{id}")
+    return services.seal.seal(f"{_KIND} {connection}/{id}")
 
 
 async def _person(key: str, services: Services) -> tuple[str, dict[str, Any]]:
-    opened = services.access.sessions.unseal(key) or ""
+    opened = services.seal.open(key) or ""
     kind, _, rest = opened.partition(" ")
     connection, _, id = rest.partition("/")
     if kind == _KIND:

@@ -19,6 +19,7 @@ from connector.domain.records import Page, Record
 from connector.ports import Fence, RetryPolicy
 from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SystemClock
+from connector.runtime.encryption import Seal
 from connector.service import Commands
 from connector.testing.fakes.store import InlineDatabase, memory_store
 from connector.web.access import Access
@@ -40,9 +41,10 @@ class ApiHarness:
         self.commands = Commands(
             self.store, self.clock, on_executed=lambda: self.changes.publish(*TOPICS)
         )
-        sessions = Sessions(self.clock, [], lifetime=3600)
-        self.access = Access(console, self.clock, sessions)
-        self.app = api(self.commands, self.access, self.changes)
+        seal = Seal(self.clock, (), lifetime=3600)
+        self.seal = seal
+        self.access = Access(console, self.clock, Sessions(seal))
+        self.app = api(self.commands, self.access, self.changes, seal)
         self.lane: Lane
         self.fence: Fence
 

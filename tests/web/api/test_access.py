@@ -8,9 +8,11 @@ from typing import Any
 import httpx
 import pytest
 from argon2 import PasswordHasher
+from pydantic import SecretStr
 from starlette.requests import Request
 
 from connector.config.models import Console
+from connector.runtime.encryption import Seal
 from connector.testing.fakes.clock import FakeClock
 from connector.web.access import SESSION_COOKIE, Access, Throttled
 from connector.web.sessions import Sessions
@@ -102,7 +104,7 @@ async def test_with_a_password_this_machine_signs_in_as_well(harness: ApiHarness
 
 
 def access(clock: FakeClock, console: Console, *keys: str) -> Access:
-    return Access(console, clock, Sessions(clock, keys, lifetime=60))
+    return Access(console, clock, Sessions(Seal(clock, list(map(SecretStr, keys)), lifetime=60)))
 
 
 def request(cookie: str = "", peer: str = "203.0.113.9") -> Request:

@@ -110,6 +110,23 @@ def upgrade() -> None:
         "approvals_by_subject", "approvals", ["connection", "what", "subject"], unique=True
     )
     op.create_table(
+        "authorizations",
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("connection", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.Column("browser", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("used_at", sa.BigInteger(), nullable=True),
+        sa.Column("outcome", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("digest"),
+    )
+    op.create_index(
+        "authorizations_by_connection", "authorizations", ["connection", "created_at"], unique=False
+    )
+    op.create_index("authorizations_by_expiry", "authorizations", ["expires_at"], unique=False)
+    op.create_table(
         "backfills",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("connection", sa.Text(), nullable=False),
@@ -543,6 +560,18 @@ def upgrade() -> None:
         sa.Column("connection", sa.Text(), nullable=False),
         sa.Column("salt", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("connection"),
+    )
+    op.create_table(
+        "secrets",
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("info", sa.Text(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("claim", sa.Text(), nullable=True),
+        sa.Column("attempts", sa.Text(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", "name"),
     )
     op.create_table(
         "source_members",
