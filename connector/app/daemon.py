@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connector import __version__
+from connector.app.access import access_of, seal_of
 from connector.app.accounts import AccountLookups
 from connector.app.connections import Connections
 from connector.app.maintenance import Maintenance
@@ -46,6 +47,7 @@ from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
 from connector.service.oauth import OAuthService
 from connector.service.process import DEFAULT_PATIENCE, Process, read_report
+from connector.service.settings import SettingsService, effective_config
 from connector.store.sql import SqlStore, open_store
 from connector.web.access import Access
 from connector.web.flows import FlowApp
@@ -53,7 +55,6 @@ from connector.web.health import Health
 from connector.web.oauth import OAuthApp
 from connector.web.protocol import Limits
 from connector.web.server import Server, allow_connections, application
-from connector.web.sessions import Sessions
 from connector.web.throttle import Network
 from connector.web.webhooks import WebhookApp
 
@@ -63,13 +64,14 @@ if TYPE_CHECKING:
 _CANCEL_TIMEOUT = 1.0
 
 
-def read_config(path: Path | None = None) -> Config:
-    """The configuration with every platform's settings validated. Raises ConfigError."""
-    return load_config(path, settings_models=SettingsModels())
+def read_config(path: Path | None = None, *, complete: bool = True) -> Config:
+    """The configuration of the files with every platform's settings validated. With
+    `complete=False` settings made at run time may complete it. Raises ConfigError."""
+    return load_config(path, settings_models=SettingsModels(), complete=complete)
 
 
 class App:
-    """The daemon."""
+    """The daemon. `reread` reads the files again; settings made at run time are added here."""
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class App:
         self.connections: Connections
         self.commands: Commands
         self.oauth: OAuthService
+        self.settings: SettingsService
         self.intake: Intake
         self.health: Health
         self.maintenance: Maintenance
@@ -126,6 +129,7 @@ class App:
         self._stack.push_async_callback(self._lease.release)
         self._compose()
         await self._takeover.take(lease_timeout)
+        await until_available(self._merge_settings, self.clock, timeout=lease_timeout)
         await until_available(self._resume_report, self.clock, timeout=lease_timeout)
         await until_available(self._reencrypt, self.clock, timeout=lease_timeout)
         await until_available(self._build_connections, self.clock, timeout=lease_timeout)
@@ -142,6 +146,9 @@ class App:
             "daemon_ready", version=__version__, connections=len(self.connections.runtimes)
         )
 
+    async def _merge_settings(self) -> None:
+        self.config = await effective_config(self.config, self.store.settings)
+
     def _compose(self) -> None:
         """The objects that live as long as the process."""
         self.intake = Intake(
@@ -151,10 +158,22 @@ class App:
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )
         self._takeover = Takeover(
-            self.store, self._lease, self.clock, self.metrics, refresh=self.connections.refresh
+            self.store,
+            self._lease,
+            self.clock,
+            self.metrics,
+            refresh=self.connections.refresh,
+            on_retaken=self._reload_changed_settings,
         )
         self.oauth = oauth_service(
             self.store, self.clock, lambda: self.config, self._account_changed
+        )
+        self.settings = SettingsService(
+            self.store,
+            self.clock,
+            config=lambda: self.config,
+            read=self._read_files,
+            apply=self._apply_settings,
         )
         self._process = Process(
             clock=self.clock,
@@ -172,8 +191,9 @@ class App:
             self.clock,
             process=self._process,
             reload=self.reload,
-            on_executed=partial(self.changes.publish, *TOPICS),
             oauth=self.oauth,
+            settings=self.settings,
+            on_executed=partial(self.changes.publish, *TOPICS),
         )
         self.maintenance = Maintenance(
             self.store,
@@ -194,7 +214,7 @@ class App:
             intake_closed=self._intake_closed,
         )
         self._reloader = Reloader(
-            self._reread,
+            self._read_config if self._reread else None,
             self.connections,
             self._problems,
             self.metrics,
@@ -252,6 +272,15 @@ class App:
         """Apply an edited configuration. A faulty one changes nothing and raises ConfigError."""
         return await self._reloader.reload(self.config)
 
+    def _read_files(self) -> Config:
+        return self._reread() if self._reread else self.config
+
+    async def _read_config(self) -> Config:
+        return await effective_config(self._read_files(), self.store.settings)
+
+    async def _apply_settings(self) -> None:
+        await self.reload()
+
     async def _account_changed(self, connection: str, other: bool) -> None:
         """Use the new tokens. `other`: a person confirmed that the connection belongs to another
         Klaviyo account from now on."""
@@ -308,9 +337,10 @@ class App:
             broken=broken,
             trusted_proxies=self._trusted_proxies(),
         )
-        shared = server.admin_port == 0
-        api, console = self._admin_apps()
-        oauth = OAuthApp(self.oauth, self.clock, trusted_proxies=self._trusted_proxies())
+        shared, seal = server.admin_port == 0, seal_of(self.config, self.clock)
+        access = access_of(self.config, self.clock, seal)
+        api, console = self._admin_apps(access, seal)
+        oauth = OAuthApp(self.oauth, access)
         public = application(
             self.health, (webhooks, flows, oauth), admin=shared, api=api, console=console
         )
@@ -338,22 +368,12 @@ class App:
                 max_connections=self.config.server.max_connections,
             )
 
-    def _admin_apps(self) -> tuple[ASGIApp, ASGIApp]:
+    def _admin_apps(self, access: Access, seal: Seal) -> tuple[ASGIApp, ASGIApp]:
         """The API and the console."""
         # FastAPI is a third of the time that the imports of a start take.
         from connector.console import Console, ConsoleServices
         from connector.web.api.app import api
 
-        config = self.config
-        seal = Seal(self.clock, config.security.encryption_key, lifetime=config.console.session)
-        secure = config.server.public_url.startswith("https://")
-        access = Access(
-            config.console,
-            self.clock,
-            Sessions(seal),
-            secure=secure,
-            trusted_proxies=self._trusted_proxies(),
-        )
         services = ConsoleServices(
             self.commands, access, self.changes, seal, self.clock, lambda: self.config
         )
@@ -405,6 +425,11 @@ class App:
 
     async def _heartbeat(self) -> None:
         await self.maintenance.heartbeat(self.health, self.config.store)
+
+    async def _reload_changed_settings(self) -> None:
+        """Apply settings that another process changed while it held the store."""
+        if self._reread and (await self._read_config()).overrides != self.config.overrides:
+            await self.commands.execute("reload", {}, by="takeover")
 
     async def _start_notifier(self) -> None:
         """Notify the targets of `[[notify]]` as configured now."""

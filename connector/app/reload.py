@@ -23,7 +23,7 @@ class Reloader:
 
     def __init__(
         self,
-        reread: Callable[[], Config] | None,
+        reread: Callable[[], Awaitable[Config]] | None,
         connections: Connections,
         problems: ProcessProblems,
         metrics: Metrics,
@@ -44,7 +44,7 @@ class Reloader:
         if self._reread is None:
             return {"reloaded": False}
         try:
-            config = self._reread()
+            config = await self._reread()
             candidate = await self._connections.build(config)
         except ConfigError as error:
             self._metrics.reload_ok.set(0)

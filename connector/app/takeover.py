@@ -20,7 +20,8 @@ class Takeover:
     """connector.ports.workers.Loop that takes the store over again after the lease was lost.
 
     `refresh` loads what other processes may have changed: states of lanes and quota that was spent.
-    Nothing is delivered before it has: no lease is valid until then.
+    Nothing is delivered before it has: no lease is valid until then. `on_retaken` is called after a
+    lease that was lost is held again.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Takeover:
         metrics: Metrics,
         *,
         refresh: Callable[[], Awaitable[None]],
+        on_retaken: Callable[[], Awaitable[None]],
     ) -> None:
         self.wakeup = asyncio.Event()
         self._store = store
@@ -38,6 +40,7 @@ class Takeover:
         self._clock = clock
         self._metrics = metrics
         self._refresh = refresh
+        self._on_retaken = on_retaken
         self._lost = False
         self._log = log.get("takeover")
 
@@ -51,6 +54,7 @@ class Takeover:
         if self._lost:
             self._metrics.lease.labels("store").set(0)
             await self.take(float("inf"))
+            await self._on_retaken()
 
     async def take(self, timeout: float) -> None:
         """Wait for the lease and the store, up to `timeout` seconds, then allow deliveries. Raises

@@ -28,6 +28,7 @@ from connector.cli import (
     people,
     problem,
     reconcile,
+    settings,
     setup,
     status,
     store,
@@ -72,6 +73,7 @@ for module in (
 ):
     module.register(app)
 app.add_typer(backfill.app, name="backfill")
+settings.register(app, setup.configuration)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(actions.app, name="actions")

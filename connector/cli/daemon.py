@@ -45,7 +45,7 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
     from connector.app.daemon import App, freeze_heap, read_config
     from connector.domain.errors import ConfigError
 
-    app = App(config, reread=lambda: read_config(path))
+    app = App(config, reread=lambda: read_config(path, complete=False))
     stop, reread = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -44,13 +44,31 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def read(path: Path | None) -> Config:
-    """Read the configuration and configure logging. Raises ConfigError."""
-    from connector.app.daemon import read_config
+    """Read the configuration, with the settings made at run time, and configure logging. Raises
+    ConfigError. Without a store that can be read the files count alone."""
+    from connector.config import with_overrides
+    from connector.domain.errors import StoreError
     from connector.runtime import log
+    from connector.runtime.encryption import Cipher
+    from connector.service.settings import open_settings
+    from connector.store.sql import stored_settings
 
-    config = read_config(path)
+    config = read_files(path)
+    try:
+        stored = run(stored_settings(config.store.url))
+    except StoreError:
+        stored = ()
+    config = with_overrides(config, open_settings(stored, Cipher(config.security.encryption_key)))
     log.configure(format=config.log.format, level=config.log.level)
     return config
+
+
+def read_files(path: Path | None) -> Config:
+    """The configuration of the files alone, which settings made at run time may complete. Raises
+    ConfigError where the store cannot be opened with it."""
+    from connector.app.daemon import read_config
+
+    return read_config(path, complete=False)
 
 
 def read_any(path: Path | None, *, quiet: bool = False) -> Config:
@@ -230,11 +248,15 @@ async def run_command(
     *,
     detach: bool = False,
     timeout: float = _TIMEOUT,
+    create: bool = False,
 ) -> tuple[bool, Mapping[str, Any]]:
     """Run a service command: by the running daemon, else here under the store's lease.
 
-    Waits up to `timeout` seconds for the daemon; not at all with `detach`. Returns (done, result).
+    Waits up to `timeout` seconds for the daemon; not at all with `detach`. With `create` the store
+    is created if there is none. Returns (done, result).
     """
+    if create and not await is_running(config):
+        return await _execute_locally(config, kind, args)
     async with open_commands(config) as commands:
         if await commands.holder() is None:
             return await _execute_locally(config, kind, args)
@@ -299,6 +321,7 @@ async def _execute_locally(
     from connector.pipeline.lease import LeaseRenewer, holder_name
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
+    from connector.service.settings import SettingsService
     from connector.store.sql import open_store
 
     store = await open_store(config.store.url, migrate=config.store.migrate)
@@ -308,8 +331,16 @@ async def _execute_locally(
         try:
             clock = SystemClock()
             oauth = oauth_service(store, clock, lambda: config, no_change)
-            return await Commands(store, clock, oauth=oauth).execute(kind, args)
+            settings = SettingsService(
+                store, clock, config=lambda: config, read=lambda: config, apply=_nothing
+            )
+            commands = Commands(store, clock, oauth=oauth, settings=settings)
+            return await commands.execute(kind, args, by=current_user())
         finally:
             await lease.release()
     finally:
         await store.aclose()
+
+
+async def _nothing() -> None:
+    """No connection runs in this process, so a change is in effect once it is stored."""

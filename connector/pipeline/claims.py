@@ -17,6 +17,7 @@ from connector.ports import BatchMode, Clock, Lease, Queue, ReadyCounts, Sink
 _GATHER_SECONDS = 2.0
 """How long a backfill's next batch may grow, where the last one was not full."""
 _MIN_WAIT = 0.01
+_NO_LIMIT = 1_000_000
 
 Launch = Callable[[Claim, BatchMode, int], None]
 """Starts the delivery of a claim by so many requests of that mode."""
@@ -101,7 +102,7 @@ class Claimer:
         backfill = not (ready.batch or ready.single)
         batch = ready.count(DeliveryMode.BATCH, backfill=backfill)
         mode = DeliveryMode.BATCH if batch else DeliveryMode.SINGLE
-        return True, await self._claim(1, mode, backfill=backfill)
+        return True, await self._claim(1, mode, backfill=backfill, most=1)
 
     async def _count_ready(self, limit: int) -> ReadyCounts:
         ready = await self._queue.ready(self._lane.id, now=self._clock.now(), limit=limit)
@@ -113,9 +114,14 @@ class Claimer:
             return None
         return max(_MIN_WAIT, (ready.next_due - self._clock.now()) / 1000)
 
-    async def _claim(self, count: int, mode: DeliveryMode, *, backfill: bool) -> float | None:
+    async def _claim(
+        self, count: int, mode: DeliveryMode, *, backfill: bool, most: int = _NO_LIMIT
+    ) -> float | None:
         batch_mode = self._batch_mode(count, mode, backfill=backfill)
-        want = 1 if batch_mode == self._sink.bulk else count
+        in_bulk = batch_mode == self._sink.bulk
+        if in_bulk and (wait := self._breaker.bulk_wait(self._clock.monotonic())):
+            return wait
+        want = 1 if in_bulk else count
         parallel = 1 if self._breaker.is_open else batch_mode.parallel
         free = parallel - self._in_flight(batch_mode)
         if free <= 0:
@@ -130,7 +136,7 @@ class Claimer:
                 self._lane,
                 self._lease.fence,
                 now=self._clock.now(),
-                limit=grant.count * batch_mode.size,
+                limit=min(most, grant.count * self._size_of(batch_mode)),
                 mode=mode,
                 mapping=self._version(),
                 usage=grant.usage,
@@ -150,7 +156,7 @@ class Claimer:
         if claim is None or self._aborted:
             return None
         bulk = self._sink.bulk if mode is DeliveryMode.BATCH else None
-        if backfill and bulk and len(claim.entries) < bulk.size:
+        if backfill and bulk and len(claim.entries) < self._size_of(bulk):
             self._gather_until = self._clock.monotonic() + _GATHER_SECONDS
         self._last_mode = mode
         self._launch(claim, batch_mode, used)
@@ -161,5 +167,9 @@ class Claimer:
         few = self._bulk_threshold
         if backfill:
             few = min(few, single.parallel)
-        in_bulk = count > few and mode is DeliveryMode.BATCH and not self._breaker.is_open
+        many = count > few and mode is DeliveryMode.BATCH
+        in_bulk = many and (self._breaker.tests_bulk or not self._breaker.is_open)
         return bulk if bulk and in_bulk else single
+
+    def _size_of(self, mode: BatchMode) -> int:
+        return self._breaker.bulk_size(mode.size) if mode == self._sink.bulk else mode.size

@@ -22,12 +22,13 @@ async def until_available(
     every: float = _RETRY_SECONDS,
 ) -> T:
     """The result of `work`, which is repeated while the store is unavailable, for up to `timeout`
-    seconds. Logs once that it waits. Raises StoreError."""
+    seconds. Logs once that it waits, and once that it no longer does.
+    Raises StoreError."""
     deadline = clock.monotonic() + timeout
     logged = False
     while True:
         try:
-            result = await work()
+            found = await work()
         except StoreError as error:
             if error.problem is not Problem.STORE_UNAVAILABLE or clock.monotonic() >= deadline:
                 raise
@@ -41,4 +42,4 @@ async def until_available(
             if logged:
                 problem = Problem.STORE_UNAVAILABLE.value
                 log.get("store").info("store_available", problem=problem)
-            return result
+            return found

@@ -108,6 +108,7 @@ class Command:
     done_at: Millis | None = None
     ok: bool | None = None
     result: Mapping[str, Any] | None = None
+    by: str = ""
 
 
 class KeyReused(Exception):

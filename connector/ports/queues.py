@@ -10,7 +10,7 @@ from typing import Protocol
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
-from connector.domain.outcomes import Outcome, Request
+from connector.domain.outcomes import UNKNOWN_JOB, Outcome, Request
 from connector.domain.records import Claim
 
 
@@ -136,11 +136,16 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OpenReceipt:
-    """An import job that holds writes in flight. An empty id: a job that may exist."""
+    """An import job that holds writes in flight since its request was sent."""
 
     id: str
     since: Millis
     people: int
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the job only may exist, see connector.domain.outcomes.Pending."""
+        return self.id.startswith(UNKNOWN_JOB)
 
 
 class Receipts(Protocol):
@@ -161,7 +166,8 @@ class Receipts(Protocol):
         ...
 
     async def requeue_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
-        """The result of the job cannot be known: all of its entries are sent again."""
+        """The result of the job cannot be known: all of its entries are sent again, in smaller
+        jobs."""
         ...
 
     async def open_jobs(self) -> set[str]:

@@ -18,9 +18,11 @@ WorkerName = Literal[
     "join_actions",
     "lane",
     "lease",
+    "mass_unset",
     "notifications",
     "oauth",
     "poll",
+    "resume",
     "retention",
     "scan",
 ]

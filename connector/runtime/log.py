@@ -1,9 +1,8 @@
 """Structured logs without secrets: one line when something fails, one when it recovers.
 
 Guarantee 8: no secret, token or personal data. Every value that is logged passes `redact`, which
-masks addresses, bearer tokens and keys; callers log route templates, never URLs. A warning
-or error with a `problem` gets the `remedy` of that code. Lines for people have control characters
-escaped.
+masks addresses, bearer tokens and keys; callers log route templates, never URLs. Lines for people
+have control characters escaped. A warning or error with a `problem` gets the `remedy` of that code.
 """
 
 from __future__ import annotations

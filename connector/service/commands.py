@@ -18,11 +18,16 @@ from connector.pipeline.lease import STORE_RESOURCE
 from connector.ports import Clock, Command, Decision, Store
 from connector.runtime import log
 from connector.service import dead_letters
+from connector.service.audit import audit_entry
 from connector.service.dead_letters import CountChanged, Report
 from connector.service.oauth import OAuthService
 from connector.service.process import Process
 from connector.service.queries import Queries
 from connector.service.runtime import CommandResult, ConnectionRuntime
+from connector.service.settings import SettingsService
+
+_AUDITED_ELSEWHERE = frozenset(("settings", "modules"))
+"""Their entries are stored with the change, and say what was before."""
 
 _BULK = ("retry", "discard")
 """Commands about any number of records: they hold up no other command."""
@@ -44,13 +49,15 @@ class Commands(Queries):
         *,
         process: Process | None = None,
         reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
-        on_executed: Callable[[], None] = lambda: None,
         oauth: OAuthService | None = None,
+        settings: SettingsService | None = None,
+        on_executed: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(store, clock, process=process)
         self._reload = reload
-        self._on_executed = on_executed
         self._oauth = oauth
+        self._settings = settings
+        self._on_executed = on_executed
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._fetched: dict[int, Command] = {}
         """Claimed by this process and not finished, in the order of their ids."""
@@ -127,7 +134,9 @@ class Commands(Queries):
 
     async def _finish(self, command: Command) -> None:
         report = partial(self._store.commands.report, command.id)
-        self._results[command.id] = await self.execute(command.kind, command.args, report=report)
+        self._results[command.id] = await self.execute(
+            command.kind, command.args, by=command.by, report=report
+        )
         # Whoever waits for the result sees what it changed.
         with contextlib.suppress(StoreError):
             await self.save_report()
@@ -149,10 +158,27 @@ class Commands(Queries):
         await asyncio.gather(*long_running, return_exceptions=True)
 
     async def execute(
-        self, kind: str, args: Mapping[str, Any], *, report: Report = _ignore
+        self,
+        kind: str,
+        args: Mapping[str, Any],
+        *,
+        by: str = "",
+        report: Report = _ignore,
     ) -> tuple[bool, Mapping[str, Any]]:
-        """Carry out one command. Errors become a result, never an exception."""
+        """Carry out one command. Errors become a result, never an exception. What succeeds is
+        written to the audit log."""
         self._log.info("command_started", command=kind)
+        done, result = await self._execute(kind, args, by, report)
+        if done and kind not in _AUDITED_ELSEWHERE:
+            try:
+                await self._store.audit.record(audit_entry(kind, args, by, self._clock.now()))
+            except StoreError as error:
+                self._log.error("audit_failed", command=kind, problem=error.problem.value)
+        return done, result
+
+    async def _execute(
+        self, kind: str, args: Mapping[str, Any], by: str, report: Report
+    ) -> tuple[bool, Mapping[str, Any]]:
         try:
             match kind:
                 case "pause" | "resume":
@@ -175,6 +201,14 @@ class Commands(Queries):
                     return await self._decide_action(kind, args)
                 case "forget" | "lift":
                     return await self._forget(kind, args)
+                case "settings" if self._settings:
+                    return True, await self._settings.change(
+                        args["connection"], args.get("set"), remove=args.get("unset", ()), by=by
+                    )
+                case "modules" if self._settings:
+                    return True, await self._settings.switch_modules(
+                        args["connection"], args["names"], on=args["on"], by=by
+                    )
                 case "disconnect" if self._oauth:
                     return True, await self._oauth.disconnect(args["connection"])
                 case "approve" | "reject":

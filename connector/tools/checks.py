@@ -52,11 +52,14 @@ _FAULTY_LENGTH = 8
 """Below MIN_LENGTH a secret is a warning, because a platform may choose its own."""
 
 
-def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]:
-    """Check a mapping file: faults, warnings and the examples in `examples/{source}/` beside it."""
+def mapping_checks(
+    path: Path, source: str, settings: Any = None, changes: Mapping[str, Any] | None = None
+) -> list[Check]:
+    """Check a mapping file: faults, warnings and the examples in `examples/{source}/` beside it.
+    `changes` lie above the file; the examples are about the file alone."""
     what = f"mapping {path.name}"
     try:
-        mapping = load_mapping(path).mapping
+        mapping = load_mapping(path, changes).mapping
         platform = registry.load(source, settings)
     except ConfigError as error:
         name = f"package of {source}" if error.problem is Problem.PLUGIN_BROKEN else what
@@ -185,7 +188,12 @@ async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> 
         for key in short_secrets(config)
     ]
     for connection in config.connections:
-        checks = mapping_checks(connection.mapping, connection.source, connection.settings)
+        checks = mapping_checks(
+            connection.mapping,
+            connection.source,
+            connection.settings,
+            connection.mapping_changes,
+        )
         if connection.enabled:
             checks += _webhook_secret(connection)
         if credentials and connection.enabled:
@@ -202,7 +210,7 @@ def _conflicts(config: Config) -> list[Check]:
         if not connection.enabled or connection.mode == "shadow":
             continue
         try:
-            mapping = load_mapping(connection.mapping).mapping
+            mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
         except ConfigError:
             continue  # reported by mapping_checks
         modules = connection.modules
@@ -238,6 +246,18 @@ def _filesystem(url: str) -> list[Check]:
     return [Check("store", "warning", fault)] if fault else []
 
 
+def _readable_by_others(config: Config) -> list[Check]:
+    """Files with secrets or personal data that other users of this machine may read. The store's
+    are restricted at each start, as far as they belong to this user."""
+    files = [path for path in (file_of(config.store.url),) if path and path.exists()]
+    files += [path for name in config.files[:1] if (path := name.with_name(".env")).exists()]
+    return [
+        Check(str(path), "warning", f"other users may read it; chmod 600 {path}")
+        for path in files
+        if stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+
+
 def _webhook_secret(connection: Connection) -> list[Check]:
     """Whether what the platform's callers must present is there, and is not easily guessed."""
     try:
@@ -260,18 +280,6 @@ def _webhook_secret(connection: Connection) -> list[Check]:
         )
         return [Check(what, "fault", detail, problem)]
     return []
-
-
-def _readable_by_others(config: Config) -> list[Check]:
-    """Files with secrets or personal data that other users of this machine may read. The store's
-    are restricted at each start, as far as they belong to this user."""
-    files = [path for path in (file_of(config.store.url),) if path and path.exists()]
-    files += [path for name in config.files[:1] if (path := name.with_name(".env")).exists()]
-    return [
-        Check(str(path), "warning", f"other users may read it; chmod 600 {path}")
-        for path in files
-        if stat.S_IMODE(path.stat().st_mode) & 0o077
-    ]
 
 
 def _prefixed(connection: Connection, check: Check) -> Check:
@@ -353,8 +361,13 @@ class _CredentialChecks:
             problems = grant_problems(GrantInfo.load(row.info), name, self._clock.now())
             ended = Problem.KLAVIYO_ACCESS_ENDED
             found = [
-                Check("Klaviyo access", "fault" if problem is ended else "warning", text, problem)
-                for problem, text in problems
+                Check(
+                    "Klaviyo access",
+                    "fault" if problem is ended else "warning",
+                    f"{text}; what to do: {todo}",
+                    problem,
+                )
+                for problem, text, todo in problems
             ]
             return [*found, *await self._at_klaviyo(connection, token)]
         finally:
@@ -398,6 +411,10 @@ class _CredentialChecks:
         return self._limiters[key]
 
 
+_WEB_TRACKING = {"Active on Site", "Viewed Product"}
+"""Metrics of Klaviyo's script for web pages. They have the integration of private keys."""
+
+
 async def _groups(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check]:
     """The configured lists and segments."""
     groups = KlaviyoGroups(api)
@@ -420,7 +437,7 @@ async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> lis
     have two metrics of one name, and people may receive a message twice."""
     what = "Klaviyo metrics"
     try:
-        mapping = load_mapping(connection.mapping).mapping
+        mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
         found = await api.metric_names()
     except ConfigError:
         return []  # reported by mapping_checks
@@ -435,6 +452,8 @@ async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> lis
     others: dict[str, list[str]] = {}
     for name, integration in found:
         foreign = integration != own if own else integration == "API"
+        if name in _WEB_TRACKING and integration == "API":
+            foreign, integration = True, "Klaviyo's web tracking"
         if name in mapping.metrics and foreign:
             others.setdefault(integration or "an integration without a name", []).append(name)
     return [

@@ -74,3 +74,15 @@ def test_an_erasure_rejected_by_klaviyo_erases_nothing_locally(call: Call, folde
     assert result.code == 1
     assert "nothing was erased here" in result.err
     assert call("explain", "acme", ADA).code == 0
+
+
+def test_a_person_unknown_to_klaviyo_is_erased_here(call: Call, folder: Folder) -> None:
+    """Klaviyo answers 404: the profile was deleted before, or never existed."""
+    stranger = "stranger@example.com"
+    folder.ingest(stranger)
+    call("pause", "acme", at=folder)
+    result = call("forget", "acme", stranger, "--klaviyo", "--yes", at=folder)
+    assert result.code == 0, result.err
+    assert "deletion_jobs_at_klaviyo: 0" in result.out
+    assert "unknown_to_klaviyo: 1" in result.out
+    assert call("explain", "acme", stranger).code == 1

@@ -123,7 +123,7 @@ def expected(status: int) -> tuple[type, Problem | None, str | None]:
     if status < 300:
         return ApiResponse, None, None
     if status < 400:
-        return Blocked, Problem.KLAVIYO_TARGET, "lane"
+        return Blocked, Problem.KLAVIYO_REDIRECT, "lane"
     if status < 500:
         return Rejected, Problem.KLAVIYO_REFUSED, None
     return AmbiguousError, Problem.SERVER_FAULT, None
@@ -159,6 +159,26 @@ async def test_a_403_with_html_is_a_challenge_and_waits(kind: str | None) -> Non
     found = await answered(403, b"<html>Just a moment...</html>", headers=headers)
     assert isinstance(found, RetryLater)
     assert (found.problem, found.after > 0) == (Problem.CHALLENGED, True)
+
+
+@pytest.mark.parametrize("vendor", ["klaviyo", "platform"])
+async def test_without_a_content_type_a_403_is_judged_by_its_body(vendor: str) -> None:
+    """Klaviyo's gateway answers JSON without that header (recorded for 429)."""
+    scope = Problem.KLAVIYO_SCOPE if vendor == "klaviyo" else Problem.PLATFORM_SCOPE
+    for body in (errors(error()), b'  {"error": "insufficient_scope"}'):
+        found = await answered(403, body, headers={}, vendor=vendor)
+        assert isinstance(found, Blocked)
+        assert found.problem is scope
+    for body in (b"", b"<html>", b'"text"', b"{not json"):
+        found = await answered(403, body, headers={}, vendor=vendor)
+        assert isinstance(found, RetryLater)
+
+
+async def test_without_a_content_type_a_429_shows_its_code() -> None:
+    throttled = {"code": "throttled", "title": "Request was throttled."}
+    found = await answered(429, errors(throttled), headers={"retry-after": "1"})
+    assert isinstance(found, RetryLater)
+    assert found.detail == "HTTP 429 (throttled: Request was throttled.)"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event
 
 from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.records import Page, State
-from connector.ports import Authorization, DeadLetterFilter, Fence
+from connector.ports import AuditEntry, Authorization, DeadLetterFilter, Fence
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.contracts.actions import make_harness, make_request
@@ -161,6 +161,33 @@ async def test_what_a_process_reports_and_who_was_skipped_is_read_by_an_index(
     assert report.scans == []
 
 
+async def test_fields_that_wait_read_only_the_people_who_wait(store: SqlStore) -> None:
+    lane = await store.lanes.ensure("acme", "klaviyo", "profile")
+
+    async def work() -> None:
+        unsets = store.unset_fields
+        await unsets.note(lane.id, {"tier": 99}, writes=99, earlier_writes=0, now=NOW)
+        await unsets.held(lane.id)
+        await unsets.release(lane.id, "tier", allowed=99, now=NOW)
+
+    plans = await explain(store, "profiles", work)
+    assert plans.scans == []
+    assert plans.count("profiles_stuck") >= 2
+    assert (await explain(store, "unset_fields", work)).scans == []
+
+
+async def test_pruning_what_is_held_or_dead_reads_only_that(store: SqlStore) -> None:
+    await fill_outbox(store)
+    keep = {State.HELD: 1_000, State.DEAD: 1_000}
+    plans = await explain(
+        store,
+        "outbox",
+        lambda: store.maintenance.prune_records(now=NOW, keep=keep, limit=100),
+    )
+    assert plans.scans == []
+    assert plans.count("outbox_stuck") == 2
+
+
 async def test_recovery_reads_only_claimed_entries(store: SqlStore) -> None:
     _, fence = await fill_outbox(store)
     plans = await explain(store, "outbox", lambda: store.outbox.recover(fence, now=NOW))
@@ -221,3 +248,18 @@ async def test_giving_a_claim_back_reads_an_index(store: SqlStore, name: str) ->
     table = "outbox" if name == "events" else name
     plans = await explain(store, table, lambda: queue.give_back(TOKEN))
     assert plans.scans == []
+
+
+async def test_the_audit_log_is_read_and_pruned_by_index(store: SqlStore) -> None:
+    for n in range(300):
+        await store.audit.record(AuditEntry(Millis(NOW + n), "ana", "pause", f"c{n % 7}"))
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+
+    async def look() -> None:
+        await store.audit.find(connection="c1", limit=10)
+        await store.audit.find(before=200, limit=10)
+        await store.audit.prune(before=NOW, limit=10)
+
+    plans = await explain(store, "audit", look)
+    assert plans.scans == []
+    assert plans.sorts == []

@@ -26,6 +26,7 @@ class _CommandRow(NamedTuple):
     done_at: Millis | None
     ok: int | None
     result: str | None
+    created_by: str
 
     def command(self) -> Command:
         return Command(
@@ -36,6 +37,7 @@ class _CommandRow(NamedTuple):
             done_at=self.done_at,
             ok=None if self.ok is None else bool(self.ok),
             result=orjson.loads(self.result) if self.result else None,
+            by=self.created_by,
         )
 
 
