@@ -154,7 +154,9 @@ class EndpointApp(ABC, Generic[E, R]):
     async def _reject(self, name: str, rejection: Rejection, send: Send) -> None:
         problem = rejection.problem.value if rejection.problem else None
         if rejection.reason:
-            self._metrics.record_rejected(name, rejection.reason, self._clock.now())
+            self._metrics.record_rejected(
+                name, rejection.reason, self._clock.now(), rejection.problem
+            )
             self._log.warning(
                 (name, rejection.reason),
                 self.rejected_event,
