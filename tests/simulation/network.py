@@ -1,0 +1,116 @@
+"""The network between the processes and the sandboxes: requests travel by themselves, so that one
+may arrive after its sender has given up or died."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from .loop import OWNER, Owner, SimulatedLoop
+
+READ_TIMEOUT = 30.0
+"""Seconds without a byte after which httpx gives up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What happens to one request. `before` and `after`: seconds that it and its answer travel.
+    `refused`: no connection is made. `lost`: the answer never comes. `trickles`: some byte of the
+    answer comes all the time, so that no time-out of httpx ends the wait."""
+
+    before: float = 0.0
+    after: float = 0.0
+    refused: bool = False
+    lost: bool = False
+    trickles: bool = False
+
+
+class Network:
+    """Forwards requests to the ASGI app of their port. `on_send(owner, request)` is called when a
+    request leaves, `on_change(request, ±1)` when it leaves and when it has been carried out.
+    `disturbed`: the share of requests that have a bad fate."""
+
+    def __init__(
+        self, loop: SimulatedLoop, rng: random.Random, apps: Mapping[int | None, Any]
+    ) -> None:
+        self._loop = loop
+        self._rng = rng
+        self._apps = {port: httpx.ASGITransport(app) for port, app in apps.items()}
+        self.disturbed = 0.0
+        self.on_send: Callable[[Owner | None, httpx.Request], None] = lambda owner, request: None
+        self.on_change: Callable[[httpx.Request, int], None] = lambda request, change: None
+        self.sent = 0
+
+    def client(self) -> httpx.AsyncClient:
+        """A client of the process that makes it."""
+        return httpx.AsyncClient(transport=_Transport(self), trust_env=False)
+
+    def _fate(self) -> Fate:
+        rng = self._rng
+        if rng.random() >= self.disturbed:
+            quick = rng.random() < 0.5
+            return Fate() if quick else Fate(rng.random() * 0.3, rng.random() * 0.3)
+        return rng.choice(_BAD)(rng)
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        owner = OWNER.get()
+        if owner is not None and owner.condition == "dead":
+            raise asyncio.CancelledError
+        self.sent += 1
+        self.on_send(owner, request)
+        fate = self._fate()
+        answer: asyncio.Future[httpx.Response] = self._loop.create_future()
+        self._loop.spawn(None, self._travel(request, fate, answer))
+        try:
+            async with asyncio.timeout(None if fate.trickles else READ_TIMEOUT):
+                return await answer
+        except TimeoutError as error:
+            raise httpx.ReadTimeout("no answer in time") from error
+
+    async def _travel(
+        self, request: httpx.Request, fate: Fate, answer: asyncio.Future[httpx.Response]
+    ) -> None:
+        if fate.refused:
+            if not answer.done():
+                answer.set_exception(httpx.ConnectError("refused"))
+            return
+        self.on_change(request, 1)
+        await asyncio.sleep(fate.before)
+        response: httpx.Response | Exception
+        try:
+            response = await self._apps[request.url.port].handle_async_request(request)
+        except ConnectionResetError:
+            response = httpx.ReadError("reset")
+        finally:
+            self.on_change(request, -1)
+        if fate.lost:
+            return
+        await asyncio.sleep(fate.after)
+        if not answer.done():
+            if isinstance(response, Exception):
+                answer.set_exception(response)
+            else:
+                answer.set_result(response)
+
+
+_BAD: tuple[Callable[[random.Random], Fate], ...] = (
+    lambda rng: Fate(before=rng.random() * 5, after=rng.random() * 5),
+    lambda rng: Fate(refused=True),
+    lambda rng: Fate(lost=True),
+    lambda rng: Fate(before=25.0 + rng.random() * 30),
+    lambda rng: Fate(after=25.0 + rng.random() * 10),
+    lambda rng: Fate(after=rng.choice((20.0, 120.0, 900.0)), trickles=True),
+)
+
+
+class _Transport(httpx.AsyncBaseTransport):
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._network.send(request)
