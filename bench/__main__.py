@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench import audience, backfill, backlog, blast, drain, intake, quota, segment, states
+from bench import attacks, audience, backfill, backlog, blast, drain, intake, quota, segment, states
 from bench.load import signed_requests
 
 R = TypeVar("R")
@@ -59,11 +59,16 @@ def _audience(options: argparse.Namespace, folder: Path) -> str:
     return audience.text(asyncio.run(audience.measure(options.people or 100_000, folder)))
 
 
+def _attacks(options: argparse.Namespace, folder: Path) -> str:
+    return attacks.text(attacks.measure(folder))
+
+
 def _segment(options: argparse.Namespace, folder: Path) -> str:
     return segment.text(asyncio.run(segment.measure(options.people or 100_000, folder)))
 
 
 _STANDALONE: dict[str, Callable[[argparse.Namespace, Path], str]] = {
+    "attacks": _attacks,
     "audience": _audience,
     "backfill": _backfill,
     "backlog": _backlog,

@@ -10,11 +10,13 @@ from connector.app.wiring import BuildResult, ConnectionBuilder
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config
 from connector.domain.errors import Problem
+from connector.klaviyo.limits import endpoint_label
 from connector.pipeline.intake import Intake
 from connector.ports import Clock, Lease, Store
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
+from connector.service.process import QuotaUse
 
 _IDLE_HORIZON = 60.0
 _IDLE_CHECK_INTERVAL = 0.1
@@ -69,19 +71,44 @@ class Connections:
     def adopt(self, candidate: Candidate) -> None:
         """Replace the connections by these, not started. The old ones must be stopped."""
         for name in self.broken:
-            self._problems.set(f"broken {name}", None)
+            self._problems.clear(f"broken {name}")
         self.runtimes.clear()
         self.runtimes.update(candidate.result.runtimes)
         self.broken.clear()
         self.broken.update(candidate.result.broken)
         for name, fault in self.broken.items():
-            self._problems.set(f"broken {name}", f"{Problem.PLUGIN_BROKEN} {name}: {fault}")
+            self._problems.set(f"broken {name}", Problem.PLUGIN_BROKEN, f"{name}: {fault}")
             self._log.error(
                 "connection_broken",
                 problem=Problem.PLUGIN_BROKEN.value,
                 connection=name,
                 fault=fault,
             )
+
+    def quota(self) -> list[QuotaUse]:
+        """Requests of the last minute, in words for people."""
+        return [
+            QuotaUse(
+                account=account,
+                connections=connections,
+                endpoint=endpoint,
+                label=self._label(connections, endpoint),
+                used=used,
+                allowed=allowed,
+            )
+            for account, connections, endpoint, used, allowed in self.limiters.usage()
+        ]
+
+    def _label(self, connections: tuple[str, ...], endpoint: str) -> str:
+        """`Klaviyo events`, `Yotpo requests`."""
+        label = endpoint_label(endpoint)
+        if label != endpoint:
+            return label
+        titles = [self.runtimes[name].title for name in connections if name in self.runtimes]
+        title = titles[0] if titles else "platform"
+        if endpoint.startswith(title):
+            return endpoint
+        return f"{title} {'requests' if endpoint.startswith('*') else endpoint}"
 
     def start(self) -> None:
         for runtime in self.runtimes.values():
@@ -103,8 +130,8 @@ class Connections:
             for d in runtime.dispatchers
             if d.state.mode != "running"
         ]
-        stopped += self._problems.texts("broken ")
+        stopped += [item.line for item in self._problems.items("broken ")]
         for runtime in self.runtimes.values():
             found = await runtime.attention()
-            stopped += [item.text for item in found if item.key.startswith("poll ")]
+            stopped += [item.line for item in found if item.key.startswith("poll ")]
         return stopped

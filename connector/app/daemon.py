@@ -12,36 +12,50 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from connector import __version__
 from connector.app.connections import Connections
 from connector.app.maintenance import Maintenance
+from connector.app.oauth import oauth_service
 from connector.app.problems import ProcessProblems
+from connector.app.reencrypt import reencrypt
 from connector.app.reload import Reloader
 from connector.config import Config
 from connector.config import load as load_config
-from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
 from connector.net import http
 from connector.pipeline.intake import Intake
 from connector.pipeline.lane_queues import all_queues
-from connector.pipeline.lease import LeaseRenewer, holder_name
+from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
 from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
 from connector.ports.workers import Loop, WorkerName
 from connector.runtime import log
+from connector.runtime.changes import TOPICS, ChangeFeed
 from connector.runtime.clock import SystemClock
+from connector.runtime.encryption import Cipher, Seal
 from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
+from connector.service.oauth import OAuthService
+from connector.service.process import DEFAULT_PATIENCE, Process, read_report
 from connector.store.sql import SqlStore, open_store
+from connector.web.access import Access
 from connector.web.flows import FlowApp
 from connector.web.health import Health
+from connector.web.oauth import OAuthApp
+from connector.web.protocol import Limits
 from connector.web.server import Server, application
+from connector.web.sessions import Sessions
+from connector.web.throttle import Network
 from connector.web.webhooks import WebhookApp
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 _CANCEL_TIMEOUT = 1.0
 
@@ -64,14 +78,18 @@ class App:
         self.config = config
         self.clock: Clock = clock or SystemClock()
         self.metrics = Metrics(__version__)
+        self.changes = ChangeFeed(self.clock)
+        self.metrics.on_change = self.changes.publish
         self.servers: list[Server] = []
         self.store: SqlStore
         self.connections: Connections
         self.commands: Commands
+        self.oauth: OAuthService
         self.intake: Intake
         self.health: Health
         self.maintenance: Maintenance
         self._reread = reread
+        self._process: Process
         self._reloader: Reloader
         self._lease: LeaseRenewer
         self._problems = ProcessProblems()
@@ -103,8 +121,12 @@ class App:
         await self._lease.acquire(lease_timeout)
         self._compose()
         await self._take_over(lease_lost)
+        if before := await self.store.process_reports.load(STORE_RESOURCE):
+            self._process.resume(read_report(before[0]))
+        await self._reencrypt()
         self.connections.adopt(await self.connections.build(self.config))
         self._stack.push_async_callback(self._stop_connections)
+        self._stack.push_async_callback(self.commands.stop)
         await self._heartbeat()
         if serve:
             await self._serve()
@@ -118,21 +140,44 @@ class App:
 
     def _compose(self) -> None:
         """The objects that live as long as the process."""
-        self.intake = Intake(self.store.outbox, self.store.action_intake)
+        self.intake = Intake(
+            self.store.outbox, self.store.action_intake, self.store.maintenance.fault
+        )
         self.connections = Connections(
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
+        )
+        self.oauth = oauth_service(
+            self.store, self.clock, lambda: self.config, self._account_changed
+        )
+        self._process = Process(
+            clock=self.clock,
+            version=__version__,
+            public_url=self.config.server.public_url,
+            patience=_patience(self.config),
+            runtimes=self.connections.runtimes,
+            problems=self._problems.items,
+            workers=self._all_workers,
+            quota=self.connections.quota,
+            activity=self.metrics.activity,
         )
         self.commands = Commands(
             self.store,
             self.clock,
-            runtimes=self.connections.runtimes,
+            process=self._process,
             reload=self.reload,
-            problems=self._problems.texts,
-            workers=self._all_workers,
+            on_executed=partial(self.changes.publish, *TOPICS),
+            oauth=self.oauth,
         )
-        self._stack.push_async_callback(self.commands.stop)
         self.maintenance = Maintenance(
-            self.store, self.intake, self.connections, self._problems, self.clock, self.metrics
+            self.store,
+            self.intake,
+            self.connections,
+            self._problems,
+            self.commands,
+            self._process,
+            self._lease,
+            self.clock,
+            self.metrics,
         )
         self.health = Health(
             self.clock,
@@ -156,6 +201,7 @@ class App:
         after a start that failed or was cancelled: whatever was taken is given back."""
         self._stop_at = self.clock.monotonic() + self.config.server.shutdown_timeout
         self._scheduler.stop()
+        self.changes.close()
         await asyncio.gather(*(server.stop() for server in self.servers))
         await self._stack.aclose()
         self._log.info("daemon_stopped")
@@ -163,7 +209,7 @@ class App:
     def _intake_closed(self) -> bool:
         """Whether /readyz is 503: from the beginning of a stop, and while nothing can be stored."""
         stopping = self._stop_at is not None
-        return stopping or self.intake.closed_by is not None or "store" in self._problems
+        return stopping or self.intake.refusal() is not None or "store" in self._problems
 
     async def _stop_connections(self) -> None:
         """Servers and lanes share one `shutdown_timeout`."""
@@ -187,6 +233,13 @@ class App:
     async def reload(self) -> Mapping[str, Any]:
         """Apply an edited configuration. A faulty one changes nothing and raises ConfigError."""
         return await self._reloader.reload(self.config)
+
+    async def _account_changed(self, connection: str, other: bool) -> None:
+        """Use the new tokens. `other`: a person confirmed that the connection belongs to another
+        Klaviyo account from now on."""
+        await self.commands.execute("reload", {})
+        if other:
+            await self.commands.execute("resume", {"connection": connection})
 
     async def apply_retention(self) -> None:
         await self.maintenance.apply_retention(self.config.retention)
@@ -236,23 +289,29 @@ class App:
         server = self.config.server
         for key, port in (("server.port", server.port), ("server.admin_port", server.admin_port)):
             if port or key == "server.port":
-                listener = Server(None, server.host, port, grace=server.shutdown_timeout, key=key)
+                listener = self._server(None, port, key)
                 await listener.start()
                 self.servers.append(listener)
 
     async def _serve(self) -> None:
         server = self.config.server
         runtimes, broken = self.connections.runtimes, self.connections.broken
-        webhooks = WebhookApp(runtimes.get, self.metrics, broken=broken)
-        flows = FlowApp(runtimes.get, self.clock, self.metrics, broken=broken)
-        shared, grace = server.admin_port == 0, server.shutdown_timeout
-        public = application(self.health, (webhooks, flows), admin=shared)
-        listeners = [Server(public, server.host, server.port, grace=grace, key="server.port")]
+        webhooks = WebhookApp(runtimes.get, self.clock, self.metrics, broken=broken)
+        flows = FlowApp(
+            runtimes.get,
+            self.clock,
+            self.metrics,
+            broken=broken,
+            trusted_proxies=self._trusted_proxies(),
+        )
+        shared = server.admin_port == 0
+        api = self._api()
+        oauth = OAuthApp(self.oauth, self.clock, trusted_proxies=self._trusted_proxies())
+        public = application(self.health, (webhooks, flows, oauth), admin=shared, api=api)
+        listeners = [self._server(public, server.port, "server.port")]
         if not shared:
-            admin = application(self.health, admin=True)
-            listeners.append(
-                Server(admin, server.host, server.admin_port, grace=grace, key="server.admin_port")
-            )
+            admin = application(self.health, admin=True, api=api)
+            listeners.append(self._server(admin, server.admin_port, "server.admin_port"))
         early = {listener.key: listener for listener in self.servers}
         for listener in listeners:
             if listener.key in early:
@@ -260,6 +319,33 @@ class App:
             else:
                 await listener.start()
                 self.servers.append(listener)
+
+    def _api(self) -> ASGIApp:
+        # FastAPI is a third of the time that the imports of a start take.
+        from connector.web.api.app import api
+
+        config = self.config
+        seal = Seal(self.clock, config.security.encryption_key, lifetime=config.console.session)
+        secure = config.server.public_url.startswith("https://")
+        access = Access(
+            config.console,
+            self.clock,
+            Sessions(seal),
+            secure=secure,
+            trusted_proxies=self._trusted_proxies(),
+        )
+        return api(self.commands, access, self.changes, seal)
+
+    def _trusted_proxies(self) -> Sequence[Network]:
+        return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]
+
+    def _server(self, app: ASGIApp | None, port: int, key: str) -> Server:
+        server = self.config.server
+        limits = Limits(
+            server.max_header, server.header_timeout, server.body_timeout, server.max_connections
+        )
+        grace = server.shutdown_timeout
+        return Server(app, server.host, port, grace=grace, key=key, limits=limits)
 
     # ── workers of the process ───────────────────────────────────────────────────────────────────
 
@@ -309,7 +395,7 @@ class App:
             return
         notifier = notify.Notifier(
             targets,
-            self._attention,
+            self.commands.attention,
             self.store.notifications,
             self._lease,
             self.clock,
@@ -324,12 +410,14 @@ class App:
             self._notify_workers.append(worker)
             worker.start()
 
-    async def _attention(self) -> dict[str, str]:
-        found: list[AttentionItem] = await self.commands.attention()
-        return {item.key: item.text for item in found}
+    async def _reencrypt(self) -> None:
+        cipher = Cipher(self.config.security.encryption_key)
+        await reencrypt(self.store, cipher, self.clock)
 
     async def _on_reloaded(self, config: Config) -> None:
         self.config = config
+        self._process.patience = _patience(config)
+        await self._reencrypt()
         await self._start_notifier()
         log.configure(format=config.log.format, level=config.log.level)
 
@@ -337,6 +425,12 @@ class App:
 def notification_poster(config: Config, clock: Clock) -> notify.Post:
     """How a target of `[[notify]]` is reached."""
     return partial(http.post, clock=clock, allow_http=frozenset(config.security.allow_http))
+
+
+def _patience(config: Config) -> float:
+    """Of `/healthz` and the status: the shortest of all targets."""
+    active = [target.patience for target in notify.targets(config.notify)]
+    return min(active, default=DEFAULT_PATIENCE)
 
 
 def _uses_sqlite(config: Config) -> bool:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from connector.app.connections import Connections
+from connector.app.problem_log import ProblemLog
 from connector.app.problems import ProcessProblems
 from connector.config import Retention
 from connector.config import Store as StoreSettings
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
+from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.domain.records import State
+from connector.domain.wording import format_size
 from connector.pipeline.intake import Intake
-from connector.ports import Clock, Store
+from connector.ports import Clock, Lease, Store
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
+from connector.service import Commands
+from connector.service.process import Process
+from connector.store.sql import file_of
 from connector.web.health import Health
 
+_MANY_PEOPLE = 10_000
 _COUNT_PEOPLE_EVERY = 300.0
+_DISK_LOG_INTERVAL = 60.0
 _BATCH = 2_000
 _PAUSE = 0.05
 """Seconds between two batches, so that retention hardly delays live traffic."""
@@ -30,6 +38,9 @@ class Maintenance:
         intake: Intake,
         connections: Connections,
         problems: ProcessProblems,
+        commands: Commands,
+        process: Process,
+        lease: Lease,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -38,37 +49,79 @@ class Maintenance:
         self._intake = intake
         self._connections = connections
         self._problems = problems
+        self._commands = commands
+        self._process = process
+        self._lease = lease
         self._clock = clock
         self._metrics = metrics
+        self._problem_log = ProblemLog(metrics.activity)
         self._count_people_at = 0.0
+        self._disk_logged_at = float("-inf")
         self._log = log.get("maintenance")
 
     async def heartbeat(self, health: Health, settings: StoreSettings) -> None:
         """The event loop and the store's writer move, and there is disk to write to. Intake closes
         below `min_free` and opens again by itself. Raises StoreError."""
         try:
-            await self._store.facts.save_usage(())
-            self._problems.set("store", None)
+            if fault := self._upkeep.fault():
+                raise fault
+            await self._write_something()
+            self._problems.clear("store")
         except StoreError as error:
             # The event loop moves and the store has answered, even if it refused.
-            self._problems.set("store", f"{error.problem}: {error.problem.meaning}")
+            self._problems.set("store", error.problem)
             raise
         finally:
             health.heartbeat()
+        self._check_disk(settings)
+        await self._count_people()
+
+    async def _write_something(self) -> None:
+        """Raises StoreError. A process that lost the lease must not replace the holder's report."""
+        self._metrics.activity.sample(self._clock.monotonic())
+        self._problem_log.update(self._clock.now())
+        if self._lease.valid():
+            await self._commands.save_report()
+        else:
+            await self._store.facts.save_usage(())
+
+    def _check_disk(self, settings: StoreSettings) -> None:
+        """Intake closes below `min_free`. Space that comes and goes is logged once a minute."""
         free = self._upkeep.free_bytes()
         low = free is not None and free < settings.min_free
-        if low and self._intake.closed_by is None:
-            self._log.error(
-                "intake_closed",
-                problem=Problem.DISK_LOW.value,
-                free_bytes=free,
-                needed_bytes=settings.min_free,
-            )
-        elif not low and self._intake.closed_by is not None:
-            self._log.info("intake_opened", free_bytes=free)
+        changed = low != (self._intake.closed_by is not None)
         self._intake.closed_by = Problem.DISK_LOW if low else None
-        text = f"{Problem.DISK_LOW}: {Problem.DISK_LOW.meaning}" if low else None
-        self._problems.set("disk", text)
+        if changed and self._clock.monotonic() - self._disk_logged_at >= _DISK_LOG_INTERVAL:
+            self._disk_logged_at = self._clock.monotonic()
+            if low:
+                self._log.error(
+                    "intake_closed",
+                    problem=Problem.DISK_LOW.value,
+                    free_bytes=free,
+                    needed_bytes=settings.min_free,
+                )
+            else:
+                self._log.info("intake_opened", free_bytes=free)
+        if not low or free is None:
+            self._problems.clear("disk")
+            return
+        path = file_of(settings.url)
+        where = f"the disk of {path}" if path else "the disk"
+        text = (
+            f"{where} has {format_size(free)} free and needs {format_size(settings.min_free)} "
+            "([store] min_free): webhooks are answered 503, deliveries continue"
+        )
+        self._problems.set("disk", Problem.DISK_LOW, text)
+
+    async def _count_people(self) -> None:
+        """Every person is counted, so not at every scrape once they are many."""
+        if self._clock.monotonic() < self._count_people_at:
+            return
+        people = await self._store.reports.people_by_state()
+        if sum(people.values()) >= _MANY_PEOPLE:
+            self._count_people_at = self._clock.monotonic() + _COUNT_PEOPLE_EVERY
+        self._process.people = people
+        self._metrics.set_people(people)
 
     async def apply_retention(self, keep: Retention) -> None:
         """Delete what is older than `[retention]` allows, batch by batch."""
@@ -116,11 +169,13 @@ class Maintenance:
         metrics.set_approvals(await store.approvals.find())
         names = list(self._connections.runtimes)
         metrics.set_uncertain(await store.action_views.uncertain(), names)
-        if self._clock.monotonic() >= self._count_people_at:
-            # Every person is counted, so not at every scrape.
-            self._count_people_at = self._clock.monotonic() + _COUNT_PEOPLE_EVERY
-            metrics.set_people(await store.reports.people_by_state())
+        await self._count_people()
         metrics.set_groups(await store.member_groups.all())
+        for secret in await store.secrets.all():
+            if secret.name == KLAVIYO_OAUTH:
+                info = GrantInfo.load(secret.info)
+                ends = info.ended_at if info.ended_at is not None else info.expires_at
+                metrics.oauth_expiry.labels(secret.owner).set(ends / 1000)
         self._connections.limiters.publish_metrics()
         for gauge, value in (
             (metrics.store_bytes, self._upkeep.size_bytes()),

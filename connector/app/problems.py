@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from connector.domain.attention import AttentionItem
+from connector.domain.errors import Problem
+
 
 class ProcessProblems:
-    """Texts by key; a key stays the same while the problem is the same."""
+    """Attention items by key; a key stays the same while the problem is the same."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
+        self._items: dict[str, AttentionItem] = {}
 
-    def set(self, key: str, text: str | None) -> None:
-        """None: it is over."""
-        if text:
-            self._texts[key] = text
-        else:
-            self._texts.pop(key, None)
+    def set(self, key: str, problem: Problem, text: str = "") -> None:
+        """It is there. `text` says more than the problem's meaning."""
+        self._items[key] = AttentionItem(key, text or problem.meaning, problem)
 
-    def texts(self, prefix: str = "") -> list[str]:
-        return [text for key, text in self._texts.items() if key.startswith(prefix)]
+    def clear(self, key: str) -> None:
+        """It is over."""
+        self._items.pop(key, None)
+
+    def items(self, prefix: str = "") -> list[AttentionItem]:
+        return [item for key, item in self._items.items() if key.startswith(prefix)]
 
     def __contains__(self, key: str) -> bool:
-        return key in self._texts
+        return key in self._items

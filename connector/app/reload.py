@@ -9,6 +9,7 @@ from connector.app.connections import Connections
 from connector.app.problems import ProcessProblems
 from connector.config import Config
 from connector.domain.errors import ConfigError, Problem, StoreError
+from connector.domain.wording import counted
 from connector.ports import Clock
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
@@ -51,9 +52,12 @@ class Reloader:
             candidate = await self._connections.build(config)
         except ConfigError as error:
             self._metrics.reload_ok.set(0)
-            self._problems.set("reload", f"{Problem.RELOAD_REFUSED}: {error.faults[0]}")
+            text = f"{Problem.RELOAD_REFUSED.meaning}: {error.faults[0]}"
+            if len(error.faults) > 1:
+                text += f" (and {counted(len(error.faults) - 1, 'more fault')})"
+            self._problems.set("reload", Problem.RELOAD_REFUSED, text)
             raise
-        self._problems.set("reload", None)
+        self._problems.clear("reload")
         self._metrics.reload_ok.set(1)
         await self._connections.stop(current.server.shutdown_timeout)
         await self._recover_when_possible()

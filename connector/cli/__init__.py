@@ -18,11 +18,13 @@ from connector.cli import (
     actions,
     approvals,
     backfill,
+    connect,
     daemon,
     dead_letters,
     groups,
     notify,
     people,
+    problem,
     reconcile,
     setup,
     status,
@@ -60,7 +62,10 @@ def options(
     context.obj = config
 
 
-for module in (backfill, daemon, status, people, reconcile, setup, support, webhook_builder):
+for module in (
+    *(backfill, connect, daemon, status, problem, people),
+    *(reconcile, setup, support, webhook_builder),
+):
     module.register(app)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")

@@ -29,7 +29,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List actions. Uncertain and held ones first, then the newest; with their person."""
-    found = session.run(_find(session.read(context.obj), connection, stuck, limit))
+    found = session.run(_find(session.read_any(context.obj), connection, stuck, limit))
     if as_json:
         print(json.dumps([asdict(action) for action in found], indent=2))
         return

@@ -24,7 +24,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List what waits for approval. Oldest first, with what it would change."""
-    found = session.run(_find(session.read(context.obj)))
+    found = session.run(_find(session.read_any(context.obj)))
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -41,8 +41,7 @@ def _format(value: Any) -> str:
 
 async def _find(config: Config) -> list[dict[str, Any]]:
     async with session.open_commands(config) as commands:
-        found: list[dict[str, Any]] = (await commands.status())["approvals"]
-        return found
+        return [x.model_dump() for x in (await commands.status()).approvals]
 
 
 @app.command()

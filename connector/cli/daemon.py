@@ -154,9 +154,7 @@ def healthcheck(
     ready: Annotated[bool, typer.Option(help="Check whether webhooks are accepted.")] = False,
 ) -> None:
     """Check the running daemon (for HEALTHCHECK and probes). Exit code 0 when it is healthy."""
-    from connector.app.daemon import read_config
-
-    server = read_config(context.obj).server
+    server = session.read_any(context.obj, quiet=True).server
     response = session.run(session.fetch(server, "/readyz" if ready else "/livez"))
     print(response[1].strip())
     raise typer.Exit(0 if response[0] == 200 else 1)

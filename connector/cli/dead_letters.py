@@ -26,7 +26,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List causes with counts, then records, newest first."""
-    groups, found = session.run(_find(session.read(context.obj), cause, connection, limit))
+    groups, found = session.run(_find(session.read_any(context.obj), cause, connection, limit))
     if as_json:
         print(json.dumps([_plain(dead_letter) for dead_letter in found], indent=2))
         return
@@ -40,13 +40,15 @@ def list_(
 async def _find(
     config: Any, cause: str | None, connection: str | None, limit: int
 ) -> tuple[list[tuple[str, str, str, str, int]], list[DeadLetter]]:
+    from connector.service.dead_letters import filter_of
+
     async with session.open_commands(config) as commands:
         status = await commands.status()
         groups = [
-            (x["connection"], x["state"], x["problem"], x["meaning"], x["count"])
-            for x in status["dead_letters"]
+            (x.connection, x.state, x.problem, x.meaning, x.count) for x in status.dead_letters
         ]
-        return groups, list(await commands.dead_letters(cause, connection, limit))
+        which = filter_of({"cause": cause, "connection": connection})
+        return groups, list(await commands.dead_letters(which, limit))
 
 
 def _plain(dead_letter: DeadLetter) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def show(
     id: Annotated[int, typer.Argument(help="Number of the record in the list.")],
 ) -> None:
     """Show one record. What was received, the problem, the request and the response."""
-    found = session.run(_show(session.read(context.obj), id))
+    found = session.run(_show(session.read_any(context.obj), id))
     if found is None:
         typer.echo(f"no dead or held record has the number {id}", err=True)
         raise typer.Exit(1)

@@ -19,13 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from connector.app.daemon import App, read_config
-from connector.cli.format import format_age
 from connector.config import Connection
-from connector.klaviyo.limits import endpoint_label
+from connector.domain.wording import format_age
 from connector.platforms import registry
 from connector.runtime import log
 from connector.sandbox import KlaviyoSandbox, Traffic, Webhook, serve
 from connector.sandbox.demo_platforms import DEMO_PLATFORMS, DemoPlatform, PlatformSandbox
+from connector.service.status import LaneStatus
 from connector.tools.templates import shipped_mappings
 
 _CONFIG = """\
@@ -168,11 +168,11 @@ async def render_view(
 ) -> RenderableType:
     found = await app.commands.status()
     state = klaviyo.state()
-    quota = ", ".join(f"{x['last_minute']} {endpoint_label(x['endpoint'])}" for x in found["quota"])
+    quota = "; ".join(dict.fromkeys(u.text for c in found.connections.values() for u in c.quota))
     grid = Table.grid(padding=(0, 2))
     grid.add_row(Text("running", style="bold"), f"{elapsed:.0f} s")
     for platform in platforms:
-        lanes = found["connections"][platform.demo_platform.source]["lanes"]
+        lanes = found.connections[platform.demo_platform.source].lanes
         grid.add_row(
             Text(platform.demo_platform.title, style="bold"), _lane_summary(platform, lanes)
         )
@@ -185,14 +185,14 @@ async def render_view(
     return Group(grid)
 
 
-def _lane_summary(platform: RunningPlatform, lanes: Sequence[Mapping[str, Any]]) -> str:
+def _lane_summary(platform: RunningPlatform, lanes: Sequence[LaneStatus]) -> str:
     """Traffic and the three lanes of a platform in platform line."""
-    by_name = {(x["kind"], x["destination"]): x for x in lanes}
+    by_name = {(x.kind, x.destination): x for x in lanes}
     events = by_name["event", "klaviyo"]
-    waiting = {key: lane["ready"] + lane["in_flight"] for key, lane in by_name.items()}
+    waiting = {key: lane.ready + lane.in_flight for key, lane in by_name.items()}
     return (
         f"{len(platform.traffic.acknowledged):,} acknowledged of {platform.traffic.sent:,} sent; "
-        f"waiting {waiting['event', 'klaviyo']:,}, oldest {format_age(events['oldest_seconds'])}; "
+        f"waiting {waiting['event', 'klaviyo']:,}, oldest {format_age(events.oldest_seconds)}; "
         f"{waiting['profile', platform.demo_platform.source]} people to read, "
         f"{waiting['profile', 'klaviyo']} to write"
     )

@@ -1,36 +1,54 @@
-"""Status data as a person reads it: ages, times, lanes and links."""
+"""Status data as a person reads it: ages, times and links, and the console that shows them."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from connector.domain.lanes import find_lane_kind
+from connector.domain.wording import counted, format_age
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_PIPE_WIDTH = 10_000
 
 
-def format_age(seconds: float | None) -> str:
-    """`3.2 s`, `12 min`, `4 h`, `2.0 d`; a dash for None."""
-    if seconds is None:
-        return "-"
-    for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.1f} {unit}" if size == 1 else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.1f} d"
+def print_wide(part: Callable[[int], RenderableType]) -> None:
+    """Print to stdout, as wide as the terminal, what `part` makes for that many columns. In a pipe
+    no line is wrapped, cut or padded."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        console = Console(highlight=False)
+        console.print(part(console.width))
+        return
+    console = Console(width=_PIPE_WIDTH, highlight=False)
+    with console.capture() as capture:
+        console.print(part(_PIPE_WIDTH))
+    for line in capture.get().splitlines():
+        print(line.rstrip())
+
+
+def format_ago(at: int | None, now: int) -> str:
+    """`12 min ago`, `never`; both in ms since 1970."""
+    return "never" if at is None else f"{format_age((now - at) / 1000)} ago"
 
 
 def format_time(
     millis: int | None, precision: Literal["seconds", "milliseconds"] = "seconds"
 ) -> str:
-    """`2026-01-31T12:00:00Z` for milliseconds since 1970; `never` for None."""
+    """`2026-01-31T12:00:00Z (13:00 CET)` for milliseconds since 1970; `never` for None. The local
+    time is left out where it is UTC."""
     if millis is None:
         return "never"
-    time = datetime.fromtimestamp(millis / 1000, UTC).replace(tzinfo=None)
-    return time.isoformat(timespec=precision) + "Z"
-
-
-def lane_label(lane: dict[str, Any]) -> str:
-    """`events → klaviyo`; a lane that reads people from a platform is `people ← yotpo`."""
-    return find_lane_kind(lane["kind"], lane["destination"]).title(lane["destination"])
+    time = datetime.fromtimestamp(millis / 1000, UTC)
+    text = time.replace(tzinfo=None).isoformat(timespec=precision) + "Z"
+    local = time.astimezone()
+    if not local.utcoffset():
+        return text
+    return f"{text} ({local:%H:%M %Z})"
 
 
 def link_lines(link: dict[str, Any]) -> list[str]:
@@ -40,14 +58,18 @@ def link_lines(link: dict[str, Any]) -> list[str]:
         return [f"{head}: {link['detail']}"]
     synced = "never fully synced"
     if link["full_sync_age"] is not None:
-        synced = f"{link['members']:,} members, full sync {format_age(link['full_sync_age'])} ago"
+        members = counted(link["members"], "member")
+        synced = f"{members}, full sync {format_age(link['full_sync_age'])} ago"
     lines = [f"{head}: {synced}" + (", scanning now" if link["scanning"] else "")]
     numbers = f"here {link['here']:,}, there {link['there']:,}, in both {link['both']:,}"
     for key in ("waiting", "unconfirmed", "foreign", "removed_by_hand", "without_address"):
         if link[key]:
             numbers += f", {key.replace('_', ' ')} {link[key]:,}"
     if link["kind"] == "audience":
-        numbers += f"; list read back {format_age(link['read_back_age'])} ago"
+        age = link["read_back_age"]
+        numbers += (
+            "; list never read back" if age is None else (f"; list read back {format_age(age)} ago")
+        )
     lines.append(f"        {numbers}")
     if link["problem"]:
         lines.append(f"        {link['problem']} {link['meaning']}: {link['detail']}")

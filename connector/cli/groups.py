@@ -31,7 +31,7 @@ def link_commands(kind: Kind, help: str) -> typer.Typer:
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ) -> None:
         """List the links, their members and last full sync."""
-        found = session.run(_find(session.read(context.obj), kind))
+        found = session.run(_find(session.read_any(context.obj), kind))
         if as_json:
             print(json.dumps(found, indent=2))
             return

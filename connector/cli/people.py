@@ -16,6 +16,10 @@ _TIMEOUT = 30.0
 _UNKNOWN_PERSON = (
     "connection {connection} has no record of this person; check the e-mail address or platform id"
 )
+_FORGOTTEN = (
+    "forgotten on {time}; what {connection} receives about this person is not stored. To allow "
+    "them again: connector forget {connection} {person} --lift"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,9 +35,13 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the records.")] = False,
 ) -> None:
     """Show a person's timeline. What was received, what was sent, what Klaviyo answered."""
-    timelines = session.run(_timelines(session.read(context.obj), connection, person))
+    config = session.read_any(context.obj)
+    session.known_name(config, connection)
+    timelines, erased_at = session.run(_timelines(config, connection, person))
     if not timelines:
-        typer.echo(_UNKNOWN_PERSON.format(connection=connection), err=True)
+        text = _UNKNOWN_PERSON if erased_at is None else _FORGOTTEN
+        time = format_time(erased_at)
+        typer.echo(text.format(connection=connection, time=time, person="PERSON"), err=True)
         raise typer.Exit(1)
     if as_json:
         print(json.dumps(timelines, indent=2))
@@ -42,9 +50,13 @@ def explain(
         _print_timeline(timeline)
 
 
-async def _timelines(config: Any, connection: str, person: str) -> list[dict[str, Any]]:
+async def _timelines(
+    config: Any, connection: str, person: str
+) -> tuple[list[dict[str, Any]], int | None]:
+    """The timelines, and when the person was erased."""
     async with session.open_commands(config) as commands:
-        return await commands.explain(connection, person)
+        erased_at = await commands.erased_at(connection, person)
+        return await commands.explain(connection, person), erased_at
 
 
 def _print_timeline(timeline: dict[str, Any]) -> None:
@@ -79,7 +91,8 @@ def refresh(
     detach: session.Detach = False,
 ) -> None:
     """Read and send one person now. Shows the result."""
-    config = session.read(context.obj)
+    config = session.read_any(context.obj)
+    session.known_name(config, connection)
     if detach and session.run(session.is_running(config)):
         args = {"connection": connection, "person": person}
         session.follow(context.obj, "refresh", args, detach=True)
@@ -134,15 +147,18 @@ def forget(
     detach: session.Detach = False,
 ) -> None:
     """Erase a person from the store for good. A tombstone stops re-creation."""
-    config = session.read(context.obj)
+    config = session.read_any(context.obj)
+    session.known_name(config, connection)
     args = {"connection": connection, "person": person}
     if lift:
         session.follow(context.obj, "lift", args, detach=detach)
-    found = session.run(_count_people(config, connection, person))
-    if not found:
+    found, erased_at = session.run(_count_people(config, connection, person))
+    if not found and erased_at is None:
         typer.echo(_UNKNOWN_PERSON.format(connection=connection), err=True)
         raise typer.Exit(1)
-    if not yes:
+    if not found:
+        typer.echo(f"already forgotten on {format_time(erased_at)}", err=True)
+    elif not yes:
         also = " and request deletion at Klaviyo" if klaviyo else ""
         question = f"Erase {found} person(s) of {connection} for good{also}?"
         typer.confirm(question, abort=True, err=True)
@@ -151,9 +167,11 @@ def forget(
     session.follow(context.obj, "forget", args, detach=detach)
 
 
-async def _count_people(config: Any, connection: str, person: str) -> int:
+async def _count_people(config: Any, connection: str, person: str) -> tuple[int, int | None]:
+    """The number of people to erase, and when they were erased before."""
     async with session.open_commands(config) as commands:
-        return await commands.count_people(connection, person)
+        erased_at = await commands.erased_at(connection, person)
+        return await commands.count_people(connection, person), erased_at
 
 
 async def _erase(config: Any, args: dict[str, Any]) -> tuple[bool, Mapping[str, Any]]:

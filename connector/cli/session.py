@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import getpass
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -41,13 +50,68 @@ def read(path: Path | None) -> Config:
     return config
 
 
+def read_any(path: Path | None, *, quiet: bool = False) -> Config:
+    """As `read`, for commands that only need the store or the running daemon: of a faulty
+    configuration they use the part that says where those are. Raises ConfigError where even that
+    cannot be read."""
+    from connector.config import salvage
+    from connector.domain.errors import ConfigError
+    from connector.domain.wording import counted
+    from connector.runtime import log
+
+    try:
+        return read(path)
+    except ConfigError as error:
+        config = salvage(path, error)
+        log.configure(format=config.log.format, level=config.log.level)
+        if quiet:
+            return config
+        print(
+            f"the configuration has {counted(len(error.faults), 'fault')} "
+            "(`connector check` lists them); this uses the store and what last ran",
+            file=sys.stderr,
+        )
+        return config
+
+
 def connection(config: Config, name: str) -> Connection:
     """The connection of this name. Raises BadParameter, which lists the names."""
     try:
         return config.connection(name)
     except KeyError:
-        names = ", ".join(c.name for c in config.connections) or "none"
-        raise typer.BadParameter(f"no connection {name!r}; available: {names}") from None
+        raise unknown("connection", name, [c.name for c in config.connections]) from None
+
+
+def unknown(what: str, name: str, available: Iterable[str]) -> typer.BadParameter:
+    """A name that does not exist, with the closest and all that do."""
+    names = sorted(set(available))
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    return typer.BadParameter(f"no {what} {name!r}{hint}; available: {', '.join(names) or 'none'}")
+
+
+def known_name(config: Config, name: str) -> str:
+    """The name of a connection that is configured or has run on this store. Raises BadParameter."""
+    if name in {c.name for c in config.connections}:
+        return name
+    names = {c.name for c in config.connections} | set(run(_stored_names(config)))
+    if name not in names:
+        raise unknown("connection", name, names)
+    return name
+
+
+async def _stored_names(config: Config) -> Sequence[str]:
+    from connector.domain.errors import StoreError
+    from connector.store.sql import file_of
+
+    file = file_of(config.store.url)
+    if file and not file.exists():
+        return []
+    try:
+        async with open_commands(config) as commands:
+            return await commands.connection_names()
+    except StoreError:
+        return []
 
 
 def seconds(text: str) -> float:
@@ -72,13 +136,14 @@ async def fetch(server: Server, path: str) -> tuple[int, str]:
 
 @contextlib.asynccontextmanager
 async def open_commands(config: Config) -> AsyncIterator[Commands]:
-    """Commands on the configured store, whether or not a daemon runs on it."""
+    """Commands on the configured store, whether or not a daemon runs on it. Raises StoreError
+    where there is no store: a question creates none."""
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
     from connector.store.sql import open_store
 
     # A read must not migrate the schema under a daemon of another version.
-    store = await open_store(config.store.url, migrate="manual")
+    store = await open_store(config.store.url, migrate="manual", create=False)
     try:
         yield Commands(store, SystemClock())
     finally:
@@ -98,7 +163,10 @@ def follow(
     path: Path | None, kind: str, args: Mapping[str, Any], *, detach: bool = False
 ) -> NoReturn:
     """Run a service command, print its result and exit with its exit code."""
-    print_result(run(run_command(read(path), kind, args, detach=detach)))
+    config = read_any(path)
+    if "connection" in args:
+        known_name(config, args["connection"])
+    print_result(run(run_command(config, kind, args, detach=detach)))
 
 
 def print_result(answer: tuple[bool, Mapping[str, Any]]) -> NoReturn:
@@ -143,6 +211,10 @@ async def run_command(
 
 async def is_running(config: Config) -> bool:
     """Whether a process holds the lease of this store now."""
+    from connector.store.sql import file_of
+
+    if (path := file_of(config.store.url)) and not path.exists():
+        return False
     async with open_commands(config) as commands:
         return await commands.holder() is not None
 
@@ -158,7 +230,10 @@ async def executor(config: Config, *, timeout: float = _TIMEOUT) -> AsyncIterato
         yield lambda kind, args: run_command(config, kind, args, timeout=timeout)
         return
     from connector.app.daemon import App
+    from connector.domain.errors import ConfigError
 
+    if config.faults:
+        raise ConfigError(config.faults)  # without a daemon this process needs all of it
     app = App(config)
     try:
         await app.start(lease_timeout=0.0, serve=False)
@@ -178,6 +253,7 @@ def current_user() -> str:
 async def _execute_locally(
     config: Config, kind: str, args: Mapping[str, Any]
 ) -> tuple[bool, Mapping[str, Any]]:
+    from connector.app.oauth import no_change, oauth_service
     from connector.pipeline.lease import LeaseRenewer, holder_name
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
@@ -188,7 +264,9 @@ async def _execute_locally(
     try:
         await lease.acquire(0.0)
         try:
-            return await Commands(store, SystemClock()).execute(kind, args)
+            clock = SystemClock()
+            oauth = oauth_service(store, clock, lambda: config, no_change)
+            return await Commands(store, clock, oauth=oauth).execute(kind, args)
         finally:
             await lease.release()
     finally:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from connector.cli import session
-from connector.cli.format import format_age, lane_label, link_lines
+from connector.cli.format import print_wide
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
-    from connector.config import Config, Server
-    from connector.service import Commands
+    from connector.config import Config
+    from connector.service.status import Status
 
-_HEALTH_TIMEOUT = 2.0
+_PINNED_SHARE = 0.6
+"""Of the screen's height that what needs a person may take while connections scroll below it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,28 +31,19 @@ def status(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show lanes, backlog, dead letters and quota."""
-    found = session.run(_status(session.read(context.obj)))
+    """Show what needs you, then every connection. Works whether or not the daemon runs."""
+    found = session.run(_status(session.read_any(context.obj)))
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(found.model_dump_json(indent=2))
         return
-    from rich.console import Console
+    from connector.cli import status_view
 
-    Console().print(table(found))
+    print_wide(lambda width: status_view.whole(found, width))
 
 
-async def _status(config: Any) -> dict[str, Any]:
+async def _status(config: Config) -> Status:
     async with session.open_commands(config) as commands:
-        return await _load_status(commands, config)
-
-
-async def _load_status(commands: Commands, config: Config) -> dict[str, Any]:
-    """The status from the store, plus what /healthz of the running daemon reports."""
-    found = await commands.status(_versions(config))
-    if found["holder"] and config.server.port:
-        known = found["attention"]
-        known += [line for line in await _health_lines(config.server) if line not in known]
-    return found
+        return await commands.status(_versions(config))
 
 
 def _versions(config: Config) -> dict[str, str]:
@@ -66,97 +58,111 @@ def _versions(config: Config) -> dict[str, str]:
     return found
 
 
-async def _health_lines(server: Server) -> list[str]:
-    """The lines of /healthz, such as low disk space; empty without a response."""
-    try:
-        status, text = await asyncio.wait_for(session.fetch(server, "/healthz"), _HEALTH_TIMEOUT)
-    except Exception:
-        # Another program may listen there; the status from the store is printed anyway.
-        return []
-    return text.splitlines() if status == 500 and not text.lstrip().startswith("<") else []
-
-
 def top(context: typer.Context) -> None:
-    """Show the status live, until Ctrl-C."""
+    """Show the status live, until q or Ctrl-C. The arrow keys and the space bar scroll."""
     with contextlib.suppress(KeyboardInterrupt):
-        session.run(_top(session.read(context.obj)))
+        session.run(_top(session.read_any(context.obj)))
 
 
 async def _top(config: Any) -> None:
     from rich.live import Live
 
     async with session.open_commands(config) as commands:
-        with Live(table(await _load_status(commands, config)), screen=True) as live:
-            while True:
-                await asyncio.sleep(1.0)
-                live.update(table(await _load_status(commands, config)))
+        with Live(screen=True, auto_refresh=False) as live, _Keys() as keys:
+            while not keys.closed:
+                # Without the mapping versions: counting people rendered with others is expensive.
+                screen = Screen(live.console, await commands.status())
+                live.update(screen.at(keys.position), refresh=True)
+                keys.limit = screen.last_position
+                await keys.wait(1.0)
 
 
-def table(found: dict[str, Any]) -> RenderableType:
-    """The status as text and tables."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
+class Screen:
+    """The status cut to the height of a console. What needs a person is always on it, or, where
+    that is more than fits, the first of what one scrolls through."""
 
-    from connector.klaviyo.limits import endpoint_label
+    def __init__(self, console: Console, found: Status) -> None:
+        from connector.cli import status_view as view
 
-    lanes = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("connection", "lane", "state", "ready", "in flight", "held", "dead", "oldest"):
-        lanes.add_column(heading, justify="left" if heading in _LEFT_ALIGNED else "right")
-    for name, connection in found["connections"].items():
-        for lane in connection["lanes"]:
-            style = {"running": "green", "paused": "yellow"}.get(lane["state"], "red")
-            problem = f" {lane['problem']}" if lane["problem"] else ""
-            lanes.add_row(
-                name,
-                lane_label(lane),
-                Text(lane["state"] + problem, style=style),
-                *(f"{lane[key]:,}" for key in ("ready", "in_flight", "held", "dead")),
-                format_age(lane["oldest_seconds"]),
-            )
-    holder = found["holder"]
-    parts: list[RenderableType] = [
-        Text(f"running as {holder}" if holder else "not running: start it with `connector run`"),
-        Text(),
-        lanes,
-    ]
-    for name, connection in found["connections"].items():
-        if outdated := connection.get("people_with_another_mapping"):
-            parts.append(
-                Text(f"{name}: {outdated:,} people were rendered with another mapping version")
-            )
-        if (actions := connection.get("actions")) and actions["waiting"]:
-            rate = f"{actions['waiting']:,} actions waiting, {actions['per_second']}/s"
-            parts.append(Text(f"{name}: {rate}, done in {format_age(actions['eta_seconds'])}"))
-    links = [x for c in found["connections"].values() for k in _LINK_KINDS for x in c.get(k, ())]
-    if links:
-        parts.append(Text("\naudiences and segments", style="bold"))
-        parts += [Text(f"  {line}") for link in links for line in link_lines(link)]
-    for run in found["backfills"]:
-        of = "" if run["total"] is None else f" of {run['total']:,}"
-        parts.append(
-            Text(f"{run['connection']}: backfill {run['id']} {run['state']}, {run['done']:,}{of}")
-        )
-    if found["dead_letters"]:
-        parts.append(Text("\ndead letters and held records", style="bold"))
-        parts += [
-            Text(f"  {x['count']:>8,}  {x['state']:<5} {x['problem']:<5} {x['meaning']}")
-            for x in found["dead_letters"]
-        ]
-    if found["quota"]:
-        parts.append(Text("\nrequests in the last minute", style="bold"))
-        parts += [
-            Text(
-                f"  {x['last_minute']:>8,}  {endpoint_label(x['endpoint'])}  "
-                f"(account {x['account']})"
-            )
-            for x in found["quota"]
-        ]
-    if found["attention"]:
-        parts.append(Text("\nneeds you", style="bold red"))
-        parts += [Text(f"  {line}") for line in found["attention"]]
-    return Group(*parts)
+        def lines(parts: list[RenderableType]) -> list[Any]:
+            return [line for part in parts for line in view.lines_of(console, part)]
+
+        pinned = lines(view.head(found))
+        parts: list[RenderableType] = []
+        for name in view.by_trouble(found):
+            parts += ["", view.connection(name, found, console.width)]
+        scrolled = lines([*parts, "", *view.tail(found)])
+        if len(pinned) > console.height * _PINNED_SHARE:
+            pinned, scrolled = pinned[:1], pinned[1:] + scrolled
+        self._pinned, self._scrolled = pinned, scrolled
+        self._room = max(1, console.height - len(pinned) - 1)
+
+    @property
+    def last_position(self) -> int:
+        """The greatest number of lines that can be scrolled away."""
+        return max(0, len(self._scrolled) - self._room)
+
+    def at(self, position: int) -> RenderableType:
+        """The screen with `position` lines scrolled away."""
+        from rich.console import Group
+        from rich.text import Text
+
+        start = min(position, self.last_position)
+        shown = self._scrolled[start : start + self._room]
+        below = len(self._scrolled) - start - len(shown)
+        more = f"{below} more lines: ↓ or space" if below else "q: end"
+        return Group(*self._pinned, *shown, Text(more, style="dim"))
 
 
-_LEFT_ALIGNED = {"connection", "lane", "state"}
-_LINK_KINDS = ("audiences", "segments")
+class _Keys:
+    """Reads keys from the terminal, where stdin is one."""
+
+    _STEPS: ClassVar = {
+        b"\x1b[A": -1,
+        b"k": -1,
+        b"\x1b[B": 1,
+        b"j": 1,
+        b"\x1b[5~": -15,
+        b"\x1b[6~": 15,
+        b" ": 15,
+    }
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.limit = 0
+        self.closed = False
+        self._key_read = asyncio.Event()
+        self._saved: Any = None
+
+    def __enter__(self) -> _Keys:
+        if sys.stdin.isatty():
+            import termios
+            import tty
+
+            self._saved = termios.tcgetattr(sys.stdin)
+            tty.setcbreak(sys.stdin)
+            asyncio.get_running_loop().add_reader(sys.stdin, self._read)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._saved is not None:
+            import termios
+
+            asyncio.get_running_loop().remove_reader(sys.stdin)
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._saved)
+
+    def _read(self) -> None:
+        import os
+
+        key = os.read(sys.stdin.fileno(), 16)
+        if key in (b"q", b""):
+            self.closed = True
+        step = self._STEPS.get(key, 0)
+        self.position = max(0, min(self.limit, self.position + step))
+        self._key_read.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Until a key is read, at most `seconds`."""
+        self._key_read.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._key_read.wait(), seconds)

@@ -1,4 +1,4 @@
-"""`connector store`: schema upgrade, integrity check and backup."""
+"""`connector store`: schema upgrade, integrity check, backup and restore."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from connector.cli import session
 
-app = typer.Typer(no_args_is_help=True, help="Schema upgrade, integrity check and backup.")
+app = typer.Typer(no_args_is_help=True, help="Schema upgrade, integrity check, backup, restore.")
 
 
 @app.command()
@@ -32,8 +32,8 @@ def check(context: typer.Context) -> None:
     for fault in faults:
         print(fault)
     if any(fault.startswith(Problem.STORE_DAMAGED) for fault in faults):
-        print("stop the daemon, keep a copy of the file and restore a backup; without a backup,")
-        print("recover what you can with `sqlite3 FILE .recover` (docs/problems/S50.md)")
+        print("stop the daemon and put a backup in its place: `connector store restore BACKUP`;")
+        print("without a backup save what you can: `sqlite3 FILE .recover` (docs/problems/S50.md)")
     if not faults:
         print("the store is ok")
     raise typer.Exit(1 if faults else 0)
@@ -49,3 +49,26 @@ def backup(
 
     size = integrity.backup(session.read(context.obj).store.url, file)
     print(f"{file}: {size:,} bytes, integrity checked")
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A file of `connector store backup`.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Put a backup in the place of an SQLite store. The daemon must be stopped. The former files
+    are kept."""
+    from connector.runtime.clock import SystemClock
+    from connector.store.admin.restore import restore as restore_store
+
+    url = session.read(context.obj).store.url
+    if not yes:
+        typer.confirm(f"Replace the store by {file}?", abort=True, err=True)
+    restored = restore_store(url, file, now=SystemClock().now())
+    print(f"{file}: restored, {restored.size:,} bytes, integrity checked")
+    if restored.kept:
+        print(f"the former store is kept as {restored.kept}")
+    if restored.actions:
+        print(f"{restored.actions:,} waiting actions are looked up before they are sent")
+    print("people who were forgotten since the backup are back: forget them again")

@@ -29,6 +29,7 @@ from connector.config.models import (
     Store,
 )
 from connector.config.reference import reference
+from connector.config.salvage import salvage
 from connector.config.show import show
 from connector.config.values import (
     Allowed,
@@ -78,6 +79,7 @@ __all__ = [
     "escaped",
     "load",
     "reference",
+    "salvage",
     "setting",
     "show",
 ]

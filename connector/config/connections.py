@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from connector.config.values import (
     Allowed,
     Duration,
+    DurationOrOff,
     DurationRange,
     Interval,
     Secrets,
@@ -67,6 +68,11 @@ class Klaviyo(Section):
     token_url: Url = setting("https://a.klaviyo.com/oauth/token", "OAuth: the token endpoint.")
     revoke_url: Url = setting(
         "https://a.klaviyo.com/oauth/revoke", "OAuth: the revocation endpoint."
+    )
+    install_probe: DurationOrOff = setting(
+        "off",
+        "OAuth: how often Klaviyo's Applications API (beta) is asked whether the app is still "
+        "installed. off: a removal is noticed when the token is refreshed, within about an hour.",
     )
 
     @property

@@ -25,6 +25,7 @@ def check(config: Config, written: dict[str, Any], faults: Faults) -> None:
     _server(config, faults)
     _store(config, faults)
     _encryption(config, faults)
+    _api_tokens(config, faults)
     _retries(config, faults)
     _names(config, faults)
     _lists(config, faults)
@@ -99,6 +100,22 @@ def _encryption(config: Config, faults: Faults) -> None:
                 "found text that is not a Fernet key, allowed 32 bytes in URL-safe base64 "
                 "(44 characters), or a list of them",
             )
+
+
+def _api_tokens(config: Config, faults: Faults) -> None:
+    try:
+        names = [token.name for token in config.console.tokens]
+    except ValueError:
+        faults.add(
+            ("console", "api_tokens"),
+            'found a token of another form, allowed "name:role:token" with the role viewer or '
+            "operator",
+        )
+        return
+    for name in {name for name in names if names.count(name) > 1}:
+        faults.add(
+            ("console", "api_tokens"), f'found two tokens named "{name}", allowed unique names'
+        )
 
 
 def _retries(config: Config, faults: Faults) -> None:
@@ -176,6 +193,14 @@ def _credentials(
                 key: Loc = ("klaviyo_app", name)
                 how = _how_to_set(_value_at(written, key), f"KLAVIYO_{name.upper()}")
                 faults.add(key, f'found "", allowed the app\'s {name} for OAuth: {how}')
+        if not config.security.encryption_key:
+            key = ("security", "encryption_key")
+            how = _how_to_set(_value_at(written, key), "CONNECTOR_ENCRYPTION_KEY")
+            faults.add(
+                key,
+                "found no key, allowed a Fernet key, which OAuth needs to store its tokens (make "
+                f"one with `openssl rand -base64 32 | tr +/ -_`): {how}",
+            )
     elif not connection.klaviyo.private_key.get_secret_value():
         key = (*loc, "klaviyo", "private_key")
         how = _how_to_set(_value_at(written, key), "KLAVIYO_PRIVATE_KEY")

@@ -36,7 +36,7 @@ def load(
     faults.
     """
     real = os.environ if environ is None else environ
-    path = Path(path or real.get("CONNECTOR_CONFIG") or "connector.toml").absolute()
+    path = config_path(path, real)
     faults = Faults()
     expander = Expander(environment(path.parent, real))
     faults.sensitive = expander.sensitive
@@ -55,6 +55,23 @@ def load(
     config._files = tuple(merged.files)
     config._written = frozenset(_keys(merged.tree, labels))
     return config
+
+
+def config_path(path: Path | None, environ: Mapping[str, str]) -> Path:
+    """The file that is read, absolute."""
+    return Path(path or environ.get("CONNECTOR_CONFIG") or "connector.toml").absolute()
+
+
+def load_sections(
+    tree: dict[str, Any], path: Path, expander: Expander, faults: Faults
+) -> Config | None:
+    """A configuration of these sections of `path` alone. Adds to `faults`; what is faulty has its
+    default."""
+    _fill(Config, tree, {})
+    merged = MergedFiles(path=path, tree=tree)
+    expanded = expander.tree(tree, (), merged.folder_of, faults)
+    _resolve(expanded, merged)
+    return _validated(Config, expanded, (), faults)
 
 
 def _tables(value: object) -> list[dict[str, Any]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, SecretStr
+from pydantic import Field, PrivateAttr, SecretStr, TypeAdapter
 
 from connector.config.connections import Connection
 from connector.config.values import (
     Allowed,
     Duration,
     DurationOrNever,
+    Network,
     PositiveDuration,
     Secrets,
     Section,
@@ -60,6 +62,36 @@ class Server(Section):
         "http://127.0.0.1:8787", "The URL at which Klaviyo and the platforms reach this server."
     )
     shutdown_timeout: Duration = setting("20s", "How long a stop waits for requests in flight.")
+    max_header: Annotated[Size, Field(ge=1024)] = setting(
+        "32KB", "The largest request line and headers of a request; above: 431."
+    )
+    header_timeout: PositiveDuration = setting(
+        "10s", "How long a caller may take for the headers of a request; then 408."
+    )
+    body_timeout: PositiveDuration = setting(
+        "30s", "How long a caller may take for the body of a request; then 408."
+    )
+    max_connections: Annotated[int, Field(ge=1)] = setting(
+        1000, "How many connections may be open on a port; above: 503."
+    )
+    trusted_proxies: tuple[Network, ...] = setting(
+        (),
+        "Addresses or networks of reverse proxies whose last X-Forwarded-For entry is the caller. "
+        "All other callers are throttled by their own address.",
+    )
+
+
+Role = Literal["viewer", "operator"]
+"""What a person or a script may do: look, or also change."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiToken:
+    """A bearer token: the name that the audit shows, and the role."""
+
+    name: str
+    role: Role
+    token: SecretStr
 
 
 class Console(Section):
@@ -67,11 +99,27 @@ class Console(Section):
 
     password: Secrets = setting(
         (),
-        "The operator's password. Without it, only requests from this machine are allowed.",
+        "The operator's password, or an Argon2 hash of it. Without it, only requests from this "
+        "machine are allowed.",
         env="CONNECTOR_CONSOLE_PASSWORD",
     )
     viewer_password: Secrets = setting((), "A password for read-only access.")
-    api_tokens: Secrets = setting((), "Bearer tokens for the API.")
+    api_tokens: Annotated[
+        Secrets, Allowed('a list of "name:role:token", role viewer or operator')
+    ] = setting((), "Bearer tokens for the API.")
+    session: PositiveDuration = setting("12h", "How long a sign-in is valid.")
+
+    @property
+    def tokens(self) -> tuple[ApiToken, ...]:
+        """`api_tokens`, parsed. Raises ValueError for one of another form."""
+        return tuple(_api_token(secret.get_secret_value()) for secret in self.api_tokens)
+
+
+def _api_token(text: str) -> ApiToken:
+    name, role, token = text.split(":", 2)
+    if not name or not token:
+        raise ValueError("without a name or a token")
+    return ApiToken(name, TypeAdapter[Role](Role).validate_python(role), SecretStr(token))
 
 
 class Security(Section):
@@ -162,6 +210,11 @@ class Notify(Section):
         "action or a first dead letter. Empty: off.",
     )
     format: Literal["json", "slack"] = setting("json", "The format of the body.")
+    patience: Duration = setting(
+        "10m",
+        "How long Klaviyo or a platform may be away or limit requests before it is sent. "
+        "`/healthz` uses the shortest patience of all targets, or 10m.",
+    )
 
 
 class Config(Section):
@@ -191,11 +244,17 @@ class Config(Section):
 
     _files: tuple[Path, ...] = PrivateAttr(default=())
     _written: frozenset[str] = PrivateAttr(default=frozenset())
+    _faults: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that were read, absolute, the main file first; empty without a file."""
         return self._files
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why this is only a part of the files: see connector.config.salvage. Usually empty."""
+        return self._faults
 
     def is_set(self, key: str) -> bool:
         """Whether a file sets this dotted key, such as `connections.acme.modules`."""

@@ -10,10 +10,19 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+)
 from pydantic.annotated_handlers import GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
@@ -63,10 +72,8 @@ def seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def written_duration(value: float | None) -> str:
-    """Format seconds (None: "never") with the largest unit that needs no fraction."""
-    if value is None:
-        return "never"
+def written_duration(value: float) -> str:
+    """Format seconds with the largest unit that needs no fraction."""
     if value == 0:
         return "0s"
     for unit, size, minimum in (("d", 86400, 2), ("h", 3600, 1), ("m", 60, 1), ("s", 1, 1)):
@@ -94,11 +101,12 @@ def _plain_number(value: object, info: ValidationInfo) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class DurationRange:
-    """Marks a float of seconds that is written as a duration from `minimum` to `maximum`."""
+    """Marks a float of seconds that is written as a duration from `minimum` to `maximum`. `none`
+    is a word that may be written instead and becomes None."""
 
     minimum: str = "0s"
     maximum: str = ""
-    never: bool = False
+    none: str = ""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -106,12 +114,13 @@ class DurationRange:
         return core_schema.with_info_plain_validator_function(
             self.read,
             serialization=core_schema.plain_serializer_function_ser_schema(
-                written_duration, when_used="json"
+                lambda value: self.none if value is None else written_duration(value),
+                when_used="json",
             ),
         )
 
     def read(self, value: object, info: ValidationInfo) -> float | None:
-        if self.never and (value is None or value == "never"):
+        if self.none and (value is None or value == self.none):
             return None
         found = seconds(value) if isinstance(value, str) else _plain_number(value, info)
         if found is None:
@@ -126,7 +135,7 @@ class DurationRange:
             text += f", from {self.minimum} to {self.maximum}"
         elif self.minimum != "0s":
             text += ", more than 0s" if self.minimum == "1ms" else f", at least {self.minimum}"
-        return text + (', or "never"' if self.never else "")
+        return text + (f', or "{self.none}"' if self.none else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +183,19 @@ def _as_list(value: object) -> object:
     return [item for item in items if item != "" and item != SecretStr("")]
 
 
+def _as_network(value: str) -> str:
+    return str(ip_network(value))
+
+
 Duration: TypeAlias = Annotated[float, DurationRange()]
 PositiveDuration: TypeAlias = Annotated[float, DurationRange(minimum="1ms")]
 Interval: TypeAlias = Annotated[float, DurationRange(minimum="1s", maximum="24h")]
-DurationOrNever: TypeAlias = Annotated[float | None, DurationRange(never=True)]
+DurationOrNever: TypeAlias = Annotated[float | None, DurationRange(none="never")]
+DurationOrOff: TypeAlias = Annotated[float | None, DurationRange(minimum="1s", none="off")]
 Size: TypeAlias = Annotated[int, ByteSize()]
+Network: TypeAlias = Annotated[
+    str, AfterValidator(_as_network), Allowed('an address or a network such as "10.0.0.0/8"')
+]
 Url: TypeAlias = Annotated[
     str,
     Field(pattern=r"^https?://[^\s/]+"),

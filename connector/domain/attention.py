@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from connector.domain.errors import Problem
+from connector.domain.lanes import Millis
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,39 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class AttentionItem:
-    """Something that needs a person. `key` identifies it: the same problem keeps the same key."""
+    """Something that needs a person. `key` identifies it: the same problem keeps the same key.
+
+    `text` says what happened and what it affects, without the code. `todo` says what to do; the
+    problem's remedy where it is not given. `waits` is True where the remote side is away and the
+    connector retries by itself: such an item needs a person only once it has lasted for
+    `[[notify]] patience`. `since`: when it began, in ms since 1970; `retry_in`: seconds until the
+    next attempt; both where they are known. `remote`: the destination that it waits for.
+    """
 
     key: str
     text: str
+    problem: Problem | None = None
+    todo: str = ""
+    since: Millis | None = None
+    retry_in: float | None = None
+    remote: str = ""
+
+    @property
+    def remedy(self) -> str:
+        return self.todo or (self.problem.remedy if self.problem else "")
+
+    @property
+    def waits(self) -> bool:
+        return self.problem is not None and self.problem.waits_for_remote
+
+    def needs_person(self, now: Millis, patience: float) -> bool:
+        """Whether it is a matter for a person now; `patience` in seconds."""
+        if not self.waits:
+            return True
+        return self.since is not None and now - self.since >= patience * 1000
+
+    @property
+    def line(self) -> str:
+        """The item in one line: `K401 acme: …; what to do: …`."""
+        code = f"{self.problem} " if self.problem else ""
+        return f"{code}{self.text}" + (f"; what to do: {self.remedy}" if self.remedy else "")

@@ -3,6 +3,7 @@
     ConnectorError
     ├── ConfigError         the configuration is invalid; lists every fault at once
     ├── StoreError          the store cannot be used (schema, lease, disk)
+    │   └── StoreOutage     by no one, for nothing
     ├── Malformed           a caller sent something that cannot be parsed: answer 400
     ├── Unauthorised        a caller is not authenticated: answer 401
     └── DeliveryError       a request to a remote API did not succeed
@@ -21,19 +22,31 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
 
+from connector.domain.remedies import ADVICE, WAITS_FOR_REMOTE
+
 Scope = Literal["target", "lane", "account"]
 
 
 class Problem(StrEnum):
-    """A problem code. The value is the code; `meaning` says in one line what happened."""
+    """A problem code. The value is the code. In one line each: `meaning` says what happened,
+    `effect` what it affects, `remedy` what a person does about it."""
 
     meaning: str
+    effect: str
+    remedy: str
 
     def __new__(cls, code: str, meaning: str) -> Problem:
         member = str.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
+        member.effect, member.remedy = ADVICE[code]
         return member
+
+    @property
+    def waits_for_remote(self) -> bool:
+        """Whether the remote side is away or slow and the connector retries by itself: a matter
+        for a person only when it takes long."""
+        return self.value in WAITS_FOR_REMOTE
 
     @classmethod
     def from_code(cls, code: str) -> Problem:
@@ -54,6 +67,8 @@ class Problem(StrEnum):
     STORE_HELD = "S40", "another process holds the store's lease"
     STORE_DAMAGED = "S50", "the store failed its integrity check"
     STORE_REFUSED = "S60", "the database permanently rejects a value"
+    STORE_REPLACED = "S70", "the store's file was deleted, moved or replaced"
+    ENCRYPTION_KEY = "S80", "a stored secret cannot be decrypted with [security] encryption_key"
 
     WEBHOOK_MALFORMED = "W400", "a webhook could not be parsed"
     WEBHOOK_UNSIGNED = "W401", "a webhook's signature or secret is missing or wrong"
@@ -93,6 +108,9 @@ class Problem(StrEnum):
     KLAVIYO_THROTTLED = "K429", "Klaviyo is rate limiting the connector"
     KLAVIYO_UNAVAILABLE = "K503", "Klaviyo is unavailable"
     KLAVIYO_ACCOUNT = "K600", "the key belongs to a different Klaviyo account than before"
+    KLAVIYO_ACCESS_ENDED = "K610", "Klaviyo has ended the app's access to the account"
+    KLAVIYO_NOT_CONNECTED = "K620", "no Klaviyo account is connected to the app yet"
+    KLAVIYO_ACCESS_ENDING = "K630", "the app's access to Klaviyo ends soon, because it is not used"
 
     PLATFORM_REFUSED = "P400", "the platform rejected the record as invalid"
     PLATFORM_KEY = "P401", "the platform rejected the credentials"
@@ -170,6 +188,10 @@ class ConfigError(ConnectorError):
 
 class StoreError(ConnectorError):
     """The store cannot carry out an operation. Nothing was changed."""
+
+
+class StoreOutage(StoreError):
+    """The store can carry out no operation now, whichever it is: repeating parts is useless."""
 
 
 class Malformed(ConnectorError):

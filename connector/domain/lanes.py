@@ -21,7 +21,12 @@ Via = Literal["webhook", "poll", "backfill", "flow", "scan"]
 """How a record was received: the value of the metrics' label `via`."""
 
 QueueName = Literal["outbox", "reads", "profiles", "memberships", "actions"]
-"""The store's queue that a lane claims its entries from."""
+"""The store's queue that a lane claims its entries from.
+
+`outbox` takes records about a person: one without an address is held. A kind of lane whose entries
+are something else needs a queue of its own: a table, a port, and rows in
+connector.pipeline.lane_queues and connector.store.admin.reports.
+"""
 
 LaneId = NewType("LaneId", int)
 
@@ -32,7 +37,7 @@ class LaneKind:
 
     A lane of this kind delivers `kind` to `side`, from the store's `queue`. `label` is what people
     call its records, `arrow` the direction in which they travel seen from the connector.
-    `dead_hint` follows the number of records that died and says what to do. With `counts_names`
+    `dead_noun` names a record that died, `dead_remedy` says what to do. With `counts_names`
     its outcomes are also counted by the entries' names, in `connector_actions_total`.
     """
 
@@ -40,7 +45,8 @@ class LaneKind:
     side: Literal["klaviyo", "platform"]
     queue: QueueName
     label: str
-    dead_hint: str
+    dead_noun: str
+    dead_remedy: str
     arrow: Literal["→", "←"] = "→"
     counts_names: bool = False
 
@@ -49,33 +55,41 @@ class LaneKind:
         return f"{self.label} {self.arrow} {destination}"
 
 
-_NEXT_CHANGE = "refused; the next change, or `connector refresh`, tries again"
+_NEXT_CHANGE = "the next change, or `connector refresh CONNECTION PERSON`, tries again"
 
 EVENTS = LaneKind(
-    "event", "klaviyo", "outbox", "events", "dead letters (connector dead-letters list)"
+    "event",
+    "klaviyo",
+    "outbox",
+    "events",
+    "dead letter",
+    "`connector dead-letters list`, then fix the cause and retry, or discard",
 )
-PROFILES = LaneKind("profile", "klaviyo", "profiles", "profiles", _NEXT_CHANGE)
-READS = LaneKind("profile", "platform", "reads", "people", _NEXT_CHANGE, arrow="←")
+PROFILES = LaneKind("profile", "klaviyo", "profiles", "profiles", "refused profile", _NEXT_CHANGE)
+READS = LaneKind("profile", "platform", "reads", "people", "refused read", _NEXT_CHANGE, arrow="←")
 LIST_MEMBERS = LaneKind(
     "membership",
     "klaviyo",
     "memberships",
     "memberships",
-    "refused; `connector audiences sync` tries again",
+    "refused membership",
+    "`connector audiences sync CONNECTION NAME` tries again",
 )
 SEGMENT_MEMBERS = LaneKind(
     "membership",
     "platform",
     "memberships",
     "memberships",
-    "refused; `connector segments sync` tries again",
+    "refused membership",
+    "`connector segments sync CONNECTION NAME` tries again",
 )
 ACTIONS = LaneKind(
     "action",
     "platform",
     "actions",
     "actions",
-    "refused by the platform (connector actions list)",
+    "refused action",
+    "`connector actions list`; request them again if they are still wanted",
     counts_names=True,
 )
 

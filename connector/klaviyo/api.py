@@ -22,13 +22,22 @@ from connector.domain.errors import (
 )
 from connector.domain.lanes import QuotaUsage
 from connector.domain.outcomes import Request
-from connector.klaviyo.limits import GET_ACCOUNTS, GET_METRICS, GET_PROFILE, GET_PROFILES, LIMITS
+from connector.klaviyo.limits import (
+    GET_ACCOUNTS,
+    GET_INSTALLS,
+    GET_METRICS,
+    GET_PROFILE,
+    GET_PROFILES,
+    LIMITS,
+)
 from connector.net.auth import HeaderKey
 from connector.net.http import ApiResponse, CallStats, Http
 from connector.net.rate_limit import RateLimiter
 from connector.ports import Clock
 
 JSON_API = "application/vnd.api+json"
+_BETA_REVISION = "2026-10-15.pre"
+"""Of the Applications API, which no stable revision has."""
 
 
 def headers(revision: str) -> dict[str, str]:
@@ -163,6 +172,19 @@ class KlaviyoApi:
                 return [Check(what, "warning", missing_scope, error.problem)]
             return [Check(what, "fault", error.detail, error.problem)]
         return [Check(what, "ok", f"account {account.id} {account.name}".strip())]
+
+    async def is_installed(self) -> bool:
+        """Whether the app of an OAuth token is still installed (Applications API, beta). Scope
+        applications:read. Raises DeliveryError."""
+        await self.permit(GET_INSTALLS)
+        answer = await self._http.call(
+            "GET",
+            "/api/application-installs",
+            route=GET_INSTALLS,
+            headers={"revision": _BETA_REVISION},
+        )
+        with documented_shape(GET_INSTALLS):
+            return bool(answer.json()["data"])
 
     async def profile_id(self, email: str) -> str | None:
         """Klaviyo's id of the profile with this address. Scope profiles:read."""

@@ -29,6 +29,7 @@ GET_SEGMENT_PROFILES = "GET /api/segments/{id}/profiles"
 GET_LIST_COUNT = "GET /api/lists/{id} profile_count"
 GET_SEGMENT_COUNT = "GET /api/segments/{id} profile_count"
 GET_FLOWS = "GET /api/flows"
+GET_INSTALLS = "GET /api/application-installs"
 ERASE_PROFILE = "POST /api/data-privacy-deletion-jobs"
 CREATE_LIST = "POST /api/lists"
 REMOVE_MEMBERS = "DELETE /api/lists/{id}/relationships/profiles"
@@ -66,6 +67,7 @@ ENDPOINTS = (
     Endpoint(GET_LIST_COUNT, "Klaviyo list size", Limit(1, 15)),
     Endpoint(GET_SEGMENT_COUNT, "Klaviyo segment size", Limit(1, 15)),
     Endpoint(GET_FLOWS, "Klaviyo flows", Limit(3, 60)),
+    Endpoint(GET_INSTALLS, "Klaviyo app installations", Limit(10, 150)),
     Endpoint(ERASE_PROFILE, "Klaviyo profile deletion", Limit(3, 60)),
     Endpoint(CREATE_LIST, "Klaviyo lists created", Limit(10, 150, daily=150)),
     Endpoint(REMOVE_MEMBERS, "Klaviyo list members removed", Limit(10, 150)),

@@ -54,9 +54,9 @@ class Meaning:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """One vendor's statuses. `redirected` is every 3xx that `statuses` does not name,
-    `refused` for every other 4xx, `failed` for every other 5xx; `throttled` and `unavailable` are
-    the problems of statuses that mean "try again"."""
+    """One vendor's statuses. `redirected` is the meaning of every 3xx that `statuses` does not
+    name, `refused` of every other 4xx, `failed` of every other 5xx; `throttled` and `unavailable`
+    are the problems of statuses that mean "try again"."""
 
     statuses: Mapping[int, Meaning]
     redirected: Meaning

@@ -12,7 +12,9 @@ from urllib.parse import parse_qsl
 
 import orjson
 from authlib.oauth2.auth import ClientAuth
-from authlib.oauth2.rfc6749.parameters import prepare_token_request
+from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
+from authlib.oauth2.rfc7009.parameters import prepare_revoke_token_request
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from pydantic import SecretStr
 
 from connector.domain.errors import (
@@ -25,11 +27,11 @@ from connector.domain.errors import (
 )
 from connector.ports import Clock
 
-_MARGIN = 60.0
+MARGIN = 60.0
 """Seconds before its expiry at which a token is renewed, or a tenth of its lifetime if less."""
-_FAILURE_TTL = 5.0
+FAILURE_TTL = 5.0
 """Seconds for which a failed token request is not repeated: its error is raised again."""
-_MIN_FORCED_INTERVAL = 300.0
+MIN_FORCED_INTERVAL = 300.0
 """A remote API that refuses every token must not cause a token request with every call."""
 
 
@@ -85,6 +87,78 @@ class Transport(Protocol):
     async def aclose(self) -> None: ...
 
 
+def authorization_url(
+    url: str, *, client_id: str, redirect_uri: str, scope: str, state: str, verifier: str
+) -> str:
+    """Where a browser asks for an authorization code, with PKCE (RFC 7636, S256)."""
+    return str(
+        prepare_grant_uri(
+            url,
+            client_id,
+            "code",
+            redirect_uri=redirect_uri,
+            scope=scope,
+            state=state,
+            code_challenge_method="S256",
+            code_challenge=create_s256_code_challenge(verifier),
+        )
+    )
+
+
+class TokenEndpoint:
+    """A token endpoint, and how the client authenticates there. A request is a form or, with
+    `as_json`, JSON. `route` is what is logged and counted."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        client_id: str,
+        client_secret: SecretStr,
+        auth_method: str = "client_secret_post",
+        as_json: bool = False,
+        route: str = "POST /oauth/token",
+    ) -> None:
+        self._transport = transport
+        self._client_id, self._client_secret = client_id, client_secret
+        self._auth_method = auth_method
+        self._as_json = as_json
+        self._route = route
+
+    def __repr__(self) -> str:
+        return f"TokenEndpoint({self._route!r}, ***)"
+
+    async def request(self, grant_type: str, **fields: str) -> Mapping[str, Any]:
+        """The endpoint's answer, with an access token in it. Raises DeliveryError."""
+        answer = await self._send(prepare_token_request(grant_type, **fields))
+        found = answer.json()
+        if not isinstance(found, dict) or not isinstance(found.get("access_token"), str):
+            raise AmbiguousError(Problem.ANSWER_UNREADABLE, "the answer holds no access_token")
+        return found
+
+    async def revoke(self, refresh_token: str) -> None:
+        """Ask for the end of an authorization (RFC 7009), where this is a revocation endpoint.
+        Raises DeliveryError."""
+        body, _ = prepare_revoke_token_request(refresh_token, "refresh_token")
+        await self._send(body)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def _send(self, body: str) -> _TokenResponse:
+        secret = self._client_secret.get_secret_value()
+        client = ClientAuth(self._client_id, secret, self._auth_method)
+        _, headers, body = client.prepare("POST", "", {"accept": "application/json"}, body)
+        if self._as_json:
+            content = orjson.dumps(dict(parse_qsl(body, keep_blank_values=True)))
+        else:
+            headers = {**headers, "content-type": "application/x-www-form-urlencoded"}
+            content = body.encode()
+        return await self._transport.call(
+            "POST", "", route=self._route, content=content, headers=headers
+        )
+
+
 class OAuthToken:
     """An access token for machines (RFC 6749): by refresh token where one is given, else by client
     credentials.
@@ -114,20 +188,24 @@ class OAuthToken:
     ) -> None:
         self.in_query = query is not None
         self._query = query
-        self._transport = transport
+        self._endpoint = TokenEndpoint(
+            transport,
+            client_id=client_id,
+            client_secret=client_secret,
+            auth_method=auth_method,
+            as_json=as_json,
+            route=route,
+        )
         self._clock = clock
-        self._client_id, self._client_secret = client_id, client_secret
         self._refresh_token = refresh_token
         self._extra = dict(extra or {})
-        self._as_json = as_json
-        self._auth_method = auth_method
         self._extra_header = extra_header
         self._problem = problem
         self._route = route
         self._lock = asyncio.Lock()
         self._auth: Mapping[str, str] | None = None
         self._valid_until = 0.0
-        self._forced_at = -_MIN_FORCED_INTERVAL
+        self._forced_at = -MIN_FORCED_INTERVAL
         self._failure: DeliveryError | None = None
         self._failed_until = 0.0
 
@@ -146,13 +224,13 @@ class OAuthToken:
         if auth is not self._auth:
             return True
         now = self._clock.monotonic()
-        if now - self._forced_at < _MIN_FORCED_INTERVAL:
+        if now - self._forced_at < MIN_FORCED_INTERVAL:
             return False
         self._forced_at, self._auth = now, None
         return True
 
     async def aclose(self) -> None:
-        await self._transport.aclose()
+        await self._endpoint.aclose()
 
     async def _fetch(self) -> Mapping[str, str]:
         requested_at = self._clock.monotonic()
@@ -161,13 +239,13 @@ class OAuthToken:
         try:
             fields = await self._request_token()
         except DeliveryError as error:
-            failure = _token_failure(error, self._problem)
-            hold = max(_FAILURE_TTL, failure.after if isinstance(failure, RetryLater) else 0.0)
+            failure = token_failure(error, self._problem)
+            hold = max(FAILURE_TTL, failure.after if isinstance(failure, RetryLater) else 0.0)
             self._failure, self._failed_until = failure, self._clock.monotonic() + hold
             raise failure from None
         self._failure = None
-        lifetime = _lifetime_seconds(fields.get("expires_in"))
-        self._valid_until = requested_at + lifetime - min(_MARGIN, lifetime / 10)
+        lifetime = lifetime_seconds(fields.get("expires_in"))
+        self._valid_until = requested_at + lifetime - min(MARGIN, lifetime / 10)
         renewed = fields.get("refresh_token")
         if self._refresh_token is not None and isinstance(renewed, str) and renewed:
             self._refresh_token = SecretStr(renewed)
@@ -182,32 +260,15 @@ class OAuthToken:
         }
 
     async def _request_token(self) -> Mapping[str, Any]:
-        """The endpoint's answer, with an access token in it. Raises DeliveryError."""
-        headers, content = self._token_request()
-        answer = await self._transport.call(
-            "POST", "", route=self._route, content=content, headers=headers
+        if self._refresh_token is None:
+            return await self._endpoint.request("client_credentials", **self._extra)
+        refresh_token = self._refresh_token.get_secret_value()
+        return await self._endpoint.request(
+            "refresh_token", **self._extra, refresh_token=refresh_token
         )
-        fields = answer.json()
-        if not isinstance(fields, dict) or not isinstance(fields.get("access_token"), str):
-            raise AmbiguousError(Problem.ANSWER_UNREADABLE, "the answer holds no access_token")
-        return fields
-
-    def _token_request(self) -> tuple[Mapping[str, str], bytes]:
-        grant, more = "client_credentials", self._extra
-        if self._refresh_token is not None:
-            grant = "refresh_token"
-            more = {**more, "refresh_token": self._refresh_token.get_secret_value()}
-        body = prepare_token_request(grant, **more)
-        client = ClientAuth(
-            self._client_id, self._client_secret.get_secret_value(), self._auth_method
-        )
-        _, headers, body = client.prepare("POST", "", {"accept": "application/json"}, body)
-        if self._as_json:
-            return headers, orjson.dumps(dict(parse_qsl(body, keep_blank_values=True)))
-        return {**headers, "content-type": "application/x-www-form-urlencoded"}, body.encode()
 
 
-def _token_failure(error: DeliveryError, problem: Problem) -> RetryLater | Blocked:
+def token_failure(error: DeliveryError, problem: Problem) -> RetryLater | Blocked:
     """The error of a call whose token could not be fetched: the call was not sent.
 
     The status stays out: a 404 of the token endpoint is not an unknown person."""
@@ -221,7 +282,7 @@ def _token_failure(error: DeliveryError, problem: Problem) -> RetryLater | Block
     return RetryLater(error.problem, detail)
 
 
-def _lifetime_seconds(lifetime: Any) -> float:
+def lifetime_seconds(lifetime: Any) -> float:
     """A token's lifetime in seconds; without an expiry it is valid until it is refused."""
     try:
         return max(0.0, float(lifetime))

@@ -180,6 +180,18 @@ class RateLimiter:
                 if at > now - window.seconds:
                     window.granted.extend([at] * spend.count)
 
+    def last_minute(self) -> Sequence[tuple[str, int, int]]:
+        """(endpoint, requests granted in the last minute, requests that may be) of those that were
+        granted any."""
+        now = self._clock.monotonic()
+        found = []
+        for endpoint, windows in self._windows.items():
+            minute = next(window for window in windows if window.name == "minute")
+            minute.expire(now)
+            if minute.granted:
+                found.append((endpoint, len(minute.granted), minute.limit))
+        return found
+
     def remaining(self) -> Sequence[tuple[str, str, int]]:
         """(endpoint, window, requests left to us), for metrics."""
         now = self._clock.monotonic()

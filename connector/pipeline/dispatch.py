@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Lane, LaneMode, LaneState
+from connector.domain.lanes import Lane, LaneMode, LaneState, Millis
 from connector.domain.outcomes import SUCCESS, Delivery, Outcome, Stop
 from connector.domain.records import Claim, Entry
 from connector.net.retry import Backoff
@@ -124,6 +124,7 @@ class Dispatcher(Generic[M]):
         self._supervisor = SupervisedWorker(
             self.name, self._passes, subject=lane.title, clock=clock, metrics=metrics
         )
+        self._failing_since: Millis | None = None
         self._stopping = False
         self._quiet = asyncio.Event()
         """Set while nothing is in flight and no claim is under way."""
@@ -165,9 +166,19 @@ class Dispatcher(Generic[M]):
 
     async def attention(self) -> Sequence[AttentionItem]:
         found = list(await self._supervisor.attention())
-        if problem := self._breaker.failing_with:
-            text = f"{problem} {self.lane.title}: {problem.meaning}; retrying slowly"
-            found.append(AttentionItem(f"slow {self.lane.title}", text))
+        # Of a lane that was stopped, the state says why.
+        if (failure := self._breaker.failure) and self.state.mode == "running":
+            why = f" ({failure.detail})" if failure.detail else ""
+            found.append(
+                AttentionItem(
+                    f"slow {self.lane.title}",
+                    f"{self.lane.title}: {failure.problem.meaning}{why}",
+                    failure.problem,
+                    since=self._failing_since,
+                    retry_in=self._breaker.wait(self._clock.monotonic()),
+                    remote=self.lane.destination,
+                )
+            )
         return found
 
     @property
@@ -306,6 +317,7 @@ class Dispatcher(Generic[M]):
         held = self.state.mode == "held"
         change = self._breaker.record(outcomes, self._clock.monotonic(), held=held)
         if change == "opened" and (failure := self._breaker.failure):
+            self._failing_since = self._clock.now()
             problem = failure.problem
             self._log.warning(
                 "destination_failed",

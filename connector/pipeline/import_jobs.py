@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import DeliveryError, Problem
 from connector.domain.lanes import Lane
+from connector.domain.wording import counted
 from connector.ports import Clock, Jobs, Lease, OpenReceipt, Receipts
 from connector.runtime import log
 from connector.runtime.failures import FailureStreak
@@ -69,7 +70,8 @@ class ImportJobTracker:
         """A job that has not ended for an hour."""
         if not self._stuck:
             return []
-        return [AttentionItem(f"job {self._lane.connection} {self._lane.kind}", self._stuck)]
+        key = f"job {self._lane.connection} {self._lane.kind}"
+        return [AttentionItem(key, self._stuck, Problem.JOB_STUCK)]
 
     async def run_once(self) -> float | None:
         """Polls 1 s after a job was created, then every 1, 2, 4 and 5 s until all are settled."""
@@ -150,9 +152,9 @@ class ImportJobTracker:
                 continue
             hours = (now - receipt.since) / 3_600_000
             self._stuck = (
-                f"{Problem.JOB_STUCK} {self._lane.connection}: Klaviyo's import job {receipt.id} "
-                f"of {receipt.people} people has not ended for {hours:.1f} h; further "
-                "changes of these people wait for it; ask Klaviyo's support about the job"
+                f"{self._lane.connection}: Klaviyo's import job {receipt.id} of "
+                f"{counted(receipt.people, 'person', 'people')} has not ended for {hours:.1f} h; "
+                "further changes of these people wait for it"
             )
             if receipt.id not in self._reported_stuck:
                 self._reported_stuck.add(receipt.id)

@@ -19,15 +19,26 @@ R = TypeVar("R")
 
 
 class Intake:
-    """What the endpoints of all connections store their calls through."""
+    """What the endpoints of all connections store their calls through. `fault`: why the store takes
+    nothing more, however often it is tried."""
 
-    def __init__(self, outbox: Outbox, actions: ActionIntake) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        actions: ActionIntake,
+        fault: Callable[[], StoreError | None] = lambda: None,
+    ) -> None:
+        self._fault = fault
         self.closed_by: Problem | None = None
         """Why endpoints accept no call (free disk too low); None while they do."""
         self.pages = GroupCommit[Page, Appended](outbox.append, lambda page: len(page.records))
         self.actions = GroupCommit[ActionBatch, ActionReceipt | Conflict](
             actions.add, lambda batch: len(batch.requests)
         )
+
+    def refusal(self) -> StoreError | None:
+        """Why endpoints accept no call now; None while they do. /readyz answers the same."""
+        return StoreError(self.closed_by) if self.closed_by else self._fault()
 
 
 class Endpoint(ABC, Generic[T, R]):
@@ -56,8 +67,8 @@ class Endpoint(ABC, Generic[T, R]):
         Unauthorised, Malformed and StoreError; then nothing of the call is stored.
         """
         content = self._parse(path, headers, body)
-        if self._intake.closed_by:
-            raise StoreError(self._intake.closed_by)
+        if refusal := self._intake.refusal():
+            raise refusal
         return await self._store(content)
 
     @abstractmethod

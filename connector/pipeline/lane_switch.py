@@ -44,7 +44,7 @@ class LaneSwitch:
         if stopped := self.stopped_for:
             await self._queue.extend_horizon(self._lane.id, stopped)
         self.state = LaneState(mode, problem, detail, self._clock.now())
-        self._metrics.set_lane_state(self._lane, mode)
+        self._metrics.record_lane_state(self._lane, mode)
         await self._lanes.set_state(self._lane.id, self.state)
         log = self._log.info if problem is Problem.PAUSED else self._log.error
         log(f"lane_{mode}", problem=problem.value, meaning=problem.meaning, detail=detail)
@@ -56,5 +56,5 @@ class LaneSwitch:
         await self._queue.extend_horizon(self._lane.id, stopped)
         await self._lanes.set_state(self._lane.id, state)
         self.state = state
-        self._metrics.set_lane_state(self._lane, "running")
+        self._metrics.record_lane_state(self._lane, "running")
         self._log.info("lane_resumed", was=before.mode, seconds=round(stopped / 1000))

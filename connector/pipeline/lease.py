@@ -122,7 +122,7 @@ class LeaseRenewer:
                 return
             if is_dead(answer.holder) and answer.holder != dead_holder:
                 dead_holder = answer.holder
-                self._log.warning("the holder of the lease is dead", holder=dead_holder)
+                self._log.warning("lease_holder_died", holder=dead_holder)
                 continue
             if self._clock.monotonic() >= deadline:
                 raise StoreError(
@@ -161,7 +161,7 @@ class LeaseRenewer:
                 continue
             if not ours:
                 self._valid_until = 0.0
-                self._log.error("the lease was taken by another", resource=self._resource)
+                self._log.error("lease_lost", resource=self._resource)
                 on_lost()
                 return
             self._valid_until = began + TTL - _SAFETY_MARGIN
@@ -175,4 +175,4 @@ class LeaseRenewer:
             try:
                 await self._store.leases.release(self._fence)
             except StoreError as error:
-                self._log.warning("the lease could not be given back", detail=error.detail)
+                self._log.warning("lease_release_failed", detail=error.detail)

@@ -1,4 +1,5 @@
-"""The seams. The loops lean on these and on `model`, never on a platform or a database.
+"""The protocols between layers. The loops know these and connector.domain, never a platform or a
+database.
 
 `platforms` holds what platforms send and accept; the others what the store keeps, one intent
 each, and `store` all of it.
@@ -17,13 +18,16 @@ from connector.ports.actions import (
     Throughput,
 )
 from connector.ports.admin import (
+    ANY_DEAD_LETTER,
     Approval,
     Approvals,
     Command,
     CommandQueue,
     DeadLetter,
     DeadLetterDetail,
+    DeadLetterFilter,
     DeadLetters,
+    KeyReused,
     Notifications,
 )
 from connector.ports.backfills import (
@@ -97,6 +101,14 @@ from connector.ports.queues import (
     RetryPolicy,
 )
 from connector.ports.reports import Backlog, PersonState, Reports, TimelineEntry, Timelines
+from connector.ports.secrets import (
+    Authorization,
+    Authorizations,
+    AuthorizationServer,
+    OpenAuthorizationServer,
+    Secrets,
+    StoredSecret,
+)
 from connector.ports.store import (
     Checkpoints,
     Facts,
@@ -105,10 +117,12 @@ from connector.ports.store import (
     Leases,
     Maintenance,
     Outbox,
+    ProcessReports,
     Store,
 )
 
 __all__ = [
+    "ANY_DEAD_LETTER",
     "AcceptedEvent",
     "ActionDecisions",
     "ActionIntake",
@@ -121,6 +135,9 @@ __all__ = [
     "Approval",
     "Approvals",
     "Audiences",
+    "Authorization",
+    "AuthorizationServer",
+    "Authorizations",
     "Backfill",
     "BackfillPage",
     "BackfillProgress",
@@ -135,6 +152,7 @@ __all__ = [
     "CommandQueue",
     "DeadLetter",
     "DeadLetterDetail",
+    "DeadLetterFilter",
     "DeadLetters",
     "Decision",
     "DirectCall",
@@ -152,6 +170,7 @@ __all__ = [
     "Holder",
     "JobResult",
     "Jobs",
+    "KeyReused",
     "Lanes",
     "Lease",
     "Leases",
@@ -167,6 +186,7 @@ __all__ = [
     "MembershipWriter",
     "Notifications",
     "Offer",
+    "OpenAuthorizationServer",
     "OpenReceipt",
     "Outbox",
     "Outgoing",
@@ -179,6 +199,7 @@ __all__ = [
     "PersonSnapshot",
     "PersonState",
     "Platform",
+    "ProcessReports",
     "Profiles",
     "Queue",
     "Quota",
@@ -191,9 +212,11 @@ __all__ = [
     "Renderer",
     "Reports",
     "RetryPolicy",
+    "Secrets",
     "SegmentJoins",
     "Sink",
     "Store",
+    "StoredSecret",
     "Stream",
     "SyncedPerson",
     "TargetGroups",

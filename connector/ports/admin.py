@@ -38,33 +38,63 @@ class DeadLetterDetail:
     request: Request | None
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetterFilter:
+    """Which held and dead records: those that have all of what is given. `cause` is a problem code,
+    `text` occurs in the name, the unique id or the detail."""
+
+    ids: Sequence[int] = ()
+    connection: str | None = None
+    cause: str | None = None
+    state: State | None = None
+    text: str = ""
+
+
+ANY_DEAD_LETTER = DeadLetterFilter()
+
+
 class DeadLetters(Protocol):
     """Dead records, and those held for a person. They stay until a person retries or discards
-    them, or retention ends."""
+    them, or retention ends.
+
+    `retry` and `discard` change at most `limit` records after the id `after`, in the order of their
+    ids, and return how many and the last id; None: there are no more.
+    """
 
     async def groups(self) -> Sequence[tuple[str, State, str, int]]:
         """(connection, state, problem code, how many), most first."""
         ...
 
     async def find(
-        self, *, problem: str | None = None, connection: str | None = None, limit: int = 100
-    ) -> Sequence[DeadLetter]: ...
+        self,
+        which: DeadLetterFilter = ANY_DEAD_LETTER,
+        *,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> Sequence[DeadLetter]:
+        """The newest first; with `before` those with a smaller id."""
+        ...
+
+    async def count(self, which: DeadLetterFilter) -> int: ...
 
     async def show(self, id: int) -> DeadLetterDetail | None: ...
 
     async def retry(
-        self,
-        *,
-        ids: Sequence[int] = (),
-        problem: str | None = None,
-        every: bool = False,
-        now: Millis,
-    ) -> int:
-        """Make dead letters ready again with the same unique id; returns how many. Chosen by
-        `ids`, else by `problem`, else all with `every`."""
+        self, which: DeadLetterFilter, *, after: int = 0, limit: int = 1_000, now: Millis
+    ) -> tuple[int, int | None]:
+        """Make dead letters ready again with the same unique id. One without an address is not
+        retried: it would only be held again."""
         ...
 
-    async def discard(self, ids: Sequence[int], *, reason: str, now: Millis) -> int: ...
+    async def discard(
+        self,
+        which: DeadLetterFilter,
+        *,
+        reason: str,
+        after: int = 0,
+        limit: int = 1_000,
+        now: Millis,
+    ) -> tuple[int, int | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +110,20 @@ class Command:
     result: Mapping[str, Any] | None = None
 
 
+class KeyReused(Exception):
+    """An idempotency key was used for another command."""
+
+
 class CommandQueue(Protocol):
     """Commands, each run once."""
 
-    async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int: ...
+    async def submit(
+        self, kind: str, args: Mapping[str, Any], *, by: str, key: str = "", now: Millis
+    ) -> int:
+        """Store a command, returns its id. With a `key`, a command that the same person submitted
+        with it before is not stored again: its id is returned. Raises KeyReused where that was
+        another command."""
+        ...
 
     async def fetch(self, *, now: Millis) -> Sequence[Command]:
         """Commands that no process has claimed, oldest first, now claimed by the caller."""
@@ -91,6 +131,10 @@ class CommandQueue(Protocol):
 
     async def requeue(self) -> int:
         """Release the unfinished commands of processes that have ended."""
+        ...
+
+    async def report(self, id: int, progress: Mapping[str, Any]) -> None:
+        """Store how far a running command has come, as its result so far."""
         ...
 
     async def finish(

@@ -104,7 +104,13 @@ class Erasure(Protocol):
 
     async def forget(self, connection: str, identifier: str, *, now: Millis) -> ErasureResult:
         """Erase every row of the people with this identifier and of those who share an address
-        with them, and add tombstones, so that they are not stored again."""
+        with them, and add tombstones, so that they are not stored again. On SQLite nothing of them
+        is left in the file or its log. Raises StoreError where that cannot be done yet: the people
+        are erased then, and the call can be repeated."""
+        ...
+
+    async def erased_at(self, connection: str, identifier: str) -> Millis | None:
+        """When the person was erased; None without a tombstone."""
         ...
 
     async def remove_tombstone(self, connection: str, identifier: str) -> bool:

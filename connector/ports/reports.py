@@ -64,7 +64,8 @@ class Timelines(Protocol):
         ...
 
     async def person(self, id: int, limit: int) -> PersonState:
-        """One person with the newest `limit` timeline entries, oldest first."""
+        """One person with the newest `limit` timeline entries, oldest first. Raises KeyError for
+        one who is not stored."""
         ...
 
 
@@ -80,6 +81,10 @@ class Reports(Protocol):
     async def people_by_state(self) -> Mapping[tuple[str, str], int]:
         """(connection, `known` | `held` | `gone`) → people: those with an address, those who wait
         for one, and those the platform no longer knows (counted nowhere else)."""
+        ...
+
+    async def skipped_people(self) -> Mapping[tuple[str, str], int]:
+        """(connection, problem code) → people whose profile is held or dead."""
         ...
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:

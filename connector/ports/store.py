@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from connector.domain.errors import StoreError
 from connector.domain.lanes import Kind, Lane, LaneId, LaneState, Millis, QuotaUsage
 from connector.domain.records import Appended, Checkpoint, Page, State
 from connector.ports.actions import ActionDecisions, ActionIntake, ActionQueue, ActionViews
@@ -21,6 +22,7 @@ from connector.ports.memberships import (
 from connector.ports.people import Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
+from connector.ports.secrets import Authorizations, Secrets
 
 
 class Outbox(Queue, Protocol):
@@ -101,6 +103,18 @@ class Leases(Protocol):
     async def holder(self, resource: str) -> Holder | None: ...
 
 
+class ProcessReports(Protocol):
+    """What the process that holds a lease says about itself, for those who look from outside."""
+
+    async def save(self, resource: str, document: str, *, now: Millis) -> None:
+        """Replace the report of this resource's holder. `document` is JSON."""
+        ...
+
+    async def load(self, resource: str) -> tuple[str, Millis] | None:
+        """The last report and when it was saved; None where no process has run."""
+        ...
+
+
 class Maintenance(Protocol):
     """Retention, disk space and the end of the store."""
 
@@ -132,6 +146,11 @@ class Maintenance(Protocol):
         """Free disk where the store writes; None for a database server."""
         ...
 
+    def fault(self) -> StoreError | None:
+        """Why nothing may be acknowledged any more, until a person has acted: damage that was met,
+        or a file that was replaced. None: nothing of the kind is known. Cheap."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
@@ -161,6 +180,9 @@ class Store:
     approvals: Approvals
     dead_letters: DeadLetters
     notifications: Notifications
+    process_reports: ProcessReports
+    secrets: Secrets
+    authorizations: Authorizations
     reports: Reports
     timelines: Timelines
     people: PeopleIndex

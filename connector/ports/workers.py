@@ -18,6 +18,7 @@ WorkerName = Literal[
     "lane",
     "lease",
     "notifications",
+    "oauth",
     "poll",
     "retention",
     "scan",

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from connector.domain.errors import Problem, StoreError
+from connector.domain.errors import Problem, StoreError, StoreOutage
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -76,7 +76,7 @@ class GroupCommit(Generic[T, R]):
         try:
             results = await self._commit([item for item, _ in group])
         except Exception as error:
-            if len(group) > 1:
+            if len(group) > 1 and not isinstance(error, StoreOutage):
                 for item in group:
                     await self._store([item])
                 return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from connector.domain.lanes import Lane, LaneMode, Millis
 from connector.domain.memberships import Group
@@ -26,6 +26,8 @@ from connector.domain.outcomes import (
 )
 from connector.domain.records import Appended, Entry
 from connector.ports import Approval, Backlog
+from connector.runtime.activity import Activity
+from connector.runtime.changes import Topic
 from connector.runtime.metric_registry import MetricRegistry
 
 LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
@@ -48,10 +50,13 @@ def account_label(account: str) -> str:
 
 
 class Metrics(MetricRegistry):
-    """The metrics of one app."""
+    """The metrics of one app. `activity` keeps what a status needs and no metric can answer."""
 
     def __init__(self, version: str) -> None:
+        self.on_change: Callable[[Topic], None] = lambda topic: None
+        """Called with what a count says has changed."""
         super().__init__()
+        self.activity = Activity()
         self.worker_restarts = self.counter(
             "worker_restarts", "Passes of a worker's loop that failed and were retried.", "worker"
         )
@@ -218,6 +223,11 @@ class Metrics(MetricRegistry):
             "klaviyo_revision_expiry_timestamp_seconds",
             "Time at which the configured Klaviyo revision stops being stable; 0 if unknown.",
         )
+        self.oauth_expiry = self.gauge(
+            "oauth_expiry_timestamp_seconds",
+            "Time at which an OAuth grant ends unless it is used before; the past if it has ended.",
+            "connection",
+        )
         self.store_bytes = self.gauge("store_bytes", "Size of the store on disk.")
         self.store_free = self.gauge("store_free_bytes", "Free space on the disk of the store.")
         self.reload_ok = self.gauge(
@@ -252,17 +262,24 @@ class Metrics(MetricRegistry):
         connection, kind = lane.connection, lane.kind
         count = result.accepted + result.duplicates + result.forgotten
         self.received.labels(connection, kind, via).inc(count)
+        self.on_change("status")
         if result.forgotten:
             self.skipped.labels(connection, "forgotten").inc(result.forgotten)
+            self.activity.skipped[connection, "forgotten"] += result.forgotten
         self.last_received.labels(connection, via).set(now / 1000)
+        self.activity.record_received(connection, via, now)
         if result.duplicates:
             self.duplicates.labels(connection, kind).inc(result.duplicates)
 
     def record_action(self, connection: str, action: str, outcome: str, count: int = 1) -> None:
         self.actions.labels(connection, action, outcome).inc(count)
+        self.on_change("actions")
 
-    def record_rejected(self, connection: str, reason: str) -> None:
+    def record_rejected(self, connection: str, reason: str, now: Millis) -> bool:
+        """Count a call that was refused. Returns whether it should be logged: the first of its
+        kind, and then one a minute."""
         self.rejected.labels(connection, reason).inc()
+        return self.activity.record_refused(connection, reason, now)
 
     def record_settled(
         self, lane: Lane, delivery: Delivery, entries: Mapping[int, Entry], now: Millis
@@ -282,10 +299,17 @@ class Metrics(MetricRegistry):
                 self.retries.labels(connection, destination, outcome.problem.value).inc()
             if isinstance(outcome, Skipped):
                 self.skipped.labels(connection, outcome.reason).inc()
+                self.activity.skipped[connection, outcome.reason] += 1
+            elif isinstance(outcome, Dead | Held):
+                self.activity.record_problem(connection, outcome.problem, now)
         for label, count in tally.items():
             self.deliveries.labels(connection, destination, kind, label).inc(count)
         if tally["accepted"]:
             self.last_delivered.labels(connection, destination, kind).set(now / 1000)
+        self.on_change("dead-letters" if tally["dead"] or tally["held"] else "status")
+        self.activity.record_settled(
+            lane.id, tally.total(), accepted=bool(tally["accepted"]), now=now
+        )
 
     def record_job_closed(self, lane: Lane, accepted: int, dead: int, now: Millis) -> None:
         """Count the outcomes of a finished import job."""
@@ -295,6 +319,11 @@ class Metrics(MetricRegistry):
                 self.deliveries.labels(connection, destination, kind, label).inc(count)
         if accepted > 0:
             self.last_delivered.labels(connection, destination, kind).set(now / 1000)
+        self.activity.record_settled(lane.id, accepted + dead, accepted=accepted > 0, now=now)
+
+    def record_lane_state(self, lane: Lane, mode: LaneMode) -> None:
+        self.set_lane_state(lane, mode)
+        self.on_change("status")
 
     def set_lane_state(self, lane: Lane, mode: LaneMode) -> None:
         for each in _MODES:

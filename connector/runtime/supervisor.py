@@ -15,6 +15,8 @@ from connector.runtime.metrics import Metrics
 
 _FIRST_DELAY = 1.0
 _MAX_DELAY = 60.0
+_MAX_STORE_DELAY = 5.0
+"""Every worker waits for a store that is away, and /livez and /readyz follow the heartbeat."""
 _DOWN_AFTER = 3
 """Failed passes in a row after which a person should know."""
 
@@ -24,8 +26,8 @@ class SupervisedWorker:
 
     An exception in a pass never ends the loop: the next pass starts after 1 s, doubled with every
     further failure up to 60 s. After 3 failures in a row the worker needs attention. A store that
-    does not answer is retried alike, but is reported by the store's own problem, not by the
-    worker. `subject` says whose worker it is, usually a connection.
+    does not answer is tried again within 5 s, and is reported by the store's own problem, not by
+    the worker. `subject` says whose worker it is, usually a connection.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class SupervisedWorker:
         self._loop = loop
         self._subject = subject
         self._clock = clock
-        self._metrics = metrics
+        self._restarts = metrics.worker_restarts.labels(name)
         self._task: asyncio.Task[None] | None = None
         self._crashes = 0
         logger = log.get("workers").bind(worker=name, subject=subject)
@@ -61,35 +63,37 @@ class SupervisedWorker:
         found = list(await self._loop.attention())
         if self._crashes >= _DOWN_AFTER:
             text = (
-                f"{Problem.WORKER_DOWN} {self._subject}: worker {self.name} failed "
-                f"{self._crashes} times in a row ({self._failures.last}); it is retried every "
-                f"{_MAX_DELAY:.0f} s at the latest, see the log"
+                f"{self._subject}: worker {self.name} failed {self._crashes} times in a row "
+                f"({self._failures.last}); it is retried every {_MAX_DELAY:.0f} s at the latest, "
+                "see the log"
             )
-            found.append(AttentionItem(f"worker {self.name} {self._subject}", text))
+            key = f"worker {self.name} {self._subject}"
+            found.append(AttentionItem(key, text, Problem.WORKER_DOWN))
         return found
 
     async def _run(self) -> None:
         while True:
-            self._loop.wakeup.clear()
             try:
                 delay = await self._loop.run_once()
             except StoreError as error:
                 self._failed(error.detail, problem=error.problem)
-                await self._clock.sleep(self._delay())
+                await self._clock.sleep(self._delay(_MAX_STORE_DELAY))
             except Exception as error:
                 self._crashes += 1
                 self._failed(type(error).__name__, problem=Problem.WORKER_DOWN, trace=True)
-                await self._clock.sleep(self._delay())
+                await self._clock.sleep(self._delay(_MAX_DELAY))
             else:
                 self._crashes = 0
                 self._failures.clear()
                 await self._clock.wait(self._loop.wakeup, delay)
+            # Not before the first pass: what was set before the start counts.
+            self._loop.wakeup.clear()
 
-    def _delay(self) -> float:
-        return min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures.count - 1, 10))
+    def _delay(self, maximum: float) -> float:
+        return min(maximum, _FIRST_DELAY * 2.0 ** min(self._failures.count - 1, 10))
 
     def _failed(self, error: str, *, problem: Problem, trace: bool = False) -> None:
-        self._metrics.worker_restarts.labels(self.name).inc()
+        self._restarts.inc()
         self._failures.record(error, problem=problem.value, exc_info=trace)
 
 

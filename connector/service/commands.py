@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from connector.domain.errors import ConfigError, ConnectorError, Problem, StoreError
@@ -11,11 +14,24 @@ from connector.domain.lanes import Lane, LaneState
 from connector.domain.records import State
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.lane_queues import queue_of
+from connector.pipeline.lease import STORE_RESOURCE
 from connector.ports import Clock, Command, Decision, Store
-from connector.ports.workers import Worker
 from connector.runtime import log
+from connector.service import dead_letters
+from connector.service.dead_letters import CountChanged, Report
+from connector.service.oauth import OAuthService
+from connector.service.process import Process
 from connector.service.queries import Queries
 from connector.service.runtime import ConnectionRuntime
+
+_BULK = ("retry", "discard")
+"""Commands about any number of records: they hold up no other command."""
+
+
+_POLL_INTERVAL = 0.1
+
+
+async def _ignore(progress: Mapping[str, Any]) -> None: ...
 
 
 class Commands(Queries):
@@ -26,37 +42,78 @@ class Commands(Queries):
         store: Store,
         clock: Clock,
         *,
-        runtimes: Mapping[str, ConnectionRuntime] | None = None,
+        process: Process | None = None,
         reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
-        problems: Callable[[], list[str]] = list,
-        workers: Callable[[], Sequence[Worker]] = tuple,
+        on_executed: Callable[[], None] = lambda: None,
+        oauth: OAuthService | None = None,
     ) -> None:
-        super().__init__(store, clock, runtimes=runtimes, problems=problems, workers=workers)
+        super().__init__(store, clock, process=process)
         self._reload = reload
+        self._on_executed = on_executed
+        self._oauth = oauth
         self._long_running_tasks: set[asyncio.Task[None]] = set()
         self._log = log.get("operate")
 
-    async def submit(self, kind: str, args: Mapping[str, Any], *, by: str) -> int:
-        return await self._store.commands.submit(kind, args, by=by, now=self._clock.now())
+    async def save_report(self) -> None:
+        """Save what this process says about itself. Raises StoreError."""
+        if self._process is None:
+            return
+        self._process.note([*await self._process.attention(), *await self._group_attention()])
+        document = (await self._process.report()).model_dump_json()
+        await self._store.process_reports.save(STORE_RESOURCE, document, now=self._clock.now())
+
+    async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, key: str = "") -> int:
+        """See CommandQueue.submit."""
+        return await self._store.commands.submit(kind, args, by=by, key=key, now=self._clock.now())
 
     async def command(self, id: int) -> Command | None:
         return await self._store.commands.get(id)
 
+    async def submit_and_wait(
+        self,
+        kind: str,
+        args: Mapping[str, Any],
+        *,
+        by: str,
+        key: str = "",
+        patience: float = 5.0,
+    ) -> Command:
+        """Submit a command, and wait up to `patience` seconds until it is done."""
+        id = await self.submit(kind, args, by=by, key=key)
+        give_up = self._clock.monotonic() + patience
+        while True:
+            command = await self._store.commands.get(id)
+            if command is None:
+                raise KeyError(id)
+            if command.ok is not None or self._clock.monotonic() >= give_up:
+                return command
+            await self._clock.sleep(_POLL_INTERVAL)
+
     async def execute_pending(self) -> None:
         """Execute every open command. Each gets a result, also after an error."""
         for command in await self._store.commands.fetch(now=self._clock.now()):
-            runtime = self._runtimes.get(str(command.args.get("connection", "")))
-            handler = runtime.commands.get(command.kind) if runtime else None
-            if handler and handler.long_running:
+            if self._is_long_running(command):
                 task = asyncio.create_task(self._finish(command))
                 self._long_running_tasks.add(task)
                 task.add_done_callback(self._long_running_tasks.discard)
             else:
                 await self._finish(command)
 
+    def _is_long_running(self, command: Command) -> bool:
+        if command.kind in _BULK:
+            return True
+        runtime = self._runtimes.get(str(command.args.get("connection", "")))
+        handler = runtime.commands.get(command.kind) if runtime else None
+        return handler is not None and handler.long_running
+
     async def _finish(self, command: Command) -> None:
-        ok, result = await self.execute(command.kind, command.args)
+        report = partial(self._store.commands.report, command.id)
+        ok, result = await self.execute(command.kind, command.args, report=report)
+        # Whoever waits for the result sees what it changed.
+        with contextlib.suppress(StoreError):
+            await self.save_report()
         await self._store.commands.finish(command.id, ok=ok, result=result, now=self._clock.now())
+        self._on_executed()
 
     async def stop(self) -> None:
         """Cancel long-running commands. They are executed again after the next start."""
@@ -64,7 +121,9 @@ class Commands(Queries):
             task.cancel()
         await asyncio.gather(*long_running, return_exceptions=True)
 
-    async def execute(self, kind: str, args: Mapping[str, Any]) -> tuple[bool, Mapping[str, Any]]:
+    async def execute(
+        self, kind: str, args: Mapping[str, Any], *, report: Report = _ignore
+    ) -> tuple[bool, Mapping[str, Any]]:
         """Carry out one command. Errors become a result, never an exception."""
         self._log.info("command_started", command=kind)
         try:
@@ -74,11 +133,10 @@ class Commands(Queries):
                 case "refresh":
                     return await self._refresh_person(args["connection"], args["person"])
                 case "retry":
-                    return True, await self._retry(args)
+                    return True, await self._retry(args, report)
                 case "discard":
-                    reason = args.get("reason") or "discarded by a person"
-                    count = await self._store.dead_letters.discard(
-                        args["ids"], reason=reason, now=self._clock.now()
+                    count = await dead_letters.change(
+                        self._store.dead_letters, "discard", args, clock=self._clock, report=report
                     )
                     return True, {"discarded": count}
                 case "reload" if self._reload:
@@ -90,6 +148,8 @@ class Commands(Queries):
                     return await self._decide_action(kind, args)
                 case "forget" | "lift":
                     return await self._forget(kind, args)
+                case "disconnect" if self._oauth:
+                    return True, await self._oauth.disconnect(args["connection"])
                 case "approve" | "reject":
                     return await self._decide_approval(
                         args["id"], kind == "approve", args.get("by", "")
@@ -99,6 +159,8 @@ class Commands(Queries):
         except ConfigError as error:
             self._log.error("command_rejected", command=kind, faults=list(error.faults))
             return False, {"error": str(error), "faults": list(error.faults)}
+        except CountChanged as error:
+            return False, {"error": str(error)}
         except ConnectorError as error:
             self._log.error("command_failed", command=kind, problem=error.problem.value)
             return False, {"error": str(error)}
@@ -171,11 +233,13 @@ class Commands(Queries):
                 return True, {"lifted": connection}
             return False, {"error": f"{connection} has no tombstone with this address or id"}
         found = await self._store.erasure.find(connection, who)
-        if not found.people:
+        erased_at = await self._store.erasure.erased_at(connection, who)
+        if not found.people and erased_at is None:
             return False, {"error": f"{connection} has no person with this address or id"}
         klaviyo_result: Mapping[str, Any] = {}
         if args.get("klaviyo"):
-            request = {"connection": connection, "emails": found.emails}
+            emails = found.emails or ([who] if "@" in who else [])
+            request = {"connection": connection, "emails": emails}
             done, klaviyo_result = await self._run_connection_command("erase", request)
             if not done:
                 return False, {"error": f"nothing was erased here: {klaviyo_result['error']}"}
@@ -224,26 +288,12 @@ class Commands(Queries):
         elif state.mode != "running":
             await self._store.lanes.set_state(lane.id, LaneState("running", None, "", now))
 
-    async def _retry(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
-        ids, cause = args.get("ids") or (), args.get("cause")
-        count = await self._store.dead_letters.retry(
-            ids=ids, problem=cause, every=bool(args.get("all")), now=self._clock.now()
-        )
-        # What is held now has no address; a retry takes all others.
-        waiting = await (self._held_by_ids(ids) if ids else self._held_by_cause(cause))
+    async def _retry(self, args: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+        letters = self._store.dead_letters
+        count = await dead_letters.change(letters, "retry", args, clock=self._clock, report=report)
         for runtime in self._runtimes.values():
             for dispatcher in runtime.dispatchers:
                 dispatcher.probe_now()
-        return {"retried": count, "waiting_for_an_address": waiting}
-
-    async def _held_by_ids(self, ids: Sequence[int]) -> int:
-        found = [await self._store.dead_letters.show(id) for id in ids]
-        return sum(x is not None and x.dead_letter.state == State.HELD for x in found)
-
-    async def _held_by_cause(self, cause: str | None) -> int:
-        groups = await self._store.dead_letters.groups()
-        return sum(
-            count
-            for _, state, problem, count in groups
-            if state == State.HELD and cause in (None, problem)
-        )
+        # What is held now has no address; a retry takes all others.
+        which = replace(dead_letters.filter_of(args), state=State.HELD)
+        return {"retried": count, "waiting_for_an_address": await letters.count(which)}

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -22,14 +23,15 @@ from connector.domain.errors import DeliveryError, StoreError
 from connector.net.retry import Backoff, retry_read
 from connector.ports import Clock, Lease, Notifications
 from connector.runtime import log
+from connector.service.process import DEFAULT_PATIENCE
 
 CHECK_INTERVAL = 5.0
 STARTUP_GRACE = 60.0
 """Seconds after a start before an item counts as resolved: what only the process knows, such as a
 platform that fails, needs that time to show again."""
 
-AttentionSource = Callable[[], Awaitable[Mapping[str, str]]]
-"""key → text of everything that needs attention now."""
+AttentionSource = Callable[[float], Awaitable[Sequence[AttentionItem]]]
+"""What needs a person now, given the seconds that a remote side may be away before it counts."""
 
 Post = Callable[[str, bytes], Awaitable[int]]
 """POSTs a JSON body to an address and returns the status. Raises DeliveryError without quoting the
@@ -38,11 +40,12 @@ address, which is a credential."""
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One `[[notify]]`, by its place in the file."""
+    """One `[[notify]]`, by its place in the file. `patience` in seconds."""
 
     number: int
     url: str = field(repr=False)
     format: Literal["json", "slack"]
+    patience: float = DEFAULT_PATIENCE
 
     @property
     def id(self) -> str:
@@ -91,8 +94,11 @@ def _escape_slack(text: str) -> str:
 
 def targets(configured: Sequence[Notify]) -> list[Target]:
     """Those that are switched on; an empty address is off."""
-    found = [(n.url.get_secret_value(), n.format) for n in configured]
-    return [Target(i, url, form) for i, (url, form) in enumerate(found, 1) if url]
+    found = [
+        Target(i, n.url.get_secret_value(), n.format, n.patience)
+        for i, n in enumerate(configured, 1)
+    ]
+    return [target for target in found if target.url]
 
 
 class Notifier:
@@ -114,15 +120,15 @@ class Notifier:
     ) -> None:
         self.wakeup = asyncio.Event()
         self.deliveries = [
-            NoticeDelivery(target, self._pending, notices, clock, post, source=source)
+            NoticeDelivery(
+                target, partial(self._pending, target), notices, clock, post, source=source
+            )
             for target in targets
         ]
         self._attention = attention
         self._lease = lease
         self._clock = clock
-        self._previous: Mapping[str, str] | None = None
-        self._confirmed: Mapping[str, str] = {}
-        self._recent_keys: set[str] = set()
+        self._seen = {target.patience: _Seen() for target in targets}
         self._started_at = clock.monotonic()
 
     async def idle(self) -> bool:
@@ -135,25 +141,45 @@ class Notifier:
         if self._lease.valid():
             await self._check()
         else:
-            self._previous, self._started_at = None, self._clock.monotonic()
+            self._seen = {patience: _Seen() for patience in self._seen}
+            self._started_at = self._clock.monotonic()
         return CHECK_INTERVAL
 
     async def _check(self) -> None:
-        now = {key: log.redact(text) for key, text in (await self._attention()).items()}
-        before, self._previous = self._previous, now
-        if before is None:
-            return
-        self._confirmed = {key: text for key, text in now.items() if key in before}
-        self._recent_keys = now.keys() | before.keys()
-        for delivery in self.deliveries:
-            delivery.wakeup.set()
+        compared = [
+            seen.compare(await self._attention(patience)) for patience, seen in self._seen.items()
+        ]
+        if all(compared):
+            for delivery in self.deliveries:
+                delivery.wakeup.set()
 
-    def _pending(self, sent: Mapping[str, str]) -> Notice:
+    def _pending(self, target: Target, sent: Mapping[str, str]) -> Notice:
+        seen = self._seen[target.patience]
         settled = self._clock.monotonic() - self._started_at >= STARTUP_GRACE
         return Notice(
-            {key: text for key, text in self._confirmed.items() if key not in sent},
-            {key: text for key, text in sent.items() if settled and key not in self._recent_keys},
+            {key: text for key, text in seen.confirmed.items() if key not in sent},
+            {key: text for key, text in sent.items() if settled and key not in seen.recent_keys},
         )
+
+
+class _Seen:
+    """What two passes in a row showed. `confirmed`: key → text of what both did; `recent_keys`: of
+    what either did."""
+
+    def __init__(self) -> None:
+        self.confirmed: Mapping[str, str] = {}
+        self.recent_keys: set[str] = set()
+        self._previous: Mapping[str, str] | None = None
+
+    def compare(self, items: Sequence[AttentionItem]) -> bool:
+        """Note another pass; returns whether there was one before it."""
+        now = {item.key: log.redact(item.line) for item in items}
+        before, self._previous = self._previous, now
+        if before is None:
+            return False
+        self.confirmed = {key: text for key, text in now.items() if key in before}
+        self.recent_keys = now.keys() | before.keys()
+        return True
 
 
 class NoticeDelivery:

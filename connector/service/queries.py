@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from connector import __version__
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem
-from connector.domain.lanes import ACTIONS, PROFILES, READS, Lane
+from connector.domain.lanes import ACTIONS, PROFILES, READS, Millis
+from connector.domain.wording import counted, format_age
 from connector.pipeline.lease import STORE_RESOURCE, is_dead
-from connector.ports import ActionView, Backlog, Clock, DeadLetter, DeadLetterDetail, Store
-from connector.ports.workers import Worker
+from connector.ports import (
+    ActionView,
+    Approval,
+    Backlog,
+    Clock,
+    DeadLetter,
+    DeadLetterDetail,
+    DeadLetterFilter,
+    Store,
+)
+from connector.service import grants
+from connector.service.overview import Facts, build
+from connector.service.process import Process, ProcessReport, aged, read_report
 from connector.service.runtime import ConnectionRuntime
-from connector.service.views import lane_view, run_view, timeline_view
+from connector.service.status import BackfillStatus, Status
+from connector.service.views import run_view, timeline_view
 from connector.sync.memberships import links
 
 _TIMELINE_LIMIT = 50
@@ -21,27 +35,26 @@ _COUNT_LIMIT = 100_000
 _NEEDS_DECISION = {Problem.ACTION_UNCERTAIN, Problem.ACTION_PERSON}
 """Why actions wait for a person. Actions held by a cap have an approval instead."""
 _IDS_SHOWN = 10
+_SILENT_AFTER_MS = 60_000
+"""A process reports every 5 s."""
 _NO_ALERT = {Problem.PAUSED}
 """Stops that a person made on purpose."""
 
 
 class Queries:
-    """Queries of the store. `runtimes` is empty where no connection runs in this process."""
+    """Queries of the store. `process` is None where no connection runs in this process."""
 
     def __init__(
         self,
         store: Store,
         clock: Clock,
         *,
-        runtimes: Mapping[str, ConnectionRuntime] | None = None,
-        problems: Callable[[], list[str]] = list,
-        workers: Callable[[], Sequence[Worker]] = tuple,
+        process: Process | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._runtimes: Mapping[str, ConnectionRuntime] = runtimes if runtimes is not None else {}
-        self._problems = problems
-        self._workers = workers
+        self._process = process
+        self._runtimes: Mapping[str, ConnectionRuntime] = process.runtimes if process else {}
 
     async def holder(self) -> str | None:
         """Who holds this store's lease now, if anyone."""
@@ -50,71 +63,49 @@ class Queries:
             return None
         return held.holder
 
-    async def status(self, mappings: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Connections, lanes, backlog, lag, dead letters and quota; ages in seconds.
+    async def connection_names(self) -> Sequence[str]:
+        """Connections that run, or have run on this store."""
+        report, _, _ = await self._known()
+        lanes = [lane.connection for lane, _ in await self._store.lanes.all()]
+        return sorted({*report.connections, *lanes})
+
+    async def status(self, mappings: Mapping[str, str] | None = None) -> Status:
+        """Everything at one look.
 
         With `mappings` (connection → version in use) it also counts the people who were rendered
         with another version: a changed mapping re-sends no one by itself.
         """
-        now = self._clock.now()
-        connections: dict[str, dict[str, Any]] = {}
+        report, seen_at, holder = await self._known()
         backlogs = await self._store.reports.backlog()
-        for backlog in backlogs:
-            connection = connections.setdefault(
-                backlog.lane.connection, {"lanes": [], "streams": []}
-            )
-            connection["lanes"].append(lane_view(backlog, now))
-            if backlog.lane.lane_kind is ACTIONS:
-                connection["actions"] = await self._pace(backlog.lane)
-            version = (mappings or {}).get(backlog.lane.connection)
-            if version and backlog.lane.lane_kind is PROFILES:
-                older = await self._store.profiles.count_outdated(backlog.lane.id, version)
-                connection["people_with_another_mapping"] = older
-        for name, stream, _, saved_at in await self._store.reports.streams():
-            connections.setdefault(name, {"lanes": [], "streams": []})["streams"].append(
-                {"stream": stream, "checkpoint_age": (now - saved_at) / 1000}
-            )
-        for link in await self.links():
-            about = connections.setdefault(link["connection"], {"lanes": [], "streams": []})
-            about.setdefault(f"{link['kind']}s", []).append(link)
-        groups = await self._store.dead_letters.groups()
-        return {
-            "holder": await self.holder(),
-            "connections": connections,
-            "dead_letters": [
-                {
-                    "connection": connection,
-                    "state": state.name.lower(),
-                    "problem": problem,
-                    "meaning": Problem.from_code(problem).meaning if problem else "",
-                    "count": count,
-                }
-                for connection, state, problem, count in groups
-            ],
-            "quota": await self._quota(now),
-            "backfills": [run for run in await self.backfills() if run["ended_at"] is None],
-            "approvals": [
-                {
-                    "id": approval.id,
-                    "connection": approval.connection,
-                    "what": approval.what,
-                    "subject": approval.subject,
-                    "detail": approval.detail,
-                    "since": approval.requested_at,
-                }
-                for approval in await self._store.approvals.find()
-            ],
-            "attention": await self.attention_texts(backlogs),
-        }
+        alive = holder is not None or self._process is not None
+        items = await self._all_attention(backlogs, report if alive else None)
+        now = self._clock.now()
+        if holder and seen_at is not None and now - seen_at > _SILENT_AFTER_MS:
+            items.append(_silent(holder, now - seen_at))
+        facts = Facts(
+            now=now,
+            version=__version__,
+            holder=holder,
+            report=report,
+            seen_at=seen_at,
+            attention=[i for i in items if i.needs_person(now, report.patience)],
+            degraded=[i for i in items if not i.needs_person(now, report.patience)],
+            backlogs=backlogs,
+            links=await self.links(),
+            backfills=[BackfillStatus.model_validate(run) for run in await self.backfills()],
+        )
+        return await build(self._store, facts, mappings or {})
 
-    async def _pace(self, lane: Lane) -> dict[str, Any]:
-        """Waiting actions, and how long they take at the rate of the last minute."""
-        pace = await self._store.action_views.throughput(lane.id, now=self._clock.now())
-        return {
-            "waiting": pace.waiting,
-            "per_second": round(pace.per_second, 2),
-            "eta_seconds": pace.waiting / pace.per_second if pace.per_second else None,
-        }
+    async def _known(self) -> tuple[ProcessReport, Millis | None, str | None]:
+        """The report of the process that runs, or ran last; when it was made; who runs now."""
+        if self._process is not None:
+            return await self._process.report(), self._clock.now(), await self.holder()
+        saved = await self._store.process_reports.load(STORE_RESOURCE)
+        holder = await self.holder()
+        if saved is None:
+            return ProcessReport(version="", public_url=""), None, holder
+        document, at = saved
+        return read_report(document), at, holder
 
     async def actions(
         self, connection: str | None, stuck: bool, limit: int
@@ -129,11 +120,13 @@ class Queries:
         )
 
     async def dead_letters(
-        self, problem: str | None, connection: str | None, limit: int
+        self, which: DeadLetterFilter, limit: int, *, before: int | None = None
     ) -> Sequence[DeadLetter]:
-        return await self._store.dead_letters.find(
-            problem=problem, connection=connection, limit=limit
-        )
+        """The newest first; with `before` those with a smaller id."""
+        return await self._store.dead_letters.find(which, before=before, limit=limit)
+
+    async def count_dead_letters(self, which: DeadLetterFilter) -> int:
+        return await self._store.dead_letters.count(which)
 
     async def dead_letter(self, id: int) -> DeadLetterDetail | None:
         return await self._store.dead_letters.show(id)
@@ -142,13 +135,33 @@ class Queries:
         """People of this connection with this address or platform id: what was received, what it
         became, which request carried it, what the remote API answered."""
         found = await self._store.timelines.find(connection, who)
-        return [
-            timeline_view(await self._store.timelines.person(id, _TIMELINE_LIMIT)) for id in found
-        ]
+        return [await self.timeline(id) for id in found]
+
+    async def approvals(self) -> Sequence[Approval]:
+        """Those that are not answered yet, oldest first."""
+        return await self._store.approvals.find()
+
+    async def find_people(self, who: str, connection: str | None = None) -> list[tuple[str, int]]:
+        """(connection, number) of everyone with this address or platform id, on one connection or
+        on all."""
+        names = {lane.connection for lane, _ in await self._store.lanes.all()}
+        found: list[tuple[str, int]] = []
+        for name in sorted(names if connection is None else names & {connection}):
+            found += [(name, id) for id in await self._store.timelines.find(name, who)]
+        return found
+
+    async def timeline(self, id: int) -> dict[str, Any]:
+        """One person with what happened to them. Raises KeyError for one who is not stored."""
+        return timeline_view(await self._store.timelines.person(id, _TIMELINE_LIMIT))
+
+    async def erased_at(self, connection: str, who: str) -> int | None:
+        """When the person was erased, in ms since 1970; None without a tombstone."""
+        return await self._store.erasure.erased_at(connection, who)
 
     async def backfills(self, connection: str | None = None) -> list[dict[str, Any]]:
         """Runs with progress and results, the newest first. Times in ms since 1970."""
         lanes = [lane for lane, _ in await self._store.lanes.all()]
+        now, alive = self._clock.now(), await self.holder() is not None
         found = []
         for run in await self._store.backfills.find(connection):
             waiting = (0, 0)
@@ -159,11 +172,12 @@ class Queries:
                 waiting = await self._store.backfill_progress.outstanding(
                     reads, writes, limit=_COUNT_LIMIT
                 )
-            found.append(run_view(run, waiting))
+            found.append(run_view(run, waiting, now=now, alive=alive))
         return found
 
     async def backfill(self, id: int) -> dict[str, Any]:
-        """One run. The results of a run that was stopped or failed are counted now."""
+        """One run. The results of a run that was stopped or failed are counted now. Raises
+        KeyError."""
         run = await self._store.backfills.get(id)
         if run is None:
             raise KeyError(id)
@@ -171,45 +185,46 @@ class Queries:
             [found] = [x for x in await self.backfills(run.connection) if x["id"] == id]
             return found
         tally = await self._store.backfill_progress.outcome_counts(id)
-        return run_view(replace(run, counts={**run.counts, **tally}), (0, 0))
+        return run_view(
+            replace(run, counts={**run.counts, **tally}),
+            (0, 0),
+            now=self._clock.now(),
+            alive=False,
+        )
 
-    async def _quota(self, now: int) -> list[dict[str, Any]]:
-        spent: dict[tuple[str, str], int] = {}
-        for spend in await self._store.facts.usage_since(since_second=now // 1000 - 60):
-            key = (spend.account, spend.endpoint)
-            spent[key] = spent.get(key, 0) + spend.count
-        return [
-            {"account": account, "endpoint": endpoint, "last_minute": count}
-            for (account, endpoint), count in sorted(spent.items())
-        ]
+    async def attention_lines(self) -> list[str]:
+        """One line per item that needs a person now; empty when all is well."""
+        return [item.line for item in await self.attention()]
 
-    async def attention_texts(self, backlogs: Sequence[Backlog] | None = None) -> list[str]:
-        """One line per item that needs attention; empty when all is well."""
-        return [item.text for item in await self.attention(backlogs)]
+    async def attention(self, patience: float | None = None) -> list[AttentionItem]:
+        """What needs a person now. A remote side that is away does so once that has lasted for
+        `patience` seconds; by default those of the configuration."""
+        report, _, holder = await self._known()
+        alive = holder is not None or self._process is not None
+        items = await self._all_attention(
+            await self._store.reports.backlog(), report if alive else None
+        )
+        limit, now = report.patience if patience is None else patience, self._clock.now()
+        return [item for item in items if item.needs_person(now, limit)]
 
-    async def attention(self, backlogs: Sequence[Backlog] | None = None) -> list[AttentionItem]:
-        """The same, each with a key that stays the same while the item is the same."""
-        found = [AttentionItem(f"trouble {text.split(':')[0]}", text) for text in self._problems()]
-        found += await self._process_attention()
-        for b in backlogs if backlogs is not None else await self._store.reports.backlog():
-            label = b.lane.title
-            if b.state.mode != "running" and b.state.problem not in _NO_ALERT:
-                text = f"{b.state.problem} {label}: {b.state.mode}, {b.state.detail}"
-                found.append(AttentionItem(f"lane {label}", text))
-            if b.dead:
-                text = f"{label}: {b.dead} {b.lane.lane_kind.dead_hint}"
-                found.append(AttentionItem(f"dead {label}", text))
+    async def _all_attention(
+        self, backlogs: Sequence[Backlog], report: ProcessReport | None
+    ) -> list[AttentionItem]:
+        """What needs a person, or will if it lasts. Each has a key that stays the same while the
+        problem is the same. `report`: of the process that runs."""
+        found = list(report.attention) if report else []
+        for b in backlogs:
+            found += _lane_items(b)
             if b.held and b.lane.lane_kind is ACTIONS:
                 found += await self._held_actions(b.lane.connection)
-        for approval in await self._store.approvals.find():
-            text = (
-                f"{approval.connection}: {approval.what} of {approval.subject} waits for a person "
-                f"(connector approvals approve {approval.id})"
-            )
-            found.append(AttentionItem(f"approval {approval.id}", text))
+        found += [_approval_item(approval) for approval in await self._store.approvals.find()]
+        found += grants.attention(await self._store.secrets.all(), self._clock.now())
         known = {item.key for item in found}
-        found += [n for n in await links.attention(self._store.member_groups) if n.key not in known]
-        return found
+        found += [item for item in await self._group_attention() if item.key not in known]
+        return aged(found, report.since if report else {})
+
+    async def _group_attention(self) -> Sequence[AttentionItem]:
+        return await links.attention(self._store.member_groups)
 
     async def _held_actions(self, name: str) -> list[AttentionItem]:
         """Adjustments and pushes that only a person can settle, with their ids."""
@@ -219,21 +234,48 @@ class Queries:
             if action.problem in _NEEDS_DECISION and action.settled_at is not None:
                 stuck.setdefault(action.problem, []).append(action.id)
         for code, ids in sorted(stuck.items()):
+            problem = Problem.from_code(code)
             shown = ", ".join(map(str, sorted(ids)[:_IDS_SHOWN])) + (
                 " …" if len(ids) > _IDS_SHOWN else ""
             )
-            text = (
-                f"{code} {name}: {Problem.from_code(code).meaning}: {shown} "
-                "(connector actions list; then applied, again or refuse)"
-            )
-            found.append(AttentionItem(f"{code} {name}", text))
+            text = f"{name}: {counted(len(ids), 'action')} ({shown}): {problem.meaning}"
+            found.append(AttentionItem(f"{code} {name}", text, problem))
         return found
 
-    async def _process_attention(self) -> list[AttentionItem]:
-        """What only the process that runs the lanes can know."""
-        found: list[AttentionItem] = []
-        for runtime in self._runtimes.values():
-            found += await runtime.attention()
-        for worker in self._workers():
-            found += await worker.attention()
-        return found
+
+def _silent(holder: str, millis: int) -> AttentionItem:
+    text = (
+        f"{holder.rsplit('/', 2)[0]} holds the lease and has reported nothing for "
+        f"{format_age(millis / 1000)}"
+    )
+    return AttentionItem("silent", text, todo="look at its log; restart it")
+
+
+def _lane_items(b: Backlog) -> list[AttentionItem]:
+    """A lane that was stopped, and entries of it that died."""
+    found, label = [], b.lane.title
+    problem = b.state.problem
+    if b.state.mode != "running" and problem and problem not in _NO_ALERT:
+        why = f": {b.state.detail}" if b.state.detail else ""
+        text = f"{label} is {b.state.mode}: {problem.meaning}{why}"
+        found.append(
+            AttentionItem(
+                f"lane {label}",
+                text,
+                problem,
+                todo=problem.remedy.replace("CONNECTION", b.lane.connection),
+                since=b.state.since or None,
+                remote=b.lane.destination,
+            )
+        )
+    if b.dead:
+        kind = b.lane.lane_kind
+        text = f"{label}: {counted(b.dead, kind.dead_noun)}"
+        found.append(AttentionItem(f"dead {label}", text, todo=kind.dead_remedy))
+    return found
+
+
+def _approval_item(approval: Approval) -> AttentionItem:
+    text = f"{approval.connection}: {approval.what} of {approval.subject} waits for your approval"
+    todo = f"`connector approvals approve {approval.id}`, or `reject {approval.id}`"
+    return AttentionItem(f"approval {approval.id}", text, todo=todo)

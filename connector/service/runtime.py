@@ -32,15 +32,20 @@ class CommandHandler:
 class ConnectionRuntime:
     """A connection, built and not yet started.
 
-    `mapping` is the version in use, `account` Klaviyo's account id where it could be read. Lanes:
-    `events` and `writes` deliver to Klaviyo, `reads` reads people at the platform, `actions`
-    delivers points and pushes to the platform, `memberships` keep lists and segments. `commands`
-    are those that name this connection. `exit_stack` closes what the connection has open.
+    `source` is the platform's name and `title` the one for people; `mode` and `modules` are as
+    configured. `mapping` is the version in use, `account` Klaviyo's account id where it could be
+    read. Lanes: `events` and `writes` deliver to Klaviyo, `reads` reads people at the platform,
+    `actions` delivers points and pushes to the platform, `memberships` keep lists and segments.
+    `commands` are those that name this connection. `exit_stack` closes what the connection has
+    open.
     """
 
     name: str
     title: str
     enabled: bool
+    source: str = ""
+    mode: str = "live"
+    modules: tuple[str, ...] = ()
     mapping: str
     account: str | None
     events: Dispatcher[Any]

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from connector.domain.lanes import Millis
 from connector.domain.profile_state import digest
-from connector.ports import Backfill, Backlog, PersonState
+from connector.ports import Backfill, PersonState
 
 _OUTCOMES = ("sent", "unchanged", "held", "invalid", "unknown", "dead", "pending")
 _FLAGS = ("dry_run", "existing_only", "force", "events")
@@ -25,9 +26,18 @@ _DRY_RUN_OUTCOMES = (
 )
 
 
-def run_view(run: Backfill, waiting: tuple[int, int]) -> dict[str, Any]:
+def run_view(
+    run: Backfill, waiting: tuple[int, int], *, now: Millis, alive: bool
+) -> dict[str, Any]:
+    """connector.service.status.BackfillStatus as JSON. `waiting`: people to read and to write;
+    `alive`: whether a process works on runs."""
     counts, dry = Counter(run.counts), bool(run.args.get("dry_run"))
     rows = counts["rows"]
+    done = max(0, rows - sum(waiting))
+    progressing = alive and run.state == "running"
+    elapsed = max(1.0, (now - run.started_at) / 1000)
+    per_second = done / elapsed if progressing else None
+    left = max(0, run.total - done) if run.total is not None else None
     return {
         "id": run.id,
         "connection": run.connection,
@@ -35,12 +45,16 @@ def run_view(run: Backfill, waiting: tuple[int, int]) -> dict[str, Any]:
         "what": run.args.get("what"),
         **{flag: bool(run.args.get(flag)) for flag in _FLAGS},
         "state": run.state,
+        "progressing": progressing,
         "rows": rows,
         "total": run.total,
-        "done": max(0, rows - sum(waiting)),
+        "done": done,
         "to_read": waiting[0],
         "to_write": waiting[1],
+        "per_second": None if per_second is None else round(per_second, 2),
+        "eta_seconds": left / per_second if left is not None and per_second else None,
         **_outcome_counts(counts, dry=dry, events=bool(run.args.get("events"))),
+        "duplicates": counts["duplicates"],
         "not_at_klaviyo": counts["not_at_klaviyo"],
         "notes": list(run.notes),
         "started_at": run.started_at,
@@ -102,21 +116,4 @@ def timeline_view(person: PersonState) -> dict[str, Any]:
             }
             for m in person.timeline
         ],
-    }
-
-
-def lane_view(b: Backlog, now: int) -> dict[str, Any]:
-    return {
-        "destination": b.lane.destination,
-        "kind": b.lane.kind,
-        "state": b.state.mode,
-        "problem": b.state.problem.value if b.state.problem else None,
-        "meaning": b.state.problem.meaning if b.state.problem else None,
-        "detail": b.state.detail,
-        "since": b.state.since,
-        "ready": b.ready,
-        "in_flight": b.claimed,
-        "held": b.held,
-        "dead": b.dead,
-        "oldest_seconds": (now - b.oldest) / 1000 if b.oldest is not None else None,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -21,8 +22,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from connector.domain.errors import Problem, StoreError
-from connector.store.database import sqlite_engine, to_store_error
+from connector.domain.errors import Problem, StoreError, StoreOutage
+from connector.store.engine_errors import to_store_error
+from connector.store.sqlite import sqlite_engine, sqlite_path
+from connector.store.sqlite_file import SqliteFile, damaged
 
 T = TypeVar("T")
 
@@ -43,27 +46,36 @@ def head() -> str:
     return revision
 
 
-def prepare(url: str, migrate: Literal["auto", "manual"]) -> str | None:
+def prepare(url: str, migrate: Literal["auto", "manual"], *, create: bool = True) -> str | None:
     """Bring a store up to date; returns the path of the copy made of an older SQLite file.
 
     Blocking. Raises StoreError as `connector.store.sql.open_store` says.
     """
     try:
-        return with_connection(url, lambda c: _prepare(c, url, migrate))
+        return with_connection(url, lambda c: _prepare(c, url, migrate, create), create=create)
     except (SQLAlchemyError, OSError, sqlite3.Error) as error:
         failure = to_store_error(error)
+        if failure.problem is Problem.STORE_DAMAGED and (path := sqlite_path(url)):
+            raise damaged(path, failure.detail) from error
         raise StoreError(failure.problem, f"cannot open the store: {failure.detail}") from error
 
 
-def _prepare(c: Connection, url: str, migrate: str) -> str | None:
+def _prepare(c: Connection, url: str, migrate: str, create: bool) -> str | None:
     found, newest = revision_of(c), head()
     if found == newest:
         return None
+    if found is None and not create:
+        raise StoreOutage(
+            Problem.STORE_UNAVAILABLE,
+            "the database has no tables of the connector yet: `connector run` creates them",
+        )
     script = ScriptDirectory.from_config(alembic_config())
     if found and found not in {r.revision for r in script.walk_revisions()}:
         raise StoreError(
             Problem.STORE_SCHEMA,
-            f"the store was written by a newer version (revision {found}); install that version",
+            f"the store is at revision {found}, which this version does not know: a newer version "
+            "or a development version before 0.1.0 wrote it; install that version, or start a new "
+            "store (docs/upgrade.md)",
         )
     if found and migrate == "manual":
         raise StoreError(
@@ -86,14 +98,21 @@ def _copy(url: str, revision: str) -> str | None:
     if make_url(url).get_backend_name() != "sqlite" or not path:
         return None
     target = f"{path}.before-upgrade-from-{revision}"
-    with sqlite3.connect(path) as source, sqlite3.connect(target) as copy:
+    SqliteFile(Path(target)).create()
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(target)) as copy:
         source.backup(copy)
     return target
 
 
-def with_connection(url: str, work: Callable[[Connection], T]) -> T:
-    """Run `work` on a connection of its own. Blocking; raises what the engine raises."""
+def with_connection(url: str, work: Callable[[Connection], T], *, create: bool = False) -> T:
+    """Run `work` on a connection of its own. Without `create`, an SQLite store that does not exist
+    is a StoreError. Blocking; raises what the engine raises."""
     if make_url(url).get_backend_name() == "sqlite":
+        if path := sqlite_path(url):
+            file = SqliteFile(path)
+            if create:
+                file.create()
+            file.restrict()
         engine = sqlite_engine(url)
         try:
             with engine.connect() as connection:

@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from connector.ports import Store
 from connector.store import schema
 from connector.store.admin.approvals import SqlApprovals
+from connector.store.admin.authorizations import SqlAuthorizations
 from connector.store.admin.backfill_progress import SqlBackfillProgress
 from connector.store.admin.backfills import SqlBackfills
 from connector.store.admin.commands import SqlCommands
@@ -21,7 +22,9 @@ from connector.store.admin.lanes import SqlLanes
 from connector.store.admin.leases import SqlLeases
 from connector.store.admin.maintenance import SqlMaintenance
 from connector.store.admin.notifications import SqlNotifications
+from connector.store.admin.process_reports import SqlProcessReports
 from connector.store.admin.reports import SqlReports
+from connector.store.admin.secrets import SqlSecrets
 from connector.store.admin.timelines import SqlTimelines
 from connector.store.database import Database, open_database
 from connector.store.people.dry_runs import SqlDryRuns
@@ -75,6 +78,9 @@ def store_on(database: Database, url: str) -> SqlStore:
         approvals=SqlApprovals(database),
         dead_letters=SqlDeadLetters(database),
         notifications=SqlNotifications(database),
+        process_reports=SqlProcessReports(database),
+        secrets=SqlSecrets(database),
+        authorizations=SqlAuthorizations(database),
         reports=SqlReports(database),
         timelines=SqlTimelines(database),
         people=SqlPeopleIndex(database),
@@ -95,11 +101,14 @@ def file_of(url: str) -> Path | None:
     return Path(parsed.database)
 
 
-async def open_store(url: str, *, migrate: Literal["auto", "manual"] = "auto") -> SqlStore:
+async def open_store(
+    url: str, *, migrate: Literal["auto", "manual"] = "auto", create: bool = True
+) -> SqlStore:
     """Open the store, bringing its schema up to this version where `migrate` is auto.
 
     Raises StoreError(STORE_SCHEMA) where it is not current and may not be changed, or was written
-    by a newer version; StoreError(STORE_UNAVAILABLE) where it cannot be opened.
+    by a newer version; StoreError(STORE_UNAVAILABLE) where it cannot be opened, or there is none
+    and `create` is False.
     """
-    await asyncio.to_thread(schema.prepare, url, migrate)
+    await asyncio.to_thread(schema.prepare, url, migrate, create=create)
     return store_on(open_database(url), url)

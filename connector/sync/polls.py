@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from connector.domain.attention import AttentionItem
-from connector.domain.errors import DeliveryError
+from connector.domain.errors import DeliveryError, Problem
 from connector.domain.lanes import Lane
 from connector.domain.records import Appended, Checkpoint
 from connector.pipeline.profile_reads import ProfileReadSink, listed_people
@@ -71,6 +71,7 @@ class Poll:
         self.wakeup = asyncio.Event()
         self._first_poll_done = asyncio.Event()
         self._people_count: int | None = None
+        self._problem: Problem | None = None
         self._log = log.get("polls").bind(connection=lane.connection)
         self._failures = FailureStreak(self._log, "poll_failed", "poll_recovered")
 
@@ -88,9 +89,13 @@ class Poll:
         connection = self._lane.connection
         text = (
             f"{connection}: {self._lane.destination} cannot be polled ({self._failures.last}); "
-            "changes there arrive by webhook only; `connector check` says what to fix"
+            "changes there arrive by webhook only"
         )
-        return [AttentionItem(f"poll {connection}", text)]
+        problem = self._problem
+        todo = "" if problem else "`connector check` says what to fix"
+        return [
+            AttentionItem(f"poll {connection}", text, problem, todo, remote=self._lane.destination)
+        ]
 
     async def run_once(self) -> float:
         """One poll. Seconds until the next one."""
@@ -99,9 +104,11 @@ class Poll:
         try:
             await self.poll()
         except DeliveryError as error:
-            self._failures.record(f"{error.problem}: {error.detail}", problem=error.problem.value)
+            self._problem = error.problem
+            self._failures.record(error.detail, problem=error.problem.value)
             return min(self._every, _RETRY_DELAY)
         except Exception as error:
+            self._problem = None
             self._failures.record(type(error).__name__)
             raise
         finally:

@@ -9,11 +9,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from connector.app.wiring import accounts
+from connector.app.wiring.oauth import klaviyo_token
 from connector.config import Config, Connection, Reward, Tier
+from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.domain.attention import Check
-from connector.domain.errors import ConfigError, DeliveryError, Problem
+from connector.domain.errors import ConfigError, DeliveryError, Problem, StoreError
 from connector.domain.hosts import is_loopback
 from connector.domain.lanes import QuotaUsage
+from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.klaviyo.limits import LIMITS
@@ -27,8 +30,9 @@ from connector.platforms.kit import Kit
 from connector.ports import PersonSnapshot, Platform
 from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import account_label
+from connector.service.grants import grant_problems
 from connector.store.admin import filesystem, integrity
-from connector.store.sql import file_of
+from connector.store.sql import file_of, open_store
 from connector.sync.goals import goals
 from connector.sync.memberships.remote_groups import (
     KlaviyoLists,
@@ -104,6 +108,10 @@ async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> 
             "address of this server"
         )
         found.append(Check("server.public_url", "warning", unreachable))
+    found += [
+        Check(key, "warning", f"shorter than {MIN_LENGTH} characters, so it can be guessed")
+        for key in short_secrets(config)
+    ]
     for connection in config.connections:
         checks = mapping_checks(connection.mapping, connection.source, connection.settings)
         if credentials and connection.enabled:
@@ -210,12 +218,46 @@ class _CredentialChecks:
             return [Check(connection.source, "fault", error.faults[0], error.problem)]
 
     async def _klaviyo(self, connection: Connection) -> Sequence[Check]:
+        if connection.klaviyo.auth == "private-key":
+            return await self._at_klaviyo(
+                connection, klaviyo.private_key(connection.klaviyo.private_key)
+            )
+        return await self._with_oauth(connection)
+
+    async def _with_oauth(self, connection: Connection) -> Sequence[Check]:
+        """Checks with the stored token. An expired one is refreshed, as the daemon would."""
+        name, path = connection.name, file_of(self._config.store.url)
+        missing = Problem.KLAVIYO_NOT_CONNECTED
+        not_connected = f"{missing.meaning}: connector connect {name}"
+        if path and not path.exists():
+            return [Check("Klaviyo access", "fault", not_connected, missing)]
+        try:
+            store = await open_store(self._config.store.url, migrate="manual")
+        except StoreError:
+            return []  # reported by _store
+        token = klaviyo_token(self._config, connection, store, self._clock)
+        try:
+            row = await store.secrets.get(name, KLAVIYO_OAUTH)
+            if row is None:
+                return [Check("Klaviyo access", "fault", not_connected, missing)]
+            problems = grant_problems(GrantInfo.load(row.info), name, self._clock.now())
+            ended = Problem.KLAVIYO_ACCESS_ENDED
+            found = [
+                Check("Klaviyo access", "fault" if problem is ended else "warning", text, problem)
+                for problem, text in problems
+            ]
+            return [*found, *await self._at_klaviyo(connection, token)]
+        finally:
+            await token.aclose()
+            await store.aclose()
+
+    async def _at_klaviyo(self, connection: Connection, credential: Credential) -> Sequence[Check]:
         api = klaviyo.KlaviyoApi(
             Http(
                 connection.klaviyo.base_url,
                 vendor="klaviyo",
                 clock=self._clock,
-                credential=klaviyo.private_key(connection.klaviyo.private_key),
+                credential=credential,
                 headers=klaviyo.headers(connection.klaviyo.revision),
                 allow_http=frozenset(self._config.security.allow_http),
             ),
@@ -234,7 +276,7 @@ class _CredentialChecks:
 
     def _limiter(self, connection: Connection) -> RateLimiter:
         """One per key, so that repeated checks share the quota."""
-        key = (connection.klaviyo.base_url, connection.klaviyo.private_key.get_secret_value())
+        key = (connection.klaviyo.base_url, accounts.credential(connection))
         if key not in self._limiters:
             self._limiters[key] = RateLimiter(
                 account_label(" ".join(key)),

@@ -109,12 +109,12 @@ async def _store_files(config: Config) -> dict[str, str]:
     if path and not path.exists():
         return dict.fromkeys(("status.json", "requests.json"), f"there is no store at {path}")
     try:
-        store = await open_store(config.store.url, migrate="manual")
+        store = await open_store(config.store.url, migrate="manual", create=False)
     except Exception as error:
         return dict.fromkeys(("status.json", "requests.json"), _failed(error))
 
     async def status() -> str:
-        return _json(await Commands(store, SystemClock()).status())
+        return (await Commands(store, SystemClock()).status()).model_dump_json(indent=2)
 
     async def requests() -> str:
         found = await store.reports.recent_requests(_REQUESTS)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from connector.domain.errors import Malformed, Problem, StoreError, Unauthorised
 from connector.pipeline.intake import Endpoint
+from connector.ports import Clock
 from connector.runtime import log
+from connector.runtime.log_limit import LogLimit
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
 from connector.web.asgi import (
@@ -36,7 +38,7 @@ class Rejection(Exception):
     """A call that is not accepted, and its answer.
 
     `reason` is the metric's label; without one the call is not counted, so that an invented path
-    makes no label. `logged` is False where a flood of calls would flood the log.
+    makes no label.
     """
 
     def __init__(
@@ -47,7 +49,6 @@ class Rejection(Exception):
         reason: str | None = None,
         problem: Problem | None = None,
         headers: tuple[tuple[bytes, bytes], ...] = (),
-        logged: bool = True,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -55,7 +56,6 @@ class Rejection(Exception):
         self.reason = reason
         self.problem = problem
         self.headers = headers
-        self.logged = logged
 
 
 class EndpointApp(ABC, Generic[E, R]):
@@ -70,14 +70,16 @@ class EndpointApp(ABC, Generic[E, R]):
     def __init__(
         self,
         find: Callable[[str], ConnectionRuntime | None],
+        clock: Clock,
         metrics: Metrics,
         *,
         broken: Container[str] = (),
     ) -> None:
         self._find = find
+        self._clock = clock
         self._metrics = metrics
         self._broken = broken
-        self._log = log.get("web")
+        self._log = LogLimit(log.get("web"), clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name, _, path = str(scope["path"])[len(self.prefix) :].partition("/")
@@ -146,15 +148,15 @@ class EndpointApp(ABC, Generic[E, R]):
     async def _reject(self, name: str, rejection: Rejection, send: Send) -> None:
         problem = rejection.problem.value if rejection.problem else None
         if rejection.reason:
-            self._metrics.record_rejected(name, rejection.reason)
-            if rejection.logged:
-                self._log.warning(
-                    self.rejected_event,
-                    connection=name,
-                    status=rejection.status,
-                    problem=problem,
-                    detail=rejection.detail,
-                )
+            self._metrics.record_rejected(name, rejection.reason, self._clock.now())
+            self._log.warning(
+                (name, rejection.reason),
+                self.rejected_event,
+                connection=name,
+                status=rejection.status,
+                problem=problem,
+                detail=rejection.detail,
+            )
         payload = {"detail": rejection.detail} | ({"problem": problem} if problem else {})
         await send_json(send, rejection.status, payload, *rejection.headers)
 

@@ -7,7 +7,7 @@ status. So a call that a repeat can help is answered 503, and only a call that i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from connector.actions.flow_endpoint import FlowEndpoint
@@ -17,7 +17,7 @@ from connector.ports import Clock
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
 from connector.web.endpoints import EndpointApp, Rejection, unavailable
-from connector.web.throttle import Throttle, client_address
+from connector.web.throttle import Network, Throttle, client_address
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -37,9 +37,11 @@ class FlowApp(EndpointApp[FlowEndpoint, ActionReceipt | Conflict]):
         metrics: Metrics,
         *,
         broken: Container[str] = (),
+        trusted_proxies: Sequence[Network] = (),
     ) -> None:
-        super().__init__(find, metrics, broken=broken)
+        super().__init__(find, clock, metrics, broken=broken)
         self._throttle = Throttle(clock)
+        self._trusted_proxies = trusted_proxies
 
     def _endpoint_of(self, runtime: ConnectionRuntime, path: str) -> FlowEndpoint | None:
         return runtime.flow_endpoint
@@ -52,7 +54,11 @@ class FlowApp(EndpointApp[FlowEndpoint, ActionReceipt | Conflict]):
         scope: Scope,
         headers: dict[str, str],
     ) -> None:
-        self._authorize(endpoint, client_address(scope, headers), headers)
+        try:
+            endpoint.authorize(headers)
+        except Unauthorised as error:
+            address = client_address(scope, headers, self._trusted_proxies)
+            raise self._throttled(address) or self._unauthorized(error) from None
         name = runtime.name
         if not runtime.enabled or not endpoint.enabled:
             what = "its module actions" if runtime.enabled else "it"
@@ -63,23 +69,18 @@ class FlowApp(EndpointApp[FlowEndpoint, ActionReceipt | Conflict]):
             detail = f"path: {runtime.title} does not offer this, allowed {offered or 'none'}"
             raise Rejection(404, detail, reason="malformed")
 
-    def _authorize(self, endpoint: FlowEndpoint, address: str, headers: dict[str, str]) -> None:
+    def _throttled(self, address: str) -> Rejection | None:
+        """A call with a wrong secret: 429 where its address had too many of them. A right secret
+        is never throttled, because many callers may share an address."""
         wait = self._throttle.wait(address)
-        if wait > 0:
-            problem = Problem.FLOW_THROTTLED
-            raise Rejection(
-                429,
-                problem.meaning,
-                reason="throttled",
-                problem=problem,
-                headers=((b"retry-after", str(math.ceil(wait)).encode()),),
-                logged=False,
-            )
-        try:
-            endpoint.authorize(headers)
-        except Unauthorised as error:
+        if wait <= 0:
             self._throttle.failed(address)
-            raise self._unauthorized(error) from None
+            return None
+        problem = Problem.FLOW_THROTTLED
+        retry_after = (b"retry-after", str(math.ceil(wait)).encode())
+        return Rejection(
+            429, problem.meaning, reason="throttled", problem=problem, headers=(retry_after,)
+        )
 
     def _answer(self, receipt: ActionReceipt | Conflict) -> bytes:
         if isinstance(receipt, Conflict):

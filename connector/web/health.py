@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from connector.domain.attention import AttentionItem
 from connector.domain.errors import StoreError
 from connector.ports import Clock
 from connector.runtime import log
@@ -61,11 +62,13 @@ class Health:
         return PlainTextResponse("ok\n")
 
     async def healthz(self, request: Request) -> Response:
-        """200; 500 with one line for each thing that needs a person."""
+        """200; 500 with one line for each thing that needs a person. A remote side that is away
+        counts once that has lasted for `[[notify]] patience`."""
         try:
-            lines = await self._commands.attention_texts()
+            lines = await self._commands.attention_lines()
         except StoreError as error:
-            lines = [f"{error.problem}: {error.problem.meaning}"]
+            problem = error.problem
+            lines = [AttentionItem("store", problem.meaning, problem).line]
         if lines:
             return PlainTextResponse("\n".join(lines) + "\n", status_code=500)
         return PlainTextResponse("ok\n")

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,18 +16,31 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector.domain.errors import ConfigError
-from connector.web.endpoints import EndpointApp
 from connector.web.health import Health
+from connector.web.protocol import Limits, limited_protocol
 
 _BACKLOG = 2048
 
 
+class PrefixApp(Protocol):
+    """An ASGI app for all paths below `prefix`."""
+
+    @property
+    def prefix(self) -> str: ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 def application(
-    health: Health, endpoints: Sequence[EndpointApp[Any, Any]] = (), *, admin: bool
+    health: Health,
+    endpoints: Sequence[PrefixApp] = (),
+    *,
+    admin: bool,
+    api: ASGIApp | None = None,
 ) -> ASGIApp:
     """The ASGI app of one port: health, and the endpoints that it is given.
 
-    `admin`: metrics as well, which only operators may read.
+    `admin`: metrics as well, which only operators may read, and `api` below `/api/`.
     """
     routes = [
         Route("/livez", health.livez),
@@ -44,6 +57,8 @@ def application(
                 if scope["path"].startswith(endpoint.prefix):
                     await endpoint(scope, receive, send)
                     return
+            if admin and api and scope["path"].startswith("/api/"):
+                return await api(scope, receive, send)
         await pages(scope, receive, send)
 
     return app
@@ -69,7 +84,14 @@ class Server:
     other path 503; `app` may be set later. `grace` is in seconds."""
 
     def __init__(
-        self, app: ASGIApp | None, host: str, port: int, *, grace: float, key: str
+        self,
+        app: ASGIApp | None,
+        host: str,
+        port: int,
+        *,
+        grace: float,
+        key: str,
+        limits: Limits | None = None,
     ) -> None:
         self.app = app
         config = uvicorn.Config(
@@ -81,7 +103,8 @@ class Server:
             interface="asgi3",
             lifespan="off",
             loop="none",
-            http="httptools",
+            http=limited_protocol(limits or Limits()),
+            ws="none",
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(grace)),

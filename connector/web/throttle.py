@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from connector.ports import Clock
 
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 _ADDRESSES = 1_000
-_TRUSTED_NETWORKS = tuple(
-    ipaddress.ip_network(net)
-    for net in (
-        "127.0.0.0/8",
-        "10.0.0.0/8",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "100.64.0.0/10",
-        "::1/128",
-        "fc00::/7",
-        "fe80::/10",
-    )
-)
-"""Networks of a trusted proxy: this machine and private networks."""
 
 
 class Throttle:
@@ -55,7 +43,9 @@ class Throttle:
         return max(0.0, count - (self._clock.monotonic() - at) / self._seconds)
 
 
-def client_address(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+def client_address(
+    scope: Mapping[str, Any], headers: Mapping[str, str], trusted_proxies: Sequence[Network]
+) -> str:
     """The caller's address; of an IPv6 address its /64 network, because one caller has all of it.
 
     Behind a trusted proxy it is the last entry of X-Forwarded-For, which the proxy wrote. The
@@ -63,7 +53,7 @@ def client_address(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:
     """
     client = scope.get("client")
     peer = _address(client[0] if client else "")
-    if peer is None or any(peer in net for net in _TRUSTED_NETWORKS):
+    if peer is not None and any(peer in network for network in trusted_proxies):
         forwarded = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
         peer = _address(forwarded) or peer
     if isinstance(peer, ipaddress.IPv6Address):

@@ -347,16 +347,18 @@ def test_pause_status_resume_without_a_daemon(call: Call, folder: Folder) -> Non
         assert status["holder"] is None
         [lane] = [x for x in status["connections"]["acme"]["lanes"] if x["kind"] == "event"]
         states.append((lane["state"], lane["problem"], lane["ready"]))
-    assert states == [("paused", "L40", 1), ("running", None, 1)]
+    assert states == [("paused", "L40", 1), ("stopped", None, 1)]
 
 
-def test_a_command_for_a_connection_that_never_ran_exits_1(call: Call, folder: Folder) -> None:
-    result = call("pause", "unknown", at=folder)
-    assert (result.code, result.out) == (1, "")
-    assert "unknown" in result.err
+def test_a_connection_that_does_not_exist_is_wrong_usage(call: Call, folder: Folder) -> None:
+    result = call("pause", "acne", at=folder)
+    assert (result.code, result.out) == (2, "")
+    message = " ".join(result.err.replace("│", " ").split())
+    assert "no connection 'acne', did you mean 'acme'?; available: acme" in message
 
 
 def test_reload_without_a_daemon_is_reported(call: Call, folder: Folder) -> None:
+    folder.ingest("ana@example.com")
     result = call("reload", at=folder)
     assert (result.code, result.out) == (1, "")
     assert (
@@ -368,9 +370,10 @@ def test_text_status_shows_the_holder_and_the_backlog(call: Call, folder: Folder
     folder.ingest("ana@example.com", None)
     result = call("status", at=folder)
     assert result.code == 0
-    assert "not running: start it with `connector run`" in result.out
-    assert re.search(r"acme +events → klaviyo +running +1 +0 +1 +0 ", result.out)
-    assert "1  held  I10" in result.out
+    assert result.out.startswith("Not started yet, 1 waits\n")
+    assert "no process runs on this store; start it: connector run" in result.out
+    assert re.search(r"events → klaviyo +stopped +1 +0 +1 +0 ", result.out)
+    assert "1  acme  held  I10" in result.out
 
 
 def test_a_retry_reports_how_many_still_wait_for_an_address(call: Call, folder: Folder) -> None:
@@ -418,7 +421,7 @@ def test_store_upgrade_creates_a_store_and_store_check_finds_damage(
     broken = call("store", "check")
     assert broken.code == 1
     assert broken.out.startswith("S50")
-    assert "restore a backup" in broken.out
+    assert "connector store restore BACKUP" in broken.out
 
 
 def test_a_daemon_that_is_not_running_is_unhealthy(call: Call, folder: Folder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 
 from tests.waiting import until
 
@@ -22,9 +23,14 @@ def test_forget_asks_for_confirmation_and_then_erases_the_person(
     assert call("explain", "acme", ADA).code == 0
     erased = call("forget", "acme", ADA.upper(), "--yes")
     assert (erased.code, erased.out) == (0, "forgotten: 1, rows: 2\n")
-    assert call("explain", "acme", ADA).code == 1
+    explained = call("explain", "acme", ADA)
+    assert explained.code == 1
+    assert re.match(r"forgotten on 20\d\d-\d\d-\d\dT[\d:]+Z; ", explained.err)
+    assert "--lift" in explained.err
     assert call("explain", "acme", "bo@example.com").code == 0
-    assert call("forget", "acme", ADA, "--yes").code == 1
+    again = call("forget", "acme", ADA, "--yes")
+    assert (again.code, again.out) == (0, "forgotten: 0, rows: 0\n")
+    assert again.err.startswith("already forgotten on 20")
     assert call("forget", "acme", "unknown@example.com", "--lift").code == 1
     assert call("forget", "acme", ADA, "--lift").out == "lifted: acme\n"
 

@@ -73,8 +73,9 @@ async def test_shadow_sends_nothing_and_ending_it_sends_states_but_no_old_event(
         assert writes(folder.platforms) == []
         assert (klaviyo.state()["events"], klaviyo.state()["profiles"]) == (0, 0)
         # Received, read, rendered and settled all the same.
-        status = (await app.commands.status())["connections"]["acme"]["lanes"]
-        assert {(x["ready"], x["in_flight"], x["held"], x["dead"]) for x in status} == {(0,) * 4}
+        status = (await app.commands.status()).connections["acme"]
+        assert status.mode == "shadow"
+        assert {(x.ready, x.in_flight, x.held, x.dead) for x in status.lanes} == {(0,) * 4}
         metrics = (await request(folder, "GET", "/metrics"))[1]
         assert 'records_skipped_total{connection="acme",reason="shadow"}' in metrics
         assert "GET /v1/programs/{program}/customers/{email}" in metrics

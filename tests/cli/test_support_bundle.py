@@ -52,7 +52,7 @@ def plant(folder: Folder) -> str:
 [console]
 password = "${CONSOLE}"
 viewer_password = "${VIEWER}"
-api_tokens = ["${TOKEN}"]
+api_tokens = ["ci:viewer:${TOKEN}"]
 [security]
 encryption_key = "${FERNET}"
 [klaviyo_app]

@@ -183,7 +183,7 @@ def test_a_rejected_reload_prints_and_logs_every_fault_and_status_shows_it(
         faults = [line for line in result.err.splitlines() if "fly" in line or "swim" in line]
         assert len(faults) == 2
         assert all(word in daemon.log for word in ("fly", "swim"))
-        assert re.search(r"needs you\n +C30: ", call("status", at=daemon).out)
+        assert re.search(r"Needs you\n +C30 ", call("status", at=daemon).out)
     finally:
         daemon.mapping.write_text(good)
     assert call("reload", at=daemon).code == 0

@@ -26,9 +26,17 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "admin_port": 0,
             "public_url": "http://127.0.0.1:8787",
             "shutdown_timeout": 20.0,
+            "max_header": 32_000,
+            "header_timeout": 10.0,
+            "body_timeout": 30.0,
+            "max_connections": 1000,
+            "trusted_proxies": (),
         },
     ),
-    (Config().console, {"password": (), "viewer_password": (), "api_tokens": ()}),
+    (
+        Config().console,
+        {"password": (), "viewer_password": (), "api_tokens": (), "session": 43_200.0},
+    ),
     (Config().security, {"allow_http": (), "encryption_key": ()}),
     (Config().klaviyo_app, {"client_id": "", "client_secret": SecretStr("")}),
     (Config().log, {"format": "console", "level": "info"}),
@@ -57,7 +65,7 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "audit": 400 * DAY,
         },
     ),
-    (Notify(), {"url": SecretStr(""), "format": "json"}),
+    (Notify(), {"url": SecretStr(""), "format": "json", "patience": 600.0}),
     (
         Connection(name="acme", source="yotpo"),
         {
@@ -90,6 +98,7 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "authorize_url": "https://www.klaviyo.com/oauth/authorize",
             "token_url": "https://a.klaviyo.com/oauth/token",
             "revoke_url": "https://a.klaviyo.com/oauth/revoke",
+            "install_probe": None,
         },
     ),
     (

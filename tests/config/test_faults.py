@@ -173,11 +173,12 @@ def test_single_faults(text: str, key: str, faults: Faults) -> None:
     assert "s3cr3t" not in found[0]
 
 
-def test_oauth_needs_the_app_and_no_private_key(faults: Faults) -> None:
+def test_oauth_needs_the_app_an_encryption_key_and_no_private_key(faults: Faults) -> None:
     found = faults(ACME.replace('private_key = "pk_1"', 'auth = "oauth"'))
     assert [line.split(":")[0] for line in found] == [
         "klaviyo_app.client_id",
         "klaviyo_app.client_secret",
+        "security.encryption_key",
     ]
     assert "set KLAVIYO_CLIENT_ID" in found[0]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from connector.cli import app
+from connector.cli.json_reference import reference as json_reference
 from connector.cli.reference import reference as cli_reference
 from connector.config import reference as config_reference
 from connector.platforms import registry
@@ -21,6 +22,7 @@ def generated_pages() -> dict[Path, str]:
     models = {source: registry.load(source).settings for source in SHIPPED_PLATFORMS}
     return {
         ROOT / "docs" / "cli.md": cli_reference(app),
+        ROOT / "docs" / "json.md": json_reference(),
         ROOT / "docs" / "configuration.md": config_reference(models),
     }
 

@@ -49,13 +49,23 @@ def test_every_problem_has_a_page_that_names_it(problem: Problem) -> None:
     assert 10 <= len(text.splitlines()) <= 25
 
 
-def test_the_index_has_every_problem_with_the_meaning_of_the_code() -> None:
+def test_the_index_has_every_problem_with_its_meaning_and_remedy() -> None:
     text = (PROBLEMS / "README.md").read_text()
     rows = re.findall(r"^\| \[(\w+)\]\((\w+)\.md\) \| (.+?) \| (.+) \|$", text, re.M)
     assert all(code == page for code, page, _, _ in rows)
-    assert [(code, meaning) for code, _, meaning, _ in rows] == [
-        (problem.value, problem.meaning) for problem in Problem
+    assert [(code, meaning, remedy) for code, _, meaning, remedy in rows] == [
+        (problem.value, problem.meaning, problem.remedy) for problem in Problem
     ]
+
+
+@pytest.mark.parametrize("problem", Problem, ids=str)
+def test_every_problem_says_what_it_affects_and_what_to_do(problem: Problem) -> None:
+    for text in (problem.effect, problem.remedy):
+        assert text
+        assert text[0].islower() or text.startswith(("`", "Klaviyo"))
+        assert not text.endswith(".")
+    for command in re.findall(r"`(connector [^`]+)`", problem.remedy):
+        assert fault_of(command) is None
 
 
 def test_no_page_exists_for_an_unknown_code() -> None:

@@ -57,6 +57,7 @@ class TestEvents(LaneContract):
                 EventRenderer(MAPPING, event_view, None),
             ),
             entry_with(data),
+            email_of,
         )
 
 
@@ -72,6 +73,7 @@ class TestProfilesSingly(LaneContract):
             klaviyo.app,
             lambda app, clock: (ProfileSink(rig(app, clock).api), ProfileRenderer()),
             lambda seq: singly(make(seq)),
+            email_of,
         )
 
 
@@ -86,6 +88,7 @@ class TestProfilesInBulk(LaneContract):
             klaviyo.app,
             lambda app, clock: (ProfileSink(rig(app, clock).api), ProfileRenderer()),
             entry_with(data),
+            email_of,
             queued=True,
             bulk_threshold=0,
         )
@@ -107,6 +110,7 @@ class TestJoins(LaneContract):
                 MembershipRenderer(),
             ),
             entry_with(data),
+            email_of,
             queued=True,
             bulk_threshold=0,
         )
@@ -129,5 +133,6 @@ class TestRemovals(LaneContract):
                 MembershipRenderer(),
             ),
             lambda seq: singly(make(seq)),
+            lambda seq: klaviyo.profile_id(email_of(seq)) or "",
             bulk_threshold=0,
         )

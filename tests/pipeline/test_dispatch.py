@@ -11,7 +11,7 @@ import structlog.testing
 
 from connector.domain.attention import Check
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import DeliveryMode
+from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Accepted, Dead, Delivery, Held, Outcome, Stop, Unsent
 from connector.domain.records import Entry, State
@@ -348,7 +348,13 @@ async def test_consecutive_failures_slow_the_lane_down(rig: Rig) -> None:
     assert len(rig.sink.sent) - before < 15
     assert errors(logs, "warning") == ["destination_failed"]
     [item] = await rig.dispatcher.attention()
-    assert item.text == "K503 acme events → klaviyo: Klaviyo is unavailable; retrying slowly"
+    assert (item.problem, item.remote) == (Problem.KLAVIYO_UNAVAILABLE, "klaviyo")
+    assert item.text.startswith("acme events → klaviyo: Klaviyo is unavailable")
+    assert item.waits
+    assert item.since is not None
+    assert item.retry_in is not None
+    assert not item.needs_person(Millis(item.since + 599_000), 600.0)
+    assert item.needs_person(Millis(item.since + 600_000), 600.0)
     rig.sink.default_step = accept
     await rig.after(60.0)
     assert rig.states() == {State.ACCEPTED: 4}

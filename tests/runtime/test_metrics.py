@@ -99,7 +99,7 @@ def metrics() -> Metrics:
 def busy(metrics: Metrics) -> Metrics:
     """Metrics with one call of each method."""
     metrics.record_received(LANE, "webhook", Appended(accepted=3, duplicates=2), NOW)
-    metrics.record_rejected("acme", Problem.WEBHOOK_UNSIGNED.value)
+    metrics.record_rejected("acme", Problem.WEBHOOK_UNSIGNED.value, NOW)
     outcomes = [
         Accepted(0, "r1"),
         Accepted(1, "r1"),
@@ -249,7 +249,7 @@ def test_no_label_contains_an_address_or_an_account(busy: Metrics) -> None:
 
 
 def test_two_apps_in_one_process_do_not_share_their_metrics(metrics: Metrics) -> None:
-    Metrics("other").record_rejected("acme", "W401")
+    Metrics("other").record_rejected("acme", "W401", NOW)
     assert value(metrics, "webhooks_rejected_total", connection="acme", reason="W401") is None
     assert value(metrics, "build_info", version="1.2.3") == 1
 

@@ -10,7 +10,7 @@ import pytest
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
 from connector.runtime.metrics import Metrics
-from connector.runtime.supervisor import SupervisedWorker
+from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.testing.fakes.clock import START, FakeClock
 
 
@@ -63,14 +63,51 @@ async def test_a_pass_starts_after_the_delay_it_returned_or_when_woken() -> None
     await worker.stop(1.0)
 
 
-@pytest.mark.parametrize("fault", [KeyError("x"), StoreError(Problem.STORE_UNAVAILABLE)])
-async def test_a_failed_pass_is_counted_and_retried_with_backoff(fault: Exception) -> None:
-    loop, metrics = ScriptedLoop(*[fault] * 8, None), Metrics("test")
+def test_the_counter_of_a_worker_exists_before_its_first_failure() -> None:
+    """`increase()` does not see the first value of a series."""
+    metrics = Metrics("test")
+    supervise(ScriptedLoop(), metrics)
+    assert b'connector_worker_restarts_total{worker="poll"} 0.0' in metrics.render()
+
+
+async def test_a_failed_pass_is_counted_and_retried_with_backoff() -> None:
+    loop, metrics = ScriptedLoop(*[KeyError("x")] * 8, None), Metrics("test")
     worker = supervise(loop, metrics)
     worker.start()
     await loop.clock.advance(1 + 2 + 4 + 8 + 16 + 32 + 60 + 60)
     assert loop.passes == [0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 123.0, 183.0]
     assert restarts(metrics) == 8
+    await worker.stop(1.0)
+
+
+async def test_a_store_that_was_away_for_long_is_used_again_within_5_s() -> None:
+    """/livez needs a heartbeat every 60 s, and /readyz follows the last one."""
+    loop, metrics = ScriptedLoop(*[StoreError(Problem.STORE_UNAVAILABLE)] * 30, None), Metrics("t")
+    worker = supervise(loop, metrics)
+    worker.start()
+    await loop.clock.advance(120.0)
+    assert loop.passes[:5] == [0.0, 1.0, 3.0, 7.0, 12.0]
+    gaps = [after - before for before, after in zip(loop.passes, loop.passes[1:], strict=False)]
+    assert max(gaps) == 5.0
+    assert restarts(metrics) == len(loop.passes)
+    await worker.stop(1.0)
+
+
+async def test_an_event_set_before_the_start_starts_a_periodic_pass() -> None:
+    """The lease may be lost while connections are still built, before its worker runs."""
+    lost, clock = asyncio.Event(), FakeClock()
+    passes: list[float] = []
+
+    async def reacquire() -> None:
+        passes.append(clock.monotonic())
+
+    worker = SupervisedWorker(
+        "lease", Periodic(lost, reacquire), subject="daemon", clock=clock, metrics=Metrics("test")
+    )
+    lost.set()
+    worker.start()
+    await clock.advance(1.0)
+    assert len(passes) == 1
     await worker.stop(1.0)
 
 
@@ -83,7 +120,7 @@ async def test_a_worker_that_keeps_failing_needs_attention_until_a_pass_succeeds
     await loop.clock.advance(5.0)
     _, down = await worker.attention()
     assert down.key == "worker poll acme"
-    assert "R10 acme" in down.text
+    assert down.line.startswith("R10 acme: ")
     assert "KeyError" in down.text
     assert "ada@" not in down.text
     await loop.clock.advance(100.0)

@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from connector.config import Notify
+from connector.domain.attention import AttentionItem
 from connector.domain.errors import Blocked, Problem, RetryLater, StoreError
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
@@ -71,8 +72,8 @@ class Rig:
         await asyncio.gather(*(worker.stop(1.0) for worker in self.running))
         self.running.clear()
 
-    async def _attention(self) -> dict[str, str]:
-        return dict(self.attention)
+    async def _attention(self, patience: float) -> list[AttentionItem]:
+        return [AttentionItem(key, text) for key, text in self.attention.items()]
 
     async def _post(self, url: str, body: bytes) -> int:
         self.in_flight[url] = self.in_flight.get(url, 0) + 1

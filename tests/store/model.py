@@ -23,8 +23,10 @@ from connector.domain.outcomes import (
 )
 from connector.domain.records import Appended, Claim, Entry, Page, Record, State
 from connector.ports import (
+    ANY_DEAD_LETTER,
     Backlog,
     DeadLetter,
+    DeadLetterFilter,
     Fence,
     Holder,
     ReadyCounts,
@@ -313,41 +315,30 @@ class OutboxModel:
         return sorted(found, key=lambda group: (-group[3], group[0], group[2]))
 
     async def find(
-        self, *, problem: str | None = None, connection: str | None = None, limit: int = 100
+        self, which: DeadLetterFilter = ANY_DEAD_LETTER, *, limit: int = 100
     ) -> Sequence[DeadLetter]:
-        rows = [
-            row
-            for row in self._stuck()
-            if problem in (None, row.problem) and connection in (None, row.page.lane.connection)
-        ]
-        return [_dead_letter(row) for row in sorted(rows, key=lambda row: -row.seq)[:limit]]
+        rows = sorted(self._chosen(which), key=lambda row: -row.seq)
+        return [_dead_letter(row) for row in rows[:limit]]
 
-    async def retry(
-        self,
-        *,
-        ids: Sequence[int] = (),
-        problem: str | None = None,
-        every: bool = False,
-        now: Millis,
-    ) -> int:
-        rows = [row for row in self._stuck() if row.email]
-        if ids:
-            rows = [row for row in rows if row.seq in ids]
-        elif problem:
-            rows = [row for row in rows if row.problem == problem]
-        elif not every:
-            rows = []
+    async def retry(self, which: DeadLetterFilter, *, now: Millis) -> tuple[int, int | None]:
+        rows = [row for row in self._chosen(which) if row.email]
         for row in rows:
             row.set(State.READY)
             row.due, row.attempts, row.failing_since, row.settled_at = now, 0, None, None
-        return len(rows)
+        return len(rows), max((row.seq for row in rows), default=None)
 
-    async def discard(self, ids: Sequence[int], *, reason: str, now: Millis) -> int:
-        rows = [row for row in self._stuck() if row.seq in ids]
+    async def discard(
+        self, which: DeadLetterFilter, *, reason: str, now: Millis
+    ) -> tuple[int, int | None]:
+        rows = self._chosen(which)
         for row in rows:
             row.set(State.DISCARDED, problem=row.problem, detail=reason)
             row.settled_at = now
-        return len(rows)
+        return len(rows), max((row.seq for row in rows), default=None)
+
+    def _chosen(self, which: DeadLetterFilter) -> list[Row]:
+        rows = [row for row in self._stuck() if not which.ids or row.seq in which.ids]
+        return [row for row in rows if which.cause in (None, row.problem)]
 
     # ── lanes and reports ────────────────────────────────────────────────────────────────────────
 

@@ -25,7 +25,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Checkpoint, Claim, Page, Record, State
-from connector.ports import Fence, RetryPolicy, Store
+from connector.ports import DeadLetterFilter, Fence, RetryPolicy, Store
 from connector.store.sql import open_store
 from connector.store.tables import metadata
 
@@ -271,12 +271,12 @@ class Comparison:
         id = self._random_id()
 
         async def step(side: StoreSide, _: Any) -> Any:
-            selection: dict[str, Any] = {"problem": problem.value}
+            which = DeadLetterFilter(cause=problem.value)
             if how != "problem":
-                selection = (
-                    {"every": True} if how == "every" or not id else {"ids": [side.seqs[id]]}
-                )
-            return await side.store.dead_letters.retry(now=Millis(self.now), **selection)
+                every = how == "every" or not id
+                which = DeadLetterFilter() if every else DeadLetterFilter(ids=[side.seqs[id]])
+            changed, _ = await side.store.dead_letters.retry(which, now=Millis(self.now))
+            return changed
 
         return self.on_both(step)
 
@@ -284,8 +284,10 @@ class Comparison:
         ids = [id for id in (self._random_id() for _ in range(4)) if id]
 
         async def step(side: StoreSide, _: Any) -> Any:
-            seqs = [side.seqs[id] for id in ids]
-            return await side.store.dead_letters.discard(seqs, reason="t", now=Millis(self.now))
+            which = DeadLetterFilter(ids=[side.seqs[id] for id in ids] or [0])
+            letters = side.store.dead_letters
+            changed, _ = await letters.discard(which, reason="t", now=Millis(self.now))
+            return changed
 
         return self.on_both(step)
 

@@ -9,9 +9,11 @@ from connector.testing.contracts.bulk_observations import BulkObservationsContra
 from connector.testing.contracts.event_sourced import EventSourcedContract
 from connector.testing.contracts.memberships import MembershipsContract
 from connector.testing.contracts.notifications import NotificationsContract
+from connector.testing.contracts.process_reports import ProcessReportsContract
 from connector.testing.contracts.profile_addresses import ProfileAddressesContract
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
+from connector.testing.contracts.secrets import SecretsContract
 from connector.testing.contracts.store import StoreContract
 
 
@@ -24,6 +26,14 @@ class TestApprovals(ApprovalsContract):
 
 
 class TestNotifications(NotificationsContract):
+    pass
+
+
+class TestProcessReports(ProcessReportsContract):
+    pass
+
+
+class TestSecrets(SecretsContract):
     pass
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Connection, insert, select
 
+from connector.domain.errors import StoreError
 from connector.domain.lanes import Millis
 from connector.domain.memberships import Link
 from connector.domain.outcomes import Accepted, Observed
@@ -25,11 +30,20 @@ from connector.testing.contracts.store import HORIZON, NOW, acquire_lease, recor
 LATER = Millis(NOW + 60_000)
 
 
-async def append_events(store: SqlStore, *names: str, email: str = "", at: int = NOW) -> Appended:
-    """An event of each of these platform ids; its address is the id's unless one is given."""
+async def append_events(
+    store: SqlStore, *names: str, email: str = "", at: int = NOW, size: int = 0
+) -> Appended:
+    """An event of each of these platform ids; its address is the id's unless one is given, and its
+    body names the person and is `size` bytes longer."""
     events, reads, _ = await lanes(store)
     records = [
-        record(person=name, email=email or f"{name}@example.com", refresh=True) for name in names
+        record(
+            person=name,
+            email=email or f"{name}@example.com",
+            refresh=True,
+            data=b'{"id":"%s","text":"%s"}' % (name.encode(), b"x" * size),
+        )
+        for name in names
     ]
     [result] = await store.outbox.append(
         [Page(events, "webhook", records, Millis(at), read_lane=reads.id)]
@@ -225,15 +239,61 @@ async def test_an_audience_scan_does_not_restore_an_erased_person(store: SqlStor
     assert (await store.target_members.counts(target.id)).wanted == 1
 
 
-async def test_the_sqlite_file_contains_no_trace_of_an_erased_person(tmp_path: Path) -> None:
+async def test_the_files_of_an_open_store_contain_no_trace_of_an_erased_person(
+    tmp_path: Path,
+) -> None:
+    """After a long history: rows that grew, moved between pages and were deleted by retention."""
+    store = await open_store(f"sqlite:///{tmp_path}/s.db")
+    rng = random.Random(4)
+    names = [f"person{n:03}" for n in range(120)]
+    for round in range(12):
+        some = rng.sample(names, 40)
+        await append_events(store, *some, size=rng.randrange(2_000), at=NOW + round)
+        if round == 0:
+            await _read(store, *some)
+    keep = dict.fromkeys(State, 0)
+    await store.maintenance.prune_records(now=LATER, keep=keep, limit=100)
+    await store.maintenance.clear_bodies(before=LATER, after=0, limit=100)
+    erased = rng.sample(names, 10)
+    traces = _bytes_of(tmp_path)
+    assert [traces.count(name.encode()) > 3 for name in erased] == [True] * 10
+    for name in erased:
+        await store.erasure.forget("acme", name, now=LATER)
+        assert _bytes_of(tmp_path).count(name.encode()) == 0, name
+    assert {name for name in names if name.encode() in _bytes_of(tmp_path)} == {*names} - {*erased}
+    await store.aclose()
+
+
+async def test_an_erasure_whose_traces_are_held_by_another_program_says_so_and_can_be_repeated(
+    tmp_path: Path,
+) -> None:
     store = await open_store(f"sqlite:///{tmp_path}/s.db")
     await append_events(store, "adeline", "bo")
-    await _read(store, "adeline", "bo")
-    await store.erasure.forget("acme", "adeline", now=NOW)
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM people").fetchall()
+        with pytest.raises(StoreError, match="repeat the command"):
+            await store.erasure.forget("acme", "adeline", now=NOW)
+        assert await store.erasure.erased_at("acme", "ADELINE@example.com") == NOW
+    await store.commands.submit(
+        "forget", {"connection": "acme", "person": "adeline"}, by="x", now=NOW
+    )
+    assert await store.erasure.forget("acme", "adeline", now=LATER) == ErasureResult(0)
+    assert b"adeline" not in _bytes_of(tmp_path)
+    assert await store.erasure.erased_at("acme", "adeline") == NOW
     await store.aclose()
-    left = _bytes_of(tmp_path)
-    assert b"bo@example.com" in left
-    assert b"adeline@example.com" not in left
+
+
+async def test_the_time_of_an_erasure_is_known_until_the_tombstone_is_removed(
+    store: SqlStore,
+) -> None:
+    await append_events(store, "adeline")
+    assert await store.erasure.erased_at("acme", "adeline") is None
+    await store.erasure.forget("acme", "adeline", now=NOW)
+    assert await store.erasure.erased_at("acme", " Adeline@example.com") == NOW
+    assert await store.erasure.erased_at("other", "adeline") is None
+    await store.erasure.remove_tombstone("acme", "adeline")
+    assert await store.erasure.erased_at("acme", "adeline") is None
 
 
 def _bytes_of(folder: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 from sqlalchemy import Connection, event
 
 from connector.domain.lanes import DeliveryMode, Lane, Millis
-from connector.domain.records import Page
-from connector.ports import Fence
+from connector.domain.records import Page, State
+from connector.ports import Authorization, DeadLetterFilter, Fence
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.contracts.actions import make_harness, make_request
@@ -136,11 +137,25 @@ async def test_reports_and_dead_letters_do_not_scan_the_outbox(store: SqlStore) 
         await store.reports.dead_by_cause()
         await store.dead_letters.groups()
         await store.dead_letters.find()
-        await store.dead_letters.retry(problem="K400", now=NOW)
+        await store.dead_letters.find(DeadLetterFilter(text="x"), before=900)
+        await store.dead_letters.count(DeadLetterFilter(connection="acme", state=State.DEAD))
+        await store.dead_letters.retry(DeadLetterFilter(cause="K400"), now=NOW)
+        await store.dead_letters.discard(DeadLetterFilter(), reason="", after=5, now=NOW)
 
     plans = await explain(store, "outbox", look)
     assert plans.scans == []
-    assert plans.count("outbox_stuck") >= 4
+    assert plans.count("outbox_stuck") >= 7
+
+
+async def test_what_a_process_reports_and_who_was_skipped_is_read_by_an_index(
+    store: SqlStore,
+) -> None:
+    skipped = await explain(store, "profiles", store.reports.skipped_people)
+    assert skipped.scans == []
+    assert skipped.count("profiles_stuck") == 1
+    await store.process_reports.save("store", "{}", now=NOW)
+    report = await explain(store, "process_reports", lambda: store.process_reports.load("store"))
+    assert report.scans == []
 
 
 async def test_recovery_reads_only_claimed_entries(store: SqlStore) -> None:
@@ -178,3 +193,18 @@ async def test_recovery_reads_only_claimed_actions(store: SqlStore) -> None:
     plans = await explain(store, "actions", lambda: store.actions.recover(fence, now=now))
     assert plans.scans == []
     assert plans.count("actions_claimed") == 1
+
+
+async def test_authorizations_are_found_and_deleted_by_index(store: SqlStore) -> None:
+    step = Authorization("d", "state", "acme", NOW, Millis(NOW + 1000))
+    for n in range(300):
+        await store.authorizations.open(replace(step, digest=f"d{n}"))
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+
+    async def look() -> None:
+        await store.authorizations.open(step)
+        await store.authorizations.latest("acme", since=NOW)
+
+    plans = await explain(store, "authorizations", look)
+    assert plans.scans == []
+    assert plans.sorts == []

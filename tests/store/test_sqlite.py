@@ -56,11 +56,11 @@ async def test_the_writer_commits_to_a_log_with_full_synchronous(store: SqlStore
     def settings(c: Connection) -> list[Any]:
         return [
             c.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "synchronous", "busy_timeout")
+            for name in ("journal_mode", "synchronous", "busy_timeout", "secure_delete")
         ]
 
-    assert await store.database.write(settings) == ["wal", 2, 10_000]
-    assert await store.database.read(settings) == ["wal", 2, 10_000]
+    assert await store.database.write(settings) == ["wal", 2, 1_500, 1]
+    assert await store.database.read(settings) == ["wal", 2, 10_000, 1]
 
 
 async def test_jobs_queued_during_a_commit_share_the_next_one(store: SqlStore) -> None:

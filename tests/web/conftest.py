@@ -13,6 +13,7 @@ import pytest
 import structlog
 from sqlalchemy import select
 
+from connector.domain.attention import AttentionItem
 from connector.domain.lanes import Lane
 from connector.pipeline.intake import Intake
 from connector.pipeline.webhook_endpoint import WebhookEndpoint
@@ -22,6 +23,7 @@ from connector.runtime import log
 from connector.runtime.metrics import Metrics
 from connector.sandbox import JeriCommerceSandbox, Traffic
 from connector.service import Commands, ConnectionRuntime
+from connector.service.process import Process
 from connector.store.tables import outbox
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.store import InlineDatabase, memory_store
@@ -42,17 +44,24 @@ class WebHarness:
         self.metrics = Metrics("test")
         self.lane: Lane
         self.wakes: list[str] = []
-        self.problems: list[str] = []
+        self.problems: list[AttentionItem] = []
         self.scraping = asyncio.Event()
         self.may_scrape = asyncio.Event()
         self.may_scrape.set()
         self.runtimes: dict[str, ConnectionRuntime] = {}
         self.intake = Intake(self.store.outbox, self.store.action_intake)
         self.commands = Commands(
-            self.store, self.clock, runtimes=self.runtimes, problems=lambda: list(self.problems)
+            self.store,
+            self.clock,
+            process=Process(
+                clock=self.clock,
+                runtimes=self.runtimes,
+                problems=lambda: list(self.problems),
+                activity=self.metrics.activity,
+            ),
         )
         self.health = Health(self.clock, self.metrics, self.commands, self._scrape)
-        webhooks = WebhookApp(self.runtimes.get, self.metrics)
+        webhooks = WebhookApp(self.runtimes.get, self.clock, self.metrics)
         self.shared = application(self.health, [webhooks], admin=True)
         self.public = application(self.health, [webhooks], admin=False)
         self.admin = application(self.health, admin=True)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from connector.domain.attention import AttentionItem
 from connector.domain.errors import ConfigError, Problem, StoreError
 from connector.domain.lanes import DeliveryMode, LaneState
 from connector.domain.outcomes import Dead
@@ -97,13 +98,16 @@ async def test_healthz_lists_each_blocked_lane_and_dead_letters_on_separate_line
     await dead_letter(harness)
     state = LaneState("blocked", Problem.KLAVIYO_KEY, "HTTP 401", harness.clock.now())
     await harness.store.lanes.set_state(harness.lane.id, state)
-    harness.problems = ["S20: free disk space is below [store] min_free"]
+    harness.problems = [AttentionItem("disk", Problem.DISK_LOW.meaning, Problem.DISK_LOW)]
     answer = await http.get("/healthz")
     assert answer.status_code == 500
     assert answer.text.splitlines() == [
-        "S20: free disk space is below [store] min_free",
-        "K401 acme events → klaviyo: blocked, HTTP 401",
-        "acme events → klaviyo: 1 dead letters (connector dead-letters list)",
+        "S20 free disk space is below [store] min_free; "
+        "what to do: free disk space, or lower `[store] min_free`",
+        "K401 acme events → klaviyo is blocked: Klaviyo rejected the key: HTTP 401; "
+        "what to do: put a valid private key into `.env`, then `connector reload`",
+        "acme events → klaviyo: 1 dead letter; what to do: `connector dead-letters list`, "
+        "then fix the cause and retry, or discard",
     ]
 
 
@@ -123,7 +127,11 @@ async def test_healthz_reports_an_unavailable_store(
 ) -> None:
     harness.database.error = StoreError(Problem.STORE_UNAVAILABLE, "OperationalError")
     answer = await http.get("/healthz")
-    assert (answer.status_code, answer.text) == (500, "S10: the store is unavailable\n")
+    assert (answer.status_code, answer.text) == (
+        500,
+        "S10 the store is unavailable; what to do: bring the database or its disk back; "
+        "the connector reconnects by itself\n",
+    )
 
 
 # ── metrics ───────────────────────────────────────────────────────────────────────────────────────

@@ -19,6 +19,7 @@ from connector.app.wiring.erasure import build_erasure
 from connector.app.wiring.events import build_events, build_webhook_endpoint
 from connector.app.wiring.limiters import RateLimiters
 from connector.app.wiring.memberships import build_memberships
+from connector.app.wiring.oauth import build_token_refresh
 from connector.app.wiring.polls import build_poll
 from connector.app.wiring.profiles import build_profiles
 from connector.app.wiring.reconcile import build_reconcile
@@ -27,6 +28,7 @@ from connector.domain.errors import ConfigError, Problem
 from connector.mapping import Writer, find_conflicts
 from connector.mapping import load as load_mapping
 from connector.net.http import ClientFactory, client
+from connector.net.stored_token import StoredToken
 from connector.pipeline.intake import Intake
 from connector.platforms import registry
 from connector.ports import Clock, Lease, Store
@@ -126,12 +128,16 @@ class ConnectionBuilder:
             poll,
             backfills.worker if backfills else None,
             actions.held_actions,
+            build_token_refresh(context),
             *memberships.workers,
         )
         return ConnectionRuntime(
             name=context.connection.name,
             title=context.platform.title,
             enabled=context.connection.enabled,
+            source=context.connection.source,
+            mode=context.connection.mode,
+            modules=tuple(context.connection.modules),
             mapping=context.mapping.version,
             account=context.account,
             events=events,
@@ -164,14 +170,26 @@ class ConnectionBuilder:
         services.metrics.register_connection(
             connection.name, accounts.revision_expires_at(connection.klaviyo.revision)
         )
-        api, account = await accounts.connect(services, connection)
+        auth = accounts.build_credential(services, connection)
+        if isinstance(auth, StoredToken):
+            stack.push_async_callback(auth.aclose)
+        api, account = await accounts.connect(services, connection, auth)
         stack.push_async_callback(api.aclose)
         client = None
         if platform.open is not None:
             with registry.isolate_platform(connection.source):
                 client = await platform.open(connection.settings, services.kit(connection))
             stack.push_async_callback(client.aclose)
-        context = ConnectionContext(services, connection, platform, client, mapping, account, api)
+        context = ConnectionContext(
+            services,
+            connection,
+            platform,
+            client,
+            mapping,
+            account,
+            api,
+            token=auth if isinstance(auth, StoredToken) else None,
+        )
         if connection.enabled and not context.shadow:
             self._writers[connection.name] = Writer(
                 connection.name,

@@ -6,11 +6,13 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 from connector.app.wiring.context import SharedServices
+from connector.app.wiring.oauth import klaviyo_token
 from connector.config import Connection
 from connector.domain.errors import DeliveryError
 from connector.domain.lanes import KLAVIYO
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
+from connector.net.http import Credential
 from connector.net.rate_limit import RateLimiter
 from connector.net.retry import retry_read
 from connector.runtime import log
@@ -18,12 +20,19 @@ from connector.runtime import log
 _ACCOUNT_TIMEOUT = 8.0
 
 
+def build_credential(services: SharedServices, connection: Connection) -> Credential:
+    """The private key of the connection, or its OAuth token, which has to be closed."""
+    if connection.klaviyo.auth == "oauth":
+        return klaviyo_token(services.config, connection, services.store, services.clock)
+    return klaviyo.private_key(connection.klaviyo.private_key)
+
+
 async def connect(
-    services: SharedServices, connection: Connection
+    services: SharedServices, connection: Connection, auth: Credential
 ) -> tuple[klaviyo.KlaviyoApi, str | None]:
     """The API on the quota of its account, and the account's id where it can be read."""
     credential_key = credential(connection)
-    api = _api(services, connection, await _limiter(services, credential_key, connection))
+    api = _api(services, connection, await _limiter(services, credential_key, connection), auth)
     if not connection.enabled:
         return api, None
     already_requested = credential_key in services.account_lookups
@@ -49,13 +58,14 @@ async def connect(
     limiter = await _limiter(services, account, connection)
     if not already_requested:
         limiter.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
-    return _api(services, connection, limiter), account
+    return _api(services, connection, limiter, auth), account
 
 
 def credential(connection: Connection) -> str:
     """Identifies an account whose id is not known: base URL and key, or the connection's name where
     it has no key. A secret."""
-    key = connection.klaviyo.private_key.get_secret_value()
+    with_key = connection.klaviyo.auth == "private-key"
+    key = connection.klaviyo.private_key.get_secret_value() if with_key else ""
     return f"{connection.klaviyo.base_url} {key or connection.name}"
 
 
@@ -82,14 +92,14 @@ async def _limiter(services: SharedServices, account: str, connection: Connectio
 
 
 def _api(
-    services: SharedServices, connection: Connection, limiter: RateLimiter
+    services: SharedServices, connection: Connection, limiter: RateLimiter, auth: Credential
 ) -> klaviyo.KlaviyoApi:
     http = services.http(
         connection,
         connection.klaviyo.base_url,
         KLAVIYO,
         vendor="klaviyo",
-        credential=klaviyo.private_key(connection.klaviyo.private_key),
+        credential=auth,
         headers=klaviyo.headers(connection.klaviyo.revision),
         observe_headers=klaviyo.observe_headers(limiter),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from connector.app.wiring.limiters import RateLimiters
+from connector.app.wiring.oauth import platform_tokens
 from connector.app.wiring.signals import LaneSignals
 from connector.config import Actions, Config, Connection
 from connector.domain.errors import Problem
@@ -20,6 +21,7 @@ from connector.mapping import CompiledMapping
 from connector.net.answers import RETRY_STATUSES, Vendor
 from connector.net.http import CallStats, ClientFactory, Credential, Http
 from connector.net.rate_limit import Limit, RateLimiter
+from connector.net.stored_token import StoredToken
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.pipeline.intake import Intake
 from connector.pipeline.lane_queues import queue_of
@@ -126,13 +128,15 @@ class SharedServices:
             quota,
             self.store.facts.save_usage,
             frozenset(actions.retry_statuses),
+            platform_tokens(self.config, self.store, connection, self.clock),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionContext:
     """What every part of one connection needs. `client` is None where nothing of the platform's
-    API is used, `account` where Klaviyo's account id could not be read."""
+    API is used, `account` where Klaviyo's account id could not be read, `token` where a private
+    key is used."""
 
     services: SharedServices
     connection: Connection
@@ -141,6 +145,7 @@ class ConnectionContext:
     mapping: CompiledMapping
     account: str | None
     api: KlaviyoApi
+    token: StoredToken | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)
 
     def has(self, module: str) -> bool:
@@ -179,13 +184,13 @@ class ConnectionContext:
             return SuppressingRenderer(renderer, Skip("shadow"))
         return renderer if enabled else SuppressingRenderer(renderer, Skip("disabled"))
 
-    def supervise(self, name: WorkerName, loop: Loop) -> SupervisedWorker:
-        """A worker of this connection, stopped."""
+    def supervise(self, name: WorkerName, loop: Loop, *, of: str = "") -> SupervisedWorker:
+        """A worker of this connection, stopped. `of` distinguishes workers of one name."""
         services = self.services
         return SupervisedWorker(
             name,
             loop,
-            subject=self.connection.name,
+            subject=f"{self.connection.name} {of}".rstrip(),
             clock=services.clock,
             metrics=services.metrics,
         )

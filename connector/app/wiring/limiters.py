@@ -68,6 +68,14 @@ class RateLimiters:
         self._limiters.pop(account, None)
         self._uses.pop(account, None)
 
+    def usage(self) -> list[tuple[str, tuple[str, ...], str, int, int]]:
+        """(account as labelled, its connections, endpoint, used, allowed) in the last minute."""
+        return [
+            (limiter.account, tuple(self._uses.get(account, ())), endpoint, used, allowed)
+            for account, limiter in self._limiters.items()
+            for endpoint, used, allowed in limiter.last_minute()
+        ]
+
     def publish_metrics(self) -> None:
         for limiter in self._limiters.values():
             for endpoint, window, left in limiter.remaining():

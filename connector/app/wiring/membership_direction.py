@@ -91,8 +91,9 @@ class Direction:
         )
 
     def add(self, scan: GroupScan) -> None:
+        group = next(group for group in self.groups if group.id == scan.group)
         self.scans.append(scan)
-        self.workers.append(self.context.supervise("scan", scan))
+        self.workers.append(self.context.supervise("scan", scan, of=f"{group.kind} {group.name}"))
 
     def parts(self, sync_command: str) -> MembershipParts:
         return MembershipParts(
@@ -160,7 +161,7 @@ async def build_direction(
     dispatcher = await _dispatcher(context, kind, sink, import_jobs)
     workers: list[Worker] = []
     if import_jobs is not None:
-        workers.append(context.supervise("import_jobs", import_jobs))
+        workers.append(context.supervise("import_jobs", import_jobs, of="memberships"))
     return Direction(context, events, dispatcher, groups, workers)
 
 

@@ -93,7 +93,9 @@ def _join_actions(
         context.services.store.segment_joins,
         include_existing=entry.on_join_existing,
     )
-    direction.workers.append(context.supervise("join_actions", worker))
+    direction.workers.append(
+        context.supervise("join_actions", worker, of=f"segment {entry.segment}")
+    )
     return worker
 
 

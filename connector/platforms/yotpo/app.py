@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from connector.domain.errors import Problem, Rejected
-from connector.net.auth import HeaderKey, OAuthToken, QueryKey
+from connector.net.auth import HeaderKey, OAuthToken, QueryKey, TokenEndpoint
 from connector.net.http import Credential
 from connector.net.rate_limit import Limit, RateLimiter
+from connector.net.stored_token import StoredToken
 from connector.platforms.kit import Kit
 from connector.platforms.yotpo.api import SpacedApi
 from connector.platforms.yotpo.settings import TOKEN_IN_QUERY, Settings
@@ -24,8 +25,8 @@ _BURST_PER_SECOND = 5
 
 
 class AppApi(SpacedApi):
-    """connector.platforms.yotpo.actions.AdjustApi. A refresh token that Yotpo replaces is replaced
-    here as long as this process runs (docs/unverified.md)."""
+    """connector.platforms.yotpo.actions.AdjustApi. A refresh token that Yotpo replaces is stored
+    encrypted; without `[security] encryption_key` it is kept as long as this process runs."""
 
     def __init__(self, settings: Settings, kit: Kit, limiter: RateLimiter) -> None:
         super().__init__(kit, limiter, QUOTA)
@@ -33,11 +34,8 @@ class AppApi(SpacedApi):
         query = url.query.removesuffix(TOKEN_IN_QUERY).rstrip("&")
         in_query = "access_token" if url.query.endswith(TOKEN_IN_QUERY) else None
         self._path = url.path + (f"?{query}" if query else "")
-        self._writes = self.client(
-            f"{url.scheme}://{url.netloc}",
-            self._credential(settings, kit, in_query),
-            kit.retry_statuses,
-        )
+        self._auth = self._credential(settings, kit, in_query)
+        self._writes = self.client(f"{url.scheme}://{url.netloc}", self._auth, kit.retry_statuses)
 
     def _credential(self, settings: Settings, kit: Kit, in_query: str | None) -> Credential:
         static_token = settings.access_token
@@ -45,8 +43,17 @@ class AppApi(SpacedApi):
             if in_query:
                 return QueryKey(in_query, static_token)
             return HeaderKey("Authorization", static_token, prefix="Bearer ")
+        transport = self.client(settings.token_url, dict[str, str])
+        if kit.refreshed_token is not None:
+            endpoint = TokenEndpoint(
+                transport,
+                client_id=settings.client_id,
+                client_secret=settings.client_secret,
+                as_json=True,
+            )
+            return kit.refreshed_token(endpoint, settings.refresh_token, query=in_query)
         return OAuthToken(
-            self.client(settings.token_url, dict[str, str]),
+            transport,
             clock=kit.clock,
             client_id=settings.client_id,
             client_secret=settings.client_secret,
@@ -54,6 +61,12 @@ class AppApi(SpacedApi):
             as_json=True,
             query=in_query,
         )
+
+    async def aclose(self) -> None:
+        """The token first: its refresh under way must end with a stored answer."""
+        if isinstance(self._auth, StoredToken):
+            await self._auth.aclose()
+        await super().aclose()
 
     async def adjust(self, body: Mapping[str, Any]) -> Any:
         """The app's page wants an e-mail address, and `visible_to_customer` as a text. Raises

@@ -51,9 +51,12 @@ QUOTAS = {
     "GET /api/segments/{id}/relationships/profiles": _L,
     "GET /api/flows": Quota(3, 60),
     "POST /api/data-privacy-deletion-jobs": Quota(3, 60),
+    "GET /api/application-installs": _M,
 }
 """Requests per second, minute and day, per account, from the spec's `x-klaviyo-ratelimit`."""
 
+BETA = "/api/application-installs"
+"""Needs the beta revision."""
 CONSENT = ("/api/profile-subscription-bulk-", "/api/profile-suppression-bulk-")
 """Endpoints that change consent. A loyalty connector must not call them."""
 
@@ -68,6 +71,8 @@ def operation(method: str, path: str) -> Operation:
         path = f"/api/{found[1]}/{{id}}{found[2] or ''}"
     elif path.startswith(CONSENT):
         return Operation(f"{method} {path}", "consent")
+    elif path.startswith("/oauth/"):
+        return Operation(f"{method} {path}", path.removeprefix("/"))
     label = f"{method} {path}"
     return Operation(label, path.removeprefix("/api/")) if label in QUOTAS else OTHER
 
@@ -88,7 +93,7 @@ def extra_quotas(label: str, query: QueryParams) -> Iterator[tuple[str, Quota]]:
 
 
 def reject(
-    scope: Scope, headers: dict[bytes, bytes], authorization: bytes, violations: Counter[str]
+    scope: Scope, headers: dict[bytes, bytes], authorized: bool, violations: Counter[str]
 ) -> Response | None:
     """The response to a request with a wrong key, revision or media type; None if it is valid."""
     given = headers.get(b"authorization")
@@ -96,14 +101,15 @@ def reject(
         violations["authorization"] += 1
         detail = "Missing or invalid authorization scheme. Please use Klaviyo-API-Key."
         return errors(401, [(detail, {"pointer": "/data/"})], code="not_authenticated")
-    if given != authorization:
+    if not authorized:
         violations["authorization"] += 1
         return errors(401, [("Missing or invalid private key.", {"pointer": "/data/"})])
     revision = headers.get(b"revision")
     if revision is None:
         violations["revision"] += 1
         return errors(400, [("Missing revision header.", {"parameter": "revision"})])
-    if revision.decode("latin-1") != REVISION:
+    beta = ".pre" if scope["path"].startswith(BETA) else ""
+    if revision.decode("latin-1") != REVISION + beta:
         violations["revision"] += 1
         return errors(410, [("Unsupported revision.", {"parameter": "revision"})])
     if scope["method"] in ("POST", "PATCH", "DELETE"):

@@ -1,4 +1,4 @@
-"""The Klaviyo sandbox: events, profiles, bulk imports, lists, segments. Revision 2026-10-15.
+"""The Klaviyo sandbox: events, profiles, bulk imports, lists, segments, OAuth. Revision 2026-10-15.
 
 Sources: the published spec, the models of the official SDK, responses that third parties recorded
 live. Guesses: error texts; reads are consistent at once, while at Klaviyo they may lag by minutes;
@@ -32,6 +32,7 @@ from connector.sandbox.klaviyo.job_api import JobApi
 from connector.sandbox.klaviyo.jobs import Job, Jobs
 from connector.sandbox.klaviyo.list_api import ListApi
 from connector.sandbox.klaviyo.lists import Lists
+from connector.sandbox.klaviyo.oauth import OAuthServer, required_scopes
 from connector.sandbox.klaviyo.operations import CONSENT, QUOTAS, extra_quotas, operation, reject
 from connector.sandbox.klaviyo.pointers import pointers_to
 from connector.sandbox.klaviyo.profiles import ProfileApi
@@ -42,8 +43,8 @@ from connector.sandbox.limits import Header, Limits
 
 
 class KlaviyoSandbox(AccountControl):
-    """One Klaviyo account. `app`: the ASGI app. `faults`: the injected faults. `now`: the clock,
-    in seconds since 1970.
+    """One Klaviyo account. `app`: the ASGI app. `faults`: the injected faults. `oauth`: the app's
+    authorization server. `now`: the clock, in seconds since 1970.
 
     Behaviour that no public page states is an option; the default is the strictest reading.
     `bulk_repeat`: a unique id from an earlier request makes a bulk request of events fail, or is
@@ -72,8 +73,10 @@ class KlaviyoSandbox(AccountControl):
         self.faults = Faults()
         self.violations: Counter[str] = Counter()
         self._authorization = f"Klaviyo-API-Key {key}".encode()
+        self.oauth = OAuthServer(now)
         self._limits = Limits(now) if limits else None
-        self._account_id = account_id
+        self._app_limits = Limits(now)
+        self.account_id = account_id
         self._throttled = 0
         memory, lists, ledger = Memory(), Lists(), Ledger(log=log_writes)
         jobs = Jobs(
@@ -98,6 +101,7 @@ class KlaviyoSandbox(AccountControl):
                 *ListApi(self._account).routes,
                 *SegmentApi(self._account, self._segments).routes,
                 *FlowApi(self.flows, now).routes,
+                *self.oauth.routes,
                 Route("/api/accounts", self._get_accounts, methods=["GET"]),
                 Route("/_sandbox/events", self._sandbox_events, methods=["GET"]),
                 Route("/_sandbox/unique_ids", self._sandbox_unique_ids, methods=["GET"]),
@@ -144,24 +148,33 @@ class KlaviyoSandbox(AccountControl):
     def authorize(
         self, scope: Scope, operation: Operation
     ) -> tuple[Response | None, Sequence[Header]]:
-        """Check key, revision and media type, then the rate limits."""
+        """Check key or token, revision and media type, then the scope and the rate limits."""
+        if scope["path"].startswith("/oauth/"):
+            return None, ()
         self.jobs.settle()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        rejected = reject(scope, headers, self._authorization, self.violations)
+        given = headers.get(b"authorization")
+        scopes = self.oauth.scopes_of(given)
+        authorized = scopes is not None or given == self._authorization
+        rejected = reject(scope, headers, authorized, self.violations)
         if rejected is not None:
             return rejected, ()
+        if scopes is not None and not set(required_scopes(operation.label)) <= set(scopes):
+            return self.refusal(403, ()), ()
         if scope["method"] != "GET" and scope["path"].startswith(CONSENT):
             self.violations["consent_endpoint"] += 1
             return self.refusal(403, ()), ()
         quota = QUOTAS.get(operation.label)
-        if self._limits is None or quota is None:
+        # Each installed app has a quota of its own; the private keys of an account share one.
+        limits = self._limits and (self._limits if scopes is None else self._app_limits)
+        if limits is None or quota is None:
             return None, ()
         query = QueryParams(scope["query_string"])
         for name, extra in extra_quotas(operation.label, query):
-            verdict = self._limits.acquire(name, extra)
+            verdict = limits.acquire(name, extra)
             if verdict.retry_after is not None:
                 return self._throttle(verdict.retry_after), verdict.headers
-        verdict = self._limits.acquire(operation.label, quota)
+        verdict = limits.acquire(operation.label, quota)
         if verdict.retry_after is None:
             return None, verdict.headers
         return self._throttle(verdict.retry_after), verdict.headers
@@ -185,7 +198,7 @@ class KlaviyoSandbox(AccountControl):
 
     async def _get_accounts(self, request: Request) -> Response:
         url = request.url
-        account = reads.account(self._account_id, url)
+        account = reads.account(self.account_id, url)
         return ApiJSON({"data": [account], "links": {"self": str(url), "next": None, "prev": None}})
 
     async def _sandbox_events(self, request: Request) -> Response:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 
 from connector.domain.lanes import Millis
-from connector.ports import Command
+from connector.ports import Command, KeyReused
 from connector.store.database import Database
+from connector.store.statements import upsert
 from connector.store.tables import commands
 
 
@@ -37,6 +39,16 @@ class _CommandRow(NamedTuple):
         )
 
 
+def _submitted_before(c: Connection, values: Mapping[str, Any]) -> int:
+    """The id of the command that has the key of these values. Raises KeyReused."""
+    query = select(commands.c.id, commands.c.kind, commands.c.args)
+    key = commands.c.idempotency_key == values["idempotency_key"]
+    id, kind, args = c.execute(query.where(key)).one()
+    if (kind, args) != (values["kind"], values["args"]):
+        raise KeyReused
+    return int(id)
+
+
 _COLUMNS = tuple(commands.c[name] for name in _CommandRow._fields)
 
 
@@ -46,12 +58,21 @@ class SqlCommands:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def submit(self, kind: str, args: Mapping[str, Any], *, by: str, now: Millis) -> int:
-        values = {"kind": kind, "args": orjson.dumps(args).decode(), "created_by": by}
+    async def submit(
+        self, kind: str, args: Mapping[str, Any], *, by: str, key: str = "", now: Millis
+    ) -> int:
+        values = {
+            "kind": kind,
+            "args": orjson.dumps(args).decode(),
+            "created_by": by,
+            "idempotency_key": sha256(f"{by}\0{key}".encode()).hexdigest() if key else None,
+            "submitted_at": now,
+        }
 
         def work(c: Connection) -> int:
-            statement = insert(commands).values(values | {"submitted_at": now})
-            return int(c.execute(statement.returning(commands.c.id)).scalar_one())
+            statement = upsert(c.dialect.name, commands).on_conflict_do_nothing().values(values)
+            id = c.execute(statement.returning(commands.c.id)).scalar()
+            return int(id) if id is not None else _submitted_before(c, values)
 
         return await self._database.write(work)
 
@@ -79,6 +100,14 @@ class SqlCommands:
             .values(claimed_at=None)
         )
         return await self._database.write(lambda c: c.execute(statement).rowcount)
+
+    async def report(self, id: int, progress: Mapping[str, Any]) -> None:
+        statement = (
+            update(commands)
+            .where(commands.c.id == id, commands.c.done_at.is_(None))
+            .values(result=orjson.dumps(progress).decode())
+        )
+        await self._database.write(lambda c: c.execute(statement))
 
     async def finish(self, id: int, *, ok: bool, result: Mapping[str, Any], now: Millis) -> None:
         values = {"done_at": now, "ok": int(ok), "result": orjson.dumps(result).decode()}

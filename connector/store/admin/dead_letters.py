@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, or_, select, true, update
 
 from connector.domain.lanes import Kind, Millis
 from connector.domain.records import State
-from connector.ports import DeadLetter, DeadLetterDetail
+from connector.ports import ANY_DEAD_LETTER, DeadLetter, DeadLetterDetail, DeadLetterFilter
 from connector.store.admin import requests as request_rows
 from connector.store.database import Database
 from connector.store.queues.outbox_rows import COLUMNS, OutboxRow
 from connector.store.queues.queue import RESET
-from connector.store.tables import is_stuck, lanes, memberships, outbox, profiles, requests
+from connector.store.statements import chunks
+from connector.store.tables import (
+    in_state,
+    is_stuck,
+    lanes,
+    memberships,
+    outbox,
+    profiles,
+    requests,
+)
 
 
 class _DeadLetterRow(NamedTuple):
@@ -82,21 +91,32 @@ class SqlDeadLetters:
         return await self._database.read(work)
 
     async def find(
-        self, *, problem: str | None = None, connection: str | None = None, limit: int = 100
+        self,
+        which: DeadLetterFilter = ANY_DEAD_LETTER,
+        *,
+        before: int | None = None,
+        limit: int = 100,
     ) -> Sequence[DeadLetter]:
         def work(c: Connection) -> list[DeadLetter]:
             query = (
-                _DEAD_LETTERS.where(is_stuck(outbox))
+                _DEAD_LETTERS.where(*_conditions(which))
                 .order_by((outbox.c.seq + 0).desc())  # by the index of stuck rows, not all rows
                 .limit(limit)
             )
-            if problem:
-                query = query.where(outbox.c.problem == problem)
-            if connection:
-                query = query.where(lanes.c.connection == connection)
+            if before is not None:
+                query = query.where(outbox.c.seq < before)
             return [_DeadLetterRow._make(row).dead_letter() for row in c.execute(query)]
 
         return await self._database.read(work)
+
+    async def count(self, which: DeadLetterFilter) -> int:
+        query = (
+            select(func.count())
+            .select_from(outbox)
+            .join(lanes, lanes.c.id == outbox.c.lane)
+            .where(*_conditions(which))
+        )
+        return await self._database.read(lambda c: int(c.execute(query).scalar_one()))
 
     async def show(self, id: int) -> DeadLetterDetail | None:
         def work(c: Connection) -> DeadLetterDetail | None:
@@ -118,31 +138,62 @@ class SqlDeadLetters:
         return await self._database.read(work)
 
     async def retry(
-        self,
-        *,
-        ids: Sequence[int] = (),
-        problem: str | None = None,
-        every: bool = False,
-        now: Millis,
-    ) -> int:
+        self, which: DeadLetterFilter, *, after: int = 0, limit: int = 1_000, now: Millis
+    ) -> tuple[int, int | None]:
         # A record without an address would only be held again: it waits for a read of its person.
-        condition = [is_stuck(outbox), outbox.c.email.is_not(None)]
-        if ids:
-            condition.append(outbox.c.seq.in_(ids))
-        elif problem:
-            condition.append(outbox.c.problem == problem)
-        elif not every:
-            return 0
         fresh = {"state": State.READY, "due": now, "attempts": 0, "failing_since": None}
-        values = RESET | fresh
-        return await self._database.write(
-            lambda c: c.execute(update(outbox).where(*condition).values(values)).rowcount
+        condition = outbox.c.email.is_not(None)
+        return await self._change(which, RESET | fresh, condition, after=after, limit=limit)
+
+    async def discard(
+        self,
+        which: DeadLetterFilter,
+        *,
+        reason: str,
+        after: int = 0,
+        limit: int = 1_000,
+        now: Millis,
+    ) -> tuple[int, int | None]:
+        values = {"state": State.DISCARDED, "settled_at": now, "detail": reason}
+        return await self._change(which, values, true(), after=after, limit=limit)
+
+    async def _change(
+        self,
+        which: DeadLetterFilter,
+        values: Mapping[str, Any],
+        condition: ColumnElement[bool],
+        *,
+        after: int,
+        limit: int,
+    ) -> tuple[int, int | None]:
+        query = (
+            select(outbox.c.seq)
+            .join(lanes, lanes.c.id == outbox.c.lane)
+            .where(*_conditions(which), condition, outbox.c.seq > after)
+            .order_by(outbox.c.seq + 0)
+            .limit(limit)
         )
 
-    async def discard(self, ids: Sequence[int], *, reason: str, now: Millis) -> int:
-        statement = (
-            update(outbox)
-            .where(outbox.c.seq.in_(ids), is_stuck(outbox))
-            .values(state=State.DISCARDED, settled_at=now, detail=reason)
-        )
-        return await self._database.write(lambda c: c.execute(statement).rowcount)
+        def work(c: Connection) -> tuple[int, int | None]:
+            found = list(c.execute(query).scalars())
+            if not found:
+                return 0, None
+            for part in chunks(found):
+                c.execute(update(outbox).where(outbox.c.seq.in_(part)).values(values))
+            return len(found), found[-1]
+
+        return await self._database.write(work)
+
+
+def _conditions(which: DeadLetterFilter) -> list[ColumnElement[Any]]:
+    found = [is_stuck(outbox) if which.state is None else in_state(which.state)]
+    if which.ids:
+        found.append(outbox.c.seq.in_(which.ids))
+    if which.connection:
+        found.append(lanes.c.connection == which.connection)
+    if which.cause:
+        found.append(outbox.c.problem == which.cause)
+    if which.text:
+        columns = (outbox.c.name, outbox.c.unique_id, outbox.c.detail)
+        found.append(or_(*(column.icontains(which.text, autoescape=True) for column in columns)))
+    return found

@@ -14,8 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from connector.domain.errors import ConfigError, Problem, StoreError
 from connector.domain.records import State
 from connector.store import schema
-from connector.store.database import to_store_error
+from connector.store.engine_errors import to_store_error
 from connector.store.sql import file_of
+from connector.store.sqlite_file import missing
 from connector.store.tables import (
     actions,
     lanes,
@@ -102,7 +103,7 @@ def backup(url: str, target: Path) -> int:
             ]
         )
     if not path.exists():
-        raise StoreError(Problem.STORE_UNAVAILABLE, f"there is no store at {path} yet")
+        raise missing(path)
     _reserve(target)
     try:
         # VACUUM INTO writes a new file, without the remains of deleted rows.

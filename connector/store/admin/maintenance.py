@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from connector.domain.errors import StoreError
 from connector.domain.lanes import Millis
 from connector.domain.records import State
 from connector.store.admin import retention, vacuum
@@ -39,6 +40,9 @@ class SqlMaintenance:
 
     def free_bytes(self) -> int | None:
         return shutil.disk_usage(self._file.parent).free if self._file else None
+
+    def fault(self) -> StoreError | None:
+        return self._database.fault()
 
     async def aclose(self) -> None:
         await self._database.aclose()

@@ -20,6 +20,7 @@ from connector.store.tables import (
     actions_queue,
     checkpoints,
     in_state,
+    is_stuck,
     lanes,
     memberships,
     memberships_queue,
@@ -92,6 +93,21 @@ class SqlReports:
         )
         return await self._database.read(
             lambda c: {(connection, state): n for connection, state, n in c.execute(query)}
+        )
+
+    async def skipped_people(self) -> Mapping[tuple[str, str], int]:
+        keys = (lanes.c.connection, profiles.c.problem)
+        query = (
+            select(*keys, func.count())
+            .join(lanes, lanes.c.id == profiles.c.lane)
+            .where(is_stuck(profiles))
+            .group_by(*keys)
+        )
+        return await self._database.read(
+            lambda c: {
+                (connection, problem or ""): count
+                for connection, problem, count in c.execute(query)
+            }
         )
 
     async def streams(self) -> Sequence[tuple[str, str, str, Millis]]:

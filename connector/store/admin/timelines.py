@@ -74,7 +74,10 @@ class SqlTimelines:
 
 
 def _person(c: Connection, id: int, limit: int) -> PersonState:
-    person = PersonRow._make(c.execute(select(*people_rows.COLUMNS).where(people.c.id == id)).one())
+    row = c.execute(select(*people_rows.COLUMNS).where(people.c.id == id)).one_or_none()
+    if row is None:
+        raise KeyError(id)
+    person = PersonRow._make(row)
     read_row = c.execute(select(*_READ).where(reads.c.person == id)).one_or_none()
     write_row = c.execute(select(*_WRITE).where(profiles.c.person == id)).one_or_none()
     read, write = _Read(*read_row or ()), _Write(*write_row or ())

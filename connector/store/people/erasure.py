@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, or_, select, update
 
+from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.domain.records import State
 from connector.ports import ErasureResult
@@ -26,6 +27,8 @@ from connector.store.tables import (
     profiles,
     source_members,
 )
+
+_LOG_ATTEMPTS = 3
 
 
 @dataclass
@@ -64,22 +67,38 @@ class SqlErasure:
         def work(c: Connection) -> ErasureResult:
             identifiers = _find(c, connection, identifier)
             if not identifiers.people:
+                # Erased before, and named again by a command since.
+                identifiers.ids.add(identifier)
+                identifiers.emails.add(identifier.strip().lower())
+                _clean_commands(c, identifiers)
                 return ErasureResult(0)
-            if c.dialect.name == "sqlite":
-                # Deleted rows are overwritten, not only marked as free.
-                c.exec_driver_sql("PRAGMA secure_delete = ON")
             deleted = sum(_erase(c, table, identifiers, now) for table in metadata.sorted_tables)
             _clean_commands(c, identifiers)
             tombstones.add(c, connection, identifiers.names, now)
-            if c.dialect.name == "sqlite":
-                c.exec_driver_sql("PRAGMA secure_delete = OFF")
             return ErasureResult(identifiers.people, tuple(sorted(identifiers.emails)), deleted)
 
-        return await self._database.write(work)
+        result = await self._database.write(work)
+        for _ in range(_LOG_ATTEMPTS):
+            if await self._database.empty_log():
+                return result
+        raise StoreError(
+            Problem.STORE_UNAVAILABLE,
+            "the person is erased, but copies of their rows are still in the store's log, because "
+            "another program reads the store; end that program and repeat the command",
+        )
+
+    async def erased_at(self, connection: str, identifier: str) -> Millis | None:
+        return await self._database.read(
+            lambda c: tombstones.erased_at(c, connection, _names(identifier))
+        )
 
     async def remove_tombstone(self, connection: str, identifier: str) -> bool:
-        names = [("person", identifier), ("email", identifier)]
+        names = _names(identifier)
         return await self._database.write(lambda c: tombstones.remove(c, connection, names) > 0)
+
+
+def _names(identifier: str) -> list[tuple[str, str]]:
+    return [("person", identifier), ("email", identifier)]
 
 
 def _find(c: Connection, connection: str, identifier: str) -> _Identifiers:

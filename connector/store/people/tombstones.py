@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from connector.domain.lanes import Millis
 from connector.store.statements import chunks, upsert
@@ -65,6 +65,20 @@ def add(c: Connection, connection: str, names: Iterable[tuple[str, str]], now: M
     erasure = {"connection": connection, "erasure_id": secrets.token_hex(8), "erased_at": now}
     rows = [erasure | {"digest": _digest(bytes(salt), *name)} for name in names]
     c.execute(upsert(c.dialect.name, tombstones).on_conflict_do_nothing(), rows)
+
+
+def erased_at(c: Connection, connection: str, names: Iterable[tuple[str, str]]) -> Millis | None:
+    """When one of these names was erased, the last time; None without a tombstone."""
+    salt = c.execute(_SALT, {"connection": connection}).scalar()
+    if salt is None:
+        return None
+    digests = [_digest(bytes(salt), *name) for name in names]
+    found = c.execute(
+        select(func.max(tombstones.c.erased_at)).where(
+            tombstones.c.connection == connection, tombstones.c.digest.in_(digests)
+        )
+    ).scalar()
+    return None if found is None else Millis(found)
 
 
 def remove(c: Connection, connection: str, names: Iterable[tuple[str, str]]) -> int:

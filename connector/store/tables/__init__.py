@@ -15,6 +15,7 @@ from connector.store.tables.admin import (
     leases,
     mappings,
     notifications,
+    process_reports,
     quota_usage,
 )
 from connector.store.tables.columns import metadata
@@ -41,6 +42,7 @@ from connector.store.tables.queues import (
     reads_queue,
     requests,
 )
+from connector.store.tables.secrets import authorizations, secrets
 from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "actions",
     "actions_queue",
     "approvals",
+    "authorizations",
     "backfills",
     "checkpoints",
     "commands",
@@ -69,6 +72,7 @@ __all__ = [
     "outbox",
     "outbox_queue",
     "people",
+    "process_reports",
     "profiles",
     "profiles_queue",
     "quota_usage",
@@ -76,6 +80,7 @@ __all__ = [
     "reads_queue",
     "requests",
     "salts",
+    "secrets",
     "source_members",
     "tombstones",
 ]

@@ -47,15 +47,20 @@ class Leases(SQLModel, table=True):
 
 
 class Commands(SQLModel, table=True):
-    """What people ordered. The process that holds the store's lease runs them."""
+    """What people ordered. The process that holds the store's lease runs them. `idempotency_key` is
+    a digest of the caller and the key that they gave."""
 
     __tablename__ = "commands"
-    __table_args__ = (partial_index("commands_open", "id", where="claimed_at IS NULL"),)
+    __table_args__ = (
+        partial_index("commands_open", "id", where="claimed_at IS NULL"),
+        Index("commands_by_idempotency_key", "idempotency_key", unique=True),
+    )
 
     id: int | None = Field(default=None, sa_column=Column(RowId, primary_key=True))
     kind: str = Field(sa_type=Text)
     args: str = Field(sa_type=Text)
     created_by: str = Field(sa_type=Text)
+    idempotency_key: str | None = Field(default=None, sa_type=Text)
     submitted_at: int = Field(sa_type=BigInteger)
     claimed_at: int | None = Field(default=None, sa_type=BigInteger)
     done_at: int | None = Field(default=None, sa_type=BigInteger)
@@ -152,6 +157,17 @@ class SentNotifications(SQLModel, table=True):
     sent_at: int = Field(sa_type=BigInteger)
 
 
+class ProcessReports(SQLModel, table=True):
+    """What the process that holds a lease last reported about itself, as JSON: the state that only
+    it knows. Replaced every few seconds; `saved_at` is when it was last alive."""
+
+    __tablename__ = "process_reports"
+
+    resource: str = Field(sa_column=Column(Text, primary_key=True))
+    saved_at: int = Field(sa_type=BigInteger)
+    document: str = Field(sa_type=Text)
+
+
 lanes = metadata.tables["lanes"]
 checkpoints = metadata.tables["checkpoints"]
 leases = metadata.tables["leases"]
@@ -162,3 +178,4 @@ accounts = metadata.tables["accounts"]
 backfills = metadata.tables["backfills"]
 approvals = metadata.tables["approvals"]
 notifications = metadata.tables["notifications"]
+process_reports = metadata.tables["process_reports"]

@@ -70,8 +70,12 @@ async def attention(groups: MemberGroups) -> Sequence[AttentionItem]:
 
 
 def attention_item(group: Group) -> AttentionItem:
-    text = f"{group.problem} {group.connection}: {group.kind} {group.name}: {group.detail}"
-    return AttentionItem(f"poll {group.connection} {group.kind} {group.name}", text)
+    why = group.detail
+    if group.problem and group.problem.waits_for_remote:
+        why = f"{group.problem.meaning} ({group.detail})"
+    text = f"{group.connection}: {group.kind} {group.name}: {why}"
+    key = f"poll {group.connection} {group.kind} {group.name}"
+    return AttentionItem(key, text, group.problem)
 
 
 def _age(at: Millis | None, now: Millis) -> float | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from connector.domain.errors import Problem
 from connector.domain.memberships import Group
+from connector.domain.wording import counted
 from connector.ports import (
     AffectedResources,
     Clock,
@@ -86,8 +87,8 @@ class TargetSync:
         if removed and not self._policy.re_add:
             target = await self._groups.get(self._target)
             detail = (
-                f"{removed:,} members were removed from {target.name} at Klaviyo and are not added "
-                'again; add them at Klaviyo or set on_manual_removal = "re-add"'
+                f"{counted(removed, 'member was', 'members were')} removed by hand at Klaviyo and "
+                "will not be added again"
             )
             await self._groups.set_problem(target.id, Problem.REMOVED_BY_HAND, detail)
         self.notify_lane()

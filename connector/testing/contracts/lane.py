@@ -52,14 +52,16 @@ class LaneSetup:
     """A kind of lane to be tested.
 
     `app` is the remote API and accepts what the lane sends. `connect` makes sink and renderer of a
-    lane to such an API; `entry` makes the entry of a seq, about a person of its own. With `queued`
-    the remote side runs jobs: what it accepts, or may have accepted, is Pending.
+    lane to such an API; `entry` makes the entry of a seq, about a person of its own, and `sent_as`
+    is what a request says of it: an address or an id. With `queued` the remote side runs jobs: what
+    it accepts, or may have accepted, is Pending.
     """
 
     kind: LaneKind
     app: App
     connect: Callable[[App, FakeClock], tuple[Sink[Any], Renderer[Any]]]
     entry: Callable[[int], Entry]
+    sent_as: Callable[[int], str]
     queued: bool = False
     bulk_threshold: int = 10
 
@@ -209,7 +211,11 @@ class LaneRun:
 
 
 class LaneContract:
-    """Each test is a sentence about every kind of lane."""
+    """Each test is a sentence about every kind of lane.
+
+    What the remote side does with a repeated request differs: that a repeat is harmless is for the
+    sink's own tests to prove.
+    """
 
     @pytest.fixture
     async def start(self, setup: LaneSetup) -> AsyncIterator[Callable[..., LaneRun]]:
@@ -243,6 +249,8 @@ class LaneContract:
             entry, [outcome] = row.entry, row.outcomes
             assert isinstance(outcome, setup.accepted)
             assert outcome.request in {request.id for request in run.queue.requests}
+            name = setup.sent_as(entry.seq).encode()
+            assert sum(body.count(b'"%b"' % name) for body in run.remote.bodies) == 1
         if count == _MANY and run.sink.bulk and entry.mode is DeliveryMode.BATCH:
             assert len(run.remote.writes) < count
 
@@ -336,7 +344,7 @@ class LaneContract:
 
     # ── what stops the lane ──────────────────────────────────────────────────────────────────────
 
-    @pytest.mark.parametrize("status", [401, 410])
+    @pytest.mark.parametrize("status", [401, 403, 410])
     async def test_a_refusal_of_the_key_blocks_the_lane_and_costs_no_attempt(
         self, setup: LaneSetup, start: Callable[..., LaneRun], status: int
     ) -> None:

@@ -22,7 +22,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.records import Appended, Checkpoint, Claim, Page, Record, State
-from connector.ports import Fence, Holder, RetryPolicy, Store
+from connector.ports import DeadLetterFilter, Fence, Holder, RetryPolicy, Store
 
 NOW = Millis(1_790_000_000_000)
 TTL = 12_000
@@ -334,18 +334,63 @@ class StoreContract:
         dead = [Dead(seq, cause) for seq, cause in zip(seqs, causes, strict=True)]
         await store.outbox.settle(claim, dead, now=NOW, policy=RetryPolicy(HORIZON))
         letters = store.dead_letters
-        assert [x.id for x in await letters.find(problem="K400")] == [seqs[1], seqs[0]]
-        assert await letters.retry(ids=[seqs[0]], now=NOW) == 1
-        assert await letters.retry(problem="K400", now=NOW) == 1
-        assert await letters.discard([seqs[2], seqs[0]], reason="test", now=NOW) == 1
-        assert await letters.retry(every=True, now=NOW) == 0
-        assert await letters.retry(now=NOW) == 0
+        refused = DeadLetterFilter(cause="K400")
+        assert [x.id for x in await letters.find(refused)] == [seqs[1], seqs[0]]
+        assert await letters.retry(DeadLetterFilter(ids=[seqs[0]]), now=NOW) == (1, seqs[0])
+        assert await letters.retry(refused, now=NOW) == (1, seqs[1])
+        rest = DeadLetterFilter(ids=[seqs[2], seqs[0]])
+        assert await letters.discard(rest, reason="test", now=NOW) == (1, seqs[2])
+        assert await letters.retry(DeadLetterFilter(), now=NOW) == (0, None)
         again = await take(store, lane, fence)
         assert again
         assert [(e.unique_id, e.attempts) for e in again.entries] == [
             ("test:a", 1),
             ("test:b", 1),
         ]
+
+    async def test_dead_letters_are_found_by_what_a_person_filters_by(self, store: Store) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
+        await store.outbox.append([page(lane, *(record(key) for key in "abcd"))])
+        await store.outbox.append([page(lane, record("held", email=None))])
+        claim = await take(store, lane, fence, limit=4)
+        assert claim
+        seqs = [e.seq for e in claim.entries]
+        dead = [
+            Dead(seqs[0], Problem.KLAVIYO_REFUSED, "too 100% long"),
+            *(Dead(seq, Problem.MAPPING_FAILED) for seq in seqs[1:]),
+        ]
+        await store.outbox.settle(claim, dead, now=NOW, policy=RetryPolicy(HORIZON))
+        letters = store.dead_letters
+
+        async def found(which: DeadLetterFilter, **options: Any) -> list[str]:
+            rows = await letters.find(which, **options)
+            if not options:
+                assert await letters.count(which) == len(rows)
+            return [x.unique_id.removeprefix("test:") for x in rows]
+
+        assert await found(DeadLetterFilter()) == ["held", "d", "c", "b", "a"]
+        assert await found(DeadLetterFilter(state=State.HELD)) == ["held"]
+        assert await found(DeadLetterFilter(state=State.DEAD, cause="M10")) == ["d", "c", "b"]
+        assert await found(DeadLetterFilter(text="100% LONG")) == ["a"]
+        assert await found(DeadLetterFilter(text="100_")) == []
+        assert await found(DeadLetterFilter(text="test:b")) == ["b"]
+        assert await found(DeadLetterFilter(connection="other")) == []
+        assert await found(DeadLetterFilter(), before=seqs[2], limit=1) == ["b"]
+
+    async def test_many_dead_letters_are_changed_in_steps(self, store: Store) -> None:
+        lane, fence = await events(store), await acquire_lease(store)
+        await store.outbox.append([page(lane, *(record(key) for key in "abc"))])
+        claim = await take(store, lane, fence)
+        assert claim
+        seqs = [e.seq for e in claim.entries]
+        dead = [Dead(seq, Problem.KLAVIYO_REFUSED) for seq in seqs]
+        await store.outbox.settle(claim, dead, now=NOW, policy=RetryPolicy(HORIZON))
+        every = DeadLetterFilter()
+        assert await store.dead_letters.retry(every, limit=2, now=NOW) == (2, seqs[1])
+        assert await store.dead_letters.retry(every, after=seqs[1], limit=2, now=NOW) == (
+            1,
+            seqs[2],
+        )
 
     async def test_retention_prunes_only_old_records_of_the_given_states(
         self, store: Store

@@ -68,6 +68,8 @@ class ScriptedRemote:
         self.open.set()
         self.requests: list[tuple[str, str]] = []
         """(method, path) of every request, in the order of their arrival."""
+        self.bodies: list[bytes] = []
+        """The body of every write that was not lost on its way."""
 
     @property
     def writes(self) -> Sequence[str]:
@@ -81,9 +83,22 @@ class ScriptedRemote:
         else:
             await self.open.wait()
             answer = self.script.popleft() if self.script else self.default
+            receive = self._keep_body(receive)
         if answer is None:
             return await self._app(scope, receive, send)
         await answer(self._app, scope, receive, send)
+
+    def _keep_body(self, receive: Any) -> Any:
+        body = bytearray()
+
+        async def received() -> Any:
+            message = await receive()
+            body.extend(message.get("body", b""))
+            if not message.get("more_body"):
+                self.bodies.append(bytes(body))
+            return message
+
+        return received
 
 
 def accept_writes(app: App) -> App:

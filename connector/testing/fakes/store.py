@@ -6,8 +6,10 @@ import asyncio
 import weakref
 from typing import TypeVar
 
-from connector.store.database import Work, sqlite_engine, store_errors
+from connector.domain.errors import StoreError
+from connector.store.engine_errors import store_errors
 from connector.store.sql import SqlStore, store_on
+from connector.store.sqlite import Work, sqlite_engine
 from connector.store.tables import metadata
 
 T = TypeVar("T")
@@ -52,6 +54,12 @@ class InlineDatabase:
 
     async def read(self, work: Work[T]) -> T:
         return await self.write(work)
+
+    async def empty_log(self) -> bool:
+        return True
+
+    def fault(self) -> StoreError | None:
+        return None
 
     async def aclose(self) -> None: ...
 

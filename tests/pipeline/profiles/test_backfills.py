@@ -11,6 +11,7 @@ import pytest
 
 from connector.ports import Approval
 from connector.service import Commands
+from connector.service.process import Process
 from connector.store.tables import profiles, reads
 from connector.sync.backfill import sources, worker
 
@@ -28,7 +29,11 @@ class BackfillHarness:
 
     @property
     def commands(self) -> Commands:
-        return Commands(self.env.store, self.env.clock, runtimes={"acme": self.env.runtime})
+        return Commands(
+            self.env.store,
+            self.env.clock,
+            process=Process(clock=self.env.clock, runtimes={"acme": self.env.runtime}),
+        )
 
     def file(self, *emails: str, name: str = "people.csv") -> Path:
         path = self._folder / name

@@ -184,8 +184,8 @@ async def test_a_broken_package_stops_its_own_connections_only(
             assert (await daemon.flow(f"{name}/push", b"{}", "x"))[0] == 503
         assert (await daemon.get("/readyz"))[0] == 200
         assert (await daemon.post("no-such-connection", STAMP, {}, "x"))[0] == 404
-        attention = (await daemon.app.commands.status())["attention"]
-        assert [line.partition(":")[0] for line in attention] == list(reported)
+        attention = (await daemon.app.commands.status()).attention
+        assert [f"{x.code} {x.text.partition(':')[0]}" for x in attention] == list(reported)
         stopped = await daemon.app.until_idle()
         assert [line.partition(":")[0] for line in stopped] == list(reported)
 

@@ -11,6 +11,7 @@ import orjson
 from connector.domain.actions import Action
 from connector.domain.lanes import QuotaUsage
 from connector.net.rate_limit import RateLimiter
+from connector.platforms.kit import RefreshedToken
 from connector.platforms.yotpo import PLATFORM
 from connector.platforms.yotpo.settings import Settings
 from connector.ports import (
@@ -40,12 +41,21 @@ def settings(**changes: Any) -> Settings:
 
 
 class Rig:
-    """`async with Rig(…) as rig`. `sandbox` are the double's arguments, the rest settings."""
+    """`async with Rig(…) as rig`. `sandbox` are the double's arguments, the rest settings.
+    `platform` is a double that is used again, as after a restart."""
 
-    def __init__(self, *, sandbox: dict[str, Any] | None = None, **changes: Any) -> None:
+    def __init__(
+        self,
+        *,
+        sandbox: dict[str, Any] | None = None,
+        platform: YotpoSandbox | None = None,
+        refreshed_token: RefreshedToken | None = None,
+        **changes: Any,
+    ) -> None:
+        self.refreshed_token = refreshed_token
         self.clock = AutoAdvancingClock()
         # At the start of a second, as the sandbox counts them.
-        self.platform = YotpoSandbox(
+        self.platform = platform or YotpoSandbox(
             now=lambda: self.clock.now() / 1000,
             **{"people": 20, "rate_per_second": None, **(sandbox or {})},
         )
@@ -67,7 +77,13 @@ class Rig:
 
         assert PLATFORM.open is not None
         self.client = await PLATFORM.open(
-            self.settings, replace(kit, quota=quota, record_usage=record_usage)
+            self.settings,
+            replace(
+                kit,
+                quota=quota,
+                record_usage=record_usage,
+                refreshed_token=self.refreshed_token,
+            ),
         )
         return self
 

@@ -3,15 +3,21 @@ applied is looked up by its reference, and what cannot be looked up is never rep
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from connector.app.wiring.oauth import platform_tokens
+from connector.config import Config, Connection
 from connector.domain.actions import Action
 from connector.domain.errors import AmbiguousError, Blocked, Rejected, RetryLater
 from connector.platforms.yotpo.actions import TITLE_MAX, YotpoActions
+from connector.sandbox import YotpoSandbox
 from connector.sandbox.yotpo.people import Customer
+from connector.testing.fakes.store import memory_store
 
 from .rig import Rig
 
@@ -225,6 +231,43 @@ async def test_an_apps_access_token_and_refresh_token_are_renewed(
             rig.clock.move(3600)
         assert balance(rig) == 120
         assert rig.platform.refresh_token == "refresh-3"
+
+
+async def test_a_refresh_token_that_yotpo_replaced_outlives_the_process() -> None:
+    store, key = memory_store(), SecretStr(base64.urlsafe_b64encode(b"k" * 32).decode())
+    connection = Connection(name="acme", source="yotpo")
+    config = Config.model_validate({"security": {"encryption_key": [key]}})
+    platform: YotpoSandbox | None = None
+    for later, expected in ((7_200, "refresh-1"), (20_000, "refresh-2")):
+        rig = Rig(platform=platform, **{**APP, **RENEWED})
+        rig.refreshed_token = platform_tokens(config, store, connection, rig.clock)
+        async with rig:
+            platform = rig.platform
+            platform.add("ana@example.com", balance=0)
+            rig.clock.move(later)
+            await rig.apply(ACTION)
+            assert platform.refresh_token == expected
+            row = await store.secrets.get("acme", "platform_oauth")
+            assert row is not None
+            assert expected not in repr(row)
+
+
+async def test_a_newly_configured_refresh_token_replaces_the_stored_one() -> None:
+    store, key = memory_store(), SecretStr(base64.urlsafe_b64encode(b"k" * 32).decode())
+    connection = Connection(name="acme", source="yotpo")
+    config = Config.model_validate({"security": {"encryption_key": [key]}})
+    async with Rig(**{**APP, **RENEWED, "refresh_token": "revoked"}) as rig:
+        pass
+    for token in ("revoked", "refresh-0"):
+        other = Rig(platform=rig.platform, **{**APP, **RENEWED, "refresh_token": token})
+        other.refreshed_token = platform_tokens(config, store, connection, other.clock)
+        async with other:
+            rig.platform.add("ana@example.com", balance=0)
+            if token == "revoked":
+                with pytest.raises(Blocked):
+                    await other.apply(ACTION)
+            else:
+                await other.apply(ACTION)
 
 
 async def test_an_app_identifies_people_by_address_only() -> None:

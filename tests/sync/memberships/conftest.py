@@ -23,6 +23,7 @@ from connector.ports import Fence, Lease
 from connector.runtime.metrics import Metrics
 from connector.sandbox import KlaviyoSandbox
 from connector.service import Commands, ConnectionRuntime
+from connector.service.process import Process
 from connector.store.sql import SqlStore
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.store import InlineDatabase, memory_store
@@ -165,7 +166,11 @@ class Environment:
         )
         self.runtime = await self._build(builder)
         self.running = True
-        self.commands = Commands(self.store, self.clock, runtimes={"acme": self.runtime})
+        self.commands = Commands(
+            self.store,
+            self.clock,
+            process=Process(clock=self.clock, runtimes={"acme": self.runtime}),
+        )
         self.runtime.start()
 
     async def _build(self, builder: ConnectionBuilder) -> ConnectionRuntime:

@@ -305,8 +305,8 @@ async def test_linking_a_list_reports_the_counts_here_there_and_in_both(start: S
     await env.start()
     await env.run_for(20)
     assert env.members_of() == ["ada", "bob", "eve"]
-    [links] = (await env.commands.status())["connections"]["acme"]["audiences"]
-    assert (links["here"], links["there"], links["both"], links["foreign"]) == (2, 3, 2, 1)
+    [links] = (await env.commands.status()).connections["acme"].audiences
+    assert (links.here, links.there, links.both, links.foreign) == (2, 3, 2, 1)
 
 
 async def test_members_not_added_by_the_connector_stay(start: Start) -> None:
@@ -353,7 +353,7 @@ async def test_a_member_removed_manually_is_reported_or_added_again(
     env.remove_from_list("ada")
     await env.sync()
     group = await env.group("VIP")
-    attention = await env.commands.attention_texts()
+    attention = await env.commands.attention_lines()
     if rule == "re-add":
         assert env.members_of() == ["ada", "bob"]
         assert (group.problem, attention) == (None, [])
@@ -361,8 +361,8 @@ async def test_a_member_removed_manually_is_reported_or_added_again(
     assert env.members_of() == ["bob"]
     assert group.problem is Problem.REMOVED_BY_HAND
     assert attention == [
-        "L32 acme: list VIP: 1 members were removed from VIP at Klaviyo and are not added again; "
-        'add them at Klaviyo or set on_manual_removal = "re-add"'
+        "L32 acme: list VIP: 1 member was removed by hand at Klaviyo and will not be added again; "
+        'what to do: add them back at Klaviyo, or set `on_manual_removal = "re-add"`'
     ]
     env.add_to_list("ada")
     await env.sync()

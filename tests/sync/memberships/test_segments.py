@@ -138,8 +138,9 @@ async def test_a_member_the_platform_refuses_does_not_block_the_others(start: St
     await env.start()
     await env.run_for(20)
     assert segment_members(env) == ["bob"]
-    [item] = await env.commands.attention_texts()
-    assert item.endswith("1 refused; `connector segments sync` tries again")
+    [item] = await env.commands.attention()
+    assert item.text == "acme memberships → toy: 1 refused membership"
+    assert item.remedy == "`connector segments sync CONNECTION NAME` tries again"
     env.toy.result_for = lambda email: MembershipResult("confirmed")
     await env.sync("segments", "Winback")
     assert segment_members(env) == ["ada", "bob"]
@@ -173,7 +174,7 @@ async def test_a_platform_without_members_is_shown_as_unsupported(start: Start) 
     await env.run_for(20)
     [link] = await env.commands.links()
     assert (link["problem"], link["detail"]) == ("L35", "Mute does not offer it")
-    assert await env.commands.attention_texts() == []
+    assert await env.commands.attention() == []
 
 
 async def test_a_segment_and_an_audience_share_a_connection(start: Start) -> None:

@@ -110,6 +110,23 @@ def upgrade() -> None:
         "approvals_by_subject", "approvals", ["connection", "what", "subject"], unique=True
     )
     op.create_table(
+        "authorizations",
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("connection", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.Column("browser", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("used_at", sa.BigInteger(), nullable=True),
+        sa.Column("outcome", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("digest"),
+    )
+    op.create_index(
+        "authorizations_by_connection", "authorizations", ["connection", "created_at"], unique=False
+    )
+    op.create_index("authorizations_by_expiry", "authorizations", ["expires_at"], unique=False)
+    op.create_table(
         "backfills",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("connection", sa.Text(), nullable=False),
@@ -143,6 +160,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("args", sa.Text(), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("submitted_at", sa.BigInteger(), nullable=False),
         sa.Column("claimed_at", sa.BigInteger(), nullable=True),
         sa.Column("done_at", sa.BigInteger(), nullable=True),
@@ -150,6 +168,7 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("commands_by_idempotency_key", "commands", ["idempotency_key"], unique=True)
     op.create_index(
         "commands_open",
         "commands",
@@ -384,6 +403,13 @@ def upgrade() -> None:
     op.create_index("people_by_email", "people", ["connection", "email"], unique=False)
     op.create_index("people_by_platform_id", "people", ["connection", "platform_id"], unique=True)
     op.create_table(
+        "process_reports",
+        sa.Column("resource", sa.Text(), nullable=False),
+        sa.Column("saved_at", sa.BigInteger(), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("resource"),
+    )
+    op.create_table(
         "profiles",
         sa.Column("lane", sa.Integer(), nullable=False),
         sa.Column("state", sa.SmallInteger(), nullable=False),
@@ -534,6 +560,18 @@ def upgrade() -> None:
         sa.Column("connection", sa.Text(), nullable=False),
         sa.Column("salt", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("connection"),
+    )
+    op.create_table(
+        "secrets",
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("info", sa.Text(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("claim", sa.Text(), nullable=True),
+        sa.Column("attempts", sa.Text(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", "name"),
     )
     op.create_table(
         "source_members",

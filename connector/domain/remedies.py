@@ -1,0 +1,275 @@
+"""What each problem affects, and what to do about it: one line each, by problem code.
+
+`connector.domain.errors.Problem` gives them as `effect` and `remedy`; the pages in docs/problems/
+say more. A test compares both.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Advice(NamedTuple):
+    """`effect`: what happens meanwhile. `remedy`: what a person does."""
+
+    effect: str
+    remedy: str
+
+
+_DEAD_BEFORE = "the record is a dead letter; no request was made, and the lane continues"
+_BLOCKED = "the lane is blocked and tried every [delivery] probe_every; intake continues"
+_READS_BLOCKED = (
+    "reads are blocked and tried every [delivery] probe_every; events are sent without fresh fields"
+)
+_RETRIED = "records wait and are retried with growing delays; intake continues"
+_AMBIGUOUS = "events are sent again singly, and Klaviyo drops repeats; profile writes are repeated"
+_CALL_REFUSED = "the call was not stored, and Klaviyo does not repeat it"
+_LINK_STOPPED = "nothing is read and no one is removed; other links continue"
+_PLATFORM_KEY = "put valid credentials into `.env`, then `connector reload`"
+
+ADVICE: Final[dict[str, Advice]] = {
+    "C10": Advice(
+        "nothing was changed; a running daemon keeps its previous configuration",
+        "fix every line that it lists, then start or reload again",
+    ),
+    "C20": Advice(
+        "nothing was changed; a running daemon keeps the mapping that it has",
+        "fix the mapping file, `connector mappings check`, then `connector reload`",
+    ),
+    "C30": Advice(
+        "the daemon continues with its previous configuration, completely",
+        "fix the file, then `connector reload` again",
+    ),
+    "C40": Advice(
+        "its connections are stopped and answer webhooks 503; all others run",
+        "fix or install the package, then restart",
+    ),
+    "S10": Advice(
+        "webhooks are answered 503, so that platforms repeat them; nothing is sent",
+        "bring the database or its disk back; the connector reconnects by itself",
+    ),
+    "S20": Advice(
+        "webhooks are answered 503, so that platforms repeat them; deliveries continue",
+        "free disk space, or lower `[store] min_free`",
+    ),
+    "S30": Advice(
+        "the daemon does not start",
+        "run `connector store upgrade`, or install the version that wrote the store",
+    ),
+    "S40": Advice(
+        "this process sends nothing; the other one does",
+        "stop the other process, or give each a store of its own",
+    ),
+    "S50": Advice(
+        "nothing is repaired automatically; work on undamaged pages continues",
+        "stop the daemon, keep the damaged file, restore a backup",
+    ),
+    "S60": Advice(
+        "a webhook with the value is answered 400; everything else continues",
+        "look at the record, fix its source, retry it",
+    ),
+    "S70": Advice(
+        "webhooks and flow calls are answered 503, so that their senders repeat them",
+        "put the file back at its path, or stop the daemon and restore a backup",
+    ),
+    "S80": Advice(
+        "the connection that needs the secret is blocked and probed; intake continues",
+        "put the old key back, after the new one if there is one",
+    ),
+    "W400": Advice(
+        "the webhook was answered 400 and not stored", "find the sender; fix its body or header"
+    ),
+    "W401": Advice(
+        "the webhook was answered 401 and not stored; the platform repeats it a few times",
+        "copy the secret from the platform's integration page into `.env`, then `connector reload`",
+    ),
+    "W413": Advice(
+        "the webhook was answered 413 and not stored", "find the sender; the limit is fixed"
+    ),
+    "A10": Advice(
+        "the action waits for a person and is not sent again; everything else continues",
+        "check at the platform, then `connector actions applied ID`, `again ID` or `refuse ID`",
+    ),
+    "A20": Advice(
+        "further adjustments of the person are held; an approval waits",
+        "check for a loop, then `connector approvals approve ID` or `reject ID`",
+    ),
+    "A30": Advice(
+        "adjustments beyond the cap are held; an approval waits",
+        "`connector approvals approve ID` or `reject ID`",
+    ),
+    "A40": Advice(
+        "the action is held, and released once the person is known",
+        "identify the person by e-mail address in the flow",
+    ),
+    "A400": Advice(_CALL_REFUSED, "build the body with `connector webhook-builder`"),
+    "A401": Advice(_CALL_REFUSED, "use the same secret in the flow and in `[connections.actions]`"),
+    "A409": Advice(
+        "the call was not stored; the earlier action is unchanged",
+        "give each flow step a key of its own",
+    ),
+    "A429": Advice(
+        "calls from that address are answered 429, which Klaviyo repeats for a day",
+        "fix the flow's secret",
+    ),
+    "I10": Advice(
+        "the record is held until the person's address is known",
+        "usually nothing: the record is sent when the person's address is known",
+    ),
+    "I20": Advice(
+        "the record is held and not sent",
+        "fix the address at the platform; later records are sent",
+    ),
+    "I30": Advice(
+        "the other person's profile is not written; events of both are sent",
+        "give each person an address of their own at the platform, "
+        "then `connector refresh CONNECTION PERSON`",
+    ),
+    "M10": Advice(_DEAD_BEFORE, "fix the mapping or report the detail, then retry the cause"),
+    "M20": Advice(_DEAD_BEFORE, "add the event to the mapping, reload, retry the cause"),
+    "E10": Advice(
+        _DEAD_BEFORE, "disable the event in the mapping or fix it at the platform; else discard"
+    ),
+    "E11": Advice(
+        _DEAD_BEFORE,
+        "find the long text with `connector dead-letters show ID`; shorten it at its source",
+    ),
+    "E12": Advice(_DEAD_BEFORE, "shorten the list at its source, or discard"),
+    "E13": Advice(_DEAD_BEFORE, "flatten the value at its source, or discard"),
+    "E14": Advice(
+        _DEAD_BEFORE, "fix the clock at the platform and discard; the record cannot be sent"
+    ),
+    "E15": Advice(_DEAD_BEFORE, "remove what makes it large from the mapping's `add`"),
+    "E16": Advice(_DEAD_BEFORE, "give the event a shorter `name` in the mapping, reload, retry"),
+    "E17": Advice(_DEAD_BEFORE, "report it to the author of the platform adapter"),
+    "K400": Advice(
+        "the record is a dead letter; the others of its request are sent",
+        "read which field Klaviyo names, fix it, retry the cause",
+    ),
+    "K401": Advice(_BLOCKED, "put a valid private key into `.env`, then `connector reload`"),
+    "K403": Advice(_BLOCKED, "create a key with the missing scope, then `connector reload`"),
+    "K404": Advice(
+        "the lane is stopped and tried every [delivery] probe_every; intake continues",
+        "correct `[connections.klaviyo] base_url`, then `connector reload`",
+    ),
+    "K409": Advice(
+        "the record is a dead letter; the rest of its request continues",
+        "look at the two profiles at Klaviyo, then retry",
+    ),
+    "K410": Advice(_BLOCKED, "set a current `revision`, then `connector reload`"),
+    "K413": Advice(
+        "the record that is too large is a dead letter; all others are delivered",
+        "find what makes the record large; report it",
+    ),
+    "K429": Advice(_RETRIED, "nothing; if it is often, lower `rate_share`"),
+    "K503": Advice(_RETRIED, "nothing; look at Klaviyo's status page"),
+    "K600": Advice(
+        "deliveries of the connection are paused; intake continues",
+        "if the change is intended: `connector resume CONNECTION`; else restore the old key",
+    ),
+    "K610": Advice(
+        "all lanes of the connection to Klaviyo are blocked; intake continues",
+        "`connector connect CONNECTION`",
+    ),
+    "K620": Advice(
+        "all lanes of the connection to Klaviyo are blocked; intake continues",
+        "`connector connect CONNECTION`",
+    ),
+    "K630": Advice("nothing yet", "enable the connection and run the daemon"),
+    "P400": Advice(
+        "the read is given up; the event is sent without fresh fields",
+        "fix the address at the platform, then `connector refresh CONNECTION PERSON`",
+    ),
+    "P401": Advice(_READS_BLOCKED, _PLATFORM_KEY),
+    "P403": Advice(
+        _READS_BLOCKED, "give the key the missing permission, or create one that has it"
+    ),
+    "P404": Advice(
+        _READS_BLOCKED,
+        "correct `program` or `base_url` in `[connections.settings]`, then `connector reload`",
+    ),
+    "P429": Advice(_RETRIED, "nothing; if it is often, lower `rate_per_second`"),
+    "P503": Advice(_RETRIED, "nothing; look at the platform's status page"),
+    "P410": Advice(
+        "reads are held and no further person counts as gone; events are sent without fresh fields",
+        "correct `program` and `base_url`, then `connector reload`",
+    ),
+    "J10": Advice(
+        "its people are written again, one by one", "nothing: its profiles are sent again"
+    ),
+    "J20": Advice(
+        "what is new of its people waits; all other profiles and events continue",
+        "ask Klaviyo's support about the job",
+    ),
+    "J30": Advice(
+        "its people are written again, one by one", "nothing: its profiles are sent again"
+    ),
+    "J40": Advice(
+        "nothing more is written for the person until something new is observed",
+        "fix the data, then `connector refresh CONNECTION PERSON`",
+    ),
+    "N10": Advice(_RETRIED, "fix name resolution on this machine"),
+    "N20": Advice(_RETRIED, "check firewall, address and certificate"),
+    "N30": Advice(
+        _AMBIGUOUS,
+        "nothing, unless it persists: then check the network and Klaviyo's status",
+    ),
+    "N40": Advice(_AMBIGUOUS, "nothing, unless it persists: then find what cuts connections"),
+    "N50": Advice(_AMBIGUOUS, "check for a proxy between this machine and Klaviyo"),
+    "N60": Advice(_AMBIGUOUS, "nothing; if it persists, look at Klaviyo's status page"),
+    "N70": Advice(_AMBIGUOUS, "nothing; find out why the process ended"),
+    "N80": Advice(_RETRIED, "nothing; if it persists, change the outgoing address"),
+    "N90": Advice(
+        "nothing is sent to that host",
+        "use https, or add the host to `[security] allow_http`",
+    ),
+    "R10": Advice(
+        "the work of this worker is late and nothing is lost; other workers continue",
+        "save a support bundle (`connector support-bundle FILE.zip`) and report it",
+    ),
+    "B10": Advice(
+        "the run failed or did not begin; everything else continues",
+        "fix or move the file, run the command again",
+    ),
+    "B20": Advice(
+        "the run has stopped; live traffic continues",
+        "nothing, or run the command again to be asked again",
+    ),
+    "B30": Advice(
+        "the run has failed at its cursor; live traffic continues",
+        "fix what the text names, run the command again",
+    ),
+    "L10": Advice(
+        "the lane is held and one record is tried every [delivery] probe_every; intake continues",
+        "find the cause, fix it, `connector reload`; or `connector resume CONNECTION`",
+    ),
+    "L20": Advice(
+        "the record is a dead letter; the lane continues",
+        "read the last reason in the detail; when it is resolved, retry the cause",
+    ),
+    "L30": Advice(
+        "no one is removed; joins continue", "`connector approvals list`, then approve or reject"
+    ),
+    "L31": Advice(
+        "people who would join are held; no one leaves",
+        "`connector approvals list`, then approve or reject",
+    ),
+    "L32": Advice(
+        "they stay off the list; all other members are synchronised",
+        'add them back at Klaviyo, or set `on_manual_removal = "re-add"`',
+    ),
+    "L33": Advice(_LINK_STOPPED, "correct the name, `connector reload`"),
+    "L34": Advice(_LINK_STOPPED, "use the id, `connector reload`"),
+    "L35": Advice(
+        "everything else of the connection continues", "remove the entry from the configuration"
+    ),
+    "L40": Advice(
+        "nothing is sent; webhooks are received and stored", "`connector resume CONNECTION`"
+    ),
+}
+
+WAITS_FOR_REMOTE: Final[frozenset[str]] = frozenset(
+    {"K429", "K503", "P429", "P503", "N10", "N20", "N30", "N40", "N50", "N60", "N80"}
+)
+"""The remote side is away or slow and the connector retries by itself: degraded, and a matter for
+a person only after `[[notify]] patience`."""

@@ -1,0 +1,29 @@
+"""Numbers and durations in the words of a message."""
+
+from __future__ import annotations
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 webhook`, `1,204 webhooks`; `many` where the plural is irregular."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def format_size(size: int) -> str:
+    """`312 MB`, `1.5 GB`: powers of 1,000, as disks are sold and `df -H` counts."""
+    for limit, unit in ((1e9, "MB"), (1e12, "GB")):
+        if size < limit:
+            shown = size / (limit / 1000)
+            return f"{shown:.0f} {unit}" if shown >= 100 or unit == "MB" else f"{shown:.1f} {unit}"
+    return f"{size / 1e12:.1f} TB"
+
+
+def format_age(seconds: float | None) -> str:
+    """`3.2 s`, `12 min`, `4 h`, `2.0 d`; a dash for None. Never negative: clocks may differ."""
+    if seconds is None:
+        return "-"
+    seconds = max(0.0, seconds)
+    for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h")):
+        shown = f"{seconds / size:.1f}" if size == 1 else f"{seconds / size:.0f}"
+        if float(shown) < limit / size:
+            return f"{shown} {unit}"
+    return f"{seconds / 86_400:.1f} d"

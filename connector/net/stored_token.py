@@ -1,0 +1,354 @@
+"""An access token whose refresh token is kept in the store, encrypted.
+
+The refresh token may be replaced with every use, so a new pair is stored before it is used, and it
+is used once however many tasks and processes need it: a refresh is claimed at the stored version
+first. A claim whose holder died is taken over after it was seen unchanged for `CLAIM_TTL` seconds
+of this process's own clock, so clocks of two machines need not agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import SecretStr
+
+from connector.domain.errors import (
+    Blocked,
+    ConnectorError,
+    DeliveryError,
+    Problem,
+    Rejected,
+    RetryLater,
+    StoreError,
+)
+from connector.domain.lanes import Millis
+from connector.domain.oauth import Grant, GrantInfo
+from connector.net.auth import (
+    FAILURE_TTL,
+    MARGIN,
+    MIN_FORCED_INTERVAL,
+    TokenEndpoint,
+    lifetime_seconds,
+    token_failure,
+)
+from connector.ports import Clock, Secrets, StoredSecret
+from connector.runtime import log
+from connector.runtime.encryption import Cipher, UnreadableSecret
+
+CLAIM_TTL = 60.0
+"""Longer than a request to a token endpoint may take."""
+MAX_PER_MINUTE = 10
+"""Refreshes in 60 s for one authorization. Klaviyo throttles above about ten."""
+_POLL, _MAX_WAIT = 0.1, 10.0
+_FOREVER = Millis(2**53)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an authorization that is missing or has ended is reported: problem and what to do."""
+
+    missing: Problem
+    refused: Problem
+    remedy: str
+
+
+class TokenRecord:
+    """The stored tokens of one owner. Methods raise StoreError, and UnreadableSecret."""
+
+    def __init__(self, store: Secrets, cipher: Cipher, owner: str, name: str, clock: Clock) -> None:
+        self.owner = owner
+        self._store, self._cipher, self._name, self._clock = store, cipher, name, clock
+
+    async def load(self) -> StoredSecret | None:
+        return await self._store.get(self.owner, self._name)
+
+    def open(self, row: StoredSecret) -> tuple[str, str]:
+        """(access token, refresh token)."""
+        access, refresh = self._cipher.open(row)
+        return access, refresh
+
+    async def save(
+        self, grant: Grant, info: GrantInfo, *, version: int | None = None
+    ) -> int | None:
+        """As Secrets.put, with the times of now."""
+        now = self._clock.now()
+        lifetime = grant.lifetime
+        valid_until = _FOREVER if lifetime == float("inf") else Millis(now + round(lifetime * 1000))
+        info = replace(info, valid_until=valid_until, refreshed_at=now, ended_at=None)
+        sealed = self._cipher.seal([grant.access_token, grant.refresh_token])
+        return await self._store.put(
+            self.owner, self._name, sealed, info.dump(), now=now, version=version
+        )
+
+    async def seed(self, refresh_token: SecretStr, version: int) -> None:
+        """Store a configured refresh token, to be used from now on."""
+        info = GrantInfo(origin=_digest(refresh_token))
+        sealed = self._cipher.seal(["", refresh_token.get_secret_value()])
+        await self._store.put(
+            self.owner, self._name, sealed, info.dump(), now=self._clock.now(), version=version
+        )
+
+    async def mark_ended(self, row: StoredSecret) -> bool:
+        """False where the row has changed since it was read."""
+        now = self._clock.now()
+        info = replace(GrantInfo.load(row.info), ended_at=now)
+        return bool(
+            await self._store.put(
+                self.owner, self._name, row.sealed, info.dump(), now=now, version=row.version
+            )
+        )
+
+    async def claim(self, row: StoredSecret, claim: str, over: str | None) -> bool:
+        attempts = [*row.attempts, self._clock.now()][-MAX_PER_MINUTE:]
+        return await self._store.claim(row, claim, attempts=attempts, over=over)
+
+    async def release(self, claim: str) -> None:
+        await self._store.release(self.owner, self._name, claim)
+
+    def until_next_attempt(self, row: StoredSecret) -> float:
+        """Seconds until another refresh stays within MAX_PER_MINUTE."""
+        if len(row.attempts) < MAX_PER_MINUTE:
+            return 0.0
+        return max(0.0, 60.0 - (self._clock.now() - row.attempts[0]) / 1000)
+
+
+def _digest(token: SecretStr) -> str:
+    return hashlib.sha256(token.get_secret_value().encode()).hexdigest()
+
+
+class StoredToken:
+    """connector.net.http.Token. `seed` is a configured refresh token: it is used until the server
+    replaces it, and again when another one is configured. `problem` is the code when the client is
+    refused.
+
+    Raises RetryLater, or Blocked with scope account: the call that needed the token was not sent.
+    """
+
+    def __init__(
+        self,
+        endpoint: TokenEndpoint,
+        record: TokenRecord,
+        *,
+        clock: Clock,
+        ended: Ended,
+        problem: Problem,
+        seed: SecretStr | None = None,
+        query: str | None = None,
+    ) -> None:
+        self.in_query = query is not None
+        self._query = query
+        self._endpoint = endpoint
+        self._record = record
+        self._clock = clock
+        self._ended = ended
+        self._problem = problem
+        self._seed = seed
+        self._auth: Mapping[str, str] | None = None
+        self._valid_until = 0.0
+        self._version = self._refused_version = 0
+        self._forced_at = -MIN_FORCED_INTERVAL
+        self._renewal: asyncio.Task[Mapping[str, str]] | None = None
+        self._claim = ""
+        self._unsaved: tuple[Grant, GrantInfo, int] | None = None
+        self._watched: tuple[str, float] = ("", 0.0)
+        self._failure: DeliveryError | None = None
+        self._failed_until = 0.0
+        self._log = log.get("oauth").bind(connection=record.owner)
+
+    def __repr__(self) -> str:
+        return f"StoredToken({self._record.owner!r}, ***)"
+
+    async def __call__(self) -> Mapping[str, str]:
+        if self._auth is not None and self._clock.monotonic() < self._valid_until:
+            return self._auth
+        if self._renewal is None:
+            # A task of its own: a caller that is cancelled must not lose a new refresh token.
+            self._renewal = asyncio.create_task(self._renew())
+            self._renewal.add_done_callback(self._renewed)
+        return await asyncio.shield(self._renewal)
+
+    def invalidate(self, auth: Mapping[str, str]) -> bool:
+        """Whether another attempt makes sense: a token that is not the current one was renewed
+        meanwhile."""
+        if auth is not self._auth:
+            return True
+        now = self._clock.monotonic()
+        if now - self._forced_at < MIN_FORCED_INTERVAL:
+            return False
+        self._forced_at, self._refused_version, self._auth = now, self._version, None
+        return True
+
+    @property
+    def valid_for(self) -> float:
+        """Seconds until the current access token is renewed; 0 without one."""
+        return 0.0 if self._auth is None else max(0.0, self._valid_until - self._clock.monotonic())
+
+    async def end(self) -> None:
+        """The app was removed at the remote side: no further call is made with this token. Raises
+        StoreError."""
+        row = await self._record.load()
+        if row and GrantInfo.load(row.info).ended_at is None:
+            self._auth = None
+            if await self._record.mark_ended(row):
+                self._log_ended("the app is not installed any more")
+
+    def _log_ended(self, detail: str) -> None:
+        problem = self._ended.refused
+        self._log.error("oauth_access_ended", problem=problem.value, detail=detail)
+
+    async def aclose(self) -> None:
+        """Waits for a refresh under way: its answer may hold the only valid refresh token."""
+        if self._renewal is not None:
+            await asyncio.wait([self._renewal])
+        await self._endpoint.aclose()
+
+    def _renewed(self, task: asyncio.Task[Mapping[str, str]]) -> None:
+        self._renewal = None
+        if not task.cancelled():
+            task.exception()  # its callers may all be gone
+
+    # ── one renewal ──────────────────────────────────────────────────────────────────────────────
+
+    async def _renew(self) -> Mapping[str, str]:
+        """The authentication of a token that is valid now: the stored one, else a new one."""
+        deadline = self._clock.monotonic() + _MAX_WAIT
+        try:
+            while True:
+                await self._save_unsaved()
+                row = await self._current_row()
+                if self._is_valid(row):
+                    return self._adopt(row)
+                if self._failure and self._clock.monotonic() < self._failed_until:
+                    raise self._failure.with_traceback(None)
+                if await self._try_claim(row):
+                    await self._refresh(row)
+                elif self._clock.monotonic() >= deadline:
+                    detail = "token endpoint: another process has not finished its refresh"
+                    raise RetryLater(Problem.TIMED_OUT, detail, after=1.0)
+                else:
+                    await self._clock.sleep(_POLL)
+        except UnreadableSecret as error:
+            raise Blocked(error.problem, error.detail, scope="account") from None
+        except StoreError as error:
+            raise RetryLater(error.problem, error.detail) from None
+
+    async def _current_row(self) -> StoredSecret:
+        """Raises Blocked where there is none, or it has ended."""
+        row = await self._record.load()
+        if self._seed is not None:
+            known = GrantInfo.load(row.info).origin if row else ""
+            if row is None or known != _digest(self._seed):
+                await self._record.seed(self._seed, row.version if row else 0)
+                row = await self._record.load()
+        if row is None:
+            raise Blocked(
+                self._ended.missing,
+                f"{self._ended.missing.meaning}: {self._ended.remedy}",
+                scope="account",
+            )
+        if GrantInfo.load(row.info).ended_at is not None:
+            raise self._access_ended()
+        return row
+
+    def _access_ended(self) -> Blocked:
+        problem = self._ended.refused
+        return Blocked(problem, f"{problem.meaning}: {self._ended.remedy}", scope="account")
+
+    def _is_valid(self, row: StoredSecret) -> bool:
+        return row.version != self._refused_version and self._seconds_left(row) > 0
+
+    def _seconds_left(self, row: StoredSecret) -> float:
+        """Until the access token should be renewed: a minute before its end, or a tenth of its
+        lifetime if less."""
+        info = GrantInfo.load(row.info)
+        lifetime = (info.valid_until - info.refreshed_at) / 1000
+        return (info.valid_until - self._clock.now()) / 1000 - min(MARGIN, lifetime / 10)
+
+    def _adopt(self, row: StoredSecret) -> Mapping[str, str]:
+        access, _ = self._record.open(row)
+        self._valid_until = self._clock.monotonic() + self._seconds_left(row)
+        self._version = row.version
+        self._auth = {self._query: access} if self._query else {"Authorization": f"Bearer {access}"}
+        return self._auth
+
+    async def _try_claim(self, row: StoredSecret) -> bool:
+        """Whether this process may refresh now. Raises RetryLater at MAX_PER_MINUTE."""
+        now = self._clock.monotonic()
+        if row.claim not in (None, self._claim):
+            if self._watched[0] != row.claim:
+                self._watched = (row.claim or "", now)
+            if now - self._watched[1] < CLAIM_TTL:
+                return False
+        if wait := self._record.until_next_attempt(row):
+            detail = f"token endpoint: {MAX_PER_MINUTE} refreshes in the last minute"
+            raise RetryLater(self._problem, detail, after=wait)
+        claim = secrets.token_hex(8)
+        if not await self._record.claim(row, claim, row.claim):
+            return False
+        self._claim = claim
+        return True
+
+    async def _refresh(self, row: StoredSecret) -> None:
+        """Use the refresh token of `row` once. The answer is stored, or kept in `_unsaved` until it
+        can be. Raises RetryLater or Blocked."""
+        _, refresh = self._record.open(row)
+        try:
+            fields = await self._endpoint.request("refresh_token", refresh_token=refresh)
+        except DeliveryError as error:
+            await self._refused(row, error)
+            return
+        self._failure = None
+        info = GrantInfo.load(row.info)
+        grant = grant_of(fields, refresh=refresh, scopes=info.scopes)
+        self._unsaved = (grant, replace(info, scopes=grant.scopes), row.version)
+        await self._save_unsaved()
+
+    async def _save_unsaved(self) -> None:
+        """A pair is stored before it is used. Where another process has stored one meanwhile, that
+        one counts."""
+        if self._unsaved is None:
+            return
+        grant, info, version = self._unsaved
+        await self._record.save(grant, info, version=version)
+        self._unsaved = None
+
+    async def _refused(self, row: StoredSecret, error: DeliveryError) -> None:
+        """Returns where another process has renewed the token meanwhile."""
+        if is_invalid_grant(error):
+            now = await self._record.load()
+            if now is None or now.version != row.version:
+                return
+            if await self._record.mark_ended(row):
+                self._log_ended(error.detail)
+                raise self._access_ended()
+            return
+        await self._record.release(self._claim)
+        failure = token_failure(error, self._problem)
+        hold = max(FAILURE_TTL, failure.after if isinstance(failure, RetryLater) else 0.0)
+        self._failure, self._failed_until = failure, self._clock.monotonic() + hold
+        raise failure
+
+
+def is_invalid_grant(error: ConnectorError) -> bool:
+    """Whether a token endpoint refused the code or refresh token itself (RFC 6749, 5.2)."""
+    return isinstance(error, Rejected) and any(
+        text.startswith("invalid_grant") for _, text in error.pointers
+    )
+
+
+def grant_of(
+    fields: Mapping[str, Any], *, refresh: str = "", scopes: tuple[str, ...] = ()
+) -> Grant:
+    """The grant of a token endpoint's answer; what the answer omits stays as it was."""
+    renewed, scope = fields.get("refresh_token"), fields.get("scope")
+    return Grant(
+        access_token=fields["access_token"],
+        refresh_token=renewed if isinstance(renewed, str) and renewed else refresh,
+        lifetime=lifetime_seconds(fields.get("expires_in")),
+        scopes=tuple(scope.split()) if isinstance(scope, str) and scope.strip() else scopes,
+    )

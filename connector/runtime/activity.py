@@ -1,0 +1,96 @@
+"""What one process received, refused, delivered and skipped, for people who read its status."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from connector.domain.errors import Problem
+from connector.domain.lanes import LaneId, Millis
+
+RATE_WINDOW: Final = 60.0
+"""Seconds over which a rate is taken."""
+_LOG_INTERVAL_MS = 60_000
+ACCEPTED_BY: Final[Mapping[str, tuple[str, ...]]] = {
+    "webhook": ("signature", "malformed"),
+    "flow": ("flow_secret",),
+}
+"""How a record arrived → the reasons of refusal that its arrival disproves."""
+
+
+@dataclass(slots=True)
+class Refusals:
+    """Calls of one connection that were refused for one reason. `in_a_row`: since the last call of
+    the same kind was accepted; `last`: when the newest came in, in ms."""
+
+    count: int = 0
+    in_a_row: int = 0
+    last: Millis = Millis(0)
+    logged_at: Millis = Millis(0)
+
+
+@dataclass(slots=True)
+class Occurrences:
+    """Records of one connection that ended with one problem: how many since it began."""
+
+    count: int = 0
+    began: Millis = Millis(0)
+    last: Millis = Millis(0)
+
+
+@dataclass(slots=True)
+class Activity:
+    """`received`: (connection, via) → time of the last record, in ms. `refused`: (connection,
+    reason). `delivered`: lane → time of the last success. `skipped`: (connection, reason) → number
+    of records. `problems`: (connection, problem) while it occurs."""
+
+    received: dict[tuple[str, str], Millis] = field(default_factory=dict)
+    refused: dict[tuple[str, str], Refusals] = field(default_factory=dict)
+    delivered: dict[LaneId, Millis] = field(default_factory=dict)
+    skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    problems: dict[tuple[str, Problem], Occurrences] = field(default_factory=dict)
+    _settled: Counter[LaneId] = field(default_factory=Counter)
+    _samples: deque[tuple[float, Mapping[LaneId, int]]] = field(default_factory=deque)
+
+    def record_received(self, connection: str, via: str, now: Millis) -> None:
+        self.received[connection, via] = now
+        for reason in ACCEPTED_BY.get(via, ()):
+            if refusals := self.refused.get((connection, reason)):
+                refusals.in_a_row = 0
+
+    def record_refused(self, connection: str, reason: str, now: Millis) -> bool:
+        """Returns whether to log it: the first, and then at most one a minute."""
+        refusals = self.refused.setdefault((connection, reason), Refusals())
+        refusals.count += 1
+        refusals.in_a_row += 1
+        refusals.last = now
+        if refusals.logged_at and now - refusals.logged_at < _LOG_INTERVAL_MS:
+            return False
+        refusals.logged_at = now
+        return True
+
+    def record_settled(self, lane: LaneId, count: int, *, accepted: bool, now: Millis) -> None:
+        """`count` entries of the lane reached an end."""
+        self._settled[lane] += count
+        if accepted:
+            self.delivered[lane] = now
+
+    def record_problem(self, connection: str, problem: Problem, now: Millis) -> None:
+        found = self.problems.setdefault((connection, problem), Occurrences(began=now))
+        found.count += 1
+        found.last = now
+
+    def sample(self, now: float) -> None:
+        """Note the counts at the monotonic second `now`. Called every few seconds."""
+        self._samples.append((now, dict(self._settled)))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - RATE_WINDOW:
+            self._samples.popleft()
+
+    def per_second(self, lane: LaneId, now: float) -> float:
+        """Entries of the lane that reached an end, per second of the last minute."""
+        if not self._samples or now <= self._samples[0][0]:
+            return 0.0
+        at, before = self._samples[0]
+        return (self._settled[lane] - before.get(lane, 0)) / (now - at)

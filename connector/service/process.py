@@ -1,0 +1,234 @@
+"""The process that runs the connections, as it describes itself.
+
+What only this process knows (rates, refused calls, a remote side that is away) is saved with the
+store every few seconds as a `ProcessReport`, so that a status read by another process is complete,
+and says when the process was last alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from connector.domain.attention import AttentionItem
+from connector.domain.errors import Problem
+from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.wording import counted
+from connector.ports import Clock
+from connector.ports.workers import Worker
+from connector.runtime.activity import Activity, Refusals
+from connector.service.runtime import ConnectionRuntime
+
+DEFAULT_PATIENCE: Final = 600.0
+"""Seconds that a remote side may be away before it is a matter for a person."""
+_WRONG_SECRET_AFTER = 3
+"""Refusals in a row, with accepted calls before them, that are not an unknown caller's."""
+_REFUSAL_FORGOTTEN_MS = 3_600_000
+_REFUSED = {
+    "signature": (Problem.WEBHOOK_UNSIGNED, "webhook", "webhook"),
+    "flow_secret": (Problem.FLOW_SECRET, "flow", "flow call"),
+}
+"""Reason of a refusal → its problem, how accepted calls are counted, and their name."""
+REASON_PROBLEMS: Final[Mapping[str, Problem]] = {
+    "conflict": Problem.FLOW_CONFLICT,
+    "flow_secret": Problem.FLOW_SECRET,
+    "malformed": Problem.WEBHOOK_MALFORMED,
+    "not_stored": Problem.STORE_UNAVAILABLE,
+    "signature": Problem.WEBHOOK_UNSIGNED,
+    "throttled": Problem.FLOW_THROTTLED,
+    "too_large": Problem.WEBHOOK_TOO_LARGE,
+}
+"""Reason of a refusal, as metrics count it → its problem."""
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class QuotaUse(_Report):
+    """Requests of one account to one endpoint in the last minute, by all connections together."""
+
+    account: str
+    connections: tuple[str, ...]
+    endpoint: str
+    label: str
+    used: int
+    allowed: int
+
+
+class RefusedCalls(_Report):
+    count: int
+    in_a_row: int
+    last: int
+
+
+class ConnectionReport(_Report):
+    """One connection as configured in the process, and what arrived. Times in ms since 1970."""
+
+    title: str
+    source: str
+    mode: str
+    enabled: bool
+    modules: tuple[str, ...]
+    received: dict[str, int] = {}
+    refused: dict[str, RefusedCalls] = {}
+    skipped: dict[str, int] = {}
+
+
+class LaneReport(_Report):
+    per_second: float
+    delivered_at: int | None = None
+
+
+class ProcessReport(_Report):
+    """What a process says about itself. `lanes` by their number, `since` by the key of an item that
+    waits for a remote side, `people` by connection and state."""
+
+    version: str
+    public_url: str
+    patience: float = DEFAULT_PATIENCE
+    connections: dict[str, ConnectionReport] = {}
+    lanes: dict[int, LaneReport] = {}
+    quota: tuple[QuotaUse, ...] = ()
+    people: dict[str, dict[str, int]] = {}
+    attention: tuple[AttentionItem, ...] = Field(default=())
+    since: dict[str, int] = {}
+
+
+@dataclass(slots=True, kw_only=True)
+class Process:
+    """This process. The callables and the mapping are read at every report.
+
+    `people`: (connection, state) → number of people, as last counted. `since`: key of an item →
+    when it was first seen, in ms.
+    """
+
+    clock: Clock
+    version: str = ""
+    public_url: str = ""
+    patience: float = DEFAULT_PATIENCE
+    runtimes: Mapping[str, ConnectionRuntime] = field(default_factory=dict)
+    problems: Callable[[], Sequence[AttentionItem]] = tuple
+    workers: Callable[[], Sequence[Worker]] = tuple
+    quota: Callable[[], Sequence[QuotaUse]] = tuple
+    activity: Activity = field(default_factory=Activity)
+    people: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    since: dict[str, Millis] = field(default_factory=dict)
+
+    async def attention(self) -> list[AttentionItem]:
+        """What only this process can know."""
+        found = [*self.problems()]
+        for runtime in self.runtimes.values():
+            found += await runtime.attention()
+        for worker in self.workers():
+            found += await worker.attention()
+        return [*found, *self._refusals()]
+
+    def _refusals(self) -> list[AttentionItem]:
+        """Connections whose callers are refused as if the secret were wrong: all calls since the
+        last accepted one, and more than an unknown caller would make."""
+        found, now = [], self.clock.now()
+        for (connection, reason), refusals in self.activity.refused.items():
+            if reason not in _REFUSED or connection not in self.runtimes:
+                continue
+            problem, via, call = _REFUSED[reason]
+            ever_accepted = (connection, via) in self.activity.received
+            needed = _WRONG_SECRET_AFTER if ever_accepted else 1
+            if refusals.in_a_row < needed or now - refusals.last > _REFUSAL_FORGOTTEN_MS:
+                continue
+            calls = counted(refusals.in_a_row, call)
+            text = (
+                f"{connection}: {calls} refused with 401 and none accepted since: {problem.meaning}"
+            )
+            found.append(AttentionItem(f"refused {connection} {reason}", text, problem))
+        return found
+
+    def note(self, items: Sequence[AttentionItem]) -> None:
+        """Remember since when each of these has been there, and forget all others. `items` are all
+        that wait for a remote side."""
+        now = self.clock.now()
+        self.since = {item.key: self.since.get(item.key, now) for item in items if item.waits}
+
+    async def report(self) -> ProcessReport:
+        now = self.clock.monotonic()
+        lanes = {
+            dispatcher.lane.id: self._lane(dispatcher.lane, now)
+            for runtime in self.runtimes.values()
+            for dispatcher in runtime.dispatchers
+        }
+        people: dict[str, dict[str, int]] = {}
+        for (connection, state), count in self.people.items():
+            people.setdefault(connection, {})[state] = count
+        return ProcessReport(
+            version=self.version,
+            public_url=self.public_url,
+            patience=self.patience,
+            connections={name: self._connection(r) for name, r in self.runtimes.items()},
+            lanes={int(id): lane for id, lane in lanes.items()},
+            quota=tuple(self.quota()),
+            people=people,
+            attention=tuple(await self.attention()),
+            since={key: int(at) for key, at in self.since.items()},
+        )
+
+    def _lane(self, lane: Lane, now: float) -> LaneReport:
+        activity = self.activity
+        return LaneReport(
+            per_second=activity.per_second(lane.id, now),
+            delivered_at=activity.delivered.get(lane.id),
+        )
+
+    def _connection(self, runtime: ConnectionRuntime) -> ConnectionReport:
+        activity, name = self.activity, runtime.name
+        return ConnectionReport(
+            title=runtime.title,
+            source=runtime.source,
+            mode=runtime.mode,
+            enabled=runtime.enabled,
+            modules=runtime.modules,
+            received={via: at for (c, via), at in activity.received.items() if c == name},
+            refused={
+                reason: RefusedCalls(count=r.count, in_a_row=r.in_a_row, last=r.last)
+                for (c, reason), r in activity.refused.items()
+                if c == name
+            },
+            skipped={reason: n for (c, reason), n in activity.skipped.items() if c == name},
+        )
+
+    def resume(self, before: ProcessReport) -> None:
+        """Continue the counts of the process that ran before this one."""
+        activity = self.activity
+        for name, connection in before.connections.items():
+            for via, at in connection.received.items():
+                activity.received[name, via] = Millis(at)
+            for reason, calls in connection.refused.items():
+                activity.refused[name, reason] = Refusals(
+                    calls.count, calls.in_a_row, Millis(calls.last)
+                )
+            for reason, count in connection.skipped.items():
+                activity.skipped[name, reason] += count
+        for id, lane in before.lanes.items():
+            if lane.delivered_at is not None:
+                activity.delivered[LaneId(id)] = Millis(lane.delivered_at)
+        self.since = {key: Millis(at) for key, at in before.since.items()}
+
+
+def read_report(document: str) -> ProcessReport:
+    """A stored report. One that another version wrote may not be readable: an empty one."""
+    try:
+        return ProcessReport.model_validate_json(document)
+    except ValidationError:
+        return ProcessReport(version="", public_url="")
+
+
+def aged(items: Sequence[AttentionItem], since: Mapping[str, int]) -> list[AttentionItem]:
+    """The items with the time since when they have been there, where it is known."""
+    return [
+        replace(item, since=Millis(since[item.key]))
+        if item.since is None and item.key in since
+        else item
+        for item in items
+    ]

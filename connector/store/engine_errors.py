@@ -1,0 +1,41 @@
+"""What an engine's error means."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
+
+from connector.domain.errors import Problem, StoreError
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Raise an engine's error as the StoreError that it means."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise to_store_error(error) from error
+
+
+def to_store_error(error: Exception) -> StoreError:
+    """What an engine's error means, without the statement and its parameters: they hold personal
+    data."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    message = str(cause).splitlines()[0][:200] if isinstance(cause, OSError | sqlite3.Error) else ""
+    return StoreError(_problem(error, cause), f"{type(cause).__name__} {message}".strip())
+
+
+def _problem(error: Exception, cause: BaseException) -> Problem:
+    if isinstance(cause, sqlite3.Error):
+        name = getattr(cause, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            return Problem.STORE_DAMAGED
+    # A broken constraint is none: of two inserts of the same row at once, one is repeated.
+    # asyncpg names bad data by SQLSTATE 22, or finds it before it is sent.
+    state = str(getattr(cause, "sqlstate", None) or "")
+    if isinstance(error, DataError) or state[:2] == "22" or isinstance(cause.__cause__, ValueError):
+        return Problem.STORE_REFUSED
+    return Problem.STORE_UNAVAILABLE

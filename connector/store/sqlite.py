@@ -1,0 +1,260 @@
+"""SQLite: a writer thread that commits groups, and a few reader threads beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from connector.domain.errors import Problem, StoreError, StoreOutage
+from connector.store.engine_errors import to_store_error
+from connector.store.sqlite_file import SqliteFile, damaged
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+_MAX_GROUP = 256
+_WRITER_CACHE, _READER_CACHE = 16_384, 4_096
+"""KiB of pages: SQLite fills them as the file grows, so they are what a long backlog costs."""
+_LOCK_WAIT, _LOCK_WAIT_AGAIN = 1_500, 100
+"""ms that a commit waits for another program's write lock: the first one, and those after it until
+one succeeds. A webhook that arrives behind a waiting commit still has its answer within 2 s."""
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of an SQLite address; None for a store in memory."""
+    path = make_url(url).database
+    return Path(path) if path and path != ":memory:" else None
+
+
+def sqlite_engine(url: str, file: SqliteFile | None = None) -> Engine:
+    """WAL with synchronous=FULL: a commit that was answered survives a power cut. secure_delete:
+    what is deleted is overwritten, so that nothing of an erased person is left (guarantee 8).
+
+    Opens the file of the address, `file` if given, and creates none.
+    """
+    path = sqlite_path(url)
+    if path:
+        engine = create_engine(url, creator=(file or SqliteFile(path)).connect)
+    else:
+        engine = create_engine(url, connect_args={"check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, _: Any) -> None:
+        connection.isolation_level = None
+        if connection.execute("PRAGMA page_count").fetchone() == (0,):
+            # Only a new file takes the setting; on an old one it would be a write at each start.
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        for pragma in (
+            "journal_mode=WAL",
+            "journal_size_limit=67108864",
+            "synchronous=FULL",
+            "busy_timeout=10000",
+            "temp_store=MEMORY",
+            f"cache_size=-{_READER_CACHE}",
+            "wal_autocheckpoint=4000",
+            "secure_delete=ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+class _Job:
+    """Work to run in the writer thread. `alone`: outside of a transaction."""
+
+    def __init__(self, work: Work[Any], *, alone: bool = False) -> None:
+        self.work = work
+        self.alone = alone
+        self.done: Future[Any] = Future()
+
+
+class SqliteDatabase:
+    """connector.store.database.Database on a file or in memory."""
+
+    def __init__(self, url: str) -> None:
+        path = sqlite_path(url)
+        self._file = SqliteFile(path) if path else None
+        if self._file:
+            self._file.remember()
+        self.engine = sqlite_engine(url, self._file)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="store-read")
+        self._thread = threading.Thread(target=self._run, name="store-write", daemon=True)
+        self._closed = False
+        self._writer: Connection | None = None
+        self._lock_wait = _LOCK_WAIT
+        self._damage: StoreError | None = None
+        self._thread.start()
+
+    async def write(self, work: Work[T]) -> T:
+        result: T = await self._submit(_Job(work))
+        return result
+
+    async def read(self, work: Work[T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._read, work)
+
+    async def empty_log(self) -> bool:
+        return bool(await self._submit(_Job(_empty_log, alone=True)))
+
+    def fault(self) -> StoreError | None:
+        if self._damage is None and self._file:
+            try:
+                self._file.check()
+            except StoreError as error:
+                return error
+        return self._damage
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._readers.shutdown()
+        self.engine.dispose()
+
+    async def _submit(self, job: _Job) -> Any:
+        if self._closed:
+            raise StoreOutage(Problem.STORE_UNAVAILABLE, "the store is closed")
+        self._jobs.put(job)
+        return await asyncio.wrap_future(job.done)
+
+    def _read(self, work: Work[T]) -> T:
+        try:
+            with self.engine.connect() as connection:
+                return work(connection)
+        except SQLAlchemyError as error:
+            raise self._explained(error) from error
+
+    # ── the writer thread ────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            group: list[_Job] = []
+            job = self._jobs.get()
+            while job is not None and not job.alone:
+                group.append(job)
+                if len(group) == _MAX_GROUP or self._jobs.empty():
+                    break
+                job = self._jobs.get()
+            self._commit(group)
+            if job is None:
+                ended = True
+            elif job.alone:
+                self._run_alone(job)
+        if self._writer is not None:
+            self._writer.close()
+
+    def _commit(self, group: list[_Job]) -> None:
+        """Run the group in one transaction. When a piece of work fails, each is run in its own, so
+        that it fails alone. When the database itself fails, all have failed."""
+        live = [job for job in group if not job.done.cancelled()]
+        if not live:
+            return
+        working = False
+        try:
+            connection = self._begin()
+            working = True
+            results = [job.work(connection) for job in live]
+            working = False
+            connection.commit()
+            if self._file:
+                self._file.check()
+        except Exception as error:
+            self._roll_back()
+            if working and len(live) > 1:
+                for job in live:
+                    self._commit([job])
+            else:
+                failure = self._explained(error)
+                for job in live:
+                    _finish(job, error=failure if working else _outage(failure))
+            return
+        for job, result in zip(live, results, strict=True):
+            _finish(job, result=result)
+
+    def _run_alone(self, job: _Job) -> None:
+        try:
+            if self._file:
+                self._file.check()
+            self._writer = self._writer or self._open_writer()
+            result = job.work(self._writer)
+        except Exception as error:
+            _finish(job, error=self._explained(error))
+        else:
+            _finish(job, result=result)
+
+    def _begin(self) -> Connection:
+        if self._file:
+            self._file.check()
+        connection = self._writer = self._writer or self._open_writer()
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={self._lock_wait}")
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except SQLAlchemyError:
+            self._lock_wait = _LOCK_WAIT_AGAIN
+            raise
+        self._lock_wait = _LOCK_WAIT
+        if self._file:
+            self._file.remember()
+        return connection
+
+    def _open_writer(self) -> Connection:
+        connection = self.engine.connect()
+        connection.exec_driver_sql(f"PRAGMA cache_size=-{_WRITER_CACHE}")
+        return connection
+
+    def _roll_back(self) -> None:
+        """Leave nothing of a failed group. A connection that cannot roll back is closed."""
+        connection = self._writer
+        if connection is None:
+            return
+        try:
+            connection.rollback()
+        except SQLAlchemyError:
+            connection.invalidate()
+            connection.close()
+            self._writer = None
+            if self._file:
+                self._file.forget_log()
+
+    def _explained(self, error: Exception) -> Exception:
+        """An engine's error as a StoreError. Damage is remembered: a damaged store takes no more
+        webhooks, whichever pages they would touch."""
+        if not isinstance(error, SQLAlchemyError):
+            return error
+        failure = to_store_error(error)
+        if failure.problem is Problem.STORE_DAMAGED and self._file:
+            failure = self._damage = damaged(self._file.path, failure.detail)
+        return failure
+
+
+def _finish(job: _Job, *, result: Any = None, error: Exception | None = None) -> None:
+    if not job.done.set_running_or_notify_cancel():
+        return
+    if error is None:
+        job.done.set_result(result)
+    else:
+        job.done.set_exception(error)
+
+
+def _outage(error: Exception) -> Exception:
+    """The failure of a transaction as a whole, whatever the work in it."""
+    return StoreOutage(error.problem, error.detail) if isinstance(error, StoreError) else error
+
+
+def _empty_log(c: Connection) -> bool:
+    c.exec_driver_sql(f"PRAGMA busy_timeout={_LOCK_WAIT}")
+    busy, *_ = c.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+    c.rollback()
+    return not busy

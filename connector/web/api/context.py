@@ -1,0 +1,77 @@
+"""What each operation of the API gets: the caller, the service, paging."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from typing import Annotated, Generic, TypeVar
+
+from fastapi import Depends, Query, Request
+from pydantic import BaseModel
+
+from connector.runtime.changes import ChangeFeed
+from connector.runtime.encryption import Seal
+from connector.service import Commands
+from connector.web.access import Access, Principal
+from connector.web.api.problems import ApiError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServices:
+    """What the API works with."""
+
+    commands: Commands
+    access: Access
+    changes: ChangeFeed
+    seal: Seal
+
+
+def services(request: Request) -> ApiServices:
+    found: ApiServices = request.app.state.services
+    return found
+
+
+Services = Annotated[ApiServices, Depends(services)]
+
+
+def viewer(request: Request, services: Services) -> Principal:
+    """Whoever may read. Raises AccessDenied."""
+    return services.access.identify(request)
+
+
+def operator(request: Request, services: Services) -> Principal:
+    """Whoever may change something. Raises AccessDenied."""
+    principal = services.access.identify(request)
+    services.access.check_change(request, principal)
+    return principal
+
+
+Viewer = Annotated[Principal, Depends(viewer)]
+Operator = Annotated[Principal, Depends(operator)]
+
+
+class Page(BaseModel, Generic[T]):
+    """Items of a list. `next` is the `cursor` of the next page, None at the end."""
+
+    items: list[T]
+    next: str | None = None
+
+
+def read_cursor(cursor: Annotated[str | None, Query(max_length=200)] = None) -> int | None:
+    """The id after which the page begins."""
+    if cursor is None:
+        return None
+    try:
+        return int(urlsafe_b64decode(cursor.encode() + b"==").decode())
+    except ValueError:
+        raise ApiError(400, "`cursor` is not one of this list: leave it out") from None
+
+
+def write_cursor(last: int) -> str:
+    return urlsafe_b64encode(str(last).encode()).decode().rstrip("=")
+
+
+Cursor = Annotated[int | None, Depends(read_cursor)]
+Limit = Annotated[int, Query(ge=1, le=200, description="Items of a page.")]

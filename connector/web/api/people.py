@@ -1,0 +1,94 @@
+"""`/people`: one person at a time. Addresses and platform ids stand in no URL."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field, model_validator
+
+from connector.web.api.context import Operator, Services
+from connector.web.api.orders import ACCEPTED, CommandView, Order
+from connector.web.api.problems import RESPONSES, ApiError
+
+router = APIRouter(prefix="/people", tags=["people"], responses=RESPONSES)
+
+
+class PersonQuery(BaseModel):
+    """Either an `email` or a `platform_id`; on one connection, or on all."""
+
+    email: str | None = Field(None, max_length=320)
+    platform_id: str | None = Field(None, max_length=255)
+    connection: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> PersonQuery:
+        if bool(self.email) == bool(self.platform_id):
+            raise ValueError("give either `email` or `platform_id`")
+        return self
+
+
+class FoundPerson(BaseModel):
+    """`key` stands for the person in the other operations. It is valid on this server only."""
+
+    key: str
+    connection: str
+
+
+class FoundPeople(BaseModel):
+    items: list[FoundPerson]
+
+
+class Timeline(BaseModel):
+    """What was received about a person, what it became, which request carried it, and what the
+    remote side answered."""
+
+    connection: str
+    person: dict[str, Any]
+
+
+_KIND = "person"
+Key = Annotated[str, Path(max_length=400)]
+
+
+@router.post("/find")
+async def find_people(query: PersonQuery, services: Services, caller: Operator) -> FoundPeople:
+    """For operators, because whoever may search by address can learn who is a member."""
+    who = query.email or query.platform_id or ""
+    found = await services.commands.find_people(who, query.connection)
+    return FoundPeople(
+        items=[
+            FoundPerson(key=_key(services, connection, id), connection=connection)
+            for connection, id in found
+        ]
+    )
+
+
+@router.get("/{key}/timeline")
+async def show_timeline(key: Key, services: Services, caller: Operator) -> Timeline:
+    """What happened to one person, the newest last."""
+    connection, person = await _person(key, services)
+    return Timeline(connection=connection, person=person)
+
+
+@router.post("/{key}/refresh", responses=ACCEPTED)
+async def refresh_person(key: Key, services: Services, order: Order) -> CommandView:
+    """Read the person at the platform now, and send to Klaviyo what has changed."""
+    connection, person = await _person(key, services)
+    args = {"connection": connection, "person": person["platform_id"] or person["email"]}
+    return await order.run("refresh", args)
+
+
+def _key(services: Services, connection: str, id: int) -> str:
+    return services.seal.seal(f"{_KIND} {connection}/{id}")
+
+
+async def _person(key: str, services: Services) -> tuple[str, dict[str, Any]]:
+    opened = services.seal.open(key) or ""
+    kind, _, rest = opened.partition(" ")
+    connection, _, id = rest.partition("/")
+    if kind == _KIND:
+        with contextlib.suppress(KeyError):
+            return connection, await services.commands.timeline(int(id))
+    raise ApiError(404, "this key is too old or of another server: find the person again")

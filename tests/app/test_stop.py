@@ -1,0 +1,54 @@
+"""What a stop does to commands that are under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.sandbox import JeriCommerceSandbox
+from connector.service import CommandHandler, CommandResult
+from tests.paths import ROOT
+from tests.platforms.plugins.daemon import running
+
+from .test_reload import CONFIG
+
+
+async def test_a_stop_cancels_long_running_commands_before_it_closes_their_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restore_logging_config: None
+) -> None:
+    """A request that ends with its closed client would be stored as the command's failure; a
+    command that is cancelled is executed again after the next start."""
+    config = CONFIG.format(mapping=ROOT / "mappings" / "jericommerce.toml")
+    platforms = {"jericommerce": JeriCommerceSandbox().app}
+    started, closed, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    endings: list[str] = []
+
+    async def reads_klaviyo(args: Mapping[str, Any]) -> CommandResult:
+        started.set()
+        try:
+            await closed.wait()
+            endings.append("connection closed")
+        except asyncio.CancelledError:
+            endings.append("cancelled")
+            raise
+        finally:
+            ended.set()
+        return False, {"error": "the connection broke"}
+
+    async def close() -> None:
+        closed.set()
+        await ended.wait()
+
+    async with running(tmp_path, config, platforms, {}, monkeypatch) as daemon:
+        runtime = daemon.app.runtimes["acme"]
+        assert isinstance(runtime.commands, dict)
+        runtime.commands["reconcile"] = CommandHandler(reads_klaviyo, long_running=True)
+        runtime.exit_stack.push_async_callback(close)
+        await daemon.app.commands.submit("reconcile", {"connection": "acme"}, by="ada")
+        async with asyncio.timeout(10):
+            await started.wait()
+    assert endings == ["cancelled"]

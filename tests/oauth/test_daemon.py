@@ -1,0 +1,195 @@
+"""The command line and the daemon around an OAuth connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from connector.domain.oauth import KLAVIYO_OAUTH, UNUSED_LIFETIME, GrantInfo
+from connector.store.sql import open_store
+from tests.oauth.conftest import KEY, OTHER_KEY, Browser, Rig
+from tests.paths import ROOT
+from tests.waiting import async_until
+
+
+@asynccontextmanager
+async def command(rig: Rig, *arguments: str) -> AsyncIterator[Process]:
+    environ = {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PATH": os.environ["PATH"]}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "connector.cli", *arguments),
+        cwd=rig.folder,
+        env=environ,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def address_of(process: Process) -> str:
+    """The address that `connector connect` prints."""
+    assert process.stderr
+    while line := (await process.stderr.readline()).decode().strip():
+        if line.startswith("http"):
+            return line
+    raise AssertionError("no address was printed")
+
+
+async def finished(process: Process) -> tuple[int, str, str]:
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+async def test_connect_and_disconnect_with_and_without_a_daemon(rig: Rig, daemon: bool) -> None:
+    rig.klaviyo.oauth.consent = "allow"
+
+    async def check() -> None:
+        async with command(rig, "connect", "acme") as process, Browser() as browser:
+            page = await browser.authorize(await address_of(process))
+            assert page.status_code == 200, page.text
+            code, out, _ = await finished(process)
+        assert (code, out) == (0, "connected acme to SANDBX Sandbox\n") or "SANDBX" in out
+        async with command(rig, "disconnect", "acme") as process:
+            code, out, err = await finished(process)
+        assert code == 0, err
+        assert "disconnected: acme" in out
+        assert rig.klaviyo.oauth.install is None
+
+    if daemon:
+        async with rig.daemon():
+            await check()
+    else:
+        await check()
+
+
+async def test_connect_says_that_access_was_denied(rig: Rig) -> None:
+    rig.klaviyo.oauth.consent = "deny"
+    async with command(rig, "connect", "acme") as process, Browser() as browser:
+        await browser.authorize(await address_of(process))
+        code, out, err = await finished(process)
+    assert (code, out) == (1, "")
+    assert "access was denied" in err
+
+
+async def test_connect_ends_when_no_one_answers(rig: Rig) -> None:
+    async with command(rig, "connect", "acme", "--wait", "1s") as process:
+        code, _, err = await finished(process)
+    assert code == 1
+    assert "nothing has changed" in err
+
+
+async def test_check_reports_the_state_of_the_access(rig: Rig) -> None:
+    async with command(rig, "check") as process:
+        code, out, _ = await finished(process)
+    assert code == 1
+    assert "K620" in out
+    rig.klaviyo.oauth.granted = ["accounts:read", "events:write"]
+    async with rig.daemon():
+        await rig.connect()
+    async with command(rig, "check") as process:
+        _, out, _ = await finished(process)
+    assert "K403: the scope lists:write was not granted" in out
+    assert "account SANDBX" in out
+    rig.klaviyo.oauth.uninstall()
+    async with command(rig, "check") as process:
+        code, out, _ = await finished(process)
+    assert code == 1
+    assert "Klaviyo" in out
+
+
+async def test_oauth_without_an_encryption_key_is_a_fault_that_says_how_to_make_one(
+    rig: Rig,
+) -> None:
+    rig.write(key='""')
+    async with command(rig, "run") as process:
+        code, _, err = await finished(process)
+    assert code == 2
+    assert "security.encryption_key: found no key" in err
+    assert "openssl rand" in err
+
+
+async def test_a_new_first_key_encrypts_what_is_stored_again(rig: Rig) -> None:
+    async with rig.daemon():
+        await rig.connect()
+    rig.write(key=f'["{OTHER_KEY}", "{KEY}"]')
+    async with rig.daemon():
+        pass
+    rig.write(key=f'"{OTHER_KEY}"')
+    async with rig.daemon():
+        await rig.event()
+        await rig.until_events(1)
+
+
+async def test_a_lost_key_stops_deliveries_and_says_so(rig: Rig) -> None:
+    async with rig.daemon():
+        await rig.connect()
+    rig.write(key=f'"{OTHER_KEY}"')
+    async with rig.daemon() as app:
+        await rig.event()
+        lane = app.runtimes["acme"].events
+        await async_until("the lane is blocked", lambda: lane.state.mode == "blocked")
+        assert lane.state.problem == "S80"
+    rig.write()
+    async with rig.daemon():
+        await rig.until_events(1)
+
+
+async def test_a_grant_that_is_not_used_is_announced_before_it_ends(rig: Rig) -> None:
+    async with rig.daemon() as app:
+        await rig.connect()
+        row = await app.store.secrets.get("acme", KLAVIYO_OAUTH)
+        assert row is not None
+        old = {**row.info, "refreshed_at": app.clock.now() - UNUSED_LIFETIME + 86_400_000}
+        await app.store.secrets.put("acme", KLAVIYO_OAUTH, row.sealed, old, now=app.clock.now())
+        assert "K630 acme" in await rig.attention()
+        await app.maintenance.refresh_metrics()
+        shown = app.metrics.render().decode()
+        assert 'connector_oauth_expiry_timestamp_seconds{connection="acme"}' in shown
+
+
+async def test_the_install_probe_notices_that_the_app_was_removed(rig: Rig) -> None:
+    rig.write(more='install_probe = "1s"')
+    async with rig.daemon():
+        await rig.connect()
+        assert "K610" not in await rig.attention()
+        rig.klaviyo.oauth.uninstall(keep_access=True)
+        found: list[str] = []
+
+        async def look() -> None:
+            found.append(await rig.attention())
+
+        for _ in range(100):
+            await look()
+            if "K610" in found[-1]:
+                break
+            await asyncio.sleep(0.05)
+        assert "K610 acme" in found[-1]
+
+
+async def test_an_idle_connection_refreshes_its_token_before_it_expires(rig: Rig) -> None:
+    rig.klaviyo.oauth.token_lifetime = 3.0
+    async with rig.daemon():
+        await rig.connect()
+        await async_until("a refresh", lambda: rig.klaviyo.oauth.refreshes >= 1)
+
+
+async def test_the_stored_grant_is_described_in_the_clear(rig: Rig) -> None:
+    async with rig.daemon():
+        await rig.connect()
+    store = await open_store(f"sqlite:///{rig.folder}/state.db")
+    row = await store.secrets.get("acme", KLAVIYO_OAUTH)
+    await store.aclose()
+    assert row is not None
+    info = GrantInfo.load(row.info)
+    assert (info.account, info.ended_at) == ("SANDBX", None)

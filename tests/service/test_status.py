@@ -1,0 +1,287 @@
+"""The status: one verdict, what needs a person, and the truth when no process runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from connector.domain.attention import AttentionItem
+from connector.domain.errors import Problem
+from connector.domain.lanes import Lane, LaneState, Millis
+from connector.domain.records import Page, Record
+from connector.service import Commands
+from connector.service.process import (
+    ConnectionReport,
+    LaneReport,
+    Process,
+    ProcessReport,
+    QuotaUse,
+    RefusedCalls,
+)
+from connector.service.status import Status
+from connector.testing.fakes.clock import FakeClock
+from connector.testing.fakes.store import memory_store
+
+ACME = ConnectionReport(
+    title="Yotpo", source="yotpo", mode="live", enabled=True, modules=("events",)
+)
+
+
+class Rig:
+    """A store as another process left it or keeps it, read from outside."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.store = memory_store()
+        self.commands = Commands(self.store, self.clock)
+        self.report = ProcessReport(
+            version="0.1.0", public_url="https://loyalty.example", connections={"acme": ACME}
+        )
+        self.lane: Lane
+
+    async def ingest(self, count: int) -> None:
+        self.lane = await self.store.lanes.ensure("acme", "klaviyo", "event")
+        now = self.clock.now()
+        records = [
+            Record(f"r{n}", f"u:{n}", "Balance changed", now, b"{}", email=f"p{n}@example.com")
+            for n in range(count)
+        ]
+        await self.store.outbox.append([Page(self.lane, "webhook", records, now)])
+
+    async def save(self, **changes: Any) -> None:
+        """What the running process reports now."""
+        self.report = self.report.model_copy(update=changes)
+        now = self.clock.now()
+        await self.store.process_reports.save("store", self.report.model_dump_json(), now=now)
+
+    async def run(self, **changes: Any) -> None:
+        """A process runs and reports this."""
+        await self.store.leases.acquire("store", "host/1/-/a", now=self.clock.now(), ttl=12_000)
+        await self.save(**changes)
+
+    async def status(self) -> Status:
+        return await self.commands.status()
+
+
+@pytest.fixture
+async def rig() -> Rig:
+    rig = Rig()
+    await rig.ingest(3)
+    return rig
+
+
+def slow(now: Millis) -> AttentionItem:
+    return AttentionItem(
+        "slow acme events → klaviyo",
+        "acme events → klaviyo: Klaviyo is unavailable",
+        Problem.KLAVIYO_UNAVAILABLE,
+        since=now,
+        retry_in=12.0,
+        remote="klaviyo",
+    )
+
+
+# ── the verdict ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_store_that_no_process_has_worked_on_says_so(rig: Rig) -> None:
+    found = await rig.status()
+    assert (found.verdict.level, found.verdict.text) == ("stopped", "Not started yet, 3 wait")
+
+
+async def test_all_is_well_in_one_line(rig: Rig) -> None:
+    await rig.run()
+    found = await rig.status()
+    assert (found.verdict.level, found.verdict.text) == ("ok", "All well, 3 wait")
+
+
+async def test_a_pause_by_a_person_is_named_and_needs_no_one(rig: Rig) -> None:
+    await rig.run()
+    state = LaneState("paused", Problem.PAUSED, "", rig.clock.now())
+    await rig.store.lanes.set_state(rig.lane.id, state)
+    found = await rig.status()
+    assert found.verdict.text == "All well, 3 wait; acme is paused"
+    assert found.attention == []
+
+
+async def test_a_remote_side_that_is_away_degrades_until_patience_ends(rig: Rig) -> None:
+    await rig.run(attention=(slow(rig.clock.now()),))
+    found = await rig.status()
+    assert found.verdict.level == "degraded"
+    assert found.verdict.text == "Klaviyo is away, 3 wait, retrying in 12.0 s"
+    assert (found.attention, [x.code for x in found.degraded]) == ([], ["K503"])
+    [lane] = found.connections["acme"].lanes
+    assert (lane.state, lane.problem, lane.retry_in) == ("degraded", "K503", 12.0)
+    assert lane.remedy == Problem.KLAVIYO_UNAVAILABLE.remedy
+    await rig.clock.advance(599.0)
+    await rig.run()
+    assert await rig.commands.attention() == []
+    await rig.clock.advance(1.0)
+    found = await rig.status()
+    assert [x.code for x in found.attention] == ["K503"]
+    assert found.verdict.text == "1 thing needs you, 3 wait"
+
+
+async def test_since_when_a_source_cannot_be_read_comes_from_the_process(rig: Rig) -> None:
+    poll = AttentionItem("poll acme", "acme: cannot be polled", Problem.PLATFORM_UNAVAILABLE)
+    await rig.run(attention=(poll,), since={"poll acme": rig.clock.now() - 600_000})
+    assert [item.key for item in await rig.commands.attention()] == ["poll acme"]
+
+
+async def test_what_needs_a_person_has_text_code_and_remedy(rig: Rig) -> None:
+    await rig.run()
+    state = LaneState("blocked", Problem.KLAVIYO_KEY, "HTTP 401", rig.clock.now())
+    await rig.store.lanes.set_state(rig.lane.id, state)
+    found = await rig.status()
+    [item] = found.attention
+    assert item.text == "acme events → klaviyo is blocked: Klaviyo rejected the key: HTTP 401"
+    assert (item.code, item.remedy) == ("K401", Problem.KLAVIYO_KEY.remedy)
+    assert item.since == rig.clock.now()
+    assert found.verdict.text == "1 thing needs you, 3 wait"
+    [lane] = found.connections["acme"].lanes
+    assert (lane.state, lane.reason) == ("blocked", "Klaviyo rejected the key: HTTP 401")
+
+
+# ── when no process runs ─────────────────────────────────────────────────────────────────────────
+
+
+async def test_nothing_runs_when_the_process_is_gone(rig: Rig) -> None:
+    await rig.store.lanes.ensure("acme", "yotpo", "profile")
+    await rig.store.lanes.ensure("acme", "klaviyo", "profile")
+    run = await rig.store.backfills.begin("acme", "people", {}, now=rig.clock.now())
+    await rig.store.backfills.start(run.id, now=rig.clock.now(), total=10, notes=[])
+    await rig.run(
+        lanes={int(rig.lane.id): LaneReport(per_second=5.0)}, attention=(slow(Millis(0)),)
+    )
+    assert (await rig.status()).backfills[0].progressing
+    await rig.clock.advance(14 * 60.0)
+    found = await rig.status()
+    assert (found.running, found.holder, found.replicas) == (False, None, [])
+    assert found.verdict.text == "Stopped 14 min ago, 3 wait"
+    assert found.stopped_since == rig.clock.now() - 14 * 60_000
+    assert {lane.state for lane in found.connections["acme"].lanes} == {"stopped"}
+    assert {lane.per_second for lane in found.connections["acme"].lanes} == {0.0}
+    # What only the process knew is not known any more.
+    assert (found.attention, found.degraded) == ([], [])
+    [backfill] = found.backfills
+    assert (backfill.state, backfill.progressing, backfill.eta_seconds) == ("running", False, None)
+
+
+async def test_a_process_that_holds_the_lease_and_reports_nothing_needs_a_person(rig: Rig) -> None:
+    await rig.run()
+    await rig.clock.advance(61.0)
+    await rig.store.leases.acquire("store", "host/1/-/a", now=rig.clock.now(), ttl=12_000)
+    [item] = (await rig.status()).attention
+    assert item.text == "host/1 holds the lease and has reported nothing for 1 min"
+
+
+async def test_a_report_of_another_version_is_not_an_error(rig: Rig) -> None:
+    await rig.run()
+    await rig.store.process_reports.save("store", '{"future": 1}', now=rig.clock.now())
+    assert (await rig.status()).verdict.level == "ok"
+
+
+# ── the document ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_document_shows_intake_rates_people_and_quota(rig: Rig) -> None:
+    now = rig.clock.now()
+    connection = ACME.model_copy(
+        update={
+            "received": {"webhook": now - 5_000, "poll": now - 60_000},
+            "refused": {"signature": RefusedCalls(count=9, in_a_row=2, last=now - 1_000)},
+            "skipped": {"shadow": 4},
+        }
+    )
+    use = QuotaUse(
+        account="ab12",
+        connections=("acme",),
+        endpoint="POST /api/events",
+        label="Klaviyo events",
+        used=12,
+        allowed=2_100,
+    )
+    await rig.store.lanes.ensure("acme", "klaviyo", "profile")
+    await rig.run(
+        connections={"acme": connection},
+        lanes={int(rig.lane.id): LaneReport(per_second=1.5, delivered_at=now - 2_000)},
+        quota=(use,),
+        people={"acme": {"known": 10, "held": 3, "gone": 1}},
+    )
+    acme = (await rig.status()).connections["acme"]
+    events = acme.lanes[0]
+    assert (events.ready, events.per_second, events.eta_seconds) == (3, 1.5, 2.0)
+    assert acme.last_received == now - 5_000
+    assert acme.last_delivered == now - 2_000
+    assert acme.last_refusal is not None
+    assert (acme.last_refusal.problem, acme.last_refusal.in_a_row) == ("W401", 2)
+    assert acme.skipped == {"shadow": 4}
+    assert acme.people is not None
+    assert (acme.people.synced, acme.people.without_email, acme.people.gone) == (10, 3, 1)
+    assert [use.text for use in acme.quota] == ["Klaviyo events: 12 of 2,100 this minute"]
+
+
+async def test_the_json_is_what_the_schema_says(rig: Rig) -> None:
+    await rig.run(attention=(slow(rig.clock.now()),))
+    document = (await rig.status()).model_dump_json()
+    assert Status.model_validate_json(document).model_dump_json() == document
+    assert set(json.loads(document)) == set(Status.model_json_schema()["properties"])
+
+
+# ── what the process reports about itself ────────────────────────────────────────────────────────
+
+
+async def test_wrong_secrets_need_a_person_once_they_are_no_unknown_caller() -> None:
+    clock = FakeClock()
+    process = Process(clock=clock, runtimes={"acme": object()})  # type: ignore[dict-item]
+    activity = process.activity
+
+    async def codes() -> list[str]:
+        return [str(item.problem) for item in process._refusals()]
+
+    activity.record_received("acme", "webhook", clock.now())
+    activity.record_refused("acme", "signature", clock.now())
+    activity.record_refused("acme", "signature", clock.now())
+    assert await codes() == []
+    activity.record_refused("acme", "signature", clock.now())
+    assert await codes() == ["W401"]
+    activity.record_received("acme", "webhook", clock.now())
+    assert await codes() == []
+    # Where none was ever accepted, the first refusal is the secret.
+    process = replace(process, activity=type(activity)())
+    process.activity.record_refused("acme", "signature", clock.now())
+    [item] = process._refusals()
+    assert item.text == (
+        "acme: 1 webhook refused with 401 and none accepted since: "
+        "a webhook's signature or secret is missing or wrong"
+    )
+
+
+async def test_a_restart_continues_what_was_counted() -> None:
+    clock = FakeClock()
+    now = clock.now()
+    before = ProcessReport(
+        version="0.1.0",
+        public_url="",
+        connections={
+            "acme": ACME.model_copy(
+                update={
+                    "received": {"webhook": now},
+                    "refused": {"signature": RefusedCalls(count=5, in_a_row=1, last=now)},
+                    "skipped": {"shadow": 2},
+                }
+            )
+        },
+        lanes={1: LaneReport(per_second=9.0, delivered_at=now)},
+    )
+    process = Process(clock=clock)
+    process.resume(ProcessReport.model_validate_json(before.model_dump_json()))
+    activity = process.activity
+    assert activity.received == {("acme", "webhook"): now}
+    assert activity.refused["acme", "signature"].count == 5
+    assert activity.skipped == {("acme", "shadow"): 2}
+    assert list(activity.delivered.values()) == [now]
+    assert activity.per_second(next(iter(activity.delivered)), clock.monotonic()) == 0.0

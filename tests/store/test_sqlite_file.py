@@ -1,0 +1,221 @@
+"""The file of a store: who may read it, whether it is still there, and who may create it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from connector.domain.errors import Problem, StoreError, StoreOutage
+from connector.domain.lanes import Millis
+from connector.domain.records import Appended, Page, Record
+from connector.store import schema
+from connector.store.admin import integrity
+from connector.store.sql import SqlStore, open_store
+
+NOW = Millis(1_790_000_000_000)
+
+
+@pytest.fixture
+def umask_of_a_shell() -> AsyncIterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "s.db"
+
+
+@pytest.fixture
+async def store(file: Path, umask_of_a_shell: None) -> AsyncIterator[SqlStore]:
+    made = await open_store(f"sqlite:///{file}")
+    await append(made, "first")
+    yield made
+    await made.aclose()
+
+
+async def append(store: SqlStore, key: str) -> Appended:
+    lane = await store.lanes.ensure("acme", "klaviyo", "event")
+    record = Record(key, f"t:{key}", "Added", NOW, b"{}", key, f"{key}@example.com")
+    [result] = await store.outbox.append([Page(lane, "webhook", [record], NOW)])
+    return result
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# ── who may read it ───────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_store_and_the_files_beside_it_are_readable_by_their_owner_only(
+    store: SqlStore, file: Path
+) -> None:
+    assert {path.name for path in file.parent.iterdir()} == {"s.db", "s.db-wal", "s.db-shm"}
+    assert {mode(path) for path in file.parent.iterdir()} == {0o600}
+    assert mode(file.parent) == 0o700
+
+
+async def test_a_store_that_others_may_read_is_restricted_when_it_is_opened(
+    store: SqlStore, file: Path
+) -> None:
+    await store.aclose()
+    copy = file.with_name("s.db.before-upgrade-from-0")
+    shutil.copy(file, copy)
+    for path, readable in ((file, 0o644), (copy, 0o644), (file.parent, 0o755)):
+        os.chmod(path, readable)
+    again = await open_store(f"sqlite:///{file}", migrate="manual")
+    await again.aclose()
+    assert (mode(file), mode(copy), mode(file.parent)) == (0o600, 0o600, 0o700)
+
+
+async def test_a_folder_that_holds_other_files_keeps_its_mode(store: SqlStore, file: Path) -> None:
+    await store.aclose()
+    shutil.copy(file, file.parent / "connector.toml")
+    os.chmod(file.parent, 0o755)
+    again = await open_store(f"sqlite:///{file}")
+    await again.aclose()
+    assert mode(file.parent) == 0o755
+
+
+def test_the_copy_before_an_upgrade_is_readable_by_its_owner_only(
+    file: Path, umask_of_a_shell: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema.prepare(f"sqlite:///{file}", "auto")
+    monkeypatch.setattr(schema, "head", lambda: "9999")
+    copy = schema.prepare(f"sqlite:///{file}", "auto")
+    assert copy
+    assert mode(Path(copy)) == 0o600
+
+
+# ── who may create it ─────────────────────────────────────────────────────────────────────────────
+
+
+async def test_opening_without_create_leaves_no_file(file: Path) -> None:
+    with pytest.raises(StoreError, match=r"there is no store at .*s\.db: `connector run` creates"):
+        await open_store(f"sqlite:///{file}", migrate="manual", create=False)
+    [line] = integrity.check(f"sqlite:///{file}")
+    assert "there is no store" in line
+    assert not file.parent.exists()
+
+
+async def test_opening_a_database_without_tables_creates_none(postgres_url: str) -> None:
+    url = make_url(postgres_url)
+    server = create_async_engine(
+        url.set(drivername="postgresql+asyncpg"), isolation_level="AUTOCOMMIT"
+    )
+    async with server.connect() as connection:
+        await connection.exec_driver_sql("CREATE DATABASE without_tables")
+    await server.dispose()
+    empty = url.set(database="without_tables").render_as_string(hide_password=False)
+    with pytest.raises(StoreError, match="no tables of the connector yet"):
+        await open_store(empty, create=False)
+    assert (
+        await asyncio.to_thread(
+            schema.with_connection, empty, lambda c: inspect(c).get_table_names()
+        )
+        == []
+    )
+
+
+async def test_no_store_is_created_beside_the_log_of_a_missing_one(
+    store: SqlStore, file: Path
+) -> None:
+    deleted(file)
+    with pytest.raises(StoreError, match="belongs to a store whose file"):
+        await open_store(f"sqlite:///{file}")
+    file.with_suffix(".aside").rename(file)
+    replaced_by_an_empty_file(file)
+    with pytest.raises(StoreError, match="belongs to a store whose file"):
+        await open_store(f"sqlite:///{file}")
+
+
+# ── whether it is still the one that was opened ───────────────────────────────────────────────────
+
+
+def deleted(file: Path) -> None:
+    file.rename(file.with_suffix(".aside"))
+
+
+def replaced_by_an_empty_file(file: Path) -> None:
+    deleted(file)
+    file.touch()
+
+
+def replaced_by_a_copy(file: Path) -> None:
+    deleted(file)
+    shutil.copy(file.with_suffix(".aside"), file)
+
+
+@pytest.mark.parametrize("name", ["s.db", "s.db-wal"])
+@pytest.mark.parametrize("plant", [deleted, replaced_by_an_empty_file, replaced_by_a_copy])
+async def test_nothing_is_acknowledged_while_a_file_is_not_the_one_that_was_opened(
+    store: SqlStore, file: Path, name: str, plant: Callable[[Path], None]
+) -> None:
+    file = file.with_name(name)
+    plant(file)
+    with pytest.raises(StoreOutage, match="move the same file back") as caught:
+        await append(store, "second")
+    assert caught.value.problem is Problem.STORE_REPLACED
+    assert str(file) in caught.value.detail
+    fault = store.maintenance.fault()
+    assert fault
+    assert fault.detail == caught.value.detail
+    file.with_suffix(".aside").rename(file)
+    assert store.maintenance.fault() is None
+    assert (await append(store, "second")).accepted == 1
+
+
+async def test_a_stop_saves_what_was_in_a_deleted_log(store: SqlStore, file: Path) -> None:
+    deleted(file.with_name("s.db-wal"))
+    assert store.maintenance.fault()
+    await store.aclose()
+    again = await open_store(f"sqlite:///{file}")
+    assert (await append(again, "first")).duplicates == 1
+    await again.aclose()
+
+
+async def test_a_commit_during_which_the_file_is_deleted_is_not_acknowledged(
+    store: SqlStore, file: Path
+) -> None:
+    with pytest.raises(StoreOutage):
+        await store.database.write(lambda c: deleted(file))
+
+
+async def test_no_connection_is_opened_to_another_file(store: SqlStore, file: Path) -> None:
+    store.database.engine.dispose()
+    replaced_by_a_copy(file)
+    with pytest.raises(StoreOutage):
+        await store.lanes.all()
+
+
+# ── a lock of another program ─────────────────────────────────────────────────────────────────────
+
+
+async def test_a_lock_of_another_program_fails_all_that_waits_at_once_and_reads_continue(
+    store: SqlStore, file: Path
+) -> None:
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        results = await asyncio.gather(
+            *(append(store, f"k{n}") for n in range(50)), return_exceptions=True
+        )
+        assert {type(result) for result in results} == {StoreOutage}
+        assert [lane.connection for lane, _ in await store.lanes.all()] == ["acme"]
+        [waited] = await store.database.read(
+            lambda c: c.exec_driver_sql("SELECT count(*) FROM outbox").one()
+        )
+        assert waited == 1
+    assert (await append(store, "second")).accepted == 1

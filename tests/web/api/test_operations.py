@@ -1,0 +1,150 @@
+"""The operations of the API, and what a repeated or outdated request comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from connector.domain.errors import Problem
+from connector.domain.records import State
+from connector.ports import ANY_DEAD_LETTER
+
+from .conftest import ApiHarness
+
+DEAD_LETTERS = "/api/v1/dead-letters"
+
+
+async def names(client: httpx.AsyncClient, query: str = "") -> tuple[list[str], int]:
+    found = (await client.get(f"{DEAD_LETTERS}{query}")).json()
+    return [x["unique_id"].removeprefix("test:") for x in found["items"]], found["count"]
+
+
+async def test_dead_letters_are_filtered_and_paged(
+    harness: ApiHarness, viewer: httpx.AsyncClient
+) -> None:
+    await harness.dead_letters(*"abc")
+    await harness.dead_letters("d", problem=Problem.MAPPING_FAILED)
+    assert await names(viewer, "?cause=M10&connection=acme&state=dead") == (["d"], 1)
+    assert await names(viewer, "?q=test:b") == (["b"], 1)
+    first = (await viewer.get(f"{DEAD_LETTERS}?limit=3")).json()
+    assert (len(first["items"]), first["count"]) == (3, 4)
+    assert await names(viewer, f"?limit=3&cursor={first['next']}") == (["a"], 4)
+
+
+async def test_all_that_match_a_filter_are_retried_while_their_number_is_the_same(
+    harness: ApiHarness, operator: httpx.AsyncClient
+) -> None:
+    await harness.dead_letters(*"abc")
+    await harness.dead_letters("d", problem=Problem.MAPPING_FAILED)
+    which = {"filter": {"cause": "K400"}, "count": 2}
+    refused = await operator.post(f"{DEAD_LETTERS}/retry", json=which)
+    assert refused.status_code == 409
+    assert "3 records match by now, not 2" in refused.json()["detail"]
+    answer = await operator.post(f"{DEAD_LETTERS}/retry", json=which | {"count": 3})
+    assert answer.status_code == 200
+    assert answer.json()["result"] == {"retried": 3, "waiting_for_an_address": 0}
+    assert await names(operator) == (["d"], 1)
+
+
+async def test_a_filter_without_the_count_that_it_had_is_refused(
+    harness: ApiHarness, operator: httpx.AsyncClient
+) -> None:
+    await harness.dead_letters("a")
+    for body in ({}, {"filter": {}}, {"ids": [1], "filter": {}, "count": 1}):
+        assert (await operator.post(f"{DEAD_LETTERS}/discard", json=body)).status_code == 422
+    assert await harness.store.dead_letters.count(ANY_DEAD_LETTER) == 1
+
+
+async def test_what_is_discarded_keeps_the_reason(
+    harness: ApiHarness, operator: httpx.AsyncClient
+) -> None:
+    await harness.dead_letters("a")
+    [letter] = await harness.store.dead_letters.find()
+    body = {"ids": [letter.id], "reason": "a test"}
+    assert (await operator.post(f"{DEAD_LETTERS}/discard", json=body)).status_code == 200
+    shown = await harness.store.dead_letters.show(letter.id)
+    assert shown
+    assert (shown.dead_letter.state, shown.dead_letter.detail) == (State.DISCARDED, "a test")
+
+
+async def test_a_repeated_request_with_one_key_is_answered_as_the_first(
+    harness: ApiHarness, operator: httpx.AsyncClient
+) -> None:
+    await harness.dead_letters(*"ab")
+    key = {"idempotency-key": "once"}
+    body: dict[str, Any] = {"filter": {}, "count": 2}
+    first = await operator.post(f"{DEAD_LETTERS}/retry", json=body, headers=key)
+    await harness.dead_letters("c")
+    again = await operator.post(f"{DEAD_LETTERS}/retry", json=body, headers=key)
+    assert first.json() == again.json()
+    assert first.json()["result"]["retried"] == 2
+    other = await operator.post(f"{DEAD_LETTERS}/retry", json={"ids": [1]}, headers=key)
+    assert other.status_code == 422
+    assert "use a new one" in other.json()["detail"]
+
+
+async def test_a_decision_that_is_not_possible_says_why(operator: httpx.AsyncClient) -> None:
+    answer = await operator.post("/api/v1/actions/7/again")
+    assert answer.status_code == 409
+    assert "7" in answer.json()["detail"]
+    answer = await operator.post("/api/v1/approvals/7/approve")
+    assert answer.json()["detail"] == "no open approval has the id 7"
+    assert (await operator.get("/api/v1/backfills/7")).status_code == 404
+    assert (await operator.get("/api/v1/commands/700")).status_code == 404
+
+
+async def test_an_approval_is_listed_and_answered_in_the_callers_name(
+    harness: ApiHarness, operator: httpx.AsyncClient
+) -> None:
+    asked = await harness.store.approvals.request(
+        "acme", "backfill", "3", {"people": 12}, now=harness.clock.now()
+    )
+    [shown] = (await operator.get("/api/v1/approvals")).json()["items"]
+    assert (shown["id"], shown["detail"]) == (asked.id, {"people": 12})
+    answer = await operator.post(f"/api/v1/approvals/{asked.id}/approve")
+    assert answer.json()["result"] == {"approved": "backfill of 3"}
+    [decided] = await harness.store.approvals.find(pending=False)
+    assert decided.decided_by == "ci"
+
+
+async def test_a_person_is_found_by_address_and_shown_by_an_opaque_key(
+    harness: ApiHarness, operator: httpx.AsyncClient, viewer: httpx.AsyncClient
+) -> None:
+    await harness.dead_letters("ana")
+    query = {"email": "Ana@example.com"}
+    assert (await viewer.post("/api/v1/people/find", json=query)).status_code == 403
+    [found] = (await operator.post("/api/v1/people/find", json=query)).json()["items"]
+    assert "ana" not in found["key"]
+    shown = (await operator.get(f"/api/v1/people/{found['key']}/timeline")).json()
+    assert shown["connection"] == "acme"
+    assert shown["person"]["email"] == "ana@example.com"
+    assert (await operator.get("/api/v1/people/forged/timeline")).status_code == 404
+
+
+async def test_an_invalid_request_is_not_repeated_in_its_answer(
+    operator: httpx.AsyncClient,
+) -> None:
+    body = {"email": "ana@example.com", "platform_id": "p1"}
+    answer = await operator.post("/api/v1/people/find", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["faults"] == ["body: Value error, give either `email` or `platform_id`"]
+    assert "ana" not in answer.text
+
+
+async def test_the_document_describes_every_operation(operator: httpx.AsyncClient) -> None:
+    document = (await operator.get("/api/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation["description"], path
+            assert "403" in operation["responses"], path
+
+
+@pytest.mark.parametrize("query", ["?limit=0", "?limit=201", "?cursor=%F0", "?state=lost"])
+async def test_a_bad_query_is_a_problem_and_not_an_error(
+    operator: httpx.AsyncClient, query: str
+) -> None:
+    answer = await operator.get(f"{DEAD_LETTERS}{query}")
+    assert answer.status_code in (400, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
