@@ -50,7 +50,7 @@ poll_every = "24h"
 [connections.klaviyo]
 base_url = "http://127.0.0.1:8002"
 private_key = "pk_sandbox"
-rate_share = 1.0
+rate_share = {rate_share}
 flow_guard = "off"
 
 [[connections.audiences]]
@@ -67,13 +67,18 @@ daily_per_person = 1000
 
 @cache
 def config(
-    *, modules: tuple[str, ...] = MODULES, mode: str = "live", bulk_threshold: int = 50
+    *,
+    modules: tuple[str, ...] = MODULES,
+    mode: str = "live",
+    bulk_threshold: int = 50,
+    rate_share: float = 1.0,
 ) -> Config:
     text = _TOML.format(
         mapping=MAPPINGS / "wll.toml",
         mode=mode,
         modules=str(list(modules)).replace("'", '"'),
         bulk_threshold=bulk_threshold,
+        rate_share=rate_share,
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "connector.toml"

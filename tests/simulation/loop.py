@@ -78,12 +78,6 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._ready.extend(owner.parked)
         owner.parked.clear()
 
-    def _bury_unused(self, owner) -> None:
-        """End the tasks of a dead process, whose store and network refuse everything."""
-        self.thaw(owner)
-        for task in owner.tasks:
-            task.cancel()
-
     # ── what BaseEventLoop leaves to its subclasses ──────────────────────────────────────────────
 
     def _process_events(self, event_list: Any) -> None: ...

@@ -1,9 +1,10 @@
 """The network between the processes and the sandboxes: requests travel by themselves, so that one
-may arrive after its sender has given up or died."""
+may arrive after its sender has given up or died, within LATE seconds."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from .loop import OWNER, Owner, SimulatedLoop
 
 READ_TIMEOUT = 30.0
 """Seconds without a byte after which httpx gives up."""
+
+LATE = 25.0
+"""Seconds after which a request that its sender has given up does not arrive any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,9 @@ class Fate:
 class Network:
     """Forwards requests to the ASGI app of their port. `on_send(owner, request)` is called when a
     request leaves, `on_change(request, ±1)` when it leaves and when it has been carried out.
-    `disturbed`: the share of requests that have a bad fate."""
+    `on_answer(owner, request, seconds)` when its sender stops waiting. `disturbed`: the share of
+    requests that have a bad fate; `planned`: a fate of the next request of a method and with a path
+    that holds a text."""
 
     def __init__(
         self, loop: SimulatedLoop, rng: random.Random, apps: Mapping[int | None, Any]
@@ -44,14 +50,21 @@ class Network:
         self.disturbed = 0.0
         self.on_send: Callable[[Owner | None, httpx.Request], None] = lambda owner, request: None
         self.on_change: Callable[[httpx.Request, int], None] = lambda request, change: None
+        self.on_answer: Callable[[Owner | None, httpx.Request, float], None] = _ignore
+        self.planned: list[tuple[str, str, Fate]] = []
         self.sent = 0
 
     def client(self) -> httpx.AsyncClient:
         """A client of the process that makes it."""
         return httpx.AsyncClient(transport=_Transport(self), trust_env=False)
 
-    def _fate(self) -> Fate:
+    def _fate(self, request: httpx.Request) -> Fate:
         rng = self._rng
+        for plan in self.planned:
+            method, text, fate = plan
+            if request.method == method and text in request.url.path:
+                self.planned.remove(plan)
+                return fate
         if rng.random() >= self.disturbed:
             quick = rng.random() < 0.5
             return Fate() if quick else Fate(rng.random() * 0.3, rng.random() * 0.3)
@@ -63,24 +76,41 @@ class Network:
             raise asyncio.CancelledError
         self.sent += 1
         self.on_send(owner, request)
-        fate = self._fate()
+        fate, since = self._fate(request), self._loop.time()
         answer: asyncio.Future[httpx.Response] = self._loop.create_future()
-        self._loop.spawn(None, self._travel(request, fate, answer))
+        given_up = asyncio.Event()
+        self._loop.spawn(None, self._travel(request, fate, answer, given_up))
         try:
             async with asyncio.timeout(None if fate.trickles else READ_TIMEOUT):
                 return await answer
         except TimeoutError as error:
             raise httpx.ReadTimeout("no answer in time") from error
+        finally:
+            given_up.set()
+            if owner is None or owner.condition == "running":
+                self.on_answer(owner, request, self._loop.time() - since)
+
+    async def _arrive(self, seconds: float, given_up: asyncio.Event) -> None:
+        """Wait for the request's way there, which is shorter once nobody waits for it."""
+        arrives = self._loop.time() + seconds
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await given_up.wait()
+        await asyncio.sleep(min(arrives - self._loop.time(), self._rng.random() * LATE))
 
     async def _travel(
-        self, request: httpx.Request, fate: Fate, answer: asyncio.Future[httpx.Response]
+        self,
+        request: httpx.Request,
+        fate: Fate,
+        answer: asyncio.Future[httpx.Response],
+        given_up: asyncio.Event,
     ) -> None:
         if fate.refused:
             if not answer.done():
                 answer.set_exception(httpx.ConnectError("refused"))
             return
         self.on_change(request, 1)
-        await asyncio.sleep(fate.before)
+        await self._arrive(fate.before, given_up)
         response: httpx.Response | Exception
         try:
             response = await self._apps[request.url.port].handle_async_request(request)
@@ -98,11 +128,19 @@ class Network:
                 answer.set_result(response)
 
 
+def _ignore(owner: Owner | None, request: httpx.Request, seconds: float) -> None: ...
+
+
+def late(rng: random.Random) -> Fate:
+    """It arrives when its sender has given up."""
+    return Fate(before=READ_TIMEOUT + rng.random() * 25)
+
+
 _BAD: tuple[Callable[[random.Random], Fate], ...] = (
     lambda rng: Fate(before=rng.random() * 5, after=rng.random() * 5),
     lambda rng: Fate(refused=True),
     lambda rng: Fate(lost=True),
-    lambda rng: Fate(before=25.0 + rng.random() * 30),
+    late,
     lambda rng: Fate(after=25.0 + rng.random() * 10),
     lambda rng: Fate(after=rng.choice((20.0, 120.0, 900.0)), trickles=True),
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from connector.runtime import log
 from connector.runtime.clock import SystemClock
 from connector.store.sql import SqlStore, store_on
 
-from .database import Disk, FaultyDatabase
+from .database import FaultyDatabase
 from .loop import OWNER, Owner, SimulatedLoop
 from .network import Network
 
@@ -86,8 +87,13 @@ class Process(Owner):
         self.app = App(config(), clock=VirtualClock(loop), reread=config)
         self.ended: str | None = None
         """How it ended by itself: "stopped", or the error that ended it."""
+        self.frozen_for = 0.0
+        """Seconds."""
+        self._frozen_at = 0.0
+        self._stopped_at: float | None = None
         self._loop = loop
         self._stop = asyncio.Event()
+        self._starting: asyncio.Task[None] | None = None
         loop.spawn(self, self._run())
 
     @property
@@ -105,11 +111,13 @@ class Process(Owner):
     @property
     def serves(self) -> bool:
         """Whether calls from outside reach an endpoint."""
-        return self.ready and not self._stop.is_set()
+        return self.ready and not self.stopping
 
     async def _run(self) -> None:
         try:
-            await self.app.start(serve=False)
+            self._starting = asyncio.create_task(self.app.start(serve=False))
+            with suppress(asyncio.CancelledError):
+                await self._starting
             await self._stop.wait()
             await self.app.stop()
         except ConnectorError as error:
@@ -123,10 +131,13 @@ class Process(Owner):
 
     def stop(self) -> None:
         """As SIGTERM."""
-        self._loop.spawn(self, self._set(self._stop))
+        self._stopped_at = self._stopped_at or self._loop.time()
+        self._loop.spawn(self, self._end())
 
-    async def _set(self, event: asyncio.Event) -> None:
-        event.set()
+    async def _end(self) -> None:
+        self._stop.set()
+        if self._starting:
+            self._starting.cancel()
 
     def kill(self) -> None:
         """As SIGKILL: nothing of it runs any more, and nothing is settled."""
@@ -134,7 +145,23 @@ class Process(Owner):
 
     def freeze(self) -> None:
         """As SIGSTOP."""
-        self.condition = "frozen"
+        self.condition, self._frozen_at = "frozen", self._loop.time()
+
+    def go_on(self) -> None:
+        """As SIGCONT."""
+        self.frozen_for += self._loop.time() - self._frozen_at
+        self._loop.thaw(self)
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopped_at is not None
+
+    @property
+    def stop_lasts(self) -> float:
+        """Seconds since it was stopped, until it has ended, less those in which it was frozen."""
+        if self._stopped_at is None or not self.alive or self.condition == "frozen":
+            return 0.0
+        return self._loop.time() - self._stopped_at - self.frozen_for
 
     def call(self, work: Callable[[], Awaitable[Any]]) -> asyncio.Task[Any]:
         """Run `work` inside the process."""
@@ -146,8 +173,10 @@ async def _as_coroutine(work: Callable[[], Awaitable[Any]]) -> Any:
 
 
 @contextmanager
-def simulated_machine(network: Network, disk: Disk) -> Iterator[None]:
-    """The daemon's ways to a database, to the network and to timers lead into the simulation."""
+def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
+    """The daemon's ways to a database, to the network and to timers lead into the simulation.
+    `seed` is that of the backoff's jitter."""
+    random.seed(seed)
 
     async def open_store(url: str, **_: Any) -> SqlStore:
         owner = OWNER.get()
@@ -173,5 +202,3 @@ _find_entry_points = cache(registry.entry_points)
 def _entry_points(**which: str) -> Any:
     return _find_entry_points(**which)
 
-
-Configs = Mapping[str, Config]

@@ -14,6 +14,7 @@ from connector.sandbox.wll.users import User
 
 from . import configs
 from .loop import SimulatedLoop
+from .network import Fate, late
 from .process import simulated_machine
 from .world import Sent, World
 
@@ -39,11 +40,14 @@ class Scenario:
     def __init__(self, seed: int, loop: SimulatedLoop, rng: random.Random) -> None:
         self.rng = rng
         self.loop = loop
-        self.threshold = rng.choice((2, 2, 4, 50))
+        self.fixed: dict[str, Any] = {
+            "bulk_threshold": rng.choice((2, 2, 4, 50)),
+            "rate_share": rng.choice((1.0, 1.0, 1.0, 0.03)),
+        }
         self.world = World(
             loop,
             rng,
-            configs.config(bulk_threshold=self.threshold),
+            configs.config(**self.fixed),
             job_delay=rng.choice((1.0, 1.0, 20.0)),
         )
         self.world.network.disturbed = rng.choice((0.0, 0.0, 0.02, 0.1))
@@ -51,7 +55,7 @@ class Scenario:
         self.store_faults = rng.choice((0.0, 0.0, 0.01, 0.05))
         self.store_down_until = 0.0
         self.calls: list[Sent] = []
-        self.pauses = False
+        self.pauses = self.profiles_off = False
         self.world.store_fault = self._store_fault
 
     def _store_fault(self, call: int) -> Any:
@@ -80,9 +84,9 @@ class Scenario:
         for _ in range(self.rng.randrange(3, 8)):
             self.change()
 
-    def cross(self) -> None:
+    def cross(self, user: User | None = None) -> None:
         """A user enters the audience or leaves it. The platform says so at once, late or never."""
-        user = self.rng.choice(self.world.users[2:])
+        user = user or self.rng.choice(self.world.users[2:])
         joins = user.earned < 1500
         user.earned = 1600 if joins else 100
         self.world.note(f"{user.email} {'joins' if joins else 'leaves'}")
@@ -113,12 +117,10 @@ class Scenario:
         who = self.rng.choice(
             ({"customer_id": user.auth}, {"customer_id": str(user.account)}, {"customer_id": user.id})
         )
-        if self._known(user) and self.rng.random() < 0.4:
+        if self.rng.random() < 0.3:
+            # WLL can only be asked by id, which the connector may not know yet.
             who = {"customer_email": user.email}
         self.send(self.world.flow_call(who, -self.rng.randrange(1, 5)))
-
-    def _known(self, user: User) -> bool:
-        return self.world.klaviyo.profile(user.email) is not None
 
     def klaviyo_fails(self) -> None:
         kinds: list[dict[str, Any]] = [
@@ -140,7 +142,7 @@ class Scenario:
             {"kind": "status", "status": 429, "retry_after": 1},
             {"kind": "status", "status": 500},
             {"kind": "status", "status": 502, "applied": True},
-            {"kind": "status", "status": 302},
+            {"kind": "status", "status": 302, "applied": self.rng.random() < 0.5},
             {"kind": "reset_before"},
             {"kind": "reset_after"},
         ]
@@ -148,6 +150,28 @@ class Scenario:
         fault |= self.rng.choice(kinds) | {"count": self.rng.randint(1, 4)}
         self.world.note(f"platform: {fault}")
         self.world.wll.faults.parse(fault)
+
+    def hang(self) -> None:
+        """Some request that is about to be sent is not answered in time."""
+        method, text = self.rng.choice(
+            (
+                ("DELETE", "/api/lists/"),
+                ("POST", "/api/profile-bulk-import-jobs"),
+                ("POST", "/api/profile-import"),
+                ("POST", "/api/events"),
+                ("POST", "/v1/events"),
+                ("GET", "/v1/users"),
+            )
+        )
+        fate = self.rng.choice((late(self.rng), Fate(lost=True), Fate(after=900, trickles=True)))
+        self.world.note(f"{method} {text}: {fate}")
+        self.world.network.planned.append((method, text, fate))
+
+    def cross_twice(self) -> None:
+        """Somebody leaves and comes back soon."""
+        user = self.rng.choice(self.world.users[2:])
+        self.cross(user)
+        self.loop.call_later(self.rng.choice((3.0, 20.0, 33.0, 45.0)), self.cross, user)
 
     def job(self) -> None:
         jobs = self.world.klaviyo.jobs
@@ -163,9 +187,17 @@ class Scenario:
         self.store_down_until = self.loop.time() + seconds
 
     def reload(self) -> None:
-        """With another set of modules or mode, mostly with the same."""
-        modules = configs.MODULES
-        self.world.config = configs.config(modules=modules, bulk_threshold=self.threshold)
+        """With other modules or another mode; half of the time everything is on."""
+        changes: dict[str, Any] = {}
+        if self.rng.random() < 0.5:
+            if self.rng.random() < 0.3:
+                changes["mode"] = "shadow"
+            else:
+                off = self.rng.choice(("events", "actions", "profiles", "audiences"))
+                self.profiles_off |= off in ("profiles", "events")
+                changes["modules"] = tuple(m for m in configs.MODULES if m != off)
+        self.world.note(f"configuration: {changes}")
+        self.world.config = configs.config(**self.fixed, **changes)
         self.world.command("reload")
 
     def pause_or_resume(self) -> None:
@@ -191,7 +223,7 @@ class Scenario:
         for process in self.world.alive():
             if process.condition == "frozen":
                 self.world.note(f"{process.name} goes on")
-                self.loop.thaw(process)
+                process.go_on()
                 return
         if alive := self.world.alive():
             process = self.rng.choice(alive)
@@ -218,6 +250,8 @@ class Scenario:
             self.tell: 2,
             self.klaviyo_fails: 6,
             self.platform_fails: 4,
+            self.hang: 5,
+            self.cross_twice: 3,
             self.job: 2,
             self.store_outage: 3,
             self.reload: 3,
@@ -233,6 +267,7 @@ class Scenario:
 
     async def run(self) -> list[str]:
         choices, weights = self._acts()
+        self.loop.spawn(None, self.world.watch())
         self.world.start_process()
         await asyncio.sleep(3.0)
         for user in self.world.users:
@@ -249,27 +284,43 @@ class Scenario:
         world.note("faults end")
         self.store_faults, self.store_down_until = 0.0, 0.0
         world.network.disturbed = 0.0
+        world.network.planned.clear()
         world.klaviyo.faults.clear()
         world.wll.faults.clear()
-        healthy = configs.config(bulk_threshold=self.threshold)
-        if healthy is not world.config:
-            world.config = healthy
-            world.command("reload")
+        world.config = configs.config(**self.fixed)
         for process in world.alive():
             if process.condition == "frozen":
-                self.loop.thaw(process)
-        await asyncio.sleep(5.0)
-        if not world.alive():
-            world.start_process()
+                process.go_on()
         if self.pauses:
             world.command("resume", connection="acme")
+        await self._configure()
+        if self.profiles_off:
+            # Nobody was read meanwhile, so each needs one more event.
+            self.calls += [world.event("REGISTERED_ACCOUNT", user) for user in world.users]
         return await self._settle()
+
+    async def _configure(self) -> None:
+        """Reload until the process that holds the lease has the last configuration: a command that
+        fails says so, and a person repeats it."""
+        for _ in range(20):
+            self._ensure_some_process()
+            holder = self.world.holder()
+            if holder and holder.app.config is self.world.config:
+                return
+            if holder:
+                self.world.command("reload")
+            await asyncio.sleep(20.0)
+
+    def _ensure_some_process(self) -> None:
+        if not [process for process in self.world.alive() if not process.stopping]:
+            self.world.start_process()
 
     async def _settle(self) -> list[str]:
         world = self.world
         found: list[str] = []
         quiet = 0
         for _ in range(int(_MOST_QUIET_MINUTES * 60 / _QUIET)):
+            self._ensure_some_process()
             world.wll.refresh()
             while world.wll.waiting:
                 self.calls.append(world.webhook(world.wll.waiting.popleft()))
@@ -285,7 +336,7 @@ class Scenario:
         return found
 
 
-def simulate(seed: int) -> tuple[list[str], World]:
+def simulate(seed: int, *, traces: bool = False) -> tuple[list[str], World]:
     """What did not hold, and the world in which it did not."""
     rng = random.Random(seed)
     random.seed(seed)  # also for the backoff
@@ -293,26 +344,12 @@ def simulate(seed: int) -> tuple[list[str], World]:
     try:
         scenario = Scenario(seed, loop, rng)
         world = scenario.world
-        with simulated_machine(world.network, world.disk):
+        world.traces = traces
+        with simulated_machine(world.network, seed=seed):
             try:
                 found = loop.run_until_complete(scenario.run())
             finally:
-                loop.run_until_complete(_bury(world))
+                loop.run_until_complete(world.end())
         return found, world
     finally:
         loop.close()
-
-
-async def _bury(world: World) -> None:
-    world.store_fault = lambda call: None
-    for process in world.processes:
-        process.kill()
-        world.loop.thaw(process)
-        process.condition = "running"
-        process.database.dead = True
-    for process in world.processes:
-        tasks = [task for task in process.tasks if not task.done()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=60.0)

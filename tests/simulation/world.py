@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +20,11 @@ from connector.config import Config
 from connector.domain.actions import ActionReceipt
 from connector.domain.errors import Problem
 from connector.domain.records import State
+from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
 from connector.platforms.wll.settings import Settings
 from connector.platforms.wll.webhook import WllWebhook
 from connector.sandbox import KlaviyoSandbox, WllSandbox
+from connector.sandbox.klaviyo.operations import operation
 from connector.sandbox.wll.users import Tier, User
 from connector.sandbox.wll.webhooks import PendingEvent, WebhookFactory
 from connector.store.tables import actions, memberships, metadata, outbox, profiles, reads
@@ -37,7 +40,17 @@ AUDIENCE = "Gold"
 GOLD = 1500
 """Earned points from which on a user is in the audience (the sandbox's tiers)."""
 FLOW_SECRET = "flow_secret"
-PAUSE_GRACE = 45.0
+CALL_LIMIT = 90.0
+"""Seconds after which nobody may wait for one answer any more."""
+CLAIM_LIMIT = 600.0
+"""Seconds after which a record that is claimed counts as forgotten: an import job takes at most 20,
+a lost one is given up after a minute, and a process that dies holds its lease for 12."""
+STOP_LIMIT = 20.0
+"""Seconds in which a stop ends, with a shutdown_timeout of 10."""
+RATE_WINDOW = 50.0
+"""Seconds in which no more than a minute's share of requests is sent: a little less than a minute,
+because a request may leave some time after it was granted."""
+PAUSE_GRACE = 75.0
 """Seconds after a pause in which what was in flight may still be sent."""
 _QUEUES = ((outbox, "seq"), (reads, "person"), (profiles, "person"), (memberships, "id"))
 _QUEUES += ((actions, "seq"),)
@@ -94,12 +107,15 @@ class World:
         )
         self.network.on_send = self._on_send
         self.network.on_change = self._on_change
+        self.network.on_answer = self._on_answer
         self.disk = Disk()
         self.processes: list[Process] = []
         self.oracle = Oracle()
         self.lines: list[str] = []
         self.store_fault: Callable[[int], Any] = lambda call: None
         self.slow_store = False
+        self.traces = False
+        """Whether requests are noted as well."""
         for number, user in enumerate(self.users):
             user.earned = GOLD + 100 if number < 2 else 100
         self.anchors = {user.email for user in self.users[:2]}
@@ -109,6 +125,8 @@ class World:
         self._parser = WllWebhook(settings)
         self._numbers = itertools.count(1)
         self._writing: Counter[tuple[str, str]] = Counter()
+        self._claimed_since: dict[tuple[Any, ...], float] = {}
+        self._sent_at: defaultdict[str, deque[float]] = defaultdict(deque)
         self.wll.refresh()
         self.wll.waiting.clear()
 
@@ -139,15 +157,25 @@ class World:
     def alive(self) -> list[Process]:
         return [process for process in self.processes if process.alive]
 
-    def bury(self) -> None:
-        """End everything that still runs in any process."""
+    def holder(self) -> Process | None:
+        """The process that holds the lease and has started."""
+        for process in self.alive():
+            if process.serves and process.app._lease.valid():
+                return process
+        return None
+
+    async def end(self) -> None:
+        """End everything that still runs in any process, dead or alive."""
+        self.store_fault = lambda call: None
         for process in self.processes:
-            process.condition = "dead"
+            process.database.dead = True
+            self.loop.thaw(process)
         for process in self.processes:
-            for _ in range(3):
-                if any(not task.done() for task in process.tasks):
-                    self.loop.bury(process)
-                    process.condition = "running"
+            tasks = [task for task in process.tasks if not task.done()]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=60.0)
 
     # ── calls from outside ───────────────────────────────────────────────────────────────────────
 
@@ -189,8 +217,13 @@ class World:
         async def deliver(process: Process) -> None:
             endpoint = process.app.runtimes["acme"].flow_endpoint
             assert endpoint
+            if not endpoint.enabled:
+                return  # connector.web.flows answers 503
+            shadow = process.app.config.connection("acme").mode == "shadow"
             receipt = await endpoint.receive(route, headers, content)
             assert isinstance(receipt, ActionReceipt), receipt
+            if reason not in self.oracle.actions and shadow:
+                self.oracle.shadow.add(reason)
             self.oracle.actions.setdefault(reason, self.loop.time())
             sent.acknowledged = True
 
@@ -222,7 +255,15 @@ class World:
 
     # ── what the network sees ────────────────────────────────────────────────────────────────────
 
+    def _on_answer(self, owner: Owner | None, request: httpx.Request, seconds: float) -> None:
+        if seconds > CALL_LIMIT and isinstance(owner, Process) and owner.frozen_for < 1.0:
+            self.oracle.faults.append(f"{_what(request)} was waited for {seconds:.0f} s")
+
     def _on_send(self, owner: Owner | None, request: httpx.Request) -> None:
+        if self.traces and isinstance(owner, Process):
+            self.note(f"    {owner.name} sends {_what(request)} {self._written(request)}")
+        if request.url.port == KLAVIYO_PORT:
+            self._check_rate(request)
         if request.method == "GET" or request.url.path.startswith("/oauth"):
             return
         assert isinstance(owner, Process)
@@ -236,6 +277,18 @@ class World:
             if wrong := removed & self.anchors:
                 self.oracle.faults.append(f"{owner.name} removes {wrong} from the list")
 
+    def _check_rate(self, request: httpx.Request) -> None:
+        route = operation(request.method, request.url.path.rstrip("/")).label
+        share = self.config.connection("acme").klaviyo.rate_share
+        if route not in LIMITS or route == GET_ACCOUNTS:
+            return  # which account it is counted for is not known before
+        sent, now = self._sent_at[route], self.loop.time()
+        sent.append(now)
+        while sent[0] <= now - RATE_WINDOW:
+            sent.popleft()
+        if len(sent) > max(1, math.floor(LIMITS[route].steady * share)):
+            self.oracle.faults.append(f"{len(sent)} requests {route} in {RATE_WINDOW:.0f} s")
+
     def _check_lease(self, owner: Process, request: httpx.Request) -> None:
         leases = metadata.tables["leases"]
         [row] = self.disk.rows(select(leases.c.holder, leases.c.token))
@@ -245,6 +298,8 @@ class World:
 
     def _on_change(self, request: httpx.Request, change: int) -> None:
         """No two writes of one profile or membership are under way at once."""
+        if self.traces:
+            self.note(f"    {'leaves' if change > 0 else 'is carried out'}: {_what(request)}")
         for what in self._written(request):
             self._writing[what] += change
             if change > 0 and self._writing[what] > 1:
@@ -280,6 +335,25 @@ class World:
                     f" {row.problem} {row.detail}"
                 )
         return found
+
+    async def watch(self) -> None:
+        """Notice what is claimed for too long, and stops that do not end."""
+        while True:
+            await asyncio.sleep(30.0)
+            now = self.loop.time()
+            claimed = {
+                (table.name, getattr(row, key), row.claim, getattr(row, "receipt", None))
+                for table, key in _QUEUES
+                for row in self.disk.rows(select(table).where(table.c.state == State.CLAIMED))
+            }
+            since = self._claimed_since
+            self._claimed_since = {row: since.get(row, now) for row in claimed}
+            for row, at in self._claimed_since.items():
+                if now - at > CLAIM_LIMIT:
+                    self.oracle.faults.append(f"{row[0]} {row[1]} is claimed for {now - at:.0f} s")
+            for process in self.processes:
+                if process.stop_lasts > STOP_LIMIT:
+                    self.oracle.faults.append(f"{process.name} does not stop")
 
     def open_commands(self) -> list[str]:
         table = metadata.tables["commands"]
@@ -324,11 +398,14 @@ class World:
         for reason, row in rows.items():
             applied = self.wll.adjusted(row.ref)
             state = State(row.state)
+            if state is State.SKIPPED and row.detail == "shadow" and reason in self.oracle.shadow:
+                continue
             uncertain = state is State.HELD and row.problem == Problem.ACTION_UNCERTAIN
             expected = {0, 1} if uncertain else {int(state is State.ACCEPTED)}
             if applied not in expected:
                 found.append(f"{reason} is {state.name} and was applied {applied} times")
-            if state is not State.ACCEPTED and not uncertain:
+            refused = state is State.DISCARDED and row.decided_by is not None
+            if state is not State.ACCEPTED and not uncertain and not refused:
                 found.append(f"{reason} ended as {state.name} {row.problem} {row.detail}")
         return found
 
