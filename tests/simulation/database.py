@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeVar, cast
 from sqlalchemy import Connection, Engine
 
 from connector.domain.errors import Problem, StoreError
-from connector.store.database import Work, sqlite_engine, store_errors
+from connector.store.engine_errors import store_errors
+from connector.store.sqlite import Work, sqlite_engine
 from connector.store.tables import metadata
 
 T = TypeVar("T")
@@ -65,21 +66,21 @@ def _raw(connection: Connection) -> sqlite3.Connection:
 
 
 class FaultyDatabase:
-    """connector.store.database.Database of one process. `fault(call)` says how the call of that
+    """connector.store.database.Database of one process. `planned_fault(call)` says how the call of that
     number fails, if it does."""
 
     def __init__(self, disk: Disk, rng: random.Random) -> None:
         self.engine = disk.engine
         self.calls = 0
         self.slow = False
-        self.fault: Callable[[int], Fault | None] = lambda call: None
+        self.planned_fault: Callable[[int], Fault | None] = lambda call: None
         self.dead = False
         self._disk = disk
         self._rng = rng
 
     async def write(self, work: Work[T]) -> T:
         self.calls += 1
-        fault = self.fault(self.calls)
+        fault = self.planned_fault(self.calls)
         await self._pause()
         if fault == "before":
             raise StoreError(Problem.STORE_UNAVAILABLE, "planned fault")
@@ -93,7 +94,13 @@ class FaultyDatabase:
     async def read(self, work: Work[T]) -> T:
         return await self.write(work)
 
+    async def empty_log(self) -> bool:
+        return True
+
     async def aclose(self) -> None: ...
+
+    def fault(self) -> None:
+        """It has no file that could be damaged."""
 
     async def _pause(self) -> None:
         if self.slow and self._rng.random() < 0.3:

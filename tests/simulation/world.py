@@ -148,7 +148,7 @@ class World:
         name = f"p{len(self.processes) + 1}"
         self.note(f"{name} starts")
         database = FaultyDatabase(self.disk, self.rng)
-        database.fault = lambda call: self.store_fault(call)
+        database.planned_fault = lambda call: self.store_fault(call)
         database.slow = self.slow_store
         process = Process(name, self.loop, database, lambda: self.config)
         self.processes.append(process)
