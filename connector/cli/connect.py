@@ -73,16 +73,22 @@ async def _connect(config: Config, name: str, timeout: float) -> dict[str, Any]:
 @asynccontextmanager
 async def _listening(config: Config, store: SqlStore, service: OAuthService) -> AsyncIterator[None]:
     """Answers the browser here, unless a daemon does."""
+    from connector.app.access import access_of, seal_of
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
     from connector.web.oauth import OAuthApp
+    from connector.web.protocol import Limits
     from connector.web.server import Server
 
     if await Commands(store, SystemClock()).holder() is not None:
         yield
         return
-    app, server = OAuthApp(service, SystemClock()), config.server
-    listener = Server(app, server.host, server.port, grace=1.0, key="server.port")
+    clock = SystemClock()
+    app, server = OAuthApp(service, access_of(config, clock, seal_of(config, clock))), config.server
+    limits = Limits(
+        server.max_header, server.header_timeout, server.body_timeout, server.max_connections
+    )
+    listener = Server(app, server.host, server.port, grace=1.0, key="server.port", limits=limits)
     await listener.start()
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -54,10 +54,16 @@ def webhook_builder(
     show_secret: Annotated[
         bool, typer.Option("--show-secret", help="Show the secret when stdout is not a terminal.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    send_test: Annotated[
+        str | None,
+        typer.Option(help="Make the call once for this e-mail address. It is a real call."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the test call.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """Build a webhook to paste into a Klaviyo flow. URL, headers, JSON body and a curl command.
-    Sends nothing."""
+    Sends nothing, except with --send-test."""
+    from connector.mapping import load
     from connector.platforms import registry
     from connector.tools.webhook_builder import (
         PRESETS,
@@ -91,7 +97,10 @@ def webhook_builder(
     )
     try:
         target = FlowTarget.of(
-            config, configured, registry.load(configured.source, configured.settings)
+            config,
+            configured,
+            registry.load(configured.source, configured.settings),
+            load(configured.mapping).mapping,
         )
         webhook = (build_direct if direct else build)(step, target)
     except InvalidStep as error:
@@ -100,7 +109,9 @@ def webhook_builder(
         raise typer.Exit(2) from None
     notes = list(webhook.notes)
     if preset:
-        notes.insert(0, f"The flow starts with {PRESETS[preset].flow}.")
+        notes.insert(0, f"The flow starts with {PRESETS[preset].starts_with(target)}.")
+    if send_test is not None:
+        _send_test(webhook, send_test, direct=direct, yes=yes)
     if not (show_secret or sys.stdout.isatty()):
         webhook = webhook.masked()
         notes.append("The secret is masked: it is shown on a terminal or with --show-secret.")
@@ -111,6 +122,24 @@ def webhook_builder(
         "curl": webhook.curl,
     }
     print(json.dumps({**parts, "notes": notes}, indent=2) if as_json else _sheet(webhook, notes))
+
+
+def _send_test(webhook: Webhook, email: str, *, direct: bool, yes: bool) -> NoReturn:
+    """Make the call, print the answer and exit: 0 for a 2xx."""
+    import time
+
+    from connector.tools.webhook_builder.trial import send_test
+
+    if direct:
+        raise typer.BadParameter("--send-test calls the connector: use it without --direct")
+    if not yes:
+        typer.confirm(f"Make a real call for {email}?", abort=True, err=True)
+    status, text = session.run(send_test(webhook, email, str(round(time.time() * 1000))))
+    print(f"POST {webhook.url} → {status or 'no response'}")
+    print(text.strip())
+    if status == 0:
+        print("is the connector running, and does [server] public_url lead to it?", file=sys.stderr)
+    raise typer.Exit(0 if 200 <= status < 300 else 1)
 
 
 def _one_of(option: str, value: str | None) -> Any:

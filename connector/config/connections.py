@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 
 from connector.config.values import (
     Allowed,
@@ -174,6 +174,11 @@ class Actions(Section):
     retry_statuses: tuple[Annotated[int, Field(ge=400, le=599)], ...] = setting(
         (423, 429, 503), "HTTP statuses of the platform that mean: not applied, retry."
     )
+    unknown_person_grace: Duration = setting(
+        "15m",
+        "How long an action is retried whose person the platform does not know yet (404). After "
+        "that it is refused.",
+    )
 
 
 class Connection(Section):
@@ -221,6 +226,13 @@ class Connection(Section):
     actions: Actions | None = setting(
         None, "What Klaviyo flows may do. Without this table their routes answer 401."
     )
+
+    _mapping_changes: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def mapping_changes(self) -> dict[str, Any]:
+        """Tables that lie above the mapping file: its entries switched on or off at run time."""
+        return self._mapping_changes
 
     @field_validator("mapping")
     @classmethod

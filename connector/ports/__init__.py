@@ -15,6 +15,7 @@ from connector.ports.actions import (
     ActionView,
     ActionViews,
     Decision,
+    IdentifiedAction,
     Throughput,
 )
 from connector.ports.admin import (
@@ -62,6 +63,7 @@ from connector.ports.memberships import (
 )
 from connector.ports.people import (
     AcceptedEvent,
+    AddressScopes,
     Erasure,
     ErasureResult,
     FreshView,
@@ -109,6 +111,7 @@ from connector.ports.secrets import (
     Secrets,
     StoredSecret,
 )
+from connector.ports.settings import Audit, AuditEntry, SettingChange, Settings, StoredSetting
 from connector.ports.store import (
     Checkpoints,
     Facts,
@@ -120,6 +123,7 @@ from connector.ports.store import (
     ProcessReports,
     Store,
 )
+from connector.ports.unsets import UnsetFields
 
 __all__ = [
     "ANY_DEAD_LETTER",
@@ -131,10 +135,13 @@ __all__ = [
     "ActionView",
     "ActionViews",
     "Actions",
+    "AddressScopes",
     "AffectedResources",
     "Approval",
     "Approvals",
     "Audiences",
+    "Audit",
+    "AuditEntry",
     "Authorization",
     "AuthorizationServer",
     "Authorizations",
@@ -168,6 +175,7 @@ __all__ = [
     "GroupScans",
     "History",
     "Holder",
+    "IdentifiedAction",
     "JobResult",
     "Jobs",
     "KeyReused",
@@ -214,9 +222,12 @@ __all__ = [
     "RetryPolicy",
     "Secrets",
     "SegmentJoins",
+    "SettingChange",
+    "Settings",
     "Sink",
     "Store",
     "StoredSecret",
+    "StoredSetting",
     "Stream",
     "SyncedPerson",
     "TargetGroups",
@@ -224,5 +235,6 @@ __all__ = [
     "Throughput",
     "TimelineEntry",
     "Timelines",
+    "UnsetFields",
     "Webhook",
 ]

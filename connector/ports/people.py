@@ -25,12 +25,14 @@ class FreshView:
 @dataclass(frozen=True, slots=True)
 class ListedPerson:
     """A person in a page of a platform's listing. `person` is the platform's id; the observation's
-    own `person` is not known yet. `covers` are the view fields that the listing can show."""
+    own `person` is not known yet. `covers` are the view fields that the listing can show, `aliases`
+    further ids of the platform for the same person."""
 
     person: str | None
     email: str | None
     observation: Observation
     covers: frozenset[str]
+    aliases: tuple[str, ...] = ()
 
 
 class Reads(Queue, Protocol):
@@ -136,6 +138,16 @@ class AcceptedEvent:
     email: str
     unique_id: str
     at: Millis
+
+
+class AddressScopes(Protocol):
+    """Addresses are compared within a Klaviyo account, across the connections that write to it."""
+
+    async def move(self, connection: str, account: str) -> int:
+        """Scope the addresses of this connection's profiles and list members by this account; how
+        many there were. Those that are in flight keep theirs. In batches: call it again after an
+        error."""
+        ...
 
 
 class Ledger(Protocol):

@@ -76,6 +76,9 @@ class Platform:
     - `name_header` makes the headers that carry an event's name, if the body does not.
     - `direct` makes the call that the platform's own guides let a Klaviyo flow send, from settings
       and an action whose texts may be Klaviyo templates. ValueError: why this action has none.
+    - `actions_lack` says which setting is missing for points and pushes; empty: none.
+    - `person_note` says how the platform finds the person of a flow call, where that is not by
+      e-mail address alone.
     - `for_settings` makes the platform that these settings describe, if they decide about any of
       the above.
     """
@@ -90,6 +93,8 @@ class Platform:
     person_view: PersonView | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
     direct: Callable[[Any, Action], DirectCall] | None = None
+    actions_lack: Callable[[Any], str] = lambda settings: ""
+    person_note: str = ""
     for_settings: Callable[[Any], Platform] | None = None
     api_version: int = API_VERSION
 
@@ -133,10 +138,14 @@ class PersonSnapshot:
     them that is missing in `view` has no value.
 
     A person whose data must not be used has a view of `withheld` alone: `placeholder` (the address
-    is not a person's) or `restricted` (the platform says so). Their records are skipped."""
+    is not a person's) or `restricted` (the platform says so). Their records are skipped.
+
+    `aliases` are all ids of the platform for this person, the one to read them by first: people who
+    were known by different ones are merged."""
 
     view: dict[str, Any]
     covers: frozenset[str]
+    aliases: tuple[str, ...] = ()
 
 
 class Reader(Protocol):

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from connector.domain.attention import AttentionItem
 
 WorkerName = Literal[
+    "accounts",
     "backfill",
     "commands",
     "heartbeat",
@@ -17,9 +18,11 @@ WorkerName = Literal[
     "join_actions",
     "lane",
     "lease",
+    "mass_unset",
     "notifications",
     "oauth",
     "poll",
+    "resume",
     "retention",
     "scan",
 ]

@@ -1,16 +1,13 @@
 """`/oauth/klaviyo/start` and `/oauth/klaviyo/callback`, for a person's browser.
 
-Who may start: whoever has a ticket of `connector connect`, a browser on this machine that calls it
-directly, and an operator with the console's password. Otherwise a stranger could connect an account
-of their own.
+Who may start: whoever has a ticket of `connector connect`, and whoever may use the console as an
+operator (connector.web.access). Otherwise a stranger could connect an account of their own.
 """
 
 from __future__ import annotations
 
-import hmac
 import math
 import secrets
-from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -19,18 +16,19 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from connector.domain.errors import ConnectorError, Problem, StoreError
-from connector.domain.hosts import is_loopback
-from connector.ports import Clock
 from connector.service.oauth import AuthorizationFailed, Connected, OAuthService, OtherAccount
+from connector.web.access import Access, AccessDenied, Throttled
 from connector.web.asgi import MAX_BODY
-from connector.web.throttle import Network, Throttle, client_address
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 COOKIE = "connector_oauth"
 _COOKIE_SECONDS = 900
-_FORWARDED = ("forwarded", "x-real-ip", "via")
+_HOW_TO_START = (
+    "Run `connector connect NAME` on the connector's machine and open the address that it prints. "
+    "With a [console] password this page asks for it instead."
+)
 _HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": (
@@ -48,12 +46,9 @@ class OAuthApp:
 
     prefix = "/oauth/"
 
-    def __init__(
-        self, service: OAuthService, clock: Clock, *, trusted_proxies: Sequence[Network] = ()
-    ) -> None:
+    def __init__(self, service: OAuthService, access: Access) -> None:
         self._service = service
-        self._trusted_proxies = trusted_proxies
-        self._throttle = Throttle(clock)
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -87,11 +82,15 @@ class OAuthApp:
         name, ticket = (request.query_params.get(key, "") for key in ("connection", "ticket"))
         if name and ticket and await self._service.allows(name, ticket):
             return await self._redirect(request, name)
-        if not _is_local(request):
-            return self._ask_password(name)
-        if not name:
-            return self._ask_connection()
-        return await self._redirect(request, name)
+        try:
+            principal = self._access.identify(request)
+        except AccessDenied as denied:
+            if denied.status == 401:
+                return self._ask_password(name)
+            return page("Connect Klaviyo", _HOW_TO_START, status=403)
+        if not principal.is_operator:
+            return page("Not connected", "Only an operator can connect an account.", status=403)
+        return await self._redirect(request, name) if name else self._ask_connection()
 
     async def _redirect(self, request: Request, name: str) -> Response:
         """To Klaviyo, from the address to which Klaviyo sends the browser back: the cookie belongs
@@ -122,12 +121,6 @@ class OAuthApp:
         return page("Connect Klaviyo", "Which connection?", f"<ul>{links}</ul>")
 
     def _ask_password(self, name: str, status: int = 200, problem: str = "") -> Response:
-        if not self._service.passwords:
-            text = (
-                "Run `connector connect NAME` on the connector's machine and open the address that "
-                "it prints. With a [console] password this page asks for it instead."
-            )
-            return page("Connect Klaviyo", text, status=403)
         form = (
             '<form method="post" action="start">'
             '<p><label>Connection <input name="connection" required '
@@ -139,16 +132,17 @@ class OAuthApp:
         return page("Connect Klaviyo", text, form, status=status)
 
     async def _sign_in(self, request: Request) -> Response:
-        address = client_address(request.scope, request.headers, self._trusted_proxies)
-        if wait := self._throttle.wait(address):
-            text = f"Too many wrong passwords: try again in {math.ceil(wait)} s."
-            return page("Not connected", text, status=429)
         form = await _form(request)
-        name, given = form.get("connection", ""), form.get("password", "")
-        passwords = self._service.passwords
-        if not any(hmac.compare_digest(p.encode(), given.encode()) for p in passwords):
-            self._throttle.failed(address)
+        name = form.get("connection", "")
+        try:
+            signed_in = self._access.sign_in(request, form.get("password", ""))
+        except Throttled as throttled:
+            text = f"Too many wrong passwords: try again in {math.ceil(throttled.wait)} s."
+            return page("Not connected", text, status=429)
+        if signed_in is None:
             return self._ask_password(name, 401, "The password is wrong.")
+        if signed_in[0].role != "operator":
+            return self._ask_password(name, 403, "Only an operator can connect an account.")
         return await self._redirect(request, name)
 
     # ── the way back ─────────────────────────────────────────────────────────────────────────────
@@ -203,14 +197,6 @@ def page(title: str, text: str, body: str = "", *, status: int = 200) -> Respons
         f"<body><main><h1>{escape(title)}</h1><p>{escape(text)}</p>{body}</main></body></html>\n",
         status,
     )
-
-
-def _is_local(request: Request) -> bool:
-    """A browser on this machine that calls without a proxy between."""
-    peer = request.client.host if request.client else ""
-    headers = request.headers
-    forwarded = any(name in _FORWARDED or name.startswith("x-forwarded-") for name in headers)
-    return is_loopback(peer) and is_loopback(request.url.hostname or "") and not forwarded
 
 
 async def _form(request: Request) -> dict[str, str]:

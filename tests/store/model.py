@@ -100,6 +100,7 @@ class OutboxModel:
         self._leases: dict[str, tuple[str, int, Millis]] = {}
         self._spend: dict[tuple[str, str, int], int] = {}
         self._seq = itertools.count(1)
+        self._people_ids = itertools.count(1)
         self.outbox = self.dead_letters = self.lanes = self.reports = self
         self.facts = self.leases = self.maintenance = self
 
@@ -148,25 +149,31 @@ class OutboxModel:
         ours = [p for p in self._people if p.connection == connection]
         found: Person | None = None
         if record.person:
+            address_only = [
+                p
+                for p in ours
+                if record.email and p.email == record.email and p.platform_id is None
+            ]
             found = next((p for p in ours if p.platform_id == record.person), None)
-            found = found or next(
-                (
-                    p
-                    for p in reversed(ours)
-                    if record.email and p.email == record.email and p.platform_id is None
-                ),
-                None,
-            )
+            found = found or (address_only.pop(0) if address_only else None)
+            for other in address_only if found else ():
+                self._merge(found, other)
         elif record.email:
             found = next((p for p in reversed(ours) if p.email == record.email), None)
         else:
             return None
         if found is None:
-            found = Person(len(self._people) + 1, connection, record.person, record.email)
+            found = Person(next(self._people_ids), connection, record.person, record.email)
             self._people.append(found)
         found.platform_id = record.person or found.platform_id
         found.email = record.email or found.email
         return found
+
+    def _merge(self, person: Person | None, other: Person) -> None:
+        for row in self.rows.values():
+            if person and row.person == other.id:
+                row.person = person.id
+        self._people = [p for p in self._people if p is not other]
 
     def _release(self, person: Person | None, now: Millis) -> int:
         waiting = [
@@ -209,6 +216,7 @@ class OutboxModel:
         mapping: str,
         usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
+        token: int | None = None,
     ) -> Claim | None:
         self._require(fence, now)
         await self.save_usage(usage)
@@ -218,7 +226,7 @@ class OutboxModel:
             if row.due <= now and backfill in (None, row.page.backfill)
         ]
         due.sort(key=lambda row: (row.page.backfill, row.due, row.seq))
-        token = secrets.randbits(62)
+        token = secrets.randbits(62) if token is None else token
         for row in due[:limit]:
             row.state, row.claim = State.CLAIMED, token
             row.attempts += 1
@@ -273,9 +281,14 @@ class OutboxModel:
                     row.due = Millis(now + round(outcome.after * 1000))
                     row.mapping = row.mapping if row.single else None
 
-    async def recover(self, fence: Fence, *, now: Millis) -> int:
+    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
         self._require(fence, now)
         gone = [row for row in self.rows.values() if row.state == State.CLAIMED]
+        if claim:
+            mine = [row for row in gone if row.claim == claim.token]
+            for row in mine:
+                self._apply(row, Unsent(row.seq), now, 0)
+            return len(mine)
         for row in gone:
             row.set(State.READY, problem=Problem.INTERRUPTED.value)
             row.single, row.due = True, now
@@ -294,12 +307,16 @@ class OutboxModel:
             row
             for state, age in keep.items()
             for row in sorted(self.rows.values(), key=lambda row: row.seq)
-            if row.state == state and row.page.received_at < now - age
+            if row.state == state and self._kept_since(row) < now - age
         ][:limit]
         for row in old:
             del self.rows[row.seq]
             self._keys = {key: kept for key, kept in self._keys.items() if kept is not row}
         return len(old)
+
+    def _kept_since(self, row: Row) -> int:
+        ended = row.state in (*_STUCK, State.DISCARDED)
+        return (row.settled_at if ended else None) or row.page.received_at
 
     # ── dead letters ─────────────────────────────────────────────────────────────────────────────
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from connector.testing.contracts.actions import ActionsContract
+from connector.testing.contracts.address_scopes import AddressScopesContract
 from connector.testing.contracts.approvals import ApprovalsContract
 from connector.testing.contracts.backfills import BackfillsContract
 from connector.testing.contracts.bulk_observations import BulkObservationsContract
 from connector.testing.contracts.event_sourced import EventSourcedContract
+from connector.testing.contracts.identity import IdentityContract
 from connector.testing.contracts.memberships import MembershipsContract
 from connector.testing.contracts.notifications import NotificationsContract
 from connector.testing.contracts.process_reports import ProcessReportsContract
@@ -14,7 +16,10 @@ from connector.testing.contracts.profile_addresses import ProfileAddressesContra
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
 from connector.testing.contracts.secrets import SecretsContract
+from connector.testing.contracts.settings import SettingsContract
 from connector.testing.contracts.store import StoreContract
+from connector.testing.contracts.unanswered_claims import UnansweredClaimsContract
+from connector.testing.contracts.unset_fields import UnsetFieldsContract
 
 
 class TestStore(StoreContract):
@@ -34,6 +39,10 @@ class TestProcessReports(ProcessReportsContract):
 
 
 class TestSecrets(SecretsContract):
+    pass
+
+
+class TestSettings(SettingsContract):
     pass
 
 
@@ -65,5 +74,21 @@ class TestMemberships(MembershipsContract):
     pass
 
 
+class TestUnsetFields(UnsetFieldsContract):
+    pass
+
+
 class TestActions(ActionsContract):
+    pass
+
+
+class TestUnansweredClaims(UnansweredClaimsContract):
+    pass
+
+
+class TestIdentity(IdentityContract):
+    pass
+
+
+class TestAddressScopes(AddressScopesContract):
     pass

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from connector.app.wiring.limiters import RateLimiters
 from connector.app.wiring.oauth import platform_tokens
-from connector.app.wiring.signals import LaneSignals
 from connector.config import Actions, Config, Connection
 from connector.domain.errors import Problem
-from connector.domain.lanes import KLAVIYO, Lane, LaneKind, LaneState
+from connector.domain.lanes import KLAVIYO, Lane, LaneKind, LaneState, Suppression
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Outcome
 from connector.domain.records import Entry
@@ -25,6 +23,8 @@ from connector.net.stored_token import StoredToken
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.pipeline.intake import Intake
 from connector.pipeline.lane_queues import queue_of
+from connector.pipeline.lane_signals import LaneSignals
+from connector.pipeline.resume import Resume
 from connector.platforms.kit import Kit
 from connector.ports import Client, Clock, Lease, Platform, Reader, Renderer, Sink, Store
 from connector.ports.workers import Loop, WorkerName
@@ -36,7 +36,8 @@ M = TypeVar("M")
 
 
 class SuppressingRenderer(Generic[M]):
-    """A renderer that renders and sends nothing: shadow mode, or a module that is off."""
+    """A renderer of states that renders and sends nothing, in shadow mode. What it skips is sent
+    when shadow mode ends."""
 
     def __init__(self, inner: Renderer[M], reason: Skip) -> None:
         self._inner = inner
@@ -56,7 +57,8 @@ class SuppressingRenderer(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class SharedServices:
-    """What all connections share. `account_lookups`: the account id of each key, read once."""
+    """What all connections share. `known_accounts`: the account ids that Klaviyo has named to this
+    process, by credential (connector.app.wiring.accounts)."""
 
     config: Config
     store: Store
@@ -66,7 +68,7 @@ class SharedServices:
     limiters: RateLimiters
     new_http_client: ClientFactory
     intake: Intake
-    account_lookups: dict[str, asyncio.Task[str]] = field(default_factory=dict)
+    known_accounts: Mapping[str, str] = field(default_factory=dict)
 
     def http(
         self,
@@ -135,8 +137,9 @@ class SharedServices:
 @dataclass(frozen=True, slots=True)
 class ConnectionContext:
     """What every part of one connection needs. `client` is None where nothing of the platform's
-    API is used, `account` where Klaviyo's account id could not be read, `token` where a private
-    key is used."""
+    API is used, `account` before Klaviyo has named its account; `account_confirmed` as in
+    connector.app.wiring.accounts.Account. `token` is None where a private key is used.
+    `resumptions` make ready what waited while a lane sent nothing."""
 
     services: SharedServices
     connection: Connection
@@ -144,9 +147,11 @@ class ConnectionContext:
     client: Client | None
     mapping: CompiledMapping
     account: str | None
+    account_confirmed: bool
     api: KlaviyoApi
     token: StoredToken | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)
+    resumptions: list[Resume] = field(default_factory=list)
 
     def has(self, module: str) -> bool:
         """Whether the connection has this module switched on."""
@@ -178,11 +183,15 @@ class ConnectionContext:
     def shadow(self) -> bool:
         return self.connection.mode == "shadow"
 
-    def suppress_if_off(self, renderer: Renderer[M], *, enabled: bool = True) -> Renderer[M]:
-        """The renderer, or one that sends nothing where the mode or the module says so."""
+    def suppress_in_shadow(self, renderer: Renderer[M]) -> Renderer[M]:
+        """The renderer of a state, or one that sends nothing in shadow mode."""
+        return SuppressingRenderer(renderer, Skip("shadow")) if self.shadow else renderer
+
+    def suppressed(self, module: str) -> Suppression | None:
+        """Why records of this module that are received now are never sent; None: they are."""
         if self.shadow:
-            return SuppressingRenderer(renderer, Skip("shadow"))
-        return renderer if enabled else SuppressingRenderer(renderer, Skip("disabled"))
+            return "shadow"
+        return None if self.has(module) else "disabled"
 
     def supervise(self, name: WorkerName, loop: Loop, *, of: str = "") -> SupervisedWorker:
         """A worker of this connection, stopped. `of` distinguishes workers of one name."""
@@ -199,6 +208,11 @@ class ConnectionContext:
         """Where lanes of this kind lead: Klaviyo, or the platform by its name."""
         return KLAVIYO if kind.side == "klaviyo" else self.connection.source
 
+    async def lane(self, kind: LaneKind) -> Lane:
+        """The lane of this kind, as stored."""
+        lanes = self.services.store.lanes
+        return await lanes.ensure(self.connection.name, self.destination(kind), kind.kind)
+
     async def dispatcher(
         self,
         kind: LaneKind,
@@ -210,7 +224,7 @@ class ConnectionContext:
         """A lane of this connection, stopped. Others wake it by its kind."""
         services = self.services
         destination = self.destination(kind)
-        lane = await services.store.lanes.ensure(self.connection.name, destination, kind.kind)
+        lane = await self.lane(kind)
         state = next(s for x, s in await services.store.lanes.all() if x.id == lane.id)
         if destination == KLAVIYO:
             state = await self._check_account(lane, state)
@@ -232,7 +246,7 @@ class ConnectionContext:
 
     async def _check_account(self, lane: Lane, state: LaneState) -> LaneState:
         """Another Klaviyo account than before pauses the lane until a person resumes it."""
-        if self.account is None:
+        if self.account is None or not self.account_confirmed:
             return state
         name, store = self.connection.name, self.services.store
         pinned = await store.facts.pin_account(name, self.account)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from connector.app.wiring.context import ConnectionContext, dispatch_policy
+from connector.app.wiring.flow_guard import approval_requests
 from connector.config import Audience, Segment
 from connector.domain.errors import Problem
-from connector.domain.lanes import LIST_MEMBERS, PROFILES, Lane, LaneKind
+from connector.domain.lanes import LIST_MEMBERS, PROFILES, Lane, LaneKind, Millis
 from connector.domain.memberships import Group, GroupType, Link, MembershipWrite
 from connector.domain.outcomes import Outcome, Pending
 from connector.domain.records import State
@@ -56,6 +57,7 @@ class Direction:
     groups: Sequence[Group]
     workers: list[Worker]
     scans: list[GroupScan] = field(default_factory=list)
+    target_syncs: dict[int, TargetSync] = field(default_factory=dict)
 
     def target(self, name: str) -> Group:
         return next(g for g in self.groups if g.is_target and g.name == name)
@@ -77,18 +79,20 @@ class Direction:
     def target_sync(
         self, target: Group, policy: TargetPolicy, *, first_sync_guard: FlowGuard | None = None
     ) -> TargetSync:
-        services, connection = self.context.services, self.context.connection.name
-        return TargetSync(
+        services = self.context.services
+        target_sync = TargetSync(
             target.id,
             policy,
             groups=services.store.member_groups,
             scans=services.store.group_scans,
             members=services.store.target_members,
-            removals=RemovalGuard(connection, services.store.approvals, services.clock),
+            removals=RemovalGuard(approval_requests(self.context)),
             first_sync_guard=first_sync_guard,
             clock=services.clock,
             notify_lane=self.dispatcher.wake,
         )
+        self.target_syncs[target.id] = target_sync
+        return target_sync
 
     def add(self, scan: GroupScan) -> None:
         group = next(group for group in self.groups if group.id == scan.group)
@@ -111,6 +115,8 @@ class Direction:
         for group in groups.values():
             if group.kind == "list":
                 await store.member_groups.clear_remote_id(group.id)
+            if target_sync := self.target_syncs.get(group.id):
+                await target_sync.ask_again()
         now = self.context.services.clock.now()
         await store.memberships.requeue(self.dispatcher.lane.id, [State.DEAD], now=now)
         for scan in scans:
@@ -142,7 +148,7 @@ async def build_direction(
 ) -> Direction | None:
     """The direction with its lane and its groups as configured now. None where it has no links, or
     where the platform has no sink for it: then the problem of the groups says so."""
-    services, store, connection = context.services, context.services.store, context.connection
+    store, connection = context.services.store, context.connection
     lane = await _link_groups(context, kind, links)
     if lane is None:
         return None
@@ -155,10 +161,16 @@ async def build_direction(
         return None
     if not links:
         return None
-    if not context.shadow:
-        await store.memberships.requeue(lane.id, [State.SKIPPED], now=services.clock.now())
     import_jobs = _import_jobs(context, lane) if kind is LIST_MEMBERS else None
     dispatcher = await _dispatcher(context, kind, sink, import_jobs)
+
+    async def resume(now: Millis) -> int:
+        count = await store.memberships.requeue(lane.id, [State.SKIPPED], now=now)
+        dispatcher.wake()
+        return count
+
+    if not context.shadow:
+        context.resumptions.append(resume)
     workers: list[Worker] = []
     if import_jobs is not None:
         workers.append(context.supervise("import_jobs", import_jobs, of="memberships"))
@@ -211,7 +223,7 @@ async def _dispatcher(
     return await context.dispatcher(
         kind,
         sink,
-        context.suppress_if_off(renderer),
+        context.suppress_in_shadow(renderer),
         settled=on_settled,
         policy=replace(dispatch_policy(context.services.config), bulk_threshold=_ALWAYS_BULK),
     )

@@ -43,6 +43,8 @@ class ProfileRow(NamedTuple):
     position: int | None
     sent: bytes | None
     request: str | None
+    lost_jobs: int
+    merged_into: int | None
 
     @property
     def profile(self) -> Profile:

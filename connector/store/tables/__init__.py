@@ -22,11 +22,14 @@ from connector.store.tables.columns import metadata
 from connector.store.tables.people import (
     deferred_memberships,
     groups,
+    identifiers,
     journal,
+    merges,
     people,
     salts,
     source_members,
     tombstones,
+    unset_fields,
 )
 from connector.store.tables.queues import (
     QueueTable,
@@ -43,6 +46,7 @@ from connector.store.tables.queues import (
     requests,
 )
 from connector.store.tables.secrets import authorizations, secrets
+from connector.store.tables.settings import audit, settings
 from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
 
 __all__ = [
@@ -53,12 +57,14 @@ __all__ = [
     "actions",
     "actions_queue",
     "approvals",
+    "audit",
     "authorizations",
     "backfills",
     "checkpoints",
     "commands",
     "deferred_memberships",
     "groups",
+    "identifiers",
     "in_state",
     "is_stuck",
     "journal",
@@ -67,6 +73,7 @@ __all__ = [
     "mappings",
     "memberships",
     "memberships_queue",
+    "merges",
     "metadata",
     "notifications",
     "outbox",
@@ -81,6 +88,8 @@ __all__ = [
     "requests",
     "salts",
     "secrets",
+    "settings",
     "source_members",
     "tombstones",
+    "unset_fields",
 ]

@@ -42,6 +42,7 @@ class ApiHarness:
             self.store, self.clock, on_executed=lambda: self.changes.publish(*TOPICS)
         )
         seal = Seal(self.clock, (), lifetime=3600)
+        self.seal = seal
         self.access = Access(console, self.clock, Sessions(seal))
         self.app = api(self.commands, self.access, self.changes, seal)
         self.lane: Lane
