@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,7 +87,7 @@ class Process(Owner):
         self.database = database
         self.app = App(config(), clock=VirtualClock(loop), reread=config)
         self.ended: str | None = None
-        """How it ended by itself: "stopped", or the error that ended it."""
+        """How it ended by itself: "stopped", or the error that ended it, which none should."""
         self.frozen_for = 0.0
         """Seconds."""
         self._frozen_at = 0.0
@@ -99,6 +100,10 @@ class Process(Owner):
     @property
     def alive(self) -> bool:
         return self.ended is None and self.condition != "dead"
+
+    @property
+    def crashed(self) -> bool:
+        return self.ended not in (None, "stopped")
 
     @property
     def ready(self) -> bool:
@@ -125,7 +130,6 @@ class Process(Owner):
             await self.app.stop()
         except Exception as error:
             self.ended = repr(error)
-            raise
         else:
             self.ended = "stopped"
 
@@ -195,8 +199,13 @@ def simulated_machine(network: Network, *, seed: int) -> Iterator[None]:
         yield
 
 
-_load_mapping = cache(wiring.load_mapping)
+_load_unchanged = cache(wiring.load_mapping)
 _find_entry_points = cache(registry.entry_points)
+
+
+def _load_mapping(path: Path, changes: Any) -> Any:
+    assert not changes
+    return _load_unchanged(path)
 
 
 def _entry_points(**which: str) -> Any:

@@ -362,6 +362,7 @@ class World:
 
     def faults(self) -> list[str]:
         found = [*self.oracle.faults, *self.waiting(), *self.open_commands()]
+        found += [f"{p.name} ended: {p.ended}" for p in self.processes if p.crashed]
         found += self._lost_events() + self._wrong_actions() + self._wrong_profiles()
         found += self._wrong_list()
         # Not those by events: ARCHITECTURE.md, guarantee 5, says why.
