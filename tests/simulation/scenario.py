@@ -29,11 +29,8 @@ KLAVIYO_ENDPOINTS = (
     "*",
 )
 PLATFORM_ENDPOINTS = ("users/{subject}", "events", "audiences/{id}/members", "audiences", "*")
-SWITCHES = ("profiles", "audiences")
-"""What a reload may switch off, or on for "shadow". ARCHITECTURE.md, guarantee 1, says what does not
-wait yet while it is off."""
-FLOWS_BY_ADDRESS = False
-"""Whether flows name people whom only a later read connects with their address."""
+SWITCHES = ("events", "profiles", "audiences", "actions", "shadow")
+"""What a reload may switch off; shadow is switched on."""
 STEPS = 25
 _QUIET = 12.0
 _MOST_QUIET_MINUTES = 40
@@ -122,7 +119,7 @@ class Scenario:
         who = self.rng.choice(
             ({"customer_id": user.auth}, {"customer_id": str(user.account)}, {"customer_id": user.id})
         )
-        if FLOWS_BY_ADDRESS and self.rng.random() < 0.3:
+        if self.rng.random() < 0.3:
             # WLL can only be asked by id, which the connector may not know yet.
             who = {"customer_email": user.email}
         self.send(self.world.flow_call(who, -self.rng.randrange(1, 5)))
