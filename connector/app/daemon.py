@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 _CANCEL_TIMEOUT = 1.0
+_WAKE_EVERY = 30.0
+"""Seconds after which every lane looks for what is ready. A process that has lost the lease may still
+store webhooks, and cannot wake the lanes of the process that holds it."""
 
 
 def read_config(path: Path | None = None, *, complete: bool = True) -> Config:
@@ -398,6 +401,7 @@ class App:
         self._supervise("commands", Periodic(scheduler.every(0.5), self._execute_commands))
         self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
+        self._supervise("lane", Periodic(scheduler.every(_WAKE_EVERY), self._wake_lanes))
         self._supervise("lease", self._takeover)
         lookups = AccountLookups(
             self.connections, self._problems, self.clock, restart=self._restart_connections
@@ -423,6 +427,11 @@ class App:
         """Commands belong to whoever holds the store."""
         if self._lease.valid():
             await self.commands.execute_pending()
+
+    async def _wake_lanes(self) -> None:
+        for runtime in self.runtimes.values():
+            for dispatcher in runtime.dispatchers:
+                dispatcher.wake()
 
     async def _heartbeat(self) -> None:
         await self.maintenance.heartbeat(self.health, self.config.store)
