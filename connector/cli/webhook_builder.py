@@ -12,7 +12,7 @@ import typer
 from connector.cli import session
 
 if TYPE_CHECKING:
-    from connector.tools.webhook_builder import Webhook
+    from connector.service.webhook_builder import Webhook
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +59,7 @@ def webhook_builder(
     """Build a webhook to paste into a Klaviyo flow. URL, headers, JSON body and a curl command.
     Sends nothing."""
     from connector.platforms import registry
-    from connector.tools.webhook_builder import (
+    from connector.service.webhook_builder import (
         PRESETS,
         FlowTarget,
         InvalidStep,
@@ -117,7 +117,7 @@ def _one_of(option: str, value: str | None) -> Any:
     from typing import get_args
 
     from connector.domain.actions import ActionName
-    from connector.tools.webhook_builder import Trigger, UseCase
+    from connector.service.webhook_builder import Trigger, UseCase
 
     choices = get_args({"action": ActionName, "trigger": Trigger, "use_case": UseCase}[option])
     if value is not None and value not in choices:

@@ -12,7 +12,7 @@ from connector.actions.requests import USE_CASES, Route
 from connector.config import Config, Connection
 from connector.domain.actions import Action, ActionName
 from connector.ports import DirectCall, Offer, Platform
-from connector.tools.webhook_builder.templates import InvalidStep
+from connector.service.webhook_builder.templates import InvalidStep
 
 CONTENT_TYPE = "Content-Type"
 

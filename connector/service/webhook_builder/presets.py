@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from connector.tools.webhook_builder.step import Step
+from connector.service.webhook_builder.step import Step
 
 
 @dataclass(frozen=True, slots=True)
