@@ -12,11 +12,11 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connector import __version__
+from connector.app.admin import access_of, flow_target, seal_of, trusted_proxies
 from connector.app.connections import Connections
 from connector.app.maintenance import Maintenance
 from connector.app.oauth import oauth_service
@@ -50,8 +50,6 @@ from connector.web.health import Health
 from connector.web.oauth import OAuthApp
 from connector.web.protocol import Limits
 from connector.web.server import Server, application
-from connector.web.sessions import Sessions
-from connector.web.throttle import Network
 from connector.web.webhooks import WebhookApp
 
 if TYPE_CHECKING:
@@ -302,11 +300,13 @@ class App:
             self.clock,
             self.metrics,
             broken=broken,
-            trusted_proxies=self._trusted_proxies(),
+            trusted_proxies=trusted_proxies(self.config),
         )
         shared = server.admin_port == 0
-        api = self._api()
-        oauth = OAuthApp(self.oauth, self.clock, trusted_proxies=self._trusted_proxies())
+        seal = seal_of(self.config, self.clock)
+        access = access_of(lambda: self.config, self.clock, seal)
+        api = self._api(access, seal)
+        oauth = OAuthApp(self.oauth, access)
         public = application(self.health, (webhooks, flows, oauth), admin=shared, api=api)
         listeners = [self._server(public, server.port, "server.port")]
         if not shared:
@@ -320,24 +320,13 @@ class App:
                 await listener.start()
                 self.servers.append(listener)
 
-    def _api(self) -> ASGIApp:
+    def _api(self, access: Access, seal: Seal) -> ASGIApp:
         # FastAPI is a third of the time that the imports of a start take.
         from connector.web.api.app import api
+        from connector.web.api.context import ApiServices
 
-        config = self.config
-        seal = Seal(self.clock, config.security.encryption_key, lifetime=config.console.session)
-        secure = config.server.public_url.startswith("https://")
-        access = Access(
-            config.console,
-            self.clock,
-            Sessions(seal),
-            secure=secure,
-            trusted_proxies=self._trusted_proxies(),
-        )
-        return api(self.commands, access, self.changes, seal)
-
-    def _trusted_proxies(self) -> Sequence[Network]:
-        return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]
+        target = partial(flow_target, lambda: self.config)
+        return api(ApiServices(self.commands, access, self.changes, seal, target))
 
     def _server(self, app: ASGIApp | None, port: int, key: str) -> Server:
         server = self.config.server

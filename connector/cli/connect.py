@@ -73,6 +73,7 @@ async def _connect(config: Config, name: str, timeout: float) -> dict[str, Any]:
 @asynccontextmanager
 async def _listening(config: Config, store: SqlStore, service: OAuthService) -> AsyncIterator[None]:
     """Answers the browser here, unless a daemon does."""
+    from connector.app.admin import access_of, seal_of
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
     from connector.web.oauth import OAuthApp
@@ -81,7 +82,8 @@ async def _listening(config: Config, store: SqlStore, service: OAuthService) -> 
     if await Commands(store, SystemClock()).holder() is not None:
         yield
         return
-    app, server = OAuthApp(service, SystemClock()), config.server
+    clock, server = SystemClock(), config.server
+    app = OAuthApp(service, access_of(lambda: config, clock, seal_of(config, clock)))
     listener = Server(app, server.host, server.port, grace=1.0, key="server.port")
     await listener.start()
     try:

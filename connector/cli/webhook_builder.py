@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,9 +62,9 @@ def webhook_builder(
         PRESETS,
         FlowTarget,
         InvalidStep,
-        Step,
         build,
         build_direct,
+        step_of,
     )
 
     config = session.read(context.obj)
@@ -82,14 +81,11 @@ def webhook_builder(
         "trigger": _one_of("trigger", trigger),
         "once_per": once_per,
         "use_case": _one_of("use_case", use_case),
-        "name": name if name is not None else preset,
+        "name": name,
         "event_id": event_id,
     }
-    step = dataclasses.replace(
-        PRESETS[preset].step if preset else Step(),
-        **{key: value for key, value in given.items() if value is not None},
-    )
     try:
+        step = step_of(preset, given)
         target = FlowTarget.of(
             config, configured, registry.load(configured.source, configured.settings)
         )

@@ -101,11 +101,6 @@ class OAuthService:
         """The connections that use OAuth."""
         return [c.name for c in self._config().connections if c.klaviyo.auth == "oauth"]
 
-    @property
-    def passwords(self) -> list[str]:
-        """The operator's passwords."""
-        return [secret.get_secret_value() for secret in self._config().console.password]
-
     def connection(self, name: str) -> Connection:
         """A connection that uses OAuth. Raises AuthorizationFailed."""
         config = self._config()

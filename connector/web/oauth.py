@@ -1,16 +1,13 @@
 """`/oauth/klaviyo/start` and `/oauth/klaviyo/callback`, for a person's browser.
 
-Who may start: whoever has a ticket of `connector connect`, a browser on this machine that calls it
-directly, and an operator with the console's password. Otherwise a stranger could connect an account
-of their own.
+Who may start: whoever has a ticket of `connector connect`, and an operator. Otherwise a stranger
+could connect an account of their own.
 """
 
 from __future__ import annotations
 
-import hmac
 import math
 import secrets
-from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -19,18 +16,15 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from connector.domain.errors import ConnectorError, Problem, StoreError
-from connector.domain.hosts import is_loopback
-from connector.ports import Clock
 from connector.service.oauth import AuthorizationFailed, Connected, OAuthService, OtherAccount
+from connector.web.access import Access, AccessDenied, Throttled
 from connector.web.asgi import MAX_BODY
-from connector.web.throttle import Network, Throttle, client_address
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 COOKIE = "connector_oauth"
 _COOKIE_SECONDS = 900
-_FORWARDED = ("forwarded", "x-real-ip", "via")
 _HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": (
@@ -48,12 +42,9 @@ class OAuthApp:
 
     prefix = "/oauth/"
 
-    def __init__(
-        self, service: OAuthService, clock: Clock, *, trusted_proxies: Sequence[Network] = ()
-    ) -> None:
+    def __init__(self, service: OAuthService, access: Access) -> None:
         self._service = service
-        self._trusted_proxies = trusted_proxies
-        self._throttle = Throttle(clock)
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -87,11 +78,17 @@ class OAuthApp:
         name, ticket = (request.query_params.get(key, "") for key in ("connection", "ticket"))
         if name and ticket and await self._service.allows(name, ticket):
             return await self._redirect(request, name)
-        if not _is_local(request):
+        if not self._is_operator(request):
             return self._ask_password(name)
         if not name:
             return self._ask_connection()
         return await self._redirect(request, name)
+
+    def _is_operator(self, request: Request) -> bool:
+        try:
+            return self._access.identify(request).is_operator
+        except AccessDenied:
+            return False
 
     async def _redirect(self, request: Request, name: str) -> Response:
         """To Klaviyo, from the address to which Klaviyo sends the browser back: the cookie belongs
@@ -122,7 +119,7 @@ class OAuthApp:
         return page("Connect Klaviyo", "Which connection?", f"<ul>{links}</ul>")
 
     def _ask_password(self, name: str, status: int = 200, problem: str = "") -> Response:
-        if not self._service.passwords:
+        if not self._access.has_password:
             text = (
                 "Run `connector connect NAME` on the connector's machine and open the address that "
                 "it prints. With a [console] password this page asks for it instead."
@@ -139,17 +136,22 @@ class OAuthApp:
         return page("Connect Klaviyo", text, form, status=status)
 
     async def _sign_in(self, request: Request) -> Response:
-        address = client_address(request.scope, request.headers, self._trusted_proxies)
-        if wait := self._throttle.wait(address):
-            text = f"Too many wrong passwords: try again in {math.ceil(wait)} s."
-            return page("Not connected", text, status=429)
         form = await _form(request)
         name, given = form.get("connection", ""), form.get("password", "")
-        passwords = self._service.passwords
-        if not any(hmac.compare_digest(p.encode(), given.encode()) for p in passwords):
-            self._throttle.failed(address)
+        try:
+            signed_in = self._access.sign_in(request, given)
+        except Throttled as error:
+            text = f"Too many wrong passwords: try again in {math.ceil(error.wait)} s."
+            return page("Not connected", text, status=429)
+        if signed_in is None:
             return self._ask_password(name, 401, "The password is wrong.")
-        return await self._redirect(request, name)
+        session, cookie = signed_in
+        if session.role != "operator":
+            text = "A viewer cannot connect an account: give the operator's password."
+            return self._ask_password(name, 403, text)
+        response = await self._redirect(request, name)
+        self._access.remember(response, cookie)
+        return response
 
     # ── the way back ─────────────────────────────────────────────────────────────────────────────
 
@@ -203,14 +205,6 @@ def page(title: str, text: str, body: str = "", *, status: int = 200) -> Respons
         f"<body><main><h1>{escape(title)}</h1><p>{escape(text)}</p>{body}</main></body></html>\n",
         status,
     )
-
-
-def _is_local(request: Request) -> bool:
-    """A browser on this machine that calls without a proxy between."""
-    peer = request.client.host if request.client else ""
-    headers = request.headers
-    forwarded = any(name in _FORWARDED or name.startswith("x-forwarded-") for name in headers)
-    return is_loopback(peer) and is_loopback(request.url.hostname or "") and not forwarded
 
 
 async def _form(request: Request) -> dict[str, str]:

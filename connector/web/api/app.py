@@ -7,10 +7,6 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from connector import __version__
-from connector.runtime.changes import ChangeFeed
-from connector.runtime.encryption import Seal
-from connector.service import Commands
-from connector.web.access import Access
 from connector.web.api import (
     backfills,
     dead_letters,
@@ -20,13 +16,14 @@ from connector.web.api import (
     people,
     problems,
     status,
+    webhook_builder,
 )
 from connector.web.api.context import ApiServices
 
 PREFIX = "/api/v1"
 
 
-def api(commands: Commands, access: Access, changes: ChangeFeed, seal: Seal) -> FastAPI:
+def api(services: ApiServices) -> FastAPI:
     """`/api/v1/…`, with its document at `/api/openapi.json`."""
     app = FastAPI(
         title="Loyalty connector",
@@ -38,10 +35,19 @@ def api(commands: Commands, access: Access, changes: ChangeFeed, seal: Seal) -> 
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    app.state.services = ApiServices(commands, access, changes, seal)
+    app.state.services = services
     problems.register(app)
     router = APIRouter(prefix=PREFIX)
-    for part in (status, dead_letters, decisions, backfills, people, orders, events):
+    for part in (
+        status,
+        dead_letters,
+        decisions,
+        backfills,
+        people,
+        webhook_builder,
+        orders,
+        events,
+    ):
         router.include_router(part.router)
     app.include_router(router)
 
