@@ -65,7 +65,7 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "audit": 400 * DAY,
         },
     ),
-    (Notify(), {"url": SecretStr(""), "format": "json"}),
+    (Notify(), {"url": SecretStr(""), "format": "json", "patience": 600.0}),
     (
         Connection(name="acme", source="yotpo"),
         {

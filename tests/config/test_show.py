@@ -46,7 +46,7 @@ def test_show_masks_every_secret(models: bool, read: Loader) -> None:
         "api_tokens": [],
         "session": "12h",
     }
-    assert shown["notify"] == [{"url": "***", "format": "json"}]
+    assert shown["notify"] == [{"url": "***", "format": "json", "patience": "10m"}]
     (acme,) = shown["connections"]
     assert acme["klaviyo"]["private_key"] == "***"
     assert acme["settings"]["api_key"] == "***"

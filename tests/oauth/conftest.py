@@ -148,7 +148,7 @@ class Rig:
         await async_until(f"{count} events at Klaviyo", lambda: self.events == count)
 
     async def attention(self) -> str:
-        return "\n".join(await self.app.commands.attention_texts())
+        return "\n".join(await self.app.commands.attention_lines())
 
     def requests(self, route: str) -> dict[str, int]:
         """Status → how many requests Klaviyo answered with it."""
