@@ -41,6 +41,7 @@ from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
+from connector.service.changes import StoreChanges
 from connector.service.oauth import OAuthService
 from connector.service.process import DEFAULT_PATIENCE, Process, read_report
 from connector.store.sql import SqlStore, open_store
@@ -341,6 +342,8 @@ class App:
     def _start_workers(self, lease_lost: asyncio.Event) -> None:
         scheduler = self._scheduler
         self._supervise("commands", Periodic(scheduler.every(0.5), self._execute_commands))
+        compare = StoreChanges(self.store, self.changes).compare
+        self._supervise("changes", Periodic(scheduler.every(0.5), compare))
         self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
         reacquire = partial(self._reacquire_lease, lease_lost)

@@ -10,6 +10,7 @@ from connector.domain.attention import AttentionItem
 
 WorkerName = Literal[
     "backfill",
+    "changes",
     "commands",
     "heartbeat",
     "held_actions",
