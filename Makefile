@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FOR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench campaign format lock clean
+.PHONY: help browser demo test check bench campaign format lock clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -26,7 +26,13 @@ $(VENV)/development: requirements-dev.lock $(VENV)/runtime
 demo: $(VENV)/runtime ## Set up and run the whole product on this machine (FOR=30s to end by itself)
 	$(BIN)/connector demo $(if $(FOR),--for $(FOR))
 
-test: $(VENV)/development check ## Set up and run every test
+browser: ## Chromium for the tests of the console, from Debian's packages where that is possible
+	@command -v chromium >/dev/null \
+	  || (test "$$(id -u)" = 0 && timeout 300 sh -c "apt-get update -qq && \
+	    apt-get install -y -qq --no-install-recommends chromium" >/dev/null 2>&1) \
+	  || echo "Chromium is not installed: the tests of the console in a browser are skipped"
+
+test: $(VENV)/development check browser ## Set up and run every test
 	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/development ## Format, lint, types, imports

@@ -48,6 +48,7 @@ from connector.runtime.clock import SystemClock
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
 from connector.store.sql import SqlStore, open_store
+from connector.sync.approval_requests import ApprovalRequests
 from connector.sync.memberships.remote_groups import KlaviyoLists, PlatformAudiences
 from connector.sync.memberships.removals import RemovalGuard, RemovalLimit
 from connector.sync.memberships.scans import GroupScan, ScanServices, SourceScan, TargetReadBack
@@ -259,7 +260,7 @@ async def _make_env(size: int, folder: Path, url: str) -> AsyncIterator[Environm
         groups=store.member_groups,
         scans=store.group_scans,
         members=store.target_members,
-        removals=RemovalGuard("bench", store.approvals, clock),
+        removals=RemovalGuard(ApprovalRequests("bench", store.approvals, clock)),
         first_sync_guard=None,
         clock=clock,
         notify_lane=dispatcher.wake,

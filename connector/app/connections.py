@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from connector.app.problems import ProcessProblems
 from connector.app.wiring import BuildResult, ConnectionBuilder
+from connector.app.wiring.accounts import Account, credential
 from connector.app.wiring.limiters import RateLimiters
 from connector.config import Config
 from connector.domain.errors import Problem
 from connector.klaviyo.limits import endpoint_label
+from connector.mapping import Writer, find_conflicts
 from connector.pipeline.intake import Intake
+from connector.pipeline.store_outage import until_available
 from connector.ports import Clock, Lease, Store
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
@@ -20,6 +24,7 @@ from connector.service.process import QuotaUse
 
 _IDLE_HORIZON = 60.0
 _IDLE_CHECK_INTERVAL = 0.1
+_CONFIRM_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,13 @@ class Candidate:
 
 class Connections:
     """`runtimes` by name; `broken` says why an enabled connection has none. Both are the same
-    objects for the life of the process, so others may keep them."""
+    objects for the life of the process, so others may keep them.
+
+    A connection takes webhooks and flow calls once it is adopted. Its lanes and workers wait for
+    its Klaviyo account (connector.app.accounts): `accounts` by name, `known_accounts` by
+    credential. `changing` is held while connections are replaced, `unconfirmed` is set when there
+    are accounts to ask for.
+    """
 
     def __init__(
         self,
@@ -45,7 +56,14 @@ class Connections:
     ) -> None:
         self.runtimes: dict[str, ConnectionRuntime] = {}
         self.broken: dict[str, str] = {}
+        self.accounts: dict[str, Account] = {}
+        self.known_accounts: dict[str, str] = {}
+        self.running: set[str] = set()
         self.limiters = RateLimiters(store, clock, metrics)
+        self.changing = asyncio.Lock()
+        self.unconfirmed = asyncio.Event()
+        self._writers: dict[str, Writer] = {}
+        self._config = Config()
         self._store = store
         self._lease = lease
         self._clock = clock
@@ -54,10 +72,20 @@ class Connections:
         self._intake = intake
         self._log = log.get("connections")
 
+    # ── build and replace ────────────────────────────────────────────────────────────────────────
+
     async def build(self, config: Config) -> Candidate:
-        """Raises ConfigError, with nothing left open, for what is wrong in a file."""
+        """No remote API is called. Raises ConfigError, with nothing left open, for what is wrong in
+        a file, and StoreError."""
         self.limiters.reset_uses()
-        builder = ConnectionBuilder(
+        for connection in config.connections:
+            if connection.klaviyo.auth == "oauth":
+                # A person may have connected another account meanwhile; a key belongs to one.
+                self.known_accounts.pop(credential(connection), None)
+        return Candidate(config, await self._builder(config).build_all(config.connections))
+
+    def _builder(self, config: Config) -> ConnectionBuilder:
+        return ConnectionBuilder(
             config,
             self._store,
             self._lease,
@@ -65,17 +93,27 @@ class Connections:
             self._metrics,
             self.limiters,
             intake=self._intake,
+            known_accounts=self.known_accounts,
         )
-        return Candidate(config, await builder.build_all(config.connections))
 
     def adopt(self, candidate: Candidate) -> None:
         """Replace the connections by these, not started. The old ones must be stopped."""
         for name in self.broken:
             self._problems.clear(f"broken {name}")
-        self.runtimes.clear()
-        self.runtimes.update(candidate.result.runtimes)
-        self.broken.clear()
-        self.broken.update(candidate.result.broken)
+        for name in self.accounts:
+            self._problems.clear(f"account {name}")
+        result, self._config = candidate.result, candidate.config
+        for name, old in self.runtimes.items():
+            if name in result.runtimes:
+                old.signals.forward_to(result.runtimes[name].signals)
+        for mine, new in (
+            (self.runtimes, result.runtimes),
+            (self.broken, result.broken),
+            (self.accounts, result.accounts),
+            (self._writers, result.writers),
+        ):
+            mine.clear()
+            mine.update(new)  # type: ignore[arg-type]
         for name, fault in self.broken.items():
             self._problems.set(f"broken {name}", Problem.PLUGIN_BROKEN, f"{name}: {fault}")
             self._log.error(
@@ -84,6 +122,32 @@ class Connections:
                 connection=name,
                 fault=fault,
             )
+
+    async def replace(
+        self, candidate: Candidate, *, timeout: float, recover: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Stop the connections and start these. A store that fails meanwhile is waited for, because
+        the lanes must run again. `recover` releases what the old ones had claimed."""
+        async with self.changing:
+            await self.stop(timeout)
+            await until_available(recover, self._clock)
+            self.adopt(candidate)
+            # The old lanes may have changed theirs since the new ones were built.
+            await until_available(self._load_states, self._clock)
+            self.start()
+
+    async def rebuild(self, name: str, account: str) -> None:
+        """Replace a connection that has not started, and whose account is known now. Raises
+        ConfigError and StoreError; then nothing was changed."""
+        builder = self._builder(self._config)
+        runtime = await builder.build(self._config.connection(name))
+        old, self.runtimes[name] = self.runtimes[name], runtime
+        old.signals.forward_to(runtime.signals)
+        self.accounts[name] = builder.accounts[name]
+        await old.exit_stack.aclose()
+        scopes = self._store.address_scopes
+        # After the last call that knew no account, as far as the endpoint is concerned.
+        await until_available(lambda: scopes.move(name, account), self._clock)
 
     def quota(self) -> list[QuotaUse]:
         """Requests of the last minute, in words for people."""
@@ -110,19 +174,69 @@ class Connections:
             return endpoint
         return f"{title} {'requests' if endpoint.startswith('*') else endpoint}"
 
+    # ── run ──────────────────────────────────────────────────────────────────────────────────────
+
     def start(self) -> None:
+        """Run the connections whose account is confirmed; the others wait for theirs."""
+        for name in self.runtimes:
+            if name not in self.accounts or self.accounts[name].confirmed:
+                self.run(name)
+            else:
+                self.unconfirmed.set()
+
+    def run(self, name: str) -> None:
+        """Start the lanes and workers of a connection, unless they run already."""
+        if name not in self.running:
+            self.running.add(name)
+            self.runtimes[name].start()
+
+    def confirm(self, name: str) -> None:
+        """The account that a connection was built for is the one that its key belongs to."""
+        self.accounts[name] = replace(self.accounts[name], confirmed=True)
+
+    async def until_confirmed(self, name: str) -> None:
+        """Wait until Klaviyo has named the account of a connection, for up to 10 s."""
+        give_up = self._clock.monotonic() + _CONFIRM_TIMEOUT
+        while name in self.accounts and not self.accounts[name].confirmed:
+            if self._clock.monotonic() >= give_up:
+                return
+            await self._clock.sleep(_IDLE_CHECK_INTERVAL)
+
+    def find_conflicts(self, name: str, account: str) -> list[str]:
+        """What this connection and another one would both write, now that its account is known."""
+        if name not in self._writers:
+            return []
+        mine = self._writers[name]
+        mine = self._writers[name] = replace(mine, accounts=mine.accounts | {account})
+        others = [writer for other, writer in self._writers.items() if other != name]
+        return [fault for other in others for fault in find_conflicts([other, mine])]
+
+    async def refresh(self) -> None:
+        """Load what another process may have changed: lane states and spent quota. Raises
+        StoreError."""
+        await self.limiters.reload()
+        await self._load_states()
         for runtime in self.runtimes.values():
-            runtime.start()
+            runtime.wake()
+
+    async def _load_states(self) -> None:
+        states = {lane.id: state for lane, state in await self._store.lanes.all()}
+        for runtime in self.runtimes.values():
+            for dispatcher in runtime.dispatchers:
+                dispatcher.load_state(states[dispatcher.lane.id])
 
     async def stop(self, timeout: float) -> None:
         """Settle what is in flight within `timeout` seconds, and close everything."""
         await asyncio.gather(*(runtime.stop(timeout) for runtime in self.runtimes.values()))
+        self.running.clear()
+
+    # ── run --until-idle ─────────────────────────────────────────────────────────────────────────
 
     async def until_idle(self) -> list[str]:
         """Wait until nothing is ready, in flight or due within a minute and every poll and scan has
         run once. One line for each lane that is not running, each poll that failed and each
-        connection without a runtime."""
-        while not all([await r.idle(_IDLE_HORIZON) for r in self.runtimes.values()]):
+        connection that has no runtime or waits for its account."""
+        while not all([await self._idle(name) for name in list(self.runtimes)]):
             await self._clock.sleep(_IDLE_CHECK_INTERVAL)
         stopped = [
             f"{d.lane.title}: {d.state.mode}, {d.state.detail}"
@@ -131,7 +245,14 @@ class Connections:
             if d.state.mode != "running"
         ]
         stopped += [item.line for item in self._problems.items("broken ")]
+        stopped += [item.line for item in self._problems.items("account ")]
         for runtime in self.runtimes.values():
             found = await runtime.attention()
             stopped += [item.line for item in found if item.key.startswith("poll ")]
         return stopped
+
+    async def _idle(self, name: str) -> bool:
+        """A connection that waits is idle once its account was asked for in vain."""
+        if name not in self.running:
+            return f"account {name}" in self._problems
+        return await self.runtimes[name].idle(_IDLE_HORIZON)

@@ -1,8 +1,9 @@
 """The composition root: what starts in which order, and stops in which.
 
-Start: store, lease, recovery of what another holder had claimed, connections, lanes, servers,
-periodic work. Stop: servers first (nothing new comes in), then lanes (what is in flight is
-settled), then everything else in the reverse order of its start.
+Start: store, lease, recovery of what another holder had claimed, connections, servers, lanes,
+periodic work. No remote API is waited for. Stop: /readyz turns 503 and nothing is claimed any more;
+the lanes settle what is in flight while the servers still answer; then the servers stop, then
+everything else in the reverse order of its start.
 """
 
 from __future__ import annotations
@@ -16,20 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connector import __version__
-from connector.app.admin import access_of, flow_target, seal_of, trusted_proxies
+from connector.app.access import access_of, seal_of, trusted_proxies
+from connector.app.accounts import AccountLookups
 from connector.app.connections import Connections
+from connector.app.flow_target import flow_target
 from connector.app.maintenance import Maintenance
 from connector.app.oauth import oauth_service
 from connector.app.problems import ProcessProblems
 from connector.app.reencrypt import reencrypt
 from connector.app.reload import Reloader
+from connector.app.takeover import Takeover
 from connector.config import Config
 from connector.config import load as load_config
-from connector.domain.errors import Problem, StoreError
+from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.net import http
 from connector.pipeline.intake import Intake
-from connector.pipeline.lane_queues import all_queues
 from connector.pipeline.lease import STORE_RESOURCE, LeaseRenewer, holder_name
+from connector.pipeline.store_outage import until_available
 from connector.platforms.registry import SettingsModels
 from connector.ports import Clock
 from connector.ports.workers import Loop, WorkerName
@@ -44,13 +48,14 @@ from connector.service import Commands, ConnectionRuntime, notify
 from connector.service.changes import StoreChanges
 from connector.service.oauth import OAuthService
 from connector.service.process import DEFAULT_PATIENCE, Process, read_report
+from connector.service.settings import SettingsService, effective_config
 from connector.store.sql import SqlStore, open_store
 from connector.web.access import Access
 from connector.web.flows import FlowApp
 from connector.web.health import Health
 from connector.web.oauth import OAuthApp
 from connector.web.protocol import Limits
-from connector.web.server import Server, application
+from connector.web.server import Server, allow_connections, application
 from connector.web.webhooks import WebhookApp
 
 if TYPE_CHECKING:
@@ -59,13 +64,14 @@ if TYPE_CHECKING:
 _CANCEL_TIMEOUT = 1.0
 
 
-def read_config(path: Path | None = None) -> Config:
-    """The configuration with every platform's settings validated. Raises ConfigError."""
-    return load_config(path, settings_models=SettingsModels())
+def read_config(path: Path | None = None, *, complete: bool = True) -> Config:
+    """The configuration of the files with every platform's settings validated. With
+    `complete=False` settings made at run time may complete it. Raises ConfigError."""
+    return load_config(path, settings_models=SettingsModels(), complete=complete)
 
 
 class App:
-    """The daemon."""
+    """The daemon. `reread` reads the files again; settings made at run time are added here."""
 
     def __init__(
         self,
@@ -84,18 +90,21 @@ class App:
         self.connections: Connections
         self.commands: Commands
         self.oauth: OAuthService
+        self.settings: SettingsService
         self.intake: Intake
         self.health: Health
         self.maintenance: Maintenance
         self._reread = reread
         self._process: Process
         self._reloader: Reloader
+        self._takeover: Takeover
         self._lease: LeaseRenewer
         self._problems = ProcessProblems()
         self._scheduler = Scheduler()
         self._workers: list[SupervisedWorker] = []
         self._notify_workers: list[SupervisedWorker] = []
         self._stack = AsyncExitStack()
+        self._started = False
         self._stop_at: float | None = None
         self._log = log.get("app")
 
@@ -114,28 +123,31 @@ class App:
         self._stack.push_async_callback(self.store.aclose)
         if self.store.maintenance.size_bytes() is None:
             self.metrics.drop_disk_gauges()
-        lease_lost = asyncio.Event()
+        if serve:
+            self._check_gates()
         self._lease = LeaseRenewer(self.store, self.clock, holder_name())
         self._stack.push_async_callback(self._lease.release)
-        await self._lease.acquire(lease_timeout)
         self._compose()
-        await self._take_over(lease_lost)
-        if before := await self.store.process_reports.load(STORE_RESOURCE):
-            self._process.resume(read_report(before[0]))
-        await self._reencrypt()
-        self.connections.adopt(await self.connections.build(self.config))
+        await self._takeover.take(lease_timeout)
+        await until_available(self._merge_settings, self.clock, timeout=lease_timeout)
+        await until_available(self._resume_report, self.clock, timeout=lease_timeout)
+        await until_available(self._reencrypt, self.clock, timeout=lease_timeout)
+        await until_available(self._build_connections, self.clock, timeout=lease_timeout)
         self._stack.push_async_callback(self._stop_connections)
         self._stack.push_async_callback(self.commands.stop)
-        await self._heartbeat()
+        await until_available(self._heartbeat, self.clock, timeout=lease_timeout)
         if serve:
             await self._serve()
         self.connections.start()
-        self._start_workers(lease_lost)
+        self._start_workers()
         await self._start_notifier()
-        self.health.ready = True
+        self._started = self.health.ready = True
         self._log.info(
             "daemon_ready", version=__version__, connections=len(self.connections.runtimes)
         )
+
+    async def _merge_settings(self) -> None:
+        self.config = await effective_config(self.config, self.store.settings)
 
     def _compose(self) -> None:
         """The objects that live as long as the process."""
@@ -145,8 +157,23 @@ class App:
         self.connections = Connections(
             self.store, self._lease, self.clock, self.metrics, self._problems, self.intake
         )
+        self._takeover = Takeover(
+            self.store,
+            self._lease,
+            self.clock,
+            self.metrics,
+            refresh=self.connections.refresh,
+            on_retaken=self._reload_changed_settings,
+        )
         self.oauth = oauth_service(
             self.store, self.clock, lambda: self.config, self._account_changed
+        )
+        self.settings = SettingsService(
+            self.store,
+            self.clock,
+            config=lambda: self.config,
+            read=self._read_files,
+            apply=self._apply_settings,
         )
         self._process = Process(
             clock=self.clock,
@@ -164,8 +191,9 @@ class App:
             self.clock,
             process=self._process,
             reload=self.reload,
-            on_executed=partial(self.changes.publish, *TOPICS),
             oauth=self.oauth,
+            settings=self.settings,
+            on_executed=partial(self.changes.publish, *TOPICS),
         )
         self.maintenance = Maintenance(
             self.store,
@@ -186,22 +214,33 @@ class App:
             intake_closed=self._intake_closed,
         )
         self._reloader = Reloader(
-            self._reread,
+            self._read_config if self._reread else None,
             self.connections,
             self._problems,
-            self.clock,
             self.metrics,
-            recover=self._recover,
+            recover=self._takeover.recover,
             on_reloaded=self._on_reloaded,
         )
 
     async def stop(self) -> None:
         """Finish what is in flight within [server] shutdown_timeout, then close everything. Also
-        after a start that failed or was cancelled: whatever was taken is given back."""
-        self._stop_at = self.clock.monotonic() + self.config.server.shutdown_timeout
+        after a start that failed or was cancelled: whatever was taken is given back.
+
+        Webhooks are taken until the lanes have settled what was in flight, and for at least
+        [server] drain_delay."""
+        server = self.config.server
+        self._stop_at = self.clock.monotonic() + server.shutdown_timeout
+        # Before the lanes, because a reload or a takeover must not start any again.
+        await self._stop_workers(but="heartbeat")
+        if self._started:
+            await self.commands.stop()
+            delay = min(server.drain_delay, server.shutdown_timeout)
+            await asyncio.gather(self._stop_connections(), self.clock.sleep(delay))
         self._scheduler.stop()
+        await self._stop_workers()
         self.changes.close()
-        await asyncio.gather(*(server.stop() for server in self.servers))
+        grace = max(0.0, self._stop_at - self.clock.monotonic())
+        await asyncio.gather(*(server.stop(grace) for server in self.servers))
         await self._stack.aclose()
         self._log.info("daemon_stopped")
 
@@ -211,7 +250,7 @@ class App:
         return stopping or self.intake.refusal() is not None or "store" in self._problems
 
     async def _stop_connections(self) -> None:
-        """Servers and lanes share one `shutdown_timeout`."""
+        """What is cut off at the end of `shutdown_timeout` is ambiguous, and sent again."""
         stop_at = self._stop_at or self.clock.monotonic()
         await self.connections.stop(max(0.0, stop_at - self.clock.monotonic()))
 
@@ -233,11 +272,21 @@ class App:
         """Apply an edited configuration. A faulty one changes nothing and raises ConfigError."""
         return await self._reloader.reload(self.config)
 
+    def _read_files(self) -> Config:
+        return self._reread() if self._reread else self.config
+
+    async def _read_config(self) -> Config:
+        return await effective_config(self._read_files(), self.store.settings)
+
+    async def _apply_settings(self) -> None:
+        await self.reload()
+
     async def _account_changed(self, connection: str, other: bool) -> None:
         """Use the new tokens. `other`: a person confirmed that the connection belongs to another
         Klaviyo account from now on."""
         await self.commands.execute("reload", {})
         if other:
+            await self.connections.until_confirmed(connection)
             await self.commands.execute("resume", {"connection": connection})
 
     async def apply_retention(self) -> None:
@@ -247,38 +296,23 @@ class App:
 
     async def _open_store(self) -> SqlStore:
         """Waits for a database that is unavailable: the daemon does not end because of it."""
-        logged = False
-        while True:
-            try:
-                return await open_store(self.config.store.url, migrate=self.config.store.migrate)
-            except StoreError as error:
-                if error.problem is not Problem.STORE_UNAVAILABLE or _uses_sqlite(self.config):
-                    raise
-                if not logged:
-                    self._log.error(
-                        "store_unavailable", problem=error.problem.value, detail=error.detail
-                    )
-                logged = True
-                await self.clock.sleep(5.0)
+        store = self.config.store
+        return await until_available(
+            lambda: open_store(store.url, migrate=store.migrate),
+            self.clock,
+            timeout=0.0 if _uses_sqlite(self.config) else float("inf"),
+            every=5.0,
+        )
 
-    async def _take_over(self, lease_lost: asyncio.Event) -> None:
-        await self._recover()
-        await self.store.commands.requeue()
-        lease_lost.clear()
-        self._lease.start_renewing(lease_lost.set)
-        self.metrics.lease.labels("store").set(1)
+    async def _resume_report(self) -> None:
+        if before := await self.store.process_reports.load(STORE_RESOURCE):
+            self._process.resume(read_report(before[0]))
 
-    async def _recover(self) -> None:
-        """While no delivery is in flight: whatever is claimed was cut off."""
-        try:
-            now, fence = self.clock.now(), self._lease.fence
-            recovered = sum([await q.recover(fence, now=now) for q in all_queues(self.store)])
-        except StoreError as error:
-            if error.problem is not Problem.STORE_HELD or not self.connections.runtimes:
-                raise
-            return  # whoever took the lease recovers
-        if recovered:
-            self._log.warning("claims_recovered", records=recovered)
+    async def _build_connections(self) -> None:
+        self.connections.adopt(await self.connections.build(self.config))
+
+    async def _restart_connections(self) -> None:
+        await self._reloader.restart(self.config)
 
     # ── servers ──────────────────────────────────────────────────────────────────────────────────
 
@@ -303,15 +337,16 @@ class App:
             broken=broken,
             trusted_proxies=trusted_proxies(self.config),
         )
-        shared = server.admin_port == 0
-        seal = seal_of(self.config, self.clock)
+        shared, seal = server.admin_port == 0, seal_of(self.config, self.clock)
         access = access_of(lambda: self.config, self.clock, seal)
-        api = self._api(access, seal)
+        api, console = self._admin_apps(access, seal)
         oauth = OAuthApp(self.oauth, access)
-        public = application(self.health, (webhooks, flows, oauth), admin=shared, api=api)
+        public = application(
+            self.health, (webhooks, flows, oauth), admin=shared, api=api, console=console
+        )
         listeners = [self._server(public, server.port, "server.port")]
         if not shared:
-            admin = application(self.health, admin=True, api=api)
+            admin = application(self.health, admin=True, api=api, console=console)
             listeners.append(self._server(admin, server.admin_port, "server.admin_port"))
         early = {listener.key: listener for listener in self.servers}
         for listener in listeners:
@@ -321,13 +356,32 @@ class App:
                 await listener.start()
                 self.servers.append(listener)
 
-    def _api(self, access: Access, seal: Seal) -> ASGIApp:
+    def _check_gates(self) -> None:
+        """Log what makes it easy to guess a secret, or to exhaust this process."""
+        for key in short_secrets(self.config):
+            self._log.warning("secret_short", setting=key, needed_characters=MIN_LENGTH)
+        ports = 1 if self.config.server.admin_port == 0 else 2
+        if not allow_connections(ports * self.config.server.max_connections):
+            self._log.warning(
+                "open_files_limited",
+                detail="the limit of open files (ulimit -n) is too low for max_connections",
+                max_connections=self.config.server.max_connections,
+            )
+
+    def _admin_apps(self, access: Access, seal: Seal) -> tuple[ASGIApp, ASGIApp]:
+        """The API and the console."""
         # FastAPI is a third of the time that the imports of a start take.
+        from connector.console import Console, ConsoleServices
         from connector.web.api.app import api
         from connector.web.api.context import ApiServices
 
+        services = ConsoleServices(
+            self.commands, access, self.changes, seal, self.clock, lambda: self.config
+        )
         target = partial(flow_target, lambda: self.config)
-        return api(ApiServices(self.commands, access, self.changes, seal, target))
+        return api(ApiServices(self.commands, access, self.changes, seal, target)), Console(
+            services
+        )
 
     def _server(self, app: ASGIApp | None, port: int, key: str) -> Server:
         server = self.config.server
@@ -339,16 +393,18 @@ class App:
 
     # ── workers of the process ───────────────────────────────────────────────────────────────────
 
-    def _start_workers(self, lease_lost: asyncio.Event) -> None:
+    def _start_workers(self) -> None:
         scheduler = self._scheduler
         self._supervise("commands", Periodic(scheduler.every(0.5), self._execute_commands))
         compare = StoreChanges(self.store, self.changes).compare
         self._supervise("changes", Periodic(scheduler.every(0.5), compare))
         self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
-        reacquire = partial(self._reacquire_lease, lease_lost)
-        self._supervise("lease", Periodic(lease_lost, reacquire))
-        self._stack.push_async_callback(self._stop_workers)
+        self._supervise("lease", self._takeover)
+        lookups = AccountLookups(
+            self.connections, self._problems, self.clock, restart=self._restart_connections
+        )
+        self._supervise("accounts", lookups)
         scheduler.start()
 
     def _supervise(self, name: WorkerName, loop: Loop) -> None:
@@ -358,8 +414,9 @@ class App:
         self._workers.append(worker)
         worker.start()
 
-    async def _stop_workers(self) -> None:
-        await asyncio.gather(*(worker.stop(_CANCEL_TIMEOUT) for worker in self._all_workers()))
+    async def _stop_workers(self, *, but: WorkerName | None = None) -> None:
+        stopped = [worker for worker in self._all_workers() if worker.name != but]
+        await asyncio.gather(*(worker.stop(_CANCEL_TIMEOUT) for worker in stopped))
 
     def _all_workers(self) -> Sequence[SupervisedWorker]:
         return (*self._workers, *self._notify_workers)
@@ -372,11 +429,10 @@ class App:
     async def _heartbeat(self) -> None:
         await self.maintenance.heartbeat(self.health, self.config.store)
 
-    async def _reacquire_lease(self, lease_lost: asyncio.Event) -> None:
-        """Another process took the lease: wait until it is free and take over again."""
-        self.metrics.lease.labels("store").set(0)
-        await self._lease.acquire(float("inf"))
-        await self._take_over(lease_lost)
+    async def _reload_changed_settings(self) -> None:
+        """Apply settings that another process changed while it held the store."""
+        if self._reread and (await self._read_config()).overrides != self.config.overrides:
+            await self.commands.execute("reload", {}, by="takeover")
 
     async def _start_notifier(self) -> None:
         """Notify the targets of `[[notify]]` as configured now."""

@@ -150,6 +150,9 @@ class Maintenance:
         while count := await self._store.actions.prune(before=before, limit=_BATCH):
             deleted += count
             await self._clock.sleep(_PAUSE)
+        before = self._before(keep.audit)
+        while await self._store.audit.prune(before=before, limit=_BATCH):
+            await self._clock.sleep(_PAUSE)
         freed = 0
         while pages := await self._upkeep.free_pages(500):
             freed += pages

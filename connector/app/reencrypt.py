@@ -33,6 +33,11 @@ async def reencrypt(store: Store, cipher: Cipher, clock: Clock) -> int:
             version=secret.version,
         )
         changed += stored is not None
+    for setting in await store.settings.all() if cipher else ():
+        if setting.sealed is not None and not cipher.is_current(setting.sealed):
+            # Readable: the configuration in effect was made of it.
+            await store.settings.reseal(setting, cipher.seal(cipher.open(setting.sealed)))
+            changed += 1
     if changed:
         log.get("app").info("secrets_reencrypted", count=changed)
     return changed

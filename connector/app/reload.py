@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from connector.app.connections import Connections
+from connector.app.connections import Candidate, Connections
 from connector.app.problems import ProcessProblems
 from connector.config import Config
-from connector.domain.errors import ConfigError, Problem, StoreError
+from connector.domain.errors import ConfigError, Problem
 from connector.domain.wording import counted
-from connector.ports import Clock
 from connector.runtime import log
 from connector.runtime.metrics import Metrics
 
 _FIXED_SECTIONS = ("server", "store")
 """Read at start only."""
-_RETRY_SECONDS = 1.0
 
 
 class Reloader:
@@ -25,10 +23,9 @@ class Reloader:
 
     def __init__(
         self,
-        reread: Callable[[], Config] | None,
+        reread: Callable[[], Awaitable[Config]] | None,
         connections: Connections,
         problems: ProcessProblems,
-        clock: Clock,
         metrics: Metrics,
         *,
         recover: Callable[[], Awaitable[None]],
@@ -37,7 +34,6 @@ class Reloader:
         self._reread = reread
         self._connections = connections
         self._problems = problems
-        self._clock = clock
         self._metrics = metrics
         self._recover = recover
         self._on_reloaded = on_reloaded
@@ -48,7 +44,7 @@ class Reloader:
         if self._reread is None:
             return {"reloaded": False}
         try:
-            config = self._reread()
+            config = await self._reread()
             candidate = await self._connections.build(config)
         except ConfigError as error:
             self._metrics.reload_ok.set(0)
@@ -59,13 +55,7 @@ class Reloader:
             raise
         self._problems.clear("reload")
         self._metrics.reload_ok.set(1)
-        await self._connections.stop(current.server.shutdown_timeout)
-        await self._recover_when_possible()
-        self._connections.adopt(candidate)
-        for runtime in self._connections.runtimes.values():
-            for dispatcher in runtime.dispatchers:
-                dispatcher.probe_now()
-        self._connections.start()
+        await self._replace(candidate, current)
         await self._on_reloaded(config)
         needs_restart = [
             name for name in _FIXED_SECTIONS if getattr(config, name) != getattr(current, name)
@@ -77,17 +67,11 @@ class Reloader:
         )
         return {"reloaded": True, "needs_restart": needs_restart}
 
-    async def _recover_when_possible(self) -> None:
-        """The old lanes are stopped by now, so a store that fails is waited for: lanes must run
-        again afterwards."""
-        logged = False
-        while True:
-            try:
-                return await self._recover()
-            except StoreError as error:
-                if not logged:
-                    self._log.error(
-                        "store_unavailable", problem=error.problem.value, detail=error.detail
-                    )
-                logged = True
-                await self._clock.sleep(_RETRY_SECONDS)
+    async def restart(self, current: Config) -> None:
+        """Build the connections again from the same configuration, and replace them. Raises
+        ConfigError and StoreError; then nothing was changed."""
+        await self._replace(await self._connections.build(current), current)
+
+    async def _replace(self, candidate: Candidate, current: Config) -> None:
+        timeout = current.server.shutdown_timeout
+        await self._connections.replace(candidate, timeout=timeout, recover=self._recover)

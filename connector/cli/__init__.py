@@ -7,6 +7,7 @@ configuration.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from connector.cli import (
     actions,
     approvals,
     backfill,
+    completion,
     connect,
     daemon,
     dead_letters,
@@ -26,10 +28,12 @@ from connector.cli import (
     people,
     problem,
     reconcile,
+    settings,
     setup,
     status,
     store,
     support,
+    terminal,
     webhook_builder,
 )
 
@@ -38,6 +42,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Durable connections between loyalty platforms and Klaviyo.",
 )
 
@@ -63,10 +68,12 @@ def options(
 
 
 for module in (
-    *(backfill, connect, daemon, status, problem, people),
-    *(reconcile, setup, support, webhook_builder),
+    *(connect, daemon, status, problem, people),
+    *(reconcile, setup, support, webhook_builder, completion),
 ):
     module.register(app)
+app.add_typer(backfill.app, name="backfill")
+settings.register(app, setup.configuration)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(actions.app, name="actions")
@@ -79,16 +86,32 @@ app.add_typer(setup.new, name="new")
 app.add_typer(setup.configuration, name="config")
 
 
+def _config_first(words: list[str]) -> list[str]:
+    """The words with `--config PATH` before the command, where it may be written after it too."""
+    own = words.index("--") if "--" in words else len(words)
+    for at, word in enumerate(words[:own]):
+        if word.startswith("--config="):
+            return [word, *words[:at], *words[at + 1 :]]
+        if word == "--config" and at + 1 < own:
+            return [*words[at : at + 2], *words[:at], *words[at + 2 :]]
+    return words
+
+
 def main() -> None:
     """Entry point. Known errors become a message and an exit code, never a traceback."""
     from connector.domain.errors import ConfigError, ConnectorError
 
-    try:
-        app()
-    except ConfigError as error:
-        for fault in error.faults:
-            print(fault, file=sys.stderr)
-        sys.exit(2)
-    except ConnectorError as error:
-        print(f"{error.problem} {error.detail}", file=sys.stderr)
-        sys.exit(1)
+    if completion.VARIABLE in os.environ:
+        completion.initialise()
+    with terminal.protected_streams():
+        try:
+            app(_config_first(sys.argv[1:]))
+        except ConfigError as error:
+            for fault in error.faults:
+                print(fault, file=sys.stderr)
+            sys.exit(2)
+        except ConnectorError as error:
+            print(f"{error.problem} {error.detail}", file=sys.stderr)
+            if "`" not in error.detail:  # a detail that names a command is more specific
+                print(f"what to do: {error.problem.remedy}", file=sys.stderr)
+            sys.exit(1)

@@ -10,6 +10,7 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from connector.config import Config
@@ -26,13 +27,18 @@ def list_(
     connection: Annotated[str | None, typer.Option(help="Only this connection.")] = None,
     stuck: Annotated[bool, typer.Option(help="Only uncertain and held actions.")] = False,
     limit: Annotated[int, typer.Option(help="Maximum number of lines.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """List actions. Uncertain and held ones first, then the newest; with their person."""
-    found = session.run(_find(session.read_any(context.obj), connection, stuck, limit))
+    config = session.read_any(context.obj)
+    if connection is not None:
+        session.known_name(config, connection)
+    found = session.run(_find(config, connection, stuck, limit))
     if as_json:
         print(json.dumps([asdict(action) for action in found], indent=2))
         return
+    if not found:
+        print("nothing waits: no action is uncertain or held" if stuck else "no action yet")
     for action in found:
         _print_action(action)
 
@@ -48,19 +54,20 @@ def _print_action(action: ActionView) -> None:
     what = f"{action.name} {action.amount:+d}" if action.amount else action.name
     when = format_time(action.received_at)
     state = "looked up" if action.state == "uncertain" and not action.settled_at else action.state
-    print(
+    line = (
         f"{action.id:>6}  {when}  {state:<10} {action.connection}  {what}  "
         f"{action.person}  {action.reason}"
     )
+    print(one_line(line))
     if action.problem:
-        print(f"        {action.problem} {action.detail}")
+        print(one_line(f"        {action.problem} {action.detail}"))
     if action.state == "uncertain" and action.sent_at:
         twice = "twice, last" if action.resent else "once,"
         print(f"        sent {twice} {format_time(action.sent_at)}, reference {action.ref}")
     if action.evidence:
         late_answer: dict[str, Any] = json.loads(action.evidence)
         answered_at = format_time(late_answer["at"])
-        print(f"        late response at {answered_at}: {late_answer['answer']}")
+        print(one_line(f"        late response at {answered_at}: {late_answer['answer']}"))
     if action.decided_by:
         print(f"        decided by {action.decided_by}")
 

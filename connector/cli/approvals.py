@@ -9,6 +9,7 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from connector.config import Config
@@ -21,18 +22,20 @@ app = typer.Typer(no_args_is_help=True, help="Changes that wait for a person's a
 @app.command("list")
 def list_(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """List what waits for approval. Oldest first, with what it would change."""
     found = session.run(_find(session.read_any(context.obj)))
     if as_json:
         print(json.dumps(found, indent=2))
         return
+    if not found:
+        print("nothing waits for approval")
     for x in found:
         when = format_time(x["since"])
-        print(f"{x['id']:>6}  {when}  {x['connection']}  {x['what']} of {x['subject']}")
+        print(one_line(f"{x['id']:>6}  {when}  {x['connection']}  {x['what']} of {x['subject']}"))
         for key, value in x["detail"].items():
-            print(f"        {key.replace('_', ' ')}: {_format(value)}")
+            print(one_line(f"        {key.replace('_', ' ')}: {_format(value)}"))
 
 
 def _format(value: Any) -> str:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from connector.cli import session
+from connector.cli import session, terminal
+from connector.cli.format import format_time
+from connector.domain.wording import counted, format_age
 
 if TYPE_CHECKING:
     from connector.config import Config
@@ -23,11 +26,92 @@ _POLL_INTERVAL, _PRINT_INTERVAL = 0.2, 10.0
 Run = dict[str, Any]
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(backfill)
+class StartByDefault(TyperGroup):
+    """A group in which `backfill CONNECTION …` is `backfill start CONNECTION …`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = [word for word in args if not word.startswith("-")]
+        asks_for_help = not words and any(word in ("-h", "--help") for word in args)
+        if args and not asks_for_help and not (words and words[0] in self.commands):
+            args = ["start", *args]
+        return super().parse_args(ctx, args)
 
 
-def backfill(
+app = typer.Typer(
+    cls=StartByDefault,
+    no_args_is_help=True,
+    help="Send many people to Klaviyo, behind live traffic.",
+)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    connection: Annotated[str | None, typer.Option(help="Only this connection.")] = None,
+    as_json: session.AsJson = False,
+) -> None:
+    """List the last backfills and dry runs. Newest first, with their progress."""
+    config = session.read_any(context.obj)
+    if connection is not None:
+        session.known_name(config, connection)
+    found = session.run(_find(config, connection))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    if not found:
+        print("no backfill yet")
+    for run in found:
+        began = format_time(run["started_at"])
+        print(f"{run['id']:>6}  {began}  {run['connection']}  {_describe(run)}")
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    id: Annotated[int, typer.Argument(help="Number of the backfill in the list.")],
+    as_json: session.AsJson = False,
+) -> None:
+    """Show one backfill. Its progress, results and notes."""
+    try:
+        run = session.run(_get(session.read_any(context.obj), id))
+    except KeyError:
+        typer.echo(f"no backfill has the number {id}; see connector backfill list", err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps(run, indent=2))
+        return
+    _print_run(run)
+
+
+async def _find(config: Config, connection: str | None) -> list[Run]:
+    async with session.open_commands(config) as commands:
+        return await commands.backfills(connection)
+
+
+async def _get(config: Config, id: int) -> Run:
+    async with session.open_commands(config) as commands:
+        return await commands.backfill(id)
+
+
+def _describe(run: Run) -> str:
+    """`running, 1,204 of 5,000, 80/s, done in 47 s`."""
+    kind = "dry run" if run["dry_run"] else "past events" if run["events"] else "people"
+    of = "" if run["total"] is None else f" of {run['total']:,}"
+    state = _state(run)
+    pace = f", {run['per_second']:,.0f}/s" if run["per_second"] else ""
+    eta = run["eta_seconds"]
+    left = f", done in {format_age(eta)}" if eta is not None and run["progressing"] else ""
+    return f"{kind} from {run['source']}: {state}, {run['done']:,}{of}{pace}{left}"
+
+
+def _state(run: Run) -> str:
+    if run["state"] == "running" and not run["progressing"]:
+        return "interrupted, continues when the connector runs"
+    return "waiting for approval" if run["state"] == "waiting" else str(run["state"])
+
+
+@app.command()
+def start(
     context: typer.Context,
     connection: session.ConnectionName,
     emails: Annotated[
@@ -55,11 +139,12 @@ def backfill(
     detach: Annotated[
         bool, typer.Option(help="Return once the daemon has accepted the command.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
-    """Send many people to Klaviyo, behind live traffic. Their profiles, or with --events their past
-    events. The same command resumes a run that was stopped or killed. The people are the
-    given ones, else everyone the platform lists, else everyone seen so far."""
+    """Start or resume a backfill. The word start may be left out. Sends people's profiles, or with
+    --events their past events. The same command resumes a run that was stopped or killed. The
+    people are the given ones, else everyone the platform lists, else everyone seen so far. Ctrl-C
+    stops following, not the work of a running daemon."""
     config = session.read(context.obj)
     session.connection(config, connection)
     if stop:
@@ -76,7 +161,11 @@ def backfill(
         "events": events,
         "since": _day(since, events),
     }
-    run, error = session.run(_execute(config, args, detach))
+    try:
+        run, error = session.run(_execute(config, args, detach))
+    except KeyboardInterrupt:
+        typer.echo(_interrupted(config), err=True)
+        raise typer.Exit(0) from None
     if error or run is None:
         typer.echo(error, err=True)
         raise typer.Exit(1)
@@ -85,6 +174,13 @@ def backfill(
     elif not detach:
         _print_run(run)
     raise typer.Exit(0 if detach or run["state"] == "done" else 1)
+
+
+def _interrupted(config: Config) -> str:
+    """What happens to the work after Ctrl-C."""
+    if session.run(session.is_running(config)):
+        return "the backfill continues; see connector backfill list, or stop it with --stop"
+    return "the backfill is interrupted; the same command resumes it"
 
 
 def _people_args(emails: Path | None, of_list: str, of_segment: str) -> dict[str, str]:
@@ -152,7 +248,6 @@ def _progress() -> Iterator[Callable[[Run], None]]:
     if not sys.stderr.isatty():
         yield _LinePrinter()
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -162,7 +257,7 @@ def _progress() -> Iterator[Callable[[Run], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=terminal.console(stderr=True)) as bar:
         task = bar.add_task("", total=None, total_text="", rate="")
         pace = _RateMeter()
 
@@ -207,7 +302,7 @@ class _LinePrinter:
         self._last_printed = (label, now)
         total, left = run["total"], ""
         if total and pace > 0 and run["state"] == "running":
-            left = f", {max(0, total - run['done']) / pace / 60:.0f} min left"
+            left = f", {format_age(max(0, total - run['done']) / pace)} left"
         of = f" of {total:,}" if total is not None else ""
         print(f"{label}: {run['done']:,}{of}, {pace:,.0f}/s{left}", file=sys.stderr)
 
@@ -216,15 +311,19 @@ def _run_label(run: Run) -> str:
     name = f"{'dry run' if run['dry_run'] else 'backfill'} {run['id']}"
     if run["state"] == "waiting":
         return f"{name} waits for approval (connector approvals list)"
-    return f"{name} {run['state']}"
+    return f"{name} {_state(run)}"
 
 
 def _print_run(run: Run) -> None:
     why = f"; {run['detail']}" if run["detail"] else ""
-    print(f"{_run_label(run)}: {run['rows']:,} read{why}")
+    if run["ended_at"] is None:
+        print(f"backfill {run['id']} of {run['connection']}: {_describe(run)}")
+    print(f"{_run_label(run)}: {counted(run['rows'], 'row')} read{why}")
     for word, count in run["people"].items():
         if count or word not in ("pending", "dead"):
             print(f"  {word.replace('_', ' '):<16}{count:>12,}")
+    if run["duplicates"]:
+        print(f"  {'duplicate rows':<16}{run['duplicates']:>12,}")
     for word, count in run["past_events"].items():
         print(f"  {'events ' + word.replace('_', ' '):<18}{count:>10,}")
     if run["existing_only"]:

@@ -73,18 +73,25 @@ async def _connect(config: Config, name: str, timeout: float) -> dict[str, Any]:
 @asynccontextmanager
 async def _listening(config: Config, store: SqlStore, service: OAuthService) -> AsyncIterator[None]:
     """Answers the browser here, unless a daemon does."""
-    from connector.app.admin import access_of, seal_of
+    from connector.app.access import access_of, seal_of
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
     from connector.web.oauth import OAuthApp
+    from connector.web.protocol import Limits
     from connector.web.server import Server
 
     if await Commands(store, SystemClock()).holder() is not None:
         yield
         return
-    clock, server = SystemClock(), config.server
-    app = OAuthApp(service, access_of(lambda: config, clock, seal_of(config, clock)))
-    listener = Server(app, server.host, server.port, grace=1.0, key="server.port")
+    clock = SystemClock()
+    app, server = (
+        OAuthApp(service, access_of(lambda: config, clock, seal_of(config, clock))),
+        config.server,
+    )
+    limits = Limits(
+        server.max_header, server.header_timeout, server.body_timeout, server.max_connections
+    )
+    listener = Server(app, server.host, server.port, grace=1.0, key="server.port", limits=limits)
     await listener.start()
     try:
         yield

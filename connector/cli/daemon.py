@@ -45,7 +45,7 @@ async def _run(config: Any, path: Path | None, until_idle: bool) -> list[str]:
     from connector.app.daemon import App, freeze_heap, read_config
     from connector.domain.errors import ConfigError
 
-    app = App(config, reread=lambda: read_config(path))
+    app = App(config, reread=lambda: read_config(path, complete=False))
     stop, reread = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -126,6 +126,7 @@ def sandbox(
 
 
 async def _sandbox(klaviyo_port: int, first_port: int, source: str, url: str, rate: float) -> None:
+    from connector.domain.errors import ConfigError
     from connector.sandbox import KlaviyoSandbox, Traffic, serve
     from connector.sandbox.demo_platforms import DEMO_PLATFORMS
 
@@ -134,10 +135,13 @@ async def _sandbox(klaviyo_port: int, first_port: int, source: str, url: str, ra
         raise typer.BadParameter(
             f"no platform {source!r}; available: {', '.join(doubles)}", param_hint="--source"
         )
-    servers = await serve(
-        {"klaviyo": (KlaviyoSandbox().app, klaviyo_port)}
-        | {name: (doubles[name].app, first_port + n) for n, name in enumerate(doubles)}
-    )
+    apps = {"klaviyo": (KlaviyoSandbox().app, klaviyo_port)}
+    apps |= {name: (doubles[name].app, first_port + n) for n, name in enumerate(doubles)}
+    try:
+        servers = await serve(apps)
+    except OSError as error:
+        options = "--klaviyo-port and --jericommerce-port choose others"
+        raise ConfigError([f"{error.strerror or error}; {options}"]) from None
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

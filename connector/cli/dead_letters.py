@@ -10,6 +10,8 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.domain.wording import counted
+from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from connector.ports import DeadLetter, DeadLetterDetail
@@ -23,18 +25,26 @@ def list_(
     cause: Annotated[str | None, typer.Option(help="Only this problem code.")] = None,
     connection: Annotated[str | None, typer.Option(help="Only this connection.")] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of records.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """List causes with counts, then records, newest first."""
-    groups, found = session.run(_find(session.read_any(context.obj), cause, connection, limit))
+    config = session.read_any(context.obj)
+    if connection is not None:
+        session.known_name(config, connection)
+    if cause is not None:
+        session.known_problem(cause)
+    groups, found = session.run(_find(config, cause, connection, limit))
     if as_json:
         print(json.dumps([_plain(dead_letter) for dead_letter in found], indent=2))
         return
+    if not groups and not found:
+        print("nothing waits: no record is dead or held")
     for name, state, problem, meaning, count in groups:
         print(f"{count:>8,}  {name}  {state:<5} {problem:<5} {meaning}")
     for x in found:
         when = format_time(x.received_at)
-        print(f"{x.id:>8}  {when}  {x.connection}  {x.problem:<5} {x.name}  {x.detail}")
+        line = f"{x.id:>8}  {when}  {x.connection}  {x.problem:<5} {x.name}  {x.detail}"
+        print(one_line(line))
 
 
 async def _find(
@@ -85,6 +95,8 @@ def retry(
 ) -> None:
     """Retry records. They keep their unique ids, so none is recorded twice; records without an
     address stay held."""
+    if cause is not None:
+        session.known_problem(cause)
     if not (ids or cause or every):
         raise typer.BadParameter("give the numbers of records, --cause CODE or --all")
     args = {"ids": ids or [], "cause": cause, "all": every}
@@ -101,5 +113,5 @@ def discard(
 ) -> None:
     """Discard records for good."""
     if not yes:
-        typer.confirm(f"Discard {len(ids)} record(s) for good?", abort=True, err=True)
+        typer.confirm(f"Discard {counted(len(ids), 'record')} for good?", abort=True, err=True)
     session.follow(context.obj, "discard", {"ids": ids, "reason": reason}, detach=detach)

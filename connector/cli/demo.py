@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from connector.app.daemon import App, read_config
+from connector.cli import terminal
 from connector.config import Connection
 from connector.domain.wording import format_age
 from connector.platforms import registry
@@ -66,7 +67,7 @@ async def demonstrate(port: int, seconds: float | None, rate: float) -> int:
     Returns the exit code: 0 if every received event was recorded once and no rule was broken.
     """
     folder = Path(tempfile.mkdtemp(prefix="connector-demo-"))
-    console = Console()
+    console = terminal.console()
     klaviyo = KlaviyoSandbox()
     doubles = {demo_platform.source: demo_platform.make() for demo_platform in DEMO_PLATFORMS}
     servers = await serve(

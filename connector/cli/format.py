@@ -7,7 +7,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from connector.cli import terminal
 from connector.domain.wording import counted, format_age
+from connector.runtime.printable import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,13 +20,11 @@ _PIPE_WIDTH = 10_000
 def print_wide(part: Callable[[int], RenderableType]) -> None:
     """Print to stdout, as wide as the terminal, what `part` makes for that many columns. In a pipe
     no line is wrapped, cut or padded."""
-    from rich.console import Console
-
     if sys.stdout.isatty():
-        console = Console(highlight=False)
+        console = terminal.console(highlight=False)
         console.print(part(console.width))
         return
-    console = Console(width=_PIPE_WIDTH, highlight=False)
+    console = terminal.console(width=_PIPE_WIDTH, highlight=False)
     with console.capture() as capture:
         console.print(part(_PIPE_WIDTH))
     for line in capture.get().splitlines():
@@ -55,7 +55,7 @@ def link_lines(link: dict[str, Any]) -> list[str]:
     """One audience or segment link in up to three lines: full sync, numbers, problem."""
     head = f"{link['connection']}  {link['source']} → {link['target']}"
     if "here" not in link:
-        return [f"{head}: {link['detail']}"]
+        return [one_line(f"{head}: {link['detail']}")]
     synced = "never fully synced"
     if link["full_sync_age"] is not None:
         members = counted(link["members"], "member")
@@ -73,4 +73,4 @@ def link_lines(link: dict[str, Any]) -> list[str]:
     lines.append(f"        {numbers}")
     if link["problem"]:
         lines.append(f"        {link['problem']} {link['meaning']}: {link['detail']}")
-    return lines
+    return [one_line(line) for line in lines]

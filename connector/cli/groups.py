@@ -14,7 +14,7 @@ from connector.cli import session
 from connector.cli.format import link_lines
 
 if TYPE_CHECKING:
-    from connector.config import Config
+    from connector.config import Config, Connection
 
 Name = Annotated[str, typer.Argument(help="Source or target of the link, by name or id.")]
 Kind = Literal["audience", "segment"]
@@ -28,7 +28,7 @@ def link_commands(kind: Kind, help: str) -> typer.Typer:
     @app.command("list")
     def list_(
         context: typer.Context,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        as_json: session.AsJson = False,
     ) -> None:
         """List the links, their members and last full sync."""
         found = session.run(_find(session.read_any(context.obj), kind))
@@ -37,11 +37,17 @@ def link_commands(kind: Kind, help: str) -> typer.Typer:
             return
         for link in found:
             print("\n".join(link_lines(link)))
+        if not found:
+            print(f"no {kind} is linked ([[connections.{kind}s]] in the configuration)")
 
     @app.command()
     def sync(context: typer.Context, connection: session.ConnectionName, name: Name) -> None:
         """Scan both sides in full now and send the differences."""
         config = session.read(context.obj)
+        entries = _entries(session.connection(config, connection), kind)
+        names = [word for entry in entries for word in entry]
+        if name not in names and name not in session.run(_target_ids(config, kind)):
+            raise session.unknown(kind, name, names)
         found, error = session.run(_sync(config, kind, connection, name))
         for link in found:
             print("\n".join(link_lines(link)))
@@ -56,17 +62,30 @@ audiences = link_commands("audience", "Loyalty audiences that are synced to Klav
 segments = link_commands("segment", "Klaviyo segments that are synced to the platform.")
 
 
+async def _target_ids(config: Config, kind: Kind) -> list[str]:
+    """The ids of targets by which a link may be named too; none without a store."""
+    from connector.domain.errors import StoreError
+
+    try:
+        return [str(link.get("target_id")) for link in await _find(config, kind)]
+    except StoreError:
+        return []
+
+
+def _entries(connection: Connection, kind: Kind) -> list[tuple[str, str]]:
+    """(source, target) of each link as configured."""
+    if kind == "audience":
+        return [(entry.audience, entry.list) for entry in connection.audiences]
+    return [(entry.segment, entry.target) for entry in connection.segments]
+
+
 async def _find(config: Config, kind: Kind) -> list[dict[str, Any]]:
     """The links that have run, then those that are configured and have not."""
     async with session.open_commands(config) as commands:
         found = [link for link in await commands.links() if link["kind"] == kind]
     known = {(link["connection"], link["source"], link["target"]) for link in found}
     for connection in config.connections:
-        entries = (
-            [(entry.audience, entry.list) for entry in connection.audiences]
-            if kind == "audience"
-            else [(entry.segment, entry.target) for entry in connection.segments]
-        )
+        entries = _entries(connection, kind)
         enabled = connection.enabled and f"{kind}s" in connection.modules
         for source, target in entries:
             if (connection.name, source, target) not in known:

@@ -11,6 +11,8 @@ import typer
 
 from connector.cli import session
 from connector.cli.format import format_time
+from connector.domain.wording import counted
+from connector.runtime.printable import one_line
 
 _TIMEOUT = 30.0
 _UNKNOWN_PERSON = (
@@ -60,19 +62,16 @@ async def _timelines(
 
 
 def _print_timeline(timeline: dict[str, Any]) -> None:
-    print(
-        f"{timeline['email'] or 'no address'}  (platform id {timeline['platform_id'] or 'unknown'})"
-    )
+    email = one_line(timeline["email"] or "no address")
+    print(f"{email}  (platform id {one_line(timeline['platform_id'] or 'unknown')})")
     for entry in timeline["timeline"]:
         request = entry["request"]
         answer = ""
         if request:
             answer = f"  {request['endpoint']} → {request['status'] or 'no response'}"
-        problem = f"  {entry['problem']} {entry['detail']}" if entry["problem"] else ""
-        print(
-            f"  {format_time(entry['at'], 'milliseconds')}  {entry['what']:<6} {entry['name']:<28} "
-            f"{entry['state']}{answer}{problem}"
-        )
+        problem = f"  {entry['problem']} {one_line(entry['detail'])}" if entry["problem"] else ""
+        when, name = format_time(entry["at"], "milliseconds"), one_line(entry["name"])
+        print(f"  {when}  {entry['what']:<6} {name:<28} {entry['state']}{answer}{problem}")
     if timeline["read"]["unknown_since"]:
         print(f"  unknown to the platform since {format_time(timeline['read']['unknown_since'])}")
     if timeline["fields"]:
@@ -160,7 +159,7 @@ def forget(
         typer.echo(f"already forgotten on {format_time(erased_at)}", err=True)
     elif not yes:
         also = " and request deletion at Klaviyo" if klaviyo else ""
-        question = f"Erase {found} person(s) of {connection} for good{also}?"
+        question = f"Erase {counted(found, 'person', 'people')} of {connection} for good{also}?"
         typer.confirm(question, abort=True, err=True)
     if klaviyo:
         session.print_result(session.run(_erase(config, args | {"klaviyo": True})))

@@ -17,13 +17,9 @@ def problem(
     code: Annotated[str, typer.Argument(help="The code, such as K401.")],
 ) -> None:
     """Explain a problem code. What happened, what it affects, what to do; works offline."""
-    from connector.domain.errors import Problem
     from connector.tools.problem_pages import page
 
-    try:
-        found = Problem.from_code(code.upper())
-    except ValueError:
-        raise session.unknown("problem code", code, [p.value for p in Problem]) from None
+    found = session.known_problem(code)
     print(f"{found}: {found.meaning}")
     print(f"meanwhile: {found.effect}")
     print(f"what to do: {found.remedy}")

@@ -33,6 +33,7 @@ def reconcile(
     if fix and not yes:
         typer.confirm("Overwrite at Klaviyo what differs there?", abort=True, err=True)
     config = session.read(context.obj)
+    session.connection(config, connection)
     args = {"connection": connection, "sample": sample, "fix": fix}
     if detach and session.run(session.is_running(config)):
         session.follow(context.obj, "reconcile", args, detach=True)

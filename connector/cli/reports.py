@@ -6,10 +6,27 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from connector.ports import ActionView
-from connector.service.status import ApprovalStatus, Status
+from connector.service.status import (
+    ApprovalStatus,
+    BackfillStatus,
+    DeadLetterView,
+    Link,
+    LinkNotRun,
+    Status,
+    WebhookSheet,
+)
+from connector.service.timeline import PersonTimeline
 
 REPORTS: Final[Mapping[str, Any]] = {
     "connector status": Status,
+    "connector explain": list[PersonTimeline],
+    "connector backfill start": BackfillStatus,
+    "connector backfill list": list[BackfillStatus],
+    "connector backfill show": BackfillStatus,
+    "connector dead-letters list": list[DeadLetterView],
     "connector approvals list": list[ApprovalStatus],
     "connector actions list": list[ActionView],
+    "connector audiences list": list[Link | LinkNotRun],
+    "connector segments list": list[Link | LinkNotRun],
+    "connector webhook-builder": WebhookSheet,
 }

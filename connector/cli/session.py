@@ -24,12 +24,15 @@ import typer
 
 if TYPE_CHECKING:
     from connector.config import Config, Connection, Server
+    from connector.domain.errors import Problem
+    from connector.ports import Store
     from connector.service import Commands
 
 T = TypeVar("T")
 
 _TIMEOUT = 60.0
 _POLL_INTERVAL = 0.1
+_NAMES_SHOWN = 20
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -41,13 +44,31 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def read(path: Path | None) -> Config:
-    """Read the configuration and configure logging. Raises ConfigError."""
-    from connector.app.daemon import read_config
+    """Read the configuration, with the settings made at run time, and configure logging. Raises
+    ConfigError. Without a store that can be read the files count alone."""
+    from connector.config import with_overrides
+    from connector.domain.errors import StoreError
     from connector.runtime import log
+    from connector.runtime.encryption import Cipher
+    from connector.service.settings import open_settings
+    from connector.store.sql import stored_settings
 
-    config = read_config(path)
+    config = read_files(path)
+    try:
+        stored = run(stored_settings(config.store.url))
+    except StoreError:
+        stored = ()
+    config = with_overrides(config, open_settings(stored, Cipher(config.security.encryption_key)))
     log.configure(format=config.log.format, level=config.log.level)
     return config
+
+
+def read_files(path: Path | None) -> Config:
+    """The configuration of the files alone, which settings made at run time may complete. Raises
+    ConfigError where the store cannot be opened with it."""
+    from connector.app.daemon import read_config
+
+    return read_config(path, complete=False)
 
 
 def read_any(path: Path | None, *, quiet: bool = False) -> Config:
@@ -87,7 +108,20 @@ def unknown(what: str, name: str, available: Iterable[str]) -> typer.BadParamete
     names = sorted(set(available))
     close = difflib.get_close_matches(name, names, n=1)
     hint = f", did you mean {close[0]!r}?" if close else ""
-    return typer.BadParameter(f"no {what} {name!r}{hint}; available: {', '.join(names) or 'none'}")
+    listed = ", ".join(names[:_NAMES_SHOWN]) or "none"
+    if len(names) > _NAMES_SHOWN:
+        listed += f" and {len(names) - _NAMES_SHOWN:,} more"
+    return typer.BadParameter(f"no {what} {name!r}{hint}; available: {listed}")
+
+
+def known_problem(code: str) -> Problem:
+    """The problem with this code. Raises BadParameter."""
+    from connector.domain.errors import Problem
+
+    try:
+        return Problem.from_code(code.upper())
+    except ValueError:
+        raise unknown("problem code", code, [p.value for p in Problem]) from None
 
 
 def known_name(config: Config, name: str) -> str:
@@ -135,25 +169,34 @@ async def fetch(server: Server, path: str) -> tuple[int, str]:
 
 
 @contextlib.asynccontextmanager
-async def open_commands(config: Config) -> AsyncIterator[Commands]:
-    """Commands on the configured store, whether or not a daemon runs on it. Raises StoreError
-    where there is no store: a question creates none."""
-    from connector.runtime.clock import SystemClock
-    from connector.service import Commands
-    from connector.store.sql import open_store
+async def open_store(config: Config) -> AsyncIterator[Store]:
+    """The configured store, whether or not a daemon runs on it. Raises StoreError where there is
+    none: a question creates none."""
+    from connector.store import sql
 
     # A read must not migrate the schema under a daemon of another version.
-    store = await open_store(config.store.url, migrate="manual", create=False)
+    store = await sql.open_store(config.store.url, migrate="manual", create=False)
     try:
-        yield Commands(store, SystemClock())
+        yield store
     finally:
         await store.aclose()
+
+
+@contextlib.asynccontextmanager
+async def open_commands(config: Config) -> AsyncIterator[Commands]:
+    """Commands on the configured store. Raises StoreError where there is none."""
+    from connector.runtime.clock import SystemClock
+    from connector.service import Commands
+
+    async with open_store(config) as store:
+        yield Commands(store, SystemClock())
 
 
 ConnectionName = Annotated[
     str, typer.Argument(metavar="connection", help="Name of the connection.")
 ]
 Person = Annotated[str, typer.Argument(metavar="person", help="E-mail address or platform id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, see docs/json.md.")]
 Detach = Annotated[
     bool, typer.Option("--detach", help="Return at once; the running daemon does the work.")
 ]
@@ -173,12 +216,29 @@ def print_result(answer: tuple[bool, Mapping[str, Any]]) -> NoReturn:
     """Print the result of a service command and exit with its exit code."""
     done, result = answer
     if done:
-        print(", ".join(f"{key}: {value}" for key, value in result.items()))
+        print("\n".join(result_lines(result)))
         raise typer.Exit(0)
     faults = result.get("faults")
     for line in faults or [result["error"]]:
         print(line, file=sys.stderr)
     raise typer.Exit(2 if faults else 1)
+
+
+def result_lines(result: Mapping[str, Any]) -> list[str]:
+    """The result of a service command in words: what it did, then each table of counts."""
+    words, tables = [], []
+    for key, value in result.items():
+        name = key.replace("_", " ")
+        if isinstance(value, dict):
+            counts = ", ".join(f"{k} {v:,}" for k, v in value.items())
+            tables += [f"  {name}: {counts}"] if counts else []
+        elif isinstance(value, bool):
+            words.append(name if value else f"not {name}")
+        elif isinstance(value, list | tuple):
+            words += [f"{name}: {', '.join(map(str, value))}"] if value else []
+        else:
+            words.append(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
+    return [", ".join(words), *tables]
 
 
 async def run_command(
@@ -188,11 +248,15 @@ async def run_command(
     *,
     detach: bool = False,
     timeout: float = _TIMEOUT,
+    create: bool = False,
 ) -> tuple[bool, Mapping[str, Any]]:
     """Run a service command: by the running daemon, else here under the store's lease.
 
-    Waits up to `timeout` seconds for the daemon; not at all with `detach`. Returns (done, result).
+    Waits up to `timeout` seconds for the daemon; not at all with `detach`. With `create` the store
+    is created if there is none. Returns (done, result).
     """
+    if create and not await is_running(config):
+        return await _execute_locally(config, kind, args)
     async with open_commands(config) as commands:
         if await commands.holder() is None:
             return await _execute_locally(config, kind, args)
@@ -257,6 +321,7 @@ async def _execute_locally(
     from connector.pipeline.lease import LeaseRenewer, holder_name
     from connector.runtime.clock import SystemClock
     from connector.service import Commands
+    from connector.service.settings import SettingsService
     from connector.store.sql import open_store
 
     store = await open_store(config.store.url, migrate=config.store.migrate)
@@ -266,8 +331,16 @@ async def _execute_locally(
         try:
             clock = SystemClock()
             oauth = oauth_service(store, clock, lambda: config, no_change)
-            return await Commands(store, clock, oauth=oauth).execute(kind, args)
+            settings = SettingsService(
+                store, clock, config=lambda: config, read=lambda: config, apply=_nothing
+            )
+            commands = Commands(store, clock, oauth=oauth, settings=settings)
+            return await commands.execute(kind, args, by=current_user())
         finally:
             await lease.release()
     finally:
         await store.aclose()
+
+
+async def _nothing() -> None:
+    """No connection runs in this process, so a change is in effect once it is stored."""

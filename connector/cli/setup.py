@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from connector.cli import session
+from connector.cli.format import format_time
+from connector.domain.wording import counted
 
 if TYPE_CHECKING:
     from connector.domain.attention import Check
+    from connector.tools.mapping_preview import PersonPreview
 
 mappings = typer.Typer(no_args_is_help=True, help="Mapping files.")
 configuration = typer.Typer(no_args_is_help=True, help="The configuration in effect.")
@@ -57,11 +60,14 @@ def check(
 
 
 def _print(checks: list[Check]) -> int:
-    for line in checks:
+    for line, following in zip(checks, [*checks[1:], None], strict=True):
         code = f" {line.problem}" if line.problem else ""
         print(
             f"{_MARK[line.level]} {line.name}{code}" + (f": {line.detail}" if line.detail else "")
         )
+        repeats = following is not None and following.problem is line.problem
+        if line.problem and line.level != "ok" and not repeats:
+            print(f"        → {line.problem.remedy}")
     return 1 if any(line.level == "fault" for line in checks) else 0
 
 
@@ -86,13 +92,68 @@ def preview(
 def mappings_check(context: typer.Context) -> None:
     """Check every mapping file in use. Prints faults, failed examples and warnings; exit code 1 if
     there is a fault."""
-    from connector.tools.checks import mapping_checks
+    from connector.domain.errors import ConfigError
+    from connector.tools.checks import mapping_checks, mapping_files
 
-    config = session.read(context.obj)
-    found = [
-        line for c in config.connections for line in mapping_checks(c.mapping, c.source, c.settings)
-    ]
+    try:
+        connections = session.read(context.obj).connections
+        found = [
+            line for c in connections for line in mapping_checks(c.mapping, c.source, c.settings)
+        ]
+    except ConfigError as error:
+        # A mapping needs no credentials: check the files beside a configuration that is not valid.
+        folder = (context.obj or Path("connector.toml")).absolute().parent / "mappings"
+        files = mapping_files(folder)
+        if not files:
+            raise
+        found = [line for path, source in files for line in mapping_checks(path, source)]
+        print(
+            f"the configuration has {counted(len(error.faults), 'fault')} (`connector check` lists "
+            f"them); this checks every file in {folder} with default settings",
+            file=sys.stderr,
+        )
     raise typer.Exit(_print(list(dict.fromkeys(found))))
+
+
+@mappings.command("preview")
+def mappings_preview(
+    context: typer.Context,
+    connection: session.ConnectionName,
+    person: Annotated[str, typer.Option(help="E-mail address or platform id.")],
+    file: Annotated[
+        Path | None,
+        typer.Option("--mapping", help="The mapping file. Default: that of the connection."),
+    ] = None,
+) -> None:
+    """Show a person before and after a change of the mapping. Renders what was last read of them.
+    Sends nothing and needs no credentials."""
+    from connector.mapping import load
+    from connector.tools.mapping_preview import preview_person
+
+    config = session.read_any(context.obj)
+    session.known_name(config, connection)
+    if file is None:
+        file = session.connection(config, connection).mapping
+    mapping = load(file).mapping
+
+    async def find() -> list[PersonPreview]:
+        async with session.open_store(config) as store:
+            return await preview_person(store, connection, person, mapping)
+
+    found = session.run(find())
+    if not found:
+        typer.echo(f"connection {connection} has no record of this person", err=True)
+        raise typer.Exit(1)
+    for each in found:
+        name = each.email or "no address"
+        if each.read_at is None:
+            print(f"{name}: not read yet; connector refresh {connection} PERSON reads them")
+            continue
+        print(f"{name}, as read {format_time(each.read_at)}, mapping {mapping.version}")
+        for line in each.lines():
+            print(f"  {line}")
+        for problem in each.left_out:
+            print(f"  left out: {problem}")
 
 
 @new.command("platform")

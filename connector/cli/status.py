@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 
-from connector.cli import session
+from connector.cli import session, terminal
 from connector.cli.format import print_wide
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def status(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """Show what needs you, then every connection. Works whether or not the daemon runs."""
     found = session.run(_status(session.read_any(context.obj)))
@@ -68,7 +68,8 @@ async def _top(config: Any) -> None:
     from rich.live import Live
 
     async with session.open_commands(config) as commands:
-        with Live(screen=True, auto_refresh=False) as live, _Keys() as keys:
+        console = terminal.console()
+        with Live(console=console, screen=True, auto_refresh=False) as live, _Keys() as keys:
             while not keys.closed:
                 # Without the mapping versions: counting people rendered with others is expensive.
                 screen = Screen(live.console, await commands.status())

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from connector.cli import session
+from connector.domain.wording import counted
 
 app = typer.Typer(no_args_is_help=True, help="Schema upgrade, integrity check, backup, restore.")
 
@@ -70,5 +71,6 @@ def restore(
     if restored.kept:
         print(f"the former store is kept as {restored.kept}")
     if restored.actions:
-        print(f"{restored.actions:,} waiting actions are looked up before they are sent")
+        waiting = counted(restored.actions, "waiting action is", "waiting actions are")
+        print(f"{waiting} looked up before being sent")
     print("people who were forgotten since the backup are back: forget them again")

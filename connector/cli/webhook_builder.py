@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -53,14 +53,18 @@ def webhook_builder(
     show_secret: Annotated[
         bool, typer.Option("--show-secret", help="Show the secret when stdout is not a terminal.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    send_test: Annotated[
+        str | None,
+        typer.Option(help="Make the call once for this e-mail address. It is a real call."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the test call.")] = False,
+    as_json: session.AsJson = False,
 ) -> None:
     """Build a webhook to paste into a Klaviyo flow. URL, headers, JSON body and a curl command.
-    Sends nothing."""
-    from connector.platforms import registry
+    Sends nothing, except with --send-test."""
+    from connector.app.flow_target import flow_target
     from connector.service.webhook_builder import (
         PRESETS,
-        FlowTarget,
         InvalidStep,
         build,
         build_direct,
@@ -68,7 +72,7 @@ def webhook_builder(
     )
 
     config = session.read(context.obj)
-    configured = session.connection(config, connection)
+    session.connection(config, connection)
     if preset is not None and preset not in PRESETS:
         raise typer.BadParameter(f"no preset {preset!r}; available: {', '.join(PRESETS)}")
     given = {
@@ -86,9 +90,7 @@ def webhook_builder(
     }
     try:
         step = step_of(preset, given)
-        target = FlowTarget.of(
-            config, configured, registry.load(configured.source, configured.settings)
-        )
+        target = flow_target(lambda: config, connection)
         webhook = (build_direct if direct else build)(step, target)
     except InvalidStep as error:
         for fault in error.faults:
@@ -96,7 +98,9 @@ def webhook_builder(
         raise typer.Exit(2) from None
     notes = list(webhook.notes)
     if preset:
-        notes.insert(0, f"The flow starts with {PRESETS[preset].flow}.")
+        notes.insert(0, f"The flow starts with {PRESETS[preset].starts_with(target)}.")
+    if send_test is not None:
+        _send_test(webhook, send_test, direct=direct, yes=yes)
     if not (show_secret or sys.stdout.isatty()):
         webhook = webhook.masked()
         notes.append("The secret is masked: it is shown on a terminal or with --show-secret.")
@@ -107,6 +111,26 @@ def webhook_builder(
         "curl": webhook.curl,
     }
     print(json.dumps({**parts, "notes": notes}, indent=2) if as_json else _sheet(webhook, notes))
+
+
+def _send_test(webhook: Webhook, email: str, *, direct: bool, yes: bool) -> NoReturn:
+    """Make the call, print the answer and exit: 0 for a 2xx."""
+    import time
+
+    from connector.net.http import send
+    from connector.service.webhook_builder.trial import send_test
+
+    if direct:
+        raise typer.BadParameter("--send-test calls the connector: use it without --direct")
+    if not yes:
+        typer.confirm(f"Make a real call for {email}?", abort=True, err=True)
+    run = str(round(time.time() * 1000))
+    status, text = session.run(send_test(webhook, email, run, send))
+    print(f"POST {webhook.url} → {status or 'no response'}")
+    print(text.strip())
+    if status == 0:
+        print("is the connector running, and does [server] public_url lead to it?", file=sys.stderr)
+    raise typer.Exit(0 if 200 <= status < 300 else 1)
 
 
 def _one_of(option: str, value: str | None) -> Any:

@@ -15,7 +15,7 @@ from connector.config.connections import (
     Tier,
 )
 from connector.config.expand import escaped
-from connector.config.load import load
+from connector.config.load import load, with_overrides
 from connector.config.models import (
     Config,
     Console,
@@ -28,6 +28,7 @@ from connector.config.models import (
     Server,
     Store,
 )
+from connector.config.overrides import Override, dotted_key, is_secret_key, is_settable, parse_key
 from connector.config.reference import reference
 from connector.config.salvage import salvage
 from connector.config.show import show
@@ -63,6 +64,7 @@ __all__ = [
     "Log",
     "Module",
     "Notify",
+    "Override",
     "PlatformSettings",
     "PositiveDuration",
     "Retention",
@@ -76,10 +78,15 @@ __all__ = [
     "Store",
     "Tier",
     "Url",
+    "dotted_key",
     "escaped",
+    "is_secret_key",
+    "is_settable",
     "load",
+    "parse_key",
     "reference",
     "salvage",
     "setting",
     "show",
+    "with_overrides",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 
 from connector.config.values import (
     Allowed,
@@ -221,6 +221,13 @@ class Connection(Section):
     actions: Actions | None = setting(
         None, "What Klaviyo flows may do. Without this table their routes answer 401."
     )
+
+    _mapping_changes: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def mapping_changes(self) -> dict[str, Any]:
+        """Tables that lie above the mapping file: its entries switched on or off at run time."""
+        return self._mapping_changes
 
     @field_validator("mapping")
     @classmethod

@@ -5,21 +5,41 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from connector.config.cross_checks import check
-from connector.config.expand import Expander, escaped
+from connector.config.expand import Expander, ExpansionError, escaped
 from connector.config.faults import Faults, Loc, connection_label, type_at
 from connector.config.files import MergedFiles, environment, read
 from connector.config.models import Config
+from connector.config.overrides import UNSET_HINT, Applied, Override, apply
 from connector.config.values import FROM_FILE, field_option, unwrap
 from connector.domain.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+_BOOTSTRAP = ("store", "security", "log")
+"""Sections that are needed to read the overrides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Where a configuration came from: what reads it again, and the files' content with the
+    overrides, unexpanded. `faults` is not empty for an incomplete one."""
+
+    path: Path
+    environ: Mapping[str, str] | None
+    settings_models: Mapping[str, type[BaseModel] | None] | None
+    overrides: tuple[Override, ...]
+    written: dict[str, Any]
+    applied: Applied
+    faults: tuple[str, ...]
 
 
 def load(
@@ -27,13 +47,18 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     settings_models: Mapping[str, type[BaseModel] | None] | None = None,
+    overrides: Sequence[Override] = (),
+    complete: bool = True,
 ) -> Config:
     """Load the configuration from `path`, else `CONNECTOR_CONFIG`, else ./connector.toml.
 
     `environ` replaces the process's environment. `settings_models` (source → model) validates
     `[connections.settings]`; only `get`, `in` and iteration are used, so it may import lazily.
-    Without it, or with None for a model, settings stay plain dicts. Raises ConfigError with all
-    faults.
+    Without it, or with None for a model, settings stay plain dicts. `overrides` lie below the
+    files. Raises ConfigError with all faults.
+
+    With `complete=False` the result is what is valid, if that suffices to open the store, where
+    overrides may complete it: see `with_overrides`.
     """
     real = os.environ if environ is None else environ
     path = config_path(path, real)
@@ -42,6 +67,8 @@ def load(
     faults.sensitive = expander.sensitive
     merged = read(path, expander, faults)
     written = copy.deepcopy(merged.tree)
+    applied = apply(written, overrides, lambda name: _expanded(expander, str(name), path.parent))
+    exported = copy.deepcopy(written)
     _fill(Config, written, settings_models or {})
     tree = expander.tree(written, (), merged.folder_of, faults)
     labels = copy.deepcopy(tree)
@@ -50,11 +77,52 @@ def load(
     config = _validated(Config, tree, (), faults)
     if config is not None:
         check(config, written, faults)
-    if faults or merged.unreadable or config is None:
-        raise ConfigError(merged.unreadable + faults.lines(labels))
+    lines = merged.unreadable + _with_origin(faults.lines(labels), applied)
+    needed = complete or merged.unreadable or any(x.startswith(_BOOTSTRAP) for x in lines)
+    if config is None or (lines and needed):
+        raise ConfigError(lines)
     config._files = tuple(merged.files)
     config._written = frozenset(_keys(merged.tree, labels))
+    config._loaded = Loaded(
+        path, environ, settings_models, tuple(overrides), exported, applied, tuple(lines)
+    )
+    for connection in config.connections:
+        connection._mapping_changes = applied.mapping.get(connection.name, {})
     return config
+
+
+def with_overrides(config: Config, overrides: Sequence[Override]) -> Config:
+    """The configuration with these overrides and no others: read again from its files, unless it
+    has just these. Raises ConfigError with all faults."""
+    loaded: Loaded | None = config._loaded
+    if loaded is None or (loaded.overrides == tuple(overrides) and not loaded.faults):
+        return config
+    return load(
+        loaded.path,
+        environ=loaded.environ,
+        settings_models=loaded.settings_models,
+        overrides=overrides,
+    )
+
+
+def _expanded(expander: Expander, written: str, folder: Path) -> str:
+    try:
+        return expander.text(written, folder)
+    except ExpansionError:
+        return written
+
+
+def _with_origin(lines: Sequence[str], applied: Applied) -> list[str]:
+    """Faults of a setting made at run time say so, and how to remove it."""
+    keys = {f"connections.{o.connection}.{o.dotted}": o for o in applied.effective}
+    found = []
+    for line in lines:
+        for key, override in keys.items():
+            if line.startswith((f"{key}:", f"{key}.")):
+                name = override.connection
+                line += f"{UNSET_HINT}{name} {override.dotted}`)"
+        found.append(line)
+    return found
 
 
 def config_path(path: Path | None, environ: Mapping[str, str]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, SecretStr, TypeAdapter
 
@@ -62,6 +62,11 @@ class Server(Section):
         "http://127.0.0.1:8787", "The URL at which Klaviyo and the platforms reach this server."
     )
     shutdown_timeout: Duration = setting("20s", "How long a stop waits for requests in flight.")
+    drain_delay: Duration = setting(
+        "0s",
+        "How long a stop keeps the port open at least, so that a load balancer notices /readyz; at "
+        "most shutdown_timeout.",
+    )
     max_header: Annotated[Size, Field(ge=1024)] = setting(
         "32KB", "The largest request line and headers of a request; above: 431."
     )
@@ -244,6 +249,7 @@ class Config(Section):
 
     _files: tuple[Path, ...] = PrivateAttr(default=())
     _written: frozenset[str] = PrivateAttr(default=frozenset())
+    _loaded: Any = PrivateAttr(default=None)
     _faults: tuple[str, ...] = PrivateAttr(default=())
 
     @property
@@ -259,6 +265,19 @@ class Config(Section):
     def is_set(self, key: str) -> bool:
         """Whether a file sets this dotted key, such as `connections.acme.modules`."""
         return key in self._written
+
+    @property
+    def overrides(self) -> tuple[Any, ...]:
+        """The settings made at run time that it was loaded with (connector.config.overrides)."""
+        return self._loaded.overrides if self._loaded else ()
+
+    def origin(self, key: str) -> Literal["file", "run time", "default"]:
+        """Where the value of a dotted key such as `connections.acme.modules` comes from."""
+        if self.is_set(key):
+            return "file"
+        effective = self._loaded.applied.effective if self._loaded else ()
+        at_run_time = (f"connections.{o.connection}.{o.dotted}" for o in effective)
+        return "run time" if key in at_run_time else "default"
 
     def connection(self, name: str) -> Connection:
         """The connection of this name. Raises KeyError."""

@@ -98,6 +98,7 @@ class Problem(StrEnum):
     METRIC_NAME = "E16", "the metric name is empty or has 128 characters or more"
     UNIQUE_ID = "E17", "the unique id is empty or longer than 255 characters"
 
+    KLAVIYO_REDIRECT = "K300", "Klaviyo answered with a redirect, which is not followed"
     KLAVIYO_REFUSED = "K400", "Klaviyo rejected the record as invalid"
     KLAVIYO_KEY = "K401", "Klaviyo rejected the key"
     KLAVIYO_SCOPE = "K403", "the key is not allowed to do this at Klaviyo (missing scope)"
@@ -162,6 +163,8 @@ class Problem(StrEnum):
         "several audiences, lists or segments have this name, so the id is required",
     )
     NOT_OFFERED = "L35", "the platform does not offer this"
+    SEGMENT_PROCESSING = "L36", "Klaviyo is still computing the segment's members"
+    MASS_UNSET = "L37", "removing a field from many people waits for approval"
     PAUSED = "L40", "paused by a person"
 
 

@@ -37,15 +37,23 @@ class Accepted:
     confirmed: bool = True
 
 
+UNKNOWN_JOB = "?"
+"""The first character of the receipt of a job that may exist and whose id is unknown. Klaviyo's
+ids have none such."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The destination queued it: the job `receipt` has the result of the entry at `position`. An
-    empty receipt: a job may exist whose id is unknown."""
+    """The destination queued it, or may have: the job `receipt` has the result of the entry at
+    `position`. A receipt that begins with UNKNOWN_JOB stands for one request, whose job is
+    unknown. `problem` is why the request has no answer; None where it was accepted."""
 
     seq: int
     receipt: str
     position: int
     request: str
+    problem: Problem | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +150,18 @@ Outcome: TypeAlias = (
 )
 
 
-SUCCESS = (Accepted, Pending, Observed, Gone, Absent)
-"""Outcomes that show that the destination works."""
+_SUCCESS = (Accepted, Pending, Observed, Gone, Absent)
+
+
+def is_success(outcome: Outcome) -> bool:
+    """Whether the outcome shows that the destination works."""
+    return isinstance(outcome, _SUCCESS) and not is_unanswered(outcome)
+
+
+def is_unanswered(outcome: Outcome) -> bool:
+    """Whether the request may have been applied and no readable answer came."""
+    unanswered = isinstance(outcome, Pending) and outcome.problem is not None
+    return unanswered or isinstance(outcome, Ambiguous)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +176,9 @@ class Stop:
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """The result of a claim: an outcome for every entry, the requests that were sent, and why the
-    sink stopped early, if it did."""
+    sink stopped early, if it did. `bulk`: they were sent in the sink's bulk mode."""
 
     outcomes: Sequence[Outcome]
     requests: Sequence[Request] = ()
     stop: Stop | None = None
+    bulk: bool = False

@@ -67,7 +67,8 @@ class ProfileWrite:
     """One write to a profile.
 
     `identity` has email, phone_number or external_id; `profile_id` is Klaviyo's own id, where it
-    is known. With `is_cleanup` the identity is a former one, whose fields are unset. With
+    is known. `lost_jobs` counts the import jobs that held this write and were lost. With
+    `is_cleanup` the identity is a former one, whose fields are unset. With
     `pending_move` the profile of that identity gets the address of this one.
     """
 
@@ -77,3 +78,13 @@ class ProfileWrite:
     profile_id: str | None = None
     is_cleanup: bool = False
     pending_move: Mapping[str, str] | None = None
+    lost_jobs: int = 0
+
+
+ALONE_AFTER = 4
+"""After so many lost jobs a person is alone in the next one."""
+
+
+def job_size(largest: int, lost_jobs: int) -> int:
+    """How many people an import job takes whose jobs were lost so often: a tenth each time."""
+    return max(1, largest // int(10**lost_jobs))

@@ -61,8 +61,8 @@ ADVICE: Final[dict[str, Advice]] = {
         "stop the other process, or give each a store of its own",
     ),
     "S50": Advice(
-        "nothing is repaired automatically; work on undamaged pages continues",
-        "stop the daemon, keep the damaged file, restore a backup",
+        "webhooks and flow calls are answered 503; deliveries on undamaged pages continue",
+        "stop the daemon, `connector store restore` a backup; the damaged file is kept",
     ),
     "S60": Advice(
         "a webhook with the value is answered 400; everything else continues",
@@ -70,7 +70,7 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "S70": Advice(
         "webhooks and flow calls are answered 503, so that their senders repeat them",
-        "put the file back at its path, or stop the daemon and restore a backup",
+        "move the same file back; if it was deleted, rescue it from the daemon before you stop it",
     ),
     "S80": Advice(
         "the connection that needs the secret is blocked and probed; intake continues",
@@ -142,6 +142,7 @@ ADVICE: Final[dict[str, Advice]] = {
     "E15": Advice(_DEAD_BEFORE, "remove what makes it large from the mapping's `add`"),
     "E16": Advice(_DEAD_BEFORE, "give the event a shorter `name` in the mapping, reload, retry"),
     "E17": Advice(_DEAD_BEFORE, "report it to the author of the platform adapter"),
+    "K300": Advice(_BLOCKED, "correct `[connections.klaviyo] base_url`, then `connector reload`"),
     "K400": Advice(
         "the record is a dead letter; the others of its request are sent",
         "read which field Klaviyo names, fix it, retry the cause",
@@ -262,6 +263,14 @@ ADVICE: Final[dict[str, Advice]] = {
     "L34": Advice(_LINK_STOPPED, "use the id, `connector reload`"),
     "L35": Advice(
         "everything else of the connection continues", "remove the entry from the configuration"
+    ),
+    "L36": Advice(
+        "its scan waits and no one is removed; members found so far are synchronised",
+        "nothing; the scan continues by itself",
+    ),
+    "L37": Advice(
+        "the field stays as it is; everything else of these people is written",
+        "`connector approvals list`, then approve or reject",
     ),
     "L40": Advice(
         "nothing is sent; webhooks are received and stored", "`connector resume CONNECTION`"

@@ -10,11 +10,9 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 def format_size(size: int) -> str:
     """`312 MB`, `1.5 GB`: powers of 1,000, as disks are sold and `df -H` counts."""
-    for limit, unit in ((1e9, "MB"), (1e12, "GB")):
-        if size < limit:
-            shown = size / (limit / 1000)
-            return f"{shown:.0f} {unit}" if shown >= 100 or unit == "MB" else f"{shown:.1f} {unit}"
-    return f"{size / 1e12:.1f} TB"
+    if round(size / 1e6) < 1000:
+        return f"{size / 1e6:.0f} MB"
+    return f"{size / 1e9:.1f} GB"
 
 
 def format_age(seconds: float | None) -> str:

@@ -143,8 +143,8 @@ class KlaviyoApi:
                 raise RetryLater(Problem.STORE_HELD, "the lease ended before the request was sent")
             return await self._http.call(method, path, route=route, content=body)
         except DeliveryError as error:
-            if isinstance(error, RetryLater) and (error.after or error.status == 429):
-                self._limiter.slow_down(route, error.after or 1.0)
+            if isinstance(error, RetryLater):
+                self._slow_down(route, error)
             return error
 
     async def account(self) -> Account:
@@ -186,10 +186,11 @@ class KlaviyoApi:
         with documented_shape(GET_INSTALLS):
             return bool(answer.json()["data"])
 
-    async def profile_id(self, email: str) -> str | None:
+    async def profile_id(self, email: str, *, backfill: bool = False) -> str | None:
         """Klaviyo's id of the profile with this address. Scope profiles:read."""
         query = quote(f'equals(email,"{email}")', safe="")
-        page = await self.get(GET_PROFILES, f"/api/profiles?filter={query}&fields[profile]=email")
+        path = f"/api/profiles?filter={query}&fields[profile]=email"
+        page = await self.get(GET_PROFILES, path, backfill=backfill)
         with documented_shape(GET_PROFILES):
             return str(page["data"][0]["id"]) if page["data"] else None
 
@@ -217,19 +218,23 @@ class KlaviyoApi:
                     found.append((metric["attributes"]["name"], integration.get("name") or ""))
         return found
 
-    async def pages(self, route: str, path: str) -> AsyncIterator[list[Any]]:
+    async def pages(
+        self, route: str, path: str, *, backfill: bool = False
+    ) -> AsyncIterator[list[Any]]:
         """The `data` of every page, following `links.next` until there is none or it repeats."""
-        async for document in self.documents(route, path):
+        async for document in self.documents(route, path, backfill=backfill):
             yield document["data"]
 
-    async def documents(self, route: str, path: str) -> AsyncIterator[dict[str, Any]]:
+    async def documents(
+        self, route: str, path: str, *, backfill: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
         """Every page as a whole document, with what it includes besides `data`."""
         next_path: str | None = path
         base = route.split(" ", 1)[1].split("{", 1)[0]
         seen: set[str] = set()
         while next_path and next_path not in seen:
             seen.add(next_path)
-            page = await self.get(route, next_path)
+            page = await self.get(route, next_path, backfill=backfill)
             with documented_shape(route):
                 if not isinstance(page["data"], list):
                     raise TypeError("`data` is no list")
@@ -243,9 +248,13 @@ class KlaviyoApi:
         try:
             return (await self._http.call("GET", path, route=route)).json()
         except RetryLater as failed:
-            if failed.after:
-                self._limiter.slow_down(route, failed.after)
+            self._slow_down(route, failed)
             raise
+
+    def _slow_down(self, route: str, error: RetryLater) -> None:
+        """A 429 without `Retry-After` means the window of one second."""
+        if error.after or error.status == 429:
+            self._limiter.slow_down(route, error.after or 1.0)
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -72,6 +72,11 @@ class KlaviyoGroups:
             count = found["data"]["attributes"].get("profile_count")
             return None if count is None else int(count)
 
+    async def is_processing(self, segment: str) -> bool:
+        found = await self._api.get(GET_SEGMENT, f"/api/segments/{segment}", backfill=True)
+        with documented_shape(GET_SEGMENT):
+            return found["data"]["attributes"].get("is_processing") is True
+
     async def create_list(self, name: str) -> str:
         body = orjson.dumps({"data": {"type": "list", "attributes": {"name": name}}})
         await self._api.permit(CREATE_LIST)

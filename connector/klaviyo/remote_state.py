@@ -48,7 +48,7 @@ class KlaviyoRemoteState:
         )
         query = quote(",".join(terms), safe="")
         path = f"/api/events?filter={query}&page[size]={_EVENTS_PER_PAGE}"
-        async for page in self._api.pages(GET_EVENTS, path):
+        async for page in self._api.pages(GET_EVENTS, path, backfill=True):
             with documented_shape(GET_EVENTS):
                 for each in page:
                     properties = each["attributes"].get("event_properties") or {}

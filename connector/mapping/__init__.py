@@ -6,7 +6,7 @@ from __future__ import annotations
 from connector.mapping.compile import compile_mapping
 from connector.mapping.conflicts import Writer, find_conflicts
 from connector.mapping.examples import run_examples
-from connector.mapping.files import MappingFile, load
+from connector.mapping.files import MappingFile, entries, load
 from connector.mapping.functions import built_in
 from connector.mapping.paths import MISSING, PathError, format_path, getter, parse_path
 from connector.mapping.render import CompiledMapping
@@ -30,6 +30,7 @@ __all__ = [
     "Writer",
     "built_in",
     "compile_mapping",
+    "entries",
     "find_conflicts",
     "format_path",
     "getter",

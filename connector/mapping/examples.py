@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,15 @@ _OCCURRED_AT = Millis(1_767_225_600_000)
 
 
 def run_examples(
-    directory: Path, view: View, person: View | None = None, view_factory: ViewFactory | None = None
+    directory: Path,
+    view: View,
+    person: View | None = None,
+    view_factory: ViewFactory | None = None,
+    *,
+    files: Sequence[Path] | None = None,
 ) -> list[str]:
-    """Renders every `*.json` in `directory` and compares; returns one line per difference.
+    """Renders every `*.json` in `directory`, or `files` of it, and compares; returns one line per
+    difference.
 
     `view` and `person` are the platform's event_view and person_view; `view_factory` makes both
     for an example, which may hold `settings` of its platform, and `tiers` and `rewards` as in
@@ -41,7 +47,8 @@ def run_examples(
     """
     faults: list[str] = []
     mappings: dict[str, CompiledMapping] = {}
-    files = sorted(directory.glob("*.json"))
+    if files is None:
+        files = sorted(directory.glob("*.json"))
     if not files:
         return [f"{directory}: no examples"]
     for file in files:

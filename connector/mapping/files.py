@@ -24,13 +24,39 @@ class MappingFile:
     mapping: CompiledMapping
 
 
-def load(path: Path) -> MappingFile:
+def load(path: Path, changes: Mapping[str, Any] | None = None) -> MappingFile:
     """Reads and compiles a mapping file. The text and the version of the mapping cover the files
-    that it extends, so that it can be compiled again without them.
+    that it extends, so that it can be compiled again without them. `changes` are tables that lie
+    above the file; of those, an entry that the file does not have is left out.
 
     Raises ConfigError with every fault of the file, also when it cannot be read.
     """
-    return MappingFile(path, _load(path, ()))
+    mapping = _load(path, ())
+    if changes:
+        base = tomllib.loads(mapping.text)
+        text = tomli_w.dumps(merge(base, known_entries(base, changes)))
+        mapping = compile_mapping(text, origin=str(path))
+    return MappingFile(path, mapping)
+
+
+def entries(mapping: CompiledMapping, *tables: str) -> list[str]:
+    """The names in a table of a mapping, such as `profile`, `fields`."""
+    table: Any = tomllib.loads(mapping.text)
+    for name in tables:
+        table = table.get(name, {})
+    return list(table)
+
+
+def known_entries(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of `changes` that `base` has as well, with all their values."""
+    found: dict[str, Any] = {}
+    for key, value in changes.items():
+        known = base.get(key)
+        if not isinstance(value, dict):
+            found[key] = value
+        elif isinstance(known, dict):
+            found[key] = known_entries(known, value)
+    return found
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

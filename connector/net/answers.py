@@ -87,7 +87,7 @@ ANSWERS: Mapping[Vendor, Answers] = {
             410: Meaning(Problem.KLAVIYO_REVISION, blocks="account"),
             413: Meaning(Problem.KLAVIYO_TOO_LARGE),
         },
-        redirected=Meaning(Problem.KLAVIYO_TARGET, blocks="lane"),
+        redirected=Meaning(Problem.KLAVIYO_REDIRECT, blocks="lane"),
         refused=Meaning(Problem.KLAVIYO_REFUSED),
         failed=_FAILED,
         throttled=Problem.KLAVIYO_THROTTLED,
@@ -126,7 +126,7 @@ def error_for(
     if status in retry_statuses:
         problem = answers.throttled if status == 429 else answers.unavailable
         return RetryLater(problem, detail, status=status, after=retry_after(headers))
-    if status == 403 and "json" not in headers.get("content-type", "").lower():
+    if status == 403 and not _is_json(headers, body):
         return RetryLater(Problem.CHALLENGED, status=status, after=_CHALLENGE_PAUSE)
     meaning = answers.meaning(status)
     if meaning.blocks:
@@ -135,6 +135,17 @@ def error_for(
         return AmbiguousError(meaning.problem, detail, status=status)
     pointers, meta = _pointers(body)
     return Rejected(meaning.problem, detail, status=status, pointers=pointers, meta=meta)
+
+
+def _is_json(headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether the API itself answered. Klaviyo's gateway leaves the content-type out."""
+    kind = headers.get("content-type", "").lower()
+    if kind:
+        return "json" in kind
+    try:
+        return isinstance(orjson.loads(body), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

@@ -3,6 +3,7 @@ of the four delivery errors. What a status means is connector.net.answers."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,6 +24,11 @@ from connector.domain.errors import (
 from connector.domain.hosts import is_loopback
 from connector.net.answers import ANSWERS, RETRY_STATUSES, Vendor, error_for
 from connector.ports import Clock
+
+CALL_DEADLINE = 60.0
+"""Seconds for one request and its whole response. More than the waits for a connection together
+(client), so that a request which ends here has been sent."""
+_GET_DEADLINE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,8 @@ class Token(Protocol):
 
 class Http:
     """A client of one remote API. `vendor` picks the table of connector.net.answers, `on_call` gets
-    the figures of every call, also of one that failed."""
+    the figures of every call, also of one that failed. `deadline`: seconds within which a request
+    is answered as a whole, however slowly its bytes come."""
 
     def __init__(
         self,
@@ -126,6 +133,7 @@ class Http:
         on_call: Callable[[CallStats], None] | None = None,
         http: httpx.AsyncClient | None = None,
         timeout: float = 30.0,
+        deadline: float = CALL_DEADLINE,
     ) -> None:
         self._base = base_url.rstrip("/")
         self._vendor: Vendor = vendor
@@ -135,6 +143,7 @@ class Http:
         self._retry_statuses = retry_statuses
         self._on_call = on_call
         self._client = http or client(timeout=timeout)
+        self._deadline = deadline
         parts = urlsplit(self._base)
         host = parts.hostname or ""
         self._tls_fault = parts.scheme != "https" and not (is_loopback(host) or host in allow_http)
@@ -198,7 +207,8 @@ class Http:
         status: int | None = None
         headers: Mapping[str, str] = {}
         try:
-            response = await self._client.request(method, url, content=content, headers=sent)
+            async with asyncio.timeout(self._deadline):
+                response = await self._client.request(method, url, content=content, headers=sent)
             status = response.status_code
             headers = response.headers
             error = error_for(
@@ -220,29 +230,35 @@ class Http:
                 scope="account",
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise to_delivery_error(error) from error
+            raise to_delivery_error(error, self._host) from error
+        except TimeoutError:
+            raise AmbiguousError(
+                Problem.TIMED_OUT, f"no complete response within {self._deadline:g} s"
+            ) from None
         finally:
             if self._on_call:
                 self._on_call(CallStats(route, status, headers, self._clock.monotonic() - started))
 
 
-def to_delivery_error(error: httpx.HTTPError | httpx.InvalidURL) -> DeliveryError:
-    """RetryLater where no byte of the request left, else AmbiguousError."""
+def to_delivery_error(error: httpx.HTTPError | httpx.InvalidURL, host: str) -> DeliveryError:
+    """RetryLater where no byte of the request left, else AmbiguousError. The detail names the
+    host."""
+    text = f"{host}: {error}" if str(error) else host
     if isinstance(error, httpx.ConnectError):
         if _caused_by(error, socket.gaierror):
-            return RetryLater(Problem.NAME_NOT_RESOLVED, str(error))
+            return RetryLater(Problem.NAME_NOT_RESOLVED, text)
         if _caused_by(error, ssl.SSLError):
-            return RetryLater(Problem.NOT_CONNECTED, f"TLS: {error}")
-        return RetryLater(Problem.NOT_CONNECTED, str(error))
+            return RetryLater(Problem.NOT_CONNECTED, f"{host}: TLS: {error}")
+        return RetryLater(Problem.NOT_CONNECTED, text)
     if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
-        return RetryLater(Problem.NOT_CONNECTED, "no connection in time")
+        return RetryLater(Problem.NOT_CONNECTED, f"{host}: no connection in time")
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError | httpx.InvalidURL):
-        return RetryLater(Problem.NOT_CONNECTED, f"not sent: {type(error).__name__}")
+        return RetryLater(Problem.NOT_CONNECTED, f"{host}: not sent: {type(error).__name__}")
     if isinstance(error, httpx.TimeoutException):
-        return AmbiguousError(Problem.TIMED_OUT)
+        return AmbiguousError(Problem.TIMED_OUT, f"{host}: {Problem.TIMED_OUT.meaning}")
     if isinstance(error, httpx.NetworkError):
-        return AmbiguousError(Problem.CONNECTION_LOST, str(error))
-    return AmbiguousError(Problem.ANSWER_UNREADABLE, str(error))
+        return AmbiguousError(Problem.CONNECTION_LOST, text)
+    return AmbiguousError(Problem.ANSWER_UNREADABLE, text)
 
 
 def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
@@ -269,6 +285,7 @@ async def post(
         credential=dict,
         allow_http=allow_http,
         timeout=10.0,
+        deadline=20.0,
     )
     try:
         return (await http.call("POST", url[len(base) :], route="POST", content=body)).status
@@ -278,9 +295,21 @@ async def post(
 
 async def get(url: str) -> tuple[int, str]:
     """(status, text) of a GET, or (0, why there was no answer)."""
-    async with client(timeout=5.0) as http:
+    return await _ask("GET", url, {}, None, timeout=5.0)
+
+
+async def send(url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, str]:
+    """(status, text) of a POST, or (0, why there was no answer). It is not repeated."""
+    return await _ask("POST", url, headers, body, timeout=15.0)
+
+
+async def _ask(
+    method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, timeout: float
+) -> tuple[int, str]:
+    async with client(timeout=timeout) as http:
         try:
-            response = await http.get(url)
-        except httpx.HTTPError as error:
+            async with asyncio.timeout(_GET_DEADLINE):
+                response = await http.request(method, url, headers=dict(headers), content=body)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             return 0, f"no answer: {type(error).__name__}"
         return response.status_code, response.text

@@ -22,6 +22,7 @@ SaveUsage = Callable[[Sequence[QuotaUsage]], Awaitable[None]]
 """Saves quota that was granted outside a claim."""
 _MARGIN = 0.02
 _MIN_WAIT = 0.005
+_WINDOW_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +153,22 @@ class RateLimiter:
 
     def observe(self, endpoint: str, headers: Mapping[str, str]) -> None:
         """Apply the remote API's headers where they report that less remains than counted here:
-        others may share the account. The headers describe the one-second window (observed at
-        Klaviyo)."""
-        if headers.get("ratelimit-remaining") == "0":
-            try:
-                reset = float(headers.get("ratelimit-reset", "1"))
-            except ValueError:
-                reset = 1.0
-            self.slow_down(endpoint, min(max(reset, 0.1), 60.0))
+        others may share the account. The headers describe the one-second window, and
+        `RateLimit-Reset` is always 0 at Klaviyo (recorded), so that it does not say when the window
+        ends: at the latest after its whole length."""
+        if headers.get("ratelimit-remaining") != "0" or self._used_up(endpoint):
+            return
+        try:
+            reset = float(headers.get("ratelimit-reset", "0"))
+        except ValueError:
+            reset = 0.0
+        self.slow_down(endpoint, min(reset if reset > 0 else _WINDOW_SECONDS, 60.0))
+
+    def _used_up(self, endpoint: str) -> bool:
+        """Whether our own requests fill the window of a second: it already makes us wait."""
+        second = self._windows[endpoint][0]
+        second.expire(self._clock.monotonic())
+        return second.available(backfill=False) <= 0
 
     def spacing(self, endpoint: str) -> ConcurrencyWindow:
         """The window that calls to this endpoint pass, where the limit is so low that a few calls
@@ -170,7 +179,11 @@ class RateLimiter:
         )
 
     def load(self, usage: Iterable[QuotaUsage]) -> None:
-        """Count what was granted before a restart, each grant at the end of its second."""
+        """Count what was granted as it is stored, and nothing else: before a restart, or by another
+        process. Each grant counts at the end of its second."""
+        for windows in self._windows.values():
+            for window in windows:
+                window.granted.clear()
         now, wall = self._clock.monotonic(), self._clock.now() / 1000
         for spend in sorted(usage, key=lambda s: s.second):
             if spend.account != self.account:

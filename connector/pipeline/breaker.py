@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from connector.domain.errors import Problem
-from connector.domain.outcomes import SUCCESS, Ambiguous, Dead, Outcome, Retry
+from connector.domain.outcomes import (
+    Ambiguous,
+    Dead,
+    Outcome,
+    Pending,
+    Retry,
+    is_success,
+    is_unanswered,
+)
 
 OPEN_AFTER = 3
 """Failed single deliveries in a row that open the breaker. A failed batch opens it at once."""
+_SHRINK, _MAX_SHRINKS = 10, 4
+"""How many times smaller a bulk request is after one that was not answered: four times, the largest
+one of ten thousand has a single record."""
+Failure = Retry | Ambiguous | Pending
+"""An outcome that shows that the destination does not work."""
 DEAD_RATE_WINDOW = 100
 """Records that the dead rate is taken of. The lane is held when more than half of them died of one
 cause: a fault of the connector or of its configuration must not use up all records."""
@@ -20,9 +33,12 @@ cause: a fault of the connector or of its configuration must not use up all reco
 class LaneBreaker:
     """The circuit breaker of one lane: pure state, no I/O.
 
-    Open, the lane sends one record at a time, and waits ever longer between failures. Times are
-    monotonic seconds; `backoff` turns a number of failures and a least wait into seconds;
-    `probe_every` seconds lie between two probes of a lane that is held or blocked.
+    Open, the lane sends one record at a time, and waits ever longer between failures. Bulk requests
+    that are not answered are a state of their own, which single requests that succeed do not end:
+    the lane waits ever longer for the next bulk request and makes it ever smaller, so that an
+    outage takes few records out of the backlog. Times are monotonic seconds; `backoff` turns a
+    number of failures and a least wait into seconds; `probe_every` seconds lie between two probes
+    of a lane that is held or blocked.
     """
 
     def __init__(self, backoff: Callable[[int, float], float], *, probe_every: float) -> None:
@@ -31,9 +47,11 @@ class LaneBreaker:
         self._failures = 0
         self._resume_at = 0.0
         self._probe_at = 0.0
+        self._unanswered = 0
+        self._bulk_at = 0.0
         self._recent: deque[Problem | None] = deque(maxlen=DEAD_RATE_WINDOW)
-        self.failure: Retry | Ambiguous | None = None
-        """The one that opened the breaker."""
+        self.failure: Failure | None = None
+        """The one that opened the breaker, or made bulk requests smaller."""
 
     @property
     def failing_with(self) -> Problem | None:
@@ -47,6 +65,23 @@ class LaneBreaker:
         """Seconds until something may be sent."""
         return max(0.0, self._resume_at - now)
 
+    @property
+    def tests_bulk(self) -> bool:
+        """Whether bulk requests were not answered: then these are what must be tried again."""
+        return self._unanswered > 0
+
+    def bulk_wait(self, now: float) -> float:
+        """Seconds until a bulk request may be sent."""
+        return max(0.0, self._bulk_at - now)
+
+    def retry_in(self, now: float) -> float:
+        """Seconds until what failed is tried again."""
+        return max(self.wait(now), self.bulk_wait(now))
+
+    def bulk_size(self, largest: int) -> int:
+        """Records in the next bulk request."""
+        return max(1, largest // int(_SHRINK ** min(self._unanswered, _MAX_SHRINKS)))
+
     def delay(self, now: float, seconds: float) -> None:
         """Send nothing for at least so long."""
         self._resume_at = max(self._resume_at, now + seconds)
@@ -54,6 +89,7 @@ class LaneBreaker:
     def reset(self) -> None:
         """The lane runs again: its failures are forgotten."""
         self._failures, self._resume_at, self.failure = 0, 0.0, None
+        self._unanswered, self._bulk_at = 0, 0.0
 
     # ── what deliveries came to ──────────────────────────────────────────────────────────────────
 
@@ -73,27 +109,45 @@ class LaneBreaker:
         return outcome
 
     def record(
-        self, outcomes: Sequence[Outcome], now: float, *, held: bool
+        self, outcomes: Sequence[Outcome], now: float, *, held: bool, bulk: bool = False
     ) -> Literal["opened", "closed"] | None:
         """Note what a delivery came to, as the sink reported it. Returns what changed."""
-        was_open = self.is_open
-        failures = [o for o in outcomes if isinstance(o, Retry | Ambiguous)]
+        was_failing = self.is_open or self.tests_bulk
+        failures = [o for o in outcomes if _is_failure(o)]
         if failures:
             self._fail(failures[-1], len(outcomes), now)
-            return "opened" if self.is_open and not was_open else None
-        if any(isinstance(o, SUCCESS) or (isinstance(o, Dead) and not held) for o in outcomes):
-            self.reset()
-            return "closed" if was_open else None
+            if bulk and any(map(is_unanswered, failures)):
+                self._fail_bulk(failures[-1], now)
+            return "opened" if self.failure and not was_failing else None
+        if any(is_success(o) or (isinstance(o, Dead) and not held) for o in outcomes):
+            self._succeed(bulk)
+            return "closed" if was_failing and not self.failure else None
         return None
 
-    def _fail(self, outcome: Retry | Ambiguous, count: int, now: float) -> None:
+    def _succeed(self, bulk: bool) -> None:
+        self._failures, self._resume_at = 0, 0.0
+        if bulk and self._unanswered:
+            self._unanswered = min(self._unanswered, _MAX_SHRINKS) - 1
+            self._bulk_at = 0.0
+        if not self._unanswered:
+            self.failure = None
+
+    def _fail(self, outcome: Failure, count: int, now: float) -> None:
         was_open = self.is_open
         self._failures += 1 if count == 1 else OPEN_AFTER
         if not self.is_open:
             return
-        self.delay(now, self._backoff(self._failures - OPEN_AFTER + 1, outcome.after))
+        after = 0.0 if isinstance(outcome, Pending) else outcome.after
+        self.delay(now, self._backoff(self._failures - OPEN_AFTER + 1, after))
         if not was_open:
             self.failure = outcome
+
+    def _fail_bulk(self, outcome: Failure, now: float) -> None:
+        """It may be the size that is too much, and what a lost request held waits for a minute."""
+        self._unanswered += 1
+        after = 0.0 if isinstance(outcome, Pending) else outcome.after
+        self._bulk_at = now + self._backoff(self._unanswered, after)
+        self.failure = self.failure or outcome
 
     def dead_rate(self, outcomes: Sequence[Outcome]) -> tuple[Problem, int] | None:
         """The cause that more than half of the last records died of, and how many did. The count
@@ -101,7 +155,7 @@ class LaneBreaker:
         for outcome in outcomes:
             if isinstance(outcome, Dead):
                 self._recent.append(outcome.problem)
-            elif isinstance(outcome, SUCCESS):
+            elif is_success(outcome):
                 self._recent.append(None)
         if len(self._recent) < DEAD_RATE_WINDOW:
             return None
@@ -126,5 +180,9 @@ class LaneBreaker:
 
     def probe_now(self) -> None:
         """Something outside changed: neither a wait nor the dead rate so far counts."""
-        self._probe_at = self._resume_at = 0.0
+        self._probe_at = self._resume_at = self._bulk_at = 0.0
         self._recent.clear()
+
+
+def _is_failure(outcome: Outcome) -> TypeGuard[Failure]:
+    return isinstance(outcome, Retry) or is_unanswered(outcome)

@@ -3,10 +3,11 @@ breaker allow."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Any
 
-from connector.domain.errors import StoreError
+from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import DeliveryMode, Lane
 from connector.domain.records import Claim
 from connector.pipeline.breaker import LaneBreaker
@@ -16,6 +17,7 @@ from connector.ports import BatchMode, Clock, Lease, Queue, ReadyCounts, Sink
 _GATHER_SECONDS = 2.0
 """How long a backfill's next batch may grow, where the last one was not full."""
 _MIN_WAIT = 0.01
+_NO_LIMIT = 1_000_000
 
 Launch = Callable[[Claim, BatchMode, int], None]
 """Starts the delivery of a claim by so many requests of that mode."""
@@ -59,10 +61,20 @@ class Claimer:
         self._last_mode = DeliveryMode.BATCH
         self._gather_until = 0.0
         self._aborted = False
+        self._unanswered: list[Claim] = []
+        """Claims without entries, whose transactions may or may not have been committed."""
 
     def abort(self) -> None:
         """A claim that is under way is not delivered."""
         self._aborted = True
+
+    async def give_back(self) -> None:
+        """Give back what a claim without an answer may hold: nothing of it was sent, and while it
+        is claimed it holds up whatever else waits for its person."""
+        while self._unanswered:
+            claim = self._unanswered[0]
+            await self._queue.recover(self._lease.fence, now=self._clock.now(), claim=claim)
+            self._unanswered.remove(claim)
 
     async def claim_ready(self) -> float | None:
         """Claim all that can be sent now."""
@@ -90,7 +102,7 @@ class Claimer:
         backfill = not (ready.batch or ready.single)
         batch = ready.count(DeliveryMode.BATCH, backfill=backfill)
         mode = DeliveryMode.BATCH if batch else DeliveryMode.SINGLE
-        return True, await self._claim(1, mode, backfill=backfill)
+        return True, await self._claim(1, mode, backfill=backfill, most=1)
 
     async def _count_ready(self, limit: int) -> ReadyCounts:
         ready = await self._queue.ready(self._lane.id, now=self._clock.now(), limit=limit)
@@ -102,9 +114,14 @@ class Claimer:
             return None
         return max(_MIN_WAIT, (ready.next_due - self._clock.now()) / 1000)
 
-    async def _claim(self, count: int, mode: DeliveryMode, *, backfill: bool) -> float | None:
+    async def _claim(
+        self, count: int, mode: DeliveryMode, *, backfill: bool, most: int = _NO_LIMIT
+    ) -> float | None:
         batch_mode = self._batch_mode(count, mode, backfill=backfill)
-        want = 1 if batch_mode == self._sink.bulk else count
+        in_bulk = batch_mode == self._sink.bulk
+        if in_bulk and (wait := self._breaker.bulk_wait(self._clock.monotonic())):
+            return wait
+        want = 1 if in_bulk else count
         parallel = 1 if self._breaker.is_open else batch_mode.parallel
         free = parallel - self._in_flight(batch_mode)
         if free <= 0:
@@ -113,20 +130,25 @@ class Claimer:
         grant = quota.reserve(batch_mode.endpoint, min(want, free), backfill=backfill)
         if not grant.count:
             return grant.wait
+        token = secrets.randbits(62)
         try:
             claim = await self._queue.claim(
                 self._lane,
                 self._lease.fence,
                 now=self._clock.now(),
-                limit=grant.count * batch_mode.size,
+                limit=min(most, grant.count * self._size_of(batch_mode)),
                 mode=mode,
                 mapping=self._version(),
                 usage=grant.usage,
                 backfill=backfill,
+                token=token,
             )
-        except StoreError as error:
+        except Exception as error:
             quota.release(batch_mode.endpoint, grant, grant.count)
-            self._outage.failed(error, "write")
+            if isinstance(error, StoreError):
+                self._outage.failed(error, "write")
+            if not isinstance(error, StoreError) or error.problem is not Problem.STORE_HELD:
+                self._unanswered.append(Claim(token, self._lane, ()))
             raise
         self._outage.succeeded("write")
         used = -(-len(claim.entries) // batch_mode.size) if claim else 0
@@ -134,7 +156,7 @@ class Claimer:
         if claim is None or self._aborted:
             return None
         bulk = self._sink.bulk if mode is DeliveryMode.BATCH else None
-        if backfill and bulk and len(claim.entries) < bulk.size:
+        if backfill and bulk and len(claim.entries) < self._size_of(bulk):
             self._gather_until = self._clock.monotonic() + _GATHER_SECONDS
         self._last_mode = mode
         self._launch(claim, batch_mode, used)
@@ -145,5 +167,9 @@ class Claimer:
         few = self._bulk_threshold
         if backfill:
             few = min(few, single.parallel)
-        in_bulk = count > few and mode is DeliveryMode.BATCH and not self._breaker.is_open
+        many = count > few and mode is DeliveryMode.BATCH
+        in_bulk = many and (self._breaker.tests_bulk or not self._breaker.is_open)
         return bulk if bulk and in_bulk else single
+
+    def _size_of(self, mode: BatchMode) -> int:
+        return self._breaker.bulk_size(mode.size) if mode == self._sink.bulk else mode.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from connector.domain.errors import Problem
@@ -59,7 +60,8 @@ class ClaimDelivery(Generic[M]):
                     Ambiguous(seq, Problem.INTERRUPTED) if maybe_sent else Unsent(seq)
                     for seq in open_entries
                 ]
-                await self._settle_open(claim, Delivery(rest), open_entries)
+                bulk = mode == self._sink.bulk
+                await self._settle_open(claim, Delivery(rest, bulk=bulk), open_entries)
 
     async def _send(
         self,
@@ -76,7 +78,7 @@ class ClaimDelivery(Generic[M]):
         deliveries = self._sink.deliver(messages, bulk=bulk, permits=permits)
         try:
             async for delivery in deliveries:
-                await self._settle_open(claim, delivery, open_entries)
+                await self._settle_open(claim, replace(delivery, bulk=bulk), open_entries)
                 # Single requests have all been sent by now; in bulk the next one waits for us.
                 if bulk and not self._lease.valid():
                     return
@@ -93,4 +95,4 @@ class ClaimDelivery(Generic[M]):
             if entry := open_entries.pop(outcome.seq, None):
                 entries[entry.seq] = entry
                 outcomes.append(outcome)
-        await self._settle(claim, Delivery(outcomes, delivery.requests, delivery.stop), entries)
+        await self._settle(claim, replace(delivery, outcomes=outcomes), entries)

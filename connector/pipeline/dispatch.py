@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Lane, LaneMode, LaneState, Millis
-from connector.domain.outcomes import SUCCESS, Delivery, Outcome, Stop
+from connector.domain.outcomes import Delivery, Outcome, Stop, is_success
 from connector.domain.records import Claim, Entry
 from connector.net.retry import Backoff
 from connector.pipeline.breaker import DEAD_RATE_WINDOW, LaneBreaker
@@ -167,15 +167,16 @@ class Dispatcher(Generic[M]):
     async def attention(self) -> Sequence[AttentionItem]:
         found = list(await self._supervisor.attention())
         # Of a lane that was stopped, the state says why.
-        if (failure := self._breaker.failure) and self.state.mode == "running":
+        failure, problem = self._breaker.failure, self._breaker.failing_with
+        if failure and problem and self.state.mode == "running":
             why = f" ({failure.detail})" if failure.detail else ""
             found.append(
                 AttentionItem(
                     f"slow {self.lane.title}",
-                    f"{self.lane.title}: {failure.problem.meaning}{why}",
-                    failure.problem,
+                    f"{self.lane.title}: {problem.meaning}{why}",
+                    problem,
                     since=self._failing_since,
-                    retry_in=self._breaker.wait(self._clock.monotonic()),
+                    retry_in=self._breaker.retry_in(self._clock.monotonic()),
                     remote=self.lane.destination,
                 )
             )
@@ -215,6 +216,11 @@ class Dispatcher(Generic[M]):
             await self._run_again()
         self.wake()
 
+    def load_state(self, state: LaneState) -> None:
+        """The state as it is stored now, which another process may have changed."""
+        self._switch.load(state)
+        self.probe_now()
+
     def probe_now(self) -> None:
         """Something outside changed: probe a held or blocked lane at once."""
         self._breaker.probe_now()
@@ -230,11 +236,14 @@ class Dispatcher(Generic[M]):
     async def _pass(self) -> float | None:
         """Start what can be started. Returns 0 when something was, else the seconds until the next
         pass; None: when the lane is woken."""
-        if self._stopping or self.state.mode == "paused":
+        if self._stopping:
             return None
         if not self._lease.valid():
             return _LEASE_POLL
         try:
+            await self._claimer.give_back()
+            if self.state.mode == "paused":
+                return None
             if self.state.mode != "running":
                 return await self._probe()
             if wait := self._breaker.wait(self._clock.monotonic()):
@@ -296,7 +305,7 @@ class Dispatcher(Generic[M]):
             self._quiet.set()
 
     async def _settle(self, claim: Claim, delivery: Delivery, entries: Mapping[int, Entry]) -> None:
-        outcomes = self._with_waits(delivery.outcomes, entries)
+        outcomes = self._with_waits(delivery, entries)
         delivery, now = replace(delivery, outcomes=outcomes), self._clock.now()
         written = await self._writer.write(
             claim, delivery, now=now, paused=self._switch.stopped_for
@@ -311,14 +320,15 @@ class Dispatcher(Generic[M]):
         except StoreError as error:
             self._outage.failed(error, "write")
 
-    def _with_waits(
-        self, outcomes: Sequence[Outcome], entries: Mapping[int, Entry]
-    ) -> Sequence[Outcome]:
-        held = self.state.mode == "held"
-        change = self._breaker.record(outcomes, self._clock.monotonic(), held=held)
-        if change == "opened" and (failure := self._breaker.failure):
+    def _with_waits(self, delivery: Delivery, entries: Mapping[int, Entry]) -> Sequence[Outcome]:
+        held, outcomes = self.state.mode == "held", delivery.outcomes
+        failing = self._breaker.failing_with
+        change = self._breaker.record(
+            outcomes, self._clock.monotonic(), held=held, bulk=delivery.bulk
+        )
+        failure, problem = self._breaker.failure, self._breaker.failing_with
+        if change == "opened" and failure and problem:
             self._failing_since = self._clock.now()
-            problem = failure.problem
             self._log.warning(
                 "destination_failed",
                 problem=problem.value,
@@ -326,7 +336,7 @@ class Dispatcher(Generic[M]):
                 detail=failure.detail,
             )
         elif change == "closed":
-            self._log.info("destination_recovered")
+            self._log.info("destination_recovered", problem=failing.value if failing else None)
         return self._breaker.with_waits(outcomes, lambda seq: entries[seq].attempts, held=held)
 
     async def _update_lane(self, delivery: Delivery) -> None:
@@ -334,7 +344,7 @@ class Dispatcher(Generic[M]):
         if delivery.stop:
             await self._apply_stop(delivery.stop)
         elif self.state.mode in ("held", "blocked"):
-            if any(isinstance(o, SUCCESS) for o in delivery.outcomes):
+            if any(is_success(o) for o in delivery.outcomes):
                 await self._run_again()
         elif self.state.mode == "running" and (dead := self._breaker.dead_rate(delivery.outcomes)):
             cause, count = dead

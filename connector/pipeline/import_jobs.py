@@ -1,7 +1,8 @@
 """Import jobs at Klaviyo, followed until they end (guarantee 1).
 
 A finished job settles its people one by one. Where a request was lost, a job may exist whose id is
-unknown: its people stay in flight until Klaviyo runs no job that is not accounted for.
+unknown: its people stay in flight until Klaviyo runs no job that is not accounted for. Each lost
+request waits by itself, and its people are sent again in smaller jobs.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class ImportJobTracker:
     async def _settle(self, receipt: OpenReceipt, running: set[str], unaccounted: set[str]) -> bool:
         """Whether the receipt is closed now."""
         now = self._clock.now()
-        if not receipt.id:
+        if receipt.is_unknown:
             # An unaccounted job may belong to another program, so it counts for an hour only.
             age = now - receipt.since
             if age < _LOST_REQUEST_GRACE_MS or (unaccounted and age < _STUCK_AFTER_MS):

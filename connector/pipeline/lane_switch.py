@@ -39,6 +39,11 @@ class LaneSwitch:
         """ms since it stopped; 0 while it runs."""
         return 0 if self.state.mode == "running" else self._clock.now() - self.state.since
 
+    def load(self, state: LaneState) -> None:
+        """The state that another process has stored."""
+        self.state = state
+        self._metrics.set_lane_state(self._lane, state.mode)
+
     async def stop(self, mode: LaneMode, problem: Problem, detail: str = "") -> None:
         """Logged as an error, except a pause that a person asked for."""
         if stopped := self.stopped_for:
@@ -57,4 +62,6 @@ class LaneSwitch:
         await self._lanes.set_state(self._lane.id, state)
         self.state = state
         self._metrics.record_lane_state(self._lane, "running")
-        self._log.info("lane_resumed", was=before.mode, seconds=round(stopped / 1000))
+        problem = before.problem.value if before.problem else None
+        seconds = round(stopped / 1000)
+        self._log.info("lane_resumed", was=before.mode, problem=problem, seconds=seconds)

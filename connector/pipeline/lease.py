@@ -8,10 +8,12 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from connector.domain.errors import Problem, StoreError
+from connector.pipeline.store_outage import until_available
 from connector.ports import Clock, Fence, Holder, Store
 from connector.runtime import log
 
@@ -82,7 +84,9 @@ class LeaseRenewer:
     """connector.ports.Lease that renews itself.
 
     `valid` counts from before the renewal was sent, by the monotonic clock and less a margin, so
-    that it is False before the store would grant the lease to another holder.
+    that it is False before the store would grant the lease to another holder. A lease that was
+    acquired is neither valid nor has it a fence before `activate`: first its holder loads what
+    other processes have changed.
     """
 
     def __init__(
@@ -94,32 +98,36 @@ class LeaseRenewer:
         self._resource = resource
         self._fence: Fence | None = None
         self._valid_until = 0.0
+        self._active = False
         self._task: asyncio.Task[None] | None = None
         self._log = log.get("lease")
 
     @property
     def fence(self) -> Fence:
-        if self._fence is None:
+        if self._fence is None or not self._active:
             raise StoreError(Problem.STORE_HELD, f"no lease of {self._resource} was taken")
         return self._fence
 
     def valid(self) -> bool:
-        return self._fence is not None and self._clock.monotonic() < self._valid_until
+        return self._active and self._clock.monotonic() < self._valid_until
 
-    async def acquire(self, timeout: float) -> None:
-        """Take the lease, waiting up to `timeout` seconds for another holder to release it. A
-        holder that died on this machine is not waited for.
+    async def acquire(self, timeout: float) -> Fence:
+        """Take the lease, waiting up to `timeout` seconds for another holder to release it, and for
+        a store that is unavailable. A holder that died on this machine is not waited for.
 
-        Raises StoreError(STORE_HELD) naming the holder.
+        Raises StoreError: STORE_HELD names the holder.
         """
+        self._active = False
         deadline = self._clock.monotonic() + timeout
         dead_holder: str | None = None
         while True:
-            began = self._clock.monotonic()
-            answer = await self._try_acquire(dead_holder)
+            answer = await until_available(
+                partial(self._try_acquire, dead_holder),
+                self._clock,
+                timeout=deadline - self._clock.monotonic(),
+            )
             if isinstance(answer, Fence):
-                self._set_fence(answer, began)
-                return
+                return answer
             if is_dead(answer.holder) and answer.holder != dead_holder:
                 dead_holder = answer.holder
                 self._log.warning("lease_holder_died", holder=dead_holder)
@@ -133,20 +141,26 @@ class LeaseRenewer:
             await self._clock.sleep(1.0)
 
     async def _try_acquire(self, dead_holder: str | None) -> Fence | Holder:
-        return await self._store.leases.acquire(
+        began = self._clock.monotonic()
+        answer = await self._store.leases.acquire(
             self._resource,
             self._holder,
             now=self._clock.now(),
             ttl=round(TTL * 1000),
             dead_holder=dead_holder,
         )
+        if isinstance(answer, Fence):
+            self._fence, self._valid_until = answer, began + TTL - _SAFETY_MARGIN
+        return answer
 
-    def _set_fence(self, fence: Fence, began: float) -> None:
-        self._fence = fence
-        self._valid_until = began + TTL - _SAFETY_MARGIN
+    def activate(self) -> None:
+        """Allow deliveries, for as long as the lease is renewed."""
+        self._active = True
 
     def start_renewing(self, on_lost: Callable[[], None]) -> None:
         """Renew in the background; `on_lost` is called when another process has taken the lease."""
+        if self._task:
+            self._task.cancel()
         self._task = asyncio.create_task(self._renew_loop(on_lost))
 
     async def _renew_loop(self, on_lost: Callable[[], None]) -> None:
@@ -154,23 +168,30 @@ class LeaseRenewer:
             await self._clock.sleep(_RENEW_EVERY)
             began = self._clock.monotonic()
             try:
-                ours = await self._store.leases.renew(
-                    self.fence, now=self._clock.now(), ttl=round(TTL * 1000)
-                )
+                ours = await self._renew()
             except StoreError:
                 continue
+            except Exception:
+                # If the loop ended here, the lanes would never deliver again.
+                self._log.exception("lease_renewal_failed", resource=self._resource)
+                continue
             if not ours:
-                self._valid_until = 0.0
+                self._active, self._valid_until = False, 0.0
                 self._log.error("lease_lost", resource=self._resource)
                 on_lost()
                 return
             self._valid_until = began + TTL - _SAFETY_MARGIN
 
+    async def _renew(self) -> bool:
+        return self._fence is not None and await self._store.leases.renew(
+            self._fence, now=self._clock.now(), ttl=round(TTL * 1000)
+        )
+
     async def release(self) -> None:
         """Release it at once, so that the next holder need not wait for it to expire."""
         if self._task:
             self._task.cancel()
-        self._valid_until = 0.0
+        self._active, self._valid_until = False, 0.0
         if self._fence:
             try:
                 await self._store.leases.release(self._fence)

@@ -62,6 +62,7 @@ from connector.ports.memberships import (
 )
 from connector.ports.people import (
     AcceptedEvent,
+    AddressScopes,
     Erasure,
     ErasureResult,
     FreshView,
@@ -109,6 +110,7 @@ from connector.ports.secrets import (
     Secrets,
     StoredSecret,
 )
+from connector.ports.settings import Audit, AuditEntry, SettingChange, Settings, StoredSetting
 from connector.ports.store import (
     Checkpoints,
     Facts,
@@ -120,6 +122,7 @@ from connector.ports.store import (
     ProcessReports,
     Store,
 )
+from connector.ports.unsets import UnsetFields
 
 __all__ = [
     "ANY_DEAD_LETTER",
@@ -131,10 +134,13 @@ __all__ = [
     "ActionView",
     "ActionViews",
     "Actions",
+    "AddressScopes",
     "AffectedResources",
     "Approval",
     "Approvals",
     "Audiences",
+    "Audit",
+    "AuditEntry",
     "Authorization",
     "AuthorizationServer",
     "Authorizations",
@@ -214,9 +220,12 @@ __all__ = [
     "RetryPolicy",
     "Secrets",
     "SegmentJoins",
+    "SettingChange",
+    "Settings",
     "Sink",
     "Store",
     "StoredSecret",
+    "StoredSetting",
     "Stream",
     "SyncedPerson",
     "TargetGroups",
@@ -224,5 +233,6 @@ __all__ = [
     "Throughput",
     "TimelineEntry",
     "Timelines",
+    "UnsetFields",
     "Webhook",
 ]

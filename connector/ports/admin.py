@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -108,6 +108,7 @@ class Command:
     done_at: Millis | None = None
     ok: bool | None = None
     result: Mapping[str, Any] | None = None
+    by: str = ""
 
 
 class KeyReused(Exception):
@@ -129,8 +130,9 @@ class CommandQueue(Protocol):
         """Commands that no process has claimed, oldest first, now claimed by the caller."""
         ...
 
-    async def requeue(self) -> int:
-        """Release the unfinished commands of processes that have ended."""
+    async def requeue(self, *, keep: Collection[int] = ()) -> int:
+        """Release the unfinished commands of processes that have ended, and those of which the
+        caller never learned that it had claimed them: all but `keep`."""
         ...
 
     async def report(self, id: int, progress: Mapping[str, Any]) -> None:

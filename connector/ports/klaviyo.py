@@ -53,6 +53,11 @@ class TargetGroups(Protocol):
         """Oldest members first; with `since` only those who joined then or later."""
         ...
 
+    async def is_processing(self, segment: str) -> bool:
+        """Whether Klaviyo is still computing the segment's members, so that it lists some of them
+        or none."""
+        ...
+
     async def create_list(self, name: str) -> str:
         """The id of a new list. After an AmbiguousError it may exist: look it up first."""
         ...

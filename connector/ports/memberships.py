@@ -136,7 +136,8 @@ class TargetMembers(Protocol):
     """The members of one target as a set."""
 
     async def enable_writes(self, target: int, *, now: Millis) -> int:
-        """Allow writes to the target; returns how many changes were held until now."""
+        """Allow writes to the target, and close the approval of its first sync: it is used up.
+        Returns how many changes were held until now."""
         ...
 
     async def find_manual_removals(self, target: int, *, re_add: bool, now: Millis) -> int:

@@ -138,6 +138,16 @@ class AcceptedEvent:
     at: Millis
 
 
+class AddressScopes(Protocol):
+    """Addresses are compared within a Klaviyo account, across the connections that write to it."""
+
+    async def move(self, connection: str, account: str) -> int:
+        """Scope the addresses of this connection's profiles and list members by this account; how
+        many there were. Those that are in flight keep theirs. In batches: call it again after an
+        error."""
+        ...
+
+
 class Ledger(Protocol):
     """What Klaviyo has confirmed, to be compared with what it holds."""
 

@@ -76,6 +76,9 @@ class Platform:
     - `name_header` makes the headers that carry an event's name, if the body does not.
     - `direct` makes the call that the platform's own guides let a Klaviyo flow send, from settings
       and an action whose texts may be Klaviyo templates. ValueError: why this action has none.
+    - `actions_lack` says which setting is missing for points and pushes; empty: none.
+    - `person_note` says how the platform finds the person of a flow call, where that is not by
+      e-mail address alone.
     - `for_settings` makes the platform that these settings describe, if they decide about any of
       the above.
     """
@@ -90,6 +93,8 @@ class Platform:
     person_view: PersonView | None = None
     name_header: Callable[[str], Mapping[str, str]] = lambda name: {}
     direct: Callable[[Any, Action], DirectCall] | None = None
+    actions_lack: Callable[[Any], str] = lambda settings: ""
+    person_note: str = ""
     for_settings: Callable[[Any], Platform] | None = None
     api_version: int = API_VERSION
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, QuotaUsage
-from connector.domain.outcomes import Outcome, Request
+from connector.domain.outcomes import UNKNOWN_JOB, Outcome, Request
 from connector.domain.records import Claim
 
 
@@ -92,10 +92,14 @@ class Queue(Protocol):
         mapping: str,
         usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
+        token: int | None = None,
     ) -> Claim | None:
         """Mark up to `limit` ready entries as sent by this holder, live before backfill, oldest
         first, and save the quota usage with it. None when nothing was ready. `backfill`: only
         entries of backfills, or only the others. Raises StoreError(STORE_HELD) without the lease.
+
+        After any other StoreError the entries may be claimed all the same, because the answer to
+        the commit was lost. A caller that chose the `token` (of 62 bits) gives them back by it.
 
         An ambiguous entry keeps the mapping version it was first sent with.
         """
@@ -116,8 +120,12 @@ class Queue(Protocol):
         """
         ...
 
-    async def recover(self, fence: Fence, *, now: Millis) -> int:
-        """Make entries claimed by dead holders ready again, as ambiguous; returns how many."""
+    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
+        """Make entries claimed by dead holders ready again, as ambiguous; returns how many.
+
+        With `claim`, whose transaction had no answer: only what it may have claimed, of its lane
+        and by its token. Nothing of that was sent, so the entries are as they were before it.
+        """
         ...
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:
@@ -128,11 +136,16 @@ class Queue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OpenReceipt:
-    """An import job that holds writes in flight. An empty id: a job that may exist."""
+    """An import job that holds writes in flight since its request was sent."""
 
     id: str
     since: Millis
     people: int
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the job only may exist, see connector.domain.outcomes.Pending."""
+        return self.id.startswith(UNKNOWN_JOB)
 
 
 class Receipts(Protocol):
@@ -153,7 +166,8 @@ class Receipts(Protocol):
         ...
 
     async def requeue_receipt(self, lane: LaneId, receipt: str, *, now: Millis) -> int:
-        """The result of the job cannot be known: all of its entries are sent again."""
+        """The result of the job cannot be known: all of its entries are sent again, in smaller
+        jobs."""
         ...
 
     async def open_jobs(self) -> set[str]:

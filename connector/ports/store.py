@@ -19,10 +19,12 @@ from connector.ports.memberships import (
     SegmentJoins,
     TargetMembers,
 )
-from connector.ports.people import Erasure, Ledger, Profiles, Reads
+from connector.ports.people import AddressScopes, Erasure, Ledger, Profiles, Reads
 from connector.ports.queues import Fence, Queue, Receipts
 from connector.ports.reports import Reports, Timelines
 from connector.ports.secrets import Authorizations, Secrets
+from connector.ports.settings import Audit, Settings
+from connector.ports.unsets import UnsetFields
 
 
 class Outbox(Queue, Protocol):
@@ -162,6 +164,7 @@ class Store:
     reads: Reads
     profiles: Profiles
     profile_receipts: Receipts
+    unset_fields: UnsetFields
     memberships: MembershipQueue
     membership_receipts: Receipts
     member_groups: MemberGroups
@@ -180,9 +183,11 @@ class Store:
     approvals: Approvals
     dead_letters: DeadLetters
     notifications: Notifications
-    process_reports: ProcessReports
     secrets: Secrets
     authorizations: Authorizations
+    settings: Settings
+    audit: Audit
+    process_reports: ProcessReports
     reports: Reports
     timelines: Timelines
     people: PeopleIndex
@@ -190,6 +195,7 @@ class Store:
     backfill_progress: BackfillProgress
     dry_runs: DryRuns
     erasure: Erasure
+    address_scopes: AddressScopes
     ledger: Ledger
     maintenance: Maintenance
 

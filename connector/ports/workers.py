@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from connector.domain.attention import AttentionItem
 
 WorkerName = Literal[
+    "accounts",
     "backfill",
     "changes",
     "commands",
@@ -18,6 +19,7 @@ WorkerName = Literal[
     "join_actions",
     "lane",
     "lease",
+    "mass_unset",
     "notifications",
     "oauth",
     "poll",

@@ -12,7 +12,6 @@ from connector.domain.lanes import LaneId, Millis
 
 RATE_WINDOW: Final = 60.0
 """Seconds over which a rate is taken."""
-_LOG_INTERVAL_MS = 60_000
 ACCEPTED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "webhook": ("signature", "malformed"),
     "flow": ("flow_secret",),
@@ -28,7 +27,6 @@ class Refusals:
     count: int = 0
     in_a_row: int = 0
     last: Millis = Millis(0)
-    logged_at: Millis = Millis(0)
 
 
 @dataclass(slots=True)
@@ -60,16 +58,11 @@ class Activity:
             if refusals := self.refused.get((connection, reason)):
                 refusals.in_a_row = 0
 
-    def record_refused(self, connection: str, reason: str, now: Millis) -> bool:
-        """Returns whether to log it: the first, and then at most one a minute."""
+    def record_refused(self, connection: str, reason: str, now: Millis) -> None:
         refusals = self.refused.setdefault((connection, reason), Refusals())
         refusals.count += 1
         refusals.in_a_row += 1
         refusals.last = now
-        if refusals.logged_at and now - refusals.logged_at < _LOG_INTERVAL_MS:
-            return False
-        refusals.logged_at = now
-        return True
 
     def record_settled(self, lane: LaneId, count: int, *, accepted: bool, now: Millis) -> None:
         """`count` entries of the lane reached an end."""

@@ -1,4 +1,4 @@
-"""Encryption of what is stored secret. The only module that imports cryptography.
+"""Encryption of what is stored secret.
 
 Fernet: AES-128-CBC with HMAC-SHA256. The first key encrypts, every key decrypts, so a key is
 replaced by putting the new one before the old one (`[security] encryption_key` as a list).

@@ -20,16 +20,19 @@ class FailureStreak:
         self._recovered = recovered
         self.count = 0
         self.last = ""
+        self._problem: str | None = None
 
     def record(self, error: str, **fields: Any) -> None:
         """A failure. `fields` go to the log with it."""
         self.count += 1
         self.last = error
+        self._problem = fields.get("problem")
         if self.count == 1:
             self._log.error(self._failed, error=error, **fields)
 
     def clear(self) -> None:
         """A success."""
         if self.count:
-            self._log.info(self._recovered, failures=self.count)
+            cause = {"problem": self._problem} if self._problem else {}
+            self._log.info(self._recovered, failures=self.count, **cause)
         self.count, self.last = 0, ""

@@ -1,7 +1,8 @@
 """Structured logs without secrets: one line when something fails, one when it recovers.
 
 Guarantee 8: no secret, token or personal data. Every value that is logged passes `redact`, which
-masks addresses, bearer tokens and keys; callers log route templates, never URLs.
+masks addresses, bearer tokens and keys; callers log route templates, never URLs. Lines for people
+have control characters escaped. A warning or error with a `problem` gets the `remedy` of that code.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from typing import Any, Literal
 import orjson
 import structlog
 
+from connector.domain.errors import Problem
+from connector.runtime.printable import one_line, printable
+
 _ADDRESS = re.compile(r"[\w.!#$&'*+^`{|}~-]+(?:@|%40)[\w-]+\.[\w.-]+")
 _PHONE = re.compile(r"(?<![\w.:])\+[1-9][0-9]{6,14}\b")
 _TOKEN = re.compile(
     r"\b(pk_[A-Za-z0-9_]{4,}|(?:[Bb]earer|Basic|Klaviyo-API-Key)\s+[^\s\"']+"
     r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*)"
 )
+_REMEDIES = {problem.value: problem.remedy for problem in Problem}
 _SECRET_KEYS = re.compile(
     r"secret|password|token|api[_-]?key|private_key|authorization|signature|hmac|cookie", re.I
 )
@@ -48,10 +53,27 @@ def _clean(value: Any) -> Any:
     return redact(repr(value))
 
 
+def _add_remedy(_: Any, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A warning or error with a problem code says what to do about it."""
+    remedy = _REMEDIES.get(str(event.get("problem")))
+    if remedy and level in ("warning", "error", "critical"):
+        event.setdefault("remedy", remedy)
+    return event
+
+
 def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
         if not key.startswith("_"):
             event[key] = "***" if _SECRET_KEYS.search(key) else _clean(value)
+    return event
+
+
+def _printable_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """For lines that people read; JSON escapes by itself."""
+    for key, value in event.items():
+        if isinstance(value, str) and not key.startswith("_"):
+            # A traceback has lines.
+            event[key] = printable(value) if key == "exception" else one_line(value)
     return event
 
 
@@ -72,15 +94,19 @@ def configure(
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        _add_remedy,
         _redact_event,
     ]
+    if format == "console":
+        shared.append(_printable_event)
     renderer: Any = (
         structlog.processors.JSONRenderer(serializer=_dumps)
         if format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     number = logging.getLevelNamesMapping()[level.upper()]
-    out = stream or sys.stderr
+    # Not sys.stderr, which the command line wraps: a log line has its own colours.
+    out = stream or sys.__stderr__ or sys.stderr
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),

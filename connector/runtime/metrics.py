@@ -275,11 +275,10 @@ class Metrics(MetricRegistry):
         self.actions.labels(connection, action, outcome).inc(count)
         self.on_change("actions")
 
-    def record_rejected(self, connection: str, reason: str, now: Millis) -> bool:
-        """Count a call that was refused. Returns whether it should be logged: the first of its
-        kind, and then one a minute."""
+    def record_rejected(self, connection: str, reason: str, now: Millis) -> None:
+        """Count a call that was refused."""
         self.rejected.labels(connection, reason).inc()
-        return self.activity.record_refused(connection, reason, now)
+        self.activity.record_refused(connection, reason, now)
 
     def record_settled(
         self, lane: Lane, delivery: Delivery, entries: Mapping[int, Entry], now: Millis

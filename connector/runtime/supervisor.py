@@ -78,7 +78,10 @@ class SupervisedWorker:
             except StoreError as error:
                 self._failed(error.detail, problem=error.problem)
                 await self._clock.sleep(self._delay(_MAX_STORE_DELAY))
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                    raise  # it is this worker that is stopped, not something that it waits for
                 self._crashes += 1
                 self._failed(type(error).__name__, problem=Problem.WORKER_DOWN, trace=True)
                 await self._clock.sleep(self._delay(_MAX_DELAY))

@@ -79,9 +79,10 @@ class Servers:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, port))
-        except OSError:
+        except OSError as error:
             listener.close()
-            raise
+            reason = f"port {port} for the sandbox of {name}: {error.strerror}"
+            raise OSError(error.errno, reason) from None
         config = uvicorn.Config(
             app,
             http=_Protocol,

@@ -18,11 +18,16 @@ from connector.pipeline.lease import STORE_RESOURCE
 from connector.ports import Clock, Command, Decision, Store
 from connector.runtime import log
 from connector.service import dead_letters
+from connector.service.audit import audit_entry
 from connector.service.dead_letters import CountChanged, Report
 from connector.service.oauth import OAuthService
 from connector.service.process import Process
 from connector.service.queries import Queries
-from connector.service.runtime import ConnectionRuntime
+from connector.service.runtime import CommandResult, ConnectionRuntime
+from connector.service.settings import SettingsService
+
+_AUDITED_ELSEWHERE = frozenset(("settings", "modules"))
+"""Their entries are stored with the change, and say what was before."""
 
 _BULK = ("retry", "discard")
 """Commands about any number of records: they hold up no other command."""
@@ -44,14 +49,22 @@ class Commands(Queries):
         *,
         process: Process | None = None,
         reload: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
-        on_executed: Callable[[], None] = lambda: None,
         oauth: OAuthService | None = None,
+        settings: SettingsService | None = None,
+        on_executed: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(store, clock, process=process)
         self._reload = reload
-        self._on_executed = on_executed
         self._oauth = oauth
+        self._settings = settings
+        self._on_executed = on_executed
         self._long_running_tasks: set[asyncio.Task[None]] = set()
+        self._fetched: dict[int, Command] = {}
+        """Claimed by this process and not finished, in the order of their ids."""
+        self._results: dict[int, CommandResult] = {}
+        """Of commands that were executed; the store does not have them yet."""
+        self._started: set[int] = set()
+        self._fetch_unanswered = False
         self._log = log.get("operate")
 
     async def save_report(self) -> None:
@@ -90,14 +103,27 @@ class Commands(Queries):
             await self._clock.sleep(_POLL_INTERVAL)
 
     async def execute_pending(self) -> None:
-        """Execute every open command. Each gets a result, also after an error."""
-        for command in await self._store.commands.fetch(now=self._clock.now()):
+        """Execute every open command. Each gets a result, also after an error. Raises StoreError;
+        the next call then continues where this one ended."""
+        await self._store_results()
+        await self._fetch()
+        for command in [c for c in self._fetched.values() if c.id not in self._started]:
+            self._started.add(command.id)
             if self._is_long_running(command):
                 task = asyncio.create_task(self._finish(command))
                 self._long_running_tasks.add(task)
                 task.add_done_callback(self._long_running_tasks.discard)
             else:
                 await self._finish(command)
+                await self._store_results()
+
+    async def _fetch(self) -> None:
+        if self._fetch_unanswered:
+            await self._store.commands.requeue(keep=self._fetched)
+        self._fetch_unanswered = True
+        found = await self._store.commands.fetch(now=self._clock.now())
+        self._fetch_unanswered = False
+        self._fetched.update((command.id, command) for command in found)
 
     def _is_long_running(self, command: Command) -> bool:
         if command.kind in _BULK:
@@ -108,12 +134,22 @@ class Commands(Queries):
 
     async def _finish(self, command: Command) -> None:
         report = partial(self._store.commands.report, command.id)
-        ok, result = await self.execute(command.kind, command.args, report=report)
+        self._results[command.id] = await self.execute(
+            command.kind, command.args, by=command.by, report=report
+        )
         # Whoever waits for the result sees what it changed.
         with contextlib.suppress(StoreError):
             await self.save_report()
-        await self._store.commands.finish(command.id, ok=ok, result=result, now=self._clock.now())
+        with contextlib.suppress(StoreError):
+            await self._store_results()
         self._on_executed()
+
+    async def _store_results(self) -> None:
+        for id, (ok, result) in list(self._results.items()):
+            await self._store.commands.finish(id, ok=ok, result=result, now=self._clock.now())
+            self._results.pop(id, None)
+            self._fetched.pop(id, None)
+            self._started.discard(id)
 
     async def stop(self) -> None:
         """Cancel long-running commands. They are executed again after the next start."""
@@ -122,10 +158,27 @@ class Commands(Queries):
         await asyncio.gather(*long_running, return_exceptions=True)
 
     async def execute(
-        self, kind: str, args: Mapping[str, Any], *, report: Report = _ignore
+        self,
+        kind: str,
+        args: Mapping[str, Any],
+        *,
+        by: str = "",
+        report: Report = _ignore,
     ) -> tuple[bool, Mapping[str, Any]]:
-        """Carry out one command. Errors become a result, never an exception."""
+        """Carry out one command. Errors become a result, never an exception. What succeeds is
+        written to the audit log."""
         self._log.info("command_started", command=kind)
+        done, result = await self._execute(kind, args, by, report)
+        if done and kind not in _AUDITED_ELSEWHERE:
+            try:
+                await self._store.audit.record(audit_entry(kind, args, by, self._clock.now()))
+            except StoreError as error:
+                self._log.error("audit_failed", command=kind, problem=error.problem.value)
+        return done, result
+
+    async def _execute(
+        self, kind: str, args: Mapping[str, Any], by: str, report: Report
+    ) -> tuple[bool, Mapping[str, Any]]:
         try:
             match kind:
                 case "pause" | "resume":
@@ -148,6 +201,14 @@ class Commands(Queries):
                     return await self._decide_action(kind, args)
                 case "forget" | "lift":
                     return await self._forget(kind, args)
+                case "settings" if self._settings:
+                    return True, await self._settings.change(
+                        args["connection"], args.get("set"), remove=args.get("unset", ()), by=by
+                    )
+                case "modules" if self._settings:
+                    return True, await self._settings.switch_modules(
+                        args["connection"], args["names"], on=args["on"], by=by
+                    )
                 case "disconnect" if self._oauth:
                     return True, await self._oauth.disconnect(args["connection"])
                 case "approve" | "reject":
@@ -157,7 +218,13 @@ class Commands(Queries):
                 case _:
                     return await self._run_connection_command(kind, args)
         except ConfigError as error:
-            self._log.error("command_rejected", command=kind, faults=list(error.faults))
+            problem = Problem.RELOAD_REFUSED if kind == "reload" else error.problem
+            self._log.error(
+                "command_rejected",
+                command=kind,
+                problem=problem.value,
+                faults=list(error.faults),
+            )
             return False, {"error": str(error), "faults": list(error.faults)}
         except CountChanged as error:
             return False, {"error": str(error)}
@@ -270,6 +337,7 @@ class Commands(Queries):
             now = self._clock.now()
             if dispatcher is runtime.writes:
                 await self._store.profiles.reset_confirmed(dispatcher.lane.id, now=now)
+                await self._store.address_scopes.move(runtime.name, runtime.account)
             elif dispatcher is runtime.events:
                 await self._store.member_groups.reset_account(runtime.name, now=now)
         await dispatcher.resume()

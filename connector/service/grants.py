@@ -19,26 +19,24 @@ def attention(stored: Sequence[StoredSecret], now: Millis) -> list[AttentionItem
     for secret in stored:
         if secret.name == KLAVIYO_OAUTH:
             name = secret.owner
-            for problem, text in grant_problems(GrantInfo.load(secret.info), name, now):
-                found.append(AttentionItem(f"grant {problem} {name}", f"{name}: {text}", problem))
+            for problem, text, todo in grant_problems(GrantInfo.load(secret.info), name, now):
+                key = f"grant {problem} {name} {todo}" if todo else f"grant {problem} {name}"
+                found.append(AttentionItem(key, f"{name}: {text}", problem, todo))
     return found
 
 
-def grant_problems(info: GrantInfo, name: str, now: Millis) -> list[tuple[Problem, str]]:
-    """Each problem of a grant with what it affects and what to do."""
+def grant_problems(info: GrantInfo, name: str, now: Millis) -> list[tuple[Problem, str, str]]:
+    """Each problem of a grant: the code, what happened and what it affects, what to do."""
+    connect = f"`connector connect {name}`"
     if info.ended_at is not None:
         problem, hours = Problem.KLAVIYO_ACCESS_ENDED, (now - info.ended_at) / 3_600_000
-        text = f"{problem.meaning}, {hours:.0f} h ago; records wait: connector connect {name}"
-        return [(problem, text)]
-    found: list[tuple[Problem, str]] = []
+        return [(problem, f"{problem.meaning}, {hours:.0f} h ago; what arrives waits", connect)]
+    found: list[tuple[Problem, str, str]] = []
     if info.expires_at - now < WARN_BEFORE:
         problem, days = Problem.KLAVIYO_ACCESS_ENDING, max(0, (info.expires_at - now) // _DAY)
-        text = f"{problem.meaning} (in {days} days): enable the connection and run the daemon"
-        found.append((problem, text))
+        found.append((problem, f"{problem.meaning} (in {days} days)", problem.remedy))
     for scope in info.missing(list(KLAVIYO_SCOPES)):
-        text = (
-            f"the scope {scope} was not granted: {KLAVIYO_SCOPES[scope]}; add it to the app at "
-            f"Klaviyo, then connector connect {name}"
-        )
-        found.append((Problem.KLAVIYO_SCOPE, text))
+        text = f"the scope {scope} was not granted: {KLAVIYO_SCOPES[scope]}"
+        todo = f"add {scope} to the app at Klaviyo, then {connect}"
+        found.append((Problem.KLAVIYO_SCOPE, text, todo))
     return found

@@ -15,6 +15,7 @@ from connector.pipeline.lease import STORE_RESOURCE, is_dead
 from connector.ports import (
     ActionView,
     Approval,
+    AuditEntry,
     Backlog,
     Clock,
     DeadLetter,
@@ -130,6 +131,10 @@ class Queries:
 
     async def dead_letter(self, id: int) -> DeadLetterDetail | None:
         return await self._store.dead_letters.show(id)
+
+    async def audit_log(self, connection: str | None, limit: int) -> Sequence[AuditEntry]:
+        """Who changed what, the newest first."""
+        return await self._store.audit.find(connection=connection, limit=limit)
 
     async def explain(self, connection: str, who: str) -> list[dict[str, Any]]:
         """People of this connection with this address or platform id: what was received, what it

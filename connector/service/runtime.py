@@ -11,6 +11,7 @@ from typing import Any
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.domain.attention import AttentionItem, Check
 from connector.pipeline.dispatch import Dispatcher
+from connector.pipeline.lane_signals import LaneSignals
 from connector.pipeline.webhook_endpoint import WebhookEndpoint
 from connector.ports.workers import Worker
 
@@ -33,11 +34,11 @@ class ConnectionRuntime:
     """A connection, built and not yet started.
 
     `source` is the platform's name and `title` the one for people; `mode` and `modules` are as
-    configured. `mapping` is the version in use, `account` Klaviyo's account id where it could be
-    read. Lanes: `events` and `writes` deliver to Klaviyo, `reads` reads people at the platform,
+    configured. `mapping` is the version in use, `account` Klaviyo's account id as far as it is
+    known. Lanes: `events` and `writes` deliver to Klaviyo, `reads` reads people at the platform,
     `actions` delivers points and pushes to the platform, `memberships` keep lists and segments.
-    `commands` are those that name this connection. `exit_stack` closes what the connection has
-    open.
+    `commands` are those that name this connection. `signals` wakes its lanes, `exit_stack` closes
+    what it has open.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ConnectionRuntime:
     checks: tuple[Callable[[], Awaitable[Sequence[Check]]], ...] = ()
     webhook_endpoint: WebhookEndpoint | None = None
     flow_endpoint: FlowEndpoint | None = None
+    signals: LaneSignals = field(default_factory=LaneSignals)
     exit_stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -81,7 +83,7 @@ class ConnectionRuntime:
 
     def wake(self) -> None:
         """Something outside changed, such as a decided approval: every worker has a look."""
-        for worker in self.workers:
+        for worker in (*self.dispatchers, *self.workers):
             worker.wake()
 
     async def idle(self, ahead: float) -> bool:

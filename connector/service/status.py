@@ -99,6 +99,16 @@ class Link(View):
     detail: str
 
 
+class LinkNotRun(View):
+    """A link that is configured and has not run."""
+
+    connection: str
+    kind: Literal["audience", "segment"]
+    source: str
+    target: str
+    detail: str = Field(description="Why.")
+
+
 class StreamStatus(View):
     stream: str
     checkpoint_age: float
@@ -177,7 +187,36 @@ class DeadLetters(View):
     count: int
 
 
+class DeadLetterView(View):
+    """A held or dead record."""
+
+    id: int
+    connection: str
+    destination: str
+    kind: str
+    state: str = Field(description="`held` or `dead`.")
+    name: str
+    unique_id: str
+    problem: str
+    detail: str
+    attempts: int
+    received_at: int
+    settled_at: int | None
+
+
+class WebhookSheet(View):
+    """What to paste into a Klaviyo flow, and a curl command that makes the same call."""
+
+    url: str
+    headers: dict[str, str]
+    body: str
+    curl: str
+    notes: list[str]
+
+
 class ApprovalStatus(View):
+    """A change that waits for a person's decision."""
+
     id: int
     connection: str
     what: str
@@ -187,7 +226,7 @@ class ApprovalStatus(View):
 
 
 class BackfillStatus(View):
-    """A run. Its people, or past events, are counted by where they ended."""
+    """A backfill or dry run. Its people, or past events, are counted by where they ended."""
 
     id: int
     connection: str
@@ -204,11 +243,11 @@ class BackfillStatus(View):
     done: int
     to_read: int
     to_write: int
-    per_second: float | None
+    per_second: float | None = Field(description="Since it began; null unless it progresses.")
     eta_seconds: float | None
-    people: dict[str, int]
+    people: dict[str, int] = Field(description="By outcome; rows without a usable address too.")
     past_events: dict[str, int]
-    duplicates: int
+    duplicates: int = Field(description="Rows that name a person of an earlier row.")
     not_at_klaviyo: int
     notes: list[str]
     started_at: int

@@ -54,7 +54,7 @@ def run_view(
         "per_second": None if per_second is None else round(per_second, 2),
         "eta_seconds": left / per_second if left is not None and per_second else None,
         **_outcome_counts(counts, dry=dry, events=bool(run.args.get("events"))),
-        "duplicates": counts["duplicates"],
+        "duplicates": _duplicates(counts) if not run.args.get("events") else 0,
         "not_at_klaviyo": counts["not_at_klaviyo"],
         "notes": list(run.notes),
         "started_at": run.started_at,
@@ -62,6 +62,13 @@ def run_view(
         "problem": run.problem,
         "detail": run.detail,
     }
+
+
+def _duplicates(counts: Mapping[str, int]) -> int:
+    """Rows of the source that name a person of an earlier row: with them a summary adds up
+    to the rows."""
+    others = ("people", "invalid_rows", "no_email", "not_at_klaviyo")
+    return max(0, counts.get("rows", 0) - sum(counts.get(name, 0) for name in others))
 
 
 def _outcome_counts(

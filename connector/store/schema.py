@@ -17,7 +17,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -28,6 +28,9 @@ from connector.store.sqlite import sqlite_engine, sqlite_path
 from connector.store.sqlite_file import SqliteFile, damaged
 
 T = TypeVar("T")
+
+_SCHEMA_LOCK = 5_014_217_083
+"""Key of PostgreSQL's advisory lock, which any number that no one else uses is."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -69,6 +72,9 @@ def _prepare(c: Connection, url: str, migrate: str, create: bool) -> str | None:
             Problem.STORE_UNAVAILABLE,
             "the database has no tables of the connector yet: `connector run` creates them",
         )
+    _lock(c)
+    if (found := revision_of(c)) == newest:
+        return None  # another process was faster
     script = ScriptDirectory.from_config(alembic_config())
     if found and found not in {r.revision for r in script.walk_revisions()}:
         raise StoreError(
@@ -87,6 +93,14 @@ def _prepare(c: Connection, url: str, migrate: str, create: bool) -> str | None:
     command.upgrade(alembic_config(c), "head")
     c.commit()
     return copy
+
+
+def _lock(c: Connection) -> None:
+    """Let no other process change the schema before this transaction ends."""
+    if c.dialect.name == "sqlite":
+        c.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        c.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 
 
 def revision_of(c: Connection) -> str | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sqlalchemy import Connection, inspect
 from sqlalchemy.engine import make_url
 
-from connector.ports import Store
+from connector.ports import Store, StoredSetting
 from connector.store import schema
 from connector.store.admin.approvals import SqlApprovals
+from connector.store.admin.audit import SqlAudit
 from connector.store.admin.authorizations import SqlAuthorizations
 from connector.store.admin.backfill_progress import SqlBackfillProgress
 from connector.store.admin.backfills import SqlBackfills
@@ -25,8 +28,10 @@ from connector.store.admin.notifications import SqlNotifications
 from connector.store.admin.process_reports import SqlProcessReports
 from connector.store.admin.reports import SqlReports
 from connector.store.admin.secrets import SqlSecrets
+from connector.store.admin.settings import SqlSettings, load_settings
 from connector.store.admin.timelines import SqlTimelines
 from connector.store.database import Database, open_database
+from connector.store.people.address_scopes import SqlAddressScopes
 from connector.store.people.dry_runs import SqlDryRuns
 from connector.store.people.erasure import SqlErasure
 from connector.store.people.ledger import SqlLedger
@@ -40,6 +45,7 @@ from connector.store.queues.membership_scans import SqlGroupScans, SqlSegmentJoi
 from connector.store.queues.membership_targets import SqlTargetMembers
 from connector.store.queues.memberships import SqlMembershipQueue
 from connector.store.queues.outbox import SqlOutbox
+from connector.store.queues.profile_unsets import SqlUnsetFields
 from connector.store.queues.profiles import SqlProfiles
 from connector.store.queues.reads import SqlReads
 
@@ -60,6 +66,7 @@ def store_on(database: Database, url: str) -> SqlStore:
         reads=SqlReads(database),
         profiles=profiles,
         profile_receipts=profiles,
+        unset_fields=SqlUnsetFields(database),
         memberships=memberships,
         membership_receipts=memberships,
         member_groups=SqlMemberGroups(database),
@@ -78,9 +85,11 @@ def store_on(database: Database, url: str) -> SqlStore:
         approvals=SqlApprovals(database),
         dead_letters=SqlDeadLetters(database),
         notifications=SqlNotifications(database),
-        process_reports=SqlProcessReports(database),
         secrets=SqlSecrets(database),
         authorizations=SqlAuthorizations(database),
+        settings=SqlSettings(database),
+        audit=SqlAudit(database),
+        process_reports=SqlProcessReports(database),
         reports=SqlReports(database),
         timelines=SqlTimelines(database),
         people=SqlPeopleIndex(database),
@@ -88,6 +97,7 @@ def store_on(database: Database, url: str) -> SqlStore:
         backfill_progress=SqlBackfillProgress(database),
         dry_runs=SqlDryRuns(database),
         erasure=SqlErasure(database),
+        address_scopes=SqlAddressScopes(database),
         ledger=SqlLedger(database),
         maintenance=SqlMaintenance(database, file_of(url)),
     )
@@ -112,3 +122,20 @@ async def open_store(
     """
     await asyncio.to_thread(schema.prepare, url, migrate, create=create)
     return store_on(open_database(url), url)
+
+
+async def stored_settings(url: str) -> Sequence[StoredSetting]:
+    """The settings made at run time in a store that may not exist or be migrated yet: none then.
+    Raises StoreError where it cannot be read."""
+    path = file_of(url)
+    if path is not None and not path.exists():
+        return ()
+    database = open_database(url)
+
+    def work(c: Connection) -> list[StoredSetting]:
+        return load_settings(c) if inspect(c).has_table("settings") else []
+
+    try:
+        return await database.read(work)
+    finally:
+        await database.aclose()

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
+from connector.domain.approvals import FIRST_SYNC
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import DeliveryError, Problem
 from connector.domain.lanes import Lane
@@ -28,7 +29,6 @@ from connector.sync.flow_guard import FlowGuard
 
 PEOPLE_STREAM = "people"
 """Name of the stream in the table of checkpoints."""
-_FIRST_SYNC = "first_sync"
 _RETRY_DELAY = 30.0
 """Seconds until a failed poll is repeated, unless the next one is due sooner."""
 
@@ -71,6 +71,7 @@ class Poll:
         self.wakeup = asyncio.Event()
         self._first_poll_done = asyncio.Event()
         self._people_count: int | None = None
+        self._subject = f"people of {lane.destination}"
         self._problem: Problem | None = None
         self._log = log.get("polls").bind(connection=lane.connection)
         self._failures = FailureStreak(self._log, "poll_failed", "poll_recovered")
@@ -131,7 +132,9 @@ class Poll:
             await self._store_page(page, backfill=saved is None)
             total += len(page.people)
             if not self._lease.valid():
-                break
+                return total
+        if saved is None:
+            await self._guard.close_request(FIRST_SYNC, self._subject)
         return total
 
     async def _may_start(self) -> bool:
@@ -141,9 +144,11 @@ class Poll:
             async for page in self._pages(None, backfill=True):
                 people += len(page.people)
             self._people_count = people
-        subject = f"people of {self._lane.destination}"
+            # After a start a person may have another answer.
+            await self._guard.ask_again(FIRST_SYNC, self._subject)
         affected = AffectedResources(fields=True)
-        return await self._guard(_FIRST_SYNC, subject, self._people_count, affected) == "allowed"
+        people, subject = self._people_count, self._subject
+        return await self._guard(FIRST_SYNC, subject, people, affected) == "allowed"
 
     async def _pages(self, cursor: str | None, *, backfill: bool) -> AsyncIterator[PeoplePage]:
         while True:

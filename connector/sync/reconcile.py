@@ -19,6 +19,7 @@ from connector.runtime.metrics import Metrics
 PAGE_SIZE = 100
 DEFAULT_EVENTS = 100
 """Number of events that are checked without a sample size."""
+_COORDINATES = {"@location.latitude", "@location.longitude"}
 _SETTLE_MS = 300_000
 """Klaviyo records events with a delay, so events accepted in the last 300 s are not checked."""
 
@@ -110,7 +111,7 @@ class Reconciler:
             differing_fields = [
                 name
                 for name, value in person.fields.items()
-                if not values_match(value, remote_profile.fields.get(name))
+                if not values_match(value, remote_profile.fields.get(name), name)
             ]
             if differing_fields:
                 drift.differing_people.append(person.person)
@@ -129,8 +130,14 @@ class Reconciler:
                 drift.missing_events.append(event.seq)
 
 
-def values_match(local_value: Any, remote_value: Any) -> bool:
-    """Whether two JSON values are equal: 5 equals 5.0, True does not equal 1."""
+def values_match(local_value: Any, remote_value: Any, name: str = "") -> bool:
+    """Whether two JSON values of this field are equal: 5 equals 5.0, True does not equal 1. Klaviyo
+    returns coordinates as numbers, also where they were sent as texts."""
+    if name in _COORDINATES and isinstance(local_value, str) and remote_value is not None:
+        try:
+            local_value = float(local_value)
+        except ValueError:
+            return False
     if isinstance(local_value, bool) or isinstance(remote_value, bool):
         return local_value is remote_value
     return bool(local_value == remote_value)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import stat
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import orjson
 
 from connector.app.wiring import accounts
 from connector.app.wiring.oauth import klaviyo_token
@@ -17,6 +21,7 @@ from connector.domain.errors import ConfigError, DeliveryError, Problem, StoreEr
 from connector.domain.hosts import is_loopback
 from connector.domain.lanes import QuotaUsage
 from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
+from connector.domain.wording import counted
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.groups import KlaviyoGroups
 from connector.klaviyo.limits import LIMITS
@@ -40,27 +45,95 @@ from connector.sync.memberships.remote_groups import (
     PlatformAudiences,
     check_groups,
 )
+from connector.tools.templates import shipped_mappings
 
 _RECHECK_INTERVAL = 5.0
+_SECRET_LENGTH = 16
 
 
-def mapping_checks(path: Path, source: str, settings: Any = None) -> list[Check]:
-    """Check a mapping file: faults, warnings and the examples in `examples/{source}/` beside it."""
+def mapping_checks(
+    path: Path, source: str, settings: Any = None, changes: Mapping[str, Any] | None = None
+) -> list[Check]:
+    """Check a mapping file: faults, warnings and the examples in `examples/{source}/` beside it.
+    `changes` lie above the file; the examples are about the file alone."""
     what = f"mapping {path.name}"
     try:
-        mapping = load_mapping(path).mapping
+        mapping = load_mapping(path, changes).mapping
         platform = registry.load(source, settings)
     except ConfigError as error:
         name = f"package of {source}" if error.problem is Problem.PLUGIN_BROKEN else what
         return [Check(name, "fault", fault, error.problem) for fault in error.faults]
     found = [Check(what, "warning", line) for line in warnings(mapping)]
-    examples = path.parent / "examples" / source
-    if examples.is_dir():
+    examples, left_out = examples_of(path, source)
+    if examples:
         faults = run_examples(
-            examples, platform.event_view, platform.person_view, example_views(platform)
+            examples[0].parent,
+            platform.event_view,
+            platform.person_view,
+            example_views(platform),
+            files=examples,
         )
         found += [Check(what, "fault", line, Problem.MAPPING_FAULTY) for line in faults]
+    if left_out and not found:
+        detail = (
+            f"version {mapping.version}; it differs from the shipped file, so "
+            f"{counted(left_out, 'shipped example was', 'shipped examples were')} not run"
+        )
+        return [Check(what, "ok", detail)]
     return found or [Check(what, "ok", f"version {mapping.version}")]
+
+
+def mapping_files(folder: Path) -> list[tuple[Path, str]]:
+    """(file, platform) of each mapping file in a folder that says which platform it is for."""
+    found = []
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            source = tomllib.loads(path.read_text(encoding="utf-8")).get("source")
+        except (OSError, ValueError):
+            # mapping_checks reports the file; any platform will do.
+            source = "http"
+        if isinstance(source, str):
+            found.append((path, source))
+    return found
+
+
+def examples_of(mapping: Path, source: str) -> tuple[list[Path], int]:
+    """The examples to run for this mapping file, and how many were left out.
+
+    The shipped examples say what the shipped mapping renders. A mapping that its user has changed
+    is checked against examples that the user has written or changed.
+    """
+    files = sorted((mapping.parent / "examples" / source).glob("*.json"))
+    shipped = shipped_mappings()
+    if not (shipped / mapping.name).is_file():
+        return files, 0
+    run = [
+        file
+        for file in files
+        if not _is_same(file, shipped / "examples" / source / file.name)
+        or _is_same_mapping(mapping.parent / _mapping_of(file), shipped / _mapping_of(file))
+    ]
+    return run, len(files) - len(run)
+
+
+def _mapping_of(example: Path) -> str:
+    """The mapping file that an example is for; "" where it cannot be read."""
+    try:
+        return str(orjson.loads(example.read_bytes())["mapping"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _is_same_mapping(file: Path, original: Path) -> bool:
+    """Whether both render alike: a file that extends a changed one does not."""
+    try:
+        return load_mapping(file).mapping.version == load_mapping(original).mapping.version
+    except ConfigError:
+        return False
+
+
+def _is_same(file: Path, original: Path) -> bool:
+    return original.is_file() and file.is_file() and original.read_bytes() == file.read_bytes()
 
 
 def example_views(platform: Platform) -> ViewFactory:
@@ -102,6 +175,7 @@ async def check(config: Config, *, offline: bool = False, retry_for: float = 0.0
 async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> list[Check]:
     found = await asyncio.to_thread(_store, config.store.url, config.store.migrate == "auto")
     found += _filesystem(config.store.url)
+    found += _readable_by_others(config)
     if is_loopback(urlsplit(config.server.public_url).hostname or ""):
         unreachable = (
             f"Klaviyo and the platforms cannot reach {config.server.public_url}; set the public "
@@ -113,7 +187,14 @@ async def _run_checks(config: Config, credentials: _CredentialChecks | None) -> 
         for key in short_secrets(config)
     ]
     for connection in config.connections:
-        checks = mapping_checks(connection.mapping, connection.source, connection.settings)
+        checks = mapping_checks(
+            connection.mapping,
+            connection.source,
+            connection.settings,
+            connection.mapping_changes,
+        )
+        if connection.enabled:
+            checks += _webhook_secret(connection)
         if credentials and connection.enabled:
             checks += await credentials.check(connection)
         found += [_prefixed(connection, line) for line in checks]
@@ -128,7 +209,7 @@ def _conflicts(config: Config) -> list[Check]:
         if not connection.enabled or connection.mode == "shadow":
             continue
         try:
-            mapping = load_mapping(connection.mapping).mapping
+            mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
         except ConfigError:
             continue  # reported by mapping_checks
         modules = connection.modules
@@ -162,6 +243,42 @@ def _filesystem(url: str) -> list[Check]:
     folder = next(above for above in path.absolute().parents if above.exists())
     fault = filesystem.unsuitable(folder, filesystem.read_mountinfo())
     return [Check("store", "warning", fault)] if fault else []
+
+
+def _readable_by_others(config: Config) -> list[Check]:
+    """Files with secrets or personal data that other users of this machine may read. The store's
+    are restricted at each start, as far as they belong to this user."""
+    files = [path for path in (file_of(config.store.url),) if path and path.exists()]
+    files += [path for name in config.files[:1] if (path := name.with_name(".env")).exists()]
+    return [
+        Check(str(path), "warning", f"other users may read it; chmod 600 {path}")
+        for path in files
+        if stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+
+
+def _webhook_secret(connection: Connection) -> list[Check]:
+    """Whether what the platform's callers must present is there, and is not easily guessed."""
+    try:
+        platform = registry.load(connection.source, connection.settings)
+    except ConfigError:
+        return []  # reported by mapping_checks
+    configured = getattr(connection.settings, "webhook_secret", None)
+    if platform.webhook is None or configured is None or "events" not in connection.modules:
+        return []
+    what, problem = "settings.webhook_secret", Problem.WEBHOOK_UNSIGNED
+    secrets = [secret.get_secret_value().strip() for secret in configured]
+    if not any(secrets):
+        detail = "it is empty, so every webhook is refused with 401"
+        return [Check(what, "fault", detail, problem)]
+    shortest = min(len(secret) for secret in secrets if secret)
+    if shortest < _SECRET_LENGTH:
+        detail = (
+            f"it has {counted(shortest, 'character')} and can be guessed; "
+            f"{_SECRET_LENGTH} or more are safe"
+        )
+        return [Check(what, "fault", detail, problem)]
+    return []
 
 
 def _prefixed(connection: Connection, check: Check) -> Check:
@@ -243,8 +360,13 @@ class _CredentialChecks:
             problems = grant_problems(GrantInfo.load(row.info), name, self._clock.now())
             ended = Problem.KLAVIYO_ACCESS_ENDED
             found = [
-                Check("Klaviyo access", "fault" if problem is ended else "warning", text, problem)
-                for problem, text in problems
+                Check(
+                    "Klaviyo access",
+                    "fault" if problem is ended else "warning",
+                    f"{text}; what to do: {todo}",
+                    problem,
+                )
+                for problem, text, todo in problems
             ]
             return [*found, *await self._at_klaviyo(connection, token)]
         finally:
@@ -288,6 +410,10 @@ class _CredentialChecks:
         return self._limiters[key]
 
 
+_WEB_TRACKING = {"Active on Site", "Viewed Product"}
+"""Metrics of Klaviyo's script for web pages. They have the integration of private keys."""
+
+
 async def _groups(api: klaviyo.KlaviyoApi, connection: Connection) -> list[Check]:
     """The configured lists and segments."""
     groups = KlaviyoGroups(api)
@@ -310,7 +436,7 @@ async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> lis
     have two metrics of one name, and people may receive a message twice."""
     what = "Klaviyo metrics"
     try:
-        mapping = load_mapping(connection.mapping).mapping
+        mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
         found = await api.metric_names()
     except ConfigError:
         return []  # reported by mapping_checks
@@ -325,6 +451,8 @@ async def _other_senders(api: klaviyo.KlaviyoApi, connection: Connection) -> lis
     others: dict[str, list[str]] = {}
     for name, integration in found:
         foreign = integration != own if own else integration == "API"
+        if name in _WEB_TRACKING and integration == "API":
+            foreign, integration = True, "Klaviyo's web tracking"
         if name in mapping.metrics and foreign:
             others.setdefault(integration or "an integration without a name", []).append(name)
     return [

@@ -33,7 +33,7 @@ def preview(config: Config, connection: Connection, file: Path) -> list[dict[str
     and ConfigError.
     """
     platform = registry.load(connection.source, connection.settings)
-    mapping = load_mapping(connection.mapping).mapping
+    mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
     sample = _read(file)
     if "customer" in sample and "record" not in sample:
         return [_profile(connection, platform, mapping, sample)]

@@ -79,7 +79,7 @@ class EndpointApp(ABC, Generic[E, R]):
         self._clock = clock
         self._metrics = metrics
         self._broken = broken
-        self._log = LogLimit(log.get("web"), clock)
+        self._log = LogLimit(log.get("web"), clock, burst=1, seconds=60.0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name, _, path = str(scope["path"])[len(self.prefix) :].partition("/")

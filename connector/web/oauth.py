@@ -1,7 +1,7 @@
 """`/oauth/klaviyo/start` and `/oauth/klaviyo/callback`, for a person's browser.
 
-Who may start: whoever has a ticket of `connector connect`, and an operator. Otherwise a stranger
-could connect an account of their own.
+Who may start: whoever has a ticket of `connector connect`, and whoever may use the console as an
+operator (connector.web.access). Otherwise a stranger could connect an account of their own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 COOKIE = "connector_oauth"
 _COOKIE_SECONDS = 900
+_HOW_TO_START = (
+    "Run `connector connect NAME` on the connector's machine and open the address that it prints. "
+    "With a [console] password this page asks for it instead."
+)
 _HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": (
@@ -78,17 +82,15 @@ class OAuthApp:
         name, ticket = (request.query_params.get(key, "") for key in ("connection", "ticket"))
         if name and ticket and await self._service.allows(name, ticket):
             return await self._redirect(request, name)
-        if not self._is_operator(request):
-            return self._ask_password(name)
-        if not name:
-            return self._ask_connection()
-        return await self._redirect(request, name)
-
-    def _is_operator(self, request: Request) -> bool:
         try:
-            return self._access.identify(request).is_operator
-        except AccessDenied:
-            return False
+            principal = self._access.identify(request)
+        except AccessDenied as denied:
+            if denied.status == 401:
+                return self._ask_password(name)
+            return page("Connect Klaviyo", _HOW_TO_START, status=403)
+        if not principal.is_operator:
+            return self._ask_password(name, 403, "Only an operator can connect an account.")
+        return await self._redirect(request, name) if name else self._ask_connection()
 
     async def _redirect(self, request: Request, name: str) -> Response:
         """To Klaviyo, from the address to which Klaviyo sends the browser back: the cookie belongs
@@ -119,12 +121,6 @@ class OAuthApp:
         return page("Connect Klaviyo", "Which connection?", f"<ul>{links}</ul>")
 
     def _ask_password(self, name: str, status: int = 200, problem: str = "") -> Response:
-        if not self._access.has_password:
-            text = (
-                "Run `connector connect NAME` on the connector's machine and open the address that "
-                "it prints. With a [console] password this page asks for it instead."
-            )
-            return page("Connect Klaviyo", text, status=403)
         form = (
             '<form method="post" action="start">'
             '<p><label>Connection <input name="connection" required '
@@ -147,8 +143,7 @@ class OAuthApp:
             return self._ask_password(name, 401, "The password is wrong.")
         session, cookie = signed_in
         if session.role != "operator":
-            text = "A viewer cannot connect an account: give the operator's password."
-            return self._ask_password(name, 403, text)
+            return self._ask_password(name, 403, "Only an operator can connect an account.")
         response = await self._redirect(request, name)
         self._access.remember(response, cookie)
         return response

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import resource
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,6 +21,11 @@ from connector.web.health import Health
 from connector.web.protocol import Limits, limited_protocol
 
 _BACKLOG = 2048
+_MIN_GRACE = 0.5
+"""Seconds for the commit of a call that was read already."""
+_OTHER_FILES = 512
+"""Open files besides the connections of the ports: the store, outgoing connections, libraries."""
+_HEALTH_PATHS = ("/livez", "/readyz", "/healthz", "/metrics")
 
 
 class PrefixApp(Protocol):
@@ -37,10 +43,12 @@ def application(
     *,
     admin: bool,
     api: ASGIApp | None = None,
+    console: ASGIApp | None = None,
 ) -> ASGIApp:
     """The ASGI app of one port: health, and the endpoints that it is given.
 
-    `admin`: metrics as well, which only operators may read, and `api` below `/api/`.
+    `admin`: metrics as well, which only operators may read, `api` below `/api/`, and `console`
+    for every other path.
     """
     routes = [
         Route("/livez", health.livez),
@@ -59,9 +67,22 @@ def application(
                     return
             if admin and api and scope["path"].startswith("/api/"):
                 return await api(scope, receive, send)
+            if admin and console and scope["path"] not in _HEALTH_PATHS:
+                return await console(scope, receive, send)
         await pages(scope, receive, send)
 
     return app
+
+
+def allow_connections(count: int) -> bool:
+    """Raise this process's limit of open files, where the system permits it, so that `count`
+    connections and as many that are being refused do not exhaust it. Whether that is so now."""
+    needed = 2 * count + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft == resource.RLIM_INFINITY or soft >= needed
 
 
 class _Embedded(uvicorn.Server):
@@ -149,8 +170,12 @@ class Server:
         key = self.key if isinstance(error, PermissionError) else "server.host"
         return f"{key}: {where} cannot be listened on: {error.strerror or error}"
 
-    async def stop(self) -> None:
-        """Accept no new requests and answer those in flight, within the grace period."""
+    async def stop(self, grace: float | None = None) -> None:
+        """Accept no new requests and answer those in flight, within the grace period, or what is
+        left of it."""
+        if grace is not None:
+            left: Any = max(_MIN_GRACE, grace)
+            self._server.config.timeout_graceful_shutdown = left
         self._server.should_exit = True
         if self._task:
             await self._task

@@ -29,7 +29,7 @@ def test_without_a_daemon_the_command_does_the_work(call: Call, folder: Folder) 
     file = people_file(folder, 3)
     dry = call("backfill", "acme", "--emails", str(file), "--dry-run", at=folder)
     assert dry.code == 0, dry.err
-    assert "dry run 1 done: 3 read" in dry.out
+    assert "dry run 1 done: 3 rows read" in dry.out
     assert "would send" in dry.out
     done = call("backfill", "acme", "--emails", file.name, "--json", at=folder)
     assert done.code == 0, done.err

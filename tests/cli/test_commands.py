@@ -281,6 +281,24 @@ def test_check_names_other_integrations_that_send_our_metric(call: Call, folder:
     assert "Klaviyo metrics" not in call("check", at=folder).out
 
 
+def test_check_names_metrics_of_klaviyos_web_tracking(call: Call, folder: Folder) -> None:
+    """They have the integration of private keys, and this connector did not send them."""
+    folder.mapping.write_text(
+        folder.mapping.read_text()
+        + '\n[events.metrics."Active on Site"]\nname = "Active on Site"\n'
+    )
+    foreign = folder.platforms.klaviyo.foreign_metrics
+    foreign.extend([("Active on Site", "API"), ("Viewed Product", "API")])
+    try:
+        result = call("check", at=folder)
+    finally:
+        foreign.clear()
+    assert "warning acme: Klaviyo metrics: Klaviyo's web tracking also sends Active on Site" in (
+        result.out
+    )
+    assert "Viewed Product" not in result.out
+
+
 def test_check_reports_a_missing_metrics_scope(call: Call, folder: Folder) -> None:
     folder.platforms.klaviyo.faults.add("metrics", "status", status=403, count=1)
     result = call("check", at=folder)
@@ -388,7 +406,7 @@ def test_a_retry_reports_how_many_still_wait_for_an_address(call: Call, folder: 
         ([str(first["id"]), str(second["id"]), "999"], 2),
     ):
         result = call("dead-letters", "retry", *words)
-        assert (result.code, result.out) == (0, f"retried: 0, waiting_for_an_address: {waiting}\n")
+        assert (result.code, result.out) == (0, f"retried: 0, waiting for an address: {waiting}\n")
 
 
 def test_dead_letters_are_listed_shown_and_discarded(call: Call, folder: Folder) -> None:

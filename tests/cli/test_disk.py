@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
+import structlog
 
 from connector.app.daemon import App, read_config
 from tests.waiting import async_until
@@ -29,7 +31,13 @@ async def test_a_full_disk_closes_intake_and_deliveries_continue(
         assert (await asyncio.to_thread(folder.request, "GET", "/readyz"))[0] == 503
         assert (await asyncio.to_thread(folder.request, "GET", "/livez"))[0] == 200
         health = await asyncio.to_thread(folder.request, "GET", "/healthz")
-        assert (health[0], "S20" in health[1]) == (500, True)
+        assert health[0] == 500
+        assert re.fullmatch(
+            rf"S20 the disk of {re.escape(str(folder.store))} has 1 MB free and needs 1 MB "
+            r"\(\[store\] min_free\): webhooks are answered 503, deliveries continue; "
+            r"what to do: free disk space, or lower `\[store\] min_free`\n",
+            health[1],
+        )
         metrics = (await asyncio.to_thread(folder.request, "GET", "/metrics"))[1]
         assert f"connector_store_free_bytes {float(free)}" in metrics
         await async_until("the record is delivered", lambda: bool(folder.delivered()))
@@ -37,6 +45,23 @@ async def test_a_full_disk_closes_intake_and_deliveries_continue(
         await app.maintenance.heartbeat(app.health, app.config.store)
         assert (await asyncio.to_thread(folder.request, *webhook))[0] == 202
         assert (await asyncio.to_thread(folder.request, "GET", "/healthz"))[0] == 200
+    finally:
+        await app.stop()
+
+
+async def test_space_that_comes_and_goes_is_logged_once_a_minute(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App(read_config(folder.config))
+    await app.start(serve=False)
+    try:
+        free = [0]
+        monkeypatch.setattr(app.store.maintenance, "free_bytes", lambda: free[0])
+        with structlog.testing.capture_logs() as logs:
+            for n in range(20):
+                free[0] = app.config.store.min_free * (n % 2)
+                await app.maintenance.heartbeat(app.health, app.config.store)
+        assert [x["event"] for x in logs if x["event"].startswith("intake_")] == ["intake_closed"]
     finally:
         await app.stop()
 

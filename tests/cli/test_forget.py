@@ -19,7 +19,7 @@ def test_forget_asks_for_confirmation_and_then_erases_the_person(
     folder.ingest(ADA, "bo@example.com")
     unconfirmed = call("forget", "acme", ADA, at=folder)
     assert unconfirmed.code == 1
-    assert "Erase 1 person(s) of acme for good?" in unconfirmed.err
+    assert "Erase 1 person of acme for good?" in unconfirmed.err
     assert call("explain", "acme", ADA).code == 0
     erased = call("forget", "acme", ADA.upper(), "--yes")
     assert (erased.code, erased.out) == (0, "forgotten: 1, rows: 2\n")
@@ -47,7 +47,7 @@ def test_with_a_daemon_an_erased_person_stays_erased_until_the_tombstone_is_remo
     until("it is delivered", lambda: folder.platforms.klaviyo.recorded(id) == 1)
     erased = call("forget", "acme", email, "--klaviyo", "--yes", at=folder)
     assert erased.code == 0, erased.err
-    assert "deletion_jobs_at_klaviyo: 1" in erased.out
+    assert "deletion jobs at klaviyo: 1" in erased.out
     assert folder.platforms.klaviyo.erasures[-1:] == [email]
     assert email not in folder.log
 
@@ -74,3 +74,15 @@ def test_an_erasure_rejected_by_klaviyo_erases_nothing_locally(call: Call, folde
     assert result.code == 1
     assert "nothing was erased here" in result.err
     assert call("explain", "acme", ADA).code == 0
+
+
+def test_a_person_unknown_to_klaviyo_is_erased_here(call: Call, folder: Folder) -> None:
+    """Klaviyo answers 404: the profile was deleted before, or never existed."""
+    stranger = "stranger@example.com"
+    folder.ingest(stranger)
+    call("pause", "acme", at=folder)
+    result = call("forget", "acme", stranger, "--klaviyo", "--yes", at=folder)
+    assert result.code == 0, result.err
+    assert "deletion_jobs_at_klaviyo: 0" in result.out
+    assert "unknown_to_klaviyo: 1" in result.out
+    assert call("explain", "acme", stranger).code == 1

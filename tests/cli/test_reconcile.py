@@ -136,3 +136,15 @@ def test_numbers_are_compared_as_numbers_and_booleans_are_not_numbers() -> None:
     assert not values_match(1, True)
     assert not values_match(0, None)
     assert not values_match("5", 5)
+
+
+def test_coordinates_are_compared_as_numbers() -> None:
+    """Klaviyo returns them as numbers, whatever was sent."""
+    for name in ("@location.latitude", "@location.longitude"):
+        assert values_match("55.660", 55.66, name)
+        assert values_match(55.66, 55.66, name)
+        assert not values_match("55.7", 55.66, name)
+        assert not values_match("north", 55.66, name)
+        assert not values_match(None, 55.66, name)
+        assert not values_match("55.66", None, name)
+    assert not values_match("55.66", 55.66, "latitude")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 from contextlib import closing
@@ -124,8 +125,46 @@ def test_an_action_that_waits_in_the_backup_is_looked_up_before_it_is_sent(
     )
     assert call("store", "backup", "copy.db", at=folder).code == 0
     restored = call("store", "restore", "copy.db", "--yes")
-    assert "1 waiting actions are looked up before they are sent" in restored.out
+    assert "1 waiting action is looked up before being sent" in restored.out
     with closing(sqlite3.connect(folder.store)) as store:
         [(step, sent_at)] = store.execute("SELECT step, sent_at FROM actions")
     assert step == Step.LOOK_UP
     assert sent_at is not None
+
+
+def test_a_file_with_its_log_that_was_rescued_from_a_daemon_can_be_restored(
+    call: Call, folder: Folder
+) -> None:
+    folder.ingest("ana@example.com")
+    with closing(sqlite3.connect(folder.store)) as store:
+        store.execute("UPDATE outbox SET name = 'in the log'")
+        store.commit()
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{folder.store}{suffix}", folder.path / f"rescued.db{suffix}")
+    assert call("store", "restore", "rescued.db", "--yes", at=folder).code == 0
+    with closing(sqlite3.connect(folder.store)) as store:
+        assert store.execute("SELECT name FROM outbox").fetchall() == [("in the log",)]
+
+
+# ── check ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_check_warns_of_files_that_others_may_read_and_of_short_secrets(
+    call: Call, folder: Folder
+) -> None:
+    folder.ingest("ana@example.com")
+    text = folder.config.read_text()
+    folder.config.write_text(text.replace("jeri_webhook_secret", "${HOOK}"))
+    env = folder.path / ".env"
+    env.write_text("HOOK=short\n")
+    env.chmod(0o644)
+    checked = call("check", "--offline", at=folder)
+    assert f"warning {env}: other users may read it; chmod 600 {env}" in checked.out
+    short = "warning connections.acme.settings.webhook_secret: shorter than 16 characters"
+    assert short in checked.out
+    assert "warning acme" not in checked.out
+    env.write_text("HOOK=long-enough-for-anyone\n")
+    env.chmod(0o600)
+    checked = call("check", "--offline")
+    assert "chmod" not in checked.out
+    assert "shorter" not in checked.out

@@ -178,3 +178,76 @@ def test_the_page_lists_every_preset_as_it_is() -> None:
         counts = "event" if event else "person" + (f" and {once_per}" if once_per else "")
         expected.append((name, step.trigger, what, counts))
     assert rows == expected
+
+
+# ── what the connection says ─────────────────────────────────────────────────────────────────────
+
+WLL = """
+[[connections]]
+name = "club"
+source = "wll"
+mapping = "{mapping}"
+
+[connections.settings]
+api_key = "key"
+client_id = "id"
+client_secret = "secret"
+webhook_secret = "a-long-enough-secret"
+{more}
+[connections.klaviyo]
+private_key = "pk_sandbox"
+
+[connections.actions]
+secret = "flow_secret"
+"""
+
+
+def test_the_birth_date_is_the_property_that_the_mapping_writes(call: Call, flows: Folder) -> None:
+    args = ("webhook-builder", "acme", "--preset", "birthday-bonus", "--json")
+    flows.mapping.write_text(
+        flows.mapping.read_text().replace("[profile.fields.birthdate]", "[profile.fields.born_on]")
+    )
+    notes = json.loads(call(*args, at=flows).out)["notes"]
+    assert notes[0] == "The flow starts with the date property born_on, on the day."
+    off = "[profile.fields.born_on]\nenabled = false"
+    flows.mapping.write_text(flows.mapping.read_text().replace("[profile.fields.born_on]", off))
+    notes = json.loads(call(*args, at=flows).out)["notes"]
+    assert "The mapping of this connection writes none" in notes[0]
+
+
+def test_a_platform_that_lacks_a_setting_for_actions_says_which(call: Call, folder: Folder) -> None:
+    mapping = ROOT / "mappings" / "wll.toml"
+    folder.config.write_text(WLL.format(mapping=mapping, more=""))
+    args = ("webhook-builder", "club", *ARGS[2:])
+    result = call(*args, at=folder)
+    assert result.code == 2
+    assert result.err.startswith(
+        "White Label Loyalty needs points_event_type and points_event_secret in "
+    )
+    more = 'points_event_type = "POINTS"\npoints_event_secret = "s"\n'
+    folder.config.write_text(WLL.format(mapping=mapping, more=more))
+    result = call(*args, "--json", at=folder)
+    assert result.code == 0
+    assert any("its own user id" in note for note in json.loads(result.out)["notes"])
+
+
+def test_a_test_call_shows_the_answer(call: Call, flows: Folder) -> None:
+    flows.config.write_text(
+        flows.config.read_text().replace(
+            "[server]", f'[server]\npublic_url = "http://127.0.0.1:{flows.port}"'
+        )
+    )
+    away = call(*ARGS, "--send-test", "ada@example.com", "--yes", at=flows)
+    assert away.code == 1
+    assert "no answer: ConnectError" in away.out
+    assert "is the connector running" in away.err
+    flows.start()
+    for _ in range(2):
+        result = call(*ARGS, "--send-test", "ada@example.com", "--yes", at=flows)
+        assert (result.code, result.err) == (0, "")
+        first, answer = result.out.splitlines()
+        assert first == f"POST http://127.0.0.1:{flows.port}/flows/acme/balance/increase → 202"
+        assert json.loads(answer) == {"accepted": 1, "duplicates": 0, "held": 0}
+    refused = call(*ARGS, "--send-test", "ada@example.com", at=flows)
+    assert refused.code == 1  # stdin is empty: no confirmation, no call
+    assert call(*ARGS, "--direct", "--send-test", "a@example.com", "--yes", at=flows).code == 2

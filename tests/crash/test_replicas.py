@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from connector.sandbox import Traffic
 from connector.store.database import open_database
 from connector.store.tables import metadata
+from tests.store.test_first_start import on_server
 from tests.waiting import until
 
 from .conftest import Daemon, Platforms
@@ -33,16 +35,16 @@ async def _empty(url: str) -> None:
 @pytest.fixture
 def replica(
     platforms: Platforms, tmp_path: Path, root: Path, postgres_url: str
-) -> Iterator[Callable[[str], Daemon]]:
+) -> Iterator[Callable[..., Daemon]]:
     """Starts daemons on one PostgreSQL, each with its own port."""
     daemons: list[Daemon] = []
 
-    def make(name: str) -> Daemon:
+    def make(name: str, url: str = postgres_url) -> Daemon:
         folder = tmp_path / name
         folder.mkdir()
         daemon = Daemon(folder, platforms, root / "mappings")
         text = daemon.config.read_text()
-        daemon.config.write_text(text.replace("sqlite:///state/crash.db", postgres_url))
+        daemon.config.write_text(text.replace("sqlite:///state/crash.db", url))
         daemons.append(daemon)
         daemon.start()
         return daemon
@@ -51,6 +53,14 @@ def replica(
     for daemon in daemons:
         daemon.clean()
     asyncio.run(_empty(postgres_url))
+
+
+@pytest.fixture
+def empty_database(postgres_url: str) -> Iterator[str]:
+    """A database of the same server without a table."""
+    asyncio.run(on_server(postgres_url, "CREATE DATABASE two_starts"))
+    yield make_url(postgres_url).set(database="two_starts").render_as_string(hide_password=False)
+    asyncio.run(on_server(postgres_url, "DROP DATABASE two_starts WITH (FORCE)"))
 
 
 def deliver(daemon: Daemon, platforms: Platforms, traffic: Traffic) -> None:
@@ -92,6 +102,24 @@ def test_another_replica_takes_over_from_a_stopped_and_a_killed_one(
     until("it is settled", lambda: platforms.klaviyo.state()["duplicates"] == 1)
     assert set(platforms.klaviyo.unique_ids().values()) == {1}
     assert platforms.klaviyo.state()["violations"] == {}
+
+
+def test_two_daemons_that_start_at_once_on_an_empty_database_both_survive(
+    empty_database: str,
+    replica: Callable[..., Daemon],
+    platforms: Platforms,
+    traffic: Traffic,
+) -> None:
+    both = [replica("one", empty_database), replica("two", empty_database)]
+    until("one is ready", lambda: any(daemon.ready() for daemon in both))
+    until("both respond", lambda: all(daemon.get("/livez")[0] == 200 for daemon in both))
+    [first] = [daemon for daemon in both if daemon.ready()]
+    [second] = [daemon for daemon in both if daemon is not first]
+    deliver(first, platforms, traffic)
+    first.send(signal.SIGTERM)
+    assert first.end() == 0
+    until("the other has taken over", second.ready, TAKES_OVER_WITHIN)
+    deliver(second, platforms, traffic)
 
 
 @pytest.mark.campaign

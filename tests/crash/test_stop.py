@@ -6,11 +6,12 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -84,7 +85,67 @@ def open_stream(daemon: Daemon, stack: ExitStack) -> http.client.HTTPResponse:
     return answer
 
 
-async def test_servers_and_lanes_share_one_grace_period(
+@contextmanager
+def half_a_request(daemon: Daemon) -> Iterator[socket.socket]:
+    """A call whose body never ends."""
+    with socket.create_connection(("127.0.0.1", daemon.port), 5) as caller:
+        caller.sendall(b"POST /webhooks/demo HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        yield caller
+
+
+def test_an_unfinished_call_costs_the_lanes_nothing_of_their_grace(
+    daemon: Daemon, platforms: Platforms, traffic: Traffic
+) -> None:
+    daemon.config.write_text(daemon.config.read_text().replace('"10s"', '"4s"'))
+    platforms.klaviyo.faults.add("events", "stall", applied=True, seconds=1.5, count=1)
+    daemon.start()
+    daemon.wait_until_ready()
+    id = post(daemon, traffic)
+    until("Klaviyo has received it", lambda: platforms.klaviyo.recorded(id) == 1)
+    with half_a_request(daemon):
+        daemon.send(signal.SIGTERM)
+        assert daemon.end() == 0
+    assert states(daemon) == {2: 1}
+    assert platforms.klaviyo.state()["duplicates"] == 0
+
+
+def test_after_sigterm_webhooks_are_taken_and_not_sent_while_lanes_drain(
+    daemon: Daemon, platforms: Platforms, traffic: Traffic
+) -> None:
+    platforms.klaviyo.faults.add("events", "stall", applied=True, seconds=2.0, count=1)
+    daemon.start()
+    daemon.wait_until_ready()
+    in_flight = post(daemon, traffic)
+    until("Klaviyo has received it", lambda: platforms.klaviyo.recorded(in_flight) == 1)
+    daemon.send(signal.SIGTERM)
+    until("readiness is 503", lambda: daemon.get("/readyz")[0] == 503)
+    late = post(daemon, traffic)
+    assert daemon.get("/livez")[0] == 200
+    assert daemon.end() == 0
+    assert states(daemon) == {0: 1, 2: 1}
+    assert platforms.klaviyo.recorded(late) == 0
+    daemon.start()
+    until("it is delivered", lambda: platforms.klaviyo.recorded(late) == 1)
+
+
+def test_the_port_stays_open_for_the_drain_delay(daemon: Daemon, traffic: Traffic) -> None:
+    text = daemon.config.read_text()
+    delayed = text.replace(
+        'shutdown_timeout = "10s"', 'shutdown_timeout = "10s"\ndrain_delay = "3s"'
+    )
+    daemon.config.write_text(delayed)
+    daemon.start()
+    daemon.wait_until_ready()
+    daemon.send(signal.SIGTERM)
+    until("readiness is 503", lambda: daemon.get("/readyz")[0] == 503)
+    post(daemon, traffic)
+    assert daemon.process
+    assert daemon.process.poll() is None
+    assert daemon.end() == 0
+    assert sum(states(daemon).values()) == 1
+
+
+async def test_servers_have_what_the_lanes_leave_of_one_grace_period(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = App(read_config(daemon.config))
@@ -92,20 +153,22 @@ async def test_servers_and_lanes_share_one_grace_period(
     left: list[float] = []
 
     class StubServer:
-        async def stop(self) -> None:
-            moved[0] = 7.0
+        async def stop(self, grace: float) -> None:
+            left.append(grace)
 
     async def stop_connections(timeout: float) -> None:
         left.append(timeout)
         await finish(timeout)
+        moved[0] = 7.0
 
     moved, now, finish = [0.0], app.clock.monotonic, app.connections.stop
     monkeypatch.setattr(app.clock, "monotonic", lambda: now() + moved[0], raising=False)
     monkeypatch.setattr(app, "servers", [StubServer()])
     monkeypatch.setattr(app.connections, "stop", stop_connections)
     await app.stop()
-    assert len(left) == 1
-    assert 0 < left[0] <= 3.0
+    lanes, servers, _ = left
+    assert 9.0 < lanes <= 10.0
+    assert 2.0 < servers <= 3.0
 
 
 def test_sigterm_cancels_work_that_outlasts_the_timeout_and_loses_nothing(
@@ -135,9 +198,9 @@ async def test_readyz_turns_503_before_the_servers_close(
     [server] = app.servers
     close, statuses = server.stop, []
 
-    async def stop() -> None:
+    async def stop(grace: float) -> None:
         statuses.append((await get(f"http://127.0.0.1:{app.port}/readyz"))[0])
-        await close()
+        await close(grace)
 
     monkeypatch.setattr(server, "stop", stop)
     await app.stop()

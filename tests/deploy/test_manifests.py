@@ -12,6 +12,9 @@ import pytest
 
 from connector.config import Config
 from connector.web import server as web
+from connector.web.flows import FlowApp
+from connector.web.webhooks import WebhookApp
+from tests.paths import ROOT
 
 from .layout import CONFIG, DEPLOY, SECRETS, STATE, UID, dockerfile, secret_files
 
@@ -140,6 +143,20 @@ def test_one_store_has_one_daemon_with_enough_time_to_stop(name: str) -> None:
     start = container(name)["startupProbe"]
     # The start waits up to 30 s for the lease, and copies and migrates an old store.
     assert start["periodSeconds"] * start["failureThreshold"] >= 120
+
+
+def test_the_ingress_publishes_what_others_call_and_nothing_else() -> None:
+    (ingress,) = of("ingress.yaml").values()
+    (rule,) = ingress["spec"]["rules"]
+    paths = {path["path"]: path["backend"]["service"] for path in rule["http"]["paths"]}
+    assert set(paths) == {"/webhooks/", "/flows/", "/oauth/"}
+    assert {WebhookApp.prefix, FlowApp.prefix} <= set(paths)
+    service = of("standalone.yaml")["Service"]
+    (port,) = service["spec"]["ports"]
+    expected = {"name": service["metadata"]["name"], "port": {"name": port["name"]}}
+    assert all(backend == expected for backend in paths.values())
+    for text in (ROOT / "docs/deploy.md", DEPLOY / "compose.yaml", DEPLOY / "connector.toml"):
+        assert all(path in text.read_text() for path in paths), text
 
 
 def test_prometheus_finds_the_pods_by_label_and_port() -> None:

@@ -16,6 +16,7 @@ from connector.cli import app
 from connector.domain.errors import Problem
 from connector.pipeline.rendering import ORIGIN_PROPERTY
 from connector.runtime.metrics import Metrics
+from connector.store.tables import metadata
 from tests.paths import ROOT, tracked_files
 
 PROBLEMS = ROOT / "docs" / "problems"
@@ -107,6 +108,10 @@ def fault_of(command: str) -> str | None:
             if not equals and not options[name].is_flag and not (words and words.pop(0)):
                 return f"{name} needs a value"
         elif hasattr(here, "commands"):
+            if word not in here.commands and "start" in here.commands:
+                # `backfill CONNECTION` is `backfill start CONNECTION`.
+                here, words = here.commands["start"], [word, *words]
+                continue
             if word not in here.commands:
                 return f"no command `{word}` below `{here.name}`"
             here = here.commands[word]
@@ -220,3 +225,10 @@ def test_httpx2_is_in_no_lock_file() -> None:
         }
         assert "httpx" in names
         assert not names & {"httpx2", "httpcore2"}
+
+
+def test_security_lists_where_every_table_of_the_store_is_described() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 5]
+    named = [name for row in rows[2:] for name in re.findall(r"`(\w+)`", row[2])]
+    assert sorted(named) == sorted(metadata.tables)

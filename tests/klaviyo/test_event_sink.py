@@ -434,6 +434,24 @@ async def test_after_a_blocking_response_other_permits_are_not_used(status: int)
     await rig.api.aclose()
 
 
+@pytest.mark.parametrize("bulk", [True, False])
+@pytest.mark.parametrize("depth", [12, 300, 900])
+async def test_too_deep_properties_are_named_however_deep(
+    klaviyo: KlaviyoSandbox, bulk: bool, depth: int
+) -> None:
+    """Deeper than the encoder can go, too."""
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value}
+    rig = Rig(klaviyo)
+    outs = [make_out(1, properties={"deep": value}), make_out(2)]
+    found = await rig.deliver(outs, bulk=bulk)
+    dead = found[1]
+    assert isinstance(dead, Dead)
+    assert dead.problem is Problem.NESTED_TOO_DEEP
+    assert isinstance(found[2], Accepted)
+
+
 async def test_an_ambiguous_half_does_not_block_the_other_half() -> None:
     calls = 0
 

@@ -21,6 +21,7 @@ from connector.domain import profile_state
 from connector.domain.errors import Problem
 from connector.domain.messages import Fault
 from connector.domain.outcomes import (
+    UNKNOWN_JOB,
     Accepted,
     Ambiguous,
     Dead,
@@ -466,14 +467,22 @@ async def test_one_bad_profile_does_not_fail_the_others(sinks: Sinks, pointer: b
     assert (len(sinks.sent) == 2) is pointer
 
 
-async def test_a_job_without_an_id_is_pending_without_a_receipt(sinks: Sinks) -> None:
+def assert_unknown_job(outcomes: Sequence[Outcome]) -> None:
+    """All wait for one job that may exist."""
+    [receipt] = {outcome.receipt for outcome in outcomes if isinstance(outcome, Pending)}
+    assert receipt.startswith(UNKNOWN_JOB)
+    assert all(isinstance(outcome, Pending) for outcome in outcomes)
+
+
+async def test_a_job_without_an_id_is_pending_with_an_unknown_job(sinks: Sinks) -> None:
     sinks.klaviyo.faults.add(JOBS, "empty_job_id", count=1)
     outcomes = await sinks.deliver(*crowd(3), bulk=True)
-    assert [(type(o), getattr(o, "receipt", None)) for o in outcomes] == [(Pending, "")] * 3
+    assert [getattr(o, "problem", 0) for o in outcomes] == [None] * 3
+    assert_unknown_job(outcomes)
 
 
 @pytest.mark.parametrize("kind", ["reset_before", "reset_after", "status", "truncate"])
-async def test_a_job_without_a_response_is_pending_without_a_receipt(
+async def test_a_job_without_a_response_is_pending_with_an_unknown_job(
     sinks: Sinks, kind: Any
 ) -> None:
     if kind == "truncate":
@@ -485,7 +494,9 @@ async def test_a_job_without_a_response_is_pending_without_a_receipt(
     else:
         sinks.klaviyo.faults.add(JOBS, kind, count=1)
     outcomes = await sinks.deliver(*crowd(3), bulk=True)
-    assert [(type(o), getattr(o, "receipt", None)) for o in outcomes] == [(Pending, "")] * 3
+    assert_unknown_job(outcomes)
+    if kind != "truncate":
+        assert [getattr(o, "problem", None) for o in outcomes].count(None) == 0
 
 
 FAULTS = st.lists(
@@ -530,7 +541,7 @@ def test_for_any_response_every_profile_has_one_outcome(
         queued = {p.attributes["email"] for job in jobs.values() for p in job.people}
         for outcome in outcomes:
             email = f"p{outcome.seq}@example.com"
-            if isinstance(outcome, Pending) and outcome.receipt:
+            if isinstance(outcome, Pending) and not outcome.receipt.startswith(UNKNOWN_JOB):
                 person = jobs[outcome.receipt].people[outcome.position]
                 assert person.attributes["email"] == email
             elif isinstance(outcome, Retry | Unsent | Dead):
@@ -602,3 +613,50 @@ def keys_of(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from keys_of(inner)
+
+
+# ── quota of a backfill ──────────────────────────────────────────────────────────────────────────
+
+
+class Permits:
+    """The permits that a sink takes beyond those of its claim: (endpoint, of a backfill)."""
+
+    def __init__(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken: list[tuple[str, bool]] = []
+        acquire = rig.limiter.acquire
+
+        async def watched(endpoint: str, save: Any, *, backfill: bool = False) -> None:
+            self.taken.append((endpoint, backfill))
+            await acquire(endpoint, save, backfill=backfill)
+
+        monkeypatch.setattr(rig.limiter, "acquire", watched)
+
+
+@pytest.mark.parametrize("backfill", [True, False])
+async def test_every_further_request_takes_the_quota_of_its_own_kind(
+    sinks: Sinks, monkeypatch: pytest.MonkeyPatch, backfill: bool
+) -> None:
+    """A backfill must not use the part of the quota that is reserved for live traffic."""
+    permits = Permits(sinks.rig, monkeypatch)
+
+    async def send(*writes: ProfileWrite, bulk: bool = False) -> None:
+        outs = [Outgoing(make_entry(n, backfill=backfill), w) for n, w in enumerate(writes)]
+        async for _ in sinks.sink.deliver(outs, bulk=bulk, permits=1):
+            pass
+
+    await send(make_write())
+    await send(make_write(sets={}, unsets=("balance",), is_cleanup=True))
+    await send(make_write(NEW, pending_move={"email": ANA}))
+    await send(make_write(BRUNO, sets={"@first_name": "Bruno"}))
+    conflict = {"email": NEW, "phone_number": "+15005550006"}
+    await send(make_write(identity={"email": BRUNO, "phone_number": "+15005550006"}))
+    await send(make_write(identity=conflict))
+    sinks.klaviyo.faults.add(JOBS, "poison", match="p3@", pointer=False, count=50)
+    await send(*(make_write(f"p{n}@example.com") for n in range(8)), bulk=True)
+    assert {endpoint for endpoint, _ in permits.taken} >= {
+        "GET /api/profiles",
+        "PATCH /api/profiles/{id}",
+        "POST /api/profile-import",
+        "POST /api/profile-bulk-import-jobs",
+    }
+    assert {kind for _, kind in permits.taken} == {backfill}

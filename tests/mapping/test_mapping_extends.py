@@ -17,6 +17,7 @@ from connector.mapping.files import merge
 from connector.tools.templates import write as init
 from tests.paths import MAPPINGS
 
+SLOW_OR_SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 PARENT = """
 version = 1
 source = "acme"
@@ -172,7 +173,9 @@ def test_a_merge_has_every_change_and_what_no_change_touches(
 
 @given(data=st.data())
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=SLOW_OR_SHARED,
 )
 def test_a_file_split_in_two_is_the_same_mapping(tmp_path: Path, data: st.DataObject) -> None:
     """Every entry is in the parent alone, in the child alone, or in both with the child's value."""

@@ -123,7 +123,7 @@ def expected(status: int) -> tuple[type, Problem | None, str | None]:
     if status < 300:
         return ApiResponse, None, None
     if status < 400:
-        return Blocked, Problem.KLAVIYO_TARGET, "lane"
+        return Blocked, Problem.KLAVIYO_REDIRECT, "lane"
     if status < 500:
         return Rejected, Problem.KLAVIYO_REFUSED, None
     return AmbiguousError, Problem.SERVER_FAULT, None
@@ -159,6 +159,26 @@ async def test_a_403_with_html_is_a_challenge_and_waits(kind: str | None) -> Non
     found = await answered(403, b"<html>Just a moment...</html>", headers=headers)
     assert isinstance(found, RetryLater)
     assert (found.problem, found.after > 0) == (Problem.CHALLENGED, True)
+
+
+@pytest.mark.parametrize("vendor", ["klaviyo", "platform"])
+async def test_without_a_content_type_a_403_is_judged_by_its_body(vendor: str) -> None:
+    """Klaviyo's gateway answers JSON without that header (recorded for 429)."""
+    scope = Problem.KLAVIYO_SCOPE if vendor == "klaviyo" else Problem.PLATFORM_SCOPE
+    for body in (errors(error()), b'  {"error": "insufficient_scope"}'):
+        found = await answered(403, body, headers={}, vendor=vendor)
+        assert isinstance(found, Blocked)
+        assert found.problem is scope
+    for body in (b"", b"<html>", b'"text"', b"{not json"):
+        found = await answered(403, body, headers={}, vendor=vendor)
+        assert isinstance(found, RetryLater)
+
+
+async def test_without_a_content_type_a_429_shows_its_code() -> None:
+    throttled = {"code": "throttled", "title": "Request was throttled."}
+    found = await answered(429, errors(throttled), headers={"retry-after": "1"})
+    assert isinstance(found, RetryLater)
+    assert found.detail == "HTTP 429 (throttled: Request was throttled.)"
 
 
 @pytest.mark.parametrize(
@@ -295,7 +315,7 @@ async def test_every_httpx_error_is_classified_by_whether_bytes_may_have_been_se
     kind: type[httpx.HTTPError],
 ) -> None:
     wanted = RetryLater if kind in NO_BYTE_LEFT else AmbiguousError
-    assert type(to_delivery_error(make_error(kind))) is wanted
+    assert type(to_delivery_error(make_error(kind), "klaviyo.test")) is wanted
     found = await outcome(make_http(make_error(kind)))
     assert isinstance(found, Blocked if kind is httpx.LocalProtocolError else wanted)
 
@@ -493,6 +513,7 @@ async def test_a_refused_connection_is_known_not_applied() -> None:
     found = await outcome(http)
     assert isinstance(found, RetryLater)
     assert found.problem is Problem.NOT_CONNECTED
+    assert found.detail.startswith("127.0.0.1")
 
 
 async def test_an_unresolvable_host_has_its_own_problem_code(
@@ -507,6 +528,7 @@ async def test_an_unresolvable_host_has_its_own_problem_code(
     found = await outcome(http)
     assert isinstance(found, RetryLater)
     assert found.problem is Problem.NAME_NOT_RESOLVED
+    assert found.detail.startswith("nowhere.invalid: ")
 
 
 async def test_a_server_without_tls_is_not_connected() -> None:

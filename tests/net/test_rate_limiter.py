@@ -293,7 +293,7 @@ def test_nothing_is_granted_before_retry_after_has_passed() -> None:
     ("headers", "wait"),
     [
         ({"ratelimit-remaining": "0", "ratelimit-reset": "2"}, 2.0),
-        ({"ratelimit-remaining": "0", "ratelimit-reset": "0"}, 0.1),
+        ({"ratelimit-remaining": "0", "ratelimit-reset": "0"}, 1.0),
         ({"ratelimit-remaining": "0"}, 1.0),
         ({"ratelimit-remaining": "0", "ratelimit-reset": "soon"}, 1.0),
         ({"ratelimit-remaining": "0", "ratelimit-reset": "86400"}, 60.0),
@@ -306,6 +306,16 @@ def test_a_remaining_header_of_zero_stops_grants(headers: dict[str, str], wait: 
     limiter.observe(E, headers)
     grant = limiter.reserve(E, 1)
     assert (grant.count, grant.wait) == (int(wait == 0), pytest.approx(wait))
+
+
+def test_a_window_that_we_used_up_ourselves_needs_no_further_wait() -> None:
+    clock = FakeClock()
+    limiter = make_limiter(Limit(3, 150), clock=clock)
+    assert limiter.reserve(E, 3).count == 3
+    clock.move(0.9)
+    limiter.observe(E, {"ratelimit-remaining": "0", "ratelimit-reset": "0"})
+    clock.move(0.2)
+    assert limiter.reserve(E, 1).count == 1
 
 
 def test_released_permits_can_be_granted_again() -> None:

@@ -15,6 +15,7 @@ from connector.domain.outcomes import (
     Dead,
     Held,
     Outcome,
+    Pending,
     Retry,
     Skipped,
     Unsent,
@@ -174,3 +175,63 @@ def test_a_success_ends_every_wait_but_not_that_of_a_probe() -> None:
     assert breaker.wait(0.0) == 60.0
     breaker.record([Accepted(0, "r")], 1.0, held=False)
     assert (breaker.wait(1.0), breaker.until_probe(1.0)) == (0.0, PROBE_EVERY - 1.0)
+
+
+# ── bulk requests that are not answered ──────────────────────────────────────────────────────────
+
+LOST = [Pending(n, "?r", n, "r", Problem.SERVER_FAULT) for n in range(5)]
+QUEUED = [Pending(n, "job", n, "r") for n in range(5)]
+
+
+def test_bulk_requests_without_an_answer_get_smaller_and_rarer() -> None:
+    breaker, now, sizes, waits = make_breaker(), 0.0, [], []
+    for _ in range(6):
+        sizes.append(breaker.bulk_size(10_000))
+        breaker.record(LOST, now, held=False, bulk=True)
+        waits.append(breaker.bulk_wait(now))
+        now += breaker.retry_in(now)
+    assert sizes == [10_000, 1_000, 100, 10, 1, 1]
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    assert breaker.failing_with is Problem.SERVER_FAULT
+
+
+def test_a_single_success_does_not_bring_full_bulk_requests_back() -> None:
+    breaker = make_breaker()
+    for _ in range(3):
+        breaker.record(LOST, 0.0, held=False, bulk=True)
+    assert breaker.record([Accepted(0, "r")], 0.0, held=False) is None
+    assert not breaker.is_open
+    assert (breaker.bulk_size(10_000), breaker.bulk_wait(0.0)) == (10, 4.0)
+    assert breaker.failing_with is Problem.SERVER_FAULT
+
+
+def test_each_bulk_request_that_is_answered_lets_the_next_one_be_larger() -> None:
+    breaker = make_breaker()
+    for _ in range(20):
+        breaker.record(LOST, 0.0, held=False, bulk=True)
+    sizes = []
+    for _ in range(4):
+        change = breaker.record(QUEUED, 1_000.0, held=False, bulk=True)
+        sizes.append(breaker.bulk_size(10_000))
+        assert breaker.bulk_wait(1_000.0) == 0.0
+    assert sizes == [10, 100, 1_000, 10_000]
+    assert change == "closed"
+    assert breaker.failing_with is None
+
+
+def test_what_a_person_does_ends_the_wait_for_bulk_requests() -> None:
+    breaker = make_breaker()
+    breaker.record(LOST, 0.0, held=False, bulk=True)
+    breaker.probe_now()
+    assert breaker.retry_in(0.0) == 0.0
+    breaker.record(LOST, 0.0, held=False, bulk=True)
+    breaker.reset()
+    assert (breaker.retry_in(0.0), breaker.bulk_size(10_000)) == (0.0, 10_000)
+
+
+def test_a_refusal_to_wait_is_no_lost_bulk_request() -> None:
+    breaker = make_breaker()
+    refused = [Retry(n, Problem.KLAVIYO_THROTTLED, 2.0) for n in range(5)]
+    breaker.record(refused, 0.0, held=False, bulk=True)
+    assert breaker.is_open
+    assert breaker.bulk_size(10_000) == 10_000

@@ -713,6 +713,27 @@ async def test_a_store_unavailable_at_the_claim_loses_nothing_and_is_logged_once
     assert errors(logs, "info").count("store_recovered") == 1
 
 
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_claim_whose_commit_was_not_answered_is_given_back_and_sent_once(
+    stopped_rig: Rig, paused: bool
+) -> None:
+    await stopped_rig.append_records("a")
+    stopped_rig.queue.after_claim = raise_unavailable
+    await stopped_rig.start()
+    assert stopped_rig.states() == {State.CLAIMED: 1}
+    stopped_rig.queue.after_claim = do_nothing
+    if paused:
+        await stopped_rig.dispatcher.pause()
+        await stopped_rig.after(2.0)
+        assert stopped_rig.states() == {State.READY: 1}
+        await stopped_rig.dispatcher.resume()
+    await stopped_rig.after(2.0)
+    assert stopped_rig.states() == {State.ACCEPTED: 1}
+    assert stopped_rig.row("a").attempts == 1
+    assert [entry.mode for entry in stopped_rig.sink.sent[0].entries] == [DeliveryMode.BATCH]
+    assert len(stopped_rig.sink.sent) == 1
+
+
 async def test_a_read_only_store_is_logged_once(stopped_rig: Rig) -> None:
     await stopped_rig.append_records("a")
 

@@ -13,6 +13,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 from connector.domain.records import Record
 from connector.runtime import log
@@ -165,6 +166,16 @@ def test_every_log_call_writes_one_json_line_and_never_raises(value: Any) -> Non
     log.get("test").info("x", value=value)
     [line] = stream.getvalue().split("\n")[:-1]
     assert json.loads(line)["event"] == "x"
+
+
+def test_a_warning_with_a_problem_code_says_what_to_do(lines: Lines) -> None:
+    log.get("lanes").error("lane_blocked", problem="K401")
+    log.get("lanes").info("lane_resumed", problem="K401")
+    log.get("lanes").error("odd", problem="not a code")
+    blocked, resumed, odd = lines()
+    assert blocked["remedy"] == Problem.KLAVIYO_KEY.remedy
+    assert "remedy" not in resumed
+    assert "remedy" not in odd
 
 
 def test_standard_library_logging_uses_the_same_format(lines: Lines) -> None:

@@ -17,7 +17,7 @@ from connector.testing.fakes.clock import START, FakeClock
 class ScriptedLoop:
     """Passes that do what `script` says: raise it, or return it as the delay."""
 
-    def __init__(self, *script: Exception | float | None) -> None:
+    def __init__(self, *script: BaseException | float | None) -> None:
         self.wakeup = asyncio.Event()
         self.script = list(script)
         self.passes: list[float] = []
@@ -26,7 +26,7 @@ class ScriptedLoop:
     async def run_once(self) -> float | None:
         self.passes.append((self.clock.now() - START) / 1000)
         step = self.script.pop(0) if self.script else None
-        if isinstance(step, Exception):
+        if isinstance(step, BaseException):
             raise step
         return step
 
@@ -134,6 +134,15 @@ async def test_a_store_that_does_not_answer_is_not_a_fault_of_the_worker() -> No
     worker.start()
     await loop.clock.advance(20.0)
     assert [item.key for item in await worker.attention()] == ["own"]
+    await worker.stop(1.0)
+
+
+async def test_a_cancelled_call_within_a_pass_does_not_end_the_worker() -> None:
+    loop = ScriptedLoop(asyncio.CancelledError(), 5.0)
+    worker = supervise(loop, Metrics("test"))
+    worker.start()
+    await loop.clock.advance(2.0)
+    assert loop.passes == [0.0, 1.0]
     await worker.stop(1.0)
 
 

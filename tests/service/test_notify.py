@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -40,14 +40,17 @@ class Rig:
     lease: Lease = field(default_factory=Lease)
     database: InlineDatabase = field(default_factory=InlineDatabase)
     attention: dict[str, str] = field(default_factory=dict)
+    away: list[AttentionItem] = field(default_factory=list)
     posts: list[tuple[str, Any]] = field(default_factory=list)
     answer: Callable[[str], None] = lambda url: None
     in_flight: dict[str, int] = field(default_factory=dict)
     max_in_flight: int = 0
     running: list[SupervisedWorker] = field(default_factory=list)
 
-    def start(self, *urls: str, form: Any = "json") -> None:
-        found = [Target(i, url, form) for i, url in enumerate(urls or (HOOK,), 1)]
+    def start(
+        self, *urls: str, form: Any = "json", patience: Callable[[int], float] = lambda number: 0.0
+    ) -> None:
+        found = [Target(i, url, form, patience(i)) for i, url in enumerate(urls or (HOOK,), 1)]
         notifier = Notifier(
             found,
             self._attention,
@@ -73,7 +76,8 @@ class Rig:
         self.running.clear()
 
     async def _attention(self, patience: float) -> list[AttentionItem]:
-        return [AttentionItem(key, text) for key, text in self.attention.items()]
+        items = [AttentionItem(key, text) for key, text in self.attention.items()]
+        return [*items, *(x for x in self.away if x.needs_person(self.clock.now(), patience))]
 
     async def _post(self, url: str, body: bytes) -> int:
         self.in_flight[url] = self.in_flight.get(url, 0) + 1
@@ -114,6 +118,23 @@ async def test_a_problem_and_its_end_are_each_notified_once(rig: Rig) -> None:
     rig.attention = {}
     await rig.polls(20)
     assert rig.sent_keys() == [(list(BROKEN), []), ([], list(BROKEN))]
+
+
+async def test_a_remote_side_that_is_away_is_notified_after_the_patience_of_each_target(
+    rig: Rig,
+) -> None:
+    rig.start("https://hooks.example/1", "https://hooks.example/2", patience=lambda n: 300.0 * n)
+    item = AttentionItem("slow", "Klaviyo is away", Problem.KLAVIYO_UNAVAILABLE)
+    rig.away = [replace(item, since=rig.clock.now())]
+    await rig.clock.advance(290.0)
+    assert rig.posts == []
+    await rig.clock.advance(30.0)
+    assert [url for url, _ in rig.posts] == ["https://hooks.example/1"]
+    await rig.clock.advance(300.0)
+    assert [url for url, _ in rig.posts] == ["https://hooks.example/1", "https://hooks.example/2"]
+    rig.away = []
+    await rig.polls(3)
+    assert rig.sent_keys()[2:] == [([], ["slow"]), ([], ["slow"])]
 
 
 async def test_a_restart_repeats_and_loses_no_notice(rig: Rig) -> None:

@@ -209,6 +209,7 @@ class OutboxModel:
         mapping: str,
         usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
+        token: int | None = None,
     ) -> Claim | None:
         self._require(fence, now)
         await self.save_usage(usage)
@@ -218,7 +219,7 @@ class OutboxModel:
             if row.due <= now and backfill in (None, row.page.backfill)
         ]
         due.sort(key=lambda row: (row.page.backfill, row.due, row.seq))
-        token = secrets.randbits(62)
+        token = secrets.randbits(62) if token is None else token
         for row in due[:limit]:
             row.state, row.claim = State.CLAIMED, token
             row.attempts += 1
@@ -273,9 +274,14 @@ class OutboxModel:
                     row.due = Millis(now + round(outcome.after * 1000))
                     row.mapping = row.mapping if row.single else None
 
-    async def recover(self, fence: Fence, *, now: Millis) -> int:
+    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
         self._require(fence, now)
         gone = [row for row in self.rows.values() if row.state == State.CLAIMED]
+        if claim:
+            mine = [row for row in gone if row.claim == claim.token]
+            for row in mine:
+                self._apply(row, Unsent(row.seq), now, 0)
+            return len(mine)
         for row in gone:
             row.set(State.READY, problem=Problem.INTERRUPTED.value)
             row.single, row.due = True, now
@@ -294,12 +300,16 @@ class OutboxModel:
             row
             for state, age in keep.items()
             for row in sorted(self.rows.values(), key=lambda row: row.seq)
-            if row.state == state and row.page.received_at < now - age
+            if row.state == state and self._kept_since(row) < now - age
         ][:limit]
         for row in old:
             del self.rows[row.seq]
             self._keys = {key: kept for key, kept in self._keys.items() if kept is not row}
         return len(old)
+
+    def _kept_since(self, row: Row) -> int:
+        ended = row.state in (*_STUCK, State.DISCARDED)
+        return (row.settled_at if ended else None) or row.page.received_at
 
     # ── dead letters ─────────────────────────────────────────────────────────────────────────────
 

@@ -256,11 +256,13 @@ class Comparison:
         return self.on_both(step)
 
     def recover(self) -> Any:
-        holder = self._holder()
+        """Everything, or one claim whose commit had no answer."""
+        holder, which = self._holder(), self.rng.randrange(len(self.store_sides[0].claims) + 3)
 
         async def step(side: StoreSide, _: Any) -> Any:
             fence = side.fences.get(holder, Fence("store", holder, 0))
-            return await side.store.outbox.recover(fence, now=Millis(self.now))
+            claim = side.claims[which] if which < len(side.claims) else None
+            return await side.store.outbox.recover(fence, now=Millis(self.now), claim=claim)
 
         return self.on_both(step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from connector.testing.contracts.actions import ActionsContract
+from connector.testing.contracts.address_scopes import AddressScopesContract
 from connector.testing.contracts.approvals import ApprovalsContract
 from connector.testing.contracts.backfills import BackfillsContract
 from connector.testing.contracts.bulk_observations import BulkObservationsContract
@@ -14,7 +15,10 @@ from connector.testing.contracts.profile_addresses import ProfileAddressesContra
 from connector.testing.contracts.profiles import ProfilesContract
 from connector.testing.contracts.reads import ReadsContract
 from connector.testing.contracts.secrets import SecretsContract
+from connector.testing.contracts.settings import SettingsContract
 from connector.testing.contracts.store import StoreContract
+from connector.testing.contracts.unanswered_claims import UnansweredClaimsContract
+from connector.testing.contracts.unset_fields import UnsetFieldsContract
 
 
 class TestStore(StoreContract):
@@ -34,6 +38,10 @@ class TestProcessReports(ProcessReportsContract):
 
 
 class TestSecrets(SecretsContract):
+    pass
+
+
+class TestSettings(SettingsContract):
     pass
 
 
@@ -65,5 +73,17 @@ class TestMemberships(MembershipsContract):
     pass
 
 
+class TestUnsetFields(UnsetFieldsContract):
+    pass
+
+
 class TestActions(ActionsContract):
+    pass
+
+
+class TestUnansweredClaims(UnansweredClaimsContract):
+    pass
+
+
+class TestAddressScopes(AddressScopesContract):
     pass

@@ -12,11 +12,12 @@ from sqlalchemy import Connection, event
 
 from connector.domain.lanes import DeliveryMode, Lane, Millis
 from connector.domain.records import Page, State
-from connector.ports import Authorization, DeadLetterFilter, Fence
+from connector.ports import AuditEntry, Authorization, DeadLetterFilter, Fence
 from connector.store.sql import SqlStore, open_store
 from connector.store.tables import metadata
 from connector.testing.contracts.actions import make_harness, make_request
 from connector.testing.contracts.store import NOW, acquire_lease, record
+from connector.testing.contracts.unanswered_claims import QUEUES, TOKEN
 
 
 class Plans:
@@ -49,7 +50,9 @@ async def explain(store: SqlStore, table: str, call: Callable[[], Awaitable[Any]
     """Run `call`, then explain each of its statements that reads or changes `table`."""
     statements: list[tuple[str, Any]] = []
 
-    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+    def note(_: Any, __: Any, statement: str, values: Any, ___: Any, many: bool) -> None:
+        if many:  # rows written back by their keys
+            return
         statements.append((statement, values))
 
     event.listen(store.database.engine, "before_cursor_execute", note)
@@ -158,6 +161,33 @@ async def test_what_a_process_reports_and_who_was_skipped_is_read_by_an_index(
     assert report.scans == []
 
 
+async def test_fields_that_wait_read_only_the_people_who_wait(store: SqlStore) -> None:
+    lane = await store.lanes.ensure("acme", "klaviyo", "profile")
+
+    async def work() -> None:
+        unsets = store.unset_fields
+        await unsets.note(lane.id, {"tier": 99}, writes=99, earlier_writes=0, now=NOW)
+        await unsets.held(lane.id)
+        await unsets.release(lane.id, "tier", allowed=99, now=NOW)
+
+    plans = await explain(store, "profiles", work)
+    assert plans.scans == []
+    assert plans.count("profiles_stuck") >= 2
+    assert (await explain(store, "unset_fields", work)).scans == []
+
+
+async def test_pruning_what_is_held_or_dead_reads_only_that(store: SqlStore) -> None:
+    await fill_outbox(store)
+    keep = {State.HELD: 1_000, State.DEAD: 1_000}
+    plans = await explain(
+        store,
+        "outbox",
+        lambda: store.maintenance.prune_records(now=NOW, keep=keep, limit=100),
+    )
+    assert plans.scans == []
+    assert plans.count("outbox_stuck") == 2
+
+
 async def test_recovery_reads_only_claimed_entries(store: SqlStore) -> None:
     _, fence = await fill_outbox(store)
     plans = await explain(store, "outbox", lambda: store.outbox.recover(fence, now=NOW))
@@ -206,5 +236,30 @@ async def test_authorizations_are_found_and_deleted_by_index(store: SqlStore) ->
         await store.authorizations.latest("acme", since=NOW)
 
     plans = await explain(store, "authorizations", look)
+    assert plans.scans == []
+    assert plans.sorts == []
+
+
+@pytest.mark.parametrize("name", QUEUES)
+async def test_giving_a_claim_back_reads_an_index(store: SqlStore, name: str) -> None:
+    queue = await QUEUES[name](store)
+    assert await queue.claim(TOKEN)
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+    table = "outbox" if name == "events" else name
+    plans = await explain(store, table, lambda: queue.give_back(TOKEN))
+    assert plans.scans == []
+
+
+async def test_the_audit_log_is_read_and_pruned_by_index(store: SqlStore) -> None:
+    for n in range(300):
+        await store.audit.record(AuditEntry(Millis(NOW + n), "ana", "pause", f"c{n % 7}"))
+    await store.database.write(lambda c: c.exec_driver_sql("ANALYZE"))
+
+    async def look() -> None:
+        await store.audit.find(connection="c1", limit=10)
+        await store.audit.find(before=200, limit=10)
+        await store.audit.prune(before=NOW, limit=10)
+
+    plans = await explain(store, "audit", look)
     assert plans.scans == []
     assert plans.sorts == []

@@ -25,6 +25,7 @@ from connector.ports import (
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
 from connector.store.sql import SqlStore, open_store
+from connector.sync.approval_requests import ApprovalRequests
 from connector.sync.flow_guard import FlowGuard
 from connector.sync.polls import PEOPLE_STREAM, Poll
 from connector.testing.fakes.clock import FakeClock, run_pending
@@ -127,7 +128,9 @@ class PollHarness:
             lease=self.lease,
             clock=self.clock,
             metrics=Metrics("test"),
-            guard=FlowGuard("acme", "ask", self.flows, store.approvals, self.clock),
+            guard=FlowGuard(
+                "ask", self.flows, ApprovalRequests("acme", store.approvals, self.clock)
+            ),
             every=300.0,
             on_observed=self._count_page,
         )
@@ -173,6 +176,7 @@ async def test_a_first_poll_that_triggers_live_flows_waits_for_approval(make: An
     )
     assert await harness.poll.poll() == 3
     assert await harness.store.timelines.find("acme", "p0")
+    assert await harness.store.approvals.find(pending=False) == []
 
 
 async def test_a_rejected_first_poll_sends_nothing(make: Any) -> None:

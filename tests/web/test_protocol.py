@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import pytest
 
 from connector.web.asgi import MAX_BODY
 from connector.web.protocol import Limits
-from connector.web.server import Server
+from connector.web.server import Server, allow_connections
 
 from .conftest import WebHarness
 
@@ -278,3 +279,23 @@ async def test_refusals_are_logged_at_a_bounded_rate(connect: Connect, logged: i
         await caller.send(b"\x00\r\n\r\n")
         assert (await caller.answer())[0] == 400
     assert logged.getvalue().count("request_refused") == 10
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected", "enough"),
+    [
+        (1024, 4096, 2512, True),
+        (1024, 2000, 2000, False),
+        (8192, 8192, None, True),
+        (1024, resource.RLIM_INFINITY, 2512, True),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, None, True),
+    ],
+)
+def test_the_limit_of_open_files_is_raised_for_the_connections_as_far_as_permitted(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, expected: int | None, enough: bool
+) -> None:
+    made: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: made.append(limits))
+    assert allow_connections(1_000) is enough
+    assert made == ([] if expected is None else [(expected, hard)])

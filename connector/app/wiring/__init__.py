@@ -7,11 +7,12 @@ Each part is a module here: a function that takes what it needs and returns what
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from connector.app.wiring import accounts
+from connector.app.wiring.accounts import Account
 from connector.app.wiring.actions import build_actions
 from connector.app.wiring.backfills import build_backfills
 from connector.app.wiring.context import ConnectionContext, SharedServices
@@ -38,10 +39,13 @@ from connector.service import ConnectionRuntime
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """Runtimes by connection, and why enabled connections without one have none."""
+    """Runtimes by connection with the accounts that they were built for, why enabled connections
+    without one have none, and what each connection writes at Klaviyo."""
 
     runtimes: dict[str, ConnectionRuntime]
     broken: dict[str, str]
+    accounts: Mapping[str, Account]
+    writers: Mapping[str, Writer]
 
 
 class ConnectionBuilder:
@@ -58,6 +62,7 @@ class ConnectionBuilder:
         limiters: RateLimiters | None = None,
         new_http_client: ClientFactory = client,
         intake: Intake | None = None,
+        known_accounts: Mapping[str, str] | None = None,
     ) -> None:
         self.limiters = limiters or RateLimiters(store, clock, metrics)
         self._services = SharedServices(
@@ -69,16 +74,17 @@ class ConnectionBuilder:
             self.limiters,
             new_http_client,
             intake or Intake(store.outbox, store.action_intake),
+            {} if known_accounts is None else known_accounts,
         )
-        self._writers: dict[str, Writer] = {}
+        self.accounts: dict[str, Account] = {}
+        self.writers: dict[str, Writer] = {}
 
     async def build_all(self, connections: Sequence[Connection]) -> BuildResult:
         """The runtimes of all connections. Raises ConfigError, with nothing left open, for what is
         wrong in a file, and where two connections write the same thing at one Klaviyo account; a
         package that fails stops its own connections only."""
-        # Together, so that a remote API that does not answer costs its time-out once.
         built = await asyncio.gather(*map(self.build, connections), return_exceptions=True)
-        result, failed = BuildResult({}, {}), []
+        result, failed = BuildResult({}, {}, self.accounts, self.writers), []
         for connection, found in zip(connections, built, strict=True):
             if isinstance(found, ConnectionRuntime):
                 result.runtimes[connection.name] = found
@@ -87,7 +93,7 @@ class ConnectionBuilder:
                     result.broken[connection.name] = found.faults[0]
             else:
                 failed.append(found)
-        writers = [self._writers[c.name] for c in connections if c.name in self._writers]
+        writers = [self.writers[c.name] for c in connections if c.name in self.writers]
         if not failed and (both := find_conflicts(writers)):
             failed.append(ConfigError(both, Problem.MAPPING_FAULTY))
         if failed:
@@ -98,8 +104,8 @@ class ConnectionBuilder:
         return result
 
     async def build(self, connection: Connection) -> ConnectionRuntime:
-        """A runtime, not started. Raises ConfigError for a platform or mapping that cannot be
-        used."""
+        """A runtime, not started. No remote API is called. Raises ConfigError for a platform or
+        mapping that cannot be used."""
         async with AsyncExitStack() as stack:
             context = await self._context(connection, stack)
             return await self._runtime(context, stack)
@@ -125,6 +131,7 @@ class ConnectionBuilder:
             commands |= backfills.commands
         workers = (
             profiles.import_jobs if profiles else None,
+            profiles.mass_unset if profiles else None,
             poll,
             backfills.worker if backfills else None,
             actions.held_actions,
@@ -150,13 +157,14 @@ class ConnectionBuilder:
             checks=(context.api.check, *((context.client.check,) if context.client else ())),
             webhook_endpoint=webhook_endpoint,
             flow_endpoint=actions.endpoint,
+            signals=context.signals,
             exit_stack=stack.pop_all(),
         )
 
     async def _context(self, connection: Connection, stack: AsyncExitStack) -> ConnectionContext:
         services = self._services
         platform = registry.load(connection.source, connection.settings)
-        mapping = load_mapping(connection.mapping).mapping
+        mapping = load_mapping(connection.mapping, connection.mapping_changes).mapping
         if mapping.source != connection.source:
             raise ConfigError(
                 [
@@ -186,14 +194,17 @@ class ConnectionBuilder:
             platform,
             client,
             mapping,
-            account,
+            account.id if connection.enabled else None,
+            account.confirmed,
             api,
             token=auth if isinstance(auth, StoredToken) else None,
         )
+        if connection.enabled:
+            self.accounts[connection.name] = account
         if connection.enabled and not context.shadow:
-            self._writers[connection.name] = Writer(
+            self.writers[connection.name] = Writer(
                 connection.name,
-                accounts.account_aliases(connection, account),
+                accounts.account_aliases(connection, account.id if account.confirmed else None),
                 mapping,
                 events=context.has("events"),
                 profiles=context.writes_profiles,

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from connector.app.wiring.context import SharedServices
 from connector.app.wiring.oauth import klaviyo_token
 from connector.config import Connection
-from connector.domain.errors import DeliveryError
 from connector.domain.lanes import KLAVIYO
 from connector.klaviyo import api as klaviyo
 from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
 from connector.net.http import Credential
 from connector.net.rate_limit import RateLimiter
-from connector.net.retry import retry_read
-from connector.runtime import log
 
-_ACCOUNT_TIMEOUT = 8.0
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The Klaviyo account of a connection, as far as it is known without a request.
+
+    `id`: as Klaviyo named it to this process, else as at first contact; None before that.
+    `confirmed`: Klaviyo has named it for the key that is configured now. `credential` identifies
+    the key (a secret); `read` asks Klaviyo for the id and raises DeliveryError.
+    """
+
+    id: str | None
+    confirmed: bool
+    credential: str = field(repr=False)
+    read: Callable[[], Awaitable[str]]
 
 
 def build_credential(services: SharedServices, connection: Connection) -> Credential:
@@ -29,36 +40,21 @@ def build_credential(services: SharedServices, connection: Connection) -> Creden
 
 async def connect(
     services: SharedServices, connection: Connection, auth: Credential
-) -> tuple[klaviyo.KlaviyoApi, str | None]:
-    """The API on the quota of its account, and the account's id where it can be read."""
-    credential_key = credential(connection)
-    api = _api(services, connection, await _limiter(services, credential_key, connection), auth)
-    if not connection.enabled:
-        return api, None
-    already_requested = credential_key in services.account_lookups
-    if not already_requested:
-        services.account_lookups[credential_key] = asyncio.create_task(
-            _fetch_account_id(services, api)
-        )
-    try:
-        account = await asyncio.shield(services.account_lookups[credential_key])
-    except (DeliveryError, TimeoutError) as error:
-        pinned = await services.store.facts.pinned_account(connection.name)
-        log.get("wiring").warning(
-            "klaviyo_account_unreadable",
-            connection=connection.name,
-            error=str(error),
-            assumed=pinned or "unknown",
-        )
-        if pinned is None:
-            return api, None
-        account = pinned
-    await api.aclose()
-    services.limiters.drop(credential_key)
-    limiter = await _limiter(services, account, connection)
-    if not already_requested:
-        limiter.reserve(GET_ACCOUNTS, 1)  # the call just made counts for the account too
-    return _api(services, connection, limiter, auth), account
+) -> tuple[klaviyo.KlaviyoApi, Account]:
+    """The API on the quota of its account. Klaviyo is not called."""
+    key = credential(connection)
+    known = services.known_accounts.get(key)
+    id = known or await services.store.facts.pinned_account(connection.name)
+    asked_by_key = known is not None and services.limiters.drop(key)
+    limiter = await _limiter(services, id or key, connection)
+    if asked_by_key:
+        limiter.reserve(GET_ACCOUNTS, 1)  # the call that named it counts for the account too
+    api = _api(services, connection, limiter, auth)
+
+    async def read() -> str:
+        return (await api.account()).id
+
+    return api, Account(id, known is not None, key, read)
 
 
 def credential(connection: Connection) -> str:
@@ -72,13 +68,6 @@ def credential(connection: Connection) -> str:
 def account_aliases(connection: Connection, account: str | None = None) -> frozenset[str]:
     """What two connections have in common when they belong to one account. Holds a secret."""
     return frozenset(filter(None, (account, credential(connection))))
-
-
-async def _fetch_account_id(services: SharedServices, api: klaviyo.KlaviyoApi) -> str:
-    """The account's id. Raises DeliveryError, and TimeoutError when it takes too long."""
-    return (
-        await asyncio.wait_for(retry_read(api.account, clock=services.clock), _ACCOUNT_TIMEOUT)
-    ).id
 
 
 async def _limiter(services: SharedServices, account: str, connection: Connection) -> RateLimiter:

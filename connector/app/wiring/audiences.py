@@ -51,7 +51,11 @@ def _add_list(
 ) -> None:
     context, target = direction.context, direction.target(name)
     target_sync = direction.target_sync(
-        target, _policy(entries), first_sync_guard=build_flow_guard(context)
+        target,
+        _policy(entries),
+        first_sync_guard=build_flow_guard(
+            context, share=min(entry.max_leave_share for entry in entries)
+        ),
     )
     creates = any(entry.create_list for entry in entries) and not context.shadow
     direction.add(

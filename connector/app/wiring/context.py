@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from connector.app.wiring.limiters import RateLimiters
 from connector.app.wiring.oauth import platform_tokens
-from connector.app.wiring.signals import LaneSignals
 from connector.config import Actions, Config, Connection
 from connector.domain.errors import Problem
 from connector.domain.lanes import KLAVIYO, Lane, LaneKind, LaneState
@@ -25,6 +23,7 @@ from connector.net.stored_token import StoredToken
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.pipeline.intake import Intake
 from connector.pipeline.lane_queues import queue_of
+from connector.pipeline.lane_signals import LaneSignals
 from connector.platforms.kit import Kit
 from connector.ports import Client, Clock, Lease, Platform, Reader, Renderer, Sink, Store
 from connector.ports.workers import Loop, WorkerName
@@ -56,7 +55,8 @@ class SuppressingRenderer(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class SharedServices:
-    """What all connections share. `account_lookups`: the account id of each key, read once."""
+    """What all connections share. `known_accounts`: the account ids that Klaviyo has named to this
+    process, by credential (connector.app.wiring.accounts)."""
 
     config: Config
     store: Store
@@ -66,7 +66,7 @@ class SharedServices:
     limiters: RateLimiters
     new_http_client: ClientFactory
     intake: Intake
-    account_lookups: dict[str, asyncio.Task[str]] = field(default_factory=dict)
+    known_accounts: Mapping[str, str] = field(default_factory=dict)
 
     def http(
         self,
@@ -135,8 +135,8 @@ class SharedServices:
 @dataclass(frozen=True, slots=True)
 class ConnectionContext:
     """What every part of one connection needs. `client` is None where nothing of the platform's
-    API is used, `account` where Klaviyo's account id could not be read, `token` where a private
-    key is used."""
+    API is used, `account` before Klaviyo has named its account; `account_confirmed` as in
+    connector.app.wiring.accounts.Account. `token` is None where a private key is used."""
 
     services: SharedServices
     connection: Connection
@@ -144,6 +144,7 @@ class ConnectionContext:
     client: Client | None
     mapping: CompiledMapping
     account: str | None
+    account_confirmed: bool
     api: KlaviyoApi
     token: StoredToken | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)
@@ -232,7 +233,7 @@ class ConnectionContext:
 
     async def _check_account(self, lane: Lane, state: LaneState) -> LaneState:
         """Another Klaviyo account than before pauses the lane until a person resumes it."""
-        if self.account is None:
+        if self.account is None or not self.account_confirmed:
             return state
         name, store = self.connection.name, self.services.store
         pinned = await store.facts.pin_account(name, self.account)

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from connector.app.wiring.context import ConnectionContext
+from connector.domain.errors import DeliveryError
 from connector.klaviyo.limits import ERASE_PROFILE
 from connector.service import CommandHandler, CommandResult
 
@@ -18,14 +19,24 @@ def build_erasure(context: ConnectionContext) -> Mapping[str, CommandHandler]:
     async def erase(args: Mapping[str, Any]) -> CommandResult:
         if context.shadow:
             return False, {"error": "shadow mode sends nothing to Klaviyo"}
+        unknown = 0
         for email in args["emails"]:
             await context.api.permit(ERASE_PROFILE)
             sent = await context.api.post(ERASE_PROFILE, _job(email))
-            if sent.error:
+            if sent.error and _has_no_profile(sent.error):
+                unknown += 1
+            elif sent.error:
                 return False, {"error": str(sent.error)}
-        return True, {"deletion_jobs_at_klaviyo": len(args["emails"])}
+        jobs = len(args["emails"]) - unknown
+        return True, {"deletion_jobs_at_klaviyo": jobs, "unknown_to_klaviyo": unknown}
 
     return {"erase": CommandHandler(erase)}
+
+
+def _has_no_profile(error: DeliveryError) -> bool:
+    """Klaviyo's own 404 for an address without a profile, which may have been deleted before. That
+    of a wrong base URL has no such code."""
+    return error.status == 404 and "not_found" in error.detail
 
 
 def _job(email: str) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from connector.domain.lanes import QuotaUsage
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.ports import Clock, Store
 from connector.runtime.metrics import Metrics, account_label
@@ -37,8 +38,7 @@ class RateLimiters:
         uses[connection] = (share, live_reserve)
         if account not in self._limiters:
             longest = _DAY if any(limit.daily for limit in limits.values()) else _MINUTES
-            since = self._clock.now() // 1000 - longest
-            spent = await self._store.facts.usage_since(since_second=since)
+            spent = await self._spent(longest)
             # Connections start together: another may have created it meanwhile.
             if account not in self._limiters:
                 self._limiters[account] = self._create(account, limits)
@@ -59,14 +59,27 @@ class RateLimiters:
 
         return RateLimiter(label, limits, clock=self._clock, share=1.0, on_wait=blocked)
 
+    async def reload(self) -> None:
+        """Count again what was granted, because another process may have called the accounts.
+        Raises StoreError."""
+        if self._limiters:
+            spent = await self._spent(_DAY)
+            for limiter in self._limiters.values():
+                limiter.load(spent)
+
+    async def _spent(self, seconds: int) -> Sequence[QuotaUsage]:
+        since = self._clock.now() // 1000 - seconds
+        return await self._store.facts.usage_since(since_second=since)
+
     def reset_uses(self) -> None:
         """Before a configuration is built: which connection uses which account is set again."""
         self._uses.clear()
 
-    def drop(self, account: str) -> None:
-        """Drop a limiter that another one replaces: what it granted is in the store."""
-        self._limiters.pop(account, None)
+    def drop(self, account: str) -> bool:
+        """Drop a limiter that another one replaces: what it granted is in the store. Whether there
+        was one."""
         self._uses.pop(account, None)
+        return self._limiters.pop(account, None) is not None
 
     def usage(self) -> list[tuple[str, tuple[str, ...], str, int, int]]:
         """(account as labelled, its connections, endpoint, used, allowed) in the last minute."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from connector.app.wiring.context import ConnectionContext, dispatch_policy
+from connector.app.wiring.flow_guard import approval_requests
 from connector.config import Audience, Segment
 from connector.domain.errors import Problem
 from connector.domain.lanes import LIST_MEMBERS, PROFILES, Lane, LaneKind
@@ -56,6 +57,7 @@ class Direction:
     groups: Sequence[Group]
     workers: list[Worker]
     scans: list[GroupScan] = field(default_factory=list)
+    target_syncs: dict[int, TargetSync] = field(default_factory=dict)
 
     def target(self, name: str) -> Group:
         return next(g for g in self.groups if g.is_target and g.name == name)
@@ -77,18 +79,20 @@ class Direction:
     def target_sync(
         self, target: Group, policy: TargetPolicy, *, first_sync_guard: FlowGuard | None = None
     ) -> TargetSync:
-        services, connection = self.context.services, self.context.connection.name
-        return TargetSync(
+        services = self.context.services
+        target_sync = TargetSync(
             target.id,
             policy,
             groups=services.store.member_groups,
             scans=services.store.group_scans,
             members=services.store.target_members,
-            removals=RemovalGuard(connection, services.store.approvals, services.clock),
+            removals=RemovalGuard(approval_requests(self.context)),
             first_sync_guard=first_sync_guard,
             clock=services.clock,
             notify_lane=self.dispatcher.wake,
         )
+        self.target_syncs[target.id] = target_sync
+        return target_sync
 
     def add(self, scan: GroupScan) -> None:
         group = next(group for group in self.groups if group.id == scan.group)
@@ -111,6 +115,8 @@ class Direction:
         for group in groups.values():
             if group.kind == "list":
                 await store.member_groups.clear_remote_id(group.id)
+            if target_sync := self.target_syncs.get(group.id):
+                await target_sync.ask_again()
         now = self.context.services.clock.now()
         await store.memberships.requeue(self.dispatcher.lane.id, [State.DEAD], now=now)
         for scan in scans:

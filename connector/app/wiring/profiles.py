@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
-from connector.domain.lanes import EVENTS, PROFILES, READS
+from connector.app.wiring.flow_guard import build_flow_guard
+from connector.domain.lanes import EVENTS, KLAVIYO, PROFILES, READS
 from connector.domain.outcomes import Outcome, Pending
 from connector.domain.profiles import ProfileWrite
 from connector.klaviyo.sink.jobs import ImportJobs
@@ -19,7 +20,9 @@ from connector.pipeline.profile_reads import PassThrough, ProfileReadSink
 from connector.pipeline.rendering import ProfileRenderer
 from connector.ports import Reader, Renderer
 from connector.ports.workers import Worker
+from connector.runtime.supervisor import SupervisedWorker
 from connector.sync.goals import goals
+from connector.sync.mass_unset import CountingRenderer, MassUnsetWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class ProfileParts:
 
     writes: Dispatcher[ProfileWrite]
     import_jobs: Worker
+    mass_unset: Worker | None
     reads: ReadParts | None
 
 
@@ -48,6 +52,22 @@ async def build_profiles(context: ConnectionContext) -> ProfileParts:
             tracker.wake()
 
     renderer: Renderer[ProfileWrite] = ProfileRenderer()
+    asks = not context.shadow and context.connection.klaviyo.flow_guard != "off"
+    mass_unset: SupervisedWorker | None = None
+    if asks:
+        lane = await services.store.lanes.ensure(context.connection.name, KLAVIYO, PROFILES.kind)
+        worker = MassUnsetWorker(
+            lane.id,
+            context.mapping.version,
+            services.store.unset_fields,
+            build_flow_guard(context),
+            services.clock,
+            on_released=lambda: context.signals.wake(PROFILES),
+        )
+        mass_unset = context.supervise("mass_unset", worker)
+        renderer = CountingRenderer(
+            renderer, lane.id, services.store.unset_fields, services.clock, on_held=worker.wake
+        )
     writes: Dispatcher[ProfileWrite] = await context.dispatcher(
         PROFILES,
         ProfileSink(context.api),
@@ -66,7 +86,7 @@ async def build_profiles(context: ConnectionContext) -> ProfileParts:
         on_settled=writes.wake,
     )
     reads = await _build_reads(context, context.reader, writes) if context.reader else None
-    return ProfileParts(writes, context.supervise("import_jobs", tracker), reads)
+    return ProfileParts(writes, context.supervise("import_jobs", tracker), mass_unset, reads)
 
 
 async def _build_reads(

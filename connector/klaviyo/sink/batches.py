@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from connector.domain.errors import AmbiguousError, Rejected
-from connector.domain.outcomes import Dead, Delivery, Outcome, Retry, Unsent
+from connector.domain.outcomes import Dead, Delivery, Outcome, Pending, Retry, Unsent
 from connector.klaviyo.api import KlaviyoApi, SentRequest
 from connector.klaviyo.limits import BODY_MAX
 from connector.klaviyo.sink.requests import failed
@@ -77,25 +77,36 @@ class BulkSender:
         self._on_accepted = on_accepted
         self._on_ambiguous = on_ambiguous
 
-    async def deliver(self, items: list[Encoded], permits: int) -> AsyncIterator[Delivery]:
-        """Send at most `permits` requests; what does not fit is unsent."""
+    async def deliver(
+        self,
+        items: list[Encoded],
+        permits: int,
+        *,
+        backfill: bool,
+        requests: int | None = None,
+    ) -> AsyncIterator[Delivery]:
+        """Send at most `requests`, by default one for each of the `permits` that are reserved;
+        what does not fit is unsent. Further requests take quota as a `backfill` or as live
+        traffic."""
         rest, stopped = items, False
-        for _ in range(permits):
+        for number in range(permits if requests is None else requests):
             batch, rest = self._envelope.split_off(rest)
             if not batch or stopped:
                 rest = batch + rest
                 break
-            async for delivery in self._request(batch, permitted=True):
+            async for delivery in self._request(batch, backfill, permitted=number < permits):
                 yield delivery
-                stopped |= _stops_sending(delivery)
+                stopped |= stops_sending(delivery)
         if rest:
             yield Delivery([Unsent(seq) for seq, _ in rest])
 
-    async def _request(self, batch: list[Encoded], *, permitted: bool) -> AsyncIterator[Delivery]:
+    async def _request(
+        self, batch: list[Encoded], backfill: bool, *, permitted: bool
+    ) -> AsyncIterator[Delivery]:
         """Send one request and, where Klaviyo refuses some of its items, more. After an answer
         that stops the lane or says to wait nothing more is sent."""
         if not permitted:
-            await self._api.permit(self._envelope.endpoint)
+            await self._api.permit(self._envelope.endpoint, backfill=backfill)
         body = self._envelope.body([item for _, item in batch])
         sent = await self._api.post(self._envelope.endpoint, body)
         if not isinstance(sent.error, Rejected):
@@ -116,9 +127,9 @@ class BulkSender:
             if part and stopped:
                 yield Delivery([Unsent(seq) for seq, _ in part])
             elif part:
-                async for delivery in self._request(part, permitted=False):
+                async for delivery in self._request(part, backfill, permitted=False):
                     yield delivery
-                    stopped |= _stops_sending(delivery)
+                    stopped |= stops_sending(delivery)
 
     def _delivery_for(self, seqs: Sequence[int], sent: SentRequest) -> Delivery:
         if sent.error is None:
@@ -128,5 +139,8 @@ class BulkSender:
         return failed(seqs, sent.error, [sent.request])
 
 
-def _stops_sending(delivery: Delivery) -> bool:
-    return delivery.stop is not None or any(isinstance(o, Retry) for o in delivery.outcomes)
+def stops_sending(delivery: Delivery) -> bool:
+    """Whether the answer stops the lane or says to wait, or that of an import job did not come."""
+    return delivery.stop is not None or any(
+        isinstance(o, Retry) or (isinstance(o, Pending) and o.problem) for o in delivery.outcomes
+    )

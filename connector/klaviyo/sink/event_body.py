@@ -111,7 +111,12 @@ def validate(message: EventMessage, encoded: bytes, now: Millis) -> Fault | None
         )
     if len(encoded) < 2 * ARRAY_MAX and encoded.count(b"[") + encoded.count(b"{") < _MAX_BRACKETS:
         return None
-    if fault := _validate_nested(properties, 1, "properties"):
+    return validate_values(message)
+
+
+def validate_values(message: EventMessage) -> Fault | None:
+    """The first value of the event that is too long or too deep, however deep it is."""
+    if fault := _validate_nested(message.properties, 1, "properties"):
         return fault
     for name, value in message.attributes.items():
         if fault := _validate_nested(value, 1, f"profile.{name}"):
@@ -121,7 +126,7 @@ def validate(message: EventMessage, encoded: bytes, now: Millis) -> Fault | None
 
 def _validate_nested(value: Any, depth: int, path: str) -> Fault | None:
     if isinstance(value, str):
-        size = len(value) if value.isascii() else len(value.encode())
+        size = len(value) if value.isascii() else len(value.encode(errors="surrogatepass"))
         if size > STRING_MAX:
             return Fault(Problem.STRING_TOO_LONG, f"{path}: {size} bytes, {STRING_MAX} allowed")
         return None

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 from connector.domain.errors import Problem
-from connector.domain.messages import EventMessage
+from connector.domain.messages import EventMessage, Fault
 from connector.domain.outcomes import Ambiguous, Dead, Delivery, Outcome
 from connector.klaviyo.api import KlaviyoApi
 from connector.klaviyo.limits import BULK_EVENTS, BULK_EVENTS_MAX, CREATE_EVENT
 from connector.klaviyo.sink import event_body
 from connector.klaviyo.sink.batches import BulkSender, Encoded
-from connector.klaviyo.sink.requests import KlaviyoSink, accepted, failed
+from connector.klaviyo.sink.requests import KlaviyoSink, accepted, failed, is_backfill
 from connector.ports import BatchMode, Clock, Outgoing
 from connector.runtime.concurrency import as_completed
 
@@ -44,7 +44,8 @@ class EventSink(KlaviyoSink):
         if refused:
             yield Delivery(refused)
         if bulk:
-            async for delivery in self._bulk_sender.deliver(good, permits):
+            backfill = is_backfill(batch)
+            async for delivery in self._bulk_sender.deliver(good, permits, backfill=backfill):
                 yield delivery
             return
         sending = as_completed(self._send_single(seq, body) for seq, body in good)
@@ -68,7 +69,10 @@ class EventSink(KlaviyoSink):
             try:
                 body = encode(message, backfill=entry.backfill or is_late)
             except TypeError as error:
-                refused.append(Dead(entry.seq, Problem.MAPPING_FAILED, f"not JSON: {error}"))
+                # The encoder gives up at values that Klaviyo would refuse as too deep.
+                unencodable = Fault(Problem.MAPPING_FAILED, f"not JSON: {error}")
+                found = event_body.validate_values(message) or unencodable
+                refused.append(Dead(entry.seq, found.problem, found.detail))
                 continue
             if fault := event_body.validate(message, body, now):
                 refused.append(Dead(entry.seq, fault.problem, fault.detail))

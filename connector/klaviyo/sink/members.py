@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from itertools import groupby
 
 import orjson
 
@@ -32,13 +31,12 @@ from connector.klaviyo.limits import (
     REMOVE_MEMBERS,
 )
 from connector.klaviyo.sink import profile_body
-from connector.klaviyo.sink.batches import BulkSender, Encoded, Envelope
-from connector.klaviyo.sink.requests import KlaviyoSink, accepted, maybe_queued, queued
+from connector.klaviyo.sink.batches import Envelope
+from connector.klaviyo.sink.import_requests import ImportRequests
+from connector.klaviyo.sink.requests import KlaviyoSink, accepted, is_backfill
 from connector.ports import BatchMode, Outgoing
 
 Out = Outgoing[MembershipWrite]
-_MAX_REQUESTS = 10
-"""Requests that a claim is split into at most, where its people were in jobs that were lost."""
 _REMOVAL = Policy(refusal_statuses=frozenset({404}), refusal="retry")
 """A removal that is refused is sent again with ids that are looked up again."""
 
@@ -60,35 +58,24 @@ class MemberSink(KlaviyoSink):
         self, batch: Sequence[Out], *, bulk: bool, permits: int
     ) -> AsyncIterator[Delivery]:
         if not batch[0].message.joins:
-            yield await self._remove(batch)
+            yield await self._remove(batch, is_backfill(batch))
             return
-        unused_permits = permits if bulk else 0
-        ordered = sorted(batch, key=lambda out: out.message.lost_jobs)
-        for split, outs in groupby(ordered, key=lambda out: out.message.lost_jobs):
-            items = [(out.entry.seq, item(out.message)) for out in outs]
-            envelope = envelope_for(batch[0].message.group, split)
-            requests = min(_MAX_REQUESTS, -(-len(items) // envelope.max_items))
-            for _ in range(requests - unused_permits):
-                await self._api.permit(BULK_PROFILES)
-            unused_permits = max(0, unused_permits - requests)
-            async for delivery in self._join(envelope, items, requests, batch[0].message.group):
-                yield delivery
-
-    async def _join(
-        self, envelope: Envelope, items: list[Encoded], requests: int, group: str
-    ) -> AsyncIterator[Delivery]:
-        sender = BulkSender(self._api, envelope, queued, maybe_queued)
-        async for delivery in sender.deliver(items, requests):
+        group, backfill = batch[0].message.group, is_backfill(batch)
+        items = [(out.message.lost_jobs, (out.entry.seq, item(out.message))) for out in batch]
+        imports = ImportRequests(self._api, envelope_for(group))
+        permits = permits if bulk else 0
+        async for delivery in imports.deliver(items, permits, backfill=backfill):
             stop = delivery.stop
             if stop is not None and stop.scope == "target":
-                gone = await self._check_target([o.seq for o in delivery.outcomes], group)
+                seqs = [outcome.seq for outcome in delivery.outcomes]
+                gone = await self._check_target(seqs, group, backfill)
                 yield replace(gone, requests=delivery.requests)
             else:
                 yield delivery
 
     # ── removals ──────────────────────────────────────────────────────────────────────────────────
 
-    async def _remove(self, batch: Sequence[Out]) -> Delivery:
+    async def _remove(self, batch: Sequence[Out], backfill: bool) -> Delivery:
         known = {
             out.message.email: out.message.profile_id
             for out in batch
@@ -97,22 +84,25 @@ class MemberSink(KlaviyoSink):
         unknown = [out.message.email for out in batch if out.message.email not in known]
         seqs = [out.entry.seq for out in batch]
         try:
-            known |= await self._groups.ids(unknown)
+            known |= await self._groups.ids(unknown, backfill=backfill)
             sent = await self._send(batch[0].message.group, list(known.values()))
             if sent and _is_id_error(sent.error):
-                return await self._retry_remaining(batch, sent.request)
+                return await self._retry_remaining(batch, sent.request, backfill)
         except DeliveryError as error:
             return delivery_for(seqs, error, LOOK_UP)
         return _delivery_for(seqs, sent)
 
-    async def _retry_remaining(self, batch: Sequence[Out], refused: Request) -> Delivery:
+    async def _retry_remaining(
+        self, batch: Sequence[Out], refused: Request, backfill: bool
+    ) -> Delivery:
         """The list is gone, or a profile is: then the ids of the remaining ones are looked up
         again."""
         seqs, group = [out.entry.seq for out in batch], batch[0].message.group
-        if not await self._exists(group):
+        if not await self._exists(group, backfill):
             return replace(_target_gone(seqs), requests=[refused])
-        ids = await self._groups.ids([out.message.email for out in batch])
-        await self._api.permit(REMOVE_MEMBERS)
+        emails = [out.message.email for out in batch]
+        ids = await self._groups.ids(emails, backfill=backfill)
+        await self._api.permit(REMOVE_MEMBERS, backfill=backfill)
         sent = await self._send(group, list(ids.values()))
         retried = _delivery_for(seqs, sent)
         return replace(retried, requests=[refused, *retried.requests])
@@ -128,17 +118,17 @@ class MemberSink(KlaviyoSink):
 
     # ── a list that is gone ──────────────────────────────────────────────────────────────────────
 
-    async def _check_target(self, seqs: Sequence[int], group: str) -> Delivery:
+    async def _check_target(self, seqs: Sequence[int], group: str, backfill: bool) -> Delivery:
         try:
-            if not await self._exists(group):
+            if not await self._exists(group, backfill):
                 return _target_gone(seqs)
         except DeliveryError as error:
             return delivery_for(seqs, error, LOOK_UP)
         return Delivery([Retry(seq, Problem.KLAVIYO_TARGET) for seq in seqs])
 
-    async def _exists(self, group: str) -> bool:
+    async def _exists(self, group: str, backfill: bool) -> bool:
         try:
-            await self._api.get(GET_LIST, f"/api/lists/{group}")
+            await self._api.get(GET_LIST, f"/api/lists/{group}", backfill=backfill)
         except Blocked as error:
             if error.status == 404:
                 return False
@@ -148,7 +138,7 @@ class MemberSink(KlaviyoSink):
     def preview(self, out: Out) -> tuple[str, bytes]:
         write = out.message
         if write.joins:
-            return BULK_PROFILES, envelope_for(write.group, 0).body([item(write)])
+            return BULK_PROFILES, envelope_for(write.group).body([item(write)])
         member = {"type": "profile", "id": write.profile_id or write.email}
         return REMOVE_MEMBERS, orjson.dumps({"data": [member]})
 
@@ -158,13 +148,11 @@ def item(write: MembershipWrite) -> bytes:
     return orjson.dumps({"type": "profile", "attributes": {"email": write.email}})
 
 
-def envelope_for(group: str, split: int) -> Envelope:
-    """An import whose people join a list; at most a tenth as many for each of their jobs that was
-    lost."""
+def envelope_for(group: str) -> Envelope:
+    """An import whose people join a list."""
     lists = orjson.dumps({"lists": {"data": [{"type": "list", "id": group}]}})
     return replace(
         profile_body.ENVELOPE,
-        max_items=max(1, BULK_PROFILES_MAX // 10**split),
         tail=b']}},"relationships":' + lists + b"}}",
     )
 

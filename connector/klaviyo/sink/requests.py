@@ -4,13 +4,14 @@ for the records it carried."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from connector.domain.attention import Check
 from connector.domain.errors import DeliveryError, Rejected
-from connector.domain.outcomes import Accepted, Delivery, Pending, Request
+from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Delivery, Pending, Request
 from connector.domain.settlement import REPEAT_HARMLESS, Policy, delivery_for
 from connector.klaviyo.api import KlaviyoApi, SentRequest
-from connector.ports import Quota
+from connector.ports import Outgoing, Quota
 
 
 class KlaviyoSink:
@@ -29,6 +30,12 @@ class KlaviyoSink:
         return await self._api.check()
 
 
+def is_backfill(batch: Sequence[Outgoing[Any]]) -> bool:
+    """Whether further requests for this batch take the quota of backfills: a claim holds entries
+    of backfills, or none."""
+    return all(out.entry.backfill for out in batch)
+
+
 def accepted(seqs: Sequence[int], sent: SentRequest) -> Delivery:
     """All records of a request that was answered with a 2xx."""
     return Delivery([Accepted(seq, sent.request.id) for seq in seqs], [sent.request])
@@ -37,17 +44,24 @@ def accepted(seqs: Sequence[int], sent: SentRequest) -> Delivery:
 def queued(seqs: Sequence[int], sent: SentRequest) -> Delivery:
     """202: Klaviyo runs a job, whose id is the receipt. An empty id has been seen
     (docs/unverified.md): the job exists, but its result cannot be read."""
-    return _pending(seqs, response_id(sent) or "", sent.request)
+    return _pending(seqs, response_id(sent) or _unknown_job(sent), sent)
 
 
 def maybe_queued(seqs: Sequence[int], sent: SentRequest) -> Delivery:
     """No readable answer: a job may exist."""
-    return _pending(seqs, "", sent.request)
+    return _pending(seqs, _unknown_job(sent), sent)
 
 
-def _pending(seqs: Sequence[int], receipt: str, request: Request) -> Delivery:
-    pending = [Pending(seq, receipt, position, request.id) for position, seq in enumerate(seqs)]
-    return Delivery(pending, [request])
+def _unknown_job(sent: SentRequest) -> str:
+    return UNKNOWN_JOB + sent.request.id
+
+
+def _pending(seqs: Sequence[int], receipt: str, sent: SentRequest) -> Delivery:
+    why = (sent.error.problem, sent.error.detail) if sent.error else (None, "")
+    pending = [
+        Pending(seq, receipt, position, sent.request.id, *why) for position, seq in enumerate(seqs)
+    ]
+    return Delivery(pending, [sent.request])
 
 
 def failed(

@@ -31,12 +31,21 @@ async def open(settings: Settings, kit: Kit) -> Client:
     )
 
 
+def _missing_for_actions(settings: Settings) -> str:
+    return "" if settings.points_event_type else "points_event_type and points_event_secret"
+
+
 PLATFORM = Platform(
     source="wll",
     title="White Label Loyalty",
     settings=Settings,
     offers=frozenset(
         {"events", "profiles", "people", "audiences", "increase", "decrease", "adjust"}
+    ),
+    actions_lack=_missing_for_actions,
+    person_note=(
+        "White Label Loyalty knows people by its own user id. An e-mail address is resolved to a "
+        "user who was seen here before; a call for anyone else is held until they are (A40)."
     ),
     event_view=event_view,
     webhook=WllWebhook,

@@ -127,6 +127,13 @@ class AccountControl:
         self.make_people(*emails)
         return self._fill(self._segments.create(name, self._account.now()), emails)
 
+    def process_segment(self, id: str, *, done: bool = False) -> None:
+        """Klaviyo computes the segment's members, or is `done`."""
+        if done:
+            self._segments.processing.discard(id)
+        else:
+            self._segments.processing.add(id)
+
     def leave_segment(self, id: str, *emails: str) -> None:
         """Remove these profiles from the segment."""
         segment = self._segments.get(id)

@@ -46,7 +46,12 @@ def duplicate(id: str) -> Refused:
 
 def unknown(kind: str, id: str, pointer: str = "/data/") -> Refused:
     """404: no resource of this kind has this id."""
-    return Refused(errors(404, [(f"A {kind} with id {id} does not exist.", {"pointer": pointer})]))
+    return not_found(f"A {kind} with id {id} does not exist.", pointer)
+
+
+def not_found(detail: str, pointer: str = "/data/") -> Refused:
+    """404 with this text."""
+    return Refused(errors(404, [(detail, {"pointer": pointer})]))
 
 
 class ApiJSON(JSON):

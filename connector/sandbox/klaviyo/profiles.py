@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from connector.sandbox.klaviyo import reads
 from connector.sandbox.klaviyo.account import AccountState
-from connector.sandbox.klaviyo.errors import ApiJSON, duplicate, unknown
+from connector.sandbox.klaviyo.errors import ApiJSON, duplicate, not_found, unknown
 from connector.sandbox.klaviyo.profile_rules import (
     MAX_PROFILE_BYTES,
     parse_create,
@@ -53,6 +53,11 @@ class ProfileApi:
         if not valid or name not in ("email", "phone_number") or not isinstance(value, str):
             detail = "Exactly one of email, phone_number and id is required."
             account.check([Violation("erasure", "/data/attributes/profile", detail)])
+        if account.memory.by(name, value) is None:
+            raise not_found(
+                f'No profile with {name} "{value}" found.  The profile may have already been '
+                "deleted."
+            )
         account.memory.erasures.append(value)
         return Response(status_code=202)
 

@@ -37,6 +37,8 @@ class Segments:
 
     def __init__(self) -> None:
         self.all: list[Segment] = []
+        self.processing: set[str] = set()
+        """Ids of those whose members are being computed."""
 
     def create(self, name: str, at: float) -> Segment:
         """A new, empty segment."""
@@ -74,13 +76,13 @@ class SegmentApi:
             found = [each for each in found if getattr(each, name) in values]
         size, start = reads.size_of(query, default=10, most=10), reads.offset_of(query)
         following = str(start + size) if len(found) > start + size else None
-        page = [(_view(each, request.url), each.id) for each in found[start : start + size]]
+        page = [(self._view(each, request.url), each.id) for each in found[start : start + size]]
         document = reads.collection([view for view, _ in page], request.url, query, following)
         return ApiJSON(self._account.flows.include(query, request.url, page, document))
 
     async def _one(self, request: Request) -> Response:
         found, query = self._segment(request), request.query_params
-        view = _view(found, request.url)
+        view = self._view(found, request.url)
         if query.get("additional-fields[segment]") == "profile_count":
             view["attributes"]["profile_count"] = len(found.members)
         document = {"data": view}
@@ -92,6 +94,9 @@ class SegmentApi:
 
     async def _ids(self, request: Request) -> Response:
         return ApiJSON(members.ids(self._page(request), request.query_params, request.url))
+
+    def _view(self, found: Segment, url: URL) -> dict[str, Any]:
+        return _view(found, url, found.id in self._segments.processing)
 
     def _page(self, request: Request) -> members.Page:
         people = self._segment(request)
@@ -105,7 +110,7 @@ class SegmentApi:
         return found
 
 
-def _view(found: Segment, url: URL) -> dict[str, Any]:
+def _view(found: Segment, url: URL, is_processing: bool) -> dict[str, Any]:
     place = f"{url.scheme}://{url.netloc}/api/segments/{found.id}"
     return {
         "type": "segment",
@@ -116,7 +121,7 @@ def _view(found: Segment, url: URL) -> dict[str, Any]:
             "created": reads.iso(found.created),
             "updated": reads.iso(found.updated),
             "is_active": True,
-            "is_processing": False,
+            "is_processing": is_processing,
             "is_starred": False,
         },
         "relationships": {

@@ -80,10 +80,12 @@ def _notes(step: Step, target: FlowTarget) -> tuple[str, ...]:
         f"For a different amount or text, use another name than {step.name!r}: a key with different"
         " content is rejected (409)."
     )
-    if target.address.startswith("https://"):
-        return (counts, changed)
-    reach = "Klaviyo calls only https URLs with a valid certificate: set [server] public_url."
-    return (counts, changed, reach)
+    notes = [counts, changed, *([target.person_note] if target.person_note else [])]
+    if not target.address.startswith("https://"):
+        notes.append(
+            "Klaviyo calls only https URLs with a valid certificate: set [server] public_url."
+        )
+    return tuple(notes)
 
 
 def _sample(body: Any) -> str:

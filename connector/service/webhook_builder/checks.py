@@ -60,6 +60,11 @@ def check(step: Step, target: FlowTarget) -> CheckedStep:
 
 def _route_faults(step: Step, target: FlowTarget) -> list[str]:
     offered = routes_for(target.offers)
+    if step.route in offered and target.actions_lack:
+        return [
+            f"{target.title} needs {target.actions_lack} in [connections.settings] for points and "
+            "pushes: calls would be answered 404"
+        ]
     if step.route in offered:
         return []
     names = ", ".join(_action_of(route) for route in offered) or "nothing"

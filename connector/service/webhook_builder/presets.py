@@ -6,16 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from connector.service.webhook_builder.step import Step
+from connector.service.webhook_builder.step import FlowTarget, Step
 from connector.service.webhook_builder.templates import InvalidStep
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A ready-made step. `flow`: what starts the flow at Klaviyo, in one line."""
+    """A ready-made step. `flow`: what starts the flow at Klaviyo, in one line; `{birthdate}` is
+    replaced by the property that has the birth date."""
 
     flow: str
     step: Step
+
+    def starts_with(self, target: FlowTarget) -> str:
+        """`flow` for this connection."""
+        if "{birthdate}" not in self.flow or target.birthdate:
+            return self.flow.format(birthdate=target.birthdate)
+        return (
+            "a date property with the birth date, on the day. The mapping of this connection "
+            "writes none: enable its field that is taken from birthdate"
+        )
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -46,7 +56,7 @@ PRESETS: Mapping[str, Preset] = {
         ),
     ),
     "birthday-bonus": Preset(
-        "the date property birthdate, on the day",
+        "the date property {birthdate}, on the day",
         Step("increase", amount="100", reason="Happy birthday", trigger="date"),
     ),
     "reward-ready-push": Preset(

@@ -11,6 +11,7 @@ from typing import Literal
 from connector.actions.requests import USE_CASES, Route
 from connector.config import Config, Connection
 from connector.domain.actions import Action, ActionName
+from connector.mapping import CompiledMapping
 from connector.ports import DirectCall, Offer, Platform
 from connector.service.webhook_builder.templates import InvalidStep
 
@@ -62,7 +63,10 @@ class FlowTarget:
     """The connection that the flow calls. `address`: URL that ends in the connection's name.
     `offers`: what its platform offers. `secret`: the flow's api-key. `max_amount`: the most points
     of one adjustment. `repeat_window`: seconds in which a call may be repeated. `key_retention`:
-    seconds that a key is kept. `direct`: makes the platform's own API call, if it documents one."""
+    seconds that a key is kept. `direct`: makes the platform's own API call, if it documents one.
+    `birthdate`: the property at Klaviyo that has the birth date, if the mapping writes one.
+    `actions_lack`: the settings that are missing for points and pushes. `person_note`: how the
+    platform finds the person."""
 
     address: str
     title: str
@@ -72,9 +76,18 @@ class FlowTarget:
     repeat_window: float
     key_retention: float
     direct: Callable[[Action], DirectCall] | None = None
+    birthdate: str = ""
+    actions_lack: str = ""
+    person_note: str = ""
 
     @classmethod
-    def of(cls, config: Config, connection: Connection, platform: Platform) -> FlowTarget:
+    def of(
+        cls,
+        config: Config,
+        connection: Connection,
+        platform: Platform,
+        mapping: CompiledMapping | None = None,
+    ) -> FlowTarget:
         """The target of a configured connection. Raises InvalidStep if it accepts no flow calls."""
         if connection.actions is None:
             raise InvalidStep(
@@ -91,7 +104,19 @@ class FlowTarget:
             repeat_window=connection.actions.dedupe_window,
             key_retention=config.retention.action_keys,
             direct=None if direct is None else partial(direct, connection.settings),
+            birthdate=_birthdate(mapping) if mapping else "",
+            actions_lack=platform.actions_lack(connection.settings),
+            person_note=platform.person_note,
         )
+
+
+def _birthdate(mapping: CompiledMapping) -> str:
+    """The enabled field that is taken from the view's birth date; "" where there is none."""
+    for field in mapping.fields:
+        for source in field.sources:
+            if any("birthdate" in paths for paths in source.required):
+                return field.name
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ class _CommandRow(NamedTuple):
     done_at: Millis | None
     ok: int | None
     result: str | None
+    created_by: str
 
     def command(self) -> Command:
         return Command(
@@ -36,6 +37,7 @@ class _CommandRow(NamedTuple):
             done_at=self.done_at,
             ok=None if self.ok is None else bool(self.ok),
             result=orjson.loads(self.result) if self.result else None,
+            by=self.created_by,
         )
 
 
@@ -93,10 +95,11 @@ class SqlCommands:
 
         return await self._database.write(work)
 
-    async def requeue(self) -> int:
+    async def requeue(self, *, keep: Collection[int] = ()) -> int:
+        unfinished = commands.c.claimed_at.is_not(None), commands.c.done_at.is_(None)
         statement = (
             update(commands)
-            .where(commands.c.claimed_at.is_not(None), commands.c.done_at.is_(None))
+            .where(*unfinished, commands.c.id.not_in(list(keep)))
             .values(claimed_at=None)
         )
         return await self._database.write(lambda c: c.execute(statement).rowcount)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 
 from connector.domain.errors import Problem, StoreError
 from connector.domain.lanes import Millis
 from connector.ports import Fence, Holder
 from connector.store.database import Database
+from connector.store.statements import upsert
 from connector.store.tables import leases
 
 Lock = Literal["shared", "exclusive"] | None
@@ -32,10 +33,11 @@ class _LeaseRow(NamedTuple):
         return cls._make(row) if row else None
 
 
-def require_lease(c: Connection, fence: Fence, now: Millis) -> None:
+def require_lease(c: Connection, fence: Fence, now: Millis, *, lock: Lock = "shared") -> None:
     """Raise StoreError(STORE_HELD) unless this fence is the newest and has not expired. No other
-    process can acquire the lease before this transaction ends."""
-    row = _LeaseRow.load(c, fence.resource, lock="shared")
+    process can acquire the lease before this transaction ends. With an exclusive `lock` every
+    other transaction that requires the lease has ended."""
+    row = _LeaseRow.load(c, fence.resource, lock=lock)
     if row is None or row.token != fence.token or row.holder != fence.holder:
         holder = row.holder if row else "no process"
         raise StoreError(Problem.STORE_HELD, f"{fence.resource} is held by {holder}")
@@ -56,8 +58,11 @@ class SqlLeases:
             row = _LeaseRow.load(c, resource, lock="exclusive")
             if row is None:
                 values = {"resource": resource, "holder": holder, "token": 1}
-                c.execute(insert(leases).values(values | {"expires_at": now + ttl}))
-                return Fence(resource, holder, 1)
+                first = upsert(c.dialect.name, leases).on_conflict_do_nothing()
+                if c.execute(first.values(values | {"expires_at": now + ttl})).rowcount:
+                    return Fence(resource, holder, 1)
+                row = _LeaseRow.load(c, resource, lock="exclusive")
+                assert row is not None, "another process has just inserted it"
             if row.holder not in (holder, dead_holder) and row.expires_at > now:
                 return Holder(row.holder, row.expires_at)
             c.execute(

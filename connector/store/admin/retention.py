@@ -20,6 +20,7 @@ from connector.store.tables import (
 
 NO_BODY = b"null"
 """What a record's body becomes when retention has cleared it."""
+_FROM_SETTLED = (*STUCK, State.DISCARDED)
 _LOOKBACK = 14 * 86_400_000
 """ms: bodies this much older than `before` are looked at again each night, so that a few missed
 nights leave nothing behind."""
@@ -27,11 +28,14 @@ nights leave nothing behind."""
 
 def prune_records(c: Connection, now: Millis, keep: Mapping[State, int], limit: int) -> int:
     """Each state within bounds of its own, so that no kept record is looked at twice: stuck rows
-    by their index, all others by `seq`, which grows with time."""
+    by their index, all others by `seq`, which grows with time. The age of what is held, dead or
+    discarded counts from when it became so."""
     deleted = 0
     for state, age in keep.items():
         cutoff = now - age
-        query = select(outbox.c.seq).where(in_state(state), outbox.c.received_at < cutoff)
+        since = func.coalesce(outbox.c.settled_at, outbox.c.received_at)
+        at = since if state in _FROM_SETTLED else outbox.c.received_at
+        query = select(outbox.c.seq).where(in_state(state), at < cutoff)
         if state in STUCK:
             query = query.order_by(outbox.c.seq + 0)
         else:

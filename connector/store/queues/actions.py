@@ -9,14 +9,14 @@ from sqlalchemy import Connection, delete, exists, literal_column, select, updat
 
 from connector.domain.actions import Step
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
-from connector.domain.outcomes import Outcome
+from connector.domain.outcomes import Outcome, Unsent
 from connector.domain.records import Claim, Entry, State
 from connector.ports import ReadyCounts, RetryPolicy
 from connector.store.database import Database
 from connector.store.people import people
 from connector.store.queues import queue
 from connector.store.queues.action_state import COLUMNS, ActionRow, after_outcome, late_answer
-from connector.store.tables import actions, actions_queue
+from connector.store.tables import actions, actions_queue, in_state
 
 
 class SqlActionQueue(queue.SqlQueue):
@@ -70,6 +70,12 @@ class SqlActionQueue(queue.SqlQueue):
 
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, actions_queue, now, step=Step.LOOK_UP)
+
+    def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
+        mine = in_state(State.CLAIMED, actions), actions.c.claim == claim.token
+        query = select(actions.c.seq).where(*mine).order_by(actions.c.seq)
+        held = list(c.execute(query.with_for_update()).scalars())
+        return self._settle(c, claim, [Unsent(seq) for seq in held], now, RetryPolicy(0))
 
     async def platform_id(self, connection: str, email: str) -> str | None:
         def work(c: Connection) -> str | None:

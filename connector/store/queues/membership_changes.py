@@ -75,8 +75,9 @@ def _wanted_upsert(c: Connection) -> Any:
     new = statement.excluded
     in_flight = _M.state == State.CLAIMED
     changes = {"attempts": 0, "failing_since": None, "detail": "", "change": Change.JOIN} | {
-        name: new[name] for name in ("due", "since", "priority", "problem")
+        name: new[name] for name in ("since", "priority", "problem")
     }
+    changes["due"] = _not_while_ambiguous(new.due)
     return statement.on_conflict_do_update(
         index_elements=["target", "email"],
         set_={
@@ -109,13 +110,17 @@ def remove_wanted(c: Connection, target: GroupRow, which: ColumnElement[bool], n
         "detail": "",
         "change": Change.LEAVE,
     }
-    changes |= {"due": now, "since": now, "priority": 0}
+    changes |= {"due": _not_while_ambiguous(now), "since": now, "priority": 0}
     c.execute(
         update(memberships)
         .where(*where)
         .values(wanted=OUT, state=state, **_unless(in_flight, changes))
     )
     return count
+
+
+def _not_while_ambiguous(due: Any) -> Any:
+    return case((_M.ambiguous_until > due, _M.ambiguous_until), else_=due)
 
 
 def _unless(condition: ColumnElement[bool], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +175,8 @@ def save_listed(
             "last_seen_scan": target.scan,
             "profile_id": people[email].profile_id or row.profile_id,
         }
-        page_is_older = row.state == State.CLAIMED or row.settled_at >= requested_at
+        changed_at = max(row.settled_at, row.ambiguous_until)
+        page_is_older = row.state == State.CLAIMED or changed_at >= requested_at
         if row.confirmed == IN or page_is_older:
             changes.append({"id": row.id, **listed})
         else:
@@ -214,7 +220,8 @@ def save_manual_removals(
     away = and_(old, _M.wanted == OUT, or_(_M.confirmed == OUT, missing))
     c.execute(delete(memberships).where(away))
     held = and_(where, held_for(Problem.REMOVED_BY_HAND))
-    changes = {"confirmed": OUT, "change": Change.JOIN, "due": now, "detail": "", "attempts": 0}
+    changes = {"confirmed": OUT, "change": Change.JOIN, "detail": "", "attempts": 0}
+    changes["due"] = _not_while_ambiguous(now)
     wanted = update(memberships).where(missing, _M.wanted == IN)
     if not target.writes_enabled:
         first_sync = {"state": State.HELD, "problem": Problem.FIRST_SYNC.value}

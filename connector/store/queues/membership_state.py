@@ -30,7 +30,9 @@ that the connector added, or for every one where the target's link removes forei
     HELD, DEAD, SKIPPED    READY, HELD, ACCEPTED  a person or the target's state allows it: requeue
 
 While a row is CLAIMED, add_wanted and remove_wanted change `wanted` only; what follows is decided
-when the change is settled. So a leave never crosses a join (guarantee 5).
+when the change is settled. Until `ambiguous_until` an ambiguous change may still be applied: the
+row is not due before, whatever becomes known meanwhile, and no earlier read-back confirms anything.
+So a leave never crosses a join (guarantee 5).
 
 This module is pure; connector.store.queues.membership_changes writes the rows.
 """
@@ -73,6 +75,7 @@ class MembershipRow(NamedTuple):
     added_by_us: int
     unconfirmed: int
     lost_jobs: int
+    ambiguous_until: int
     state: int
     priority: int
     due: int
@@ -113,7 +116,7 @@ def with_next_change(
             "id": row.id,
             "state": State.HELD if held else State.READY if needed else State.ACCEPTED,
             "change": Change.JOIN if row.wanted else Change.LEAVE,
-            "due": now if due is None else due,
+            "due": max(now if due is None else due, row.ambiguous_until),
             "priority": priority,
             "problem": Problem.FIRST_SYNC.value if held else None,
         }
@@ -150,7 +153,12 @@ def after_outcome(
             return _retry_later(row, outcome, now, horizon, after=round(outcome.after * 1000))
         case Ambiguous():
             after = max(round(outcome.after * 1000), _AMBIGUOUS_WAIT)
-            unknown = {"confirmed": None, "settled_at": now, **_maybe_added(row)}
+            unknown = {
+                "confirmed": None,
+                "settled_at": now,
+                "ambiguous_until": now + after,
+                **_maybe_added(row),
+            }
             return _retry_later(row, outcome, now, horizon, after=after, **unknown)
         case Unsent():
             again = with_next_change(row, now, due=row.due, priority=row.priority)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select
 
+from connector.domain.approvals import FIRST_SYNC
 from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 from connector.domain.records import State
 from connector.ports import MembershipCounts
+from connector.store.admin import approvals
 from connector.store.database import Database
 from connector.store.people import groups as group_rows
 from connector.store.people.groups import GroupRow
@@ -26,7 +28,11 @@ class SqlTargetMembers:
         self._database = database
 
     async def enable_writes(self, target: int, *, now: Millis) -> int:
-        await self._database.write(lambda c: group_rows.change(c, target, writes_enabled=1))
+        def work(c: Connection) -> None:
+            group = group_rows.change(c, target, writes_enabled=1)
+            approvals.close(c, group.connection, FIRST_SYNC, group.name)
+
+        await self._database.write(work)
         of_target = _M.target == target
         return await requeue(self._database, now, of_target, held_for(Problem.FIRST_SYNC))
 

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, literal,
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.memberships import Change
-from connector.domain.outcomes import Accepted, Ambiguous, Dead, Outcome
+from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Ambiguous, Dead, Outcome, Unsent
 from connector.domain.records import Claim, Entry, State
 from connector.ports import ReadyCounts, RetryPolicy
 from connector.store.database import Database
@@ -91,11 +91,13 @@ class SqlMembershipQueue(ReceiptedQueue):
 
     def _recover(self, c: Connection, now: Millis) -> int:
         """An import job of the lost holder may still add people to a list: they stay in flight,
-        under an empty receipt, until every open job is accounted for. All else is sent again."""
+        under an unknown receipt, until every open job is accounted for. All else is sent again."""
         lost = (in_state(State.CLAIMED, memberships), _M.receipt.is_(None))
         of_lists = _M.target.in_(select(groups.c.id).where(groups.c.kind == "list"))
         joining = update(memberships).where(*lost, _M.sent == IN, of_lists)
-        in_flight = c.execute(joining.values(receipt="", settled_at=now)).rowcount
+        in_flight = c.execute(
+            joining.values(receipt=f"{UNKNOWN_JOB}{now}", settled_at=now)
+        ).rowcount
         rows = lock(c, *lost)
         save(
             c,
@@ -105,6 +107,12 @@ class SqlMembershipQueue(ReceiptedQueue):
             ],
         )
         return in_flight + len(rows)
+
+    def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
+        mine = in_state(State.CLAIMED, memberships), _M.claim == claim.token
+        rows = lock(c, _M.lane == claim.lane.id, *mine)
+        save(c, [after_outcome(row, Unsent(row.id), now, NO_HORIZON) for row in rows])
+        return len(rows)
 
     # ── import jobs ──────────────────────────────────────────────────────────────────────────────
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, case, func, update
 from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.outcomes import Accepted, Outcome
 from connector.domain.records import Appended, Claim, Entry, Page, State
-from connector.ports import RetryPolicy
+from connector.ports import Fence, RetryPolicy
 from connector.store.database import Database
 from connector.store.people import people
 from connector.store.queues import queue
@@ -33,6 +33,12 @@ class SqlOutbox(queue.SqlQueue):
         )
         self._person_cache.remember(resolved)
         return appended
+
+    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
+        if claim is None:
+            # The dead holder may have changed people since they were remembered.
+            self._person_cache = people.PersonCache()
+        return await super().recover(fence, now=now, claim=claim)
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
         may_be_applied = outbox.c.delivery_mode == DeliveryMode.SINGLE
@@ -66,6 +72,11 @@ class SqlOutbox(queue.SqlQueue):
 
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
+
+    def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
+        may_be_applied = outbox.c.delivery_mode == DeliveryMode.SINGLE
+        mapping = case((may_be_applied, outbox.c.mapping), else_=None)
+        return queue.give_back(c, outbox_queue, claim, mapping=mapping)
 
 
 def _update_claimed(

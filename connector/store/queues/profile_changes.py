@@ -17,7 +17,7 @@ from connector.domain.outcomes import (
     Unsent,
 )
 from connector.domain.profile_state import Profile
-from connector.domain.profiles import Observation, ProfileWrite, WriteMode
+from connector.domain.profiles import ALONE_AFTER, Observation, ProfileWrite, WriteMode
 from connector.domain.records import State
 from connector.store.queues.profile_rows import (
     NOT_IN_FLIGHT,
@@ -40,7 +40,7 @@ def after_outcome(
     match outcome:
         case Accepted():
             after = profile_state.apply_accepted(profile, write, now, profile_id=outcome.ref)
-            return ready_or_idle(row, after, now) | {"request": outcome.request}
+            return ready_or_idle(row, after, now) | {"request": outcome.request, "lost_jobs": 0}
         case Pending():
             return {
                 "state": State.CLAIMED,
@@ -54,7 +54,7 @@ def after_outcome(
         case Retry() | Ambiguous():
             return _retry_later(row, profile, outcome, now, horizon)
         case Unsent():
-            return ready_or_idle(row, profile, now, due=row.due) | {"attempts": row.attempts - 1}
+            return after_unsent(row, now)
         case Dead() | Held():
             if _has_other_changes(profile, write):
                 return ready_or_idle(row, profile, now)
@@ -136,17 +136,25 @@ def ready_or_idle(
     }
 
 
+def after_unsent(row: ProfileRow, now: Millis) -> Values:
+    """A row whose write was claimed and not sent."""
+    values = ready_or_idle(row, row.profile, now, due=row.due)
+    return values | {"attempts": row.attempts - 1}
+
+
 def after_lost_job(row: ProfileRow, now: Millis) -> Values:
-    """A row whose import job has no known result: all fields are sent again, singly, so that one
-    bad profile cannot fail a whole job again, and until the retry horizon."""
+    """A row whose import job has no known result: all fields are sent again, in a smaller job, so
+    that one bad profile cannot fail a whole job for ever. A person who was alone in it is sent
+    singly: the answer is about them, and ends at the retry horizon."""
     values = ready_or_idle(row, profile_state.apply_ambiguous(row.profile, now), now)
-    retry = {"write_mode": WriteMode.SINGLE, "failing_since": row.failing_since or now}
-    return NOT_IN_FLIGHT | values | retry
+    retry = {"lost_jobs": row.lost_jobs + 1, "failing_since": row.failing_since or now}
+    alone = {"write_mode": WriteMode.SINGLE} if row.lost_jobs >= ALONE_AFTER else {}
+    return NOT_IN_FLIGHT | values | retry | alone
 
 
 def after_observation(row: ProfileRow, profile: Profile, o: Observation, now: Millis) -> Values:
     """What an observation changes, of which `profile` is the result."""
-    if o.partial and row.state == State.HELD:
+    if o.partial and row.state == State.HELD and row.problem != Problem.MASS_UNSET.value:
         return profile_columns(profile)
     problem = o.problem or (None if profile.identity else Problem.NO_IDENTITY)
     if problem:

@@ -43,6 +43,7 @@ class ProfileRow(NamedTuple):
     position: int | None
     sent: bytes | None
     request: str | None
+    lost_jobs: int
 
     @property
     def profile(self) -> Profile:

@@ -7,21 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, exists, func, insert, literal, select, update
+from sqlalchemy import Connection, Select, and_, case, exists, func, insert, literal, select, update
 
 from connector.domain import profile_state
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
-from connector.domain.outcomes import Accepted, Dead, Outcome
+from connector.domain.outcomes import UNKNOWN_JOB, Accepted, Dead, Outcome
 from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
 from connector.ports import ReadyCounts, RetryPolicy
 from connector.store.database import Database
-from connector.store.queues import profile_rows, queue
+from connector.store.queues import profile_rows, profile_unsets, queue
 from connector.store.queues.profile_addresses import is_in_flight, transfer_address
 from connector.store.queues.profile_changes import (
     after_lost_job,
     after_outcome,
+    after_unsent,
     journal_entry,
     ready_or_idle,
 )
@@ -30,6 +31,8 @@ from connector.store.queues.receipts import ReceiptedQueue, is_joining_list
 from connector.store.tables import in_state, journal, outbox, profiles, profiles_queue
 
 _RECHECK_AFTER_MS = 1_000
+_CLAIMS = 50
+"""How often one transaction claims, while it finds only people who are held."""
 _SHADOW_BATCH = 5_000
 """People that one transaction of `end_shadow` makes ready."""
 
@@ -47,7 +50,14 @@ class SqlProfiles(ReceiptedQueue):
             "address_cleanups": None,
             "pending_move": None,
             "state": case(
-                (profiles.c.state == State.HELD, int(State.HELD)), else_=int(State.READY)
+                (
+                    and_(
+                        profiles.c.state == State.HELD,
+                        profiles.c.problem.is_distinct_from(Problem.MASS_UNSET.value),
+                    ),
+                    int(State.HELD),
+                ),
+                else_=int(State.READY),
             ),
             "write_mode": WriteMode.BULK,
             "due": now,
@@ -55,7 +65,12 @@ class SqlProfiles(ReceiptedQueue):
             "receipt": None,
         }
         statement = update(profiles).where(profiles.c.lane == lane).values(values)
-        return await self._database.write(lambda c: c.execute(statement).rowcount)
+
+        def work(c: Connection) -> int:
+            profile_unsets.forget(c, lane)
+            return c.execute(statement).rowcount
+
+        return await self._database.write(work)
 
     async def end_shadow(self, lane: LaneId, *, now: Millis) -> int:
         total, after = 0, 0
@@ -99,17 +114,23 @@ class SqlProfiles(ReceiptedQueue):
     # ── claim and settle ─────────────────────────────────────────────────────────────────────────
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
-        rows = queue.claim(
-            c,
-            profiles_queue,
-            spec,
-            values={"receipt": None, "position": None, "sent": None},
-            returning=COLUMNS,
-            conditions=_NOT_EXCLUDED,
-        )
+        """People with nothing to write but what waits for approval are held on the way."""
         addresses: set[str] = set()
-        entries = (_claim_write(c, ProfileRow._make(row), spec, addresses) for row in rows)
-        return [entry for entry in entries if entry is not None]
+        held = profile_unsets.held_fields(c, spec.lane)
+        for _ in range(_CLAIMS if held else 1):
+            rows = queue.claim(
+                c,
+                profiles_queue,
+                spec,
+                values={"receipt": None, "position": None, "sent": None},
+                returning=COLUMNS,
+                conditions=_NOT_EXCLUDED,
+            )
+            claimed = (_claim_write(c, ProfileRow._make(r), spec, addresses, held) for r in rows)
+            entries = [entry for entry in claimed if entry is not None]
+            if entries or not rows:
+                break
+        return entries
 
     def _settle(
         self,
@@ -130,8 +151,15 @@ class SqlProfiles(ReceiptedQueue):
         return c.execute(
             update(profiles)
             .where(in_state(State.CLAIMED, profiles), profiles.c.receipt.is_(None))
-            .values(receipt="", since=now)
+            .values(receipt=f"{UNKNOWN_JOB}{now}", since=now)
         ).rowcount
+
+    def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
+        mine = in_state(State.CLAIMED, profiles), profiles.c.claim == claim.token
+        query = select(profiles.c.person).where(*mine)
+        rows = profile_rows.lock(c, list(c.execute(query).scalars()), claim=claim.token)
+        profile_rows.save(c, [after_unsent(row, now) for row in rows.values()])
+        return len(rows)
 
     # ── receipts ─────────────────────────────────────────────────────────────────────────────────
 
@@ -184,14 +212,22 @@ _NOT_EXCLUDED = (
 
 
 def _claim_write(
-    c: Connection, row: ProfileRow, spec: queue.ClaimSpec, addresses: set[str]
+    c: Connection,
+    row: ProfileRow,
+    spec: queue.ClaimSpec,
+    addresses: set[str],
+    held: frozenset[str],
 ) -> Entry | None:
     """The entry of a claimed row, or None after the row was released. `addresses` are those of the
-    claim so far, to which this one's are added."""
+    claim so far, to which this one's are added; the removal of `held` fields is left out."""
     profile = row.profile
     write = profile_state.next_write(profile)
     if write is None:
         _release(c, row, spec, state=State.ACCEPTED)
+        return None
+    whole, write = write, profile_unsets.without(write, held)
+    if not (write.sets or write.unsets or write.pending_move):
+        profile_rows.save(c, [profile_unsets.hold(row.person, whole, held, spec.now)])
         return None
     address = profile_state.write_address(profile)
     is_other = address != profile.address
@@ -203,10 +239,11 @@ def _claim_write(
     if addresses & both or (is_other and is_in_flight(c, address, exclude=row.person)):
         _release(c, row, spec)
         return None
-    if spec.mode is DeliveryMode.BATCH and profile_state.needs_single_call(write):
+    if spec.mode is DeliveryMode.BATCH and profile_state.needs_single_call(whole):
         _release(c, row, spec, write_mode=WriteMode.SINGLE)
         return None
     addresses |= both
+    write = replace(write, lost_jobs=row.lost_jobs)
     if is_other:
         profile_rows.save(c, [{"person": row.person, "address": bytes.fromhex(address)}])
     return _entry(row, write, spec.mode)

@@ -199,6 +199,17 @@ def recover(c: Connection, source: QueueTable, now: Millis, **values: Any) -> in
     ).rowcount
 
 
+def give_back(c: Connection, source: QueueTable, claim: Claim, **values: Any) -> int:
+    """Rows of a claim that was not delivered are ready again, with `values`; how many. The claim
+    does not count as an attempt."""
+    table = source.table
+    return c.execute(
+        update(table)
+        .where(in_state(State.CLAIMED, table), table.c.claim == claim.token)
+        .values(state=State.READY, claim=None, attempts=table.c.attempts - 1, **values)
+    ).rowcount
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimSpec:
     """What to claim, and the token to claim it under."""
@@ -238,6 +249,10 @@ class SqlQueue(ABC):
     def _recover(self, c: Connection, now: Millis) -> int:
         """Release rows claimed by dead holders; how many."""
 
+    @abstractmethod
+    def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
+        """Release the rows of a claim that was not delivered; how many."""
+
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         return await self._database.read(lambda c: ready(c, self._source, lane, now, limit))
 
@@ -252,8 +267,10 @@ class SqlQueue(ABC):
         mapping: str,
         usage: Sequence[QuotaUsage] = (),
         backfill: bool | None = None,
+        token: int | None = None,
     ) -> Claim | None:
-        spec = ClaimSpec(lane.id, secrets.randbits(62), now, limit, mode, mapping, backfill)
+        token = secrets.randbits(62) if token is None else token
+        spec = ClaimSpec(lane.id, token, now, limit, mode, mapping, backfill)
 
         def work(c: Connection) -> Claim | None:
             leases.require_lease(c, fence, now)
@@ -278,10 +295,12 @@ class SqlQueue(ABC):
 
         return await self._database.write(work)
 
-    async def recover(self, fence: Fence, *, now: Millis) -> int:
+    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
         def work(c: Connection) -> int:
-            leases.require_lease(c, fence, now)
-            return self._recover(c, now)
+            # Every claim shares the lease's row, so that one whose connection was lost while it
+            # committed has ended once the row is ours alone.
+            leases.require_lease(c, fence, now, lock="exclusive")
+            return self._give_back(c, claim, now) if claim else self._recover(c, now)
 
         return await self._database.write(work)
 

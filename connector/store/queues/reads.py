@@ -60,6 +60,9 @@ class SqlReads(queue.SqlQueue):
     def _recover(self, c: Connection, now: Millis) -> int:
         return queue.recover(c, reads_queue, now)
 
+    def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
+        return queue.give_back(c, reads_queue, claim)
+
     async def request(
         self,
         lane: LaneId,

@@ -27,6 +27,7 @@ from connector.store.tables.people import (
     salts,
     source_members,
     tombstones,
+    unset_fields,
 )
 from connector.store.tables.queues import (
     QueueTable,
@@ -43,6 +44,7 @@ from connector.store.tables.queues import (
     requests,
 )
 from connector.store.tables.secrets import authorizations, secrets
+from connector.store.tables.settings import audit, settings
 from connector.store.tables.states import STUCK, TableOrAlias, in_state, is_stuck
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "actions",
     "actions_queue",
     "approvals",
+    "audit",
     "authorizations",
     "backfills",
     "checkpoints",
@@ -81,6 +84,8 @@ __all__ = [
     "requests",
     "salts",
     "secrets",
+    "settings",
     "source_members",
     "tombstones",
+    "unset_fields",
 ]

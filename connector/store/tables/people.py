@@ -147,6 +147,22 @@ class Tombstones(SQLModel, table=True):
     erased_at: int = Field(sa_type=BigInteger)
 
 
+class UnsetFields(SQLModel, table=True):
+    """How many people lost a field since the beginning of a period (connector.domain.unsets), whose
+    row of the empty field counts all writes of the lane; `writes` of the others is that number at
+    `since`. `held`: the removal of the field waits for approval."""
+
+    __tablename__ = "unset_fields"
+
+    lane: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    field: str = Field(sa_column=Column(Text, primary_key=True))
+    since: int = Field(sa_type=BigInteger)
+    people: int = Field(default=0, sa_type=BigInteger)
+    writes: int = Field(default=0, sa_type=BigInteger)
+    allowed: int = Field(default=0, sa_type=BigInteger)
+    held: int = Field(default=0, sa_type=SmallInteger)
+
+
 people = metadata.tables["people"]
 groups = metadata.tables["groups"]
 source_members = metadata.tables["source_members"]
@@ -154,3 +170,4 @@ deferred_memberships = metadata.tables["deferred_memberships"]
 journal = metadata.tables["journal"]
 salts = metadata.tables["salts"]
 tombstones = metadata.tables["tombstones"]
+unset_fields = metadata.tables["unset_fields"]

@@ -83,7 +83,8 @@ class Profiles(QueueColumns, table=True):
 
     `address` is a digest of the account and the address: one write for it at a time. `receipt`
     is the import job that holds the write in flight, `position` the person's place in it.
-    `write_mode` is connector.domain.profiles.WriteMode.
+    `write_mode` is connector.domain.profiles.WriteMode. `lost_jobs`: how many import jobs that held
+    the write were lost.
     """
 
     __tablename__ = "profiles"
@@ -111,6 +112,7 @@ class Profiles(QueueColumns, table=True):
     address_cleanups: str | None = Field(default=None, sa_type=Text)
     pending_move: str | None = Field(default=None, sa_type=Text)
     profile_id: str | None = Field(default=None, sa_type=Text)
+    lost_jobs: int = Field(default=0, sa_type=SmallInteger)
 
 
 class Memberships(QueueColumns, table=True):
@@ -120,7 +122,7 @@ class Memberships(QueueColumns, table=True):
     `change` is connector.domain.memberships.Change. `address` is compared with profiles.address.
     `last_seen_scan`: the last read-back that listed the member. `unconfirmed`: the remote side
     accepted the change without reporting its result. `lost_jobs`: how many import jobs that held
-    the change were lost.
+    the change were lost. `ambiguous_until`: until then an earlier change may still be applied.
     """
 
     __tablename__ = "memberships"
@@ -144,6 +146,7 @@ class Memberships(QueueColumns, table=True):
     unconfirmed: int = Field(default=0, sa_type=SmallInteger)
     last_seen_scan: int = Field(default=0, sa_type=BigInteger)
     lost_jobs: int = Field(default=0, sa_type=SmallInteger)
+    ambiguous_until: int = Field(default=0, sa_type=BigInteger)
     since: int = Field(sa_type=BigInteger)
     receipt: str | None = Field(default=None, sa_type=Text)
     position: int | None = Field(default=None, sa_type=Integer)

@@ -41,9 +41,12 @@ class DryRun:
     async def __call__(self, page: BackfillPage) -> BackfillPage:
         """The page without its people. Its counts say what would become of them. Raises
         DeliveryError."""
-        entries = await self._store.read_entries(
-            self._connection, person_keys(page), now=self._clock.now()
-        )
+        keys = person_keys(page)
+        if not page.listed:
+            keys = list(dict.fromkeys(keys))
+        entries = await self._store.read_entries(self._connection, keys, now=self._clock.now())
+        if not page.listed:
+            entries = list({entry.seq: entry for entry in entries}.values())
         counts = Counter(page.counts)
         counts["people"] += len(entries)
         if page.listed:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from connector.domain.approvals import BACKFILL
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import Blocked, DeliveryError, Problem, Rejected, RetryLater
 from connector.domain.lanes import Lane, LaneId
@@ -48,7 +49,6 @@ MAX_PENDING_READS, MAX_PENDING_WRITES = 2_000, 40_000
 """People of backfills that may wait to be read, and to be written (four import jobs)."""
 _POLL_SOON, _POLL_LATER, _POLL_MAX = 0.2, 1.0, 10.0
 _RETRY_DELAY = 5.0
-_APPROVAL_KIND = "backfill"
 _AFFECTED = AffectedResources(fields=True)
 
 
@@ -132,7 +132,7 @@ class BackfillWorker:
             run.id, state, now=self._clock.now(), problem=problem, detail=detail, counts=counts
         )
         if state != "stopped" or run.state == "waiting":
-            await self._guard.close_request(_APPROVAL_KIND, f"backfill {run.id}")
+            await self._guard.close_request(BACKFILL, f"backfill {run.id}")
         self._log.info("backfill_ended", backfill=run.id, state=state, detail=detail)
         self.wakeup.set()
 
@@ -176,7 +176,7 @@ class BackfillWorker:
             verdict, flows = "allowed", await self._guard.live(_AFFECTED)
         else:
             verdict, flows = await self._guard.evaluate(
-                _APPROVAL_KIND,
+                BACKFILL,
                 f"backfill {run.id}",
                 total,
                 _AFFECTED,

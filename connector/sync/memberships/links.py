@@ -11,8 +11,14 @@ from connector.domain.lanes import Millis
 from connector.domain.memberships import Group
 from connector.ports import MemberGroups, TargetMembers
 
-_NO_ATTENTION = {Problem.TOO_MANY_REMOVALS, Problem.FIRST_SYNC, Problem.NOT_OFFERED}
-"""Approvals have items of their own. What a platform does not offer cannot be fixed."""
+_NO_ATTENTION = {
+    Problem.TOO_MANY_REMOVALS,
+    Problem.FIRST_SYNC,
+    Problem.NOT_OFFERED,
+    Problem.SEGMENT_PROCESSING,
+}
+"""Approvals have items of their own. What a platform does not offer cannot be fixed, and what
+Klaviyo computes ends by itself."""
 
 
 async def links(groups: MemberGroups, members: TargetMembers, now: Millis) -> list[dict[str, Any]]:

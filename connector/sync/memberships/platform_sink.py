@@ -75,7 +75,7 @@ class PlatformMembershipSink:
                 return
             half = len(batch) // 2
             for part in (batch[:half], batch[half:]):
-                await self._acquire_permit()
+                await self._acquire_permit(backfill=all(out.entry.backfill for out in part))
                 async for delivery in self._send(part):
                     yield delivery
         except DeliveryError as error:
@@ -84,9 +84,9 @@ class PlatformMembershipSink:
             pairs = zip(batch, results, strict=True)
             yield Delivery([_outcome(out.entry.seq, result) for out, result in pairs])
 
-    async def _acquire_permit(self) -> None:
+    async def _acquire_permit(self, *, backfill: bool) -> None:
         while True:
-            grant = self.quota.reserve(self._writer.endpoint, 1)
+            grant = self.quota.reserve(self._writer.endpoint, 1, backfill=backfill)
             if grant.count:
                 await self._record_usage(grant.usage)
                 return

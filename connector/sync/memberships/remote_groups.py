@@ -35,6 +35,11 @@ class RemoteGroups(Protocol):
         """The page at `cursor`; with `since` only of those who joined then or later."""
         ...
 
+    async def is_processing(self, id: str) -> bool:
+        """Whether the remote side still computes who is in the group, so that a scan of it would
+        not be complete."""
+        ...
+
 
 class PlatformAudiences:
     """RemoteGroups over a platform's audiences."""
@@ -58,6 +63,9 @@ class PlatformAudiences:
     ) -> MembersPage:
         return await self._audiences.members(id, cursor)
 
+    async def is_processing(self, id: str) -> bool:
+        return False
+
 
 class KlaviyoLists:
     """RemoteGroups over Klaviyo's lists. `creates`: a list that does not exist is created."""
@@ -79,6 +87,9 @@ class KlaviyoLists:
     ) -> MembersPage:
         return await self._groups.members("list", id, cursor, since=since)
 
+    async def is_processing(self, id: str) -> bool:
+        return False
+
 
 class KlaviyoSegments:
     """RemoteGroups over Klaviyo's segments."""
@@ -98,6 +109,9 @@ class KlaviyoSegments:
         self, id: str, cursor: str | None, *, since: Millis | None = None
     ) -> MembersPage:
         return await self._groups.members("segment", id, cursor, since=since)
+
+    async def is_processing(self, id: str) -> bool:
+        return await self._groups.is_processing(id)
 
 
 class GroupResolver:

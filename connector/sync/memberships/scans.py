@@ -34,7 +34,7 @@ from connector.sync.memberships.remote_groups import GroupResolver, RemoteGroups
 from connector.sync.memberships.target_sync import TargetSync
 
 _LEASE_RETRY = 1.0
-_UNRESOLVED_RETRY = 60.0
+_UNRESOLVED_RETRY = _PROCESSING_RETRY = 60.0
 _OVERLAP_MS = 60_000
 """The remote side may list a new member a little later than the time at which they joined."""
 
@@ -156,7 +156,12 @@ class GroupScan(ABC):
             return min(self._every, _UNRESOLVED_RETRY)
         if group.scan_started_at is None:
             group = await self._begin(group, remote_id)
-        group = await self._read_pages(group, remote_id)
+        if await self._remote.is_processing(remote_id):
+            return await self._restart_later(group)
+        scanned = await self._read_pages(group, remote_id)
+        if scanned is None:
+            return await self._restart_later(group)
+        group = scanned
         self._failures.clear()
         await self._groups.set_problem(group.id, None)
         await self._after_scan(group)
@@ -173,12 +178,26 @@ class GroupScan(ABC):
         started_at = group.completed_scan_started_at
         return 0.0 if started_at is None else (started_at - self._clock.now()) / 1000 + self._every
 
-    async def _read_pages(self, group: Group, remote_id: str) -> Group:
+    async def _restart_later(self, group: Group) -> float:
+        """The remote side still computes the group: pages of it say nothing about who is missing.
+        Seconds until the scan starts at its first page again."""
+        await self._scans.begin(group.id, self._lease.fence, now=self._clock.now())
+        detail = (
+            f"Klaviyo is still computing {group.name}, so its scan waits and no one is removed; it "
+            "continues by itself"
+        )
+        await self._groups.set_problem(group.id, Problem.SEGMENT_PROCESSING, detail)
+        return _PROCESSING_RETRY
+
+    async def _read_pages(self, group: Group, remote_id: str) -> Group | None:
+        """None where the group was not complete by the end."""
         while True:
             cursor, requested_at = group.cursor, self._clock.now()
             page = await self._remote.members(remote_id, cursor)
             if page.more and page.cursor in (None, cursor):
                 raise Rejected(Problem.ANSWER_UNREADABLE, "the cursor of the next page is repeated")
+            if not page.more and await self._remote.is_processing(remote_id):
+                return None
             if not self._lease.valid():
                 raise StoreError(Problem.STORE_HELD, "the lease ended while a page was read")
             group = await self._save_page(group, page, requested_at)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from connector.domain.approvals import FIRST_SYNC
 from connector.domain.errors import Problem
 from connector.domain.memberships import Group
 from connector.domain.wording import counted
@@ -22,10 +23,8 @@ from connector.ports import (
     TargetMembers,
 )
 from connector.runtime import log
-from connector.sync.flow_guard import FlowGuard
+from connector.sync.flow_guard import FlowGuard, Verdict
 from connector.sync.memberships.removals import RemovalGuard, RemovalLimit
-
-FIRST_SYNC = "first_sync"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +97,14 @@ class TargetSync:
         if source.applied_scan == source.completed_scan:
             return
         target = await self._groups.get(self._target)
-        subject = f"{source.name} → {target.name}"
+        subject = _removals_of(source, target)
         removals = await self._scans.pending_removals(source.id)
         limit = self._policy.limits[source.name]
-        if not await self._removals.allows(subject, target.name, removals, limit):
+        verdict = await self._removals.allows(subject, target, removals, limit)
+        if verdict != "allowed":
             detail = (
                 f"{removals.count:,} of {removals.total:,} would be removed from {target.name}; "
-                "no one is removed before a person approves, see `connector approvals list`"
+                f"{_next_step(verdict, target)}"
             )
             await self._groups.set_problem(source.id, Problem.TOO_MANY_REMOVALS, detail)
             return
@@ -119,6 +119,15 @@ class TargetSync:
                 people=removed,
             )
         self.notify_lane()
+
+    async def ask_again(self) -> None:
+        """A person starts the sync again: what was rejected is asked once more."""
+        target = await self._groups.get(self._target)
+        if self._first_sync_guard is not None:
+            await self._first_sync_guard.ask_again(FIRST_SYNC, target.name)
+        await self._removals.ask_again(_foreign_members_of(target))
+        for source in await self._sources():
+            await self._removals.ask_again(_removals_of(source, target))
 
     async def reevaluate(self) -> None:
         """Do what was not allowed, or not known to be, before now."""
@@ -142,7 +151,7 @@ class TargetSync:
                 FIRST_SYNC, target.name, joins, affected, **numbers
             )
             if verdict != "allowed":
-                detail = f"{_counts_text(counts)}; see `connector approvals list`"
+                detail = f"{_counts_text(counts)}; {_next_step(verdict, target)}"
                 await self._groups.set_problem(target.id, Problem.FIRST_SYNC, detail)
                 return
         self._log.info("list_linked", connection=target.connection, list=target.name, **numbers)
@@ -154,10 +163,11 @@ class TargetSync:
         target = await self._groups.get(self._target)
         counts = await self._members.counts(target.id)
         removals = PendingRemovals(counts.foreign, counts.actual)
-        subject = f"foreign members of {target.name}"
-        if not removals.count or not await self._removals.allows(
-            subject, target.name, removals, self._policy.foreign_limit
-        ):
+        subject = _foreign_members_of(target)
+        if not removals.count:
+            return
+        limit = self._policy.foreign_limit
+        if await self._removals.allows(subject, target, removals, limit) != "allowed":
             return
         if await self._members.remove_foreign(target.id, now=self._clock.now()):
             await self._removals.close(subject)
@@ -165,6 +175,22 @@ class TargetSync:
 
     async def _sources(self) -> Sequence[Group]:
         return [group for group in await self._groups.all() if group.target == self._target]
+
+
+def _removals_of(source: Group, target: Group) -> str:
+    return f"{source.name} → {target.name}"
+
+
+def _foreign_members_of(target: Group) -> str:
+    return f"foreign members of {target.name}"
+
+
+def _next_step(verdict: Verdict, target: Group) -> str:
+    if verdict == "rejected":
+        command = "audiences" if target.kind == "list" else "segments"
+        again = f"connector {command} sync {target.connection} {target.name}"
+        return f"a person rejected it; `{again}` asks again"
+    return "nothing happens before a person approves, see `connector approvals list`"
 
 
 def _counts_text(counts: MembershipCounts) -> str:

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from connector.domain.errors import Problem
+from connector.domain.lanes import Millis
 from connector.domain.memberships import Link
 from connector.domain.outcomes import (
     Accepted,
@@ -122,6 +123,49 @@ class MembershipsContract:
         )
         assert await env.deliver() == ([], ["ada"])
 
+    @pytest.mark.parametrize("leaves", [True, False])
+    async def test_after_an_ambiguous_change_nothing_is_sent_before_it_can_no_longer_be_applied(
+        self, store: Store, leaves: bool
+    ) -> None:
+        """Also where new information reverses the change meanwhile (guarantee 5)."""
+        env = await make_harness(store)
+        await env.sync(VIP, "ada")
+        if leaves:
+            await env.deliver()
+            await env.sync(VIP)
+        change = await env.claim(leaves=leaves)
+        assert change
+        await env.settle(change, [Ambiguous(change.entries[0].seq, Problem.TIMED_OUT)])
+        await env.membership_event("ada", leaves)
+        assert await env.deliver() == ([], [])
+        # The list still shows what it was before the change was applied.
+        await env.read_back(*(["ada"] if leaves else []))
+        assert await env.find_manual_removals() == 0
+        assert await env.sync(VIP, *(["ada"] if leaves else [])) in (0, 1)
+        assert await env.deliver() == ([], [])
+        env.later(31_000)
+        assert await env.deliver() == ((["ada"], []) if leaves else ([], ["ada"]))
+
+    async def test_a_change_that_failed_for_too_long_may_still_be_applied(
+        self, store: Store
+    ) -> None:
+        env = await make_harness(store)
+        await env.sync(VIP, "ada")
+        await env.deliver()
+        await env.sync(VIP)
+        for _ in range(2):
+            leave = await env.claim(leaves=True)
+            assert leave
+            await env.settle(leave, [Ambiguous(leave.entries[0].seq, Problem.TIMED_OUT)])
+            env.later(HORIZON)
+        leave = await env.claim(leaves=True)
+        assert leave is None
+        env.at = Millis(env.at - HORIZON + 2_000)
+        await env.membership_event("ada", True)
+        assert await env.deliver() == ([], [])
+        env.later(31_000)
+        assert await env.deliver() == (["ada"], [])
+
     async def test_only_the_later_of_two_changes_is_sent(self, store: Store) -> None:
         env = await make_harness(store)
         await env.sync(VIP, "ada")
@@ -187,7 +231,8 @@ class MembershipsContract:
         assert names(await env.claim()) == ["cyd"]
         assert names(await env.claim(leaves=True)) == ["bob"]
         assert await store.memberships.recover(env.fence, now=env.later()) == 2
-        assert await store.membership_receipts.open_jobs() == {""}
+        [receipt] = await store.membership_receipts.open_receipts(env.lane.id)
+        assert receipt.is_unknown
         assert await env.claim(leaves=True) is None
         env.later(31_000)
         assert names(await env.claim(leaves=True)) == ["bob"]

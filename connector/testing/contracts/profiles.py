@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Millis
 from connector.domain.outcomes import (
@@ -16,7 +18,7 @@ from connector.domain.outcomes import (
     Retry,
     Unsent,
 )
-from connector.domain.profiles import OnLeave
+from connector.domain.profiles import ALONE_AFTER, OnLeave
 from connector.ports import RetryPolicy, Store
 from connector.testing.contracts.profile_harness import (
     LATER,
@@ -144,13 +146,53 @@ class ProfilesContract:
         person = await read(store, fence, "ada", balance=1)
         claim = await claim_writes(store, fence)
         assert claim
-        await settle(store, claim, Pending(person, "", 0, "r1"))
-        assert await store.profile_receipts.requeue_receipt(profiles.id, "", now=LATER) == 1
-        # Singly, so that one bad profile cannot fail a whole job again.
-        assert await claim_writes(store, fence, LATER) is None
-        assert written_fields(
-            await claim_writes(store, fence, LATER, mode=DeliveryMode.SINGLE)
-        ) == {"balance": 1}
+        receipts, at = store.profile_receipts, int(LATER)
+        for lost_jobs in range(ALONE_AFTER + 1):
+            assert claim
+            assert orjson.loads(claim.entries[0].data)["lost_jobs"] == lost_jobs
+            await settle(store, claim, Pending(person, "?r1", 0, "r1"))
+            assert await receipts.requeue_receipt(profiles.id, "?r1", now=Millis(at)) == 1
+            at += 1
+            claim = await claim_writes(store, fence, at)
+        # The last job held no one else, so a single request says what is wrong with the person.
+        assert claim is None
+        assert written_fields(await claim_writes(store, fence, at, mode=DeliveryMode.SINGLE)) == {
+            "balance": 1
+        }
+
+    async def test_a_lost_job_counts_until_a_write_succeeds(self, store: Store) -> None:
+        fence = await acquire_lease(store)
+        _, _, profiles = await lanes(store)
+        await append_events(store, "ada")
+        person = await read(store, fence, "ada", balance=1)
+        claim = await claim_writes(store, fence)
+        assert claim
+        await settle(store, claim, Pending(person, "?r1", 0, "r1"))
+        await store.profile_receipts.requeue_receipt(profiles.id, "?r1", now=LATER)
+        claim = await claim_writes(store, fence, LATER)
+        assert claim
+        await settle(store, claim, Pending(person, "job", 0, "r2"))
+        await store.profile_receipts.close_receipt(profiles.id, "job", now=LATER, failed={})
+        await append_events(store, "ada", at=LATER + 1)
+        await read(store, fence, "ada", LATER + 1, balance=2)
+        claim = await claim_writes(store, fence, LATER + 1)
+        assert claim
+        assert orjson.loads(claim.entries[0].data)["lost_jobs"] == 0
+
+    async def test_each_lost_request_has_its_own_age(self, store: Store) -> None:
+        fence = await acquire_lease(store)
+        _, _, profiles = await lanes(store)
+        for at, name in ((NOW, "ada"), (NOW + 2_000, "bob")):
+            await append_events(store, name, at=at)
+            person = await read(store, fence, name, at, balance=1)
+            claim = await claim_writes(store, fence, at)
+            assert claim
+            await settle(store, claim, Pending(person, f"?{name}", 0, name), at=at)
+        found = await store.profile_receipts.open_receipts(profiles.id)
+        assert sorted((r.id, r.since, r.is_unknown) for r in found) == [
+            ("?ada", NOW, True),
+            ("?bob", NOW + 2_000, True),
+        ]
 
     async def test_writes_of_a_dead_holder_stay_in_flight_until_accounted_for(
         self, store: Store
@@ -165,11 +207,10 @@ class ProfilesContract:
         assert await store.profiles.recover(other, now=Millis(NOW + TTL)) == 1
         assert await claim_writes(store, other, NOW + TTL) is None
         [receipt] = await store.profile_receipts.open_receipts(profiles.id)
-        assert receipt.id == ""
-        await store.profile_receipts.requeue_receipt(profiles.id, "", now=Millis(NOW + TTL))
-        assert written_fields(
-            await claim_writes(store, other, NOW + TTL, mode=DeliveryMode.SINGLE)
-        ) == {"balance": 1}
+        assert receipt.is_unknown
+        requeued = Millis(NOW + TTL)
+        await store.profile_receipts.requeue_receipt(profiles.id, receipt.id, now=requeued)
+        assert written_fields(await claim_writes(store, other, NOW + TTL)) == {"balance": 1}
         assert await settle(store, claim, Accepted(person, "late")) == 0
 
     async def test_an_unset_in_flight_when_its_holder_died_is_repeated(self, store: Store) -> None:
@@ -191,10 +232,9 @@ class ProfilesContract:
         await store.profiles.recover(other, now=Millis(at))
         await append_events(store, "ada", at=at)
         await read(store, other, "ada", at, tier="Gold")
-        await store.profile_receipts.requeue_receipt(profiles.id, "", now=Millis(at))
-        assert written_fields(await claim_writes(store, other, at, mode=DeliveryMode.SINGLE)) == {
-            "tier": "Gold"
-        }
+        [receipt] = await store.profile_receipts.open_receipts(profiles.id)
+        await store.profile_receipts.requeue_receipt(profiles.id, receipt.id, now=Millis(at))
+        assert written_fields(await claim_writes(store, other, at)) == {"tier": "Gold"}
 
     async def test_an_ambiguous_write_is_sent_again_after_a_delay(self, store: Store) -> None:
         fence = await acquire_lease(store)

@@ -415,6 +415,30 @@ class StoreContract:
             Appended(0, 2)
         ]
 
+    async def test_held_dead_and_discarded_records_are_kept_from_when_they_became_so(
+        self, store: Store
+    ) -> None:
+        """They may have been received long before, and waited or been retried since."""
+        lane, fence = await events(store), await acquire_lease(store)
+        await store.outbox.append([page(lane, record("a"), record("b"), record("c"))])
+        claim = await take(store, lane, fence, limit=3)
+        assert claim
+        a, b, c = (e.seq for e in claim.entries)
+        late = Millis(NOW + 5_000)
+        refused = [Dead(seq, Problem.KLAVIYO_REFUSED) for seq in (a, c)]
+        await store.outbox.settle(
+            claim,
+            [*refused, Held(b, Problem.NO_IDENTITY)],
+            now=late,
+            policy=RetryPolicy(HORIZON),
+        )
+        await store.dead_letters.discard(DeadLetterFilter([c]), reason="test", now=late)
+        keep = dict.fromkeys((State.DEAD, State.HELD, State.DISCARDED), 1_000)
+        for after, pruned in ((1_000, 0), (1_001, 3)):
+            now = Millis(late + after)
+            found = await store.maintenance.prune_records(now=now, keep=keep, limit=10)
+            assert found == pruned
+
     async def test_the_timeline_is_pruned_before_the_ids(self, store: Store) -> None:
         lane, fence = await events(store), await acquire_lease(store)
         await store.outbox.append([page(lane, record("a"))])

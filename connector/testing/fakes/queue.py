@@ -141,7 +141,7 @@ class MemoryQueue:
             case Absent():
                 row.entry = replace(row.entry, mode=DeliveryMode.BATCH)
 
-    async def recover(self, fence: Fence, *, now: Millis) -> int:
+    async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
         return 0
 
     async def extend_horizon(self, lane: LaneId, pause: int) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from typing import TypeVar
 
-from connector.domain.errors import StoreError
+from connector.domain.errors import Problem, StoreError
 from connector.store.engine_errors import store_errors
 from connector.store.sql import SqlStore, store_on
 from connector.store.sqlite import Work, sqlite_engine
@@ -18,8 +18,10 @@ T = TypeVar("T")
 class InlineDatabase:
     """connector.store.database.Database that does its work before the caller's next step.
 
-    While `error` is set, every call raises it. After `dead` nothing is written any more, as after
-    a kill; `reopened` is the database as the next process finds it.
+    While `error` is set, every call raises it. `unanswered` is how many of the next calls are
+    committed and raise STORE_UNAVAILABLE all the same, as when the answer is lost. After `dead`
+    nothing is written any more, as after a kill; `reopened` is the database as the next process
+    finds it.
     """
 
     def __init__(self, other: InlineDatabase | None = None) -> None:
@@ -32,6 +34,7 @@ class InlineDatabase:
             self.engine = other.engine
         self.dead = False
         self.error: Exception | None = None
+        self.unanswered = 0
 
     def reopened(self) -> InlineDatabase:
         return InlineDatabase(self)
@@ -50,7 +53,11 @@ class InlineDatabase:
         if self.error:
             raise self.error
         with store_errors():
-            return self.execute(work)
+            result = self.execute(work)
+        if self.unanswered:
+            self.unanswered -= 1
+            raise StoreError(Problem.STORE_UNAVAILABLE, "the answer to a commit was lost")
+        return result
 
     async def read(self, work: Work[T]) -> T:
         return await self.write(work)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from connector.config.faults import NAME
 from connector.config.values import field_option, is_secret, unwrap
+from connector.domain.errors import ConfigError
 from connector.platforms import registry
 
 SHIPPED = Path(__file__).parents[2] / "shipped" / "mappings"
@@ -27,10 +28,15 @@ def shipped_mappings() -> Path:
 
 
 def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> list[str]:
-    """Write the files of a new configuration; returns one line per file. Existing files are kept.
+    """Write the files of a new configuration; returns one line per file. Existing files are kept,
+    except empty ones, which an interrupted run may have left.
 
-    `token` generates a secret. Raises ConfigError for an unknown platform.
+    `token` generates a secret. Raises ConfigError for an unknown platform or an invalid name.
     """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            [f"--name: found {name!r}, allowed lower-case letters, digits and hyphens"]
+        )
     platform = registry.load(source)
     prefix = name.upper().replace("-", "_")
     fields = platform.settings.model_fields
@@ -57,16 +63,14 @@ def write(folder: Path, source: str, name: str, *, token: Callable[[], str]) -> 
         _write(folder / ".env", _fill(templates / "env", values), 0o600),
     ]
     target = folder / "mappings"
-    if target.exists():
-        messages.append("kept     mappings/")
-    else:
-        for file in sorted(shipped_mappings().glob(f"{source}*.toml")):
-            target.mkdir(exist_ok=True)
-            shutil.copy(file, target / file.name)
-        examples = shipped_mappings() / "examples" / source
-        if examples.is_dir():
-            shutil.copytree(examples, target / "examples" / source)
-        messages.append("written  mappings/")
+    shipped = shipped_mappings()
+    files_of_source = sorted(
+        [*shipped.glob(f"{source}*.toml"), *shipped.glob(f"examples/{source}/**/*.*")]
+    )
+    missing = [f for f in files_of_source if _is_missing(target / f.relative_to(shipped))]
+    for file in missing:
+        _write_whole(target / file.relative_to(shipped), file.read_text(), 0o644)
+    messages.append(f"{'written ' if missing else 'kept    '} mappings/")
     return [*messages, "next: fill in the empty values in .env, then run `connector check`"]
 
 
@@ -110,8 +114,21 @@ def _fill(template: Any, values: dict[str, str]) -> str:
 
 
 def _write(path: Path, text: str, mode: int) -> str:
-    if path.exists():
+    if not _is_missing(path):
         return f"kept     {path.name}"
-    path.touch(mode)
-    path.write_text(text)
+    _write_whole(path, text, mode)
     return f"written  {path.name}"
+
+
+def _is_missing(path: Path) -> bool:
+    return not path.exists() or path.stat().st_size == 0
+
+
+def _write_whole(path: Path, text: str, mode: int) -> None:
+    """Write a file that appears with all of its content, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    part.touch(mode)
+    part.write_text(text)
+    part.replace(path)

@@ -78,7 +78,7 @@ async def build_webhook(
         raise ApiError(422, "the step is not valid", faults=error.faults) from None
     notes = list(made.notes)
     if step.preset:
-        notes.insert(0, f"The flow starts with {PRESETS[step.preset].flow}.")
+        notes.insert(0, f"The flow starts with {PRESETS[step.preset].starts_with(target)}.")
     shown = made if step.show_secret else made.masked()
     return BuiltWebhook(
         url=shown.url, headers=dict(shown.headers), body=shown.body, curl=shown.curl, notes=notes

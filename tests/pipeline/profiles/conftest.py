@@ -29,6 +29,7 @@ from connector.store.sql import SqlStore
 from connector.store.tables import outbox, profiles, reads
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.store import InlineDatabase, memory_store
+from tests.building import build_confirmed
 from tests.paths import ROOT
 
 SYNCED_FIELDS = (
@@ -212,6 +213,7 @@ class Environment:
                 _KLAVIYO_PORT: self.fault_transports["klaviyo"],
             }
         )
+        known_accounts: dict[str, str] = {}
         builder = ConnectionBuilder(
             self.config,
             self.store,
@@ -219,11 +221,13 @@ class Environment:
             self.clock,
             metrics,
             new_http_client=lambda: httpx.AsyncClient(transport=network),
+            known_accounts=known_accounts,
         )
         # A start that cannot read the account scopes addresses by the base URL instead, so they
         # would differ between two starts. Another test is about that.
         with self.klaviyo.faults.suspended():
-            building = asyncio.create_task(builder.build(self.config.connections[0]))
+            connection = self.config.connections[0]
+            building = asyncio.create_task(build_confirmed(builder, connection, known_accounts))
             while not building.done():
                 await self.clock.advance(0.5)
         self.runtime = building.result()

@@ -171,7 +171,14 @@ async def test_a_dry_run_reports_its_effect_and_changes_nothing(make: Any) -> No
     assert await env.store.timelines.find("acme", "stranger@example.com") == []
     await harness.begin(what=harness.file(*emails))
     pending_approval = await harness.pending_approval()
-    assert pending_approval.detail == {"people": 8, "new_to_klaviyo": 5, "live_flows": ["Now gold"]}
+    assert pending_approval.detail == {
+        "account": "SANDBX",
+        "target": "profile fields",
+        "people": 8,
+        "valid_for_people": "6 to 10",
+        "new_to_klaviyo": 5,
+        "live_flows": ["Now gold"],
+    }
 
 
 async def test_existing_only_creates_no_profile(make: Any) -> None:
@@ -231,7 +238,13 @@ async def test_nothing_is_read_or_sent_before_approval(make: Any) -> None:
     await env.clock.advance(3600)
     assert (await harness.commands.backfill(id))["state"] == "waiting"
     assert (env.profile_requests(), len(env.platform.read_log)) == ({}, 0)
-    assert pending_approval.detail == {"people": 9, "live_flows": ["Now gold"]}
+    assert pending_approval.detail == {
+        "account": "SANDBX",
+        "target": "profile fields",
+        "people": 9,
+        "valid_for_people": "7 to 11",
+        "live_flows": ["Now gold"],
+    }
     done, _ = await harness.commands.execute("approve", {"id": pending_approval.id, "by": "ana"})
     assert done
     approved_at = env.clock.monotonic()

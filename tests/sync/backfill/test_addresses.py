@@ -16,6 +16,8 @@ from connector.mapping.address import valid_email
 from connector.sync.backfill import addresses
 from connector.sync.backfill.addresses import FileError
 
+SLOW_OR_SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
 WORDS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0\r"), max_size=9)
 NAMES = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=8)
 EMAILS = st.builds(lambda name: f"{name}@example.com", NAMES).filter(valid_email)
@@ -40,7 +42,10 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "people.csv"
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80,
+    suppress_health_check=SLOW_OR_SHARED,
+)
 @given(
     rows=st.lists(st.tuples(EMAILS, st.lists(WORDS, min_size=2, max_size=2)), min_size=1),
     delimiter=st.sampled_from(",;\t|"),

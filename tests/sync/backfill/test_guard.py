@@ -8,6 +8,7 @@ import pytest
 
 from connector.domain.errors import Blocked, Problem
 from connector.ports import AffectedResources, Approvals
+from connector.sync.approval_requests import ApprovalRequests
 from connector.sync.flow_guard import FLOWS_UNKNOWN, FlowGuard, FlowGuardMode
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.store import memory_store
@@ -30,9 +31,21 @@ class FakeFlows:
         return self.names
 
 
-def make(mode: FlowGuardMode, flows: FakeFlows) -> tuple[FlowGuard, Approvals]:
-    approvals = memory_store().approvals
-    return FlowGuard("acme", mode, flows, approvals, FakeClock()), approvals
+def make(
+    mode: FlowGuardMode,
+    flows: FakeFlows,
+    *,
+    approvals: Approvals | None = None,
+    account: str = "ACC",
+) -> tuple[FlowGuard, Approvals]:
+    approvals = approvals or memory_store().approvals
+    requests = ApprovalRequests("acme", approvals, FakeClock(), account=account, share=0.3)
+    return FlowGuard(mode, flows, requests), approvals
+
+
+async def decide(approvals: Approvals, approved: bool) -> None:
+    [approval] = await approvals.find()
+    assert await approvals.decide(approval.id, approved=approved, by="ana", now=FakeClock().now())
 
 
 async def test_one_approval_is_requested_with_the_counts_and_flow_names() -> None:
@@ -43,8 +56,14 @@ async def test_one_approval_is_requested_with_the_counts_and_flow_names() -> Non
     assert flows.requests == 1
     [approval] = await approvals.find()
     assert (approval.what, approval.subject) == ("backfill", "backfill 1")
-    detail = {"people": 200, "new_to_klaviyo": 7, "live_flows": ["Gold", "Welcome"]}
-    assert approval.detail == detail
+    assert approval.detail == {
+        "account": "ACC",
+        "target": "profile fields",
+        "people": 200,
+        "valid_for_people": "140 to 260",
+        "new_to_klaviyo": 7,
+        "live_flows": ["Gold", "Welcome"],
+    }
 
 
 @pytest.mark.parametrize(("approved", "verdict"), [(True, "allowed"), (False, "rejected")])
@@ -59,6 +78,63 @@ async def test_the_decision_is_valid_until_the_operation_ends(approved: bool, ve
     assert await guard("backfill", "backfill 2", None, FIELDS) == "waiting"
     await guard.close_request("backfill", "backfill 1")
     assert await guard("backfill", "backfill 1", None, FIELDS) == "waiting"
+
+
+@pytest.mark.parametrize("approved", [True, False])
+async def test_a_decision_holds_for_exactly_what_was_asked(approved: bool) -> None:
+    """Another account, target, flow or number of people is asked about again."""
+    lists = AffectedResources(lists=frozenset({"L1"}))
+    verdict = "allowed" if approved else "rejected"
+    flows = FakeFlows("Welcome")
+    guard, approvals = make("ask", flows)
+
+    async def ask(people: int, affected: AffectedResources, asker: FlowGuard = guard) -> str:
+        return await asker("first_sync", "VIP", people, affected)
+
+    assert await ask(100, lists) == "waiting"
+    await decide(approvals, approved)
+    assert await ask(100, lists) == verdict
+    assert await ask(70, lists) == await ask(130, lists) == verdict
+    for people, affected, names, account in (
+        (131, lists, ["Welcome"], "ACC"),
+        (69, lists, ["Welcome"], "ACC"),
+        (100, AffectedResources(lists=frozenset({"L2"})), ["Welcome"], "ACC"),
+        (100, lists, ["Welcome", "Winback"], "ACC"),
+        (100, lists, ["Welcome"], "OTHER"),
+    ):
+        guard, approvals = make("ask", FakeFlows("Welcome"))
+        assert await ask(100, lists, guard) == "waiting"
+        await decide(approvals, approved)
+        changed, _ = make("ask", FakeFlows(*names), approvals=approvals, account=account)
+        assert await ask(people, affected, changed) == "waiting"
+        [approval] = await approvals.find(pending=False)
+        assert (approval.state, approval.detail["people"]) == ("pending", people)
+
+
+async def test_a_number_that_was_listed_cannot_approve_something_larger() -> None:
+    guard, approvals = make("ask", FakeFlows("Welcome"))
+    assert await guard("backfill", "backfill 1", 100, FIELDS) == "waiting"
+    [listed] = await approvals.find()
+    assert await guard("backfill", "backfill 1", 5_000, FIELDS) == "waiting"
+    now = FakeClock().now()
+    assert await approvals.decide(listed.id, approved=True, by="ana", now=now) is None
+    assert await guard("backfill", "backfill 1", 5_000, FIELDS) == "waiting"
+
+
+async def test_a_rejection_counts_until_a_person_asks_again_or_no_flow_is_live() -> None:
+    flows = FakeFlows("Welcome")
+    guard, approvals = make("ask", flows)
+    await guard("first_sync", "VIP", 10, FIELDS)
+    await decide(approvals, approved=False)
+    assert await guard("first_sync", "VIP", 10, FIELDS) == "rejected"
+    await guard.ask_again("first_sync", "VIP")
+    assert await guard("first_sync", "VIP", 10, FIELDS) == "waiting"
+    await guard.ask_again("first_sync", "VIP")
+    assert len(await approvals.find()) == 1
+    await decide(approvals, approved=False)
+    flows.names = ()
+    assert await guard("first_sync", "VIP", 10, FIELDS) == "allowed"
+    assert await approvals.find(pending=False) == []
 
 
 async def test_without_a_live_flow_no_approval_is_requested() -> None:

@@ -27,6 +27,7 @@ from connector.service.process import Process
 from connector.store.sql import SqlStore
 from connector.testing.fakes.clock import FakeClock
 from connector.testing.fakes.store import InlineDatabase, memory_store
+from tests.building import build_confirmed
 
 from . import toy
 
@@ -156,6 +157,7 @@ class Environment:
         for queue in (self.store.outbox, self.store.memberships, self.store.actions):
             await queue.recover(fence, now=now)
         self.metrics = Metrics("test")
+        known_accounts: dict[str, str] = {}
         builder = ConnectionBuilder(
             self.config,
             self.store,
@@ -163,8 +165,9 @@ class Environment:
             self.clock,
             self.metrics,
             new_http_client=lambda: httpx.AsyncClient(transport=self.fault_transport),
+            known_accounts=known_accounts,
         )
-        self.runtime = await self._build(builder)
+        self.runtime = await self._build(builder, known_accounts)
         self.running = True
         self.commands = Commands(
             self.store,
@@ -173,12 +176,15 @@ class Environment:
         )
         self.runtime.start()
 
-    async def _build(self, builder: ConnectionBuilder) -> ConnectionRuntime:
+    async def _build(
+        self, builder: ConnectionBuilder, known_accounts: dict[str, str]
+    ) -> ConnectionRuntime:
         """Faults begin when the runtime is built."""
         fail_with = self.fault_transport.fail_with
         self.fault_transport.fail_with = lambda request: None
         with self.klaviyo.faults.suspended():
-            building = asyncio.create_task(builder.build(self.config.connections[0]))
+            connection = self.config.connections[0]
+            building = asyncio.create_task(build_confirmed(builder, connection, known_accounts))
             while not building.done():
                 await self.clock.advance(0.5)
         self.fault_transport.fail_with = fail_with

@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from connector.domain.errors import AmbiguousError, ConfigError, Problem, Rejected, RetryLater
+from connector.domain.profiles import job_size
 from connector.klaviyo.sink.members import envelope_for
 
 from .conftest import VIP, Configs, Start
@@ -401,13 +402,27 @@ async def test_many_removals_wait_for_approval(start: Start, approved: bool) -> 
     await env.decide(approved)
     await env.run_for(5)
     assert env.members_of() == (["ada"] if approved else ["ada", "bob", "cyd", "dan"])
-    await env.sync()
+    assert await env.open_approvals() == []
+    await env.run_for(2 * 3600)
     assert env.members_of() == (["ada"] if approved else ["ada", "bob", "cyd", "dan"])
     assert await env.open_approvals() == []
     if not approved:
-        env.toy.audiences["vip"] = []
+        assert "audiences sync acme VIP` asks again" in (await env.group("vip")).detail
         await env.sync()
         assert await env.open_approvals() == [("removal", "vip → VIP")]
+        await env.decide(approved=False)
+        env.toy.audiences["vip"] = []
+        await env.run_for(2 * 3600)
+        assert await env.open_approvals() == [("removal", "vip → VIP")]
+        [approval] = await env.store.approvals.find()
+        assert approval.detail == {
+            "account": "SANDBX",
+            "target": "list VIP",
+            "target_id": "L00000",
+            "would_leave": 4,
+            "of": 4,
+            "valid_for_people": "3 to 5",
+        }
 
 
 @pytest.mark.parametrize("answer", [True, False])
@@ -423,17 +438,51 @@ async def test_a_first_sync_that_triggers_live_flows_waits_for_approval(
     [approval] = await env.store.approvals.find()
     assert (approval.what, approval.subject) == ("first_sync", "VIP")
     assert approval.detail == {
+        "account": "SANDBX",
+        "target": "list L00000",
         "people": 1,
+        "valid_for_people": "0 to 2",
         "here": 2,
         "there": 1,
         "both": 1,
         "live_flows": ["Welcome"],
     }
-    await env.membership_event("cyd", True)
+    if answer:
+        await env.membership_event("cyd", True)
     await env.run_for(5)
     assert env.members_of() == ["bob"]
     await env.decide(answer)
     assert env.members_of() == (["ada", "bob", "cyd"] if answer else ["bob"])
+    if answer:
+        assert await env.store.approvals.find(pending=False) == []
+        return
+    assert "asks again" in (await env.group("VIP")).detail
+    await env.run_for(2 * 3600)
+    assert await env.open_approvals() == []
+    await env.sync()
+    assert await env.open_approvals() == [("first_sync", "VIP")]
+    await env.decide()
+    assert env.members_of() == ["ada", "bob"]
+
+
+async def test_an_approval_does_not_hold_for_another_account(start: Start) -> None:
+    env = await start(people={"vip": ["ada", "bob"]})
+    id = env.add_to_list()
+    env.klaviyo.flows.add("Welcome", "live", "Added to List", id)
+    await env.start()
+    await env.run_for(20)
+    [approval] = await env.store.approvals.find()
+    await env.store.approvals.decide(approval.id, approved=True, by="ana", now=env.clock.now())
+    await env.kill()
+    env.replace_account("OTHERS")
+    env.klaviyo.flows.add("Welcome", "live", "Added to List", env.add_to_list())
+    await env.start()
+    await env.run_for(30)
+    await env.commands.execute("resume", {"connection": "acme"})
+    await env.run_for(30)
+    assert env.members_of() == []
+    [asked] = await env.store.approvals.find()
+    assert (asked.what, asked.detail["account"]) == ("first_sync", "OTHERS")
 
 
 # ── everything else ──────────────────────────────────────────────────────────────────────────────
@@ -512,7 +561,7 @@ async def test_retry_after_of_klaviyo_is_honoured(start: Start) -> None:
 
 
 def test_joins_fit_the_size_limit_of_a_request() -> None:
-    envelope = envelope_for("L1", 0)
+    envelope = envelope_for("L1")
     body = orjson.loads(envelope.body([b"1", b"2"]))
     assert body["data"]["attributes"]["profiles"]["data"] == [1, 2]
-    assert [envelope_for("L1", n).max_items for n in (0, 1, 4, 5)] == [10_000, 1_000, 1, 1]
+    assert [job_size(envelope.max_items, n) for n in (0, 1, 4, 5)] == [10_000, 1_000, 1, 1]

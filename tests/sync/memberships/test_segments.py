@@ -69,7 +69,8 @@ async def test_a_failure_on_a_late_page_removes_no_one(start: Start) -> None:
     seen: list[str] = []
 
     def fail_with(request: Any) -> Exception | None:
-        if "/segments/" in request.url.path and "filter" not in request.url.params:
+        path = request.url.path
+        if path.endswith("/profiles") and "filter" not in request.url.params:
             seen.append("page")
             if len(seen) == 4:
                 env.klaviyo.faults.parse({"endpoint": "segments/{id}/profiles"} | kind)
@@ -293,3 +294,66 @@ async def test_join_actions_the_platform_does_not_offer_are_a_fault(start: Start
     env = await start(entry)
     with pytest.raises(ConfigError, match="decrease, which Toy does not offer"):
         await env.start()
+
+
+async def test_a_segment_that_klaviyo_still_computes_is_not_complete(start: Start) -> None:
+    """It lists some of its members, or none (recorded: is_processing for minutes)."""
+    env = await start(SEGMENT)
+    members(env, "ada", "bob", "cyd")
+    await env.start()
+    await env.run_for(20)
+    before = (await env.group("Winback")).completed_scan
+    members(env, "ada")
+    env.klaviyo.process_segment("S00000")
+    await env.sync("segments", "Winback")
+    assert segment_members(env) == ["ada", "bob", "cyd"]
+    group = await env.group("Winback")
+    assert (group.completed_scan, group.problem) == (before, Problem.SEGMENT_PROCESSING)
+    assert await env.attention_keys() == []
+    members(env, "ada", "bob")
+    env.klaviyo.process_segment("S00000", done=True)
+    await env.run_for(70)
+    assert segment_members(env) == ["ada", "bob"]
+    assert (await env.group("Winback")).problem is None
+
+
+async def test_a_segment_that_is_computed_again_during_a_scan_is_scanned_again(
+    start: Start,
+) -> None:
+    people = [f"p{n:04}" for n in range(300)]
+    env = await start(SEGMENT)
+    members(env, *people)
+    await env.start()
+    await env.run_for(20)
+    seen: list[str] = []
+
+    def compute(request: Any) -> Exception | None:
+        if "/segments/" in request.url.path and "page[cursor]" in request.url.params:
+            seen.append("page")
+            if len(seen) == 1:
+                members(env, *people[250:])
+                env.klaviyo.process_segment("S00000")
+        return None
+
+    env.fault_transport.fail_with = compute
+    await env.sync("segments", "Winback")
+    assert seen
+    assert segment_members(env) == people
+    members(env, *people[10:])
+    env.klaviyo.process_segment("S00000", done=True)
+    await env.run_for(70)
+    assert segment_members(env) == people[10:]
+
+
+async def test_the_first_scan_of_a_segment_waits_until_it_is_computed(start: Start) -> None:
+    """Those who are missing would be taken for people who join later."""
+    env = await start(WITH_JOIN_ACTIONS)
+    members(env)
+    env.klaviyo.process_segment("S00000")
+    await env.start()
+    await env.run_for(20)
+    members(env, "ada", "bob")
+    env.klaviyo.process_segment("S00000", done=True)
+    await env.run_for(70)
+    assert segment_members(env) == ["ada", "bob"]
+    assert await queued_actions(env) == []

@@ -46,6 +46,7 @@ class ApiHarness:
             self.store, self.clock, on_executed=lambda: self.changes.publish(*TOPICS)
         )
         seal = Seal(self.clock, (), lifetime=3600)
+        self.seal = seal
         self.access = Access(lambda: console, self.clock, Sessions(seal))
         self.app = api(
             ApiServices(self.commands, self.access, self.changes, seal, self._flow_target)
@@ -66,6 +67,7 @@ class ApiHarness:
             max_amount=10_000,
             repeat_window=25 * 3600,
             key_retention=400 * 86_400,
+            birthdate="birthdate",
         )
 
     async def open(self) -> None:

@@ -110,6 +110,21 @@ def upgrade() -> None:
         "approvals_by_subject", "approvals", ["connection", "what", "subject"], unique=True
     )
     op.create_table(
+        "audit",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("what", sa.Text(), nullable=False),
+        sa.Column("connection", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("before", sa.Text(), nullable=False),
+        sa.Column("after", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("audit_by_connection", "audit", ["connection", "id"], unique=False)
+    op.create_index("audit_by_time", "audit", ["at"], unique=False)
+    op.create_table(
         "authorizations",
         sa.Column("digest", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
@@ -288,6 +303,7 @@ def upgrade() -> None:
         sa.Column("unconfirmed", sa.SmallInteger(), nullable=False),
         sa.Column("last_seen_scan", sa.BigInteger(), nullable=False),
         sa.Column("lost_jobs", sa.SmallInteger(), nullable=False),
+        sa.Column("ambiguous_until", sa.BigInteger(), nullable=False),
         sa.Column("since", sa.BigInteger(), nullable=False),
         sa.Column("receipt", sa.Text(), nullable=True),
         sa.Column("position", sa.Integer(), nullable=True),
@@ -441,6 +457,7 @@ def upgrade() -> None:
         sa.Column("address_cleanups", sa.Text(), nullable=True),
         sa.Column("pending_move", sa.Text(), nullable=True),
         sa.Column("profile_id", sa.Text(), nullable=True),
+        sa.Column("lost_jobs", sa.SmallInteger(), nullable=False),
         sa.PrimaryKeyConstraint("person"),
     )
     op.create_index("profiles_by_address", "profiles", ["address"], unique=False)
@@ -574,6 +591,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("owner", "name"),
     )
     op.create_table(
+        "settings",
+        sa.Column("connection", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=True),
+        sa.Column("changed_by", sa.Text(), nullable=False),
+        sa.Column("changed_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("connection", "key"),
+    )
+    op.create_table(
         "source_members",
         sa.Column("source", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("email", sa.Text(), nullable=False),
@@ -602,4 +629,15 @@ def upgrade() -> None:
         sa.Column("erasure_id", sa.Text(), nullable=False),
         sa.Column("erased_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("connection", "digest"),
+    )
+    op.create_table(
+        "unset_fields",
+        sa.Column("lane", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("field", sa.Text(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("people", sa.BigInteger(), nullable=False),
+        sa.Column("writes", sa.BigInteger(), nullable=False),
+        sa.Column("allowed", sa.BigInteger(), nullable=False),
+        sa.Column("held", sa.SmallInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("lane", "field"),
     )

@@ -15,11 +15,20 @@ class LaneSignals:
 
     def __init__(self) -> None:
         self._lanes: defaultdict[LaneKind, list[Dispatcher[Any]]] = defaultdict(list)
+        self._successor: LaneSignals | None = None
 
     def add(self, dispatcher: Dispatcher[Any]) -> None:
         self._lanes[dispatcher.lane.lane_kind].append(dispatcher)
 
+    def forward_to(self, successor: LaneSignals) -> None:
+        """The lanes were replaced: what a call that is still under way stores is for the new
+        ones."""
+        self._successor = successor
+
     def wake(self, *kinds: LaneKind) -> None:
+        if self._successor:
+            self._successor.wake(*kinds)
+            return
         for kind in kinds:
             for dispatcher in self._lanes[kind]:
                 dispatcher.wake()

@@ -1,0 +1,143 @@
+"""Asking Klaviyo which accounts the configured keys belong to, while webhooks are taken already.
+
+Lanes wait for the answer, because a key of another account than before must send nothing. Where
+Klaviyo does not answer, a connection whose account was named before runs on, as that account; one
+that never was waits (guarantee 13).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from connector.app.connections import Connections
+from connector.app.problems import ProcessProblems
+from connector.app.wiring.accounts import Account
+from connector.domain.attention import AttentionItem
+from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater
+from connector.net.retry import Backoff, retry_read
+from connector.ports import Clock
+from connector.runtime import log
+
+_TIMEOUT = 8.0
+"""Seconds after which a connection that was named before runs on without the answer."""
+_RETRY_MAX = 60.0
+
+
+class AccountLookups:
+    """connector.ports.workers.Loop that asks for every account that is not confirmed, until it is.
+
+    `restart` replaces all connections by the same configuration: a connection that runs already
+    turns out to belong to another account.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        problems: ProcessProblems,
+        clock: Clock,
+        *,
+        restart: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.wakeup = connections.unconfirmed
+        self._connections = connections
+        self._problems = problems
+        self._clock = clock
+        self._restart = restart
+        self._rounds = 0
+        self._backoff = Backoff(2.0, _RETRY_MAX)
+        self._log = log.get("accounts")
+
+    async def idle(self) -> bool:
+        return True
+
+    async def attention(self) -> Sequence[AttentionItem]:
+        """None: a connection that waits is a problem of the process."""
+        return ()
+
+    async def run_once(self) -> float | None:
+        readers = {a.credential: a for a in self._unconfirmed().values()}
+        found = await asyncio.gather(*map(self._look_up, readers.values()), return_exceptions=True)
+        for account, error in zip(readers.values(), found, strict=True):
+            # A reload closes the clients of the accounts that it replaces.
+            if isinstance(error, BaseException) and self._is_in_use(account):
+                raise error
+        if True in found:
+            await self._restart()
+        self._rounds = self._rounds + 1 if self._unconfirmed() else 0
+        return self._backoff(self._rounds) if self._rounds else None
+
+    def _is_in_use(self, account: Account) -> bool:
+        return any(account is other for other in self._connections.accounts.values())
+
+    def _unconfirmed(self) -> dict[str, Account]:
+        accounts = self._connections.accounts
+        return {name: account for name, account in accounts.items() if not account.confirmed}
+
+    async def _look_up(self, account: Account) -> bool:
+        """Whether the connections must be restarted for what was found."""
+        known = self._connections.known_accounts
+        if account.credential not in known:
+            try:
+                async with asyncio.timeout(_TIMEOUT):
+                    known[account.credential] = await retry_read(account.read, clock=self._clock)
+            except TimeoutError:
+                await self._unreadable(account.credential, AmbiguousError(Problem.TIMED_OUT))
+                return False
+            except DeliveryError as error:
+                await self._unreadable(account.credential, error)
+                return False
+        return await self._found(account.credential, known[account.credential])
+
+    async def _found(self, credential: str, id: str) -> bool:
+        async with self._connections.changing:
+            of_key = [n for n, a in self._unconfirmed().items() if a.credential == credential]
+            return any([await self._settle(name, id) for name in of_key])
+
+    async def _settle(self, name: str, id: str) -> bool:
+        connections = self._connections
+        if conflicts := connections.find_conflicts(name, id):
+            self._wait(name, Problem.MAPPING_FAULTY, conflicts[0])
+            return False
+        lanes = connections.runtimes[name].dispatchers
+        in_question = any(lane.state.problem is Problem.KLAVIYO_ACCOUNT for lane in lanes)
+        if connections.accounts[name].id != id or in_question:
+            if name in connections.running:
+                return True
+            await connections.rebuild(name, id)
+        connections.confirm(name)
+        self._problems.clear(f"account {name}")
+        connections.run(name)
+        return False
+
+    async def _unreadable(self, credential: str, error: DeliveryError) -> None:
+        """Without any answer a connection waits unless it has a known account. A refusal is an
+        answer: its lanes will meet it too, and say so."""
+        connections = self._connections
+        async with connections.changing:
+            for name, account in self._unconfirmed().items():
+                if account.credential != credential or name in connections.running:
+                    continue
+                if account.id is None and isinstance(error, RetryLater | AmbiguousError):
+                    detail = (
+                        f"Klaviyo does not say which account the key belongs to ({error.detail}); "
+                        "webhooks are stored meanwhile, and delivered once it does"
+                    )
+                    self._wait(name, error.problem, detail)
+                    continue
+                self._log.warning(
+                    "klaviyo_account_unreadable",
+                    connection=name,
+                    error=str(error),
+                    assumed=account.id or "unknown",
+                )
+                self._problems.clear(f"account {name}")
+                connections.run(name)
+
+    def _wait(self, name: str, problem: Problem, detail: str) -> None:
+        key = f"account {name}"
+        if key not in self._problems:
+            self._log.error(
+                "connection_waits", connection=name, problem=problem.value, detail=detail
+            )
+        self._problems.set(key, problem, f"{name}: {detail}")

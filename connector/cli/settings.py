@@ -1,0 +1,169 @@
+"""Settings that are made at run time: modules, `config set`, `unset`, `export`, and the audit
+log."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from connector.cli import session
+
+if TYPE_CHECKING:
+    from connector.config import Config
+    from connector.ports import AuditEntry
+
+Key = Annotated[
+    str, typer.Argument(help='The key, such as modules or mapping.profile.fields."x".enabled.')
+]
+
+
+def register(app: typer.Typer, configuration: typer.Typer) -> None:
+    app.command()(modules)
+    app.command()(audit)
+    configuration.command("set")(set_)
+    configuration.command()(unset)
+    configuration.command()(export)
+
+
+def modules(
+    context: typer.Context,
+    connection: session.ConnectionName,
+    state: Annotated[Literal["on", "off"], typer.Argument(help="on or off.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="module...", help="Any of events, profiles, audiences, segments, actions."
+        ),
+    ],
+) -> None:
+    """Switch modules of a connection on or off, without a restart."""
+    config = session.read(context.obj)
+    session.connection(config, connection)
+    args = {"connection": connection, "names": list(names), "on": state == "on"}
+    done, result = session.run(session.run_command(config, "modules", args, create=True))
+    if not done:
+        session.print_result((done, result))
+    print(f"{connection}: {result['modules']}")
+    if result["waiting"]:
+        print(f"waiting until they are on again: {result['waiting']:,}", file=sys.stderr)
+    raise typer.Exit(0)
+
+
+def set_(
+    context: typer.Context,
+    connection: session.ConnectionName,
+    key: Key,
+    value: Annotated[
+        str,
+        typer.Argument(help='The value as TOML, such as "shadow"; - reads it from stdin.'),
+    ],
+) -> None:
+    """Set a key of a connection at run time. A key that a file sets has to be changed there."""
+    config = session.read_files(context.obj)
+    text = sys.stdin.read().rstrip("\n") if value == "-" else value
+    changes = {key: _sealed(config, connection, key, _toml_value(text))}
+    args = {"connection": connection, "set": changes}
+    _print_changed(session.run(session.run_command(config, "settings", args, create=True)))
+
+
+def unset(context: typer.Context, connection: session.ConnectionName, key: Key) -> None:
+    """Remove a setting that was made at run time."""
+    config = session.read_files(context.obj)
+    args = {"connection": connection, "unset": [key]}
+    _print_changed(session.run(session.run_command(config, "settings", args)))
+
+
+def export(
+    context: typer.Context,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A new folder for the files. Default: print connector.toml."),
+    ] = None,
+) -> None:
+    """Write the configuration in effect as files for another folder. Settings made at run time are
+    included; secrets become references to variables."""
+    from connector.config.export import export as exported
+    from connector.tools.exports import write
+
+    config = session.read(context.obj)
+    if folder is None:
+        sys.stdout.write(exported(config).text)
+        if any(connection.mapping_changes for connection in config.connections):
+            note = "Mapping entries switched at run time are not included: name a folder."
+            print(note, file=sys.stderr)
+        return
+    for line in write(config, folder):
+        print(line)
+
+
+def audit(
+    context: typer.Context,
+    connection: Annotated[str, typer.Option(help="Only this connection.")] = "",
+    limit: Annotated[int, typer.Option(help="How many entries.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show who changed what, the newest first."""
+    found = session.run(_entries(session.read(context.obj), connection or None, limit))
+    if as_json:
+        rows = [{key: getattr(e, key) for key in e.__dataclass_fields__} for e in found]
+        print(json.dumps(rows, indent=2))
+        return
+    for entry in found:
+        print(_line(entry))
+
+
+async def _entries(config: Config, connection: str | None, limit: int) -> list[AuditEntry]:
+    async with session.open_commands(config) as commands:
+        return list(await commands.audit_log(connection, limit))
+
+
+def _line(entry: AuditEntry) -> str:
+    from datetime import UTC, datetime
+
+    at = datetime.fromtimestamp(entry.at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    change = ""
+    if entry.before is not None or entry.after is not None:
+        change = f": {json.dumps(entry.before)} -> {json.dumps(entry.after)}"
+    words = [at, entry.by or "-", entry.what, entry.connection, entry.subject + change]
+    return "  ".join(word for word in words if word)
+
+
+def _toml_value(text: str) -> Any:
+    """The value of a TOML text; what is none is a text by itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def _sealed(config: Config, connection: str, key: str, value: Any) -> Any:
+    """A secret is encrypted before it is queued for the daemon."""
+    from pydantic import BaseModel
+
+    from connector.config import is_secret_key, is_settable, parse_key
+    from connector.runtime.encryption import Cipher
+    from connector.service.settings import SEALED
+
+    try:
+        parsed = parse_key(key)
+        settings = session.connection(config, connection).settings
+    except (ValueError, typer.BadParameter):
+        return value  # reported by the service
+    model = type(settings) if isinstance(settings, BaseModel) else None
+    if is_settable(parsed) and is_secret_key(parsed, model):
+        return {SEALED: Cipher(config.security.encryption_key).seal(value)}
+    return value
+
+
+def _print_changed(answer: tuple[bool, Any]) -> None:
+    done, result = answer
+    if done:
+        changed = ", ".join(result["changed"]) or "nothing, it was so already"
+        print(f"{result['connection']}: changed {changed}")
+        raise typer.Exit(0)
+    session.print_result((done, result))

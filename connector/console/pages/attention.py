@@ -1,0 +1,73 @@
+"""`/attention`: what needs a person: uncertain actions, approvals, and everything else."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from connector.console.session import Visit
+from connector.console.view import page
+
+_DECISIONS = {
+    "applied": ("It was applied", "The points were booked: nothing is sent."),
+    "again": ("Send again", "It is sent once more. If it was applied before, it counts twice."),
+    "refuse": ("Refuse", "It is never sent. This cannot be undone."),
+}
+_ANSWERS = {
+    "approve": ("Approve", "It continues now."),
+    "reject": ("Reject", "It does not happen."),
+}
+
+
+async def show(request: Request) -> Response:
+    visit = Visit.of(request)
+    commands = visit.services.commands
+    status = await commands.status()
+    return await page(
+        visit,
+        "attention.html",
+        document=status,
+        actions=[
+            action
+            for action in await commands.actions(None, stuck=True, limit=50)
+            if action.state in ("uncertain", "held")
+        ],
+        approvals=await commands.approvals(),
+    )
+
+
+async def decide_action(request: Request) -> Response:
+    decision, id = request.path_params["decision"], request.path_params["id"]
+    return await _decide(request, _DECISIONS, decision, f"Action {id}", id)
+
+
+async def answer_approval(request: Request) -> Response:
+    answer, id = request.path_params["answer"], request.path_params["id"]
+    return await _decide(request, _ANSWERS, answer, f"Question {id}", id)
+
+
+async def _decide(
+    request: Request, choices: dict[str, tuple[str, str]], choice: str, subject: str, id: int
+) -> Response:
+    """Carry out a decision; one that cannot be undone asks once more."""
+    visit = Visit.of(request)
+    if choice not in choices:
+        raise HTTPException(404)
+    form = await visit.form()
+    label, effect = choices[choice]
+    if choice in ("refuse", "reject", "again") and form.get("confirmed") != "yes":
+        return await page(
+            visit, "confirm.html", title=f"{subject}: {label.lower()}?", effect=effect, label=label
+        )
+    done, result = await visit.run(choice, {"id": id, "by": visit.principal.name})
+    message = f"{subject}: {label.lower()}." if done else str(result.get("error"))
+    return visit.redirect("/attention", message, failed=not done)
+
+
+routes = [
+    Route("/attention", show, name="attention"),
+    Route("/attention/actions/{id:int}/{decision}", decide_action, methods=["POST"]),
+    Route("/attention/approvals/{id:int}/{answer}", answer_approval, methods=["POST"]),
+]

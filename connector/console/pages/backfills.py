@@ -1,0 +1,71 @@
+"""`/backfills`: send many people to Klaviyo; progress and history."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from connector.console.session import Visit
+from connector.console.view import page
+from connector.service.status import BackfillStatus
+
+_HISTORY = 20
+
+
+async def show(request: Request) -> Response:
+    visit = Visit.of(request)
+    commands = visit.services.commands
+    found = await commands.backfills(request.query_params.get("connection") or None)
+    status = await commands.status()
+    running = {run.id for run in status.backfills}
+    return await page(
+        visit,
+        "backfills.html",
+        running=status.backfills,
+        ended=[run for run in found if run["id"] not in running][:_HISTORY],
+        connections=sorted(status.connections),
+        chosen=request.query_params.get("connection", ""),
+        progress=_progress,
+    )
+
+
+def _progress(run: BackfillStatus) -> float | None:
+    """0 to 100; None while the number of people is not known."""
+    return min(100.0, 100 * run.done / run.total) if run.total else None
+
+
+async def start(request: Request) -> Response:
+    visit = Visit.of(request)
+    form = await visit.form()
+    name = str(form.get("connection", ""))
+    kind = str(form.get("source", ""))
+    args = {
+        "connection": name,
+        **({"source": kind, "what": str(form.get("what", "")).strip()} if kind else {}),
+        "dry_run": form.get("what_to_do") == "dry-run",
+        "existing_only": form.get("existing_only") == "yes",
+        "events": form.get("events") == "yes",
+    }
+    done, result = await visit.run("backfill", args)
+    label = "Dry run" if args["dry_run"] else "Backfill"
+    message = f"{label} of {name} started." if done else str(result.get("error"))
+    return visit.redirect("/backfills", message, failed=not done)
+
+
+async def stop(request: Request) -> Response:
+    visit = Visit.of(request)
+    await visit.form()
+    name = request.path_params["connection"]
+    done, result = await visit.run("backfill-stop", {"connection": name})
+    message = f"The backfill of {name} is stopped. Start it again to resume it."
+    return visit.redirect(
+        "/backfills", message if done else str(result.get("error")), failed=not done
+    )
+
+
+routes = [
+    Route("/backfills", show, name="backfills"),
+    Route("/backfills", start, methods=["POST"]),
+    Route("/backfills/{connection}/stop", stop, methods=["POST"]),
+]

@@ -1,0 +1,83 @@
+// Keeps the regions of an open page up to date. Without it, pages work the same after a reload.
+"use strict";
+
+const state = document.getElementById("live-state");
+let source = null;
+let running = false;
+let again = false;
+
+const editing = (region) => {
+  const active = document.activeElement;
+  return active !== null && active !== document.body && region.contains(active)
+    && active.matches("input, select, textarea");
+};
+
+const keepOpen = (before, after) => {
+  const details = after.querySelectorAll("details");
+  before.querySelectorAll("details").forEach((old, index) => {
+    if (old.open && details[index]) details[index].open = true;
+  });
+};
+
+// A button that had the focus has it again: it is found by its place among those of its region.
+const focused = (region) => {
+  const all = [...region.querySelectorAll("a, button, summary")];
+  const index = all.indexOf(document.activeElement);
+  return index < 0 ? null : index;
+};
+
+const replace = (region, fresh) => {
+  if (region.innerHTML === fresh.innerHTML || editing(region)) return;
+  if (region.contains(document.getSelection()?.anchorNode) && !document.getSelection().isCollapsed) return;
+  const index = focused(region);
+  keepOpen(region, fresh);
+  region.replaceChildren(...fresh.childNodes);
+  if (index !== null) region.querySelectorAll("a, button, summary")[index]?.focus({ preventScroll: true });
+};
+
+const update = async () => {
+  if (running) {
+    again = true;
+    return;
+  }
+  running = true;
+  try {
+    const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+    if (answer.redirected || !answer.ok) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const region of document.querySelectorAll("[data-live]")) {
+      const fresh = page.getElementById(region.id);
+      if (fresh) replace(region, fresh);
+    }
+  } catch {
+    // The stream reconnects by itself; the next change updates the page.
+  } finally {
+    running = false;
+    if (again) {
+      again = false;
+      update();
+    }
+  }
+};
+
+const close = () => {
+  source?.close();
+  source = null;
+};
+
+const open = () => {
+  if (source !== null || document.hidden || !document.querySelector("main [data-live]")) return;
+  source = new EventSource("/api/v1/events");
+  source.addEventListener("change", update);
+  source.onopen = () => {
+    state.textContent = "· live";
+    update();
+  };
+  source.onerror = () => {
+    state.textContent = "· not live: reconnecting";
+  };
+};
+
+document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+addEventListener("pagehide", close);
+open();

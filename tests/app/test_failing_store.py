@@ -1,0 +1,225 @@
+"""No worker ends because the store fails, wherever in a pass it does: also while the worker handles
+another error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from connector.app import takeover
+from connector.app.daemon import App, read_config
+from connector.domain.errors import Problem, StoreError
+from connector.pipeline import import_jobs
+from connector.ports.workers import WorkerName
+from connector.runtime import supervisor
+from connector.runtime.supervisor import SupervisedWorker
+from connector.sandbox import KlaviyoSandbox, serve
+from connector.sandbox.demo_platforms import DEMO_PLATFORMS
+from connector.service import notify
+from connector.store.database import Database
+from tests.paths import ROOT
+from tests.waiting import async_until
+
+CALLERS = ("backfill", "import_jobs", "lane", "poll", "scan")
+"""Workers that call a remote API, which may fail at the same time."""
+CALLS = 6
+"""The store fails at each of so many calls of a pass, and at all that follow."""
+CONFIG = """\
+[store]
+url = "sqlite:///state.db"
+
+[server]
+port = 0
+shutdown_timeout = "1s"
+
+[[notify]]
+url = "{klaviyo}/nowhere"
+"""
+CONNECTION = """
+[[connections]]
+name = "{source}"
+source = "{source}"
+mapping = "{mapping}"
+modules = ["events", "profiles", "audiences", "segments", "actions"]
+{links}
+[connections.settings]
+{settings}
+[connections.klaviyo]
+base_url = "{klaviyo}"
+private_key = "pk_sandbox"
+flow_guard = "off"
+"""
+LINKS = {
+    "wll": 'audiences = [{ audience = "VIP", list = "VIP" }]',
+    "jericommerce": (
+        'segments = [{ segment = "Winback", target = "spring", '
+        'on_join = [{ action = "push", message = "Hello" }] }]'
+    ),
+}
+
+
+class FailingDatabase:
+    """In front of the database of a store. Calls fail once `left` is used up; None: none do."""
+
+    def __init__(self, database: Database) -> None:
+        self.left: int | None = None
+        self.failures = 0
+        self._write, self._read = database.write, database.read
+
+    async def write(self, work: Any) -> Any:
+        self._count()
+        return await self._write(work)
+
+    async def read(self, work: Any) -> Any:
+        self._count()
+        return await self._read(work)
+
+    def _count(self) -> None:
+        if self.left is None:
+            return
+        if not self.left:
+            self.failures += 1
+            raise StoreError(Problem.STORE_UNAVAILABLE, "by a test")
+        self.left -= 1
+
+
+class CountingLoop:
+    """A worker's loop, whose passes are counted."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+        self.ended = self.succeeded = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def run_once(self) -> float | None:
+        try:
+            delay: float | None = await self._loop.run_once()
+        finally:
+            self.ended += 1
+        self.succeeded += 1
+        return delay
+
+
+@dataclass
+class Rig:
+    app: App
+    klaviyo: KlaviyoSandbox
+    platforms: dict[str, Any]
+    database: FailingDatabase
+
+    def workers(self, name: str) -> list[tuple[SupervisedWorker, CountingLoop]]:
+        """Those of this name, of the process and of its connections."""
+        found: list[Any] = list(self.app._all_workers())
+        for runtime in self.app.runtimes.values():
+            found += [*runtime.workers, *(lane._supervisor for lane in runtime.dispatchers)]
+        counted = []
+        for worker in found:
+            if worker.name == name:
+                worker._loop = CountingLoop(worker._loop)
+                counted.append((worker, worker._loop))
+        return counted
+
+    async def give_work(self, name: str, loop: CountingLoop) -> None:
+        match name:
+            case "lease":
+                self.app._takeover._note_loss()
+            case "accounts":
+                connections = self.app.connections
+                connections.known_accounts.clear()
+                for connection, account in connections.accounts.items():
+                    unknown = replace(account, confirmed=False, read=self._read_account)
+                    connections.accounts[connection] = unknown
+            case "commands":
+                await self.app.commands.submit("no such command", {}, by="test")
+            case "scan":
+                loop.trigger()
+            case "import_jobs":
+                loop.wake()
+
+    async def _read_account(self) -> str:
+        await self.app.store.facts.save_usage(())
+        return "SANDBX"
+
+
+@pytest.fixture
+async def rig(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silenced_logs: None
+) -> AsyncIterator[Rig]:
+    monkeypatch.setattr(supervisor, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(supervisor, "_MAX_DELAY", 0.01)
+    monkeypatch.setattr(takeover, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(import_jobs, "MIN_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(notify, "CHECK_INTERVAL", 0.01)
+    klaviyo = KlaviyoSandbox(limits=False)
+    platforms: dict[str, Any] = {each.source: each.make() for each in DEMO_PLATFORMS}
+    servers = await serve(
+        {"klaviyo": (klaviyo.app, 0)} | {name: (each.app, 0) for name, each in platforms.items()}
+    )
+    text = CONFIG.format(klaviyo=servers.url("klaviyo"))
+    for each in DEMO_PLATFORMS:
+        text += CONNECTION.format(
+            source=each.source,
+            mapping=ROOT / "mappings" / f"{each.source}.toml",
+            links=LINKS.get(each.source, ""),
+            settings=each.settings.format(url=servers.url(each.source)),
+            klaviyo=servers.url("klaviyo"),
+        )
+    file = tmp_path / "connector.toml"
+    file.write_text(text)
+    app = App(read_config(file))
+    try:
+        await app.start()
+        await async_until("all run", lambda: len(app.connections.running) == len(platforms))
+        failing = FailingDatabase(app.store.database)
+        monkeypatch.setattr(app.store.database, "write", failing.write)
+        monkeypatch.setattr(app.store.database, "read", failing.read)
+        yield Rig(app, klaviyo, platforms, failing)
+        failing.left = None
+    finally:
+        await app.stop()
+        await servers.aclose()
+
+
+@pytest.mark.parametrize(
+    ("name", "remote_fails"),
+    [(name, False) for name in get_args(WorkerName)] + [(name, True) for name in CALLERS],
+)
+async def test_a_worker_outlives_a_store_that_fails(
+    rig: Rig, name: str, remote_fails: bool
+) -> None:
+    workers = rig.workers(name)
+    assert workers, f"no worker {name} runs"
+    if remote_fails:
+        for sandbox in (rig.klaviyo, *rig.platforms.values()):
+            sandbox.faults.add("*", "status", status=500)
+    for calls in range(CALLS):
+        for worker, loop in workers:
+            await rig.give_work(name, loop)
+            await meets_fault(rig.database, worker, loop, after=calls)
+            await succeeds(worker, loop)
+            assert worker._task
+            assert not worker._task.done()
+
+
+async def meets_fault(
+    database: FailingDatabase, worker: SupervisedWorker, loop: CountingLoop, *, after: int
+) -> None:
+    """Run a pass until the store has failed, or to its end where it calls the store less often."""
+    database.left, failures, ended = after, database.failures, loop.ended
+    worker.wake()
+    await async_until(
+        "a pass has met the fault", lambda: database.failures > failures or loop.ended > ended
+    )
+    database.left = None
+
+
+async def succeeds(worker: SupervisedWorker, loop: CountingLoop) -> None:
+    succeeded = loop.succeeded
+    worker.wake()
+    await async_until("a pass has succeeded", lambda: loop.succeeded > succeeded)

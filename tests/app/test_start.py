@@ -1,0 +1,186 @@
+"""A start waits for no remote API (guarantee 13): webhooks are taken at once, lanes wait for their
+account."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from connector.app import accounts
+from connector.domain.errors import Problem
+from connector.domain.records import State
+from connector.sandbox import KlaviyoSandbox
+from connector.store.tables import outbox
+from tests.waiting import async_until, free_port
+
+from .start import World, opened
+
+ACCOUNTS = "/api/accounts"
+
+
+@pytest.fixture
+async def world(tmp_path: Path, silenced_logs: None) -> AsyncIterator[World]:
+    async with opened(tmp_path) as made:
+        yield made
+
+
+async def states(world: World) -> list[int]:
+    query = select(outbox.c.state).order_by(outbox.c.seq)
+    return await world.app.store.database.read(lambda c: list(c.execute(query).scalars()))
+
+
+def modes(world: World) -> set[str]:
+    return {lane.state.mode for lane in world.app.runtimes["acme"].dispatchers}
+
+
+async def test_webhooks_are_taken_while_no_remote_api_answers(world: World) -> None:
+    async with world.running():
+        id = await world.post()
+        assert world.klaviyo_gate.given_up == [], "the start has waited until a time-out"
+        await async_until("the account is asked for", lambda: world.klaviyo_gate.waiting)
+        assert world.klaviyo_gate.waiting == [ACCOUNTS], "nothing is sent before it is known"
+        assert await states(world) == [State.READY]
+        world.answer()
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+        assert await world.attention() == ""
+
+
+async def test_an_account_that_was_never_named_is_waited_for_and_shown(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "_TIMEOUT", 0.1)
+    async with world.running():
+        id = await world.post()
+        await async_until("it is asked for again", lambda: len(world.klaviyo_gate.given_up) > 1)
+        assert "acme: Klaviyo does not say which account" in await world.attention()
+        assert set(world.klaviyo_gate.given_up) == {ACCOUNTS}
+        world.answer()
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+        assert await world.attention() == ""
+
+
+async def test_an_account_that_was_named_before_is_assumed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.answer()
+    async with world.running():
+        await async_until("it is named", lambda: world.app.connections.running)
+    world.silence()
+    monkeypatch.setattr(accounts, "_TIMEOUT", 0.1)
+    async with world.running() as app:
+        assert app.runtimes["acme"].account == "SANDBX"
+        id = await world.post()
+        await async_until("it is sent", lambda: "/api/events" in world.klaviyo_gate.waiting)
+        world.answer()
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+        await async_until("it is confirmed", lambda: app.connections.accounts["acme"].confirmed)
+
+
+async def test_nothing_is_sent_to_another_account_than_before(world: World) -> None:
+    world.answer()
+    async with world.running():
+        await async_until("it is named", lambda: world.app.connections.running)
+    other = KlaviyoSandbox(limits=False, key="pk_other", account_id="OTHER1")
+    world.configure(await world.connection_to(other, "pk_other"))
+    async with world.running() as app:
+        id = await world.post()
+        await async_until("the lanes are paused", lambda: "paused" in modes(world))
+        assert Problem.KLAVIYO_ACCOUNT.value in await world.attention()
+        assert other.recorded(id) == 0
+        assert (await app.commands.execute("resume", {"connection": "acme"}))[0]
+        await async_until("it is delivered", lambda: other.recorded(id) == 1)
+
+
+async def test_an_account_in_question_stays_so_over_a_restart_without_an_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.answer()
+    async with world.running():
+        await async_until("it is named", lambda: world.app.connections.running)
+    other = KlaviyoSandbox(limits=False, key="pk_other", account_id="OTHER1")
+    world.configure(await world.connection_to(other, "pk_other"))
+    async with world.running():
+        await async_until("the lanes are paused", lambda: "paused" in modes(world))
+    other.faults.add("accounts", "status", status=503)
+    async with world.running():
+        await async_until("it runs as assumed", lambda: world.app.connections.running)
+        assert "paused" in modes(world)
+        id = await world.post()
+        assert other.recorded(id) == 0
+
+
+async def test_another_account_that_is_noticed_late_pauses_the_lanes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.answer()
+    async with world.running():
+        await async_until("it is named", lambda: world.app.connections.running)
+    other = KlaviyoSandbox(limits=False, key="pk_other", account_id="OTHER1")
+    world.configure(await world.connection_to(other, "pk_other"))
+    other.faults.add("accounts", "status", status=403)
+    async with world.running():
+        await async_until("it runs as assumed", lambda: world.app.connections.running)
+        other.faults.clear()
+        await async_until("the lanes are paused", lambda: "paused" in modes(world))
+        assert world.app.runtimes["acme"].account == "OTHER1"
+
+
+async def test_a_refused_key_blocks_the_lanes_and_not_the_intake(world: World) -> None:
+    world.answer()
+    world.klaviyo.faults.add("*", "status", status=401)
+    async with world.running():
+        id = await world.post()
+        await async_until("the lanes are blocked", lambda: "blocked" in modes(world))
+        world.klaviyo.faults.clear()
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+        await async_until(
+            "the account is known", lambda: world.app.runtimes["acme"].account == "SANDBX"
+        )
+
+
+async def test_remote_apis_that_refuse_connections_hold_up_no_start(world: World) -> None:
+    port = free_port()
+    nowhere = f"http://127.0.0.1:{port}"
+    world.configure(world.connection(klaviyo=nowhere, platform=nowhere))
+    async with world.running():
+        id = await world.post()
+        await world.servers.start("late", world.klaviyo.app, port)
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+
+
+async def test_connections_of_one_key_ask_once_and_all_run(world: World) -> None:
+    shadow = world.connection("second").replace("source =", 'mode = "shadow"\nsource =', 1)
+    world.configure(world.connection(), shadow)
+    async with world.running() as app:
+        await world.post()
+        await world.post("second")
+        await async_until("the account is asked for", lambda: world.klaviyo_gate.waiting)
+        assert world.klaviyo_gate.waiting == [ACCOUNTS]
+        world.answer()
+        await async_until("both run", lambda: app.connections.running == {"acme", "second"})
+
+
+async def test_two_keys_of_one_account_that_write_the_same_are_noticed(world: World) -> None:
+    same = KlaviyoSandbox(limits=False, key="pk_second")
+    second = await world.connection_to(same, "pk_second", name="second")
+    world.configure(world.connection(), second)
+    world.answer()
+    async with world.running() as app:
+        await async_until("one of them runs", lambda: app.connections.running)
+        await async_until("the other waits", lambda: app._problems.items("account "))
+        assert "writes to the same Klaviyo account" in await world.attention()
+        assert len(app.connections.running) == 1
+        await world.post()
+        await world.post("second")
+
+
+async def test_until_idle_says_which_connection_waits_for_its_account(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "_TIMEOUT", 0.1)
+    async with world.running() as app:
+        [line] = await app.until_idle()
+    assert "Klaviyo does not say which account" in line

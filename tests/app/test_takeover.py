@@ -1,0 +1,218 @@
+"""A lease that is regained, and a standby: what other processes did meanwhile counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.app.daemon import App, read_config
+from connector.domain.errors import Problem, StoreError
+from connector.domain.lanes import QuotaUsage
+from connector.domain.records import Claim
+from connector.klaviyo.limits import CREATE_EVENT
+from connector.pipeline import lease
+from connector.ports import Fence
+from connector.runtime.clock import SystemClock
+from connector.runtime.metrics import account_label
+from connector.service import Commands
+from connector.store.sql import SqlStore, open_store
+from connector.store.tables import metadata
+from tests.store.proxy import CommitProxy, commit_proxy
+from tests.waiting import async_until
+
+from .start import World, opened
+
+_TTL = 60_000
+
+
+@pytest.fixture
+async def world(
+    tmp_path: Path, silenced_logs: None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    monkeypatch.setattr(lease, "_RENEW_EVERY", 0.05)
+    async with opened(tmp_path) as made:
+        made.answer()
+        yield made
+
+
+class Thief:
+    """Another process that takes the lease of a daemon, works, and gives it back."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self.store, self.clock = store, SystemClock()
+        self._fence: Fence
+
+    async def take(self) -> None:
+        held = await self.store.leases.holder("store")
+        assert held
+        fence = await self.store.leases.acquire(
+            "store", "thief", now=self.clock.now(), ttl=_TTL, dead_holder=held.holder
+        )
+        assert isinstance(fence, Fence)
+        self._fence = fence
+
+    async def pause(self) -> None:
+        commands = Commands(self.store, self.clock)
+        assert (await commands.execute("pause", {"connection": "acme"}))[0]
+
+    async def spend(self, count: int) -> None:
+        second = self.clock.now() // 1000
+        await self.store.facts.save_usage(
+            [QuotaUsage(account_label("SANDBX"), CREATE_EVENT, second, count)]
+        )
+
+    async def give_back(self) -> None:
+        await self.store.leases.release(self._fence)
+
+
+def is_deliverable(app: App) -> bool:
+    return app._lease.valid()
+
+
+def remaining(app: App) -> int:
+    limiter = app.connections.limiters._limiters["SANDBX"]
+    return next(
+        left
+        for endpoint, window, left in limiter.remaining()
+        if (endpoint, window) == (CREATE_EVENT, "minute")
+    )
+
+
+async def test_a_regained_lease_loads_pauses_and_spent_quota(world: World) -> None:
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        thief, before = Thief(app.store), remaining(app)
+        await thief.take()
+        await async_until("the loss is noticed", lambda: not is_deliverable(app))
+        await thief.pause()
+        await thief.spend(100)
+        await thief.give_back()
+        await async_until("it is regained", lambda: is_deliverable(app))
+        assert {lane.state.mode for lane in app.runtimes["acme"].dispatchers} == {"paused"}
+        assert remaining(app) == before - 100
+        id = await world.post()
+        assert (await app.commands.execute("resume", {"connection": "acme"}))[0]
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+
+
+async def test_what_came_while_another_process_had_the_lease_is_delivered(world: World) -> None:
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        thief = Thief(app.store)
+        await thief.take()
+        await async_until("the loss is noticed", lambda: not is_deliverable(app))
+        id = await world.post()
+        await thief.give_back()
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+
+
+@pytest.mark.parametrize("fails", ["recover", "all", "requeue", "usage_since"])
+async def test_a_takeover_that_meets_a_failing_store_is_completed(
+    world: World, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    async with world.running() as app:
+        await async_until("it runs", lambda: app.connections.running)
+        store = app.store
+        port = {
+            "recover": store.profiles,
+            "all": store.lanes,
+            "requeue": store.commands,
+            "usage_since": store.facts,
+        }[fails]
+        works, failures = getattr(port, fails), [2]
+
+        async def failing(*args: object, **options: object) -> object:
+            assert not is_deliverable(app)
+            if failures[0]:
+                failures[0] -= 1
+                raise StoreError(Problem.STORE_UNAVAILABLE)
+            return await works(*args, **options)
+
+        thief = Thief(store)
+        await thief.take()
+        await async_until("the loss is noticed", lambda: not is_deliverable(app))
+        monkeypatch.setattr(port, fails, failing)
+        await thief.give_back()
+        await async_until("it is regained", lambda: is_deliverable(app))
+        monkeypatch.setattr(port, fails, works)
+        id = await world.post()
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+
+
+# ── a standby on PostgreSQL ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+async def proxy(postgres_url: str) -> AsyncIterator[CommitProxy]:
+    async with commit_proxy(postgres_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def holder(postgres_url: str) -> AsyncIterator[SqlStore]:
+    store = await open_store(postgres_url)
+    yield store
+    await store.database.write(
+        lambda c: [c.execute(table.delete()) for table in metadata.tables.values()]
+    )
+    await store.aclose()
+
+
+async def test_a_standby_survives_a_database_that_goes_away(
+    tmp_path: Path, silenced_logs: None, proxy: CommitProxy, holder: SqlStore
+) -> None:
+    clock = SystemClock()
+    fence = await holder.leases.acquire("store", "holder", now=clock.now(), ttl=_TTL)
+    assert isinstance(fence, Fence)
+    async with opened(tmp_path, proxy.url) as world:
+        world.answer()
+        app = App(read_config(world.file))
+        starting = asyncio.create_task(app.start())
+        await async_until("it waits for the lease", lambda: hasattr(app, "store"))
+        proxy.refuse = True
+        proxy.close_all()
+        await async_until("it has tried", lambda: proxy.refused or starting.done())
+        proxy.refuse = False
+        assert not starting.done()
+        await holder.leases.release(fence)
+        await starting
+        world.app = app
+        id = await world.post()
+        await async_until("it is delivered", lambda: world.klaviyo.recorded(id) == 1)
+        await app.stop()
+
+
+async def test_events_whose_claims_are_committed_without_an_answer_are_sent_once(
+    tmp_path: Path,
+    silenced_logs: None,
+    monkeypatch: pytest.MonkeyPatch,
+    proxy: CommitProxy,
+    holder: SqlStore,
+) -> None:
+    async with opened(tmp_path, proxy.url) as world:
+        world.answer()
+        async with world.running() as app:
+            await async_until("it runs", lambda: app.connections.running)
+            claim, lost = app.store.outbox.claim, [0]
+
+            async def losing(*args: Any, **options: Any) -> Claim | None:
+                proxy.lose = int(lost[0] < 3)
+                try:
+                    return await claim(*args, **options)
+                except StoreError:
+                    lost[0] += 1
+                    raise
+                finally:
+                    proxy.lose = 0
+
+            monkeypatch.setattr(app.store.outbox, "claim", losing)
+            ids = set()
+            while lost[0] < 3:
+                ids.add(await world.post())
+                await async_until("it is delivered", lambda: set(world.klaviyo.unique_ids()) == ids)
+            assert set(world.klaviyo.unique_ids().values()) == {1}
+            assert world.klaviyo.state()["duplicates"] == 0

@@ -1,0 +1,89 @@
+"""The console over a store in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from connector.config import Config
+from connector.config.models import Console as ConsoleConfig
+from connector.console import Console, ConsoleServices
+from tests.web.api.conftest import ApiHarness, make_api
+
+__all__ = ["make_api"]
+
+_TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
+
+
+class Browser:
+    """A browser without script: follows redirects, keeps cookies, submits forms with their
+    token."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+
+    async def get(self, path: str) -> httpx.Response:
+        return await self.http.get(path)
+
+    async def submit(self, page: str, action: str, **fields: Any) -> httpx.Response:
+        """Submit a form of `page` to `action`."""
+        found = _TOKEN.search((await self.http.get(page)).text)
+        assert found, f"{page} has no form"
+        return await self.http.post(action, data={"csrf_token": found[1], **fields})
+
+    async def sign_in(self, password: str) -> httpx.Response:
+        return await self.submit("/sign-in", "/sign-in", password=password)
+
+
+class ConsoleHarness:
+    """A console, and browsers that look at it."""
+
+    def __init__(self, api: ApiHarness) -> None:
+        self.api = api
+        services = ConsoleServices(
+            api.commands, api.access, api.changes, api.seal, api.clock, Config
+        )
+        self.app = Console(services)
+        self.browsers: list[httpx.AsyncClient] = []
+
+    def browser(self, peer: str = "127.0.0.1", **options: Any) -> Browser:
+        transport = httpx.ASGITransport(app=self.app, client=(peer, 1))
+        http = httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1", follow_redirects=True, **options
+        )
+        self.browsers.append(http)
+        return Browser(http)
+
+
+@pytest.fixture
+async def make_console(make_api: Callable[..., Any]) -> AsyncIterator[Callable[..., Any]]:
+    """Makes a console with this `[console]`."""
+    made: list[ConsoleHarness] = []
+
+    async def make(config: ConsoleConfig) -> ConsoleHarness:
+        made.append(ConsoleHarness(await make_api(config)))
+        return made[-1]
+
+    yield make
+    for harness in made:
+        for http in harness.browsers:
+            await http.aclose()
+
+
+@pytest.fixture
+async def console(make_console: Callable[..., Any]) -> ConsoleHarness:
+    """Without a password, so that this machine is the operator."""
+    found: ConsoleHarness = await make_console(ConsoleConfig())
+    return found
+
+
+@pytest.fixture
+async def guarded(make_console: Callable[..., Any]) -> ConsoleHarness:
+    """With a password for each role."""
+    config = ConsoleConfig(password=["change"], viewer_password=["look"])
+    found: ConsoleHarness = await make_console(config)
+    return found

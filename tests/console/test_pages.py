@@ -1,0 +1,206 @@
+"""Every page, and what its forms do. No script is needed for any of it."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+
+from connector.domain.errors import Problem
+from connector.ports import ANY_DEAD_LETTER, DeadLetterFilter
+
+from .conftest import ConsoleHarness
+
+PAGES = ["/", "/attention", "/dead-letters", "/backfills", "/people", "/connections/acme"]
+_INLINE = re.compile(r"<style|style=|\son[a-z]+=|<script(?![^>]*src=)")
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_a_page_has_one_heading_landmarks_and_nothing_inline(
+    console: ConsoleHarness, path: str
+) -> None:
+    await console.api.dead_letters("a")
+    answer = await console.browser().get(path)
+    assert answer.status_code == 200
+    assert answer.text.count("<h1>") == 1
+    for landmark in ("<header", "<nav", '<main id="main"', "<footer"):
+        assert landmark in answer.text
+    assert not _INLINE.search(answer.text)
+    assert "'unsafe" not in answer.headers["content-security-policy"]
+    assert len(answer.content) < 60_000
+
+
+async def test_pages_and_their_assets_load_nothing_from_elsewhere(console: ConsoleHarness) -> None:
+    browser = console.browser()
+    page = (await browser.get("/")).text
+    assets = re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
+    assert len(assets) == 3
+    assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", page.replace("127.0.0.1", ""))
+    for asset in assets:
+        answer = await browser.get(asset)
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["cache-control"]
+        assert "//" not in re.sub(r"(?m)^\s*//.*$|http://www\.w3\.org/\S+", "", answer.text)
+
+
+async def test_records_are_retried_after_a_second_page(console: ConsoleHarness) -> None:
+    await console.api.dead_letters(*"abc")
+    await console.api.dead_letters("d", problem=Problem.MAPPING_FAILED)
+    browser = console.browser()
+    query = "/dead-letters?cause=K400"
+    fields = {"what": "retry", "all": "yes", "cause": "K400", "count": "3"}
+    asked = await browser.submit(query, "/dead-letters", **fields)
+    assert "<h1>Retry 3 records?</h1>" in asked.text
+    done = await browser.submit(query, "/dead-letters", confirmed="yes", **fields)
+    assert "3 will be sent again." in done.text
+    assert await console.api.store.dead_letters.count(ANY_DEAD_LETTER) == 1
+
+
+async def test_a_filter_that_matches_other_records_by_now_changes_nothing(
+    console: ConsoleHarness,
+) -> None:
+    await console.api.dead_letters(*"abc")
+    answer = await console.browser().submit(
+        "/dead-letters", "/dead-letters", what="retry", all="yes", count="2", confirmed="yes"
+    )
+    assert "3 records match by now, not 2" in answer.text
+    assert await console.api.store.dead_letters.count(ANY_DEAD_LETTER) == 3
+
+
+async def test_discarding_asks_once_and_keeps_the_others(console: ConsoleHarness) -> None:
+    await console.api.dead_letters(*"ab")
+    first, second = sorted(x.id for x in await console.api.store.dead_letters.find())
+    browser = console.browser()
+    fields = {"what": "discard", "id": str(first)}
+    asked = await browser.submit("/dead-letters", "/dead-letters", **fields)
+    assert "This cannot be undone." in asked.text
+    assert await console.api.store.dead_letters.count(ANY_DEAD_LETTER) == 2
+    done = await browser.submit("/dead-letters", "/dead-letters", confirmed="yes", **fields)
+    assert "1 discarded." in done.text
+    [left] = await console.api.store.dead_letters.find(DeadLetterFilter())
+    assert left.id == second
+
+
+async def test_a_record_shows_what_was_received(console: ConsoleHarness) -> None:
+    await console.api.dead_letters("a")
+    [letter] = await console.api.store.dead_letters.find()
+    answer = await console.browser().get(f"/dead-letters/{letter.id}")
+    assert "<h1>Record" in answer.text
+    assert "K400" in answer.text
+    assert (await console.browser().get("/dead-letters/999")).status_code == 404
+
+
+async def test_a_person_is_found_without_an_address_in_the_url(console: ConsoleHarness) -> None:
+    await console.api.dead_letters("ana")
+    answer = await console.browser().submit("/people", "/people", who="ANA@example.com")
+    assert "<h1>ana@example.com</h1>" in answer.text
+    assert "ana" not in str(answer.url)
+    assert "Balance changed" in answer.text
+    nobody = await console.browser().submit("/people", "/people", who="else@example.com")
+    assert "No person has this address or id." in nobody.text
+
+
+async def test_a_connection_is_paused_and_resumed(console: ConsoleHarness) -> None:
+    browser = console.browser()
+    paused = await browser.submit("/people", "/connections/acme/pause")
+    assert "acme is paused" in paused.text
+    [(_, state)] = await console.api.store.lanes.all()
+    assert state.mode == "paused"
+    await browser.submit("/people", "/connections/acme/resume")
+    [(_, state)] = await console.api.store.lanes.all()
+    assert state.mode == "running"
+
+
+async def test_an_approval_is_answered_by_name(console: ConsoleHarness) -> None:
+    asked = await console.api.store.approvals.request(
+        "acme", "backfill", "3", {"people": 12, "flows": ["Welcome"]}, now=console.api.clock.now()
+    )
+    browser = console.browser()
+    shown = await browser.get("/attention")
+    assert "Backfill of 3" in shown.text
+    assert "Welcome" in shown.text
+    await browser.submit("/attention", f"/attention/approvals/{asked.id}/approve")
+    [decided] = await console.api.store.approvals.find(pending=False)
+    assert (decided.state, decided.decided_by) == ("approved", "loopback")
+
+
+async def test_a_page_that_does_not_exist_says_so(console: ConsoleHarness) -> None:
+    for path in ("/nothing", "/connections/other", "/people/forged"):
+        answer = await console.browser().get(path)
+        assert answer.status_code == 404
+        assert "<h1>Page not found</h1>" in answer.text
+
+
+# ── who may do what ──────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_sign_in_leads_to_the_page_that_was_asked_for(guarded: ConsoleHarness) -> None:
+    browser = guarded.browser("203.0.113.9")
+    asked = await browser.get("/dead-letters?cause=K400")
+    assert str(asked.url).startswith("http://127.0.0.1/sign-in?next=")
+    wrong = await browser.sign_in("wrong")
+    assert wrong.status_code == 401
+    assert "This is not the password." in wrong.text
+    form = {"password": "change", "next": "/dead-letters?cause=K400"}
+    answer = await browser.submit("/sign-in", "/sign-in", **form)
+    assert str(answer.url) == "http://127.0.0.1/dead-letters?cause=K400"
+    cookie = browser.http.cookies.jar
+    assert {c.name for c in cookie} >= {"connector_session"}
+
+
+@pytest.mark.parametrize("target", ["//evil.example", "https://evil.example", "/\\evil.example"])
+async def test_a_sign_in_leads_nowhere_else(guarded: ConsoleHarness, target: str) -> None:
+    browser = guarded.browser()
+    answer = await browser.submit("/sign-in", "/sign-in", password="change", next=target)
+    assert str(answer.url) == "http://127.0.0.1/"
+
+
+async def test_a_viewer_sees_pages_and_changes_nothing(guarded: ConsoleHarness) -> None:
+    await guarded.api.dead_letters("a")
+    browser = guarded.browser()
+    await browser.sign_in("look")
+    page = (await browser.get("/dead-letters")).text
+    assert "Retry" not in page
+    assert "Find person" not in (await browser.get("/people")).text
+    [letter] = await guarded.api.store.dead_letters.find()
+    assert "Only an operator can see" in (await browser.get(f"/dead-letters/{letter.id}")).text
+    fields = {"what": "retry", "id": str(letter.id)}
+    refused = await browser.submit("/dead-letters", "/dead-letters", **fields)
+    assert refused.status_code == 403
+    assert await guarded.api.store.dead_letters.count(ANY_DEAD_LETTER) == 1
+
+
+async def post(browser: httpx.AsyncClient, **options: object) -> int:
+    answer = await browser.post("/connections/acme/pause", **options)  # type: ignore[arg-type]
+    return answer.status_code
+
+
+async def test_a_form_without_its_token_or_from_elsewhere_is_refused(
+    console: ConsoleHarness,
+) -> None:
+    mine, other = console.browser(), console.browser()
+    page = (await mine.get("/people")).text
+    found = re.search(r'csrf_token" value="([^"]+)"', page)
+    assert found
+    token = {"csrf_token": found[1]}
+    assert await post(mine.http) == 403
+    assert await post(mine.http, headers={"origin": "http://127.0.0.1"}) == 403
+    assert await post(other.http, data=token) == 403
+    elsewhere = {"origin": "http://evil.example"}
+    assert await post(mine.http, data=token, headers=elsewhere) == 403
+    assert await post(mine.http, data=token, headers={"sec-fetch-site": "cross-site"}) == 403
+    assert await post(mine.http, data=token) == 200
+
+
+async def test_strangers_are_refused_without_a_password(console: ConsoleHarness) -> None:
+    answer = await console.browser("203.0.113.9").get("/")
+    assert answer.status_code == 403
+    assert "set [console] password" in answer.text
+
+
+async def test_what_a_remote_side_sent_is_shown_as_text(console: ConsoleHarness) -> None:
+    await console.api.dead_letters("<script>alert(1)</script>")
+    answer = await console.browser().get("/dead-letters?q=<script>")
+    assert "<script>alert" not in answer.text
+    assert "&lt;script&gt;" in answer.text
