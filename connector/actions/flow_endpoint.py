@@ -16,7 +16,7 @@ from connector.domain.actions import (
     Origin,
 )
 from connector.domain.errors import Malformed, Problem, Unauthorised
-from connector.domain.lanes import Lane
+from connector.domain.lanes import Lane, Suppression
 from connector.domain.records import Appended
 from connector.pipeline.intake import Endpoint, Intake
 from connector.ports import Clock
@@ -30,6 +30,7 @@ class FlowEndpoint(Endpoint[Sequence[ActionRequest], ActionReceipt | Conflict]):
 
     `lane` is None where the platform takes no actions; then no route is offered. `secrets` are the
     valid ones; without any, no caller is authorized. `enabled`: whether the module is on.
+    `suppressed`: why actions that are received now are not sent.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class FlowEndpoint(Endpoint[Sequence[ActionRequest], ActionReceipt | Conflict]):
         rules: ActionRules,
         caps: Caps,
         enabled: bool = True,
+        suppressed: Suppression | None = None,
     ) -> None:
         super().__init__(intake, clock, metrics, wakes=wakes)
         self.routes = tuple(routes) if lane else ()
         self.enabled = enabled
+        self._suppressed = suppressed
         self._lane = lane
         self._secret_digests = [sha256(secret.encode()).digest() for secret in secrets if secret]
         self._rules = rules
@@ -95,7 +98,7 @@ class FlowEndpoint(Endpoint[Sequence[ActionRequest], ActionReceipt | Conflict]):
         if self._lane is None:
             raise ValueError("the platform of this connection takes no actions")
         lane, now = self._lane, self._clock.now()
-        batch = ActionBatch(lane, origin, requests, now, self._caps)
+        batch = ActionBatch(lane, origin, requests, now, self._caps, self._suppressed)
         receipt = await self._intake.actions.put(batch)
         if isinstance(receipt, Conflict):
             return receipt

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from connector.domain.actions import Caps
 from connector.domain.attention import AttentionItem
-from connector.domain.lanes import Lane
+from connector.domain.lanes import Lane, Millis
 from connector.ports import ActionDecisions, Approvals, Clock
 from connector.runtime import log
 
 CAP = "cap"
-_INTERVAL = 60.0
+_INTERVAL = 5.0
 
 
 class HeldActionsWorker:
@@ -24,33 +25,44 @@ class HeldActionsWorker:
         approvals: Approvals,
         clock: Clock,
         *,
+        caps: Caps,
         on_released: Callable[[], None],
     ) -> None:
         self._lane = lane
         self._decisions = decisions
         self._approvals = approvals
         self._clock = clock
+        self._caps = caps
         self._on_released = on_released
         self.wakeup = asyncio.Event()
         self._log = log.get("actions").bind(connection=lane.connection)
 
     async def idle(self) -> bool:
-        """True: held actions wait for a person, so they are no work that is due."""
-        return True
+        """What waits for a person's decision is no work that is due; what can be released is."""
+        return not await self._release(self._clock.now())
 
     async def attention(self) -> Sequence[AttentionItem]:
         return ()
 
     async def run_once(self) -> float:
-        """Apply decided caps and release actions whose person is known by now. Seconds to wait."""
+        """Apply decided caps and release what no longer has to be held. Seconds to wait."""
         now = self._clock.now()
-        changed = await self._decisions.release_identified(self._lane.id, now=now)
+        changed = await self._release(now)
         for approval in await self._approvals.find(pending=False):
             is_ours = approval.connection == self._lane.connection and approval.what == CAP
             if is_ours and approval.state != "pending":
-                count = await self._decisions.resolve_cap(self._lane, approval, now=now)
+                count = await self._decisions.resolve_cap(
+                    self._lane, approval, caps=self._caps, now=now
+                )
                 self._log.info("cap_decided", decision=approval.state, actions=count)
                 changed += count
         if changed:
             self._on_released()
         return _INTERVAL
+
+    async def _release(self, now: Millis) -> int:
+        """How many actions were released because of what is known of their people by now."""
+        released = await self._decisions.release_identified(self._lane, caps=self._caps, now=now)
+        if released:
+            self._on_released()
+        return released

@@ -29,20 +29,30 @@ from connector.domain.outcomes import (
     Dead,
     Delivery,
     Held,
+    Outcome,
     Request,
     Retry,
+    Skipped,
     Unsent,
 )
 from connector.domain.records import Entry
 from connector.domain.settlement import at_most_once, outcome_for
-from connector.ports import Actions, BatchMode, Clock, Outgoing, Quota
+from connector.ports import Actions, BatchMode, Clock, IdentifiedAction, Outgoing, Quota
 from connector.runtime import log
 from connector.runtime.concurrency import as_completed
 
 _LOOK_UP = at_most_once(frozenset(), writes=False)
 _KLAVIYO_ID = re.compile(r"01[0-9A-Z]{24}", re.ASCII)
+_NOT_FOR_PERSON = frozenset({409, 422})
+"""Refusals of a well-formed adjustment: too few points, an account that is closed or opted out."""
+_UNKNOWN_PERSON_WAIT = 10.0
 _APPLIED_STATUS = 200
 """Recorded for every applied action: connector.ports.Actions does not return the status."""
+
+
+def is_look_up(entry: Entry) -> bool:
+    """Whether an action needs a look-up next (Step.LOOK_UP), not a send."""
+    return entry.mode is DeliveryMode.SINGLE
 
 
 class ActionRenderer:
@@ -60,8 +70,10 @@ class ActionSink:
     """connector.ports.Sink over a platform's Actions. An ambiguous entry is looked up, not sent.
 
     `may_send` is called right before each send (guarantee 12). `not_applied` are the statuses that
-    mean that an action was not applied. `address_of` returns the address of a Klaviyo profile id,
-    `platform_id` the platform's id of an address; None when it is not known.
+    mean that an action was not applied. `address_of` returns the address of a Klaviyo profile id:
+    None where Klaviyo has no such profile, empty for one without an address. `identify` saves the
+    address of an action's person. An action whose person the platform does not know is retried for
+    `unknown_person_grace` ms.
     """
 
     bulk: BatchMode | None = None
@@ -74,16 +86,18 @@ class ActionSink:
         may_send: Callable[[], bool],
         not_applied: frozenset[int],
         address_of: Callable[[str], Awaitable[str | None]],
-        platform_id: Callable[[str], Awaitable[str | None]],
+        identify: Callable[[int, str], Awaitable[IdentifiedAction | None]],
         check: Callable[[], Awaitable[Sequence[Check]]],
+        unknown_person_grace: int = 0,
     ) -> None:
         self._platform = platform
         self._clock = clock
         self._may_send = may_send
         self._policy = at_most_once(not_applied)
         self._address_of = address_of
-        self._platform_id = platform_id
+        self._identify = identify
         self._check = check
+        self._grace = unknown_person_grace
         self.single = BatchMode(platform.endpoint, size=1, parallel=platform.parallel)
         self._log = log.get("actions")
 
@@ -97,38 +111,42 @@ class ActionSink:
         return as_completed(self._deliver_one(out.entry, out.message) for out in batch)
 
     async def _deliver_one(self, entry: Entry, action: Action) -> Delivery:
-        seq = entry.seq
+        seq, looks_up = entry.seq, is_look_up(entry)
         try:
-            addressed = await self._with_address(action)
+            addressed = await self._with_address(seq, action, waits_for_earlier=not looks_up)
         except DeliveryError as error:
             after = error.after if isinstance(error, RetryLater) else 0.0
-            return Delivery(
-                [
-                    Retry(
-                        seq, error.problem, after, "reading the profile's address at Klaviyo failed"
-                    )
-                ]
-            )
-        if addressed is None:
-            detail = "Klaviyo has no profile with this customer_id, or the profile has no address"
-            return Delivery([Held(seq, Problem.ACTION_PERSON, detail)])
-        if entry.mode is DeliveryMode.SINGLE:  # Step.LOOK_UP
-            return await self._look_up(seq, addressed)
+            detail = "reading the profile's address at Klaviyo failed"
+            return Delivery([Retry(seq, error.problem, after, detail)])
+        if looks_up:
+            # It was sent: what is known of the person by now changes nothing about that.
+            return await self._look_up(seq, addressed if isinstance(addressed, Action) else action)
+        if not isinstance(addressed, Action):
+            return Delivery([addressed])
         if not self._may_send():
             return Delivery([Unsent(seq)])
         return await self._apply(seq, addressed)
 
-    async def _with_address(self, action: Action) -> Action | None:
-        """The action with the address of a Klaviyo id, None without one. A platform's own id is
-        left to the platform."""
+    async def _with_address(
+        self, seq: int, action: Action, *, waits_for_earlier: bool
+    ) -> Action | Outcome:
+        """The action with the address of a Klaviyo id, or why it cannot be sent. An id that Klaviyo
+        does not have is left to the platform, as one that cannot be Klaviyo's is."""
         id = action.customer or ""
         if action.email or action.person or not _KLAVIYO_ID.fullmatch(id):
             return action
         email = await self._address_of(id)
         if email is None:
-            return None
-        person = await self._platform_id(email)
-        return replace(action, email=email, person=person, customer=None)
+            return action
+        if not email:
+            detail = "the Klaviyo profile with this customer_id has no e-mail address"
+            return Held(seq, Problem.ACTION_PERSON, detail)
+        found = await self._identify(seq, email)
+        if found is None:
+            return Skipped(seq, "forgotten")
+        if waits_for_earlier and not found.is_first:
+            return Unsent(seq)
+        return replace(action, email=email, person=found.platform_id, customer=None)
 
     async def _apply(self, seq: int, action: Action) -> Delivery:
         sent_at, started = self._clock.now(), self._clock.monotonic()
@@ -154,9 +172,23 @@ class ActionSink:
         if error is None:
             return Delivery([Accepted(seq, id, platform_ref)], [request])
         outcome, stop = outcome_for(seq, error, self._policy, request=id)
-        if isinstance(outcome, Dead) and outcome.problem is Problem.NO_IDENTITY:
-            outcome = Held(seq, Problem.ACTION_PERSON, outcome.detail)
+        if isinstance(outcome, Dead):
+            return Delivery([self._refused(outcome, error, action)], [request])
         return Delivery([outcome], [request], stop)
+
+    def _refused(self, outcome: Dead, error: DeliveryError, action: Action) -> Outcome:
+        """What a refusal says about the action's person, who may be its only cause."""
+        seq, detail = outcome.seq, outcome.detail
+        if outcome.problem is Problem.NO_IDENTITY:
+            return Held(seq, Problem.ACTION_PERSON, detail)
+        if error.status == 404 or outcome.problem is Problem.PLATFORM_TARGET:
+            after = min(_UNKNOWN_PERSON_WAIT, self._grace / 10_000)
+            return Retry(seq, Problem.ACTION_UNKNOWN_PERSON, after, detail, grace=self._grace)
+        # Platforms that answer 400 to a wrong body may answer it to a wrong balance as well.
+        spends_too_much = error.status == 400 and action.amount < 0
+        if error.status in _NOT_FOR_PERSON or spends_too_much:
+            return replace(outcome, problem=Problem.ACTION_NOT_FOR_PERSON)
+        return outcome
 
     async def _look_up(self, seq: int, action: Action) -> Delivery:
         """A look-up changes nothing, so one without an answer is repeated."""

@@ -174,6 +174,11 @@ class Actions(Section):
     retry_statuses: tuple[Annotated[int, Field(ge=400, le=599)], ...] = setting(
         (423, 429, 503), "HTTP statuses of the platform that mean: not applied, retry."
     )
+    unknown_person_grace: Duration = setting(
+        "15m",
+        "How long an action is retried whose person the platform does not know yet (404). After "
+        "that it is refused.",
+    )
 
 
 class Connection(Section):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
-from connector.domain.lanes import Lane, Millis
+from connector.domain.lanes import Lane, Millis, Suppression
 
 ActionName = Literal["increase", "decrease", "adjust", "push"]
 
@@ -74,13 +74,15 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class ActionBatch:
-    """The actions of one call, all stored or none. `lane` is the platform's lane of actions."""
+    """The actions of one call, all stored or none. `lane` is the platform's lane of actions.
+    `suppressed` as in connector.domain.records.Page."""
 
     lane: Lane
     origin: Origin
     requests: Sequence[ActionRequest]
     received_at: Millis
     caps: Caps
+    suppressed: Suppression | None = None
 
 
 @dataclass(frozen=True, slots=True)

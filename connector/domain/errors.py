@@ -78,6 +78,8 @@ class Problem(StrEnum):
     ACTION_PERSON_CAP = "A20", "a person has more adjustments in 24 hours than the cap allows"
     ACTION_TOTAL_CAP = "A30", "the adjustments of 24 hours come to more points than the cap allows"
     ACTION_PERSON = "A40", "the person of an action was not found"
+    ACTION_UNKNOWN_PERSON = "A50", "the platform does not know the person of an action"
+    ACTION_NOT_FOR_PERSON = "A60", "the platform refused an action because of its person"
     FLOW_MALFORMED = "A400", "a flow call could not be parsed"
     FLOW_SECRET = "A401", "a flow call's secret is missing or wrong"
     FLOW_CONFLICT = "A409", "a flow call reuses an idempotency key with different content"
@@ -166,6 +168,7 @@ class Problem(StrEnum):
     SEGMENT_PROCESSING = "L36", "Klaviyo is still computing the segment's members"
     MASS_UNSET = "L37", "removing a field from many people waits for approval"
     PAUSED = "L40", "paused by a person"
+    NOT_LIVE = "L41", "the module is off or the connection is in shadow mode, so the record waits"
 
 
 class ConnectorError(Exception):

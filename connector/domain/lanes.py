@@ -128,6 +128,10 @@ class DeliveryMode(IntEnum):
     SINGLE = 1
 
 
+Suppression = Literal["disabled", "shadow"]
+"""Why a lane sends nothing although it runs: its module is off, or its connection is in shadow
+mode."""
+
 LaneMode = Literal["running", "paused", "held", "blocked"]
 
 

@@ -89,12 +89,17 @@ class Unsent:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Certainly not applied: try again, `after` seconds from now at the earliest."""
+    """Certainly not applied: try again, `after` seconds from now at the earliest.
+
+    With `grace` the cause is the record and not its destination, so its lane does not slow down;
+    after `grace` ms of this problem the record is dead.
+    """
 
     seq: int
     problem: Problem
     after: float = 0.0
     detail: str = ""
+    grace: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class Observation:
     `withheld`    nothing may be sent about the person; their records lose their address
     `backfill`    a backfill requested it, so its write follows all live traffic
     `partial`     an event showed it, and reads know the person's identity better
+    `aliases`     the platform's ids of the person that the read showed, the one to read by first
     `reconfirm_after`  a field that was confirmed this many ms ago or longer is sent again
     """
 
@@ -59,6 +60,7 @@ class Observation:
     withheld: bool = False
     backfill: bool = False
     partial: bool = False
+    aliases: tuple[str, ...] = ()
     reconfirm_after: int = RECONFIRM_AFTER_MS
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, Via
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis, Suppression, Via
 from connector.domain.profiles import Observation
 
 
@@ -20,7 +20,7 @@ class Record:
     `refresh` the person is to be read again; with `refetch` that read uses no extra fetched before
     (see PersonRef). `membership` is an audience, by the platform's id or name, and whether the
     person is in it from now on. `observation` holds the fields that the event itself carries, for
-    the person it belongs to.
+    the person it belongs to. `aliases` are further ids of the platform for the same person.
     """
 
     key: str
@@ -35,6 +35,7 @@ class Record:
     refetch: bool = False
     membership: tuple[str, bool] | None = None
     observation: Observation | None = None
+    aliases: tuple[str, ...] = ()
 
     def with_new_id(self, received_at: Millis) -> Record:
         """The record when its key counts again: another event with the same content, which
@@ -58,7 +59,8 @@ class Page:
     `read_lane` is the lane on which people are read again, for records with `refresh`: not before
     `min_read_interval` ms after the last read of the same person. Such records wait up to
     `attach_wait` ms for the read. With `by_id` a person whose address is not known is read for each
-    of their records, because the platform can be asked by its id alone.
+    of their records, because the platform can be asked by its id alone. `suppressed`: why nothing
+    is sent while these records are received; they are skipped for that reason.
     """
 
     lane: Lane
@@ -71,6 +73,7 @@ class Page:
     attach_wait: int = 0
     min_read_interval: int = 0
     by_id: bool = False
+    suppressed: Suppression | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,8 @@ class Entry:
     """A claimed record. `attempts` counts this attempt.
 
     In the outbox, `mode` SINGLE means that the record may have been applied already: it is sent
-    where a repeat is harmless, rendered with `mapping` if that is set.
+    where a repeat is harmless, rendered with `mapping` if that is set. `suppressed`: nothing was
+    sent for this reason when it was received, so it is skipped.
     """
 
     seq: int
@@ -119,6 +123,7 @@ class Entry:
     mapping: str | None
     backfill: bool
     failing_since: Millis | None = None
+    suppressed: Suppression | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,14 @@ ADVICE: Final[dict[str, Advice]] = {
         "the action is held, and released once the person is known",
         "identify the person by e-mail address in the flow",
     ),
+    "A50": Advice(
+        "the action is retried for a while and then refused; other people's are sent",
+        "send points only to members: add a filter to the flow",
+    ),
+    "A60": Advice(
+        "the action is refused and not repeated; other people's are sent",
+        "usually nothing: too few points, or a closed account",
+    ),
     "A400": Advice(_CALL_REFUSED, "build the body with `connector webhook-builder`"),
     "A401": Advice(_CALL_REFUSED, "use the same secret in the flow and in `[connections.actions]`"),
     "A409": Advice(
@@ -274,6 +282,10 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "L40": Advice(
         "nothing is sent; webhooks are received and stored", "`connector resume CONNECTION`"
+    ),
+    "L41": Advice(
+        "the records are held until the module or the live mode is on again",
+        "switch it on again and reload, or discard it",
     ),
 }
 

@@ -27,13 +27,15 @@ class Policy:
     `writes`: False where the request changes nothing, so that an ambiguous answer is retried like
     any other. `retry_statuses` mean "not applied" whatever the error. `refusal_statuses` of a
     Blocked error are about this record and not about its target, lane or account. `refusal` says
-    what becomes of a record that is refused.
+    what becomes of a record that is refused. With `redirect_ambiguous` a 3xx proves nothing: what
+    answered it may have applied the request.
     """
 
     writes: bool = True
     retry_statuses: frozenset[int] = frozenset()
     refusal_statuses: frozenset[int] = frozenset()
     refusal: Literal["dead", "retry"] = "dead"
+    redirect_ambiguous: bool = False
 
 
 REPEAT_HARMLESS = Policy()
@@ -49,7 +51,8 @@ LOOK_UP = Policy(writes=False, refusal="retry")
 def at_most_once(retry_statuses: frozenset[int], *, writes: bool = True) -> Policy:
     """A write that must not be applied twice (guarantee 4): only what is known not to have been
     applied is sent again. Without `writes`, the look-up of such a write."""
-    return Policy(writes, retry_statuses, refusal_statuses=frozenset({400, 404, 409, 413, 422}))
+    refusals = frozenset({400, 404, 409, 413, 422})
+    return Policy(writes, retry_statuses, refusals, redirect_ambiguous=writes)
 
 
 def outcome_for(
@@ -71,7 +74,8 @@ def outcome_for(
         if policy.refusal == "retry":
             return Retry(seq, problem, after, detail), None
         return Dead(seq, problem, detail, request), None
-    if isinstance(error, Blocked):
+    redirected = error.status is not None and 300 <= error.status < 400
+    if isinstance(error, Blocked) and not (redirected and policy.redirect_ambiguous):
         return Unsent(seq), Stop(error.scope, problem, detail)
     if not policy.writes:
         return Retry(seq, problem, after, detail), None

@@ -195,7 +195,7 @@ class KlaviyoApi:
             return str(page["data"][0]["id"]) if page["data"] else None
 
     async def profile_email(self, id: str) -> str | None:
-        """The address of a profile, None where there is none or no such profile. Scope
+        """The address of a profile, empty where it has none; None without such a profile. Scope
         profiles:read."""
         path = f"/api/profiles/{quote(id, safe='')}?fields[profile]=email"
         try:
@@ -206,7 +206,7 @@ class KlaviyoApi:
             raise
         with documented_shape(GET_PROFILE):
             email = page["data"]["attributes"]["email"]
-        return email.strip().lower() or None if isinstance(email, str) else None
+        return email.strip().lower() if isinstance(email, str) else ""
 
     async def metric_names(self) -> list[tuple[str, str]]:
         """(metric, the integration that sends it), every page. Scope metrics:read."""

@@ -28,6 +28,8 @@ Failure = Retry | Ambiguous | Pending
 DEAD_RATE_WINDOW = 100
 """Records that the dead rate is taken of. The lane is held when more than half of them died of one
 cause: a fault of the connector or of its configuration must not use up all records."""
+_ABOUT_ONE_PERSON = frozenset({Problem.ACTION_UNKNOWN_PERSON, Problem.ACTION_NOT_FOR_PERSON})
+"""Causes that say nothing about the next record: however many die of them, the others are sent."""
 
 
 class LaneBreaker:
@@ -103,7 +105,7 @@ class LaneBreaker:
     def _with_wait(self, outcome: Outcome, attempts: Callable[[int], int], held: bool) -> Outcome:
         if isinstance(outcome, Retry | Ambiguous):
             return replace(outcome, after=self._backoff(attempts(outcome.seq), outcome.after))
-        if isinstance(outcome, Dead) and held:
+        if isinstance(outcome, Dead) and held and outcome.problem not in _ABOUT_ONE_PERSON:
             # Due after the others, so that the next probe takes another: this one may be bad.
             return Retry(outcome.seq, outcome.problem, self._probe_every / 2, outcome.detail)
         return outcome
@@ -119,7 +121,8 @@ class LaneBreaker:
             if bulk and any(map(is_unanswered, failures)):
                 self._fail_bulk(failures[-1], now)
             return "opened" if self.failure and not was_failing else None
-        if any(is_success(o) or (isinstance(o, Dead) and not held) for o in outcomes):
+        answered = any(isinstance(o, Dead) or _has_grace(o) for o in outcomes) and not held
+        if answered or any(map(is_success, outcomes)):
             self._succeed(bulk)
             return "closed" if was_failing and not self.failure else None
         return None
@@ -153,7 +156,7 @@ class LaneBreaker:
         """The cause that more than half of the last records died of, and how many did. The count
         starts again after it was returned."""
         for outcome in outcomes:
-            if isinstance(outcome, Dead):
+            if isinstance(outcome, Dead) and outcome.problem not in _ABOUT_ONE_PERSON:
                 self._recent.append(outcome.problem)
             elif is_success(outcome):
                 self._recent.append(None)
@@ -185,4 +188,9 @@ class LaneBreaker:
 
 
 def _is_failure(outcome: Outcome) -> TypeGuard[Failure]:
-    return isinstance(outcome, Retry) or is_unanswered(outcome)
+    return (isinstance(outcome, Retry) and not _has_grace(outcome)) or is_unanswered(outcome)
+
+
+def _has_grace(outcome: Outcome) -> bool:
+    """Whether it is retried because of the record itself: the destination works."""
+    return isinstance(outcome, Retry) and outcome.grace is not None

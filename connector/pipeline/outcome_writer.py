@@ -10,12 +10,22 @@ from typing import Literal
 from structlog.typing import FilteringBoundLogger
 
 from connector.domain.errors import Problem, StoreError
-from connector.domain.lanes import Millis
-from connector.domain.outcomes import Dead, Delivery, Outcome
-from connector.domain.records import Claim
+from connector.domain.lanes import DeliveryMode, Lane, Millis
+from connector.domain.outcomes import (
+    Absent,
+    Accepted,
+    Ambiguous,
+    Dead,
+    Delivery,
+    Held,
+    Outcome,
+    Retry,
+)
+from connector.domain.records import Claim, Entry
 from connector.ports import Clock, Queue, RetryPolicy
 
 _RETRY_SECONDS = 1.0
+_UNSTORABLE = "its text cannot be stored"
 
 Access = Literal["read", "write"]
 
@@ -69,23 +79,26 @@ class OutcomeWriter:
         self, claim: Claim, delivery: Delivery, *, now: Millis, paused: int
     ) -> Sequence[Outcome]:
         """Store the outcomes and requests, waiting while the store is unavailable; returns the
-        outcomes that were stored. What the store refuses for good becomes a dead letter, and only
-        that. `paused`: ms that do not count against the horizon."""
+        outcomes that were stored. What the store refuses for good is stored without the remote
+        side's texts, and where that is refused too it becomes a dead letter, and only that.
+        `paused`: ms that do not count against the horizon."""
         try:
             stored = await self._settle(claim, delivery, now, paused)
             return delivery.outcomes if stored else ()
         except Exception as error:
             self._log.error("outcome_refused", error=repr(error))
             detail = f"{type(error).__name__} while its outcome was stored"
-        parts = [Delivery((), [request]) for request in delivery.requests]
-        parts += [Delivery([outcome]) for outcome in delivery.outcomes]
+        for request in delivery.requests:
+            with contextlib.suppress(Exception):
+                await self._settle(claim, Delivery((), [request]), now, paused)
+        entries = {entry.seq: entry for entry in claim.entries}
         written: list[Outcome] = []
-        for part in parts:
-            dead = [Dead(o.seq, Problem.STORE_REFUSED, detail) for o in part.outcomes]
-            for attempt in (part, Delivery(dead)):
+        for outcome in delivery.outcomes:
+            last = _last_resort(claim.lane, entries[outcome.seq], outcome, detail)
+            for attempt in (outcome, _without_texts(outcome), last):
                 with contextlib.suppress(Exception):
-                    if await self._settle(claim, attempt, now, paused):
-                        written += attempt.outcomes
+                    if await self._settle(claim, Delivery([attempt]), now, paused):
+                        written.append(attempt)
                     break
         return written
 
@@ -110,3 +123,23 @@ class OutcomeWriter:
             else:
                 self._outage.succeeded("write")
                 return True
+
+
+def _without_texts(outcome: Outcome) -> Outcome:
+    """The same outcome without what the remote side wrote: a database may refuse a text."""
+    match outcome:
+        case Accepted():
+            return replace(outcome, ref=None)
+        case Retry() | Ambiguous() | Dead() | Held():
+            return replace(outcome, detail=_UNSTORABLE)
+        case _:
+            return outcome
+
+
+def _last_resort(lane: Lane, entry: Entry, outcome: Outcome, detail: str) -> Outcome:
+    """For an outcome that cannot be stored at all: a dead letter. A dead action may be sent again,
+    so one that may have been applied is left to a person instead (guarantee 4)."""
+    maybe_applied = isinstance(outcome, Accepted | Ambiguous | Absent)
+    if lane.kind == "action" and (maybe_applied or entry.mode is DeliveryMode.SINGLE):
+        return Held(outcome.seq, Problem.ACTION_UNCERTAIN, detail)
+    return Dead(outcome.seq, Problem.STORE_REFUSED, detail)

@@ -153,6 +153,7 @@ class ProfileReadSink:
             email=email if self._reader.by_id else None,
             withheld="withheld" in snapshot.view,
             backfill=backfill,
+            aliases=snapshot.aliases,
             reconfirm_after=self._reconfirm_after,
         )
 
@@ -246,6 +247,7 @@ def listed_people(
                 0, listed.snapshot, at=listed.at or page.at, since=now, backfill=backfill
             ),
             covers=listed.snapshot.covers,
+            aliases=listed.snapshot.aliases,
         )
         for listed in page.people
         if listed.platform_id or listed.email

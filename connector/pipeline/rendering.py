@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import orjson
 
@@ -31,8 +31,8 @@ _WITHHELD: Mapping[Any, Skip] = {
     "placeholder": Skip("placeholder"),
     "restricted": Skip("restricted"),
 }
-_HELD_PROBLEMS = {Problem.NO_IDENTITY, Problem.BAD_ADDRESS}
-"""Faults that a later record about the same person can fix."""
+_HELD_PROBLEMS = {Problem.NO_IDENTITY, Problem.BAD_ADDRESS, Problem.NOT_LIVE}
+"""Faults that a later record about the same person, or a change of the configuration, can fix."""
 
 
 def render_entries(
@@ -147,6 +147,41 @@ def _with_origin(message: EventMessage | Skip | Fault, entry: Entry) -> EventMes
     if found is None or not isinstance(message, EventMessage):
         return message
     return replace(message, properties={**message.properties, ORIGIN_PROPERTY: found[0]})
+
+
+class GatedRenderer(Generic[M]):
+    """connector.ports.Renderer of records that may not be sent (guarantee 1).
+
+    One that was received while nothing was sent is rendered and skipped, for the reason that it
+    was received with. While the lane is not `live`, every other one waits for it to be; what
+    `is_read` names is let through, because it sends nothing.
+    """
+
+    def __init__(
+        self,
+        inner: Renderer[M],
+        *,
+        live: bool,
+        is_read: Callable[[Entry], bool] = lambda entry: False,
+    ) -> None:
+        self._inner = inner
+        self._live = live
+        self._is_read = is_read
+
+    @property
+    def version(self) -> str:
+        return self._inner.version
+
+    async def prepare(self, entries: Sequence[Entry]) -> None:
+        await self._inner.prepare(entries)
+
+    def render(self, entry: Entry) -> M | Skip | Fault:
+        message = self._inner.render(entry)
+        if isinstance(message, Skip | Fault) or self._is_read(entry):
+            return message
+        if entry.suppressed:
+            return Skip(entry.suppressed)
+        return message if self._live else Fault(Problem.NOT_LIVE, Problem.NOT_LIVE.meaning)
 
 
 class ProfileRenderer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import Lane, LaneId, Millis, Suppression
 from connector.domain.profiles import Observation
 from connector.domain.records import Appended, Page, Record
 from connector.pipeline.intake import Endpoint, Intake
@@ -36,7 +36,7 @@ class WebhookEndpoint(Endpoint[Sequence[Record], Appended]):
     """Stores a platform's webhooks in the outbox, on the lane of events.
 
     `extracts` makes an observation of the person's fields from an event, where the mapping takes
-    fields from events.
+    fields from events. `suppressed`: why events that are received now are not sent.
     """
 
     def __init__(
@@ -50,12 +50,14 @@ class WebhookEndpoint(Endpoint[Sequence[Record], Appended]):
         wakes: Sequence[Callable[[], None]],
         reads: ReadRules | None = None,
         extracts: Callable[[Record, Millis], Observation | None] | None = None,
+        suppressed: Suppression | None = None,
     ) -> None:
         super().__init__(intake, clock, metrics, wakes=wakes)
         self._lane = lane
         self._webhook = webhook
         self._reads = reads
         self._extracts = extracts
+        self._suppressed = suppressed
 
     def _parse(self, path: str, headers: Mapping[str, str], body: bytes) -> Sequence[Record]:
         self._webhook.verify(headers, body, path or None)
@@ -72,7 +74,7 @@ class WebhookEndpoint(Endpoint[Sequence[Record], Appended]):
             records = [replace(r, observation=self._extracts(r, now)) for r in records]
         rules = self._reads
         if rules is None:
-            return Page(self._lane, "webhook", records, now)
+            return Page(self._lane, "webhook", records, now, suppressed=self._suppressed)
         attach_wait = 0 if rules.backlogged() else rules.attach_wait
         return Page(
             self._lane,
@@ -83,6 +85,7 @@ class WebhookEndpoint(Endpoint[Sequence[Record], Appended]):
             attach_wait=attach_wait,
             min_read_interval=attach_wait // 2 if attach_wait else _RELAXED_READ_INTERVAL_MS,
             by_id=rules.by_id,
+            suppressed=self._suppressed,
         )
 
 

@@ -23,6 +23,8 @@ from connector.net.http import ApiResponse, Credential, Http
 from connector.net.rate_limit import Limit, RateLimiter
 from connector.platforms.kit import NOT_APPLIED, Kit
 
+_ID_MAX = 200
+
 
 def per_second(rate: float) -> Limit:
     """The limit of so many requests a second; below one, at most one a second and the minute
@@ -112,6 +114,18 @@ async def credential_check(
         if level != "ok":
             return [Check(name, level, error.detail, error.problem)]
     return [Check(name, "ok", accepted)]
+
+
+def person_ids(*values: Any) -> tuple[str, ...]:
+    """Those of the values that can be a person's id, as texts, each once."""
+    texts = [
+        str(value).strip()
+        for value in values
+        if isinstance(value, str | int) and not isinstance(value, bool)
+    ]
+    return tuple(
+        dict.fromkeys(text for text in texts if 0 < len(text) <= _ID_MAX and "\0" not in text)
+    )
 
 
 @contextmanager

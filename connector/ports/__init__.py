@@ -15,6 +15,7 @@ from connector.ports.actions import (
     ActionView,
     ActionViews,
     Decision,
+    IdentifiedAction,
     Throughput,
 )
 from connector.ports.admin import (
@@ -174,6 +175,7 @@ __all__ = [
     "GroupScans",
     "History",
     "Holder",
+    "IdentifiedAction",
     "JobResult",
     "Jobs",
     "KeyReused",

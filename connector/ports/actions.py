@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from connector.domain.actions import ActionBatch, ActionReceipt, Conflict
+from connector.domain.actions import ActionBatch, ActionReceipt, Caps, Conflict
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.ports.admin import Approval
 from connector.ports.queues import Queue
@@ -55,6 +55,15 @@ class Throughput:
     per_second: float
 
 
+@dataclass(frozen=True, slots=True)
+class IdentifiedAction:
+    """The platform's id of an action's person, None when it is not known. `is_first`: no earlier
+    action of the person waits to be sent or is being sent."""
+
+    platform_id: str | None
+    is_first: bool
+
+
 Decision = Literal["applied", "again", "refuse"]
 
 
@@ -65,8 +74,10 @@ class ActionQueue(Queue, Protocol):
     again.
     """
 
-    async def platform_id(self, connection: str, email: str) -> str | None:
-        """The platform's id of the person with this address; None when it is not known."""
+    async def identify(self, lane: Lane, id: int, email: str) -> IdentifiedAction | None:
+        """Save that the person of an action, named by a Klaviyo profile id in the call, has this
+        address: the action is the person's from now on, in order and caps too. None for an erased
+        person."""
         ...
 
     async def prune(self, *, before: Millis, limit: int) -> int:
@@ -115,14 +126,19 @@ class ActionDecisions(Protocol):
         """
         ...
 
-    async def resolve_cap(self, lane: Lane, approval: Approval, *, now: Millis) -> int:
+    async def resolve_cap(self, lane: Lane, approval: Approval, *, caps: Caps, now: Millis) -> int:
         """Release or discard what a cap held until the approval was decided, and close it.
 
-        Actions held since then need an approval of their own, which is requested. Returns how many
-        actions changed.
+        Actions held since then need an approval of their own, which is requested, and so do those
+        that exceed the other cap. Returns how many actions were released or discarded.
         """
         ...
 
-    async def release_identified(self, lane: LaneId, *, now: Millis) -> int:
-        """Release actions held for an unknown person who has been seen since; how many."""
+    async def release_identified(self, lane: Lane, *, caps: Caps, now: Millis) -> int:
+        """Release actions held for their person where more is known by now, within the caps: what
+        exceeds one is held by it. Returns how many were released."""
+        ...
+
+    async def release_waiting(self, lane: Lane, *, caps: Caps, now: Millis) -> int:
+        """The same for actions that waited because their lane sent nothing (NOT_LIVE)."""
         ...

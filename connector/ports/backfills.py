@@ -43,10 +43,12 @@ class Backfill:
 
 @dataclass(frozen=True, slots=True)
 class PersonKey:
-    """A person as a source names them: by the platform's id, by e-mail address, or by both."""
+    """A person as a source names them: by the platform's id, by e-mail address, or by both.
+    `aliases` are further ids of the platform for the same person."""
 
     person: str | None
     email: str | None
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

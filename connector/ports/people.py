@@ -25,12 +25,14 @@ class FreshView:
 @dataclass(frozen=True, slots=True)
 class ListedPerson:
     """A person in a page of a platform's listing. `person` is the platform's id; the observation's
-    own `person` is not known yet. `covers` are the view fields that the listing can show."""
+    own `person` is not known yet. `covers` are the view fields that the listing can show, `aliases`
+    further ids of the platform for the same person."""
 
     person: str | None
     email: str | None
     observation: Observation
     covers: frozenset[str]
+    aliases: tuple[str, ...] = ()
 
 
 class Reads(Queue, Protocol):

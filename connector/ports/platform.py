@@ -138,10 +138,14 @@ class PersonSnapshot:
     them that is missing in `view` has no value.
 
     A person whose data must not be used has a view of `withheld` alone: `placeholder` (the address
-    is not a person's) or `restricted` (the platform says so). Their records are skipped."""
+    is not a person's) or `restricted` (the platform says so). Their records are skipped.
+
+    `aliases` are all ids of the platform for this person, the one to read them by first: people who
+    were known by different ones are merged."""
 
     view: dict[str, Any]
     covers: frozenset[str]
+    aliases: tuple[str, ...] = ()
 
 
 class Reader(Protocol):

@@ -39,6 +39,11 @@ class Outbox(Queue, Protocol):
         """
         ...
 
+    async def release_waiting(self, lane: LaneId, *, now: Millis) -> int:
+        """Make the records ready that waited because their lane sent nothing (NOT_LIVE); how many.
+        A large number is released part by part."""
+        ...
+
 
 class Lanes(Protocol):
     """The lanes of all connections and whether they run."""

@@ -23,6 +23,7 @@ WorkerName = Literal[
     "notifications",
     "oauth",
     "poll",
+    "resume",
     "retention",
     "scan",
 ]

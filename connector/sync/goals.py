@@ -4,6 +4,7 @@ platform itself does not report them. Pure."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from connector.config import Reward, Tier
@@ -38,7 +39,7 @@ def goals(
                 added[field_name] = goal
         if covers == snapshot.covers:
             return snapshot
-        return PersonSnapshot({**snapshot.view, **added}, frozenset(covers))
+        return replace(snapshot, view={**snapshot.view, **added}, covers=frozenset(covers))
 
     return add_goals
 

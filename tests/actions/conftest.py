@@ -30,7 +30,7 @@ from connector.domain.outcomes import Outcome
 from connector.domain.records import Claim
 from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.pipeline.intake import Intake
-from connector.ports import ActionView, Fence
+from connector.ports import ActionView, Fence, IdentifiedAction
 from connector.runtime.metrics import Metrics
 from connector.runtime.supervisor import SupervisedWorker
 from connector.store.queues.action_intake import SqlActionIntake
@@ -185,6 +185,7 @@ class Rig:
             store.action_decisions,
             store.approvals,
             self.clock,
+            caps=self.caps,
             on_released=self.dispatcher.wake,
         )
         self.held_worker = held_worker
@@ -201,8 +202,8 @@ class Rig:
             self.on_address_lookup()
             return self.addresses.get(id)
 
-        async def platform_id(email: str) -> str | None:
-            return await queue.platform_id("acme", email)
+        async def identify(id: int, email: str) -> IdentifiedAction | None:
+            return await queue.identify(self.lane, id, email)
 
         async def check() -> Sequence[Check]:
             return [Check("fake", "ok")]
@@ -213,8 +214,9 @@ class Rig:
             may_send=lambda: self.lease.valid(),
             not_applied=frozenset({423, 429, 503}),
             address_of=address_of,
-            platform_id=platform_id,
+            identify=identify,
             check=check,
+            unknown_person_grace=self.how.get("grace", 0),
         )
         return Dispatcher(
             self.lane,

@@ -17,6 +17,7 @@ from connector.domain.errors import (
     Rejected,
     RetryLater,
 )
+from connector.domain.records import Page, Record
 from connector.ports import Fence
 
 from .conftest import Platform, Rig
@@ -70,6 +71,7 @@ async def test_a_refused_action_is_never_sent_again(rig: Rig, fault: DeliveryErr
     "fault",
     [
         *(status(AmbiguousError, code) for code in (200, 500, 502, 504)),
+        *(status(Blocked, code, scope="lane") for code in (301, 302, 304, 307, 308)),
         AmbiguousError(Problem.TIMED_OUT),
         AmbiguousError(Problem.CONNECTION_LOST),
     ],
@@ -340,7 +342,67 @@ async def test_a_klaviyo_id_is_resolved_to_an_address(rig: Rig) -> None:
     assert (sent.email, sent.customer) == ("ana@example.com", None)
 
 
-async def test_an_id_unknown_to_klaviyo_is_held_with_its_reason(rig: Rig) -> None:
+async def test_an_id_that_klaviyo_does_not_have_is_left_to_the_platform(rig: Rig) -> None:
+    """Ids of other systems have the same form."""
+    await _push(rig, KLAVIYO_ID)
+    assert [(a.email, a.customer) for a in rig.platform.sent] == [(None, KLAVIYO_ID)]
+
+
+async def test_an_id_of_the_platform_is_not_asked_for_at_klaviyo(rig: Rig) -> None:
+    asked: list[str] = []
+    rig.on_address_lookup = lambda: asked.append("")
+    events = await rig.store.lanes.ensure("acme", "klaviyo", "event")
+    record = Record("k", "x:k", "Added", rig.clock.now(), b"{}", person=KLAVIYO_ID)
+    await rig.store.outbox.append([Page(events, "webhook", [record], rig.clock.now())])
+    await _push(rig, KLAVIYO_ID)
+    assert [a.person for a in rig.platform.sent] == [KLAVIYO_ID]
+    assert not asked
+
+
+async def test_an_uncertain_push_is_looked_up_whatever_klaviyo_says_of_its_person(rig: Rig) -> None:
+    rig.addresses[KLAVIYO_ID] = "ana@example.com"
+    rig.platform.faults.append("after")
+    rig.platform.lookup_faults.append(RetryLater(Problem.NOT_CONNECTED))
+    await _push(rig, KLAVIYO_ID)
+    assert await rig.states() == ["uncertain"]
+    del rig.addresses[KLAVIYO_ID]
+    await rig.after(5.0)
+    assert await rig.states() == ["applied"]
+    assert len(rig.platform.sent) == 1
+
+
+async def test_calls_by_klaviyos_id_and_by_address_share_order_and_caps(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(caps=Caps(per_person=2))
+    await rig.start()
+    rig.addresses[KLAVIYO_ID] = "ana@example.com"
+
+    async def adjust(key: str) -> None:
+        action = Action("adjust", customer=KLAVIYO_ID, amount=5, reason="r")
+        await rig.endpoint.submit("flow", [ActionRequest(action, "r", key)])
+        await rig.after(0.0)
+
+    await adjust("1")
+    await rig.send("2")
+    await adjust("3")
+    assert await rig.states() == ["applied", "applied", "held"]
+    assert [a.email for a in rig.platform.sent] == ["ana@example.com"] * 2
+
+
+async def test_a_call_by_klaviyos_id_waits_for_an_earlier_one_of_the_person(rig: Rig) -> None:
+    rig.addresses[KLAVIYO_ID] = "ana@example.com"
+    rig.platform.faults.extend(["wait", ""])
+    await rig.send("1")
+    await _push(rig, KLAVIYO_ID)
+    assert await rig.states() == ["waiting", "waiting"]
+    await rig.after(5.0)
+    assert await rig.states() == ["applied", "applied"]
+    assert [a.name for a in rig.platform.sent] == ["increase", "increase", "push"]
+
+
+async def test_a_profile_without_an_address_is_held_with_its_reason(rig: Rig) -> None:
+    rig.addresses[KLAVIYO_ID] = ""
     await _push(rig, KLAVIYO_ID)
     assert not rig.platform.sent
     [action] = await rig.all_actions()
@@ -358,6 +420,72 @@ async def test_an_action_for_an_unresolvable_person_is_held(rig: Rig) -> None:
     assert [(d.state, d.problem, d.detail) for d in await rig.all_actions()] == [
         ("held", "A40", "by address only")
     ]
+
+
+UNKNOWN = Rejected(Problem.PLATFORM_TARGET, "no such customer", status=404)
+_GRACE = 900_000
+
+
+async def test_an_action_for_a_person_the_platform_learns_of_in_time_is_applied(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(grace=_GRACE)
+    await rig.start()
+    rig.platform.faults.extend([UNKNOWN] * 3)
+    await rig.send("k")
+    [action] = await rig.all_actions()
+    assert (action.state, action.problem, action.sent_at) == ("waiting", "A50", None)
+    await rig.after(60.0)
+    assert await rig.states() == ["applied"]
+    assert len(rig.platform.sent) == 4
+
+
+async def test_an_action_for_an_unknown_person_is_refused_when_the_grace_ends(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(grace=_GRACE)
+    await rig.start()
+    rig.platform.default_fault = lambda: UNKNOWN
+    await rig.send("k")
+    await rig.after(899.0)
+    assert await rig.states() == ["waiting"]
+    await rig.after(2.0)
+    [action] = await rig.all_actions()
+    assert (action.state, action.problem) == ("refused", "A50")
+    assert action.detail == "no such customer"
+
+
+async def test_the_grace_begins_with_the_first_answer_that_the_person_is_unknown(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(grace=_GRACE)
+    await rig.start()
+    rig.platform.default_fault = lambda: "wait"
+    await rig.send("k")
+    await rig.after(3600.0)
+    rig.platform.default_fault = lambda: UNKNOWN
+    await rig.after(60.0)
+    assert await rig.states() == ["waiting"]
+    rig.platform.default_fault = lambda: ""
+    await rig.after(60.0)
+    assert await rig.states() == ["applied"]
+
+
+async def test_people_unknown_to_the_platform_slow_down_no_other(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(grace=_GRACE)
+    await rig.start()
+    rig.platform.default_fault = lambda: UNKNOWN
+    for number in range(120):
+        await rig.send("k", email=f"p{number}@example.com")
+    assert not await rig.dispatcher.attention()
+    rig.platform.default_fault = lambda: ""
+    await rig.send("k", email="known@example.com")
+    assert (await rig.states())[-1] == "applied"
+    rig.platform.default_fault = lambda: UNKNOWN
+    await rig.after(1000.0)
+    assert rig.dispatcher.state.mode == "running"
 
 
 # ── caps ──────────────────────────────────────────────────────────────────────────────────────────

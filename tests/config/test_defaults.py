@@ -136,6 +136,7 @@ EXPECTED: list[tuple[BaseModel, dict[str, object]]] = [
             "dedupe_window": 90000.0,
             "look_ups": (0.0, 60.0, 600.0),
             "retry_statuses": (423, 429, 503),
+            "unknown_person_grace": 900.0,
         },
     ),
     (

@@ -117,14 +117,19 @@ async def test_an_open_page_shows_a_change_and_keeps_what_is_being_typed(site: S
     assert focused == "q"
 
 
+async def enter(page: Page) -> None:
+    await page.keyboard.down("Enter")
+    await page.keyboard.up("Enter")
+
+
 async def test_records_are_retried_with_the_keyboard_alone(site: Site) -> None:
     page = await site.page()
     await page.goto("/dead-letters")
     await page.get_by_role("button", name="Retry all matching").focus()
-    await page.keyboard.press("Enter")
+    await enter(page)
     await expect(page.get_by_role("heading", name="Retry 3 records?")).to_be_visible()
     await page.get_by_role("button", name="Retry all matching").focus()
-    await page.keyboard.press("Enter")
+    await enter(page)
     await expect(page.get_by_role("status").first).to_contain_text("3 will be sent again.")
 
 

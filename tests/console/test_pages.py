@@ -97,8 +97,8 @@ async def test_a_person_is_found_without_an_address_in_the_url(console: ConsoleH
     assert "<h1>ana@example.com</h1>" in answer.text
     assert "ana" not in str(answer.url)
     assert "Balance changed" in answer.text
-    nobody = await console.browser().submit("/people", "/people", who="else@example.com")
-    assert "No person has this address or id." in nobody.text
+    unknown = await console.browser().submit("/people", "/people", who="else@example.com")
+    assert "No person has this address or id." in unknown.text
 
 
 async def test_a_connection_is_paused_and_resumed(console: ConsoleHarness) -> None:

@@ -36,6 +36,7 @@ REJECTED = Rejected(P, "why", status=400)
 GONE = Blocked(P, "why", scope="target", status=404)
 KEY = Blocked(P, "why", scope="account", status=401)
 SCOPE = Blocked(P, "why", scope="lane", status=403)
+MOVED = Blocked(P, "why", scope="lane", status=302)
 
 ONCE = at_most_once(frozenset({423, 429, 503}))
 ONCE_502 = at_most_once(frozenset({502}))
@@ -72,6 +73,9 @@ TABLE: list[tuple[Policy, DeliveryError, Any]] = [
     (ONCE, GONE, DEAD),
     (ONCE, KEY, "account"),
     (ONCE, SCOPE, "lane"),
+    (ONCE, MOVED, MAYBE),
+    (REPEAT_HARMLESS, MOVED, "lane"),
+    (LOOKED_UP, MOVED, "lane"),
     (ONCE_502, SERVER, NOW),
     (LOOKED_UP, WAIT, LATER),
     (LOOKED_UP, SERVER, NOW),
@@ -93,7 +97,7 @@ def test_an_error_has_one_outcome(policy: Policy, error: DeliveryError, expected
         assert (outcome, stop) == (expected, None)
 
 
-ERRORS = st.sampled_from([WAIT, NO_ANSWER, SERVER, REJECTED, GONE, KEY, SCOPE])
+ERRORS = st.sampled_from([WAIT, NO_ANSWER, SERVER, REJECTED, GONE, KEY, SCOPE, MOVED])
 POLICIES = st.builds(
     Policy,
     st.booleans(),

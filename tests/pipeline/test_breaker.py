@@ -44,6 +44,7 @@ def outcomes(seq: int) -> st.SearchStrategy[Outcome]:
         st.builds(Dead, st.just(seq), CAUSES),
         st.builds(Retry, st.just(seq), st.just(Problem.KLAVIYO_UNAVAILABLE), after),
         st.builds(Ambiguous, st.just(seq), st.just(Problem.TIMED_OUT), after),
+        st.just(Retry(seq, Problem.ACTION_UNKNOWN_PERSON, grace=900_000)),
         st.just(Held(seq, Problem.NO_IDENTITY)),
         st.just(Skipped(seq, "disabled")),
         st.just(Unsent(seq)),
@@ -72,8 +73,10 @@ class BreakerMachine(RuleBasedStateMachine):
     def a_delivery_ends(self, delivery: tuple[Outcome, ...], held: bool) -> None:
         was_open = self.failures >= OPEN_AFTER
         change = self.breaker.record(delivery, self.now, held=held)
-        failed = [o for o in delivery if isinstance(o, Retry | Ambiguous)]
-        ended = any(isinstance(o, Accepted) or (isinstance(o, Dead) and not held) for o in delivery)
+        own_fault = [o for o in delivery if isinstance(o, Retry) and o.grace is not None]
+        failed = [o for o in delivery if isinstance(o, Retry | Ambiguous) and o not in own_fault]
+        answered = bool(own_fault) or any(isinstance(o, Dead) for o in delivery)
+        ended = any(isinstance(o, Accepted) for o in delivery) or (answered and not held)
         if failed:
             self.failures += 1 if len(delivery) == 1 else OPEN_AFTER
             if self.failures >= OPEN_AFTER:

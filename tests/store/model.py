@@ -100,6 +100,7 @@ class OutboxModel:
         self._leases: dict[str, tuple[str, int, Millis]] = {}
         self._spend: dict[tuple[str, str, int], int] = {}
         self._seq = itertools.count(1)
+        self._people_ids = itertools.count(1)
         self.outbox = self.dead_letters = self.lanes = self.reports = self
         self.facts = self.leases = self.maintenance = self
 
@@ -148,25 +149,31 @@ class OutboxModel:
         ours = [p for p in self._people if p.connection == connection]
         found: Person | None = None
         if record.person:
+            address_only = [
+                p
+                for p in ours
+                if record.email and p.email == record.email and p.platform_id is None
+            ]
             found = next((p for p in ours if p.platform_id == record.person), None)
-            found = found or next(
-                (
-                    p
-                    for p in reversed(ours)
-                    if record.email and p.email == record.email and p.platform_id is None
-                ),
-                None,
-            )
+            found = found or (address_only.pop(0) if address_only else None)
+            for other in address_only if found else ():
+                self._merge(found, other)
         elif record.email:
             found = next((p for p in reversed(ours) if p.email == record.email), None)
         else:
             return None
         if found is None:
-            found = Person(len(self._people) + 1, connection, record.person, record.email)
+            found = Person(next(self._people_ids), connection, record.person, record.email)
             self._people.append(found)
         found.platform_id = record.person or found.platform_id
         found.email = record.email or found.email
         return found
+
+    def _merge(self, person: Person | None, other: Person) -> None:
+        for row in self.rows.values():
+            if person and row.person == other.id:
+                row.person = person.id
+        self._people = [p for p in self._people if p is not other]
 
     def _release(self, person: Person | None, now: Millis) -> int:
         waiting = [

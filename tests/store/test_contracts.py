@@ -8,6 +8,7 @@ from connector.testing.contracts.approvals import ApprovalsContract
 from connector.testing.contracts.backfills import BackfillsContract
 from connector.testing.contracts.bulk_observations import BulkObservationsContract
 from connector.testing.contracts.event_sourced import EventSourcedContract
+from connector.testing.contracts.identity import IdentityContract
 from connector.testing.contracts.memberships import MembershipsContract
 from connector.testing.contracts.notifications import NotificationsContract
 from connector.testing.contracts.process_reports import ProcessReportsContract
@@ -82,6 +83,10 @@ class TestActions(ActionsContract):
 
 
 class TestUnansweredClaims(UnansweredClaimsContract):
+    pass
+
+
+class TestIdentity(IdentityContract):
     pass
 
 

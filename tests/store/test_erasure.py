@@ -197,7 +197,14 @@ async def test_erasure_covers_lists_and_actions_and_a_repeated_request_is_still_
                     "digest": f"{n}{name[0]}".encode(),
                     "content": b"c",
                 }
-                action |= {"origin": "o", "route": "r", "name": "n", "ref": "r", "received_at": 1}
+                action |= {
+                    "origin": "o",
+                    "route": "r",
+                    "name": "n",
+                    "ref": "r",
+                    "received_at": 1,
+                    "counted_at": 1,
+                }
                 action |= {"person_key": b"w", "email": email, "amount": 5, "data": email.encode()}
                 c.execute(insert(actions).values(action | {"due": 0, "sent_at": sent_at}))
 

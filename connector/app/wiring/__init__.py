@@ -31,10 +31,19 @@ from connector.mapping import load as load_mapping
 from connector.net.http import ClientFactory, client
 from connector.net.stored_token import StoredToken
 from connector.pipeline.intake import Intake
+from connector.pipeline.resume import ResumeWorker
 from connector.platforms import registry
 from connector.ports import Clock, Lease, Store
+from connector.ports.workers import Worker
 from connector.runtime.metrics import Metrics
 from connector.service import ConnectionRuntime
+
+
+def _build_resume(context: ConnectionContext) -> Worker | None:
+    if not context.resumptions:
+        return None
+    name, clock = context.connection.name, context.services.clock
+    return context.supervise("resume", ResumeWorker(name, context.resumptions, clock))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +146,7 @@ class ConnectionBuilder:
             actions.held_actions,
             build_token_refresh(context),
             *memberships.workers,
+            _build_resume(context),
         )
         return ConnectionRuntime(
             name=context.connection.name,

@@ -8,12 +8,13 @@ from typing import Any
 from connector.actions.flow_endpoint import FlowEndpoint
 from connector.actions.held_actions import HeldActionsWorker
 from connector.actions.requests import ActionRules, routes_for
-from connector.actions.sink import ActionRenderer, ActionSink
+from connector.actions.sink import ActionRenderer, ActionSink, is_look_up
 from connector.app.wiring.context import ConnectionContext, dispatch_policy
 from connector.config import Actions
 from connector.domain.actions import Caps
-from connector.domain.lanes import ACTIONS, Lane
+from connector.domain.lanes import ACTIONS, Lane, Millis
 from connector.pipeline.dispatch import Dispatcher
+from connector.pipeline.rendering import GatedRenderer
 from connector.ports import Actions as ActionsPort
 from connector.ports import Client
 from connector.ports.workers import Worker
@@ -46,6 +47,7 @@ async def build_actions(context: ConnectionContext) -> ActionParts:
         services.store.action_decisions,
         services.store.approvals,
         services.clock,
+        caps=_caps(context),
         on_released=dispatcher.wake,
     )
     return ActionParts(
@@ -60,21 +62,33 @@ async def _build_lane(
 ) -> Dispatcher[Any]:
     services, rules = context.services, _rules(context)
     queue = services.store.actions
+    lane = await context.lane(ACTIONS)
     sink = ActionSink(
         platform_actions,
         clock=services.clock,
         may_send=services.lease.valid,
         not_applied=frozenset(rules.retry_statuses),
         address_of=context.api.profile_email,
-        platform_id=lambda email: queue.platform_id(context.connection.name, email),
+        identify=lambda id, email: queue.identify(lane, id, email),
         check=client.check,
+        unknown_person_grace=round(rules.unknown_person_grace * 1000),
     )
-    renderer = context.suppress_if_off(ActionRenderer(), enabled=context.has("actions"))
+    live = context.suppressed("actions") is None
+    renderer = GatedRenderer(ActionRenderer(), live=live, is_read=is_look_up)
     policy = replace(
         dispatch_policy(services.config),
         look_ups=[round(after * 1000) for after in rules.look_ups],
     )
     dispatcher: Dispatcher[Any] = await context.dispatcher(ACTIONS, sink, renderer, policy=policy)
+
+    async def resume(now: Millis) -> int:
+        caps, decisions = _caps(context), services.store.action_decisions
+        count = await decisions.release_waiting(lane, caps=caps, now=now)
+        dispatcher.wake()
+        return count
+
+    if live:
+        context.resumptions.append(resume)
     return dispatcher
 
 
@@ -93,11 +107,17 @@ def _build_endpoint(context: ConnectionContext, lane: Lane | None) -> FlowEndpoi
             dedupe_window=round(rules.dedupe_window * 1000),
             key_retention=round(services.config.retention.action_keys * 1000),
         ),
-        caps=Caps(rules.daily_per_person, rules.daily_total),
+        caps=_caps(context),
         enabled=context.has("actions"),
+        suppressed=context.suppressed("actions"),
     )
 
 
 def _rules(context: ConnectionContext) -> Actions:
     """As configured; without a table the defaults, which also hold for join actions."""
     return context.connection.actions or Actions()
+
+
+def _caps(context: ConnectionContext) -> Caps:
+    rules = _rules(context)
+    return Caps(rules.daily_per_person, rules.daily_total)

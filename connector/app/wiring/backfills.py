@@ -110,7 +110,8 @@ def _build_history_import(
 
     async def store_records(records: Sequence[Record]) -> Appended:
         now = services.clock.now()
-        page = Page(events.lane, "backfill", records, now, backfill=True)
+        suppressed = context.suppressed("events")
+        page = Page(events.lane, "backfill", records, now, backfill=True, suppressed=suppressed)
         [done] = await services.store.outbox.append([page])
         services.metrics.record_received(page.lane, page.via, done, now)
         events.wake()

@@ -10,7 +10,7 @@ from connector.app.wiring.limiters import RateLimiters
 from connector.app.wiring.oauth import platform_tokens
 from connector.config import Actions, Config, Connection
 from connector.domain.errors import Problem
-from connector.domain.lanes import KLAVIYO, Lane, LaneKind, LaneState
+from connector.domain.lanes import KLAVIYO, Lane, LaneKind, LaneState, Suppression
 from connector.domain.messages import Fault, Skip
 from connector.domain.outcomes import Outcome
 from connector.domain.records import Entry
@@ -24,6 +24,7 @@ from connector.pipeline.dispatch import Dispatcher, Policy
 from connector.pipeline.intake import Intake
 from connector.pipeline.lane_queues import queue_of
 from connector.pipeline.lane_signals import LaneSignals
+from connector.pipeline.resume import Resume
 from connector.platforms.kit import Kit
 from connector.ports import Client, Clock, Lease, Platform, Reader, Renderer, Sink, Store
 from connector.ports.workers import Loop, WorkerName
@@ -35,7 +36,8 @@ M = TypeVar("M")
 
 
 class SuppressingRenderer(Generic[M]):
-    """A renderer that renders and sends nothing: shadow mode, or a module that is off."""
+    """A renderer of states that renders and sends nothing, in shadow mode. What it skips is sent
+    when shadow mode ends."""
 
     def __init__(self, inner: Renderer[M], reason: Skip) -> None:
         self._inner = inner
@@ -136,7 +138,8 @@ class SharedServices:
 class ConnectionContext:
     """What every part of one connection needs. `client` is None where nothing of the platform's
     API is used, `account` before Klaviyo has named its account; `account_confirmed` as in
-    connector.app.wiring.accounts.Account. `token` is None where a private key is used."""
+    connector.app.wiring.accounts.Account. `token` is None where a private key is used.
+    `resumptions` make ready what waited while a lane sent nothing."""
 
     services: SharedServices
     connection: Connection
@@ -148,6 +151,7 @@ class ConnectionContext:
     api: KlaviyoApi
     token: StoredToken | None = None
     signals: LaneSignals = field(default_factory=LaneSignals)
+    resumptions: list[Resume] = field(default_factory=list)
 
     def has(self, module: str) -> bool:
         """Whether the connection has this module switched on."""
@@ -179,11 +183,15 @@ class ConnectionContext:
     def shadow(self) -> bool:
         return self.connection.mode == "shadow"
 
-    def suppress_if_off(self, renderer: Renderer[M], *, enabled: bool = True) -> Renderer[M]:
-        """The renderer, or one that sends nothing where the mode or the module says so."""
+    def suppress_in_shadow(self, renderer: Renderer[M]) -> Renderer[M]:
+        """The renderer of a state, or one that sends nothing in shadow mode."""
+        return SuppressingRenderer(renderer, Skip("shadow")) if self.shadow else renderer
+
+    def suppressed(self, module: str) -> Suppression | None:
+        """Why records of this module that are received now are never sent; None: they are."""
         if self.shadow:
-            return SuppressingRenderer(renderer, Skip("shadow"))
-        return renderer if enabled else SuppressingRenderer(renderer, Skip("disabled"))
+            return "shadow"
+        return None if self.has(module) else "disabled"
 
     def supervise(self, name: WorkerName, loop: Loop, *, of: str = "") -> SupervisedWorker:
         """A worker of this connection, stopped. `of` distinguishes workers of one name."""
@@ -200,6 +208,11 @@ class ConnectionContext:
         """Where lanes of this kind lead: Klaviyo, or the platform by its name."""
         return KLAVIYO if kind.side == "klaviyo" else self.connection.source
 
+    async def lane(self, kind: LaneKind) -> Lane:
+        """The lane of this kind, as stored."""
+        lanes = self.services.store.lanes
+        return await lanes.ensure(self.connection.name, self.destination(kind), kind.kind)
+
     async def dispatcher(
         self,
         kind: LaneKind,
@@ -211,7 +224,7 @@ class ConnectionContext:
         """A lane of this connection, stopped. Others wake it by its kind."""
         services = self.services
         destination = self.destination(kind)
-        lane = await services.store.lanes.ensure(self.connection.name, destination, kind.kind)
+        lane = await self.lane(kind)
         state = next(s for x, s in await services.store.lanes.all() if x.id == lane.id)
         if destination == KLAVIYO:
             state = await self._check_account(lane, state)

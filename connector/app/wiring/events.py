@@ -21,7 +21,7 @@ from connector.domain.records import Record
 from connector.klaviyo.sink.events import EventSink
 from connector.pipeline.dispatch import Dispatcher
 from connector.pipeline.profile_reads import EventFieldExtractor
-from connector.pipeline.rendering import EventRenderer
+from connector.pipeline.rendering import EventRenderer, GatedRenderer
 from connector.pipeline.webhook_endpoint import ReadRules, WebhookEndpoint
 
 
@@ -32,12 +32,22 @@ async def build_events(context: ConnectionContext) -> Dispatcher[Any]:
     renderer = EventRenderer(context.mapping, context.platform.event_view, store.facts, reads)
     late_after = context.services.config.delivery.late_after
     sink = EventSink(context.api, context.services.clock, late_after=late_after)
-    return await context.dispatcher(
+    live = context.suppressed("events") is None
+    dispatcher: Dispatcher[Any] = await context.dispatcher(
         EVENTS,
         sink,
-        context.suppress_if_off(renderer, enabled=context.has("events")),
+        GatedRenderer(renderer, live=live),
         settled=lambda _: context.signals.wake(PROFILES),
     )
+
+    async def resume(now: Millis) -> int:
+        count = await store.outbox.release_waiting(dispatcher.lane.id, now=now)
+        dispatcher.wake()
+        return count
+
+    if live:
+        context.resumptions.append(resume)
+    return dispatcher
 
 
 def build_webhook_endpoint(
@@ -60,6 +70,7 @@ def build_webhook_endpoint(
         wakes=[lambda: signals.wake(*woken)],
         reads=_read_rules(context, events, profiles.reads) if profiles else None,
         extracts=extracts,
+        suppressed=context.suppressed("events"),
     )
 
 

@@ -11,7 +11,7 @@ from connector.app.wiring.context import ConnectionContext, dispatch_policy
 from connector.app.wiring.flow_guard import approval_requests
 from connector.config import Audience, Segment
 from connector.domain.errors import Problem
-from connector.domain.lanes import LIST_MEMBERS, PROFILES, Lane, LaneKind
+from connector.domain.lanes import LIST_MEMBERS, PROFILES, Lane, LaneKind, Millis
 from connector.domain.memberships import Group, GroupType, Link, MembershipWrite
 from connector.domain.outcomes import Outcome, Pending
 from connector.domain.records import State
@@ -148,7 +148,7 @@ async def build_direction(
 ) -> Direction | None:
     """The direction with its lane and its groups as configured now. None where it has no links, or
     where the platform has no sink for it: then the problem of the groups says so."""
-    services, store, connection = context.services, context.services.store, context.connection
+    store, connection = context.services.store, context.connection
     lane = await _link_groups(context, kind, links)
     if lane is None:
         return None
@@ -161,10 +161,16 @@ async def build_direction(
         return None
     if not links:
         return None
-    if not context.shadow:
-        await store.memberships.requeue(lane.id, [State.SKIPPED], now=services.clock.now())
     import_jobs = _import_jobs(context, lane) if kind is LIST_MEMBERS else None
     dispatcher = await _dispatcher(context, kind, sink, import_jobs)
+
+    async def resume(now: Millis) -> int:
+        count = await store.memberships.requeue(lane.id, [State.SKIPPED], now=now)
+        dispatcher.wake()
+        return count
+
+    if not context.shadow:
+        context.resumptions.append(resume)
     workers: list[Worker] = []
     if import_jobs is not None:
         workers.append(context.supervise("import_jobs", import_jobs, of="memberships"))
@@ -217,7 +223,7 @@ async def _dispatcher(
     return await context.dispatcher(
         kind,
         sink,
-        context.suppress_if_off(renderer),
+        context.suppress_in_shadow(renderer),
         settled=on_settled,
         policy=replace(dispatch_policy(context.services.config), bulk_threshold=_ALWAYS_BULK),
     )

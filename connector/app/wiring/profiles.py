@@ -9,7 +9,7 @@ from typing import Any
 
 from connector.app.wiring.context import ConnectionContext
 from connector.app.wiring.flow_guard import build_flow_guard
-from connector.domain.lanes import EVENTS, KLAVIYO, PROFILES, READS
+from connector.domain.lanes import EVENTS, KLAVIYO, PROFILES, READS, Millis
 from connector.domain.outcomes import Outcome, Pending
 from connector.domain.profiles import ProfileWrite
 from connector.klaviyo.sink.jobs import ImportJobs
@@ -71,11 +71,17 @@ async def build_profiles(context: ConnectionContext) -> ProfileParts:
     writes: Dispatcher[ProfileWrite] = await context.dispatcher(
         PROFILES,
         ProfileSink(context.api),
-        context.suppress_if_off(renderer),
+        context.suppress_in_shadow(renderer),
         settled=on_written,
     )
+
+    async def resume(now: Millis) -> int:
+        count = await services.store.profiles.end_shadow(writes.lane.id, now=now)
+        writes.wake()
+        return count
+
     if not context.shadow:
-        await services.store.profiles.end_shadow(writes.lane.id, now=services.clock.now())
+        context.resumptions.append(resume)
     tracker = ImportJobTracker(
         writes.lane,
         services.store.profile_receipts,

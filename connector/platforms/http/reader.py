@@ -12,7 +12,7 @@ from connector.platforms.http.api import HttpApi
 from connector.platforms.http.settings import Profile, Settings
 from connector.platforms.http.template import MissingValue, fill_path, placeholders
 from connector.platforms.http.view import getter_at, person_view
-from connector.platforms.json_api import credential_check
+from connector.platforms.json_api import credential_check, person_ids
 from connector.ports import PersonRef, PersonSnapshot
 
 _UNKNOWN_PERSON = PersonRef(0, "0", "nobody@example.com", b"")
@@ -50,7 +50,8 @@ class HttpReader:
         view = self._view(customer, {})
         if ref.email:
             view.setdefault("email", ref.email)
-        return PersonSnapshot(view, self._covers)
+        id = self._get_id(customer) if self._get_id else None
+        return PersonSnapshot(view, self._covers, person_ids(id))
 
     def _is_other_person(self, customer: dict[str, Any], ref: PersonRef) -> bool:
         if self._get_id is None or not ref.platform_id:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from connector.domain.attention import Check
@@ -10,7 +11,7 @@ from connector.platforms.extras import Extra, load_extras
 from connector.platforms.jericommerce.api import JeriCommerceApi
 from connector.platforms.jericommerce.settings import Settings
 from connector.platforms.jericommerce.view import person_covers, person_view
-from connector.platforms.json_api import credential_check
+from connector.platforms.json_api import credential_check, person_ids
 from connector.ports import PersonRef, PersonSnapshot
 
 
@@ -33,7 +34,8 @@ class JeriCommerceReader:
         if customer is None or _is_other_person(customer, ref):
             return None
         extras = await load_extras(self._extras, ref, fields, self._api.now())
-        return extras.snapshot(person_view(customer, extras.values), person_covers(customer))
+        view, covers = person_view(customer, extras.values), person_covers(customer)
+        return replace(extras.snapshot(view, covers), aliases=_ids(customer))
 
     async def _pass_link(self, ref: PersonRef) -> str | None:
         return await self._api.pass_link(ref.email, backfill=ref.backfill) if ref.email else None
@@ -50,7 +52,13 @@ class JeriCommerceReader:
 
 def _is_other_person(customer: Mapping[str, Any], ref: PersonRef) -> bool:
     """Whether the address belongs to another person by now."""
-    user = customer.get("userData")
-    customer_ids = [customer.get("id"), user.get("customerId") if isinstance(user, dict) else None]
-    ids = [id for id in customer_ids if isinstance(id, str)]
+    ids = _ids(customer)
     return ref.platform_id is not None and bool(ids) and ref.platform_id not in ids
+
+
+def _ids(customer: Mapping[str, Any]) -> tuple[str, ...]:
+    """Both ids that a webhook may name as `customerId`."""
+    user = customer.get("userData")
+    return person_ids(
+        customer.get("id"), user.get("customerId") if isinstance(user, dict) else None
+    )

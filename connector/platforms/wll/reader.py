@@ -7,7 +7,7 @@ from typing import Any
 
 from connector.domain.attention import Check
 from connector.platforms.extras import unless_unavailable
-from connector.platforms.json_api import credential_check
+from connector.platforms.json_api import credential_check, person_ids
 from connector.platforms.wll.api import WllApi
 from connector.platforms.wll.settings import Settings
 from connector.platforms.wll.view import WITHHELD, on_sale, person_covers, person_view, withheld
@@ -84,7 +84,7 @@ class WllReader:
             return PersonSnapshot({"withheld": why}, WITHHELD)
         extras = await self._extras(fields)
         view = person_view(user, extras, self._placeholders)
-        return PersonSnapshot(view, person_covers(extras))
+        return PersonSnapshot(view, person_covers(extras), _ids(user))
 
     async def _extras(self, fields: frozenset[str]) -> Mapping[str, Any]:
         """`tiers` and `rewards`, where fields need them and they can be had."""
@@ -107,6 +107,11 @@ def _person_id(user: Mapping[str, Any]) -> str | None:
         if isinstance(user.get(key), str) and user[key]:
             return str(user[key])
     return None
+
+
+def _ids(user: Mapping[str, Any]) -> tuple[str, ...]:
+    """All ids of a user: reads and events take any of them (vendor pages on users and events)."""
+    return person_ids(*(user.get(key) for key in ("authIdentifier", "id", "accountNumber")))
 
 
 def _address(user: Mapping[str, Any]) -> str | None:

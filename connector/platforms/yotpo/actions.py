@@ -14,10 +14,13 @@ from connector.domain.errors import Problem, Rejected
 from connector.platforms.json_api import unknown_person_on_404
 from connector.platforms.yotpo.api import YotpoApi
 from connector.platforms.yotpo.settings import Settings
+from connector.platforms.yotpo.view import person_id
 from connector.ports import Quota
 
 TITLE_MAX = 255
-"""No page states how long a line of the history may be."""
+"""No page states how long a line of the history may be. Its beginning is cut last."""
+_MAX_PREFIX = 10
+"""Characters before the reference that leave it complete in any line."""
 
 
 class AdjustApi(Protocol):
@@ -63,17 +66,19 @@ class YotpoActions:
         customer = await self._api.customer(
             email=params.get("customer_email"), id=params.get("customer_id"), history=True
         )
-        items = customer.get("history_items") if customer is not None else None
-        if not isinstance(items, list):
+        if customer is None or _is_other_person(customer, action):
             return "unknowable"
+        texts = _history_texts(customer)
         reference = re.compile(rf"(?<![\w-]){re.escape(action.ref)}(?![\w-])")
-        found = any(
-            isinstance(text, str) and reference.search(text)
-            for item in items
-            if isinstance(item, dict)
-            for text in item.values()
-        )
-        return "applied" if found else "absent"
+        if any(reference.search(text) for text in texts or ()):
+            return "applied"
+        return "unknowable" if texts is None or not self._shows_reference else "absent"
+
+    @property
+    def _shows_reference(self) -> bool:
+        """Whether every line of the history shows its reference, however long a line may be."""
+        prefix = self._format.partition("{ref}")[0]
+        return "{title}" not in prefix and len(prefix) <= _MAX_PREFIX
 
     def body(self, action: Action) -> dict[str, Any]:
         """The request's body. Points that are added count as earned, points taken off do not,
@@ -104,3 +109,25 @@ def _person_params(action: Action) -> dict[str, str]:
     if not id:
         raise Rejected(Problem.NO_IDENTITY, "neither an e-mail address nor an id is known")
     return {"customer_id": id}
+
+
+def _is_other_person(customer: Mapping[str, Any], action: Action) -> bool:
+    """Whether the address belongs to another customer by now."""
+    id = person_id(customer)
+    return action.person is not None and id is not None and id != action.person
+
+
+def _history_texts(customer: Mapping[str, Any]) -> list[str] | None:
+    """The texts of the customer's history; None where it is not shown, or not as far as it can be
+    read: then a line that is missing proves nothing."""
+    items = customer.get("history_items")
+    if not isinstance(items, list) or (not items and customer.get("points_balance") != 0):
+        return None
+    found: list[str] = []
+    for item in items:
+        values = item.values() if isinstance(item, dict) else ()
+        texts = [text for text in values if isinstance(text, str)]
+        if not texts:
+            return None
+        found += texts
+    return found

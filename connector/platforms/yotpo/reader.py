@@ -9,7 +9,7 @@ from typing import Any
 from connector.domain.attention import Check
 from connector.domain.lanes import Millis
 from connector.platforms.extras import unless_unavailable
-from connector.platforms.json_api import credential_check
+from connector.platforms.json_api import credential_check, person_ids
 from connector.platforms.yotpo.api import YotpoApi
 from connector.platforms.yotpo.settings import Settings
 from connector.platforms.yotpo.view import listing_covers, person_covers, person_id, person_view
@@ -39,7 +39,8 @@ class YotpoReader:
         if fields & _CATALOGUE_FIELDS:
             catalogue = await unless_unavailable(self._api.catalogue(backfill=ref.backfill))
         covers = person_covers(with_catalogue=catalogue is not None)
-        return PersonSnapshot(person_view(customer, catalogue or {}), covers)
+        ids = person_ids(person_id(customer))
+        return PersonSnapshot(person_view(customer, catalogue or {}), covers, ids)
 
     async def check(self) -> Sequence[Check]:
         await self._api.permit()

@@ -39,8 +39,9 @@ class Settings(PlatformSettings):
         Field(pattern=r"^([^{}]|\{title\}|\{ref\})*$", min_length=1, max_length=120),
         Allowed("text with {title} and {ref}"),
     ] = setting(
-        "{title} · {ref}",
-        "Title of an adjustment in the customer's history. Without {ref} none can be looked up.",
+        "{ref} · {title}",
+        "Title of an adjustment in the customer's history. Without {ref} none can be looked up; "
+        "where it does not come first, one that is not found waits for a person.",
     )
     api: Literal["classic", "app"] = setting(
         "classic", "Which API points are adjusted with: the loyalty API, or a Yotpo app's."

@@ -14,7 +14,9 @@ from connector.domain.lanes import Lane, Millis
 from connector.domain.records import State
 from connector.ports import Backfill, BackfillPage, BackfillState
 from connector.store.database import Database
-from connector.store.people import bulk_observations, people
+from connector.store.people import bulk_observations
+from connector.store.people.person_cache import PersonCache
+from connector.store.people.resolution import PersonResolver
 from connector.store.queues import profile_observations, read_requests
 from connector.store.queues.outbox_append import release_held
 from connector.store.statements import chunks
@@ -165,7 +167,7 @@ def _resolve_keys(c: Connection, connection: str, page: BackfillPage, now: Milli
     """The numbers of the people that a page names; unknown ones are created."""
     if not page.keys:
         return []
-    resolver = people.PersonResolver(c, connection, page.keys, people.PersonCache())
+    resolver = PersonResolver(c, connection, page.keys, PersonCache())
     found = resolver.resolve(page.keys, now)
     release_held(c, found.new_addresses, now)
     return [person.id for person in found.people if person is not None]

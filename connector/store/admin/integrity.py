@@ -76,6 +76,9 @@ def _invariants() -> list[tuple[Table, str, ColumnElement[Any]]]:
         ]
         if "person" in table.c:
             orphans = _orphaned(table.c.person, people.c.id)
+            if "merged_into" in table.c:
+                into = table.c.merged_into
+                orphans = or_(orphans & into.is_(None), _orphaned(into, people.c.id))
             found.append((table, "of a person who does not exist", orphans))
     return found
 

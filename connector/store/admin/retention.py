@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection, delete, func, select, update
 
+from connector.domain.errors import Problem
 from connector.domain.lanes import Millis
 from connector.domain.records import State
 from connector.store.tables import (
@@ -36,6 +37,9 @@ def prune_records(c: Connection, now: Millis, keep: Mapping[State, int], limit: 
         since = func.coalesce(outbox.c.settled_at, outbox.c.received_at)
         at = since if state in _FROM_SETTLED else outbox.c.received_at
         query = select(outbox.c.seq).where(in_state(state), at < cutoff)
+        if state is State.HELD:
+            # What waits until its lane sends again is lost by a person's decision only.
+            query = query.where(outbox.c.problem.is_distinct_from(Problem.NOT_LIVE.value))
         if state in STUCK:
             query = query.order_by(outbox.c.seq + 0)
         else:

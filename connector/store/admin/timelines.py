@@ -6,18 +6,27 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import orjson
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, select
 
 from connector.domain.lanes import Millis
 from connector.domain.records import State
 from connector.ports import PersonState, TimelineEntry
 from connector.store.admin.requests import COLUMNS, RequestRow
 from connector.store.database import Database
-from connector.store.people import people as people_rows
-from connector.store.people.people import PersonRow
-from connector.store.queues.action_intake import person_key
+from connector.store.people import identifiers as identifier_rows
+from connector.store.people.identifiers import PersonRow
+from connector.store.queues.action_keys import person_key
 from connector.store.queues.action_views import state_of as action_state
-from connector.store.tables import actions, journal, outbox, people, profiles, reads, requests
+from connector.store.tables import (
+    actions,
+    identifiers,
+    journal,
+    outbox,
+    people,
+    profiles,
+    reads,
+    requests,
+)
 
 
 class _Read(NamedTuple):
@@ -63,10 +72,17 @@ class SqlTimelines:
         self._database = database
 
     async def find(self, connection: str, identifier: str) -> Sequence[int]:
-        either = or_(
-            people.c.platform_id == identifier, people.c.email == identifier.strip().lower()
+        either = identifiers.c.value.in_([identifier, identifier.strip().lower()])
+        query = (
+            select(identifiers.c.person)
+            .where(
+                identifiers.c.connection == connection,
+                identifiers.c.kind.in_(identifier_rows.KINDS),
+                either,
+            )
+            .distinct()
+            .order_by(identifiers.c.person)
         )
-        query = select(people.c.id).where(people.c.connection == connection, either)
         return await self._database.read(lambda c: list(c.execute(query).scalars()))
 
     async def person(self, id: int, limit: int) -> PersonState:
@@ -74,7 +90,7 @@ class SqlTimelines:
 
 
 def _person(c: Connection, id: int, limit: int) -> PersonState:
-    row = c.execute(select(*people_rows.COLUMNS).where(people.c.id == id)).one_or_none()
+    row = c.execute(select(*identifier_rows.COLUMNS).where(people.c.id == id)).one_or_none()
     if row is None:
         raise KeyError(id)
     person = PersonRow._make(row)

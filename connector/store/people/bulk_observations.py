@@ -13,8 +13,10 @@ from sqlalchemy import Connection, func, select
 from connector.domain.lanes import Lane, Millis
 from connector.domain.records import State
 from connector.ports import ListedPerson
-from connector.store.people import people
+from connector.store.people.person_cache import PersonCache
+from connector.store.people.resolution import PersonResolver
 from connector.store.queues import profile_observations
+from connector.store.queues.outbox_append import release_held
 from connector.store.statements import chunks, upsert
 from connector.store.tables import reads
 
@@ -24,11 +26,12 @@ def observe_listed(
 ) -> list[int]:
     """Observe the people; returns their numbers in order. Requests no read, and leaves those that
     were requested. Of a person who is listed twice the last item counts."""
-    resolver = people.PersonResolver(c, lane.connection, listed, people.PersonCache())
-    resolved = resolver.resolve(listed, now).people
+    resolver = PersonResolver(c, lane.connection, listed, PersonCache())
+    resolved = resolver.resolve(listed, now)
+    release_held(c, resolved.new_addresses, now)
     known = [
         (person.id, item)
-        for person, item in zip(resolved, listed, strict=True)
+        for person, item in zip(resolved.people, listed, strict=True)
         if person is not None
     ]
     by_person = dict(known)

@@ -14,6 +14,7 @@ from connector.domain.records import Entry
 from connector.ports import PersonKey
 from connector.store.database import Database
 from connector.store.people import people
+from connector.store.people.identifiers import PersonRow
 from connector.store.queues import profile_rows
 from connector.store.statements import chunks
 from connector.store.tables import reads
@@ -69,7 +70,7 @@ def _views(c: Connection, ids: Sequence[int]) -> dict[int, bytes]:
 def _entry(
     number: int,
     key: PersonKey,
-    row: people.PersonRow | None,
+    row: PersonRow | None,
     views: Mapping[int, bytes],
     now: Millis,
 ) -> Entry:

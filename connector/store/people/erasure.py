@@ -15,18 +15,20 @@ from connector.domain.records import State
 from connector.ports import ErasureResult
 from connector.store.database import Database
 from connector.store.people import tombstones
-from connector.store.people.people import COLUMNS, PersonRow
+from connector.store.people.identifiers import KINDS
 from connector.store.tables import (
     actions,
     commands,
     groups,
     lanes,
     memberships,
+    merges,
     metadata,
     people,
     profiles,
     source_members,
 )
+from connector.store.tables import identifiers as identifier_rows
 
 _LOG_ATTEMPTS = 3
 
@@ -103,22 +105,29 @@ def _names(identifier: str) -> list[tuple[str, str]]:
 
 def _find(c: Connection, connection: str, identifier: str) -> _Identifiers:
     """All people with this id or address, and those who share an id or address with them in turn:
-    one address is one human being."""
+    one address is one human being, also one that a person had formerly."""
     identifiers = _Identifiers(connection)
+    new = _with_identifier(c, connection, {identifier, identifier.strip().lower()})
     ids, emails = {identifier}, {identifier.strip().lower()}
-    while True:
-        matches = or_(people.c.platform_id.in_(ids), people.c.email.in_(emails))
-        query = select(*COLUMNS).where(people.c.connection == connection, matches)
-        rows = map(PersonRow._make, c.execute(query))
-        found = [row for row in rows if row.id not in identifiers.rows]
-        if not found:
-            identifiers.emails |= _member_addresses(c, connection, ids, emails)
-            return identifiers
-        identifiers.rows |= {row.id for row in found}
-        identifiers.ids |= {row.platform_id for row in found if row.platform_id}
-        identifiers.emails |= {row.email for row in found if row.email}
-        identifiers.emails |= _former_addresses(c, [row.id for row in found])
+    while new:
+        identifiers.rows |= new
+        query = select(identifier_rows.c.kind, identifier_rows.c.value)
+        for kind, value in c.execute(query.where(identifier_rows.c.person.in_(new))):
+            (identifiers.emails if kind == "email" else identifiers.ids).add(value)
+        identifiers.emails |= _former_addresses(c, list(new))
         ids, emails = identifiers.ids, identifiers.emails
+        new = _with_identifier(c, connection, ids | emails) - identifiers.rows
+    identifiers.emails |= _member_addresses(c, connection, ids, emails)
+    return identifiers
+
+
+def _with_identifier(c: Connection, connection: str, values: set[str]) -> set[int]:
+    query = select(identifier_rows.c.person).where(
+        identifier_rows.c.connection == connection,
+        identifier_rows.c.kind.in_(KINDS),
+        identifier_rows.c.value.in_(values),
+    )
+    return set(c.execute(query).scalars())
 
 
 def _member_addresses(c: Connection, connection: str, ids: set[str], emails: set[str]) -> set[str]:
@@ -156,6 +165,10 @@ def _emails(value: Any) -> Iterator[str]:
 def _erase(c: Connection, table: Table, identifiers: _Identifiers, now: Millis) -> int:
     if table is people:
         return c.execute(delete(people).where(people.c.id.in_(identifiers.rows))).rowcount
+    if table is merges:
+        # Only numbers: who was merged is not an erased row of its own.
+        c.execute(delete(merges).where(merges.c.merged_into.in_(identifiers.rows)))
+        return 0
     if table is actions:
         return _blank_actions(c, identifiers, now)
     wanted = _rows_about(table, identifiers)
@@ -182,8 +195,9 @@ def _rows_about(table: Table, identifiers: _Identifiers) -> ColumnElement[Any] |
     """The rows of a table about the person: by number, and within the connection by address. None
     where a table holds no person. Raises LookupError where the connection cannot be found."""
     found: list[ColumnElement[Any]] = []
-    if "person" in table.c:
-        found.append(table.c.person.in_(identifiers.rows))
+    for name in ("person", "merged_into"):
+        if name in table.c:
+            found.append(table.c[name].in_(identifiers.rows))
     if "email" in table.c:
         found.append(
             and_(_within(table, identifiers.connection), table.c.email.in_(identifiers.emails))

@@ -19,7 +19,8 @@ from connector.store.tables import salts, tombstones
 
 
 class Identified(Protocol):
-    """A record, key or listed person: the platform's id and address, where they are known."""
+    """A record, key or listed person: the platform's id and address, where they are known. Further
+    ids are `aliases`, where there can be any."""
 
     @property
     def person(self) -> str | None: ...
@@ -57,7 +58,7 @@ def load(c: Connection, connection: str, people: Sequence[Identified]) -> Tombst
 
 
 def add(c: Connection, connection: str, names: Iterable[tuple[str, str]], now: Millis) -> None:
-    """`names` are ("person", platform's id) and ("email", address)."""
+    """`names` are ("person", an id at the platform or at Klaviyo) and ("email", address)."""
     salt = c.execute(_SALT, {"connection": connection}).scalar()
     if salt is None:
         salt = secrets.token_bytes(16)
@@ -99,7 +100,8 @@ def remove(c: Connection, connection: str, names: Iterable[tuple[str, str]]) -> 
 def _digests_of(salt: bytes | None, record: Identified) -> list[bytes]:
     if salt is None:
         return []
-    pairs = (("person", record.person), ("email", record.email))
+    ids = (record.person, *getattr(record, "aliases", ()))
+    pairs = [*(("person", id) for id in ids), ("email", record.email)]
     return [_digest(salt, kind, value) for kind, value in pairs if value]
 
 

@@ -1,9 +1,15 @@
-"""The caps of a day: what counts against them, what they hold, and the approvals to release it."""
+"""The caps of a day: what counts against them, what they hold, and the approvals to release it.
+
+An action counts from `counted_at` on: when it was received, or released from a hold.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
+from connector.domain.actions import Caps
 from connector.domain.errors import Problem
 from connector.domain.lanes import Lane, LaneId, Millis
 from connector.domain.records import State
@@ -12,6 +18,7 @@ from connector.store.statements import chunks
 from connector.store.tables import actions, in_state
 
 CAP = "cap"
+DAY = 86_400_000
 CAPS = {
     "daily_per_person": Problem.ACTION_PERSON_CAP,
     "daily_total": Problem.ACTION_TOTAL_CAP,
@@ -36,7 +43,7 @@ def adjustments_by_person(
     for part in chunks(list(person_keys)):
         query = (
             select(actions.c.person_key, func.count())
-            .where(actions.c.person_key.in_(part), actions.c.received_at > since, _COUNTED)
+            .where(actions.c.person_key.in_(part), actions.c.counted_at > since, _COUNTED)
             .group_by(actions.c.person_key)
         )
         found.update((bytes(key), count) for key, count in c.execute(query))
@@ -46,9 +53,43 @@ def adjustments_by_person(
 def points_of_lane(c: Connection, lane: LaneId, since: Millis) -> int:
     """Absolute points of a lane since then."""
     query = select(func.coalesce(func.sum(func.abs(actions.c.amount)), 0)).where(
-        actions.c.lane == lane, actions.c.received_at > since, _COUNTED
+        actions.c.lane == lane, actions.c.counted_at > since, _COUNTED
     )
     return int(c.execute(query).scalar_one())
+
+
+@dataclass
+class CapCounter:
+    """What counts against the caps of a lane, kept up to date while actions are admitted.
+
+    `by_person` are adjustments by person key, `points` those of the lane; both of the last day.
+    """
+
+    caps: Caps
+    by_person: dict[bytes, int]
+    points: int
+
+    @classmethod
+    def load(
+        cls, c: Connection, lane: LaneId, caps: Caps, person_keys: set[bytes], now: Millis
+    ) -> CapCounter:
+        since = Millis(now - DAY)
+        points = points_of_lane(c, lane, since) if caps.total else 0
+        return cls(caps, adjustments_by_person(c, person_keys, since), points)
+
+    def admit(
+        self, name: str, amount: int, person_key: bytes, *, ignore: str | None = None
+    ) -> str | None:
+        """The cap that an adjustment exceeds, other than `ignore`; else None, and it is counted."""
+        if name == "push":
+            return None
+        count, points = self.by_person.get(person_key, 0), self.points + abs(amount)
+        if ignore != "daily_per_person" and count >= self.caps.per_person:
+            return "daily_per_person"
+        if ignore != "daily_total" and self.caps.total and points > self.caps.total:
+            return "daily_total"
+        self.by_person[person_key], self.points = count + 1, points
+        return None
 
 
 def held(lane: LaneId, problem: Problem) -> ColumnElement[bool]:

@@ -1,21 +1,42 @@
-"""Ends of uncertain and held actions: by a person, by a decided cap, by a person seen at last."""
+"""Ends of uncertain and held actions: by a person, by a decided cap, by a person who becomes known,
+by a lane that sends again."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, and_, exists, or_, select, update
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from connector.domain.actions import Step
+from sqlalchemy import ColumnElement, Connection, select, update
+
+from connector.domain.actions import Caps, Step
 from connector.domain.errors import Problem
-from connector.domain.lanes import Lane, LaneId, Millis
+from connector.domain.lanes import Lane, Millis
 from connector.domain.records import State
 from connector.ports import ActionView, Approval, Decision
 from connector.store.admin import approvals
 from connector.store.database import Database
 from connector.store.queues import queue
-from connector.store.queues.action_caps import CAP, CAPS, held, request_approvals
+from connector.store.queues.action_caps import CAP, CAPS, CapCounter, held, request_approvals
 from connector.store.queues.action_state import COLUMNS, ActionRow, Values
 from connector.store.queues.action_views import state_of, view
-from connector.store.tables import actions, lanes, people
+from connector.store.statements import chunks
+from connector.store.tables import actions, lanes
+
+_RELEASE_BATCH = 1_000
+"""Actions that one transaction releases."""
+
+
+class _HeldRow(NamedTuple):
+    """A held action. The names are those of the columns."""
+
+    seq: int
+    name: str
+    amount: int
+    person_key: bytes
+    forced: int
+
+
+_HELD = select(*(actions.c[name] for name in _HeldRow._fields)).order_by(actions.c.seq)
 
 
 class SqlActionDecisions:
@@ -41,39 +62,96 @@ class SqlActionDecisions:
 
         return await self._database.write(work)
 
-    async def resolve_cap(self, lane: Lane, approval: Approval, *, now: Millis) -> int:
-        approved = approval.state == "approved"
+    async def resolve_cap(self, lane: Lane, approval: Approval, *, caps: Caps, now: Millis) -> int:
+        approved, cap = approval.state == "approved", approval.subject
         until = approval.decided_at if approval.decided_at is not None else now
-        values = _released(now) if approved else _discarded(now)
+        decision = {"decided_by": approval.decided_by, "decided_at": until}
+        theirs = (held(lane.id, CAPS[cap]), actions.c.settled_at <= until)
 
         def work(c: Connection) -> int:
-            changed = c.execute(
-                update(actions)
-                .where(held(lane.id, CAPS[approval.subject]), actions.c.received_at <= until)
-                .values(values | {"decided_by": approval.decided_by, "decided_at": until})
-            ).rowcount
-            approvals.close(c, lane.connection, CAP, approval.subject)
-            request_approvals(c, lane, {approval.subject}, now)
+            if approved:
+                _lock(c, lane)
+                rows = _held_rows(c, *theirs)
+                changed = _release(c, lane, rows, caps, now, approved=cap, also=decision)
+            else:
+                discarded = _discarded(now) | decision
+                changed = c.execute(update(actions).where(*theirs).values(discarded)).rowcount
+            approvals.close(c, lane.connection, CAP, cap)
+            request_approvals(c, lane, {cap}, now)
             return changed
 
         return await self._database.write(work)
 
-    async def release_identified(self, lane: LaneId, *, now: Millis) -> int:
-        seen_since = and_(
-            people.c.connection == lanes.c.connection,
-            people.c.seen_at >= actions.c.settled_at,
-            people.c.platform_id.is_not(None),
-            or_(people.c.email == actions.c.email, people.c.platform_id == actions.c.customer),
-        )
-        statement = (
-            update(actions)
-            .where(
-                held(lane, Problem.ACTION_PERSON),
-                exists(select(1).where(seen_since, lanes.c.id == actions.c.lane)),
-            )
-            .values(_released(now))
-        )
-        return await self._database.write(lambda c: c.execute(statement).rowcount)
+    async def release_identified(self, lane: Lane, *, caps: Caps, now: Millis) -> int:
+        known = actions.c.releasable == 1
+        return await self._release(lane, (held(lane.id, Problem.ACTION_PERSON), known), caps, now)
+
+    async def release_waiting(self, lane: Lane, *, caps: Caps, now: Millis) -> int:
+        return await self._release(lane, (held(lane.id, Problem.NOT_LIVE),), caps, now)
+
+    async def _release(
+        self, lane: Lane, which: Sequence[ColumnElement[bool]], caps: Caps, now: Millis
+    ) -> int:
+        """A part after the other, so that a large number does not block the store for long."""
+
+        def work(c: Connection) -> tuple[int, int]:
+            _lock(c, lane)
+            rows = _held_rows(c, *which, limit=_RELEASE_BATCH)
+            return len(rows), _release(c, lane, rows, caps, now)
+
+        released, found = 0, _RELEASE_BATCH
+        while found == _RELEASE_BATCH:
+            found, changed = await self._database.write(work)
+            released += changed
+        return released
+
+
+def _lock(c: Connection, lane: Lane) -> None:
+    """Callers on one lane take turns, so that caps hold across processes."""
+    c.execute(select(lanes.c.id).where(lanes.c.id == lane.id).with_for_update())
+
+
+def _held_rows(
+    c: Connection, *which: ColumnElement[bool], limit: int | None = None
+) -> list[_HeldRow]:
+    query = _HELD.where(*which).limit(limit).with_for_update()
+    return [_HeldRow._make(row) for row in c.execute(query)]
+
+
+def _release(
+    c: Connection,
+    lane: Lane,
+    rows: Sequence[_HeldRow],
+    caps: Caps,
+    now: Millis,
+    *,
+    approved: str | None = None,
+    also: Values | None = None,
+) -> int:
+    """Make held actions ready, within the caps: what exceeds one is held by it instead. Not
+    held again is what a person decided about: a forced action, and the cap `approved`. Returns how
+    many are ready."""
+    keys = {bytes(row.person_key) for row in rows}
+    counter = CapCounter.load(c, lane.id, caps, keys, now)
+    released: list[int] = []
+    exceeded: dict[str, list[int]] = {}
+    for row in rows:
+        key = bytes(row.person_key)
+        cap = counter.admit(row.name, row.amount, key, ignore=approved)
+        if cap and not row.forced:
+            exceeded.setdefault(cap, []).append(row.seq)
+        else:
+            released.append(row.seq)
+    _update(c, released, _released(now) | (also or {}))
+    for cap, seqs in exceeded.items():
+        _update(c, seqs, {"problem": CAPS[cap].value, "releasable": 0, "settled_at": now})
+    request_approvals(c, lane, set(exceeded), now)
+    return len(released)
+
+
+def _update(c: Connection, seqs: Sequence[int], values: Values) -> None:
+    for part in chunks(seqs):
+        c.execute(update(actions).where(actions.c.seq.in_(part)).values(values))
 
 
 def _decided(row: ActionRow, decision: Decision, now: Millis) -> Values | str:
@@ -85,8 +163,8 @@ def _decided(row: ActionRow, decision: Decision, now: Millis) -> Values | str:
         case "applied" if state == "uncertain":
             return queue.settled(State.ACCEPTED, now)
         case "again" if row.state in (State.HELD, State.DEAD):
-            fresh = {"step": Step.SEND, "lookups": 0, "resent": 0}
-            return _released(now) | fresh | {"attempts": 0, "failing_since": None}
+            fresh: dict[str, Any] = {"step": Step.SEND, "lookups": 0, "resent": 0}
+            return _released(now) | fresh | {"forced": 1}
         case "refuse" if row.state in (State.HELD, State.READY):
             return _discarded(now)
         case _:
@@ -94,8 +172,9 @@ def _decided(row: ActionRow, decision: Decision, now: Millis) -> Values | str:
 
 
 def _released(now: Millis) -> Values:
-    return queue.RESET | {"state": State.READY, "due": now}
+    fresh = {"attempts": 0, "failing_since": None, "releasable": 0}
+    return queue.RESET | fresh | {"state": State.READY, "due": now, "counted_at": now}
 
 
 def _discarded(now: Millis) -> Values:
-    return queue.settled(State.DISCARDED, now)
+    return queue.settled(State.DISCARDED, now) | {"releasable": 0}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import orjson
@@ -15,17 +14,13 @@ from connector.domain.actions import Action, ActionBatch, ActionReceipt, ActionR
 from connector.domain.lanes import Lane, Millis
 from connector.domain.records import State
 from connector.store.database import Database
-from connector.store.people import people, tombstones
-from connector.store.queues.action_caps import (
-    CAPS,
-    adjustments_by_person,
-    points_of_lane,
-    request_approvals,
-)
+from connector.store.people import identifiers, tombstones
+from connector.store.people.identifiers import PersonRow
+from connector.store.queues.action_caps import CAPS, CapCounter, request_approvals
+from connector.store.queues.action_keys import digest as make_digest
+from connector.store.queues.action_keys import person_key, unknown_person_key
 from connector.store.statements import chunks
 from connector.store.tables import actions, lanes
-
-_DAY = 86_400_000
 
 
 class SqlActionIntake:
@@ -76,22 +71,16 @@ class _Staging:
         requests = [(batch.lane, request) for batch in batches for request in batch.requests]
         self._known = _known(c, [_identity(lane.connection, r) for lane, r in requests])
         person_keys = {self._person_key(lane, r.action)[0] for lane, r in requests}
-        since = Millis(min(batch.received_at for batch in batches) - _DAY)
-        self._counts = adjustments_by_person(c, person_keys, since)
-        self._totals = {
-            batch.lane.id: points_of_lane(c, batch.lane.id, since)
+        now = Millis(min(batch.received_at for batch in batches))
+        self._counters = {
+            batch.lane.id: CapCounter.load(c, batch.lane.id, batch.caps, person_keys, now)
             for batch in batches
-            if batch.caps.total
         }
 
-    def _resolve_people(
-        self, lane: Lane, batches: Sequence[ActionBatch]
-    ) -> tuple[dict[str, people.PersonRow], dict[str, people.PersonRow]]:
+    def _resolve_people(self, lane: Lane, batches: Sequence[ActionBatch]) -> _KnownPeople:
         erased = self._tombstones[lane]
         remaining = [action for action in _actions_of(batches) if not erased.contains(action)]
-        ids = {id for action in remaining for id in (action.person, action.customer) if id}
-        emails = {action.email for action in remaining if action.email}
-        return people.get_or_create(self._c, lane.connection, ids, emails, batches[0].received_at)
+        return _known_people(self._c, lane.connection, remaining, batches[0].received_at)
 
     def stage_batch(self, batch: ActionBatch) -> ActionReceipt | Conflict:
         """Stage the whole batch, or nothing of it."""
@@ -132,7 +121,8 @@ class _Staging:
         if erased := self._tombstones[batch.lane].contains(_with_person_id(action)):
             action = Action(action.name)
         person_key, person = self._person_key(batch.lane, action)
-        cap = None if erased else self._exceeded_cap(batch, person_key, action)
+        counter = self._counters[batch.lane.id]
+        cap = None if erased else counter.admit(action.name, action.amount, person_key)
         if cap:
             self.exceeded.setdefault(batch.lane, (set(), now))[0].add(cap)
         self.rows.append(
@@ -145,6 +135,7 @@ class _Staging:
                 "name": action.name,
                 "ref": f"lc{secrets.token_hex(5)}",
                 "received_at": now,
+                "counted_at": now,
                 "person_key": person_key,
                 "person": person,
                 "email": action.email,
@@ -153,6 +144,7 @@ class _Staging:
                 "data": _data(action),
                 "state": State.SKIPPED if erased else State.HELD if cap else State.READY,
                 "detail": "forgotten" if erased else "",
+                "suppressed": batch.suppressed,
                 "due": now,
                 "problem": CAPS[cap].value if cap else None,
                 "settled_at": now if cap or erased else None,
@@ -160,29 +152,47 @@ class _Staging:
         )
         return cap is not None
 
-    def _exceeded_cap(self, batch: ActionBatch, person_key: bytes, action: Action) -> str | None:
-        """The cap that an adjustment exceeds; else None, and it is counted against both."""
-        if action.name == "push":
-            return None
-        points, total = abs(action.amount), self._totals.get(batch.lane.id, 0)
-        if self._counts.get(person_key, 0) >= batch.caps.per_person:
-            return "daily_per_person"
-        if batch.caps.total and total + points > batch.caps.total:
-            return "daily_total"
-        self._counts[person_key] = self._counts.get(person_key, 0) + 1
-        self._totals[batch.lane.id] = total + points
-        return None
-
     def _person_key(self, lane: Lane, action: Action) -> tuple[bytes, int | None]:
         """The key that identifies the person for order and caps, and the id of their row where
         they have been seen."""
-        by_id, by_email = self._people[lane]
-        known = by_email.get(action.email or "")
-        for id in (action.person, action.customer):
-            known = known or by_id.get(id or "")
-        if known:
+        if known := self._people[lane].find(action):
             return person_key(lane.connection, known.id), known.id
-        return _digest(lane.connection, f"{action.person or action.customer}"), None
+        return unknown_person_key(lane.connection, f"{action.person or action.customer}"), None
+
+
+class _KnownPeople(NamedTuple):
+    """The people of actions, by each kind of identifier that a call may have."""
+
+    by_email: dict[str, PersonRow]
+    by_id: dict[str, PersonRow]
+    by_profile: dict[str, PersonRow]
+
+    def find(self, action: Action) -> PersonRow | None:
+        """The first who has an id at the platform, else the first."""
+        id, customer = action.person or "", action.customer or ""
+        found = (
+            self.by_email.get(action.email or ""),
+            self.by_id.get(id),
+            self.by_id.get(customer),
+            self.by_profile.get(customer),
+        )
+        known = [person for person in found if person]
+        return next((person for person in known if person.platform_id), known[0] if known else None)
+
+
+def _known_people(
+    c: Connection, connection: str, actions: Sequence[Action], now: Millis
+) -> _KnownPeople:
+    """Stored people; for an address without a person one is created."""
+    ids = {id for action in actions for id in (action.person, action.customer) if id}
+    emails = {action.email for action in actions if action.email}
+    by_id, by_email = identifiers.lookup(c, connection, ids, emails)
+    by_profile = identifiers.by_id(c, connection, ids - by_id.keys(), "profile_id")
+    new = [email for email in emails if email not in by_email]
+    if new:
+        identifiers.create_by_address(c, connection, new, now)
+        by_email |= identifiers.lookup(c, connection, (), new)[1]
+    return _KnownPeople(by_email, by_id, by_profile)
 
 
 class _Known(NamedTuple):
@@ -216,12 +226,12 @@ def _identity(connection: str, request: ActionRequest) -> bytes:
     """By the person's identifiers in the call: they do not change when more is known later."""
     action = request.action
     person = action.email or action.customer or action.person or ""
-    return _digest(connection, request.route, person, request.key)
+    return make_digest(connection, request.route, person, request.key)
 
 
 def _content(action: Action) -> bytes:
     values = (action.name, str(action.amount), _data(action).decode())
-    return _digest(*values)
+    return make_digest(*values)
 
 
 def _data(action: Action) -> bytes:
@@ -234,15 +244,6 @@ def _data(action: Action) -> bytes:
             "url": action.url,
         }
     )
-
-
-def person_key(connection: str, person: int) -> bytes:
-    """The value of `person_key` for a person who has been seen."""
-    return _digest(connection, f"#{person}")
-
-
-def _digest(*parts: str) -> bytes:
-    return blake2b("\0".join(parts).encode(), digest_size=16).digest()
 
 
 def _known(c: Connection, digests: Sequence[bytes]) -> dict[bytes, _Known]:

@@ -21,7 +21,7 @@ import orjson
 
 from connector.domain.actions import Step
 from connector.domain.errors import Problem
-from connector.domain.lanes import Millis
+from connector.domain.lanes import Millis, Suppression
 from connector.domain.outcomes import (
     Absent,
     Accepted,
@@ -60,6 +60,8 @@ class ActionRow(NamedTuple):
     attempts: int
     failing_since: Millis | None
     claim: int | None
+    forced: int
+    suppressed: Suppression | None
     problem: str | None
     detail: str
     sent_at: Millis | None
@@ -98,7 +100,10 @@ def after_outcome(
             return _parked(now, outcome.detail)
         case Held():
             why = {"problem": outcome.problem.value, "detail": outcome.detail}
-            return queue.settled(State.HELD, now) | why | _clear_sent_mark(row)
+            # Not held a second time for what a person has seen already.
+            refused = bool(row.forced) and outcome.problem is Problem.ACTION_PERSON
+            state = State.DEAD if refused else State.HELD
+            return queue.settled(state, now) | why | _clear_sent_mark(row)
         case Retry():
             return _retry_later(row, outcome, now, horizon)
         case Ambiguous():
@@ -116,6 +121,8 @@ def _clear_sent_mark(row: ActionRow) -> Values:
 
 def _retry_later(row: ActionRow, outcome: Retry, now: Millis, horizon: int) -> Values:
     """For an action that was certainly not applied, and for a look-up without an answer."""
+    if outcome.grace is not None:
+        return _retry_within_grace(row, outcome, now, outcome.grace)
     since = row.failing_since or now
     if now - since < horizon:
         return {
@@ -131,6 +138,19 @@ def _retry_later(row: ActionRow, outcome: Retry, now: Millis, horizon: int) -> V
         return _parked(now, f"no look-up was answered; {last}")
     exhausted = {"problem": Problem.RETRIES_EXHAUSTED.value, "detail": last}
     return queue.settled(State.DEAD, now) | exhausted | _clear_sent_mark(row)
+
+
+def _retry_within_grace(row: ActionRow, outcome: Retry, now: Millis, grace: int) -> Values:
+    """For an action whose person is not known to the platform yet: the grace begins with the first
+    answer that says so, and the last attempt is made when it ends."""
+    repeated = row.problem == outcome.problem.value
+    since = row.failing_since if repeated and row.failing_since is not None else now
+    why = {"problem": outcome.problem.value, "detail": outcome.detail}
+    if now - since >= grace:
+        return queue.settled(State.DEAD, now) | why | _clear_sent_mark(row)
+    due = min(now + round(outcome.after * 1000), since + grace)
+    ready = {"state": State.READY, "claim": None, "due": due, "failing_since": since}
+    return ready | why | _clear_sent_mark(row)
 
 
 def _mark_ambiguous(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
-from sqlalchemy import Connection, delete, exists, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, literal_column, select, update
 
 from connector.domain.actions import Step
-from connector.domain.lanes import DeliveryMode, LaneId, Millis
-from connector.domain.outcomes import Outcome, Unsent
+from connector.domain.errors import Problem
+from connector.domain.lanes import DeliveryMode, Lane, LaneId, Millis
+from connector.domain.outcomes import Held, Outcome, Unsent
 from connector.domain.records import Claim, Entry, State
-from connector.ports import ReadyCounts, RetryPolicy
+from connector.ports import IdentifiedAction, PersonKey, ReadyCounts, RetryPolicy
 from connector.store.database import Database
-from connector.store.people import people
+from connector.store.people import identifiers, tombstones
+from connector.store.people.identifiers import PersonRow
 from connector.store.queues import queue
+from connector.store.queues.action_keys import person_key
 from connector.store.queues.action_state import COLUMNS, ActionRow, after_outcome, late_answer
 from connector.store.tables import actions, actions_queue, in_state
 
@@ -41,8 +45,8 @@ class SqlActionQueue(queue.SqlQueue):
             conditions=() if looks_up else (_NO_EARLIER,),
         )
         rows = [ActionRow._make(row) for row in found]
-        known = people.rows_by_id(c, {row.person for row in rows if row.person is not None})
-        return [_entry(row, known.get(row.person) if row.person else None) for row in rows]
+        known = _people_of(c, rows)
+        return [_entry(row, known.get(row.person or 0)) for row in rows]
 
     def _settle(
         self,
@@ -53,6 +57,7 @@ class SqlActionQueue(queue.SqlQueue):
         policy: RetryPolicy,
     ) -> int:
         rows = _locked(c, [outcome.seq for outcome in outcomes])
+        outcomes = _without_outdated_holds(c, claim, outcomes, rows)
         changed = 0
         for outcome in outcomes:
             row = rows.get(outcome.seq)
@@ -77,12 +82,8 @@ class SqlActionQueue(queue.SqlQueue):
         held = list(c.execute(query.with_for_update()).scalars())
         return self._settle(c, claim, [Unsent(seq) for seq in held], now, RetryPolicy(0))
 
-    async def platform_id(self, connection: str, email: str) -> str | None:
-        def work(c: Connection) -> str | None:
-            found = people.lookup(c, connection, set(), {email})[1].get(email)
-            return found.platform_id if found else None
-
-        return await self._database.read(work)
+    async def identify(self, lane: Lane, id: int, email: str) -> IdentifiedAction | None:
+        return await self._database.write(lambda c: _identify(c, lane.connection, id, email))
 
     async def prune(self, *, before: Millis, limit: int) -> int:
         old = (
@@ -109,30 +110,79 @@ _NO_EARLIER = ~exists(
 condition of the index actions_unsent."""
 
 
-def _entry(row: ActionRow, person: people.PersonRow | None) -> Entry:
-    email = row.email or (person.email if person else None)
+def _identify(c: Connection, connection: str, id: int, email: str) -> IdentifiedAction | None:
+    [row] = _locked(c, [id]).values()
+    if tombstones.load(c, connection, [PersonKey(None, email)]).digests:
+        return None
+    person = identifiers.lookup(c, connection, (), [email])[1].get(email)
+    if person is None:
+        identifiers.create_by_address(c, connection, [email], row.received_at)
+        person = identifiers.lookup(c, connection, (), [email])[1][email]
+    if row.customer:
+        identifiers.point(c, connection, "profile_id", row.customer, person.id)
+    key = person_key(connection, person.id)
+    theirs = {"person": person.id, "person_key": key, "email": email}
+    c.execute(update(actions).where(actions.c.seq == id).values(theirs))
+    earlier = select(actions.c.seq).where(actions.c.person_key == key, _UNSENT, actions.c.seq < id)
+    is_first = c.execute(earlier.limit(1)).scalar() is None
+    return IdentifiedAction(person.platform_id, is_first)
+
+
+_UNSENT: ColumnElement[Any] = literal_column("actions.state IN (0, 1) AND actions.step = 0")
+"""The condition of the index actions_unsent."""
+
+
+def _without_outdated_holds(
+    c: Connection, claim: Claim, outcomes: Sequence[Outcome], rows: Mapping[int, ActionRow]
+) -> list[Outcome]:
+    """An action that is held for its person is sent again, where more became known about the person
+    while it was sent."""
+    waits = [o for o in outcomes if isinstance(o, Held) and o.problem is Problem.ACTION_PERSON]
+    if not waits:
+        return list(outcomes)
+    known = _people_of(c, list(rows.values()))
+    sent = {entry.seq: entry.data for entry in claim.entries}
+    outdated = {
+        o.seq
+        for o in waits
+        if (row := rows.get(o.seq)) and _data(row, known.get(row.person or 0)) != sent.get(o.seq)
+    }
+    return [Unsent(o.seq) if o.seq in outdated else o for o in outcomes]
+
+
+def _people_of(c: Connection, rows: Sequence[ActionRow]) -> dict[int, PersonRow]:
+    return identifiers.rows_by_id(c, {row.person for row in rows if row.person is not None})
+
+
+def _data(row: ActionRow, person: PersonRow | None) -> bytes:
+    """The fields of the connector.domain.actions.Action to send."""
     action = {
         "name": row.name,
         "ref": row.ref,
-        "email": email,
+        "email": row.email or (person.email if person else None),
         "person": person.platform_id if person else None,
         "customer": row.customer,
         "amount": row.amount,
     }
+    return orjson.dumps(action | orjson.loads(row.data))
+
+
+def _entry(row: ActionRow, person: PersonRow | None) -> Entry:
     return Entry(
         seq=row.seq,
         unique_id=row.ref,
         name=row.name,
         occurred_at=row.received_at,
         received_at=row.received_at,
-        email=email,
+        email=row.email or (person.email if person else None),
         person=row.person,
-        data=orjson.dumps(action | orjson.loads(row.data)),
+        data=_data(row, person),
         attempts=row.attempts,
         mode=DeliveryMode(row.step),
         mapping=None,
         backfill=bool(row.priority),
         failing_since=row.failing_since,
+        suppressed=row.suppressed,
     )
 
 

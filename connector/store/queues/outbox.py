@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, case, func, update
+from sqlalchemy import Connection, case, func, select, update
 
-from connector.domain.lanes import DeliveryMode, Millis
+from connector.domain.errors import Problem
+from connector.domain.lanes import DeliveryMode, LaneId, Millis
 from connector.domain.outcomes import Accepted, Outcome
 from connector.domain.records import Appended, Claim, Entry, Page, State
 from connector.ports import Fence, RetryPolicy
 from connector.store.database import Database
-from connector.store.people import people
+from connector.store.people.person_cache import PersonCache
 from connector.store.queues import queue
 from connector.store.queues.outbox_append import append
 from connector.store.queues.outbox_rows import COLUMNS, OutboxRow, after_outcome
 from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox, outbox_queue
+
+_NOT_LIVE = Problem.NOT_LIVE.value
+_RELEASE_BATCH = 5_000
+"""Records that one transaction releases."""
 
 
 class SqlOutbox(queue.SqlQueue):
@@ -25,7 +30,7 @@ class SqlOutbox(queue.SqlQueue):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, outbox_queue)
-        self._person_cache = people.PersonCache()
+        self._person_cache = PersonCache()
 
     async def append(self, pages: Sequence[Page]) -> Sequence[Appended]:
         appended, resolved = await self._database.write(
@@ -37,8 +42,19 @@ class SqlOutbox(queue.SqlQueue):
     async def recover(self, fence: Fence, *, now: Millis, claim: Claim | None = None) -> int:
         if claim is None:
             # The dead holder may have changed people since they were remembered.
-            self._person_cache = people.PersonCache()
+            self._person_cache = PersonCache()
         return await super().recover(fence, now=now, claim=claim)
+
+    async def release_waiting(self, lane: LaneId, *, now: Millis) -> int:
+        waiting = outbox.c.lane == lane, in_state(State.HELD), outbox.c.problem == _NOT_LIVE
+        part = select(outbox.c.seq).where(*waiting).order_by(outbox.c.seq + 0).limit(_RELEASE_BATCH)
+        fresh = {"state": State.READY, "due": now, "attempts": 0, "failing_since": None}
+        statement = update(outbox).where(outbox.c.seq.in_(part)).values(queue.RESET | fresh)
+        total, changed = 0, _RELEASE_BATCH
+        while changed == _RELEASE_BATCH:
+            changed = await self._database.write(lambda c: c.execute(statement).rowcount)
+            total += changed
+        return total
 
     def _claim_entries(self, c: Connection, spec: queue.ClaimSpec) -> list[Entry]:
         may_be_applied = outbox.c.delivery_mode == DeliveryMode.SINGLE

@@ -16,7 +16,9 @@ from connector.domain.profiles import Observation
 from connector.domain.records import Appended, Page, Record, State
 from connector.ports import Member
 from connector.store.admin import facts
-from connector.store.people.people import PersonCache, PersonResolver, PersonRow, ResolvedPeople
+from connector.store.people.identifiers import PersonRow
+from connector.store.people.person_cache import PersonCache
+from connector.store.people.resolution import PersonResolver, ResolvedPeople
 from connector.store.queues import membership_events, profile_observations, read_requests
 from connector.store.statements import chunks
 from connector.store.tables import in_state, outbox
@@ -103,6 +105,7 @@ class _Batch:
         )
 
     def write(self) -> None:
+        self._follow_merges()
         if self._rows:
             self._c.execute(_INSERT, self._rows)
         for (lane, min_interval, priority), (people, refetch) in self._reads.items():
@@ -115,6 +118,25 @@ class _Batch:
                 refetch=frozenset(refetch),
             )
         self._observe()
+
+    def _follow_merges(self) -> None:
+        """People of the first records may have been merged because of later ones."""
+        for resolver in self._resolvers.values():
+            for row in self._rows:
+                if row["person"]:
+                    row["person"] = resolver.survivor_id(row["person"])
+            for people, refetch in self._reads.values():
+                for person in list(people):
+                    survivor = resolver.survivor_id(person)
+                    if survivor != person:
+                        at = people.pop(person)
+                        people[survivor] = max(at, people.get(survivor, at))
+                        if person in refetch:
+                            refetch.add(survivor)
+            self._observations = [
+                (replace(o, person=resolver.survivor_id(o.person)), at)
+                for o, at in self._observations
+            ]
 
     def _as_new(self, page: Page, record: Record) -> tuple[Record, bytes] | None:
         """The record and its digest; None for a duplicate. A key whose repeat window is over
@@ -167,6 +189,8 @@ class _Batch:
     def _release(self, new_addresses: Mapping[int, str], now: Millis) -> int:
         """Give the records that wait for these people their address, stored or not; how many."""
         released = release_held(self._c, new_addresses, now)
+        if new_addresses:
+            self._follow_merges()
         for row in self._rows:
             email = new_addresses.get(row["person"] or 0)
             if email and row["state"] == State.HELD and not row["email"]:
@@ -175,13 +199,10 @@ class _Batch:
         return released
 
     def _observe(self) -> None:
-        """What the events themselves say of people's fields, one event of each person at a time."""
-        left = self._observations
-        while left:
-            first = {one[0].person: one for one in reversed(left)}
-            now = max(at for _, at in first.values())
-            profile_observations.observe(self._c, [o for o, _ in first.values()], now=now)
-            left = [one for one in left if one is not first[one[0].person]]
+        """What the events themselves say of people's fields."""
+        if self._observations:
+            now = max(at for _, at in self._observations)
+            profile_observations.observe(self._c, [o for o, _ in self._observations], now=now)
 
 
 _INSERT = insert(outbox)
@@ -226,6 +247,7 @@ def _row(page: Page, record: Record, digest: bytes, person: PersonRow | None) ->
         "occurred_at": record.occurred_at,
         "received_at": page.received_at,
         "via": page.via,
+        "suppressed": page.suppressed,
         "priority": int(page.backfill),
         "person": person.id if person else None,
         "email": email,

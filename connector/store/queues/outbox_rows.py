@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from connector.domain.errors import Problem
-from connector.domain.lanes import DeliveryMode, Millis
+from connector.domain.lanes import DeliveryMode, Millis, Suppression
 from connector.domain.outcomes import Ambiguous, Dead, Held, Outcome, Retry, Skipped, Unsent
 from connector.domain.records import Entry, State
 from connector.store.queues.queue import settled
@@ -32,6 +32,7 @@ class OutboxRow(NamedTuple):
     mapping: str | None
     priority: int
     failing_since: Millis | None
+    suppressed: Suppression | None
 
     def entry(self) -> Entry:
         return Entry(
@@ -48,6 +49,7 @@ class OutboxRow(NamedTuple):
             mapping=self.mapping,
             backfill=bool(self.priority),
             failing_since=self.failing_since,
+            suppressed=self.suppressed,
         )
 
 

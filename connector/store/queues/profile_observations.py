@@ -23,7 +23,16 @@ _RESENDABLE = (State.READY, State.CLAIMED, State.ACCEPTED, State.SKIPPED)
 
 
 def observe(c: Connection, observations: Sequence[Observation], *, now: Millis) -> None:
-    """Merge the observations, one per person, into the profiles of their people."""
+    """Merge the observations into the profiles of their people."""
+    left = list(observations)
+    while left:
+        first = {o.person: o for o in reversed(left)}
+        _observe(c, list(first.values()), now)
+        left = [o for o in left if o is not first[o.person]]
+
+
+def _observe(c: Connection, observations: Sequence[Observation], now: Millis) -> None:
+    """The same for observations of different people."""
     rows = profile_rows.lock(c, [o.person for o in observations])
     new = [o for o in observations if o.person not in rows]
     _create(c, new, now)

@@ -44,6 +44,7 @@ class ProfileRow(NamedTuple):
     sent: bytes | None
     request: str | None
     lost_jobs: int
+    merged_into: int | None
 
     @property
     def profile(self) -> Profile:

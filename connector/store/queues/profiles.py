@@ -17,7 +17,7 @@ from connector.domain.profiles import ProfileWrite, WriteMode
 from connector.domain.records import Claim, Entry, State
 from connector.ports import ReadyCounts, RetryPolicy
 from connector.store.database import Database
-from connector.store.queues import profile_rows, profile_unsets, queue
+from connector.store.queues import profile_merging, profile_rows, profile_unsets, queue
 from connector.store.queues.profile_addresses import is_in_flight, transfer_address
 from connector.store.queues.profile_changes import (
     after_lost_job,
@@ -191,7 +191,9 @@ class SqlProfiles(ReceiptedQueue):
         _save_outcomes(c, settled, now, 0)
 
     def _requeue_ambiguous(self, c: Connection, rows: Sequence[Any], now: Millis) -> None:
-        profile_rows.save(c, [after_lost_job(ProfileRow._make(row), now) for row in rows])
+        lost = [ProfileRow._make(row) for row in rows]
+        profile_rows.save(c, [after_lost_job(row, now) for row in lost])
+        profile_merging.fold_ended(c, lost, now)
 
 
 _other = profiles.alias("other")
@@ -288,6 +290,7 @@ def _save_outcomes(
         entry for _, write, outcome in settled if (entry := journal_entry(outcome, write, now))
     ]
     profile_rows.save(c, changes)
+    profile_merging.fold_ended(c, [row for row, _, _ in settled], now)
     if entries:
         c.execute(insert(journal), entries)
     return len(changes)

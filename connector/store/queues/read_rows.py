@@ -21,7 +21,7 @@ from connector.domain.outcomes import (
     Skipped,
 )
 from connector.domain.records import Entry, State
-from connector.store.people.people import PersonRow
+from connector.store.people.identifiers import PersonRow
 from connector.store.statements import chunks
 from connector.store.tables import in_state, reads
 

@@ -13,8 +13,7 @@ from connector.domain.records import Checkpoint, Claim, Entry, State
 from connector.ports import FreshView, ListedPerson, RetryPolicy
 from connector.store.admin import facts
 from connector.store.database import Database
-from connector.store.people import bulk_observations
-from connector.store.people import people as people_rows
+from connector.store.people import bulk_observations, identifiers, merging, observed_people
 from connector.store.queues import profile_observations, queue, read_requests, read_rows
 from connector.store.queues.receipts import is_joining_list
 from connector.store.statements import chunks
@@ -31,7 +30,7 @@ class SqlReads(queue.SqlQueue):
         sent = {"sent_at": spec.now}
         found = queue.claim(c, reads_queue, spec, values=sent, returning=read_rows.COLUMNS)
         rows = [read_rows.ReadRow._make(row) for row in found]
-        people = people_rows.rows_by_id(c, {row.person for row in rows})
+        people = identifiers.rows_by_id(c, {row.person for row in rows})
         return [row.entry(people[row.person], spec.now) for row in rows]
 
     def _settle(
@@ -47,7 +46,12 @@ class SqlReads(queue.SqlQueue):
         for outcome in current:
             values = read_rows.after_outcome(rows[outcome.seq], outcome, now, policy.horizon)
             c.execute(update(reads).where(reads.c.person == outcome.seq).values(values))
-        observed = [o.observation for o in current if isinstance(o, Observed)]
+        observed = observed_people.identify(
+            c,
+            claim.lane.connection,
+            [o.observation for o in current if isinstance(o, Observed)],
+            now,
+        )
         gone = {o.seq: o.on_leave for o in current if isinstance(o, Gone)}
         if observed:
             profile_observations.observe(c, observed, now=now)
@@ -73,9 +77,11 @@ class SqlReads(queue.SqlQueue):
         urgent: bool = False,
     ) -> None:
         def work(c: Connection) -> None:
-            read_requests.add(c, lane, people, min_interval=min_interval, priority=int(backfill))
+            merged = merging.survivors(c, list(people))
+            known = {merged.get(person, person): at for person, at in people.items()}
+            read_requests.add(c, lane, known, min_interval=min_interval, priority=int(backfill))
             if urgent:
-                these = reads.c.person.in_(list(people)), in_state(State.READY, reads)
+                these = reads.c.person.in_(list(known)), in_state(State.READY, reads)
                 c.execute(update(reads).where(*these).values(due=0))
 
         await self._database.write(work)

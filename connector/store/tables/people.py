@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text, text
 from sqlmodel import Field, SQLModel
 
 from connector.store.tables.columns import RowId, metadata, partial_index
 
 
 class People(SQLModel, table=True):
-    """People seen on a connection, by platform id or, before that is known, by address."""
+    """People seen on a connection. `platform_id` is the id that they are read by, None while only
+    an address is known; `email` is the address that they have now. Both are `identifiers` too."""
 
     __tablename__ = "people"
-    __table_args__ = (
-        Index("people_by_platform_id", "connection", "platform_id", unique=True),
-        Index("people_by_email", "connection", "email"),
-    )
+    __table_args__ = (Index("people_by_connection", "connection", "id"),)
 
     id: int | None = Field(default=None, sa_column=Column(RowId, primary_key=True))
     connection: str = Field(sa_type=Text)
     platform_id: str | None = Field(default=None, sa_type=Text)
     email: str | None = Field(default=None, sa_type=Text)
     seen_at: int = Field(sa_type=BigInteger)
+
+
+class Identifiers(SQLModel, table=True):
+    """Everything that identifies a person. `kind` is connector.store.people.identifiers.Kind.
+
+    An id belongs to one person. An address may belong to several; people.email says whose it is
+    now, and a row of a former address stays.
+    """
+
+    __tablename__ = "identifiers"
+    __table_args__ = (
+        Index("identifiers_by_person", "person"),
+        Index(
+            "identifiers_of_one_person",
+            "connection",
+            "kind",
+            "value",
+            unique=True,
+            sqlite_where=text("kind <> 'email'"),
+            postgresql_where=text("kind <> 'email'"),
+        ),
+        {"sqlite_with_rowid": False},
+    )
+
+    connection: str = Field(sa_column=Column(Text, primary_key=True))
+    kind: str = Field(sa_column=Column(Text, primary_key=True))
+    value: str = Field(sa_column=Column(Text, primary_key=True))
+    person: int = Field(sa_column=Column(RowId, primary_key=True, autoincrement=False))
+
+
+class Merges(SQLModel, table=True):
+    """People who turned out to be another one: `person` is no longer in `people`, all that they
+    had belongs to `merged_into`."""
+
+    __tablename__ = "merges"
+    __table_args__ = (
+        Index("merges_by_person", "person"),
+        Index("merges_by_target", "merged_into"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(RowId, primary_key=True))
+    person: int = Field(sa_type=RowId)
+    merged_into: int = Field(sa_type=RowId)
 
 
 class Groups(SQLModel, table=True):
@@ -164,6 +206,8 @@ class UnsetFields(SQLModel, table=True):
 
 
 people = metadata.tables["people"]
+identifiers = metadata.tables["identifiers"]
+merges = metadata.tables["merges"]
 groups = metadata.tables["groups"]
 source_members = metadata.tables["source_members"]
 deferred_memberships = metadata.tables["deferred_memberships"]

@@ -24,7 +24,8 @@ class Outbox(QueueColumns, table=True):
 
     A record keeps its row from receipt until retention ends: one insert and two updates.
     `digest` stands for the record's key; a redelivery has the same.
-    `delivery_mode` is connector.domain.lanes.DeliveryMode.
+    `delivery_mode` is connector.domain.lanes.DeliveryMode. `suppressed`: why nothing was sent when
+    it was received, so that it is never sent.
     """
 
     __tablename__ = "outbox"
@@ -44,6 +45,7 @@ class Outbox(QueueColumns, table=True):
     occurred_at: int = Field(sa_type=BigInteger)
     received_at: int = Field(sa_type=BigInteger)
     via: str = Field(sa_type=Text)
+    suppressed: str | None = Field(default=None, sa_type=Text)
     person: int | None = Field(default=None, sa_type=RowId)
     email: str | None = Field(default=None, sa_type=Text)
     data: bytes = Field(sa_type=LargeBinary)
@@ -84,7 +86,8 @@ class Profiles(QueueColumns, table=True):
     `address` is a digest of the account and the address: one write for it at a time. `receipt`
     is the import job that holds the write in flight, `position` the person's place in it.
     `write_mode` is connector.domain.profiles.WriteMode. `lost_jobs`: how many import jobs that held
-    the write were lost.
+    the write were lost. `merged_into`: the person turned out to be this one, and the row stays
+    until its write has ended.
     """
 
     __tablename__ = "profiles"
@@ -113,6 +116,7 @@ class Profiles(QueueColumns, table=True):
     pending_move: str | None = Field(default=None, sa_type=Text)
     profile_id: str | None = Field(default=None, sa_type=Text)
     lost_jobs: int = Field(default=0, sa_type=SmallInteger)
+    merged_into: int | None = Field(default=None, sa_type=RowId)
 
 
 class Memberships(QueueColumns, table=True):
@@ -162,7 +166,10 @@ class Actions(QueueColumns, table=True):
     `digest` is the identity (connection, route, person, key), `content` a digest of the rest.
     `person_key` identifies the person for order and caps. `step` is connector.domain.actions.Step;
     `lookups` counts the look-ups since, `resent` is 1 after a second send. `sent_at` is written
-    before the request leaves.
+    before the request leaves. `counted_at` is when the action began to count against the caps.
+    `releasable`: it is held for its person, and more is known about them. `forced`: a person
+    decided `again`, so neither a cap nor an unknown person holds it any more. `suppressed` as in
+    Outbox.
     """
 
     __tablename__ = "actions"
@@ -172,8 +179,10 @@ class Actions(QueueColumns, table=True):
         partial_index("actions_unsent", "person_key", "seq", where="state IN (0, 1) AND step = 0"),
         claimed_index("actions"),
         stuck_index("actions", "seq"),
-        Index("actions_by_person_key", "person_key", "received_at"),
-        Index("actions_by_time", "lane", "received_at"),
+        Index("actions_by_person_key", "person_key", "counted_at"),
+        Index("actions_by_time", "lane", "counted_at"),
+        partial_index("actions_releasable", "lane", "seq", where="releasable = 1"),
+        partial_index("actions_of_unknown", "customer", where="person IS NULL"),
         {"sqlite_autoincrement": True},
     )
 
@@ -186,6 +195,10 @@ class Actions(QueueColumns, table=True):
     name: str = Field(sa_type=Text)
     ref: str = Field(sa_type=Text)
     received_at: int = Field(sa_type=BigInteger)
+    counted_at: int = Field(sa_type=BigInteger)
+    releasable: int = Field(default=0, sa_type=SmallInteger)
+    forced: int = Field(default=0, sa_type=SmallInteger)
+    suppressed: str | None = Field(default=None, sa_type=Text)
     person_key: bytes = Field(sa_type=LargeBinary)
     person: int | None = Field(default=None, sa_type=RowId)
     email: str | None = Field(default=None, sa_type=Text)

@@ -373,7 +373,6 @@ class ActionsContract:
         claim = await harness.must_claim()
         assert [e.email for e in claim.entries] == ["ana@example.com"]
         assert b'"person":"p7"' in claim.entries[0].data
-        assert await store.actions.platform_id("acme", "ana@example.com") == "p7"
         [person] = await store.timelines.find("acme", "p7")
         found = await store.timelines.person(person, 10)
         assert [m.kind for m in found.timeline] == ["event", "action", "action"]
@@ -431,7 +430,9 @@ class ActionsContract:
             late = _NOW + 5
             await harness.add(make_request(who, key="late"), caps=caps, now=late)
             assert (
-                await store.action_decisions.resolve_cap(harness.lane, answer, now=Millis(late))
+                await store.action_decisions.resolve_cap(
+                    harness.lane, answer, caps=caps, now=Millis(late)
+                )
                 == 2
             )
             states = [d.state for d in await harness.all_actions() if d.person == who]
@@ -441,7 +442,7 @@ class ActionsContract:
             closed = await store.approvals.decide(next_one.id, approved=False, by="ana", now=_NOW)
             assert closed
             await store.action_decisions.resolve_cap(
-                harness.lane, replace(closed, decided_at=Millis(late)), now=_NOW
+                harness.lane, replace(closed, decided_at=Millis(late)), caps=caps, now=_NOW
             )
             assert not await store.approvals.find(pending=False)
 
@@ -496,14 +497,18 @@ class ActionsContract:
         claim = await harness.must_claim()
         await harness.settle(claim, Held(claim.entries[0].seq, Problem.ACTION_PERSON))
         assert (
-            await store.action_decisions.release_identified(harness.lane.id, now=Millis(_NOW + 1))
+            await store.action_decisions.release_identified(
+                harness.lane, caps=_CAPS, now=Millis(_NOW + 1)
+            )
             == 0
         )
         events = await store.lanes.ensure("acme", "klaviyo", "event")
         observation = Record("k", "x:k", "Added", _NOW, b"{}", person="p7", email="ana@example.com")
         await store.outbox.append([Page(events, "webhook", [observation], Millis(_NOW + 2))])
         assert (
-            await store.action_decisions.release_identified(harness.lane.id, now=Millis(_NOW + 3))
+            await store.action_decisions.release_identified(
+                harness.lane, caps=_CAPS, now=Millis(_NOW + 3)
+            )
             == 1
         )
         claim = await harness.must_claim(_NOW + 3)

@@ -27,7 +27,8 @@ ACTION = Action("adjust", "kr7-1a2b", email="ana@example.com", amount=40, reason
 @pytest.fixture
 async def rig() -> Any:
     async with Rig() as made:
-        made.platform.add("ana@example.com", balance=100, earned=100)
+        ana = made.platform.add("ana@example.com", balance=0, earned=0)
+        ana.adjust_points(100, "Welcome", made.platform.moment())
         yield made
 
 
@@ -59,7 +60,7 @@ def test_sign_and_flag_match_yotpos_table(
         "customer_email": "ana@example.com",
         "point_adjustment_amount": amount,
         "apply_adjustment_to_points_earned": flag,
-        "history_title": "Survey · kr7-1a2b",
+        "history_title": "kr7-1a2b · Survey",
         "visible_to_customer": True,
     }
 
@@ -83,6 +84,8 @@ async def test_a_person_without_an_address_is_identified_by_id(rig: Rig) -> None
 @pytest.mark.parametrize(
     ("form", "reason", "title"),
     [
+        ("{ref} · {title}", "Survey", "kr7-1a2b · Survey"),
+        ("{ref} · {title}", "x" * 400, "kr7-1a2b · " + "x" * (TITLE_MAX - 11)),
         ("{title} · {ref}", "Survey", "Survey · kr7-1a2b"),
         ("{title} · {ref}", "", "kr7-1a2b"),
         ("[{ref}] {title}", "Survey", "[kr7-1a2b] Survey"),
@@ -154,6 +157,38 @@ async def test_an_ambiguous_outcome_is_found_by_its_reference(
     assert balance(rig) == (140 if found == "applied" else 100)
 
 
+@pytest.mark.parametrize("length", [12, 20, 100, 255])
+async def test_a_title_that_yotpo_cuts_still_shows_the_reference(
+    rig: Rig, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No page states how long a line of the history may be."""
+    kept = Customer.adjust_points
+
+    def cut(self: Customer, points: int, title: str, *args: Any, **how: Any) -> None:
+        kept(self, points, title[:length], *args, **how)
+
+    monkeypatch.setattr(Customer, "adjust_points", cut)
+    long = replace(ACTION, ref="lc0123456789", reason="x" * 300)
+    await rig.apply(long)
+    assert await rig.actions.look_up(long) == "applied"
+
+
+@pytest.mark.parametrize(
+    "form", ["{title} · {ref}", "{title} {ref}", "a long text before the {ref}"]
+)
+async def test_a_missing_reference_proves_nothing_where_it_may_be_cut_off(form: str) -> None:
+    async with Rig(reference_format=form) as rig:
+        ana = rig.platform.add("ana@example.com", balance=0)
+        ana.adjust_points(5, "Welcome", rig.platform.moment())
+        assert await rig.actions.look_up(ACTION) == "unknowable"
+        await rig.apply(ACTION)
+        assert await rig.actions.look_up(ACTION) == "applied"
+
+
+async def test_the_history_of_another_customer_proves_nothing(rig: Rig) -> None:
+    assert await rig.actions.look_up(replace(ACTION, person="another")) == "unknowable"
+
+
 async def test_a_different_reference_does_not_match(rig: Rig) -> None:
     for ref in ("kr7-1a2bc", "xkr7-1a2b", "kr7-1a2b-2", "KR7-1A2B"):
         await rig.apply(replace(ACTION, ref=ref))
@@ -182,8 +217,18 @@ async def test_a_lookup_for_a_deleted_customer_is_unknowable(rig: Rig) -> None:
     assert await rig.actions.look_up(ACTION) == "unknowable"
 
 
-@pytest.mark.parametrize("items", [{}, {"history_items": None}, {"history_items": "none"}])
-async def test_a_response_without_a_history_is_unknowable(
+@pytest.mark.parametrize(
+    "items",
+    [
+        {},
+        {"history_items": None},
+        {"history_items": "none"},
+        {"history_items": ["Survey"]},
+        {"history_items": [{"id": 7}]},
+        {"history_items": [], "points_balance": 100},
+    ],
+)
+async def test_a_response_without_a_readable_history_is_unknowable(
     rig: Rig, items: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = {"email": "ana@example.com", "referral_link": None, **items}

@@ -39,6 +39,10 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("ref", sa.Text(), nullable=False),
         sa.Column("received_at", sa.BigInteger(), nullable=False),
+        sa.Column("counted_at", sa.BigInteger(), nullable=False),
+        sa.Column("releasable", sa.SmallInteger(), nullable=False),
+        sa.Column("forced", sa.SmallInteger(), nullable=False),
+        sa.Column("suppressed", sa.Text(), nullable=True),
         sa.Column("person_key", sa.LargeBinary(), nullable=False),
         sa.Column("person", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("email", sa.Text(), nullable=True),
@@ -58,8 +62,8 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("actions_by_digest", "actions", ["digest"], unique=True)
-    op.create_index("actions_by_person_key", "actions", ["person_key", "received_at"], unique=False)
-    op.create_index("actions_by_time", "actions", ["lane", "received_at"], unique=False)
+    op.create_index("actions_by_person_key", "actions", ["person_key", "counted_at"], unique=False)
+    op.create_index("actions_by_time", "actions", ["lane", "counted_at"], unique=False)
     op.create_index(
         "actions_claimed",
         "actions",
@@ -69,12 +73,28 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 1"),
     )
     op.create_index(
+        "actions_of_unknown",
+        "actions",
+        ["customer"],
+        unique=False,
+        sqlite_where=sa.text("person IS NULL"),
+        postgresql_where=sa.text("person IS NULL"),
+    )
+    op.create_index(
         "actions_ready",
         "actions",
         ["lane", "step", "priority", "due", "seq"],
         unique=False,
         sqlite_where=sa.text("state = 0"),
         postgresql_where=sa.text("state = 0"),
+    )
+    op.create_index(
+        "actions_releasable",
+        "actions",
+        ["lane", "seq"],
+        unique=False,
+        sqlite_where=sa.text("releasable = 1"),
+        postgresql_where=sa.text("releasable = 1"),
     )
     op.create_index(
         "actions_stuck",
@@ -240,6 +260,29 @@ def upgrade() -> None:
     )
     op.create_index("groups_by_target", "groups", ["target"], unique=False)
     op.create_table(
+        "identifiers",
+        sa.Column("connection", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column(
+            "person",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.PrimaryKeyConstraint("connection", "kind", "value", "person"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("identifiers_by_person", "identifiers", ["person"], unique=False)
+    op.create_index(
+        "identifiers_of_one_person",
+        "identifiers",
+        ["connection", "kind", "value"],
+        unique=True,
+        sqlite_where=sa.text("kind <> 'email'"),
+        postgresql_where=sa.text("kind <> 'email'"),
+    )
+    op.create_table(
         "journal",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("person", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -347,6 +390,18 @@ def upgrade() -> None:
         postgresql_where=sa.text("state IN (4, 5)"),
     )
     op.create_table(
+        "merges",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("person", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column(
+            "merged_into", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.PrimaryKeyConstraint("id"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("merges_by_person", "merges", ["person"], unique=False)
+    op.create_index("merges_by_target", "merges", ["merged_into"], unique=False)
+    op.create_table(
         "notifications",
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
@@ -373,6 +428,7 @@ def upgrade() -> None:
         sa.Column("occurred_at", sa.BigInteger(), nullable=False),
         sa.Column("received_at", sa.BigInteger(), nullable=False),
         sa.Column("via", sa.Text(), nullable=False),
+        sa.Column("suppressed", sa.Text(), nullable=True),
         sa.Column("person", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("email", sa.Text(), nullable=True),
         sa.Column("data", sa.LargeBinary(), nullable=False),
@@ -416,8 +472,7 @@ def upgrade() -> None:
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("people_by_email", "people", ["connection", "email"], unique=False)
-    op.create_index("people_by_platform_id", "people", ["connection", "platform_id"], unique=True)
+    op.create_index("people_by_connection", "people", ["connection", "id"], unique=False)
     op.create_table(
         "process_reports",
         sa.Column("resource", sa.Text(), nullable=False),
@@ -458,6 +513,9 @@ def upgrade() -> None:
         sa.Column("pending_move", sa.Text(), nullable=True),
         sa.Column("profile_id", sa.Text(), nullable=True),
         sa.Column("lost_jobs", sa.SmallInteger(), nullable=False),
+        sa.Column(
+            "merged_into", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True
+        ),
         sa.PrimaryKeyConstraint("person"),
     )
     op.create_index("profiles_by_address", "profiles", ["address"], unique=False)

@@ -1,0 +1,50 @@
+"""The people of the last records, so that a repeated one costs no query."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select
+
+from connector.store.people.identifiers import PersonRow
+from connector.store.tables import merges
+
+_NEWEST_MERGE = select(merges.c.id, merges.c.person).order_by(merges.c.id)
+
+
+class PersonCache:
+    """A hit means that a record has the same id and address as the last one of its person, so
+    that the row need not be read or written. Only the newest id and address of a person are
+    kept."""
+
+    def __init__(self, size: int = 50_000) -> None:
+        self._size = size
+        self._ids: OrderedDict[tuple[str, str | None, str | None], PersonRow] = OrderedDict()
+        self._newest: dict[int, PersonRow] = {}
+        self._last_merge = 0
+
+    def find(self, connection: str, platform_id: str | None, email: str | None) -> PersonRow | None:
+        return self._ids.get((connection, platform_id, email)) if email else None
+
+    def remember(self, people: Sequence[PersonRow]) -> None:
+        for person in people:
+            self._forget(person.id)
+            displaced = self._ids.pop(person[1:], None)
+            if displaced:
+                self._newest.pop(displaced.id, None)
+            self._ids[person[1:]] = self._newest[person.id] = person
+        while len(self._ids) > self._size:
+            _, oldest = self._ids.popitem(last=False)
+            self._newest.pop(oldest.id, None)
+
+    def forget_merged(self, c: Connection) -> None:
+        """Forget those who were merged into others since the last call, by whatever process."""
+        for id, person in c.execute(_NEWEST_MERGE.where(merges.c.id > self._last_merge)):
+            self._forget(person)
+            self._last_merge = id
+
+    def _forget(self, person: int) -> None:
+        older = self._newest.pop(person, None)
+        if older and self._ids.get(older[1:]) == older:
+            del self._ids[older[1:]]
