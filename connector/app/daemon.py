@@ -375,13 +375,17 @@ class App:
         from connector.web.api.app import api
         from connector.web.api.context import ApiServices
 
-        services = ConsoleServices(
-            self.commands, access, self.changes, seal, self.clock, lambda: self.config
+        console = ConsoleServices(
+            self.commands, access, self.changes, seal, self.clock, self._current_config
         )
-        target = partial(flow_target, lambda: self.config)
-        return api(ApiServices(self.commands, access, self.changes, seal, target)), Console(
-            services
+        target = partial(flow_target, self._current_config)
+        services = ApiServices(
+            self.commands, access, self.changes, seal, self._current_config, target
         )
+        return api(services), Console(console)
+
+    def _current_config(self) -> Config:
+        return self.config
 
     def _server(self, app: ASGIApp | None, port: int, key: str) -> Server:
         server = self.config.server

@@ -8,7 +8,9 @@ from fastapi import APIRouter, FastAPI
 
 from connector import __version__
 from connector.web.api import (
+    audit,
     backfills,
+    connections,
     dead_letters,
     decisions,
     events,
@@ -40,11 +42,13 @@ def api(services: ApiServices) -> FastAPI:
     router = APIRouter(prefix=PREFIX)
     for part in (
         status,
+        connections,
         dead_letters,
         decisions,
         backfills,
         people,
         webhook_builder,
+        audit,
         orders,
         events,
     ):

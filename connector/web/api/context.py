@@ -10,6 +10,7 @@ from typing import Annotated, Generic, TypeVar
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict
 
+from connector.config import Config
 from connector.runtime.changes import ChangeFeed
 from connector.runtime.encryption import Seal
 from connector.service import Commands
@@ -28,6 +29,8 @@ class ApiServices:
     access: Access
     changes: ChangeFeed
     seal: Seal
+    config: Callable[[], Config]
+    """The configuration in effect."""
     flow_target: Callable[[str], FlowTarget]
     """Connection → what its flows call. Raises KeyError, and InvalidStep where it takes no flow
     calls."""

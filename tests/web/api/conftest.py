@@ -11,6 +11,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from connector.config import Config
 from connector.config.models import Console
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, Lane
@@ -49,7 +50,7 @@ class ApiHarness:
         self.seal = seal
         self.access = Access(lambda: console, self.clock, Sessions(seal))
         self.app = api(
-            ApiServices(self.commands, self.access, self.changes, seal, self._flow_target)
+            ApiServices(self.commands, self.access, self.changes, seal, Config, self._flow_target)
         )
         self.lane: Lane
         self.fence: Fence
