@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from connector import __version__
+from connector.web.access import Access, AccessDenied
 from connector.web.api import (
     audit,
     backfills,
@@ -38,6 +41,7 @@ def api(services: ApiServices) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.services = services
+    app.add_middleware(Gate, access=services.access)
     problems.register(app)
     router = APIRouter(prefix=PREFIX)
     for part in (
@@ -60,3 +64,20 @@ def api(services: ApiServices) -> FastAPI:
         return app.openapi()
 
     return app
+
+
+class Gate:
+    """Refuses a stranger before a path is looked up or a body read (guarantee 14)."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http" and scope["path"].startswith(f"{PREFIX}/"):
+            try:
+                self._access.identify(HTTPConnection(scope))
+            except AccessDenied as error:
+                app = problems.denied(error)
+        await app(scope, receive, send)

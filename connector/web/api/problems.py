@@ -66,8 +66,7 @@ def register(app: FastAPI) -> None:
 
     @app.exception_handler(AccessDenied)
     async def access_denied(request: Request, error: AccessDenied) -> JSONResponse:
-        headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
-        return respond(error.status, error.detail, headers=headers)
+        return denied(error)
 
     @app.exception_handler(Throttled)
     async def throttled(request: Request, error: Throttled) -> JSONResponse:
@@ -101,6 +100,11 @@ def register(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("api_failed", route=request.url.path, error=repr(error))
         return respond(500, "an error of the connector: see its log")
+
+
+def denied(error: AccessDenied) -> JSONResponse:
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
+    return respond(error.status, error.detail, headers=headers)
 
 
 def respond(
