@@ -13,14 +13,14 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connector import __version__
-from connector.app.access import access_of, seal_of
+from connector.app.access import access_of, seal_of, trusted_proxies
 from connector.app.accounts import AccountLookups
 from connector.app.connections import Connections
+from connector.app.flow_target import flow_target
 from connector.app.maintenance import Maintenance
 from connector.app.oauth import oauth_service
 from connector.app.problems import ProcessProblems
@@ -45,6 +45,7 @@ from connector.runtime.metrics import Metrics
 from connector.runtime.scheduler import Scheduler
 from connector.runtime.supervisor import Periodic, SupervisedWorker
 from connector.service import Commands, ConnectionRuntime, notify
+from connector.service.changes import StoreChanges
 from connector.service.oauth import OAuthService
 from connector.service.process import DEFAULT_PATIENCE, Process, read_report
 from connector.service.settings import SettingsService, effective_config
@@ -55,7 +56,6 @@ from connector.web.health import Health
 from connector.web.oauth import OAuthApp
 from connector.web.protocol import Limits
 from connector.web.server import Server, allow_connections, application
-from connector.web.throttle import Network
 from connector.web.webhooks import WebhookApp
 
 if TYPE_CHECKING:
@@ -339,10 +339,10 @@ class App:
             self.clock,
             self.metrics,
             broken=broken,
-            trusted_proxies=self._trusted_proxies(),
+            trusted_proxies=trusted_proxies(self.config),
         )
         shared, seal = server.admin_port == 0, seal_of(self.config, self.clock)
-        access = access_of(self.config, self.clock, seal)
+        access = access_of(lambda: self.config, self.clock, seal)
         api, console = self._admin_apps(access, seal)
         oauth = OAuthApp(self.oauth, access)
         public = application(
@@ -377,14 +377,19 @@ class App:
         # FastAPI is a third of the time that the imports of a start take.
         from connector.console import Console, ConsoleServices
         from connector.web.api.app import api
+        from connector.web.api.context import ApiServices
 
-        services = ConsoleServices(
-            self.commands, access, self.changes, seal, self.clock, lambda: self.config
+        console = ConsoleServices(
+            self.commands, access, self.changes, seal, self.clock, self._current_config
         )
-        return api(self.commands, access, self.changes, seal), Console(services)
+        target = partial(flow_target, self._current_config)
+        services = ApiServices(
+            self.commands, access, self.changes, seal, self._current_config, target
+        )
+        return api(services), Console(console)
 
-    def _trusted_proxies(self) -> Sequence[Network]:
-        return [ip_network(proxy) for proxy in self.config.server.trusted_proxies]
+    def _current_config(self) -> Config:
+        return self.config
 
     def _server(self, app: ASGIApp | None, port: int, key: str) -> Server:
         server = self.config.server
@@ -399,6 +404,8 @@ class App:
     def _start_workers(self) -> None:
         scheduler = self._scheduler
         self._supervise("commands", Periodic(scheduler.every(0.5), self._execute_commands))
+        compare = StoreChanges(self.store, self.changes).compare
+        self._supervise("changes", Periodic(scheduler.every(0.5), compare))
         self._supervise("heartbeat", Periodic(scheduler.every(5.0), self._heartbeat))
         self._supervise("retention", Periodic(scheduler.nightly(), self.apply_retention))
         self._supervise("lane", Periodic(scheduler.every(_WAKE_EVERY), self._wake_lanes))

@@ -174,7 +174,9 @@ class Commands(Queries):
         done, result = await self._execute(kind, args, by, report)
         if done and kind not in _AUDITED_ELSEWHERE:
             try:
-                await self._store.audit.record(audit_entry(kind, args, by, self._clock.now()))
+                now = self._clock.now()
+                entry = audit_entry(kind, args, result, by=by, now=now)
+                await self._store.audit.record(entry)
             except StoreError as error:
                 self._log.error("audit_failed", command=kind, problem=error.problem.value)
         return done, result

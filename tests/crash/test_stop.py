@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -65,6 +66,30 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0(
     assert states(daemon) == {2: 1}
     assert platforms.klaviyo.unique_ids() == {id: 1}
     assert platforms.klaviyo.state()["duplicates"] == 0
+
+
+def test_sigterm_ends_open_streams_at_once_and_whole(daemon: Daemon, platforms: Platforms) -> None:
+    # Not within a grace period, of which there is more than the test waits for.
+    daemon.config.write_text(daemon.config.read_text().replace('"10s"', '"10m"'))
+    daemon.start()
+    daemon.wait_until_ready()
+    with ExitStack() as stack:
+        streams = [open_stream(daemon, stack) for _ in range(200)]
+        for stream in streams:
+            assert stream.readline() == b"retry: 2000\n"
+        daemon.send(signal.SIGTERM)
+        # A stream that is cut off raises IncompleteRead.
+        assert all(stream.read().endswith(b"\n\n") for stream in streams)
+        assert daemon.end() == 0
+
+
+def open_stream(daemon: Daemon, stack: ExitStack) -> http.client.HTTPResponse:
+    caller = http.client.HTTPConnection("127.0.0.1", daemon.port, 30)
+    stack.enter_context(closing(caller))
+    caller.request("GET", "/api/v1/events")
+    answer = caller.getresponse()
+    assert answer.status == 200
+    return answer
 
 
 @contextmanager
