@@ -15,7 +15,7 @@ from .cases import CASES, Kind, run
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _EVERY = 41
-"""Which part of the calls is tried in the suite: one of so many, in turn with each kind of fault."""
+"""Which part of the calls is tried in the suite: one of so many, with each kind in turn."""
 
 
 def check(name: str, number: int, kind: Kind) -> None:
