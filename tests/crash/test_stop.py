@@ -205,7 +205,7 @@ async def test_readyz_turns_503_before_the_servers_close(
 ) -> None:
     app = App(read_config(daemon.config))
     await app.start()
-    [server] = app.servers
+    [server] = app.listeners.servers
     close, statuses = server.stop, []
 
     async def stop(grace: float) -> None:
