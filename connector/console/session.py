@@ -112,3 +112,8 @@ class Visit:
             samesite="lax",
             secure=self.services.access.secure,
         )
+
+
+def error_text(result: Mapping[str, Any]) -> str:
+    """Why a command was not possible: its faults, else its error."""
+    return "; ".join(result.get("faults") or [str(result.get("error", "It failed: see the log."))])

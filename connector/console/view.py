@@ -22,6 +22,7 @@ NAVIGATION = (
     ("dead_letters", "/dead-letters", "Failed"),
     ("backfills", "/backfills", "Backfills"),
     ("people", "/people", "People"),
+    ("audit", "/audit", "Audit"),
 )
 
 

@@ -12,7 +12,15 @@ from connector.ports import ANY_DEAD_LETTER, DeadLetterFilter
 
 from .conftest import ConsoleHarness
 
-PAGES = ["/", "/attention", "/dead-letters", "/backfills", "/people", "/connections/acme"]
+PAGES = [
+    "/",
+    "/attention",
+    "/dead-letters",
+    "/backfills",
+    "/people",
+    "/audit",
+    "/connections/acme",
+]
 _INLINE = re.compile(r"<style|style=|\son[a-z]+=|<script(?![^>]*src=)")
 
 
