@@ -12,6 +12,7 @@ from connector.app.connections import Connections
 from connector.app.flow_target import flow_target
 from connector.config import Config
 from connector.config.secret_lengths import MIN_LENGTH, short_secrets
+from connector.net import http
 from connector.ports import Clock
 from connector.runtime import log
 from connector.runtime.changes import ChangeFeed
@@ -120,7 +121,9 @@ def applications(
     flows = FlowApp(runtimes.get, clock, metrics, broken=broken, trusted_proxies=proxies)
     target = partial(flow_target, config)
     api_app = api(ApiServices(commands, access, changes, seal, config, target))
-    console = Console(ConsoleServices(commands, access, changes, seal, clock, config))
+    console = Console(
+        ConsoleServices(commands, access, changes, seal, clock, config, target, http.send)
+    )
     endpoints = (webhooks, flows, OAuthApp(oauth, access))
     shared = config().server.admin_port == 0
     return (
