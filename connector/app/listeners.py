@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from connector.app.access import access_of, seal_of, trusted_proxies
 from connector.app.connections import Connections
 from connector.app.flow_target import flow_target
+from connector.app.offers import offered_modules
 from connector.config import Config
 from connector.config.secret_lengths import MIN_LENGTH, short_secrets
 from connector.net import http
@@ -122,7 +123,17 @@ def applications(
     target = partial(flow_target, config)
     api_app = api(ApiServices(commands, access, changes, seal, config, target))
     console = Console(
-        ConsoleServices(commands, access, changes, seal, clock, config, target, http.send)
+        ConsoleServices(
+            commands,
+            access,
+            changes,
+            seal,
+            clock,
+            config,
+            target,
+            partial(offered_modules, config),
+            http.send,
+        )
     )
     endpoints = (webhooks, flows, OAuthApp(oauth, access))
     shared = config().server.admin_port == 0

@@ -27,7 +27,8 @@ _FLASH = "flash "
 @dataclass(frozen=True, slots=True)
 class ConsoleServices:
     """What the console works with. `config` is the configuration in use, `flow_target` what the
-    flows of a connection call, `send` makes one POST."""
+    flows of a connection call, `offered_modules` the modules that a connection can have, `send`
+    makes one POST."""
 
     commands: Commands
     access: Access
@@ -36,6 +37,7 @@ class ConsoleServices:
     clock: Clock
     config: Callable[[], Config]
     flow_target: Callable[[str], FlowTarget]
+    offered_modules: Callable[[str], frozenset[str]]
     send: Send
 
 

@@ -64,6 +64,7 @@ class ConsoleHarness:
             api.clock,
             lambda: Config(connections=(CONNECTION,)),
             self._flow_target,
+            lambda name: frozenset(("events", "profiles", "segments", "actions")),
             self._send,
         )
         self.app = Console(services)
