@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from connector.app.access import access_of, seal_of, trusted_proxies
 from connector.app.connections import Connections
 from connector.app.flow_target import flow_target
+from connector.app.offers import offered_modules
 from connector.config import Config
 from connector.config.secret_lengths import MIN_LENGTH, short_secrets
+from connector.net import http
 from connector.ports import Clock
 from connector.runtime import log
 from connector.runtime.changes import ChangeFeed
@@ -120,7 +122,19 @@ def applications(
     flows = FlowApp(runtimes.get, clock, metrics, broken=broken, trusted_proxies=proxies)
     target = partial(flow_target, config)
     api_app = api(ApiServices(commands, access, changes, seal, config, target))
-    console = Console(ConsoleServices(commands, access, changes, seal, clock, config))
+    console = Console(
+        ConsoleServices(
+            commands,
+            access,
+            changes,
+            seal,
+            clock,
+            config,
+            target,
+            partial(offered_modules, config),
+            http.send,
+        )
+    )
     endpoints = (webhooks, flows, OAuthApp(oauth, access))
     shared = config().server.admin_port == 0
     return (

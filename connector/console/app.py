@@ -24,6 +24,7 @@ from connector.console.pages import (
     people,
     sign_in,
     use_in_klaviyo,
+    webhook_builder,
 )
 from connector.console.session import ConsoleServices, Forbidden
 from connector.console.view import error_page
@@ -57,6 +58,7 @@ class Console:
             attention,
             audit,
             use_in_klaviyo,
+            webhook_builder,
             sign_in,
         )
         routes: list[Route | Mount] = [route for page in pages for route in page.routes]

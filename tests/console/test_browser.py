@@ -35,6 +35,7 @@ PAGES = [
     "/backfills",
     "/people",
     "/audit",
+    "/webhook-builder?connection=acme&amount=5&reason=Test",
     "/connections/acme",
 ]
 pytestmark = pytest.mark.skipif(

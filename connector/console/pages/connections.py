@@ -13,6 +13,7 @@ from starlette.routing import Route
 from connector.console.pages.overview import card
 from connector.console.session import Visit, error_text
 from connector.console.view import page
+from connector.domain.errors import ConfigError
 
 _MODULES = {
     "events": "Events become metrics of profiles at Klaviyo.",
@@ -35,9 +36,17 @@ async def show(request: Request) -> Response:
         card=card(name, connection),
         connection=connection,
         modules=_MODULES,
-        offers_audiences="audiences" in connection.modules,
+        offered=_offered(visit, name),
         attention=[item for item in status.attention if item.text.startswith(f"{name}")],
     )
+
+
+def _offered(visit: Visit, name: str) -> frozenset[str]:
+    """Empty where the connection is not in the configuration, or its package fails."""
+    try:
+        return visit.services.offered_modules(name)
+    except (KeyError, ConfigError):
+        return frozenset()
 
 
 async def pause_or_resume(request: Request) -> Response:
