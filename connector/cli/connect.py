@@ -84,7 +84,10 @@ async def _listening(config: Config, store: SqlStore, service: OAuthService) -> 
         yield
         return
     clock = SystemClock()
-    app, server = OAuthApp(service, access_of(config, clock, seal_of(config, clock))), config.server
+    app, server = (
+        OAuthApp(service, access_of(lambda: config, clock, seal_of(config, clock))),
+        config.server,
+    )
     limits = Limits(
         server.max_header, server.header_timeout, server.body_timeout, server.max_connections
     )

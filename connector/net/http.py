@@ -28,7 +28,6 @@ from connector.ports import Clock
 CALL_DEADLINE = 60.0
 """Seconds for one request and its whole response. More than the waits for a connection together
 (client), so that a request which ends here has been sent."""
-_GET_DEADLINE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +234,8 @@ class Http:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise to_delivery_error(error, self._host) from error
         except TimeoutError:
-            raise AmbiguousError(
-                Problem.TIMED_OUT, f"no complete response within {self._deadline:g} s"
-            ) from None
+            text = f"{self._host}: no complete response within {self._deadline:g} s"
+            raise AmbiguousError(Problem.TIMED_OUT, text) from None
         finally:
             if self._on_call:
                 self._on_call(CallStats(route, status, headers, self._clock.monotonic() - started))
@@ -311,7 +309,7 @@ async def _ask(
 ) -> tuple[int, str]:
     async with client(timeout=timeout) as http:
         try:
-            async with asyncio.timeout(_GET_DEADLINE):
+            async with asyncio.timeout(timeout):
                 response = await http.request(method, url, headers=dict(headers), content=body)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             return 0, f"no answer: {type(error).__name__}"

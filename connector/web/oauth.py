@@ -89,7 +89,7 @@ class OAuthApp:
                 return self._ask_password(name)
             return page("Connect Klaviyo", _HOW_TO_START, status=403)
         if not principal.is_operator:
-            return page("Not connected", "Only an operator can connect an account.", status=403)
+            return self._ask_password(name, 403, "Only an operator can connect an account.")
         if not name:
             return self._ask_connection()
         return await self._redirect(request, name, principal.name)
@@ -138,17 +138,20 @@ class OAuthApp:
 
     async def _sign_in(self, request: Request) -> Response:
         form = await _form(request)
-        name = form.get("connection", "")
+        name, given = form.get("connection", ""), form.get("password", "")
         try:
-            signed_in = self._access.sign_in(request, form.get("password", ""))
-        except Throttled as throttled:
-            text = f"Too many wrong passwords: try again in {math.ceil(throttled.wait)} s."
+            signed_in = self._access.sign_in(request, given)
+        except Throttled as error:
+            text = f"Too many wrong passwords: try again in {math.ceil(error.wait)} s."
             return page("Not connected", text, status=429)
         if signed_in is None:
             return self._ask_password(name, 401, "The password is wrong.")
-        if signed_in[0].role != "operator":
+        session, cookie = signed_in
+        if session.role != "operator":
             return self._ask_password(name, 403, "Only an operator can connect an account.")
-        return await self._redirect(request, name, signed_in[0].role)
+        response = await self._redirect(request, name, signed_in[0].role)
+        self._access.remember(response, cookie)
+        return response
 
     # ── the way back ─────────────────────────────────────────────────────────────────────────────
 

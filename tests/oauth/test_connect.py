@@ -134,6 +134,51 @@ async def test_an_operator_signs_in_with_the_consoles_password(rig: Rig) -> None
         assert statuses == {401, 429}
 
 
+async def test_who_is_signed_in_is_not_asked_again(rig: Rig) -> None:
+    file = rig.write()
+    console = '[console]\npassword = "open sesame"\nviewer_password = "look"\n'
+    file.write_text(console + file.read_text())
+    start = f"{rig.url}/oauth/klaviyo/start"
+    async with rig.daemon(), Browser() as browser:
+        # A configured password is asked for on this machine as well, and a viewer's does not do.
+        assert 'type="password"' in (await browser.get(rig.start)).text
+        viewer = {"connection": "acme", "password": "look"}
+        refused = await browser.post(start, data=viewer)
+        assert refused.status_code == 403
+        assert "operator" in refused.text
+        assert 'type="password"' in (await browser.get(rig.start)).text
+        operator = {"connection": "acme", "password": "open sesame"}
+        signed_in = await browser.post(start, data=operator)
+        cookies = signed_in.headers.get_list("set-cookie")
+        [session] = [cookie.lower() for cookie in cookies if "connector_session" in cookie]
+        assert "httponly" in session
+        assert "samesite=lax" in session
+        assert (await browser.get(rig.start)).status_code == 303
+        assert (await browser.get(f"{rig.url}/api/v1/status")).status_code == 200
+
+
+async def test_a_password_that_the_files_no_longer_have_ends_with_a_reload(rig: Rig) -> None:
+    file = rig.write()
+    rest = file.read_text()
+    tokens = 'api_tokens = ["ci:operator:first-token"]'
+    file.write_text(f'[console]\npassword = "first"\n{tokens}\n{rest}')
+    status = f"{rig.url}/api/v1/status"
+    start = f"{rig.url}/oauth/klaviyo/start"
+    token = {"authorization": "Bearer first-token"}
+    async with rig.daemon() as app, Browser() as browser:
+        first = {"connection": "acme", "password": "first"}
+        assert (await browser.post(start, data=first)).status_code == 303
+        assert (await browser.get(status)).status_code == 200
+        assert (await browser.get(status, headers=token)).status_code == 200
+        file.write_text(f'[console]\npassword = "second"\n{rest}')
+        await app.reload()
+        assert (await browser.get(status)).status_code == 401
+        assert (await browser.get(status, headers=token)).status_code == 401
+        assert (await browser.post(start, data=first)).status_code == 401
+        second = first | {"password": "second"}
+        assert (await browser.post(start, data=second)).status_code == 303
+
+
 async def test_a_connection_with_a_private_key_is_not_connected(rig: Rig) -> None:
     async with rig.daemon(), Browser() as browser:
         page = await browser.get(f"{rig.url}/oauth/klaviyo/start?connection=other")
