@@ -179,7 +179,7 @@ def tail(found: Status) -> list[RenderableType]:
         eta = f", done in {format_age(run.eta_seconds)}" if run.eta_seconds is not None else ""
         parts.append(Text(f"{run.connection}: {kind} {run.id} {state}, {run.done:,}{of}{eta}"))
     if found.dead_letters:
-        parts.append(Text("\nDead letters and held records", style="bold"))
+        parts.append(Text("Dead letters and held records", style="bold"))
         for x in found.dead_letters:
             line = f"{x.count:>7,}  {x.connection}  {x.state}  {x.problem} {x.meaning}"
             parts.append(Padding(Text(line), (0, 0, 0, 2)))
