@@ -59,13 +59,17 @@ class AccountLookups:
     async def run_once(self) -> float | None:
         readers = {a.credential: a for a in self._unconfirmed().values()}
         found = await asyncio.gather(*map(self._look_up, readers.values()), return_exceptions=True)
-        for error in found:
-            if isinstance(error, BaseException):
+        for account, error in zip(readers.values(), found, strict=True):
+            # A reload closes the clients of the accounts that it replaces.
+            if isinstance(error, BaseException) and self._is_in_use(account):
                 raise error
-        if any(found):
+        if True in found:
             await self._restart()
         self._rounds = self._rounds + 1 if self._unconfirmed() else 0
         return self._backoff(self._rounds) if self._rounds else None
+
+    def _is_in_use(self, account: Account) -> bool:
+        return any(account is other for other in self._connections.accounts.values())
 
     def _unconfirmed(self) -> dict[str, Account]:
         accounts = self._connections.accounts

@@ -197,6 +197,9 @@ class Http:
         sent: Mapping[str, str],
         auth: Mapping[str, str],
     ) -> ApiResponse:
+        if self._client.is_closed:
+            # By a reload or a stop, while its caller was waiting.
+            raise RetryLater(Problem.NOT_CONNECTED, "not sent: this client was closed")
         url = self._base + path
         if isinstance(self._credential, Token) and self._credential.in_query:
             url += ("&" if "?" in path else "?") + urlencode(auth)

@@ -22,11 +22,13 @@ from connector.ports import (
     DeadLetterDetail,
     DeadLetterFilter,
     Store,
+    StoredSetting,
 )
 from connector.service import attention, grants
 from connector.service.overview import Facts, build
 from connector.service.process import Process, ProcessReport, aged, read_report
 from connector.service.runtime import ConnectionRuntime
+from connector.service.settings import HIDDEN
 from connector.service.status import BackfillStatus, Status
 from connector.service.views import run_view, timeline_view
 from connector.sync.memberships import links
@@ -130,9 +132,19 @@ class Queries:
     async def dead_letter(self, id: int) -> DeadLetterDetail | None:
         return await self._store.dead_letters.show(id)
 
-    async def audit_log(self, connection: str | None, limit: int) -> Sequence[AuditEntry]:
-        """Who changed what, the newest first."""
-        return await self._store.audit.find(connection=connection, limit=limit)
+    async def audit_log(
+        self, connection: str | None, limit: int, *, before: int | None = None
+    ) -> Sequence[AuditEntry]:
+        """Who changed what, the newest first; with `before` those with a smaller id."""
+        return await self._store.audit.find(connection=connection, before=before, limit=limit)
+
+    async def settings(self, connection: str) -> list[StoredSetting]:
+        """What was set at run time, without secrets."""
+        return [
+            replace(found, sealed=None, value=HIDDEN) if found.sealed is not None else found
+            for found in await self._store.settings.all()
+            if found.connection == connection
+        ]
 
     async def explain(self, connection: str, who: str) -> list[dict[str, Any]]:
         """People of this connection with this address or platform id: what was received, what it

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, model_validator
 
-from connector.web.api.context import Page, Services, Viewer
+from connector.web.api.context import Input, Page, Services, Viewer
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES, ApiError
 
@@ -42,7 +42,7 @@ class BackfillView(BaseModel):
     detail: str
 
 
-class BackfillOrder(BaseModel):
+class BackfillOrder(Input):
     """The people are the members of a Klaviyo list or segment, else everyone that the platform
     lists, else everyone seen so far. `since` is for `events`."""
 

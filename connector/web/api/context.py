@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Depends, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
+from connector.config import Config
 from connector.runtime.changes import ChangeFeed
 from connector.runtime.encryption import Seal
 from connector.service import Commands
+from connector.service.webhook_builder import FlowTarget
 from connector.web.access import Access, Principal
 from connector.web.api.problems import ApiError
 
@@ -26,6 +29,11 @@ class ApiServices:
     access: Access
     changes: ChangeFeed
     seal: Seal
+    config: Callable[[], Config]
+    """The configuration in effect."""
+    flow_target: Callable[[str], FlowTarget]
+    """Connection → what its flows call. Raises KeyError, and InvalidStep where it takes no flow
+    calls."""
 
 
 def services(request: Request) -> ApiServices:
@@ -50,6 +58,13 @@ def operator(request: Request, services: Services) -> Principal:
 
 Viewer = Annotated[Principal, Depends(viewer)]
 Operator = Annotated[Principal, Depends(operator)]
+
+
+class Input(BaseModel):
+    """A body that a caller sends. A key that is not known is refused: a misspelt one could mean
+    more than was wanted."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Page(BaseModel, Generic[T]):

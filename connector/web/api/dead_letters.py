@@ -11,7 +11,16 @@ from pydantic import BaseModel, Field, model_validator
 
 from connector.ports import DeadLetter, DeadLetterFilter
 from connector.service.dead_letters import filter_of
-from connector.web.api.context import Cursor, Limit, Operator, Page, Services, Viewer, write_cursor
+from connector.web.api.context import (
+    Cursor,
+    Input,
+    Limit,
+    Operator,
+    Page,
+    Services,
+    Viewer,
+    write_cursor,
+)
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES, ApiError
 
@@ -45,7 +54,7 @@ class DeadLetterDetailView(BaseModel):
     request: dict[str, Any] | None
 
 
-class Filter(BaseModel):
+class Filter(Input):
     """Records that have all of what is given. `cause` is a problem code; `q` occurs in the name,
     the unique id or the detail."""
 
@@ -55,7 +64,7 @@ class Filter(BaseModel):
     q: str | None = Field(None, max_length=200)
 
 
-class Selection(BaseModel):
+class Selection(Input):
     """Either `ids`, or a `filter` with the `count` that it had: when the count has changed since,
     nothing is done and the answer is 409. An empty filter stands for every record."""
 

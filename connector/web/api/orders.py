@@ -56,7 +56,7 @@ class Ordering:
 
     async def run(self, kind: str, args: Mapping[str, Any]) -> CommandView:
         """The answer is 202 while the command runs. Raises ApiError: 409 where it was not possible,
-        422 for a key that was used for another command."""
+        422 for settings that are not valid and for a key that was used for another command."""
         try:
             command = await self._commands.submit_and_wait(kind, args, by=self.by, key=self._key)
         except KeyReused:
@@ -74,6 +74,8 @@ Order = Annotated[Ordering, Depends()]
 def _view(command: Command) -> CommandView:
     result = dict(command.result or {})
     if command.ok is False:
+        if faults := result.get("faults"):
+            raise ApiError(422, "the settings are not valid", faults=faults)
         raise ApiError(409, str(result.get("error", "it failed: see the log")))
     state: Literal["running", "done"] = "done" if command.ok else "running"
     return CommandView(id=command.id, state=state, result=result)
