@@ -370,8 +370,9 @@ class World:
         found += [f"{p.name} ended: {p.ended}" for p in self.processes if p.crashed]
         found += self._lost_events() + self._wrong_actions() + self._wrong_profiles()
         found += self._wrong_list()
-        if self.klaviyo.overlapping_writes:
-            found.append(f"overlapping writes: {dict(self.klaviyo.overlaps)}")
+        # An event may meet a list join, which carries no field.
+        if overlaps := {k: n for k, n in self.klaviyo.overlaps.items() if k != "event"}:
+            found.append(f"overlapping writes: {overlaps}")
         for sandbox in (self.klaviyo, self.wll):
             if sandbox.violations:
                 found.append(f"violations: {dict(sandbox.violations)}")
