@@ -210,4 +210,3 @@ def _load_mapping(path: Path, changes: Any) -> Any:
 
 def _entry_points(**which: str) -> Any:
     return _find_entry_points(**which)
-

@@ -117,7 +117,11 @@ class Scenario:
     def flow(self) -> None:
         user = self.rng.choice(self.world.users)
         who = self.rng.choice(
-            ({"customer_id": user.auth}, {"customer_id": str(user.account)}, {"customer_id": user.id})
+            (
+                {"customer_id": user.auth},
+                {"customer_id": str(user.account)},
+                {"customer_id": user.id},
+            )
         )
         if self.rng.random() < 0.3:
             # WLL can only be asked by id, which the connector may not know yet.
