@@ -80,4 +80,7 @@ class Gate:
                 self._access.identify(HTTPConnection(scope))
             except AccessDenied as error:
                 app = problems.denied(error)
+            else:
+                if b"%00" in scope["query_string"] or "\0" in scope["path"]:
+                    app = problems.respond(400, "the URL has a character that cannot be stored")
         await app(scope, receive, send)

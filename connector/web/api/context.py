@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Depends, Query, Request
-from pydantic import BaseModel, ConfigDict
+from fastapi import Depends, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from connector.config import Config
 from connector.runtime.changes import ChangeFeed
@@ -19,6 +20,8 @@ from connector.web.access import Access, Principal
 from connector.web.api.problems import ApiError
 
 T = TypeVar("T")
+MAX_ID = 2**63 - 1
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,31 @@ Viewer = Annotated[Principal, Depends(viewer)]
 Operator = Annotated[Principal, Depends(operator)]
 
 
+Id = Annotated[int, Path(ge=1, le=MAX_ID)]
+
+
 class Input(BaseModel):
     """A body that a caller sends. A key that is not known is refused: a misspelt one could mean
     more than was wanted."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, data: Any) -> Any:
+        if not is_storable(data):
+            raise ValueError("a text has a character that cannot be stored")
+        return data
+
+
+def is_storable(data: Any) -> bool:
+    """Whether every text in JSON data can be stored: PostgreSQL refuses U+0000, and a half of a
+    surrogate pair cannot be encoded."""
+    if isinstance(data, str):
+        return _UNSTORABLE.search(data) is None
+    if isinstance(data, dict):
+        return all(is_storable(key) and is_storable(value) for key, value in data.items())
+    return not isinstance(data, list) or all(map(is_storable, data))
 
 
 class Page(BaseModel, Generic[T]):
@@ -79,9 +102,12 @@ def read_cursor(cursor: Annotated[str | None, Query(max_length=200)] = None) -> 
     if cursor is None:
         return None
     try:
-        return int(urlsafe_b64decode(cursor.encode() + b"==").decode())
+        found = int(urlsafe_b64decode(cursor.encode() + b"==").decode())
     except ValueError:
-        raise ApiError(400, "`cursor` is not one of this list: leave it out") from None
+        found = 0
+    if not 0 < found <= MAX_ID:
+        raise ApiError(400, "`cursor` is not one of this list: leave it out")
+    return found
 
 
 def write_cursor(last: int) -> str:
