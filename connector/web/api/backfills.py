@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from connector.web.api.context import Id, Input, Page, Services, Viewer
 from connector.web.api.orders import ACCEPTED, CommandView, Order
@@ -50,7 +50,7 @@ class BackfillOrder(Input):
     klaviyo_list: str = ""
     klaviyo_segment: str = ""
     events: bool = False
-    since: date | None = None
+    since: date | None = Field(None, strict=False)
     dry_run: bool = False
     existing_only: bool = False
     force: bool = False

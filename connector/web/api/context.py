@@ -70,7 +70,7 @@ class Input(BaseModel):
     """A body that a caller sends. A key that is not known is refused: a misspelt one could mean
     more than was wanted."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -180,3 +180,25 @@ async def test_a_text_that_cannot_be_stored_is_a_fault_of_the_request(
         answer = await operator.post(f"/api/v1/{path}", content=content, headers=headers)
         assert answer.status_code == 422, path
     assert (await operator.get(f"{DEAD_LETTERS}?q=a%00b")).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("dead-letters/retry", {"filter": {}, "count": False}),
+        ("dead-letters/retry", {"ids": ["1"]}),
+        ("backfills", {"connection": "acme", "dry_run": "no"}),
+        ("backfills", {"connection": "acme", "dryrun": True}),
+    ],
+)
+async def test_a_value_of_another_type_or_an_unknown_key_changes_nothing(
+    harness: ApiHarness, operator: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    assert (await operator.post(f"/api/v1/{path}", json=body)).status_code == 422
+    assert await harness.commands.command(1) is None
+
+
+async def test_a_backfill_takes_a_date(operator: httpx.AsyncClient) -> None:
+    body = {"connection": "acme", "events": True, "since": "2026-01-31"}
+    answer = await operator.post("/api/v1/backfills", json=body)
+    assert (answer.status_code, answer.json()["detail"]) == (409, "no connection `acme` runs here")
