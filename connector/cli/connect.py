@@ -62,7 +62,7 @@ async def _connect(config: Config, name: str, timeout: float) -> dict[str, Any]:
     try:
         service = oauth_service(store, SystemClock(), lambda: config, no_change)
         since = SystemClock().now()
-        address = await service.ticket(name)
+        address = await service.ticket(name, by=session.current_user())
         async with _listening(config, store, service):
             print("Open this address in a browser:", address, sep="\n", file=sys.stderr, flush=True)
             return await _outcome(service, name, since, timeout)

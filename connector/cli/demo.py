@@ -49,6 +49,9 @@ source = "{source}"
 [connections.klaviyo]
 base_url = "{klaviyo}"
 private_key = "pk_sandbox"
+
+[connections.actions]
+secret = "demo_flow_secret_of_{source}"
 """
 
 

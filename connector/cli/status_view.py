@@ -52,7 +52,8 @@ def _attention(item: Attention, now: int) -> list[RenderableType]:
     if item.since is not None:
         times.append(f"since {format_age((now - item.since) / 1000)}")
     if item.retry_in is not None:
-        times.append(f"next try in {format_age(item.retry_in)}")
+        soon = item.retry_in < 1.0
+        times.append("trying now" if soon else f"next try in {format_age(item.retry_in)}")
     more = f" ({', '.join(times)})" if times else ""
     lines: list[RenderableType] = [Padding(Text(f"{code}{item.text}{more}"), (0, 0, 0, 2))]
     if item.remedy:

@@ -16,12 +16,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from connector.console.pages import (
     attention,
+    audit,
     backfills,
     connections,
     dead_letters,
     overview,
     people,
     sign_in,
+    use_in_klaviyo,
+    webhook_builder,
 )
 from connector.console.session import ConsoleServices, Forbidden
 from connector.console.view import error_page
@@ -53,6 +56,9 @@ class Console:
             dead_letters,
             people,
             attention,
+            audit,
+            use_in_klaviyo,
+            webhook_builder,
             sign_in,
         )
         routes: list[Route | Mount] = [route for page in pages for route in page.routes]

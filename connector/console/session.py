@@ -16,6 +16,8 @@ from connector.ports import Clock
 from connector.runtime.changes import ChangeFeed
 from connector.runtime.encryption import Seal
 from connector.service import Commands
+from connector.service.webhook_builder import FlowTarget
+from connector.service.webhook_builder.trial import Send
 from connector.web.access import Access, Principal
 
 BROWSER_COOKIE, FLASH_COOKIE = "connector_browser", "connector_flash"
@@ -24,7 +26,9 @@ _FLASH = "flash "
 
 @dataclass(frozen=True, slots=True)
 class ConsoleServices:
-    """What the console works with. `config` is the configuration in use."""
+    """What the console works with. `config` is the configuration in use, `flow_target` what the
+    flows of a connection call, `offered_modules` the modules that a connection can have, `send`
+    makes one POST."""
 
     commands: Commands
     access: Access
@@ -32,6 +36,9 @@ class ConsoleServices:
     seal: Seal
     clock: Clock
     config: Callable[[], Config]
+    flow_target: Callable[[str], FlowTarget]
+    offered_modules: Callable[[str], frozenset[str]]
+    send: Send
 
 
 class Forbidden(Exception):
@@ -112,3 +119,8 @@ class Visit:
             samesite="lax",
             secure=self.services.access.secure,
         )
+
+
+def error_text(result: Mapping[str, Any]) -> str:
+    """Why a command was not possible: its faults, else its error."""
+    return "; ".join(result.get("faults") or [str(result.get("error", "It failed: see the log."))])

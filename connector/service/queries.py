@@ -108,7 +108,7 @@ class Queries:
         if saved is None:
             return ProcessReport(version="", public_url=""), None, holder
         document, at = saved
-        return read_report(document), at, holder
+        return read_report(document, age=(self._clock.now() - at) / 1000), at, holder
 
     async def actions(
         self, connection: str | None, stuck: bool, limit: int

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY = 1_048_576
+MAX_BODIES = 67_108_864
+"""Bytes of all bodies that are being received at a time: a caller is not authenticated yet then."""
 JSON = (b"content-type", b"application/json")
 RETRY_AFTER = (b"retry-after", b"5")
 
@@ -19,29 +21,53 @@ class TooLarge(Exception):
     """The body is larger than MAX_BODY."""
 
 
+class TooMany(Exception):
+    """The bodies that are being received are larger than allowed together."""
+
+
 class ClientDisconnected(Exception):
     """The caller disconnected before the end of the body."""
 
 
-async def read_body(headers: dict[str, str], receive: Receive) -> bytes:
-    """The whole body. Raises TooLarge, before reading if content-length is too large already, and
-    ClientDisconnected."""
+class Bodies:
+    """The bytes of bodies that are being received."""
+
+    def __init__(self, limit: int = MAX_BODIES) -> None:
+        self.left = limit
+
+    def take(self, size: int) -> None:
+        if size > self.left:
+            raise TooMany
+        self.left -= size
+
+    def give_back(self, size: int) -> None:
+        self.left += size
+
+
+async def read_body(headers: dict[str, str], receive: Receive, bodies: Bodies) -> bytes:
+    """The whole body. Raises TooLarge, before reading if content-length is too large already,
+    TooMany and ClientDisconnected."""
     declared = headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > MAX_BODY:
         raise TooLarge
     parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientDisconnected
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY:
-            raise TooLarge
-        if not message.get("more_body"):
-            return b"".join((*parts, part)) if parts else part
-        parts.append(part)
+    size = taken = 0
+    try:
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise ClientDisconnected
+            part = message.get("body", b"")
+            size += len(part)
+            if size > MAX_BODY:
+                raise TooLarge
+            if not message.get("more_body"):
+                return b"".join((*parts, part)) if parts else part
+            bodies.take(len(part))
+            taken += len(part)
+            parts.append(part)
+    finally:
+        bodies.give_back(taken)
 
 
 class BodyLimit:

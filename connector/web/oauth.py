@@ -80,8 +80,8 @@ class OAuthApp:
 
     async def _start(self, request: Request) -> Response:
         name, ticket = (request.query_params.get(key, "") for key in ("connection", "ticket"))
-        if name and ticket and await self._service.allows(name, ticket):
-            return await self._redirect(request, name)
+        if name and ticket and (issuer := await self._service.issuer(name, ticket)) is not None:
+            return await self._to_klaviyo(name, issuer)
         try:
             principal = self._access.identify(request)
         except AccessDenied as denied:
@@ -90,15 +90,20 @@ class OAuthApp:
             return page("Connect Klaviyo", _HOW_TO_START, status=403)
         if not principal.is_operator:
             return self._ask_password(name, 403, "Only an operator can connect an account.")
-        return await self._redirect(request, name) if name else self._ask_connection()
+        if not name:
+            return self._ask_connection()
+        return await self._redirect(request, name, principal.name)
 
-    async def _redirect(self, request: Request, name: str) -> Response:
+    async def _redirect(self, request: Request, name: str, by: str) -> Response:
         """To Klaviyo, from the address to which Klaviyo sends the browser back: the cookie belongs
         to it."""
         if request.url.netloc != urlsplit(self._service.public_url).netloc:
-            return RedirectResponse(await self._service.ticket(name), 303)
+            return RedirectResponse(await self._service.ticket(name, by=by), 303)
+        return await self._to_klaviyo(name, by)
+
+    async def _to_klaviyo(self, name: str, by: str) -> Response:
         browser = secrets.token_urlsafe(32)
-        response = RedirectResponse(await self._service.start(name, browser), 303)
+        response = RedirectResponse(await self._service.start(name, browser, by=by), 303)
         response.set_cookie(
             COOKIE,
             browser,
@@ -144,7 +149,7 @@ class OAuthApp:
         session, cookie = signed_in
         if session.role != "operator":
             return self._ask_password(name, 403, "Only an operator can connect an account.")
-        response = await self._redirect(request, name)
+        response = await self._redirect(request, name, signed_in[0].role)
         self._access.remember(response, cookie)
         return response
 

@@ -510,8 +510,8 @@ async def test_a_second_daemon_waits_and_then_names_the_first(tmp_path: Path) ->
     one, two = await open_store(url), await open_store(url)
     first = LeaseRenewer(one, SystemClock(), holder_name())
     second = LeaseRenewer(two, SystemClock(), "second")
-    await first.acquire(0.0)
-    with pytest.raises(StoreError, match=re.escape(first.fence.holder)) as found:
+    fence = await first.acquire(0.0)
+    with pytest.raises(StoreError, match=re.escape(fence.holder)) as found:
         await second.acquire(0.2)
     assert found.value.problem == "S40"
     await first.release()

@@ -22,7 +22,7 @@ def status(call: Call, folder: Folder) -> dict[str, Any]:
     ("secret", "why"),
     [
         ('""', "it is empty, so every webhook is refused with 401"),
-        ('"hunter22"', "it has 8 characters and can be guessed; 16 or more are safe"),
+        ('"hunter2"', "it has 7 characters and can be guessed; 16 or more are safe"),
         ('["jeri_webhook_secret", "x"]', "it has 1 character and can be guessed"),
     ],
 )

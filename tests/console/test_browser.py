@@ -28,7 +28,16 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PAGES = ["/", "/attention", "/dead-letters", "/backfills", "/people", "/connections/acme"]
+PAGES = [
+    "/",
+    "/attention",
+    "/dead-letters",
+    "/backfills",
+    "/people",
+    "/audit",
+    "/webhook-builder?connection=acme&amount=5&reason=Test",
+    "/connections/acme",
+]
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
 )

@@ -12,7 +12,16 @@ from connector.ports import ANY_DEAD_LETTER, DeadLetterFilter
 
 from .conftest import ConsoleHarness
 
-PAGES = ["/", "/attention", "/dead-letters", "/backfills", "/people", "/connections/acme"]
+PAGES = [
+    "/",
+    "/attention",
+    "/dead-letters",
+    "/backfills",
+    "/people",
+    "/audit",
+    "/webhook-builder?connection=acme&amount=5&reason=Test",
+    "/connections/acme",
+]
 _INLINE = re.compile(r"<style|style=|\son[a-z]+=|<script(?![^>]*src=)")
 
 
@@ -130,6 +139,38 @@ async def test_a_page_that_does_not_exist_says_so(console: ConsoleHarness) -> No
         answer = await console.browser().get(path)
         assert answer.status_code == 404
         assert "<h1>Page not found</h1>" in answer.text
+
+
+async def test_a_webhook_is_built_and_its_secret_shown_on_request(console: ConsoleHarness) -> None:
+    browser = console.browser()
+    path = "/webhook-builder?connection=acme&action=increase&amount=100&reason=Welcome&trigger=list"
+    built = (await browser.get(path)).text
+    assert "http://127.0.0.1:8787/flows/acme/balance/increase" in built
+    assert "a-flow-secret" not in built
+    state = {"connection": "acme", "amount": "100", "reason": "Welcome", "trigger": "list"}
+    shown = await browser.submit(path, "/webhook-builder", what="secret", **state)
+    assert "a-flow-secret" in shown.text
+    faulty = (await browser.get("/webhook-builder?connection=acme&amount=-5")).text
+    assert 'role="alert"' in faulty
+
+
+async def test_a_test_call_is_made_after_a_second_page(console: ConsoleHarness) -> None:
+    browser, path = console.browser(), "/webhook-builder"
+    fields = {
+        "what": "send-test",
+        "email": "test@example.com",
+        "connection": "acme",
+        "amount": "5",
+        "reason": "Test",
+    }
+    asked = await browser.submit("/people", path, **fields)
+    assert "Send a test for test@example.com?" in asked.text
+    assert console.sent == []
+    done = await browser.submit("/people", path, confirmed="yes", **fields)
+    assert "→ 202" in done.text
+    [(url, body)] = console.sent
+    assert url.endswith("/flows/acme/balance/increase")
+    assert b"test@example.com" in body
 
 
 # ── who may do what ──────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from connector.console.session import Visit
+from connector.console.session import Visit, error_text
 from connector.console.view import page
 from connector.domain.errors import Problem
 from connector.service.dead_letters import filter_of
@@ -83,7 +83,7 @@ async def change(request: Request) -> Response:
     query = urlencode(_given(form))
     return visit.redirect(
         f"/dead-letters?{query}" if query else "/dead-letters",
-        _message(what, result) if done else str(result.get("error")),
+        _message(what, result) if done else error_text(result),
         failed=not done,
     )
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, case, func, select, update
+from sqlalchemy import Connection, Select, case, func, select, update
 
 from connector.domain.errors import Problem
 from connector.domain.lanes import DeliveryMode, LaneId, Millis
-from connector.domain.outcomes import Accepted, Outcome
+from connector.domain.outcomes import Accepted, Outcome, is_unanswered
 from connector.domain.records import Appended, Claim, Entry, Page, State
 from connector.ports import Fence, RetryPolicy
 from connector.store.database import Database
@@ -17,8 +17,9 @@ from connector.store.people.person_cache import PersonCache
 from connector.store.queues import queue
 from connector.store.queues.outbox_append import append
 from connector.store.queues.outbox_rows import COLUMNS, OutboxRow, after_outcome
+from connector.store.queues.profile_changes import AMBIGUOUS_WAIT_MS
 from connector.store.statements import chunks
-from connector.store.tables import in_state, outbox, outbox_queue
+from connector.store.tables import in_state, outbox, outbox_queue, profiles
 
 _NOT_LIVE = Problem.NOT_LIVE.value
 _RELEASE_BATCH = 5_000
@@ -72,6 +73,7 @@ class SqlOutbox(queue.SqlQueue):
         policy: RetryPolicy,
     ) -> int:
         entries = {entry.seq: entry for entry in claim.entries}
+        _doubt_profiles(c, [entries[o.seq].person for o in outcomes if is_unanswered(o)], now)
         accepted: dict[str, list[int]] = {}
         changed = 0
         for outcome in outcomes:
@@ -87,6 +89,8 @@ class SqlOutbox(queue.SqlQueue):
         return changed
 
     def _recover(self, c: Connection, now: Millis) -> int:
+        """What a dead holder had sent may still be applied."""
+        _doubt_profiles(c, select(outbox.c.person).where(in_state(State.CLAIMED)), now)
         return queue.recover(c, outbox_queue, now, delivery_mode=DeliveryMode.SINGLE)
 
     def _give_back(self, c: Connection, claim: Claim, now: Millis) -> int:
@@ -103,3 +107,15 @@ def _update_claimed(
         .where(outbox.c.seq.in_(seqs), outbox.c.claim == claim.token, in_state(State.CLAIMED))
         .values(values)
     ).rowcount
+
+
+def _doubt_profiles(c: Connection, people: Sequence[int | None] | Select[Any], now: Millis) -> None:
+    """No write of these people's profiles before an event that may still be applied has been:
+    it may carry older fields (guarantee 5)."""
+    doubt = {"doubt_until": now + AMBIGUOUS_WAIT_MS}
+    statement = update(profiles).values(doubt)
+    if isinstance(people, Select):
+        c.execute(statement.where(profiles.c.person.in_(people)))
+        return
+    for part in chunks(sorted({person for person in people if person is not None})):
+        c.execute(statement.where(profiles.c.person.in_(part)))

@@ -27,7 +27,7 @@ from connector.store.queues.profile_rows import (
     profile_columns,
 )
 
-_AMBIGUOUS_WAIT_MS = 30_000
+AMBIGUOUS_WAIT_MS = 30_000
 """A request that timed out may still be applied this long after it was sent."""
 
 
@@ -83,7 +83,7 @@ def _retry_later(
     delay = round(outcome.after * 1000)
     if isinstance(outcome, Ambiguous):
         profile = profile_state.apply_ambiguous(profile, now)
-        delay = max(delay, _AMBIGUOUS_WAIT_MS)
+        delay = max(delay, AMBIGUOUS_WAIT_MS)
     if now - failing_since >= horizon:
         if row.problem == Problem.SHARED_ADDRESS.value:
             return ready_or_idle(row, profile, now)

@@ -102,8 +102,9 @@ class SqlProfiles(ReceiptedQueue):
         return await self._database.read(lambda c: c.execute(query).scalar_one())
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
-        """Ready rows may not be claimable: while an event of the person is in flight, or a write
-        to their address on another lane. Nothing reports the end of that, so look again soon."""
+        """Ready rows may not be claimable: while an event of the person is or may be in flight, or
+        a write to their address on another lane. Nothing reports the end of that, so look again
+        soon."""
         counts = await super().ready(lane, now=now, limit=limit)
         if not counts.any:
             return counts
@@ -124,7 +125,7 @@ class SqlProfiles(ReceiptedQueue):
                 spec,
                 values={"receipt": None, "position": None, "sent": None},
                 returning=COLUMNS,
-                conditions=_NOT_EXCLUDED,
+                conditions=(*_NOT_EXCLUDED, profiles.c.doubt_until <= spec.now),
             )
             claimed = (_claim_write(c, ProfileRow._make(r), spec, addresses, held) for r in rows)
             entries = [entry for entry in claimed if entry is not None]

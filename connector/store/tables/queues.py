@@ -87,7 +87,8 @@ class Profiles(QueueColumns, table=True):
     is the import job that holds the write in flight, `position` the person's place in it.
     `write_mode` is connector.domain.profiles.WriteMode. `lost_jobs`: how many import jobs that held
     the write were lost. `merged_into`: the person turned out to be this one, and the row stays
-    until its write has ended.
+    until its write has ended. `doubt_until`: an event that carried fields of the person may still
+    be applied until then.
     """
 
     __tablename__ = "profiles"
@@ -112,6 +113,7 @@ class Profiles(QueueColumns, table=True):
     identity: str = Field(sa_type=Text)
     wanted: str = Field(sa_type=Text)
     confirmed: str = Field(sa_type=Text)
+    doubt_until: int = Field(default=0, sa_type=BigInteger)
     address_cleanups: str | None = Field(default=None, sa_type=Text)
     pending_move: str | None = Field(default=None, sa_type=Text)
     profile_id: str | None = Field(default=None, sa_type=Text)
@@ -167,9 +169,8 @@ class Actions(QueueColumns, table=True):
     `person_key` identifies the person for order and caps. `step` is connector.domain.actions.Step;
     `lookups` counts the look-ups since, `resent` is 1 after a second send. `sent_at` is written
     before the request leaves. `counted_at` is when the action began to count against the caps.
-    `releasable`: it is held for its person, and more is known about them. `forced`: a person
-    decided `again`, so neither a cap nor an unknown person holds it any more. `suppressed` as in
-    Outbox.
+    `releasable`: it is held for its person, and more is known about them. `forced`: after `again`
+    neither a cap nor an unknown person holds it any more. `suppressed` as in Outbox.
     """
 
     __tablename__ = "actions"

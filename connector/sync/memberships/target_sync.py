@@ -140,7 +140,11 @@ class TargetSync:
     async def _enable_writes_if_allowed(self) -> None:
         """Begin to write once the sources and the list were read and a person agrees."""
         target = await self._groups.get(self._target)
-        if target.writes_enabled or not target.completed_scan or target.remote_id is None:
+        if target.writes_enabled:
+            # Whoever enabled them may have been cut off before everyone was released.
+            await self._enable_writes()
+            return
+        if not target.completed_scan or target.remote_id is None:
             return
         counts = await self._members.counts(target.id)
         numbers = {"here": counts.wanted, "there": counts.actual, "both": counts.matching}
@@ -155,9 +159,12 @@ class TargetSync:
                 await self._groups.set_problem(target.id, Problem.FIRST_SYNC, detail)
                 return
         self._log.info("list_linked", connection=target.connection, list=target.name, **numbers)
-        await self._members.enable_writes(target.id, now=self._clock.now())
+        await self._enable_writes()
         await self._groups.set_problem(target.id, None)
-        self.notify_lane()
+
+    async def _enable_writes(self) -> None:
+        if await self._members.enable_writes(self._target, now=self._clock.now()):
+            self.notify_lane()
 
     async def _remove_foreign(self) -> None:
         target = await self._groups.get(self._target)

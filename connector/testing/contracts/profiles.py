@@ -114,6 +114,32 @@ class ProfilesContract:
         await store.outbox.settle(sent, [accepted], now=NOW, policy=RetryPolicy(HORIZON))
         assert written_fields(await claim_writes(store, fence)) == {"balance": 1}
 
+    async def test_a_profile_waits_while_an_ambiguous_event_may_still_be_applied(
+        self, store: Store
+    ) -> None:
+        """Also one whose holder has died, although it is sent again at once."""
+        fence = await acquire_lease(store)
+        events, _, _ = await lanes(store)
+        await append_events(store, "ada")
+        await read(store, fence, "ada", balance=1)
+        for at, ends in ((NOW, "ambiguous"), (NOW + 31_000, "recovered")):
+            fence, mode = await acquire_lease(store, now=at), DeliveryMode(at > NOW)
+            sent = await store.outbox.claim(
+                events, fence, now=Millis(at), limit=1, mode=mode, mapping="v1"
+            )
+            assert sent
+            if ends == "ambiguous":
+                timed_out = Ambiguous(sent.entries[0].seq, Problem.TIMED_OUT)
+                await store.outbox.settle(
+                    sent, [timed_out], now=Millis(at), policy=RetryPolicy(HORIZON)
+                )
+            else:
+                await store.outbox.recover(fence, now=Millis(at))
+            fence = await acquire_lease(store, now=at + 29_000)
+            assert await claim_writes(store, fence, at + 29_000) is None
+        fence = await acquire_lease(store, now=NOW + 62_000)
+        assert written_fields(await claim_writes(store, fence, NOW + 62_000)) == {"balance": 1}
+
     async def test_a_job_confirms_only_through_its_receipt(self, store: Store) -> None:
         fence = await acquire_lease(store)
         _, _, profiles = await lanes(store)

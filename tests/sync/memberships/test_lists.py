@@ -5,9 +5,17 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from connector.domain.errors import AmbiguousError, ConfigError, Problem, Rejected, RetryLater
+from connector.domain.errors import (
+    AmbiguousError,
+    ConfigError,
+    Problem,
+    Rejected,
+    RetryLater,
+    StoreError,
+)
 from connector.domain.profiles import job_size
 from connector.klaviyo.sink.members import envelope_for
+from connector.store.queues import membership_targets
 
 from .conftest import VIP, Configs, Start
 from .toy import address
@@ -24,6 +32,22 @@ async def test_a_list_is_created_and_filled(start: Start) -> None:
     assert (group.members, group.problem, group.remote_id) == (4, None, "A-vip")
     assert env.count("POST", "/lists") == 1
     assert env.count("POST", "/profile-bulk-import-jobs") <= 2
+
+
+async def test_a_first_sync_that_was_cut_off_before_everyone_was_released_goes_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> int:
+        raise StoreError(Problem.STORE_UNAVAILABLE, "by a test")
+
+    env = await start(people={"vip": ["ada", "bob"]})
+    with monkeypatch.context() as patch:
+        patch.setattr(membership_targets, "requeue", fail)
+        await env.start()
+        await env.run_for(20)
+        assert (await env.group("VIP")).writes_enabled
+    await env.run_for(900)
+    assert env.members_of() == ["ada", "bob"]
 
 
 async def test_a_join_sends_the_address_and_nothing_else(start: Start) -> None:

@@ -1,0 +1,111 @@
+"""The processes' store: one database in memory, reached by each process with delays and faults."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal, TypeVar, cast
+
+from sqlalchemy import Connection, Engine
+
+from connector.domain.errors import Problem, StoreError
+from connector.store.engine_errors import store_errors
+from connector.store.sqlite import Work, sqlite_engine
+from connector.store.tables import metadata
+
+T = TypeVar("T")
+
+Fault = Literal["before", "after"]
+"""The call fails before its commit, or after it: the answer is lost."""
+
+
+class Disk:
+    """The database itself, empty. What `execute` commits survives every process.
+
+    All share one engine, which keeps compiled statements: making a new one is to empty it.
+    """
+
+    def __init__(self) -> None:
+        self.engine = _engine()
+        with self.engine.connect() as connection:
+            _empty_store().backup(_raw(connection))
+
+    def execute(self, work: Work[T]) -> T:
+        """Do `work` in one transaction."""
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            result = work(connection)
+            connection.commit()
+            return result
+
+    def rows(self, query: Any) -> list[Any]:
+        return self.execute(lambda c: list(c.execute(query)))
+
+
+@cache
+def _engine() -> Engine:
+    return sqlite_engine("sqlite://")
+
+
+@cache
+def _empty_store() -> sqlite3.Connection:
+    """Copying the tables is faster than creating them."""
+    engine, template = sqlite_engine("sqlite://"), sqlite3.connect(":memory:")
+    metadata.create_all(engine)
+    with engine.connect() as connection:
+        _raw(connection).backup(template)
+    engine.dispose()
+    return template
+
+
+def _raw(connection: Connection) -> sqlite3.Connection:
+    return cast(sqlite3.Connection, connection.connection.driver_connection)
+
+
+class FaultyDatabase:
+    """connector.store.database.Database of one process. `planned_fault(call)` says how the call of
+    that number fails, if it does."""
+
+    def __init__(self, disk: Disk, rng: random.Random) -> None:
+        self.engine = disk.engine
+        self.calls = 0
+        self.slow = False
+        self.planned_fault: Callable[[int], Fault | None] = lambda call: None
+        self.dead = False
+        self._disk = disk
+        self._rng = rng
+
+    async def write(self, work: Work[T]) -> T:
+        self.calls += 1
+        fault = self.planned_fault(self.calls)
+        await self._pause()
+        if fault == "before":
+            raise StoreError(Problem.STORE_UNAVAILABLE, "planned fault")
+        with store_errors():
+            result = self._disk.execute(work)
+        await self._pause()
+        if fault == "after":
+            raise StoreError(Problem.STORE_UNAVAILABLE, "planned fault, answer lost")
+        return result
+
+    async def read(self, work: Work[T]) -> T:
+        return await self.write(work)
+
+    async def empty_log(self) -> bool:
+        return True
+
+    async def aclose(self) -> None: ...
+
+    def fault(self) -> None:
+        """It has no file that could be damaged."""
+
+    async def _pause(self) -> None:
+        if self.slow and self._rng.random() < 0.3:
+            await asyncio.sleep(self._rng.random() * 0.2)
+        else:
+            await asyncio.sleep(0)
+        if self.dead:
+            raise asyncio.CancelledError

@@ -1,0 +1,463 @@
+"""Everything around the daemons: a loyalty platform, a Klaviyo account, the network, the store, and
+what was acknowledged to whom. `faults` says which guarantees of ARCHITECTURE.md do not hold."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import orjson
+from sqlalchemy import insert, select
+
+from connector.config import Config
+from connector.domain.actions import ActionReceipt
+from connector.domain.errors import Problem
+from connector.domain.records import State
+from connector.klaviyo.limits import GET_ACCOUNTS, LIMITS
+from connector.platforms.wll.settings import Settings
+from connector.platforms.wll.webhook import WllWebhook
+from connector.sandbox import KlaviyoSandbox, WllSandbox
+from connector.sandbox.klaviyo.operations import operation
+from connector.sandbox.wll.users import Tier, User
+from connector.sandbox.wll.webhooks import PendingEvent, WebhookFactory
+from connector.store.tables import actions, memberships, metadata, outbox, profiles, reads
+
+from .database import Disk, FaultyDatabase
+from .loop import Owner, SimulatedLoop
+from .network import Network
+from .process import START_MS, Process
+
+PLATFORM_PORT, KLAVIYO_PORT = 8001, 8002
+LIST = "Gold members"
+AUDIENCE = "Gold"
+GOLD = 1500
+"""Earned points from which on a user is in the audience (the sandbox's tiers)."""
+FLOW_SECRET = "flow_secret"
+CALL_LIMIT = 90.0
+"""Seconds after which nobody may wait for one answer any more."""
+CLAIM_LIMIT = 600.0
+"""Seconds after which a record that is claimed counts as forgotten: an import job takes at most 20,
+a lost one is given up after a minute, and a process that dies holds its lease for 12."""
+STOP_LIMIT = 20.0
+"""Seconds in which a stop ends, with a shutdown_timeout of 10."""
+RATE_WINDOW = 50.0
+"""Seconds in which no more than a minute's share of requests is sent: a little less than a minute,
+because a request may leave some time after it was granted."""
+PAUSE_GRACE = 75.0
+"""Seconds after a pause in which what was in flight may still be sent."""
+_QUEUES = ((outbox, "seq"), (reads, "person"), (profiles, "person"), (memberships, "id"))
+_QUEUES += ((actions, "seq"),)
+
+
+@dataclass(slots=True)
+class Sent:
+    """A call from outside, and whether the daemon has acknowledged it."""
+
+    name: str
+    deliver: Callable[[Process], Any]
+    acknowledged: bool = False
+    tries: int = 0
+
+
+@dataclass(slots=True)
+class Oracle:
+    """What the daemons have promised."""
+
+    events: dict[str, float] = field(default_factory=dict)
+    """Unique id of each acknowledged event → when."""
+    shadow: set[str] = field(default_factory=set)
+    """Those that were received in shadow mode, also actions."""
+    disabled: set[str] = field(default_factory=set)
+    """Those that were received while the module was off."""
+    actions: dict[str, float] = field(default_factory=dict)
+    """Reason of each acknowledged action → when."""
+    commands: list[int] = field(default_factory=list)
+    paused_since: float | None = None
+    faults: list[str] = field(default_factory=list)
+    """What was wrong at once, whatever came after."""
+
+
+class World:
+    """One simulated world. `people` users are at the platform from the beginning; the first two are
+    in the audience and never leave it."""
+
+    def __init__(
+        self,
+        loop: SimulatedLoop,
+        rng: random.Random,
+        config: Config,
+        *,
+        people: int = 5,
+        job_delay: Any = 1.0,
+    ) -> None:
+        self.loop = loop
+        self.rng = rng
+        self.config = config
+        self.wll = WllSandbox(now=self._seconds, people=people)
+        self.klaviyo = KlaviyoSandbox(
+            now=self._seconds, limits=False, job_delay=job_delay, log_writes=True
+        )
+        self.network = Network(
+            loop, rng, {PLATFORM_PORT: self.wll.app, KLAVIYO_PORT: self.klaviyo.app}
+        )
+        self.network.on_send = self._on_send
+        self.network.on_change = self._on_change
+        self.network.on_answer = self._on_answer
+        self.disk = Disk()
+        self.processes: list[Process] = []
+        self.oracle = Oracle()
+        self.lines: list[str] = []
+        self.store_fault: Callable[[int], Any] = lambda call: None
+        self.slow_store = False
+        self.traces = False
+        """Whether requests are noted as well."""
+        for number, user in enumerate(self.users):
+            user.earned = GOLD + 100 if number < 2 else 100
+        self.anchors = {user.email for user in self.users[:2]}
+        self._webhooks = WebhookFactory(self.wll.webhook_secret)
+        settings = config.connection("acme").settings
+        assert isinstance(settings, Settings)
+        self._parser = WllWebhook(settings)
+        self._numbers = itertools.count(1)
+        self._writing: Counter[tuple[str, str]] = Counter()
+        self._claimed_since: dict[tuple[Any, ...], float] = {}
+        self._sent_at: defaultdict[str, deque[float]] = defaultdict(deque)
+        self.wll.refresh()
+        self.wll.waiting.clear()
+
+    # ── time and words ───────────────────────────────────────────────────────────────────────────
+
+    def _seconds(self) -> float:
+        return START_MS / 1000 + self.loop.time()
+
+    def note(self, text: str) -> None:
+        self.lines.append(f"{self.loop.time():10.3f} {text}")
+
+    @property
+    def users(self) -> list[User]:
+        return self.wll.people
+
+    # ── processes ────────────────────────────────────────────────────────────────────────────────
+
+    def start_process(self) -> Process:
+        name = f"p{len(self.processes) + 1}"
+        self.note(f"{name} starts")
+        database = FaultyDatabase(self.disk, self.rng)
+        database.planned_fault = lambda call: self.store_fault(call)
+        database.slow = self.slow_store
+        process = Process(name, self.loop, database, lambda: self.config)
+        self.processes.append(process)
+        return process
+
+    def alive(self) -> list[Process]:
+        return [process for process in self.processes if process.alive]
+
+    def holder(self) -> Process | None:
+        """The process that holds the lease and has started."""
+        for process in self.alive():
+            if process.serves and process.app._lease.valid():
+                return process
+        return None
+
+    async def end(self) -> None:
+        """End everything that still runs in any process, dead or alive."""
+        self.store_fault = lambda call: None
+        for process in self.processes:
+            process.database.dead = True
+            self.loop.thaw(process)
+        for process in self.processes:
+            tasks = [task for task in process.tasks if not task.done()]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=60.0)
+
+    # ── calls from outside ───────────────────────────────────────────────────────────────────────
+
+    def event(self, kind: str, user: User, **payload: Any) -> Sent:
+        """A webhook about a user, to be delivered now or later, once or several times."""
+        pending = PendingEvent(kind, user, {"n": next(self._numbers), **payload})
+        return self.webhook(pending)
+
+    def webhook(self, pending: PendingEvent) -> Sent:
+        webhook = self._webhooks.webhook(pending, self._seconds())
+        [record] = self._parser.parse({}, webhook.body)
+
+        async def deliver(process: Process) -> None:
+            endpoint = process.app.runtimes["acme"].webhook_endpoint
+            assert endpoint
+            connection = process.app.config.connection("acme")
+            shadow, enabled = connection.mode == "shadow", "events" in connection.modules
+            await endpoint.receive(self.wll.webhook_secret, webhook.headers, webhook.body)
+            if record.unique_id not in self.oracle.events and shadow:
+                self.oracle.shadow.add(record.unique_id)
+            if record.unique_id not in self.oracle.events and not enabled:
+                self.oracle.disabled.add(record.unique_id)
+            self.oracle.events.setdefault(record.unique_id, self.loop.time())
+            sent.acknowledged = True
+
+        sent = Sent(f"{pending.type} of {pending.user.auth} ({record.unique_id[4:12]})", deliver)
+        return sent
+
+    def flow_call(self, who: dict[str, str], amount: int) -> Sent:
+        """A flow asks for points. Its reason is unique, so that it can be found again."""
+        reason = f"call {next(self._numbers)}"
+        route = "points/adjust"
+        body = {
+            **who,
+            "point_adjustment_amount": amount,
+            "apply_adjustment_to_points_earned": False,
+            "history_title": reason,
+        }
+        content = orjson.dumps(body)
+        headers = {"api-key": FLOW_SECRET, "idempotency-key": reason}
+
+        async def deliver(process: Process) -> None:
+            endpoint = process.app.runtimes["acme"].flow_endpoint
+            assert endpoint
+            if not endpoint.enabled:
+                return  # connector.web.flows answers 503
+            shadow = process.app.config.connection("acme").mode == "shadow"
+            receipt = await endpoint.receive(route, headers, content)
+            assert isinstance(receipt, ActionReceipt), receipt
+            if reason not in self.oracle.actions and shadow:
+                self.oracle.shadow.add(reason)
+            self.oracle.actions.setdefault(reason, self.loop.time())
+            sent.acknowledged = True
+
+        sent = Sent(f"flow call {reason} for {who}: {amount}", deliver)
+        return sent
+
+    def deliver(self, sent: Sent) -> bool:
+        """Send it to some process that serves, if one does."""
+        serving = [process for process in self.alive() if process.serves]
+        if not serving:
+            return False
+        process = self.rng.choice(serving)
+        sent.tries += 1
+        self.note(f"{sent.name} → {process.name}")
+        process.call(lambda: _delivered(sent, process))
+        return True
+
+    def command(self, kind: str, **args: Any) -> None:
+        """As the command line submits one."""
+        values = {"kind": kind, "args": orjson.dumps(args).decode(), "created_by": "ana"}
+        table = metadata.tables["commands"]
+        statement = insert(table).values(values | {"submitted_at": self.now_ms()})
+        id = self.disk.execute(lambda c: c.execute(statement.returning(table.c.id)).scalar_one())
+        self.note(f"command {id}: {kind} {args}")
+        self.oracle.commands.append(id)
+
+    def now_ms(self) -> int:
+        return START_MS + round(self.loop.time() * 1000)
+
+    # ── what the network sees ────────────────────────────────────────────────────────────────────
+
+    def _on_answer(self, owner: Owner | None, request: httpx.Request, seconds: float) -> None:
+        if seconds > CALL_LIMIT and isinstance(owner, Process) and owner.frozen_for < 1.0:
+            self.oracle.faults.append(f"{_what(request)} was waited for {seconds:.0f} s")
+
+    def _on_send(self, owner: Owner | None, request: httpx.Request) -> None:
+        if self.traces and isinstance(owner, Process):
+            self.note(f"    {owner.name} sends {_what(request)} {self._written(request)}")
+        if request.url.port == KLAVIYO_PORT:
+            self._check_rate(request)
+        if request.method == "GET" or request.url.path.startswith("/oauth"):
+            return
+        assert isinstance(owner, Process)
+        self._check_lease(owner, request)
+        paused = self.oracle.paused_since
+        if paused is not None and self.loop.time() > paused + PAUSE_GRACE:
+            self.oracle.faults.append(f"{owner.name} sent {_what(request)} while paused")
+        if request.method == "DELETE":
+            people = self.klaviyo.profiles_by_id
+            removed = {people[p["id"]]["email"] for p in orjson.loads(request.content)["data"]}
+            if wrong := removed & self.anchors:
+                self.oracle.faults.append(f"{owner.name} removes {wrong} from the list")
+
+    def _check_rate(self, request: httpx.Request) -> None:
+        route = operation(request.method, request.url.path.rstrip("/")).label
+        share = self.config.connection("acme").klaviyo.rate_share
+        if route not in LIMITS or route == GET_ACCOUNTS:
+            return  # which account it is counted for is not known before
+        sent, now = self._sent_at[route], self.loop.time()
+        sent.append(now)
+        while sent[0] <= now - RATE_WINDOW:
+            sent.popleft()
+        if len(sent) > max(1, math.floor(LIMITS[route].steady * share)):
+            self.oracle.faults.append(f"{len(sent)} requests {route} in {RATE_WINDOW:.0f} s")
+
+    def _check_lease(self, owner: Process, request: httpx.Request) -> None:
+        leases = metadata.tables["leases"]
+        [row] = self.disk.rows(select(leases.c.holder, leases.c.token))
+        fence = owner.app._lease.fence
+        if (row.holder, row.token) != (fence.holder, fence.token):
+            self.oracle.faults.append(f"{owner.name} sent {_what(request)} without the lease")
+
+    def _on_change(self, request: httpx.Request, change: int) -> None:
+        """No two writes of one profile or membership are under way at once."""
+        if self.traces:
+            self.note(f"    {'leaves' if change > 0 else 'is carried out'}: {_what(request)}")
+        for what in self._written(request):
+            self._writing[what] += change
+            if change > 0 and self._writing[what] > 1:
+                self.oracle.faults.append(f"two writes of {what} under way: {_what(request)}")
+
+    def _written(self, request: httpx.Request) -> list[tuple[str, str]]:
+        path = request.url.path
+        if request.method == "GET" or not path.startswith(("/api/profile", "/api/lists/")):
+            return []
+        data = orjson.loads(request.content)["data"]
+        people = self.klaviyo.profiles_by_id
+        if request.method == "DELETE":
+            return [("list", people[p["id"]]["email"]) for p in data if p["id"] in people]
+        if path.startswith("/api/profiles/"):
+            return [("profile", people[path.rsplit("/", 1)[1]]["email"])]
+        if path == "/api/profile-import":
+            return [("profile", data["attributes"]["email"])]
+        kind = "list" if "relationships" in data else "profile"
+        found = data["attributes"]["profiles"]["data"]
+        return [(kind, profile["attributes"]["email"]) for profile in found]
+
+    # ── what must hold in the end ────────────────────────────────────────────────────────────────
+
+    def waiting(self) -> list[str]:
+        """Rows that are ready or claimed."""
+        found = []
+        for table, key in _QUEUES:
+            query = select(table).where(table.c.state.in_((State.READY, State.CLAIMED)))
+            for row in self.disk.rows(query):
+                late = (row.due - self.now_ms()) / 1000
+                found.append(
+                    f"{table.name} {getattr(row, key)} is {State(row.state).name}, due in {late} s,"
+                    f" {row.problem} {row.detail}"
+                )
+        return found
+
+    async def watch(self) -> None:
+        """Notice what is claimed for too long, and stops that do not end."""
+        while True:
+            await asyncio.sleep(30.0)
+            now = self.loop.time()
+            claimed = {
+                (table.name, getattr(row, key), row.claim, getattr(row, "receipt", None))
+                for table, key in _QUEUES
+                for row in self.disk.rows(select(table).where(table.c.state == State.CLAIMED))
+            }
+            since = self._claimed_since
+            self._claimed_since = {row: since.get(row, now) for row in claimed}
+            for row, at in self._claimed_since.items():
+                if now - at > CLAIM_LIMIT:
+                    self.oracle.faults.append(f"{row[0]} {row[1]} is claimed for {now - at:.0f} s")
+            for process in self.processes:
+                if process.stop_lasts > STOP_LIMIT:
+                    self.oracle.faults.append(f"{process.name} does not stop")
+
+    def open_commands(self) -> list[str]:
+        table = metadata.tables["commands"]
+        rows = self.disk.rows(select(table).where(table.c.done_at.is_(None)))
+        return [f"command {row.id} {row.kind} has no result" for row in rows]
+
+    def faults(self) -> list[str]:
+        found = [*self.oracle.faults, *self.waiting(), *self.open_commands()]
+        found += [f"{p.name} ended: {p.ended}" for p in self.processes if p.crashed]
+        found += self._lost_events() + self._wrong_actions() + self._wrong_profiles()
+        found += self._wrong_list()
+        if self.klaviyo.overlapping_writes:
+            found.append(f"overlapping writes: {dict(self.klaviyo.overlaps)}")
+        for sandbox in (self.klaviyo, self.wll):
+            if sandbox.violations:
+                found.append(f"violations: {dict(sandbox.violations)}")
+        return found
+
+    def _lost_events(self) -> list[str]:
+        """Guarantees 1 and 3."""
+        rows = {row.unique_id: row for row in self.disk.rows(select(outbox))}
+        recorded = self.klaviyo.unique_ids()
+        found = [f"{id} is at Klaviyo {n} times" for id, n in recorded.items() if n != 1]
+        found += [f"{id} is at Klaviyo and not in the store" for id in recorded.keys() - rows]
+        for id in self.oracle.events:
+            row = rows.get(id)
+            if row is None:
+                found.append(f"acknowledged event {id} is not in the store")
+            elif row.state == State.SKIPPED and row.detail == "shadow":
+                if id not in self.oracle.shadow:
+                    found.append(f"event {id} was skipped as shadow, and received live")
+            elif row.state == State.SKIPPED and id in self.oracle.disabled:
+                continue
+            elif row.state != State.ACCEPTED:
+                state = State(row.state).name
+                found.append(f"event {id} ended as {state} {row.problem} {row.detail}")
+            elif id not in recorded:
+                found.append(f"event {id} is accepted and not at Klaviyo")
+        return found
+
+    def _wrong_actions(self) -> list[str]:
+        """Guarantees 1 and 4."""
+        rows = {orjson.loads(row.data)["reason"]: row for row in self.disk.rows(select(actions))}
+        found = [f"acknowledged {reason} is lost" for reason in self.oracle.actions.keys() - rows]
+        for reason, row in rows.items():
+            applied = self.wll.adjusted(row.ref)
+            state = State(row.state)
+            if state is State.SKIPPED and row.detail == "shadow" and reason in self.oracle.shadow:
+                continue
+            uncertain = state is State.HELD and row.problem == Problem.ACTION_UNCERTAIN
+            expected = {0, 1} if uncertain else {int(state is State.ACCEPTED)}
+            if applied not in expected:
+                found.append(f"{reason} is {state.name} and was applied {applied} times")
+            refused = state is State.DISCARDED and row.decided_by is not None
+            if state is not State.ACCEPTED and not uncertain and not refused:
+                found.append(f"{reason} ended as {state.name} {row.problem} {row.detail}")
+        return found
+
+    def _wrong_profiles(self) -> list[str]:
+        """Guarantee 5."""
+        found = []
+        for user in self.users:
+            profile = self.klaviyo.profile(user.email)
+            properties = profile["properties"] if profile else {}
+            wanted = {"wll_balance": user.points, "wll_tier_name": user.tier[0]}
+            remote = {name: properties.get(name) for name in wanted}
+            if remote != wanted:
+                found.append(f"{user.email}: Klaviyo {remote}, platform {wanted}")
+        return found
+
+    def _wrong_list(self) -> list[str]:
+        """Guarantees 5 and 6."""
+        ids = self.klaviyo.list_ids()
+        members = set(self.klaviyo.list_members(ids[LIST])) if LIST in ids else set()
+        wanted = {user.email for user in self.users if user.tier[0] == AUDIENCE}
+        return [] if members == wanted else [f"the list has {members}, the audience {wanted}"]
+
+    def audience(self) -> Tier:
+        return next(
+            tier
+            for tier in self.wll.audiences.values()
+            if isinstance(tier, Tier) and tier.name == AUDIENCE
+        )
+
+    def explain(self) -> str:
+        rows = []
+        for table, _ in _QUEUES:
+            rows += [f"{table.name} {dict(row._mapping)}" for row in self.disk.rows(select(table))]
+        return "\n".join([*self.lines, "", *rows])
+
+
+async def _delivered(sent: Sent, process: Process) -> None:
+    try:
+        await sent.deliver(process)
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        sent.name = sent.name.partition(" !")[0] + f" ! {error!r}"
+
+
+def _what(request: httpx.Request) -> str:
+    return f"{request.method} {request.url.path}"
