@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from connector.service import Commands
 from connector.service.webhook_builder import FlowTarget
 from connector.web.access import Access, Principal
 from connector.web.api.problems import ApiError
+from connector.web.storable import MAX_ID, is_storable, read_id
 
 T = TypeVar("T")
-MAX_ID = 2**63 - 1
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +78,6 @@ class Input(BaseModel):
         return data
 
 
-def is_storable(data: Any) -> bool:
-    """Whether every text in JSON data can be stored: PostgreSQL refuses U+0000, and a half of a
-    surrogate pair cannot be encoded."""
-    if isinstance(data, str):
-        return _UNSTORABLE.search(data) is None
-    if isinstance(data, dict):
-        return all(is_storable(key) and is_storable(value) for key, value in data.items())
-    return not isinstance(data, list) or all(map(is_storable, data))
-
-
 class Page(BaseModel, Generic[T]):
     """Items of a list. `next` is the `cursor` of the next page, None at the end."""
 
@@ -102,12 +90,9 @@ def read_cursor(cursor: Annotated[str | None, Query(max_length=200)] = None) -> 
     if cursor is None:
         return None
     try:
-        found = int(urlsafe_b64decode(cursor.encode() + b"==").decode())
+        return read_id(urlsafe_b64decode(cursor.encode() + b"==").decode())
     except ValueError:
-        found = 0
-    if not 0 < found <= MAX_ID:
-        raise ApiError(400, "`cursor` is not one of this list: leave it out")
-    return found
+        raise ApiError(400, "`cursor` is not one of this list: leave it out") from None
 
 
 def write_cursor(last: int) -> str:

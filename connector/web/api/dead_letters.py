@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field, model_validator
 from connector.ports import DeadLetter, DeadLetterFilter
 from connector.service.dead_letters import filter_of
 from connector.web.api.context import (
-    MAX_ID,
     Cursor,
     Id,
     Input,
@@ -25,6 +24,7 @@ from connector.web.api.context import (
 )
 from connector.web.api.orders import ACCEPTED, CommandView, Order
 from connector.web.api.problems import RESPONSES, ApiError
+from connector.web.storable import MAX_ID
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"], responses=RESPONSES)
 
