@@ -66,8 +66,8 @@ def _raw(connection: Connection) -> sqlite3.Connection:
 
 
 class FaultyDatabase:
-    """connector.store.database.Database of one process. `planned_fault(call)` says how the call of that
-    number fails, if it does."""
+    """connector.store.database.Database of one process. `planned_fault(call)` says how the call of
+    that number fails, if it does."""
 
     def __init__(self, disk: Disk, rng: random.Random) -> None:
         self.engine = disk.engine
