@@ -20,7 +20,8 @@ from connector.klaviyo.limits import LIMITS
 from connector.net.auth import HeaderKey, TokenEndpoint, authorization_url
 from connector.net.http import Http
 from connector.net.rate_limit import RateLimiter
-from connector.net.stored_token import Ended, StoredToken, TokenRecord, grant_of
+from connector.net.stored_token import Ended, StoredToken, grant_of
+from connector.net.token_record import TokenRecord
 from connector.ports import Clock, Secrets
 from connector.runtime.encryption import Cipher
 

@@ -9,7 +9,6 @@ of this process's own clock, so clocks of two machines need not agree.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +25,6 @@ from connector.domain.errors import (
     RetryLater,
     StoreError,
 )
-from connector.domain.lanes import Millis
 from connector.domain.oauth import Grant, GrantInfo
 from connector.net.auth import (
     FAILURE_TTL,
@@ -36,16 +34,14 @@ from connector.net.auth import (
     lifetime_seconds,
     token_failure,
 )
-from connector.ports import Clock, Secrets, StoredSecret
+from connector.net.token_record import MAX_PER_MINUTE, TokenRecord, digest
+from connector.ports import Clock, StoredSecret
 from connector.runtime import log
-from connector.runtime.encryption import Cipher, UnreadableSecret
+from connector.runtime.encryption import UnreadableSecret
 
 CLAIM_TTL = 60.0
 """Longer than a request to a token endpoint may take."""
-MAX_PER_MINUTE = 10
-"""Refreshes in 60 s for one authorization. Klaviyo throttles above about ten."""
 _POLL, _MAX_WAIT = 0.1, 10.0
-_FOREVER = Millis(2**53)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,70 +51,6 @@ class Ended:
     missing: Problem
     refused: Problem
     remedy: str
-
-
-class TokenRecord:
-    """The stored tokens of one owner. Methods raise StoreError, and UnreadableSecret."""
-
-    def __init__(self, store: Secrets, cipher: Cipher, owner: str, name: str, clock: Clock) -> None:
-        self.owner = owner
-        self._store, self._cipher, self._name, self._clock = store, cipher, name, clock
-
-    async def load(self) -> StoredSecret | None:
-        return await self._store.get(self.owner, self._name)
-
-    def open(self, row: StoredSecret) -> tuple[str, str]:
-        """(access token, refresh token)."""
-        access, refresh = self._cipher.open(row)
-        return access, refresh
-
-    async def save(
-        self, grant: Grant, info: GrantInfo, *, version: int | None = None
-    ) -> int | None:
-        """As Secrets.put, with the times of now."""
-        now = self._clock.now()
-        lifetime = grant.lifetime
-        valid_until = _FOREVER if lifetime == float("inf") else Millis(now + round(lifetime * 1000))
-        info = replace(info, valid_until=valid_until, refreshed_at=now, ended_at=None)
-        sealed = self._cipher.seal([grant.access_token, grant.refresh_token])
-        return await self._store.put(
-            self.owner, self._name, sealed, info.dump(), now=now, version=version
-        )
-
-    async def seed(self, refresh_token: SecretStr, version: int) -> None:
-        """Store a configured refresh token, to be used from now on."""
-        info = GrantInfo(origin=_digest(refresh_token))
-        sealed = self._cipher.seal(["", refresh_token.get_secret_value()])
-        await self._store.put(
-            self.owner, self._name, sealed, info.dump(), now=self._clock.now(), version=version
-        )
-
-    async def mark_ended(self, row: StoredSecret) -> bool:
-        """False where the row has changed since it was read."""
-        now = self._clock.now()
-        info = replace(GrantInfo.load(row.info), ended_at=now)
-        return bool(
-            await self._store.put(
-                self.owner, self._name, row.sealed, info.dump(), now=now, version=row.version
-            )
-        )
-
-    async def claim(self, row: StoredSecret, claim: str, over: str | None) -> bool:
-        attempts = [*row.attempts, self._clock.now()][-MAX_PER_MINUTE:]
-        return await self._store.claim(row, claim, attempts=attempts, over=over)
-
-    async def release(self, claim: str) -> None:
-        await self._store.release(self.owner, self._name, claim)
-
-    def until_next_attempt(self, row: StoredSecret) -> float:
-        """Seconds until another refresh stays within MAX_PER_MINUTE."""
-        if len(row.attempts) < MAX_PER_MINUTE:
-            return 0.0
-        return max(0.0, 60.0 - (self._clock.now() - row.attempts[0]) / 1000)
-
-
-def _digest(token: SecretStr) -> str:
-    return hashlib.sha256(token.get_secret_value().encode()).hexdigest()
 
 
 class StoredToken:
@@ -242,7 +174,7 @@ class StoredToken:
         row = await self._record.load()
         if self._seed is not None:
             known = GrantInfo.load(row.info).origin if row else ""
-            if row is None or known != _digest(self._seed):
+            if row is None or known != digest(self._seed):
                 await self._record.seed(self._seed, row.version if row else 0)
                 row = await self._record.load()
         if row is None:

@@ -14,7 +14,8 @@ from pydantic import SecretStr
 
 from connector.domain.errors import Blocked, Problem, RetryLater, StoreError
 from connector.domain.oauth import KLAVIYO_OAUTH, GrantInfo
-from connector.net.stored_token import CLAIM_TTL, MAX_PER_MINUTE, StoredToken
+from connector.net.stored_token import CLAIM_TTL, StoredToken
+from connector.net.token_record import MAX_PER_MINUTE
 from connector.runtime.clock import SystemClock
 from connector.sandbox import KlaviyoSandbox, serve
 from connector.store.sql import SqlStore, open_store

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from connector.domain.oauth import KLAVIYO_OAUTH, Grant, GrantInfo
 from connector.klaviyo.oauth import AppSettings, stored_token
 from connector.net.http import Http
-from connector.net.stored_token import StoredToken, TokenRecord
+from connector.net.stored_token import StoredToken
+from connector.net.token_record import TokenRecord
 from connector.ports import Clock, Store
 from connector.runtime.encryption import Cipher
 from connector.sandbox import KlaviyoSandbox

@@ -16,7 +16,8 @@ from connector.klaviyo.api import KlaviyoApi
 from connector.klaviyo.oauth import AppSettings, KlaviyoOAuth, open_oauth, stored_token
 from connector.net.auth import TokenEndpoint
 from connector.net.http import Http
-from connector.net.stored_token import Ended, StoredToken, TokenRecord
+from connector.net.stored_token import Ended, StoredToken
+from connector.net.token_record import TokenRecord
 from connector.platforms.kit import RefreshedToken
 from connector.ports import Clock, Store
 from connector.ports.workers import Worker
