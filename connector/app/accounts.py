@@ -15,6 +15,7 @@ from connector.app.problems import ProcessProblems
 from connector.app.wiring.accounts import Account
 from connector.domain.attention import AttentionItem
 from connector.domain.errors import AmbiguousError, DeliveryError, Problem, RetryLater
+from connector.domain.lanes import KLAVIYO
 from connector.net.retry import Backoff, retry_read
 from connector.ports import Clock
 from connector.runtime import log
@@ -140,4 +141,4 @@ class AccountLookups:
             self._log.error(
                 "connection_waits", connection=name, problem=problem.value, detail=detail
             )
-        self._problems.set(key, problem, f"{name}: {detail}")
+        self._problems.set(key, problem, f"{name}: {detail}", remote=KLAVIYO)

@@ -112,7 +112,8 @@ class Process:
     async def attention(self) -> list[AttentionItem]:
         """What only this process can know."""
         found = [*self.problems()]
-        for runtime in self.runtimes.values():
+        # A reload may replace the connections meanwhile.
+        for runtime in list(self.runtimes.values()):
             found += await runtime.attention()
         for worker in self.workers():
             found += await worker.attention()
