@@ -173,7 +173,7 @@ async def test_servers_have_what_the_lanes_leave_of_one_grace_period(
 
     moved, now, finish = [0.0], app.clock.monotonic, app.connections.stop
     monkeypatch.setattr(app.clock, "monotonic", lambda: now() + moved[0], raising=False)
-    monkeypatch.setattr(app, "servers", [StubServer()])
+    monkeypatch.setattr(app.listeners, "servers", [StubServer()])
     monkeypatch.setattr(app.connections, "stop", stop_connections)
     await app.stop()
     lanes, servers, _ = left
