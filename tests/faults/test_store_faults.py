@@ -15,7 +15,7 @@ from .cases import CASES, Kind, run
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _EVERY = 41
-"""Which part of the calls is tried in the suite: one of so many, in turn with each kind of fault."""
+"""The suite tries one of so many calls, in turn with each kind of fault."""
 
 
 def check(name: str, number: int, kind: Kind) -> None:
