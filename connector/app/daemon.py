@@ -63,8 +63,8 @@ if TYPE_CHECKING:
 
 _CANCEL_TIMEOUT = 1.0
 _WAKE_EVERY = 30.0
-"""Seconds after which every lane looks for what is ready. A process that has lost the lease may still
-store webhooks, and cannot wake the lanes of the process that holds it."""
+"""Seconds after which every lane looks for what is ready. A process that has lost the lease may
+still store webhooks, and cannot wake the lanes of the process that holds it."""
 
 
 def read_config(path: Path | None = None, *, complete: bool = True) -> Config:

@@ -103,7 +103,8 @@ class SqlProfiles(ReceiptedQueue):
 
     async def ready(self, lane: LaneId, *, now: Millis, limit: int) -> ReadyCounts:
         """Ready rows may not be claimable: while an event of the person is or may be in flight, or
-        a write to their address on another lane. Nothing reports the end of that, so look again soon."""
+        a write to their address on another lane. Nothing reports the end of that, so look again
+        soon."""
         counts = await super().ready(lane, now=now, limit=limit)
         if not counts.any:
             return counts
